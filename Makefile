@@ -1,0 +1,38 @@
+# make demo    the built-in model learns to detect new classes, in minutes, on a CPU
+# make test    every test
+# make check   style, types and import directions
+# Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?= -n auto
+DEMO_DIR ?= runs/quickstart
+DEMO_ARGS ?=
+VIRFT_TEST_DATA ?= ../shared/data
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check install
+
+demo: $(INSTALLED)
+	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
+
+# Tests that need the data are skipped, and say so, where the folder does not exist.
+test: $(INSTALLED)
+	VIRFT_TEST_DATA="$(abspath $(VIRFT_TEST_DATA))" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(INSTALLED)
+
+# PyTorch first: its index or wheel can then be chosen by PIP_ARGS without touching the rest.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@

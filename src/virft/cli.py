@@ -1,0 +1,169 @@
+"""The command line: arguments in, one function of ``virft.pipeline`` called. No logic."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from virft import __version__
+from virft.errors import RunStopped, VirftError
+from virft.types import ImageSize, TaskName
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status. An error of the user's is one message, not a traceback."""
+    arguments = vars(_parser().parse_args(argv))
+    verb = arguments.pop("verb")
+    try:
+        from virft import pipeline
+
+        getattr(pipeline, verb)(**arguments)
+    except RunStopped as stopped:
+        print(f"virft: {stopped}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except VirftError as error:
+        print(f"virft: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("virft: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Every destination is the name of an argument of the verb's function in ``virft.pipeline``."""
+    parser = argparse.ArgumentParser(
+        prog="virft", description="Fine-tune vision-language models by reinforcement, with visual rewards."
+    )
+    parser.add_argument("--version", action="version", version=f"virft {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _add_quickstart(verbs)
+    _add_build(verbs)
+    _add_grpo(verbs)
+    _add_predict(verbs)
+    _add_score(verbs)
+    _add_explain(verbs)
+    return parser
+
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_verb(verbs: _Verbs, name: str, help: str, *, function: str | None = None) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    if function:
+        verb.set_defaults(verb=function)
+    return verb
+
+
+def _add_quickstart(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "quickstart", "teach the built-in model new classes, in minutes", function="quickstart")
+    verb.add_argument("out", metavar="OUT", type=Path, nargs="?", default=Path("runs/quickstart"), help="run folder")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--steps", type=int, help="training steps (its own number by default)")
+    verb.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+
+
+def _add_build(verbs: _Verbs) -> None:
+    sources = _add_verb(verbs, "build", "make a data set").add_subparsers(metavar="SOURCE", required=True)
+    coco = _add_verb(sources, "coco", "a COCO JSON file and its images", function="build_coco")
+    coco.add_argument("annotations", metavar="JSON", type=Path)
+    coco.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
+    coco.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
+    coco.add_argument("--classes", type=_names, default=(), metavar="A,B", help="classes to ask for; all by default")
+    coco.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per class; all by default")
+    coco.add_argument("--negatives-frac", type=_share, default=0.0, help="share of questions about an absent class")
+    coco.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
+    coco.add_argument("--seed", type=int, default=0)
+    coco.add_argument("--strict", action="store_true", help="stop at the first broken record")
+    coco.add_argument("--link", action="store_true", help="link images instead of copying them")
+    coco.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    scenes = _add_verb(sources, "scenes", "scenes of the built-in world", function="build_scenes")
+    scenes.add_argument("out", metavar="OUT", type=Path, help="folder of the data set")
+    scenes.add_argument("--task", type=TaskName, choices=list(TaskName), default=TaskName.DETECTION)
+    scenes.add_argument(
+        "--classes", type=_names, default=("novel",), metavar="A,B", help="class names, or base, novel, heldout"
+    )
+    scenes.add_argument("--shots", type=_at_least_one, metavar="K", help="a training set of K scenes per class")
+    scenes.add_argument("--questions", type=_at_least_one, metavar="N", help="a test set of N questions")
+    scenes.add_argument("--kind", choices=("train", "same_sprites", "other_style"), default="same_sprites")
+    scenes.add_argument("--negatives-frac", type=_share, help="share of questions about an absent class")
+    scenes.add_argument("--size", type=_at_least_one, help="side of the images in pixels")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+
+
+def _add_grpo(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "grpo", "reinforce a model on a data set", function="grpo")
+    verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md)")
+    verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: grpo.steps=10")
+    verb.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    verb.add_argument("--dry-run", action="store_true", help="print the settings and the expected cost, and stop")
+
+
+def _add_predict(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "predict", "write a model's answers to a data set", function="predict")
+    verb.add_argument("model", metavar="MODEL", help="virft-tiny, a model folder, a checkpoint or a hub id")
+    verb.add_argument("data", metavar="DATA", type=Path, help="folder of a data set")
+    verb.add_argument("out", metavar="OUT", type=Path, help="folder for predictions.jsonl")
+    verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
+    verb.add_argument("--thinking", action="store_true", help="ask for a think block")
+    verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
+    verb.add_argument("--limit", type=_at_least_one, metavar="N", help="only the first N samples")
+
+
+def _add_score(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "score", "score written answers, without a model", function="score")
+    verb.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="predictions.jsonl, or a folder with one")
+    verb.add_argument("data", metavar="DATA", type=Path, help="folder of the data set that was asked")
+    verb.add_argument("--out", type=Path, help="file for the scores (scores.json beside the predictions by default)")
+
+
+def _add_explain(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "explain", "print the reward of one completion, part by part", function="explain")
+    given = verb.add_mutually_exclusive_group(required=True)
+    given.add_argument("text", metavar="TEXT", nargs="?", help="the completion")
+    given.add_argument("--file", type=Path, help="a file that holds the completion")
+    verb.add_argument("--task", type=TaskName, choices=list(TaskName), required=True)
+    verb.add_argument("--target", required=True, help="what is right, written like an answer")
+    verb.add_argument("--preset", choices=("robust", "paper"), default="robust")
+    verb.add_argument("--iou-threshold", type=float, default=0.5)
+    verb.add_argument("--image-size", type=_size, default=ImageSize(1000, 1000), metavar="WxH")
+    verb.add_argument("--resized", type=_size, metavar="WxH", help="size that the model sees (as --image-size)")
+    verb.add_argument(
+        "--space", choices=("relative_1000", "resized_pixels", "original_pixels"), default="relative_1000"
+    )
+    verb.add_argument("--thinking", action="store_true", help="a think block is expected")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}; expected an integer of at least 1")
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0.0 <= share < 1.0:
+        raise argparse.ArgumentTypeError(f"{text}; expected a number of at least 0 and below 1")
+    return share
+
+
+def _size(text: str) -> ImageSize:
+    width, x, height = text.lower().partition("x")
+    if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a size such as 640x480")
+    return ImageSize(int(width), int(height))

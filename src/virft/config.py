@@ -1,0 +1,417 @@
+"""Every knob of a run: one tree of dataclasses. Each field states its default, unit, limits, source.
+
+``settings()`` lists them as data; ``docs/config.md`` and ``--dry-run`` print that list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from virft.errors import ConfigError
+
+_PAPER = "Visual-RFT code"
+
+
+def _setting(
+    default: Any = MISSING,
+    *,
+    help: str,
+    unit: str = "",
+    source: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    default_factory: Any = MISSING,
+) -> Any:
+    """A dataclass field that carries what the docs and the checks need to know about it."""
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "source": source,
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+    }
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class _Section:
+    """Checks its own values, so that a tree built in Python is held to the same limits as a file."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for setting in settings_of(type(self)):
+            setting.check(getattr(self, setting.key.rpartition(".")[2]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(_Section):
+    """``[model]``: what is trained, and which of its weights."""
+
+    path: str = _setting("virft-tiny", help="`virft-tiny` (ships with virft), a model folder, or a hub id.")
+    dtype: Literal["float32", "bfloat16"] = _setting(
+        "float32", help="Number format of the weights. Optimizer states follow it; LoRA adapters stay float32."
+    )
+    train: Literal["full", "lora"] = _setting(
+        "full", help="`full` trains every weight that is not frozen; `lora` trains adapters in the language model."
+    )
+    freeze_vision: bool = _setting(
+        True,
+        help="Leave the vision tower as it is. Training it collapsed detection in V-Triune.",
+        source="V-Triune",
+    )
+    lora_rank: int = _setting(32, help="Rank of the adapters.", at_least=1)
+    lora_alpha: int = _setting(64, help="Adapters are scaled by lora_alpha / lora_rank.", at_least=1)
+    min_pixels: int | None = _setting(
+        None, help="Smaller images are enlarged to this. Not set: the model's own.", unit="pixels", at_least=1
+    )
+    max_pixels: int | None = _setting(
+        None,
+        help="Larger images are shrunk to this (the paper: 401408). Not set: the model's own.",
+        unit="pixels",
+        at_least=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(_Section):
+    """``[data]``: folders that ``virft build`` made."""
+
+    train: str = _setting(help="Data set to train on.", unit="folder")
+    validation: str | None = _setting(
+        None, help="Data set to score during the run; never the test set. Not set: no scoring.", unit="folder"
+    )
+    validate_every: int = _setting(
+        0,
+        help="Score `data.validation` so often; 0: before the first and after the last step.",
+        unit="steps",
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptConfig(_Section):
+    """``[prompt]``: how a sample is put to the model."""
+
+    template: str = _setting(
+        "auto", help="`paper`, `short`, `auto` (what the model's card says), or a text file with `{query}` in it."
+    )
+    thinking: bool = _setting(
+        False,
+        help="Ask for a think block before the answer. It hurts plain perception and helps reasoning.",
+        source="Perception-R1",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingConfig(_Section):
+    """``[sampling]``: how completions are drawn during training. Top-k and top-p are always off."""
+
+    temperature: float = _setting(
+        1.0, help="Divides the logits, in sampling and in scoring alike.", source=_PAPER, above=0, at_most=10
+    )
+    max_completion_tokens: int = _setting(
+        256, help="A longer completion is cut and counted as truncated.", unit="tokens", source=_PAPER, at_least=1
+    )
+    prompts_per_batch: int | None = _setting(
+        None,
+        help="Prompts sampled at once; fewer need less memory. Not set: all of a step.",
+        unit="prompts",
+        at_least=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardConfig(_Section):
+    """``[reward]``: what a completion is paid for."""
+
+    preset: Literal["robust", "paper"] = _setting(
+        "robust", help="`paper`: the published formulas. `robust`: the same idea with known exploits closed."
+    )
+    weights: Mapping[str, float] = _setting(
+        default_factory=dict,
+        help="Part -> weight in the total; parts not named keep the preset's weight. May be 0.",
+        at_least=0,
+    )
+    iou_threshold: float = _setting(
+        0.5, help="A box counts as found above this IoU.", source=_PAPER, at_least=0, at_most=1
+    )
+    iou_threshold_end: float | None = _setting(
+        None,
+        help="The threshold moves from `iou_threshold` to this over the run. Not set: it stays.",
+        at_least=0,
+        at_most=1,
+    )
+    extra: tuple[str, ...] = _setting((), help='Your own rewards, each as "file.py:function".')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GRPOConfig(_Section):
+    """``[grpo]``: the algorithm."""
+
+    steps: int = _setting(200, help="Optimizer steps of the run.", unit="steps", source=_PAPER, at_least=1)
+    prompts_per_step: int = _setting(
+        16, help="Samples (so groups) of one step.", unit="prompts", source=_PAPER, at_least=1
+    )
+    group_size: int = _setting(8, help="Completions of one prompt (G).", unit="completions", source=_PAPER, at_least=2)
+    learning_rate: float = _setting(
+        1e-6,
+        help="Peak learning rate of AdamW. LoRA wants about 1e-5 to 1e-4.",
+        source=_PAPER,
+        above=0,
+        at_most=1,
+    )
+    schedule: Literal["linear", "constant", "cosine"] = _setting(
+        "linear", help="Path of the learning rate after the warm-up; `linear` and `cosine` end at 0.", source=_PAPER
+    )
+    warmup_steps: int = _setting(0, help="The learning rate rises from 0 over these.", unit="steps", at_least=0)
+    weight_decay: float = _setting(0.0, help="Of AdamW.", source=_PAPER, at_least=0, at_most=1)
+    max_grad_norm: float = _setting(1.0, help="Gradients are scaled down to this norm.", source=_PAPER, above=0)
+    kl_coef: float = _setting(
+        0.04,
+        help="Weight of the KL term against the reference (beta). 0 skips the reference.",
+        source=_PAPER,
+        at_least=0,
+    )
+    loss: Literal["sequence_mean", "token_mean", "constant_length"] = _setting(
+        "sequence_mean",
+        help="Mean over a completion's tokens, then completions (paper); over all tokens (DAPO); "
+        "sum over tokens / max_completion_tokens (Dr.GRPO).",
+        source=_PAPER,
+    )
+    scale_by_std: bool = _setting(
+        True, help="Divide advantages by the group's standard deviation (off: Dr.GRPO).", source=_PAPER
+    )
+    updates_per_batch: int = _setting(
+        1, help="Optimizer updates with one step's completions.", unit="updates", source=_PAPER, at_least=1
+    )
+    clip_range: float = _setting(
+        0.2, help="The ratio to the sampler's probability is clipped to 1 +- this.", source="PPO", above=0, at_most=1
+    )
+    microbatch_tokens: int = _setting(
+        4096, help="Row tokens of one forward and backward; bounds memory, not the result.", unit="tokens", at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig(_Section):
+    """``[run]``: where files go, and how often."""
+
+    dir: str = _setting(help="Folder of this run; refused if it holds another one.", unit="folder")
+    save_every: int = _setting(
+        50, help="Save a checkpoint so often; 0: only after the last step.", unit="steps", at_least=0
+    )
+    keep_checkpoints: int = _setting(2, help="Older checkpoints are deleted.", unit="checkpoints", at_least=1)
+    log_every: int = _setting(1, help="Print a line so often. Every step is logged.", unit="steps", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(_Section):
+    """A whole run. ``data`` and ``run`` hold the two settings without a default."""
+
+    seed: int = _setting(0, help="Seed of everything random in the run.", at_least=0, at_most=2**63 - 1)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    run: RunConfig
+
+    def __post_init__(self) -> None:
+        _Section.__post_init__(self)
+        if conflict := first_conflict(self):
+            raise ConfigError(conflict)
+
+
+REQUIRED: Any = MISSING
+"""Default of a setting that has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One knob as data. ``default`` is ``REQUIRED`` where a file must say it."""
+
+    key: str
+    kind: Any
+    default: Any
+    help: str
+    unit: str
+    source: str
+    at_least: float | None
+    above: float | None
+    at_most: float | None
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words.
+
+        >>> setting_at("grpo.group_size").allowed
+        'an integer of at least 2'
+        """
+        limits = []
+        if self.at_least is not None:
+            limits.append(f"of at least {self.at_least:g}")
+        if self.above is not None:
+            limits.append(f"above {self.above:g}")
+        if self.at_most is not None and self.at_most < 2**53:
+            limits.append(f"of at most {self.at_most:g}")
+        return " ".join([_kind_in_words(self.kind), " and ".join(limits)]).rstrip()
+
+    def takes(self, kind: type) -> bool:
+        """Whether a plain value of this kind is among what the setting may be.
+
+        >>> setting_at("model.max_pixels").takes(int), setting_at("reward.extra").takes(str)
+        (True, False)
+        """
+        options = _alternatives(self.kind)
+        return kind in options or (kind is str and any(get_origin(option) is Literal for option in options))
+
+    def check(self, value: Any) -> None:
+        """Raise ``ConfigError`` unless the value is of this kind and inside the limits."""
+        if not _is_kind(value, self.kind) or not all(self._inside(number) for number in _numbers(value)):
+            raise ConfigError(f"{self.key} is {_shown(value)}; expected {self.allowed}")
+
+    def _inside(self, number: float) -> bool:
+        return (
+            math.isfinite(number)
+            and (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+        )
+
+
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Every setting, in the order of the tree.
+
+    >>> settings()[0].key, settings()[1].key
+    ('seed', 'model.path')
+    """
+    own = settings_of(Config)
+    return own + tuple(setting for section in sections().values() for setting in settings_of(section))
+
+
+@cache
+def sections() -> Mapping[str, type]:
+    """Section name -> its dataclass, in the order of the tree."""
+    hints = get_type_hints(Config)
+    return {f.name: hints[f.name] for f in fields(Config) if is_dataclass(hints[f.name])}
+
+
+def settings_of(section: type) -> tuple[Setting, ...]:
+    """The settings that one dataclass of the tree holds itself, with full dotted keys."""
+    prefix = "" if section is Config else next(f"{name}." for name, kind in sections().items() if kind is section)
+    hints = get_type_hints(section)
+    return tuple(
+        Setting(key=prefix + f.name, kind=hints[f.name], default=_default(f), **f.metadata)
+        for f in fields(section)
+        if f.metadata
+    )
+
+
+def setting_at(key: str) -> Setting:
+    """The setting of a dotted key; ``KeyError`` if there is none."""
+    return {setting.key: setting for setting in settings()}[key]
+
+
+def values(config: Config) -> Iterator[tuple[Setting, Any]]:
+    """Every setting with its value in this tree."""
+    for setting in settings():
+        section, _, name = setting.key.rpartition(".")
+        yield setting, getattr(getattr(config, section) if section else config, name)
+
+
+def without_effect(config: Config) -> dict[str, str]:
+    """Key -> why it changes nothing in this tree. Setting such a key by hand is an error."""
+    reasons: dict[str, str] = {}
+    if config.model.train != "lora":
+        for name in ("lora_rank", "lora_alpha"):
+            reasons[f"model.{name}"] = f'it needs model.train = "lora", which is "{config.model.train}"'
+    if config.grpo.updates_per_batch == 1:
+        reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
+    if config.run.save_every == 0:
+        reasons["run.keep_checkpoints"] = "it needs run.save_every above 0"
+    if config.data.validation is None:
+        reasons["data.validate_every"] = "it needs data.validation"
+    return reasons
+
+
+def first_conflict(config: Config) -> str | None:
+    """Two settings that cannot both hold, as a message; None if there are none."""
+    if config.model.train == "lora" and not config.model.freeze_vision:
+        return (
+            'model.freeze_vision is false with model.train = "lora", which puts adapters into the language '
+            'model only; expected freeze_vision = true, or train = "full"'
+        )
+    low, high = config.model.min_pixels, config.model.max_pixels
+    if low is not None and high is not None and low > high:
+        return f"model.min_pixels is {low}; expected at most model.max_pixels, which is {high}"
+    warmup, steps = config.grpo.warmup_steps, config.grpo.steps
+    if warmup >= steps:
+        return f"grpo.warmup_steps is {warmup}; expected less than grpo.steps, which is {steps}"
+    return None
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not MISSING else f.default
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _is_kind(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated kind. True is no integer; an integer is no float here."""
+    if len(options := _alternatives(kind)) > 1:
+        return any(_is_kind(value, option) for option in options)
+    origin = get_origin(kind)
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            isinstance(name, str) and type(number) in (int, float) for name, number in value.items()
+        )
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return [value] if type(value) in (int, float) else []
+
+
+_WORDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+
+
+def _kind_in_words(kind: Any) -> str:
+    kind = next(option for option in _alternatives(kind) if option is not type(None))
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a list of strings"
+    if get_origin(kind) is Mapping:
+        return "a table of numbers, each"
+    return _WORDS[kind]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value))
+    return f'"{value}"' if isinstance(value, str) else str(value)

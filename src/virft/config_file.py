@@ -1,0 +1,226 @@
+"""TOML <-> the tree of ``config.py``: strict, with the nearest name for what is unknown."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_origin
+
+import tomli_w
+
+from virft.config import (
+    REQUIRED,
+    Config,
+    sections,
+    settings,
+    values,
+    without_effect,
+)
+from virft.errors import ConfigError
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedConfig:
+    """A tree with the dotted keys that the file or the command line set, defaults left out."""
+
+    config: Config
+    explicit: frozenset[str]
+
+
+class Difference(NamedTuple):
+    """A setting that two trees disagree about."""
+
+    key: str
+    left: Any
+    right: Any
+
+
+class _Entry(NamedTuple):
+    """A value with the place it was set."""
+
+    value: Any
+    origin: str
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The tree of a TOML file, with ``key=value`` overrides put over it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text; expected a TOML file") from error
+    return parse(text, origin=str(path), overrides=overrides)
+
+
+def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The tree of a TOML text; ``origin`` names the text in messages.
+
+    >>> toml = 'data.train = "coco8"\\nrun.dir = "runs/a"\\ngrpo.steps = 5'
+    >>> parse(toml, origin="x.toml", overrides=["grpo.group_size=4"]).config.grpo.group_size
+    4
+    >>> parse(toml, origin="x.toml", overrides=["grpo.group_sise=4"])
+    Traceback (most recent call last):
+    virft.errors.ConfigError: command line: grpo.group_sise is not a setting; did you mean group_size?
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from error
+    entries = {key: _Entry(value, origin) for key, value in _flatten(table, origin)}
+    for override in overrides:
+        key, value = _parse_override(override)
+        entries[key] = _Entry(value, COMMAND_LINE)
+    checked = {key: _checked(key, entry) for key, entry in entries.items()}
+    config = _build(_with_part_weights(checked), origin)
+    _refuse_without_effect(config, entries)
+    return LoadedConfig(config=config, explicit=frozenset(entries))
+
+
+def dump(config: Config) -> str:
+    """The resolved tree as TOML: every setting that has an effect. Reading it gives the tree back."""
+    idle = without_effect(config)
+    tables: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections())}
+    notes: list[str] = []
+    for setting, value in values(config):
+        section, _, name = setting.key.rpartition(".")
+        if setting.key in idle:
+            notes.append(f"# {setting.key} has no effect: {idle[setting.key]}")
+        elif value is None:
+            notes.append(f"# {setting.key} is not set")
+        else:
+            tables[section][name] = _as_toml_value(value)
+    tree = tables.pop("") | {name: table for name, table in tables.items() if table}
+    return "\n".join([tomli_w.dumps(tree), *notes, ""])
+
+
+def first_difference(left: Config, right: Config) -> Difference | None:
+    """The first setting, in the order of the tree, in which two trees differ; None if they are equal.
+
+    Settings without effect in both trees do not count.
+    """
+    idle = without_effect(left).keys() & without_effect(right).keys()
+    for (setting, a), (_, b) in zip(values(left), values(right), strict=True):
+        if setting.key not in idle and a != b:
+            return Difference(setting.key, a, b)
+    return None
+
+
+def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
+    """Dotted key and value of every leaf. The one table-valued setting gives a key per entry."""
+    leaves: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        if name not in sections():
+            leaves.append((name, value))
+        elif not isinstance(value, Mapping):
+            raise ConfigError(f"{origin}: {name} is {value!r}; expected a table [{name}]")
+        else:
+            leaves += [(f"{name}.{key}", item) for key, item in value.items() if not _is_table(f"{name}.{key}", item)]
+            leaves += [
+                (f"{name}.{key}.{entry}", number)
+                for key, item in value.items()
+                if _is_table(f"{name}.{key}", item)
+                for entry, number in item.items()
+            ]
+    return leaves
+
+
+def _is_table(key: str, value: Any) -> bool:
+    return isinstance(value, Mapping) and key in _table_keys()
+
+
+def _table_keys() -> tuple[str, ...]:
+    return tuple(setting.key for setting in settings() if get_origin(setting.kind) is Mapping)
+
+
+def _table_of(key: str) -> str | None:
+    """The table-valued setting that a key such as ``reward.weights.iou`` points into."""
+    return next((table for table in _table_keys() if key.startswith(table + ".")), None)
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of ``key=value``. What is no TOML value is a string without its quotes."""
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key:
+        raise ConfigError(f"{COMMAND_LINE}: {text!r} is no override; expected key=value, such as grpo.steps=10")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, raw
+    # A folder may be called 2024 or true.
+    wants_text = any(setting.key == key and setting.takes(str) for setting in settings())
+    return key, raw if wants_text and not isinstance(value, str) else value
+
+
+def _checked(key: str, entry: _Entry) -> Any:
+    """The entry's value as the setting's own type."""
+    table = _table_of(key)
+    setting = next((setting for setting in settings() if setting.key == (table or key)), None)
+    if setting is None:
+        raise ConfigError(f"{entry.origin}: {key} is not a setting; {_nearest(key)}")
+    value = tuple(entry.value) if isinstance(entry.value, list) else entry.value
+    try:
+        setting.check({key.removeprefix(f"{table}."): value} if table else value)
+    except ConfigError as error:
+        raise ConfigError(f"{entry.origin}: {error}") from error
+    return float(value) if type(value) is int and (table or setting.takes(float)) else value
+
+
+def _nearest(key: str) -> str:
+    """The setting that was probably meant, or the settings of the same section."""
+    section, _, name = key.rpartition(".")
+    known = [setting.key for setting in settings()]
+    # The right name in the wrong section comes before a similar name in the right one.
+    moved = [other for other in known if other.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if guess := next(iter(moved + close), None):
+        return f"did you mean {guess.removeprefix(section + '.') if section else guess}?"
+    siblings = [other for other in known if other.rpartition(".")[0] == section]
+    if section in sections() and siblings:
+        return f"[{section}] has {', '.join(other.rpartition('.')[2] for other in siblings)}"
+    near = difflib.get_close_matches(key.partition(".")[0], list(sections()), n=1)
+    return f"did you mean the section {near[0]}?" if near else f"expected seed or a key of {', '.join(sections())}"
+
+
+def _with_part_weights(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys such as ``reward.weights.iou`` gathered into the table they belong to."""
+    gathered: dict[str, Any] = {}
+    for key, value in flat.items():
+        if table := _table_of(key):
+            gathered.setdefault(table, {})[key.removeprefix(f"{table}.")] = value
+        else:
+            gathered[key] = value
+    return gathered
+
+
+def _build(flat: Mapping[str, Any], origin: str) -> Config:
+    """The tree of checked values by dotted key."""
+    for setting in settings():
+        if setting.default is REQUIRED and setting.key not in flat:
+            raise ConfigError(f"{origin}: {setting.key} is missing; expected a {setting.unit} ({setting.help})")
+    parts: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections())}
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        parts[section][name] = value
+    try:
+        return Config(**parts.pop(""), **{name: sections()[name](**part) for name, part in parts.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _refuse_without_effect(config: Config, entries: Mapping[str, _Entry]) -> None:
+    for key, reason in without_effect(config).items():
+        if key in entries:
+            raise ConfigError(f"{entries[key].origin}: {key} has no effect: {reason}; take it out")
+
+
+def _as_toml_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,49 @@
+"""What a labelled set says about its images, before any question is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from virft.boxes import XYXY
+from virft.errors import DataError
+from virft.types import ImageSize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotatedImage:
+    """One image: where it lies, the size its annotation declares, its boxes by class in that size's pixels.
+
+    ``doubtful`` are classes that are neither surely there nor surely absent (marked only as a crowd,
+    or by a broken box): no question is asked about them unless good boxes are there too.
+    """
+
+    name: str
+    file: Path
+    declared: ImageSize
+    boxes: Mapping[str, tuple[XYXY, ...]]
+    doubtful: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotatedSet:
+    """Images by name, the classes that may be asked for, and how many crowd boxes were left out."""
+
+    images: Mapping[str, AnnotatedImage]
+    classes: tuple[str, ...]
+    num_crowd: int = 0
+
+
+class Skipped:
+    """Records that were left out, as (where, reason); with ``strict`` the first one stops the build."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.records: list[tuple[str, str]] = []
+
+    def note(self, where: str, reason: str) -> None:
+        """Remember a record, or raise ``DataError`` about it."""
+        if self.strict:
+            raise DataError(f"{where}: {reason} (--strict; without it, such a record is skipped and named)")
+        self.records.append((where, reason))

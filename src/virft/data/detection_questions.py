@@ -1,0 +1,169 @@
+"""Detection samples of a labelled set: one question per (image, class), few-shot, with absent classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virft.boxes import XYXY, box_of, clip_xyxy
+from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.images import load_image, raw_to_upright, stored_size
+from virft.data.sampling import Pair, choose_absent, choose_shots, split_names
+from virft.data.store import CARD
+from virft.data.store_writer import StoreWriter, check_free
+from virft.errors import DataError
+from virft.types import Detection, Detections, ImageSize, Sample, TaskName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionPlan:
+    """Which questions to ask. ``shots`` None asks every class on every image that shows it.
+
+    ``negatives_frac``: share of questions about a class that is not there. ``test_frac``: share of
+    images kept for a test set, which always holds every question of its images.
+    """
+
+    shots: int | None = None
+    negatives_frac: float = 0.0
+    test_frac: float = 0.0
+    seed: int = 0
+
+
+class UprightImages:
+    """Looks at image files when they are first needed; one that cannot be used is noted once."""
+
+    def __init__(self, images: AnnotatedSet, skipped: Skipped) -> None:
+        self._images = images.images
+        self._skipped = skipped
+        self._boxes: dict[str, dict[str, tuple[XYXY, ...]] | None] = {}
+        self._sizes: dict[str, ImageSize] = {}
+        self.num_unrotated = 0
+
+    def is_usable(self, name: str) -> bool:
+        """Whether the file is a whole picture of the size its annotation declares."""
+        if name not in self._boxes:
+            try:
+                self._boxes[name] = self._look(self._images[name])
+            except DataError as error:
+                self._boxes[name] = None
+                # A card names no folder of this machine.
+                self._skipped.note(f"image {name}", str(error).removeprefix(f"{self._images[name].file}: "))
+        return self._boxes[name] is not None
+
+    def size(self, name: str) -> ImageSize:
+        """Size of a usable image, upright."""
+        return self._sizes[name]
+
+    def boxes(self, name: str, label: str) -> tuple[XYXY, ...]:
+        """Boxes of a class on a usable image, in upright pixels; none where the class is absent."""
+        return (self._boxes[name] or {}).get(label, ())
+
+    def _look(self, image: AnnotatedImage) -> dict[str, tuple[XYXY, ...]]:
+        stored = stored_size(image.file)
+        load_image(image.file)
+        self._sizes[image.name] = stored.upright
+        if image.declared == stored.upright:
+            return dict(image.boxes)
+        if image.declared == stored.raw:
+            # Whoever drew these boxes saw the picture as it lies in the file, not as it is shown.
+            self.num_unrotated += 1
+            return {
+                label: tuple(raw_to_upright(box, stored.raw, stored.orientation) for box in boxes)
+                for label, boxes in image.boxes.items()
+            }
+        raise DataError(
+            f"the file is {stored.raw.width}x{stored.raw.height}, the annotation says "
+            f"{image.declared.width}x{image.declared.height}; expected the same size"
+        )
+
+
+def write_detection_stores(
+    annotated: AnnotatedSet,
+    out: Path,
+    *,
+    plan: QuestionPlan,
+    source: dict[str, Any],
+    skipped: Skipped,
+    overwrite: bool = False,
+    link: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Write ``out`` (or ``out/train`` and ``out/test``) and return the card of each data set by folder.
+
+    Both folders are checked before anything is written.
+    """
+    train, test = split_names(annotated.images, test_frac=plan.test_frac, seed=plan.seed)
+    parts = {"train": (train, plan.shots), "test": (test, None)} if test else {"": (train, plan.shots)}
+    for part in parts:
+        check_free(out / part, overwrite=overwrite)
+    if test and (out / CARD).exists():
+        raise DataError(f"{out}: holds a data set already; expected a folder for the data sets train and test")
+    looked = UprightImages(annotated, skipped)
+    chosen = {
+        part: choose_questions(annotated, names, looked, shots=shots, plan=plan)
+        for part, (names, shots) in parts.items()
+    }
+    cards = {}
+    for part, pairs in chosen.items():
+        with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
+            for name, label in pairs:
+                path = writer.add_image_file(name, annotated.images[name].file)
+                writer.add(_sample(path, name, label, looked))
+            cards[str(out / part)] = writer.finish(
+                source=source | _told(annotated, looked, plan, part), seed=plan.seed, skipped=skipped.records
+            )
+    return cards
+
+
+def choose_questions(
+    annotated: AnnotatedSet, names: Sequence[str], looked: UprightImages, *, shots: int | None, plan: QuestionPlan
+) -> list[Pair]:
+    """The (image, class) pairs to ask about, sorted.
+
+    With shots, absent classes are asked on the drawn images only: no other image is used.
+    """
+    images = annotated.images
+    classes = annotated.classes
+    if shots is None:
+        usable = [name for name in names if looked.is_usable(name)]
+        present = [(name, label) for name in usable for label in classes if images[name].boxes.get(label)]
+    else:
+        images_of = {label: [name for name in names if images[name].boxes.get(label)] for label in classes}
+        present = choose_shots(images_of, shots=shots, seed=plan.seed, is_usable=looked.is_usable)
+        usable = sorted({name for name, _ in present})
+    candidates = [
+        (name, label)
+        for name in usable
+        for label in classes
+        if not images[name].boxes.get(label) and label not in images[name].doubtful
+    ]
+    absent = choose_absent(candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.seed)
+    return sorted(present + absent)
+
+
+def _sample(path: str, name: str, label: str, looked: UprightImages) -> Sample:
+    size = looked.size(name)
+    boxes = [clip_xyxy(box, size.width, size.height) for box in looked.boxes(name, label)]
+    rounded = [(round(a, 3), round(b, 3), round(c, 3), round(d, 3)) for a, b, c, d in boxes]
+    return Sample(
+        id=f"{name}:{label}",
+        task=TaskName.DETECTION,
+        images=(path,),
+        image_sizes=(size,),
+        query=label,
+        target=Detections(items=tuple(Detection(box=box_of(box)) for box in rounded)),
+    )
+
+
+def _told(annotated: AnnotatedSet, looked: UprightImages, plan: QuestionPlan, part: str) -> dict[str, Any]:
+    """What was asked for and what was seen, for the card."""
+    return {
+        "split": part or "all",
+        "classes": list(annotated.classes),
+        "shots": plan.shots if part != "test" else None,
+        "negatives_frac_asked": plan.negatives_frac,
+        "test_frac": plan.test_frac,
+        "num_crowd_boxes_left_out": annotated.num_crowd,
+        "num_images_annotated_unrotated": looked.num_unrotated,
+    }

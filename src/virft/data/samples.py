@@ -1,0 +1,165 @@
+"""``Sample`` <-> one line of ``samples.jsonl``, strict in both directions."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from virft.boxes import XYXY, box_of, clip_xyxy
+from virft.errors import DataError
+from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, Target, TaskName
+
+_REQUIRED = {"id", "task", "images", "query", "target"}
+_OPTIONAL = {"target_image", "question"}
+_TARGET_KEYS = {
+    TaskName.DETECTION: ({"boxes"}, set[str]()),
+    TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
+    TaskName.GROUNDING: ({"box"}, set[str]()),
+}
+
+BORDER_PX = 1.0
+"""A box may reach this far outside its image before it counts as wrong; it is then clipped."""
+
+
+def sample_to_line(sample: Sample) -> str:
+    """One JSON line without its line break. Keys have a fixed order, so equal samples give equal bytes."""
+    record: dict[str, Any] = {
+        "id": sample.id,
+        "task": sample.task.value,
+        "images": [
+            {"path": path, "width": size.width, "height": size.height}
+            for path, size in zip(sample.images, sample.image_sizes, strict=True)
+        ],
+        "query": sample.query,
+        "target": _target_to_record(sample.target),
+    }
+    if sample.target_image != 0:
+        record["target_image"] = sample.target_image
+    if sample.question is not None:
+        record["question"] = sample.question
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    # A file name that is no UTF-8 reaches us as half surrogates, which only an escape can hold.
+    return line if line.isprintable() else json.dumps(record, allow_nan=False)
+
+
+def sample_from_line(line: str, *, where: str) -> Sample:
+    """The sample of a line, with image paths as they stand there. ``where`` (file:line) opens every message."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not a JSON object ({error.msg}, column {error.colno})") from error
+    _check_keys(record, _REQUIRED, _OPTIONAL, where=where)
+    task = _task(record["task"], where=where)
+    paths, sizes = _images(record["images"], where=where)
+    target_image = record.get("target_image", 0)
+    if type(target_image) is not int or not 0 <= target_image < len(paths):
+        raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
+    question = record.get("question")
+    return Sample(
+        id=_text(record["id"], "id", where=where),
+        task=task,
+        images=paths,
+        image_sizes=sizes,
+        query=_text(record["query"], "query", where=where),
+        target=_target(record["target"], task, sizes[target_image], where=where),
+        target_image=target_image,
+        question=None if question is None else _text(question, "question", where=where),
+    )
+
+
+def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
+    """Why four numbers are no box of an image of this size; None if they are one.
+
+    >>> box_fault((40, 10, 30, 50), ImageSize(64, 64))
+    'box [40, 10, 30, 50] has x2 <= x1; expected x1 < x2 in pixels of the original image'
+    """
+    x1, y1, x2, y2 = xyxy
+    shown = f"box [{', '.join(f'{v:g}' for v in xyxy)}]"
+    if not all(map(math.isfinite, xyxy)):
+        return f"{shown} has a number that is not finite; expected pixels of the original image"
+    for low, high, axis in ((x1, x2, "x"), (y1, y2, "y")):
+        if high <= low:
+            return f"{shown} has {axis}2 <= {axis}1; expected {axis}1 < {axis}2 in pixels of the original image"
+    if min(x1, y1) < -BORDER_PX or x2 > size.width + BORDER_PX or y2 > size.height + BORDER_PX:
+        return f"{shown} reaches outside its image; expected it inside [0, 0, {size.width}, {size.height}]"
+    if min(x2, y2) <= 0 or x1 >= size.width or y1 >= size.height:
+        return f"{shown} lies outside its image of [0, 0, {size.width}, {size.height}]"
+    return None
+
+
+def _target_to_record(target: Target) -> dict[str, Any]:
+    match target:
+        case Detections():
+            return {"boxes": [list(item.box.xyxy) for item in target.items]}
+        case Label(aliases=()):
+            return {"label": target.text}
+        case Label():
+            return {"label": target.text, "aliases": list(target.aliases)}
+        case Box():
+            return {"box": list(target.xyxy)}
+
+
+def _target(record: Any, task: TaskName, size: ImageSize, *, where: str) -> Target:
+    required, optional = _TARGET_KEYS[task]
+    _check_keys(record, required, optional, where=f"{where}: target")
+    match task:
+        case TaskName.DETECTION:
+            boxes = _list(record["boxes"], "target.boxes", where=where)
+            return Detections(items=tuple(Detection(box=_box(item, size, where=where)) for item in boxes))
+        case TaskName.CLASSIFICATION:
+            aliases = _list(record.get("aliases", []), "target.aliases", where=where)
+            return Label(
+                text=_text(record["label"], "target.label", where=where),
+                aliases=tuple(_text(alias, "an alias", where=where) for alias in aliases),
+            )
+        case TaskName.GROUNDING:
+            return _box(record["box"], size, where=where)
+
+
+def _images(records: Any, *, where: str) -> tuple[tuple[str, ...], tuple[ImageSize, ...]]:
+    if not _list(records, "images", where=where):
+        raise DataError(f"{where}: images is empty; expected at least one")
+    for record in records:
+        _check_keys(record, {"path", "width", "height"}, set(), where=f"{where}: images")
+        for side in ("width", "height"):
+            if type(record[side]) is not int or record[side] < 1:
+                raise DataError(f"{where}: image {side} is {record[side]!r}; expected a number of pixels, at least 1")
+    paths = tuple(_text(record["path"], "image path", where=where) for record in records)
+    return paths, tuple(ImageSize(record["width"], record["height"]) for record in records)
+
+
+def _box(value: Any, size: ImageSize, *, where: str) -> Box:
+    if not isinstance(value, list) or len(value) != 4 or any(type(number) not in (int, float) for number in value):
+        raise DataError(f"{where}: box {value!r} is not four numbers; expected [x1, y1, x2, y2]")
+    x1, y1, x2, y2 = map(float, value)
+    if fault := box_fault((x1, y1, x2, y2), size):
+        raise DataError(f"{where}: {fault}")
+    return box_of(clip_xyxy((x1, y1, x2, y2), size.width, size.height))
+
+
+def _task(value: Any, *, where: str) -> TaskName:
+    if value not in tuple(TaskName):
+        raise DataError(f"{where}: task is {value!r}; expected one of {', '.join(TaskName)}")
+    return TaskName(value)
+
+
+def _text(value: Any, name: str, *, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {name} is {value!r}; expected text that is not empty")
+    return value
+
+
+def _list(value: Any, name: str, *, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{where}: {name} is {value!r}; expected a list")
+    return value
+
+
+def _check_keys(record: Any, required: set[str], optional: set[str], *, where: str) -> None:
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: {record!r:.80} is not an object; expected the keys {', '.join(sorted(required))}")
+    if missing := sorted(required - record.keys()):
+        raise DataError(f"{where}: {missing[0]} is missing; expected the keys {', '.join(sorted(required))}")
+    if unknown := sorted(record.keys() - required - optional):
+        raise DataError(f"{where}: {unknown[0]} is no key of it; expected {', '.join(sorted(required | optional))}")

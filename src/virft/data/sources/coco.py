@@ -1,0 +1,208 @@
+"""COCO JSON: images with boxes of named categories.
+
+Format: https://cocodataset.org/#format-data
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from virft.boxes import XYXY, xywh_to_xyxy
+from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.samples import box_fault
+from virft.errors import ConfigError, DataError
+from virft.types import ImageSize
+
+
+class CocoFile(NamedTuple):
+    """A parsed file: its name and hash (for the card), and the three lists of the format."""
+
+    name: str
+    sha256: str
+    images: list[Any]
+    annotations: list[Any]
+    categories: list[Any]
+
+
+def open_coco(path: Path) -> CocoFile:
+    """The file's three lists; ``DataError`` if it is no COCO detection file."""
+    try:
+        raw = path.read_bytes()
+        tree = json.loads(raw)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a COCO JSON file") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+    lists = {}
+    for key in ("images", "annotations", "categories"):
+        value = tree.get(key) if isinstance(tree, dict) else None
+        if not isinstance(value, list) or not value:
+            found = "missing" if value is None else "empty" if value == [] else f"a {type(value).__name__}"
+            raise DataError(f"{path}: {key} is {found}; expected a COCO file with images, annotations and categories")
+        lists[key] = value
+    return CocoFile(path.name, hashlib.sha256(raw).hexdigest(), **lists)
+
+
+def read_coco(file: CocoFile, images: Path, *, classes: Sequence[str] = (), skipped: Skipped) -> AnnotatedSet:
+    """Images and boxes of the chosen classes (all of them by default).
+
+    Left out and noted: records without the fields of the format, boxes without area, and boxes that
+    reach more than a pixel outside the declared size. Crowd boxes are left out and counted.
+    """
+    names = _category_names(file, skipped)
+    asked = tuple(sorted(_known(classes, names.values(), file.name) if classes else set(names.values())))
+    records = _image_records(file, images, skipped)
+    sorted_out = _BoxesByImage(file.name, records, names, skipped)
+    for annotation in file.annotations:
+        sorted_out.add(annotation)
+    return AnnotatedSet(
+        images={
+            record.name: AnnotatedImage(
+                name=record.name,
+                file=record.file,
+                declared=record.size,
+                boxes={label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items() if label in asked},
+                doubtful=frozenset(sorted_out.doubtful[key]),
+            )
+            for key, record in records.items()
+        },
+        classes=asked,
+        num_crowd=sorted_out.num_crowd,
+    )
+
+
+class _ImageRecord(NamedTuple):
+    name: str
+    file: Path
+    size: ImageSize
+
+
+class _BoxesByImage:
+    """Sorts annotations by image and class."""
+
+    def __init__(self, file: str, records: dict[int, _ImageRecord], names: dict[int, str], skipped: Skipped) -> None:
+        self._file, self._records, self._names, self._skipped = file, records, names, skipped
+        self._ids: set[Any] = set()
+        self.boxes: dict[int, dict[str, list[XYXY]]] = {key: {} for key in records}
+        self.doubtful: dict[int, set[str]] = {key: set() for key in records}
+        self.num_crowd = 0
+
+    def add(self, annotation: Any) -> None:
+        """Place one annotation, or note why it was left out."""
+        where = f"{self._file}: annotation {_id_of(annotation)}"
+        if fault := self._fault(annotation):
+            self._skipped.note(where, fault)
+            return
+        self._ids.add(annotation["id"])
+        key, label = annotation["image_id"], self._names[annotation["category_id"]]
+        if key not in self._records:
+            # Its image was noted already.
+            return
+        if annotation.get("iscrowd", 0):
+            self.num_crowd += 1
+            self.doubtful[key].add(label)
+            return
+        x1, y1, x2, y2 = xywh_to_xyxy(tuple(map(float, annotation["bbox"])))  # type: ignore[arg-type]
+        # Sums of decimals are not decimals: 39.9 + 217.1 = 257.00000000000006.
+        box = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
+        if fault := box_fault(box, self._records[key].size):
+            self._skipped.note(f"{where} ({self._records[key].name})", fault)
+            self.doubtful[key].add(label)
+            return
+        self.boxes[key].setdefault(label, []).append(box)
+
+    def _fault(self, annotation: Any) -> str | None:
+        if not isinstance(annotation, dict):
+            return f"{annotation!r:.60} is not an object"
+        for field in ("id", "image_id", "category_id"):
+            if type(annotation.get(field)) is not int:
+                return f"{field} is {annotation.get(field)!r}; expected an integer"
+        if annotation["id"] in self._ids:
+            return "the id was used before; expected every id once"
+        if annotation["category_id"] not in self._names:
+            return f"category_id {annotation['category_id']} is not among the categories"
+        box = annotation.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or any(type(number) not in (int, float) for number in box):
+            return f"bbox is {box!r}; expected [x, y, width, height]"
+        return None
+
+
+def _category_names(file: CocoFile, skipped: Skipped) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for category in file.categories:
+        name = category.get("name") if isinstance(category, dict) else None
+        if not isinstance(name, str) or not name.strip() or type(category.get("id")) is not int:
+            skipped.note(f"{file.name}: category {_id_of(category)}", "expected an integer id and a name")
+        else:
+            names[category["id"]] = name.strip()
+    return names
+
+
+def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
+    """The asked classes; ``ConfigError`` about the first that the file does not have."""
+    names = sorted(set(known))
+    for name in classes:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20])}"
+            raise ConfigError(f"class {name!r} is not in {file}; {hint}")
+    return set(classes)
+
+
+def _image_records(file: CocoFile, folder: Path, skipped: Skipped) -> dict[int, _ImageRecord]:
+    """Usable image records by id. Names lose the folder that all of them share."""
+    good: dict[int, tuple[str, ImageSize]] = {}
+    taken: dict[str, int] = {}
+    for image in file.images:
+        where = f"{file.name}: image {_id_of(image)}"
+        if fault := _image_fault(image, good, taken):
+            skipped.note(where, fault)
+            continue
+        name = _inside(image["file_name"])
+        taken[name] = image["id"]
+        good[image["id"]] = (name, ImageSize(image["width"], image["height"]))
+    parents = [str(PurePosixPath(name).parent) for name, _ in good.values()]
+    shared = os.path.commonpath(parents) if parents else ""
+    return {
+        key: _ImageRecord(str(PurePosixPath(name).relative_to(shared)), _find(folder, name), size)
+        for key, (name, size) in good.items()
+    }
+
+
+def _image_fault(image: Any, good: dict[int, Any], taken: dict[str, int]) -> str | None:
+    if not isinstance(image, dict):
+        return f"{image!r:.60} is not an object"
+    for field in ("id", "width", "height"):
+        if type(image.get(field)) is not int:
+            return f"{field} is {image.get(field)!r}; expected an integer"
+    if min(image["width"], image["height"]) < 1:
+        return f"its size is {image['width']}x{image['height']}; expected at least 1x1"
+    if not isinstance(image.get("file_name"), str) or not PurePosixPath(image["file_name"]).name:
+        return f"file_name is {image.get('file_name')!r}; expected the name of a file"
+    if image["id"] in good:
+        return "the id was used before; expected every id once"
+    if (other := taken.get(_inside(image["file_name"]))) is not None:
+        return f"file {image['file_name']} was used by image {other}; expected every file once"
+    return None
+
+
+def _inside(file_name: str) -> str:
+    """The name as a path inside the image folder; of one that leads elsewhere, its last part."""
+    path = PurePosixPath(file_name.replace("\\", "/"))
+    return path.name if path.is_absolute() or ".." in path.parts else str(path)
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The file in the folder, or right in it without its own folders. May not exist."""
+    flat = folder / PurePosixPath(name).name
+    return flat if flat.is_file() and not (folder / name).is_file() else folder / name
+
+
+def _id_of(record: Any) -> str:
+    return str(record.get("id", "without id")) if isinstance(record, dict) else "without id"

@@ -1,0 +1,104 @@
+"""The built-in scenes as data sets on disk."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from virft.data.store_writer import StoreWriter
+from virft.errors import ConfigError
+from virft.scenes.assets import class_names
+from virft.scenes.sets import ABSENT_SHARE, SceneKind, SceneSample, evaluation_set, few_shot_set
+from virft.types import ImageSize, Sample, TaskName
+
+SPLITS = ("base", "novel", "heldout")
+
+
+def scene_classes_named(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names as given, each split name ("base", "novel", "heldout") replaced by its classes.
+
+    >>> len(scene_classes_named(["novel", "heldout"]))
+    16
+    """
+    known = class_names()
+    chosen: list[str] = []
+    for name in names:
+        if name not in SPLITS and name not in known:
+            near = difflib.get_close_matches(name, [*SPLITS, *known], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(SPLITS)} or one of its classes"
+            raise ConfigError(f"class {name!r} is not in the built-in scenes; {hint}")
+        chosen += class_names(name) if name in SPLITS else [name]
+    return tuple(dict.fromkeys(chosen))
+
+
+def write_few_shot_scenes(
+    folder: Path,
+    *,
+    task: TaskName,
+    classes: Sequence[str],
+    shots: int,
+    seed: int,
+    negatives_frac: float = ABSENT_SHARE,
+    size: int,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """A training set of ``shots`` scenes per class, with training backgrounds; returns its card."""
+    scenes = few_shot_set(seed, task, classes, shots, absent_share=negatives_frac, size=size)
+    told = {"split": "train", "shots": shots}
+    return _write(folder, scenes, task=task, classes=classes, seed=seed, told=told, size=size, overwrite=overwrite)
+
+
+def write_test_scenes(
+    folder: Path,
+    *,
+    task: TaskName,
+    classes: Sequence[str],
+    num_questions: int,
+    kind: SceneKind,
+    seed: int,
+    negatives_frac: float = ABSENT_SHARE,
+    size: int,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """A set of ``num_questions`` questions on scenes of a kind, two of which are tests; returns its card."""
+    scenes = evaluation_set(seed, task, classes, num_questions, kind, absent_share=negatives_frac, size=size)
+    told = {"split": kind.value}
+    return _write(folder, scenes, task=task, classes=classes, seed=seed, told=told, size=size, overwrite=overwrite)
+
+
+def _write(
+    folder: Path,
+    scenes: Iterable[SceneSample],
+    *,
+    task: TaskName,
+    classes: Sequence[str],
+    seed: int,
+    told: dict[str, Any],
+    size: int,
+    overwrite: bool,
+) -> dict[str, Any]:
+    with StoreWriter(folder, overwrite=overwrite) as writer:
+        for scene in scenes:
+            path = writer.add_image(f"{scene.name}.png", Image.fromarray(scene.scene.image))
+            for sample in _samples(scene, path):
+                writer.add(sample)
+        source = {"kind": "scenes", "task": task.value, "classes": list(classes), "image_size": size} | told
+        return writer.finish(source=source, seed=seed)
+
+
+def _samples(scene: SceneSample, path: str) -> list[Sample]:
+    return [
+        Sample(
+            id=f"{scene.name}:{question.query}",
+            task=question.task,
+            images=(path,),
+            image_sizes=(ImageSize(*scene.scene.size),),
+            query=question.query,
+            target=question.target,
+        )
+        for question in scene.questions
+    ]

@@ -1,0 +1,30 @@
+"""The errors a user can cause. Everything else is our own bug and crashes with its own traceback."""
+
+from __future__ import annotations
+
+
+class VirftError(Exception):
+    """Base of every error that the command line prints as one message instead of a traceback.
+
+    A message says where, what was found, and what is allowed.
+    """
+
+
+class ConfigError(VirftError):
+    """A setting is unknown, has the wrong type, or has no effect."""
+
+
+class DataError(VirftError):
+    """A data set, an image or a predictions file cannot be used as it is."""
+
+
+class ModelError(VirftError):
+    """A model folder is missing, incomplete, or of a kind that virft cannot drive."""
+
+
+class RunError(VirftError):
+    """A run folder already holds another run, or a training state that must not go on."""
+
+
+class RunStopped(VirftError):
+    """The user stopped a run; it was saved and can be resumed."""

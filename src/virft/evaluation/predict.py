@@ -1,0 +1,51 @@
+"""A model's answers to a data set, in the order of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from virft.evaluation.predictions import SizedPrediction
+from virft.models.generator import EncodedPrompt, GenerationParams, Generator
+from virft.models.noise import StepKey
+from virft.models.renderer import RenderedPrompt
+from virft.models.vision import ImageFeatures, VisionInputs
+from virft.types import Prediction, Sample
+
+
+def predict(
+    samples: Sequence[Sample],
+    *,
+    render: Callable[[Sample], RenderedPrompt],
+    encode: Callable[[VisionInputs], ImageFeatures],
+    generator: Generator,
+    max_completion_tokens: int,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[SizedPrediction]:
+    """The likeliest answer to each sample, temperature 0. Batches are runs of ``batch_size`` samples of the file.
+
+    ``progress`` is told how many samples are done.
+    """
+    params = GenerationParams(max_completion_tokens=max_completion_tokens, temperature=0.0)
+    for start in range(0, len(samples), batch_size):
+        batch = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
+        rendered = [render(sample) for sample in batch]
+        with torch.no_grad():
+            encoded = [
+                EncodedPrompt(prompt=one.prompt, positions=one.positions, features=encode(one.vision))
+                for one in rendered
+            ]
+        drawn = generator.generate(encoded, 1, params, StepKey(seed=0, step=0))
+        for sample, one, (completion,) in zip(batch, rendered, drawn, strict=True):
+            prediction = Prediction(
+                sample_id=sample.id,
+                text=completion.text,
+                finish_reason=completion.finish_reason,
+                token_logprobs=completion.sampler_logprobs,
+                token_ends=completion.token_ends,
+            )
+            yield SizedPrediction(prediction, one.prompt.images[sample.target_image].resized)
+        if progress is not None:
+            progress(start + len(batch))

@@ -1,0 +1,115 @@
+"""A whole GRPO run: steps from where it stands to the end, logged, saved, stoppable."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from virft.data.store import Store
+from virft.data.stream import ShuffledStream
+from virft.errors import RunStopped
+from virft.grpo.trainer import GRPOTrainer, best_and_worst
+from virft.training.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
+from virft.training.progress import Progress, step_line
+from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.types import Sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopSettings:
+    """How long, how often."""
+
+    num_steps: int
+    prompts_per_step: int
+    seed: int
+    save_every: int
+    keep_checkpoints: int
+    log_every: int
+    validate_every: int = 0
+
+
+def run_grpo(
+    trainer: GRPOTrainer,
+    store: Store,
+    run: RunFolder,
+    settings: LoopSettings,
+    *,
+    say: Callable[[str], None],
+    validate: Callable[[int], Mapping[str, float]] | None = None,
+) -> None:
+    """Trains until ``num_steps``, going on from the latest checkpoint in the run folder if there is one.
+
+    Ctrl-C ends the run after the step in hand, saves it and raises ``RunStopped``; a second one stops at once.
+    """
+    folder = run.folder / "checkpoints"
+    state = TrainingState(num_steps=0)
+    if found := checkpoints(folder):
+        state = load_checkpoint(found[-1], module=trainer.policy, optimizer=trainer.optimizer)
+        say(f"going on after step {state.num_steps}")
+    run.cut_logs(state.num_steps)
+    stream = ShuffledStream(num_samples=len(store), batch_size=settings.prompts_per_step, seed=settings.seed)
+    progress = Progress(settings.num_steps, done=state.num_steps)
+
+    def save(num_steps: int) -> None:
+        save_checkpoint(
+            folder,
+            module=trainer.policy,
+            optimizer=trainer.optimizer,
+            state=TrainingState(num_steps=num_steps, best_metric=state.best_metric),
+            keep=settings.keep_checkpoints,
+        )
+
+    if validate is not None and state.num_steps == 0:
+        run.append(METRICS, {"step": 0, **_named("validation", validate(0))})
+    with _stop_signal() as stop:
+        for number in range(state.num_steps, settings.num_steps):
+            samples: list[Sample] = [store[i] for i in stream.batch(number)]
+            report = trainer.step(number, samples)
+            done = number + 1
+            last = done == settings.num_steps
+            run.append(METRICS, rounded(report.metrics))
+            run.append(ROLLOUTS, best_and_worst(report.groups, number))
+            run.append(TIMINGS, {"step": number, **{k: round(v, 4) for k, v in report.timings.items()}})
+            if validate is not None and (last or (settings.validate_every and done % settings.validate_every == 0)):
+                run.append(METRICS, {"step": number, **_named("validation", validate(done))})
+            if done % settings.log_every == 0 or last:
+                seconds = sum(report.timings.values())
+                say(step_line(report.metrics, num_steps=settings.num_steps, seconds=seconds, rest=progress.tell(done)))
+            if last or stop or (settings.save_every and done % settings.save_every == 0):
+                save(done)
+            if stop and not last:
+                raise RunStopped(f"stopped after step {done}; go on with --resume")
+
+
+def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Numbers with 9 significant digits: enough for float32, and short lines."""
+    return {name: value if isinstance(value, int) else float(f"{value:.9g}") for name, value in metrics.items()}
+
+
+def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in rounded(values).items()}
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[bool]]:
+    """A list that becomes non-empty at the first Ctrl-C. The second one raises, as usual."""
+    asked: list[bool] = []
+
+    def on_interrupt(number: int, frame: FrameType | None) -> Any:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    try:
+        before = signal.signal(signal.SIGINT, on_interrupt)
+    except ValueError:  # not in the main thread, where signals do not arrive
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,75 @@
+"""Samples to rewarded groups: ask, sample, read, reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from virft.boxes import BoxSpace
+from virft.models.generator import EncodedPrompt, GenerationParams, Generator
+from virft.models.noise import StepKey
+from virft.models.renderer import RenderedPrompt
+from virft.rewards.combine import RewardRule, reward
+from virft.tasks import TASKS
+from virft.types import Completion, Prompt, RewardContext, RewardReport, RolloutGroup, Sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grader:
+    """Text to reward: how answers are read, and what they are paid."""
+
+    rule: RewardRule
+    thinking: bool
+    box_space: BoxSpace
+
+    def grade(self, text: str, sample: Sample, prompt: Prompt, context: RewardContext) -> RewardReport:
+        """The reward of one completion. Sees the completion only, never the prompt's own example."""
+        reading = TASKS[sample.task].read_for(
+            text,
+            sample,
+            thinking=self.thinking,
+            space=self.box_space,
+            resized=prompt.images[sample.target_image].resized,
+        )
+        return reward(self.rule, sample.task, reading, sample.target, context)
+
+
+def roll_out(
+    samples: Sequence[Sample],
+    rendered: Sequence[RenderedPrompt],
+    encoded: Sequence[EncodedPrompt],
+    *,
+    generator: Generator,
+    grader: Grader,
+    group_size: int,
+    params: GenerationParams,
+    key: StepKey,
+    context: RewardContext,
+    clock: Callable[[str], None],
+) -> list[RolloutGroup]:
+    """One rewarded group per sample. ``clock(stage)`` is told when sampling and rewarding are done."""
+    drawn = generator.generate(encoded, group_size, params, key)
+    clock("sampling")
+    groups = [
+        _group(sample, one.prompt, completions, grader, key.step, context)
+        for sample, one, completions in zip(samples, rendered, drawn, strict=True)
+    ]
+    clock("reward")
+    return groups
+
+
+def _group(
+    sample: Sample,
+    prompt: Prompt,
+    completions: Sequence[Completion],
+    grader: Grader,
+    step: int,
+    context: RewardContext,
+) -> RolloutGroup:
+    return RolloutGroup(
+        sample=sample,
+        prompt=prompt,
+        completions=tuple(completions),
+        reports=tuple(grader.grade(one.text, sample, prompt, context) for one in completions),
+        policy_step=step,
+    )

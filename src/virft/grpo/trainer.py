@@ -1,0 +1,280 @@
+"""Group Relative Policy Optimization: one step of it reads like the paper's box."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from virft.grpo.advantages import has_spread
+from virft.grpo.loss import policy_loss
+from virft.grpo.pack import LossKind, Microbatch, pack_step
+from virft.grpo.rollout import Grader, roll_out
+from virft.models.generator import EncodedPrompt, GenerationParams, Generator
+from virft.models.logprobs import Policy
+from virft.models.noise import StepKey
+from virft.models.renderer import RenderedPrompt
+from virft.models.vision import FeatureCache, ImageFeatures
+from virft.training.guards import require_finite
+from virft.training.optim import set_learning_rate
+from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GRPOSettings:
+    """The algorithm's numbers, as in ``virft.config.GRPOConfig``."""
+
+    group_size: int
+    kl_coef: float
+    loss: LossKind
+    scale_by_std: bool
+    updates_per_batch: int
+    clip_range: float
+    max_grad_norm: float
+    microbatch_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one step did. ``metrics`` are deterministic; ``timings`` are seconds per stage."""
+
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    groups: Sequence[RolloutGroup]
+
+
+class Stopwatch:
+    """Seconds per stage: ``lap("reward")`` books the time since the last lap."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap under ``stage``."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
+        self._since = now
+
+
+@dataclass(kw_only=True)
+class GRPOTrainer:
+    """The parts of a run, put together by ``virft.pipeline``.
+
+    ``reference``: a frozen second policy; or ``reference_mode``, a context in which ``policy`` is its own reference
+    (LoRA: adapters off). ``feature_cache``: set if the vision tower is frozen, so each image is encoded once a run.
+    """
+
+    policy: Policy
+    generator: Generator
+    render: Callable[[Sample], RenderedPrompt]
+    grader: Grader
+    optimizer: torch.optim.Optimizer
+    learning_rate_at: Callable[[int], float]
+    settings: GRPOSettings
+    params: GenerationParams
+    num_steps: int
+    seed: int
+    reference: Policy | None = None
+    reference_mode: Callable[[], AbstractContextManager[None]] | None = None
+    feature_cache: FeatureCache | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    autocast: Callable[[], AbstractContextManager[Any]] | None = None
+
+    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
+        """One step: sample a group for each sample, reward it, compare inside the group, update the policy."""
+        watch = Stopwatch()
+        rendered, encoded, groups = self._sample(number, samples, watch)
+        batches = self._pack(groups, encoded, drop_equal=self.settings.kl_coef == 0)
+        watch.lap("pack")
+        references = [self._reference_logprobs(batch, rendered, encoded) for batch in batches]
+        watch.lap("reference")
+        rate = self.learning_rate_at(number)
+        set_learning_rate(self.optimizer, rate)
+        update: dict[str, float] = {}
+        for _ in range(self.settings.updates_per_batch if batches else 0):
+            update = self._update(number, batches, references, rendered, encoded)
+        watch.lap("update")
+        metrics = {"step": number, **group_metrics(groups), **update, "learning_rate": rate}
+        return StepReport(metrics=metrics, timings=watch.seconds, groups=groups)
+
+    def rehearse(self, sample: Sample) -> list[RolloutGroup]:
+        """One group sampled, rewarded and run backward, without an update: what a step does, for timing."""
+        watch = Stopwatch()
+        rendered, encoded, groups = self._sample(0, [sample], watch)
+        for batch in self._pack(groups, encoded, drop_equal=False):
+            self._reference_logprobs(batch, rendered, encoded)
+            self._logprobs(self.policy, batch, rendered, encoded).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
+        return groups
+
+    def _sample(
+        self, number: int, samples: Sequence[Sample], watch: Stopwatch
+    ) -> tuple[list[RenderedPrompt], list[EncodedPrompt], list[RolloutGroup]]:
+        """Prompts, their image features, and a rewarded group for each."""
+        rendered = [self.render(sample) for sample in samples]
+        encoded = self._encode(rendered)
+        watch.lap("images")
+        groups = roll_out(
+            samples,
+            rendered,
+            encoded,
+            generator=self.generator,
+            grader=self.grader,
+            group_size=self.settings.group_size,
+            params=self.params,
+            key=StepKey(seed=self.seed, step=number),
+            context=RewardContext(step_frac=number / max(1, self.num_steps - 1)),
+            clock=watch.lap,
+        )
+        return rendered, encoded, groups
+
+    def _pack(
+        self, groups: Sequence[RolloutGroup], encoded: Sequence[EncodedPrompt], *, drop_equal: bool
+    ) -> list[Microbatch]:
+        return pack_step(
+            groups,
+            encoded,
+            loss=self.settings.loss,
+            max_completion_tokens=self.params.max_completion_tokens,
+            scale_by_std=self.settings.scale_by_std,
+            drop_equal=drop_equal,
+            microbatch_tokens=self.settings.microbatch_tokens,
+        )
+
+    def _update(
+        self,
+        number: int,
+        batches: Sequence[Microbatch],
+        references: Sequence[Tensor | None],
+        rendered: Sequence[RenderedPrompt],
+        encoded: Sequence[EncodedPrompt],
+    ) -> dict[str, float]:
+        """One optimizer update over all microbatches."""
+        self.policy.train()
+        once = self.settings.updates_per_batch == 1
+        totals = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0, "sampler_gap": 0.0}
+        for batch, reference in zip(batches, references, strict=True):
+            logprobs = self._logprobs(self.policy, batch, rendered, encoded)
+            sampler = batch.sampler_logprobs.to(self.device)
+            weights = batch.weights.to(self.device)
+            result = policy_loss(
+                logprobs,
+                advantages=batch.advantages.to(self.device),
+                weights=weights,
+                old_logprobs=None if once else sampler,
+                reference_logprobs=reference,
+                clip_range=self.settings.clip_range,
+                kl_coef=self.settings.kl_coef,
+            )
+            totals["loss"] += require_finite("loss", result.loss.item(), number)
+            totals["kl"] += result.kl.item()
+            totals["clip_frac"] += result.clip_frac.item()
+            gap = (logprobs.detach() - sampler).abs().max().item()
+            totals["sampler_gap"] = max(totals["sampler_gap"], gap)
+            result.loss.backward()  # type: ignore[no-untyped-call]
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
+        totals["grad_norm"] = require_finite("gradient norm", norm.item(), number)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if once:
+            del totals["clip_frac"]
+        if self.settings.kl_coef == 0:
+            del totals["kl"]
+        return totals
+
+    def _logprobs(
+        self,
+        policy: Policy,
+        batch: Microbatch,
+        rendered: Sequence[RenderedPrompt],
+        encoded: Sequence[EncodedPrompt],
+    ) -> Tensor:
+        """Log-probs of a row's completions: with features made before, or through the tower if that is trained."""
+        row = batch.row.to(self.device)
+        with self._precision():
+            if self.feature_cache is not None:
+                return policy(row, features=[encoded[i].features for i in batch.prompts])  # type: ignore[no-any-return]
+            return policy(row, vision=[rendered[i].vision.to(self.device) for i in batch.prompts])  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _reference_logprobs(
+        self, batch: Microbatch, rendered: Sequence[RenderedPrompt], encoded: Sequence[EncodedPrompt]
+    ) -> Tensor | None:
+        """What the reference says of the same tokens; None at kl_coef 0."""
+        if self.settings.kl_coef == 0:
+            return None
+        if self.reference is not None:
+            return self._logprobs(self.reference, batch, rendered, encoded)
+        assert self.reference_mode is not None, "kl_coef above 0 needs a reference"
+        with self.reference_mode():
+            return self._logprobs(self.policy, batch, rendered, encoded)
+
+    def _encode(self, rendered: Sequence[RenderedPrompt]) -> list[EncodedPrompt]:
+        """Image features of each prompt, without gradient; one prompt at a time, so they do not depend on the batch."""
+        return [
+            EncodedPrompt(
+                prompt=one.prompt,
+                positions=one.positions,
+                features=self._features(one),
+                noise_id=f"{place}/{one.prompt.sample_id}",
+            )
+            for place, one in enumerate(rendered)
+        ]
+
+    @torch.no_grad()
+    def _features(self, one: RenderedPrompt) -> ImageFeatures:
+        def encode() -> ImageFeatures:
+            with self._precision():
+                return self.policy.encode_images(one.vision.to(self.device))
+
+        if self.feature_cache is None:
+            return encode()
+        return self.feature_cache.get(tuple((image.path, image.resized) for image in one.prompt.images), encode)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return self.autocast() if self.autocast is not None else torch.autocast("cpu", enabled=False)
+
+
+def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Means over the completions of a step: reward and its parts, length, shares of what went wrong."""
+    reports = [report for group in groups for report in group.reports]
+    completions = [completion for group in groups for completion in group.completions]
+    names = sorted({name for report in reports for name in report.parts})
+    parts = {
+        f"reward_{name}": fmean(report.parts[name] for report in reports if name in report.parts) for name in names
+    }
+    return {
+        "reward": fmean(report.total for report in reports),
+        **parts,
+        "completion_tokens": fmean(len(one.token_ids) for one in completions),
+        "unreadable_frac": fmean(isinstance(report.reading.answer, Unreadable) for report in reports),
+        "truncated_frac": fmean(one.truncated for one in completions),
+        "spread_frac": fmean(has_spread(group.rewards) for group in groups),
+    }
+
+
+def best_and_worst(groups: Sequence[RolloutGroup], number: int) -> dict[str, Any]:
+    """The group that differed most, as a log record: its best and its worst completion."""
+    group = max(groups, key=lambda one: max(one.rewards) - min(one.rewards))
+    order = sorted(range(len(group.completions)), key=lambda i: (group.rewards[i], i))
+
+    def shown(i: int) -> Mapping[str, Any]:
+        report = group.reports[i]
+        return {"reward": report.total, "parts": dict(report.parts), "text": group.completions[i].text}
+
+    return {
+        "step": number,
+        "sample": group.sample.id,
+        "prompt": group.prompt.text,
+        "rewards": list(group.rewards),
+        "best": shown(order[-1]),
+        "worst": shown(order[0]),
+    }

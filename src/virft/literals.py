@@ -1,0 +1,199 @@
+"""Lists and dictionaries as models write them: JSON, Python literals, and what lies between.
+
+Read element by element, so one slip does not cost the whole list. Knows nothing of boxes. Linear in
+the length of the text, and never raises on any text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+MAX_DEPTH = 4
+MAX_DIGITS = 20
+
+
+class Word(str):
+    """Unquoted text where a value belongs: ``True``, ``null``, ``NaN``, ``oops``."""
+
+    __slots__ = ()
+
+
+Value = float | str | list["Value"] | tuple[tuple[str, "Value"], ...]
+"""A number, quoted text (or a ``Word``), a list, or the pairs of a dictionary, repeated keys and all."""
+
+
+class Element(NamedTuple):
+    """One element: its value, or ``None`` and the fault; ``start`` and ``end`` are its characters in the text."""
+
+    value: Value | None
+    fault: str
+    start: int
+    end: int
+
+
+class TooComplex(NamedTuple):
+    """The text passes a limit and was not parsed."""
+
+    reason: str
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+class _MalformedError(Exception):
+    """Raised and caught in this file only."""
+
+
+_LONG_NUMBER = re.compile(rf"[0-9](?:\.?[0-9]){{{MAX_DIGITS}}}")
+# [0-9], not \d, which takes the digits of every script.
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+      | (?P<open>[\[({])
+      | (?P<close>[\])}])
+      | (?P<mark>[,:])
+      | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+      | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)(?![\w.+-])
+      | (?P<word>[^\s\[\](){},:'"]+)
+      | (?P<broken>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_CLOSES = {"[": "]", "(": ")", "{": "}"}
+
+
+def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex | None:
+    """Elements of the list in ``text[start:end]``; ``None`` if it does not begin with a bracket.
+
+    A list, or elements side by side without one; commas between elements may be missing. A lone flat
+    list such as ``[1, 2]`` is one element. Only ``[]`` itself is an empty list. Faults cost one
+    element each: a piece that cannot be parsed, a list that is not closed (what comes after the last
+    whole element), text after the list. Nothing after an unclosed bracket or quote is looked at, so
+    a fault can hide elements but not make any.
+
+    >>> [element.value for element in read_elements("[[1, 2], oops, {'a': 3}]", 0, 24)]
+    [[1.0, 2.0], None, (('a', 3.0),)]
+    >>> [element.fault for element in read_elements("[[1, 2], [3", 0, 11)]
+    ['', 'a bracket or a quote is not closed']
+    """
+    if _LONG_NUMBER.search(text, start, end):
+        return TooComplex(f"a number of more than {MAX_DIGITS} digits")
+    tokens = _tokenize(text, start, end)
+    if isinstance(tokens, TooComplex):
+        return tokens
+    if not tokens or tokens[0].kind != "open":
+        return None
+    last = len(tokens)
+    close = _closing(tokens, 0)
+    if tokens[0].text == "{" or not any(token.kind == "open" for token in tokens[1:close]):
+        if [token.text for token in tokens] == ["[", "]"]:
+            return []
+        return _elements_between(text, tokens, 0, last)
+    elements = _elements_between(text, tokens, 1, close)
+    if close == last and not (elements and elements[-1].value is None and elements[-1].end == tokens[-1].end):
+        elements.append(Element(None, "the list is not closed", tokens[-1].end, end))
+    elif close < last - 1:
+        elements.append(Element(None, "text after the list", tokens[close + 1].start, tokens[-1].end))
+    return elements
+
+
+def _tokenize(text: str, start: int, end: int) -> list[_Token] | TooComplex:
+    """Tokens without spaces. The last is "broken" if a quote never ends: it takes all that is left."""
+    tokens = []
+    depth = 0
+    for match in _TOKEN.finditer(text, start, end):
+        kind = match.lastgroup or ""
+        if kind == "space":
+            continue
+        if kind == "broken":
+            tokens.append(_Token(kind, "", match.start(), end))
+            break
+        if kind == "open":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return TooComplex(f"brackets more than {MAX_DEPTH} deep")
+        elif kind == "close":
+            depth -= 1
+        tokens.append(_Token(kind, match.group(), match.start(), match.end()))
+    return tokens
+
+
+def _closing(tokens: list[_Token], first: int) -> int:
+    """Index of the token that closes the bracket at ``first``; the number of tokens if none does."""
+    expected = []
+    for index in range(first, len(tokens)):
+        token = tokens[index]
+        if token.kind == "open":
+            expected.append(_CLOSES[token.text])
+        elif token.kind == "close":
+            if token.text != expected.pop():
+                return len(tokens)
+            if not expected:
+                return index
+    return len(tokens)
+
+
+def _elements_between(text: str, tokens: list[_Token], first: int, stop: int) -> list[Element]:
+    """Elements of ``tokens[first:stop]``; the rest after an unclosed bracket is one faulty element."""
+    elements = []
+    while first < stop:
+        if tokens[first].text == ",":
+            first += 1
+            continue
+        if tokens[first].kind == "open":
+            after = min(_closing(tokens, first) + 1, stop)
+        else:
+            after = first + 1
+            while after < stop and tokens[after].text != "," and tokens[after].kind != "open":
+                after += 1
+        elements.append(_element(tokens, first, after))
+        first = after
+    return elements
+
+
+def _element(tokens: list[_Token], first: int, after: int) -> Element:
+    start, end = tokens[first].start, tokens[after - 1].end
+    if tokens[first].kind != "open":
+        return Element(None, "neither a list nor a dictionary", start, end)
+    if _closing(tokens, first) != after - 1:
+        return Element(None, "a bracket or a quote is not closed", start, end)
+    try:
+        value, _ = _parse(tokens, first)
+    except _MalformedError as fault:
+        return Element(None, str(fault), start, end)
+    return Element(value, "", start, end)
+
+
+def _parse(tokens: list[_Token], index: int) -> tuple[Value, int]:
+    """The value that begins at ``index`` and the index after it. Brackets are known to be balanced."""
+    token = tokens[index]
+    if token.kind == "number":
+        return float(token.text), index + 1
+    if token.kind == "string":
+        return token.text[1:-1], index + 1
+    if token.kind == "word":
+        return Word(token.text), index + 1
+    if token.kind != "open":
+        raise _MalformedError(f"{token.text!r} where a value belongs")
+    close = _CLOSES[token.text]
+    items: list[Value] = []
+    pairs: list[tuple[str, Value]] = []
+    index += 1
+    while tokens[index].text != close:
+        if close == "}":
+            key = tokens[index]
+            if key.kind != "string" or tokens[index + 1].text != ":":
+                raise _MalformedError(f"{key.text!r} where a quoted key and a colon belong")
+            value, index = _parse(tokens, index + 2)
+            pairs.append((key.text[1:-1], value))
+        else:
+            value, index = _parse(tokens, index)
+            items.append(value)
+        if tokens[index].text == ",":
+            index += 1
+        elif tokens[index].kind != "close":
+            raise _MalformedError(f"{tokens[index].text!r} where a comma belongs")
+    return (tuple(pairs) if close == "}" else items), index + 1

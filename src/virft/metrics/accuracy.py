@@ -1,0 +1,36 @@
+"""How often a class name is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from virft.labels import Aliases, is_same_label, is_substring_match
+from virft.metrics.measurement import Measurement, share
+from virft.types import Label, Reading, Unreadable
+
+
+def accuracy(pairs: Sequence[tuple[Reading, Label]], aliases: Aliases | None = None) -> Measurement:
+    """Shares of all questions; an unreadable answer is wrong by both rules. No questions: 0.
+
+    ``accuracy``: equal after normalising, or by an alias. ``accuracy_paper_substring``: the paper's
+    rule, which pays for "A or B or C"; for comparison with published numbers only.
+    ``unreadable_frac``. Source: Visual-RFT (arXiv 2503.01785) for the substring rule.
+
+    >>> def says(text): return Reading(text=text, well_formed=True, answer=Label(text=text))
+    >>> cat = Label(text="cat")
+    >>> accuracy([(says("Cat."), cat), (says("cat or dog"), cat), (says("dog"), cat), (says("a cat"), cat)]).values
+    {'accuracy': 0.25, 'accuracy_paper_substring': 0.75, 'unreadable_frac': 0.0}
+    """
+    num = len(pairs)
+    answers = [(reading.answer.text, target) for reading, target in pairs if isinstance(reading.answer, Label)]
+    num_right = sum(is_same_label(text, target, aliases) for text, target in answers)
+    num_substring = sum(is_substring_match(text, target) for text, target in answers)
+    num_unreadable = sum(isinstance(reading.answer, Unreadable) for reading, _ in pairs)
+    return Measurement(
+        values={
+            "accuracy": share(num_right, num),
+            "accuracy_paper_substring": share(num_substring, num),
+            "unreadable_frac": share(num_unreadable, num),
+        },
+        counts={"num_questions": num, "num_right": num_right, "num_unreadable": num_unreadable},
+    )

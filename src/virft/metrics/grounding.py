@@ -1,0 +1,35 @@
+"""How near one box per question comes to its target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from virft.boxes import intersection_over_union
+from virft.metrics.measurement import Measurement, share
+from virft.types import Box, Reading, Unreadable
+
+IOU_THRESHOLDS = (0.5, 0.75, 0.9)
+
+
+def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
+    """Means over all questions; an unreadable answer has IoU 0. No questions: 0.
+
+    ``box_miou``: mean IoU. ``accuracy_at_50`` (75, 90): share with IoU of at least 0.5 (0.75, 0.9).
+    ``unreadable_frac``. Source: referring-expression evaluation, as in RefCOCO.
+
+    >>> def says(x2): return Reading(text="", well_formed=True, answer=Box(x1=0, y1=0, x2=x2, y2=1))
+    >>> grounding_metrics([(says(6), Box(x1=0, y1=0, x2=10, y2=1)), (says(8), Box(x1=0, y1=0, x2=10, y2=1))]).values
+    {'box_miou': 0.7, 'accuracy_at_50': 1.0, 'accuracy_at_75': 0.5, 'accuracy_at_90': 0.0, 'unreadable_frac': 0.0}
+    """
+    num = len(pairs)
+    ious = [
+        intersection_over_union(reading.answer.xyxy, target.xyxy) if isinstance(reading.answer, Box) else 0.0
+        for reading, target in pairs
+    ]
+    num_unreadable = sum(isinstance(reading.answer, Unreadable) for reading, _ in pairs)
+    values = {"box_miou": share(math.fsum(ious), num)}
+    for threshold in IOU_THRESHOLDS:
+        values[f"accuracy_at_{threshold * 100:.0f}"] = share(sum(iou >= threshold for iou in ious), num)
+    values["unreadable_frac"] = share(num_unreadable, num)
+    return Measurement(values=values, counts={"num_questions": num, "num_unreadable": num_unreadable})

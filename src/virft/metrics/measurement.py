@@ -1,0 +1,23 @@
+"""What every metric returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """``values``: numbers by name, always finite; ``counts``: what they rest on. Metrics of one task share no names."""
+
+    values: Mapping[str, float]
+    counts: Mapping[str, int]
+
+
+def share(part: float, whole: float) -> float:
+    """``part / whole``; 0 where there is no whole. Look at the count before believing a 0.
+
+    >>> share(1, 4), share(0, 0)
+    (0.25, 0.0)
+    """
+    return part / whole if whole else 0.0

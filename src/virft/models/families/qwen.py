@@ -1,0 +1,71 @@
+"""The Qwen-VL families: 2, 2.5 and 3. One placeholder per image, three-axis positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from virft.boxes import BoxSpace
+from virft.models.attention import VISION_ATTENTION
+from virft.models.families.family import Family
+from virft.models.vision import ImageFeatures, VisionInputs
+
+
+def num_image_tokens(config: Any, vision: VisionInputs) -> list[int]:
+    """Language-model tokens of each image: patches / merge^2."""
+    merged = config.vision_config.spatial_merge_size**2
+    return [int(count) // merged for count in vision.grid_thw.prod(-1).tolist()]
+
+
+def prompt_positions(model: Any, token_ids: Tensor, vision: VisionInputs) -> Tensor:
+    """Rotary positions [3, L] of one prompt: time, height, width. Never read from the model's own state."""
+    is_image = (token_ids == model.config.image_token_id).int()[None]
+    positions, _ = model.model.get_rope_index(token_ids[None], is_image, image_grid_thw=vision.grid_thw)
+    return positions[:, 0]
+
+
+def encode_images(model: Any, vision: VisionInputs) -> ImageFeatures:
+    """One pass of the vision tower over the images of ``vision``."""
+    made = model.model.get_image_features(vision.pixel_values, vision.grid_thw, return_dict=True)
+    deep = getattr(made, "deepstack_features", None) or ()
+    return ImageFeatures(tokens=tuple(made.pooler_output), deep=tuple(tuple(layer) for layer in deep))
+
+
+def forward_features(features: Sequence[ImageFeatures]) -> dict[str, Any]:
+    """``mm_encoder_outputs`` of several prompts in order; made anew each time, as transformers may rewrite it."""
+    if not any(one.tokens for one in features):
+        return {}
+    made = BaseModelOutputWithPooling(pooler_output=[tensor for one in features for tensor in one.tokens])
+    if features[0].deep:
+        layers = range(len(features[0].deep))
+        made.deepstack_features = [[tensor for one in features for tensor in one.deep[layer]] for layer in layers]
+    return {"mm_encoder_outputs": {"image": made}}
+
+
+def forbidden_token_ids(config: Any) -> frozenset[int]:
+    """Placeholders of images and videos: a sampled one has no picture behind it and breaks the next forward."""
+    return frozenset({config.image_token_id, config.video_token_id})
+
+
+def _qwen(model_type: str, box_space: BoxSpace, vision_attention: str | None) -> Family:
+    return Family(
+        model_type=model_type,
+        box_space=box_space,
+        language_module="model.language_model",
+        vision_module="model.visual",
+        vision_attention=vision_attention,
+        image_placeholder_id=lambda config: int(config.image_token_id),
+        num_image_tokens=num_image_tokens,
+        prompt_positions=prompt_positions,
+        encode_images=encode_images,
+        forward_features=forward_features,
+        forbidden_token_ids=forbidden_token_ids,
+    )
+
+
+QWEN2_VL = _qwen("qwen2_vl", BoxSpace.RELATIVE_1000, VISION_ATTENTION)
+QWEN2_5_VL = _qwen("qwen2_5_vl", BoxSpace.RESIZED_PIXELS, VISION_ATTENTION)
+QWEN3_VL = _qwen("qwen3_vl", BoxSpace.RELATIVE_1000, VISION_ATTENTION)

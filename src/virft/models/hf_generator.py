@@ -1,0 +1,157 @@
+"""Sampling with the policy's own weights: each prompt once, its cache shared by its completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from virft.models.cache import GroupCache
+from virft.models.generator import EncodedPrompt, GenerationParams
+from virft.models.layout import pack_row
+from virft.models.logprobs import Policy, no_mask
+from virft.models.noise import StepKey
+from virft.types import Completion, FinishReason
+
+_COMPACT_BELOW = 0.85
+"""Ended rows are dropped once fewer than this share of the rows is alive: dropping copies the cache."""
+
+
+class HFGenerator:
+    """A ``Generator`` that runs the policy itself, in ``eval()`` and without gradient."""
+
+    def __init__(self, policy: Policy, tokenizer: Any) -> None:
+        self._policy = policy
+        self._decoder = TextDecoder(tokenizer)
+        self._stop_ids = stop_token_ids(policy.model)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        group_size: int,
+        params: GenerationParams,
+        key: StepKey,
+    ) -> list[list[Completion]]:
+        """``group_size`` completions of each prompt, in the order of the prompts."""
+        was_training = self._policy.training
+        self._policy.eval()
+        try:
+            drawn = self._decode(prompts, group_size, params, key)
+        finally:
+            self._policy.train(was_training)
+        completions = [self._completion(*one) for one in drawn]
+        return [completions[i * group_size : (i + 1) * group_size] for i in range(len(prompts))]
+
+    def _decode(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        group_size: int,
+        params: GenerationParams,
+        key: StepKey,
+    ) -> list[tuple[list[int], list[float], bool]]:
+        """Token ids, log-probs and "ended by itself" of every completion."""
+        policy, limit = self._policy, params.max_completion_tokens
+        device = policy.model.get_input_embeddings().weight.device
+        positions = [one.positions for one in prompts]
+        row = pack_row([one.prompt.token_ids for one in prompts], positions, [()] * len(prompts)).to(device)
+        cache = GroupCache(row.layout, policy.config.get_text_config().num_hidden_layers, limit)
+        features = [one.features for one in prompts]
+        hidden = policy.hidden_states(row, features, past_key_values=cache, group_cache=cache)
+        last = row.layout.prompt_lengths.cumsum(0) - 1
+        cache.start_rows(group_size)
+        hidden = hidden[last].repeat_interleave(group_size, 0)
+        start = torch.tensor([int(p.max()) + 1 for p in positions], device=device).repeat_interleave(group_size)
+
+        noise = np.stack([key.uniforms(one.noise_id, g, limit) for one in prompts for g in range(group_size)])
+        uniforms = torch.from_numpy(noise).to(device)
+        stop = torch.tensor(sorted(self._stop_ids), device=device)
+        alive = torch.arange(len(uniforms), device=device)  # number of the completion in each row
+        ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
+        tokens = torch.full((len(uniforms), limit), -1, device=device)
+        logprobs = torch.zeros((len(uniforms), limit), device=device)
+        for step in range(limit):
+            distribution = policy.next_log_distribution(hidden)
+            greedy = params.temperature == 0
+            chosen = distribution.argmax(-1) if greedy else draw(distribution, uniforms[alive, step])
+            tokens[alive, step] = torch.where(ended[alive], tokens[alive, step], chosen)
+            logprobs[alive, step] = distribution.gather(-1, chosen[:, None])[:, 0]
+            ended[alive] |= torch.isin(chosen, stop)
+            going = (~ended[alive]).nonzero()[:, 0]
+            if step + 1 == limit or not len(going):
+                break
+            if len(going) < _COMPACT_BELOW * len(alive):
+                cache.keep_rows(going)
+                alive, chosen = alive[going], chosen[going]
+            hidden = policy.model.model(
+                input_ids=chosen[:, None],
+                position_ids=(start[alive] + step).expand(3, -1)[..., None],
+                attention_mask=no_mask(chosen),
+                past_key_values=cache,
+                group_cache=cache,
+                use_cache=True,
+            ).last_hidden_state[:, 0]
+        counts = (tokens >= 0).sum(1).tolist()
+        table, table_logprobs, stopped = tokens.tolist(), logprobs.tolist(), ended.tolist()
+        return [(table[i][:n], table_logprobs[i][:n], stopped[i]) for i, n in enumerate(counts)]
+
+    def _completion(self, token_ids: list[int], logprobs: list[float], stopped: bool) -> Completion:
+        text_ids = token_ids[:-1] if stopped else token_ids
+        text, ends = self._decoder.decode(text_ids)
+        return Completion(
+            token_ids=tuple(token_ids),
+            token_ends=tuple(ends) + ((len(text),) if stopped else ()),
+            sampler_logprobs=tuple(logprobs),
+            text=text,
+            finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
+        )
+
+
+def draw(log_distribution: Tensor, uniforms: Tensor) -> Tensor:
+    """One token per row [R] of log-probabilities [R, V] by inverting the cumulative sum at ``uniforms`` [R].
+
+    The sum runs in float64: in float32 the tail of a large vocabulary would be lost. Never a token of probability 0.
+    """
+    cumulative = log_distribution.double().exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    level = torch.minimum(uniforms.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, level, right=True)[:, 0]
+
+
+def stop_token_ids(model: Any) -> set[int]:
+    """End tokens of the model's generation config, else of its text configuration."""
+    found = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if found is None:
+        found = model.config.get_text_config().eos_token_id
+    return set(found) if isinstance(found, list | tuple) else {int(found)}
+
+
+class TextDecoder:
+    """Text of sampled tokens with the place of each; special tokens stay visible."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._pieces: dict[int, str] = {}
+
+    def decode(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
+        """The text, and how many of its characters the first i + 1 tokens make."""
+        pieces = [self._piece(token) for token in token_ids]
+        if not any("\ufffd" in piece for piece in pieces):
+            return "".join(pieces), list(accumulate(len(piece) for piece in pieces))
+        # a character of several tokens: until it is complete, its bytes decode to a replacement mark
+        text = self._text(token_ids)
+        return text, [min(len(text), len(self._text(token_ids[: i + 1]))) for i in range(len(token_ids))]
+
+    def _piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self._text([token])
+        return self._pieces[token]
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return str(
+            self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )

@@ -1,0 +1,126 @@
+"""Packed rows: several groups in one row of tokens, each prompt once and its completions after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionLayout:
+    """Who attends to whom in a packed row of T tokens, for ``virft.models.attention.shared_prompt_attention``.
+
+    P prompts of at most L tokens, G completions each of at most C tokens (an absent completion has length 0).
+    ``prompt_index`` [P, L] and ``completion_index`` [P, G, C] are places in the row (padding: 0);
+    ``table_slot`` [T] is the place of each row token in the concatenation of both tables, flattened.
+    """
+
+    prompt_index: Tensor
+    prompt_lengths: Tensor
+    completion_index: Tensor
+    completion_lengths: Tensor
+    table_slot: Tensor
+    equal_prompts: bool
+
+    @property
+    def num_prompts(self) -> int:
+        """P."""
+        return self.prompt_index.shape[0]
+
+    @property
+    def has_completions(self) -> bool:
+        """False for a row of prompts only, as in the prefill of sampling."""
+        return self.completion_index.shape[1] > 0
+
+    def to(self, device: torch.device) -> AttentionLayout:
+        """The same layout on another device."""
+        names = ("prompt_index", "prompt_lengths", "completion_index", "completion_lengths", "table_slot")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedRow:
+    """One row of T tokens: [prompt | c1 .. cG] of each group, and where its log-probs are read.
+
+    ``token_ids`` [T]; ``positions`` [3, T], restarting after the prompt for every completion; ``logit_index`` [N]:
+    the place whose hidden state predicts each completion token; ``targets`` [N]: those tokens, in the order of
+    the groups, their completions, their tokens.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    logit_index: Tensor
+    targets: Tensor
+    layout: AttentionLayout
+
+    def to(self, device: torch.device) -> PackedRow:
+        """The same row on another device."""
+        return PackedRow(
+            token_ids=self.token_ids.to(device),
+            positions=self.positions.to(device),
+            logit_index=self.logit_index.to(device),
+            targets=self.targets.to(device),
+            layout=self.layout.to(device),
+        )
+
+
+def pack_row(
+    prompts: Sequence[Sequence[int]],
+    prompt_positions: Sequence[Tensor],
+    completions: Sequence[Sequence[Sequence[int]]],
+) -> PackedRow:
+    """A row of groups: ``prompts[p]`` with positions [3, L_p] and its ``completions[p]`` (token ids; maybe none).
+
+    The last prompt token predicts the first token of every completion; positions of a completion go on from the
+    largest position of its prompt. An empty completion takes no place and predicts nothing.
+    """
+    num_prompts = len(prompts)
+    longest_prompt = max(len(prompt) for prompt in prompts)
+    group = max((len(group) for group in completions), default=0)
+    longest = max((len(one) for group in completions for one in group), default=0)
+    prompt_index = np.zeros((num_prompts, longest_prompt), np.int64)
+    completion_index = np.zeros((num_prompts, group, longest), np.int64)
+    completion_lengths = np.zeros((num_prompts, group), np.int64)
+    ids: list[int] = []
+    slots: list[np.ndarray] = []
+    positions: list[Tensor] = []
+    logit_index: list[np.ndarray] = []
+    targets: list[int] = []
+    first_completion_slot = num_prompts * longest_prompt
+    for p, prompt in enumerate(prompts):
+        start, length = len(ids), len(prompt)
+        prompt_index[p, :length] = np.arange(start, start + length)
+        slots.append(p * longest_prompt + np.arange(length))
+        ids.extend(prompt)
+        positions.append(prompt_positions[p])
+        next_position = int(prompt_positions[p].max()) + 1
+        for g, tokens in enumerate(completions[p]):
+            at, count = len(ids), len(tokens)
+            if not count:
+                continue
+            completion_index[p, g, :count] = np.arange(at, at + count)
+            completion_lengths[p, g] = count
+            slots.append(first_completion_slot + (p * group + g) * longest + np.arange(count))
+            positions.append((next_position + torch.arange(count)).expand(3, -1))
+            logit_index.append(np.concatenate([[start + length - 1], np.arange(at, at + count - 1)]))
+            ids.extend(tokens)
+            targets.extend(tokens)
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    return PackedRow(
+        token_ids=torch.tensor(ids),
+        positions=torch.cat(positions, dim=1),
+        logit_index=torch.from_numpy(np.concatenate(logit_index) if logit_index else np.zeros(0, np.int64)),
+        targets=torch.tensor(targets, dtype=torch.long),
+        layout=AttentionLayout(
+            prompt_index=torch.from_numpy(prompt_index),
+            prompt_lengths=lengths,
+            completion_index=torch.from_numpy(completion_index),
+            completion_lengths=torch.from_numpy(completion_lengths),
+            table_slot=torch.from_numpy(np.concatenate(slots)),
+            equal_prompts=bool((lengths == longest_prompt).all()),
+        ),
+    )

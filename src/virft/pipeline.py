@@ -1,0 +1,247 @@
+"""One function per verb of the command line: read, build the parts, run, say what came of it.
+
+Imports stand inside the functions: a verb that needs no model must not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from virft.errors import ConfigError, DataError, RunError
+from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
+
+
+def build_coco(
+    *,
+    annotations: Path,
+    images: Path,
+    out: Path,
+    classes: Sequence[str] = (),
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    test_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    link: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Detection data sets of a COCO file; their cards by folder."""
+    from virft.data.annotations import Skipped
+    from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.sources.coco import open_coco, read_coco
+
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder; expected the folder of the images of {annotations.name}")
+    skipped = Skipped(strict=strict)
+    file = open_coco(annotations)
+    cards = write_detection_stores(
+        read_coco(file, images, classes=classes, skipped=skipped),
+        out,
+        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, test_frac=test_frac, seed=seed),
+        source={"kind": "coco", "file": file.name, "sha256": file.sha256},
+        skipped=skipped,
+        overwrite=overwrite,
+        link=link,
+    )
+    _print_cards(cards)
+    return cards
+
+
+def build_scenes(
+    *,
+    out: Path,
+    task: TaskName = TaskName.DETECTION,
+    classes: Sequence[str] = ("novel",),
+    shots: int | None = None,
+    questions: int | None = None,
+    kind: str = "same_sprites",
+    negatives_frac: float | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """A data set of built-in scenes: ``shots`` per class to train on, or ``questions`` to test with."""
+    from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
+    from virft.scenes.patches import REFERENCE_SIZE
+    from virft.scenes.sets import ABSENT_SHARE, SceneKind
+
+    common: dict[str, Any] = {
+        "task": task,
+        "classes": scene_classes_named(classes),
+        "seed": seed,
+        "negatives_frac": ABSENT_SHARE if negatives_frac is None else negatives_frac,
+        "size": size or REFERENCE_SIZE,
+        "overwrite": overwrite,
+    }
+    if shots is not None and questions is None:
+        card = write_few_shot_scenes(out, shots=shots, **common)
+    elif questions is not None and shots is None:
+        card = write_test_scenes(out, num_questions=questions, kind=SceneKind(kind), **common)
+    else:
+        raise ConfigError("build scenes: expected either --shots (a training set) or --questions (a test set)")
+    _print_cards({str(out): card})
+    return {str(out): card}
+
+
+def explain(
+    *,
+    text: str | None = None,
+    file: Path | None = None,
+    task: TaskName,
+    target: str,
+    preset: Literal["robust", "paper"] = "robust",
+    iou_threshold: float = 0.5,
+    image_size: ImageSize,
+    resized: ImageSize | None = None,
+    space: str = "relative_1000",
+    thinking: bool = False,
+) -> None:
+    """Print the reward of one completion with every matched pair. ``target`` is written like an answer."""
+    from virft.boxes import BoxSpace
+    from virft.rewards.combine import RewardRule
+    from virft.rewards.explain import explain_reward
+    from virft.tasks import TASKS
+
+    if text is None:
+        text = _read_text(file)
+    read = partial(TASKS[task].read, space=BoxSpace(space), original=image_size, resized=resized or image_size)
+    known = read(f"<answer>{target}</answer>", thinking=False)
+    if fault := _fault_of_target(known):
+        raise ConfigError(f"--target {target!r}: {fault}; expected an answer of {task}, such as {TASKS[task].example}")
+    assert not isinstance(known.answer, Unreadable)
+    rule = RewardRule(preset=preset, iou_threshold=iou_threshold)
+    print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
+
+
+def score(*, predictions: Path, data: Path, out: Path | None = None) -> Mapping[str, Any]:
+    """Score the texts of ``predictions`` (a file, or a run folder) against a data set; no model is needed."""
+    from virft.data.store import Store
+    from virft.evaluation.predictions import find_predictions
+    from virft.evaluation.score import score_predictions, scores_to_text, write_scores
+
+    store = Store(data)
+    path = find_predictions(predictions, data_name=store.folder.absolute().name)
+    scores = score_predictions(path, store)
+    written = write_scores(scores, out or path.with_name("scores.json"), predictions=path)
+    print(scores_to_text(scores))
+    return written
+
+
+def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, dry_run: bool = False) -> None:
+    """Reinforce a model as a config file says; the trained model lands in ``run.dir/model``."""
+    from virft.config_file import load
+
+    settings = load(config, overrides).config
+    if dry_run:
+        from virft.config_file import dump
+
+        print(dump(settings), end="")
+    from virft.data.store import Store
+
+    store = Store(settings.data.train)
+    store.check()
+    from virft.assembly import estimate, load_for_training, loop_settings, make_trainer, source_commit, validator
+    from virft.grpo.loop import run_grpo
+    from virft.training.run import RunFolder, run_card
+
+    loaded = load_for_training(settings)
+    trainer = make_trainer(settings, loaded)
+    if dry_run:
+        print(estimate(settings, trainer, store))
+        return
+    card = run_card(commit=source_commit(), data_hash=store.hash, model=settings.model.path)
+    run = RunFolder.open(settings, resume=resume, card=card)
+    validate = validator(settings, loaded, run.folder)
+    run_grpo(trainer, store, run, loop_settings(settings), say=_say, validate=validate)
+    loaded.save(run.folder / "model")
+    _say(f"the trained model: {run.folder / 'model'}")
+
+
+def predict(
+    *,
+    model: str,
+    data: Path,
+    out: Path,
+    template: str = "auto",
+    thinking: bool = False,
+    max_completion_tokens: int = 256,
+    limit: int | None = None,
+) -> None:
+    """Write a model's answers to a data set into ``out``, and score them."""
+    from virft.data.store import Store
+    from virft.evaluation.predictions import PREDICTIONS
+
+    if (out / PREDICTIONS).exists():
+        raise RunError(f"{out}: already holds predictions; name another folder")
+    store = Store(data)
+    store.check()
+    from virft.assembly import evaluate
+    from virft.evaluation.score import scores_to_text, write_scores
+    from virft.models.load import load_model
+    from virft.training.progress import Progress
+
+    total = len(store) if limit is None else min(limit, len(store))
+    loaded = load_model(model)
+    progress = Progress(total)
+    scores = evaluate(
+        loaded,
+        store,
+        out,
+        template=template,
+        thinking=thinking,
+        max_completion_tokens=max_completion_tokens,
+        model_name=model,
+        limit=limit,
+        progress=lambda done: _say(f"{done}/{total}  {progress.tell(done)}"),
+    )
+    write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
+    print(scores_to_text(scores))
+
+
+def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
+    """Teach the built-in model new classes by reward, and show scores and pictures from before and after."""
+    from virft.quickstart import run_quickstart
+
+    run_quickstart(out, seed=seed, steps=steps, resume=resume, say=_say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _read_text(file: Path | None) -> str:
+    """The text of a file without its last line break."""
+    if file is None:
+        raise ConfigError("explain: no text; expected TEXT or --file")
+    try:
+        return file.read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); expected the text of one completion") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text; expected the text of one completion") from error
+
+
+def _fault_of_target(known: Reading) -> str | None:
+    if isinstance(known.answer, Unreadable):
+        return known.answer.reason
+    if isinstance(known.answer, Detections) and known.answer.invalid:
+        return known.answer.invalid[0].reason
+    return None
+
+
+def _print_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line per data set and one per record that was left out, the first few."""
+    for folder, card in cards.items():
+        line = f"{folder}: {card['num_samples']} questions on {card['num_images']} images"
+        if card["negatives_frac"] is not None:
+            line += f", {card['negatives_frac']:.0%} about an absent class"
+        print(f"{line}, hash {card['hash'][:12]}")
+    skipped = [record for card in cards.values() for record in card["skipped"]]
+    unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
+    for where, reason in unique[:5]:
+        print(f"skipped {where}: {reason}")
+    if len(unique) > 5:
+        print(f"and {len(unique) - 5} more skipped: see card.json")

@@ -1,0 +1,84 @@
+"""Pictures of answers: target and predicted boxes drawn over the image, before beside after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from virft.types import Answer, Box, Detections, Label, Target
+
+TARGET_COLOUR = (46, 204, 64)
+ANSWER_COLOUR = (255, 65, 54)
+_MARGIN = 8
+_CAPTION = 16
+_BACKGROUND = (255, 255, 255)
+_INK = (30, 30, 30)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeforeAfter:
+    """One sample with the answers of two models. ``question``: a caption."""
+
+    image: Image.Image
+    question: str
+    target: Target
+    before: Answer
+    after: Answer
+
+
+def draw_answer(image: Image.Image, target: Target, answer: Answer, *, side: int = 224) -> Image.Image:
+    """The image with target boxes in green and the answer's in red, scaled so that its longer side is ``side``."""
+    scale = side / max(image.size)
+    picture = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
+    draw = ImageDraw.Draw(picture)
+    for colour, width, boxes in ((TARGET_COLOUR, 4, boxes_of(target)), (ANSWER_COLOUR, 2, boxes_of(answer))):
+        for box in boxes:
+            draw.rectangle([scale * value for value in box.xyxy], outline=colour, width=width)
+    text = in_words(answer)
+    if text:
+        draw.rectangle([0, picture.height - _CAPTION, picture.width, picture.height], fill=_INK)
+        draw.text((4, picture.height - _CAPTION + 2), text[:48], fill=_BACKGROUND)
+    return picture
+
+
+def boxes_of(answer: Answer | Target) -> tuple[Box, ...]:
+    """The boxes of an answer or target, if it has any."""
+    if isinstance(answer, Detections):
+        return tuple(item.box for item in answer.items)
+    return (answer,) if isinstance(answer, Box) else ()
+
+
+def in_words(answer: Answer) -> str:
+    """What an answer without boxes says; empty for one with boxes.
+
+    >>> in_words(Detections())
+    'no objects'
+    """
+    if isinstance(answer, Detections):
+        return "" if answer.items else "invalid boxes" if answer.invalid else "no objects"
+    if isinstance(answer, Label):
+        return answer.text
+    return "" if isinstance(answer, Box) else f"unreadable: {answer.reason}"
+
+
+def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns: int = 2) -> Image.Image:
+    """One picture: each sample's question and its two answers, ``columns`` samples beside each other."""
+    cell_width = 2 * side + 3 * _MARGIN
+    cell_height = side + _CAPTION + 2 * _MARGIN
+    lines = -(-len(rows) // columns)
+    sheet = Image.new("RGB", (columns * cell_width, lines * cell_height + _CAPTION + _MARGIN), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for column in range(columns):
+        left = column * cell_width + _MARGIN
+        draw.text((left, 2), "before", fill=_INK)
+        draw.text((left + side + _MARGIN, 2), "after   (green: target, red: answer)", fill=_INK)
+    for number, row in enumerate(rows):
+        left = number % columns * cell_width + _MARGIN
+        top = number // columns * cell_height + _CAPTION + _MARGIN
+        draw.text((left, top), row.question, fill=_INK)
+        for i, answer in enumerate((row.before, row.after)):
+            picture = draw_answer(row.image, row.target, answer, side=side)
+            sheet.paste(picture, (left + i * (side + _MARGIN), top + _CAPTION))
+    return sheet

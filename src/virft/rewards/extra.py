@@ -1,0 +1,55 @@
+"""Rewards of the user's own: a function in a Python file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import zlib
+from pathlib import Path
+
+from virft.errors import ConfigError
+from virft.rewards.combine import ExtraReward
+
+_EXPECTED = 'expected "file.py:function", a function (reading, target, context) -> float in [-1, 1]'
+
+
+def load_function(spec: str, folder: Path = Path()) -> ExtraReward:
+    """The function that ``spec`` ("file.py:function") names; a relative path begins at ``folder``.
+
+    The file runs as a module of its own. What it raises while running is the user's to see, with
+    the traceback into the file; all else is a ``ConfigError``.
+
+    >>> load_function("rewards.py")
+    Traceback (most recent call last):
+    virft.errors.ConfigError: extra: 'rewards.py' names no function; expected "file.py:function", \
+a function (reading, target, context) -> float in [-1, 1]
+    """
+    file, colon, name = spec.rpartition(":")
+    if not colon or not file or not name:
+        raise ConfigError(f"extra: {spec!r} names no function; {_EXPECTED}")
+    path = (folder / file).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise ConfigError(f"extra: {spec!r}: there is no Python file {path}; {_EXPECTED}")
+    module_name = f"virft_extra_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"extra: {path} cannot be loaded as Python")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # dataclasses look their module up while the file runs
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        del sys.modules[module_name]
+        raise ConfigError(f"extra: {path}:{error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        del sys.modules[module_name]
+        raise ConfigError(f"extra: {path} could not import something: {error}") from error
+    function: ExtraReward | None = getattr(module, name, None)
+    if function is None:
+        guess = difflib.get_close_matches(name, [known for known in vars(module) if not known.startswith("_")], n=1)
+        hint = f"did you mean {guess[0]}?" if guess else _EXPECTED
+        raise ConfigError(f"extra: {path} has no {name}; {hint}")
+    if not callable(function):
+        raise ConfigError(f"extra: {name} of {path} is a {type(function).__name__}; {_EXPECTED}")
+    return function

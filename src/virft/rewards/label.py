@@ -1,0 +1,29 @@
+"""Rewards of classification: is it the right name."""
+
+from __future__ import annotations
+
+from virft.labels import Aliases, is_same_label, is_substring_match
+from virft.types import Label, Reading, RewardContext
+
+
+def label_reward(reading: Reading, target: Label, context: RewardContext, *, aliases: Aliases | None = None) -> float:
+    """1 if the answer names the target after normalising, or by an alias; else 0, so for unreadable ones.
+
+    >>> reading = Reading(text="", well_formed=True, answer=Label(text="siamese_Cat"))
+    >>> label_reward(reading, Label(text="Siamese cat"), RewardContext())
+    1.0
+    """
+    return float(isinstance(reading.answer, Label) and is_same_label(reading.answer.text, target, aliases))
+
+
+def paper_label_reward(reading: Reading, target: Label, context: RewardContext) -> float:
+    """1 if answer or target holds the other; else 0. The fault is kept: it pays for "A or B or C".
+
+    An unreadable answer, so an empty one, earns 0; the published code falls back on the whole text.
+    Source: Visual-RFT code.
+
+    >>> reading = Reading(text="", well_formed=True, answer=Label(text="cat"))
+    >>> paper_label_reward(reading, Label(text="caterpillar"), RewardContext())
+    1.0
+    """
+    return float(isinstance(reading.answer, Label) and is_substring_match(reading.answer.text, target))

@@ -1,0 +1,104 @@
+"""The assets of the embedded world: classes, cut-outs in three styles, background photographs.
+
+Everything is decoded once per process and then shared: do not write into what these functions return.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+
+from PIL import Image
+
+_ASSETS = files("virft.scenes") / "assets"
+
+
+class Style(StrEnum):
+    """Who drew a cut-out."""
+
+    FLUENT = "fluent"
+    TWEMOJI = "twemoji"
+    NOTO = "noto"
+
+
+class Split(StrEnum):
+    """Which photographs a background may come from."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+TRAIN_STYLES = (Style.FLUENT, Style.TWEMOJI)
+TEST_STYLES = (Style.NOTO,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneClass:
+    """One class of the embedded world.
+
+    ``lookalikes`` names its set of look-alikes ("" for none). ``split``: "base" (supervised training), "novel"
+    (learnt later, by RL) or "heldout" (never trained on).
+    """
+
+    name: str
+    plural: str
+    group: str
+    lookalikes: str
+    split: str
+    code_point: str
+
+
+@cache
+def scene_classes() -> dict[str, SceneClass]:
+    """All 80 classes by name, in the order of ``classes.json``."""
+    rows = json.loads((_ASSETS / "classes.json").read_text(encoding="utf-8"))
+    return {row["name"]: SceneClass(**row) for row in rows}
+
+
+@cache
+def class_names(split: str | None = None) -> tuple[str, ...]:
+    """Names of the classes of one split ("base", "novel", "heldout"), or of all.
+
+    >>> len(class_names("base")), len(class_names("novel")), len(class_names("heldout"))
+    (64, 8, 8)
+    """
+    return tuple(name for name, row in scene_classes().items() if split in (None, row.split))
+
+
+@cache
+def group_names() -> tuple[str, ...]:
+    """The groups in order: animal, fruit, snack, vehicle, ball, instrument, garment, plant."""
+    return tuple(dict.fromkeys(row.group for row in scene_classes().values()))
+
+
+@cache
+def lookalike_sets() -> dict[str, tuple[str, ...]]:
+    """Class names by the name of their look-alike set; classes of all splits."""
+    rows = [row for row in scene_classes().values() if row.lookalikes]
+    return {
+        key: tuple(r.name for r in rows if r.lookalikes == key) for key in dict.fromkeys(r.lookalikes for r in rows)
+    }
+
+
+@cache
+def sprite(class_name: str, style: Style) -> Image.Image:
+    """The cut-out, RGBA with straight alpha, cropped to alpha > 16; its longer side is at most 96 pixels."""
+    path = _ASSETS / "sprites" / str(style) / f"{class_name.replace(' ', '_')}.webp"
+    return Image.open(BytesIO(path.read_bytes())).convert("RGBA")
+
+
+@cache
+def background_files(split: Split) -> tuple[str, ...]:
+    """File names of the photographs of one split."""
+    rows = json.loads((_ASSETS / "backgrounds.json").read_text(encoding="utf-8"))
+    return tuple(row["file"] for row in rows if row["split"] == split)
+
+
+@cache
+def background(file: str) -> Image.Image:
+    """One photograph, RGB, longer side at most 512 pixels."""
+    return Image.open(BytesIO((_ASSETS / "backgrounds" / file).read_bytes())).convert("RGB")

@@ -1,0 +1,225 @@
+"""Facts that can be asked about a scene: classes to detect, kinds to name, expressions to locate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from virft.scenes.assets import scene_classes
+from virft.scenes.patches import REFERENCE_SIZE
+from virft.scenes.render import Scene, SceneObject
+from virft.types import Detection, Detections, Label, Target, TaskName
+
+MIN_AREA_RATIO = 1.4  # largest and smallest: to the next in size, by box area
+MIN_CENTRE_GAP = 12.0  # left of, leftmost ...: between box centres along the axis, pixels at REFERENCE_SIZE
+_ORDINALS = ("second", "third", "fourth", "fifth")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneQuestion:
+    """One question about a scene as a fact, in the terms of ``virft.types.Sample``.
+
+    ``class_name``: the class it is about, None for an expression that names a group only. ``kind``: "present" or
+    "absent" (detection), "lookalikes" (classification), "name", "only", "size", "extreme", "order" or "relation"
+    (grounding).
+    """
+
+    task: TaskName
+    query: str
+    target: Target
+    class_name: str | None
+    kind: str
+
+
+def detection_question(scene: Scene, class_name: str) -> SceneQuestion:
+    """Where every object of the class is, sorted by x1 then y1; no objects where the class is absent."""
+    boxes = sorted((o.box for o in scene.objects if o.class_name == class_name), key=lambda box: (box.x1, box.y1))
+    return SceneQuestion(
+        task=TaskName.DETECTION,
+        query=class_name,
+        target=Detections(items=tuple(Detection(box=box) for box in boxes)),
+        class_name=class_name,
+        kind="present" if boxes else "absent",
+    )
+
+
+def classification_question(scene: Scene, class_name: str) -> SceneQuestion:
+    """Which kind of its group is shown; the query is the group, such as "animal".
+
+    The scene must hold exactly one object of that group, otherwise ValueError.
+    """
+    group = scene_classes()[class_name].group
+    shown = [o.class_name for o in scene.objects if o.group == group]
+    if shown != [class_name]:
+        raise ValueError(f"the scene shows {shown} of the group {group}, expected only one {class_name}")
+    return SceneQuestion(
+        task=TaskName.CLASSIFICATION,
+        query=group,
+        target=Label(text=class_name),
+        class_name=class_name,
+        kind="lookalikes",
+    )
+
+
+def grounding_questions(scene: Scene) -> list[SceneQuestion]:
+    """Every expression that fits exactly one object by a margin, in a fixed order.
+
+    >>> from virft.scenes.render import PlanItem, render_scene
+    >>> scene = render_scene(np.random.default_rng(1), [PlanItem("cat"), PlanItem("drum")])
+    >>> [question.query for question in grounding_questions(scene)]
+    ['the cat', 'the drum', 'the only animal', 'the only instrument']
+    """
+    gap = MIN_CENTRE_GAP * scene.size.width / REFERENCE_SIZE
+    found: list[SceneQuestion] = []
+    for noun, members in _nouns(scene):
+        found += _unique(noun, members, len(scene.objects))
+        found += _by_size(noun, members)
+        found += _by_place(noun, members, gap)
+        found += _by_relation(noun, members, scene.objects, gap)
+    return found
+
+
+def questions_for(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    classes: Sequence[str],
+    num_absent: int = 1,
+    num_grounding: int = 2,
+) -> tuple[SceneQuestion, ...]:
+    """Detection of each present class and of ``num_absent`` absent ones of ``classes``, and some grounding.
+
+    Absent classes prefer look-alikes of what is there, half of the time. Grounding takes a random kind first, so
+    that rare kinds come up as often as frequent ones.
+    """
+    present = list(dict.fromkeys(o.class_name for o in scene.objects))
+    asked = [*present, *absent_classes(scene, rng, classes, num_absent)]
+    return (
+        *(detection_question(scene, name) for name in asked),
+        *spread_over_kinds(rng, grounding_questions(scene), num_grounding),
+    )
+
+
+def absent_classes(scene: Scene, rng: np.random.Generator, classes: Sequence[str], count: int) -> list[str]:
+    """``count`` different classes of ``classes`` that the scene does not show; fewer if there are not that many."""
+    rows = scene_classes()
+    present = {o.class_name for o in scene.objects}
+    groups = {o.group for o in scene.objects}
+    sets = {rows[name].lookalikes for name in present} - {""}
+    left = [name for name in classes if name not in present]
+    chosen: list[str] = []
+    while left and len(chosen) < count:
+        alike = [name for name in left if rows[name].lookalikes in sets or rows[name].group in groups]
+        pool = alike if alike and rng.random() < 0.5 else left
+        chosen.append(pool[int(rng.integers(len(pool)))])
+        left.remove(chosen[-1])
+    return chosen
+
+
+def spread_over_kinds(rng: np.random.Generator, questions: Sequence[SceneQuestion], count: int) -> list[SceneQuestion]:
+    """``count`` different questions (or all there are): a random kind each time, then one of that kind."""
+    left = list(questions)
+    chosen: list[SceneQuestion] = []
+    while left and len(chosen) < count:
+        kinds = list(dict.fromkeys(question.kind for question in left))
+        kind = kinds[int(rng.integers(len(kinds)))]
+        pool = [question for question in left if question.kind == kind]
+        chosen.append(pool[int(rng.integers(len(pool)))])
+        left.remove(chosen[-1])
+    return chosen
+
+
+def _nouns(scene: Scene) -> Iterable[tuple[str, list[SceneObject]]]:
+    """Each class name, then each group word, with the objects it fits."""
+    by_class: dict[str, list[SceneObject]] = {}
+    by_group: dict[str, list[SceneObject]] = {}
+    for o in scene.objects:
+        by_class.setdefault(o.class_name, []).append(o)
+        by_group.setdefault(o.group, []).append(o)
+    return [*by_class.items(), *by_group.items()]
+
+
+def _question(expression: str, target: SceneObject, noun: str, kind: str) -> SceneQuestion:
+    return SceneQuestion(
+        task=TaskName.GROUNDING,
+        query=expression,
+        target=target.box,
+        class_name=noun if noun in scene_classes() else None,
+        kind=kind,
+    )
+
+
+def _unique(noun: str, members: list[SceneObject], num_objects: int) -> list[SceneQuestion]:
+    """ "the cat" for a class, "the only animal" for a group that one of several objects belongs to."""
+    if len(members) != 1:
+        return []
+    if noun in scene_classes():
+        return [_question(f"the {noun}", members[0], noun, "name")]
+    return [_question(f"the only {noun}", members[0], noun, "only")] if num_objects > 1 else []
+
+
+def _by_size(noun: str, members: list[SceneObject]) -> list[SceneQuestion]:
+    if len(members) < 2:
+        return []
+    ranked = sorted(members, key=lambda o: o.box.area)
+    found = []
+    if ranked[-1].box.area >= MIN_AREA_RATIO * ranked[-2].box.area:
+        found.append(_question(f"the largest {noun}", ranked[-1], noun, "size"))
+    if ranked[1].box.area >= MIN_AREA_RATIO * ranked[0].box.area:
+        found.append(_question(f"the smallest {noun}", ranked[0], noun, "size"))
+    return found
+
+
+def _centre_x(o: SceneObject) -> float:
+    return (o.box.x1 + o.box.x2) / 2
+
+
+def _centre_y(o: SceneObject) -> float:
+    return (o.box.y1 + o.box.y2) / 2
+
+
+def _by_place(noun: str, members: list[SceneObject], gap: float) -> list[SceneQuestion]:
+    """Ends of an order by centre; from three objects on also "second from the left" and the like."""
+    found: list[SceneQuestion] = []
+    axes = ((_centre_x, "leftmost", "rightmost", "left"), (_centre_y, "topmost", "bottommost", "top"))
+    for centre, first, last, end in axes if len(members) > 1 else ():
+        ranked = sorted(members, key=centre)
+        clear = [centre(b) - centre(a) >= gap for a, b in pairwise(ranked)]
+        if clear[0]:
+            found.append(_question(f"the {first} {noun}", ranked[0], noun, "extreme"))
+        if clear[-1]:
+            found.append(_question(f"the {last} {noun}", ranked[-1], noun, "extreme"))
+        for index in range(1, len(ranked) - 1):
+            if clear[index - 1] and clear[index]:
+                expression = f"the {_ORDINALS[index - 1]} {noun} from the {end}"
+                found.append(_question(expression, ranked[index], noun, "order"))
+    return found
+
+
+_RELATIONS: tuple[tuple[str, Callable[[SceneObject, SceneObject], float]], ...] = (
+    ("left of", lambda o, anchor: _centre_x(anchor) - _centre_x(o)),
+    ("right of", lambda o, anchor: _centre_x(o) - _centre_x(anchor)),
+    ("above", lambda o, anchor: _centre_y(anchor) - _centre_y(o)),
+    ("below", lambda o, anchor: _centre_y(o) - _centre_y(anchor)),
+)
+
+
+def _by_relation(
+    noun: str, members: list[SceneObject], objects: Sequence[SceneObject], gap: float
+) -> list[SceneQuestion]:
+    """ "the animal left of the clock": of at least two animals one is left by the margin, the others right by it."""
+    found = []
+    for anchor in objects:
+        others = [o for o in members if o is not anchor]
+        is_unique = sum(o.class_name == anchor.class_name for o in objects) == 1
+        if not is_unique or len(others) < 2:
+            continue
+        for words, distance in _RELATIONS:
+            fitting = [o for o in others if distance(o, anchor) >= gap]
+            if len(fitting) == 1 and all(distance(o, anchor) <= -gap for o in others if o is not fitting[0]):
+                expression = f"the {noun} {words} the {anchor.class_name}"
+                found.append(_question(expression, fitting[0], noun, "relation"))
+    return found

@@ -1,0 +1,66 @@
+"""Lines that tell how a long piece of work goes: what came out, how fast, how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+
+class Progress:
+    """Counts items of a known total and says how long the rest will take."""
+
+    def __init__(self, total: int, *, done: int = 0) -> None:
+        self._total = total
+        self._start = done
+        self._since = time.monotonic()
+
+    def tell(self, done: int) -> str:
+        """Rate and time left after ``done`` items."""
+        seconds = time.monotonic() - self._since
+        worked = done - self._start
+        if worked <= 0:
+            return "starting"
+        return f"{rate_in_words(worked, seconds)}, {duration(seconds / worked * (self._total - done))} left"
+
+
+def rate_in_words(count: int, seconds: float) -> str:
+    """Items per second, or seconds per item, whichever is above 1.
+
+    >>> rate_in_words(30, 10.0), rate_in_words(10, 30.0)
+    ('3.0/s', '3.0 s each')
+    """
+    if seconds <= count:
+        return f"{count / max(seconds, 1e-9):.1f}/s"
+    return f"{seconds / count:.1f} s each"
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds.
+
+    >>> duration(75.4), duration(3675)
+    ('1:15', '1:01:15')
+    """
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, rest: str) -> str:
+    """A log line of a step: reward and parts, what went wrong, KL, time.
+
+    >>> step_line({"step": 0, "reward": 1.5, "reward_iou": 0.5, "reward_format": 1.0, "unreadable_frac": 0.02},
+    ...           num_steps=9, seconds=2.0, rest="0:16 left")
+    'step 1/9  reward 1.50 (format 1.00 iou 0.50)  unreadable 2%  2.0 s  0:16 left'
+    """
+    parts = " ".join(
+        f"{name.removeprefix('reward_')} {value:.2f}"
+        for name, value in sorted(metrics.items())
+        if name.startswith("reward_")
+    )
+    line = f"step {metrics['step'] + 1:.0f}/{num_steps}  reward {metrics['reward']:.2f} ({parts})"
+    line += f"  unreadable {metrics['unreadable_frac']:.0%}"
+    if metrics.get("truncated_frac"):
+        line += f"  truncated {metrics['truncated_frac']:.0%}"
+    if "kl" in metrics:
+        line += f"  kl {metrics['kl']:.4f}"
+    return f"{line}  {seconds:.1f} s  {rest}"

@@ -1,0 +1,90 @@
+"""A run folder: its config, its card, its logs; refused, started or resumed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from virft import __version__
+from virft.config import Config
+from virft.config_file import dump, first_difference, load
+from virft.errors import RunError
+
+SCHEMA_VERSION = 1
+CONFIG, CARD = "config.toml", "card.json"
+METRICS, ROLLOUTS, TIMINGS = "metrics.jsonl", "rollouts.jsonl", "timings.jsonl"
+
+
+class RunFolder:
+    """Where a run writes. ``metrics`` and ``rollouts`` hold deterministic values only: equal runs make equal files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, config: Config, *, resume: bool, card: Mapping[str, Any]) -> RunFolder:
+        """The folder of ``config.run.dir``, new or to be resumed.
+
+        ``RunError`` where it holds a run and ``resume`` is off, or holds a run of another config (naming the first
+        setting that differs).
+        """
+        run = cls(Path(config.run.dir))
+        written = run.folder / CONFIG
+        if written.exists():
+            found = load(written).config
+            if not resume:
+                raise RunError(f"{run.folder}: already holds a run; go on with --resume, or name another run.dir")
+            if (difference := first_difference(found, config)) is not None:
+                raise RunError(f"{run.folder}: holds a run of another config: {difference}")
+            return run
+        if run.folder.exists() and any(run.folder.iterdir()):
+            raise RunError(f"{run.folder}: is not empty and holds no run; name another run.dir")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+        # last: a folder with a config is a run
+        written.write_text(dump(config))
+        return run
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """One JSON line; a record without spaces, keys in the order given."""
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+    def cut_logs(self, num_steps: int) -> None:
+        """Drop the lines of steps from ``num_steps`` on, which a resumed run will do again."""
+        for name in (METRICS, ROLLOUTS, TIMINGS):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) < num_steps]
+            new = path.with_suffix(".new")
+            new.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            new.rename(path)
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; a line cut by a crash counts as endless, so it is dropped."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def run_card(*, commit: str | None, data_hash: str, model: str) -> dict[str, Any]:
+    """Where a run came from: command, commit, versions, machine, data."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "argv": sys.argv,
+        "commit": commit,
+        "virft": __version__,
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "numpy", "tokenizers")},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "model": model,
+        "data_hash": data_hash,
+    }

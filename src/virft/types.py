@@ -1,0 +1,247 @@
+"""The nouns of virft, free of torch. Read this file first.
+
+Every stage makes a new type instead of filling in a field of an old one:
+``Sample`` -> ``Prompt`` -> ``Completion`` -> ``Reading`` -> ``RewardReport`` -> ``RolloutGroup``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class TaskName(StrEnum):
+    """The task families; ``virft.tasks.TASKS`` has one row for each."""
+
+    DETECTION = "detection"
+    CLASSIFICATION = "classification"
+    GROUNDING = "grounding"
+
+
+class ImageSize(NamedTuple):
+    """Width and height in pixels, in this order everywhere."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Box:
+    """An axis-aligned box in float pixels of the *original* image, ``x1 < x2`` and ``y1 < y2``.
+
+    >>> Box(x1=0, y1=0, x2=4, y2=3).area
+    12
+    """
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def area(self) -> float:
+        """Square pixels."""
+        return (self.x2 - self.x1) * (self.y2 - self.y1)
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """``(x1, y1, x2, y2)``."""
+        return (self.x1, self.y1, self.x2, self.y2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detection:
+    """One box with a confidence in [0, 1]; ``span`` are the characters of the completion it came from."""
+
+    box: Box
+    confidence: float = 1.0
+    label: str | None = None
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InvalidElement:
+    """An element of a detection answer that is no usable box. It counts as a false positive."""
+
+    reason: str
+    piece: str
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detections:
+    """A detection answer or target. No items and no invalid elements means "no objects".
+
+    ``num_clipped`` counts boxes that reached outside the image by at most 1 % and were clipped.
+    """
+
+    items: tuple[Detection, ...] = ()
+    invalid: tuple[InvalidElement, ...] = ()
+    num_clipped: int = 0
+
+    @property
+    def num_predicted(self) -> int:
+        """N of the reward formulas: usable boxes and invalid elements."""
+        return len(self.items) + len(self.invalid)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """A class name. ``aliases`` are further names that a target accepts; an answer has none."""
+
+    text: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unreadable:
+    """The text holds no answer that can be read. Not the same as "no objects"."""
+
+    reason: str
+    piece: str = ""
+
+
+Answer = Detections | Label | Box | Unreadable
+"""What a reader makes of a completion: detection, classification, grounding, or nothing."""
+
+Target = Detections | Label | Box
+"""What a source says is right: detection, classification, grounding."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A completion as the rewards and metrics see it.
+
+    ``well_formed``: the whole text is exactly the blocks that were asked for, each one non-empty.
+    """
+
+    text: str
+    well_formed: bool
+    answer: Answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One question about one image, as facts: what is asked for, never how it is asked.
+
+    ``images`` are file paths, ``image_sizes`` their sizes in pixels after EXIF orientation.
+    ``query`` is a class name (detection), the domain such as "animal" (classification), or a
+    referring expression (grounding). ``question`` keeps the text of a data set that brings its own.
+    """
+
+    id: str
+    task: TaskName
+    images: tuple[str, ...]
+    image_sizes: tuple[ImageSize, ...]
+    query: str
+    target: Target
+    target_image: int = 0
+    question: str | None = None
+
+    @property
+    def target_size(self) -> ImageSize:
+        """Size of the image that boxes refer to."""
+        return self.image_sizes[self.target_image]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRef:
+    """An image as a model will see it: where it is, its own size, and the size after resizing."""
+
+    path: str
+    original: ImageSize
+    resized: ImageSize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What a generator is given: token ids with image placeholders expanded; no tensors."""
+
+    sample_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    images: tuple[ImageRef, ...]
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One sampled answer. ``token_ids`` include the end token if there is one.
+
+    ``token_ends[i]`` is the number of characters of ``text`` that the first i + 1 tokens make;
+    ``sampler_logprobs`` are nats per token under the sampler's own distribution.
+    """
+
+    token_ids: tuple[int, ...]
+    token_ends: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    text: str
+    finish_reason: FinishReason
+
+    @property
+    def truncated(self) -> bool:
+        """Cut by the token limit, not ended by the model."""
+        return self.finish_reason is FinishReason.LENGTH
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardContext:
+    """What a reward may know beside the reading and the target. ``step_frac``: 0 at the first step, 1 at the last."""
+
+    step_frac: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardReport:
+    """``total`` is the weighted sum of ``parts``."""
+
+    total: float
+    parts: Mapping[str, float]
+    reading: Reading
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutGroup:
+    """G completions of one prompt, rewarded. ``policy_step``: the step whose weights sampled them."""
+
+    sample: Sample
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    reports: tuple[RewardReport, ...]
+    policy_step: int
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        """Total reward of each completion."""
+        return tuple(report.total for report in self.reports)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """One line of ``predictions.jsonl``: what the model wrote about one sample."""
+
+    sample_id: str
+    text: str
+    finish_reason: FinishReason
+    token_logprobs: tuple[float, ...] = ()
+    token_ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Numbers of one evaluation with what they rest on: ``values`` by name, ``counts`` by name."""
+
+    task: TaskName
+    protocol: str
+    data_hash: str
+    num_samples: int
+    values: Mapping[str, float]
+    counts: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,122 @@
+"""Sampling with a shared cache equals the plain computation, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plain_computation import make_groups, make_pair
+from tiny_models import EOS, IMAGE_TOKEN, MAKERS
+
+from virft.models.generator import EncodedPrompt, GenerationParams
+from virft.models.hf_generator import HFGenerator, draw
+from virft.models.layout import pack_row
+from virft.models.noise import StepKey
+from virft.types import FinishReason, Prompt
+
+KEY = StepKey(seed=5, step=2)
+PARAMS = GenerationParams(max_completion_tokens=12, temperature=0.9)
+
+
+class Tokenizer:
+    """Every token is a letter; enough for a generator."""
+
+    def decode(self, ids, **_):
+        return "".join(chr(0x100 + i) for i in ids)
+
+
+def encode(policy, groups):
+    encoded = []
+    for number, (prompt, vision, _) in enumerate(groups):
+        positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
+        with torch.no_grad():
+            features = policy.encode_images(vision)
+        made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
+        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
+    return encoded
+
+
+def sample(model_type, group_size=6, chosen=(0, 1), params=PARAMS):
+    _, policy = make_pair(model_type)
+    policy.model.generation_config.eos_token_id = [EOS, *range(20)]  # so that rows end at different times
+    groups = make_groups(policy.config)
+    encoded = encode(policy, groups)
+    drawn = HFGenerator(policy, Tokenizer()).generate([encoded[i] for i in chosen], group_size, params, KEY)
+    return policy, encoded, drawn
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_sampler_logprobs_equal_the_policys(model_type):
+    policy, encoded, drawn = sample(model_type)
+    lengths = {len(c.token_ids) for group in drawn for c in group}
+    assert len(lengths) > 3, "rows must end at different times"
+    row = pack_row(
+        [one.prompt.token_ids for one in encoded],
+        [one.positions for one in encoded],
+        [[c.token_ids for c in group] for group in drawn],
+    )
+    with torch.no_grad():
+        scored = policy(row, features=[one.features for one in encoded])
+    sampled = torch.tensor([x for group in drawn for c in group for x in c.sampler_logprobs])
+    assert sampled.std() > 0.3
+    torch.testing.assert_close(scored, sampled, atol=1e-5, rtol=0)
+
+
+def test_a_completion_does_not_depend_on_its_batch():
+    _, _, together = sample("qwen2_vl", group_size=6)
+    _, _, alone = sample("qwen2_vl", group_size=3, chosen=(1,))
+    assert [c.token_ids for c in together[1][:3]] == [c.token_ids for c in alone[0]]
+
+
+def test_completions_of_a_group_differ():
+    _, _, drawn = sample("qwen2_vl")
+    assert len({c.token_ids for c in drawn[0]}) > 3
+
+
+def test_forbidden_tokens_are_never_sampled():
+    _, _, drawn = sample("qwen2_vl", group_size=64)
+    assert IMAGE_TOKEN not in {token for group in drawn for c in group for token in c.token_ids}
+
+
+def test_completions_end_with_an_end_token_or_are_cut():
+    _, _, drawn = sample("qwen2_vl")
+    for completion in (c for group in drawn for c in group):
+        if completion.finish_reason is FinishReason.STOP:
+            assert completion.token_ids[-1] in {EOS, *range(20)}
+        else:
+            assert len(completion.token_ids) == PARAMS.max_completion_tokens
+        assert completion.token_ends[-1] == len(completion.text)
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_greedy_answers_equal_those_of_transformers(model_type):
+    params = GenerationParams(max_completion_tokens=8, temperature=0.0)
+    plain, policy = make_pair(model_type)
+    groups = make_groups(policy.config)
+    drawn = HFGenerator(policy, Tokenizer()).generate(encode(policy, groups), 1, params, KEY)
+    for (prompt, vision, _), (completion,) in zip(groups, drawn, strict=True):
+        ids = torch.tensor([prompt])
+        out = plain.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=vision.pixel_values,
+            image_grid_thw=vision.grid_thw,
+            mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
+            max_new_tokens=8,
+            do_sample=False,
+            suppress_tokens=[IMAGE_TOKEN],
+        )
+        assert tuple(out[0, len(prompt) :].tolist()) == completion.token_ids
+
+
+def test_draws_follow_the_distribution():
+    distribution = torch.log(torch.tensor([[0.5, 0.0, 0.25, 0.25]])).expand(4000, -1)
+    uniforms = torch.arange(4000, dtype=torch.float64) / 4000
+    counts = torch.bincount(draw(distribution, uniforms), minlength=4)
+    assert counts[1] == 0
+    assert (counts - torch.tensor([2000, 0, 1000, 1000])).abs().max() <= 1  # rounding at the borders
+
+
+def test_a_draw_at_the_edge_is_no_token_of_probability_zero():
+    distribution = torch.log(torch.tensor([[0.0, 1.0, 0.0]]))
+    assert draw(distribution, torch.tensor([0.0], dtype=torch.float64)).item() == 1
+    assert draw(distribution, torch.tensor([1 - 2**-53], dtype=torch.float64)).item() == 1

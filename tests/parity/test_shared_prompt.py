@@ -1,0 +1,44 @@
+"""The group-shared computation equals the plain one: each completion alone, image and prompt every time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plain_computation import make_groups, make_pair, plain_logprobs, shared_logprobs
+from tiny_models import MAKERS
+
+from virft.models.vision import VisionInputs
+
+TOLERANCE = 1e-5
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_shared_logprobs_and_gradients_equal_the_plain_ones(model_type):
+    plain, policy = make_pair(model_type)
+    groups = make_groups(plain.config)
+    expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)
+    assert expected.std() > 0.3, "log-probs must vary, or equality says nothing"
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(1)) / len(expected)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    compared = 0
+    for (name, a), b in zip(plain.named_parameters(), policy.model.parameters(), strict=True):
+        if a.grad is None:
+            assert b.grad is None or b.grad.abs().max() == 0, name
+            continue
+        torch.testing.assert_close(b.grad, a.grad, atol=TOLERANCE, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        compared += a.grad.abs().max() > 1e-4
+    assert compared > 20
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_logprobs_depend_on_the_image(model_type):
+    _, policy = make_pair(model_type)
+    groups = make_groups(policy.config)
+    first = shared_logprobs(policy, groups)
+    prompt, vision, completions = groups[0]
+    other = VisionInputs(pixel_values=vision.pixel_values.flip(0) * 2, grid_thw=vision.grid_thw)
+    second = shared_logprobs(policy, [(prompt, other, completions), groups[1]])
+    count = sum(len(c) for c in completions)
+    assert (first[:count] - second[:count]).abs().max() > 1e-2
+    torch.testing.assert_close(first[count:], second[count:])

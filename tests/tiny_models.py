@@ -1,0 +1,73 @@
+"""Tiny random models of the supported families, for tests of exactness. Weights are large enough to matter."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END, EOS = 90, 91, 92, 93, 94
+VOCABULARY = 96
+
+_IDS = {
+    "image_token_id": IMAGE_TOKEN,
+    "video_token_id": VIDEO_TOKEN,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
+_TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+    "bos_token_id": 95,
+    "eos_token_id": EOS,
+    "pad_token_id": 95,
+}
+
+
+def _qwen2_vl():
+    vision = {"depth": 2, "embed_dim": 16, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 32, "patch_size": 4}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=_TEXT, vision_config=vision, **_IDS))
+
+
+def _qwen2_5_vl():
+    vision = {
+        "depth": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 32,
+        "patch_size": 4, "window_size": 16, "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=_TEXT, vision_config=vision, **_IDS))
+
+
+def _qwen3_vl():
+    text = _TEXT | {"head_dim": 8}
+    text["rope_parameters"] = {**_TEXT["rope_parameters"], "mrope_interleaved": True}
+    vision = {
+        "depth": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 32,
+        "patch_size": 4, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **_IDS))
+
+
+MAKERS = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+
+
+def tiny_model(model_type: str, seed: int = 0) -> torch.nn.Module:
+    """A random model in float32 whose answers depend clearly on image, prompt and position."""
+    torch.manual_seed(seed)
+    model = MAKERS[model_type]()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.6 / parameter.shape[-1] ** 0.5, generator=generator)
+    return model

@@ -1,0 +1,59 @@
+"""Built-in scenes as data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
+from virft.data.store import Store
+from virft.errors import ConfigError
+from virft.scenes.assets import class_names
+from virft.scenes.sets import SceneKind
+from virft.types import Detections, TaskName
+
+CLASSES = class_names("novel")[:3]
+
+
+def few_shots(folder: Path, **options: Any) -> Store:
+    write_few_shot_scenes(
+        folder, **{"task": TaskName.DETECTION, "classes": CLASSES, "shots": 2, "seed": 0, "size": 112} | options
+    )
+    return Store(folder)
+
+
+def test_few_shot_set_asks_each_class_so_often(tmp_path: Path) -> None:
+    store = few_shots(tmp_path / "d", negatives_frac=0.25)
+    present = [sample.query for sample in store if isinstance(sample.target, Detections) and sample.target.items]
+    assert sorted(present) == sorted([*CLASSES, *CLASSES])
+    # n / (6 + n) = 0.25: n = 2
+    assert len(store) == 8
+    store.check(decode=True)
+
+
+def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, again, other = (few_shots(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert (first.hash, first.card["images_hash"]) == (again.hash, again.card["images_hash"])
+    assert first.card["images_hash"] != other.card["images_hash"]
+
+
+@pytest.mark.parametrize("task", list(TaskName))
+@pytest.mark.parametrize("kind", [SceneKind.SAME_SPRITES, SceneKind.OTHER_STYLE])
+def test_test_set_has_as_many_questions_as_asked(tmp_path: Path, task: TaskName, kind: SceneKind) -> None:
+    write_test_scenes(tmp_path / "d", task=task, classes=CLASSES, num_questions=6, kind=kind, seed=0, size=112)
+    store = Store(tmp_path / "d")
+    assert len(store) == 6
+    assert {sample.task for sample in store} == {task}
+
+
+def test_unknown_class_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"class 'pandda' is not in the built-in scenes; did you mean 'panda'\?"):
+        scene_classes_named(["pandda"])
+    with pytest.raises(ConfigError, match=r"class 'qqq' is not in the built-in scenes; expected base, novel, heldout"):
+        scene_classes_named(["qqq"])
+
+
+def test_name_of_a_split_stands_for_its_classes() -> None:
+    assert scene_classes_named(["novel", CLASSES[0], "cat"]) == (*class_names("novel"), "cat")

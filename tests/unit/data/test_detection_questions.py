@@ -1,0 +1,171 @@
+"""Which questions a labelled set gives, and in whose pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from factories import detections, save_picture
+from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.detection_questions import QuestionPlan, write_detection_stores
+from virft.data.images import raw_to_upright
+from virft.data.store import Store
+from virft.errors import ConfigError, DataError
+from virft.types import ImageSize
+
+SIZE = ImageSize(64, 48)
+BOX = (10.0, 10.0, 30.0, 40.0)
+
+
+def annotated_set(
+    folder: Path, shown: dict[str, tuple[str, ...]], *, classes: tuple[str, ...] = ("cat", "dog")
+) -> AnnotatedSet:
+    """Pictures of 64 x 48 and the classes each one shows, once."""
+    return AnnotatedSet(
+        images={
+            name: AnnotatedImage(
+                name=name,
+                file=save_picture(folder / name, SIZE, seed=number),
+                declared=SIZE,
+                boxes=dict.fromkeys(labels, (BOX,)),
+            )
+            for number, (name, labels) in enumerate(shown.items())
+        },
+        classes=classes,
+    )
+
+
+def ids(folder: Path) -> list[str]:
+    return [sample.id for sample in Store(folder)]
+
+
+def test_every_class_on_every_image_that_shows_it_is_asked(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"b.png": ("dog",), "a.png": ("cat", "dog"), "c.png": ()})
+    write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
+    assert ids(tmp_path / "d") == ["a.png:cat", "a.png:dog", "b.png:dog"]
+    assert Store(tmp_path / "d")[0].target == detections(BOX)
+
+
+def test_class_that_was_not_drawn_is_not_asked(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {f"{i}.png": ("cat", "dog") for i in range(20)})
+    write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(shots=2), source={}, skipped=Skipped())
+    asked = ids(tmp_path / "d")
+    assert len(asked) == 4
+    assert sum(one.endswith(":cat") for one in asked) == 2
+
+
+def test_absent_classes_are_asked_with_an_empty_target(tmp_path: Path) -> None:
+    shown: dict[str, tuple[str, ...]] = {f"{i}.png": ("cat",) for i in range(6)}
+    images = annotated_set(tmp_path / "p", shown)
+    plan = QuestionPlan(negatives_frac=0.25)
+    cards = write_detection_stores(images, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
+    # 2 of 6 + 2 questions
+    assert cards[str(tmp_path / "d")]["counts"]["detection"]["dog"] == {"questions": 2, "boxes": 0, "absent": 2}
+    assert cards[str(tmp_path / "d")]["negatives_frac"] == 0.25
+    assert [sample.target for sample in Store(tmp_path / "d") if sample.query == "dog"] == [detections()] * 2
+
+
+def test_doubtful_class_is_never_asked_as_absent(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",)})
+    one = images.images["a.png"]
+    doubtful = AnnotatedImage(
+        name=one.name, file=one.file, declared=one.declared, boxes=one.boxes, doubtful=frozenset({"dog"})
+    )
+    crowded = AnnotatedSet(images={"a.png": doubtful}, classes=images.classes)
+    plan = QuestionPlan(negatives_frac=0.5)
+    write_detection_stores(crowded, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
+    assert ids(tmp_path / "d") == ["a.png:cat"]
+
+
+def test_few_shot_set_uses_no_image_beyond_the_drawn_ones(tmp_path: Path) -> None:
+    shown: dict[str, tuple[str, ...]] = {f"{i}.png": ("cat",) if i % 2 else ("dog",) for i in range(20)}
+    images = annotated_set(tmp_path / "p", shown)
+    plan = QuestionPlan(shots=2, negatives_frac=0.9)
+    cards = write_detection_stores(images, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
+    assert cards[str(tmp_path / "d")]["num_images"] == 4
+    assert cards[str(tmp_path / "d")]["negatives_frac"] == 0.5
+
+
+def test_train_and_test_share_no_image(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {f"{i}.png": ("cat",) for i in range(20)})
+    plan = QuestionPlan(shots=3, test_frac=0.3)
+    classes = AnnotatedSet(images=images.images, classes=("cat",))
+    write_detection_stores(classes, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
+    train, test = set(ids(tmp_path / "d" / "train")), set(ids(tmp_path / "d" / "test"))
+    assert (len(train), len(test), len(train & test)) == (3, 6, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("drawn_on", ["upright", "raw"])
+def test_declared_size_tells_on_which_picture_boxes_were_drawn(tmp_path: Path, orientation: int, drawn_on: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = save_picture(tmp_path / "a.png", SIZE, exif=exif)
+    sideways = orientation >= 5
+    upright = ImageSize(48, 64) if sideways else SIZE
+    declared = upright if drawn_on == "upright" else SIZE
+    image = AnnotatedImage(name="a.png", file=file, declared=declared, boxes={"cat": ((1.0, 2.0, 30.0, 40.0),)})
+    images = AnnotatedSet(images={"a.png": image}, classes=("cat",))
+    cards = write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
+    sample = Store(tmp_path / "d")[0]
+    # Sizes that fit both ways are taken as upright.
+    was_turned = drawn_on == "raw" and sideways
+    expected = raw_to_upright((1.0, 2.0, 30.0, 40.0), SIZE, orientation) if was_turned else (1.0, 2.0, 30.0, 40.0)
+    assert sample.target == detections(expected)
+    assert sample.target_size == upright
+    assert cards[str(tmp_path / "d")]["source"]["num_images_annotated_unrotated"] == was_turned
+
+
+def spoil(images: AnnotatedSet, name: str) -> None:
+    path = images.images[name].file
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def test_broken_image_is_skipped_and_named_without_its_folder(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",), "c.png": ("cat",)})
+    spoil(images, "a.png")
+    images.images["b.png"].file.unlink()
+    skipped = Skipped()
+    cards = write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=skipped)
+    assert ids(tmp_path / "d") == ["c.png:cat"]
+    card = cards[str(tmp_path / "d")]
+    assert card["num_skipped"] == 2
+    assert [record["where"] for record in card["skipped"]] == ["image a.png", "image b.png"]
+    assert card["skipped"][0]["reason"].startswith("cannot be read as an image")
+    assert card["skipped"][1]["reason"] == "no such image"
+    assert str(tmp_path) not in str(card["skipped"])
+
+
+def test_strict_stops_at_a_broken_image(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",)})
+    spoil(images, "a.png")
+    with pytest.raises(DataError, match=r"image a\.png: cannot be read as an image"):
+        write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped(strict=True))
+    assert not (tmp_path / "d").exists()
+
+
+def test_image_of_another_size_is_named(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",)})
+    save_picture(images.images["a.png"].file, (32, 24))
+    skipped = Skipped()
+    write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=skipped)
+    reason = "the file is 32x24, the annotation says 64x48; expected the same size"
+    assert skipped.records == [("image a.png", reason)]
+
+
+def test_too_few_shots_are_an_error_before_anything_is_written(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",)})
+    with pytest.raises(ConfigError, match=r"class 'cat' is on 1 usable images; expected at least 2"):
+        write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(shots=2), source={}, skipped=Skipped())
+    assert not (tmp_path / "d").exists()
+
+
+def test_two_sets_are_not_put_into_one(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",)})
+    write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
+    with pytest.raises(DataError, match=r"d: holds a data set already; expected a folder for the data sets train and"):
+        write_detection_stores(
+            images, tmp_path / "d", plan=QuestionPlan(test_frac=0.5), source={}, skipped=Skipped(), overwrite=True
+        )

@@ -1,0 +1,117 @@
+"""Lines of samples.jsonl: what is written is read back, what is wrong is told with file and line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factories import box, detections, sample
+from virft.data.samples import box_fault, sample_from_line, sample_to_line
+from virft.errors import DataError
+from virft.types import ImageSize, Label, Sample, TaskName
+
+WHERE = "coco8/samples.jsonl:17"
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return json.loads(sample_to_line(sample())) | changes
+
+
+def message_of(line: str) -> str:
+    with pytest.raises(DataError) as caught:
+        sample_from_line(line, where=WHERE)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        sample(),
+        sample(detections()),
+        sample(Label(text="cat"), task=TaskName.CLASSIFICATION),
+        sample(Label(text="cat", aliases=("tom", "kitty")), task=TaskName.CLASSIFICATION, question="Who?"),
+        sample(box(1.25, 2.5, 3, 4), task=TaskName.GROUNDING, query="the fox left of the hen"),
+        sample(query="猫 \u00a0 \u2028 ü"),
+        sample(query="half a pair \udc80"),
+    ],
+)
+def test_what_is_written_is_read_back(one: Sample) -> None:
+    line = sample_to_line(one)
+    assert "\n" not in line
+    line.encode("utf-8")
+    assert sample_from_line(line, where=WHERE) == one
+
+
+def test_several_images_keep_the_one_that_is_asked_about() -> None:
+    pair = Sample(
+        id="pair",
+        task=TaskName.GROUNDING,
+        images=("images/a.png", "images/b.png"),
+        image_sizes=(ImageSize(10, 10), ImageSize(90, 90)),
+        query="the odd one",
+        target=box(50, 50, 80, 80),
+        target_image=1,
+    )
+    assert sample_from_line(sample_to_line(pair), where=WHERE) == pair
+
+
+def test_box_that_is_turned_around_is_told_as_the_guide_says() -> None:
+    assert message_of(json.dumps(record(target={"boxes": [[40, 10, 30, 50]]}))) == (
+        "coco8/samples.jsonl:17: box [40, 10, 30, 50] has x2 <= x1; expected x1 < x2 in pixels of the original image"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": {"boxes": [[1, 9, 5, 9]]}}, "box [1, 9, 5, 9] has y2 <= y1; expected y1 < y2 in pixels"),
+        ({"target": {"boxes": [[1, 1, 66, 9]]}}, "box [1, 1, 66, 9] reaches outside its image; expected it inside "),
+        ({"target": {"boxes": [[-2, 1, 6, 9]]}}, "box [-2, 1, 6, 9] reaches outside its image; expected it inside "),
+        ({"target": {"boxes": [[64.5, 1, 64.9, 9]]}}, "box [64.5, 1, 64.9, 9] lies outside its image of [0, 0, 64"),
+        ({"target": {"boxes": [[1, 1, 6]]}}, "box [1, 1, 6] is not four numbers; expected [x1, y1, x2, y2]"),
+        ({"target": {"boxes": [[1, 1, 6, "9"]]}}, "box [1, 1, 6, '9'] is not four numbers"),
+        ({"target": {"boxes": [[1, 1, 6, True]]}}, "box [1, 1, 6, True] is not four numbers"),
+        ({"target": {"boxes": [[1, 1, 6, float("nan")]]}}, "box [1, 1, 6, nan] has a number that is not finite"),
+        ({"target": {"boxes": 3}}, "target.boxes is 3; expected a list"),
+        ({"target": {"box": [1, 1, 6, 9]}}, "target: boxes is missing; expected the keys boxes"),
+        ({"target": None}, "target: None is not an object; expected the keys boxes"),
+        ({"task": "detect"}, "task is 'detect'; expected one of detection, classification, grounding"),
+        ({"task": ["detection"]}, "task is ['detection']; expected one of detection, classification, grounding"),
+        ({"id": ""}, "id is ''; expected text that is not empty"),
+        ({"id": 7}, "id is 7; expected text that is not empty"),
+        ({"query": "  "}, "query is '  '; expected text that is not empty"),
+        ({"question": ""}, "question is ''; expected text that is not empty"),
+        ({"images": []}, "images is empty; expected at least one"),
+        ({"images": ["a.png"]}, "images: 'a.png' is not an object; expected the keys height, path, width"),
+        ({"images": [{"path": "a", "width": 0, "height": 1}]}, "image width is 0; expected a number of pixels"),
+        ({"target_image": 1}, "target_image is 1; expected an integer from 0 to 0"),
+        ({"target_image": True}, "target_image is True; expected an integer from 0 to 0"),
+        ({"colour": "red"}, "colour is no key of it; expected id, images, query, question, target, target_image, task"),
+    ],
+)
+def test_mistake_is_told_with_place_found_and_allowed(changes: dict[str, Any], message: str) -> None:
+    assert message_of(json.dumps(record(**changes))).startswith(f"{WHERE}: {message}")
+
+
+@pytest.mark.parametrize("line", ["", "{", "[1]", "3", "null", '{"id": 1}', "\x00"])
+def test_line_that_is_no_sample_is_told(line: str) -> None:
+    assert message_of(line).startswith(f"{WHERE}: ")
+
+
+def test_box_a_pixel_outside_is_clipped() -> None:
+    read = sample_from_line(json.dumps(record(target={"boxes": [[-0.5, 0, 64.9, 48.5]]})), where=WHERE)
+    assert read.target == detections((0, 0, 64, 48))
+
+
+@given(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 4))
+def test_a_box_without_fault_lies_in_its_image_by_more_than_nothing(xyxy: tuple[float, float, float, float]) -> None:
+    if box_fault(xyxy, ImageSize(64, 48)) is None:
+        x1, y1, x2, y2 = xyxy
+        assert -1 <= x1 < x2 <= 65
+        assert -1 <= y1 < y2 <= 49
+        assert min(x2, 64) > max(x1, 0)
+        assert min(y2, 48) > max(y1, 0)

@@ -1,0 +1,79 @@
+"""Choices depend on names and seed, never on the order they come in."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virft.data.sampling import choose_absent, choose_shots, shuffled, split_names
+from virft.errors import ConfigError
+
+NAMES = [f"{i}.jpg" for i in range(100)]
+
+
+@given(st.permutations(NAMES[:8]), st.integers(0, 5))
+def test_order_of_the_names_does_not_matter(names: list[str], seed: int) -> None:
+    assert shuffled(names, seed=seed, purpose="x") == shuffled(NAMES[:8], seed=seed, purpose="x")
+
+
+def test_seed_and_purpose_give_other_orders() -> None:
+    first = shuffled(NAMES, seed=0, purpose="x")
+    assert first != shuffled(NAMES, seed=1, purpose="x")
+    assert first != shuffled(NAMES, seed=0, purpose="y")
+
+
+def test_one_more_name_moves_no_other() -> None:
+    more = shuffled([*NAMES, "new"], seed=0, purpose="x")
+    assert [name for name in more if name != "new"] == shuffled(NAMES, seed=0, purpose="x")
+
+
+def test_split_shares_nothing_and_loses_nothing() -> None:
+    train, test = split_names(NAMES, test_frac=0.2, seed=3)
+    assert len(test) == 20
+    assert sorted(train + test) == sorted(NAMES)
+
+
+def test_small_split_has_one_of_each_side() -> None:
+    assert [len(part) for part in split_names(["a", "b"], test_frac=0.01, seed=0)] == [1, 1]
+    assert [len(part) for part in split_names(["a", "b"], test_frac=0.99, seed=0)] == [1, 1]
+    assert split_names(["b", "a"], test_frac=0.0, seed=0) == (["a", "b"], [])
+
+
+def test_every_class_has_exactly_k_questions() -> None:
+    images_of = {"cat": NAMES[:50], "dog": NAMES[30:90]}
+    pairs = choose_shots(images_of, shots=4, seed=0, is_usable=lambda image: True)
+    assert [sum(label == name for _, label in pairs) for name in images_of] == [4, 4]
+    assert all(image in images_of[label] for image, label in pairs)
+
+
+def test_fewer_shots_are_part_of_more_shots() -> None:
+    def drawn(shots: int) -> set[tuple[str, str]]:
+        return set(choose_shots({"cat": NAMES}, shots=shots, seed=0, is_usable=lambda image: True))
+
+    assert drawn(2) < drawn(8)
+
+
+def test_image_that_cannot_be_used_is_replaced_by_the_next() -> None:
+    first = shuffled(NAMES, seed=0, purpose="shots cat")
+    pairs = choose_shots({"cat": NAMES}, shots=2, seed=0, is_usable=lambda image: image != first[0])
+    assert {image for image, _ in pairs} == set(first[1:3])
+
+
+def test_no_more_images_are_looked_at_than_needed() -> None:
+    looked: list[str] = []
+    choose_shots({"cat": NAMES}, shots=3, seed=0, is_usable=lambda image: not looked.append(image))
+    assert len(looked) == 3
+
+
+def test_class_with_too_few_images_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"class 'cat' is on 1 usable images; expected at least 2 \(shots\)"):
+        choose_shots({"cat": ["a"]}, shots=2, seed=0, is_usable=lambda image: True)
+
+
+def test_absent_classes_make_up_the_stated_share_of_all_questions() -> None:
+    candidates = [(image, "cat") for image in NAMES]
+    # n / (p + n) = 0.2 with p = 40: n = 10
+    assert len(choose_absent(candidates, num_present=40, negatives_frac=0.2, seed=0)) == 10
+    assert choose_absent(candidates, num_present=40, negatives_frac=0.0, seed=0) == []
+    assert len(choose_absent(candidates[:3], num_present=40, negatives_frac=0.2, seed=0)) == 3

@@ -1,0 +1,243 @@
+"""A data set on disk: lazy, strict, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from factories import detections, edit_json, sample, save_picture
+from virft.data.store import Store
+from virft.data.store_writer import StoreWriter
+from virft.errors import DataError
+from virft.types import Box, Label, TaskName
+
+
+def write(folder: Path, *, num: int = 3, overwrite: bool = False, link: bool = False) -> Path:
+    source = save_picture(folder.parent / "source.png")
+    with StoreWriter(folder, overwrite=overwrite, link=link) as writer:
+        path = writer.add_image_file("a.png", source)
+        for i in range(num):
+            writer.add(sample(id=f"s{i}", image=path, query="fox" if i else "hen"))
+        writer.finish(source={"kind": "test"}, seed=0, skipped=[("here", "a reason")])
+    return folder
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_samples_are_read_by_number_and_in_order(tmp_path: Path) -> None:
+    store = Store(write(tmp_path / "d"))
+    assert len(store) == 3
+    assert [one.id for one in store] == ["s0", "s1", "s2"]
+    assert store[1].id == "s1"
+    assert store[-1].id == "s2"
+    with pytest.raises(IndexError):
+        store[3]
+
+
+def test_image_paths_lead_to_the_files(tmp_path: Path) -> None:
+    store = Store(write(tmp_path / "d"))
+    assert store[0].images == (str(tmp_path / "d" / "images" / "a.png"),)
+    store.check(decode=True)
+
+
+def test_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+    assert bytes_of(write(tmp_path / "a")) == bytes_of(write(tmp_path / "b"))
+
+
+def test_card_counts_by_task_and_class(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        path = writer.add_image("a.png", Image.new("RGB", (64, 48)))
+        writer.add(sample(id="1", image=path))
+        writer.add(sample(detections(), id="2", image=path))
+        writer.add(sample(detections((1, 1, 2, 2), (3, 3, 4, 4)), id="3", image=path, query="hen"))
+        writer.add(sample(Label(text="cat"), id="4", image=path, task=TaskName.CLASSIFICATION, query="animal"))
+        writer.add(sample(Box(x1=1, y1=1, x2=2, y2=2), id="5", image=path, task=TaskName.GROUNDING))
+        card = writer.finish(source={}, seed=None)
+    assert card["counts"] == {
+        "classification": {"cat": {"questions": 1}},
+        "detection": {
+            "fox": {"questions": 2, "boxes": 1, "absent": 1},
+            "hen": {"questions": 1, "boxes": 2, "absent": 0},
+        },
+        "grounding": {"all": {"questions": 1}},
+    }
+    assert card["negatives_frac"] == 0.333333
+    assert (card["num_samples"], card["num_images"]) == (5, 1)
+
+
+def test_links_lead_to_the_source(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", link=True)
+    assert (folder / "images" / "a.png").is_symlink()
+    Store(folder).check(decode=True)
+
+
+def test_folder_with_a_data_set_is_kept_unless_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    with pytest.raises(DataError, match=r"d: holds a data set already; choose another folder, or .*--overwrite"):
+        write(folder)
+    assert len(Store(folder)) == 3
+    write(folder, num=1, overwrite=True)
+    assert len(Store(folder)) == 1
+
+
+def test_folder_with_anything_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match=r"d: holds files that are no data set; expected a new or empty folder"):
+        write(tmp_path / "d", overwrite=True)
+    with pytest.raises(DataError, match=r"thesis\.txt: is a file; expected a new folder"):
+        write(tmp_path / "d" / "thesis.txt", overwrite=True)
+    assert (tmp_path / "d" / "thesis.txt").read_text() == "years of work"
+
+
+def test_empty_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    assert len(Store(write(tmp_path / "d"))) == 3
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_failed_build_leaves_everything_as_it_was(tmp_path: Path, overwrite: bool) -> None:
+    folder = tmp_path / "d"
+    if overwrite:
+        write(folder)
+    before = bytes_of(tmp_path)
+    with pytest.raises(RuntimeError), StoreWriter(folder, overwrite=overwrite) as writer:
+        path = writer.add_image("a.png", Image.new("RGB", (64, 48)))
+        writer.add(sample(image=path))
+        raise RuntimeError("the lights went out")
+    assert bytes_of(tmp_path) == before
+    assert folder.exists() == overwrite
+
+
+def test_killed_build_leaves_no_data_set(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from PIL import Image;"
+        "from virft.data.store_writer import StoreWriter\n"
+        "with StoreWriter(Path(sys.argv[1])) as writer:\n"
+        "    writer.add_image('a.png', Image.new('RGB', (8, 8))); print('half', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "d")], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"half\n"
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "d").exists()
+    assert len(Store(write(tmp_path / "d"))) == 3
+
+
+def test_build_without_samples_is_an_error(tmp_path: Path) -> None:
+    message = r"d: no samples came out of the source.*first of 1 skipped: image 3: too blue"
+    with pytest.raises(DataError, match=message), StoreWriter(tmp_path / "d") as writer:
+        writer.finish(source={}, seed=0, skipped=[("image 3", "too blue")])
+    assert not (tmp_path / "d").exists()
+
+
+def test_our_own_mistakes_crash(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        path = writer.add_image("a.png", Image.new("RGB", (64, 48)))
+        writer.add(sample(image=path))
+        with pytest.raises(ValueError, match="was added before"):
+            writer.add(sample(image=path))
+        with pytest.raises(ValueError, match="was not added"):
+            writer.add(sample(id="other", image="images/b.png"))
+        for name in ("../a.png", "/etc/a.png", ""):
+            with pytest.raises(ValueError, match="is no name for an image"):
+                writer.add_image(name, Image.new("RGB", (8, 8)))
+
+
+def test_broken_line_of_an_edited_file_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    lines[1] = lines[1].replace("[10, 10, 30, 40]", "[40, 10, 30, 40]")
+    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"samples\.jsonl:2: box \[40, 10, 30, 40\] has x2 <= x1; expected x1 < x2"):
+        Store(folder)
+
+
+def test_edited_file_is_refused_until_the_card_makes_no_claim(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    text = (folder / "samples.jsonl").read_text()
+    (folder / "samples.jsonl").write_text(text[: text.rindex('{"id"')])
+    with pytest.raises(DataError, match=r"samples\.jsonl: changed since card\.json was written .* take `hash` out"):
+        Store(folder)
+    edit_json(folder / "card.json", lambda card: card.pop("hash"))
+    assert len(Store(folder)) == 2
+
+
+def test_id_used_twice_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    text = (folder / "samples.jsonl").read_text()
+    (folder / "samples.jsonl").write_text(text.replace('"s2"', '"s0"'))
+    with pytest.raises(DataError, match=r"samples\.jsonl:3: id 's0' was used in line 1; expected every id once"):
+        Store(folder)
+
+
+def test_text_of_another_encoding_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    with (folder / "samples.jsonl").open("ab") as file:
+        file.write(b'{"id": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"samples\.jsonl:4: not UTF-8 text"):
+        Store(folder)
+
+
+def test_missing_image_is_named_before_anything_runs(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    (folder / "images" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"samples\.jsonl:1: no such image: .*a\.png \(sample s0\)"):
+        Store(folder).check()
+
+
+def test_broken_image_is_found_when_asked_to_look(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    (folder / "images" / "a.png").write_bytes(b"no picture")
+    Store(folder).check()
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as an image \(sample s0\)"):
+        Store(folder).check(decode=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "card.json").unlink(), r"d: has no card\.json; expected a data set made by `virft"),
+        (lambda folder: (folder / "card.json").write_text("{"), r"card\.json: cannot be read as JSON"),
+        (lambda folder: (folder / "card.json").write_text("[]"), r"card\.json: schema_version is None; expected 1"),
+        (
+            lambda folder: edit_json(folder / "card.json", lambda card: card.update(schema_version=9)),
+            r"card\.json: schema_version is 9; expected 1",
+        ),
+        (lambda folder: (folder / "samples.jsonl").unlink(), r"samples\.jsonl: cannot be read \(No such file"),
+    ],
+)
+def test_folder_that_is_no_data_set_is_told(tmp_path: Path, spoil: object, message: str) -> None:
+    folder = write(tmp_path / "d")
+    spoil(folder)  # type: ignore[operator]
+    with pytest.raises(DataError, match=message):
+        Store(folder)
+
+
+def test_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none: does not exist; expected a data set made by `virft build`"):
+        Store(tmp_path / "none")
+
+
+def test_empty_set_is_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    (folder / "samples.jsonl").write_bytes(b"")
+    edit_json(folder / "card.json", lambda card: card.pop("hash"))
+    with pytest.raises(DataError, match=r"samples\.jsonl: holds no samples; expected at least one"):
+        Store(folder).check()
+
+
+def test_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    card = (folder / "card.json").read_text()
+    assert str(tmp_path) not in card
+    assert str(tmp_path) not in (folder / "samples.jsonl").read_text()
+    assert json.loads(card)["skipped"] == [{"where": "here", "reason": "a reason"}]

@@ -1,0 +1,179 @@
+"""Written answers, their card, and their scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from factories import box, detections, edit_json, sample
+from virft.boxes import BoxSpace
+from virft.data.store import Store
+from virft.data.store_writer import StoreWriter
+from virft.errors import DataError
+from virft.evaluation.predictions import (
+    PredictionsCard,
+    SizedPrediction,
+    find_predictions,
+    read_predictions,
+    read_predictions_card,
+    write_predictions,
+)
+from virft.evaluation.score import score_predictions
+from virft.types import FinishReason, ImageSize, Prediction, TaskName
+
+SIZE = ImageSize(64, 48)
+
+
+def make_store(folder: Path) -> Store:
+    """A fox, no hen, and one box to ground, on one picture of 64 x 48."""
+    with StoreWriter(folder) as writer:
+        path = writer.add_image("a.png", Image.new("RGB", SIZE))
+        writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
+        writer.add(sample(detections(), id="hen", image=path, query="hen"))
+        writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task=TaskName.GROUNDING))
+        writer.finish(source={}, seed=0)
+    return Store(folder)
+
+
+ANSWERS = {
+    "fox": "<answer>[{'Position':[0,0,500,500],'Confidence':1.0}]</answer>",
+    "hen": "<answer>No Objects</answer>",
+    "box": "<answer>(0,0),(500,250)</answer>",
+}
+
+
+def answer(
+    store: Store, folder: Path, *, resized: ImageSize = SIZE, finish: FinishReason = FinishReason.STOP, **card: Any
+) -> Path:
+    settings = {
+        "model": "m",
+        "data": "d",
+        "data_hash": store.hash,
+        "num_samples": 3,
+        "box_space": BoxSpace.RELATIVE_1000,
+        "thinking": False,
+        "settings": {"limit": None},
+    }
+    rows = [
+        SizedPrediction(Prediction(sample_id=id, text=text, finish_reason=finish), resized)
+        for id, text in ANSWERS.items()
+    ]
+    return write_predictions(folder, PredictionsCard(**settings | card), rows)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    path = answer(make_store(tmp_path / "d"), tmp_path / "p")
+    read = read_predictions(path)
+    assert list(read) == ["fox", "hen", "box"]
+    assert read["fox"].prediction.text == ANSWERS["fox"]
+    assert read["fox"].resized == SIZE
+    assert read_predictions_card(path).box_space is BoxSpace.RELATIVE_1000
+
+
+def test_scores_come_by_task(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    detection, grounding = score_predictions(answer(store, tmp_path / "p"), store)
+    assert detection.values["f1"] == 1.0
+    assert detection.values["false_positive_rate"] == 0.0
+    assert detection.num_samples == 2
+    assert detection.protocol == "positives+negatives (0.500 absent)"
+    # Half of the target is covered.
+    assert grounding.values["box_miou"] == 0.5
+    assert grounding.protocol == "all"
+    assert grounding.values["truncated_frac"] == 0.0
+
+
+def test_cut_texts_are_counted(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    scores = score_predictions(answer(store, tmp_path / "p", finish=FinishReason.LENGTH), store)
+    assert [one.values["truncated_frac"] for one in scores] == [1.0, 1.0]
+
+
+def test_box_space_of_the_card_is_used(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = answer(store, tmp_path / "p", box_space=BoxSpace.RESIZED_PIXELS, resized=ImageSize(1000, 1000))
+    assert score_predictions(path, store)[0].values["f1"] == 1.0
+
+
+def test_answers_to_another_data_set_are_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = answer(store, tmp_path / "p", data_hash="0123456789abcdef")
+    with pytest.raises(DataError, match=r"answers to another data set \(d, hash 0123456789ab\); .* has hash"):
+        score_predictions(path, store)
+
+
+def test_first_answers_alone_are_enough_if_the_card_says_so(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = answer(store, tmp_path / "p", num_samples=1)
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    (scores,) = score_predictions(path, store)
+    assert scores.num_samples == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda lines: lines[:2], r"no answer to sample 'box'; expected 3, found 2"),
+        (lambda lines: [*lines, lines[0]], r"predictions\.jsonl:4: sample 'fox' was answered before"),
+        (lambda lines: [*lines, lines[0].replace("fox", "cow")], r"sample 'cow' is not in"),
+        (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: no prediction \(JSONDecodeError"),
+        (
+            lambda lines: ["{}", *lines[1:]],
+            r"predictions\.jsonl:1: no prediction \(KeyError: 'resized'\); expected",
+        ),
+        (lambda lines: ["[]", *lines[1:]], r"predictions\.jsonl:1: no prediction \(TypeError"),
+        (lambda lines: [lines[0].replace('"stop"', '"gone"')], r"predictions\.jsonl:1: no prediction \(ValueError"),
+    ],
+)
+def test_broken_predictions_are_told(tmp_path: Path, spoil: Callable[[list[str]], list[str]], message: str) -> None:
+    store = make_store(tmp_path / "d")
+    path = answer(store, tmp_path / "p")
+    path.write_text("\n".join(spoil(path.read_text().splitlines())) + "\n")
+    with pytest.raises(DataError, match=message):
+        score_predictions(path, store)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card.update(schema_version=2), r"card\.json: no card of predictions of schema_version 1"),
+        (lambda card: card.pop("model"), r"card\.json: no card of predictions of schema_version 1"),
+        (lambda card: card.update(box_space="yards"), r"card\.json: box_space is 'yards'; expected one of relative_10"),
+    ],
+)
+def test_broken_card_is_told(tmp_path: Path, change: object, message: str) -> None:
+    path = answer(make_store(tmp_path / "d"), tmp_path / "p")
+    edit_json(path.with_name("card.json"), change)
+    with pytest.raises(DataError, match=message):
+        read_predictions_card(path)
+
+
+def test_missing_card_is_told(tmp_path: Path) -> None:
+    path = answer(make_store(tmp_path / "d"), tmp_path / "p")
+    path.with_name("card.json").unlink()
+    with pytest.raises(DataError, match=r"card\.json: cannot be read \(No such file"):
+        read_predictions_card(path)
+
+
+def test_predictions_are_found_by_file_folder_or_run(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = answer(store, tmp_path / "run" / "eval" / "d")
+    assert find_predictions(path, data_name="d") == path
+    assert find_predictions(path.parent, data_name="d") == path
+    assert find_predictions(tmp_path / "run", data_name="d") == path
+    with pytest.raises(DataError, match=r"run: no predictions; expected a file, predictions\.jsonl in a folder, or ev"):
+        find_predictions(tmp_path / "run", data_name="other")
+
+
+def test_scoring_changes_no_predictions(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = answer(store, tmp_path / "p")
+    before = path.read_bytes()
+    score_predictions(path, store)
+    assert path.read_bytes() == before
+    assert json.loads(path.with_name("card.json").read_text())["settings"] == {"limit": None}

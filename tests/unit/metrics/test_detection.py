@@ -1,0 +1,88 @@
+"""Tests of ``virft.metrics.detection``."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from answer_factories import detection, detections, scenes, written
+from virft.metrics.detection import detection_metrics, find_hits
+from virft.types import Detections, Reading
+
+HIT = (0, 0, 100, 100)
+FAR = (500, 500, 600, 600)
+NOTHING = Detections()
+
+
+def test_every_number_of_a_small_set():
+    pairs = [
+        (detection(written((*HIT, 0.9), (*HIT, 0.8), (*FAR, 0.1))), detections(HIT)),  # hit, duplicate, false
+        (detection(written(HIT)), detections(HIT, FAR)),  # hit, miss
+        (detection("who knows"), detections(HIT)),  # unreadable, miss
+        (detection("No Objects"), NOTHING),
+        (detection(written(HIT)), NOTHING),  # false alarm
+        (detection("[oops, [-5, 0, 100, 100]]"), NOTHING),  # false alarm with an invalid and a clipped box
+        (detection("[oops]"), NOTHING),  # an invalid element is a false alarm too
+        (detection("[]"), detections(HIT)),  # miss
+    ]
+    measured = detection_metrics(pairs)
+    # hits 2; boxes 3 + 1 + 0 + 0 + 1 + 2 + 1 + 0 = 8; targets 1 + 2 + 1 + 1 = 5
+    assert measured.values == {
+        "precision": 2 / 8,
+        "recall": 2 / 5,
+        "f1": 4 / 13,
+        "false_positive_rate": 3 / 4,
+        "boxes_per_question": 8 / 8,
+        "duplicates_per_question": 1 / 8,
+        "unreadable_frac": 1 / 8,
+        "no_objects_frac": 2 / 8,
+    }
+    assert measured.counts == {
+        "num_questions": 8,
+        "num_absent": 4,
+        "num_targets": 5,
+        "num_boxes": 8,
+        "num_hits": 2,
+        "num_invalid": 2,
+        "num_clipped": 1,
+        "num_duplicates": 1,
+        "num_false_alarms": 3,
+        "num_no_objects": 2,
+        "num_unreadable": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pairs", "precision", "recall", "f1"),
+    [
+        ([], 1.0, 1.0, 1.0),
+        ([(detection("No Objects"), NOTHING)], 1.0, 1.0, 1.0),
+        ([(detection("No Objects"), detections(HIT))], 0.0, 0.0, 0.0),
+        ([(detection(written(HIT)), NOTHING)], 0.0, 0.0, 0.0),
+        ([(detection(written(FAR)), detections(HIT))], 0.0, 0.0, 0.0),
+    ],
+)
+def test_empty_cases_are_defined(pairs, precision, recall, f1):
+    values = detection_metrics(pairs).values
+    assert (values["precision"], values["recall"], values["f1"]) == (precision, recall, f1)
+
+
+def test_the_surer_box_takes_the_target_and_ties_go_in_text_order():
+    assert find_hits(detections((0, 0, 100, 99, 0.5), (*HIT, 0.6)), detections(HIT)).hits == (False, True)
+    assert find_hits(detections((0, 0, 100, 99, 0.5), (*HIT, 0.5)), detections(HIT)).hits == (True, False)
+
+
+def test_a_false_positive_without_a_target_under_it_is_no_duplicate():
+    assert find_hits(detections(HIT, FAR, FAR), detections(HIT)).num_duplicates == 0
+
+
+@given(st.lists(scenes(), max_size=3))
+def test_shares_are_in_0_1_and_counts_agree(scene_list):
+    pairs = [(Reading(text="", well_formed=True, answer=answer), target) for answer, target in scene_list]
+    measured = detection_metrics(pairs)
+    for name in ("precision", "recall", "f1", "false_positive_rate", "unreadable_frac", "no_objects_frac"):
+        assert 0.0 <= measured.values[name] <= 1.0
+    counts = measured.counts
+    assert counts["num_hits"] <= min(counts["num_boxes"], counts["num_targets"])
+    assert counts["num_hits"] + counts["num_duplicates"] <= counts["num_boxes"]

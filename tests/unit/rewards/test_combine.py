@@ -1,0 +1,122 @@
+"""Tests of ``virft.rewards.combine``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from answer_factories import FRAME, box, classification, detection, detections, grid_boxes, mutated_answers, written
+from virft.answers import read_classification, read_detection, read_grounding
+from virft.errors import ConfigError, VirftError
+from virft.rewards.combine import PARTS, RewardRule, reward
+from virft.types import Label, Reading, TaskName
+
+CAT = Label(text="cat")
+PRESETS = ("robust", "paper")
+
+
+def shortness(reading, target, context):
+    return 1.0 - min(len(reading.text) / 100, 2.0)
+
+
+@given(
+    st.one_of(st.text(), mutated_answers()),
+    st.booleans(),
+    st.sampled_from(PRESETS),
+    st.lists(grid_boxes(), max_size=3),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_parts_are_finite_and_within_bounds_on_any_text(text, thinking, preset, rows, threshold):
+    rule = RewardRule(preset=preset, iou_threshold=threshold, weights={"format": 0.3})
+    for task, reading, target in (
+        (TaskName.DETECTION, read_detection(text, thinking=thinking, **FRAME), detections(*rows)),
+        (TaskName.CLASSIFICATION, read_classification(text, thinking=thinking), CAT),
+        (TaskName.GROUNDING, read_grounding(text, thinking=thinking, **FRAME), box(10, 10, 200, 300)),
+    ):
+        report = reward(rule, task, reading, target)
+        bounds = PARTS[preset][task]
+        assert report.parts.keys() == bounds.keys()
+        assert all(low <= report.parts[name] <= high for name, (low, high) in bounds.items())
+        assert math.isfinite(report.total)
+
+
+def test_the_total_is_the_weighted_sum_of_the_parts():
+    rule = RewardRule(weights={"iou": 2.0, "confidence": 0.0, "shortness": 0.5}, extra=(shortness,))
+    report = reward(rule, TaskName.DETECTION, detection(written((0, 0, 100, 80, 0.9))), detections((0, 0, 100, 100)))
+    shortness_value = 1.0 - len(report.reading.text) / 100
+    assert report.parts == {
+        "iou": 0.8,
+        "confidence": pytest.approx(0.99),  # 2 * 0.9 - 0.81
+        "format": 1.0,
+        "shortness": pytest.approx(shortness_value),
+    }
+    assert report.total == pytest.approx(2.0 * 0.8 + 0.0 + 1.0 + 0.5 * shortness_value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.01, -1.01, None, "0.5", [0.5]])
+def test_an_extra_reward_that_is_no_number_in_bounds_is_named(value):
+    def generous(reading, target, context):
+        return value
+
+    with pytest.raises(
+        VirftError, match=r"reward generous \(of .*test_combine\) returned .*; expected a finite number"
+    ):
+        reward(RewardRule(extra=(generous,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+
+
+@pytest.mark.parametrize("value", [1, True, np.float32(0.5), np.int64(-1), -1.0])
+def test_an_extra_reward_may_return_any_kind_of_number(value):
+    def one(reading, target, context):
+        return value
+
+    report = reward(RewardRule(extra=(one,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+    assert type(report.parts["one"]) is float
+    assert report.parts["one"] == value
+
+
+def test_what_an_extra_reward_raises_is_not_hidden():
+    def buggy(reading, target, context):
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        reward(RewardRule(extra=(buggy,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+
+
+def label(reading, target, context):
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "strict"}, "preset: 'strict' is not known; expected robust or paper"),
+        ({"weights": {"iuo": 1.0}}, "weights: iuo is no part of the robust reward; did you mean iou?"),
+        ({"weights": {"zz": 1.0}}, "expected one of confidence, format, giou, iou, label"),
+        ({"weights": {"iou": -1.0}}, "weights: iou = -1.0; expected a finite number, 0 or more"),
+        ({"weights": {"iou": math.nan}}, "weights: iou = nan; expected a finite number, 0 or more"),
+        ({"iou_threshold": 1.5}, "iou_threshold = 1.5; expected a number from 0 to 1"),
+        ({"iou_threshold_end": -0.5}, "iou_threshold_end = -0.5; expected a number from 0 to 1"),
+        ({"preset": "paper", "aliases": {"cat": ["kitty"]}}, "aliases: the paper reward matches by substring"),
+        ({"extra": (shortness, shortness)}, "extra: two rewards are named shortness; rename the function"),
+        ({"extra": (label,)}, "extra: two rewards are named label; rename the function"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ConfigError) as caught:
+        RewardRule(**settings)
+    assert message in str(caught.value)
+
+
+def test_a_part_out_of_bounds_is_our_bug_and_crashes(monkeypatch):
+    monkeypatch.setattr("virft.rewards.combine.format_reward", lambda *arguments: float("nan"))
+    with pytest.raises(AssertionError, match="robust classification: format is nan"):
+        reward(RewardRule(), TaskName.CLASSIFICATION, classification("cat"), CAT)
+
+
+def test_an_answer_of_another_task_earns_nothing_and_does_not_crash():
+    reading = Reading(text="", well_formed=True, answer=CAT)
+    assert reward(RewardRule(), TaskName.GROUNDING, reading, box(0, 0, 1, 1)).parts["giou"] == 0.0

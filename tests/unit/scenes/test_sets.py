@@ -1,0 +1,139 @@
+"""Seeded sets: what they hold, in which shares, and that training and test differ."""
+
+from collections import Counter
+
+import pytest
+
+from virft.scenes.assets import TEST_STYLES, TRAIN_STYLES, Split, class_names, scene_classes
+from virft.scenes.sets import (
+    SceneKind,
+    SceneSample,
+    evaluation_set,
+    few_shot_set,
+    stream_generator,
+    training_sample,
+    training_stream,
+)
+from virft.types import Box, Detections, Label, TaskName
+
+NOVEL = class_names("novel")
+
+
+def same(a: SceneSample, b: SceneSample) -> bool:
+    return a.scene.image.tobytes() == b.scene.image.tobytes() and a.questions == b.questions
+
+
+def test_the_training_stream_can_be_entered_anywhere() -> None:
+    stream = training_stream(1, start=4)
+    assert same(next(stream), training_sample(1, 4))
+    assert same(next(stream), training_sample(1, 5))
+    assert not same(training_sample(1, 4), training_sample(2, 4))
+
+
+def test_training_scenes_show_and_ask_base_classes_only() -> None:
+    base = set(class_names("base"))
+    for index in range(60):
+        sample = training_sample(0, index)
+        assert {o.class_name for o in sample.scene.objects} <= base
+        assert {o.style for o in sample.scene.objects} <= set(TRAIN_STYLES)
+        assert {question.class_name for question in sample.questions} - {None} <= base
+
+
+def test_a_training_scene_has_1_to_6_objects_and_one_absent_question() -> None:
+    for index in range(60):
+        sample = training_sample(0, index)
+        assert 1 <= len(sample.scene.objects) <= 6
+        assert [question.kind for question in sample.questions].count("absent") == 1
+
+
+def test_targets_agree_with_the_objects() -> None:
+    for index in range(60):
+        sample = training_sample(0, index)
+        boxes = {o.box for o in sample.scene.objects}
+        for question in sample.questions:
+            match question.target:
+                case Detections(items=items):
+                    shown = {o.box for o in sample.scene.objects if o.class_name == question.query}
+                    assert {item.box for item in items} == shown
+                case Label(text=text):
+                    assert [o.class_name for o in sample.scene.objects if o.group == question.query] == [text]
+                case Box() as box:
+                    assert box in boxes
+
+
+@pytest.mark.parametrize("task", TaskName)
+def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskName) -> None:
+    samples = list(few_shot_set(0, task, NOVEL, 4))
+    assert len(samples) == 4 * 8
+    assert len({sample.name for sample in samples}) == 4 * 8
+    asked: Counter[str] = Counter()
+    for index, sample in enumerate(samples):
+        positive = [question for question in sample.questions if question.kind != "absent"]
+        assert len(positive) == 1
+        shown = Counter(o.class_name for o in sample.scene.objects)
+        name = NOVEL[index % 8]
+        assert set(shown) - {name} <= set(class_names("base"))
+        if task is TaskName.DETECTION:
+            assert positive[0].query == name
+            assert 1 <= shown[name] <= 3
+        elif task is TaskName.CLASSIFICATION:
+            assert positive[0].target == Label(text=name)
+        else:
+            assert positive[0].target in [o.box for o in sample.scene.objects if o.class_name == name]
+        asked[name] += 1
+    assert asked == dict.fromkeys(NOVEL, 4)
+
+
+def test_absent_questions_of_a_few_shot_set_have_the_stated_share() -> None:
+    questions = [
+        q for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 7, absent_share=0.3) for q in sample.questions
+    ]
+    # 56 positive questions are 70 % of 80.
+    assert Counter(question.kind for question in questions) == {"present": 56, "absent": 24}
+    assert {question.query for question in questions} == set(NOVEL)
+
+
+def test_a_set_of_one_class_takes_its_absent_questions_from_the_base_classes() -> None:
+    samples = list(few_shot_set(0, TaskName.DETECTION, ("panda",), 7, absent_share=0.3))
+    absent = [question.query for sample in samples for question in sample.questions if question.kind == "absent"]
+    assert len(absent) == 3
+    assert set(absent) <= set(class_names("base"))
+
+
+@pytest.mark.parametrize("kind", [SceneKind.SAME_SPRITES, SceneKind.OTHER_STYLE])
+def test_an_evaluation_set_has_exactly_the_asked_number_of_questions(kind: SceneKind) -> None:
+    samples = list(evaluation_set(0, TaskName.DETECTION, NOVEL, 50, kind))
+    kinds = Counter(question.kind for sample in samples for question in sample.questions)
+    assert kinds == {"present": 35, "absent": 15}
+    assert {o.style for sample in samples for o in sample.scene.objects} == set(kind.styles)
+
+
+def test_both_kinds_of_test_use_new_photographs_and_one_a_new_style() -> None:
+    assert [kind.background_split for kind in SceneKind] == [Split.TRAIN, Split.TEST, Split.TEST]
+    assert [kind.styles for kind in SceneKind] == [TRAIN_STYLES, TRAIN_STYLES, TEST_STYLES]
+
+
+def test_classification_scenes_show_one_object_of_the_asked_group() -> None:
+    for sample in evaluation_set(0, TaskName.CLASSIFICATION, class_names(), 40, SceneKind.SAME_SPRITES):
+        (question,) = sample.questions
+        main = max(sample.scene.objects, key=lambda o: o.box.area)
+        assert question.target == Label(text=main.class_name)
+        assert [o.group for o in sample.scene.objects].count(main.group) == 1
+        assert question.query == scene_classes()[main.class_name].group
+
+
+def test_streams_of_different_keys_or_seeds_differ() -> None:
+    draws = [
+        stream_generator(seed, *key).integers(2**62)
+        for seed in (0, 1)
+        for key in (("train", 0), ("train", 1), ("test", 0), ("train", "0", 0))
+    ]
+    assert len(set(draws)) == 8
+
+
+def test_sets_of_different_kinds_have_different_layouts() -> None:
+    boxes = {
+        tuple(o.box for o in next(iter(evaluation_set(0, TaskName.DETECTION, NOVEL, 4, kind))).scene.objects)
+        for kind in SceneKind
+    }
+    assert len(boxes) == 3

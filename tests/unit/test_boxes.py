@@ -1,0 +1,147 @@
+"""Tests of ``virft.boxes``."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from answer_factories import grid_boxes, near_boxes
+from virft.boxes import (
+    BoxSpace,
+    assign_by_iou,
+    assign_by_worth,
+    box_of,
+    clip_xyxy,
+    generalized_iou,
+    intersection_over_union,
+    iou_matrix,
+    match_greedily,
+    xywh_to_xyxy,
+)
+from virft.types import Box, ImageSize
+
+pairs_of_boxes = grid_boxes().flatmap(lambda row: st.tuples(st.just(row), st.one_of(grid_boxes(), near_boxes(row))))
+
+
+@given(pairs_of_boxes)
+def test_iou_is_symmetric_and_in_0_1(pair):
+    first, second = pair
+    assert intersection_over_union(first, second) == intersection_over_union(second, first)
+    assert 0.0 <= intersection_over_union(first, second) <= 1.0
+
+
+@given(pairs_of_boxes)
+def test_generalized_iou_is_symmetric_and_at_most_iou(pair):
+    first, second = pair
+    assert generalized_iou(first, second) == generalized_iou(second, first)
+    assert -1.0 <= generalized_iou(first, second) <= intersection_over_union(first, second)
+
+
+@given(grid_boxes())
+def test_a_box_has_iou_1_with_itself(row):
+    assert intersection_over_union(row, row) == generalized_iou(row, row) == 1.0
+
+
+@given(pairs_of_boxes, st.floats(0, 1), st.floats(0, 1))
+def test_iou_does_not_fall_on_the_straight_way_to_the_target(pair, first, second):
+    target, start = pair
+    near, far = sorted((first, second), reverse=True)
+
+    def at(way):
+        return tuple((1 - way) * a + way * b for a, b in zip(start, target, strict=True))
+
+    assert intersection_over_union(at(near), target) >= intersection_over_union(at(far), target) - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 5), 0.5),  # 50 / (100 + 50 - 50)
+        ((0, 0, 10, 10), (5, 5, 15, 15), 25 / 175),  # 25 / (100 + 100 - 25)
+        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),  # they touch
+        ((0, 0, 10, 10), (20, 0, 30, 10), 0.0),
+        ((3, 3, 3, 3), (3, 3, 3, 3), 0.0),  # no union
+    ],
+)
+def test_iou_of_known_boxes(first, second, expected):
+    assert intersection_over_union(first, second) == expected
+
+
+def test_generalized_iou_of_boxes_that_do_not_touch():
+    # hull 300, union 200: 0 - 100 / 300
+    assert generalized_iou((0, 0, 10, 10), (20, 0, 30, 10)) == pytest.approx(-1 / 3)
+
+
+def test_generalized_iou_of_empty_boxes_is_minus_1():
+    assert generalized_iou((3, 3, 3, 3), (3, 3, 3, 3)) == -1.0
+
+
+def test_iou_matrix_has_a_row_for_each_first_box():
+    assert iou_matrix([(0, 0, 2, 2)], [(0, 0, 2, 2), (5, 5, 6, 6)]) == [[1.0, 0.0]]
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda columns: st.lists(
+            st.lists(st.integers(-2, 9), min_size=columns, max_size=columns), min_size=1, max_size=4
+        )
+    )
+)
+def test_assignment_is_as_good_as_trying_every_one(worth):
+    pairs = assign_by_worth(worth)
+    rows, columns = len(worth), len(worth[0])
+    padded = [[max(value, 0) for value in row] + [0] * rows for row in worth]
+    best = max(
+        sum(padded[row][column] for row, column in enumerate(choice))
+        for choice in itertools.permutations(range(columns + rows), rows)
+    )
+    assert sum(worth[row][column] for row, column in pairs) == best
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    assert all(worth[row][column] > 0 for row, column in pairs)
+
+
+@pytest.mark.parametrize("worth", [[], [[]], [[], []], [[0.0, 0.0]]])
+def test_assignment_of_nothing_is_empty(worth):
+    assert assign_by_worth(worth) == []
+
+
+def test_assignment_by_iou_leaves_out_pairs_at_the_threshold():
+    assert assign_by_iou([[0.5, 0.4], [0.1, 0.6]], threshold=0.5) == [(1, 1)]
+
+
+def test_greedy_matching_follows_the_order_and_takes_the_earlier_of_equals():
+    assert match_greedily([[0.6, 0.6], [0.9, 0.0]], order=[0, 1], threshold=0.5) == [(0, 0)]
+    assert match_greedily([[0.6, 0.6], [0.9, 0.0]], order=[1, 0], threshold=0.5) == [(1, 0), (0, 1)]
+
+
+def test_clipping_cuts_every_side():
+    assert clip_xyxy((-1, -2, 12, 13), 10, 11) == (0, 0, 10, 11)
+
+
+def test_xywh_become_corners():
+    assert xywh_to_xyxy((1, 2, 3, 4)) == (1, 2, 4, 6)
+    assert box_of((1, 2, 4, 6)) == Box(x1=1, y1=2, x2=4, y2=6)
+
+
+@pytest.mark.parametrize(
+    ("space", "extent", "scale"),
+    [
+        (BoxSpace.RELATIVE_1000, (1000, 1000), (0.5, 0.2)),
+        (BoxSpace.RESIZED_PIXELS, (250, 100), (2.0, 2.0)),
+        (BoxSpace.ORIGINAL_PIXELS, (500, 200), (1.0, 1.0)),
+    ],
+)
+def test_extent_and_scale_of_a_box_space(space, extent, scale):
+    original, resized = ImageSize(500, 200), ImageSize(250, 100)
+    assert space.extent(original, resized) == extent
+    assert space.scale_to_pixels(original, resized) == scale
+
+
+def test_importing_boxes_leaves_scipy_alone():
+    code = "import sys, virft.boxes; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

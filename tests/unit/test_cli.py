@@ -1,0 +1,187 @@
+"""The command line starts fast, explains itself, and reports a user's mistake as one message."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from factories import save_coco
+from virft import cli, pipeline
+from virft.data.store import Store
+
+TWO = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
+
+
+def run(*argv: object) -> int:
+    return cli.main([str(argument) for argument in argv])
+
+
+def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Every parser without sub-parsers."""
+    subs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [leaf for sub in subs for child in sub.choices.values() for leaf in verbs(child)] if subs else [parser]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "virft",
+        "virft.cli",
+        "virft.pipeline",
+        "virft.rewards.combine",
+        "virft.rewards.explain",
+        "virft.metrics.detection",
+        "virft.data.store",
+        "virft.data.sources.coco",
+        "virft.data.sources.scenes",
+        "virft.scenes.sets",
+        "virft.tasks",
+        "virft.evaluation.score",
+        "virft.config_file",
+    ],
+)
+def test_import_leaves_pytorch_alone(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
+    code = "import sys\nfrom virft.cli import main\ntry:\n main(['--help'])\nexcept SystemExit as end:\n"
+    code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in ("build", "grpo", "predict", "score", "explain", "quickstart"):
+        assert verb in done.stdout
+
+
+def test_every_option_is_an_argument_of_its_function() -> None:
+    leaves = verbs(cli._parser())
+    assert len(leaves) == 7
+    for leaf in leaves:
+        function = getattr(pipeline, leaf.get_default("verb"), None)
+        if function is None:
+            continue
+        options = {action.dest for action in leaf._actions if action.dest != "help"}
+        assert options == set(inspect.signature(function).parameters), leaf.prog
+
+
+@pytest.mark.parametrize("leaf", verbs(cli._parser()), ids=lambda leaf: leaf.prog)
+def test_every_verb_has_help(leaf: argparse.ArgumentParser) -> None:
+    assert leaf.description
+    assert leaf.format_help()
+
+
+def test_built_data_set_can_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_coco(tmp_path, TWO)
+    assert run("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d") == 0
+    assert "d: 2 questions on 2 images, 0% about an absent class, hash " in capsys.readouterr().out
+    assert len(Store(tmp_path / "d")) == 2
+
+
+def test_skipped_records_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_coco(tmp_path, TWO | {f"{i}.png": [("cat", [1, 1, 0, 0])] for i in range(7)})
+    assert run("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith("skipped annotations.json: annotation 3 (0.png): box [1, 1, 1, 1] has x2 <= x1")
+    assert told[-1] == "and 2 more skipped: see card.json"
+
+
+def test_scenes_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("build", "scenes", tmp_path / "s", "--classes", "panda", "--shots", 2, "--task", "classification") == 0
+    assert "s: 2 questions on 2 images, hash" in capsys.readouterr().out
+    assert run("build", "scenes", tmp_path / "t", "--shots", 2, "--questions", 2) == 2
+    assert "expected either --shots (a training set) or --questions (a test set)" in capsys.readouterr().err
+
+
+def test_explain_prints_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "<answer>[{'Position':[0,0,100,100],'Confidence':0.5},{'Position':[500,500,600,600]}]</answer>"
+    assert run("explain", text, "--task", "detection", "--target", "[[0,0,100,100]]") == 0
+    told = capsys.readouterr().out
+    assert "target 1, IoU 1.000, hit" in told
+    assert "no target left, best IoU 0.000, miss" in told
+
+
+def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("<think>left</think><answer>(0,0),(32,24)</answer>\n")
+    options = ["--task", "grounding", "--target", "(0,0),(32,48)", "--space", "original_pixels"]
+    assert run("explain", "--file", tmp_path / "text", *options, "--image-size", "64x48", "--thinking") == 0
+    assert "box [0.0, 0.0, 32.0, 24.0], target [0.0, 0.0, 32.0, 48.0], IoU 0.500" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("build", "coco", "none.json", ".", "out"), "virft: none.json: cannot be read (No such file or directory)"),
+        (
+            ("build", "coco", "none.json", "nowhere", "out"),
+            "virft: nowhere: no such folder; expected the folder of the",
+        ),
+        (("score", "none", "nowhere"), "virft: nowhere: does not exist; expected a data set made by `virft build`"),
+        (("explain", "x", "--task", "detection", "--target", "?"), "virft: --target '?': neither a list of boxes nor"),
+        (("explain", "x", "--task", "grounding", "--target", "(1,1)"), "virft: --target '(1,1)': "),
+        (
+            ("explain", "x", "--task", "detection", "--target", "[[1,2,3]]"),
+            "virft: --target '[[1,2,3]]': 3 values in a",
+        ),
+        (("explain", "--file", "none", "--task", "detection", "--target", "[]"), "virft: none: cannot be read (No su"),
+        (("build", "scenes", "out", "--classes", "pandda", "--shots", "1"), "virft: class 'pandda' is not in the bui"),
+    ],
+)
+def test_users_mistake_is_one_message(
+    argv: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "VERB"),
+        (("train",), "invalid choice: 'train'"),
+        (("explain", "--task", "detection", "--target", "[]"), "one of the arguments TEXT --file is required"),
+        (("explain", "x", "--task", "detect", "--target", "[]"), "'detect'"),
+        (("explain", "x", "--task", "detection", "--target", "[]", "--image-size", "64"), "'64'; expected a size such"),
+        (("build", "coco", "a", "b", "c", "--shots", "0"), "0; expected an integer of at least 1"),
+        (("build", "coco", "a", "b", "c", "--test-frac", "1"), "1; expected a number of at least 0 and below 1"),
+        (("build", "coco", "a", "b", "c", "--neg", "0.1"), "unrecognized arguments: --neg"),
+    ],
+)
+def test_argument_that_makes_no_sense_is_told(
+    argv: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(*argv)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "score", stop)
+    assert run("score", "a", "b") == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_our_own_bug_crashes_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "score", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("score", "a", "b")

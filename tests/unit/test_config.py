@@ -1,0 +1,116 @@
+"""The tree of settings: limits, conflicts, and the page that lists them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from virft.config import (
+    REQUIRED,
+    Config,
+    DataConfig,
+    GRPOConfig,
+    ModelConfig,
+    RewardConfig,
+    RunConfig,
+    settings,
+    values,
+    without_effect,
+)
+from virft.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def config() -> Config:
+    return Config(data=DataConfig(train="data"), run=RunConfig(dir="run"))
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    known = {setting.key: setting.default for setting in settings()}
+    assert known["grpo.steps"] == 200
+    assert known["grpo.prompts_per_step"] == 16
+    assert known["grpo.group_size"] == 8
+    assert known["grpo.learning_rate"] == 1e-6
+    assert known["grpo.kl_coef"] == 0.04
+    assert known["sampling.temperature"] == 1.0
+    assert known["sampling.max_completion_tokens"] == 256
+
+
+def test_only_data_and_run_folder_must_be_given() -> None:
+    assert [setting.key for setting in settings() if setting.default is REQUIRED] == ["data.train", "run.dir"]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: GRPOConfig(group_size=1), "grpo.group_size is 1; expected an integer of at least 2"),
+        (lambda: GRPOConfig(steps=True), "grpo.steps is true; expected an integer of at least 1"),
+        (lambda: GRPOConfig(kl_coef=-0.1), "grpo.kl_coef is -0.1; expected a number of at least 0"),
+        (lambda: GRPOConfig(kl_coef=float("nan")), "grpo.kl_coef is nan; expected a number of at least 0"),
+        (
+            lambda: GRPOConfig(learning_rate=0.0),
+            "grpo.learning_rate is 0.0; expected a number above 0 and of at most 1",
+        ),
+        (lambda: GRPOConfig(loss="mean"), 'grpo.loss is "mean"; expected one of "sequence_mean", "token_mean", "con'),
+        (lambda: ModelConfig(max_pixels=0), "model.max_pixels is 0; expected an integer of at least 1"),
+        (lambda: RewardConfig(weights={"iou": -1.0}), "reward.weights is {'iou': -1.0}; expected a table of numbers"),
+        (lambda: replace(config(), seed=-1), "seed is -1; expected an integer of at least 0"),
+    ],
+)
+def test_value_out_of_range_says_key_found_and_allowed(build: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build()  # type: ignore[operator]
+    assert str(caught.value).startswith(message)
+
+
+def test_lora_with_an_open_vision_tower_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^model.freeze_vision is false with model.train = \"lora\""):
+        replace(config(), model=ModelConfig(train="lora", freeze_vision=False))
+
+
+def test_min_pixels_above_max_pixels_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^model.min_pixels is 9; expected at most model.max_pixels, which is 4"):
+        replace(config(), model=ModelConfig(min_pixels=9, max_pixels=4))
+
+
+def test_warm_up_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^grpo.warmup_steps is 5; expected less than grpo.steps, which is 5"):
+        replace(config(), grpo=GRPOConfig(steps=5, warmup_steps=5))
+
+
+def test_what_has_no_effect_depends_on_other_settings() -> None:
+    assert set(without_effect(config())) == {
+        "model.lora_rank",
+        "model.lora_alpha",
+        "grpo.clip_range",
+        "data.validate_every",
+    }
+    busy = replace(
+        config(),
+        model=ModelConfig(train="lora"),
+        grpo=GRPOConfig(updates_per_batch=2),
+        data=DataConfig(train="a", validation="b"),
+        run=RunConfig(dir="run", save_every=0),
+    )
+    assert set(without_effect(busy)) == {"run.keep_checkpoints"}
+
+
+def test_every_setting_has_a_value_and_a_help_text() -> None:
+    for setting, value in values(config()):
+        setting.check(value)
+        assert setting.help.endswith((".", ")."))
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("make_config_docs", ROOT / "scripts" / "make_config_docs.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert page == script.config_page(), "run python scripts/make_config_docs.py"
+    for setting in settings():
+        assert f"| `{setting.key}` |" in page

@@ -1,0 +1,143 @@
+"""TOML to the tree and back; every mistake is told with the place it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virft.config_file import dump, first_difference, load, parse
+from virft.errors import ConfigError
+
+SMALLEST = 'data.train = "coco8"\nrun.dir = "runs/a"\n'
+
+
+def message_of(text: str, overrides: tuple[str, ...] = ()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, origin="x.toml", overrides=overrides)
+    return str(caught.value)
+
+
+def test_smallest_file_gives_the_defaults() -> None:
+    loaded = parse(SMALLEST, origin="x.toml")
+    assert loaded.config.data.train == "coco8"
+    assert loaded.config.grpo.steps == 200
+    assert loaded.explicit == {"data.train", "run.dir"}
+
+
+def test_override_wins_over_the_file() -> None:
+    loaded = parse(SMALLEST + "[grpo]\nsteps = 5", origin="x.toml", overrides=["grpo.steps=7", "grpo.kl_coef=0"])
+    assert loaded.config.grpo.steps == 7
+    assert loaded.config.grpo.kl_coef == 0.0
+    assert type(loaded.config.grpo.kl_coef) is float
+    assert loaded.explicit == {"data.train", "run.dir", "grpo.steps", "grpo.kl_coef"}
+
+
+def test_override_of_a_text_needs_no_quotes() -> None:
+    loaded = parse(SMALLEST, origin="x", overrides=["model.path=2024", "model.train=lora", 'run.dir="a b"'])
+    assert loaded.config.model.path == "2024"
+    assert loaded.config.model.train == "lora"
+    assert loaded.config.run.dir == "a b"
+
+
+def test_override_takes_lists_and_entries_of_a_table() -> None:
+    overrides = ["reward.extra=['a.py:f', 'b.py:g']", "reward.weights.format=0", "reward.weights.iou=2"]
+    loaded = parse(SMALLEST + "reward.weights = {iou = 1, confidence = 3}", origin="x.toml", overrides=overrides)
+    assert loaded.config.reward.extra == ("a.py:f", "b.py:g")
+    assert loaded.config.reward.weights == {"iou": 2.0, "confidence": 3.0, "format": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[grpo]\ngroup_sise = 4", "x.toml: grpo.group_sise is not a setting; did you mean group_size?"),
+        ("[grpo]\nlora_rank = 4", "x.toml: grpo.lora_rank is not a setting; did you mean model.lora_rank?"),
+        ("[gpro]\nsteps = 4", "x.toml: gpro is not a setting; did you mean the section grpo?"),
+        ("sead = 4", "x.toml: sead is not a setting; did you mean seed?"),
+        ("quite = 'other'", "x.toml: quite is not a setting; expected seed or a key of model, data, prompt, "),
+        ("[prompt]\nxyz = 1", "x.toml: prompt.xyz is not a setting; [prompt] has template, thinking"),
+        ("grpo = 3", "x.toml: grpo is 3; expected a table [grpo]"),
+        ("grpo.steps = 2.0", "x.toml: grpo.steps is 2.0; expected an integer of at least 1"),
+        ("grpo.steps = '2'", 'x.toml: grpo.steps is "2"; expected an integer of at least 1'),
+        ("grpo.scale_by_std = 1", "x.toml: grpo.scale_by_std is 1; expected true or false"),
+        ("grpo.steps = [1]", "x.toml: grpo.steps is [1]; expected an integer of at least 1"),
+        ("grpo.kl_coef = inf", "x.toml: grpo.kl_coef is inf; expected a number of at least 0"),
+        ("reward.preset = 'robst'", 'x.toml: reward.preset is "robst"; expected one of "robust", "paper"'),
+        ("reward.extra = 'a.py:f'", 'x.toml: reward.extra is "a.py:f"; expected a list of strings'),
+        ("reward.weights.iou = 'a'", "x.toml: reward.weights is {'iou': 'a'}; expected a table of numbers, each of"),
+        ("model.lora_rank = 8", 'x.toml: model.lora_rank has no effect: it needs model.train = "lora", which is "full'),
+        ("grpo.clip_range = 0.1", "x.toml: grpo.clip_range has no effect: it needs grpo.updates_per_batch above 1"),
+        ("seed = 1979-05-27", "x.toml: seed is 1979-05-27; expected an integer of at least 0"),
+        ("seed = ", "x.toml: not valid TOML: "),
+    ],
+)
+def test_mistake_in_a_file_says_where_found_and_allowed(text: str, message: str) -> None:
+    assert message_of(SMALLEST + text).startswith(message)
+
+
+def test_mistake_on_the_command_line_says_so() -> None:
+    assert message_of(SMALLEST, ("grpo.steps=many",)) == (
+        'command line: grpo.steps is "many"; expected an integer of at least 1'
+    )
+    assert message_of(SMALLEST, ("steps",)) == (
+        "command line: 'steps' is no override; expected key=value, such as grpo.steps=10"
+    )
+    assert message_of(SMALLEST, ("grpo.clip_range=0.1",)).startswith("command line: grpo.clip_range has no effect")
+
+
+def test_missing_setting_is_named() -> None:
+    assert message_of("run.dir = 'a'").startswith("x.toml: data.train is missing; expected a folder")
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read \(No such file"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    with pytest.raises(ConfigError, match=r"latin\.toml: not UTF-8 text"):
+        load(tmp_path / "latin.toml")
+
+
+@given(
+    steps=st.integers(1, 10**6),
+    rate=st.floats(1e-12, 1.0),
+    train=st.sampled_from(["full", "lora"]),
+    extra=st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=3),
+    weight=st.floats(0, 100),
+    pixels=st.none() | st.integers(1, 10**9),
+)
+def test_resolved_text_reads_back_as_the_same_tree(
+    steps: int, rate: float, train: str, extra: list[str], weight: float, pixels: int | None
+) -> None:
+    config = parse(SMALLEST, origin="x", overrides=[f"model.train={train}"]).config
+    object.__setattr__(config.grpo, "steps", steps)
+    object.__setattr__(config.grpo, "learning_rate", rate)
+    object.__setattr__(config.reward, "extra", tuple(extra))
+    object.__setattr__(config.reward, "weights", {"iou": weight})
+    object.__setattr__(config.model, "max_pixels", pixels)
+    again = parse(dump(config), origin="config.toml").config
+    assert again == config
+    assert first_difference(again, config) is None
+
+
+def test_resolved_text_leaves_out_what_has_no_effect() -> None:
+    text = dump(parse(SMALLEST, origin="x").config)
+    assert "\nlora_rank" not in text
+    assert '# model.lora_rank has no effect: it needs model.train = "lora", which is "full"' in text
+    assert "# model.max_pixels is not set" in text
+
+
+def test_first_difference_follows_the_order_of_the_tree() -> None:
+    left = parse(SMALLEST, origin="x", overrides=["grpo.steps=5", "seed=1"]).config
+    right = parse(SMALLEST, origin="x", overrides=["grpo.steps=6", "seed=2"]).config
+    found = first_difference(left, right)
+    assert found == ("seed", 1, 2)
+    assert first_difference(left, left) is None
+
+
+def test_difference_without_effect_does_not_count() -> None:
+    left = parse(SMALLEST, origin="x").config
+    right = parse(SMALLEST, origin="x").config
+    object.__setattr__(right.model, "lora_rank", 99)
+    assert first_difference(left, right) is None
