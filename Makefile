@@ -1,6 +1,6 @@
 # make demo    the built-in model learns to detect new classes, in minutes, on a CPU
 # make test    every test
-# make check   style, types and import directions
+# make check   style, types, import directions, and every test
 # Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
 
 PYTHON ?= python3
@@ -27,6 +27,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) test
 
 install: $(INSTALLED)
 

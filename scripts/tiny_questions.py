@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import Qwen2Tokenizer
@@ -12,6 +12,7 @@ from virft.answers import render_classification, render_detection, render_ground
 from virft.boxes import BoxSpace
 from virft.models.tiny import IMAGE_SIZE
 from virft.prompts import question
+from virft.report.pictures import boxes_of
 from virft.scenes.assets import Style, class_names, group_names, scene_classes
 from virft.scenes.questions import SceneQuestion, classification_question, questions_for
 from virft.scenes.render import Scene, SceneObject
@@ -72,6 +73,19 @@ def answer(asked: SceneQuestion, scene: Scene, thinking: bool) -> str:
     return render_grounding(asked.target, **space, thinking_text=thinking_text)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """A question and its answer as tokens.
+
+    ``asked_at``: place of the last token of what is asked for, such as the class name; ``boxes``: where that is.
+    """
+
+    question: list[int]
+    answer: list[int]
+    asked_at: int | None
+    boxes: tuple[Box, ...]
+
+
 class QuestionWriter:
     """Writes tokenised questions and answers about a scene."""
 
@@ -80,10 +94,11 @@ class QuestionWriter:
         self.pad_id = tokenizer.pad_token_id
         self.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         head = self._ids("<|im_start|>user\n<|vision_start|>")
+        (self._period,) = self._ids(".")
         self.prefix_ids = [*head, *[self.image_token_id] * num_image_tokens, *self._ids("<|vision_end|>")]
 
-    def write(self, records: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[list[int], list[int]]]:
-        """(question ids, answer ids) for a random choice of what can be asked, in random order."""
+    def write(self, records: np.ndarray, rng: np.random.Generator) -> Iterator[Written]:
+        """A random choice of what can be asked, in random order."""
         scene = scene_of(records)
         asked = list(questions_for(scene, rng, classes=NAMES, num_absent=2, num_grounding=3))
         groups = [o.group for o in scene.objects]
@@ -94,9 +109,13 @@ class QuestionWriter:
             one = asked[index]
             thinking = bool(rng.random() < THINKING_SHARE)
             text = question(one.task, one.query, template="short", thinking=thinking)
-            yield (
-                self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n"),
-                self._ids(answer(one, scene, thinking) + "<|im_end|>"),
+            question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
+            asked_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
+            yield Written(
+                question=question_ids,
+                answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
+                asked_at=None if isinstance(one.target, Label) else asked_at,
+                boxes=boxes_of(one.target),
             )
 
     def _ids(self, text: str) -> list[int]:

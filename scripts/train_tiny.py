@@ -31,7 +31,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForC
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-from virft.models.attention import VISION_ATTENTION, attend
+from virft.models.attention import VISION_ATTENTION, attend, causal_bias
 from virft.models.tiny import IMAGE_SIZE, VISION, tiny_config, train_tokenizer
 from virft.scenes.assets import class_names
 
@@ -43,7 +43,9 @@ RING_SIZE = 24_000
 LANE_WIDTH = 128
 LANES = 3
 LANE_ATTENTION = "tiny_lanes"
+HALF = 2  # of the language model's 4 layers: image tokens have their word and place by then
 IGNORE = -100
+UNSEEN = -1e9
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
@@ -111,22 +113,63 @@ def patches_of(images: Tensor) -> Tensor:
     return x.expand(-1, -1, 2, -1).reshape(b * GRID * GRID, -1)
 
 
-def dense_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
-    """Per patch, in the tower's order: class (0 = background) [B, 64] and edge distances / image size [B, 64, 4]."""
+def objects_of_patches(objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which object each patch shows, in the tower's order [B, 64] (-1: background), and the patches' centres [64]."""
     blocks = GRID // MERGE
     centres = (torch.arange(GRID) + 0.5) * PATCH
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    order = lambda t: t.view(blocks, MERGE, blocks, MERGE).transpose(1, 2).reshape(-1)  # noqa: E731
-    x, y = order(x), order(y)
-    classes = torch.zeros(len(objects), GRID * GRID, dtype=torch.long)
-    distances = torch.zeros(len(objects), GRID * GRID, 4)
+    y, x = (
+        t.view(blocks, MERGE, blocks, MERGE).transpose(1, 2).reshape(-1)
+        for t in torch.meshgrid(centres, centres, indexing="ij")
+    )
+    shown = torch.full((len(objects), GRID * GRID), -1)
     for k in range(MAX_OBJECTS):  # later objects lie on top
         kind, x1, y1, x2, y2 = (objects[:, k, i, None] for i in range(5))
-        inside = (kind >= 0) & (x > x1) & (x < x2) & (y > y1) & (y < y2)
-        classes = torch.where(inside, kind.long() + 1, classes)
-        edges = torch.stack([x - x1, y - y1, x2 - x, y2 - y], -1) / IMAGE_SIZE
-        distances = torch.where(inside[..., None], edges, distances)
-    return classes, distances
+        shown = torch.where((kind >= 0) & (x > x1) & (x < x2) & (y > y1) & (y < y2), k, shown)
+    return shown, x, y
+
+
+def dense_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
+    """Per patch, in the tower's order: class (0 = background) [B, 64] and edge distances / image size [B, 64, 4]."""
+    shown, x, y = objects_of_patches(objects)
+    records = objects.gather(1, shown.clamp(min=0)[..., None].expand(-1, -1, objects.shape[2]))
+    classes = torch.where(shown >= 0, records[..., 0].long() + 1, 0)
+    edges = torch.stack([x - records[..., 1], y - records[..., 2], records[..., 3] - x, records[..., 4] - y], -1)
+    return classes, edges / IMAGE_SIZE
+
+
+def cell_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
+    """Per image token (4 patches): the class of its main object [B, 16] (0 = background) and its box / image size."""
+    shown, _, _ = objects_of_patches(objects)
+    cells = shown.view(len(objects), NUM_IMAGE_TOKENS, MERGE * MERGE)
+    counts = torch.stack([(cells == k).sum(-1) for k in range(MAX_OBJECTS)], -1)
+    most, main = counts.max(-1)
+    records = objects.gather(1, main[..., None].expand(-1, -1, objects.shape[2]))
+    return torch.where(most > 0, records[..., 0].long() + 1, 0), records[..., 1:5] / IMAGE_SIZE
+
+
+class WordHeads(nn.Module):
+    """Throw-away heads that tie image tokens to words: each token near the name of what it shows, and its box.
+
+    Without them the language model takes very long to find that a name in the question and a place in the image
+    belong together, and, having only relative positions, where in the image a token lies.
+    """
+
+    def __init__(self, width: int, name_ids: list[list[int]]) -> None:
+        super().__init__()
+        self.background = nn.Parameter(torch.randn(1, width) * 0.02)
+        self.scale = nn.Parameter(torch.tensor(2.3))
+        self.box = nn.Linear(width, 4)
+        self.name_ids = name_ids
+
+    def losses(self, states: Tensor, words: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Cross-entropy, L1 of boxes, accuracy; ``states`` [B * 16, width], ``words``: the embedding table."""
+        classes, boxes = (t.flatten(0, 1) for t in cell_targets(objects))
+        names = torch.cat([self.background, torch.stack([words[ids].mean(0) for ids in self.name_ids])])
+        logits = F.normalize(states.float(), dim=-1) @ F.normalize(names.float(), dim=-1).T * self.scale.exp()
+        covered = classes > 0
+        l1 = (self.box(F.rms_norm(states[covered].float(), states.shape[-1:])).sigmoid() - boxes[covered]).abs().mean()
+        hits = (logits.detach()[covered].argmax(-1) == classes[covered]).float().mean().item()
+        return F.cross_entropy(logits, classes), l1, hits
 
 
 class DenseHeads(nn.Module):
@@ -151,18 +194,17 @@ class DenseHeads(nn.Module):
         return 0.5 * cross_entropy + 2.0 * l1, {"ce": cross_entropy.item(), "l1": l1.item(), "patch_acc": hits}
 
 
-def lane_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, lanes=None, **kwargs):  # noqa: ANN001, ANN003, ANN201
+def lane_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, lanes=None, **kwargs):
     """Rows [prefix | lane 1 .. lane n]: the prefix is causal, a lane sees the prefix and, by ``lanes``, itself."""
     prefix, mask = lanes
     repeat = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
-    causal = torch.ones(prefix, prefix, dtype=torch.bool).tril()
+    causal = causal_bias(prefix, None, 1, query.dtype, query.device)
     first = attend(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], causal, scaling)
-    b, heads, _, dim = query.shape
     split = lambda x: x[:, :, prefix:].unflatten(2, (LANES, LANE_WIDTH)).transpose(1, 2)  # noqa: E731
     shared = lambda x: x[:, None, :, :prefix].expand(-1, LANES, -1, -1, -1)  # noqa: E731
     keys, values = (torch.cat([shared(x), split(x)], 3) for x in (key, value))
-    rest = attend(split(query), keys, values, mask, scaling)
+    rest = attend(split(query), keys, values, mask.to(query.dtype), scaling)
     output = torch.cat([first, rest.transpose(1, 2).flatten(2, 3)], 2)
     return output.transpose(1, 2), None
 
@@ -196,7 +238,7 @@ class LanePacker:
         self.next_position = int(self.prefix_positions.max()) + 1
 
     def pack(self, objects: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """ids, labels [B, T]; positions [3, B, T]; mask [B, lanes, 1, width, prefix + width]."""
+        """ids, labels [B, T]; positions [3, B, T]; mask [B, lanes, 1, width, prefix + width], added to scores."""
         b, total, p = len(objects), LANES * LANE_WIDTH, len(self.prefix)
         ids = np.full((b, p + total), self.writer.pad_id)
         labels = np.full((b, p + total), IGNORE)
@@ -204,9 +246,12 @@ class LanePacker:
         segment = np.zeros((b, LANES, LANE_WIDTH), np.int64)
         ids[:, :p] = self.prefix
         positions[:, :, :p] = self.prefix_positions[:, None]
+        asked: list[tuple[int, int]] = []
+        places: list[np.ndarray] = []
         for row in range(b):
             used = [0] * LANES
-            for number, (question, answer) in enumerate(self.writer.write(objects[row], rng), start=1):
+            for number, one in enumerate(self.writer.write(objects[row], rng), start=1):
+                question, answer = one.question, one.answer
                 length = len(question) + len(answer)
                 lane = next((i for i in range(LANES) if used[i] + length <= LANE_WIDTH), None)
                 if lane is None:
@@ -218,6 +263,9 @@ class LanePacker:
                 positions[:, row, at : at + length] = self.next_position + np.arange(length)
                 segment[row, lane, used[lane] : used[lane] + length] = number
                 used[lane] += length
+                if one.asked_at is not None:
+                    asked.append((row, at + one.asked_at))
+                    places.append(cells_and_first_box([box.xyxy for box in one.boxes]))
         same = segment[..., :, None] == segment[..., None, :]
         own = same & np.tril(np.ones((LANE_WIDTH, LANE_WIDTH), bool))
         mask = np.concatenate([np.ones((b, LANES, LANE_WIDTH, p), bool), own], -1)[:, :, None]
@@ -225,19 +273,67 @@ class LanePacker:
             "ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
             "positions": torch.from_numpy(positions),
-            "mask": torch.from_numpy(mask),
+            "mask": torch.zeros(mask.shape).masked_fill_(torch.from_numpy(~mask), UNSEEN),
+            "asked": torch.tensor(asked),
+            "places": torch.from_numpy(np.stack(places)),
         }
 
 
-def answer_loss(
-    model: Qwen2VLForConditionalGeneration, packed: dict[str, Tensor], features: Tensor
-) -> tuple[Tensor, float]:
-    """Mean next-token loss over answer tokens, and their number."""
+def cells_and_first_box(boxes: list[tuple[float, ...]]) -> np.ndarray:
+    """[21]: which of the 16 image tokens have their centre in a box, the first box / image size, 1 if there is one."""
+    side = GRID // MERGE
+    centres = (np.arange(side) + 0.5) * PATCH * MERGE
+    made = np.zeros(NUM_IMAGE_TOKENS + 5, np.float32)
+    for x1, y1, x2, y2 in boxes:
+        inside = ((centres > y1) & (centres < y2))[:, None] & ((centres > x1) & (centres < x2))[None]
+        made[:NUM_IMAGE_TOKENS] = np.maximum(made[:NUM_IMAGE_TOKENS], inside.reshape(-1))
+    if boxes:
+        made[NUM_IMAGE_TOKENS:-1] = np.array(boxes[0]) / IMAGE_SIZE
+        made[-1] = 1
+    return made
+
+
+class PlaceHead(nn.Module):
+    """Throw-away head on the last token of what is asked for: where in the image it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(width, NUM_IMAGE_TOKENS + 4)
+
+    def losses(self, states: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy of the cells, L1 of the first box; ``states`` [M, width], ``places`` [M, 21]."""
+        made = self.out(F.rms_norm(states.float(), states.shape[-1:]))
+        cells = F.binary_cross_entropy_with_logits(made[:, :NUM_IMAGE_TOKENS], places[:, :NUM_IMAGE_TOKENS])
+        there = places[:, -1] > 0
+        boxes = made[there, NUM_IMAGE_TOKENS:].sigmoid()
+        return cells, (boxes - places[there, NUM_IMAGE_TOKENS:-1]).abs().mean()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """``loss``: mean next-token loss over ``count`` answer tokens. States for the throw-away heads: of the image
+
+    tokens after ``HALF`` layers [B * 16, width], of what is asked for after one more [M, width].
+    """
+
+    loss: Tensor
+    count: int
+    image_states: Tensor
+    asked_states: Tensor
+
+
+def answer(model: Qwen2VLForConditionalGeneration, packed: dict[str, Tensor], features: Tensor) -> Answers:
+    """Runs the language model over packed questions."""
     language = model.model.language_model
     embeds = language.embed_tokens(packed["ids"])
     place = (packed["ids"] == model.config.image_token_id)[..., None]
     embeds = embeds.masked_scatter(place, features.to(embeds.dtype))
     prefix = packed["ids"].shape[1] - LANES * LANE_WIDTH
+    states: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: states.append(output))
+        for layer in language.layers[HALF - 1 : HALF + 1]
+    ]
     hidden = language(
         inputs_embeds=embeds,
         position_ids=packed["positions"],
@@ -245,9 +341,17 @@ def answer_loss(
         use_cache=False,
         lanes=(prefix, packed["mask"]),
     ).last_hidden_state
+    for hook in hooks:
+        hook.remove()
     wanted = packed["labels"] != IGNORE
     logits = model.lm_head(hidden[wanted]).float()
-    return F.cross_entropy(logits, packed["labels"][wanted]), int(wanted.sum())
+    rows, columns = packed["asked"].unbind(1)
+    return Answers(
+        F.cross_entropy(logits, packed["labels"][wanted]),
+        int(wanted.sum()),
+        states[0][place[..., 0]],
+        states[1][rows, columns],
+    )
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -261,7 +365,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> floa
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
-def save_model(model: nn.Module, average: dict[str, Tensor], tokenizer, folder: Path) -> None:  # noqa: ANN001
+def save_model(model: nn.Module, average: dict[str, Tensor], tokenizer, folder: Path) -> None:
     """Writes the averaged weights in bf16 with the tokenizer and processor files."""
     clone = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
     clone.load_state_dict(average)
@@ -391,8 +495,11 @@ def train_joint(args: argparse.Namespace) -> None:
     model.model.language_model.config._attn_implementation = LANE_ATTENTION
     fast_patch_embed(model.model.visual)
     heads = DenseHeads(VISION["embed_dim"], len(class_names("base")))
-    module = nn.ModuleDict({"model": model, "heads": heads})
-    optimizer = make_optimizer(module, slow="visual.blocks", slow_share=0.4)
+    name_ids = [tokenizer(f" {name}", add_special_tokens=False).input_ids for name in class_names("base")]
+    width = model.config.text_config.hidden_size
+    words_at = nn.ModuleDict({place: WordHeads(width, name_ids) for place in ("merged", "halfway")})
+    module = nn.ModuleDict({"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width)})
+    optimizer = make_optimizer(module, slow="visual.blocks", slow_share=0.15)
     if args.compile:
         compile_blocks(model.model.visual.blocks)
         compile_blocks(model.model.language_model.layers)
@@ -417,8 +524,17 @@ def train_joint(args: argparse.Namespace) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             patches, features = encode_images(model.model.visual, images)
             loss, numbers = heads.losses(patches, torch.from_numpy(objects))
-            words, count = answer_loss(model, packer.pack(objects, rng), features)
-        (args.dense_weight * loss + words).backward()
+            packed = packer.pack(objects, rng)
+            words = answer(model, packed, features)
+            cells, first = module["place"].losses(words.asked_states, packed["places"])
+        table = model.model.language_model.embed_tokens.weight
+        loss = args.dense_weight * loss + words.loss + args.place_weight * (cells + 2 * first)
+        numbers |= {"cells": cells.item(), "first_l1": first.item()}
+        for place, tokens in (("merged", features), ("halfway", words.image_states)):
+            name_loss, box_loss, hits = words_at[place].losses(tokens, table, torch.from_numpy(objects))
+            loss = loss + args.word_weight * (name_loss + 4 * box_loss)
+            numbers |= {f"{place}_acc": hits, f"{place}_l1": box_loss.item()}
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(module.parameters(), 1.0).item()
         optimizer.step()
         optimizer.zero_grad()
@@ -426,7 +542,7 @@ def train_joint(args: argparse.Namespace) -> None:
         keep = min(0.998, step / (step + 10))
         for name, tensor in model.state_dict().items():
             average[name].lerp_(tensor, 1 - keep)
-        numbers |= {"answer_loss": words.item(), "answer_tokens": count, "norm": norm, "rate": rate}
+        numbers |= {"answer_loss": words.loss.item(), "answer_tokens": words.count, "norm": norm, "rate": rate}
         progress.add(step, args.batch, numbers | {"rendered": int(ring.filled[0])})
         if step % 250 == 0 or step == args.steps:
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
@@ -442,6 +558,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss in the joint stage")
+    parser.add_argument("--word-weight", type=float, default=0.25, help="weight of the heads that tie tokens to words")
+    parser.add_argument("--place-weight", type=float, default=1.0, help="weight of the head that says where it is")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="with torch.compile: 1.5 times as fast")
     parser.add_argument("--renderers", type=int, default=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from tiny_models import EOS, IMAGE_TOKEN, VISION_END, VISION_START, tiny_model
 
+from tiny_models import EOS, IMAGE_TOKEN, VISION_END, VISION_START, tiny_model
 from virft.models.families import family_of
 from virft.models.layout import pack_row
 from virft.models.load import prepare_attention
@@ -61,9 +61,14 @@ def shared_logprobs(policy, groups):
 
 
 def make_pair(model_type):
-    plain = tiny_model(model_type)
+    """A plain model and a policy around its copy."""
+    return pair_of(tiny_model(model_type))
+
+
+def pair_of(plain):
+    """This model, computing as transformers does by itself, and a policy around its copy."""
     plain.set_attn_implementation("sdpa")
     shared = copy.deepcopy(plain)
-    family = family_of(model_type)
+    family = family_of(plain.config.model_type)
     prepare_attention(shared, family)
     return plain, Policy(shared, family, RULES)

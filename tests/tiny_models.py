@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers import (
     Qwen2_5_VLConfig,
@@ -35,9 +37,14 @@ _TEXT = {
 }
 
 
-def _qwen2_vl():
+def _qwen2_vl(**text):
     vision = {"depth": 2, "embed_dim": 16, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 32, "patch_size": 4}
-    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=_TEXT, vision_config=vision, **_IDS))
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=_TEXT | text, vision_config=vision, **_IDS))
+
+
+def _qwen2_vl_with_window():
+    """Every layer sees the latest 5 tokens only: fewer than a prompt has."""
+    return _qwen2_vl(use_sliding_window=True, sliding_window=5, max_window_layers=0)
 
 
 def _qwen2_5_vl():
@@ -63,8 +70,17 @@ MAKERS = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_v
 
 def tiny_model(model_type: str, seed: int = 0) -> torch.nn.Module:
     """A random model in float32 whose answers depend clearly on image, prompt and position."""
+    return _with_large_weights(MAKERS[model_type], seed)
+
+
+def tiny_model_with_window(seed: int = 0) -> torch.nn.Module:
+    """A Qwen2-VL with sliding windows."""
+    return _with_large_weights(_qwen2_vl_with_window, seed)
+
+
+def _with_large_weights(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    model = MAKERS[model_type]()
+    model = make()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -16,7 +16,7 @@ import torch
 from virft.config import Config
 from virft.data.images import load_image
 from virft.data.store import Store
-from virft.errors import ConfigError
+from virft.errors import ConfigError, ModelError
 from virft.evaluation.predict import predict
 from virft.evaluation.predictions import PredictionsCard, write_predictions
 from virft.evaluation.score import score_predictions
@@ -45,10 +45,18 @@ def device() -> torch.device:
 
 
 def load_for_training(config: Config) -> LoadedModel:
-    """The config's model with its trained and frozen parts set. Trained weights are float32 whatever the dtype."""
+    """The config's model with its trained and frozen parts set. Trained weights are float32 whatever the dtype.
+
+    A folder of adapters is refused: new adapters on top of it, or none, would not be what it says.
+    """
     lora = config.model.train == "lora"
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" and lora else torch.float32
     loaded = load_model(config.model.path, dtype=dtype, pixels=(config.model.min_pixels, config.model.max_pixels))
+    if loaded.adapters is not None:
+        raise ModelError(
+            f"model.path: {config.model.path} holds adapters; expected a whole model "
+            "(PEFT's merge_and_unload makes one of both)"
+        )
     loaded.model.to(device())
     if lora:
         loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
@@ -123,6 +131,7 @@ def make_trainer(config: Config, loaded: LoadedModel) -> GRPOTrainer:
             clip_range=config.grpo.clip_range,
             max_grad_norm=config.grpo.max_grad_norm,
             microbatch_tokens=config.grpo.microbatch_tokens,
+            prompts_per_batch=config.sampling.prompts_per_batch,
         ),
         params=GenerationParams(
             max_completion_tokens=config.sampling.max_completion_tokens, temperature=config.sampling.temperature
@@ -163,6 +172,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Scores, ...]:
     """Writes the model's answers to a data set into ``folder`` and scores them."""
+    loaded.model.to(device())
     policy = make_policy(loaded, temperature=1.0)
     number = len(store) if limit is None else min(limit, len(store))
 
@@ -189,18 +199,21 @@ def evaluate(
     return score_predictions(write_predictions(folder, card, answers), store)
 
 
-def validator(config: Config, loaded: LoadedModel, folder: Path) -> Callable[[int], Mapping[str, float]] | None:
-    """Scores the model in training on ``data.validation``; None without one. Answers land in ``eval/validation_N``."""
+def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[str, float]] | None:
+    """Scores the model in training on ``data.validation``; None without one.
+
+    Answers land in ``eval/validation_N`` of ``run.dir``.
+    """
     if config.data.validation is None:
         return None
     store = Store(config.data.validation)
-    store.check()
+    store.check(decode=True)
 
     def validate(num_steps: int) -> Mapping[str, float]:
         scores = evaluate(
             loaded,
             store,
-            folder / "eval" / f"validation_{num_steps:06d}",
+            Path(config.run.dir) / "eval" / f"validation_{num_steps:06d}",
             template=config.prompt.template,
             thinking=config.prompt.thinking,
             max_completion_tokens=config.sampling.max_completion_tokens,
@@ -223,8 +236,8 @@ def estimate(config: Config, trainer: GRPOTrainer, store: Store) -> str:
     prompts = config.grpo.steps * config.grpo.prompts_per_step
     return (
         f"# {config.grpo.steps} steps of {config.grpo.prompts_per_step} prompts x "
-        f"{config.grpo.group_size} completions; one group, measured now: prompt {prompt} tokens, completions {completion:.0f} tokens on average, "
-        f"{seconds:.1f} s\n"
+        f"{config.grpo.group_size} completions; one group, measured now: prompt {prompt} tokens, "
+        f"completions {completion:.0f} tokens on average, {seconds:.1f} s\n"
         f"# expected for the run: {prompts * prompt:,} prompt tokens, "
         f"{prompts * config.grpo.group_size * completion:,.0f} completion tokens (at most "
         f"{prompts * config.grpo.group_size * config.sampling.max_completion_tokens:,}), "

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from virft import __version__
 from virft.errors import RunStopped, VirftError
@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status. An error of the user's is one message, not a traceback."""
-    arguments = vars(_parser().parse_args(argv))
+    arguments = _arguments(argv)
     verb = arguments.pop("verb")
     try:
         from virft import pipeline
@@ -34,6 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("virft: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The parsed arguments; ``key=value`` may also stand behind an option, where argparse by itself takes none."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(argv)
+    if hasattr(parsed, "overrides"):
+        parsed.overrides += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return vars(parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,7 +123,7 @@ def _add_grpo(verbs: _Verbs) -> None:
 
 def _add_predict(verbs: _Verbs) -> None:
     verb = _add_verb(verbs, "predict", "write a model's answers to a data set", function="predict")
-    verb.add_argument("model", metavar="MODEL", help="virft-tiny, a model folder, a checkpoint or a hub id")
+    verb.add_argument("model", metavar="MODEL", help="virft-tiny, a model folder such as RUN/model, or a hub id")
     verb.add_argument("data", metavar="DATA", type=Path, help="folder of a data set")
     verb.add_argument("out", metavar="OUT", type=Path, help="folder for predictions.jsonl")
     verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")

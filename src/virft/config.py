@@ -60,7 +60,8 @@ class ModelConfig(_Section):
 
     path: str = _setting("virft-tiny", help="`virft-tiny` (ships with virft), a model folder, or a hub id.")
     dtype: Literal["float32", "bfloat16"] = _setting(
-        "float32", help="Number format of the weights. Optimizer states follow it; LoRA adapters stay float32."
+        "float32",
+        help="What the model computes in. Weights that are trained and optimizer states are float32 always.",
     )
     train: Literal["full", "lora"] = _setting(
         "full", help="`full` trains every weight that is not frozen; `lora` trains adapters in the language model."
@@ -280,7 +281,7 @@ class Setting:
     def check(self, value: Any) -> None:
         """Raise ``ConfigError`` unless the value is of this kind and inside the limits."""
         if not _is_kind(value, self.kind) or not all(self._inside(number) for number in _numbers(value)):
-            raise ConfigError(f"{self.key} is {_shown(value)}; expected {self.allowed}")
+            raise ConfigError(f"{self.key} is {shown(value)}; expected {self.allowed}")
 
     def _inside(self, number: float) -> bool:
         return (
@@ -409,7 +410,14 @@ def _kind_in_words(kind: Any) -> str:
     return _WORDS[kind]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a message shows it.
+
+    >>> shown(None), shown(True), shown("lora"), shown(("a.py:f",))
+    ('not set', 'true', '"lora"', "['a.py:f']")
+    """
+    if value is None:
+        return "not set"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

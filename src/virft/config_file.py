@@ -16,6 +16,7 @@ from virft.config import (
     Config,
     sections,
     settings,
+    shown,
     values,
     without_effect,
 )
@@ -38,6 +39,14 @@ class Difference(NamedTuple):
     key: str
     left: Any
     right: Any
+
+    def in_words(self, left: str, right: str) -> str:
+        """What the two trees, by these names, say.
+
+        >>> Difference("grpo.steps", 5, 9).in_words("saved", "now")
+        'grpo.steps is 5 (saved) and 9 (now)'
+        """
+        return f"{self.key} is {shown(self.left)} ({left}) and {shown(self.right)} ({right})"
 
 
 class _Entry(NamedTuple):

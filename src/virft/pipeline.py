@@ -141,20 +141,23 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
         print(dump(settings), end="")
     from virft.data.store import Store
 
+    from virft.training.run import RunFolder, require_free, run_card
+
     store = Store(settings.data.train)
-    store.check()
+    if not dry_run:
+        require_free(settings, resume=resume, data_hash=store.hash)
+    store.check(decode=True)
     from virft.assembly import estimate, load_for_training, loop_settings, make_trainer, source_commit, validator
     from virft.grpo.loop import run_grpo
-    from virft.training.run import RunFolder, run_card
 
     loaded = load_for_training(settings)
     trainer = make_trainer(settings, loaded)
     if dry_run:
         print(estimate(settings, trainer, store))
         return
+    validate = validator(settings, loaded)
     card = run_card(commit=source_commit(), data_hash=store.hash, model=settings.model.path)
     run = RunFolder.open(settings, resume=resume, card=card)
-    validate = validator(settings, loaded, run.folder)
     run_grpo(trainer, store, run, loop_settings(settings), say=_say, validate=validate)
     loaded.save(run.folder / "model")
     _say(f"the trained model: {run.folder / 'model'}")
@@ -177,7 +180,7 @@ def predict(
     if (out / PREDICTIONS).exists():
         raise RunError(f"{out}: already holds predictions; name another folder")
     store = Store(data)
-    store.check()
+    store.check(decode=True)
     from virft.assembly import evaluate
     from virft.evaluation.score import scores_to_text, write_scores
     from virft.models.load import load_model

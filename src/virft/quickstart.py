@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from virft.assembly import evaluate, load_for_training, loop_settings, make_trainer, source_commit
 from virft.config import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
@@ -12,7 +13,14 @@ from virft.data.images import load_image
 from virft.data.sources.scenes import write_few_shot_scenes, write_test_scenes
 from virft.data.store import Store
 from virft.errors import RunError
-from virft.evaluation.predictions import CARD, PREDICTIONS, read_predictions, read_predictions_card
+from virft.evaluation.predictions import (
+    CARD,
+    PREDICTIONS,
+    PredictionsCard,
+    SizedPrediction,
+    read_predictions,
+    read_predictions_card,
+)
 from virft.evaluation.score import score_predictions
 from virft.grpo.loop import run_grpo
 from virft.models.load import load_model
@@ -24,7 +32,7 @@ from virft.scenes.sets import SceneKind
 from virft.tasks import TASKS
 from virft.training.progress import Progress
 from virft.training.run import RunFolder, run_card
-from virft.types import Scores, TaskName
+from virft.types import Answer, Sample, Scores, TaskName
 
 SHOTS = 4
 STEPS = 150
@@ -58,25 +66,33 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
     )
 
 
-def write_data(out: Path, *, seed: int) -> None:
-    """The few-shot training set and the tests. What is there is kept: the same seed gives the same bytes."""
-    common = {"task": TaskName.DETECTION, "seed": seed, "size": IMAGE_SIZE}
+def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None) -> None:
+    """The few-shot training set and the tests. What is there is kept: the same seed gives the same bytes.
+
+    ``renamed``: class -> the name it is asked by in training, a control.
+    """
+    common: dict[str, Any] = {"task": TaskName.DETECTION, "seed": seed, "size": IMAGE_SIZE}
     if not (out / "train").exists():
-        write_few_shot_scenes(out / "train", classes=class_names("novel"), shots=SHOTS, **common)
+        write_few_shot_scenes(out / "train", classes=class_names("novel"), shots=SHOTS, renamed=renamed, **common)
     for name, (split, kind) in TESTS.items():
         if not (out / name).exists():
             write_test_scenes(out / name, classes=class_names(split), num_questions=TEST_QUESTIONS, kind=kind, **common)
 
 
 def run_quickstart(
-    out: Path, *, seed: int, steps: int | None, resume: bool, say: Callable[[str], None]
+    out: Path,
+    *,
+    seed: int,
+    steps: int | None,
+    resume: bool,
+    say: Callable[[str], None],
+    renamed: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Scores]]:
-    """All of it; returns the scores of "base" and "rft" by test set."""
+    """All of it; returns the scores of "base" and "rft" by test set. ``renamed`` as in ``write_data``."""
     config = quickstart_config(out, seed=seed, steps=steps or STEPS)
-    if (out / "run").exists() and not resume:
-        raise RunError(f"{out}: already holds a quickstart; go on with --resume, or name another folder")
+    _require_free(out, seed=seed, resume=resume)
     say(f"drawing {SHOTS} images of each of {len(class_names('novel'))} new classes, and the tests")
-    write_data(out / "data", seed=seed)
+    write_data(out / "data", seed=seed, renamed=renamed)
     train = Store(config.data.train)
     train.check()
     run = RunFolder.open(
@@ -98,6 +114,18 @@ def run_quickstart(
     say(comparison_text(scores))
     say(f"pictures: {out / 'report.html'}")
     return scores
+
+
+def _require_free(out: Path, *, seed: int, resume: bool) -> None:
+    """``RunError`` where the folder holds a quickstart that is not to be resumed, or anything else."""
+    if (out / "run").exists():
+        if not resume:
+            raise RunError(f"{out}: already holds a quickstart; go on with --resume, or name another folder")
+    elif out.exists() and (not out.is_dir() or any(file.name != "data" for file in out.iterdir())):
+        raise RunError(f"{out}: is not empty and holds no quickstart; name another folder")
+    for card in sorted(out.glob("data/*/card.json")):
+        if (found := json.loads(card.read_text(encoding="utf-8"))["seed"]) != seed:
+            raise RunError(f"{card.parent}: was drawn with seed {found}, not {seed}; name another folder")
 
 
 def _scores_of(name: str, model: str, out: Path, say: Callable[[str], None]) -> dict[str, Scores]:
@@ -169,25 +197,28 @@ def before_after_rows(out: Path, test: str, *, count: int) -> list[BeforeAfter]:
     texts = {name: read_predictions(out / "run" / "eval" / name / test / PREDICTIONS) for name in ("base", "rft")}
     card = read_predictions_card(out / "run" / "eval" / "rft" / test / PREDICTIONS)
     chosen = sorted(range(len(store)), key=lambda i: _same_text(texts, store[i].id))[:count]
-    return [_before_after(store, i, texts, card.box_space, card.thinking) for i in sorted(chosen)]
+    return [_before_after(store[i], texts, card) for i in sorted(chosen)]
 
 
-def _same_text(texts: Mapping[str, Mapping[str, Sequence]], sample_id: str) -> bool:
+_Texts = Mapping[str, Mapping[str, SizedPrediction]]
+"""Model ("base" or "rft") -> sample id -> what it wrote."""
+
+
+def _same_text(texts: _Texts, sample_id: str) -> bool:
     return texts["base"][sample_id].prediction.text == texts["rft"][sample_id].prediction.text
 
 
-def _before_after(store, i, texts, space, thinking) -> BeforeAfter:
-    sample = store[i]
-    answers = {}
-    for name, found in texts.items():
-        prediction, resized = found[sample.id]
-        answers[name] = (
-            TASKS[sample.task].read_for(prediction.text, sample, thinking=thinking, space=space, resized=resized).answer
-        )
+def _before_after(sample: Sample, texts: _Texts, card: PredictionsCard) -> BeforeAfter:
+    def answer(name: str) -> Answer:
+        prediction, resized = texts[name][sample.id]
+        task = TASKS[sample.task]
+        reading = task.read_for(prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized)
+        return reading.answer
+
     return BeforeAfter(
         image=load_image(sample.images[sample.target_image]),
         question=sample.query,
         target=sample.target,
-        before=answers["base"],
-        after=answers["rft"],
+        before=answer("base"),
+        after=answer("rft"),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from plain_computation import make_groups, make_pair
 from tiny_models import EOS, IMAGE_TOKEN, MAKERS
-
 from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.hf_generator import HFGenerator, draw
 from virft.models.layout import pack_row

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from literal_grpo import assert_same_gradients
 from plain_computation import make_groups, make_pair, plain_logprobs, shared_logprobs
 from tiny_models import MAKERS
-
+from virft.models import attention
 from virft.models.vision import VisionInputs
 
 TOLERANCE = 1e-5
+
 
 @pytest.mark.parametrize("model_type", MAKERS)
 def test_shared_logprobs_and_gradients_equal_the_plain_ones(model_type):
@@ -42,3 +45,15 @@ def test_logprobs_depend_on_the_image(model_type):
     count = sum(len(c) for c in completions)
     assert (first[:count] - second[:count]).abs().max() > 1e-2
     torch.testing.assert_close(first[count:], second[count:])
+
+
+def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers(monkeypatch):
+    monkeypatch.setattr(attention, "_SHORT_PROMPT", 0)
+    monkeypatch.setattr(attention, "_SHORT_VISION", 0)
+    plain, policy = make_pair("qwen2_vl")
+    groups = make_groups(plain.config)
+    expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    expected.mean().backward()
+    found.mean().backward()
+    assert_same_gradients(plain, policy.model, at_least=20)

@@ -21,7 +21,7 @@ def group_advantages(rewards: Sequence[float], *, scale_by_std: bool = True) -> 
     [0.5, -0.5, -0.5, 0.5]
     """
     values = np.asarray(rewards, dtype=np.float64)
-    centred = values - values.mean()
+    centred: NDArray[np.float64] = values - values.mean()
     if not has_spread(rewards):
         return np.zeros_like(centred)
     return centred / (values.std(ddof=1) + _STD_EPSILON) if scale_by_std else centred

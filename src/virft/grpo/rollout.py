@@ -46,9 +46,18 @@ def roll_out(
     key: StepKey,
     context: RewardContext,
     clock: Callable[[str], None],
+    prompts_per_batch: int | None = None,
 ) -> list[RolloutGroup]:
-    """One rewarded group per sample. ``clock(stage)`` is told when sampling and rewarding are done."""
-    drawn = generator.generate(encoded, group_size, params, key)
+    """One rewarded group per sample. ``clock(stage)`` is told when sampling and rewarding are done.
+
+    ``prompts_per_batch`` prompts are sampled at once, else all: memory, not the samples, depends on it.
+    """
+    size = prompts_per_batch or len(encoded)
+    drawn = [
+        completions
+        for start in range(0, len(encoded), size)
+        for completions in generator.generate(encoded[start : start + size], group_size, params, key)
+    ]
     clock("sampling")
     groups = [
         _group(sample, one.prompt, completions, grader, key.step, context)

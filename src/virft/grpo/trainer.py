@@ -28,7 +28,7 @@ from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRPOSettings:
-    """The algorithm's numbers, as in ``virft.config.GRPOConfig``."""
+    """The algorithm's numbers, as in ``virft.config.GRPOConfig``; ``prompts_per_batch`` of sampling, None for all."""
 
     group_size: int
     kl_coef: float
@@ -38,6 +38,7 @@ class GRPOSettings:
     clip_range: float
     max_grad_norm: float
     microbatch_tokens: int
+    prompts_per_batch: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,11 +98,12 @@ class GRPOTrainer:
         watch.lap("reference")
         rate = self.learning_rate_at(number)
         set_learning_rate(self.optimizer, rate)
-        update: dict[str, float] = {}
-        for _ in range(self.settings.updates_per_batch if batches else 0):
-            update = self._update(number, batches, references, rendered, encoded)
+        updates = [
+            self._update(number, batches, references, rendered, encoded)
+            for _ in range(self.settings.updates_per_batch if batches else 0)
+        ]
         watch.lap("update")
-        metrics = {"step": number, **group_metrics(groups), **update, "learning_rate": rate}
+        metrics = {"step": number, **group_metrics(groups), **_of_updates(updates), "learning_rate": rate}
         return StepReport(metrics=metrics, timings=watch.seconds, groups=groups)
 
     def rehearse(self, sample: Sample) -> list[RolloutGroup]:
@@ -110,7 +112,7 @@ class GRPOTrainer:
         rendered, encoded, groups = self._sample(0, [sample], watch)
         for batch in self._pack(groups, encoded, drop_equal=False):
             self._reference_logprobs(batch, rendered, encoded)
-            self._logprobs(self.policy, batch, rendered, encoded).sum().backward()  # type: ignore[no-untyped-call]
+            self._logprobs(self.policy, batch, rendered, encoded).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
         return groups
 
@@ -121,18 +123,20 @@ class GRPOTrainer:
         rendered = [self.render(sample) for sample in samples]
         encoded = self._encode(rendered)
         watch.lap("images")
-        groups = roll_out(
-            samples,
-            rendered,
-            encoded,
-            generator=self.generator,
-            grader=self.grader,
-            group_size=self.settings.group_size,
-            params=self.params,
-            key=StepKey(seed=self.seed, step=number),
-            context=RewardContext(step_frac=number / max(1, self.num_steps - 1)),
-            clock=watch.lap,
-        )
+        with self._precision():
+            groups = roll_out(
+                samples,
+                rendered,
+                encoded,
+                generator=self.generator,
+                grader=self.grader,
+                group_size=self.settings.group_size,
+                params=self.params,
+                key=StepKey(seed=self.seed, step=number),
+                context=RewardContext(step_frac=number / max(1, self.num_steps - 1)),
+                clock=watch.lap,
+                prompts_per_batch=self.settings.prompts_per_batch,
+            )
         return rendered, encoded, groups
 
     def _pack(
@@ -178,7 +182,7 @@ class GRPOTrainer:
             totals["clip_frac"] += result.clip_frac.item()
             gap = (logprobs.detach() - sampler).abs().max().item()
             totals["sampler_gap"] = max(totals["sampler_gap"], gap)
-            result.loss.backward()  # type: ignore[no-untyped-call]
+            result.loss.backward()
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
         totals["grad_norm"] = require_finite("gradient norm", norm.item(), number)
@@ -241,6 +245,11 @@ class GRPOTrainer:
 
     def _precision(self) -> AbstractContextManager[Any]:
         return self.autocast() if self.autocast is not None else torch.autocast("cpu", enabled=False)
+
+
+def _of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The last update's numbers, with the gap to the sampler from the first one: after that the policy has moved."""
+    return {**updates[-1], "sampler_gap": updates[0]["sampler_gap"]} if updates else {}
 
 
 def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:

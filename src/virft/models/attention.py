@@ -13,6 +13,7 @@ On a CPU, plain matrix products beat PyTorch's fused kernel for short sequences,
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -33,15 +34,31 @@ _SHORT_VISION = 256
 _SHORT_PROMPT = 512
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """Softmax attention over the last two axes; ``mask`` is boolean, True where a key is seen.
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
+    """Softmax attention over the last two axes; ``bias`` is added to the scores, see ``causal_bias``.
 
     All tensors are [..., tokens, head_dim] with equal leading axes (or broadcastable).
     """
     scores = (query * scaling) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if bias is not None:
+        scores += bias
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+@lru_cache(maxsize=8)
+def causal_bias(tokens: int, window: int | None, repeat: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[repeat * tokens, tokens]: 0 where a token looks (back to itself, at most ``window`` of them), else the lowest number.
+
+    Added in place, it costs nothing backwards; a boolean mask would copy the scores both ways.
+    """
+    steps = torch.arange(tokens, device=device)
+    back = steps[:, None] - steps
+    seen = back >= 0 if window is None else (back >= 0) & (back < window)
+    return _as_bias(seen, dtype).repeat(repeat, 1)
+
+
+def _as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def shared_prompt_attention(
@@ -81,58 +98,55 @@ def _packed(
     heads, _, dim = query.shape
     kv = key.shape[0]
     repeat = heads // kv
-    places, lengths = layout.prompt_index, layout.prompt_lengths
-    prompts, length = places.shape
-    prompt_query, prompt_key, prompt_value = (x[:, places].transpose(0, 1) for x in (query, key, value))  # [P, h, L, d]
+    prompts, length, group, size = layout.table_shape
+    parts = [layout.to_tables(x.transpose(0, 1).flatten(1)) for x in (query, key, value)]
+    # [P, kv, repeat, L, d] and twice [P, kv, L, d]
+    prompt_query = parts[0][0].view(prompts, length, kv, repeat, dim).permute(0, 2, 3, 1, 4)
+    prompt_key, prompt_value = (part[0].view(prompts, length, kv, dim).transpose(1, 2) for part in parts[1:])
     answers = _prompt_attention(prompt_query, prompt_key, prompt_value, scaling, window)
-    table = answers.transpose(1, 2).reshape(prompts * length, heads, dim)
-    if layout.has_completions:
-        _, group, size = layout.completion_index.shape
-        # [h, P, G, C, d] -> [P, kv, G, repeat, C, d]
-        own_query = query[:, layout.completion_index].unflatten(0, (kv, repeat)).permute(2, 0, 3, 1, 4, 5) * scaling
-        own_key, own_value = (x[:, layout.completion_index].permute(1, 0, 2, 3, 4) for x in (key, value))
-        flat = own_query.flatten(2, 4)  # the heads and completions that share a prompt's keys: [P, kv, G * r * C, d]
-        to_prompt = (flat @ prompt_key.transpose(-1, -2)).unflatten(2, (group, repeat, size))  # [P, kv, G, r, C, L]
-        to_own = own_query.flatten(3, 4) @ own_key.transpose(-1, -2)  # [P, kv, G, r * C, C]
-        to_own = to_own.unflatten(3, (repeat, size))
-        lowest = torch.finfo(to_own.dtype).min
-        steps = torch.arange(size, device=query.device)
-        back = steps[:, None] - steps[None, :]
-        seen = back >= 0
-        if window is not None:
-            seen &= back < window
-        to_own = to_own.masked_fill(~seen, lowest)
+    table = answers.permute(0, 3, 1, 2, 4).reshape(prompts * length, heads * dim)
+    if group:
+        # [P, kv, G * repeat * C, d], the queries that share a prompt's keys, and twice [P, kv, G, C, d]
+        own_query = parts[0][1].view(prompts, group, size, kv, repeat, dim).permute(0, 3, 1, 4, 2, 5) * scaling
+        own_query = own_query.reshape(prompts, kv, group * repeat * size, dim)
+        own_key, own_value = (part[1].view(prompts, group, size, kv, dim).permute(0, 3, 1, 2, 4) for part in parts[1:])
+        to_prompt = (own_query @ prompt_key.transpose(-1, -2)).unflatten(2, (group, repeat * size))
+        to_own = own_query.unflatten(2, (group, repeat * size)) @ own_key.transpose(-1, -2)
+        to_own += causal_bias(size, window, repeat, to_own.dtype, to_own.device)
         if window is not None or not layout.equal_prompts:
-            columns = torch.arange(length, device=query.device)
-            inside = (columns < lengths[:, None])[:, None, :].expand(-1, size, -1)  # [P, C, L]
-            if window is not None:
-                distance = lengths[:, None, None] + steps[:, None] - columns
-                inside = inside & (distance < window)
-            to_prompt = to_prompt.masked_fill(~inside[:, None, None, None], lowest)
+            seen = _prompt_seen(layout, window).repeat(1, repeat, 1)  # [P, r * C, L]
+            to_prompt += _as_bias(seen, to_prompt.dtype)[:, None, None]
         shares = torch.softmax(torch.cat([to_prompt, to_own], -1), -1, dtype=torch.float32).to(value.dtype)
-        mixed = (shares[..., :length].flatten(2, 4) @ prompt_value).unflatten(2, (group, repeat, size))
-        mixed = mixed + (shares[..., length:].flatten(3, 4) @ own_value).unflatten(3, (repeat, size))
-        # [P, kv, G, repeat, C, d] -> [P * G * C, heads, d]
-        table = torch.cat([table, mixed.permute(0, 2, 4, 1, 3, 5).reshape(-1, heads, dim)])
-    return table[layout.table_slot][None]
+        prompt_shares, own_shares = shares.split([length, size], -1)
+        mixed = (prompt_shares.flatten(2, 3) @ prompt_value).unflatten(2, (group, repeat * size))
+        mixed = (mixed + own_shares @ own_value).unflatten(3, (repeat, size))  # [P, kv, G, r, C, d]
+        table = torch.cat([table, mixed.permute(0, 2, 4, 1, 3, 5).reshape(-1, heads * dim)])
+    return layout.to_row(table).view(1, -1, heads, dim)
+
+
+def _prompt_seen(layout: AttentionLayout, window: int | None) -> Tensor:
+    """Which places of its prompt a completion's token sees: [P, C, L]."""
+    _, length, _, size = layout.table_shape
+    lengths = layout.prompt_lengths[:, None, None]
+    columns = torch.arange(length, device=lengths.device)
+    steps = torch.arange(size, device=lengths.device)[:, None]
+    inside = (columns < lengths).expand(-1, size, -1)
+    return inside if window is None else inside & (lengths + steps - columns < window)
 
 
 def _prompt_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-    """Causal attention of [P, heads, L, d]; prompts are padded on the right, where no real token looks."""
-    heads, length = query.shape[1:3]
-    repeat = heads // key.shape[1]
-    steps = torch.arange(length, device=query.device)
-    back = steps[:, None] - steps[None, :]
+    """Causal attention of [P, kv, repeat, L, d] over [P, kv, L, d]; padding is on the right, where no real token looks."""
+    _, kv, repeat, length, _ = query.shape
     if query.device.type == "cpu" and length <= _SHORT_PROMPT:
-        seen = back >= 0 if window is None else (back >= 0) & (back < window)
-        folded = query.unflatten(1, (-1, repeat)).flatten(2, 3)  # [P, kv, repeat * L, d]
-        return attend(folded, key, value, seen.repeat(repeat, 1), scaling).unflatten(2, (repeat, length)).flatten(1, 2)
-    if repeat > 1:
-        key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
-    if window is None or window >= length:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-    seen = (back >= 0) & (back < window)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)
+        bias = causal_bias(length, window, repeat, query.dtype, query.device)
+        return attend(query.flatten(2, 3), key, value, bias, scaling).unflatten(2, (repeat, length))
+    key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
+    whole = window is None or window >= length
+    bias = None if whole else causal_bias(length, window, 1, query.dtype, query.device)
+    output = F.scaled_dot_product_attention(
+        query.flatten(1, 2), key, value, attn_mask=bias, is_causal=whole, scale=scaling
+    )
+    return output.unflatten(1, (kv, repeat))
 
 
 def _decode(
@@ -146,27 +160,25 @@ def _decode(
     kv, own = key.shape[1], key.shape[2]
     repeat = heads // kv
     prompt_key, prompt_value = cache.layers[layer].prompt_keys, cache.layers[layer].prompt_values
-    length = prompt_key.shape[2]
-    q = query.view(rows, kv, repeat, dim) * scaling
-    fold = cache.rows_of_prompt  # [P, G]: rows of each prompt, padded with any row
-    folded = q[fold].transpose(1, 2).flatten(2, 3)  # [P, kv, G * repeat, d]
-    to_prompt = (folded @ prompt_key.transpose(-1, -2)).unflatten(2, (-1, repeat)).transpose(1, 2)  # [P, G, kv, r, L]
-    to_prompt = to_prompt.flatten(0, 1)[cache.slot_of_row]  # [R, kv, r, L]
+    prompts, _, length, _ = prompt_key.shape
+    q = query.reshape(rows * kv, repeat, dim) * scaling
+    fold, unfold = cache.fold(kv)  # between [R, kv] and [P, kv, G]
+    to_prompt = q.index_select(0, fold).view(prompts, kv, -1, dim) @ prompt_key.transpose(-1, -2)
+    to_own = q.view(rows, kv, repeat, dim) @ key.transpose(-1, -2)  # [R, kv, r, t]
     if window is not None or not cache.equal_prompts:
-        lengths = cache.prompt_lengths[cache.prompt_of_row, None]
+        lengths = cache.prompt_lengths[:, None]
         columns = torch.arange(length, device=query.device)
-        seen = columns < lengths
+        seen = columns < lengths  # [P, L]
         if window is not None:
             seen &= lengths + own - 1 - columns < window
-        to_prompt = to_prompt.masked_fill(~seen[:, None, None], torch.finfo(q.dtype).min)
-    to_own = q @ key.transpose(-1, -2)  # [R, kv, r, t]
-    if window is not None and own > window:
-        to_own[..., : own - window] = torch.finfo(q.dtype).min
+            to_own[..., : max(0, own - window)] = torch.finfo(q.dtype).min
+        to_prompt += _as_bias(seen, q.dtype)[:, None, None]
+    to_prompt = to_prompt.view(-1, repeat, length).index_select(0, unfold).view(rows, kv, repeat, length)
     shares = torch.softmax(torch.cat([to_prompt, to_own], -1), -1, dtype=torch.float32).to(value.dtype)
-    from_prompt = shares[..., :length][fold].transpose(1, 2).flatten(2, 3) @ prompt_value  # [P, kv, G * r, d]
-    mixed = from_prompt.unflatten(2, (-1, repeat)).transpose(1, 2).flatten(0, 1)[cache.slot_of_row]
-    mixed = mixed + shares[..., length:] @ value
-    return mixed.reshape(rows, 1, heads, dim)
+    prompt_shares = shares[..., :length].flatten(0, 1).index_select(0, fold).view(prompts, kv, -1, length)
+    mixed = (prompt_shares @ prompt_value).view(-1, repeat, dim).index_select(0, unfold).view(rows, kv, repeat, dim)
+    mixed += shares[..., length:] @ value
+    return mixed.view(rows, 1, heads, dim)
 
 
 def vision_attention(
@@ -198,7 +210,7 @@ def vision_attention(
         stop = start + count * length
         parts = [x[0, :, start:stop].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value)]
         if length <= _SHORT_VISION and query.device.type == "cpu":
-            output = attend(parts[0], parts[1], parts[2], mask=None, scaling=scaling)
+            output = attend(parts[0], parts[1], parts[2], bias=None, scaling=scaling)
         else:
             output = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], scale=scaling)
         outputs.append(output.transpose(1, 2).reshape(count * length, heads, dim))

@@ -26,10 +26,14 @@ class GroupCacheLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take the prompts out of the packed row [1, kv, T, d] of the prefill."""
-        places = self._layout.prompt_index
-        self.prompt_keys = key_states[0][:, places].transpose(0, 1).contiguous()
-        self.prompt_values = value_states[0][:, places].transpose(0, 1).contiguous()
+        self.prompt_keys, self.prompt_values = (self._prompts_of(x[0]) for x in (key_states, value_states))
         self.is_initialized = True
+
+    def _prompts_of(self, row: Tensor) -> Tensor:
+        prompts, length, _, _ = self._layout.table_shape
+        kv, _, dim = row.shape
+        table, _ = self._layout.to_tables(row.transpose(0, 1).flatten(1))
+        return table.view(prompts, length, kv, dim).transpose(1, 2).contiguous()
 
     def start_rows(self, num_rows: int) -> None:
         """Make room for the rows' own tokens."""
@@ -70,11 +74,7 @@ class GroupCacheLayer(CacheLayerMixin):
 
 
 class GroupCache(Cache):
-    """Cache of R rows that continue P prompts; rows that have ended are dropped with ``keep_rows``.
-
-    ``prompt_of_row`` [R]; ``rows_of_prompt`` [P, G] (padded with any row) and ``slot_of_row`` [R], a row's place in
-    it, fold the rows of a prompt into one product with its keys.
-    """
+    """Cache of R rows that continue P prompts; rows that have ended are dropped with ``keep_rows``."""
 
     layers: list[GroupCacheLayer]
 
@@ -95,7 +95,7 @@ class GroupCache(Cache):
 
     def keep_rows(self, rows: Tensor) -> None:
         """Go on with these rows only, [R'] in rising order."""
-        prompt_of_row = self.prompt_of_row[rows]
+        prompt_of_row = self._prompt_of_row[rows]
         prompts, renumbered = torch.unique_consecutive(prompt_of_row, return_inverse=True)
         dropped_prompts = len(prompts) < len(self.prompt_lengths)
         for layer in self.layers:
@@ -104,13 +104,25 @@ class GroupCache(Cache):
             self.prompt_lengths = self.prompt_lengths[prompts]
         self._index_rows(renumbered)
 
+    def fold(self, num_heads: int) -> tuple[Tensor, Tensor]:
+        """Where [prompt, head, row of the prompt] lies in [row, head], and where that lies in it: flat indices.
+
+        A prompt with fewer rows than another is padded with any row.
+        """
+        if num_heads not in self._folds:
+            heads = torch.arange(num_heads, device=self._prompt_of_row.device)
+            width = self._rows_of_prompt.shape[1]
+            fold = self._rows_of_prompt[:, None, :] * num_heads + heads[:, None]
+            unfold = (self._prompt_of_row[:, None] * num_heads + heads) * width + self._place_in_prompt[:, None]
+            self._folds[num_heads] = fold.flatten(), unfold.flatten()
+        return self._folds[num_heads]
+
     def _index_rows(self, prompt_of_row: Tensor) -> None:
         counts = torch.bincount(prompt_of_row, minlength=len(self.prompt_lengths))
         starts = counts.cumsum(0) - counts
-        place = torch.arange(len(prompt_of_row), device=prompt_of_row.device) - starts[prompt_of_row]
-        width = int(counts.max())
-        self.prompt_of_row = prompt_of_row
-        self.slot_of_row = prompt_of_row * width + place
-        padded = torch.zeros(len(counts) * width, dtype=torch.long, device=prompt_of_row.device)
-        padded[self.slot_of_row] = torch.arange(len(prompt_of_row), device=prompt_of_row.device)
-        self.rows_of_prompt = padded.view(len(counts), width)
+        numbers = torch.arange(len(prompt_of_row), device=prompt_of_row.device)
+        self._prompt_of_row = prompt_of_row
+        self._place_in_prompt = numbers - starts[prompt_of_row]
+        self._rows_of_prompt = numbers.new_zeros(len(counts), int(counts.max()))
+        self._rows_of_prompt[prompt_of_row, self._place_in_prompt] = numbers
+        self._folds: dict[int, tuple[Tensor, Tensor]] = {}

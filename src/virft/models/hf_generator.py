@@ -56,16 +56,10 @@ class HFGenerator:
     ) -> list[tuple[list[int], list[float], bool]]:
         """Token ids, log-probs and "ended by itself" of every completion."""
         policy, limit = self._policy, params.max_completion_tokens
-        device = policy.model.get_input_embeddings().weight.device
-        positions = [one.positions for one in prompts]
-        row = pack_row([one.prompt.token_ids for one in prompts], positions, [()] * len(prompts)).to(device)
-        cache = GroupCache(row.layout, policy.config.get_text_config().num_hidden_layers, limit)
-        features = [one.features for one in prompts]
-        hidden = policy.hidden_states(row, features, past_key_values=cache, group_cache=cache)
-        last = row.layout.prompt_lengths.cumsum(0) - 1
-        cache.start_rows(group_size)
-        hidden = hidden[last].repeat_interleave(group_size, 0)
-        start = torch.tensor([int(p.max()) + 1 for p in positions], device=device).repeat_interleave(group_size)
+        cache, distribution = self.prefill(prompts, group_size, limit)
+        device = distribution.device
+        start = torch.tensor([int(one.positions.max()) + 1 for one in prompts], device=device)
+        start = start.repeat_interleave(group_size)
 
         noise = np.stack([key.uniforms(one.noise_id, g, limit) for one in prompts for g in range(group_size)])
         uniforms = torch.from_numpy(noise).to(device)
@@ -75,7 +69,6 @@ class HFGenerator:
         tokens = torch.full((len(uniforms), limit), -1, device=device)
         logprobs = torch.zeros((len(uniforms), limit), device=device)
         for step in range(limit):
-            distribution = policy.next_log_distribution(hidden)
             greedy = params.temperature == 0
             chosen = distribution.argmax(-1) if greedy else draw(distribution, uniforms[alive, step])
             tokens[alive, step] = torch.where(ended[alive], tokens[alive, step], chosen)
@@ -95,9 +88,23 @@ class HFGenerator:
                 group_cache=cache,
                 use_cache=True,
             ).last_hidden_state[:, 0]
+            distribution = policy.next_log_distribution(hidden)
         counts = (tokens >= 0).sum(1).tolist()
         table, table_logprobs, stopped = tokens.tolist(), logprobs.tolist(), ended.tolist()
         return [(table[i][:n], table_logprobs[i][:n], stopped[i]) for i, n in enumerate(counts)]
+
+    def prefill(self, prompts: Sequence[EncodedPrompt], group_size: int, limit: int) -> tuple[GroupCache, Tensor]:
+        """Each prompt once: a cache for ``limit`` tokens of every completion, the log-probs [R, V] of their first."""
+        policy = self._policy
+        device = policy.model.get_input_embeddings().weight.device
+        ids, positions = [one.prompt.token_ids for one in prompts], [one.positions for one in prompts]
+        row = pack_row(ids, positions, [()] * len(prompts)).to(device)
+        cache = GroupCache(row.layout, policy.config.get_text_config().num_hidden_layers, limit)
+        features = [one.features for one in prompts]
+        hidden = policy.hidden_states(row, features, past_key_values=cache, group_cache=cache)
+        cache.start_rows(group_size)
+        distribution = policy.next_log_distribution(hidden[row.layout.prompt_lengths.cumsum(0) - 1])
+        return cache, distribution.repeat_interleave(group_size, 0)
 
     def _completion(self, token_ids: list[int], logprobs: list[float], stopped: bool) -> Completion:
         text_ids = token_ids[:-1] if stopped else token_ids
@@ -116,7 +123,7 @@ def draw(log_distribution: Tensor, uniforms: Tensor) -> Tensor:
 
     The sum runs in float64: in float32 the tail of a large vocabulary would be lost. Never a token of probability 0.
     """
-    cumulative = log_distribution.double().exp().cumsum(-1)
+    cumulative = log_distribution.exp().cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     level = torch.minimum(uniforms.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, level, right=True)[:, 0]

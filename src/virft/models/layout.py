@@ -14,31 +14,31 @@ from torch import Tensor
 class AttentionLayout:
     """Who attends to whom in a packed row of T tokens, for ``virft.models.attention.shared_prompt_attention``.
 
-    P prompts of at most L tokens, G completions each of at most C tokens (an absent completion has length 0).
-    ``prompt_index`` [P, L] and ``completion_index`` [P, G, C] are places in the row (padding: 0);
-    ``table_slot`` [T] is the place of each row token in the concatenation of both tables, flattened.
+    Attention works on two tables: P prompts of at most L tokens, and for each at most G completions of at most C.
+    ``table_shape`` is (P, L, G, C). ``row_place`` [P * L + P * G * C] is the place in the row of every entry of both
+    tables (padding: 0), ``table_place`` [T] the entry of every row token.
     """
 
-    prompt_index: Tensor
+    table_shape: tuple[int, int, int, int]
     prompt_lengths: Tensor
-    completion_index: Tensor
-    completion_lengths: Tensor
-    table_slot: Tensor
+    row_place: Tensor
+    table_place: Tensor
     equal_prompts: bool
 
-    @property
-    def num_prompts(self) -> int:
-        """P."""
-        return self.prompt_index.shape[0]
+    def to_tables(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Of values [T, n]: those of the prompts [P * L, n] and of the completions [P * G * C, n]."""
+        # rows of memory by index_select: other ways of indexing are several times slower on a CPU, most backwards
+        prompts, length, group, size = self.table_shape
+        table = row.index_select(0, self.row_place)
+        return table.split([prompts * length, prompts * group * size])  # type: ignore[return-value]
 
-    @property
-    def has_completions(self) -> bool:
-        """False for a row of prompts only, as in the prefill of sampling."""
-        return self.completion_index.shape[1] > 0
+    def to_row(self, table: Tensor) -> Tensor:
+        """The way back: [P * L + P * G * C, n] to [T, n]."""
+        return table.index_select(0, self.table_place)
 
     def to(self, device: torch.device) -> AttentionLayout:
         """The same layout on another device."""
-        names = ("prompt_index", "prompt_lengths", "completion_index", "completion_lengths", "table_slot")
+        names = ("prompt_lengths", "row_place", "table_place")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
@@ -84,7 +84,6 @@ def pack_row(
     longest = max((len(one) for group in completions for one in group), default=0)
     prompt_index = np.zeros((num_prompts, longest_prompt), np.int64)
     completion_index = np.zeros((num_prompts, group, longest), np.int64)
-    completion_lengths = np.zeros((num_prompts, group), np.int64)
     ids: list[int] = []
     slots: list[np.ndarray] = []
     positions: list[Tensor] = []
@@ -103,7 +102,6 @@ def pack_row(
             if not count:
                 continue
             completion_index[p, g, :count] = np.arange(at, at + count)
-            completion_lengths[p, g] = count
             slots.append(first_completion_slot + (p * group + g) * longest + np.arange(count))
             positions.append((next_position + torch.arange(count)).expand(3, -1))
             logit_index.append(np.concatenate([[start + length - 1], np.arange(at, at + count - 1)]))
@@ -116,11 +114,10 @@ def pack_row(
         logit_index=torch.from_numpy(np.concatenate(logit_index) if logit_index else np.zeros(0, np.int64)),
         targets=torch.tensor(targets, dtype=torch.long),
         layout=AttentionLayout(
-            prompt_index=torch.from_numpy(prompt_index),
+            table_shape=(num_prompts, longest_prompt, group, longest),
             prompt_lengths=lengths,
-            completion_index=torch.from_numpy(completion_index),
-            completion_lengths=torch.from_numpy(completion_lengths),
-            table_slot=torch.from_numpy(np.concatenate(slots)),
+            row_place=torch.from_numpy(np.concatenate([prompt_index.ravel(), completion_index.ravel()])),
+            table_place=torch.from_numpy(np.concatenate(slots)),
             equal_prompts=bool((lengths == longest_prompt).all()),
         ),
     )

@@ -9,13 +9,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import logging as hf_logging
 
 from virft.errors import ModelError
 from virft.models.attention import SHARED_PROMPT
@@ -23,10 +26,12 @@ from virft.models.families import Family, family_of
 from virft.models.tiny import TINY_NAME, tiny_folder
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_ADAPTERS = "adapter_config.json"
 _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "virft_card.json",
 )  # fmt: skip
+_EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
 CARD = "virft_card.json"
 """Facts about how a model wants to be asked: ``prompt_template``, ``thinking``."""
 
@@ -47,7 +52,7 @@ class LoadedModel:
         """No gradient for the vision tower and its projector."""
         self.model.get_submodule(self.family.vision_module).requires_grad_(False)
 
-    def add_lora(self, rank: int, alpha: float) -> None:
+    def add_lora(self, rank: int, alpha: int) -> None:
         """Adapters in every linear layer of the language model, float32; everything else is frozen.
 
         The pattern is anchored at the language model: by suffix alone it would hit vision towers too.
@@ -55,6 +60,9 @@ class LoadedModel:
         target = re.escape(self.family.language_module) + r"\..*_proj"
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=target, bias="none")
         self.adapters = get_peft_model(self.model, config)
+        if self.folder == tiny_folder():
+            # The package's folder is another one on the next machine.
+            self.adapters.peft_config["default"].base_model_name_or_path = TINY_NAME
 
     @contextlib.contextmanager
     def adapters_disabled(self) -> Iterator[None]:
@@ -64,9 +72,23 @@ class LoadedModel:
             yield
 
     def save(self, folder: Path) -> None:
-        """An ordinary Hugging Face folder: weights (or PEFT adapters), tokenizer and processor files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (self.adapters or self.model).save_pretrained(folder)
+        """An ordinary Hugging Face folder: weights (or PEFT adapters), tokenizer and processor files.
+
+        It appears whole or not at all, and replaces what was there.
+        """
+        new = folder.with_name(folder.name + ".unfinished")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        if self.adapters is None:
+            self.model.save_pretrained(new)
+        else:
+            # Embeddings have no adapters; left to itself, PEFT asks the hub for the base model to find that out.
+            self.adapters.save_pretrained(str(new), save_embedding_layers=False)
+        self._save_companions(new)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+
+    def _save_companions(self, folder: Path) -> None:
         if self.folder is None:
             self.tokenizer.save_pretrained(folder)
             self.image_processor.save_pretrained(folder)
@@ -89,34 +111,65 @@ def load_model(
     if is_folder:
         _check_folder(folder, path)
     elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(
-            f"{path}: there is no such folder; expected {TINY_NAME}, a model folder, or a hub id owner/name"
-        )
+        raise ModelError(f"{path}: there is no such folder; expected {_EXPECTED}")
     source = str(folder) if is_folder else path
-    adapter = is_folder and (folder / "adapter_config.json").exists()
-    if adapter:
-        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-        loaded = load_model(base, dtype=dtype, pixels=pixels)
-        loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
-        return loaded
-    config = AutoConfig.from_pretrained(source)
-    family = family_of(config.model_type)
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-    return _finish(
-        model,
-        AutoTokenizer.from_pretrained(source),
-        _image_processor(source, pixels),
-        family,
-        folder if is_folder else None,
-    )
+    with _explained(path):
+        if is_folder and (folder / _ADAPTERS).exists():
+            base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
+            loaded = load_model(base, dtype=dtype, pixels=pixels)
+            loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
+            return loaded
+        config = AutoConfig.from_pretrained(source)
+        family = family_of(config.model_type)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        # Without its files transformers makes an empty tokenizer, and says nothing.
+        if (placeholder := family.image_placeholder_id(config)) >= len(tokenizer):
+            raise ModelError(
+                f"{path}: its tokenizer has {len(tokenizer)} tokens, but images are token {placeholder}; "
+                "expected the model's own tokenizer files"
+            )
+        return _finish(
+            family=family,
+            model=_load_weights(source, dtype),
+            tokenizer=tokenizer,
+            image_processor=_image_processor(source, pixels),
+            folder=folder if is_folder else None,
+        )
+
+
+def _load_weights(source: str, dtype: torch.dtype) -> Any:
+    """Without transformers' progress bars, which would stand between the lines of a run."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        return AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """What transformers raises for files that are missing, cut or no JSON, and for hub ids it cannot reach, told."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: cannot be loaded: {reason}; expected {_EXPECTED}") from error
 
 
 def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
     """A model made in memory, as the tests make them."""
-    return _finish(model, tokenizer, image_processor, family_of(model.config.model_type), None)
+    return _finish(
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        family=family_of(model.config.model_type),
+        folder=None,
+    )
 
 
-def _finish(model: Any, tokenizer: Any, image_processor: Any, family: Family, folder: Path | None) -> LoadedModel:
+def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family, folder: Path | None) -> LoadedModel:
     prepare_attention(model, family)
     card = {}
     if folder is not None and (folder / CARD).exists():
@@ -135,16 +188,14 @@ def prepare_attention(model: Any, family: Family) -> None:
     for module in model.get_submodule(family.vision_module).modules():
         projection = getattr(module, "proj", None)
         if isinstance(projection, nn.Conv3d) and projection.stride == projection.kernel_size:
-            _as_matrix_product(module, projection)
+            # A method, so that a copy of the model (the reference) embeds patches with its own weights.
+            module.forward = MethodType(_embed_patches, module)
 
 
-def _as_matrix_product(module: nn.Module, projection: nn.Conv3d) -> None:
+def _embed_patches(self: Any, patches: torch.Tensor) -> torch.Tensor:
     """A convolution whose stride is its kernel is one matrix product; as that it is several times faster on a CPU."""
-
-    def forward(patches: torch.Tensor) -> torch.Tensor:
-        return F.linear(patches.to(projection.weight.dtype), projection.weight.flatten(1), projection.bias)
-
-    module.forward = forward
+    weight = self.proj.weight
+    return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
 def _image_processor(source: str, pixels: tuple[int | None, int | None]) -> Any:
@@ -160,7 +211,11 @@ def _image_processor(source: str, pixels: tuple[int | None, int | None]) -> Any:
 
 
 def _check_folder(folder: Path, path: str) -> None:
-    if (folder / "adapter_config.json").exists():
+    if (folder / _ADAPTERS).exists():
+        if not any(folder.glob("adapter_model.*")):
+            raise ModelError(
+                f"{path}: no adapters in this folder; expected adapter_model.safetensors beside {_ADAPTERS}"
+            )
         return
     if not (folder / "config.json").exists():
         raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")

@@ -33,7 +33,7 @@ class TokenRules:
         scaled = logits.float() / self.temperature
         if self.forbidden_ids:
             ids = torch.tensor(self.forbidden_ids, device=logits.device)
-            scaled = scaled.index_fill(-1, ids, float("-inf"))
+            scaled.index_fill_(-1, ids, float("-inf"))
         return torch.log_softmax(scaled, dim=-1)
 
 

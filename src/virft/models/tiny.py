@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer, Qwen2VLConfig
@@ -51,7 +52,12 @@ def tiny_config(tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
 
     bos, eos and pad are set here because the defaults lie outside a small vocabulary: nothing would ever stop.
     """
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    ends = {
+        "bos_token_id": ids[END_OF_TEXT],
+        "eos_token_id": ids[END_OF_TURN],
+        "pad_token_id": ids[END_OF_TEXT],
+    }
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 256,
@@ -61,11 +67,8 @@ def tiny_config(tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
-        "bos_token_id": ids[END_OF_TEXT],
-        "eos_token_id": ids[END_OF_TURN],
-        "pad_token_id": ids[END_OF_TEXT],
         "tie_word_embeddings": True,
-    }
+    } | ends
     return Qwen2VLConfig(
         text_config=text,
         vision_config=VISION,
@@ -73,10 +76,8 @@ def tiny_config(tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
-        bos_token_id=ids[END_OF_TEXT],
-        eos_token_id=ids[END_OF_TURN],
-        pad_token_id=ids[END_OF_TEXT],
         tie_word_embeddings=True,
+        **ends,
     )
 
 
@@ -102,9 +103,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokeni
     )
     tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
+    merges: list[Any] = [tuple(merge) for merge in model["merges"]]
     made = Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
+        merges=merges,
         eos_token=END_OF_TURN,
         pad_token=END_OF_TEXT,
         unk_token=END_OF_TEXT,

@@ -28,26 +28,14 @@ class RunFolder:
 
     @classmethod
     def open(cls, config: Config, *, resume: bool, card: Mapping[str, Any]) -> RunFolder:
-        """The folder of ``config.run.dir``, new or to be resumed.
-
-        ``RunError`` where it holds a run and ``resume`` is off, or holds a run of another config (naming the first
-        setting that differs).
-        """
+        """The folder of ``config.run.dir``, new or to be resumed; refused as ``require_free`` says."""
+        require_free(config, resume=resume, data_hash=card["data_hash"])
         run = cls(Path(config.run.dir))
-        written = run.folder / CONFIG
-        if written.exists():
-            found = load(written).config
-            if not resume:
-                raise RunError(f"{run.folder}: already holds a run; go on with --resume, or name another run.dir")
-            if (difference := first_difference(found, config)) is not None:
-                raise RunError(f"{run.folder}: holds a run of another config: {difference}")
-            return run
-        if run.folder.exists() and any(run.folder.iterdir()):
-            raise RunError(f"{run.folder}: is not empty and holds no run; name another run.dir")
-        run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
-        # last: a folder with a config is a run
-        written.write_text(dump(config))
+        if not (run.folder / CONFIG).exists():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            (run.folder / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+            # last: a folder with a config is a run
+            (run.folder / CONFIG).write_text(dump(config))
         return run
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
@@ -65,6 +53,31 @@ class RunFolder:
             new = path.with_suffix(".new")
             new.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             new.rename(path)
+
+
+def require_free(config: Config, *, resume: bool, data_hash: str) -> None:
+    """``RunError`` unless ``config.run.dir`` can be written by this run. Touches nothing.
+
+    It holds a run and ``resume`` is off; or a run of another config, of which the first setting that differs is
+    named; or a run on other data; or other files.
+    """
+    folder = Path(config.run.dir)
+    if (folder / CONFIG).exists():
+        if not resume:
+            raise RunError(f"{folder}: already holds a run; go on with --resume, or name another run.dir")
+        if (difference := first_difference(load(folder / CONFIG).config, config)) is not None:
+            raise RunError(
+                f"{folder}: holds a run of another config: {difference.in_words('there', 'now')}; "
+                "resume with the same settings, or name another run.dir"
+            )
+        started = json.loads((folder / CARD).read_text(encoding="utf-8"))["data_hash"]
+        if started != data_hash:
+            raise RunError(
+                f"{folder}: was started on other data (hash {started[:12]}, now {data_hash[:12]}); "
+                "expected data.train as it was, or another run.dir"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: is not empty and holds no run; name another run.dir")
 
 
 def _step_of(line: str) -> float:

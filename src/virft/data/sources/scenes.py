@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -16,6 +18,7 @@ from virft.scenes.sets import ABSENT_SHARE, SceneKind, SceneSample, evaluation_s
 from virft.types import ImageSize, Sample, TaskName
 
 SPLITS = ("base", "novel", "heldout")
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def scene_classes_named(names: Sequence[str]) -> tuple[str, ...]:
@@ -45,11 +48,25 @@ def write_few_shot_scenes(
     negatives_frac: float = ABSENT_SHARE,
     size: int,
     overwrite: bool = False,
+    renamed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A training set of ``shots`` scenes per class, with training backgrounds; returns its card."""
+    """A training set of ``shots`` scenes per class, with training backgrounds; returns its card.
+
+    ``renamed``: query -> another query, for a control in which names do not fit.
+    """
     scenes = few_shot_set(seed, task, classes, shots, absent_share=negatives_frac, size=size)
-    told = {"split": "train", "shots": shots}
-    return _write(folder, scenes, task=task, classes=classes, seed=seed, told=told, size=size, overwrite=overwrite)
+    told = {"split": "train", "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
+    return _write(
+        folder,
+        scenes,
+        task=task,
+        classes=classes,
+        seed=seed,
+        told=told,
+        size=size,
+        overwrite=overwrite,
+        renamed=renamed or {},
+    )
 
 
 def write_test_scenes(
@@ -80,12 +97,13 @@ def _write(
     told: dict[str, Any],
     size: int,
     overwrite: bool,
+    renamed: Mapping[str, str] = _NO_NAMES,
 ) -> dict[str, Any]:
     with StoreWriter(folder, overwrite=overwrite) as writer:
         for scene in scenes:
             path = writer.add_image(f"{scene.name}.png", Image.fromarray(scene.scene.image))
             for sample in _samples(scene, path):
-                writer.add(sample)
+                writer.add(replace(sample, query=renamed.get(sample.query, sample.query)))
         source = {"kind": "scenes", "task": task.value, "classes": list(classes), "image_size": size} | told
         return writer.finish(source=source, seed=seed)
 

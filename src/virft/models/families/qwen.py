@@ -23,7 +23,7 @@ def num_image_tokens(config: Any, vision: VisionInputs) -> list[int]:
 def prompt_positions(model: Any, token_ids: Tensor, vision: VisionInputs) -> Tensor:
     """Rotary positions [3, L] of one prompt: time, height, width. Never read from the model's own state."""
     is_image = (token_ids == model.config.image_token_id).int()[None]
-    positions, _ = model.model.get_rope_index(token_ids[None], is_image, image_grid_thw=vision.grid_thw)
+    positions: Tensor = model.model.get_rope_index(token_ids[None], is_image, image_grid_thw=vision.grid_thw)[0]
     return positions[:, 0]
 
 
@@ -38,7 +38,8 @@ def forward_features(features: Sequence[ImageFeatures]) -> dict[str, Any]:
     """``mm_encoder_outputs`` of several prompts in order; made anew each time, as transformers may rewrite it."""
     if not any(one.tokens for one in features):
         return {}
-    made = BaseModelOutputWithPooling(pooler_output=[tensor for one in features for tensor in one.tokens])
+    tokens: Any = [tensor for one in features for tensor in one.tokens]
+    made = BaseModelOutputWithPooling(pooler_output=tokens)
     if features[0].deep:
         layers = range(len(features[0].deep))
         made.deepstack_features = [[tensor for one in features for tensor in one.deep[layer]] for layer in layers]

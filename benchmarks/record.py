@@ -1,0 +1,50 @@
+"""Where a benchmark's numbers come from, and the file they go to."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from virft.assembly import source_commit
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """Processor, cores, threads of PyTorch."""
+    return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def write_results(question: str, *, command: str, tables: str, date: str | None, folder: Path = RESULTS) -> Path:
+    """Writes ``<date>_<machine>_<question>.md``: what was run, on what, and the tables. An older file is replaced."""
+    day = date or datetime.date.today().isoformat()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("virft", "torch", "transformers"))
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|cpu|processor|@.*", "", _processor().lower())).strip("-")
+    name = f"{day}_{slug}-{torch.get_num_threads()}-threads_{question}.md"
+    text = (
+        f"# {question}\n\n`{command}`\n\n- {day}, commit {source_commit() or 'unknown'} (+: with changes)\n"
+        f"- {machine()}\n- {versions}, Python {platform.python_version()}\n\n{tables}\n"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """Rows of text as a table, columns aligned to be read as they are."""
+    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
+    lines = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in (head, *rows)]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()

@@ -1,0 +1,277 @@
+"""How much of the counted saving does computing a group's image and prompt once really save?
+
+    python benchmarks/shared_prefix.py                       # every shape, about 6 minutes on two idle cores
+    python benchmarks/shared_prefix.py --prompts 150 --images 112 --completions 50 --groups 8
+
+Two things are timed: a policy update (forward and backward of the GRPO loss over one group), and the prefill of
+sampling (what happens before the first token is drawn, for ``--prefill-prompts`` prompts, as in one step). Each runs
+
+- shared: as virft does it, one packed row [prompt | c1 .. cG], each image and each prompt once;
+- plain: image and prompt again for each of G completions, as trainers do that repeat their prompts; one batch
+  [G, P + C], attention by PyTorch's fused causal kernel. All completions have C tokens, so nothing is padding.
+
+Everything else is equal: the built-in model in float32, its vision attention (that of virft), logits for completion
+tokens only, the loss. The vision tower is frozen, as in the default configuration, so it only runs forwards: once in
+shared, G times in plain; ``--train-vision`` trains it. Both run in one process in alternating order; times are
+medians. Before anything is timed, loss and gradients are compared: a difference above 1e-5 (of the largest gradient)
+ends the program. The limit is the ratio of counted operations, see ``counting.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+from counting import GroupShape, prefill_operations, update_operations
+from record import RESULTS, markdown_table, write_results
+from torch import Tensor
+from transformers import DynamicCache
+
+from virft.grpo.loss import policy_loss
+from virft.models.generator import EncodedPrompt
+from virft.models.hf_generator import HFGenerator
+from virft.models.layout import pack_row
+from virft.models.load import load_model
+from virft.models.logprobs import Policy, TokenRules
+from virft.models.tiny import TINY_NAME
+from virft.models.vision import VisionInputs
+from virft.types import Prompt
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One question with its completions, all random: token ids [P] and [G, C], positions [3, P], an image."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+    positions: Tensor
+    vision: VisionInputs
+    advantages: Tensor
+
+    def loss(self, logprobs: Tensor) -> Tensor:
+        """The GRPO loss of log-probs [G * C]."""
+        weights = torch.full_like(logprobs, 1 / len(logprobs))
+        return policy_loss(logprobs, advantages=self.advantages, weights=weights).loss
+
+    def repeated_image(self) -> VisionInputs:
+        """The image once for every completion."""
+        times = len(self.completions)
+        return VisionInputs(
+            pixel_values=self.vision.pixel_values.repeat(times, 1), grid_thw=self.vision.grid_thw.repeat(times, 1)
+        )
+
+
+class Shared:
+    """The way of virft."""
+
+    def __init__(self, policy: Policy, tokenizer: object) -> None:
+        self.policy = policy
+        self._generator = HFGenerator(policy, tokenizer)
+
+    def loss(self, group: Group) -> Tensor:
+        """Of one packed row."""
+        row = pack_row([group.prompt], [group.positions], [group.completions])
+        return group.loss(self.policy(row, vision=[group.vision]))
+
+    @torch.no_grad()
+    def prefill(self, groups: Sequence[Group]) -> Tensor:
+        """Log-probs of the first token of every completion."""
+        encoded = [
+            EncodedPrompt(
+                prompt=Prompt(sample_id="", text="", token_ids=tuple(group.prompt), images=()),
+                positions=group.positions,
+                features=self.policy.encode_images(group.vision),
+            )
+            for group in groups
+        ]
+        _, distribution = self._generator.prefill(encoded, len(groups[0].completions), len(groups[0].completions[0]))
+        return distribution
+
+
+class Plain:
+    """The usual way: a batch of prompts that repeat."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def loss(self, group: Group) -> Tensor:
+        """Of one batch [G, P + C]."""
+        completions = torch.tensor(group.completions)
+        times, tokens = completions.shape
+        length = len(group.prompt)
+        ids = torch.cat([torch.tensor(group.prompt).expand(times, -1), completions], 1)
+        after = (int(group.positions.max()) + 1 + torch.arange(tokens)).expand(3, -1)
+        hidden = self._hidden([group], ids, torch.cat([group.positions, after], 1)[:, None].expand(-1, times, -1))
+        distribution = self.policy.next_log_distribution(hidden[:, length - 1 : -1].flatten(0, 1))
+        return group.loss(distribution.gather(-1, completions.flatten()[:, None])[:, 0])
+
+    @torch.no_grad()
+    def prefill(self, groups: Sequence[Group]) -> Tensor:
+        """Log-probs of the first token of every completion."""
+        times = len(groups[0].completions)
+        ids = torch.tensor([group.prompt for group in groups]).repeat_interleave(times, 0)
+        positions = torch.stack([group.positions for group in groups], 1).repeat_interleave(times, 1)
+        cache = DynamicCache(config=self.policy.config)
+        return self.policy.next_log_distribution(self._hidden(groups, ids, positions, past_key_values=cache)[:, -1])
+
+    def _hidden(self, groups: Sequence[Group], ids: Tensor, positions: Tensor, **kwargs: object) -> Tensor:
+        features = [self.policy.encode_images(group.repeated_image()) for group in groups]
+        return self.policy.model.model(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=bool(kwargs),
+            **self.policy.family.forward_features(features),
+            **kwargs,
+        ).last_hidden_state
+
+
+def make_sides(*, train_vision: bool) -> tuple[Shared, Plain]:
+    """Both ways with the same weights."""
+    loaded = load_model(TINY_NAME)
+    if not train_vision:
+        loaded.freeze_vision()
+    rules = TokenRules(forbidden_ids=tuple(sorted(loaded.family.forbidden_token_ids(loaded.model.config))))
+    model = copy.deepcopy(loaded.model)
+    model.set_attn_implementation({"text_config": "sdpa"})
+    return (
+        Shared(Policy(loaded.model, loaded.family, rules), loaded.tokenizer),
+        Plain(Policy(model, loaded.family, rules)),
+    )
+
+
+def make_group(policy: Policy, shape: GroupShape, seed: int) -> Group:
+    """Random tokens around a random square image."""
+    generator = torch.Generator().manual_seed(seed)
+    config, side = policy.config, round(shape.patches**0.5)
+    image_tokens = shape.patches // config.vision_config.spatial_merge_size**2
+    values = config.vision_config.in_channels * config.vision_config.temporal_patch_size
+    values *= config.vision_config.patch_size**2
+
+    def words(count: int) -> list[int]:
+        return torch.randint(0, config.text_config.vocab_size // 2, (count,), generator=generator).tolist()
+
+    text = shape.prompt - image_tokens - 2
+    image = [config.vision_start_token_id, *[config.image_token_id] * image_tokens, config.vision_end_token_id]
+    prompt = [*words(text // 4), *image, *words(text - text // 4)]
+    vision = VisionInputs(
+        pixel_values=torch.randn(shape.patches, values, generator=generator), grid_thw=torch.tensor([[1, side, side]])
+    )
+    return Group(
+        prompt=prompt,
+        completions=[words(shape.completion) for _ in range(shape.group)],
+        positions=policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision),
+        vision=vision,
+        advantages=torch.randn(shape.group, generator=generator).repeat_interleave(shape.completion),
+    )
+
+
+def difference(shared: Shared, plain: Plain, group: Group) -> float:
+    """Largest difference of loss and gradients, the latter relative to the largest gradient."""
+    losses, gradients = [], []
+    for side in (shared, plain):
+        loss = side.loss(group)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append([p.grad for p in side.policy.parameters() if p.grad is not None])
+        side.policy.zero_grad(set_to_none=True)
+    largest = max(g.abs().max().item() for g in gradients[1])
+    worst = max((a - b).abs().max().item() for a, b in zip(*gradients, strict=True))
+    return max(abs(losses[0] - losses[1]), worst / largest)
+
+
+def alternating_medians(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Seconds of both: each runs once to warm up, then they take turns."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + 1):
+        for run, kept in zip((first, second), seconds, strict=True):
+            began = time.perf_counter()
+            run()
+            if turn:
+                kept.append(time.perf_counter() - began)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def update(side: Shared | Plain, group: Group) -> None:
+    """Forward and backward."""
+    side.loss(group).backward()
+    side.policy.zero_grad(set_to_none=True)
+
+
+def line(shape: list[int], limit: float, shared_s: float, plain_s: float, *rest: str) -> list[str]:
+    """A row of a table, printed too."""
+    measured = plain_s / shared_s
+    row = [*map(str, shape), f"{limit:.2f}", f"{measured:.2f}", f"{measured / limit:.0%}"]
+    row += [f"{shared_s * 1e3:.0f}", f"{plain_s * 1e3:.0f}", *rest]
+    print("  ".join(row), flush=True)
+    return row
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure every shape and write the tables."""
+    shared, plain = make_sides(train_vision=arguments.train_vision)
+    config = shared.policy.config
+    frozen = not arguments.train_vision
+    head = ["limit", "measured", "share", "shared ms", "plain ms"]
+    patch = config.vision_config.patch_size
+    updates, prefills = [], []
+    for prompt, side in product(arguments.prompts, arguments.images):
+        patches = (side // patch) ** 2
+        for completion, group_size in product(arguments.completions, arguments.groups):
+            shape = GroupShape(prompt=prompt, completion=completion, group=group_size, patches=patches)
+            group = make_group(shared.policy, shape, seed=0)
+            error = difference(shared, plain, group)
+            if error > TOLERANCE:
+                sys.exit(f"{shape}: shared and plain differ by {error:.1e}")
+            counted = [update_operations(config, shape, shared=way, frozen_vision=frozen) for way in (False, True)]
+            times = alternating_medians(
+                lambda g=group: update(shared, g), lambda g=group: update(plain, g), arguments.repeats
+            )
+            place = [prompt, side, completion, group_size]
+            updates.append(line(place, counted[0] / counted[1], *times, f"{error:.0e}"))
+        for group_size in arguments.groups:
+            shape = GroupShape(prompt=prompt, completion=1, group=group_size, patches=patches)
+            groups = [make_group(shared.policy, shape, seed=i) for i in range(arguments.prefill_prompts)]
+            torch.testing.assert_close(shared.prefill(groups), plain.prefill(groups), atol=TOLERANCE, rtol=TOLERANCE)
+            counted = [prefill_operations(config, shape, shared=way) for way in (False, True)]
+            times = alternating_medians(
+                lambda g=groups: shared.prefill(g), lambda g=groups: plain.prefill(g), arguments.repeats
+            )
+            prefills.append(line([prompt, side, group_size], counted[0] / counted[1], *times))
+    tables = (
+        f"P prompt tokens, C tokens a completion, G completions, image: pixels a side. Vision tower "
+        f"{'frozen' if frozen else 'trained'}. Medians of {arguments.repeats}. Limit: ratio of counted operations.\n\n"
+        f"Policy update of one group; difference: of loss, and of gradients relative to the largest\n\n"
+        f"{markdown_table(['P', 'image', 'C', 'G', *head, 'difference'], updates)}\n\n"
+        f"Prefill of {arguments.prefill_prompts} prompts, images included\n\n"
+        f"{markdown_table(['P', 'image', 'G', *head], prefills)}"
+    )
+    command = " ".join(["python benchmarks/shared_prefix.py", *sys.argv[1:]])
+    print(write_results("shared_prefix", command=command, tables=tables, date=arguments.date, folder=arguments.out))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, nargs="+", default=[150, 300], help="prompt tokens, image included")
+    parser.add_argument("--images", type=int, nargs="+", default=[112, 280], help="pixels a side: 16 or 100 tokens")
+    parser.add_argument("--completions", type=int, nargs="+", default=[50, 128], help="tokens")
+    parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 16], help="completions of a prompt")
+    parser.add_argument("--prefill-prompts", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--train-vision", action="store_true")
+    parser.add_argument("--threads", type=int, help="of PyTorch; default: its own choice")
+    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parsed = parser.parse_args()
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    main(parsed)

@@ -1,0 +1,98 @@
+"""Ctrl-C, --resume, and not a bit of difference."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runs import files, log, virft, write_config
+from virft.cli import EXIT_INTERRUPTED
+
+SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000003/trained.safetensors", "model/model.safetensors")
+
+
+def interrupted(config: Path) -> tuple[int, str]:
+    """Exit status and last line of a run that gets Ctrl-C after its first step."""
+    code = "import sys; from virft.cli import main; sys.exit(main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "grpo", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # as in this process: another number of threads adds up in another order
+        env=os.environ | {"OMP_NUM_THREADS": str(num_threads())},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step 1/"):
+                process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        told = process.stderr.read().strip().splitlines()
+    return process.returncode, told[-1]
+
+
+def num_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(scenes: Path, tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    assert virft("grpo", write_config(tmp_path / "whole", scenes / "train")) == 0
+    config = write_config(tmp_path / "cut", scenes / "train")
+    status, told = interrupted(config)
+    assert status == EXIT_INTERRUPTED
+    # the signal may arrive before or after the second step has begun
+    assert told in [f"virft: stopped after step {number}; go on with --resume" for number in (1, 2)]
+    run = tmp_path / "cut" / "run"
+    assert 1 <= len(log(run)) <= 2
+    assert not (run / "model").exists()
+
+    assert virft("grpo", config, "--resume") == 0
+    whole = files(tmp_path / "whole" / "run")
+    for name in SAME:
+        assert files(run)[name] == whole[name], name
+    assert len(log(run, "timings.jsonl")) == 3
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another(scenes: Path, tmp_path: Path) -> None:
+    runs = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        config = write_config(tmp_path / name, scenes / "train", extra=f"seed = {seed}\n")
+        assert virft("grpo", config, "grpo.steps=2") == 0
+        runs[name] = files(tmp_path / name / "run")
+    assert runs["a"]["metrics.jsonl"] == runs["b"]["metrics.jsonl"]
+    assert runs["a"]["model/model.safetensors"] == runs["b"]["model/model.safetensors"]
+    assert runs["a"]["rollouts.jsonl"] != runs["c"]["rollouts.jsonl"]
+
+
+def test_a_finished_run_is_neither_repeated_nor_overwritten(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    assert virft("grpo", config) == 0
+    before = files(tmp_path / "run")
+    capsys.readouterr()
+
+    assert virft("grpo", config) == 2
+    assert capsys.readouterr().err == (
+        f"virft: {tmp_path / 'run'}: already holds a run; go on with --resume, or name another run.dir\n"
+    )
+    assert virft("grpo", config, "grpo.steps=4", "grpo.group_size=2", "--resume") == 2
+    assert capsys.readouterr().err == (
+        f"virft: {tmp_path / 'run'}: holds a run of another config: grpo.steps is 3 (there) and 4 (now); "
+        "resume with the same settings, or name another run.dir\n"
+    )
+    assert files(tmp_path / "run") == before
+
+    assert virft("grpo", config, "--resume") == 0
+    assert "step 1/" not in capsys.readouterr().out
+    assert files(tmp_path / "run") == before

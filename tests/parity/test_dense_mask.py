@@ -1,0 +1,54 @@
+"""The oracle: split attention equals plain attention under a dense mask, on the same packed row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from plain_computation import make_groups, make_pair
+from tiny_models import MAKERS
+from virft.models.layout import pack_row
+
+
+def dense_mask(groups):
+    """[1, 1, T, T], True where a token looks: prompts at themselves, completions at prompt and themselves, backwards."""
+    owners = []  # of every row token: group and completion (0: the prompt)
+    for number, (prompt, _, completions) in enumerate(groups):
+        owners += [(number, 0)] * len(prompt)
+        for i, one in enumerate(completions, start=1):
+            owners += [(number, i)] * len(one)
+    mask = torch.tensor(
+        [
+            [a_group == b_group and other in (0, own) and j <= i for j, (b_group, other) in enumerate(owners)]
+            for i, (a_group, own) in enumerate(owners)
+        ]
+    )
+    return mask[None, None]
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_split_attention_equals_a_dense_mask(model_type):
+    plain, policy = make_pair(model_type)
+    groups = make_groups(plain.config)
+    features = [policy.encode_images(vision) for _, vision, _ in groups]
+    positions = [policy.family.prompt_positions(plain, torch.tensor(prompt), vision) for prompt, vision, _ in groups]
+    row = pack_row([prompt for prompt, _, _ in groups], positions, [completions for _, _, completions in groups])
+    with torch.no_grad():
+        expected = plain.model(
+            input_ids=row.token_ids[None],
+            position_ids=row.positions[:, None],
+            attention_mask=dense_mask(groups),
+            use_cache=False,
+            **policy.family.forward_features(features),
+        ).last_hidden_state[0]
+        found = policy.hidden_states(row, features)
+    assert expected.std() > 0.3
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_the_mask_matters():
+    # under a causal mask over the whole row completions would see their siblings
+    plain, policy = make_pair("qwen2_vl")
+    groups = make_groups(plain.config)
+    mask = dense_mask(groups)
+    assert (mask != torch.ones_like(mask).tril()).sum() > 100

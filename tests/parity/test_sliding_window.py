@@ -1,0 +1,69 @@
+"""A sliding window smaller than the prompt: windows count tokens of prompt and completion, not places in the row."""
+
+from __future__ import annotations
+
+import torch
+
+from literal_grpo import assert_same_gradients
+from plain_computation import make_groups, pair_of, plain_logprobs, shared_logprobs
+from tiny_models import tiny_model, tiny_model_with_window
+from virft.models.generator import EncodedPrompt, GenerationParams
+from virft.models.hf_generator import HFGenerator
+from virft.models.layout import pack_row
+from virft.models.noise import StepKey
+from virft.types import Prompt
+
+TOLERANCE = 1e-5
+
+
+class Letters:
+    """A tokenizer of one letter a token."""
+
+    def decode(self, ids, **_):
+        return "".join(chr(0x100 + i) for i in ids)
+
+
+def test_the_window_changes_the_model():
+    # the same weights without the window: otherwise the test below says nothing
+    windowed, _ = pair_of(tiny_model_with_window())
+    whole, _ = pair_of(tiny_model("qwen2_vl"))
+    whole.load_state_dict(windowed.state_dict())
+    groups = make_groups(windowed.config)
+    assert set(windowed.config.text_config.layer_types) == {"sliding_attention"}
+    assert (plain_logprobs(windowed, groups) - plain_logprobs(whole, groups)).abs().max() > 0.1
+
+
+def test_logprobs_and_gradients_equal_the_plain_ones():
+    plain, policy = pair_of(tiny_model_with_window())
+    groups = make_groups(plain.config)
+    expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)
+    assert expected.std() > 0.3
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(1)) / len(expected)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    assert_same_gradients(plain, policy.model, at_least=20)
+
+
+def test_sampler_logprobs_equal_the_policys():
+    _, policy = pair_of(tiny_model_with_window())
+    groups = make_groups(policy.config)
+    encoded = []
+    for number, (prompt, vision, _) in enumerate(groups):
+        with torch.no_grad():
+            features = policy.encode_images(vision)
+        made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
+        positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
+        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
+    params = GenerationParams(max_completion_tokens=12, temperature=0.9)
+    drawn = HFGenerator(policy, Letters()).generate(encoded, 4, params, StepKey(seed=0, step=0))
+    assert max(len(one.token_ids) for group in drawn for one in group) > 7, "longer than the window"
+    row = pack_row(
+        [one.prompt.token_ids for one in encoded],
+        [one.positions for one in encoded],
+        [[c.token_ids for c in group] for group in drawn],
+    )
+    with torch.no_grad():
+        scored = policy(row, features=[one.features for one in encoded])
+    sampled = torch.tensor([x for group in drawn for c in group for x in c.sampler_logprobs])
+    torch.testing.assert_close(scored, sampled, atol=TOLERANCE, rtol=0)

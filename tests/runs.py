@@ -1,0 +1,43 @@
+"""Small runs of the command line, for the end-to-end tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from virft.cli import main
+
+CONFIG = """
+data.train = "{data}"
+run.dir = "{run}"
+sampling.max_completion_tokens = 48
+
+[grpo]
+steps = 3
+prompts_per_step = 2
+group_size = 3
+learning_rate = 1e-3
+"""
+
+
+def virft(*argv: object) -> int:
+    """The exit status of a verb."""
+    return main([str(argument) for argument in argv])
+
+
+def write_config(folder: Path, data: Path, *, extra: str = "") -> Path:
+    """A config of three small steps with its run in ``folder/run``; ``extra`` TOML goes first."""
+    path = folder / "config.toml"
+    path.write_text(extra + CONFIG.format(data=data, run=folder / "run"))
+    return path
+
+
+def log(run: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """The records of a log."""
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, to see whether one was touched."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,105 @@
+"""A policy of one weight per token, and the parts around it: a trainer without a vision-language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factories import detections, sample
+from group_factories import completion, prompt
+from virft.boxes import BoxSpace
+from virft.grpo.rollout import Grader
+from virft.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.models.generator import EncodedPrompt, GenerationParams
+from virft.models.noise import StepKey
+from virft.models.renderer import RenderedPrompt
+from virft.models.vision import ImageFeatures, VisionInputs
+from virft.rewards.combine import RewardRule
+from virft.training.optim import learning_rate
+from virft.types import Completion, ImageRef, ImageSize, Sample
+
+RIGHT = "<answer>[{'Position':[200,250,800,750],'Confidence':1.0}]</answer>"
+WRONG = "<answer>No Objects</answer>"
+
+
+def question(id: str = "a") -> Sample:
+    """Where is the fox? At [200, 250, 800, 750] of a thousand."""
+    return sample(detections((20, 25, 80, 75)), id=id, image=f"{id}.png", size=(100, 100))
+
+
+class ToyPolicy(nn.Module):
+    """Token i has probability softmax(weight)[i] wherever it stands; ``encoded`` counts uses of the vision tower."""
+
+    def __init__(self, vocabulary: int = 4) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(vocabulary))
+        self.encoded = 0
+
+    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
+        self.encoded += 1
+        return ImageFeatures(tokens=())
+
+    def forward(self, row: Any, features: Any = None, vision: Any = None) -> Tensor:
+        return torch.log_softmax(self.weight, -1)[row.targets]
+
+
+class ToyGenerator:
+    """Token 1 says what is right, token 2 that there is nothing; ``calls`` are the prompts of each call."""
+
+    def __init__(self, policy: ToyPolicy, *, equal: bool = False) -> None:
+        self.calls: list[list[str]] = []
+        self.keys: list[StepKey] = []
+        self._policy = policy
+        self._equal = equal
+
+    def generate(
+        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
+    ) -> list[list[Completion]]:
+        self.calls.append([one.noise_id for one in prompts])
+        self.keys.append(key)
+        chances = torch.log_softmax(self._policy.weight.detach(), -1).tolist()
+        right, wrong = (completion([t], logprobs=[chances[t]], text=s) for t, s in ((1, RIGHT), (2, WRONG)))
+        return [[right if g % 2 or self._equal else wrong for g in range(group_size)] for _ in prompts]
+
+
+def render(one: Sample) -> RenderedPrompt:
+    """A prompt of three tokens about the sample's image."""
+    image = ImageRef(path=one.images[0], original=one.target_size, resized=ImageSize(100, 100))
+    return RenderedPrompt(
+        prompt=replace(prompt(sample_id=one.id), images=(image,)),
+        vision=VisionInputs(pixel_values=torch.zeros(1), grid_thw=torch.zeros(1, 3)),
+        positions=torch.arange(3).expand(3, -1),
+    )
+
+
+def toy_trainer(*, num_steps: int = 4, equal: bool = False, feature_cache: Any = None, **settings: Any) -> GRPOTrainer:
+    """A trainer of a toy policy in groups of 4; ``settings`` go over the paper's with kl_coef 0."""
+    policy: Any = ToyPolicy()
+    defaults: dict[str, Any] = {
+        "group_size": 4,
+        "kl_coef": 0.0,
+        "loss": "sequence_mean",
+        "scale_by_std": True,
+        "updates_per_batch": 1,
+        "clip_range": 0.2,
+        "max_grad_norm": 1.0,
+        "microbatch_tokens": 64,
+    }
+    return GRPOTrainer(
+        policy=policy,
+        generator=ToyGenerator(policy, equal=equal),
+        render=render,
+        grader=Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000),
+        optimizer=torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0),
+        learning_rate_at=partial(learning_rate, peak=0.1, num_steps=num_steps, schedule="linear"),
+        settings=GRPOSettings(**defaults | settings),
+        params=GenerationParams(max_completion_tokens=8),
+        num_steps=num_steps,
+        seed=3,
+        feature_cache=feature_cache,
+    )

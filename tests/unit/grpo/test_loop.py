@@ -1,0 +1,156 @@
+"""A whole run: logged, saved, stopped and resumed without a trace of having been stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toy_training import question, toy_trainer
+from virft.config import Config, DataConfig, RunConfig
+from virft.errors import RunStopped
+from virft.grpo.loop import LoopSettings, rounded, run_grpo
+from virft.grpo.trainer import GRPOTrainer
+from virft.training.checkpoint import checkpoints
+from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
+
+STORE: Any = [question(id) for id in "abcde"]
+
+
+def settings(**changes: int) -> LoopSettings:
+    numbers = {"num_steps": 4, "prompts_per_step": 2, "seed": 0, "save_every": 0, "keep_checkpoints": 2, "log_every": 1}
+    return LoopSettings(**numbers | changes)
+
+
+def open_run(folder: Path, *, resume: bool = False) -> RunFolder:
+    config = Config(data=DataConfig(train="d"), run=RunConfig(dir=str(folder)))
+    return RunFolder.open(config, resume=resume, card={"data_hash": "0"})
+
+
+def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = None, **more: Any) -> list[str]:
+    """The lines that a run said."""
+    said: list[str] = []
+    validate = more.pop("validate", None)
+    run_grpo(
+        trainer or toy_trainer(),
+        STORE,
+        open_run(folder, resume=resume),
+        settings(**more),
+        say=said.append,
+        validate=validate,
+    )
+    return said
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def interrupting(trainer: GRPOTrainer, at: int, *, times: int = 1) -> GRPOTrainer:
+    """A trainer whose user presses Ctrl-C in the middle of a step."""
+    step: Callable[..., Any] = trainer.step
+
+    def stopped(number: int, samples: Any) -> Any:
+        for _ in range(times if number == at else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(number, samples)
+
+    trainer.step = stopped  # type: ignore[method-assign]
+    return trainer
+
+
+def test_every_step_is_logged_and_the_last_one_saved(tmp_path: Path) -> None:
+    said = run(tmp_path / "r")
+    assert [line["step"] for line in lines(tmp_path / "r" / METRICS)] == [0, 1, 2, 3]
+    assert [line["step"] for line in lines(tmp_path / "r" / ROLLOUTS)] == [0, 1, 2, 3]
+    assert "update" in lines(tmp_path / "r" / TIMINGS)[0]
+    assert [path.name for path in checkpoints(tmp_path / "r" / "checkpoints")] == ["step_000004"]
+    assert len(said) == 4
+    assert said[0].startswith("step 1/4  reward 2.00 (confidence 0.50 format 1.00 iou 0.50)  unreadable 0%  ")
+
+
+def test_lines_come_as_often_as_asked_and_at_the_end(tmp_path: Path) -> None:
+    assert [line[:8] for line in run(tmp_path / "r", num_steps=5, log_every=3)] == ["step 3/5", "step 5/5"]
+
+
+def test_only_the_latest_checkpoints_are_kept(tmp_path: Path) -> None:
+    run(tmp_path / "r", num_steps=7, save_every=2)
+    assert [path.name for path in checkpoints(tmp_path / "r" / "checkpoints")] == ["step_000006", "step_000007"]
+
+
+@pytest.mark.parametrize("stop_at", [0, 2])
+def test_a_stopped_and_resumed_run_equals_one_that_was_not(tmp_path: Path, stop_at: int) -> None:
+    run(tmp_path / "whole")
+    with pytest.raises(RunStopped, match=f"stopped after step {stop_at + 1}; go on with --resume"):
+        run(tmp_path / "cut", trainer=interrupting(toy_trainer(), stop_at))
+    said = run(tmp_path / "cut", resume=True)
+    assert said[0] == f"going on after step {stop_at + 1}"
+    for name in (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+
+    def killed(number: int, samples: Any) -> Any:
+        raise MemoryError
+
+    trainer = toy_trainer()
+    run_until_3 = trainer.step
+    trainer.step = lambda number, samples: (killed if number == 3 else run_until_3)(number, samples)  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        run(tmp_path / "cut", trainer=trainer, save_every=2)
+    with (tmp_path / "cut" / METRICS).open("a") as file:
+        file.write('{"step":3,"rew')  # the last write was cut
+    said = run(tmp_path / "cut", resume=True, save_every=2)
+    assert said[0] == "going on after step 2"
+    assert (tmp_path / "cut" / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    open_run(tmp_path / "cut").append(METRICS, {"step": 0, "reward": 9.0})
+    run(tmp_path / "cut", resume=True)
+    assert (tmp_path / "cut" / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
+
+
+def test_ctrl_c_in_the_last_step_ends_the_run_as_usual(tmp_path: Path) -> None:
+    assert len(run(tmp_path / "r", trainer=interrupting(toy_trainer(), 3))) == 4
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", trainer=interrupting(toy_trainer(), 1, times=2))
+    assert checkpoints(tmp_path / "r" / "checkpoints") == []
+
+
+def test_ctrl_c_has_its_old_meaning_after_the_run(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run(tmp_path / "r")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_validation_comes_before_the_first_and_after_the_last_step(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def validate(num_steps: int) -> dict[str, float]:
+        asked.append(num_steps)
+        return {"f1": num_steps / 10}
+
+    run(tmp_path / "r", validate=validate, validate_every=3)
+    assert asked == [0, 3, 4]
+    found = [line for line in lines(tmp_path / "r" / METRICS) if "validation_f1" in line]
+    assert found == [
+        {"step": 0, "validation_f1": 0.0},
+        {"step": 2, "validation_f1": 0.3},
+        {"step": 3, "validation_f1": 0.4},
+    ]
+
+
+def test_numbers_are_logged_with_9_digits() -> None:
+    assert rounded({"a": 1 / 3, "b": 7, "c": 1e-12 / 3}) == {"a": 0.333333333, "b": 7, "c": 3.33333333e-13}

@@ -1,0 +1,165 @@
+"""One step of training, with a toy in place of the model; exactness on real models is in ``tests/parity``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from group_factories import completion, group, report
+from toy_training import question, toy_trainer
+from virft.errors import RunError
+from virft.grpo.trainer import Stopwatch, best_and_worst, group_metrics
+from virft.models.vision import FeatureCache
+from virft.types import RolloutGroup
+
+SAMPLES = [question("a"), question("b")]
+
+
+def toy(trainer: Any) -> Any:
+    """The toy policy of a trainer."""
+    return trainer.policy
+
+
+def test_a_step_makes_the_better_answer_likelier() -> None:
+    trainer = toy_trainer()
+    trainer.step(0, SAMPLES)
+    weight = toy(trainer).weight.detach()
+    assert weight[1] > 0 > weight[2]
+
+
+def test_a_step_tells_reward_loss_norm_and_rate() -> None:
+    metrics = toy_trainer().step(0, SAMPLES).metrics
+    # half of the answers earn 3, half earn 1
+    assert metrics["reward"] == 2.0
+    assert metrics["reward_iou"] == 0.5
+    assert metrics["learning_rate"] == 0.1
+    assert metrics["sampler_gap"] == 0.0
+    assert metrics["loss"] == pytest.approx(0.0, abs=1e-6)
+    # gradient of token 1: 2 of 4 completions, weight 1 / 4 each, advantage 1 / (1.1547 + 0.0001): -0.43298,
+    # token 2 the opposite; the softmax's own part is 0 as advantages add up to 0
+    assert metrics["grad_norm"] == pytest.approx(math.sqrt(2) * 0.5 / (math.sqrt(4 / 3) + 1e-4), rel=1e-5)
+    assert {"kl", "clip_frac"}.isdisjoint(metrics)
+
+
+def test_timings_name_every_stage() -> None:
+    assert list(toy_trainer().step(0, SAMPLES).timings) == [
+        "images", "sampling", "reward", "pack", "reference", "update",
+    ]  # fmt: skip
+
+
+def test_a_step_in_which_all_answers_are_equal_changes_nothing() -> None:
+    trainer = toy_trainer(equal=True)
+    metrics = trainer.step(0, SAMPLES).metrics
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert metrics["spread_frac"] == 0.0
+    assert "loss" not in metrics
+
+
+def test_the_gap_to_the_sampler_is_that_before_the_first_update() -> None:
+    metrics = toy_trainer(updates_per_batch=3, max_grad_norm=1e9).step(0, SAMPLES).metrics
+    assert metrics["sampler_gap"] == 0.0
+    # the other numbers are the last update's: after two of rate 0.1 on both tokens the ratio of the better one
+    # is about exp(0.2), above 1.2, and so is clipped; that of the worse one, about exp(-0.2), is above 0.8
+    assert metrics["loss"] < -0.01
+    assert metrics["clip_frac"] == 0.5
+
+
+def test_the_learning_rate_follows_the_schedule() -> None:
+    trainer = toy_trainer(num_steps=4)
+    assert [trainer.step(number, SAMPLES).metrics["learning_rate"] for number in range(4)] == pytest.approx(
+        [0.1, 0.075, 0.05, 0.025]
+    )
+
+
+def test_the_reference_is_asked_only_where_kl_counts() -> None:
+    trainer = toy_trainer(kl_coef=0.1)
+    with pytest.raises(AssertionError, match="needs a reference"):
+        trainer.step(0, SAMPLES)
+
+
+def test_a_frozen_reference_pulls_back() -> None:
+    free, held = toy_trainer(num_steps=30), toy_trainer(num_steps=30, kl_coef=2.0)
+    held.reference = type(toy(held))()
+    for number in range(30):
+        free.step(number, SAMPLES)
+        metrics = held.step(number, SAMPLES).metrics
+    assert metrics["kl"] > 0
+    assert toy(held).weight.abs().max() < toy(free).weight.abs().max()
+
+
+def test_a_sample_that_comes_twice_in_a_step_has_other_noise() -> None:
+    trainer = toy_trainer()
+    trainer.step(2, [question("a"), question("a")])
+    generator: Any = trainer.generator
+    assert generator.calls == [["0/a", "1/a"]]
+    assert (generator.keys[0].seed, generator.keys[0].step) == (3, 2)
+
+
+def test_images_of_a_frozen_tower_are_encoded_once_a_run() -> None:
+    cached, plain = toy_trainer(feature_cache=FeatureCache()), toy_trainer()
+    for number in range(3):
+        cached.step(number, SAMPLES)
+        plain.step(number, SAMPLES)
+    assert (toy(cached).encoded, toy(plain).encoded) == (2, 6)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights() -> None:
+    trainer = toy_trainer()
+    trainer.policy.forward = lambda *_, **__: torch.full((4,), float("nan"), requires_grad=True)  # type: ignore[method-assign]
+    with pytest.raises(RunError, match=r"step 7: loss is nan; .*grpo\.learning_rate"):
+        trainer.step(7, SAMPLES[:1])
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+
+
+def test_a_rehearsal_changes_nothing() -> None:
+    trainer = toy_trainer()
+    (rehearsed,) = trainer.rehearse(question())
+    assert len(rehearsed.completions) == 4
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert toy(trainer).weight.grad is None
+
+
+def test_metrics_are_means_over_completions() -> None:
+    groups = [group([0.0, 1.0], [1, 3]), group([2.0, 2.0], [2, 2], id="b")]
+    metrics = group_metrics(groups)
+    assert metrics["reward"] == 1.25  # (0 + 1 + 2 + 2) / 4
+    assert metrics["completion_tokens"] == 2.0  # (1 + 3 + 2 + 2) / 4
+    assert metrics["spread_frac"] == 0.5
+    assert metrics["unreadable_frac"] == metrics["truncated_frac"] == 0.0
+
+
+def made(one: RolloutGroup, **changes: Any) -> RolloutGroup:
+    fields = {name: getattr(one, name) for name in one.__slots__}
+    return RolloutGroup(**fields | changes)
+
+
+def test_unreadable_and_cut_answers_are_counted() -> None:
+    one = made(
+        group([0.0, 1.0]),
+        completions=(completion([1], cut=True), completion([1])),
+        reports=(report(0.0, unreadable=True, iou=0.0), report(1.0, iou=0.5, label=1.0)),
+    )
+    metrics = group_metrics([one])
+    assert (metrics["unreadable_frac"], metrics["truncated_frac"]) == (0.5, 0.5)
+    # a part that only some tasks have is the mean over those
+    assert (metrics["reward_iou"], metrics["reward_label"]) == (0.25, 1.0)
+
+
+def test_the_log_keeps_best_and_worst_of_the_group_that_differed_most() -> None:
+    texts = (completion([1], text="bad"), completion([2], text="good"), completion([3], text="fair"))
+    wide = made(group([0.1, 0.9, 0.5], id="wide"), completions=texts)
+    record = best_and_worst([group([0.4, 0.5]), wide], 6)
+    assert (record["step"], record["sample"], record["rewards"]) == (6, "wide", [0.1, 0.9, 0.5])
+    assert (record["best"]["text"], record["best"]["reward"]) == ("good", 0.9)
+    assert (record["worst"]["text"], record["worst"]["reward"]) == ("bad", 0.1)
+
+
+def test_a_stopwatch_books_time_by_stage() -> None:
+    watch = Stopwatch()
+    for stage in ("a", "b", "a"):
+        watch.lap(stage)
+    assert list(watch.seconds) == ["a", "b"]
+    assert all(seconds >= 0 for seconds in watch.seconds.values())

@@ -1,0 +1,174 @@
+"""A model folder loads whole, or the message says what is missing; what is saved loads anywhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from tiny_models import MAKERS, tiny_model
+from virft.errors import ModelError
+from virft.models.attention import SHARED_PROMPT
+from virft.models.families import family_of
+from virft.models.load import LoadedModel, load_model, prepare_attention
+from virft.models.tiny import TINY_NAME, tiny_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of virft-tiny that a test may spoil."""
+    return Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
+
+
+def in_memory(model_type: str) -> LoadedModel:
+    model = tiny_model(model_type)
+    family = family_of(model_type)
+    prepare_attention(model, family)
+    return LoadedModel(model=model, tokenizer=None, image_processor=None, family=family, folder=None, card={})
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no configuration": (lambda f: (f / "config.json").unlink(), "no config.json in this folder; expected a Hugging"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights in this folder; expected *.safetensors"),
+    "cut weights": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:1000]),
+        "cannot be loaded: ",
+    ),
+    "cut configuration": (lambda f: (f / "config.json").write_text("{"), "cannot be loaded: "),
+    "no tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        "its tokenizer has 14 tokens, but images are token ",
+    ),
+    "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "cannot be loaded: "),
+    "another kind of model": (
+        lambda f: rewrite(f / "config.json", model_type="llama"),
+        "models of type 'llama' are not supported; supported are qwen2_vl, qwen2_5_vl, qwen3_vl",
+    ),
+    "adapters without weights": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        "no adapters in this folder; expected adapter_model.safetensors beside adapter_config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_a_folder_that_is_incomplete_is_told(folder: Path, spoil: str) -> None:
+    change, message = SPOILS[spoil]
+    change(folder)
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder))
+    assert message in str(caught.value)
+    if "supported" not in message:
+        assert str(caught.value).startswith(f"{folder}: ")
+
+
+@pytest.mark.parametrize("path", ["nowhere", "./nowhere", "/no/where", "a/b/c"])
+def test_a_path_that_leads_nowhere_is_told(path: str) -> None:
+    with pytest.raises(ModelError, match="there is no such folder; expected virft-tiny, a model folder, or a hub id"):
+        load_model(path)
+
+
+def test_the_card_says_how_to_ask() -> None:
+    assert load_model(TINY_NAME).card["prompt_template"] == "short"
+
+
+def test_parts_of_the_model_get_their_own_attention() -> None:
+    config = load_model(TINY_NAME).model.config
+    assert config.text_config._attn_implementation == SHARED_PROMPT
+    assert config.vision_config._attn_implementation != SHARED_PROMPT
+
+
+def test_pixel_limits_reach_the_processor() -> None:
+    processor = load_model(TINY_NAME, pixels=(None, 56 * 56)).image_processor
+    assert (processor.size["shortest_edge"], processor.size["longest_edge"]) == (56 * 56, 56 * 56)
+    assert load_model(TINY_NAME).image_processor.size["longest_edge"] == 112 * 112
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_adapters_lie_in_the_language_model_only(model_type: str) -> None:
+    loaded = in_memory(model_type)
+    loaded.add_lora(4, 8)
+    adapted = {name for name, module in loaded.model.named_modules() if hasattr(module, "lora_A")}
+    assert all(name.startswith(loaded.family.language_module + ".") for name in adapted)
+    # 3 layers of q, k, v, o, gate, up, down
+    assert len(adapted) == 21
+    trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
+    assert all("lora_" in name for name in trained)
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_a_frozen_vision_tower_has_no_gradient_and_all_else_does(model_type: str) -> None:
+    loaded = in_memory(model_type)
+    loaded.freeze_vision()
+    vision = loaded.family.vision_module + "."
+    for name, parameter in loaded.model.named_parameters():
+        assert parameter.requires_grad is not name.startswith(vision), name
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_a_copy_embeds_patches_with_its_own_weights(model_type: str) -> None:
+    loaded = in_memory(model_type)
+    embed = loaded.model.get_submodule(loaded.family.vision_module).patch_embed
+    values = embed.proj.weight[0].numel()
+    patches = torch.ones(2, values)
+    reference = copy.deepcopy(embed)
+    before = reference(patches)
+    with torch.no_grad():
+        embed.proj.weight.zero_()
+    torch.testing.assert_close(reference(patches), before)
+    assert embed(patches).std() == 0 != before.std()
+
+
+def test_a_saved_model_is_an_ordinary_folder(tmp_path: Path) -> None:
+    loaded = load_model(TINY_NAME)
+    loaded.save(tmp_path / "m")
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    for (name, a), b in zip(loaded.model.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert "_attn_implementation" not in (tmp_path / "m" / "config.json").read_text()
+    assert load_model(str(tmp_path / "m")).card == loaded.card
+    for name in ("tokenizer.json", "preprocessor_config.json", "chat_template.jinja"):
+        assert (tmp_path / "m" / name).read_bytes() == (tiny_folder() / name).read_bytes()
+
+
+def test_saving_replaces_an_older_model_whole(tmp_path: Path) -> None:
+    loaded = load_model(TINY_NAME)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "old").touch()
+    (tmp_path / "m.unfinished").mkdir()
+    loaded.save(tmp_path / "m")
+    assert not (tmp_path / "m" / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_saved_adapters_load_with_their_base(tmp_path: Path) -> None:
+    loaded = load_model(TINY_NAME)
+    loaded.add_lora(2, 4)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.01)
+    loaded.save(tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    # by name: the package lies elsewhere on the next machine
+    assert config["base_model_name_or_path"] == TINY_NAME
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+    again = load_model(str(tmp_path / "a"))
+    assert again.adapters is not None
+    ids = torch.tensor([[5, 6, 7]])
+    expected = loaded.model(input_ids=ids).logits
+    torch.testing.assert_close(again.model(input_ids=ids).logits, expected)
+    with again.adapters_disabled():
+        assert (again.model(input_ids=ids).logits - expected).abs().max() > 1e-2

@@ -1,0 +1,90 @@
+"""From a sample to a prompt: placeholders for every image token, sizes, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from PIL import Image
+
+from factories import sample
+from virft.errors import DataError
+from virft.models.load import LoadedModel, load_model
+from virft.models.renderer import Renderer
+from virft.models.tiny import TINY_NAME
+from virft.types import ImageSize, Sample
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[LoadedModel]:
+    yield load_model(TINY_NAME)
+
+
+def picture(width: int, height: int) -> Callable[[str], Image.Image]:
+    return lambda path: Image.linear_gradient("L").resize((width, height)).convert("RGB")
+
+
+def asked(width: int, height: int) -> Sample:
+    return sample(size=(width, height))
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "tokens"),
+    [
+        ((112, 112), (112, 112), 16),  # 8 x 8 patches of 14 px, merged 2 x 2
+        ((640, 480), (112, 84), 12),  # scaled to at most 12544 px2 in steps of 28
+        ((40, 40), (56, 56), 4),  # enlarged to at least 3136 px2
+        ((56, 112), (56, 112), 8),
+    ],
+)
+def test_an_image_becomes_as_many_placeholders_as_it_has_tokens(
+    tiny: LoadedModel, size: tuple[int, int], resized: tuple[int, int], tokens: int
+) -> None:
+    rendered = Renderer(tiny, picture(*size)).render(asked(*size), "Detect fox.")
+    (image,) = rendered.prompt.images
+    assert (image.original, image.resized) == (size, resized)
+    assert rendered.prompt.token_ids.count(tiny.model.config.image_token_id) == tokens
+    assert rendered.positions.shape == (3, len(rendered.prompt.token_ids))
+    # patches of 2 frames x 3 channels x 14 x 14
+    assert rendered.vision.pixel_values.shape == (4 * tokens, 1176)
+
+
+def test_the_prompt_keeps_its_text_and_asks_the_question(tiny: LoadedModel) -> None:
+    prompt = Renderer(tiny, picture(112, 112)).render(asked(112, 112), "Detect fox.").prompt
+    assert prompt.text.count("<|image_pad|>") == 1
+    assert "<|vision_end|>Detect fox.<|im_end|>" in prompt.text
+    assert prompt.text.endswith("<|im_start|>assistant\n")
+    text = tiny.tokenizer.decode(prompt.token_ids)
+    assert text.replace("<|image_pad|>" * 16, "<|image_pad|>") == prompt.text
+
+
+def test_positions_of_an_image_run_along_height_and_width(tiny: LoadedModel) -> None:
+    rendered = Renderer(tiny, picture(56, 112)).render(asked(56, 112), "Detect fox.")
+    ids = torch.tensor(rendered.prompt.token_ids)
+    inside = rendered.positions[:, ids == tiny.model.config.image_token_id]
+    first = int(inside[0, 0])
+    # 2 columns and 4 rows of tokens
+    assert (inside[1] - first).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert (inside[2] - first).tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_a_long_question_is_never_cut(tiny: LoadedModel) -> None:
+    question = "Detect fox. " * 500
+    prompt = Renderer(tiny, picture(112, 112)).render(asked(112, 112), question).prompt
+    assert question in tiny.tokenizer.decode(prompt.token_ids)
+
+
+def test_a_question_with_a_placeholder_of_its_own_is_refused(tiny: LoadedModel) -> None:
+    with pytest.raises(DataError, match=r"a\.png:fox: the question holds 1 image placeholders of its own"):
+        Renderer(tiny, picture(112, 112)).render(asked(112, 112), "Detect <|image_pad|>.")
+
+
+def test_an_image_that_no_model_can_see_is_refused(tiny: LoadedModel) -> None:
+    with pytest.raises(DataError, match=r"images/a\.png: 1000 x 4 is longer than 200 times its width"):
+        Renderer(tiny, picture(1000, 4)).render(asked(1000, 4), "Detect fox.")
+
+
+def test_sizes_are_those_of_the_sample(tiny: LoadedModel) -> None:
+    refs = Renderer(tiny, picture(112, 56)).render(asked(112, 56), "?").prompt.images
+    assert refs[0].original == ImageSize(112, 56)

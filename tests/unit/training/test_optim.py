@@ -1,0 +1,53 @@
+"""The learning rate is a pure function of the step; only trained weights reach the optimizer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from virft.training.optim import Schedule, learning_rate, make_optimizer, set_learning_rate
+
+
+def rates(count: int, **options: object) -> list[float]:
+    return [learning_rate(step, peak=1.0, num_steps=count, **options) for step in range(count)]  # type: ignore[arg-type]
+
+
+def test_linear_falls_to_0_behind_the_last_step() -> None:
+    assert rates(5, schedule="linear") == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_cosine_is_half_way_down_in_the_middle() -> None:
+    # 0.5 (1 + cos(pi k / 4)): 1, 0.854, 0.5, 0.146
+    assert rates(4, schedule="cosine") == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+def test_constant_stays() -> None:
+    assert rates(3, schedule="constant") == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant", "cosine"])
+def test_warm_up_rises_in_even_steps_and_reaches_the_peak_right_after(schedule: Schedule) -> None:
+    found = rates(8, schedule=schedule, warmup_steps=3)
+    # 3 steps of 1 / 4: the first step learns already
+    assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_warm_up_of_all_but_one_step_is_possible() -> None:
+    assert rates(2, schedule="linear", warmup_steps=1) == [0.5, 1.0]
+
+
+def test_the_optimizer_takes_only_what_wants_a_gradient() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.1)
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model[1].parameters()]
+    assert optimizer.param_groups[0]["weight_decay"] == 0.1
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_the_rate_is_set_in_every_group() -> None:
+    a, b = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [a]}, {"params": [b], "lr": 5.0}], lr=1.0)
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

@@ -1,0 +1,49 @@
+"""What a run says of itself: rate and time left."""
+
+from __future__ import annotations
+
+import pytest
+
+from virft.training import progress
+from virft.training.progress import Progress, duration, step_line
+
+METRICS = {"step": 119, "reward": 1.84, "reward_iou": 0.714, "reward_format": 0.5, "unreadable_frac": 0.034}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be set by the test."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_time_left_follows_the_rate_so_far(clock: list[float]) -> None:
+    told = Progress(100)
+    assert told.tell(0) == "starting"
+    clock[0] += 20
+    # 10 in 20 s, so 90 take 180 s
+    assert told.tell(10) == "2.0 s each, 3:00 left"
+
+
+def test_what_was_done_before_a_resume_does_not_count_as_speed(clock: list[float]) -> None:
+    told = Progress(100, done=50)
+    clock[0] += 5
+    # 10 in 5 s, so 40 take 20 s
+    assert told.tell(60) == "2.0/s, 0:20 left"
+    assert Progress(100, done=100).tell(100) == "starting"
+
+
+def test_durations_are_rounded_to_seconds() -> None:
+    assert [duration(seconds) for seconds in (0.4, 59.6, 3599.6)] == ["0:00", "1:00", "1:00:00"]
+
+
+def test_a_step_line_shows_what_matters() -> None:
+    line = step_line(METRICS, num_steps=200, seconds=8.12, rest="1:00 left")
+    assert line == "step 120/200  reward 1.84 (format 0.50 iou 0.71)  unreadable 3%  8.1 s  1:00 left"
+
+
+def test_cut_answers_and_kl_appear_where_there_are_any() -> None:
+    line = step_line({**METRICS, "truncated_frac": 0.25, "kl": 0.0123}, num_steps=200, seconds=1, rest="")
+    assert "unreadable 3%  truncated 25%  kl 0.0123  1.0 s" in line
+    assert "truncated" not in step_line({**METRICS, "truncated_frac": 0.0}, num_steps=200, seconds=1, rest="")

@@ -1,0 +1,110 @@
+"""A run folder is new, or resumed with the same settings on the same data, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig
+from virft.config_file import load
+from virft.errors import RunError
+from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
+
+
+def config(folder: Path, **grpo: Any) -> Config:
+    return Config(data=DataConfig(train="d"), grpo=GRPOConfig(**grpo), run=RunConfig(dir=str(folder)))
+
+
+def open_run(settings: Config, *, resume: bool = False, data_hash: str = "0123456789abcdef") -> RunFolder:
+    card = run_card(commit="abc", data_hash=data_hash, model="virft-tiny")
+    return RunFolder.open(settings, resume=resume, card=card)
+
+
+def test_a_new_run_writes_its_settings_and_where_it_came_from(tmp_path: Path) -> None:
+    settings = config(tmp_path / "a" / "r", steps=7)
+    run = open_run(settings)
+    assert load(run.folder / "config.toml").config == settings
+    card = json.loads((run.folder / "card.json").read_text())
+    assert (card["commit"], card["data_hash"], card["model"]) == ("abc", "0123456789abcdef", "virft-tiny")
+    assert {"argv", "versions", "machine", "python", "virft", "schema_version"} <= card.keys()
+    assert "torch" in card["versions"]
+
+
+def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    open_run(config(tmp_path / "r")).append(METRICS, {"step": 0})
+    before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
+    with pytest.raises(RunError, match="already holds a run; go on with --resume, or name another run.dir"):
+        open_run(config(tmp_path / "r", steps=9))
+    assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        open_run(config(tmp_path))
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        open_run(config(tmp_path / "thesis.tex"), resume=True)
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    assert open_run(config(tmp_path)).folder == tmp_path
+
+
+def test_the_same_settings_resume(tmp_path: Path) -> None:
+    open_run(config(tmp_path / "r"))
+    assert open_run(config(tmp_path / "r"), resume=True).folder == tmp_path / "r"
+
+
+def test_resume_without_a_run_begins_one(tmp_path: Path) -> None:
+    assert (open_run(config(tmp_path / "r"), resume=True).folder / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 9, "group_size": 4}, r"another config: grpo\.steps is 200 \(there\) and 9 \(now\); resume with"),
+        ({"kl_coef": 0.0}, r"another config: grpo\.kl_coef is 0\.04 \(there\) and 0\.0 \(now\)"),
+        ({"loss": "token_mean"}, r'grpo\.loss is "sequence_mean" \(there\) and "token_mean" \(now\)'),
+    ],
+)
+def test_other_settings_are_refused_and_the_first_is_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    open_run(config(tmp_path / "r"))
+    with pytest.raises(RunError, match=message):
+        open_run(config(tmp_path / "r", **changes), resume=True)
+
+
+def test_a_setting_without_effect_in_both_runs_does_not_matter(tmp_path: Path) -> None:
+    open_run(config(tmp_path / "r"))
+    settings = Config(
+        model=ModelConfig(lora_rank=4), data=DataConfig(train="d"), run=RunConfig(dir=str(tmp_path / "r"))
+    )
+    open_run(settings, resume=True)
+
+
+def test_other_data_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    open_run(config(tmp_path / "r"))
+    with pytest.raises(RunError, match=r"was started on other data \(hash 0123456789ab, now fedc"):
+        open_run(config(tmp_path / "r"), resume=True, data_hash="fedcba9876543210")
+
+
+def test_log_lines_are_short_and_keep_their_order(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path / "r"))
+    run.append(METRICS, {"step": 0, "reward": 0.5, "text": "füchse"})
+    assert (run.folder / METRICS).read_text(encoding="utf-8") == '{"step":0,"reward":0.5,"text":"füchse"}\n'
+
+
+def test_lines_of_steps_that_will_be_done_again_are_cut(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path / "r"))
+    for name in (METRICS, ROLLOUTS, TIMINGS):
+        for step in range(4):
+            run.append(name, {"step": step})
+    with (run.folder / METRICS).open("a") as file:
+        file.write('{"step":1,"rew')
+    run.cut_logs(2)
+    for name in (METRICS, ROLLOUTS, TIMINGS):
+        assert (run.folder / name).read_text() == '{"step":0}\n{"step":1}\n'
