@@ -41,14 +41,17 @@ def prefill_operations(config: Any, shape: GroupShape, *, shared: bool) -> int:
 
 
 def step_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_vision: bool) -> int:
-    """Sampling of one group and the update on it. Once drawn, a completion's last token is not run for sampling."""
+    """Sampling of one group and the update on it.
+
+    Once drawn, a completion's last token is not run for sampling. What a frozen tower made for sampling serves the
+    update too where work is shared.
+    """
     tokens = shape.completion - 1
     decoding = _language(config, tokens, _after(shape.prompt, tokens)) + _logits(config, tokens)
-    return (
-        prefill_operations(config, shape, shared=shared)
-        + shape.group * decoding
-        + update_operations(config, shape, shared=shared, frozen_vision=frozen_vision)
-    )
+    update = update_operations(config, shape, shared=shared, frozen_vision=frozen_vision)
+    if shared and frozen_vision:
+        update -= _embedding(config, shape.patches) + _tower(config, shape.patches)
+    return prefill_operations(config, shape, shared=shared) + shape.group * decoding + update
 
 
 def _text(config: Any, shape: GroupShape, *, shared: bool) -> int:

@@ -20,6 +20,11 @@ from virft.types import Box, Detection, Detections, ImageSize, Label, TaskName
 
 SIZE = ImageSize(IMAGE_SIZE, IMAGE_SIZE)
 THINKING_SHARE = 0.25
+STRANGE_SHARE = 0.12
+"""Questions that name a present class by a word that means nothing. Without them a model learns to answer
+
+"No Objects" to every name it does not know, and reinforcement has no answer to start from.
+"""
 NAMES = class_names("base")
 _NO_MASK = np.zeros((1, 1), bool)
 
@@ -95,6 +100,7 @@ class QuestionWriter:
         self.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         head = self._ids("<|im_start|>user\n<|vision_start|>")
         (self._period,) = self._ids(".")
+        self._strange_words = strange_words(tokenizer)
         self.prefix_ids = [*head, *[self.image_token_id] * num_image_tokens, *self._ids("<|vision_end|>")]
 
     def write(self, records: np.ndarray, rng: np.random.Generator) -> Iterator[Written]:
@@ -108,7 +114,10 @@ class QuestionWriter:
         for index in rng.permutation(len(asked)):
             one = asked[index]
             thinking = bool(rng.random() < THINKING_SHARE)
-            text = question(one.task, one.query, template="short", thinking=thinking)
+            asked_for = one.query
+            if one.kind == "present" and rng.random() < STRANGE_SHARE:
+                asked_for, thinking = self._strange_words[int(rng.integers(len(self._strange_words)))], False
+            text = question(one.task, asked_for, template="short", thinking=thinking)
             question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
             asked_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
             yield Written(
@@ -120,6 +129,21 @@ class QuestionWriter:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def strange_words(tokenizer: Qwen2Tokenizer) -> list[str]:
+    """Words of the vocabulary that no question or answer uses, and that are no name of any class."""
+    used = {word for name in class_names() for word in name.split()} | set(group_names())
+    used |= {word for row in scene_classes().values() for word in row.plural.split()}
+    used |= set(_QUESTION_WORDS.split())
+    words = {token.removeprefix("Ġ") for token in tokenizer.get_vocab() if token.startswith("Ġ")}
+    return sorted(word for word in words if word.isascii() and word.isalpha() and len(word) > 2 and word not in used)
+
+
+_QUESTION_WORDS = (
+    "the only largest smallest leftmost rightmost topmost bottommost second third fourth from left right top bottom of "
+    "above below middle centre which this think first see looks like not and Objects"
+)
 
 
 def corpus() -> Iterable[str]:

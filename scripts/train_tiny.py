@@ -2,6 +2,7 @@
 
     python scripts/train_tiny.py dense FOLDER --steps N     the vision tower alone
     python scripts/train_tiny.py joint FOLDER --steps N     the whole model, starting from the dense stage
+                                                            (or from a model: --start-from FOLDER)
 
 In the dense stage each patch predicts the class it shows and the distances to the edges of its object
 (throw-away heads); next-token loss alone would take days to teach the tower to see. In the joint stage the
@@ -510,11 +511,14 @@ def train_joint(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         average, step = state["average"], state["step"]
     else:
-        dense = torch.load(args.folder / "dense.pt")["module"]
-        visual = {key.removeprefix("visual."): value for key, value in dense.items() if key.startswith("visual.")}
-        # the merger was not trained by the dense stage: its weights are as random as the language model's
-        model.model.visual.load_state_dict(visual)
-        heads.load_state_dict({k.removeprefix("heads."): v for k, v in dense.items() if k.startswith("heads.")})
+        if args.start_from is not None:
+            model.load_state_dict(Qwen2VLForConditionalGeneration.from_pretrained(args.start_from).state_dict())
+        else:
+            dense = torch.load(args.folder / "dense.pt")["module"]
+            visual = {key.removeprefix("visual."): value for key, value in dense.items() if key.startswith("visual.")}
+            # the merger was not trained by the dense stage: its weights are as random as the language model's
+            model.model.visual.load_state_dict(visual)
+            heads.load_state_dict({k.removeprefix("heads."): v for k, v in dense.items() if k.startswith("heads.")})
         average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     progress = Progress(args.folder / "joint.jsonl")
     while step < args.steps:
@@ -560,6 +564,7 @@ def main() -> None:
     parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss in the joint stage")
     parser.add_argument("--word-weight", type=float, default=0.25, help="weight of the heads that tie tokens to words")
     parser.add_argument("--place-weight", type=float, default=1.0, help="weight of the head that says where it is")
+    parser.add_argument("--start-from", type=Path, help="a model folder to go on from, instead of the dense stage")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="with torch.compile: 1.5 times as fast")
     parser.add_argument("--renderers", type=int, default=1)

@@ -194,7 +194,12 @@ def evaluate(
         num_samples=number,
         box_space=loaded.family.box_space,
         thinking=thinking,
-        settings={"template": template, "max_completion_tokens": max_completion_tokens, "temperature": 0.0},
+        settings={
+            "template": template,
+            "max_completion_tokens": max_completion_tokens,
+            "temperature": 0.0,
+            "commit": source_commit(),
+        },
     )
     return score_predictions(write_predictions(folder, card, answers), store)
 

@@ -79,8 +79,8 @@ def _add_verb(verbs: _Verbs, name: str, help: str, *, function: str | None = Non
 def _add_quickstart(verbs: _Verbs) -> None:
     verb = _add_verb(verbs, "quickstart", "teach the built-in model new classes, in minutes", function="quickstart")
     verb.add_argument("out", metavar="OUT", type=Path, nargs="?", default=Path("runs/quickstart"), help="run folder")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--steps", type=int, help="training steps (its own number by default)")
+    verb.add_argument("--seed", type=_not_negative, default=0)
+    verb.add_argument("--steps", type=_at_least_one, help="training steps (its own number by default)")
     verb.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
 
@@ -94,7 +94,7 @@ def _add_build(verbs: _Verbs) -> None:
     coco.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per class; all by default")
     coco.add_argument("--negatives-frac", type=_share, default=0.0, help="share of questions about an absent class")
     coco.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
-    coco.add_argument("--seed", type=int, default=0)
+    coco.add_argument("--seed", type=_not_negative, default=0)
     coco.add_argument("--strict", action="store_true", help="stop at the first broken record")
     coco.add_argument("--link", action="store_true", help="link images instead of copying them")
     coco.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
@@ -108,8 +108,8 @@ def _add_build(verbs: _Verbs) -> None:
     scenes.add_argument("--questions", type=_at_least_one, metavar="N", help="a test set of N questions")
     scenes.add_argument("--kind", choices=("train", "same_sprites", "other_style"), default="same_sprites")
     scenes.add_argument("--negatives-frac", type=_share, help="share of questions about an absent class")
-    scenes.add_argument("--size", type=_at_least_one, help="side of the images in pixels")
-    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument("--size", type=_side, help="side of the images in pixels")
+    scenes.add_argument("--seed", type=_not_negative, default=0)
     scenes.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
 
 
@@ -165,6 +165,20 @@ def _at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}; expected an integer of at least 1")
     return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number}; expected an integer of at least 0")
+    return number
+
+
+def _side(text: str) -> int:
+    side = int(text)
+    if side < 28:
+        raise argparse.ArgumentTypeError(f"{side}; expected at least 28 pixels, one token of a model")
+    return side
 
 
 def _share(text: str) -> float:

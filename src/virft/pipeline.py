@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from virft.errors import ConfigError, DataError, RunError
+from virft.errors import ConfigError, DataError
 from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
 
 
@@ -140,7 +140,6 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
 
         print(dump(settings), end="")
     from virft.data.store import Store
-
     from virft.training.run import RunFolder, require_free, run_card
 
     store = Store(settings.data.train)
@@ -175,10 +174,9 @@ def predict(
 ) -> None:
     """Write a model's answers to a data set into ``out``, and score them."""
     from virft.data.store import Store
-    from virft.evaluation.predictions import PREDICTIONS
+    from virft.evaluation.predictions import PREDICTIONS, require_free
 
-    if (out / PREDICTIONS).exists():
-        raise RunError(f"{out}: already holds predictions; name another folder")
+    require_free(out)
     store = Store(data)
     store.check(decode=True)
     from virft.assembly import evaluate

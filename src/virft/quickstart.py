@@ -155,9 +155,12 @@ def _scores_of(name: str, model: str, out: Path, say: Callable[[str], None]) -> 
 
 def comparison_text(scores: Mapping[str, Mapping[str, Scores]]) -> str:
     """The result as a plain table."""
-    lines = [f"{'':24}" + "".join(f"{name:>22}" for name in SHOWN)]
-    lines += [f"{row[0]:24}" + "".join(f"{cell:>22}" for cell in row[1:]) for row in _rows(scores)]
-    return "\n".join(lines)
+    widths = [max(8, len(name) + 2) for name in SHOWN]
+    table = [["", *SHOWN], *_rows(scores)]
+    return "\n".join(
+        f"{row[0]:24}" + "".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths, strict=True))
+        for row in table
+    )
 
 
 def _rows(scores: Mapping[str, Mapping[str, Scores]]) -> list[list[str]]:

@@ -13,14 +13,15 @@ import pytest
 from runs import files, log, virft, write_config
 from virft.cli import EXIT_INTERRUPTED
 
-SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000003/trained.safetensors", "model/model.safetensors")
+STEPS = ("grpo.steps=8",)
+SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safetensors", "model/model.safetensors")
 
 
 def interrupted(config: Path) -> tuple[int, str]:
     """Exit status and last line of a run that gets Ctrl-C after its first step."""
     code = "import sys; from virft.cli import main; sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", code, "grpo", str(config)],
+        [sys.executable, "-c", code, "grpo", str(config), *STEPS],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -45,21 +46,21 @@ def num_threads() -> int:
 def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(scenes: Path, tmp_path: Path) -> None:
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    assert virft("grpo", write_config(tmp_path / "whole", scenes / "train")) == 0
+    assert virft("grpo", write_config(tmp_path / "whole", scenes / "train"), *STEPS) == 0
     config = write_config(tmp_path / "cut", scenes / "train")
     status, told = interrupted(config)
     assert status == EXIT_INTERRUPTED
-    # the signal may arrive before or after the second step has begun
-    assert told in [f"virft: stopped after step {number}; go on with --resume" for number in (1, 2)]
     run = tmp_path / "cut" / "run"
-    assert 1 <= len(log(run)) <= 2
+    # how far the run has come when the signal arrives is left to the machine
+    assert 1 <= len(log(run)) < 8
+    assert told == f"virft: stopped after step {len(log(run))}; go on with --resume"
     assert not (run / "model").exists()
 
-    assert virft("grpo", config, "--resume") == 0
+    assert virft("grpo", config, *STEPS, "--resume") == 0
     whole = files(tmp_path / "whole" / "run")
     for name in SAME:
         assert files(run)[name] == whole[name], name
-    assert len(log(run, "timings.jsonl")) == 3
+    assert len(log(run, "timings.jsonl")) == 8
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another(scenes: Path, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from plain_computation import make_groups, make_pair
-from tiny_models import MAKERS
+from tiny_models import MAKERS, tiny_model
 from virft.models.layout import pack_row
 
 
 def dense_mask(groups):
-    """[1, 1, T, T], True where a token looks: prompts at themselves, completions at prompt and themselves, backwards."""
+    """[1, 1, T, T], True where a token looks: back, within its prompt, and if of a completion within that too."""
     owners = []  # of every row token: group and completion (0: the prompt)
     for number, (prompt, _, completions) in enumerate(groups):
         owners += [(number, 0)] * len(prompt)
@@ -48,7 +48,6 @@ def test_split_attention_equals_a_dense_mask(model_type):
 
 def test_the_mask_matters():
     # under a causal mask over the whole row completions would see their siblings
-    plain, policy = make_pair("qwen2_vl")
-    groups = make_groups(plain.config)
-    mask = dense_mask(groups)
+    mask_of = make_groups(tiny_model("qwen2_vl").config)
+    mask = dense_mask(mask_of)
     assert (mask != torch.ones_like(mask).tril()).sum() > 100

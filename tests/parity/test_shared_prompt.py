@@ -57,3 +57,16 @@ def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers
     expected.mean().backward()
     found.mean().backward()
     assert_same_gradients(plain, policy.model, at_least=20)
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_logprobs_do_not_depend_on_what_else_is_in_the_row(model_type):
+    # a longer prompt and more, longer completions beside a group pad its tables
+    _, policy = make_pair(model_type)
+    groups = make_groups(policy.config)
+    with torch.no_grad():
+        alone = shared_logprobs(policy, groups[:1])
+        first = shared_logprobs(policy, groups)[: len(alone)]
+        last = shared_logprobs(policy, groups[::-1])[-len(alone) :]
+    torch.testing.assert_close(first, alone, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(last, alone, atol=TOLERANCE, rtol=0)

@@ -13,6 +13,7 @@ import pytest
 from factories import save_coco
 from virft import cli, pipeline
 from virft.data.store import Store
+from virft.errors import RunStopped
 
 TWO = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
 
@@ -157,6 +158,11 @@ def test_users_mistake_is_one_message(
         (("explain", "x", "--task", "detection", "--target", "[]", "--image-size", "64"), "'64'; expected a size such"),
         (("build", "coco", "a", "b", "c", "--shots", "0"), "0; expected an integer of at least 1"),
         (("build", "coco", "a", "b", "c", "--test-frac", "1"), "1; expected a number of at least 0 and below 1"),
+        (("build", "scenes", "a", "--shots", "1", "--seed", "-1"), "-1; expected an integer of at least 0"),
+        (("build", "scenes", "a", "--shots", "1", "--size", "8"), "8; expected at least 28 pixels"),
+        (("quickstart", "a", "--steps", "0"), "0; expected an integer of at least 1"),
+        (("grpo", "a.toml", "--dry-run", "b=1", "--frist"), "unrecognized arguments: --frist"),
+        (("predict", "a", "b", "c", "d"), "unrecognized arguments: d"),
         (("build", "coco", "a", "b", "c", "--neg", "0.1"), "unrecognized arguments: --neg"),
     ],
 )
@@ -167,6 +173,33 @@ def test_argument_that_makes_no_sense_is_told(
         run(*argv)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("grpo", "a.toml", "x=1", "y=2", "--dry-run"),
+        ("grpo", "a.toml", "--dry-run", "x=1", "y=2"),
+        ("grpo", "--dry-run", "a.toml", "x=1", "y=2"),
+        ("grpo", "a.toml", "x=1", "--dry-run", "y=2"),
+    ],
+)
+def test_overrides_may_stand_before_and_behind_options(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(pipeline, "grpo", lambda **arguments: seen.update(arguments))
+    assert run(*argv) == 0
+    assert seen == {"config": Path("a.toml"), "overrides": ["x=1", "y=2"], "resume": False, "dry_run": True}
+
+
+def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(**_: object) -> None:
+        raise RunStopped("stopped after step 3; go on with --resume")
+
+    monkeypatch.setattr(pipeline, "grpo", stop)
+    assert run("grpo", "a.toml") == 130
+    assert capsys.readouterr().err == "virft: stopped after step 3; go on with --resume\n"
 
 
 def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

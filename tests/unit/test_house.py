@@ -34,13 +34,38 @@ def test_every_required_package_is_pinned() -> None:
     assert pins["transformers"] == "5.19.0"
 
 
-@pytest.mark.parametrize("name", ["README.md", "Makefile", ".ci/run", "pyproject.toml", "constraints.txt"])
-def test_no_registry_and_no_folder_of_one_machine_is_named(name: str) -> None:
-    text = (ROOT / name).read_text()
+TEXTS = [
+    *(ROOT / name for name in ("Makefile", ".ci/run", "pyproject.toml", "constraints.txt")),
+    *sorted(ROOT.glob("*.md")),
+    *(path for folder in ("docs", "configs", "examples") for path in sorted((ROOT / folder).glob("*.*"))),
+]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_no_registry_and_no_folder_of_one_machine_is_named(path: Path) -> None:
+    text = path.read_bytes().decode(errors="ignore")  # docs hold pictures too
     assert not re.search(r"https?://[^ )]*(pypi|pythonhosted|download\.pytorch|mirror)|/home/|/root/|/opt/", text)
 
 
-def test_pages_that_the_readme_links_to_exist() -> None:
-    links = re.findall(r"(?<!!)\[[^]]*\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_pages_that_a_page_links_to_exist(page: str) -> None:
+    links = re.findall(r"(?<!!)\[[^]]*\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()
+
+
+def test_the_readme_names_every_file_and_folder_of_the_package() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = {path.name + "/" * path.is_dir() for path in (ROOT / "src" / "virft").iterdir() if path.name[0] not in "_."}
+    # sft/ is empty so far
+    assert {name for name in names - {"py.typed", "sft/"} if name not in readme} == set()
+
+
+def test_the_demo_is_the_quickstart() -> None:
+    told = subprocess.run(["make", "-n", "demo"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert told.splitlines()[-1] == ".venv/bin/virft quickstart runs/quickstart "

@@ -57,14 +57,21 @@ class Store:
             raise DataError(f"{self._path}: holds no samples; expected at least one")
         seen: set[str] = set()
         for number, sample in enumerate(self):
-            for path in sample.images:
+            for path, size in zip(sample.images, sample.image_sizes, strict=True):
                 if path in seen:
                     continue
                 seen.add(path)
                 if not Path(path).is_file():
                     raise DataError(f"{self._where(number)}: no such image: {path} (sample {sample.id})")
                 if decode:
-                    load_image(path, sample_id=sample.id)
+                    self._check_size(load_image(path, sample_id=sample.id).size, size, number, path)
+
+    def _check_size(self, found: tuple[int, int], told: tuple[int, int], number: int, path: str) -> None:
+        if found != told:
+            raise DataError(
+                f"{self._where(number)}: {path} has {found[0]} x {found[1]} pixels upright; "
+                f"expected {told[0]} x {told[1]}, which its boxes were drawn on"
+            )
 
     def _read(self, line: bytes, number: int) -> Sample:
         where = self._where(number)

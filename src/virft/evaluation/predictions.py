@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from virft.boxes import BoxSpace
-from virft.errors import DataError
+from virft.errors import DataError, RunError
 from virft.types import FinishReason, ImageSize, Prediction
 
 PREDICTIONS, CARD = "predictions.jsonl", "card.json"
@@ -37,6 +37,15 @@ class SizedPrediction(NamedTuple):
 
     prediction: Prediction
     resized: ImageSize
+
+
+def require_free(folder: Path) -> None:
+    """``RunError`` unless predictions may be written there: it is new, empty, or holds those of a run that was cut."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if {PREDICTIONS, CARD} <= there:
+        raise RunError(f"{folder}: already holds predictions; name another folder")
+    if there - {PREDICTIONS} or folder.is_file():
+        raise RunError(f"{folder}: holds other files; name a new folder for the predictions")
 
 
 def write_predictions(folder: Path, card: PredictionsCard, predictions: Iterable[SizedPrediction]) -> Path:

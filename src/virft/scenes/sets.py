@@ -175,9 +175,10 @@ class _SceneAbout(NamedTuple):
 
 
 def _distractors(asked: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """The base classes, and about as often the further ones of ``classes``.
+    """The base classes, and about as many entries for the further ones of ``classes``.
 
-    Without the latter, the one object of no base class would be the answer whatever the question names.
+    As relatives are preferred, a quarter of the distractors shown are of the latter. Without them, the one
+    object of no base class would be the answer whatever the question names.
     """
     base = class_names("base")
     further = tuple(name for name in classes if name not in base and name != asked)

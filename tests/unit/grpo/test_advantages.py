@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,4 +48,4 @@ def test_a_reward_that_everyone_gets_changes_nothing(rewards: list[float], shift
 @given(rewards=REWARDS)
 def test_a_higher_reward_never_has_a_lower_advantage(rewards: list[float]) -> None:
     ordered = group_advantages(sorted(rewards))
-    assert all(low <= high for low, high in zip(ordered, ordered[1:], strict=False))
+    assert all(low <= high for low, high in pairwise(ordered))

@@ -72,7 +72,7 @@ def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskNam
         assert len(positive) == 1
         shown = Counter(o.class_name for o in sample.scene.objects)
         name = NOVEL[index % 8]
-        assert set(shown) - {name} <= set(class_names("base"))
+        assert set(shown) <= {*class_names("base"), *NOVEL}
         if task is TaskName.DETECTION:
             assert positive[0].query == name
             assert 1 <= shown[name] <= 3
@@ -82,6 +82,54 @@ def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskNam
             assert positive[0].target in [o.box for o in sample.scene.objects if o.class_name == name]
         asked[name] += 1
     assert asked == dict.fromkeys(NOVEL, 4)
+
+
+def others_shown(classes: tuple[str, ...], shots: int) -> Counter[str]:
+    """Objects of a few-shot detection set that its scene does not ask for, by class."""
+    samples = few_shot_set(0, TaskName.DETECTION, classes, shots)
+    return Counter(
+        o.class_name
+        for index, sample in enumerate(samples)
+        for o in sample.scene.objects
+        if o.class_name != classes[index % len(classes)]
+    )
+
+
+def test_a_quarter_of_the_distractors_are_other_new_classes() -> None:
+    # Else the one object of no base class would be the answer, whatever the question names. 55 % of the distractors
+    # are drawn evenly from both kinds, 45 % are relatives of what is there, which are base classes mostly.
+    shown = others_shown(NOVEL, 40)
+    assert set(NOVEL) <= set(shown)
+    assert 0.2 < sum(shown[name] for name in NOVEL) / shown.total() < 0.35
+
+
+def test_a_set_of_one_new_class_has_distractors_of_the_base_classes_only() -> None:
+    assert set(others_shown(("panda",), 40)) <= set(class_names("base"))
+
+
+def test_classes_that_are_base_classes_are_no_more_frequent_than_others() -> None:
+    two = class_names("base")[:2]
+    shown = others_shown(two, 60)
+    assert set(shown) <= set(class_names("base"))
+    assert sum(shown[name] for name in two) < 0.2 * shown.total()
+
+
+def test_an_object_of_another_asked_class_is_told_apart_by_its_name_alone() -> None:
+    # every present question has its own class's boxes as target, though other new classes stand beside them
+    mixed = 0
+    for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 10):
+        question = sample.questions[0]
+        assert isinstance(question.target, Detections)
+        own = [o.box for o in sample.scene.objects if o.class_name == question.query]
+        assert sorted(item.box.xyxy for item in question.target.items) == sorted(box.xyxy for box in own)
+        mixed += any(o.class_name in NOVEL and o.class_name != question.query for o in sample.scene.objects)
+    assert mixed > 20
+
+
+def test_absent_questions_ask_for_what_the_scene_does_not_show() -> None:
+    for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 10):
+        shown = {o.class_name for o in sample.scene.objects}
+        assert not any(question.query in shown for question in sample.questions if question.kind == "absent")
 
 
 def test_absent_questions_of_a_few_shot_set_have_the_stated_share() -> None:

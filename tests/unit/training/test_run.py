@@ -36,7 +36,7 @@ def test_a_new_run_writes_its_settings_and_where_it_came_from(tmp_path: Path) ->
 def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     open_run(config(tmp_path / "r")).append(METRICS, {"step": 0})
     before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
-    with pytest.raises(RunError, match="already holds a run; go on with --resume, or name another run.dir"):
+    with pytest.raises(RunError, match=r"already holds a run; go on with --resume, or name another run\.dir"):
         open_run(config(tmp_path / "r", steps=9))
     assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
 

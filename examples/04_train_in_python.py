@@ -1,0 +1,44 @@
+"""A few steps of GRPO without the command line: the parts of a run, put together and stepped by hand.
+
+python examples/04_train_in_python.py
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from virft.assembly import load_for_training, make_trainer
+from virft.config import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
+from virft.data.sources.scenes import write_few_shot_scenes
+from virft.data.store import Store
+from virft.data.stream import ShuffledStream
+from virft.models.tiny import IMAGE_SIZE
+from virft.types import TaskName
+
+
+def main(steps: int = 3) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "train"
+        write_few_shot_scenes(
+            data, task=TaskName.DETECTION, classes=["panda", "cactus"], shots=2, seed=0, size=IMAGE_SIZE
+        )
+        config = Config(
+            data=DataConfig(train=str(data)),
+            sampling=SamplingConfig(max_completion_tokens=48),
+            grpo=GRPOConfig(steps=steps, prompts_per_step=2, group_size=4, learning_rate=2e-4, kl_coef=0.0),
+            run=RunConfig(dir=str(Path(folder) / "run")),
+        )
+        store = Store(data)
+        trainer = make_trainer(config, load_for_training(config))
+        stream = ShuffledStream(num_samples=len(store), batch_size=config.grpo.prompts_per_step, seed=config.seed)
+        for number in range(steps):
+            report = trainer.step(number, [store[i] for i in stream.next_batch()])
+            print(f"step {number + 1}: reward {report.metrics['reward']:.2f}, "
+                  f"{report.metrics['completion_tokens']:.0f} tokens an answer")  # fmt: skip
+            best = max(report.groups[0].reports, key=lambda one: one.total)
+            print(f"  the best answer about a {report.groups[0].sample.query}: {best.reading.text}")
+
+
+if __name__ == "__main__":
+    main()

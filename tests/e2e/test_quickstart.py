@@ -1,0 +1,99 @@
+"""The quickstart, small: it makes its page, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from runs import files, log, virft
+from virft import quickstart
+from virft.config import Config
+from virft.errors import RunStopped
+
+full_config = quickstart.quickstart_config
+
+
+def small_config(out: Path, *, seed: int, steps: int) -> Config:
+    config = full_config(out, seed=seed, steps=steps)
+    return replace(
+        config,
+        grpo=replace(config.grpo, prompts_per_step=2, group_size=3),
+        run=replace(config.run, log_every=1),
+    )
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickstart, "TEST_QUESTIONS", 4)
+    monkeypatch.setattr(quickstart, "quickstart_config", small_config)
+
+
+def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "q"
+    assert virft("quickstart", out, "--steps", 2) == 0
+    told = capsys.readouterr().out
+    for test in ("same_sprites", "other_style", "never_trained"):
+        assert f"base on {test}: F1 " in told
+        assert f"\n{test} base " in told
+        assert f"\n{test} rft " in told
+    assert "step 2/2" in told
+    assert told.endswith(f"pictures: {out / 'report.html'}\n")
+
+    scores = json.loads((out / "scores.json").read_text())
+    assert set(scores) == {"base", "rft"}
+    assert {"f1", "false_positive_rate", "unreadable_frac"} <= scores["rft"]["other_style"].keys()
+    with Image.open(out / "before_after.png") as sheet:
+        assert min(sheet.size) > 400
+    page = (out / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "data:image/png;base64," in page
+    assert "http" not in page, "the page must not need a network"
+    assert len(log(out / "run")) == 2
+
+    before = files(out)
+    assert virft("quickstart", out, "--steps", 2) == 2
+    assert capsys.readouterr().err == (
+        f"virft: {out}: already holds a quickstart; go on with --resume, or name another folder\n"
+    )
+    assert virft("quickstart", out, "--steps", 3, "--resume") == 2
+    assert "holds a run of another config: grpo.steps is 2 (there) and 3 (now)" in capsys.readouterr().err
+    assert virft("quickstart", out, "--steps", 2, "--resume") == 0
+    assert "step " not in capsys.readouterr().out
+    assert files(out) == before
+
+
+def test_it_goes_on_after_ctrl_c_as_if_nothing_had_been(tmp_path: Path) -> None:
+    def run(name: str, *, stop: bool = False, resume: bool = False) -> None:
+        def say(line: str) -> None:
+            if stop and line.startswith("step 2/"):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        quickstart.run_quickstart(tmp_path / name, seed=1, steps=4, resume=resume, say=say)
+
+    run("whole")
+    with pytest.raises(RunStopped, match="stopped after step 2; go on with --resume"):
+        run("cut", stop=True)
+    assert not (tmp_path / "cut" / "scores.json").exists()
+    run("cut", resume=True)
+    whole, cut = files(tmp_path / "whole"), files(tmp_path / "cut")
+    for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors"):
+        assert cut[f"run/{name}"] == whole[f"run/{name}"], name
+    assert cut["scores.json"] == whole["scores.json"]
+    assert cut["before_after.png"] == whole["before_after.png"]
+
+
+def test_a_folder_of_another_kind_or_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    assert virft("quickstart", tmp_path) == 2
+    assert "is not empty and holds no quickstart; name another folder" in capsys.readouterr().err
+    assert files(tmp_path) == {"report.html": b"mine"}
+
+    quickstart.write_data(tmp_path / "q" / "data", seed=0)
+    assert virft("quickstart", tmp_path / "q", "--seed", 1) == 2
+    assert "was drawn with seed 0, not 1; name another folder" in capsys.readouterr().err

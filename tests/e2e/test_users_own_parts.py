@@ -1,0 +1,58 @@
+"""A reward and a question of the user's own, and what a run would cost."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from runs import log, virft, write_config
+from virft.config_file import load
+
+REWARD = '''
+def brevity(reading, target, context):
+    """1 for an empty text, 0 from 200 characters on."""
+    return max(0.0, 1.0 - len(reading.text) / 200)
+'''
+
+
+def test_a_reward_of_the_users_own_counts_in_the_total(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    extra = f'reward.extra = ["{tmp_path / "mine.py"}:brevity"]\nreward.weights.brevity = 0.5\n'
+    assert virft("grpo", write_config(tmp_path, scenes / "train", extra=extra), "grpo.steps=1") == 0
+    record = log(tmp_path / "run")[0]
+    assert 0.0 < record["reward_brevity"] < 1.0
+    parts = record["reward_iou"] + record["reward_confidence"] + record["reward_format"]
+    assert record["reward"] == pytest.approx(parts + 0.5 * record["reward_brevity"])
+    best = log(tmp_path / "run", "rollouts.jsonl")[0]["best"]
+    assert best["parts"]["brevity"] == pytest.approx(max(0.0, 1 - len(best["text"]) / 200))
+
+
+def test_a_question_of_the_users_own_is_put_to_the_model(scenes: Path, tmp_path: Path) -> None:
+    template = tmp_path / "question.txt"
+    template.write_text('Where is the {query}? Answer like {"box": [..]}.\n')
+    config = write_config(tmp_path, scenes / "train")
+    assert virft("grpo", config, "grpo.steps=1", f"prompt.template={template}") == 0
+    asked = log(tmp_path / "run", "rollouts.jsonl")[0]["prompt"]
+    assert "<|vision_end|>Where is the " in asked
+    assert '? Answer like {"box": [..]}.<|im_end|>' in asked
+    out = tmp_path / "p"
+    assert virft("predict", "virft-tiny", scenes / "test", out, "--template", template, "--limit", 1) == 0
+
+
+def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    assert virft("grpo", config, "--dry-run", "grpo.group_size=2") == 0
+    told = capsys.readouterr().out
+    assert tomllib.loads(told)["grpo"]["group_size"] == 2
+    # 3 steps of 2 prompts of 16 image tokens and some text
+    assert "# 3 steps of 2 prompts x 2 completions; one group, measured now: prompt " in told
+    assert "prompt tokens, " in told
+    assert "completion tokens (at most 576), at most 0:" in told  # 3 x 2 x 2 x 48
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
+
+    (tmp_path / "resolved.toml").write_text(told)
+    assert load(tmp_path / "resolved.toml").config == load(config, ["grpo.group_size=2"]).config

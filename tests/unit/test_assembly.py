@@ -1,0 +1,179 @@
+"""Settings become the arguments of the parts, each where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from factories import sample
+from virft import assembly
+from virft.assembly import load_for_training, loop_settings, make_policy, make_renderer, make_reward_rule, make_trainer
+from virft.config import (
+    Config,
+    DataConfig,
+    GRPOConfig,
+    ModelConfig,
+    PromptConfig,
+    RewardConfig,
+    RunConfig,
+    SamplingConfig,
+)
+from virft.errors import ConfigError
+from virft.models.load import LoadedModel
+from virft.models.logprobs import Policy
+from virft.models.renderer import Renderer
+
+
+def config(**sections: Any) -> Config:
+    return Config(data=DataConfig(train="d"), run=RunConfig(dir="r"), **sections)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[LoadedModel]:
+    yield load_for_training(config())
+
+
+def trained(loaded: LoadedModel) -> set[str]:
+    return {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
+
+
+def test_the_vision_tower_is_frozen_unless_asked_for(tiny: LoadedModel) -> None:
+    assert not any(name.startswith("model.visual.") for name in trained(tiny))
+    assert "model.language_model.layers.0.self_attn.q_proj.weight" in trained(tiny)
+    whole = load_for_training(config(model=ModelConfig(freeze_vision=False)))
+    assert "model.visual.patch_embed.proj.weight" in trained(whole)
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_what_is_trained_is_float32_whatever_the_model_computes_in(train: Any) -> None:
+    loaded = load_for_training(config(model=ModelConfig(train=train, dtype="bfloat16")))
+    found = {p.dtype for p in loaded.model.parameters() if p.requires_grad}
+    assert found == {torch.float32}
+    frozen = loaded.model.get_parameter("model.visual.patch_embed.proj.weight").dtype
+    assert frozen == (torch.bfloat16 if train == "lora" else torch.float32)
+
+
+def test_adapters_have_the_rank_that_was_asked_for() -> None:
+    loaded = load_for_training(config(model=ModelConfig(train="lora", lora_rank=3, lora_alpha=6)))
+    found = {p.shape[0] for name, p in loaded.model.named_parameters() if "lora_A" in name}
+    assert found == {3}
+
+
+def test_image_placeholders_are_never_sampled(tiny: LoadedModel) -> None:
+    rules = make_policy(tiny, temperature=0.7).rules
+    assert rules.temperature == 0.7
+    assert set(rules.forbidden_ids) == {tiny.model.config.image_token_id, tiny.model.config.video_token_id}
+
+
+def test_the_trainer_follows_the_settings(tiny: LoadedModel) -> None:
+    settings = config(
+        seed=9,
+        grpo=GRPOConfig(steps=10, group_size=3, loss="token_mean", kl_coef=0.0, learning_rate=1e-3, warmup_steps=1),
+        sampling=SamplingConfig(temperature=0.8, max_completion_tokens=17, prompts_per_batch=2),
+    )
+    trainer = make_trainer(settings, tiny)
+    assert (trainer.settings.group_size, trainer.settings.loss, trainer.settings.kl_coef) == (3, "token_mean", 0.0)
+    assert trainer.settings.prompts_per_batch == 2
+    assert (trainer.params.max_completion_tokens, trainer.params.temperature) == (17, 0.8)
+    assert trainer.policy.rules.temperature == 0.8
+    assert (trainer.num_steps, trainer.seed) == (10, 9)
+    assert [trainer.learning_rate_at(step) for step in (0, 1)] == [5e-4, 1e-3]
+    assert trainer.autocast is None
+    assert trainer.feature_cache is not None
+    sizes = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
+    assert sizes == sum(p.numel() for p in tiny.model.parameters() if p.requires_grad)
+
+
+def test_without_kl_there_is_no_reference(tiny: LoadedModel) -> None:
+    trainer = make_trainer(config(grpo=GRPOConfig(kl_coef=0.0)), tiny)
+    assert trainer.reference is None
+    assert trainer.reference_mode is None
+
+
+def test_the_reference_of_full_training_is_a_frozen_copy(tiny: LoadedModel) -> None:
+    trainer = make_trainer(config(), tiny)
+    assert isinstance(trainer.reference, Policy)
+    assert not any(p.requires_grad for p in trainer.reference.parameters())
+    own = {p.data_ptr() for p in trainer.policy.parameters()}
+    assert own.isdisjoint(p.data_ptr() for p in trainer.reference.parameters())
+
+
+def test_the_reference_of_adapters_is_the_base_without_a_copy() -> None:
+    loaded = load_for_training(config(model=ModelConfig(train="lora")))
+    trainer = make_trainer(config(model=ModelConfig(train="lora")), loaded)
+    assert trainer.reference is None
+    assert trainer.reference_mode is not None
+
+
+def test_features_are_kept_only_while_the_tower_is_frozen() -> None:
+    settings = config(model=ModelConfig(freeze_vision=False), grpo=GRPOConfig(kl_coef=0.0))
+    assert make_trainer(settings, load_for_training(settings)).feature_cache is None
+
+
+def test_bfloat16_runs_under_autocast() -> None:
+    settings = config(model=ModelConfig(dtype="bfloat16"), grpo=GRPOConfig(kl_coef=0.0))
+    trainer = make_trainer(settings, load_for_training(settings))
+    assert trainer.autocast is not None
+    with trainer.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_a_template_of_auto_is_what_the_models_card_says(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    for card, template in (
+        ({"prompt_template": "short"}, "auto"),
+        ({}, "auto"),
+        ({"prompt_template": "short"}, "paper"),
+    ):
+        loaded = replace(tiny, card=card)
+        make_renderer(loaded, template=template, thinking=False)(sample())
+    assert asked[0] == "Detect fox."
+    # a model without a card is asked in the paper's words
+    assert asked[1] == asked[2] != asked[0]
+    assert "'fox'" in asked[1]
+
+
+def test_thinking_reaches_the_question_and_the_reader(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    trainer = make_trainer(config(prompt=PromptConfig(thinking=True), grpo=GRPOConfig(kl_coef=0.0)), tiny)
+    trainer.render(sample())
+    assert asked == ["Detect fox. Think first."]
+    assert trainer.grader.thinking
+
+
+def test_rewards_follow_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def one(reading, target, context):\n    return 1.0\n")
+    settings = RewardConfig(
+        preset="paper", weights={"format": 0.5}, iou_threshold=0.25, extra=(f"{tmp_path / 'mine.py'}:one",)
+    )
+    rule = make_reward_rule(config(reward=settings))
+    assert (rule.preset, rule.weight("format"), rule.weight("one"), rule.iou_threshold) == ("paper", 0.5, 1.0, 0.25)
+    assert [function.__name__ for function in rule.extra] == ["one"]  # type: ignore[attr-defined]
+
+
+def test_a_reward_that_cannot_be_is_told_with_its_section() -> None:
+    with pytest.raises(ConfigError, match=r"^reward\.weights: iuo is no part"):
+        make_reward_rule(config(reward=RewardConfig(weights={"iuo": 1.0})))
+
+
+def test_the_loop_follows_the_settings() -> None:
+    settings = config(grpo=GRPOConfig(steps=7, prompts_per_step=3), seed=2)
+    loop = loop_settings(replace(settings, run=RunConfig(dir="r", save_every=4, keep_checkpoints=5, log_every=6)))
+    assert (loop.num_steps, loop.prompts_per_step, loop.seed) == (7, 3, 2)
+    assert (loop.save_every, loop.keep_checkpoints, loop.log_every, loop.validate_every) == (4, 5, 6, 0)
+
+
+def test_without_validation_data_there_is_no_validator(tiny: LoadedModel) -> None:
+    assert assembly.validator(config(), tiny) is None
+
+
+def test_the_commit_is_told_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(assembly, "__file__", str(tmp_path / "assembly.py"))
+    assert assembly.source_commit() is None
