@@ -59,7 +59,7 @@ def run_grpo(
             folder,
             module=trainer.policy,
             optimizer=trainer.optimizer,
-            state=TrainingState(num_steps=num_steps, best_metric=state.best_metric),
+            state=TrainingState(num_steps=num_steps),
             keep=settings.keep_checkpoints,
         )
 

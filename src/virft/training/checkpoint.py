@@ -1,6 +1,6 @@
 """Checkpoints: an explicit list. What is not on it may not influence the run.
 
-The list: trained weights, optimizer state, number of steps done, best metric. Learning rate, order of samples and
+The list: trained weights, optimizer state, number of steps done. Learning rate, order of samples and
 noise are pure functions of seed and step, so they need no place here.
 """
 
@@ -26,7 +26,6 @@ class TrainingState:
     """What a checkpoint holds beside weights and optimizer."""
 
     num_steps: int
-    best_metric: float | None = None
 
 
 def save_checkpoint(
@@ -43,7 +42,6 @@ def save_checkpoint(
         {
             "optimizer": optimizer.state_dict(),
             "num_steps": state.num_steps,
-            "best_metric": state.best_metric,
         },
         new / _STATE,
     )
@@ -67,7 +65,7 @@ def load_checkpoint(path: Path, *, module: nn.Module, optimizer: torch.optim.Opt
             tensor.copy_(saved[name])
     state: dict[str, Any] = torch.load(path / _STATE, weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
-    return TrainingState(num_steps=state["num_steps"], best_metric=state["best_metric"])
+    return TrainingState(num_steps=state["num_steps"])
 
 
 def checkpoints(folder: Path) -> list[Path]:
