@@ -7,9 +7,9 @@
 - plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update;
 - TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
 
-All have the built-in model in float32 with a frozen vision tower, the same images and questions, completions of
-exactly C tokens (end tokens are forbidden), one group of completions a backward, no gradient checkpointing, beta 0, a
-reward that counts vowels, AdamW, equal threads. Each side is a process of its own that loads the model, renders images
+All have the built-in model (random weights, float32) with a frozen vision tower, the same images and questions,
+completions of exactly C tokens (end tokens are forbidden), G completions a backward, no gradient checkpointing,
+beta 0, a trivial reward, AdamW, equal threads. Each side is a process of its own that loads the model, renders images
 and text itself and takes its turns in alternating order while the others wait; the first turn is not counted.
 Memory: resident set sampled every 5 ms, highest of all turns, above the moment when model and trainer were set up.
 The limit is the ratio of counted operations of plain and virft, see ``counting.py``.
@@ -34,6 +34,7 @@ from PIL import Image
 from record import RESULTS, markdown_table, write_results
 from sides import Server, Side
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from virft.data.images import load_image
 from virft.grpo.pack import Microbatch
@@ -45,12 +46,20 @@ from virft.models.load import LoadedModel, load_model
 from virft.models.logprobs import Policy, TokenRules
 from virft.models.noise import StepKey
 from virft.models.renderer import RenderedPrompt, Renderer
-from virft.models.tiny import TINY_NAME
+from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.training.optim import make_optimizer
-from virft.types import Completion, Detections, ImageSize, Prompt, Reading, RewardContext, RewardReport, Sample, TaskName
-
-WORDS = "animal bird car cat chair cup dog fish fruit house left plant red right small tree".split()
+from virft.types import (
+    Completion,
+    Detections,
+    ImageSize,
+    Prompt,
+    Reading,
+    RewardContext,
+    RewardReport,
+    Sample,
+    TaskName,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +76,12 @@ class Task:
     threads: int
 
 
-class VowelGrader:
+class LetterGrader:
     """A reward that differs between any two texts, so no group is dropped."""
 
     def grade(self, text: str, sample: Sample, prompt: Prompt, context: RewardContext) -> RewardReport:
-        """The share of vowels."""
-        total = sum(letter in "aeiou" for letter in text) / max(1, len(text))
+        """The mean letter, as a number."""
+        total = sum(map(ord, text)) / (1000 * max(1, len(text)))
         return RewardReport(total=total, parts={}, reading=Reading(text=text, well_formed=True, answer=Detections()))
 
 
@@ -164,7 +173,7 @@ def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOT
         policy=policy,
         generator=UnsharedGenerator(generator) if kind is UnsharedTrainer else generator,
         render=lambda sample: renderer.render(sample, sample.question or ""),
-        grader=VowelGrader(),  # type: ignore[arg-type]
+        grader=LetterGrader(),  # type: ignore[arg-type]
         optimizer=make_optimizer(policy.parameters(), weight_decay=0.0),
         learning_rate_at=lambda step: 1e-6,
         settings=GRPOSettings(
@@ -189,6 +198,10 @@ def make_folder(folder: Path, *, shape: GroupShape, num_prompts: int, frozen_vis
     loaded = load_model(TINY_NAME)
     patch = loaded.image_processor.patch_size
     side = round(shape.patches**0.5) * patch
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny_folder())
+    # untrained, it answers differently each time
+    loaded.model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     loaded.save(folder)
     _set_pixels(folder, side * side)
     loaded = load_model(str(folder))
@@ -224,20 +237,19 @@ def _set_pixels(folder: Path, pixels: int) -> None:
 
 
 def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random) -> str:
-    """Random words that make a prompt of ``length`` tokens."""
+    """Random digits, a token each, that make a prompt of ``length`` tokens."""
     size = ImageSize(*load_image(str(image)).size)
     sample = Sample(
         id="", task=TaskName.DETECTION, images=(str(image),), image_sizes=(size,), query="", target=Detections()
     )
-    render = Renderer(loaded, load_image).render
-    words: list[str] = []
-    while len(render(sample, " ".join(words)).prompt.token_ids) < length:
-        words.append(rng.choice(WORDS))
-    while len(render(sample, " ".join(words)).prompt.token_ids) > length:
-        words[-1] = words[-1][:-1] or words.pop()[:0]
-    found = len(render(sample, " ".join(words)).prompt.token_ids)
-    assert found == length, f"{found} tokens instead of {length}"
-    return " ".join(words)
+
+    def tokens(question: str) -> int:
+        return len(Renderer(loaded, load_image).render(sample, question).prompt.token_ids)
+
+    question = "".join(rng.choices("0123456789", k=max(0, length - tokens(""))))
+    if tokens(question) != length:
+        sys.exit(f"a prompt of {length} tokens cannot be made: image and template alone are {tokens('')}")
+    return question
 
 
 def measure(commands: dict[str, list[str]], folder: Path, repeats: int) -> dict[str, dict[str, float]]:
@@ -275,9 +287,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"P {prompt}, image {side}, C {completion}, G {group}: limit {limit:.2f}", flush=True)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            make_folder(
-                folder, shape=shape, num_prompts=arguments.num_prompts, frozen_vision=frozen, threads=threads
-            )
+            make_folder(folder, shape=shape, num_prompts=arguments.num_prompts, frozen_vision=frozen, threads=threads)
             commands = {way: [sys.executable, __file__, "--side", way, "--folder", name] for way in ("virft", "plain")}
             if arguments.trl_python:
                 commands["TRL"] = [arguments.trl_python, str(Path(__file__).with_name("trl_side.py")), name]
@@ -293,9 +303,9 @@ def main(arguments: argparse.Namespace) -> None:
     head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
     head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
     tables = (
-        f"One step of {arguments.num_prompts} prompts x G completions; P prompt tokens, image: pixels a side, C tokens a "
-        f"completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: peak "
-        f"above the loaded model.\n\n{markdown_table(head, rows)}"
+        f"One step of {arguments.num_prompts} prompts x G completions; P prompt tokens, image: pixels a side, "
+        f"C tokens a completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} "
+        f"steps; MiB: peak above the loaded model.\n\n{markdown_table(head, rows)}"
     )
     options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
     print(tables)

@@ -30,7 +30,7 @@ SETS = {
 HEADLINES = {
     TaskName.DETECTION: ("f1", "precision", "recall", "false_positive_rate"),
     TaskName.CLASSIFICATION: ("accuracy",),
-    TaskName.GROUNDING: ("accuracy_at_0.5", "box_miou"),
+    TaskName.GROUNDING: ("accuracy_at_50", "box_miou"),
 }
 
 

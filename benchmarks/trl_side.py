@@ -1,6 +1,6 @@
 """TRL's side of ``step_against_trl.py``: its GRPOTrainer, one step a turn. Runs under TRL's interpreter, without virft.
 
-    python benchmarks/trl_side.py FOLDER_OF_THE_MODEL_AND_TASK
+python benchmarks/trl_side.py FOLDER_OF_THE_MODEL_AND_TASK
 """
 
 from __future__ import annotations
@@ -44,12 +44,11 @@ def main(folder: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     model.model.visual.requires_grad_(not task["frozen_vision"])
     turns = Turns(server, task["completion"])
-    vowels = set("aeiou")
 
     def reward(completions: list[list[dict[str, str]]], completion_ids: list[list[int]], **_: object) -> list[float]:
         turns.lengths.update(map(len, completion_ids))
         texts = [one[0]["content"] for one in completions]
-        return [sum(letter in vowels for letter in text) / max(1, len(text)) for text in texts]
+        return [sum(map(ord, text)) / (1000 * max(1, len(text))) for text in texts]
 
     questions = [[{"role": "user", "content": text}] for text in task["questions"]]
     images = [str(folder / name) for name in task["images"]]

@@ -83,12 +83,14 @@ class Written:
     """A question and its answer as tokens.
 
     ``asked_at``: place of the last token of what is asked for, such as the class name; ``boxes``: where that is.
+    ``strange``: that token stands for any word the model does not know.
     """
 
     question: list[int]
     answer: list[int]
     asked_at: int | None
     boxes: tuple[Box, ...]
+    strange: bool
 
 
 class QuestionWriter:
@@ -125,6 +127,7 @@ class QuestionWriter:
                 answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
                 asked_at=None if isinstance(one.target, Label) else asked_at,
                 boxes=boxes_of(one.target),
+                strange=asked_for != one.query,
             )
 
     def _ids(self, text: str) -> list[int]:

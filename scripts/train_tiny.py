@@ -47,6 +47,8 @@ LANE_ATTENTION = "tiny_lanes"
 HALF = 2  # of the language model's 4 layers: image tokens have their word and place by then
 IGNORE = -100
 UNSEEN = -1e9
+UNKNOWN_STD = 0.04
+"""Spread of the random embedding that stands for a word the model does not know; known words have about as much."""
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
@@ -249,6 +251,7 @@ class LanePacker:
         positions[:, :, :p] = self.prefix_positions[:, None]
         asked: list[tuple[int, int]] = []
         places: list[np.ndarray] = []
+        strange: list[bool] = []
         for row in range(b):
             used = [0] * LANES
             for number, one in enumerate(self.writer.write(objects[row], rng), start=1):
@@ -266,6 +269,7 @@ class LanePacker:
                 used[lane] += length
                 if one.asked_at is not None:
                     asked.append((row, at + one.asked_at))
+                    strange.append(one.strange)
                     places.append(cells_and_first_box([box.xyxy for box in one.boxes]))
         same = segment[..., :, None] == segment[..., None, :]
         own = same & np.tril(np.ones((LANE_WIDTH, LANE_WIDTH), bool))
@@ -277,6 +281,7 @@ class LanePacker:
             "mask": torch.zeros(mask.shape).masked_fill_(torch.from_numpy(~mask), UNSEEN),
             "asked": torch.tensor(asked),
             "places": torch.from_numpy(np.stack(places)),
+            "strange": torch.tensor(strange),
         }
 
 
@@ -329,6 +334,9 @@ def answer(model: Qwen2VLForConditionalGeneration, packed: dict[str, Tensor], fe
     embeds = language.embed_tokens(packed["ids"])
     place = (packed["ids"] == model.config.image_token_id)[..., None]
     embeds = embeds.masked_scatter(place, features.to(embeds.dtype))
+    rows, columns = packed["asked"][packed["strange"]].unbind(1)
+    unknown = torch.randn(len(rows), embeds.shape[-1]) * UNKNOWN_STD
+    embeds = embeds.index_put((rows, columns), unknown.to(embeds.dtype))
     prefix = packed["ids"].shape[1] - LANES * LANE_WIDTH
     states: list[Tensor] = []
     hooks = [

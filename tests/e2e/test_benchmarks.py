@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -32,3 +36,20 @@ def test_shared_prefix_compares_equal_computations(tmp_path: Path) -> None:
 def test_a_step_without_sharing_runs_beside_ours(tmp_path: Path) -> None:
     text = run("step_against_trl.py", tmp_path, "--shapes", "40,112,3,2", "--num-prompts", "2")
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)
+
+
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, train_vision: bool) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    shared_prefix, counting = (importlib.import_module(name) for name in ("shared_prefix", "counting"))
+    shape = counting.GroupShape(prompt=40, completion=5, group=3, patches=64)
+    shared, _ = shared_prefix.make_sides(train_vision=train_vision)
+    config = shared.policy.config
+    with FlopCounterMode(display=False) as counter:
+        shared.loss(shared_prefix.make_group(shared.policy, shape, seed=0)).backward()
+    # Pairs of tokens of which the second does not see the first are computed all the same: 40 x 39 / 2 in the prompt,
+    # 5 x 4 / 2 in each completion; 4 operations for each number of a head, three times (forwards, twice backwards).
+    unseen = 40 * 39 // 2 + 3 * (5 * 4 // 2)
+    wasted = 3 * config.text_config.num_hidden_layers * 4 * config.text_config.hidden_size * unseen
+    counted = counting.update_operations(config, shape, shared=True, frozen_vision=not train_vision)
+    assert counter.get_total_flops() == counted + wasted

@@ -45,9 +45,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scali
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)
 def causal_bias(tokens: int, window: int | None, repeat: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[repeat * tokens, tokens]: 0 where a token looks (back to itself, at most ``window`` of them), else the lowest number.
+    """[repeat * tokens, tokens]: 0 where a token looks (at itself and back, ``window`` places), else the lowest number.
 
     Added in place, it costs nothing backwards; a boolean mask would copy the scores both ways.
     """
@@ -77,10 +78,10 @@ def shared_prompt_attention(
     """Attention of a packed row (``group_layout``), of one decoded token per row (``group_cache``), or plain.
 
     ``query`` [1, heads, T, d], ``key`` and ``value`` [1, kv heads, T, d]; when decoding [R, heads, 1, d] and
-    [R, kv heads, t, d]. Returns [batch, tokens, heads, d]. Equal to a dense mask up to rounding.
+    what the cache returned. Returns [batch, tokens, heads, d]. Equal to a dense mask up to rounding.
     """
     if group_layout is None and group_cache is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     assert dropout == 0.0, "dropout would make sampler and policy differ"
@@ -99,6 +100,7 @@ def _packed(
     kv = key.shape[0]
     repeat = heads // kv
     prompts, length, group, size = layout.table_shape
+    # of query, key, value: those of the prompts and those of the completions
     parts = [layout.to_tables(x.transpose(0, 1).flatten(1)) for x in (query, key, value)]
     # [P, kv, repeat, L, d] and twice [P, kv, L, d]
     prompt_query = parts[0][0].view(prompts, length, kv, repeat, dim).permute(0, 2, 3, 1, 4)
@@ -106,22 +108,38 @@ def _packed(
     answers = _prompt_attention(prompt_query, prompt_key, prompt_value, scaling, window)
     table = answers.permute(0, 3, 1, 2, 4).reshape(prompts * length, heads * dim)
     if group:
-        # [P, kv, G * repeat * C, d], the queries that share a prompt's keys, and twice [P, kv, G, C, d]
-        own_query = parts[0][1].view(prompts, group, size, kv, repeat, dim).permute(0, 3, 1, 4, 2, 5) * scaling
-        own_query = own_query.reshape(prompts, kv, group * repeat * size, dim)
+        own_query = parts[0][1].view(prompts, group, size, kv, repeat, dim).permute(0, 3, 1, 4, 2, 5)
         own_key, own_value = (part[1].view(prompts, group, size, kv, dim).permute(0, 3, 1, 2, 4) for part in parts[1:])
-        to_prompt = (own_query @ prompt_key.transpose(-1, -2)).unflatten(2, (group, repeat * size))
-        to_own = own_query.unflatten(2, (group, repeat * size)) @ own_key.transpose(-1, -2)
-        to_own += causal_bias(size, window, repeat, to_own.dtype, to_own.device)
-        if window is not None or not layout.equal_prompts:
-            seen = _prompt_seen(layout, window).repeat(1, repeat, 1)  # [P, r * C, L]
-            to_prompt += _as_bias(seen, to_prompt.dtype)[:, None, None]
-        shares = torch.softmax(torch.cat([to_prompt, to_own], -1), -1, dtype=torch.float32).to(value.dtype)
-        prompt_shares, own_shares = shares.split([length, size], -1)
-        mixed = (prompt_shares.flatten(2, 3) @ prompt_value).unflatten(2, (group, repeat * size))
-        mixed = (mixed + own_shares @ own_value).unflatten(3, (repeat, size))  # [P, kv, G, r, C, d]
+        mixed = _completion_attention(own_query, own_key, own_value, prompt_key, prompt_value, scaling, window, layout)
         table = torch.cat([table, mixed.permute(0, 2, 4, 1, 3, 5).reshape(-1, heads * dim)])
     return layout.to_row(table).view(1, -1, heads, dim)
+
+
+def _completion_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prompt_key: Tensor,
+    prompt_value: Tensor,
+    scaling: float,
+    window: int | None,
+    layout: AttentionLayout,
+) -> Tensor:
+    """Attention of [P, kv, G, repeat, C, d] over the prompt's [P, kv, L, d] and its own [P, kv, G, C, d]."""
+    _, length, group, size = layout.table_shape
+    repeat = query.shape[3]
+    folded = (query * scaling).flatten(2, 4)  # all the queries that share a prompt's keys: [P, kv, G * repeat * C, d]
+    to_prompt = (folded @ prompt_key.transpose(-1, -2)).unflatten(2, (group, repeat * size))
+    to_own = folded.unflatten(2, (group, repeat * size)) @ key.transpose(-1, -2)
+    to_own += causal_bias(size, window, repeat, to_own.dtype, to_own.device)
+    if window is not None or not layout.equal_prompts:
+        seen = _prompt_seen(layout, window).repeat(1, repeat, 1)  # [P, repeat * C, L]
+        to_prompt += _as_bias(seen, to_prompt.dtype)[:, None, None]
+    shares = torch.softmax(torch.cat([to_prompt, to_own], -1), -1, dtype=torch.float32).to(value.dtype)
+    prompt_shares, own_shares = shares.split([length, size], -1)
+    mixed: Tensor = (prompt_shares.flatten(2, 3) @ prompt_value).unflatten(2, (group, repeat * size))
+    mixed = mixed + own_shares @ value
+    return mixed.view(query.shape)
 
 
 def _prompt_seen(layout: AttentionLayout, window: int | None) -> Tensor:
@@ -135,50 +153,47 @@ def _prompt_seen(layout: AttentionLayout, window: int | None) -> Tensor:
 
 
 def _prompt_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-    """Causal attention of [P, kv, repeat, L, d] over [P, kv, L, d]; padding is on the right, where no real token looks."""
-    _, kv, repeat, length, _ = query.shape
+    """Causal attention of [P, kv, repeat, L, d] over [P, kv, L, d]; no token looks at the padding on the right."""
+    repeat, length = query.shape[2:4]
     if query.device.type == "cpu" and length <= _SHORT_PROMPT:
         bias = causal_bias(length, window, repeat, query.dtype, query.device)
-        return attend(query.flatten(2, 3), key, value, bias, scaling).unflatten(2, (repeat, length))
+        return attend(query.flatten(2, 3), key, value, bias, scaling).view(query.shape)
     key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
     whole = window is None or window >= length
-    bias = None if whole else causal_bias(length, window, 1, query.dtype, query.device)
+    mask = None if whole else causal_bias(length, window, 1, query.dtype, query.device)
     output = F.scaled_dot_product_attention(
-        query.flatten(1, 2), key, value, attn_mask=bias, is_causal=whole, scale=scaling
+        query.flatten(1, 2), key, value, attn_mask=mask, is_causal=whole, scale=scaling
     )
-    return output.unflatten(1, (kv, repeat))
+    return output.reshape(query.shape)
 
 
 def _decode(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, cache: GroupCache, layer: int
 ) -> Tensor:
-    """One new token per row: ``query`` [R, heads, 1, d]; ``key``, ``value`` [R, kv, t, d] are the rows' own tokens.
+    """One new token per row: ``query`` [R, heads, 1, d]; ``key``, ``value`` [P * kv * W, t, d] as the cache keeps them.
 
     Rows of one prompt are folded into one product with its keys, which are stored once. Returns [R, 1, heads, d].
     """
     rows, heads, _, dim = query.shape
-    kv, own = key.shape[1], key.shape[2]
-    repeat = heads // kv
     prompt_key, prompt_value = cache.layers[layer].prompt_keys, cache.layers[layer].prompt_values
-    prompts, _, length, _ = prompt_key.shape
-    q = query.reshape(rows * kv, repeat, dim) * scaling
-    fold, unfold = cache.fold(kv)  # between [R, kv] and [P, kv, G]
-    to_prompt = q.index_select(0, fold).view(prompts, kv, -1, dim) @ prompt_key.transpose(-1, -2)
-    to_own = q.view(rows, kv, repeat, dim) @ key.transpose(-1, -2)  # [R, kv, r, t]
+    prompts, kv, length, _ = prompt_key.shape
+    own, repeat = key.shape[1], heads // kv
+    folded = (query.reshape(rows * kv, repeat * dim) * scaling).index_select(0, cache.fold)  # [P * kv * W, repeat * d]
+    to_prompt = folded.view(prompts, kv, -1, dim) @ prompt_key.transpose(-1, -2)  # [P, kv, W * repeat, L]
+    to_own = folded.view(-1, repeat, dim) @ key.transpose(-1, -2)
     if window is not None or not cache.equal_prompts:
         lengths = cache.prompt_lengths[:, None]
         columns = torch.arange(length, device=query.device)
         seen = columns < lengths  # [P, L]
         if window is not None:
             seen &= lengths + own - 1 - columns < window
-            to_own[..., : max(0, own - window)] = torch.finfo(q.dtype).min
-        to_prompt += _as_bias(seen, q.dtype)[:, None, None]
-    to_prompt = to_prompt.view(-1, repeat, length).index_select(0, unfold).view(rows, kv, repeat, length)
-    shares = torch.softmax(torch.cat([to_prompt, to_own], -1), -1, dtype=torch.float32).to(value.dtype)
-    prompt_shares = shares[..., :length].flatten(0, 1).index_select(0, fold).view(prompts, kv, -1, length)
-    mixed = (prompt_shares @ prompt_value).view(-1, repeat, dim).index_select(0, unfold).view(rows, kv, repeat, dim)
-    mixed += shares[..., length:] @ value
-    return mixed.view(rows, 1, heads, dim)
+            to_own[..., : max(0, own - window)] = torch.finfo(to_own.dtype).min
+        to_prompt += _as_bias(seen, to_prompt.dtype)[:, None, None]
+    scores = torch.cat([to_prompt.view(-1, repeat, length), to_own], -1)
+    shares = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
+    mixed = shares.view(prompts, kv, -1, length + own)[..., :length] @ prompt_value
+    mixed = mixed.view(-1, repeat, dim) + shares[..., length:] @ value
+    return mixed.view(-1, repeat * dim).index_select(0, cache.unfold).view(rows, 1, heads, dim)
 
 
 def vision_attention(

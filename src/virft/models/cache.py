@@ -12,17 +12,19 @@ from virft.models.layout import AttentionLayout
 
 
 class GroupCacheLayer(CacheLayerMixin):
-    """One layer: ``prompt_keys`` [P, kv, L, d] and the rows' own keys [R, kv, max tokens, d]; values likewise."""
+    """One layer: keys of the prompts [P, kv, L, d] and of the rows' own tokens [P * kv * W, max tokens, d]; values too.
+
+    Each prompt has W places for its rows, see ``GroupCache.fold``.
+    """
 
     prompt_keys: Tensor
     prompt_values: Tensor
 
     def __init__(self, layout: AttentionLayout, max_tokens: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._layout = layout
         self._max_tokens = max_tokens
         self._num_tokens = 0
-        self._num_rows = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take the prompts out of the packed row [1, kv, T, d] of the prefill."""
@@ -35,10 +37,10 @@ class GroupCacheLayer(CacheLayerMixin):
         table, _ = self._layout.to_tables(row.transpose(0, 1).flatten(1))
         return table.view(prompts, length, kv, dim).transpose(1, 2).contiguous()
 
-    def start_rows(self, num_rows: int) -> None:
+    def start_rows(self, fold: Tensor) -> None:
         """Make room for the rows' own tokens."""
-        _, kv, _, dim = self.prompt_keys.shape
-        self.keys = self.prompt_keys.new_empty(num_rows, kv, self._max_tokens, dim)
+        self._fold = fold
+        self.keys = self.prompt_keys.new_empty(len(fold), self._max_tokens, self.prompt_keys.shape[-1])
         self.values = torch.empty_like(self.keys)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -48,15 +50,16 @@ class GroupCacheLayer(CacheLayerMixin):
             return key_states, value_states
         assert self.keys is not None and self.values is not None
         at = self._num_tokens
-        self.keys[:, :, at] = key_states[:, :, 0]
-        self.values[:, :, at] = value_states[:, :, 0]
+        for kept, new in ((self.keys, key_states), (self.values, value_states)):  # new: [R, kv, 1, d]
+            kept[:, at] = new.reshape(-1, new.shape[-1]).index_select(0, self._fold)
         self._num_tokens = at + 1
-        return self.keys[:, :, : at + 1], self.values[:, :, : at + 1]
+        return self.keys[:, : at + 1], self.values[:, : at + 1]
 
-    def keep_rows(self, rows: Tensor, prompts: Tensor | None) -> None:
-        """Drop every other row, and every other prompt unless ``prompts`` is None."""
+    def keep_rows(self, places: Tensor, fold: Tensor, prompts: Tensor | None) -> None:
+        """Take the rows from ``places``, and drop every prompt but ``prompts`` unless that is None."""
         assert self.keys is not None and self.values is not None
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        self._fold = fold
+        self.keys, self.values = self.keys.index_select(0, places), self.values.index_select(0, places)
         if prompts is not None:
             self.prompt_keys, self.prompt_values = self.prompt_keys[prompts], self.prompt_values[prompts]
 
@@ -74,9 +77,16 @@ class GroupCacheLayer(CacheLayerMixin):
 
 
 class GroupCache(Cache):
-    """Cache of R rows that continue P prompts; rows that have ended are dropped with ``keep_rows``."""
+    """Cache of R rows that continue P prompts; rows that have ended are dropped with ``keep_rows``.
 
-    layers: list[GroupCacheLayer]
+    The rows of a prompt are kept side by side, in W places for each prompt and head (W: rows of the prompt that has
+    most), so that they share one product with its keys. ``fold`` [P * kv * W] says which of [R, kv] is in each
+    place (spare places: any), ``unfold`` [R * kv] where each of them is.
+    """
+
+    layers: list[GroupCacheLayer]  # type: ignore[assignment]
+    fold: Tensor
+    unfold: Tensor
 
     def __init__(self, layout: AttentionLayout, num_layers: int, max_tokens: int) -> None:
         super().__init__(layers=[GroupCacheLayer(layout, max_tokens) for _ in range(num_layers)])
@@ -88,41 +98,31 @@ class GroupCache(Cache):
         """After the prefill: ``group_size`` rows for every prompt, in the order of the prompts."""
         for layer in self.layers:
             assert layer.is_initialized, "the prefill did not reach this layer: is gradient checkpointing on?"
-            layer.start_rows(len(self.prompt_lengths) * group_size)
+        prompts = torch.arange(len(self.prompt_lengths), device=self.prompt_lengths.device)
+        self._index_rows(prompts.repeat_interleave(group_size))
+        for layer in self.layers:
+            layer.start_rows(self.fold)
         self.decoding = True
-        device = self.prompt_lengths.device
-        self._index_rows(torch.arange(len(self.prompt_lengths), device=device).repeat_interleave(group_size))
 
     def keep_rows(self, rows: Tensor) -> None:
         """Go on with these rows only, [R'] in rising order."""
-        prompt_of_row = self._prompt_of_row[rows]
-        prompts, renumbered = torch.unique_consecutive(prompt_of_row, return_inverse=True)
+        prompts, renumbered = torch.unique_consecutive(self._prompt_of_row[rows], return_inverse=True)
         dropped_prompts = len(prompts) < len(self.prompt_lengths)
-        for layer in self.layers:
-            layer.keep_rows(rows, prompts if dropped_prompts else None)
         if dropped_prompts:
             self.prompt_lengths = self.prompt_lengths[prompts]
+        places = self.unfold.view(len(self._prompt_of_row), -1)[rows].flatten()
         self._index_rows(renumbered)
-
-    def fold(self, num_heads: int) -> tuple[Tensor, Tensor]:
-        """Where [prompt, head, row of the prompt] lies in [row, head], and where that lies in it: flat indices.
-
-        A prompt with fewer rows than another is padded with any row.
-        """
-        if num_heads not in self._folds:
-            heads = torch.arange(num_heads, device=self._prompt_of_row.device)
-            width = self._rows_of_prompt.shape[1]
-            fold = self._rows_of_prompt[:, None, :] * num_heads + heads[:, None]
-            unfold = (self._prompt_of_row[:, None] * num_heads + heads) * width + self._place_in_prompt[:, None]
-            self._folds[num_heads] = fold.flatten(), unfold.flatten()
-        return self._folds[num_heads]
+        for layer in self.layers:
+            layer.keep_rows(places[self.fold], self.fold, prompts if dropped_prompts else None)
 
     def _index_rows(self, prompt_of_row: Tensor) -> None:
         counts = torch.bincount(prompt_of_row, minlength=len(self.prompt_lengths))
-        starts = counts.cumsum(0) - counts
         numbers = torch.arange(len(prompt_of_row), device=prompt_of_row.device)
+        place = numbers - (counts.cumsum(0) - counts)[prompt_of_row]
+        rows = numbers.new_zeros(len(counts), 1, int(counts.max()))  # [P, 1, W]
+        rows[prompt_of_row, 0, place] = numbers
+        num_heads = self.layers[0].prompt_keys.shape[1]
+        heads = torch.arange(num_heads, device=prompt_of_row.device)
         self._prompt_of_row = prompt_of_row
-        self._place_in_prompt = numbers - starts[prompt_of_row]
-        self._rows_of_prompt = numbers.new_zeros(len(counts), int(counts.max()))
-        self._rows_of_prompt[prompt_of_row, self._place_in_prompt] = numbers
-        self._folds: dict[int, tuple[Tensor, Tensor]] = {}
+        self.fold = (rows * num_heads + heads[:, None]).flatten()
+        self.unfold = ((prompt_of_row[:, None] * num_heads + heads) * rows.shape[-1] + place[:, None]).flatten()

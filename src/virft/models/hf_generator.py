@@ -22,14 +22,14 @@ _COMPACT_BELOW = 0.85
 
 
 class HFGenerator:
-    """A ``Generator`` that runs the policy itself, in ``eval()`` and without gradient."""
+    """A ``Generator`` that runs the policy itself, in ``eval()`` and inference mode."""
 
     def __init__(self, policy: Policy, tokenizer: Any) -> None:
         self._policy = policy
         self._decoder = TextDecoder(tokenizer)
         self._stop_ids = stop_token_ids(policy.model)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[EncodedPrompt],
@@ -64,34 +64,43 @@ class HFGenerator:
         noise = np.stack([key.uniforms(one.noise_id, g, limit) for one in prompts for g in range(group_size)])
         uniforms = torch.from_numpy(noise).to(device)
         stop = torch.tensor(sorted(self._stop_ids), device=device)
-        alive = torch.arange(len(uniforms), device=device)  # number of the completion in each row
+        rows = torch.arange(len(uniforms), device=device)  # number of the completion in each row
         ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
-        tokens = torch.full((len(uniforms), limit), -1, device=device)
-        logprobs = torch.zeros((len(uniforms), limit), device=device)
+        drawn: list[tuple[Tensor, Tensor, Tensor]] = []
         for step in range(limit):
-            greedy = params.temperature == 0
-            chosen = distribution.argmax(-1) if greedy else draw(distribution, uniforms[alive, step])
-            tokens[alive, step] = torch.where(ended[alive], tokens[alive, step], chosen)
-            logprobs[alive, step] = distribution.gather(-1, chosen[:, None])[:, 0]
-            ended[alive] |= torch.isin(chosen, stop)
-            going = (~ended[alive]).nonzero()[:, 0]
-            if step + 1 == limit or not len(going):
+            chosen = distribution.argmax(-1) if params.temperature == 0 else draw(distribution, uniforms[:, step])
+            drawn.append((rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0]))
+            ended |= torch.isin(chosen, stop)
+            num_going = len(rows) - int(ended.sum())
+            if step + 1 == limit or not num_going:
                 break
-            if len(going) < _COMPACT_BELOW * len(alive):
+            if num_going < _COMPACT_BELOW * len(rows):
+                going = (~ended).nonzero()[:, 0]
                 cache.keep_rows(going)
-                alive, chosen = alive[going], chosen[going]
+                rows, chosen, ended, start, uniforms = (x[going] for x in (rows, chosen, ended, start, uniforms))
             hidden = policy.model.model(
                 input_ids=chosen[:, None],
-                position_ids=(start[alive] + step).expand(3, -1)[..., None],
+                position_ids=(start + step).expand(3, -1)[..., None],
                 attention_mask=no_mask(chosen),
                 past_key_values=cache,
                 group_cache=cache,
                 use_cache=True,
             ).last_hidden_state[:, 0]
             distribution = policy.next_log_distribution(hidden)
-        counts = (tokens >= 0).sum(1).tolist()
-        table, table_logprobs, stopped = tokens.tolist(), logprobs.tolist(), ended.tolist()
-        return [(table[i][:n], table_logprobs[i][:n], stopped[i]) for i, n in enumerate(counts)]
+        return self._by_completion(drawn, len(prompts) * group_size)
+
+    def _by_completion(
+        self, drawn: Sequence[tuple[Tensor, Tensor, Tensor]], count: int
+    ) -> list[tuple[list[int], list[float], bool]]:
+        """Columns of (row number, token, log-prob) to completions, each cut after its end token."""
+        tokens: list[list[int]] = [[] for _ in range(count)]
+        logprobs: list[list[float]] = [[] for _ in range(count)]
+        for column in drawn:
+            for row, token, logprob in zip(*(part.tolist() for part in column), strict=True):
+                if not (tokens[row] and tokens[row][-1] in self._stop_ids):
+                    tokens[row].append(token)
+                    logprobs[row].append(logprob)
+        return [(ids, values, ids[-1] in self._stop_ids) for ids, values in zip(tokens, logprobs, strict=True)]
 
     def prefill(self, prompts: Sequence[EncodedPrompt], group_size: int, limit: int) -> tuple[GroupCache, Tensor]:
         """Each prompt once: a cache for ``limit`` tokens of every completion, the log-probs [R, V] of their first."""

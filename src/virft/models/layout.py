@@ -30,7 +30,8 @@ class AttentionLayout:
         # rows of memory by index_select: other ways of indexing are several times slower on a CPU, most backwards
         prompts, length, group, size = self.table_shape
         table = row.index_select(0, self.row_place)
-        return table.split([prompts * length, prompts * group * size])  # type: ignore[return-value]
+        parts: tuple[Tensor, Tensor] = table.split([prompts * length, prompts * group * size])
+        return parts
 
     def to_row(self, table: Tensor) -> Tensor:
         """The way back: [P * L + P * G * C, n] to [T, n]."""

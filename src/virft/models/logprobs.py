@@ -48,6 +48,8 @@ def no_mask(like: Tensor) -> Tensor:
 class Policy(nn.Module):
     """A vision-language model as the trainers see it: packed rows in, log-probs of completion tokens out."""
 
+    model: Any
+
     def __init__(self, model: nn.Module, family: Family, rules: TokenRules) -> None:
         super().__init__()
         self.model = model
@@ -75,7 +77,7 @@ class Policy(nn.Module):
         """
         if features is None:
             features = [self.encode_images(one) for one in vision or ()]
-        hidden = self.hidden_states(row, features)[row.logit_index]
+        hidden = self.hidden_states(row, features).index_select(0, row.logit_index)
         head = self.model.get_output_embeddings()
         vocabulary = head.weight.shape[0]
         rows = max(1, _CHUNK_LOGITS // vocabulary)
@@ -100,7 +102,8 @@ class Policy(nn.Module):
             **self.family.forward_features(features),
             **kwargs,
         )
-        return out.last_hidden_state[0]
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
 
     def next_log_distribution(self, hidden: Tensor) -> Tensor:
         """Log-probabilities [R, V] that follow last hidden states [R, hidden]."""
