@@ -53,6 +53,12 @@ def main(folder: Path) -> None:
     questions = [[{"role": "user", "content": text}] for text in task["questions"]]
     images = [str(folder / name) for name in task["images"]]
     dataset = Dataset.from_dict({"prompt": questions, "image": images}).cast_column("image", Image())
+    processor = AutoProcessor.from_pretrained(folder, padding_side="left")
+    for question, row in zip(task["questions"], dataset, strict=True):
+        content = [{"type": "image", "image": row["image"]}, {"type": "text", "text": question}]
+        asked = [{"role": "user", "content": content}]
+        made = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)
+        assert len(made["input_ids"][0]) == task["prompt"], len(made["input_ids"][0])
     config = GRPOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=task["group"],  # completions of one backward
@@ -81,7 +87,7 @@ def main(folder: Path) -> None:
         reward_funcs=reward,
         args=config,
         train_dataset=dataset,
-        processing_class=AutoProcessor.from_pretrained(folder, padding_side="left"),
+        processing_class=processor,
         callbacks=[turns],
     ).train()
 
