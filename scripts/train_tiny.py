@@ -107,9 +107,22 @@ def render_forever(folder: Path, seed: int) -> None:
 # ------------------------------------------------------------------------------------------- model
 
 
+def jittered(images: Tensor) -> Tensor:
+    """Half of the uint8 images [B, H, W, 3] with other contrast, brightness and saturation, in 0..1 and float32.
+
+    Another style draws the same thing in other tones; what is learnt should not hang on them.
+    """
+    x = images.float() / 255
+    changed, contrast, shift, saturation = torch.rand(4, len(x), 1, 1, 1)
+    grey = x.mean(-1, keepdim=True)
+    made = grey + (x - grey) * (0.5 + 0.9 * saturation)
+    made = (made - 0.5) * (0.75 + 0.55 * contrast) + 0.5 + 0.2 * (shift - 0.5)
+    return torch.where(changed < 0.5, made.clamp(0, 1), x)
+
+
 def patches_of(images: Tensor) -> Tensor:
-    """Rows of the vision tower [B * patches, 3 * 2 * 14 * 14] of uint8 images [B, H, W, 3], as Qwen2-VL cuts them."""
-    x = (images.float() / 255 - MEAN) / STD
+    """Rows of the vision tower [B * patches, 3 * 2 * 14 * 14] of images [B, H, W, 3] in 0..1, as Qwen2-VL cuts them."""
+    x = (images - MEAN) / STD
     b, blocks = len(x), GRID // MERGE
     x = x.view(b, blocks, MERGE, PATCH, blocks, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
     x = x.reshape(b * GRID * GRID, 3, 1, PATCH * PATCH)
@@ -217,9 +230,9 @@ AttentionMaskInterface.register(LANE_ATTENTION, lambda *args, **kwargs: None)
 
 
 def encode_images(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch states [B * 64, width] and image tokens [B * 16, hidden]."""
+    """Patch states [B * 64, width] and image tokens [B * 16, hidden] of jittered uint8 images."""
     grid = torch.tensor([[1, GRID, GRID]]).expand(len(images), -1)
-    out = visual(patches_of(images), grid_thw=grid)
+    out = visual(patches_of(jittered(images)), grid_thw=grid)
     return out.last_hidden_state, out.pooler_output
 
 
