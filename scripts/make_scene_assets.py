@@ -1,4 +1,4 @@
-"""Make the embedded world's assets: cut-outs in three styles, background photographs, their JSON lists and NOTICE.
+"""Make the embedded world's assets: cut-outs in three styles, nameless things in two, photographs, lists and NOTICE.
 
     python scripts/make_scene_assets.py --cache DIR
 
@@ -21,12 +21,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scene_asset_lists import CLASSES, NOTICE, PHOTOGRAPHS, SPRITE_FILES, Photograph
+from scene_asset_lists import CLASSES, NOTICE, PHOTOGRAPHS, SPRITE_FILES, THINGS, Photograph
 from scipy.ndimage import maximum_filter
+
+from virft.scenes.assets import TRAIN_STYLES
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "src/virft/scenes/assets"
 SPRITE_SIDE = 96  # pixels of the longer side; smaller originals are not enlarged
+THING_SIDE = 64
 PHOTO_SIDE = 480
 ARCHIVES = {  # archive: (pattern of its file name, command that fetches it)
     "fluent": ("lobehub-fluent-emoji-3d-1.1.0.tgz", ("npm", "pack", "@lobehub/fluent-emoji-3d@1.1.0")),
@@ -69,12 +72,12 @@ def archive_reader(name: str, cache: Path) -> Callable[[str], bytes]:
     return read
 
 
-def cutout(image: Image.Image) -> Image.Image:
-    """The sprite cropped to alpha > 16, longer side at most SPRITE_SIDE pixels."""
+def cutout(image: Image.Image, side: int = SPRITE_SIDE) -> Image.Image:
+    """The sprite cropped to alpha > 16, longer side at most ``side`` pixels."""
     image = image.convert("RGBA")
     ys, xs = np.nonzero(np.asarray(image)[..., 3] > 16)
     image = image.crop((int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1))
-    image.thumbnail((SPRITE_SIDE, SPRITE_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
 
 
@@ -119,6 +122,22 @@ def write_sprites(cache: Path) -> None:
     write_json(ASSETS / "classes.json", [row._asdict() for row in CLASSES])
 
 
+def write_things(cache: Path) -> None:
+    """`things/<style>.zip` with a file for each thing, in the styles of training."""
+    listed = json.loads(archive_reader("twemoji", cache)("package/emoji.json"))
+    code_points = {row["short_name"]: row["unified"].lower() for row in listed}
+    (ASSETS / "things").mkdir(parents=True, exist_ok=True)
+    for style in TRAIN_STYLES:
+        read = archive_reader(style, cache)
+        with zipfile.ZipFile(ASSETS / "things" / f"{style}.zip", "w", zipfile.ZIP_STORED) as archive:
+            for name in THINGS:
+                source = io.BytesIO(read(SPRITE_FILES[style].format(code_points[name])))
+                made = io.BytesIO()
+                cutout(Image.open(source), THING_SIDE).save(made, "WEBP", quality=80, method=6)
+                # a date of its own would make other bytes each time
+                archive.writestr(zipfile.ZipInfo(f"{name}.webp"), made.getvalue())
+
+
 def write_backgrounds(cache: Path) -> None:
     """`backgrounds/<name>.jpg` and `backgrounds.json`."""
     readers = {origin: archive_reader(origin, cache) for origin in sorted({p.archive for p in PHOTOGRAPHS})}
@@ -157,7 +176,9 @@ if __name__ == "__main__":
     cache_folder = parser.parse_args().cache
     cache_folder.mkdir(parents=True, exist_ok=True)
     write_sprites(cache_folder)
+    write_things(cache_folder)
     write_backgrounds(cache_folder)
     write_notice()
     size = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
-    print(f"{len(CLASSES)} classes, {len(PHOTOGRAPHS)} photographs, {size / 2**20:.2f} MiB in {ASSETS}")
+    made = f"{len(CLASSES)} classes, {len(THINGS)} things, {len(PHOTOGRAPHS)} photographs"
+    print(f"{made}, {size / 2**20:.2f} MiB in {ASSETS}")

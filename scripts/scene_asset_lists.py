@@ -109,6 +109,41 @@ def _classes(text: str) -> tuple[ClassRow, ...]:
 CLASSES = _classes(_CLASS_TEXT)
 
 
+# Things without a name in the world: short names of emoji. None looks like a novel or held-out class.
+_THING_TEXT = """
+video_game dart slot_machine game_die crystal_ball joystick jigsaw teddy_bear yo-yo kite magic_wand pinata nesting_dolls
+mirror_ball chess_pawn closed_umbrella rainbow full_moon sun_with_face thermometer tornado droplet fire ringed_planet
+umbrella snowman comet zap snowflake star cloud carousel_horse ferris_wheel circus_tent barber fountain tent volcano
+mount_fuji desert_island earth_africa compass taco burrito meat_on_bone poultry_leg bread fries stew fried_egg popcorn
+croissant bacon baguette_bread green_salad egg pancakes cut_of_meat canned_food cheese_wedge salt waffle butter chestnut
+hot_pepper corn eggplant avocado cucumber carrot peanuts broccoli leafy_green garlic onion bell_pepper ginger_root
+pea_pod seedling four_leaf_clover mushroom potted_plant nest_with_eggs bouquet lotus hyacinth grapes melon cherries
+kiwifruit coconut mango blueberries olive rice_cracker rice_ball ramen sushi fried_shrimp dumpling fortune_cookie bento
+dango shaved_ice chocolate_bar candy lollipop custard honey_pot amphora hocho spoon jar wine_glass cocktail
+tropical_drink beer baby_bottle champagne glass_of_milk cup_with_straw bubble_tea teapot coffee ribbon gift
+jack_o_lantern balloon wind_chime firecracker school_satchel mortar_board crown eyeglasses necktie jeans kimono bikini
+handbag lipstick ring gem shopping_bags lab_coat goggles scarf gloves socks shorts folding_hand_fan medal trophy
+microphone headphones radio bulb camera tv vhs film_projector mag flashlight candle movie_camera clapper
+fishing_pole_and_fish bowling tennis table_tennis_paddle_and_ball sled diving_mask boxing_glove ice_skate curling_stone
+flying_disc ski art thread yarn musical_keyboard maracas flute steam_locomotive bullettrain_front tram tractor
+traffic_light octagonal_sign wheel oil_drum skateboard auto_rickshaw roller_skate manual_wheelchair fuelpump house
+hospital factory japanese_castle european_castle tokyo_tower statue_of_liberty hut rock wood church closed_book books
+scroll newspaper notebook bow_and_arrow bomb wrench hammer nut_and_bolt shield toolbox magnet boomerang axe
+carpentry_saw screwdriver ladder gear pick rat ox cow sheep goat monkey pig boar elephant camel hamster horse hedgehog
+kangaroo giraffe_face zebra_face gorilla rhinoceros hippopotamus raccoon sloth otter skunk beaver unicorn_face bat deer
+crocodile snake turtle lizard sauropod t-rex dragon_face octopus shell tropical_fish blowfish dolphin whale crab shark
+shrimp squid lobster oyster seal coral jellyfish snail bug ant bee ladybug spider butterfly scorpion worm beetle rooster
+baby_chick bird penguin turkey eagle duck peacock parrot swan flamingo feather syringe pill stethoscope moneybag coin
+credit_card rocket satellite flying_saucer parachute computer floppy_disk cd battery electric_plug printer
+three_button_mouse abacus briefcase pushpin paperclip scissors wastebasket straight_ruler calendar pencil2
+lower_left_crayon lower_left_paintbrush telephone_receiver iphone microscope telescope test_tube dna loudspeaker mega
+bell package mailbox postbox key lock old_key alarm_clock hourglass watch stopwatch mantelpiece_clock moyai headstone
+coffin ship speedboat ring_buoy canoe anchor door toilet bathtub bed shopping_trolley fire_extinguisher broom basket
+soap chair mirror plunger bucket toothbrush lotion_bottle luggage
+"""
+THINGS = tuple(_THING_TEXT.split())
+
+
 def _lomiri(
     file: str, split: str, member: str, author: str, licence: str = "CC-BY-4.0", release: str = "16.04"
 ) -> Photograph:
@@ -208,11 +243,11 @@ Licensed under the Apache License, Version 2.0.
 The package carries the works below in src/virft/scenes/assets. They were cropped, made smaller and stored
 in another file format by scripts/make_scene_assets.py; each keeps its own licence.
 
-Cut-outs, sprites/fluent
+Cut-outs, sprites/fluent and things/fluent.zip
   Fluent Emoji (3D), Copyright (c) Microsoft Corporation, MIT License.
   Taken from npm @lobehub/fluent-emoji-3d 1.1.0, MIT License.
 
-Cut-outs, sprites/twemoji
+Cut-outs, sprites/twemoji and things/twemoji.zip
   Twemoji, Copyright 2020 Twitter, Inc. and other contributors, CC-BY 4.0
   (https://creativecommons.org/licenses/by/4.0/).
   Taken from npm emoji-datasource-twitter 16.0.0, Copyright (c) 2013 Cal Henderson, MIT License.

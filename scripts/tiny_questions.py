@@ -13,8 +13,8 @@ from virft.boxes import BoxSpace
 from virft.models.tiny import IMAGE_SIZE
 from virft.prompts import question
 from virft.report.pictures import boxes_of
-from virft.scenes.assets import Style, class_names, group_names, scene_classes
-from virft.scenes.questions import SceneQuestion, classification_question, questions_for
+from virft.scenes.assets import THING, Style, class_names, group_names, group_of, scene_classes, thing_names
+from virft.scenes.questions import SceneQuestion, classification_question, detection_question, questions_for
 from virft.scenes.render import Scene, SceneObject
 from virft.types import Box, Detection, Detections, ImageSize, Label, TaskName
 
@@ -26,15 +26,18 @@ STRANGE_SHARE = 0.12
 "No Objects" to every name it does not know, and reinforcement has no answer to start from.
 """
 NAMES = class_names("base")
+KINDS = (*NAMES, *thing_names())
+WORD, NO_KIND = -2, -1
+"""What the name in a question stands for: itself, nothing the model could know, or else the index of a thing."""
 _NO_MASK = np.zeros((1, 1), bool)
 
 
 def scene_of(records: np.ndarray) -> Scene:
-    """The scene of object records [class, x1, y1, x2, y2, visible] (class < 0: none); its picture is left black."""
+    """The scene of object records [kind, x1, y1, x2, y2, visible] (kind < 0: none); its picture is left black."""
     objects = tuple(
         SceneObject(
-            class_name=NAMES[int(kind)],
-            group=scene_classes()[NAMES[int(kind)]].group,
+            class_name=KINDS[int(kind)],
+            group=group_of(KINDS[int(kind)]),
             style=Style.FLUENT,
             box=Box(x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2)),
             visible_frac=float(visible),
@@ -83,14 +86,14 @@ class Written:
     """A question and its answer as tokens.
 
     ``asked_at``: place of the last token of what is asked for, such as the class name; ``boxes``: where that is.
-    ``strange``: that token stands for any word the model does not know.
+    ``stands_for``: what that token means, ``WORD``, ``NO_KIND``, or the index of a thing in ``KINDS``.
     """
 
     question: list[int]
     answer: list[int]
     asked_at: int | None
     boxes: tuple[Box, ...]
-    strange: bool
+    stands_for: int
 
 
 class QuestionWriter:
@@ -107,28 +110,50 @@ class QuestionWriter:
 
     def write(self, records: np.ndarray, rng: np.random.Generator) -> Iterator[Written]:
         """A random choice of what can be asked, in random order."""
-        scene = scene_of(records)
+        everything = scene_of(records)
+        named = tuple(o for o in everything.objects if o.group != THING)
+        scene = Scene(image=_BLACK, objects=named)
         asked = list(questions_for(scene, rng, classes=NAMES, num_absent=2, num_grounding=3))
-        groups = [o.group for o in scene.objects]
-        main = max(scene.objects, key=lambda o: o.box.area)
-        if groups.count(main.group) == 1:
-            asked.append(classification_question(scene, main.class_name))
+        if len(named) < len(everything.objects):
+            # a thing may be an animal too: only questions that name a class have one answer
+            asked = [one for one in asked if one.class_name is not None]
+        else:
+            groups = [o.group for o in named]
+            main = max(named, key=lambda o: o.box.area)
+            if groups.count(main.group) == 1:
+                asked.append(classification_question(scene, main.class_name))
+        asked += self._about_things(everything, rng)
         for index in rng.permutation(len(asked)):
-            one = asked[index]
-            thinking = bool(rng.random() < THINKING_SHARE)
-            asked_for = one.query
-            if one.kind == "present" and rng.random() < STRANGE_SHARE:
-                asked_for, thinking = self._strange_words[int(rng.integers(len(self._strange_words)))], False
-            text = question(one.task, asked_for, template="short", thinking=thinking)
-            question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
-            asked_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
-            yield Written(
-                question=question_ids,
-                answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
-                asked_at=None if isinstance(one.target, Label) else asked_at,
-                boxes=boxes_of(one.target),
-                strange=asked_for != one.query,
-            )
+            yield self._written(asked[index], everything, rng)
+
+    def _about_things(self, scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
+        """Detection of most things that are there and, often, of one that is not."""
+        present = dict.fromkeys(o.class_name for o in scene.objects if o.group == THING)
+        names = [name for name in present if rng.random() < 0.7]
+        other = KINDS[int(rng.integers(len(NAMES), len(KINDS)))]
+        if other not in present and rng.random() < 0.35:
+            names.append(other)
+        return [detection_question(scene, name) for name in names]
+
+    def _written(self, one: SceneQuestion, scene: Scene, rng: np.random.Generator) -> Written:
+        thinking = bool(rng.random() < THINKING_SHARE)
+        asked_for, stands_for = one.query, WORD
+        if one.class_name not in (None, *NAMES):
+            stands_for = KINDS.index(one.class_name)
+        elif one.kind == "present" and rng.random() < STRANGE_SHARE:
+            stands_for = NO_KIND
+        if stands_for != WORD:
+            asked_for, thinking = self._strange_words[int(rng.integers(len(self._strange_words)))], False
+        text = question(one.task, asked_for, template="short", thinking=thinking)
+        question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
+        asked_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
+        return Written(
+            question=question_ids,
+            answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
+            asked_at=None if isinstance(one.target, Label) else asked_at,
+            boxes=boxes_of(one.target),
+            stands_for=stands_for,
+        )
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids

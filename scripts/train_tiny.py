@@ -2,11 +2,17 @@
 
     python scripts/train_tiny.py dense FOLDER --steps N     the vision tower alone
     python scripts/train_tiny.py joint FOLDER --steps N     the whole model, starting from the dense stage
-                                                            (or from a model: --start-from FOLDER)
 
-In the dense stage each patch predicts the class it shows and the distances to the edges of its object
-(throw-away heads); next-token loss alone would take days to teach the tower to see. In the joint stage the
-language model answers several questions on each image, packed behind one image; the dense loss stays on.
+``--start-from MODEL`` begins either stage with a model's weights; the joint stage takes the tower of the dense stage
+where there is one.
+
+In the dense stage each patch predicts what it shows and the distances to the edges of its object (throw-away heads);
+next-token loss alone would take days to teach the tower to see. In the joint stage the language model answers
+several questions on each image, packed behind one image; the dense loss stays on.
+
+Beside the base classes scenes show nameless things. The tower learns to tell them apart, and questions ask for them by
+learnt vectors in place of a word's embedding, which are thrown away: 64 classes alone would teach neither what new
+things look like nor that any vector may be a name.
 Scenes are rendered by another process into a ring of the latest ones, from which batches are drawn.
 
 FOLDER holds the ring, the states (a stage that was stopped goes on), logs, and ``model/``: the moving average
@@ -26,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tiny_questions import NO_KIND, WORD, QuestionWriter, corpus
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
@@ -34,7 +41,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransforme
 
 from virft.models.attention import VISION_ATTENTION, attend, causal_bias
 from virft.models.tiny import IMAGE_SIZE, VISION, tiny_config, train_tokenizer
-from virft.scenes.assets import class_names
+from virft.scenes.assets import class_names, thing_names
 
 PATCH, MERGE = 14, 2
 GRID = IMAGE_SIZE // PATCH
@@ -49,6 +56,8 @@ IGNORE = -100
 UNSEEN = -1e9
 UNKNOWN_STD = 0.04
 """Spread of the random embedding that stands for a word the model does not know; known words have about as much."""
+NUM_BASE = len(class_names("base"))
+NUM_KINDS = NUM_BASE + len(thing_names())
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
@@ -74,22 +83,30 @@ class Ring:
 
 
 def render_forever(folder: Path, seed: int) -> None:
-    """Fills the ring with scenes of base classes, round and round, at the lowest priority."""
+    """Fills the ring with scenes of base classes and things, round and round, at the lowest priority.
+
+    Half of the scenes have base classes only, so that questions about groups ("the largest animal") stay true.
+    """
     from virft.scenes.render import PlanItem, render_scene
 
     os.nice(19)
     torch.set_num_threads(1)
     ring = Ring.open(folder, "r+")
-    names = class_names("base")
+    names = (*class_names("base"), *thing_names())
     number = {name: i for i, name in enumerate(names)}
     count = int(ring.filled[0])
     rng = np.random.default_rng([seed, count])
     trainer = os.getppid()
     while os.getppid() == trainer:  # a killed trainer leaves no renderer behind
         if rng.random() < 0.15:  # one large object, for "which animal is this?"
-            plan = [PlanItem(names[rng.integers(len(names))], 1, (45.0, 80.0))]
+            plan = [PlanItem(names[rng.integers(NUM_BASE)], 1, (45.0, 80.0))]
         else:
-            kinds = rng.choice(len(names), size=rng.integers(2, 5), replace=False)
+            total = int(rng.integers(2, 5))
+            of_base = total if rng.random() < 0.5 else int(rng.integers(1, total))
+            kinds = [
+                *rng.choice(NUM_BASE, size=of_base, replace=False),
+                *rng.choice(np.arange(NUM_BASE, NUM_KINDS), size=total - of_base, replace=False),
+            ]
             counts = rng.choice([1, 2, 3, 4], size=len(kinds), p=[0.68, 0.2, 0.08, 0.04])
             plan = [PlanItem(names[k], int(n)) for k, n in zip(kinds, counts, strict=True)]
             while sum(item.count for item in plan) > MAX_OBJECTS:
@@ -166,6 +183,8 @@ def cell_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
 class WordHeads(nn.Module):
     """Throw-away heads that tie image tokens to words: each token near the name of what it shows, and its box.
 
+    The names of things are vectors that stand for no word.
+
     Without them the language model takes very long to find that a name in the question and a place in the image
     belong together, and, having only relative positions, where in the image a token lies.
     """
@@ -177,10 +196,13 @@ class WordHeads(nn.Module):
         self.box = nn.Linear(width, 4)
         self.name_ids = name_ids
 
-    def losses(self, states: Tensor, words: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Cross-entropy, L1 of boxes, accuracy; ``states`` [B * 16, width], ``words``: the embedding table."""
+    def losses(self, states: Tensor, words: Tensor, things: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Cross-entropy, L1 of boxes, accuracy.
+
+        ``states`` [B * 16, width], ``words``: the embedding table, ``things`` [things, width].
+        """
         classes, boxes = (t.flatten(0, 1) for t in cell_targets(objects))
-        names = torch.cat([self.background, torch.stack([words[ids].mean(0) for ids in self.name_ids])])
+        names = torch.cat([self.background, torch.stack([words[ids].mean(0) for ids in self.name_ids]), things])
         logits = F.normalize(states.float(), dim=-1) @ F.normalize(names.float(), dim=-1).T * self.scale.exp()
         covered = classes > 0
         l1 = (self.box(F.rms_norm(states[covered].float(), states.shape[-1:])).sigmoid() - boxes[covered]).abs().mean()
@@ -242,7 +264,7 @@ def encode_images(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 class LanePacker:
     """Packs tokenised questions of an image into lanes behind the shared prefix."""
 
-    def __init__(self, writer: object) -> None:
+    def __init__(self, writer: QuestionWriter) -> None:
         self.writer = writer
         self.prefix = writer.prefix_ids
         start = self.prefix.index(writer.image_token_id)
@@ -264,7 +286,7 @@ class LanePacker:
         positions[:, :, :p] = self.prefix_positions[:, None]
         asked: list[tuple[int, int]] = []
         places: list[np.ndarray] = []
-        strange: list[bool] = []
+        stands_for: list[int] = []
         for row in range(b):
             used = [0] * LANES
             for number, one in enumerate(self.writer.write(objects[row], rng), start=1):
@@ -282,7 +304,7 @@ class LanePacker:
                 used[lane] += length
                 if one.asked_at is not None:
                     asked.append((row, at + one.asked_at))
-                    strange.append(one.strange)
+                    stands_for.append(one.stands_for)
                     places.append(cells_and_first_box([box.xyxy for box in one.boxes]))
         same = segment[..., :, None] == segment[..., None, :]
         own = same & np.tril(np.ones((LANE_WIDTH, LANE_WIDTH), bool))
@@ -294,7 +316,7 @@ class LanePacker:
             "mask": torch.zeros(mask.shape).masked_fill_(torch.from_numpy(~mask), UNSEEN),
             "asked": torch.tensor(asked),
             "places": torch.from_numpy(np.stack(places)),
-            "strange": torch.tensor(strange),
+            "stands_for": torch.tensor(stands_for),
         }
 
 
@@ -341,15 +363,20 @@ class Answers:
     asked_states: Tensor
 
 
-def answer(model: Qwen2VLForConditionalGeneration, packed: dict[str, Tensor], features: Tensor) -> Answers:
-    """Runs the language model over packed questions."""
+def answer(
+    model: Qwen2VLForConditionalGeneration, packed: dict[str, Tensor], features: Tensor, things: Tensor
+) -> Answers:
+    """Runs the language model over packed questions; ``things`` [things, width] are their names."""
     language = model.model.language_model
     embeds = language.embed_tokens(packed["ids"])
     place = (packed["ids"] == model.config.image_token_id)[..., None]
     embeds = embeds.masked_scatter(place, features.to(embeds.dtype))
-    rows, columns = packed["asked"][packed["strange"]].unbind(1)
+    meant = packed["stands_for"]
+    rows, columns = packed["asked"][meant != WORD].unbind(1)
+    meant = meant[meant != WORD]
     unknown = torch.randn(len(rows), embeds.shape[-1]) * UNKNOWN_STD
-    embeds = embeds.index_put((rows, columns), unknown.to(embeds.dtype))
+    names = torch.where((meant == NO_KIND)[:, None], unknown, things[meant.clamp(min=NUM_BASE) - NUM_BASE])
+    embeds = embeds.index_put((rows, columns), names.to(embeds.dtype))
     prefix = packed["ids"].shape[1] - LANES * LANE_WIDTH
     states: list[Tensor] = []
     hooks = [
@@ -432,10 +459,15 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
 
 
 def batches(ring: Ring, size: int, seed: int, step: int) -> tuple[Tensor, np.ndarray, np.random.Generator]:
-    """Random scenes of the ring: uint8 images, object records, and the generator for their questions."""
+    """Random scenes of the ring, half of them mirrored: uint8 images, object records, the generator for questions."""
     rng = np.random.default_rng([seed, step])
     slots = np.sort(rng.integers(0, min(int(ring.filled[0]), RING_SIZE), size))
-    return torch.from_numpy(ring.images[slots]), ring.objects[slots].copy(), rng
+    images, objects = ring.images[slots], ring.objects[slots]
+    mirrored = rng.random(size) < 0.5
+    images[mirrored] = images[mirrored, :, ::-1]
+    left, right = objects[mirrored, :, 1], objects[mirrored, :, 3]
+    objects[mirrored, :, 1], objects[mirrored, :, 3] = IMAGE_SIZE - right, IMAGE_SIZE - left
+    return torch.from_numpy(images), objects, rng
 
 
 class Progress:
@@ -477,7 +509,11 @@ def train_dense(args: argparse.Namespace) -> None:
     visual = Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**VISION))
     visual.config._attn_implementation = VISION_ATTENTION
     fast_patch_embed(visual)
-    module = nn.ModuleDict({"visual": visual, "heads": DenseHeads(VISION["embed_dim"], len(class_names("base")))})
+    module = nn.ModuleDict({"visual": visual, "heads": DenseHeads(VISION["embed_dim"], NUM_KINDS)})
+    if args.start_from is not None:
+        visual.load_state_dict(
+            Qwen2VLForConditionalGeneration.from_pretrained(args.start_from).model.visual.state_dict()
+        )
     optimizer = make_optimizer(module)
     if args.compile:
         compile_blocks(visual.blocks)
@@ -507,8 +543,6 @@ def train_dense(args: argparse.Namespace) -> None:
 
 def train_joint(args: argparse.Namespace) -> None:
     """Stage two: questions and answers, the dense loss as a companion."""
-    from tiny_questions import QuestionWriter, corpus
-
     ring = open_ring(args.folder, args.renderers)
     tokenizer = train_tokenizer(corpus(), vocab_size=896)
     packer = LanePacker(QuestionWriter(tokenizer, NUM_IMAGE_TOKENS))
@@ -516,11 +550,15 @@ def train_joint(args: argparse.Namespace) -> None:
     model.model.visual.config._attn_implementation = VISION_ATTENTION
     model.model.language_model.config._attn_implementation = LANE_ATTENTION
     fast_patch_embed(model.model.visual)
-    heads = DenseHeads(VISION["embed_dim"], len(class_names("base")))
+    heads = DenseHeads(VISION["embed_dim"], NUM_KINDS)
     name_ids = [tokenizer(f" {name}", add_special_tokens=False).input_ids for name in class_names("base")]
     width = model.config.text_config.hidden_size
     words_at = nn.ModuleDict({place: WordHeads(width, name_ids) for place in ("merged", "halfway")})
-    module = nn.ModuleDict({"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width)})
+    names = nn.Embedding(NUM_KINDS - NUM_BASE, width)  # of things
+    nn.init.normal_(names.weight, std=UNKNOWN_STD)
+    module = nn.ModuleDict(
+        {"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width), "things": names}
+    )
     optimizer = make_optimizer(module, slow="visual.blocks", slow_share=0.15)
     if args.compile:
         compile_blocks(model.model.visual.blocks)
@@ -534,10 +572,10 @@ def train_joint(args: argparse.Namespace) -> None:
     else:
         if args.start_from is not None:
             model.load_state_dict(Qwen2VLForConditionalGeneration.from_pretrained(args.start_from).state_dict())
-        else:
+        if (args.folder / "dense.pt").exists():
             dense = torch.load(args.folder / "dense.pt")["module"]
             visual = {key.removeprefix("visual."): value for key, value in dense.items() if key.startswith("visual.")}
-            # the merger was not trained by the dense stage: its weights are as random as the language model's
+            # the merger was not trained by the dense stage: its weights are those that the stage began with
             model.model.visual.load_state_dict(visual)
             heads.load_state_dict({k.removeprefix("heads."): v for k, v in dense.items() if k.startswith("heads.")})
         average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -550,13 +588,15 @@ def train_joint(args: argparse.Namespace) -> None:
             patches, features = encode_images(model.model.visual, images)
             loss, numbers = heads.losses(patches, torch.from_numpy(objects))
             packed = packer.pack(objects, rng)
-            words = answer(model, packed, features)
+            words = answer(model, packed, features, module["things"].weight)
             cells, first = module["place"].losses(words.asked_states, packed["places"])
         table = model.model.language_model.embed_tokens.weight
         loss = args.dense_weight * loss + words.loss + args.place_weight * (cells + 2 * first)
         numbers |= {"cells": cells.item(), "first_l1": first.item()}
         for place, tokens in (("merged", features), ("halfway", words.image_states)):
-            name_loss, box_loss, hits = words_at[place].losses(tokens, table, torch.from_numpy(objects))
+            name_loss, box_loss, hits = words_at[place].losses(
+                tokens, table, module["things"].weight, torch.from_numpy(objects)
+            )
             loss = loss + args.word_weight * (name_loss + 4 * box_loss)
             numbers |= {f"{place}_acc": hits, f"{place}_l1": box_loss.item()}
         loss.backward()
@@ -585,7 +625,7 @@ def main() -> None:
     parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss in the joint stage")
     parser.add_argument("--word-weight", type=float, default=0.25, help="weight of the heads that tie tokens to words")
     parser.add_argument("--place-weight", type=float, default=1.0, help="weight of the head that says where it is")
-    parser.add_argument("--start-from", type=Path, help="a model folder to go on from, instead of the dense stage")
+    parser.add_argument("--start-from", type=Path, help="a model folder to begin with")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="with torch.compile: 1.5 times as fast")
     parser.add_argument("--renderers", type=int, default=1)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
+from zipfile import ZipFile
 
 from PIL import Image
 
@@ -34,6 +35,7 @@ class Split(StrEnum):
 
 TRAIN_STYLES = (Style.FLUENT, Style.TWEMOJI)
 TEST_STYLES = (Style.NOTO,)
+THING = "thing"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,18 @@ def group_names() -> tuple[str, ...]:
 
 
 @cache
+def thing_names() -> tuple[str, ...]:
+    """Things that no question names. The built-in model's training shows them beside the base classes."""
+    return tuple(name.removesuffix(".webp") for name in _things(TRAIN_STYLES[0]).namelist())
+
+
+def group_of(name: str) -> str:
+    """The group of a class; "thing" for a nameless thing."""
+    row = scene_classes().get(name)
+    return row.group if row is not None else THING
+
+
+@cache
 def lookalike_sets() -> dict[str, tuple[str, ...]]:
     """Class names by the name of their look-alike set; classes of all splits."""
     rows = [row for row in scene_classes().values() if row.lookalikes]
@@ -85,8 +99,18 @@ def lookalike_sets() -> dict[str, tuple[str, ...]]:
 
 
 @cache
+def _things(style: Style) -> ZipFile:
+    return ZipFile(BytesIO((_ASSETS / "things" / f"{style}.zip").read_bytes()))
+
+
+@cache
 def sprite(class_name: str, style: Style) -> Image.Image:
-    """The cut-out, RGBA with straight alpha, cropped to alpha > 16; its longer side is at most 96 pixels."""
+    """The cut-out, RGBA with straight alpha, cropped to alpha > 16; its longer side is at most 96 pixels.
+
+    Things are there in the styles of training only.
+    """
+    if class_name not in scene_classes():
+        return Image.open(BytesIO(_things(style).read(f"{class_name}.webp"))).convert("RGBA")
     path = _ASSETS / "sprites" / str(style) / f"{class_name.replace(' ', '_')}.webp"
     return Image.open(BytesIO(path.read_bytes())).convert("RGBA")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from virft.scenes.assets import TRAIN_STYLES, Split, Style, background, background_files, scene_classes
+from virft.scenes.assets import TRAIN_STYLES, Split, Style, background, background_files, group_of
 from virft.scenes.patches import REFERENCE_SIZE, Patch, PlanItem, make_patch
 from virft.types import Box, ImageSize
 
@@ -101,7 +101,7 @@ def render_scene(
         objects=tuple(
             SceneObject(
                 class_name=patch.class_name,
-                group=scene_classes()[patch.class_name].group,
+                group=group_of(patch.class_name),
                 style=patch.style,
                 box=Box(x1=float(box[0]), y1=float(box[1]), x2=float(box[2]), y2=float(box[3])),
                 visible_frac=float(visible),

@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 
 from virft.scenes.assets import (
+    THING,
+    TRAIN_STYLES,
     Split,
     Style,
     background,
     background_files,
     class_names,
     group_names,
+    group_of,
     lookalike_sets,
     scene_classes,
     sprite,
+    thing_names,
 )
 
 ASSETS = files("virft.scenes") / "assets"
@@ -62,6 +66,19 @@ def test_every_class_has_a_cut_out_that_fills_its_frame(style: Style) -> None:
         assert 48 <= max(image.size) <= 96, name
 
 
+@pytest.mark.parametrize("style", TRAIN_STYLES)
+def test_every_thing_has_a_cut_out_in_the_styles_of_training(style: Style) -> None:
+    assert len(thing_names()) > 300
+    for name in thing_names():
+        assert 40 <= max(sprite(name, style).size) <= 64, name
+
+
+def test_no_thing_is_a_class() -> None:
+    assert set(thing_names()).isdisjoint(name.replace(" ", "_") for name in class_names())
+    assert group_of("anchor") == THING
+    assert group_of("cat") == "animal"
+
+
 def test_no_photograph_serves_both_training_and_test() -> None:
     train, test = background_files(Split.TRAIN), background_files(Split.TEST)
     assert (len(train), len(test)) == (26, 11)
@@ -85,5 +102,7 @@ def test_the_assets_are_small() -> None:
     folder = Path(str(ASSETS))
     sprites = sum(path.stat().st_size for path in folder.glob("sprites/*/*.webp"))
     photographs = sum(path.stat().st_size for path in folder.glob("backgrounds/*.jpg"))
+    things = sum(path.stat().st_size for path in folder.glob("things/*.zip"))
     assert sprites < 3 * 2**20
+    assert things < 2 * 2**20
     assert photographs < 3 * 2**20
