@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 
-from virft.config import Config
+from virft.config import AugmentConfig, Config
 from virft.data.images import load_image
 from virft.data.store import Store
+from virft.data.views import ViewRange, viewer
 from virft.errors import ConfigError, ModelError
 from virft.evaluation.predict import predict
 from virft.evaluation.predictions import PredictionsCard, write_predictions
 from virft.evaluation.score import score_predictions
-from virft.grpo.loop import LoopSettings
+from virft.grpo.loop import LookAt, LoopSettings
 from virft.grpo.rollout import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.generator import GenerationParams
@@ -157,6 +158,14 @@ def loop_settings(config: Config) -> LoopSettings:
         log_every=config.run.log_every,
         validate_every=config.data.validate_every,
     )
+
+
+def make_look_at(config: Config) -> LookAt | None:
+    """The config's augmentation; None if it has none."""
+    augment = config.augment
+    if augment == AugmentConfig():
+        return None
+    return viewer(ViewRange(zoom=augment.zoom, mirror=augment.mirror, tones=augment.tones), config.seed)
 
 
 def evaluate(

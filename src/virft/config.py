@@ -101,6 +101,27 @@ class DataConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig(_Section):
+    """``[augment]``: another look at the picture each time it is asked about. Boxes move along; meanings stay."""
+
+    zoom: float = _setting(
+        0.0,
+        help="Detection: enlarge a random part that takes away up to this share of width and height, boxes whole.",
+        at_least=0,
+        at_most=0.9,
+    )
+    mirror: bool = _setting(
+        False, help="Mirror every other picture; never for expressions, which may say left or right."
+    )
+    tones: float = _setting(
+        0.0,
+        help="Change saturation and contrast by up to this share, brightness by a quarter of it.",
+        at_least=0,
+        at_most=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PromptConfig(_Section):
     """``[prompt]``: how a sample is put to the model."""
 
@@ -223,6 +244,7 @@ class Config(_Section):
     seed: int = _setting(0, help="Seed of everything random in the run.", at_least=0, at_most=2**63 - 1)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)

@@ -146,7 +146,15 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     if not dry_run:
         require_free(settings, resume=resume, data_hash=store.hash)
     store.check(decode=True)
-    from virft.assembly import estimate, load_for_training, loop_settings, make_trainer, source_commit, validator
+    from virft.assembly import (
+        estimate,
+        load_for_training,
+        loop_settings,
+        make_look_at,
+        make_trainer,
+        source_commit,
+        validator,
+    )
     from virft.grpo.loop import run_grpo
 
     loaded = load_for_training(settings)
@@ -157,7 +165,7 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     validate = validator(settings, loaded)
     card = run_card(commit=source_commit(), data_hash=store.hash, model=settings.model.path)
     run = RunFolder.open(settings, resume=resume, card=card)
-    run_grpo(trainer, store, run, loop_settings(settings), say=_say, validate=validate)
+    run_grpo(trainer, store, run, loop_settings(settings), say=_say, validate=validate, look_at=make_look_at(settings))
     loaded.save(run.folder / "model")
     _say(f"the trained model: {run.folder / 'model'}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from virft.assembly import evaluate, load_for_training, loop_settings, make_trainer, source_commit
+from virft.assembly import evaluate, load_for_training, loop_settings, make_look_at, make_trainer, source_commit
 from virft.config import Config, DataConfig, GRPOConfig, RewardConfig, RunConfig, SamplingConfig
 from virft.data.images import load_image
 from virft.data.sources.scenes import write_few_shot_scenes, write_test_scenes
@@ -107,7 +107,7 @@ def run_quickstart(
         loaded = load_for_training(config)
         say(f"reinforcing: {config.grpo.steps} steps, {config.grpo.prompts_per_step} questions x "
             f"{config.grpo.group_size} answers each")  # fmt: skip
-        run_grpo(make_trainer(config, loaded), train, run, loop_settings(config), say=say)
+        run_grpo(make_trainer(config, loaded), train, run, loop_settings(config), say=say, look_at=make_look_at(config))
         loaded.save(final)
     scores["rft"] = _scores_of("rft", str(final), out, say)
     (out / "scores.json").write_text(json.dumps(_as_json(scores), indent=2) + "\n")

@@ -123,12 +123,27 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """A changed look at a picture: ``crop`` (x1, y1, x2, y2 in pixels) enlarged to the picture's size, then mirrored,
+
+    then in other tones: ``saturation`` and ``contrast`` are factors, ``brightness`` is added, as a share of the range.
+    """
+
+    crop: tuple[float, float, float, float]
+    mirrored: bool = False
+    saturation: float = 1.0
+    contrast: float = 1.0
+    brightness: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One question about one image, as facts: what is asked for, never how it is asked.
 
     ``images`` are file paths, ``image_sizes`` their sizes in pixels after EXIF orientation.
     ``query`` is a class name (detection), the domain such as "animal" (classification), or a
     referring expression (grounding). ``question`` keeps the text of a data set that brings its own.
+    ``view``: the target image is seen like this, and the target's boxes are in pixels of what is seen.
     """
 
     id: str
@@ -139,6 +154,7 @@ class Sample:
     target: Target
     target_image: int = 0
     question: str | None = None
+    view: View | None = None
 
     @property
     def target_size(self) -> ImageSize:
@@ -148,11 +164,12 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRef:
-    """An image as a model will see it: where it is, its own size, and the size after resizing."""
+    """An image as a model will see it: where it is, how it is seen, its own size, and the size after resizing."""
 
     path: str
     original: ImageSize
     resized: ImageSize
+    view: View | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

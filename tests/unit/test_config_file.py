@@ -56,7 +56,7 @@ def test_override_takes_lists_and_entries_of_a_table() -> None:
         ("[grpo]\nlora_rank = 4", "x.toml: grpo.lora_rank is not a setting; did you mean model.lora_rank?"),
         ("[gpro]\nsteps = 4", "x.toml: gpro is not a setting; did you mean the section grpo?"),
         ("sead = 4", "x.toml: sead is not a setting; did you mean seed?"),
-        ("quite = 'other'", "x.toml: quite is not a setting; expected seed or a key of model, data, prompt, "),
+        ("quite = 'other'", "x.toml: quite is not a setting; expected seed or a key of model, data, augment, "),
         ("[prompt]\nxyz = 1", "x.toml: prompt.xyz is not a setting; [prompt] has template, thinking"),
         ("grpo = 3", "x.toml: grpo is 3; expected a table [grpo]"),
         ("grpo.steps = 2.0", "x.toml: grpo.steps is 2.0; expected an integer of at least 1"),

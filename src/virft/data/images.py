@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from virft.boxes import XYXY
+from virft.data.views import look
 from virft.errors import DataError
-from virft.types import ImageSize
+from virft.types import ImageSize, View
 
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -51,8 +52,8 @@ class StoredSize(NamedTuple):
         return ImageSize(self.raw.height, self.raw.width) if self.orientation in _SIDEWAYS else self.raw
 
 
-def load_image(path: Path | str, *, sample_id: str = "") -> Image.Image:
-    """The whole picture, upright, as RGB with 8 bits a channel.
+def load_image(path: Path | str, view: View | None = None, *, sample_id: str = "") -> Image.Image:
+    """The picture, upright, as RGB with 8 bits a channel; with a ``view``, as that shows it.
 
     16-bit grey is scaled by its type's range (Pillow's own conversion turns it white); what is
     transparent becomes white. ``sample_id`` is named in the message if the file cannot be used.
@@ -60,11 +61,12 @@ def load_image(path: Path | str, *, sample_id: str = "") -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+            upright = _as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image{_of(sample_id)}") from error
     except _BROKEN as error:
         raise DataError(f"{path}: cannot be read as an image{_of(sample_id)}: {_reason(error)}") from error
+    return upright if view is None else look(upright, view)
 
 
 def stored_size(path: Path | str) -> StoredSize:

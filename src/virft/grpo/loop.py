@@ -32,6 +32,10 @@ class LoopSettings:
     validate_every: int = 0
 
 
+LookAt = Callable[[Sample, int, int], Sample]
+"""A sample as it is seen in a step (the second argument) at a place of it (the third)."""
+
+
 def run_grpo(
     trainer: GRPOTrainer,
     store: Store,
@@ -40,6 +44,7 @@ def run_grpo(
     *,
     say: Callable[[str], None],
     validate: Callable[[int], Mapping[str, float]] | None = None,
+    look_at: LookAt | None = None,
 ) -> None:
     """Trains until ``num_steps``, going on from the latest checkpoint in the run folder if there is one.
 
@@ -68,6 +73,8 @@ def run_grpo(
     with _stop_signal() as stop:
         for number in range(state.num_steps, settings.num_steps):
             samples: list[Sample] = [store[i] for i in stream.batch(number)]
+            if look_at is not None:
+                samples = [look_at(sample, number, place) for place, sample in enumerate(samples)]
             report = trainer.step(number, samples)
             done = number + 1
             last = done == settings.num_steps

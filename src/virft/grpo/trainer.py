@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -241,7 +241,9 @@ class GRPOTrainer:
 
         if self.feature_cache is None:
             return encode()
-        return self.feature_cache.get(tuple((image.path, image.resized) for image in one.prompt.images), encode)
+        return self.feature_cache.get(
+            tuple((image.path, image.view, image.resized) for image in one.prompt.images), encode
+        )
 
     def _precision(self) -> AbstractContextManager[Any]:
         return self.autocast() if self.autocast is not None else torch.autocast("cpu", enabled=False)
@@ -282,6 +284,7 @@ def best_and_worst(groups: Sequence[RolloutGroup], number: int) -> dict[str, Any
     return {
         "step": number,
         "sample": group.sample.id,
+        **({"view": asdict(group.sample.view)} if group.sample.view is not None else {}),
         "prompt": group.prompt.text,
         "rewards": list(group.rewards),
         "best": shown(order[-1]),

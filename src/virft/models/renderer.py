@@ -12,7 +12,7 @@ from torch import Tensor
 from virft.errors import DataError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
-from virft.types import ImageRef, ImageSize, Prompt, Sample
+from virft.types import ImageRef, ImageSize, Prompt, Sample, View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +24,14 @@ class RenderedPrompt:
     positions: Tensor
 
 
+LoadImage = Callable[[str, View | None], Image.Image]
+"""The picture of a path, as a view shows it if there is one."""
+
+
 class Renderer:
     """Makes prompts of samples. Prompts are never cut: image tokens must all be there."""
 
-    def __init__(self, loaded: LoadedModel, load_image: Callable[[str], Image.Image]) -> None:
+    def __init__(self, loaded: LoadedModel, load_image: LoadImage) -> None:
         self._model = loaded.model
         self._tokenizer = loaded.tokenizer
         self._processor = loaded.image_processor
@@ -36,14 +40,17 @@ class Renderer:
 
     def render(self, sample: Sample, question: str) -> RenderedPrompt:
         """The prompt that asks ``question`` about the sample's images."""
-        images = [self._load_image(path) for path in sample.images]
+        views = [sample.view if i == sample.target_image else None for i in range(len(sample.images))]
+        images = [self._load_image(path, view) for path, view in zip(sample.images, views, strict=True)]
         vision = self._process(images, sample)
         text = self._chat_text(question, len(images))
         ids = self._expand(text, vision, sample)
         unit = self._processor.patch_size
         refs = tuple(
-            ImageRef(path=path, original=size, resized=ImageSize(int(w) * unit, int(h) * unit))
-            for path, size, (_, h, w) in zip(sample.images, sample.image_sizes, vision.grid_thw.tolist(), strict=True)
+            ImageRef(path=path, original=size, resized=ImageSize(int(w) * unit, int(h) * unit), view=view)
+            for path, size, view, (_, h, w) in zip(
+                sample.images, sample.image_sizes, views, vision.grid_thw.tolist(), strict=True
+            )
         )
         prompt = Prompt(sample_id=sample.id, text=text, token_ids=tuple(ids), images=refs)
         positions = self._family.prompt_positions(self._model, torch.tensor(ids), vision)

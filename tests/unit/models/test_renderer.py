@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from PIL import Image
 from factories import sample
 from virft.errors import DataError
 from virft.models.load import LoadedModel, load_model
-from virft.models.renderer import Renderer
+from virft.models.renderer import LoadImage, Renderer
 from virft.models.tiny import TINY_NAME
 from virft.types import ImageSize, Sample
 
@@ -21,8 +21,8 @@ def tiny() -> Iterator[LoadedModel]:
     yield load_model(TINY_NAME)
 
 
-def picture(width: int, height: int) -> Callable[[str], Image.Image]:
-    return lambda path: Image.linear_gradient("L").resize((width, height)).convert("RGB")
+def picture(width: int, height: int) -> LoadImage:
+    return lambda path, view: Image.linear_gradient("L").resize((width, height)).convert("RGB")
 
 
 def asked(width: int, height: int) -> Sample:
