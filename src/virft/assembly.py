@@ -115,7 +115,12 @@ def make_trainer(config: Config, loaded: LoadedModel) -> GRPOTrainer:
         grader=Grader(
             rule=make_reward_rule(config), thinking=config.prompt.thinking, box_space=loaded.family.box_space
         ),
-        optimizer=make_optimizer(policy.parameters(), weight_decay=config.grpo.weight_decay),
+        optimizer=make_optimizer(
+            policy.parameters(),
+            weight_decay=config.grpo.weight_decay,
+            embeddings=loaded.model.get_input_embeddings().weight,
+            embedding_lr_scale=config.grpo.embedding_lr_scale,
+        ),
         learning_rate_at=partial(
             learning_rate,
             peak=config.grpo.learning_rate,

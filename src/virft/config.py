@@ -193,6 +193,13 @@ class GRPOConfig(_Section):
         above=0,
         at_most=1,
     )
+    embedding_lr_scale: float = _setting(
+        1.0,
+        help="Input embeddings learn so many times as fast: a name the model has no use for yet has far to go. "
+        "Models whose embeddings are tied to the output layer share this.",
+        above=0,
+        at_most=1000,
+    )
     schedule: Literal["linear", "constant", "cosine"] = _setting(
         "linear", help="Path of the learning rate after the warm-up; `linear` and `cosine` end at 0.", source=_PAPER
     )
@@ -361,6 +368,8 @@ def without_effect(config: Config) -> dict[str, str]:
     if config.model.train != "lora":
         for name in ("lora_rank", "lora_alpha"):
             reasons[f"model.{name}"] = f'it needs model.train = "lora", which is "{config.model.train}"'
+    else:
+        reasons["grpo.embedding_lr_scale"] = 'with model.train = "lora" embeddings are not trained'
     if config.grpo.updates_per_batch == 1:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:

@@ -51,3 +51,26 @@ def test_the_rate_is_set_in_every_group() -> None:
     optimizer = torch.optim.SGD([{"params": [a]}, {"params": [b], "lr": 5.0}], lr=1.0)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_embeddings_learn_as_much_faster_as_asked() -> None:
+    model = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 2))
+    embeddings = model[0].weight
+    assert isinstance(embeddings, nn.Parameter)
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, embeddings=embeddings, embedding_lr_scale=10.0)
+    set_learning_rate(optimizer, 0.01)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model(torch.arange(4)).sum().backward()
+    optimizer.step()
+    # the first step of AdamW has the size of the rate
+    moved = [(a - b).abs().max().item() for a, b in zip(model.parameters(), before, strict=True)]
+    assert moved == pytest.approx([0.1, 0.01, 0.01], rel=1e-3)
+
+
+def test_frozen_embeddings_stay_out_of_the_optimizer() -> None:
+    model = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 2))
+    embeddings = model[0].weight
+    assert isinstance(embeddings, nn.Parameter)
+    embeddings.requires_grad_(False)
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, embeddings=embeddings, embedding_lr_scale=10.0)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2]
