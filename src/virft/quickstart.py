@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.assembly import evaluate, load_for_training, loop_settings, make_look_at, make_trainer, source_commit
-from virft.config import Config, DataConfig, GRPOConfig, RewardConfig, RunConfig, SamplingConfig
+from virft.config import AugmentConfig, Config, DataConfig, GRPOConfig, RewardConfig, RunConfig, SamplingConfig
 from virft.data.images import load_image
 from virft.data.sources.scenes import write_few_shot_scenes, write_test_scenes
 from virft.data.store import Store
@@ -53,6 +53,7 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
     return Config(
         seed=seed,
         data=DataConfig(train=str(out / "data" / "train")),
+        augment=AugmentConfig(zoom=0.35, mirror=True, tones=0.3),
         sampling=SamplingConfig(max_completion_tokens=MAX_COMPLETION_TOKENS),
         reward=RewardConfig(weights={"confidence": 0.1}, iou_threshold=0.0, iou_threshold_end=0.5),
         grpo=GRPOConfig(
@@ -60,6 +61,8 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
             prompts_per_step=16,
             group_size=8,
             learning_rate=1e-4,
+            embedding_lr_scale=10.0,
+            schedule="cosine",
             warmup_steps=min(5, steps - 1),
             kl_coef=0.0,
         ),
