@@ -35,7 +35,7 @@ from virft.training.run import RunFolder, run_card
 from virft.types import Answer, Sample, Scores, TaskName
 
 SHOTS = 4
-STEPS = 150
+STEPS = 120
 TEST_QUESTIONS = 320
 MAX_COMPLETION_TOKENS = 128
 TESTS = {
