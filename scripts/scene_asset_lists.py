@@ -114,7 +114,7 @@ _THING_TEXT = """
 video_game dart slot_machine game_die crystal_ball joystick jigsaw teddy_bear yo-yo kite magic_wand pinata nesting_dolls
 mirror_ball chess_pawn closed_umbrella rainbow full_moon sun_with_face thermometer tornado droplet fire ringed_planet
 umbrella snowman comet zap snowflake star cloud carousel_horse ferris_wheel circus_tent barber fountain tent volcano
-mount_fuji desert_island earth_africa compass taco burrito meat_on_bone poultry_leg bread fries stew fried_egg popcorn
+mount_fuji earth_africa compass taco burrito meat_on_bone poultry_leg bread fries stew fried_egg popcorn
 croissant bacon baguette_bread green_salad egg pancakes cut_of_meat canned_food cheese_wedge salt waffle butter chestnut
 hot_pepper corn eggplant avocado cucumber carrot peanuts broccoli leafy_green garlic onion bell_pepper ginger_root
 pea_pod seedling four_leaf_clover mushroom potted_plant nest_with_eggs bouquet lotus hyacinth grapes melon cherries
