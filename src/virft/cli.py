@@ -94,10 +94,14 @@ def _add_build(verbs: _Verbs) -> None:
     coco.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per class; all by default")
     coco.add_argument("--negatives-frac", type=_share, default=0.0, help="share of questions about an absent class")
     coco.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
-    coco.add_argument("--seed", type=_not_negative, default=0)
-    coco.add_argument("--strict", action="store_true", help="stop at the first broken record")
-    coco.add_argument("--link", action="store_true", help="link images instead of copying them")
-    coco.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    _add_build_choices(coco)
+    folders = _add_verb(sources, "folders", "a folder of images for each class", function="build_folders")
+    folders.add_argument("root", metavar="FOLDER", type=Path, help="folder of the classes' folders")
+    _add_label_arguments(folders)
+    table = _add_verb(sources, "csv", "a CSV file of paths and labels", function="build_csv")
+    table.add_argument("table", metavar="CSV", type=Path, help="its head names the columns path and label")
+    table.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
+    _add_label_arguments(table)
     scenes = _add_verb(sources, "scenes", "scenes of the built-in world", function="build_scenes")
     scenes.add_argument("out", metavar="OUT", type=Path, help="folder of the data set")
     scenes.add_argument("--task", type=TaskName, choices=list(TaskName), default=TaskName.DETECTION)
@@ -111,6 +115,24 @@ def _add_build(verbs: _Verbs) -> None:
     scenes.add_argument("--size", type=_side, help="side of the images in pixels")
     scenes.add_argument("--seed", type=_not_negative, default=0)
     scenes.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+
+
+def _add_build_choices(verb: argparse.ArgumentParser) -> None:
+    """What every build from files can be told."""
+    verb.add_argument("--seed", type=_not_negative, default=0)
+    verb.add_argument("--strict", action="store_true", help="stop at the first broken record")
+    verb.add_argument("--link", action="store_true", help="link images instead of copying them")
+    verb.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+
+
+def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
+    verb.add_argument("--domain", required=True, help='what the images show, such as "aircraft": the question asks it')
+    verb.add_argument("--classes", type=_names, default=(), metavar="A,B", help="labels to ask for; all by default")
+    verb.add_argument("--aliases", type=Path, metavar="JSON", help="label -> list of further names that are right")
+    verb.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per label; all by default")
+    verb.add_argument("--test-frac", type=_share, default=0.0, help="share of each label's images kept for OUT/test")
+    _add_build_choices(verb)
 
 
 def _add_grpo(verbs: _Verbs) -> None:

@@ -50,6 +50,75 @@ def build_coco(
     return cards
 
 
+def build_folders(
+    *,
+    root: Path,
+    out: Path,
+    domain: str,
+    classes: Sequence[str] = (),
+    aliases: Path | None = None,
+    shots: int | None = None,
+    test_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    link: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Classification data sets of a folder of images for each class; their cards by folder."""
+    from virft.data.annotations import Skipped
+    from virft.data.label_questions import LabelPlan, write_label_stores
+    from virft.data.sources.labels import read_aliases, read_label_folders
+
+    cards = write_label_stores(
+        read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {}),
+        out,
+        plan=LabelPlan(domain=domain, shots=shots, test_frac=test_frac, seed=seed),
+        source={"kind": "folders", "name": root.absolute().name},
+        skipped=Skipped(strict=strict),
+        overwrite=overwrite,
+        link=link,
+    )
+    _print_cards(cards)
+    return cards
+
+
+def build_csv(
+    *,
+    table: Path,
+    images: Path,
+    out: Path,
+    domain: str,
+    classes: Sequence[str] = (),
+    aliases: Path | None = None,
+    shots: int | None = None,
+    test_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    link: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Classification data sets of a CSV file with the columns path and label; their cards by folder."""
+    from virft.data.annotations import Skipped
+    from virft.data.label_questions import LabelPlan, write_label_stores
+    from virft.data.sources.labels import read_aliases, read_label_csv
+
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder; expected the folder of the images of {table.name}")
+    skipped = Skipped(strict=strict)
+    known = read_aliases(aliases) if aliases else {}
+    cards = write_label_stores(
+        read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped),
+        out,
+        plan=LabelPlan(domain=domain, shots=shots, test_frac=test_frac, seed=seed),
+        source={"kind": "csv", "file": table.name},
+        skipped=skipped,
+        overwrite=overwrite,
+        link=link,
+    )
+    _print_cards(cards)
+    return cards
+
+
 def build_scenes(
     *,
     out: Path,

@@ -15,13 +15,15 @@ from virft.types import ImageSize
 class AnnotatedImage:
     """One image: where it lies, the size its annotation declares, its boxes by class in that size's pixels.
 
+    ``declared`` is None where the annotation says no size; boxes then are in pixels of the upright picture.
+
     ``doubtful`` are classes that are neither surely there nor surely absent (marked only as a crowd,
     or by a broken box): no question is asked about them unless good boxes are there too.
     """
 
     name: str
     file: Path
-    declared: ImageSize
+    declared: ImageSize | None
     boxes: Mapping[str, tuple[XYXY, ...]]
     doubtful: frozenset[str] = frozenset()
 
@@ -33,6 +35,20 @@ class AnnotatedSet:
     images: Mapping[str, AnnotatedImage]
     classes: tuple[str, ...]
     num_crowd: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledSet:
+    """Images by name with one label each, and further names that an answer may use for a label."""
+
+    images: Mapping[str, AnnotatedImage]
+    label_of: Mapping[str, str]
+    aliases: Mapping[str, tuple[str, ...]]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label, sorted."""
+        return tuple(sorted(set(self.label_of.values())))
 
 
 class Skipped:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virft.boxes import XYXY, box_of, clip_xyxy
-from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
-from virft.data.images import load_image, raw_to_upright, stored_size
+from virft.boxes import box_of, clip_xyxy
+from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sampling import Pair, choose_absent, choose_shots, split_names
-from virft.data.store import CARD
-from virft.data.store_writer import StoreWriter, check_free
-from virft.errors import DataError
-from virft.types import Detection, Detections, ImageSize, Sample, TaskName
+from virft.data.store_writer import StoreWriter, check_parts_free
+from virft.data.upright import UprightImages
+from virft.types import Detection, Detections, Sample, TaskName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,54 +27,6 @@ class QuestionPlan:
     negatives_frac: float = 0.0
     test_frac: float = 0.0
     seed: int = 0
-
-
-class UprightImages:
-    """Looks at image files when they are first needed; one that cannot be used is noted once."""
-
-    def __init__(self, images: AnnotatedSet, skipped: Skipped) -> None:
-        self._images = images.images
-        self._skipped = skipped
-        self._boxes: dict[str, dict[str, tuple[XYXY, ...]] | None] = {}
-        self._sizes: dict[str, ImageSize] = {}
-        self.num_unrotated = 0
-
-    def is_usable(self, name: str) -> bool:
-        """Whether the file is a whole picture of the size its annotation declares."""
-        if name not in self._boxes:
-            try:
-                self._boxes[name] = self._look(self._images[name])
-            except DataError as error:
-                self._boxes[name] = None
-                # A card names no folder of this machine.
-                self._skipped.note(f"image {name}", str(error).removeprefix(f"{self._images[name].file}: "))
-        return self._boxes[name] is not None
-
-    def size(self, name: str) -> ImageSize:
-        """Size of a usable image, upright."""
-        return self._sizes[name]
-
-    def boxes(self, name: str, label: str) -> tuple[XYXY, ...]:
-        """Boxes of a class on a usable image, in upright pixels; none where the class is absent."""
-        return (self._boxes[name] or {}).get(label, ())
-
-    def _look(self, image: AnnotatedImage) -> dict[str, tuple[XYXY, ...]]:
-        stored = stored_size(image.file)
-        load_image(image.file)
-        self._sizes[image.name] = stored.upright
-        if image.declared == stored.upright:
-            return dict(image.boxes)
-        if image.declared == stored.raw:
-            # Whoever drew these boxes saw the picture as it lies in the file, not as it is shown.
-            self.num_unrotated += 1
-            return {
-                label: tuple(raw_to_upright(box, stored.raw, stored.orientation) for box in boxes)
-                for label, boxes in image.boxes.items()
-            }
-        raise DataError(
-            f"the file is {stored.raw.width}x{stored.raw.height}, the annotation says "
-            f"{image.declared.width}x{image.declared.height}; expected the same size"
-        )
 
 
 def write_detection_stores(
@@ -95,11 +45,8 @@ def write_detection_stores(
     """
     train, test = split_names(annotated.images, test_frac=plan.test_frac, seed=plan.seed)
     parts = {"train": (train, plan.shots), "test": (test, None)} if test else {"": (train, plan.shots)}
-    for part in parts:
-        check_free(out / part, overwrite=overwrite)
-    if test and (out / CARD).exists():
-        raise DataError(f"{out}: holds a data set already; expected a folder for the data sets train and test")
-    looked = UprightImages(annotated, skipped)
+    check_parts_free(out, parts, overwrite=overwrite)
+    looked = UprightImages(annotated.images, skipped)
     chosen = {
         part: choose_questions(annotated, names, looked, shots=shots, plan=plan)
         for part, (names, shots) in parts.items()

@@ -23,7 +23,12 @@ BORDER_PX = 1.0
 
 
 def sample_to_line(sample: Sample) -> str:
-    """One JSON line without its line break. Keys have a fixed order, so equal samples give equal bytes."""
+    """One JSON line without its line break. Keys have a fixed order, so equal samples give equal bytes.
+
+    A view is no part of a data set: a sample that has one is a ``ValueError``.
+    """
+    if sample.view is not None:
+        raise ValueError(f"sample {sample.id} is seen through a view; expected it as it is")
     record: dict[str, Any] = {
         "id": sample.id,
         "task": sample.task.value,

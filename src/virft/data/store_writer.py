@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, Self
@@ -157,6 +157,14 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         raise DataError(f"{folder}: holds files that are no data set; expected a new or empty folder")
     if not overwrite:
         raise DataError(f"{folder}: holds a data set already; choose another folder, or replace it with --overwrite")
+
+
+def check_parts_free(out: Path, parts: Iterable[str], *, overwrite: bool) -> None:
+    """``check_free`` for every part of a build; "" is ``out`` itself, which else must be no data set."""
+    for part in parts:
+        check_free(out / part, overwrite=overwrite)
+        if part and (out / CARD).exists():
+            raise DataError(f"{out}: holds a data set already; expected a folder for the data sets train and test")
 
 
 def _count(sample: Sample, counts: dict[str, dict[str, dict[str, int]]]) -> None:
