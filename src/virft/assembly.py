@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.prompts import question_of, read_template
 from virft.rewards.combine import RewardRule
 from virft.rewards.extra import load_function
-from virft.training.optim import learning_rate, make_optimizer
+from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
 from virft.types import Sample, Scores
 
@@ -99,8 +99,8 @@ def make_reward_rule(config: Config) -> RewardRule:
         raise ConfigError(f"reward.{error}") from error
 
 
-def make_trainer(config: Config, loaded: LoadedModel) -> GRPOTrainer:
-    """The trainer of a config around a loaded model."""
+def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ()) -> GRPOTrainer:
+    """The trainer of a config around a loaded model. ``names``: what the data asks for, see ``grpo.name_lr_scale``."""
     policy = make_policy(loaded, temperature=config.sampling.temperature)
     reference: Policy | None = None
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
@@ -118,8 +118,7 @@ def make_trainer(config: Config, loaded: LoadedModel) -> GRPOTrainer:
         optimizer=make_optimizer(
             policy.parameters(),
             weight_decay=config.grpo.weight_decay,
-            embeddings=loaded.model.get_input_embeddings().weight,
-            embedding_lr_scale=config.grpo.embedding_lr_scale,
+            fast=_fast_names(config, loaded, names),
         ),
         learning_rate_at=partial(
             learning_rate,
@@ -150,6 +149,16 @@ def make_trainer(config: Config, loaded: LoadedModel) -> GRPOTrainer:
         device=device(),
         autocast=_autocast(config),
     )
+
+
+def _fast_names(config: Config, loaded: LoadedModel, names: Iterable[str]) -> FastRows | None:
+    """The tokens of the names, at the start of a text and behind a space."""
+    if config.grpo.name_lr_scale == 1:
+        return None
+    texts = [text for name in sorted(set(names)) for text in (name, f" {name}")]
+    ids = {token for text in texts for token in loaded.tokenizer(text, add_special_tokens=False).input_ids}
+    table = loaded.model.get_input_embeddings().weight
+    return FastRows(table, torch.tensor(sorted(ids)), config.grpo.name_lr_scale)
 
 
 def loop_settings(config: Config) -> LoopSettings:

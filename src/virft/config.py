@@ -193,10 +193,10 @@ class GRPOConfig(_Section):
         above=0,
         at_most=1,
     )
-    embedding_lr_scale: float = _setting(
+    name_lr_scale: float = _setting(
         1.0,
-        help="Input embeddings learn so many times as fast: a name the model has no use for yet has far to go. "
-        "Models whose embeddings are tied to the output layer share this.",
+        help="Input embeddings of the words that are asked for (class names) learn so many times as fast: a name the "
+        "model has no use for yet has far to go.",
         above=0,
         at_most=1000,
     )
@@ -369,7 +369,7 @@ def without_effect(config: Config) -> dict[str, str]:
         for name in ("lora_rank", "lora_alpha"):
             reasons[f"model.{name}"] = f'it needs model.train = "lora", which is "{config.model.train}"'
     else:
-        reasons["grpo.embedding_lr_scale"] = 'with model.train = "lora" embeddings are not trained'
+        reasons["grpo.name_lr_scale"] = 'with model.train = "lora" embeddings are not trained'
     if config.grpo.updates_per_batch == 1:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:

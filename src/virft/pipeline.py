@@ -227,7 +227,7 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     from virft.grpo.loop import run_grpo
 
     loaded = load_for_training(settings)
-    trainer = make_trainer(settings, loaded)
+    trainer = make_trainer(settings, loaded, (sample.query for sample in store))
     if dry_run:
         print(estimate(settings, trainer, store))
         return

@@ -61,7 +61,7 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
             prompts_per_step=16,
             group_size=8,
             learning_rate=1e-4,
-            embedding_lr_scale=10.0,
+            name_lr_scale=10.0,
             schedule="cosine",
             warmup_steps=min(5, steps - 1),
             kl_coef=0.0,
@@ -110,7 +110,14 @@ def run_quickstart(
         loaded = load_for_training(config)
         say(f"reinforcing: {config.grpo.steps} steps, {config.grpo.prompts_per_step} questions x "
             f"{config.grpo.group_size} answers each")  # fmt: skip
-        run_grpo(make_trainer(config, loaded), train, run, loop_settings(config), say=say, look_at=make_look_at(config))
+        run_grpo(
+            make_trainer(config, loaded, (sample.query for sample in train)),
+            train,
+            run,
+            loop_settings(config),
+            say=say,
+            look_at=make_look_at(config),
+        )
         loaded.save(final)
     scores["rft"] = _scores_of("rft", str(final), out, say)
     (out / "scores.json").write_text(json.dumps(_as_json(scores), indent=2) + "\n")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Schedule = Literal["linear", "constant", "cosine"]
-
-_SCALE = "lr_scale"
-"""Key of a group's factor on the learning rate."""
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int = 0, schedule: Schedule) -> float:
@@ -31,25 +29,44 @@ def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int =
     return peak * ((1 - done) if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter],
-    *,
-    weight_decay: float,
-    embeddings: nn.Parameter | None = None,
-    embedding_lr_scale: float = 1.0,
-) -> torch.optim.AdamW:
-    """AdamW over the parameters that want a gradient. Betas are the paper's code's (0.9, 0.999).
+@dataclass(frozen=True, eq=False)
+class FastRows:
+    """Rows [M] of an embedding table that learn ``scale`` times as fast as everything else."""
 
-    ``embeddings``, if it is among them, learns ``embedding_lr_scale`` times as fast as the rest.
-    """
+    table: nn.Parameter
+    rows: Tensor
+    scale: float
+
+
+class _AdamWFastRows(torch.optim.AdamW):
+    """AdamW moves every number on its own, so a longer move of some rows is the same as a rate of their own."""
+
+    def __init__(self, parameters: Any, fast: FastRows, **options: Any) -> None:
+        super().__init__(parameters, **options)
+        self._fast = fast
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """As AdamW's."""
+        table, rows = self._fast.table, self._fast.rows.to(self._fast.table.device)
+        before = table[rows]
+        result = super().step(closure)
+        table[rows] = before + self._fast.scale * (table[rows] - before)
+        return result
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], *, weight_decay: float, fast: FastRows | None = None
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that want a gradient. Betas are the paper's code's (0.9, 0.999)."""
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": [p for p in wanted if p is not embeddings or embedding_lr_scale == 1]}]
-    if len(groups[0]["params"]) < len(wanted):
-        groups.append({"params": [embeddings], _SCALE: embedding_lr_scale})
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True)
+    options: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "fused": True}
+    if fast is None or not any(parameter is fast.table for parameter in wanted):
+        return torch.optim.AdamW(wanted, **options)
+    return _AdamWFastRows(wanted, fast, **options)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the next step, in every group its share."""
+    """The rate of the next step, in every group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get(_SCALE, 1.0)
+        group["lr"] = rate

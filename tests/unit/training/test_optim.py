@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from virft.training.optim import Schedule, learning_rate, make_optimizer, set_learning_rate
+from virft.training.optim import FastRows, Schedule, learning_rate, make_optimizer, set_learning_rate
 
 
 def rates(count: int, **options: object) -> list[float]:
@@ -53,24 +53,30 @@ def test_the_rate_is_set_in_every_group() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-def test_embeddings_learn_as_much_faster_as_asked() -> None:
+def test_fast_rows_learn_as_much_faster_as_asked_and_no_others() -> None:
     model = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 2))
-    embeddings = model[0].weight
-    assert isinstance(embeddings, nn.Parameter)
-    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, embeddings=embeddings, embedding_lr_scale=10.0)
+    table = model[0].weight
+    assert isinstance(table, nn.Parameter)
+    fast = FastRows(table, torch.tensor([1, 3]), 10.0)
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, fast=fast)
     set_learning_rate(optimizer, 0.01)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model(torch.arange(4)).sum().backward()
     optimizer.step()
     # the first step of AdamW has the size of the rate
-    moved = [(a - b).abs().max().item() for a, b in zip(model.parameters(), before, strict=True)]
-    assert moved == pytest.approx([0.1, 0.01, 0.01], rel=1e-3)
+    moved = [(a - b).abs().amax(-1) for a, b in zip(model.parameters(), before, strict=True)]
+    assert moved[0].tolist() == pytest.approx([0.01, 0.1, 0.01, 0.1], rel=1e-3)
+    assert moved[1].tolist() == pytest.approx([0.01, 0.01], rel=1e-3)
 
 
-def test_frozen_embeddings_stay_out_of_the_optimizer() -> None:
+def test_frozen_embeddings_stay_as_they_are() -> None:
     model = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 2))
-    embeddings = model[0].weight
-    assert isinstance(embeddings, nn.Parameter)
-    embeddings.requires_grad_(False)
-    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, embeddings=embeddings, embedding_lr_scale=10.0)
-    assert [len(group["params"]) for group in optimizer.param_groups] == [2]
+    table = model[0].weight
+    assert isinstance(table, nn.Parameter)
+    table.requires_grad_(False)
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, fast=FastRows(table, torch.tensor([1]), 10.0))
+    before = table.clone()
+    set_learning_rate(optimizer, 0.01)
+    model(torch.arange(4)).sum().backward()
+    optimizer.step()
+    assert torch.equal(table, before)
