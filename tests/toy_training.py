@@ -69,7 +69,7 @@ class ToyGenerator:
 
 def render(one: Sample) -> RenderedPrompt:
     """A prompt of three tokens about the sample's image."""
-    image = ImageRef(path=one.images[0], original=one.target_size, resized=ImageSize(100, 100))
+    image = ImageRef(path=one.images[0], original=one.target_size, resized=ImageSize(100, 100), view=one.view)
     return RenderedPrompt(
         prompt=replace(prompt(sample_id=one.id), images=(image,)),
         vision=VisionInputs(pixel_values=torch.zeros(1), grid_thw=torch.zeros(1, 3)),

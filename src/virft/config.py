@@ -196,7 +196,7 @@ class GRPOConfig(_Section):
     name_lr_scale: float = _setting(
         1.0,
         help="Input embeddings of the words that are asked for (class names) learn so many times as fast: a name the "
-        "model has no use for yet has far to go.",
+        "model has no use for yet has far to go. Where embeddings are tied to the output layer, that learns along.",
         above=0,
         at_most=1000,
     )

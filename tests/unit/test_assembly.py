@@ -12,8 +12,17 @@ import torch
 
 from factories import sample
 from virft import assembly
-from virft.assembly import load_for_training, loop_settings, make_policy, make_renderer, make_reward_rule, make_trainer
+from virft.assembly import (
+    load_for_training,
+    loop_settings,
+    make_look_at,
+    make_policy,
+    make_renderer,
+    make_reward_rule,
+    make_trainer,
+)
 from virft.config import (
+    AugmentConfig,
     Config,
     DataConfig,
     GRPOConfig,
@@ -177,3 +186,32 @@ def test_without_validation_data_there_is_no_validator(tiny: LoadedModel) -> Non
 def test_the_commit_is_told_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(assembly, "__file__", str(tmp_path / "assembly.py"))
     assert assembly.source_commit() is None
+
+
+def test_only_the_words_that_are_asked_for_learn_faster(tiny: LoadedModel) -> None:
+    settings = config(grpo=GRPOConfig(kl_coef=0.0, name_lr_scale=7.0))
+    optimizer = make_trainer(settings, tiny, ["panda", "panda"]).optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-4
+    table = tiny.model.get_input_embeddings().weight
+    before = table.detach().clone()
+    table.grad = torch.ones_like(table)
+    optimizer.step()
+    moved = (before - table.detach()).amax(-1)
+    table.grad = None
+    with torch.no_grad():
+        table.copy_(before)
+    name = tiny.tokenizer(" panda", add_special_tokens=False).input_ids
+    (digit,) = tiny.tokenizer("7", add_special_tokens=False).input_ids
+    assert moved[name].tolist() == pytest.approx([7e-4] * len(name), rel=1e-2)
+    assert moved[digit].item() == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_samples_are_seen_through_views_only_if_asked_for() -> None:
+    assert make_look_at(config()) is None
+    look_at = make_look_at(config(augment=AugmentConfig(tones=0.5)))
+    assert look_at is not None
+    view = look_at(sample(), 3, 1).view
+    assert view is not None
+    assert view.contrast != 1
+    assert not view.mirrored

@@ -239,11 +239,10 @@ class GRPOTrainer:
             with self._precision():
                 return self.policy.encode_images(one.vision.to(self.device))
 
-        if self.feature_cache is None:
+        # a view is drawn anew each time: kept features would never be used again
+        if self.feature_cache is None or any(image.view is not None for image in one.prompt.images):
             return encode()
-        return self.feature_cache.get(
-            tuple((image.path, image.view, image.resized) for image in one.prompt.images), encode
-        )
+        return self.feature_cache.get(tuple((image.path, image.resized) for image in one.prompt.images), encode)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return self.autocast() if self.autocast is not None else torch.autocast("cpu", enabled=False)

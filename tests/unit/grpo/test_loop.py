@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def open_run(folder: Path, *, resume: bool = False) -> RunFolder:
 def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = None, **more: Any) -> list[str]:
     """The lines that a run said."""
     said: list[str] = []
-    validate = more.pop("validate", None)
+    validate, look_at = more.pop("validate", None), more.pop("look_at", None)
     run_grpo(
         trainer or toy_trainer(),
         STORE,
@@ -43,6 +44,7 @@ def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = Non
         settings(**more),
         say=said.append,
         validate=validate,
+        look_at=look_at,
     )
     return said
 
@@ -154,3 +156,15 @@ def test_validation_comes_before_the_first_and_after_the_last_step(tmp_path: Pat
 
 def test_numbers_are_logged_with_9_digits() -> None:
     assert rounded({"a": 1 / 3, "b": 7, "c": 1e-12 / 3}) == {"a": 0.333333333, "b": 7, "c": 3.33333333e-13}
+
+
+def test_each_sample_is_looked_at_by_step_and_place(tmp_path: Path) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def look_at(sample: Any, step: int, place: int) -> Any:
+        asked.append((step, place))
+        return replace(sample, id=f"{sample.id} seen")
+
+    run(tmp_path / "r", look_at=look_at, num_steps=2)
+    assert asked == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert all(line["sample"].endswith(" seen") for line in lines(tmp_path / "r" / ROLLOUTS))

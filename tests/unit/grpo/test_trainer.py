@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from toy_training import question, toy_trainer
 from virft.errors import RunError
 from virft.grpo.trainer import Stopwatch, best_and_worst, group_metrics
 from virft.models.vision import FeatureCache
-from virft.types import RolloutGroup
+from virft.types import RolloutGroup, View
 
 SAMPLES = [question("a"), question("b")]
 
@@ -104,6 +105,16 @@ def test_images_of_a_frozen_tower_are_encoded_once_a_run() -> None:
         cached.step(number, SAMPLES)
         plain.step(number, SAMPLES)
     assert (toy(cached).encoded, toy(plain).encoded) == (2, 6)
+
+
+def test_features_of_a_view_are_not_kept() -> None:
+    cache = FeatureCache()
+    trainer = toy_trainer(feature_cache=cache)
+    seen = [replace(sample, view=View(crop=(0, 0, 50, 50))) for sample in SAMPLES]
+    for number in range(2):
+        trainer.step(number, seen)
+    assert toy(trainer).encoded == 4
+    assert (cache.hits, cache.misses) == (0, 0)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights() -> None:

@@ -35,7 +35,7 @@ def read_label_folders(root: Path, *, classes: Sequence[str] = (), aliases: Alia
                 label_of[inside.as_posix()] = folder.name.replace("_", " ")
     if not images:
         raise DataError(f"{root}: holds no images inside folders; expected a folder of images for each class")
-    return _chosen(images, label_of, classes, aliases or {}, str(root.name))
+    return _chosen(images, label_of, classes, aliases or {}, root.name)
 
 
 def read_label_csv(
@@ -50,10 +50,9 @@ def read_label_csv(
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
-            if missing := {"path", "label"} - set(rows.fieldnames or ()):
+            if not {"path", "label"} <= set(rows.fieldnames or ()):
                 found = ", ".join(rows.fieldnames or ()) or "nothing"
-                raise DataError(f"{path}:1: the head names {found}; expected columns path and label, without "
-                                f"{sorted(missing)[0]} nothing can be read")  # fmt: skip
+                raise DataError(f"{path}:1: the head names {found}; expected columns path and label")
             for row in rows:
                 where = f"{path.name}:{rows.line_num}"
                 name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
