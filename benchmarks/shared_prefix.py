@@ -1,20 +1,22 @@
 """How much of the counted saving does computing a group's image and prompt once really save?
 
-    python benchmarks/shared_prefix.py                       # every shape, about 6 minutes on two idle cores
+    python benchmarks/shared_prefix.py                       # every shape, half an hour on two idle cores
     python benchmarks/shared_prefix.py --prompts 150 --images 112 --completions 50 --groups 8
 
-Two things are timed: a policy update (forward and backward of the GRPO loss over one group), and the prefill of
-sampling (what happens before the first token is drawn, for ``--prefill-prompts`` prompts, as in one step). Each runs
+Two things are timed: a policy update (forward and backward of the GRPO loss over a microbatch of ``--update-prompts``
+groups), and the prefill of sampling (what happens before the first token is drawn, for ``--prefill-prompts`` prompts).
+Each runs
 
 - shared: as virft does it, one packed row [prompt | c1 .. cG], each image and each prompt once;
 - plain: image and prompt again for each of G completions, as trainers do that repeat their prompts; one batch
-  [G, P + C], attention by PyTorch's fused causal kernel. All completions have C tokens, so nothing is padding.
+  [groups * G, P + C], attention by PyTorch's fused causal kernel. All completions have C tokens: nothing is padding.
 
 Everything else is equal: the built-in model in float32, its vision attention (that of virft), logits for completion
-tokens only, the loss. The vision tower is frozen, as in the default configuration, so it only runs forwards: once in
-shared, G times in plain; ``--train-vision`` trains it. Both run in one process in alternating order; times are
-medians. Before anything is timed, loss and gradients are compared: a difference above 1e-5 (of the largest gradient)
-ends the program. The limit is the ratio of counted operations, see ``counting.py``.
+tokens only, the loss. The vision tower is frozen, as in the default configuration, so it only runs forwards, all images
+of a microbatch in one pass: each once in shared, G times in plain; ``--train-vision`` trains it. Both run in one
+process in alternating order; times are medians. Before anything is timed, loss and gradients are compared: a difference
+above 1e-5 (of the largest gradient) ends the program. The limit is the ratio of counted operations, see
+``counting.py``.
 """
 
 from __future__ import annotations
@@ -58,17 +60,15 @@ class Group:
     vision: VisionInputs
     advantages: Tensor
 
-    def loss(self, logprobs: Tensor) -> Tensor:
-        """The GRPO loss of log-probs [G * C]."""
-        weights = torch.full_like(logprobs, 1 / len(logprobs))
-        return policy_loss(logprobs, advantages=self.advantages, weights=weights).loss
-
     def repeated_image(self) -> VisionInputs:
         """The image once for every completion."""
-        times = len(self.completions)
-        return VisionInputs(
-            pixel_values=self.vision.pixel_values.repeat(times, 1), grid_thw=self.vision.grid_thw.repeat(times, 1)
-        )
+        return VisionInputs.join([self.vision] * len(self.completions))
+
+
+def grpo_loss(groups: Sequence[Group], logprobs: Tensor) -> Tensor:
+    """The GRPO loss of log-probs [groups * G * C]."""
+    advantages = torch.cat([group.advantages for group in groups])
+    return policy_loss(logprobs, advantages=advantages, weights=torch.full_like(logprobs, 1 / len(logprobs))).loss
 
 
 class Shared:
@@ -78,21 +78,26 @@ class Shared:
         self.policy = policy
         self._generator = HFGenerator(policy, tokenizer)
 
-    def loss(self, group: Group) -> Tensor:
+    def loss(self, groups: Sequence[Group]) -> Tensor:
         """Of one packed row."""
-        row = pack_row([group.prompt], [group.positions], [group.completions])
-        return group.loss(self.policy(row, vision=[group.vision]))
+        row = pack_row(
+            [group.prompt for group in groups],
+            [group.positions for group in groups],
+            [group.completions for group in groups],
+        )
+        return grpo_loss(groups, self.policy(row, vision=[group.vision for group in groups]))
 
     @torch.no_grad()
     def prefill(self, groups: Sequence[Group]) -> Tensor:
         """Log-probs of the first token of every completion."""
+        features = self.policy.encode_images([group.vision for group in groups])
         encoded = [
             EncodedPrompt(
                 prompt=Prompt(sample_id="", text="", token_ids=tuple(group.prompt), images=()),
                 positions=group.positions,
-                features=self.policy.encode_images(group.vision),
+                features=made,
             )
-            for group in groups
+            for group, made in zip(groups, features, strict=True)
         ]
         _, distribution = self._generator.prefill(encoded, len(groups[0].completions), len(groups[0].completions[0]))
         return distribution
@@ -104,28 +109,32 @@ class Plain:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def loss(self, group: Group) -> Tensor:
-        """Of one batch [G, P + C]."""
-        completions = torch.tensor(group.completions)
-        times, tokens = completions.shape
-        length = len(group.prompt)
-        ids = torch.cat([torch.tensor(group.prompt).expand(times, -1), completions], 1)
-        after = (int(group.positions.max()) + 1 + torch.arange(tokens)).expand(3, -1)
-        hidden = self._hidden([group], ids, torch.cat([group.positions, after], 1)[:, None].expand(-1, times, -1))
+    def loss(self, groups: Sequence[Group]) -> Tensor:
+        """Of one batch [groups * G, P + C]."""
+        completions = torch.tensor([one for group in groups for one in group.completions])
+        prompts, positions = self._repeated(groups)
+        length, tokens = prompts.shape[1], completions.shape[1]
+        after = positions.amax((0, 2))[:, None] + 1 + torch.arange(tokens)
+        positions = torch.cat([positions, after.expand(3, -1, -1)], 2)
+        hidden = self._hidden(groups, torch.cat([prompts, completions], 1), positions)
         distribution = self.policy.next_log_distribution(hidden[:, length - 1 : -1].flatten(0, 1))
-        return group.loss(distribution.gather(-1, completions.flatten()[:, None])[:, 0])
+        return grpo_loss(groups, distribution.gather(-1, completions.flatten()[:, None])[:, 0])
 
     @torch.no_grad()
     def prefill(self, groups: Sequence[Group]) -> Tensor:
         """Log-probs of the first token of every completion."""
+        cache = DynamicCache(config=self.policy.config)
+        hidden = self._hidden(groups, *self._repeated(groups), past_key_values=cache)
+        return self.policy.next_log_distribution(hidden[:, -1])
+
+    def _repeated(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
+        """Prompts [groups * G, P] and their positions [3, groups * G, P]."""
         times = len(groups[0].completions)
         ids = torch.tensor([group.prompt for group in groups]).repeat_interleave(times, 0)
-        positions = torch.stack([group.positions for group in groups], 1).repeat_interleave(times, 1)
-        cache = DynamicCache(config=self.policy.config)
-        return self.policy.next_log_distribution(self._hidden(groups, ids, positions, past_key_values=cache)[:, -1])
+        return ids, torch.stack([group.positions for group in groups], 1).repeat_interleave(times, 1)
 
     def _hidden(self, groups: Sequence[Group], ids: Tensor, positions: Tensor, **kwargs: object) -> Tensor:
-        features = [self.policy.encode_images(group.repeated_image()) for group in groups]
+        features = self.policy.encode_images([group.repeated_image() for group in groups])
         return self.policy.model.model(
             input_ids=ids,
             position_ids=positions,
@@ -175,11 +184,11 @@ def make_group(policy: Policy, shape: GroupShape, seed: int) -> Group:
     )
 
 
-def difference(shared: Shared, plain: Plain, group: Group) -> float:
+def difference(shared: Shared, plain: Plain, groups: Sequence[Group]) -> float:
     """Largest difference of loss and gradients, the latter relative to the largest gradient."""
     losses, gradients = [], []
     for side in (shared, plain):
-        loss = side.loss(group)
+        loss = side.loss(groups)
         loss.backward()
         losses.append(loss.item())
         gradients.append([p.grad for p in side.policy.parameters() if p.grad is not None])
@@ -201,9 +210,9 @@ def alternating_medians(first: Callable[[], object], second: Callable[[], object
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def update(side: Shared | Plain, group: Group) -> None:
+def update(side: Shared | Plain, groups: Sequence[Group]) -> None:
     """Forward and backward."""
-    side.loss(group).backward()
+    side.loss(groups).backward()
     side.policy.zero_grad(set_to_none=True)
 
 
@@ -228,13 +237,13 @@ def main(arguments: argparse.Namespace) -> None:
         patches = (side // patch) ** 2
         for completion, group_size in product(arguments.completions, arguments.groups):
             shape = GroupShape(prompt=prompt, completion=completion, group=group_size, patches=patches)
-            group = make_group(shared.policy, shape, seed=0)
-            error = difference(shared, plain, group)
+            groups = [make_group(shared.policy, shape, seed=i) for i in range(arguments.update_prompts)]
+            error = difference(shared, plain, groups)
             if error > TOLERANCE:
                 sys.exit(f"{shape}: shared and plain differ by {error:.1e}")
             counted = [update_operations(config, shape, shared=way, frozen_vision=frozen) for way in (False, True)]
             times = alternating_medians(
-                lambda g=group: update(shared, g), lambda g=group: update(plain, g), arguments.repeats
+                lambda g=groups: update(shared, g), lambda g=groups: update(plain, g), arguments.repeats
             )
             place = [prompt, side, completion, group_size]
             updates.append(line(place, counted[0] / counted[1], *times, f"{error:.0e}"))
@@ -250,7 +259,8 @@ def main(arguments: argparse.Namespace) -> None:
     tables = (
         f"P prompt tokens, C tokens a completion, G completions, image: pixels a side. Vision tower "
         f"{'frozen' if frozen else 'trained'}. Medians of {arguments.repeats}. Limit: ratio of counted operations.\n\n"
-        f"Policy update of one group; difference: of loss, and of gradients relative to the largest\n\n"
+        f"Policy update of {arguments.update_prompts} groups; difference: of loss, and of gradients relative to the "
+        f"largest\n\n"
         f"{markdown_table(['P', 'image', 'C', 'G', *head, 'difference'], updates)}\n\n"
         f"Prefill of {arguments.prefill_prompts} prompts, images included\n\n"
         f"{markdown_table(['P', 'image', 'G', *head], prefills)}"
@@ -265,6 +275,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, nargs="+", default=[112, 280], help="pixels a side: 16 or 100 tokens")
     parser.add_argument("--completions", type=int, nargs="+", default=[50, 128], help="tokens")
     parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 16], help="completions of a prompt")
+    parser.add_argument("--update-prompts", type=int, default=4, help="groups of a microbatch")
     parser.add_argument("--prefill-prompts", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--train-vision", action="store_true")

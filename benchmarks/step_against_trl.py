@@ -107,11 +107,8 @@ class UnsharedGenerator:
 class UnsharedTrainer(GRPOTrainer):
     """The plain loop: image and prompt again for every completion, wherever they are needed."""
 
-    def _features(self, one: RenderedPrompt) -> ImageFeatures:
-        vision, times = one.vision, self.settings.group_size
-        repeated = VisionInputs(
-            pixel_values=vision.pixel_values.repeat(times, 1), grid_thw=vision.grid_thw.repeat(times, 1)
-        )
+    def _features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+        repeated = [VisionInputs.join([one.vision] * self.settings.group_size) for one in rendered]
         frozen = self.feature_cache is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.policy.encode_images(repeated)
@@ -127,7 +124,7 @@ class UnsharedTrainer(GRPOTrainer):
             [one.positions for one in prompts],
             [[completion] for completion in completions],
         )
-        return policy(row, features=[self._features(rendered[i]) for i in batch.prompts])
+        return policy(row, features=self._features([rendered[i] for i in batch.prompts]))
 
 
 def run_side(kind: str, folder: Path) -> None:

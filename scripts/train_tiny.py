@@ -125,15 +125,20 @@ def render_forever(folder: Path, seed: int) -> None:
 
 
 def jittered(images: Tensor) -> Tensor:
-    """Half of the uint8 images [B, H, W, 3] with other contrast, brightness and saturation, in 0..1 and float32.
+    """Half of the uint8 images [B, H, W, 3] in other tones, blurred or sharpened, in 0..1 and float32.
 
-    Another style draws the same thing in other tones; what is learnt should not hang on them.
+    Other are contrast, brightness, saturation and colour cast. Another style draws the same thing in other tones,
+    flatter or with harder edges; what is learnt should not hang on them.
     """
     x = images.float() / 255
-    changed, contrast, shift, saturation = torch.rand(4, len(x), 1, 1, 1)
-    grey = x.mean(-1, keepdim=True)
-    made = grey + (x - grey) * (0.5 + 0.9 * saturation)
-    made = (made - 0.5) * (0.75 + 0.55 * contrast) + 0.5 + 0.2 * (shift - 0.5)
+    changed, contrast, shift, saturation, detail = torch.rand(5, len(x), 1, 1, 1)
+    cast = torch.rand(len(x), 1, 1, 3)
+    smooth = F.avg_pool2d(x.permute(0, 3, 1, 2), 3, stride=1, padding=1, count_include_pad=False).permute(0, 2, 3, 1)
+    made = x + (x - smooth) * (2.0 * detail - 1.0)
+    grey = made.mean(-1, keepdim=True)
+    made = grey + (made - grey) * (0.4 + 1.2 * saturation)
+    made = made * (0.85 + 0.3 * cast)
+    made = (made - 0.5) * (0.7 + 0.6 * contrast) + 0.5 + 0.25 * (shift - 0.5)
     return torch.where(changed < 0.5, made.clamp(0, 1), x)
 
 
@@ -559,7 +564,7 @@ def train_joint(args: argparse.Namespace) -> None:
     module = nn.ModuleDict(
         {"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width), "things": names}
     )
-    optimizer = make_optimizer(module, slow="visual.blocks", slow_share=0.15)
+    optimizer = make_optimizer(module, slow="visual.blocks", slow_share=0.1)
     if args.compile:
         compile_blocks(model.model.visual.blocks)
         compile_blocks(model.model.language_model.layers)

@@ -96,7 +96,7 @@ def as_rollouts(
             )
         )
         with torch.no_grad():
-            features = policy.encode_images(vision)
+            (features,) = policy.encode_images([vision])
         positions = policy.family.prompt_positions(policy.model, torch.tensor(ids), vision)
         encoded.append(EncodedPrompt(prompt=prompt, positions=positions, features=features))
     return rollouts, encoded

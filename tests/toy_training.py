@@ -40,9 +40,9 @@ class ToyPolicy(nn.Module):
         self.weight = nn.Parameter(torch.zeros(vocabulary))
         self.encoded = 0
 
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        self.encoded += 1
-        return ImageFeatures(tokens=())
+    def encode_images(self, prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
+        self.encoded += len(prompts)
+        return [ImageFeatures(tokens=()) for _ in prompts]
 
     def forward(self, row: Any, features: Any = None, vision: Any = None) -> Tensor:
         return torch.log_softmax(self.weight, -1)[row.targets]

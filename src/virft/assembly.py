@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -199,8 +199,8 @@ def evaluate(
     policy = make_policy(loaded, temperature=1.0)
     number = len(store) if limit is None else min(limit, len(store))
 
-    def encode(vision: VisionInputs) -> ImageFeatures:
-        return policy.encode_images(vision.to(device()))
+    def encode(prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
+        return policy.encode_images([one.to(device()) for one in prompts])
 
     answers = predict(
         [store[i] for i in range(number)],

@@ -84,8 +84,26 @@ def generalized_iou(a: XYXY, b: XYXY) -> float:
 
 
 def iou_matrix(rows: Sequence[XYXY], columns: Sequence[XYXY]) -> list[list[float]]:
-    """IoU of every row box with every column box: ``matrix[row][column]``."""
-    return [[intersection_over_union(row, column) for column in columns] for row in rows]
+    """IoU of every row box with every column box: ``matrix[row][column]``.
+
+    ``intersection_over_union`` written out: its calls are a tenth of the time of a reward.
+    """
+    others = [(x1, y1, x2, y2, (x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in columns]
+    matrix = []
+    for ax1, ay1, ax2, ay2 in rows:
+        area = (ax2 - ax1) * (ay2 - ay1)
+        ious = []
+        for bx1, by1, bx2, by2, other_area in others:
+            width = (ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)
+            height = (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
+            if width <= 0.0 or height <= 0.0:
+                ious.append(0.0)
+                continue
+            intersection = width * height
+            union = area + other_area - intersection
+            ious.append(intersection / union if union > 0.0 else 0.0)
+        matrix.append(ious)
+    return matrix
 
 
 def assign_by_worth(worth: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
@@ -101,7 +119,7 @@ def assign_by_worth(worth: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
         return pairs  # no two compete: the usual case, and ten times faster than a call of SciPy
     from scipy.optimize import linear_sum_assignment
 
-    gains = [[max(value, 0.0) for value in row] for row in worth]
+    gains = [[value if value > 0.0 else 0.0 for value in row] for row in worth]
     rows, columns = linear_sum_assignment(gains, maximize=True)
     return [(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True) if worth[r][c] > 0.0]
 

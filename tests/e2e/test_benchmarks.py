@@ -46,7 +46,7 @@ def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, 
     shared, _ = shared_prefix.make_sides(train_vision=train_vision)
     config = shared.policy.config
     with FlopCounterMode(display=False) as counter:
-        shared.loss(shared_prefix.make_group(shared.policy, shape, seed=0)).backward()
+        shared.loss([shared_prefix.make_group(shared.policy, shape, seed=0)]).backward()
     # Pairs of tokens of which the second does not see the first are computed all the same: 40 x 39 / 2 in the prompt,
     # 5 x 4 / 2 in each completion; 4 operations for each number of a head, three times (forwards, twice backwards).
     unseen = 40 * 39 // 2 + 3 * (5 * 4 // 2)

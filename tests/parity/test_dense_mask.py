@@ -30,7 +30,7 @@ def dense_mask(groups):
 def test_split_attention_equals_a_dense_mask(model_type):
     plain, policy = make_pair(model_type)
     groups = make_groups(plain.config)
-    features = [policy.encode_images(vision) for _, vision, _ in groups]
+    features = policy.encode_images([vision for _, vision, _ in groups])
     positions = [policy.family.prompt_positions(plain, torch.tensor(prompt), vision) for prompt, vision, _ in groups]
     row = pack_row([prompt for prompt, _, _ in groups], positions, [completions for _, _, completions in groups])
     with torch.no_grad():

@@ -29,7 +29,7 @@ def encode(policy, groups):
     for number, (prompt, vision, _) in enumerate(groups):
         positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
         with torch.no_grad():
-            features = policy.encode_images(vision)
+            (features,) = policy.encode_images([vision])
         made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
         encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
     return encoded

@@ -51,7 +51,7 @@ def test_sampler_logprobs_equal_the_policys():
     encoded = []
     for number, (prompt, vision, _) in enumerate(groups):
         with torch.no_grad():
-            features = policy.encode_images(vision)
+            (features,) = policy.encode_images([vision])
         made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
         positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
         encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))

@@ -81,6 +81,11 @@ def test_generalized_iou_of_empty_boxes_is_minus_1():
     assert generalized_iou((3, 3, 3, 3), (3, 3, 3, 3)) == -1.0
 
 
+@given(st.lists(grid_boxes(), max_size=4), st.lists(grid_boxes(), max_size=4))
+def test_iou_matrix_holds_the_iou_of_each_pair(rows, columns):
+    assert iou_matrix(rows, columns) == [[intersection_over_union(row, column) for column in columns] for row in rows]
+
+
 def test_iou_matrix_has_a_row_for_each_first_box():
     assert iou_matrix([(0, 0, 2, 2)], [(0, 0, 2, 2), (5, 5, 6, 6)]) == [[1.0, 0.0]]
 

@@ -18,7 +18,7 @@ def predict(
     samples: Sequence[Sample],
     *,
     render: Callable[[Sample], RenderedPrompt],
-    encode: Callable[[VisionInputs], ImageFeatures],
+    encode: Callable[[Sequence[VisionInputs]], list[ImageFeatures]],
     generator: Generator,
     max_completion_tokens: int,
     batch_size: int = 32,
@@ -33,10 +33,11 @@ def predict(
         batch = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
         rendered = [render(sample) for sample in batch]
         with torch.no_grad():
-            encoded = [
-                EncodedPrompt(prompt=one.prompt, positions=one.positions, features=encode(one.vision))
-                for one in rendered
-            ]
+            features = encode([one.vision for one in rendered])
+        encoded = [
+            EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made)
+            for one, made in zip(rendered, features, strict=True)
+        ]
         drawn = generator.generate(encoded, 1, params, StepKey(seed=0, step=0))
         for sample, one, (completion,) in zip(batch, rendered, drawn, strict=True):
             prediction = Prediction(

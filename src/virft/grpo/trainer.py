@@ -222,27 +222,36 @@ class GRPOTrainer:
             return self._logprobs(self.policy, batch, rendered, encoded)
 
     def _encode(self, rendered: Sequence[RenderedPrompt]) -> list[EncodedPrompt]:
-        """Image features of each prompt, without gradient; one prompt at a time, so they do not depend on the batch."""
+        """Each prompt with the features of its images."""
         return [
             EncodedPrompt(
                 prompt=one.prompt,
                 positions=one.positions,
-                features=self._features(one),
+                features=features,
                 noise_id=f"{place}/{one.prompt.sample_id}",
             )
-            for place, one in enumerate(rendered)
+            for place, (one, features) in enumerate(zip(rendered, self._features(rendered), strict=True))
         ]
 
     @torch.no_grad()
-    def _features(self, one: RenderedPrompt) -> ImageFeatures:
-        def encode() -> ImageFeatures:
-            with self._precision():
-                return self.policy.encode_images(one.vision.to(self.device))
+    def _features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+        """Image features of each prompt, without gradient.
 
-        # a view is drawn anew each time: kept features would never be used again
-        if self.feature_cache is None or any(image.view is not None for image in one.prompt.images):
-            return encode()
-        return self.feature_cache.get(tuple((image.path, image.resized) for image in one.prompt.images), encode)
+        A view is drawn anew each time, so its features are never kept. What is kept is encoded one prompt at a time:
+        the cache is empty after a resume, and features must not depend on what else was missing from it.
+        """
+
+        def encode(prompts: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+            with self._precision():
+                return self.policy.encode_images([one.vision.to(self.device) for one in prompts])
+
+        def kept(one: RenderedPrompt, cache: FeatureCache) -> ImageFeatures:
+            key = tuple((image.path, image.resized) for image in one.prompt.images)
+            return cache.get(key, lambda: encode([one])[0])
+
+        if self.feature_cache is None or any(image.view is not None for one in rendered for image in one.prompt.images):
+            return encode(rendered)
+        return [kept(one, self.feature_cache) for one in rendered]
 
     def _precision(self) -> AbstractContextManager[Any]:
         return self.autocast() if self.autocast is not None else torch.autocast("cpu", enabled=False)

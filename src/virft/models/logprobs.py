@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from virft.models.families import Family
 from virft.models.layout import PackedRow
 from virft.models.vision import ImageFeatures, VisionInputs
 
+_PASS_PATCHES = 1 << 14
+"""Patches that go through the vision tower at once, unless a single prompt has more."""
 _CHUNK_LOGITS = 1 << 24
 """Logits held at once, in numbers (64 MiB of float32); more are computed in chunks and again in the backward."""
 
@@ -61,9 +64,17 @@ class Policy(nn.Module):
         """The model's configuration."""
         return self.model.config
 
-    def encode_images(self, vision: VisionInputs) -> ImageFeatures:
-        """One pass of the vision tower."""
-        return self.family.encode_images(self.model, vision)
+    def encode_images(self, prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
+        """The features of each prompt's images, many prompts in one pass of the vision tower."""
+        encoded: list[ImageFeatures] = []
+        while len(encoded) < len(prompts):
+            first = len(encoded)
+            sizes = accumulate(len(one.pixel_values) for one in prompts[first:])
+            count = max(1, sum(1 for _ in takewhile(lambda size: size <= _PASS_PATCHES, sizes)))
+            chosen = prompts[first : first + count]
+            features = self.family.encode_images(self.model, VisionInputs.join(chosen))
+            encoded += features.split([len(one.grid_thw) for one in chosen])
+        return encoded
 
     def forward(
         self,
@@ -76,7 +87,7 @@ class Policy(nn.Module):
         Images come as ``features`` of each prompt, or as ``vision`` inputs to be encoded here, with gradient.
         """
         if features is None:
-            features = [self.encode_images(one) for one in vision or ()]
+            features = self.encode_images(vision or ())
         hidden = self.hidden_states(row, features).index_select(0, row.logit_index)
         head = self.model.get_output_embeddings()
         vocabulary = head.weight.shape[0]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -24,6 +25,14 @@ class VisionInputs:
         """The same inputs on another device."""
         return VisionInputs(pixel_values=self.pixel_values.to(device), grid_thw=self.grid_thw.to(device))
 
+    @staticmethod
+    def join(prompts: Sequence[VisionInputs]) -> VisionInputs:
+        """The images of several prompts, in order, as if they were one prompt's."""
+        return VisionInputs(
+            pixel_values=torch.cat([one.pixel_values for one in prompts]),
+            grid_thw=torch.cat([one.grid_thw for one in prompts]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFeatures:
@@ -41,6 +50,16 @@ class ImageFeatures:
         """Memory held by the tensors."""
         tensors = [*self.tokens, *(tensor for layer in self.deep for tensor in layer)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def split(self, counts: Sequence[int]) -> list[ImageFeatures]:
+        """The way back from ``VisionInputs.join``: ``counts[i]`` images for prompt i."""
+        ends = list(accumulate(counts))
+        return [
+            ImageFeatures(
+                tokens=self.tokens[end - count : end], deep=tuple(layer[end - count : end] for layer in self.deep)
+            )
+            for count, end in zip(counts, ends, strict=True)
+        ]
 
     def detach(self) -> ImageFeatures:
         """The same values outside of any gradient."""

@@ -35,8 +35,8 @@ class Echo:
 
 
 def answers(generator: Echo, *, told: list[int] | None = None, batch_size: int = 2) -> list[SizedPrediction]:
-    def encode(vision: VisionInputs) -> ImageFeatures:
-        return ImageFeatures(tokens=())
+    def encode(prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
+        return [ImageFeatures(tokens=()) for _ in prompts]
 
     made = predict(
         SAMPLES,

@@ -1,0 +1,25 @@
+"""Images of many prompts go through the vision tower together and come out as if each had gone alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from plain_computation import make_groups, make_pair
+from tiny_models import MAKERS
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+@pytest.mark.parametrize("patches_at_once", [16, 1 << 14])
+def test_images_of_many_prompts_are_encoded_as_each_alone(model_type, patches_at_once, monkeypatch):
+    monkeypatch.setattr("virft.models.logprobs._PASS_PATCHES", patches_at_once)
+    _, policy = make_pair(model_type)
+    visions = [vision for _, vision, _ in make_groups(policy.config)] * 2
+    with torch.no_grad():
+        together = policy.encode_images(visions)
+        alone = [policy.encode_images([vision])[0] for vision in visions]
+    assert together[0].tokens[0].std() > 0.01
+    assert len(together) == len(alone)
+    for found, expected in zip(together, alone, strict=True):
+        for one, other in zip((found.tokens, *found.deep), (expected.tokens, *expected.deep), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
