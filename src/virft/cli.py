@@ -86,15 +86,10 @@ def _add_quickstart(verbs: _Verbs) -> None:
 
 def _add_build(verbs: _Verbs) -> None:
     sources = _add_verb(verbs, "build", "make a data set").add_subparsers(metavar="SOURCE", required=True)
-    coco = _add_verb(sources, "coco", "a COCO JSON file and its images", function="build_coco")
-    coco.add_argument("annotations", metavar="JSON", type=Path)
-    coco.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
-    coco.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
-    coco.add_argument("--classes", type=_names, default=(), metavar="A,B", help="classes to ask for; all by default")
-    coco.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per class; all by default")
-    coco.add_argument("--negatives-frac", type=_share, default=0.0, help="share of questions about an absent class")
-    coco.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
-    _add_build_choices(coco)
+    for name, federated in (("coco", False), ("lvis", True)):
+        verb = _add_verb(sources, name, f"{name.upper()} JSON with its images: detection", function="build_coco")
+        verb.set_defaults(federated=federated)
+        _add_coco_arguments(verb)
     folders = _add_verb(sources, "folders", "a folder of images for each class", function="build_folders")
     folders.add_argument("root", metavar="FOLDER", type=Path, help="folder of the classes' folders")
     _add_label_arguments(folders)
@@ -123,6 +118,23 @@ def _add_build_choices(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--strict", action="store_true", help="stop at the first broken record")
     verb.add_argument("--link", action="store_true", help="link images instead of copying them")
     verb.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+
+
+def _add_coco_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("annotations", metavar="JSON", type=Path)
+    verb.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
+    verb.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
+    verb.add_argument(
+        "--classes",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="classes to ask for, or @coco-8, @coco-base-65, @coco-novel-15, @lvis-6, @lvis-rare-13; all by default",
+    )
+    verb.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per class; all by default")
+    verb.add_argument("--negatives-frac", type=_share, default=0.0, help="share of questions about an absent class")
+    verb.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
+    _add_build_choices(verb)
 
 
 def _add_label_arguments(verb: argparse.ArgumentParser) -> None:

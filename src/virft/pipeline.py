@@ -27,9 +27,14 @@ def build_coco(
     strict: bool = False,
     link: bool = False,
     overwrite: bool = False,
+    federated: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Detection data sets of a COCO file; their cards by folder."""
+    """Detection data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
+
+    ``classes``: names, or ``@set`` of ``virft.data.class_sets``.
+    """
     from virft.data.annotations import Skipped
+    from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.coco import open_coco, read_coco
 
@@ -38,10 +43,10 @@ def build_coco(
     skipped = Skipped(strict=strict)
     file = open_coco(annotations)
     cards = write_detection_stores(
-        read_coco(file, images, classes=classes, skipped=skipped),
+        read_coco(file, images, classes=expand_class_sets(classes), federated=federated, skipped=skipped),
         out,
         plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, test_frac=test_frac, seed=seed),
-        source={"kind": "coco", "file": file.name, "sha256": file.sha256},
+        source={"kind": "lvis" if federated else "coco", "file": file.name, "sha256": file.sha256},
         skipped=skipped,
         overwrite=overwrite,
         link=link,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
+from PIL import Image
 
 from virft.cli import main
 from virft.data.store import Store
@@ -38,3 +42,41 @@ def test_blood_cells_are_asked_by_class_and_when_absent(shared_data: Path, tmp_p
     counts = Store(tmp_path / "a").card["counts"]["detection"]
     assert sum(row["questions"] - row["absent"] for row in counts.values()) == 8
     assert sum(row["absent"] for row in counts.values()) == 2
+
+
+def grey_pictures(annotations: Path, folder: Path) -> None:
+    """A picture without content, of its declared size, for every image of a COCO or LVIS file."""
+    for image in json.loads(annotations.read_text())["images"]:
+        (folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (image["width"], image["height"])).save(folder / image["file_name"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "file", "classes"),
+    [
+        ("coco", "coco_val100/instances_val2014_100.json", "person,dog,car"),
+        ("lvis", "lvis_val100/lvis_val_100.json", "vase,sock,chair"),
+    ],
+)
+def test_coco_and_lvis_annotations_become_few_shot_sets(
+    shared_data: Path, tmp_path: Path, verb: str, file: str, classes: str
+) -> None:
+    grey_pictures(shared_data / file, tmp_path / "images")
+    argv = ["build", verb, str(shared_data / file), str(tmp_path / "images"), str(tmp_path / "d")]
+    assert main([*argv, "--classes", classes, "--shots", "2", "--negatives-frac", "0.25"]) == 0
+    card = Store(tmp_path / "d").card
+    assert card["source"]["kind"] == verb
+    rows = card["counts"]["detection"]
+    assert {name: row["questions"] - row["absent"] for name, row in rows.items()} == dict.fromkeys(
+        classes.split(","), 2
+    )
+
+
+def test_without_its_pictures_a_set_is_refused_with_the_first_that_is_missing(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotations = shared_data / "coco_val100" / "instances_val2014_100.json"
+    (tmp_path / "images").mkdir()
+    assert main(["build", "coco", str(annotations), str(tmp_path / "images"), str(tmp_path / "d")]) == 2
+    assert "no samples came out of the source; nothing was written (first of" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()

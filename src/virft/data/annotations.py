@@ -19,6 +19,8 @@ class AnnotatedImage:
 
     ``doubtful`` are classes that are neither surely there nor surely absent (marked only as a crowd,
     or by a broken box): no question is asked about them unless good boxes are there too.
+
+    ``absent`` are the classes that the annotation says are not there; None: all that have no boxes.
     """
 
     name: str
@@ -26,15 +28,26 @@ class AnnotatedImage:
     declared: ImageSize | None
     boxes: Mapping[str, tuple[XYXY, ...]]
     doubtful: frozenset[str] = frozenset()
+    absent: frozenset[str] | None = None
+
+    def is_absent(self, label: str) -> bool:
+        """Whether the class is surely not there, so that it may be asked for as an absent one."""
+        if self.boxes.get(label) or label in self.doubtful:
+            return False
+        return self.absent is None or label in self.absent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnnotatedSet:
-    """Images by name, the classes that may be asked for, and how many crowd boxes were left out."""
+    """Images by name, the classes that may be asked for, and what was left out.
+
+    ``num_crowd`` boxes of crowds; ``num_incomplete``: pairs of an image and a class of which not all are marked.
+    """
 
     images: Mapping[str, AnnotatedImage]
     classes: tuple[str, ...]
     num_crowd: int = 0
+    num_incomplete: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -79,12 +79,7 @@ def choose_questions(
         images_of = {label: [name for name in names if images[name].boxes.get(label)] for label in classes}
         present = choose_shots(images_of, shots=shots, seed=plan.seed, is_usable=looked.is_usable)
         usable = sorted({name for name, _ in present})
-    candidates = [
-        (name, label)
-        for name in usable
-        for label in classes
-        if not images[name].boxes.get(label) and label not in images[name].doubtful
-    ]
+    candidates = [(name, label) for name in usable for label in classes if images[name].is_absent(label)]
     absent = choose_absent(candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.seed)
     return sorted(present + absent)
 
@@ -112,5 +107,6 @@ def _told(annotated: AnnotatedSet, looked: UprightImages, plan: QuestionPlan, pa
         "negatives_frac_asked": plan.negatives_frac,
         "test_frac": plan.test_frac,
         "num_crowd_boxes_left_out": annotated.num_crowd,
+        "num_incomplete_left_out": annotated.num_incomplete,
         "num_images_annotated_unrotated": looked.num_unrotated,
     }

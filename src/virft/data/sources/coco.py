@@ -1,6 +1,6 @@
-"""COCO JSON: images with boxes of named categories.
+"""COCO JSON: images with boxes of named categories; and LVIS, which is COCO with a federated vocabulary.
 
-Format: https://cocodataset.org/#format-data
+Formats: https://cocodataset.org/#format-data, https://www.lvisdataset.org/dataset
 """
 
 from __future__ import annotations
@@ -49,32 +49,63 @@ def open_coco(path: Path) -> CocoFile:
     return CocoFile(path.name, hashlib.sha256(raw).hexdigest(), **lists)
 
 
-def read_coco(file: CocoFile, images: Path, *, classes: Sequence[str] = (), skipped: Skipped) -> AnnotatedSet:
+def read_coco(
+    file: CocoFile, images: Path, *, classes: Sequence[str] = (), federated: bool = False, skipped: Skipped
+) -> AnnotatedSet:
     """Images and boxes of the chosen classes (all of them by default).
 
     Left out and noted: records without the fields of the format, boxes without area, and boxes that
     reach more than a pixel outside the declared size. Crowd boxes are left out and counted.
+
+    ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent there; those in
+    ``not_exhaustive_category_ids``, of which some are not marked, are left out there and counted. Names
+    get spaces for underscores. Source: LVIS (arXiv 1908.03195).
     """
     names = _category_names(file, skipped)
+    if federated:
+        names = {key: name.replace("_", " ") for key, name in names.items()}
+        classes = [name.replace("_", " ") for name in classes]
     asked = tuple(sorted(_known(classes, names.values(), file.name) if classes else set(names.values())))
     records = _image_records(file, images, skipped)
     sorted_out = _BoxesByImage(file.name, records, names, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
-    return AnnotatedSet(
-        images={
-            record.name: AnnotatedImage(
-                name=record.name,
-                file=record.file,
-                declared=record.size,
-                boxes={label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items() if label in asked},
-                doubtful=frozenset(sorted_out.doubtful[key]),
-            )
-            for key, record in records.items()
-        },
-        classes=asked,
-        num_crowd=sorted_out.num_crowd,
-    )
+    told = _federated(file, names, skipped) if federated else {}
+    annotated = {}
+    num_incomplete = 0
+    for key, record in records.items():
+        absent, incomplete = told.get(key, (None, frozenset()))
+        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items() if label in asked}
+        num_incomplete += len(incomplete.intersection(boxes))
+        annotated[record.name] = AnnotatedImage(
+            name=record.name,
+            file=record.file,
+            declared=record.size,
+            boxes={label: found for label, found in boxes.items() if label not in incomplete},
+            doubtful=incomplete.union(sorted_out.doubtful[key]),
+            absent=absent,
+        )
+    return AnnotatedSet(images=annotated, classes=asked, num_crowd=sorted_out.num_crowd, num_incomplete=num_incomplete)
+
+
+def _federated(
+    file: CocoFile, names: dict[int, str], skipped: Skipped
+) -> dict[int, tuple[frozenset[str], frozenset[str]]]:
+    """Per image id: the classes that are surely absent, and those of which some are not marked."""
+    told = {}
+    for image in file.images:
+        if not isinstance(image, dict) or type(image.get("id")) is not int:
+            continue  # noted with the other records
+        sets = []
+        for field in ("neg_category_ids", "not_exhaustive_category_ids"):
+            ids = image.get(field)
+            if not isinstance(ids, list) or not all(type(one) is int and one in names for one in ids):
+                where = f"{file.name}: image {_id_of(image)}"
+                skipped.note(where, f"{field} is {ids!r:.60}; expected a list of category ids, as LVIS has")
+                ids = []
+            sets.append(frozenset(names[one] for one in ids))
+        told[image["id"]] = (sets[0], sets[1])
+    return told
 
 
 class _ImageRecord(NamedTuple):
@@ -159,7 +190,7 @@ def _image_records(file: CocoFile, folder: Path, skipped: Skipped) -> dict[int, 
     """Usable image records by id. Names lose the folder that all of them share."""
     good: dict[int, tuple[str, ImageSize]] = {}
     taken: dict[str, int] = {}
-    for image in file.images:
+    for image in map(_with_file_name, file.images):
         where = f"{file.name}: image {_id_of(image)}"
         if fault := _image_fault(image, good, taken):
             skipped.note(where, fault)
@@ -173,6 +204,13 @@ def _image_records(file: CocoFile, folder: Path, skipped: Skipped) -> dict[int, 
         key: _ImageRecord(str(PurePosixPath(name).relative_to(shared)), _find(folder, name), size)
         for key, (name, size) in good.items()
     }
+
+
+def _with_file_name(image: Any) -> Any:
+    """An image record of LVIS 1.0 names its file in the address only: .../val2017/000000397133.jpg."""
+    if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+        return image | {"file_name": "/".join(image["coco_url"].split("/")[-2:])}
+    return image
 
 
 def _image_fault(image: Any, good: dict[int, Any], taken: dict[str, int]) -> str | None:
