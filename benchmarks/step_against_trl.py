@@ -3,7 +3,7 @@
     bash ../shared/vllm_cpu/setup.sh TRL_VENV      # once: an environment with TRL 1.16.0, 6 minutes
     python benchmarks/step_against_trl.py --trl-python TRL_VENV/bin/python      # about 12 minutes on two idle cores
 
-- virft: ``GRPOTrainer.step`` as it is, its image cache emptied before each step;
+- virft: ``GRPOTrainer.step`` as it is, on views of the images as with ``[augment]``: no features of earlier steps;
 - plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update;
 - TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
 
@@ -59,6 +59,7 @@ from virft.types import (
     RewardReport,
     Sample,
     TaskName,
+    View,
 )
 
 
@@ -145,14 +146,13 @@ def run_side(kind: str, folder: Path) -> None:
             query="",
             target=Detections(),
             question=question,
+            view=View(crop=(0.0, 0.0, *load_image(str(folder / image)).size)),
         )
         for i, (question, image) in enumerate(zip(task.questions, task.images, strict=True))
     ]
     server.ready()
     number = 0
     while True:
-        if trainer.feature_cache is not None:
-            trainer.feature_cache.clear()
         report = trainer.step(number, samples)
         assert report.metrics["spread_frac"] == 1
         assert {len(c.token_ids) for group in report.groups for c in group.completions} == {task.completion}

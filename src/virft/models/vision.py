@@ -96,8 +96,3 @@ class FeatureCache:
         while self._bytes > self.max_bytes and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].num_bytes
         return features
-
-    def clear(self) -> None:
-        """Forget everything, as after the tower's weights changed."""
-        self._kept.clear()
-        self._bytes = 0

@@ -46,13 +46,6 @@ def test_kept_features_carry_no_gradient() -> None:
     assert not found.tokens[0].requires_grad
 
 
-def test_a_cleared_cache_encodes_again() -> None:
-    cache = FeatureCache()
-    cache.get("a", lambda: features(1.0))
-    cache.clear()
-    assert value(cache.get("a", lambda: features(2.0))) == 2.0
-
-
 def test_bytes_count_deep_features_too() -> None:
     tensor = torch.zeros(3, 5)
     # (1 + 2) x 15 numbers x 4 bytes
