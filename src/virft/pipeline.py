@@ -124,6 +124,36 @@ def build_csv(
     return cards
 
 
+def build_lisa(
+    *,
+    folder: Path,
+    out: Path,
+    questions: int | None = None,
+    test_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    link: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Grounding data sets of a ReasonSeg folder, with masks; their cards by folder."""
+    from virft.data.annotations import Skipped
+    from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
+    from virft.data.sources.lisa import read_lisa
+
+    skipped = Skipped(strict=strict)
+    cards = write_grounding_stores(
+        read_lisa(folder, skipped=skipped),
+        out,
+        plan=GroundingPlan(questions=questions, test_frac=test_frac, seed=seed),
+        source={"kind": "lisa", "name": folder.absolute().name},
+        skipped=skipped,
+        overwrite=overwrite,
+        link=link,
+    )
+    _print_cards(cards)
+    return cards
+
+
 def build_scenes(
     *,
     out: Path,

@@ -136,6 +136,10 @@ class View:
     brightness: float = 0.0
 
 
+Polygon = tuple[float, ...]
+"""Corners of a closed outline, flat: (x1, y1, x2, y2, ..), at least three of them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One question about one image, as facts: what is asked for, never how it is asked.
@@ -144,6 +148,8 @@ class Sample:
     ``query`` is a class name (detection), the domain such as "animal" (classification), or a
     referring expression (grounding). ``question`` keeps the text of a data set that brings its own.
     ``view``: the target image is seen like this, and the target's boxes are in pixels of what is seen.
+    ``polygons`` of a grounding target, each (x1, y1, x2, y2, ..) in pixels of the upright original image, view or
+    not: together they are its mask, for scores. No reward sees them.
     """
 
     id: str
@@ -155,6 +161,7 @@ class Sample:
     target_image: int = 0
     question: str | None = None
     view: View | None = None
+    polygons: tuple[Polygon, ...] = ()
 
     @property
     def target_size(self) -> ImageSize:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from virft.boxes import XYXY
 from virft.errors import DataError
-from virft.types import ImageSize
+from virft.types import ImageSize, Polygon
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +62,29 @@ class LabelledSet:
     def labels(self) -> tuple[str, ...]:
         """Every label, sorted."""
         return tuple(sorted(set(self.label_of.values())))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expression:
+    """An expression and what it means: a box, and the polygons of its mask if they are known.
+
+    Both in pixels of the declared size of the image. ``name`` is unique in its set.
+    """
+
+    name: str
+    image: str
+    text: str
+    box: XYXY
+    polygons: tuple[Polygon, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferringSet:
+    """Images by name with the expressions about them, and how many shapes are to be ignored."""
+
+    images: Mapping[str, AnnotatedImage]
+    expressions: tuple[Expression, ...]
+    num_ignored: int = 0
 
 
 class Skipped:

@@ -8,14 +8,14 @@ from typing import Any
 
 from virft.boxes import XYXY, box_of, clip_xyxy
 from virft.errors import DataError
-from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, Target, TaskName
+from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, Sample, Target, TaskName
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
 _OPTIONAL = {"target_image", "question"}
 _TARGET_KEYS = {
     TaskName.DETECTION: ({"boxes"}, set[str]()),
     TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
-    TaskName.GROUNDING: ({"box"}, set[str]()),
+    TaskName.GROUNDING: ({"box"}, {"polygons"}),
 }
 
 BORDER_PX = 1.0
@@ -39,6 +39,8 @@ def sample_to_line(sample: Sample) -> str:
         "query": sample.query,
         "target": _target_to_record(sample.target),
     }
+    if sample.polygons:
+        record["target"]["polygons"] = [list(polygon) for polygon in sample.polygons]
     if sample.target_image != 0:
         record["target_image"] = sample.target_image
     if sample.question is not None:
@@ -70,6 +72,7 @@ def sample_from_line(line: str, *, where: str) -> Sample:
         target=_target(record["target"], task, sizes[target_image], where=where),
         target_image=target_image,
         question=None if question is None else _text(question, "question", where=where),
+        polygons=_polygons(record["target"].get("polygons", []), where=where),
     )
 
 
@@ -141,6 +144,15 @@ def _box(value: Any, size: ImageSize, *, where: str) -> Box:
     if fault := box_fault((x1, y1, x2, y2), size):
         raise DataError(f"{where}: {fault}")
     return box_of(clip_xyxy((x1, y1, x2, y2), size.width, size.height))
+
+
+def _polygons(value: Any, *, where: str) -> tuple[Polygon, ...]:
+    for polygon in _list(value, "target.polygons", where=where):
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise DataError(f"{where}: polygon {polygon!r:.60} is not [x1, y1, x2, y2, ..] of at least three points")
+        if any(type(number) not in (int, float) or not math.isfinite(number) for number in polygon):
+            raise DataError(f"{where}: polygon {polygon!r:.60} has what is no finite number")
+    return tuple(tuple(map(float, polygon)) for polygon in value)
 
 
 def _task(value: Any, *, where: str) -> TaskName:

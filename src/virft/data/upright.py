@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from virft.boxes import XYXY
 from virft.data.annotations import AnnotatedImage, Skipped
-from virft.data.images import load_image, raw_to_upright, stored_size
+from virft.data.images import StoredSize, load_image, raw_to_upright, stored_size
 from virft.errors import DataError
-from virft.types import ImageSize
+from virft.types import ImageSize, Polygon
 
 
 class UprightImages:
@@ -17,20 +17,22 @@ class UprightImages:
     def __init__(self, images: Mapping[str, AnnotatedImage], skipped: Skipped) -> None:
         self._images = images
         self._skipped = skipped
-        self._boxes: dict[str, dict[str, tuple[XYXY, ...]] | None] = {}
+        self._usable: dict[str, bool] = {}
         self._sizes: dict[str, ImageSize] = {}
+        self._turned: dict[str, StoredSize] = {}
         self.num_unrotated = 0
 
     def is_usable(self, name: str) -> bool:
         """Whether the file is a whole picture of the size its annotation declares."""
-        if name not in self._boxes:
+        if name not in self._usable:
             try:
-                self._boxes[name] = self._look(self._images[name])
+                self._look(self._images[name])
+                self._usable[name] = True
             except DataError as error:
-                self._boxes[name] = None
+                self._usable[name] = False
                 # A card names no folder of this machine.
                 self._skipped.note(f"image {name}", str(error).removeprefix(f"{self._images[name].file}: "))
-        return self._boxes[name] is not None
+        return self._usable[name]
 
     def size(self, name: str) -> ImageSize:
         """Size of a usable image, upright."""
@@ -38,21 +40,29 @@ class UprightImages:
 
     def boxes(self, name: str, label: str) -> tuple[XYXY, ...]:
         """Boxes of a class on a usable image, in upright pixels; none where the class is absent."""
-        return (self._boxes[name] or {}).get(label, ())
+        return tuple(self.upright(name, box) for box in self._images[name].boxes.get(label, ()))
 
-    def _look(self, image: AnnotatedImage) -> dict[str, tuple[XYXY, ...]]:
+    def upright(self, name: str, box: XYXY) -> XYXY:
+        """A box as it was annotated on a usable image, in upright pixels."""
+        stored = self._turned.get(name)
+        return box if stored is None else raw_to_upright(box, stored.raw, stored.orientation)
+
+    def upright_points(self, name: str, points: Polygon) -> Polygon:
+        """The same for an outline (x1, y1, x2, y2, ..)."""
+        pairs = zip(points[::2], points[1::2], strict=True)
+        return tuple(value for x, y in pairs for value in self.upright(name, (x, y, x, y))[:2])
+
+    def _look(self, image: AnnotatedImage) -> None:
         stored = stored_size(image.file)
         load_image(image.file)
         self._sizes[image.name] = stored.upright
         if image.declared in (None, stored.upright):
-            return dict(image.boxes)
+            return
         if image.declared == stored.raw:
             # Whoever drew these boxes saw the picture as it lies in the file, not as it is shown.
             self.num_unrotated += 1
-            return {
-                label: tuple(raw_to_upright(box, stored.raw, stored.orientation) for box in boxes)
-                for label, boxes in image.boxes.items()
-            }
+            self._turned[image.name] = stored
+            return
         raise DataError(
             f"the file is {stored.raw.width}x{stored.raw.height}, the annotation says "
             f"{image.declared.width}x{image.declared.height}; expected the same size"

@@ -1,0 +1,93 @@
+"""Grounding samples of a labelled set: one question per expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virft.boxes import box_of, clip_xyxy
+from virft.data.annotations import Expression, ReferringSet, Skipped
+from virft.data.samples import box_fault
+from virft.data.sampling import shuffled, split_names
+from virft.data.store_writer import StoreWriter, check_parts_free
+from virft.data.upright import UprightImages
+from virft.types import Sample, TaskName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroundingPlan:
+    """Which expressions to ask for. ``questions``: so many of the training part, drawn by seed; None: all of them.
+
+    ``test_frac``: share of images kept for a test set, which holds every expression of its images.
+    """
+
+    questions: int | None = None
+    test_frac: float = 0.0
+    seed: int = 0
+
+
+def write_grounding_stores(
+    referring: ReferringSet,
+    out: Path,
+    *,
+    plan: GroundingPlan,
+    source: dict[str, Any],
+    skipped: Skipped,
+    overwrite: bool = False,
+    link: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Write ``out`` (or ``out/train`` and ``out/test``) and return the card of each data set by folder."""
+    train, test = split_names(referring.images, test_frac=plan.test_frac, seed=plan.seed)
+    parts = {"train": (train, plan.questions), "test": (test, None)} if test else {"": (train, plan.questions)}
+    check_parts_free(out, parts, overwrite=overwrite)
+    looked = UprightImages(referring.images, skipped)
+    by_name = {one.name: one for one in referring.expressions}
+    chosen = {}
+    for part, (names, questions) in parts.items():
+        inside = set(names)
+        order = [one.name for one in referring.expressions if one.image in inside]
+        if questions is not None:
+            order = shuffled(order, seed=plan.seed, purpose="expressions")
+        good = (name for name in order if _is_usable(by_name[name], looked, skipped))
+        chosen[part] = sorted(name for _, name in zip(range(questions or len(order)), good, strict=False))
+    cards = {}
+    for part, chosen_names in chosen.items():
+        with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
+            for name in chosen_names:
+                one = by_name[name]
+                path = writer.add_image_file(one.image, referring.images[one.image].file)
+                writer.add(_sample(path, one, looked))
+            told = {
+                "split": part or "all",
+                "questions": plan.questions if part != "test" else None,
+                "test_frac": plan.test_frac,
+                "num_ignored_shapes": referring.num_ignored,
+                "num_images_annotated_unrotated": looked.num_unrotated,
+            }
+            cards[str(out / part)] = writer.finish(source=source | told, seed=plan.seed, skipped=skipped.records)
+    return cards
+
+
+def _is_usable(one: Expression, looked: UprightImages, skipped: Skipped) -> bool:
+    """Whether the image can be used and the box lies in it; what does not is noted."""
+    if not looked.is_usable(one.image):
+        return False
+    if fault := box_fault(looked.upright(one.image, one.box), looked.size(one.image)):
+        skipped.note(one.name, fault)
+        return False
+    return True
+
+
+def _sample(path: str, one: Expression, looked: UprightImages) -> Sample:
+    size = looked.size(one.image)
+    x1, y1, x2, y2 = clip_xyxy(looked.upright(one.image, one.box), size.width, size.height)
+    return Sample(
+        id=one.name,
+        task=TaskName.GROUNDING,
+        images=(path,),
+        image_sizes=(size,),
+        query=one.text,
+        target=box_of((round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))),
+        polygons=tuple(looked.upright_points(one.image, polygon) for polygon in one.polygons),
+    )

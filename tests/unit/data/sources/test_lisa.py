@@ -1,0 +1,144 @@
+"""ReasonSeg folders, whole and broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from factories import box, save_picture
+from virft.cli import main
+from virft.data.annotations import ReferringSet, Skipped
+from virft.data.sources.lisa import read_lisa
+from virft.data.store import Store
+from virft.errors import DataError
+
+TRIANGLE = [[10, 10], [30, 10], [20, 40]]
+FAR = [[50, 5], [60, 5], [60, 8], [50, 8]]
+
+
+def save(folder: Path, name: str = "a", *, image: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A picture of 64 x 48 with two instructions about two polygons, and one shape to ignore."""
+    save_picture(folder / f"{name}.jpg", **(image or {}))
+    shapes = [{"label": label, "points": points} for label, points in (("target", TRIANGLE), ("target", FAR))]
+    shapes.append({"label": "ignore", "points": [[0, 0], [64, 0], [64, 48]]})
+    tree = {"text": ["what bites", "the animal's mouth"], "is_sentence": True, "shapes": shapes} | changes
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def read(folder: Path) -> tuple[ReferringSet, list[tuple[str, str]]]:
+    skipped = Skipped()
+    return read_lisa(folder, skipped=skipped), skipped.records
+
+
+def test_every_instruction_asks_for_all_polygons_together(tmp_path: Path) -> None:
+    save(tmp_path)
+    referring, skipped = read(tmp_path)
+    assert [(one.name, one.text) for one in referring.expressions] == [
+        ("a.jpg:0", "what bites"),
+        ("a.jpg:1", "the animal's mouth"),
+    ]
+    for one in referring.expressions:
+        assert one.box == (10, 5, 60, 40)
+        assert one.polygons == ((10, 10, 30, 10, 20, 40), (50, 5, 60, 5, 60, 8, 50, 8))
+    assert (referring.num_ignored, skipped) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"text": []}, "has no instruction; expected at least one in text"),
+        ({"text": "what"}, "text is 'what'; expected a list of instructions"),
+        ({"shapes": []}, "has no target polygon"),
+        ({"shapes": None}, "holds no list of shapes; expected a LabelMe file"),
+        ({"shapes": [{"label": "ignore", "points": TRIANGLE}]}, "has no target polygon"),
+    ],
+)
+def test_a_file_that_asks_nothing_is_skipped_and_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    save(tmp_path, "bad", **changes)
+    save(tmp_path, "good")
+    referring, skipped = read(tmp_path)
+    assert set(referring.images) == {"good.jpg"}
+    assert skipped == [("bad.json", reason)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ({"label": "target", "points": TRIANGLE[:2]}, "too few points"),
+        ({"label": "target", "points": [[1, 2], [3]]}, "no points"),
+        ({"label": "target"}, "no points"),
+        ({"label": "dog", "points": TRIANGLE}, "label 'dog'"),
+        ("x", "label None"),
+    ],
+)
+def test_a_broken_shape_is_left_out_and_named(tmp_path: Path, shape: Any, found: str) -> None:
+    save(tmp_path, shapes=[{"label": "target", "points": TRIANGLE}, shape])
+    referring, skipped = read(tmp_path)
+    assert referring.expressions[0].box == (10, 10, 30, 40)
+    assert skipped == [("a.json: shape 1", f"{found}; expected a polygon labelled target or ignore")]
+
+
+def test_an_empty_instruction_is_left_out_and_named(tmp_path: Path) -> None:
+    save(tmp_path, text=["what bites", " "])
+    referring, skipped = read(tmp_path)
+    assert [one.text for one in referring.expressions] == ["what bites"]
+    assert skipped == [("a.json: text 1", "' ' is no instruction")]
+
+
+def test_no_image_and_no_json(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "lonely.json").write_text('{"shapes": []}')
+    (tmp_path / "cut.json").write_text("{")
+    _, skipped = read(tmp_path)
+    assert [where for where, _ in skipped] == ["cut.json", "lonely.json"]
+    assert skipped[0][1].startswith("not valid JSON")
+    assert skipped[1][1] == "no image lonely.jpg (or of another format) beside it"
+    with pytest.raises(DataError, match="holds no JSON file; expected one beside each image"):
+        read_lisa(save_picture(tmp_path / "p" / "a.png").parent, skipped=Skipped())
+
+
+def test_strict_stops_at_the_first_and_names_it_once(tmp_path: Path) -> None:
+    save(tmp_path, text=["what bites", " "])
+    with pytest.raises(DataError, match=r"^a\.json: text 1: ' ' is no instruction \(--strict;[^(]*\)$"):
+        read_lisa(tmp_path, skipped=Skipped(strict=True))
+
+
+def test_a_store_keeps_box_and_polygons(tmp_path: Path) -> None:
+    for name in "abcd":
+        save(tmp_path / "in", name)
+    argv = ["build", "lisa", str(tmp_path / "in"), str(tmp_path / "d"), "--questions", "3", "--test-frac", "0.25"]
+    assert main(argv) == 0
+    train, test = Store(tmp_path / "d" / "train"), Store(tmp_path / "d" / "test")
+    assert (len(train), len(test)) == (3, 2)
+    assert not {one.images[0].rsplit("/")[-1] for one in train} & {one.images[0].rsplit("/")[-1] for one in test}
+    sample = train[0]
+    assert sample.target == box(10, 5, 60, 40)
+    assert sample.polygons == ((10, 10, 30, 10, 20, 40), (50, 5, 60, 5, 60, 8, 50, 8))
+    assert train.card["source"]["num_ignored_shapes"] == 4
+
+
+def test_an_expression_outside_its_image_is_skipped_and_named(tmp_path: Path) -> None:
+    save(tmp_path / "in", shapes=[{"label": "target", "points": [[60, 10], [90, 10], [70, 40]]}])
+    save(tmp_path / "in", "b")
+    assert main(["build", "lisa", str(tmp_path / "in"), str(tmp_path / "d")]) == 0
+    skipped = Store(tmp_path / "d").card["skipped"]
+    assert [row["where"] for row in skipped] == ["a.jpg:0", "a.jpg:1"]
+    assert skipped[0]["reason"].startswith("box [60, 10, 90, 40] reaches outside its image")
+
+
+def test_polygons_of_raw_pixels_are_turned_with_their_picture(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6  # shown turned right: 48 x 64
+    save(tmp_path / "in", image={"exif": tags}, imageWidth=64, imageHeight=48)
+    assert main(["build", "lisa", str(tmp_path / "in"), str(tmp_path / "d")]) == 0
+    (sample, _) = Store(tmp_path / "d")
+    assert sample.target_size == (48, 64)
+    # (x, y) of the file is at (48 - y, x)
+    assert sample.polygons[0] == (38, 10, 38, 30, 8, 20)
+    assert sample.target == box(8, 10, 43, 60)
