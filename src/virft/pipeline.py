@@ -154,6 +154,30 @@ def build_lisa(
     return cards
 
 
+def build_rows(
+    *,
+    rows: Path,
+    images: Path,
+    out: Path,
+    test_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    link: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Data sets of rows of JSON, of any task; their cards by folder."""
+    from virft.data.annotations import Skipped
+    from virft.data.sources.rows import RowPlan, write_row_stores
+
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder; expected the folder of the images of {rows.name}")
+    plan = RowPlan(test_frac=test_frac, seed=seed)
+    skipped = Skipped(strict=strict)
+    cards = write_row_stores(rows, images, out, plan=plan, skipped=skipped, overwrite=overwrite, link=link)
+    _print_cards(cards)
+    return cards
+
+
 def build_scenes(
     *,
     out: Path,

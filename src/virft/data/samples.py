@@ -56,6 +56,11 @@ def sample_from_line(line: str, *, where: str) -> Sample:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not a JSON object ({error.msg}, column {error.colno})") from error
+    return sample_from_record(record, where=where)
+
+
+def sample_from_record(record: Any, *, where: str) -> Sample:
+    """The sample of a line that was parsed already."""
     _check_keys(record, _REQUIRED, _OPTIONAL, where=where)
     task = _task(record["task"], where=where)
     paths, sizes = _images(record["images"], where=where)
@@ -74,6 +79,14 @@ def sample_from_line(line: str, *, where: str) -> Sample:
         question=None if question is None else _text(question, "question", where=where),
         polygons=_polygons(record["target"].get("polygons", []), where=where),
     )
+
+
+def task_of_target(target: Any, *, where: str) -> TaskName:
+    """The task whose target has these keys; each has one of its own."""
+    for task, (required, _) in _TARGET_KEYS.items():
+        if isinstance(target, dict) and required <= target.keys():
+            return task
+    raise DataError(f"{where}: target is {target!r:.80}; expected an object with boxes, label or box")
 
 
 def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:

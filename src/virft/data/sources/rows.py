@@ -1,0 +1,269 @@
+"""Rows of JSON: an image, a question or what is asked for, and the target. Users' own format.
+
+Three spellings of a row, described in ``docs/data.md`` and by ``ROW_SCHEMA``: with ``query``, with ``question``, and
+TRL's conversational one with ``prompt``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from virft.data.annotations import AnnotatedImage, Skipped
+from virft.data.samples import sample_from_record, task_of_target
+from virft.data.sampling import split_names
+from virft.data.store_writer import StoreWriter, check_parts_free
+from virft.data.upright import UprightImages
+from virft.errors import DataError
+from virft.types import ImageSize, Sample
+
+_BOX = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
+_TEXT = {"type": "string", "minLength": 1}
+
+ROW_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "A row for `virft build rows`",
+    "type": "object",
+    "properties": {
+        "id": {**_TEXT, "description": "unique in the file; made of image and line number without it"},
+        "image": {**_TEXT, "description": "path inside the folder of the images"},
+        "images": {"type": "array", "items": _TEXT, "minItems": 1},
+        "target_image": {"type": "integer", "minimum": 0, "description": "which image the target is about"},
+        "query": {**_TEXT, "description": "a class name, the domain of a classification, or an expression"},
+        "question": {**_TEXT, "description": "the text that is put to the model as it is, in place of a template"},
+        "prompt": {
+            "description": "TRL's conversational form: one user message, whose text is the question",
+            "anyOf": [
+                _TEXT,
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 1,
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "role": {"const": "user"},
+                            "content": {
+                                "anyOf": [
+                                    _TEXT,
+                                    {
+                                        "type": "array",
+                                        "items": {
+                                            "type": "object",
+                                            "properties": {"type": {"enum": ["image", "text"]}, "text": _TEXT},
+                                            "required": ["type"],
+                                        },
+                                    },
+                                ]
+                            },
+                        },
+                        "required": ["role", "content"],
+                    },
+                },
+            ],
+        },
+        "target": {
+            "description": "boxes are [x1, y1, x2, y2] in pixels of the upright picture",
+            "oneOf": [
+                {"properties": {"boxes": {"type": "array", "items": _BOX}}, "required": ["boxes"]},
+                {
+                    "properties": {"label": _TEXT, "aliases": {"type": "array", "items": _TEXT}},
+                    "required": ["label"],
+                },
+                {
+                    "properties": {"box": _BOX, "polygons": {"type": "array", "items": {"type": "array"}}},
+                    "required": ["box"],
+                },
+            ],
+        },
+    },
+    "required": ["target"],
+    "allOf": [
+        {"oneOf": [{"required": ["image"]}, {"required": ["images"]}]},
+        {"anyOf": [{"required": ["query"]}, {"required": ["question"]}, {"required": ["prompt"]}]},
+        {"not": {"required": ["question", "prompt"]}},
+    ],
+    "additionalProperties": False,
+}
+"""JSON Schema of a row; ``docs/rows.schema.json`` is a copy."""
+
+_KEYS = frozenset(ROW_SCHEMA["properties"])
+
+
+def read_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of a ``.json`` file with a list, or of any other as one JSON object a line, read lazily.
+
+    Left out and noted: lines that are no JSON object.
+    """
+    try:
+        if path.suffix.lower() == ".json":
+            tree = json.loads(path.read_bytes())
+            if not isinstance(tree, list):
+                raise DataError(f"{path}: holds a {type(tree).__name__}; expected a list of rows")
+            rows: Iterator[tuple[str, Any]] = ((f"{path.name}: row {n}", row) for n, row in enumerate(tree))
+            yield from _objects(rows, skipped)
+            return
+        with path.open("rb") as file:
+            yield from _objects(_lines(path.name, file, skipped), skipped)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected rows of JSON") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+
+
+def _lines(name: str, file: Any, skipped: Skipped) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            try:
+                yield f"{name}:{number}", json.loads(line)
+            except ValueError as error:
+                skipped.note(f"{name}:{number}", f"not valid JSON ({error})")
+
+
+def _objects(rows: Iterator[tuple[str, Any]], skipped: Skipped) -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, row in rows:
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            skipped.note(where, f"{row!r:.60} is not an object")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowPlan:
+    """``test_frac``: share of images (by the first of a row) kept for a test set."""
+
+    test_frac: float = 0.0
+    seed: int = 0
+
+
+def write_row_stores(
+    path: Path,
+    folder: Path,
+    out: Path,
+    *,
+    plan: RowPlan,
+    skipped: Skipped,
+    overwrite: bool = False,
+    link: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Write ``out`` (or ``out/train`` and ``out/test``) and return the card of each data set by folder.
+
+    The file is read twice; only the names of images stay in memory. A row that cannot be used is left out and noted.
+    """
+    once = Skipped(strict=skipped.strict)
+    names = {images[0] for _, row in read_rows(path, once) if (images := _images_of(row)) is not None}
+    _, test = split_names(names, test_frac=plan.test_frac, seed=plan.seed)
+    parts = ("train", "test") if test else ("",)
+    check_parts_free(out, parts, overwrite=overwrite)
+    in_test = set(test)
+    source = {"kind": "rows", "file": path.name, "sha256": _sha256(path), "test_frac": plan.test_frac}
+    ids: set[str] = set()
+    pictures = _Pictures(folder)
+    with ExitStack() as stack:
+        writers = {part: stack.enter_context(StoreWriter(out / part, overwrite=overwrite, link=link)) for part in parts}
+        for where, row in read_rows(path, skipped):
+            try:
+                images = _images_of(row)
+                if images is None:
+                    raise DataError("image is missing or no path inside the folder of the images")
+                sample = row_to_sample(row, images, [pictures.size(name) for name in images], where=where)
+                if sample.id in ids:
+                    raise DataError(f"id {sample.id!r} was used before; expected every id once")
+            except DataError as error:
+                skipped.note(where, str(error).removeprefix(f"{where}: "))
+                continue
+            ids.add(sample.id)
+            writer = writers[("test" if images[0] in in_test else "train") if test else ""]
+            kept = tuple(writer.add_image_file(name, folder / name) for name in images)
+            writer.add(replace(sample, images=kept))
+        return {
+            str(out / part): writer.finish(
+                source=source | {"split": part or "all"}, seed=plan.seed, skipped=skipped.records
+            )
+            for part, writer in writers.items()
+        }
+
+
+def row_to_sample(row: dict[str, Any], images: Sequence[str], sizes: Sequence[ImageSize], *, where: str) -> Sample:
+    """The sample of a row whose images have these upright sizes."""
+    if unknown := sorted(row.keys() - _KEYS):
+        raise DataError(f"{unknown[0]} is no key of a row; expected {', '.join(sorted(_KEYS))}")
+    if "question" in row and "prompt" in row:
+        raise DataError("question and prompt are both there; expected one of them")
+    question = row["question"] if "question" in row else _text_of_prompt(row["prompt"]) if "prompt" in row else None
+    query = row.get("query", question)
+    if query is None:
+        raise DataError("query is missing; expected query, question or prompt")
+    record = {
+        "id": row.get("id", f"{images[0]}:{where.rpartition(':')[2].removeprefix(' row ')}"),
+        "task": task_of_target(row.get("target"), where=where),
+        "images": [
+            {"path": name, "width": size.width, "height": size.height} for name, size in zip(images, sizes, strict=True)
+        ],
+        "query": query,
+        "target": row["target"],
+        "target_image": row.get("target_image", 0),
+    }
+    return sample_from_record(record | ({} if question is None else {"question": question}), where=where)
+
+
+def _text_of_prompt(prompt: Any) -> str:
+    """The text of TRL's prompt: a string, or one user message of a string or of image and text parts."""
+    if isinstance(prompt, str):
+        return prompt
+    message = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else None
+    if not isinstance(message, dict) or message.get("role") != "user":
+        raise DataError(f"prompt is {prompt!r:.60}; expected a text or a list of one user message")
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise DataError(f"content of the prompt is {content!r:.60}; expected a text or a list of parts")
+    texts = [part.get("text") for part in content if part.get("type") == "text"]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError("the prompt holds no text")
+    return "\n".join(map(str, texts))
+
+
+def _images_of(row: dict[str, Any]) -> tuple[str, ...] | None:
+    """The paths of a row's images; None unless there are some and all lead into the folder."""
+    found = [row["image"]] if "image" in row and "images" not in row else row.get("images")
+    if not isinstance(found, list) or not found or ("image" in row and "images" in row):
+        return None
+    names = []
+    for name in found:
+        if not isinstance(name, str) or not name.strip():
+            return None
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            return None
+        names.append(path.as_posix())
+    return tuple(names)
+
+
+class _Pictures:
+    """Sizes of image files, each looked at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._images: dict[str, AnnotatedImage] = {}
+        self._skipped = Skipped()
+        self._looked = UprightImages(self._images, self._skipped)
+
+    def size(self, name: str) -> ImageSize:
+        """Upright size of a whole picture; ``DataError`` if it is none."""
+        if name not in self._images:
+            self._images[name] = AnnotatedImage(name=name, file=self._folder / name, declared=None, boxes={})
+        if not self._looked.is_usable(name):
+            raise DataError(next(f"{what}: {why}" for what, why in self._skipped.records if what == f"image {name}"))
+        return self._looked.size(name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,154 @@
+"""Rows of JSON, in each of their spellings, whole and broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factories import box, detections, save_picture
+from virft.cli import main
+from virft.data.annotations import Skipped
+from virft.data.sources.rows import ROW_SCHEMA, RowPlan, write_row_stores
+from virft.data.store import Store
+from virft.errors import DataError
+from virft.types import Label, Sample, TaskName
+
+ROOT = Path(__file__).parents[4]
+BOXES = {"boxes": [[10, 10, 30, 40]]}
+
+
+def build(folder: Path, *rows: Any, plan: RowPlan | None = None, ending: str = "jsonl") -> tuple[list[Sample], Any]:
+    """The samples of the rows about a.png and b.png (64 x 48), and the card."""
+    for name in ("a.png", "b.png"):
+        save_picture(folder / "images" / name)
+    file = folder / f"rows.{ending}"
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    file.write_text("\n".join(lines) + "\n" if ending == "jsonl" else f"[{','.join(lines)}]")
+    cards = write_row_stores(
+        file, folder / "images", folder / "out", plan=plan or RowPlan(), skipped=Skipped(), overwrite=True
+    )
+    return [sample for part in cards for sample in Store(part)], cards
+
+
+def card(cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    (only,) = cards.values()
+    return only
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_a_row_of_every_task(tmp_path: Path, ending: str) -> None:
+    samples, _ = build(
+        tmp_path,
+        {"image": "a.png", "query": "fox", "target": BOXES, "id": "first"},
+        {"image": "a.png", "query": "animal", "target": {"label": "red fox", "aliases": ["fox"]}},
+        {"image": "b.png", "query": "the one left", "target": {"box": [1, 2, 3, 4], "polygons": [[1, 2, 3, 2, 2, 4]]}},
+        ending=ending,
+    )
+    assert [one.task for one in samples] == [TaskName.DETECTION, TaskName.CLASSIFICATION, TaskName.GROUNDING]
+    assert [one.query for one in samples] == ["fox", "animal", "the one left"]
+    assert [one.target for one in samples] == [
+        detections((10, 10, 30, 40)),
+        Label(text="red fox", aliases=("fox",)),
+        box(1, 2, 3, 4),
+    ]
+    assert samples[0].id == "first"
+    assert samples[2].polygons == ((1, 2, 3, 2, 2, 4),)
+    assert len({one.id for one in samples}) == 3
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"question": "Where?"},
+        {"prompt": "Where?"},
+        {"prompt": [{"role": "user", "content": "Where?"}]},
+        {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}]},
+    ],
+)
+def test_a_question_of_its_own_is_kept_as_it_is(tmp_path: Path, asked: dict[str, Any]) -> None:
+    (plain, named), _ = build(
+        tmp_path,
+        {"image": "a.png", "target": BOXES} | asked,
+        {"images": ["a.png"], "query": "fox", "target": BOXES} | asked,
+    )
+    assert (plain.question, plain.query) == ("Where?", "Where?")
+    assert (named.question, named.query) == ("Where?", "fox")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"image": "a.png", "query": "fox"}, "target is None; expected an object with boxes, label or box"),
+        ({"image": "a.png", "target": BOXES}, "query is missing; expected query, question or prompt"),
+        ({"image": "a.png", "query": " ", "target": BOXES}, "query is ' '; expected text that is not empty"),
+        ({"image": "a.png", "query": "fox", "target": {"boxes": [[1, 2, 3]]}}, "box [1, 2, 3] is not four numbers"),
+        (
+            {"image": "a.png", "query": "fox", "target": {"boxes": [[9, 9, 99, 40]]}},
+            "box [9, 9, 99, 40] reaches",
+        ),
+        ({"image": "a.png", "query": "fox", "target": BOXES, "bbox": 1}, "bbox is no key of a row; expected id, image"),
+        ({"image": "c.png", "query": "fox", "target": BOXES}, "image c.png: no such image"),
+        ({"image": "../a.png", "query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
+        ({"image": "a.png", "images": ["a.png"], "query": "fox", "target": BOXES}, "image is missing or no path"),
+        ({"query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
+        ({"image": "a.png", "question": "Q", "prompt": "P", "target": BOXES}, "question and prompt are both there"),
+        ({"image": "a.png", "prompt": [{"role": "system", "content": "P"}], "target": BOXES}, "prompt is [{'role'"),
+        ({"image": "a.png", "prompt": [{"role": "user", "content": []}], "target": BOXES}, "the prompt holds no text"),
+        ({"image": "a.png", "query": "fox", "target": BOXES, "id": "good"}, "id 'good' was used before"),
+        (
+            {"image": "a.png", "query": "fox", "target": BOXES, "target_image": 1},
+            "target_image is 1; expected",
+        ),
+        ("{", "not valid JSON"),
+        ("[1]", "[1] is not an object"),
+    ],
+)
+def test_a_broken_row_is_skipped_and_named(tmp_path: Path, row: Any, reason: str) -> None:
+    samples, cards = build(tmp_path, {"image": "b.png", "query": "fox", "target": BOXES, "id": "good"}, row)
+    assert [one.id for one in samples] == ["good"]
+    (skipped,) = card(cards)["skipped"]
+    assert skipped["where"] == "rows.jsonl:2"
+    assert skipped["reason"].startswith(reason)
+
+
+def test_rows_of_one_image_stay_in_one_part(tmp_path: Path) -> None:
+    rows = [{"image": name, "query": query, "target": BOXES} for query in ("fox", "hen") for name in ("a.png", "b.png")]
+    build(tmp_path, *rows, plan=RowPlan(test_frac=0.5))
+    parts = [{Path(one.images[0]).name for one in Store(tmp_path / "out" / part)} for part in ("train", "test")]
+    assert sorted(map(sorted, parts)) == [["a.png"], ["b.png"]]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "query": "fox", "target": BOXES}]
+    for name in ("one", "two"):
+        build(tmp_path / name, *rows)
+    for file in ("samples.jsonl", "card.json"):
+        assert (tmp_path / "one" / "out" / file).read_bytes() == (tmp_path / "two" / "out" / file).read_bytes()
+
+
+def test_a_file_that_holds_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no samples came out of the source; nothing was written"):
+        build(tmp_path, "{")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "rows.json").write_text('{"image": 1}')
+    with pytest.raises(DataError, match=r"rows\.json: holds a dict; expected a list of rows"):
+        write_row_stores(
+            tmp_path / "rows.json", tmp_path / "images", tmp_path / "out", plan=RowPlan(), skipped=Skipped()
+        )
+
+
+def test_the_verb_builds_and_tells_what_was_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(tmp_path, {"image": "a.png", "query": "fox", "target": BOXES}, {"image": "a.png"})
+    argv = ["build", "rows", str(tmp_path / "rows.jsonl"), str(tmp_path / "images"), str(tmp_path / "verb")]
+    assert main(argv) == 0
+    assert "skipped rows.jsonl:2: query is missing" in capsys.readouterr().out
+    assert main([*argv, "--overwrite", "--strict"]) == 2
+    assert "rows.jsonl:2: query is missing" in capsys.readouterr().err
+
+
+def test_the_schema_in_the_documentation_is_the_one_of_the_code() -> None:
+    page = (ROOT / "docs" / "rows.schema.json").read_text(encoding="utf-8")
+    assert page == json.dumps(ROW_SCHEMA, indent=2) + "\n"
