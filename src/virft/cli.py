@@ -89,7 +89,18 @@ def _add_build(verbs: _Verbs) -> None:
     for name, federated in (("coco", False), ("lvis", True)):
         verb = _add_verb(sources, name, f"{name.upper()} JSON with its images: detection", function="build_coco")
         verb.set_defaults(federated=federated)
-        _add_coco_arguments(verb)
+        verb.add_argument("annotations", metavar="JSON", type=Path)
+        verb.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
+        _add_detection_arguments(verb)
+    for kind, what in (
+        ("labelme", "LabelMe JSON files beside their images"),
+        ("voc", "Pascal VOC XML files, images in JPEGImages or beside"),
+        ("yolo", "YOLO text files, with images, labels and names"),
+    ):
+        verb = _add_verb(sources, kind, f"{what}: detection", function="build_files")
+        verb.set_defaults(kind=kind)
+        verb.add_argument("root", metavar="FOLDER", type=Path)
+        _add_detection_arguments(verb)
     folders = _add_verb(sources, "folders", "a folder of images for each class", function="build_folders")
     folders.add_argument("root", metavar="FOLDER", type=Path, help="folder of the classes' folders")
     _add_label_arguments(folders)
@@ -132,9 +143,7 @@ def _add_build_choices(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
 
 
-def _add_coco_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("annotations", metavar="JSON", type=Path)
-    verb.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
+def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
     verb.add_argument(
         "--classes",

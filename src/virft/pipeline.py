@@ -55,6 +55,43 @@ def build_coco(
     return cards
 
 
+def build_files(
+    *,
+    kind: Literal["labelme", "voc", "yolo"],
+    root: Path,
+    out: Path,
+    classes: Sequence[str] = (),
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    test_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    link: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Detection data sets of a folder with an annotation file for each image; their cards by folder."""
+    from virft.data.annotations import Skipped
+    from virft.data.class_sets import expand_class_sets
+    from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.sources.labelme import read_labelme
+    from virft.data.sources.voc import read_voc
+    from virft.data.sources.yolo import read_yolo
+
+    skipped = Skipped(strict=strict)
+    read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
+    cards = write_detection_stores(
+        read(root, classes=expand_class_sets(classes), skipped=skipped),
+        out,
+        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, test_frac=test_frac, seed=seed),
+        source={"kind": kind, "name": root.absolute().name},
+        skipped=skipped,
+        overwrite=overwrite,
+        link=link,
+    )
+    _print_cards(cards)
+    return cards
+
+
 def build_folders(
     *,
     root: Path,

@@ -5,7 +5,6 @@ Formats: https://cocodataset.org/#format-data, https://www.lvisdataset.org/datas
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from virft.boxes import XYXY, xywh_to_xyxy
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.samples import box_fault
+from virft.data.sources.detection_files import nearest
 from virft.errors import ConfigError, DataError
 from virft.types import ImageSize
 
@@ -180,9 +180,7 @@ def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
     names = sorted(set(known))
     for name in classes:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20])}"
-            raise ConfigError(f"class {name!r} is not in {file}; {hint}")
+            raise ConfigError(f"class {name!r} is not in {file}; {nearest(name, names)}")
     return set(classes)
 
 

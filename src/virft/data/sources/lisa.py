@@ -6,17 +6,14 @@ those labelled ``ignore`` are left out. Source: LISA (arXiv 2308.00692).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from virft.boxes import XYXY
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
+from virft.data.sources.detection_files import folder_files
+from virft.data.sources.labelme import declared_size, hull, image_beside, points_of, read_tree
 from virft.errors import DataError
-from virft.types import ImageSize, Polygon
+from virft.types import Polygon
 
 TARGET, IGNORE = "target", "ignore"
 
@@ -27,15 +24,10 @@ def read_lisa(folder: Path, *, skipped: Skipped) -> ReferringSet:
     Left out and noted: files that cannot be read or have no image, no instruction or no target polygon; empty
     instructions; shapes that are no polygon of at least three points. Counted in ``num_ignored``: ignore-shapes.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected a folder of LabelMe JSON files beside their images")
-    files = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
-    if not files:
-        raise DataError(f"{folder}: holds no JSON file; expected one beside each image")
     images: dict[str, AnnotatedImage] = {}
     expressions: list[Expression] = []
     num_ignored = 0
-    for file in files:
+    for file in folder_files(folder, ".json", "LabelMe JSON files beside their images"):
         where = file.relative_to(folder).as_posix()
         try:
             tree = read_tree(file)
@@ -55,62 +47,6 @@ def read_lisa(folder: Path, *, skipped: Skipped) -> ReferringSet:
             for number, text in enumerate(texts)
         ]
     return ReferringSet(images=images, expressions=tuple(expressions), num_ignored=num_ignored)
-
-
-def read_tree(file: Path) -> dict[str, Any]:
-    """The object in a LabelMe file; ``DataError`` without the file's name, which the caller notes."""
-    try:
-        tree = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"not valid JSON ({error})") from error
-    if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
-        raise DataError("holds no list of shapes; expected a LabelMe file")
-    return tree
-
-
-def image_beside(file: Path) -> Path:
-    """The image of the same name in the same folder."""
-    for ending in (".jpg", ".jpeg", ".png", *sorted(Image.registered_extensions())):
-        for spelling in (ending, ending.upper()):
-            if (image := file.with_suffix(spelling)).is_file():
-                return image
-    raise DataError(f"no image {file.stem}.jpg (or of another format) beside it")
-
-
-def declared_size(tree: dict[str, Any]) -> ImageSize | None:
-    """The size that the file declares, if it does."""
-    sides = (tree.get("imageWidth"), tree.get("imageHeight"))
-    return ImageSize(*sides) if all(type(side) is int and side > 0 for side in sides) else None  # type: ignore[arg-type]
-
-
-def points_of(shape: Any) -> Polygon | None:
-    """x1, y1, x2, y2 .. of a shape's points; None if they are not numbers."""
-    points = shape.get("points") if isinstance(shape, dict) else None
-    if not isinstance(points, list):
-        return None
-    flat: list[float] = []
-    for point in points:
-        if not isinstance(point, list) or len(point) != 2 or any(type(value) not in (int, float) for value in point):
-            return None
-        flat += map(float, point)
-    return tuple(flat)
-
-
-def hull(polygons: Iterable[Polygon]) -> XYXY:
-    """The smallest box around all polygons.
-
-    >>> hull([(0, 0, 4, 0, 4, 3), (6, 6, 8, 6, 7, 9)])
-    (0, 0, 8, 9)
-    """
-    corners = [(xs, ys) for polygon in polygons for xs, ys in [(polygon[::2], polygon[1::2])]]
-    return (
-        min(min(xs) for xs, _ in corners),
-        min(min(ys) for _, ys in corners),
-        max(max(xs) for xs, _ in corners),
-        max(max(ys) for _, ys in corners),
-    )
 
 
 _Faults = list[tuple[str, str]]

@@ -1,0 +1,115 @@
+"""Pascal VOC: an XML file for each image.
+
+Format: http://host.robots.ox.ac.uk/pascal/VOC/ (VOC2012 development kit)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+from virft.boxes import XYXY
+from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.samples import box_fault
+from virft.data.sources.detection_files import detection_set, folder_files
+from virft.errors import DataError
+from virft.types import ImageSize
+
+_IMAGE_FOLDERS = ("../JPEGImages", "../images", ".")
+
+
+def read_voc(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
+    """Every ``*.xml`` of the folder; images in JPEGImages or images beside the XML files' folder, or beside them.
+
+    VOC counts pixels from 1 and includes the last: (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax. Left out and
+    noted: files that cannot be read or have no image, objects without name or box. Objects marked ``difficult`` make
+    their class doubtful on the image, as its authors do not count them either.
+    """
+    images: dict[str, AnnotatedImage] = {}
+    num_difficult = 0
+    for file in folder_files(folder, ".xml", "Pascal VOC XML files"):
+        where = file.relative_to(folder).as_posix()
+        try:
+            tree = _read(file)
+            image = _image_of(file, tree)
+            size = _size_of(tree)
+        except DataError as error:
+            skipped.note(where, str(error))
+            continue
+        boxes: dict[str, list[XYXY]] = {}
+        doubtful: set[str] = set()
+        for number, row in enumerate(tree.iter("object")):
+            label = (row.findtext("name") or "").strip()
+            if not label:
+                skipped.note(f"{where}: object {number}", "has no name")
+                continue
+            box = _box_of(row)
+            fault = "bndbox has no four numbers" if box is None else box_fault(box, size) if size else None
+            if box is None or fault:
+                skipped.note(f"{where}: object {number}", str(fault))
+                doubtful.add(label)
+            elif (row.findtext("difficult") or "0").strip() == "1":
+                num_difficult += 1
+                doubtful.add(label)
+            else:
+                boxes.setdefault(label, []).append(box)
+        name = _name_of(image, folder)
+        if name in images:
+            skipped.note(where, f"image {name} was annotated before")
+            continue
+        images[name] = AnnotatedImage(
+            name=name,
+            file=image,
+            declared=size,
+            boxes={label: tuple(found) for label, found in boxes.items() if label not in doubtful},
+            doubtful=frozenset(doubtful),
+        )
+    found = detection_set(images, classes, where=folder.name)
+    return AnnotatedSet(images=found.images, classes=found.classes, num_crowd=num_difficult)
+
+
+def _read(file: Path) -> ElementTree.Element:
+    try:
+        tree = ElementTree.fromstring(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})") from error
+    except ElementTree.ParseError as error:
+        raise DataError(f"not valid XML ({error})") from error
+    if tree.tag != "annotation":
+        raise DataError(f"holds <{tree.tag}>; expected <annotation>")
+    return tree
+
+
+def _image_of(file: Path, tree: ElementTree.Element) -> Path:
+    name = (tree.findtext("filename") or "").strip()
+    if not name:
+        raise DataError("names no image; expected <filename>")
+    last = PurePosixPath(name.replace("\\", "/")).name
+    for folder in _IMAGE_FOLDERS:
+        if (image := (file.parent / folder / last).resolve()).is_file():
+            return image
+    raise DataError(f"no image {last}; expected it in JPEGImages or images beside this folder, or beside the file")
+
+
+def _name_of(image: Path, folder: Path) -> str:
+    """The image's path inside the folder or the one above."""
+    for base in (folder.resolve(), folder.resolve().parent):
+        if image.is_relative_to(base):
+            return image.relative_to(base).as_posix()
+    return image.name
+
+
+def _size_of(tree: ElementTree.Element) -> ImageSize | None:
+    sides = [tree.findtext(f"size/{side}") or "" for side in ("width", "height")]
+    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        return None
+    return ImageSize(int(sides[0]), int(sides[1]))
+
+
+def _box_of(row: ElementTree.Element) -> XYXY | None:
+    try:
+        x1, y1, x2, y2 = (float(row.findtext(f"bndbox/{name}") or "") for name in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        return None
+    return x1 - 1.0, y1 - 1.0, x2, y2

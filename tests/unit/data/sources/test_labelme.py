@@ -1,0 +1,97 @@
+"""LabelMe folders, whole and broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factories import save_picture
+from virft.cli import main
+from virft.data.annotations import AnnotatedSet, Skipped
+from virft.data.sources.labelme import read_labelme
+from virft.data.store import Store
+from virft.errors import ConfigError, DataError
+
+CAT = {"label": "cat", "shape_type": "rectangle", "points": [[30, 40], [10, 10]]}
+DOG = {"label": "dog", "shape_type": "polygon", "points": [[40, 5], [60, 5], [50, 20]]}
+
+
+def save(folder: Path, *shapes: Any, name: str = "a", **changes: Any) -> Path:
+    save_picture(folder / f"{name}.png")
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"shapes": shapes, "imageWidth": 64, "imageHeight": 48, "imagePath": "x"} | changes))
+    return path
+
+
+def read(folder: Path, **options: Any) -> tuple[AnnotatedSet, list[tuple[str, str]]]:
+    skipped = Skipped()
+    return read_labelme(folder, skipped=skipped, **options), skipped.records
+
+
+def test_corners_come_in_any_order_and_polygons_get_the_box_around_them(tmp_path: Path) -> None:
+    save(tmp_path, CAT, DOG)
+    annotated, skipped = read(tmp_path)
+    assert annotated.classes == ("cat", "dog")
+    assert annotated.images["a.png"].boxes == {"cat": ((10, 10, 30, 40),), "dog": ((40, 5, 60, 20),)}
+    assert skipped == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shape_type": "circle"}, "shape_type is 'circle'; expected one of rectangle, polygon"),
+        ({"points": [[1, 2]]}, "points are [[1, 2]]; expected at least 2 of [x, y]"),
+        ({"points": None}, "points are None; expected at least 2 of [x, y]"),
+        ({"points": [[1, 2], ["3", 4]]}, "points are [[1, 2], ['3', 4]]; expected at least 2 of [x, y]"),
+        ({"points": [[1, 2], [1, 9]]}, "box [1, 2, 1, 9] has x2 <= x1; expected x1 < x2"),
+        ({"points": [[1, 2], [99, 9]]}, "box [1, 2, 99, 9] reaches outside its image"),
+    ],
+)
+def test_a_broken_shape_is_named_and_its_class_is_not_called_absent(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    save(tmp_path, CAT | change, DOG)
+    annotated, skipped = read(tmp_path)
+    assert set(annotated.images["a.png"].boxes) == {"dog"}
+    assert not annotated.images["a.png"].is_absent("cat")
+    ((where, found),) = skipped
+    assert where == "a.json: shape 0"
+    assert found.startswith(reason)
+
+
+@pytest.mark.parametrize("shape", ["x", {"points": [[1, 2], [3, 4]]}, {"label": " "}])
+def test_a_shape_without_a_label_is_named(tmp_path: Path, shape: Any) -> None:
+    save(tmp_path, shape, DOG)
+    ((where, found),) = read(tmp_path)[1]
+    assert where == "a.json: shape 0"
+    assert found.endswith("expected a class name")
+
+
+def test_broken_files_are_skipped_and_named(tmp_path: Path) -> None:
+    save(tmp_path, CAT)
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "c.json").write_bytes(b"\xff\xfe{")
+    (tmp_path / "d.json").write_text('{"shapes": []}')
+    annotated, skipped = read(tmp_path)
+    assert set(annotated.images) == {"a.png"}
+    assert [where for where, _ in skipped] == ["b.json", "c.json", "d.json"]
+    with pytest.raises(DataError, match=r"holds no \.json file; expected LabelMe JSON files beside their images"):
+        read(save_picture(tmp_path / "p" / "a.png").parent)
+    with pytest.raises(DataError, match="no such folder"):
+        read(tmp_path / "nowhere")
+
+
+def test_unknown_class_is_told_with_the_nearest(tmp_path: Path) -> None:
+    save(tmp_path, CAT)
+    with pytest.raises(ConfigError, match=r"class 'cst' is not in .*; did you mean 'cat'\?"):
+        read(tmp_path, classes=["cst"])
+
+
+def test_the_verb_builds_a_set_with_absent_classes(tmp_path: Path) -> None:
+    save(tmp_path / "in", CAT)
+    save(tmp_path / "in", DOG, name="b")
+    assert main(["build", "labelme", str(tmp_path / "in"), str(tmp_path / "d"), "--negatives-frac", "0.5"]) == 0
+    assert [one.id for one in Store(tmp_path / "d")] == ["a.png:cat", "a.png:dog", "b.png:cat", "b.png:dog"]
