@@ -251,6 +251,33 @@ def build_scenes(
     return {str(out): card}
 
 
+def check(*, data: Path) -> None:
+    """Read a data set whole, and print what it holds."""
+    from virft.data.store import Store
+    from virft.data.survey import survey, survey_text
+
+    store = Store(data)
+    print(survey_text(survey(store)))
+    skipped = store.card.get("num_skipped", 0)
+    print(f"{len(store)} questions, hash {store.hash[:12]}; every picture can be read" + _told_skipped(skipped))
+
+
+def look(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
+    """Write one HTML page of at most ``limit`` questions, evenly spread over a data set, with their targets."""
+    from virft.data.store import Store
+    from virft.report.samples import write_samples_page
+
+    store = Store(data)
+    store.check()
+    number = min(limit, len(store))
+    chosen = (store[i * len(store) // number] for i in range(number))
+    goal = out or store.folder / "look.html"
+    intro = f"{number} of {len(store)} questions" + _told_skipped(store.card.get("num_skipped", 0))
+    with goal.open("w", encoding="utf-8") as file:
+        file.writelines(write_samples_page(chosen, title=store.folder.absolute().name, intro=intro))
+    _say(str(goal))
+
+
 def explain(
     *,
     text: str | None = None,
@@ -404,6 +431,10 @@ def _fault_of_target(known: Reading) -> str | None:
     if isinstance(known.answer, Detections) and known.answer.invalid:
         return known.answer.invalid[0].reason
     return None
+
+
+def _told_skipped(number: int) -> str:
+    return f"; {number} records of the source were skipped, see card.json" if number else ""
 
 
 def _print_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:

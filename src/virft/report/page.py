@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from PIL import Image
 
@@ -26,12 +27,18 @@ def render_page(
     parts += [f"<h2>{html.escape(caption)}</h2>{table}" for caption, table in tables.items()]
     if picture is not None:
         parts.append(f'<h2>Before and after</h2><img alt="{html.escape(picture_text)}" src="{data_uri(picture)}">')
-    body = "\n".join(parts)
-    return (
+    head, tail = page_around(title)
+    return head + "\n".join(parts) + tail
+
+
+def page_around(title: str, *, style: str = "") -> tuple[str, str]:
+    """What stands before and behind a page's body; ``style`` goes over our own."""
+    head = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{body}</body></html>\n"
+        f"<style>{_STYLE}{style}</style></head><body>"
     )
+    return head, "</body></html>\n"
 
 
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -47,8 +54,8 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "<table>" + line(header, "th") + "".join(line(row, "td") for row in rows) + "</table>"
 
 
-def data_uri(picture: Image.Image) -> str:
-    """The picture as a PNG inside a URI."""
+def data_uri(picture: Image.Image, kind: Literal["PNG", "JPEG"] = "PNG") -> str:
+    """The picture inside a URI."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, kind, optimize=True)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()

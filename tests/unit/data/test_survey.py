@@ -1,0 +1,66 @@
+"""What ``virft check`` says of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from factories import box, detections, sample, save_picture
+from virft.cli import main
+from virft.data.store import Store
+from virft.data.store_writer import StoreWriter
+from virft.data.survey import survey, survey_text
+from virft.errors import DataError
+from virft.types import Label, Sample, TaskName
+
+
+def save(folder: Path, *samples: Sample) -> Path:
+    """A data set of these samples on one picture of 200 x 150."""
+    save_picture(folder / "a.png", (200, 150))
+    with StoreWriter(folder / "d") as writer:
+        writer.add_image_file("a.png", folder / "a.png")
+        for one in samples:
+            writer.add(one)
+        writer.finish(source={}, seed=0, skipped=[("here", "why")])
+    return folder / "d"
+
+
+def four(folder: Path) -> Path:
+    size = (200, 150)
+    return save(
+        folder,
+        sample(detections((0, 0, 10, 10), (0, 0, 40, 40)), id="1", size=size),
+        sample(detections(), id="2", size=size),
+        sample(Label(text="red fox"), id="3", size=size, task=TaskName.CLASSIFICATION),
+        sample(box(0, 0, 120, 120), id="4", size=size, task=TaskName.GROUNDING, query="the left one"),
+    )
+
+
+def test_questions_boxes_and_sizes_are_counted(tmp_path: Path) -> None:
+    rows = survey(Store(four(tmp_path)))
+    assert list(rows) == [
+        (TaskName.CLASSIFICATION, "red fox"),
+        (TaskName.DETECTION, "fox"),
+        (TaskName.GROUNDING, "(all expressions)"),
+    ]
+    fox = rows[TaskName.DETECTION, "fox"]
+    assert (fox.questions, fox.absent, fox.boxes) == (2, 1, 2)
+    assert fox.by_size == {"small": 1, "medium": 1}
+    assert rows[TaskName.GROUNDING, "(all expressions)"].by_size == {"large": 1}
+    header, *lines = survey_text(rows).splitlines()
+    assert header.split() == ["task", "class", "questions", "absent", "boxes", "small", "medium", "large"]
+    assert lines[1].split() == ["detection", "fox", "2", "1", "2", "1", "1", "0"]
+    assert len({len(line) for line in (header, *lines)}) == 1
+
+
+def test_the_verb_tells_what_was_skipped_and_what_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = four(tmp_path)
+    assert main(["check", str(folder)]) == 0
+    assert "1 records of the source were skipped" in capsys.readouterr().out
+    (folder / "images" / "a.png").write_bytes(b"cut")
+    assert main(["check", str(folder)]) == 2
+    assert "a.png" in capsys.readouterr().err
+    (folder / "images" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"samples\.jsonl:1: no such image"):
+        survey(Store(folder))
