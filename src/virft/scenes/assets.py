@@ -1,4 +1,4 @@
-"""The assets of the embedded world: classes, cut-outs in three styles, background photographs.
+"""The assets of the embedded world: classes, cut-outs in several styles, background photographs.
 
 Everything is decoded once per process and then shared: do not write into what these functions return.
 """
@@ -24,6 +24,8 @@ class Style(StrEnum):
     FLUENT = "fluent"
     TWEMOJI = "twemoji"
     NOTO = "noto"
+    FLAT = "flat"
+    EMOJIONE = "emojione"
 
 
 class Split(StrEnum):
@@ -35,6 +37,8 @@ class Split(StrEnum):
 
 TRAIN_STYLES = (Style.FLUENT, Style.TWEMOJI)
 TEST_STYLES = (Style.NOTO,)
+BASE_STYLES = (*TRAIN_STYLES, Style.FLAT, Style.EMOJIONE)
+"""What the built-in model is trained with; the last two hold base classes and things only, and not all of them."""
 THING = "thing"
 
 
@@ -104,15 +108,34 @@ def _things(style: Style) -> ZipFile:
 
 
 @cache
+def styles_of(name: str, styles: tuple[Style, ...]) -> tuple[Style, ...]:
+    """Those of the styles in which there is a cut-out of the class or thing."""
+    return tuple(style for style in styles if _is_file(name, style) or _is_in_zip(name, style))
+
+
+@cache
 def sprite(class_name: str, style: Style) -> Image.Image:
     """The cut-out, RGBA with straight alpha, cropped to alpha > 16; its longer side is at most 96 pixels.
 
-    Things are there in the styles of training only.
+    ``KeyError`` if there is none in this style, see ``styles_of``.
     """
-    if class_name not in scene_classes():
-        return Image.open(BytesIO(_things(style).read(f"{class_name}.webp"))).convert("RGBA")
-    path = _ASSETS / "sprites" / str(style) / f"{class_name.replace(' ', '_')}.webp"
+    if not _is_file(class_name, style):
+        return Image.open(BytesIO(_things(style).read(f"{_file_of(class_name)}"))).convert("RGBA")
+    path = _ASSETS / "sprites" / str(style) / _file_of(class_name)
     return Image.open(BytesIO(path.read_bytes())).convert("RGBA")
+
+
+def _file_of(name: str) -> str:
+    return f"{name.replace(' ', '_')}.webp"
+
+
+def _is_file(name: str, style: Style) -> bool:
+    """Whether it is a class in a style that has all of them."""
+    return name in scene_classes() and style in (*TRAIN_STYLES, *TEST_STYLES)
+
+
+def _is_in_zip(name: str, style: Style) -> bool:
+    return style in BASE_STYLES and _file_of(name) in _things(style).namelist()
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from virft.scenes.assets import Style, sprite
+from virft.scenes.assets import Style, sprite, styles_of
 
 REFERENCE_SIZE = 112  # the image size that sides and margins in pixels are written for
 SIDE_RANGE = (26.0, 62.0)  # longer side of a cut-out in an image of REFERENCE_SIZE
@@ -43,7 +43,8 @@ class Patch:
 
 
 def make_patch(rng: np.random.Generator, item: PlanItem, styles: Sequence[Style], scale: float) -> Patch:
-    """One object of ``item`` in a random style; ``scale`` multiplies its side range."""
+    """One object of ``item`` in a random one of the styles that it has; ``scale`` multiplies its side range."""
+    styles = styles_of(item.class_name, tuple(styles))
     style = styles[int(rng.integers(len(styles)))]
     source = _premultiplied(item.class_name, style, bool(rng.random() < 0.5))
     zoom = max(8.0, rng.uniform(*item.side_range) * scale) / max(source.size)

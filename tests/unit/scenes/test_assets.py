@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from virft.scenes.assets import (
+    BASE_STYLES,
+    TEST_STYLES,
     THING,
     TRAIN_STYLES,
     Split,
@@ -20,6 +22,7 @@ from virft.scenes.assets import (
     lookalike_sets,
     scene_classes,
     sprite,
+    styles_of,
     thing_names,
 )
 
@@ -51,7 +54,7 @@ def test_no_class_name_is_a_group_name() -> None:
     assert set(class_names()).isdisjoint(group_names())
 
 
-@pytest.mark.parametrize("style", Style)
+@pytest.mark.parametrize("style", (*TRAIN_STYLES, *TEST_STYLES))
 def test_every_class_has_a_cut_out_that_fills_its_frame(style: Style) -> None:
     for name in class_names():
         image = sprite(name, style)
@@ -71,6 +74,22 @@ def test_every_thing_has_a_cut_out_in_the_styles_of_training(style: Style) -> No
     assert len(thing_names()) > 300
     for name in thing_names():
         assert 40 <= max(sprite(name, style).size) <= 64, name
+
+
+def test_the_further_styles_of_the_models_training_hold_base_classes_and_things_only() -> None:
+    further = tuple(style for style in BASE_STYLES if style not in TRAIN_STYLES)
+    assert set(further).isdisjoint(TEST_STYLES)
+    for split in ("novel", "heldout"):
+        for name in class_names(split):
+            assert styles_of(name, BASE_STYLES) == TRAIN_STYLES, name
+            with pytest.raises(KeyError):
+                sprite(name, further[0])
+    drawn = [style for name in (*class_names("base"), *thing_names()) for style in styles_of(name, further)]
+    assert min(Counter(drawn).values()) > 300
+    for name in ("hot dog", "cat", "anchor"):
+        assert styles_of(name, BASE_STYLES) == BASE_STYLES
+        for style in further:
+            assert 40 <= max(sprite(name, style).size) <= 64
 
 
 def test_no_thing_is_a_class() -> None:
@@ -104,5 +123,6 @@ def test_the_assets_are_small() -> None:
     photographs = sum(path.stat().st_size for path in folder.glob("backgrounds/*.jpg"))
     things = sum(path.stat().st_size for path in folder.glob("things/*.zip"))
     assert sprites < 3 * 2**20
-    assert things < 2 * 2**20
+    assert things < 3 * 2**20
     assert photographs < 3 * 2**20
+    assert sprites + things + photographs < 8 * 2**20
