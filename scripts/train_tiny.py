@@ -3,8 +3,8 @@
     python scripts/train_tiny.py dense FOLDER --steps N     the vision tower alone
     python scripts/train_tiny.py joint FOLDER --steps N     the whole model, starting from the dense stage
 
-``--start-from MODEL`` begins either stage with a model's weights; the joint stage takes the tower of the dense stage
-where there is one.
+``--start-from MODEL`` begins either stage with a model's weights, and if MODEL is the FOLDER of an earlier training
+with its throw-away heads too; the joint stage takes the tower of the dense stage where there is one.
 
 In the dense stage each patch predicts what it shows and the distances to the edges of its object (throw-away heads);
 next-token loss alone would take days to teach the tower to see. In the joint stage the language model answers
@@ -496,6 +496,20 @@ class Progress:
             self.sums, self.count, self.since = {}, 0, time.time()
 
 
+def earlier_weights(place: Path) -> dict[str, Tensor]:
+    """The weights to begin with, named as in the joint stage: of a model folder, or of a training with its heads."""
+    if (place / "joint.pt").exists():
+        state = torch.load(place / "joint.pt")
+        return state["module"] | {f"model.{name}": tensor for name, tensor in state["average"].items()}
+    model = Qwen2VLForConditionalGeneration.from_pretrained(place)
+    return {f"model.{name}": tensor.float() for name, tensor in model.state_dict().items()}
+
+
+def under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those below a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
 def save(path: Path, content: dict[str, object]) -> None:
     """Writes a state so that a kill leaves the old one."""
     torch.save(content, path.with_suffix(".new"))
@@ -516,9 +530,9 @@ def train_dense(args: argparse.Namespace) -> None:
     fast_patch_embed(visual)
     module = nn.ModuleDict({"visual": visual, "heads": DenseHeads(VISION["embed_dim"], NUM_KINDS)})
     if args.start_from is not None:
-        visual.load_state_dict(
-            Qwen2VLForConditionalGeneration.from_pretrained(args.start_from).model.visual.state_dict()
-        )
+        earlier = earlier_weights(args.start_from)
+        visual.load_state_dict(under("model.model.visual.", earlier))
+        module["heads"].load_state_dict(under("heads.", earlier) or module["heads"].state_dict())
     optimizer = make_optimizer(module)
     if args.compile:
         compile_blocks(visual.blocks)
@@ -576,13 +590,12 @@ def train_joint(args: argparse.Namespace) -> None:
         average, step = state["average"], state["step"]
     else:
         if args.start_from is not None:
-            model.load_state_dict(Qwen2VLForConditionalGeneration.from_pretrained(args.start_from).state_dict())
+            module.load_state_dict(module.state_dict() | earlier_weights(args.start_from))
         if (args.folder / "dense.pt").exists():
             dense = torch.load(args.folder / "dense.pt")["module"]
-            visual = {key.removeprefix("visual."): value for key, value in dense.items() if key.startswith("visual.")}
             # the merger was not trained by the dense stage: its weights are those that the stage began with
-            model.model.visual.load_state_dict(visual)
-            heads.load_state_dict({k.removeprefix("heads."): v for k, v in dense.items() if k.startswith("heads.")})
+            model.model.visual.load_state_dict(under("visual.", dense))
+            heads.load_state_dict(under("heads.", dense))
         average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     progress = Progress(args.folder / "joint.jsonl")
     while step < args.steps:
@@ -630,7 +643,7 @@ def main() -> None:
     parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss in the joint stage")
     parser.add_argument("--word-weight", type=float, default=0.25, help="weight of the heads that tie tokens to words")
     parser.add_argument("--place-weight", type=float, default=1.0, help="weight of the head that says where it is")
-    parser.add_argument("--start-from", type=Path, help="a model folder to begin with")
+    parser.add_argument("--start-from", type=Path, help="a model folder, or that of an earlier training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="with torch.compile: 1.5 times as fast")
     parser.add_argument("--renderers", type=int, default=1)

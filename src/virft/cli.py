@@ -116,15 +116,13 @@ def _add_build(verbs: _Verbs) -> None:
     _add_label_arguments(table)
     lisa = _add_verb(sources, "lisa", "ReasonSeg folders: instructions and masks, grounding", function="build_lisa")
     lisa.add_argument("folder", metavar="FOLDER", type=Path, help="LabelMe JSON files with `text`, beside their images")
-    lisa.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
+    lisa.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (of several, with a split)")
     lisa.add_argument("--questions", type=_at_least_one, metavar="N", help="questions in all; every one by default")
-    lisa.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
     _add_build_choices(lisa)
     rows = _add_verb(sources, "rows", "rows of JSON: image, question, target; any task", function="build_rows")
     rows.add_argument("rows", metavar="FILE", type=Path, help="a .json list, or JSON lines; docs/rows.schema.json")
     rows.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
-    rows.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
-    rows.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
+    rows.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (of several, with a split)")
     _add_build_choices(rows)
     scenes = _add_verb(sources, "scenes", "scenes of the built-in world", function="build_scenes")
     scenes.add_argument("out", metavar="OUT", type=Path, help="folder of the data set")
@@ -143,6 +141,10 @@ def _add_build(verbs: _Verbs) -> None:
 
 def _add_build_choices(verb: argparse.ArgumentParser) -> None:
     """What every build from files can be told."""
+    verb.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
+    verb.add_argument(
+        "--validation-frac", type=_share, default=0.0, help="share of images kept for OUT/validation, never of the test"
+    )
     verb.add_argument("--seed", type=_not_negative, default=0)
     verb.add_argument("--strict", action="store_true", help="stop at the first broken record")
     verb.add_argument("--link", action="store_true", help="link images instead of copying them")
@@ -150,7 +152,7 @@ def _add_build_choices(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
+    verb.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (of several, with a split)")
     verb.add_argument(
         "--classes",
         type=_names,
@@ -160,17 +162,15 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per class; all by default")
     verb.add_argument("--negatives-frac", type=_share, default=0.0, help="share of questions about an absent class")
-    verb.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
     _add_build_choices(verb)
 
 
 def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (with --test-frac: of two)")
+    verb.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (of several, with a split)")
     verb.add_argument("--domain", required=True, help='what the images show, such as "aircraft": the question asks it')
     verb.add_argument("--classes", type=_names, default=(), metavar="A,B", help="labels to ask for; all by default")
     verb.add_argument("--aliases", type=Path, metavar="JSON", help="label -> list of further names that are right")
     verb.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per label; all by default")
-    verb.add_argument("--test-frac", type=_share, default=0.0, help="share of each label's images kept for OUT/test")
     _add_build_choices(verb)
 
 

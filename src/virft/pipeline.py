@@ -23,6 +23,7 @@ def build_coco(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     test_frac: float = 0.0,
+    validation_frac: float = 0.0,
     seed: int = 0,
     strict: bool = False,
     link: bool = False,
@@ -36,16 +37,18 @@ def build_coco(
     from virft.data.annotations import Skipped
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.sampling import SplitPlan
     from virft.data.sources.coco import open_coco, read_coco
 
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images of {annotations.name}")
     skipped = Skipped(strict=strict)
     file = open_coco(annotations)
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_detection_stores(
         read_coco(file, images, classes=expand_class_sets(classes), federated=federated, skipped=skipped),
         out,
-        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, test_frac=test_frac, seed=seed),
+        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=split),
         source={"kind": "lvis" if federated else "coco", "file": file.name, "sha256": file.sha256},
         skipped=skipped,
         overwrite=overwrite,
@@ -64,6 +67,7 @@ def build_files(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     test_frac: float = 0.0,
+    validation_frac: float = 0.0,
     seed: int = 0,
     strict: bool = False,
     link: bool = False,
@@ -73,16 +77,18 @@ def build_files(
     from virft.data.annotations import Skipped
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.sampling import SplitPlan
     from virft.data.sources.labelme import read_labelme
     from virft.data.sources.voc import read_voc
     from virft.data.sources.yolo import read_yolo
 
     skipped = Skipped(strict=strict)
     read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_detection_stores(
         read(root, classes=expand_class_sets(classes), skipped=skipped),
         out,
-        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, test_frac=test_frac, seed=seed),
+        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=split),
         source={"kind": kind, "name": root.absolute().name},
         skipped=skipped,
         overwrite=overwrite,
@@ -101,6 +107,7 @@ def build_folders(
     aliases: Path | None = None,
     shots: int | None = None,
     test_frac: float = 0.0,
+    validation_frac: float = 0.0,
     seed: int = 0,
     strict: bool = False,
     link: bool = False,
@@ -109,12 +116,14 @@ def build_folders(
     """Classification data sets of a folder of images for each class; their cards by folder."""
     from virft.data.annotations import Skipped
     from virft.data.label_questions import LabelPlan, write_label_stores
+    from virft.data.sampling import SplitPlan
     from virft.data.sources.labels import read_aliases, read_label_folders
 
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_label_stores(
         read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {}),
         out,
-        plan=LabelPlan(domain=domain, shots=shots, test_frac=test_frac, seed=seed),
+        plan=LabelPlan(domain=domain, shots=shots, split=split),
         source={"kind": "folders", "name": root.absolute().name},
         skipped=Skipped(strict=strict),
         overwrite=overwrite,
@@ -134,6 +143,7 @@ def build_csv(
     aliases: Path | None = None,
     shots: int | None = None,
     test_frac: float = 0.0,
+    validation_frac: float = 0.0,
     seed: int = 0,
     strict: bool = False,
     link: bool = False,
@@ -142,16 +152,18 @@ def build_csv(
     """Classification data sets of a CSV file with the columns path and label; their cards by folder."""
     from virft.data.annotations import Skipped
     from virft.data.label_questions import LabelPlan, write_label_stores
+    from virft.data.sampling import SplitPlan
     from virft.data.sources.labels import read_aliases, read_label_csv
 
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images of {table.name}")
     skipped = Skipped(strict=strict)
     known = read_aliases(aliases) if aliases else {}
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_label_stores(
         read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped),
         out,
-        plan=LabelPlan(domain=domain, shots=shots, test_frac=test_frac, seed=seed),
+        plan=LabelPlan(domain=domain, shots=shots, split=split),
         source={"kind": "csv", "file": table.name},
         skipped=skipped,
         overwrite=overwrite,
@@ -167,6 +179,7 @@ def build_lisa(
     out: Path,
     questions: int | None = None,
     test_frac: float = 0.0,
+    validation_frac: float = 0.0,
     seed: int = 0,
     strict: bool = False,
     link: bool = False,
@@ -175,13 +188,15 @@ def build_lisa(
     """Grounding data sets of a ReasonSeg folder, with masks; their cards by folder."""
     from virft.data.annotations import Skipped
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
+    from virft.data.sampling import SplitPlan
     from virft.data.sources.lisa import read_lisa
 
     skipped = Skipped(strict=strict)
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_grounding_stores(
         read_lisa(folder, skipped=skipped),
         out,
-        plan=GroundingPlan(questions=questions, test_frac=test_frac, seed=seed),
+        plan=GroundingPlan(questions=questions, split=split),
         source={"kind": "lisa", "name": folder.absolute().name},
         skipped=skipped,
         overwrite=overwrite,
@@ -197,6 +212,7 @@ def build_rows(
     images: Path,
     out: Path,
     test_frac: float = 0.0,
+    validation_frac: float = 0.0,
     seed: int = 0,
     strict: bool = False,
     link: bool = False,
@@ -204,13 +220,14 @@ def build_rows(
 ) -> dict[str, dict[str, Any]]:
     """Data sets of rows of JSON, of any task; their cards by folder."""
     from virft.data.annotations import Skipped
-    from virft.data.sources.rows import RowPlan, write_row_stores
+    from virft.data.sampling import SplitPlan
+    from virft.data.sources.rows import write_row_stores
 
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images of {rows.name}")
-    plan = RowPlan(test_frac=test_frac, seed=seed)
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     skipped = Skipped(strict=strict)
-    cards = write_row_stores(rows, images, out, plan=plan, skipped=skipped, overwrite=overwrite, link=link)
+    cards = write_row_stores(rows, images, out, split=split, skipped=skipped, overwrite=overwrite, link=link)
     _print_cards(cards)
     return cards
 

@@ -80,3 +80,10 @@ def test_without_its_pictures_a_set_is_refused_with_the_first_that_is_missing(
     assert main(["build", "coco", str(annotations), str(tmp_path / "images"), str(tmp_path / "d")]) == 2
     assert "no samples came out of the source; nothing was written (first of" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+def test_validation_is_neither_training_nor_test(shared_data: Path, tmp_path: Path) -> None:
+    build(shared_data / "raccoon", tmp_path / "d", "--shots", "8", "--test-frac", "0.25", "--validation-frac", "0.1")
+    parts = {part: {one.id for one in Store(tmp_path / "d" / part)} for part in ("train", "validation", "test")}
+    assert {part: len(inside) for part, inside in parts.items()} == {"train": 8, "validation": 20, "test": 50}
+    assert len(set.union(*parts.values())) == 78

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from virft.boxes import box_of, clip_xyxy
 from virft.data.annotations import AnnotatedSet, Skipped
-from virft.data.sampling import Pair, choose_absent, choose_shots, split_names
+from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.types import Detection, Detections, Sample, TaskName
@@ -19,14 +19,13 @@ from virft.types import Detection, Detections, Sample, TaskName
 class QuestionPlan:
     """Which questions to ask. ``shots`` None asks every class on every image that shows it.
 
-    ``negatives_frac``: share of questions about a class that is not there. ``test_frac``: share of
-    images kept for a test set, which always holds every question of its images.
+    ``negatives_frac``: share of questions about a class that is not there. ``split``: shares of images; the parts
+    for validation and test always hold every question of their images.
     """
 
     shots: int | None = None
     negatives_frac: float = 0.0
-    test_frac: float = 0.0
-    seed: int = 0
+    split: SplitPlan = field(default_factory=SplitPlan)
 
 
 def write_detection_stores(
@@ -39,17 +38,16 @@ def write_detection_stores(
     overwrite: bool = False,
     link: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and ``out/test``) and return the card of each data set by folder.
+    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
 
-    Both folders are checked before anything is written.
+    All folders are checked before anything is written.
     """
-    train, test = split_names(annotated.images, test_frac=plan.test_frac, seed=plan.seed)
-    parts = {"train": (train, plan.shots), "test": (test, None)} if test else {"": (train, plan.shots)}
+    parts = plan.split.parts(annotated.images)
     check_parts_free(out, parts, overwrite=overwrite)
     looked = UprightImages(annotated.images, skipped)
     chosen = {
-        part: choose_questions(annotated, names, looked, shots=shots, plan=plan)
-        for part, (names, shots) in parts.items()
+        part: choose_questions(annotated, names, looked, shots=plan.shots if is_trained_on(part) else None, plan=plan)
+        for part, names in parts.items()
     }
     cards = {}
     for part, pairs in chosen.items():
@@ -58,7 +56,7 @@ def write_detection_stores(
                 path = writer.add_image_file(name, annotated.images[name].file)
                 writer.add(_sample(path, name, label, looked))
             cards[str(out / part)] = writer.finish(
-                source=source | _told(annotated, looked, plan, part), seed=plan.seed, skipped=skipped.records
+                source=source | _told(annotated, looked, plan, part), seed=plan.split.seed, skipped=skipped.records
             )
     return cards
 
@@ -77,10 +75,12 @@ def choose_questions(
         present = [(name, label) for name in usable for label in classes if images[name].boxes.get(label)]
     else:
         images_of = {label: [name for name in names if images[name].boxes.get(label)] for label in classes}
-        present = choose_shots(images_of, shots=shots, seed=plan.seed, is_usable=looked.is_usable)
+        present = choose_shots(images_of, shots=shots, seed=plan.split.seed, is_usable=looked.is_usable)
         usable = sorted({name for name, _ in present})
     candidates = [(name, label) for name in usable for label in classes if images[name].is_absent(label)]
-    absent = choose_absent(candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.seed)
+    absent = choose_absent(
+        candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.split.seed
+    )
     return sorted(present + absent)
 
 
@@ -103,9 +103,9 @@ def _told(annotated: AnnotatedSet, looked: UprightImages, plan: QuestionPlan, pa
     return {
         "split": part or "all",
         "classes": list(annotated.classes),
-        "shots": plan.shots if part != "test" else None,
+        "shots": plan.shots if is_trained_on(part) else None,
         "negatives_frac_asked": plan.negatives_frac,
-        "test_frac": plan.test_frac,
+        **shares(plan.split),
         "num_crowd_boxes_left_out": annotated.num_crowd,
         "num_incomplete_left_out": annotated.num_incomplete,
         "num_images_annotated_unrotated": looked.num_unrotated,

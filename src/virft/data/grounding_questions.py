@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from virft.boxes import box_of, clip_xyxy
 from virft.data.annotations import Expression, ReferringSet, Skipped
 from virft.data.samples import box_fault
-from virft.data.sampling import shuffled, split_names
+from virft.data.sampling import SplitPlan, is_trained_on, shares, shuffled
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.types import Sample, TaskName
@@ -19,12 +19,11 @@ from virft.types import Sample, TaskName
 class GroundingPlan:
     """Which expressions to ask for. ``questions``: so many of the training part, drawn by seed; None: all of them.
 
-    ``test_frac``: share of images kept for a test set, which holds every expression of its images.
+    ``split``: shares of images; the parts for validation and test hold every expression of their images.
     """
 
     questions: int | None = None
-    test_frac: float = 0.0
-    seed: int = 0
+    split: SplitPlan = field(default_factory=SplitPlan)
 
 
 def write_grounding_stores(
@@ -37,18 +36,18 @@ def write_grounding_stores(
     overwrite: bool = False,
     link: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and ``out/test``) and return the card of each data set by folder."""
-    train, test = split_names(referring.images, test_frac=plan.test_frac, seed=plan.seed)
-    parts = {"train": (train, plan.questions), "test": (test, None)} if test else {"": (train, plan.questions)}
+    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder."""
+    parts = plan.split.parts(referring.images)
     check_parts_free(out, parts, overwrite=overwrite)
     looked = UprightImages(referring.images, skipped)
     by_name = {one.name: one for one in referring.expressions}
     chosen = {}
-    for part, (names, questions) in parts.items():
+    for part, names in parts.items():
+        questions = plan.questions if is_trained_on(part) else None
         inside = set(names)
         order = [one.name for one in referring.expressions if one.image in inside]
         if questions is not None:
-            order = shuffled(order, seed=plan.seed, purpose="expressions")
+            order = shuffled(order, seed=plan.split.seed, purpose="expressions")
         good = (name for name in order if _is_usable(by_name[name], looked, skipped))
         chosen[part] = sorted(name for _, name in zip(range(questions or len(order)), good, strict=False))
     cards = {}
@@ -60,12 +59,12 @@ def write_grounding_stores(
                 writer.add(_sample(path, one, looked))
             told = {
                 "split": part or "all",
-                "questions": plan.questions if part != "test" else None,
-                "test_frac": plan.test_frac,
+                "questions": plan.questions if is_trained_on(part) else None,
+                **shares(plan.split),
                 "num_ignored_shapes": referring.num_ignored,
                 "num_images_annotated_unrotated": looked.num_unrotated,
             }
-            cards[str(out / part)] = writer.finish(source=source | told, seed=plan.seed, skipped=skipped.records)
+            cards[str(out / part)] = writer.finish(source=source | told, seed=plan.split.seed, skipped=skipped.records)
     return cards
 
 

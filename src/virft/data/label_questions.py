@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import LabelledSet, Skipped
-from virft.data.sampling import choose_shots, split_names
+from virft.data.sampling import SplitPlan, choose_shots, is_trained_on, one_folder_if_whole, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.types import Label, Sample, TaskName
@@ -17,13 +17,12 @@ from virft.types import Label, Sample, TaskName
 class LabelPlan:
     """Which questions to ask, and of what domain: "aircraft" makes "Which aircraft is this?".
 
-    ``shots`` None asks about every image. ``test_frac``: share of each label's images kept for a test set.
+    ``shots`` None asks about every image. ``split``: shares of each label's images.
     """
 
     domain: str
     shots: int | None = None
-    test_frac: float = 0.0
-    seed: int = 0
+    split: SplitPlan = field(default_factory=SplitPlan)
 
 
 def write_label_stores(
@@ -36,24 +35,26 @@ def write_label_stores(
     overwrite: bool = False,
     link: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and ``out/test``) and return the card of each data set by folder.
+    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
 
-    The split is made inside each label, so that every one with two images or more is in both.
+    The split is made inside each label, so that every one with images enough is in all parts.
     """
     splits = {
-        label: split_names(
-            [name for name, other in labelled.label_of.items() if other == label],
-            test_frac=plan.test_frac,
-            seed=plan.seed,
-        )
+        label: plan.split.split(name for name, other in labelled.label_of.items() if other == label)
         for label in labelled.labels
     }
-    train = {label: names for label, (names, _) in splits.items()}
-    test = {label: names for label, (_, names) in splits.items() if names}
-    parts = {"train": (train, plan.shots), "test": (test, None)} if test else {"": (train, plan.shots)}
+    parts = one_folder_if_whole(
+        {
+            part: {label: split[part] for label, split in splits.items() if split[part]}
+            for part in ("train", "validation", "test")
+        }
+    )
     check_parts_free(out, parts, overwrite=overwrite)
     looked = UprightImages(labelled.images, skipped)
-    chosen = {part: _choose(images_of, looked, shots, plan.seed) for part, (images_of, shots) in parts.items()}
+    chosen = {
+        part: _choose(images_of, looked, plan.shots if is_trained_on(part) else None, plan.split.seed)
+        for part, images_of in parts.items()
+    }
     cards = {}
     for part, names in chosen.items():
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
@@ -64,10 +65,10 @@ def write_label_stores(
                 "split": part or "all",
                 "domain": plan.domain,
                 "labels": list(labelled.labels),
-                "shots": plan.shots if part != "test" else None,
-                "test_frac": plan.test_frac,
+                "shots": plan.shots if is_trained_on(part) else None,
+                **shares(plan.split),
             }
-            cards[str(out / part)] = writer.finish(source=source | told, seed=plan.seed, skipped=skipped.records)
+            cards[str(out / part)] = writer.finish(source=source | told, seed=plan.split.seed, skipped=skipped.records)
     return cards
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 from virft.errors import ConfigError
 
 Pair = tuple[str, str]
 """Image name and class name."""
+_Part = TypeVar("_Part")
 
 
 def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
@@ -27,13 +30,52 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
     return sorted(set(names), key=lambda name: (_hash(f"{seed}\0{purpose}\0{name}"), name))
 
 
-def split_names(names: Iterable[str], *, test_frac: float, seed: int) -> tuple[list[str], list[str]]:
-    """Train and test names, each sorted. At least one of each if there are two names or more."""
-    order = shuffled(names, seed=seed, purpose="split")
-    num_test = round(test_frac * len(order))
-    if test_frac > 0.0 and len(order) > 1:
-        num_test = min(max(num_test, 1), len(order) - 1)
-    return sorted(order[num_test:]), sorted(order[:num_test])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitPlan:
+    """Which share of the names is kept for a test set, and which for validation while a model is trained."""
+
+    test_frac: float = 0.0
+    validation_frac: float = 0.0
+    seed: int = 0
+
+    def split(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Names of "train", "validation" and "test", each sorted; only the first is never empty.
+
+        A part that is asked for gets at least one name while another is left to train on.
+        """
+        order = shuffled(names, seed=self.seed, purpose="split")
+        parts: dict[str, list[str]] = {}
+        start = 0
+        for part, share in (("test", self.test_frac), ("validation", self.validation_frac)):
+            spare = len(order) - start - 1
+            count = min(max(round(share * len(order)), 1), max(spare, 0)) if share > 0.0 else 0
+            parts[part] = sorted(order[start : start + count])
+            start += count
+        return {"train": sorted(order[start:]), "validation": parts["validation"], "test": parts["test"]}
+
+    def parts(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """The same by folder of a build: without empty parts, and "" if there is but one.
+
+        >>> SplitPlan(test_frac=0.5).parts(["a", "b"]).keys(), SplitPlan().parts(["b", "a"])
+        (dict_keys(['train', 'test']), {'': ['a', 'b']})
+        """
+        return one_folder_if_whole(self.split(names))
+
+
+def is_trained_on(part: str) -> bool:
+    """Whether a part of a build is the one that models are trained on: few shots are drawn from it alone."""
+    return part in ("", "train")
+
+
+def shares(plan: SplitPlan) -> dict[str, float]:
+    """What a card says of a split."""
+    return {"test_frac": plan.test_frac, "validation_frac": plan.validation_frac}
+
+
+def one_folder_if_whole(parts: Mapping[str, _Part]) -> dict[str, _Part]:
+    """Parts that hold something by folder; "" for the whole if none but "train" does."""
+    filled = {part: content for part, content in parts.items() if content}
+    return filled if filled.keys() - {"train"} else {"": parts["train"]}
 
 
 def choose_shots(

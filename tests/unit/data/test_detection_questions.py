@@ -11,6 +11,7 @@ from factories import detections, save_picture
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.detection_questions import QuestionPlan, write_detection_stores
 from virft.data.images import raw_to_upright
+from virft.data.sampling import SplitPlan
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError
 from virft.types import ImageSize
@@ -90,7 +91,7 @@ def test_few_shot_set_uses_no_image_beyond_the_drawn_ones(tmp_path: Path) -> Non
 
 def test_train_and_test_share_no_image(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {f"{i}.png": ("cat",) for i in range(20)})
-    plan = QuestionPlan(shots=3, test_frac=0.3)
+    plan = QuestionPlan(shots=3, split=SplitPlan(test_frac=0.3))
     classes = AnnotatedSet(images=images.images, classes=("cat",))
     write_detection_stores(classes, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
     train, test = set(ids(tmp_path / "d" / "train")), set(ids(tmp_path / "d" / "test"))
@@ -167,5 +168,10 @@ def test_two_sets_are_not_put_into_one(tmp_path: Path) -> None:
     write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
     with pytest.raises(DataError, match=r"d: holds a data set already; expected a folder for the data sets train and"):
         write_detection_stores(
-            images, tmp_path / "d", plan=QuestionPlan(test_frac=0.5), source={}, skipped=Skipped(), overwrite=True
+            images,
+            tmp_path / "d",
+            plan=QuestionPlan(split=SplitPlan(test_frac=0.5)),
+            source={},
+            skipped=Skipped(),
+            overwrite=True,
         )

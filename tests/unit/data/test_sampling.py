@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virft.data.sampling import choose_absent, choose_shots, shuffled, split_names
+from virft.data.sampling import SplitPlan, choose_absent, choose_shots, shuffled
 from virft.errors import ConfigError
 
 NAMES = [f"{i}.jpg" for i in range(100)]
@@ -29,15 +29,38 @@ def test_one_more_name_moves_no_other() -> None:
 
 
 def test_split_shares_nothing_and_loses_nothing() -> None:
-    train, test = split_names(NAMES, test_frac=0.2, seed=3)
-    assert len(test) == 20
-    assert sorted(train + test) == sorted(NAMES)
+    parts = SplitPlan(test_frac=0.2, validation_frac=0.1, seed=3).parts(NAMES)
+    assert {part: len(names) for part, names in parts.items()} == {"train": 70, "validation": 10, "test": 20}
+    assert sorted(name for names in parts.values() for name in names) == sorted(NAMES)
 
 
-def test_small_split_has_one_of_each_side() -> None:
-    assert [len(part) for part in split_names(["a", "b"], test_frac=0.01, seed=0)] == [1, 1]
-    assert [len(part) for part in split_names(["a", "b"], test_frac=0.99, seed=0)] == [1, 1]
-    assert split_names(["b", "a"], test_frac=0.0, seed=0) == (["a", "b"], [])
+def test_a_validation_part_leaves_the_test_part_as_it_was() -> None:
+    plain, both = SplitPlan(test_frac=0.2, seed=3), SplitPlan(test_frac=0.2, validation_frac=0.1, seed=3)
+    assert plain.parts(NAMES)["test"] == both.parts(NAMES)["test"]
+
+
+@pytest.mark.parametrize(
+    ("names", "test_frac", "validation_frac", "sizes"),
+    [
+        ("ab", 0.01, 0.0, (1, 0, 1)),
+        ("ab", 0.99, 0.0, (1, 0, 1)),
+        ("ab", 0.0, 0.5, (1, 1, 0)),
+        ("ab", 0.5, 0.5, (1, 0, 1)),
+        ("abc", 0.01, 0.01, (1, 1, 1)),
+        ("abc", 0.99, 0.99, (1, 0, 2)),
+        ("a", 0.5, 0.5, (1, 0, 0)),
+        ("ab", 0.0, 0.0, (2, 0, 0)),
+    ],
+)
+def test_small_split_always_leaves_something_to_train_on(
+    names: str, test_frac: float, validation_frac: float, sizes: tuple[int, int, int]
+) -> None:
+    parts = SplitPlan(test_frac=test_frac, validation_frac=validation_frac).split(names)
+    assert tuple(len(parts[part]) for part in ("train", "validation", "test")) == sizes
+
+
+def test_a_whole_is_one_folder() -> None:
+    assert SplitPlan().parts("ba") == {"": ["a", "b"]}
 
 
 def test_every_class_has_exactly_k_questions() -> None:

@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from virft.data.annotations import AnnotatedImage, Skipped
 from virft.data.samples import sample_from_record, task_of_target
-from virft.data.sampling import split_names
+from virft.data.sampling import SplitPlan, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import DataError
@@ -133,35 +133,27 @@ def _objects(rows: Iterator[tuple[str, Any]], skipped: Skipped) -> Iterator[tupl
             skipped.note(where, f"{row!r:.60} is not an object")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowPlan:
-    """``test_frac``: share of images (by the first of a row) kept for a test set."""
-
-    test_frac: float = 0.0
-    seed: int = 0
-
-
 def write_row_stores(
     path: Path,
     folder: Path,
     out: Path,
     *,
-    plan: RowPlan,
+    split: SplitPlan,
     skipped: Skipped,
     overwrite: bool = False,
     link: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and ``out/test``) and return the card of each data set by folder.
+    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
 
-    The file is read twice; only the names of images stay in memory. A row that cannot be used is left out and noted.
+    ``split``: shares of images, by the first of a row. The file is read twice; only the names of images stay in
+    memory. A row that cannot be used is left out and noted.
     """
     once = Skipped(strict=skipped.strict)
     names = {images[0] for _, row in read_rows(path, once) if (images := _images_of(row)) is not None}
-    _, test = split_names(names, test_frac=plan.test_frac, seed=plan.seed)
-    parts = ("train", "test") if test else ("",)
+    parts = split.parts(names)
     check_parts_free(out, parts, overwrite=overwrite)
-    in_test = set(test)
-    source = {"kind": "rows", "file": path.name, "sha256": _sha256(path), "test_frac": plan.test_frac}
+    part_of = {name: part for part, inside in parts.items() for name in inside}
+    source = {"kind": "rows", "file": path.name, "sha256": _sha256(path), **shares(split)}
     ids: set[str] = set()
     pictures = _Pictures(folder)
     with ExitStack() as stack:
@@ -178,12 +170,12 @@ def write_row_stores(
                 skipped.note(where, str(error).removeprefix(f"{where}: "))
                 continue
             ids.add(sample.id)
-            writer = writers[("test" if images[0] in in_test else "train") if test else ""]
+            writer = writers[part_of[images[0]]]
             kept = tuple(writer.add_image_file(name, folder / name) for name in images)
             writer.add(replace(sample, images=kept))
         return {
             str(out / part): writer.finish(
-                source=source | {"split": part or "all"}, seed=plan.seed, skipped=skipped.records
+                source=source | {"split": part or "all"}, seed=split.seed, skipped=skipped.records
             )
             for part, writer in writers.items()
         }

@@ -10,6 +10,7 @@ import pytest
 from factories import save_picture
 from virft.data.annotations import Skipped
 from virft.data.label_questions import LabelPlan, write_label_stores
+from virft.data.sampling import SplitPlan
 from virft.data.sources.labels import read_aliases, read_label_csv, read_label_folders
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError
@@ -38,7 +39,7 @@ def test_each_folder_is_a_label_with_spaces(root: Path) -> None:
 
 def test_shots_of_every_label_and_a_test_set_of_the_rest(root: Path, tmp_path: Path) -> None:
     labelled = read_label_folders(root, aliases={"Boeing 737": ("B737",)})
-    plan = LabelPlan(domain="aircraft", shots=2, test_frac=0.5, seed=3)
+    plan = LabelPlan(domain="aircraft", shots=2, split=SplitPlan(test_frac=0.5, seed=3))
     cards = write_label_stores(labelled, tmp_path / "d", plan=plan, source={"kind": "folders"}, skipped=Skipped())
     train, test = Store(tmp_path / "d" / "train"), Store(tmp_path / "d" / "test")
     assert cards[str(tmp_path / "d" / "train")]["counts"]["classification"] == {
@@ -54,7 +55,7 @@ def test_shots_of_every_label_and_a_test_set_of_the_rest(root: Path, tmp_path: P
 
 def test_the_same_build_twice_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        plan = LabelPlan(domain="aircraft", shots=3, test_frac=0.3)
+        plan = LabelPlan(domain="aircraft", shots=3, split=SplitPlan(test_frac=0.3))
         write_label_stores(read_label_folders(root), tmp_path / name, plan=plan, source={}, skipped=Skipped())
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert files

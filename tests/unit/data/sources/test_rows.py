@@ -11,7 +11,8 @@ import pytest
 from factories import box, detections, save_picture
 from virft.cli import main
 from virft.data.annotations import Skipped
-from virft.data.sources.rows import ROW_SCHEMA, RowPlan, write_row_stores
+from virft.data.sampling import SplitPlan
+from virft.data.sources.rows import ROW_SCHEMA, write_row_stores
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.types import Label, Sample, TaskName
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[4]
 BOXES = {"boxes": [[10, 10, 30, 40]]}
 
 
-def build(folder: Path, *rows: Any, plan: RowPlan | None = None, ending: str = "jsonl") -> tuple[list[Sample], Any]:
+def build(folder: Path, *rows: Any, split: SplitPlan | None = None, ending: str = "jsonl") -> tuple[list[Sample], Any]:
     """The samples of the rows about a.png and b.png (64 x 48), and the card."""
     for name in ("a.png", "b.png"):
         save_picture(folder / "images" / name)
@@ -28,7 +29,7 @@ def build(folder: Path, *rows: Any, plan: RowPlan | None = None, ending: str = "
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     file.write_text("\n".join(lines) + "\n" if ending == "jsonl" else f"[{','.join(lines)}]")
     cards = write_row_stores(
-        file, folder / "images", folder / "out", plan=plan or RowPlan(), skipped=Skipped(), overwrite=True
+        file, folder / "images", folder / "out", split=split or SplitPlan(), skipped=Skipped(), overwrite=True
     )
     return [sample for part in cards for sample in Store(part)], cards
 
@@ -116,7 +117,7 @@ def test_a_broken_row_is_skipped_and_named(tmp_path: Path, row: Any, reason: str
 
 def test_rows_of_one_image_stay_in_one_part(tmp_path: Path) -> None:
     rows = [{"image": name, "query": query, "target": BOXES} for query in ("fox", "hen") for name in ("a.png", "b.png")]
-    build(tmp_path, *rows, plan=RowPlan(test_frac=0.5))
+    build(tmp_path, *rows, split=SplitPlan(test_frac=0.5))
     parts = [{Path(one.images[0]).name for one in Store(tmp_path / "out" / part)} for part in ("train", "test")]
     assert sorted(map(sorted, parts)) == [["a.png"], ["b.png"]]
 
@@ -136,7 +137,7 @@ def test_a_file_that_holds_no_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text('{"image": 1}')
     with pytest.raises(DataError, match=r"rows\.json: holds a dict; expected a list of rows"):
         write_row_stores(
-            tmp_path / "rows.json", tmp_path / "images", tmp_path / "out", plan=RowPlan(), skipped=Skipped()
+            tmp_path / "rows.json", tmp_path / "images", tmp_path / "out", split=SplitPlan(), skipped=Skipped()
         )
 
 
