@@ -54,7 +54,7 @@ def build_coco(
         overwrite=overwrite,
         link=link,
     )
-    _print_cards(cards)
+    _close_build(cards)
     return cards
 
 
@@ -94,7 +94,7 @@ def build_files(
         overwrite=overwrite,
         link=link,
     )
-    _print_cards(cards)
+    _close_build(cards)
     return cards
 
 
@@ -129,7 +129,7 @@ def build_folders(
         overwrite=overwrite,
         link=link,
     )
-    _print_cards(cards)
+    _close_build(cards)
     return cards
 
 
@@ -169,7 +169,7 @@ def build_csv(
         overwrite=overwrite,
         link=link,
     )
-    _print_cards(cards)
+    _close_build(cards)
     return cards
 
 
@@ -202,7 +202,7 @@ def build_lisa(
         overwrite=overwrite,
         link=link,
     )
-    _print_cards(cards)
+    _close_build(cards)
     return cards
 
 
@@ -228,7 +228,7 @@ def build_rows(
     split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     skipped = Skipped(strict=strict)
     cards = write_row_stores(rows, images, out, split=split, skipped=skipped, overwrite=overwrite, link=link)
-    _print_cards(cards)
+    _close_build(cards)
     return cards
 
 
@@ -264,8 +264,9 @@ def build_scenes(
         card = write_test_scenes(out, num_questions=questions, kind=SceneKind(kind), **common)
     else:
         raise ConfigError("build scenes: expected either --shots (a training set) or --questions (a test set)")
-    _print_cards({str(out): card})
-    return {str(out): card}
+    cards = {str(out): card}
+    _close_build(cards)
+    return cards
 
 
 def check(*, data: Path) -> None:
@@ -454,8 +455,22 @@ def _told_skipped(number: int) -> str:
     return f"; {number} records of the source were skipped, see card.json" if number else ""
 
 
+def _close_build(cards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say what was built; command and date go into ``build.log``, so that cards of equal builds are equal."""
+    import shlex
+    import sys
+    from datetime import UTC, datetime
+
+    from virft import __version__
+
+    line = f"{datetime.now(UTC).isoformat(timespec='seconds')}  virft {__version__}  {shlex.join(sys.argv)}\n"
+    for folder in cards:
+        (Path(folder) / "build.log").write_text(line, encoding="utf-8", errors="surrogateescape")
+    _print_cards(cards)
+
+
 def _print_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
-    """One line per data set and one per record that was left out, the first few."""
+    """One line per data set, the first records that were left out, the first pictures that are in two parts."""
     for folder, card in cards.items():
         line = f"{folder}: {card['num_samples']} questions on {card['num_images']} images"
         if card["negatives_frac"] is not None:
@@ -467,3 +482,7 @@ def _print_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
         print(f"skipped {where}: {reason}")
     if len(unique) > 5:
         print(f"and {len(unique) - 5} more skipped: see card.json")
+    source = next(iter(cards.values()))["source"]
+    if number := source.get("num_same_pictures", 0):
+        first, second = source["same_pictures"][0]
+        print(f"{number} pictures look the same in two parts, such as {first} and {second}: see card.json")

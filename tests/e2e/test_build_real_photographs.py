@@ -87,3 +87,10 @@ def test_validation_is_neither_training_nor_test(shared_data: Path, tmp_path: Pa
     parts = {part: {one.id for one in Store(tmp_path / "d" / part)} for part in ("train", "validation", "test")}
     assert {part: len(inside) for part, inside in parts.items()} == {"train": 8, "validation": 20, "test": 50}
     assert len(set.union(*parts.values())) == 78
+
+
+def test_pictures_that_the_raccoons_have_twice_are_told(shared_data: Path, tmp_path: Path) -> None:
+    build(shared_data / "raccoon", tmp_path / "d", "--test-frac", "0.3")
+    told = Store(tmp_path / "d" / "test").card["source"]["same_pictures"]
+    assert ["train/raccoon-116.jpg", "test/raccoon-11.jpg"] in told  # the same photograph, another file
+    assert len(told) == 5

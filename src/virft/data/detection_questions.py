@@ -49,6 +49,7 @@ def write_detection_stores(
         part: choose_questions(annotated, names, looked, shots=plan.shots if is_trained_on(part) else None, plan=plan)
         for part, names in parts.items()
     }
+    same = looked.same_pictures({part: dict.fromkeys(name for name, _ in pairs) for part, pairs in chosen.items()})
     cards = {}
     for part, pairs in chosen.items():
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
@@ -56,7 +57,9 @@ def write_detection_stores(
                 path = writer.add_image_file(name, annotated.images[name].file)
                 writer.add(_sample(path, name, label, looked))
             cards[str(out / part)] = writer.finish(
-                source=source | _told(annotated, looked, plan, part), seed=plan.split.seed, skipped=skipped.records
+                source=source | _told(annotated, looked, plan, part) | same,
+                seed=plan.split.seed,
+                skipped=skipped.records,
             )
     return cards
 

@@ -50,6 +50,9 @@ def write_grounding_stores(
             order = shuffled(order, seed=plan.split.seed, purpose="expressions")
         good = (name for name in order if _is_usable(by_name[name], looked, skipped))
         chosen[part] = sorted(name for _, name in zip(range(questions or len(order)), good, strict=False))
+    same = looked.same_pictures(
+        {part: dict.fromkeys(by_name[n].image for n in names) for part, names in chosen.items()}
+    )
     cards = {}
     for part, chosen_names in chosen.items():
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
@@ -64,7 +67,9 @@ def write_grounding_stores(
                 "num_ignored_shapes": referring.num_ignored,
                 "num_images_annotated_unrotated": looked.num_unrotated,
             }
-            cards[str(out / part)] = writer.finish(source=source | told, seed=plan.split.seed, skipped=skipped.records)
+            cards[str(out / part)] = writer.finish(
+                source=source | told | same, seed=plan.split.seed, skipped=skipped.records
+            )
     return cards
 
 

@@ -55,6 +55,7 @@ def write_label_stores(
         part: _choose(images_of, looked, plan.shots if is_trained_on(part) else None, plan.split.seed)
         for part, images_of in parts.items()
     }
+    same = looked.same_pictures(chosen)
     cards = {}
     for part, names in chosen.items():
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
@@ -68,7 +69,9 @@ def write_label_stores(
                 "shots": plan.shots if is_trained_on(part) else None,
                 **shares(plan.split),
             }
-            cards[str(out / part)] = writer.finish(source=source | told, seed=plan.split.seed, skipped=skipped.records)
+            cards[str(out / part)] = writer.finish(
+                source=source | told | same, seed=plan.split.seed, skipped=skipped.records
+            )
     return cards
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from virft.boxes import XYXY
 from virft.data.annotations import AnnotatedImage, Skipped
+from virft.data.duplicates import picture_hash, same_pictures, told
 from virft.data.images import StoredSize, load_image, raw_to_upright, stored_size
 from virft.errors import DataError
 from virft.types import ImageSize, Polygon
@@ -20,6 +22,7 @@ class UprightImages:
         self._usable: dict[str, bool] = {}
         self._sizes: dict[str, ImageSize] = {}
         self._turned: dict[str, StoredSize] = {}
+        self._hashes: dict[str, int] = {}
         self.num_unrotated = 0
 
     def is_usable(self, name: str) -> bool:
@@ -38,6 +41,12 @@ class UprightImages:
         """Size of a usable image, upright."""
         return self._sizes[name]
 
+    def same_pictures(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+        """For a card: usable images of different parts of a build that look the same."""
+        return told(
+            same_pictures({part: {name: self._hashes[name] for name in names} for part, names in parts.items()})
+        )
+
     def boxes(self, name: str, label: str) -> tuple[XYXY, ...]:
         """Boxes of a class on a usable image, in upright pixels; none where the class is absent."""
         return tuple(self.upright(name, box) for box in self._images[name].boxes.get(label, ()))
@@ -54,7 +63,7 @@ class UprightImages:
 
     def _look(self, image: AnnotatedImage) -> None:
         stored = stored_size(image.file)
-        load_image(image.file)
+        self._hashes[image.name] = picture_hash(load_image(image.file))
         self._sizes[image.name] = stored.upright
         if image.declared in (None, stored.upright):
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -155,6 +155,7 @@ def write_row_stores(
     part_of = {name: part for part, inside in parts.items() for name in inside}
     source = {"kind": "rows", "file": path.name, "sha256": _sha256(path), **shares(split)}
     ids: set[str] = set()
+    used: dict[str, dict[str, None]] = {part: {} for part in parts}
     pictures = _Pictures(folder)
     with ExitStack() as stack:
         writers = {part: stack.enter_context(StoreWriter(out / part, overwrite=overwrite, link=link)) for part in parts}
@@ -171,8 +172,10 @@ def write_row_stores(
                 continue
             ids.add(sample.id)
             writer = writers[part_of[images[0]]]
+            used[part_of[images[0]]].update(dict.fromkeys(images))
             kept = tuple(writer.add_image_file(name, folder / name) for name in images)
             writer.add(replace(sample, images=kept))
+        source |= pictures.same_pictures(used)
         return {
             str(out / part): writer.finish(
                 source=source | {"split": part or "all"}, seed=split.seed, skipped=skipped.records
@@ -254,6 +257,10 @@ class _Pictures:
         if not self._looked.is_usable(name):
             raise DataError(next(f"{what}: {why}" for what, why in self._skipped.records if what == f"image {name}"))
         return self._looked.size(name)
+
+    def same_pictures(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+        """As ``UprightImages.same_pictures``."""
+        return self._looked.same_pictures(parts)
 
 
 def _sha256(path: Path) -> str:

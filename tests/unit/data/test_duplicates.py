@@ -1,0 +1,62 @@
+"""The same picture in two parts of a build is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from factories import save_coco
+from virft.cli import main
+from virft.data.duplicates import MAX_DISTANCE, picture_hash, same_pictures
+from virft.scenes.assets import Split, background, background_files
+
+PHOTOGRAPHS = [*background_files(Split.TRAIN), *background_files(Split.TEST)]
+
+
+def distance(one: Image.Image, other: Image.Image) -> int:
+    return (picture_hash(one) ^ picture_hash(other)).bit_count()
+
+
+@pytest.mark.parametrize("file", PHOTOGRAPHS[:8])
+def test_size_brightness_and_compression_hardly_change_a_hash(file: str, tmp_path: Path) -> None:
+    picture = background(file)
+    picture.save(tmp_path / "a.jpg", quality=40)
+    smaller = Image.open(tmp_path / "a.jpg").resize((picture.width // 2, picture.height // 2))
+    assert distance(picture, smaller) <= MAX_DISTANCE
+    assert distance(picture, ImageEnhance.Brightness(picture).enhance(0.8)) <= MAX_DISTANCE
+
+
+def test_no_two_photographs_look_the_same() -> None:
+    hashes = {file: picture_hash(background(file)) for file in PHOTOGRAPHS}
+    halves = {"a": dict(list(hashes.items())[::2]), "b": dict(list(hashes.items())[1::2])}
+    assert same_pictures(halves) == []
+    assert same_pictures({"a": hashes, "b": hashes}) == sorted((f"a/{file}", f"b/{file}") for file in PHOTOGRAPHS)
+
+
+def test_even_pictures_say_nothing() -> None:
+    grey = picture_hash(Image.new("RGB", (64, 48), "grey"))
+    assert same_pictures({"a": {"x": grey}, "b": {"y": grey}}) == []
+
+
+def test_nothing_in_a_part_is_nothing_the_same() -> None:
+    assert same_pictures({"a": {}, "b": {"x": 2**64 - 1}}) == []
+
+
+def test_a_build_tells_and_its_log_has_command_and_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_coco(tmp_path, {f"{i}.png": [("cat", [10, 10, 20, 30])] for i in range(4)})
+    first = np.asarray(Image.open(tmp_path / "images" / "0.png"))
+    for name in "123":
+        Image.fromarray(first).save(tmp_path / "images" / f"{name}.png", compress_level=int(name))
+    argv = ["build", "coco", str(path), str(tmp_path / "images"), str(tmp_path / "d"), "--test-frac", "0.25"]
+    assert main(argv) == 0
+    assert "3 pictures look the same in two parts, such as train/" in capsys.readouterr().out
+    card = json.loads((tmp_path / "d" / "test" / "card.json").read_text())["source"]
+    assert card["num_same_pictures"] == len(card["same_pictures"]) == 3
+    log = (tmp_path / "d" / "train" / "build.log").read_text()
+    assert log.startswith("20")
+    assert "virft" in log
+    assert "build.log" not in json.dumps(card)
