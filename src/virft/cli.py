@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("data", metavar="DATA", type=Path, help="folder of a data set")
     look.add_argument("--out", type=Path, help="the page (look.html in the data set by default)")
     look.add_argument("--limit", type=_at_least_one, metavar="N", default=60, help="questions at most, evenly spread")
+    _add_export(verbs)
     _add_grpo(verbs)
     _add_predict(verbs)
     _add_score(verbs)
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SPACES = ("relative_1000", "resized_pixels", "original_pixels")
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -174,6 +176,16 @@ def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
     _add_build_choices(verb)
 
 
+def _add_export(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "export", "write a data set in the format of another tool", function="export")
+    verb.add_argument("data", metavar="DATA", type=Path, help="folder of a data set")
+    verb.add_argument("out", metavar="OUT", type=Path, help="a new folder")
+    verb.add_argument("--format", choices=("coco", "trl", "llama-factory"), required=True)
+    verb.add_argument("--template", default="paper", help="paper, short, or a text file with {query} (not for coco)")
+    verb.add_argument("--thinking", action="store_true", help="ask for a think block (trl)")
+    verb.add_argument("--space", choices=_SPACES, default="relative_1000", help="what boxes in texts mean")
+
+
 def _add_grpo(verbs: _Verbs) -> None:
     verb = _add_verb(verbs, "grpo", "reinforce a model on a data set", function="grpo")
     verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md)")
@@ -211,9 +223,7 @@ def _add_explain(verbs: _Verbs) -> None:
     verb.add_argument("--iou-threshold", type=float, default=0.5)
     verb.add_argument("--image-size", type=_size, default=ImageSize(1000, 1000), metavar="WxH")
     verb.add_argument("--resized", type=_size, metavar="WxH", help="size that the model sees (as --image-size)")
-    verb.add_argument(
-        "--space", choices=("relative_1000", "resized_pixels", "original_pixels"), default="relative_1000"
-    )
+    verb.add_argument("--space", choices=_SPACES, default="relative_1000")
     verb.add_argument("--thinking", action="store_true", help="a think block is expected")
 
 

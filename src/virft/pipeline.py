@@ -296,6 +296,35 @@ def look(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
     _say(str(goal))
 
 
+def export(
+    *,
+    data: Path,
+    out: Path,
+    format: Literal["coco", "trl", "llama-factory"],
+    template: str = "paper",
+    thinking: bool = False,
+    space: str = "relative_1000",
+) -> Path:
+    """Write a data set in another's format into the folder ``out``; the file's path."""
+    from virft.boxes import BoxSpace
+    from virft.data.store import Store
+    from virft.export import export_coco, export_llama_factory, export_trl
+    from virft.prompts import read_template
+
+    store = Store(data)
+    store.check()
+    text = read_template(template)
+    match format:
+        case "coco":
+            path = export_coco(store, out)
+        case "trl":
+            path = export_trl(store, out, template=text, thinking=thinking, space=BoxSpace(space))
+        case "llama-factory":
+            path = export_llama_factory(store, out, template=text, space=BoxSpace(space))
+    _say(f"{path}: {len(store)} questions")
+    return path
+
+
 def explain(
     *,
     text: str | None = None,

@@ -23,10 +23,15 @@ BORDER_PX = 1.0
 
 
 def sample_to_line(sample: Sample) -> str:
-    """One JSON line without its line break. Keys have a fixed order, so equal samples give equal bytes.
+    """One JSON line without its line break. Keys have a fixed order, so equal samples give equal bytes."""
+    record = sample_to_record(sample)
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    # A file name that is no UTF-8 reaches us as half surrogates, which only an escape can hold.
+    return line if line.isprintable() else json.dumps(record, allow_nan=False)
 
-    A view is no part of a data set: a sample that has one is a ``ValueError``.
-    """
+
+def sample_to_record(sample: Sample) -> dict[str, Any]:
+    """What a line holds. A view is no part of a data set: a sample that has one is a ``ValueError``."""
     if sample.view is not None:
         raise ValueError(f"sample {sample.id} is seen through a view; expected it as it is")
     record: dict[str, Any] = {
@@ -45,9 +50,7 @@ def sample_to_line(sample: Sample) -> str:
         record["target_image"] = sample.target_image
     if sample.question is not None:
         record["question"] = sample.question
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    # A file name that is no UTF-8 reaches us as half surrogates, which only an escape can hold.
-    return line if line.isprintable() else json.dumps(record, allow_nan=False)
+    return record
 
 
 def sample_from_line(line: str, *, where: str) -> Sample:
