@@ -72,7 +72,13 @@ def main(arguments: argparse.Namespace) -> None:
         folder = Path(name)
         annotations = make_set(folder)
         options = ["--shots", str(arguments.shots), "--negatives-frac", "0.2", "--test-frac", "0.2"]
-        command = [str(Path(sys.executable).with_name("virft")), "build", "coco", str(annotations), str(folder / "images")]
+        command = [
+            str(Path(sys.executable).with_name("virft")),
+            "build",
+            "coco",
+            str(annotations),
+            str(folder / "images"),
+        ]
         began = time.perf_counter()
         done = subprocess.run([*command, str(folder / "out"), *options], capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - began

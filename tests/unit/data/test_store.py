@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from factories import detections, edit_json, sample, save_picture
+from virft.data.samples import sample_to_line
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
@@ -241,3 +243,27 @@ def test_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     assert str(tmp_path) not in card
     assert str(tmp_path) not in (folder / "samples.jsonl").read_text()
     assert json.loads(card)["skipped"] == [{"where": "here", "reason": "a reason"}]
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
+    """100,000 samples, read whole and in shuffled batches by a process of its own, under 150 MB."""
+    line = json.loads(sample_to_line(sample()))
+    with (tmp_path / "samples.jsonl").open("w") as file:
+        for number in range(100_000):
+            file.write(json.dumps(line | {"id": f"{number:06d}", "question": "where is it " * 20}) + "\n")
+    digest = hashlib.sha256((tmp_path / "samples.jsonl").read_bytes()).hexdigest()
+    (tmp_path / "card.json").write_text(json.dumps({"schema_version": 1, "hash": digest}))
+    program = f"""
+import resource
+from virft.data.samples import sample_to_line
+from virft.data.store import Store
+from virft.data.stream import ShuffledStream
+store = Store({str(tmp_path)!r})
+assert sum(1 for _ in store) == 100_000
+stream = ShuffledStream(num_samples=len(store), batch_size=16, seed=0, position=90_000)
+for _ in range(100):
+    assert len([store[i] for i in stream.next_batch()]) == 16
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) / 1024 < 150
