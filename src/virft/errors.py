@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class VirftError(Exception):
     """Base of every error that the command line prints as one message instead of a traceback.
@@ -28,3 +31,13 @@ class RunError(VirftError):
 
 class RunStopped(VirftError):
     """The user stopped a run; it was saved and can be resumed."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
+    """How a message about an unknown name ends: the nearest that is known, else ``otherwise``.
+
+    >>> did_you_mean("dgo", ["cat", "dog"], otherwise="it has cat, dog")
+    "did you mean 'dog'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise

@@ -5,10 +5,9 @@ Source: Visual-RFT (arXiv 2503.01785), section 4; COCO's 80 classes: https://coc
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from virft.errors import ConfigError
+from virft.errors import ConfigError, did_you_mean
 
 _COCO = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
@@ -57,8 +56,8 @@ def expand_class_sets(classes: Iterable[str]) -> tuple[str, ...]:
             found.append(name)
             continue
         if name[1:] not in CLASS_SETS:
-            near = difflib.get_close_matches(name[1:], CLASS_SETS, n=1)
-            hint = f"did you mean @{near[0]}?" if near else f"there are {', '.join(f'@{one}' for one in CLASS_SETS)}"
-            raise ConfigError(f"class set {name} is not known; {hint}")
+            known = [f"@{one}" for one in CLASS_SETS]
+            hint = did_you_mean(name, known, otherwise=f"there are {', '.join(known)}")
+            raise ConfigError(f"class set {name!r} is not known; {hint}")
         found += CLASS_SETS[name[1:]]
     return tuple(dict.fromkeys(found))

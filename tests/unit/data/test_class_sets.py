@@ -25,9 +25,9 @@ def test_sets_and_names_may_be_mixed_and_nothing_comes_twice() -> None:
 
 
 def test_unknown_set_is_told_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"class set @coco8 is not known; did you mean @coco-8\?"):
+    with pytest.raises(ConfigError, match=r"class set '@coco8' is not known; did you mean '@coco-8'\?"):
         expand_class_sets(["@coco8"])
-    with pytest.raises(ConfigError, match=r"class set @x is not known; there are @coco-8, "):
+    with pytest.raises(ConfigError, match=r"class set '@x' is not known; there are @coco-8, "):
         expand_class_sets(["@x"])
 
 

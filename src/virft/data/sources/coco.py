@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from virft.boxes import XYXY, xywh_to_xyxy
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.samples import box_fault
-from virft.data.sources.detection_files import nearest
+from virft.data.sources.detection_files import meant
 from virft.errors import ConfigError, DataError
 from virft.types import ImageSize
 
@@ -180,7 +180,7 @@ def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
     names = sorted(set(known))
     for name in classes:
         if name not in names:
-            raise ConfigError(f"class {name!r} is not in {file}; {nearest(name, names)}")
+            raise ConfigError(f"class {name!r} is not in {file}; {meant(name, names)}")
     return set(classes)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError, DataError, did_you_mean
 
 
 def folder_files(folder: Path, ending: str, expected: str) -> list[Path]:
@@ -35,11 +34,10 @@ def detection_set(
     asked = tuple(dict.fromkeys(classes))
     for name in asked:
         if name not in names:
-            raise ConfigError(f"class {name!r} is not in {where}; {nearest(name, names)}")
+            raise ConfigError(f"class {name!r} is not in {where}; {meant(name, names)}")
     return AnnotatedSet(images=images, classes=tuple(sorted(asked)) or tuple(names))
 
 
-def nearest(name: str, names: list[str]) -> str:
+def meant(name: str, names: list[str]) -> str:
     """What to say about a class that is not there: the nearest that is, or the first of them."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20])}"
+    return did_you_mean(name, names, otherwise=f"it has {', '.join(names[:20])}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, LabelledSet, Skipped
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError, DataError, did_you_mean
 from virft.labels import normalize_label
 
 Aliases = Mapping[str, tuple[str, ...]]
@@ -103,8 +102,7 @@ def _chosen(
     known = sorted(set(label_of.values()))
     for asked in (*classes, *aliases):
         if asked not in known:
-            near = difflib.get_close_matches(asked, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+            hint = did_you_mean(asked, known, otherwise=f"expected one of {', '.join(known)}")
             raise ConfigError(f"{where}: no image has the label {asked!r}; {hint}")
     kept = {name: label for name, label in label_of.items() if not classes or label in classes}
     meant: dict[str, str] = {}

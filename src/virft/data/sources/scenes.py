@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from virft.data.store_writer import StoreWriter
-from virft.errors import ConfigError
+from virft.errors import ConfigError, did_you_mean
 from virft.scenes.assets import class_names
 from virft.scenes.sets import ABSENT_SHARE, SceneKind, SceneSample, evaluation_set, few_shot_set
 from virft.types import ImageSize, Sample, TaskName
@@ -31,8 +30,8 @@ def scene_classes_named(names: Sequence[str]) -> tuple[str, ...]:
     chosen: list[str] = []
     for name in names:
         if name not in SPLITS and name not in known:
-            near = difflib.get_close_matches(name, [*SPLITS, *known], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(SPLITS)} or one of its classes"
+            otherwise = f"expected {', '.join(SPLITS)} or one of its classes"
+            hint = did_you_mean(name, [*SPLITS, *known], otherwise=otherwise)
             raise ConfigError(f"class {name!r} is not in the built-in scenes; {hint}")
         chosen += class_names(name) if name in SPLITS else [name]
     return tuple(dict.fromkeys(chosen))
