@@ -126,6 +126,17 @@ def _add_build(verbs: _Verbs) -> None:
     rows.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
     rows.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (of several, with a split)")
     _add_build_choices(rows)
+    columns = _add_verb(
+        sources, "visual-rft", "image, problem, solution: a saved set, parquet, or hub id", function="build_visual_rft"
+    )
+    columns.add_argument("source", metavar="SOURCE", help="a folder, a parquet file, or a hub id; needs virft[hf]")
+    columns.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (of several, with a split)")
+    columns.add_argument(
+        "--task", type=TaskName, choices=list(TaskName), help="of all solutions; by their looks if not"
+    )
+    columns.add_argument("--space", choices=_SPACES[:1] + _SPACES[2:], default="relative_1000", help="what boxes mean")
+    columns.add_argument("--hf-split", metavar="NAME", help="which split of the source, if it has several")
+    _add_split_choices(columns)
     scenes = _add_verb(sources, "scenes", "scenes of the built-in world", function="build_scenes")
     scenes.add_argument("out", metavar="OUT", type=Path, help="folder of the data set")
     scenes.add_argument("--task", type=TaskName, choices=list(TaskName), default=TaskName.DETECTION)
@@ -142,14 +153,18 @@ def _add_build(verbs: _Verbs) -> None:
 
 
 def _add_build_choices(verb: argparse.ArgumentParser) -> None:
-    """What every build from files can be told."""
+    """What every build from image files can be told."""
+    _add_split_choices(verb)
+    verb.add_argument("--link", action="store_true", help="link images instead of copying them")
+
+
+def _add_split_choices(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--test-frac", type=_share, default=0.0, help="share of images kept for OUT/test")
     verb.add_argument(
         "--validation-frac", type=_share, default=0.0, help="share of images kept for OUT/validation, never of the test"
     )
     verb.add_argument("--seed", type=_not_negative, default=0)
     verb.add_argument("--strict", action="store_true", help="stop at the first broken record")
-    verb.add_argument("--link", action="store_true", help="link images instead of copying them")
     verb.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
 
 

@@ -232,6 +232,38 @@ def build_rows(
     return cards
 
 
+def build_visual_rft(
+    *,
+    source: str,
+    out: Path,
+    task: TaskName | None = None,
+    space: str = "relative_1000",
+    hf_split: str | None = None,
+    test_frac: float = 0.0,
+    validation_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Data sets of a Hugging Face set with the columns of Visual-RFT; their cards by folder."""
+    from virft.boxes import BoxSpace
+    from virft.data.annotations import Skipped
+    from virft.data.sampling import SplitPlan
+    from virft.data.sources.visual_rft import VisualRFTPlan, open_rows, write_visual_rft_stores
+
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
+    cards = write_visual_rft_stores(
+        open_rows(source, split=hf_split),
+        out,
+        plan=VisualRFTPlan(task=task, space=BoxSpace(space), split=split),
+        source={"kind": "visual_rft", "name": Path(source).name if Path(source).exists() else source},
+        skipped=Skipped(strict=strict),
+        overwrite=overwrite,
+    )
+    _close_build(cards)
+    return cards
+
+
 def build_scenes(
     *,
     out: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from virft.boxes import XYXY
@@ -76,3 +77,25 @@ class UprightImages:
             f"the file is {stored.raw.width}x{stored.raw.height}, the annotation says "
             f"{image.declared.width}x{image.declared.height}; expected the same size"
         )
+
+
+class PictureFolder:
+    """The image files of a folder whose annotations declare no sizes; each is looked at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._images: dict[str, AnnotatedImage] = {}
+        self._skipped = Skipped()
+        self._looked = UprightImages(self._images, self._skipped)
+
+    def size(self, name: str) -> ImageSize:
+        """Upright size of a whole picture; ``DataError`` if it is none."""
+        if name not in self._images:
+            self._images[name] = AnnotatedImage(name=name, file=self._folder / name, declared=None, boxes={})
+        if not self._looked.is_usable(name):
+            raise DataError(next(f"{what}: {why}" for what, why in self._skipped.records if what == f"image {name}"))
+        return self._looked.size(name)
+
+    def same_pictures(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+        """As ``UprightImages.same_pictures``."""
+        return self._looked.same_pictures(parts)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from virft.data.annotations import AnnotatedImage, Skipped
+from virft.data.annotations import Skipped
 from virft.data.samples import sample_from_record, task_of_target
 from virft.data.sampling import SplitPlan, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
-from virft.data.upright import UprightImages
+from virft.data.upright import PictureFolder
 from virft.errors import DataError
 from virft.types import ImageSize, Sample
 
@@ -156,7 +156,7 @@ def write_row_stores(
     source = {"kind": "rows", "file": path.name, "sha256": _sha256(path), **shares(split)}
     ids: set[str] = set()
     used: dict[str, dict[str, None]] = {part: {} for part in parts}
-    pictures = _Pictures(folder)
+    pictures = PictureFolder(folder)
     with ExitStack() as stack:
         writers = {part: stack.enter_context(StoreWriter(out / part, overwrite=overwrite, link=link)) for part in parts}
         for where, row in read_rows(path, skipped):
@@ -239,28 +239,6 @@ def _images_of(row: dict[str, Any]) -> tuple[str, ...] | None:
             return None
         names.append(path.as_posix())
     return tuple(names)
-
-
-class _Pictures:
-    """Sizes of image files, each looked at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._images: dict[str, AnnotatedImage] = {}
-        self._skipped = Skipped()
-        self._looked = UprightImages(self._images, self._skipped)
-
-    def size(self, name: str) -> ImageSize:
-        """Upright size of a whole picture; ``DataError`` if it is none."""
-        if name not in self._images:
-            self._images[name] = AnnotatedImage(name=name, file=self._folder / name, declared=None, boxes={})
-        if not self._looked.is_usable(name):
-            raise DataError(next(f"{what}: {why}" for what, why in self._skipped.records if what == f"image {name}"))
-        return self._looked.size(name)
-
-    def same_pictures(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-        """As ``UprightImages.same_pictures``."""
-        return self._looked.same_pictures(parts)
 
 
 def _sha256(path: Path) -> str:

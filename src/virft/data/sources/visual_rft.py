@@ -1,0 +1,196 @@
+"""Data sets in the columns of Visual-RFT: ``image``, ``problem`` and ``solution``.
+
+The question is kept as it is, the solution is read as an answer would be. Needs the extra ``virft[hf]``.
+Source: Visual-RFT (arXiv 2503.01785) and its public data sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from virft.answers import read_classification, read_detection, read_grounding
+from virft.boxes import BoxSpace, box_of
+from virft.data.annotations import Skipped
+from virft.data.sampling import SplitPlan, shares
+from virft.data.store_writer import StoreWriter, check_parts_free
+from virft.data.upright import PictureFolder
+from virft.errors import DataError
+from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, Target, TaskName
+
+COLUMNS = ("image", "problem", "solution")
+_CATEGORY = re.compile(r"categor(?:y|ies)\s*[:\s]\s*[\"'‘“](.+?)[\"'’”]", re.IGNORECASE)
+_LOOKS_LIKE_DETECTION = re.compile(r"Position|bbox|no objects?|\[\s*[\[{]|\[\s*\]", re.IGNORECASE)
+_LOOKS_LIKE_BOXES = re.compile(_LOOKS_LIKE_DETECTION.pattern + r"|[\[(]\s*\d+(\.\d+)?\s*,", re.IGNORECASE)
+_ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisualRFTPlan:
+    """``task``: None reads each solution as what it looks like. ``space``: what its boxes mean."""
+
+    task: TaskName | None = None
+    space: BoxSpace = BoxSpace.RELATIVE_1000
+    split: SplitPlan
+
+
+def open_rows(source: str, *, split: str | None = None) -> Any:
+    """The rows of a saved data set, of parquet files (one, or a folder of them), or of a hub id.
+
+    ``split``: which one, if there are several. Images come as they were stored, undecoded.
+    """
+    try:
+        import datasets
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise DataError(f"{source}: reading it needs Hugging Face datasets; pip install virft[hf]") from error
+    try:
+        # a hub id becomes a folder too: in the local cache, where it may be already
+        path = Path(source) if Path(source).exists() else Path(snapshot_download(source, repo_type="dataset"))
+        if path.is_file():
+            found = datasets.load_dataset("parquet", data_files=str(path))
+        elif any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            found = datasets.load_from_disk(str(path))
+        else:
+            found = datasets.load_dataset(str(path))
+    except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{source}: cannot be read as a data set ({str(error).splitlines()[0]}); "
+            "expected a saved data set, parquet files, or a hub id"
+        ) from error
+    rows = _one_split(found, source, split)
+    if missing := [column for column in COLUMNS if column not in rows.column_names]:
+        raise DataError(
+            f"{source}: has no column {missing[0]}; expected {', '.join(COLUMNS)}, found {', '.join(rows.column_names)}"
+        )
+    return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def write_visual_rft_stores(
+    rows: Any,
+    out: Path,
+    *,
+    plan: VisualRFTPlan,
+    source: dict[str, Any],
+    skipped: Skipped,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
+
+    Images are read twice, one at a time. A row without a usable image or solution is left out and noted.
+    """
+    names = {name for row in rows if (name := _name_of(row)) is not None}
+    parts = plan.split.parts(names)
+    check_parts_free(out, parts, overwrite=overwrite)
+    part_of = {name: part for part, inside in parts.items() for name in inside}
+    used: dict[str, dict[str, None]] = {part: {} for part in parts}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pictures = PictureFolder(folder)
+        writers = {part: stack.enter_context(StoreWriter(out / part, overwrite=overwrite)) for part in parts}
+        for number, row in enumerate(rows):
+            name = _name_of(row)
+            try:
+                if name is None:
+                    raise DataError("image is empty; expected the bytes of an image")
+                part = part_of[name]
+                if name not in used[part]:
+                    (folder / name).write_bytes(_bytes_of(row))
+                sample = _sample(row, name, pictures.size(name), number, plan)
+                path = writers[part].add_image_file(name, folder / name)
+                used[part][name] = None
+                writers[part].add(replace(sample, images=(path,)))
+            except DataError as error:
+                skipped.note(f"row {number}", str(error))
+            finally:
+                if name is not None:
+                    (folder / name).unlink(missing_ok=True)
+        told = source | {"box_space": plan.space.value, **shares(plan.split), **pictures.same_pictures(used)}
+        return {
+            str(out / part): writer.finish(
+                source=told | {"split": part or "all"}, seed=plan.split.seed, skipped=skipped.records
+            )
+            for part, writer in writers.items()
+        }
+
+
+def _one_split(found: Any, source: str, split: str | None) -> Any:
+    """The rows of the asked split; without one, of the only split there is."""
+    if not isinstance(found, dict):
+        if split is not None:
+            raise DataError(f"{source}: has no splits; expected no --hf-split, found {split}")
+        return found
+    name = split if split is not None else next(iter(found)) if len(found) == 1 else None
+    if name not in found:
+        asked = f"no split {split}" if split is not None else "several splits"
+        raise DataError(f"{source}: has {asked}; expected --hf-split {' or '.join(found)}")
+    return found[name]
+
+
+def _name_of(row: dict[str, Any]) -> str | None:
+    """A file name for the row's image, by its content; None if it has none."""
+    data = _bytes_of(row)
+    if not data:
+        return None
+    ending = next((ending for start, ending in _ENDINGS.items() if data.startswith(start)), ".img")
+    return hashlib.sha256(data).hexdigest()[:16] + ending
+
+
+def _bytes_of(row: dict[str, Any]) -> bytes:
+    """The image as it was stored: inside the set, or in a file that the set names. Empty if there is neither."""
+    image = row["image"] or {}
+    if image.get("bytes"):
+        return bytes(image["bytes"])
+    file = Path(image.get("path") or "")
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: VisualRFTPlan) -> Sample:
+    problem, solution = row["problem"], row["solution"]
+    for column, text in (("problem", problem), ("solution", solution)):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{column} is {text!r:.60}; expected a text")
+    question = problem.replace("<image>", "").strip()
+    task, target = _read(solution, size, plan)
+    category = _CATEGORY.search(question) if task is TaskName.DETECTION else None
+    return Sample(
+        id=f"row {number}",
+        task=task,
+        images=(name,),
+        image_sizes=(size,),
+        query=category[1] if category else question,
+        target=target,
+        question=question,
+    )
+
+
+def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[TaskName, Target]:
+    """The solution as a target, with boxes in pixels of the upright image, three digits behind the point."""
+    text = solution if "<answer>" in solution else f"<answer>{solution}</answer>"
+    common: dict[str, Any] = {"thinking": False, "space": plan.space, "original": size, "resized": size}
+
+    if plan.task is TaskName.CLASSIFICATION or (plan.task is None and not _LOOKS_LIKE_BOXES.search(text)):
+        reading = read_classification(text, thinking=False)
+        if not isinstance(reading.answer, Label):
+            raise DataError(f"solution {solution!r:.60} is no label")
+        return TaskName.CLASSIFICATION, reading.answer
+    if plan.task is TaskName.GROUNDING or (plan.task is None and not _LOOKS_LIKE_DETECTION.search(text)):
+        answer = read_grounding(text, **common).answer
+        if not isinstance(answer, Box):
+            raise DataError(f"solution {solution!r:.60} is not one box")
+        return TaskName.GROUNDING, _rounded(answer)
+    answer = read_detection(text, **common).answer
+    if not isinstance(answer, Detections) or answer.invalid:
+        raise DataError(f"solution {solution!r:.60} is no list of boxes")
+    items = tuple(Detection(box=_rounded(item.box)) for item in answer.items)
+    return TaskName.DETECTION, Detections(items=items)
+
+
+def _rounded(box: Box) -> Box:
+    return box_of((round(box.x1, 3), round(box.y1, 3), round(box.x2, 3), round(box.y2, 3)))
