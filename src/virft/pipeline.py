@@ -206,6 +206,44 @@ def build_lisa(
     return cards
 
 
+def build_refcoco(
+    *,
+    expressions: Path,
+    images: Path,
+    out: Path,
+    box_format: Literal["xywh", "xyxy"] = "xywh",
+    questions: int | None = None,
+    test_frac: float = 0.0,
+    validation_frac: float = 0.0,
+    seed: int = 0,
+    strict: bool = False,
+    link: bool = False,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Grounding data sets of a JSON file of referring expressions; their cards by folder."""
+    from virft.data.annotations import Skipped
+    from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
+    from virft.data.sampling import SplitPlan
+    from virft.data.sources.refcoco import read_refcoco
+
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder; expected the folder of the images of {expressions.name}")
+    skipped = Skipped(strict=strict)
+    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
+    file = read_refcoco(expressions, images, box_format=box_format, skipped=skipped)
+    cards = write_grounding_stores(
+        file.referring,
+        out,
+        plan=GroundingPlan(questions=questions, split=split),
+        source={"kind": "refcoco", "file": expressions.name, "sha256": file.sha256, "box_format": box_format},
+        skipped=skipped,
+        overwrite=overwrite,
+        link=link,
+    )
+    _close_build(cards)
+    return cards
+
+
 def build_rows(
     *,
     rows: Path,

@@ -99,3 +99,7 @@ class Skipped:
         if self.strict:
             raise DataError(f"{where}: {reason} (--strict; without it, such a record is skipped and named)")
         self.records.append((where, reason))
+
+    def first(self) -> str:
+        """How a message that nothing is left ends: the first record, if there is one."""
+        return f" (first of {len(self.records)} skipped: {': '.join(self.records[0])})" if self.records else ""

@@ -1,0 +1,100 @@
+"""Referring expressions as JSON, in both spellings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factories import box, save_picture
+from virft.cli import main
+from virft.data.annotations import ReferringSet, Skipped
+from virft.data.sources.refcoco import read_refcoco
+from virft.data.store import Store
+from virft.errors import DataError
+
+ONE = {"image": "a.png", "expression": "the left one", "bbox": [10, 10, 20, 30]}
+
+
+def save(folder: Path, tree: Any) -> Path:
+    for name in ("a.png", "b.png"):
+        save_picture(folder / "images" / name)
+    path = folder / "refs.json"
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def read(path: Path, **options: Any) -> tuple[ReferringSet, list[tuple[str, str]]]:
+    skipped = Skipped()
+    return read_refcoco(path, path.parent / "images", skipped=skipped, **options).referring, skipped.records
+
+
+def test_records_may_hold_one_expression_or_several(tmp_path: Path) -> None:
+    several = {"file_name": "b.png", "sentences": [{"sent": "the right one"}, "the small one"], "bbox": [0, 0, 5, 5]}
+    referring, skipped = read(save(tmp_path, [ONE, several]))
+    assert [(one.image, one.text, one.box) for one in referring.expressions] == [
+        ("a.png", "the left one", (10, 10, 30, 40)),
+        ("b.png", "the right one", (0, 0, 5, 5)),
+        ("b.png", "the small one", (0, 0, 5, 5)),
+    ]
+    assert len({one.name for one in referring.expressions}) == 3
+    assert skipped == []
+
+
+def test_boxes_may_be_corners(tmp_path: Path) -> None:
+    referring, _ = read(save(tmp_path, [ONE | {"bbox": [10, 10, 20, 30]}]), box_format="xyxy")
+    assert referring.expressions[0].box == (10, 10, 20, 30)
+
+
+def test_a_coco_file_with_captions(tmp_path: Path) -> None:
+    tree = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 64, "height": 48, "caption": "the left one"}],
+        "annotations": [{"id": 1, "image_id": 7, "bbox": [10, 10, 20, 30]}, {"id": 2, "image_id": 8, "bbox": [1] * 4}],
+    }
+    referring, skipped = read(save(tmp_path, tree))
+    assert [(one.text, one.box) for one in referring.expressions] == [("the left one", (10, 10, 30, 40))]
+    assert referring.images["a.png"].declared == (64, 48)
+    assert [where for where, _ in skipped] == ["refs.json: record 1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image": None}, "image is None; expected a path inside the folder of the images"),
+        ({"image": "../a.png"}, "image ../a.png leads out of the folder of the images"),
+        ({"expression": " "}, "expression is ' '; expected a text, or a list of them"),
+        ({"sentences": []}, "expression is []; expected a text, or a list of them"),
+        ({"bbox": [1, 2, 3]}, "bbox is [1, 2, 3]; expected four numbers"),
+        ({"bbox": [1, 2, 3, "4"]}, "bbox is [1, 2, 3, '4']; expected four numbers"),
+    ],
+)
+def test_a_broken_record_is_left_out_and_named(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    referring, skipped = read(save(tmp_path, [ONE, ONE | change, "x"]))
+    assert len(referring.expressions) == 1
+    assert skipped == [("refs.json: record 1", reason), ("refs.json: record 2", "'x' is not an object")]
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a": 1}, "holds neither a list of records nor images and annotations"),
+        ([], "no expression came out of it$"),
+        ([{}], r"no expression came out of it \(first of 1 skipped: refs\.json: record 0: image is None"),
+    ],
+)
+def test_a_file_without_expressions(tmp_path: Path, tree: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(save(tmp_path, tree))
+
+
+def test_the_verb_builds_grounding_questions(tmp_path: Path) -> None:
+    outside = ONE | {"image": "b.png", "bbox": [60, 10, 20, 30]}
+    path = save(tmp_path, [ONE, outside])
+    assert main(["build", "refcoco", str(path), str(tmp_path / "images"), str(tmp_path / "d")]) == 0
+    store = Store(tmp_path / "d")
+    (sample,) = store
+    assert (sample.query, sample.target) == ("the left one", box(10, 10, 30, 40))
+    (skipped,) = store.card["skipped"]
+    assert skipped["where"] == "b.png:1.0"
