@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from virft import pipeline
 
+        if "strict" in arguments:
+            names = [field.name for field in fields(pipeline.BuildChoices) if field.name in arguments]
+            arguments["choices"] = pipeline.BuildChoices(**{name: arguments.pop(name) for name in names})
         getattr(pipeline, verb)(**arguments)
     except RunStopped as stopped:
         print(f"virft: {stopped}", file=sys.stderr)
@@ -49,7 +53,7 @@ def _arguments(argv: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Every destination is the name of an argument of the verb's function in ``virft.pipeline``."""
+    """Every destination is an argument of the verb's function in ``virft.pipeline``, or a field of ``BuildChoices``."""
     parser = argparse.ArgumentParser(
         prog="virft", description="Fine-tune vision-language models by reinforcement, with visual rewards."
     )
@@ -173,6 +177,7 @@ def _add_split_choices(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seed", type=_not_negative, default=0)
     verb.add_argument("--strict", action="store_true", help="stop at the first broken record")
     verb.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    verb.add_argument("--licence", help="of the pictures, for the card")
 
 
 def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:

@@ -6,12 +6,56 @@ Imports stand inside the functions: a verb that needs no model must not wait for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from virft.errors import ConfigError, DataError
 from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
+
+if TYPE_CHECKING:
+    from virft.data.annotations import Skipped
+    from virft.data.sampling import SplitPlan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildChoices:
+    """What every build from files can be told; ``licence``: a word for the card."""
+
+    test_frac: float = 0.0
+    validation_frac: float = 0.0
+    seed: int = 0
+    strict: bool = False
+    link: bool = False
+    overwrite: bool = False
+    licence: str | None = None
+
+    def split(self) -> SplitPlan:
+        """Shares of the parts."""
+        from virft.data.sampling import SplitPlan
+
+        return SplitPlan(test_frac=self.test_frac, validation_frac=self.validation_frac, seed=self.seed)
+
+    def skipped(self) -> Skipped:
+        """A new list of what is left out."""
+        from virft.data.annotations import Skipped
+
+        return Skipped(strict=self.strict)
+
+    def source(self, kind: str, *, file: Path | None = None, **facts: Any) -> dict[str, Any]:
+        """What a card says of where a set comes from; ``file``: by its name and hash."""
+        from virft.data.store_writer import file_hash
+
+        if file is not None:
+            try:
+                facts = {"file": file.name, "sha256": file_hash(file).hex(), **facts}
+            except OSError as error:
+                raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+        return {"kind": kind, **facts, "licence": self.licence}
+
+
+DEFAULT_CHOICES = BuildChoices()
 
 
 def build_coco(
@@ -22,37 +66,30 @@ def build_coco(
     classes: Sequence[str] = (),
     shots: int | None = None,
     negatives_frac: float = 0.0,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    link: bool = False,
-    overwrite: bool = False,
     federated: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Detection data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
 
     ``classes``: names, or ``@set`` of ``virft.data.class_sets``.
     """
-    from virft.data.annotations import Skipped
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.coco import open_coco, read_coco
 
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images of {annotations.name}")
-    skipped = Skipped(strict=strict)
-    file = open_coco(annotations)
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
+    skipped = choices.skipped()
     cards = write_detection_stores(
-        read_coco(file, images, classes=expand_class_sets(classes), federated=federated, skipped=skipped),
+        read_coco(
+            open_coco(annotations), images, classes=expand_class_sets(classes), federated=federated, skipped=skipped
+        ),
         out,
-        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=split),
-        source={"kind": "lvis" if federated else "coco", "file": file.name, "sha256": file.sha256},
+        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
+        source=choices.source("lvis" if federated else "coco", file=annotations),
         skipped=skipped,
-        overwrite=overwrite,
-        link=link,
+        overwrite=choices.overwrite,
+        link=choices.link,
     )
     _close_build(cards)
     return cards
@@ -66,33 +103,25 @@ def build_files(
     classes: Sequence[str] = (),
     shots: int | None = None,
     negatives_frac: float = 0.0,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    link: bool = False,
-    overwrite: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Detection data sets of a folder with an annotation file for each image; their cards by folder."""
-    from virft.data.annotations import Skipped
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.labelme import read_labelme
     from virft.data.sources.voc import read_voc
     from virft.data.sources.yolo import read_yolo
 
-    skipped = Skipped(strict=strict)
+    skipped = choices.skipped()
     read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_detection_stores(
         read(root, classes=expand_class_sets(classes), skipped=skipped),
         out,
-        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=split),
-        source={"kind": kind, "name": root.absolute().name},
+        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
+        source=choices.source(kind, name=root.absolute().name),
         skipped=skipped,
-        overwrite=overwrite,
-        link=link,
+        overwrite=choices.overwrite,
+        link=choices.link,
     )
     _close_build(cards)
     return cards
@@ -106,28 +135,20 @@ def build_folders(
     classes: Sequence[str] = (),
     aliases: Path | None = None,
     shots: int | None = None,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    link: bool = False,
-    overwrite: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Classification data sets of a folder of images for each class; their cards by folder."""
-    from virft.data.annotations import Skipped
     from virft.data.label_questions import LabelPlan, write_label_stores
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.labels import read_aliases, read_label_folders
 
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_label_stores(
         read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {}),
         out,
-        plan=LabelPlan(domain=domain, shots=shots, split=split),
-        source={"kind": "folders", "name": root.absolute().name},
-        skipped=Skipped(strict=strict),
-        overwrite=overwrite,
-        link=link,
+        plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
+        source=choices.source("folders", name=root.absolute().name),
+        skipped=choices.skipped(),
+        overwrite=choices.overwrite,
+        link=choices.link,
     )
     _close_build(cards)
     return cards
@@ -142,32 +163,24 @@ def build_csv(
     classes: Sequence[str] = (),
     aliases: Path | None = None,
     shots: int | None = None,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    link: bool = False,
-    overwrite: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Classification data sets of a CSV file with the columns path and label; their cards by folder."""
-    from virft.data.annotations import Skipped
     from virft.data.label_questions import LabelPlan, write_label_stores
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.labels import read_aliases, read_label_csv
 
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images of {table.name}")
-    skipped = Skipped(strict=strict)
+    skipped = choices.skipped()
     known = read_aliases(aliases) if aliases else {}
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_label_stores(
         read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped),
         out,
-        plan=LabelPlan(domain=domain, shots=shots, split=split),
-        source={"kind": "csv", "file": table.name},
+        plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
+        source=choices.source("csv", file=table),
         skipped=skipped,
-        overwrite=overwrite,
-        link=link,
+        overwrite=choices.overwrite,
+        link=choices.link,
     )
     _close_build(cards)
     return cards
@@ -178,29 +191,21 @@ def build_lisa(
     folder: Path,
     out: Path,
     questions: int | None = None,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    link: bool = False,
-    overwrite: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Grounding data sets of a ReasonSeg folder, with masks; their cards by folder."""
-    from virft.data.annotations import Skipped
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.lisa import read_lisa
 
-    skipped = Skipped(strict=strict)
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
+    skipped = choices.skipped()
     cards = write_grounding_stores(
         read_lisa(folder, skipped=skipped),
         out,
-        plan=GroundingPlan(questions=questions, split=split),
-        source={"kind": "lisa", "name": folder.absolute().name},
+        plan=GroundingPlan(questions=questions, split=choices.split()),
+        source=choices.source("lisa", name=folder.absolute().name),
         skipped=skipped,
-        overwrite=overwrite,
-        link=link,
+        overwrite=choices.overwrite,
+        link=choices.link,
     )
     _close_build(cards)
     return cards
@@ -213,32 +218,23 @@ def build_refcoco(
     out: Path,
     box_format: Literal["xywh", "xyxy"] = "xywh",
     questions: int | None = None,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    link: bool = False,
-    overwrite: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Grounding data sets of a JSON file of referring expressions; their cards by folder."""
-    from virft.data.annotations import Skipped
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.refcoco import read_refcoco
 
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images of {expressions.name}")
-    skipped = Skipped(strict=strict)
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
-    file = read_refcoco(expressions, images, box_format=box_format, skipped=skipped)
+    skipped = choices.skipped()
     cards = write_grounding_stores(
-        file.referring,
+        read_refcoco(expressions, images, box_format=box_format, skipped=skipped),
         out,
-        plan=GroundingPlan(questions=questions, split=split),
-        source={"kind": "refcoco", "file": expressions.name, "sha256": file.sha256, "box_format": box_format},
+        plan=GroundingPlan(questions=questions, split=choices.split()),
+        source=choices.source("refcoco", file=expressions, box_format=box_format),
         skipped=skipped,
-        overwrite=overwrite,
-        link=link,
+        overwrite=choices.overwrite,
+        link=choices.link,
     )
     _close_build(cards)
     return cards
@@ -249,23 +245,23 @@ def build_rows(
     rows: Path,
     images: Path,
     out: Path,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    link: bool = False,
-    overwrite: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Data sets of rows of JSON, of any task; their cards by folder."""
-    from virft.data.annotations import Skipped
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.rows import write_row_stores
 
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; expected the folder of the images of {rows.name}")
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
-    skipped = Skipped(strict=strict)
-    cards = write_row_stores(rows, images, out, split=split, skipped=skipped, overwrite=overwrite, link=link)
+    cards = write_row_stores(
+        rows,
+        images,
+        out,
+        split=choices.split(),
+        source=choices.source("rows", file=rows),
+        skipped=choices.skipped(),
+        overwrite=choices.overwrite,
+        link=choices.link,
+    )
     _close_build(cards)
     return cards
 
@@ -277,26 +273,19 @@ def build_visual_rft(
     task: TaskName | None = None,
     space: str = "relative_1000",
     hf_split: str | None = None,
-    test_frac: float = 0.0,
-    validation_frac: float = 0.0,
-    seed: int = 0,
-    strict: bool = False,
-    overwrite: bool = False,
+    choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Data sets of a Hugging Face set with the columns of Visual-RFT; their cards by folder."""
     from virft.boxes import BoxSpace
-    from virft.data.annotations import Skipped
-    from virft.data.sampling import SplitPlan
     from virft.data.sources.visual_rft import VisualRFTPlan, open_rows, write_visual_rft_stores
 
-    split = SplitPlan(test_frac=test_frac, validation_frac=validation_frac, seed=seed)
     cards = write_visual_rft_stores(
         open_rows(source, split=hf_split),
         out,
-        plan=VisualRFTPlan(task=task, space=BoxSpace(space), split=split),
-        source={"kind": "visual_rft", "name": Path(source).name if Path(source).exists() else source},
-        skipped=Skipped(strict=strict),
-        overwrite=overwrite,
+        plan=VisualRFTPlan(task=task, space=BoxSpace(space), split=choices.split()),
+        source=choices.source("visual_rft", name=Path(source).name if Path(source).exists() else source),
+        skipped=choices.skipped(),
+        overwrite=choices.overwrite,
     )
     _close_build(cards)
     return cards
@@ -340,12 +329,16 @@ def build_scenes(
 
 
 def check(*, data: Path) -> None:
-    """Read a data set whole, and print what it holds."""
+    """Read a data set whole, every picture too, and print what it holds."""
+    from virft.data.counts import Counts, count_sample, counts_text
     from virft.data.store import Store
-    from virft.data.survey import survey, survey_text
 
     store = Store(data)
-    print(survey_text(survey(store)))
+    store.check(decode=True)
+    counts: Counts = {}
+    for sample in store:
+        count_sample(sample, counts)
+    print(counts_text(counts))
     skipped = store.card.get("num_skipped", 0)
     print(f"{len(store)} questions, hash {store.hash[:12]}; every picture can be read" + _told_skipped(skipped))
 

@@ -14,10 +14,11 @@ from typing import IO, Any, Self
 
 from PIL import Image
 
+from virft.data.counts import Counts, count_sample, negatives_frac
 from virft.data.samples import sample_to_line
 from virft.data.store import CARD, IMAGES, SAMPLES, SCHEMA_VERSION
 from virft.errors import DataError
-from virft.types import Detections, Label, Sample
+from virft.types import Sample
 
 
 class StoreWriter:
@@ -37,7 +38,7 @@ class StoreWriter:
         check_free(folder, overwrite=overwrite)
         self._goal = folder.absolute()
         self._link = link
-        self._counts: dict[str, dict[str, dict[str, int]]] = {}
+        self._counts: Counts = {}
         self._ids: set[str] = set()
         self._images: dict[str, bytes] = {}
 
@@ -64,7 +65,7 @@ class StoreWriter:
                 target.symlink_to(source.resolve())
             else:
                 shutil.copyfile(source, target)
-            self._images[path] = _file_hash(source)
+            self._images[path] = file_hash(source)
         return path
 
     def add_image(self, name: str, image: Image.Image) -> str:
@@ -73,7 +74,7 @@ class StoreWriter:
         if path in self._images:
             raise ValueError(f"image {name} was added before")
         image.save(target)
-        self._images[path] = _file_hash(target)
+        self._images[path] = file_hash(target)
         return path
 
     def add(self, sample: Sample) -> None:
@@ -84,7 +85,7 @@ class StoreWriter:
             raise ValueError(f"sample id {sample.id!r} was added before")
         self._ids.add(sample.id)
         self._lines.write(sample_to_line(sample).encode("utf-8") + b"\n")
-        _count(sample, self._counts)
+        count_sample(sample, self._counts)
 
     def finish(
         self, *, source: Mapping[str, Any], seed: int | None, skipped: Sequence[tuple[str, str]] = ()
@@ -117,7 +118,7 @@ class StoreWriter:
             "seed": seed,
             "num_samples": len(self._ids),
             "num_images": len(self._images),
-            "negatives_frac": _negatives_frac(self._counts),
+            "negatives_frac": negatives_frac(self._counts),
             "counts": {task: dict(sorted(names.items())) for task, names in sorted(self._counts.items())},
             "num_skipped": len(skipped),
             "skipped": [{"where": where, "reason": reason} for where, reason in skipped],
@@ -167,30 +168,12 @@ def check_parts_free(out: Path, parts: Iterable[str], *, overwrite: bool) -> Non
             raise DataError(f"{out}: holds a data set already; expected a folder for the data sets train and test")
 
 
-def _count(sample: Sample, counts: dict[str, dict[str, dict[str, int]]]) -> None:
-    """Questions (and boxes, and questions about an absent class) by task and class."""
-    name = sample.target.text if isinstance(sample.target, Label) else sample.query
-    # Referring expressions are all different: only their number says something.
-    name = name if sample.task != "grounding" else "all"
-    row = counts.setdefault(sample.task.value, {}).setdefault(name, {"questions": 0})
-    row["questions"] += 1
-    if isinstance(sample.target, Detections):
-        row["boxes"] = row.get("boxes", 0) + len(sample.target.items)
-        row["absent"] = row.get("absent", 0) + (not sample.target.items)
-
-
-def _negatives_frac(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> float | None:
-    """Share of detection questions about an absent class; None where there are no detection questions."""
-    rows = counts.get("detection", {}).values()
-    questions = sum(row["questions"] for row in rows)
-    return round(sum(row["absent"] for row in rows) / questions, 6) if questions else None
-
-
 def _why(skipped: Sequence[tuple[str, str]]) -> str:
     return f" (first of {len(skipped)} skipped: {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
 
 
-def _file_hash(path: Path) -> bytes:
+def file_hash(path: Path) -> bytes:
+    """sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -5,7 +5,6 @@ Formats: https://cocodataset.org/#format-data, https://www.lvisdataset.org/datas
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -21,10 +20,9 @@ from virft.types import ImageSize
 
 
 class CocoFile(NamedTuple):
-    """A parsed file: its name and hash (for the card), and the three lists of the format."""
+    """A parsed file: its name, and the three lists of the format."""
 
     name: str
-    sha256: str
     images: list[Any]
     annotations: list[Any]
     categories: list[Any]
@@ -33,8 +31,7 @@ class CocoFile(NamedTuple):
 def open_coco(path: Path) -> CocoFile:
     """The file's three lists; ``DataError`` if it is no COCO detection file."""
     try:
-        raw = path.read_bytes()
-        tree = json.loads(raw)
+        tree = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a COCO JSON file") from error
     except ValueError as error:
@@ -46,7 +43,7 @@ def open_coco(path: Path) -> CocoFile:
             found = "missing" if value is None else "empty" if value == [] else f"a {type(value).__name__}"
             raise DataError(f"{path}: {key} is {found}; expected a COCO file with images, annotations and categories")
         lists[key] = value
-    return CocoFile(path.name, hashlib.sha256(raw).hexdigest(), **lists)
+    return CocoFile(path.name, **lists)
 
 
 def read_coco(

@@ -7,11 +7,10 @@ RefCOCO. Sources: RefCOCO (arXiv 1608.00272), MDETR (arXiv 2104.12763).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from virft.boxes import XYXY, xywh_to_xyxy
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
@@ -21,21 +20,13 @@ from virft.types import ImageSize
 BoxFormat = Literal["xywh", "xyxy"]
 
 
-class ReferringFile(NamedTuple):
-    """A set, and the hash of the file it came from."""
-
-    referring: ReferringSet
-    sha256: str
-
-
-def read_refcoco(path: Path, folder: Path, *, box_format: BoxFormat = "xywh", skipped: Skipped) -> ReferringFile:
+def read_refcoco(path: Path, folder: Path, *, box_format: BoxFormat = "xywh", skipped: Skipped) -> ReferringSet:
     """Every expression with its box, in pixels; ``bbox`` is [x, y, width, height], or corners with "xyxy".
 
     Left out and noted: records without an image, an expression or four numbers.
     """
     try:
-        raw = path.read_bytes()
-        tree = json.loads(raw)
+        tree = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a JSON file") from error
     except ValueError as error:
@@ -56,7 +47,7 @@ def read_refcoco(path: Path, folder: Path, *, box_format: BoxFormat = "xywh", sk
         ]
     if not expressions:
         raise DataError(f"{path}: no expression came out of it{skipped.first()}")
-    return ReferringFile(ReferringSet(images=images, expressions=tuple(expressions)), hashlib.sha256(raw).hexdigest())
+    return ReferringSet(images=images, expressions=tuple(expressions))
 
 
 def _records(tree: Any, path: Path) -> Iterator[Any]:

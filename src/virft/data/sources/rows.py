@@ -6,7 +6,6 @@ TRL's conversational one with ``prompt``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -139,6 +138,7 @@ def write_row_stores(
     out: Path,
     *,
     split: SplitPlan,
+    source: dict[str, Any],
     skipped: Skipped,
     overwrite: bool = False,
     link: bool = False,
@@ -153,7 +153,6 @@ def write_row_stores(
     parts = split.parts(names)
     check_parts_free(out, parts, overwrite=overwrite)
     part_of = {name: part for part, inside in parts.items() for name in inside}
-    source = {"kind": "rows", "file": path.name, "sha256": _sha256(path), **shares(split)}
     ids: set[str] = set()
     used: dict[str, dict[str, None]] = {part: {} for part in parts}
     pictures = PictureFolder(folder)
@@ -175,10 +174,10 @@ def write_row_stores(
             used[part_of[images[0]]].update(dict.fromkeys(images))
             kept = tuple(writer.add_image_file(name, folder / name) for name in images)
             writer.add(replace(sample, images=kept))
-        source |= pictures.same_pictures(used)
+        told = source | shares(split) | pictures.same_pictures(used)
         return {
             str(out / part): writer.finish(
-                source=source | {"split": part or "all"}, seed=split.seed, skipped=skipped.records
+                source=told | {"split": part or "all"}, seed=split.seed, skipped=skipped.records
             )
             for part, writer in writers.items()
         }
@@ -239,8 +238,3 @@ def _images_of(row: dict[str, Any]) -> tuple[str, ...] | None:
             return None
         names.append(path.as_posix())
     return tuple(names)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,7 +28,7 @@ def save(folder: Path, tree: Any) -> Path:
 
 def read(path: Path, **options: Any) -> tuple[ReferringSet, list[tuple[str, str]]]:
     skipped = Skipped()
-    return read_refcoco(path, path.parent / "images", skipped=skipped, **options).referring, skipped.records
+    return read_refcoco(path, path.parent / "images", skipped=skipped, **options), skipped.records
 
 
 def test_records_may_hold_one_expression_or_several(tmp_path: Path) -> None:

@@ -29,7 +29,13 @@ def build(folder: Path, *rows: Any, split: SplitPlan | None = None, ending: str 
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     file.write_text("\n".join(lines) + "\n" if ending == "jsonl" else f"[{','.join(lines)}]")
     cards = write_row_stores(
-        file, folder / "images", folder / "out", split=split or SplitPlan(), skipped=Skipped(), overwrite=True
+        file,
+        folder / "images",
+        folder / "out",
+        split=split or SplitPlan(),
+        source={},
+        skipped=Skipped(),
+        overwrite=True,
     )
     return [sample for part in cards for sample in Store(part)], cards
 
@@ -137,7 +143,12 @@ def test_a_file_that_holds_no_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text('{"image": 1}')
     with pytest.raises(DataError, match=r"rows\.json: holds a dict; expected a list of rows"):
         write_row_stores(
-            tmp_path / "rows.json", tmp_path / "images", tmp_path / "out", split=SplitPlan(), skipped=Skipped()
+            tmp_path / "rows.json",
+            tmp_path / "images",
+            tmp_path / "out",
+            split=SplitPlan(),
+            source={},
+            skipped=Skipped(),
         )
 
 

@@ -1,4 +1,4 @@
-"""What ``virft check`` says of a data set."""
+"""What a data set holds: in its card, and as ``virft check`` says it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 
 from factories import box, detections, sample, save_picture
 from virft.cli import main
+from virft.data.counts import Counts, count_sample, counts_text, negatives_frac
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.data.survey import survey, survey_text
-from virft.errors import DataError
 from virft.types import Label, Sample, TaskName
 
 
@@ -38,29 +37,36 @@ def four(folder: Path) -> Path:
 
 
 def test_questions_boxes_and_sizes_are_counted(tmp_path: Path) -> None:
-    rows = survey(Store(four(tmp_path)))
-    assert list(rows) == [
-        (TaskName.CLASSIFICATION, "red fox"),
-        (TaskName.DETECTION, "fox"),
-        (TaskName.GROUNDING, "(all expressions)"),
-    ]
-    fox = rows[TaskName.DETECTION, "fox"]
-    assert (fox.questions, fox.absent, fox.boxes) == (2, 1, 2)
-    assert fox.by_size == {"small": 1, "medium": 1}
-    assert rows[TaskName.GROUNDING, "(all expressions)"].by_size == {"large": 1}
-    header, *lines = survey_text(rows).splitlines()
+    counts = Store(four(tmp_path)).card["counts"]
+    assert counts == {
+        "classification": {"red fox": {"questions": 1}},
+        "detection": {"fox": {"questions": 2, "boxes": 2, "small": 1, "medium": 1, "large": 0, "absent": 1}},
+        "grounding": {"all": {"questions": 1, "boxes": 1, "small": 0, "medium": 0, "large": 1}},
+    }
+    header, *lines = counts_text(counts).splitlines()
     assert header.split() == ["task", "class", "questions", "absent", "boxes", "small", "medium", "large"]
     assert lines[1].split() == ["detection", "fox", "2", "1", "2", "1", "1", "0"]
     assert len({len(line) for line in (header, *lines)}) == 1
 
 
+def test_the_share_of_absent_classes_is_that_of_detection_alone() -> None:
+    counts: Counts = {}
+    assert negatives_frac(counts) is None
+    for one in (
+        sample(detections()),
+        sample(detections((0, 0, 9, 9))),
+        sample(Label(text="x"), task=TaskName.CLASSIFICATION),
+    ):
+        count_sample(one, counts)
+    assert negatives_frac(counts) == 0.5
+
+
 def test_the_verb_tells_what_was_skipped_and_what_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = four(tmp_path)
     assert main(["check", str(folder)]) == 0
-    assert "1 records of the source were skipped" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "detection       fox" in out
+    assert "1 records of the source were skipped" in out
     (folder / "images" / "a.png").write_bytes(b"cut")
     assert main(["check", str(folder)]) == 2
     assert "a.png" in capsys.readouterr().err
-    (folder / "images" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"samples\.jsonl:1: no such image"):
-        survey(Store(folder))
