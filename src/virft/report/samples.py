@@ -43,7 +43,7 @@ def draw_target(image: Image.Image, sample: Sample, *, side: int = _SIDE) -> Ima
 def target_in_words(sample: Sample) -> str:
     """What is right, in a few words.
 
-    >>> from virft.types import ImageSize, TaskName
+    >>> from virft.types import Detections, ImageSize, TaskName
     >>> target_in_words(Sample(id="", task=TaskName.DETECTION, images=("a",), image_sizes=(ImageSize(4, 4),),
     ...                        query="cat", target=Detections()))
     'not there'
