@@ -77,22 +77,21 @@ def build_coco(
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.coco import open_coco, read_coco
 
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder; expected the folder of the images of {annotations.name}")
+    _require_images(images, annotations)
     skipped = choices.skipped()
-    cards = write_detection_stores(
-        read_coco(
-            open_coco(annotations), images, classes=expand_class_sets(classes), federated=federated, skipped=skipped
-        ),
-        out,
-        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
-        source=choices.source("lvis" if federated else "coco", file=annotations),
-        skipped=skipped,
-        overwrite=choices.overwrite,
-        link=choices.link,
+    return _close_build(
+        write_detection_stores(
+            read_coco(
+                open_coco(annotations), images, classes=expand_class_sets(classes), federated=federated, skipped=skipped
+            ),
+            out,
+            plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
+            source=choices.source("lvis" if federated else "coco", file=annotations),
+            skipped=skipped,
+            overwrite=choices.overwrite,
+            link=choices.link,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_files(
@@ -114,17 +113,17 @@ def build_files(
 
     skipped = choices.skipped()
     read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
-    cards = write_detection_stores(
-        read(root, classes=expand_class_sets(classes), skipped=skipped),
-        out,
-        plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
-        source=choices.source(kind, name=root.absolute().name),
-        skipped=skipped,
-        overwrite=choices.overwrite,
-        link=choices.link,
+    return _close_build(
+        write_detection_stores(
+            read(root, classes=expand_class_sets(classes), skipped=skipped),
+            out,
+            plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
+            source=choices.source(kind, name=root.absolute().name),
+            skipped=skipped,
+            overwrite=choices.overwrite,
+            link=choices.link,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_folders(
@@ -141,17 +140,17 @@ def build_folders(
     from virft.data.label_questions import LabelPlan, write_label_stores
     from virft.data.sources.labels import read_aliases, read_label_folders
 
-    cards = write_label_stores(
-        read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {}),
-        out,
-        plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
-        source=choices.source("folders", name=root.absolute().name),
-        skipped=choices.skipped(),
-        overwrite=choices.overwrite,
-        link=choices.link,
+    return _close_build(
+        write_label_stores(
+            read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {}),
+            out,
+            plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
+            source=choices.source("folders", name=root.absolute().name),
+            skipped=choices.skipped(),
+            overwrite=choices.overwrite,
+            link=choices.link,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_csv(
@@ -169,21 +168,20 @@ def build_csv(
     from virft.data.label_questions import LabelPlan, write_label_stores
     from virft.data.sources.labels import read_aliases, read_label_csv
 
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder; expected the folder of the images of {table.name}")
+    _require_images(images, table)
     skipped = choices.skipped()
     known = read_aliases(aliases) if aliases else {}
-    cards = write_label_stores(
-        read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped),
-        out,
-        plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
-        source=choices.source("csv", file=table),
-        skipped=skipped,
-        overwrite=choices.overwrite,
-        link=choices.link,
+    return _close_build(
+        write_label_stores(
+            read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped),
+            out,
+            plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
+            source=choices.source("csv", file=table),
+            skipped=skipped,
+            overwrite=choices.overwrite,
+            link=choices.link,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_lisa(
@@ -198,17 +196,17 @@ def build_lisa(
     from virft.data.sources.lisa import read_lisa
 
     skipped = choices.skipped()
-    cards = write_grounding_stores(
-        read_lisa(folder, skipped=skipped),
-        out,
-        plan=GroundingPlan(questions=questions, split=choices.split()),
-        source=choices.source("lisa", name=folder.absolute().name),
-        skipped=skipped,
-        overwrite=choices.overwrite,
-        link=choices.link,
+    return _close_build(
+        write_grounding_stores(
+            read_lisa(folder, skipped=skipped),
+            out,
+            plan=GroundingPlan(questions=questions, split=choices.split()),
+            source=choices.source("lisa", name=folder.absolute().name),
+            skipped=skipped,
+            overwrite=choices.overwrite,
+            link=choices.link,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_refcoco(
@@ -224,20 +222,19 @@ def build_refcoco(
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
     from virft.data.sources.refcoco import read_refcoco
 
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder; expected the folder of the images of {expressions.name}")
+    _require_images(images, expressions)
     skipped = choices.skipped()
-    cards = write_grounding_stores(
-        read_refcoco(expressions, images, box_format=box_format, skipped=skipped),
-        out,
-        plan=GroundingPlan(questions=questions, split=choices.split()),
-        source=choices.source("refcoco", file=expressions, box_format=box_format),
-        skipped=skipped,
-        overwrite=choices.overwrite,
-        link=choices.link,
+    return _close_build(
+        write_grounding_stores(
+            read_refcoco(expressions, images, box_format=box_format, skipped=skipped),
+            out,
+            plan=GroundingPlan(questions=questions, split=choices.split()),
+            source=choices.source("refcoco", file=expressions, box_format=box_format),
+            skipped=skipped,
+            overwrite=choices.overwrite,
+            link=choices.link,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_rows(
@@ -250,20 +247,19 @@ def build_rows(
     """Data sets of rows of JSON, of any task; their cards by folder."""
     from virft.data.sources.rows import write_row_stores
 
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder; expected the folder of the images of {rows.name}")
-    cards = write_row_stores(
-        rows,
-        images,
-        out,
-        split=choices.split(),
-        source=choices.source("rows", file=rows),
-        skipped=choices.skipped(),
-        overwrite=choices.overwrite,
-        link=choices.link,
+    _require_images(images, rows)
+    return _close_build(
+        write_row_stores(
+            rows,
+            images,
+            out,
+            split=choices.split(),
+            source=choices.source("rows", file=rows),
+            skipped=choices.skipped(),
+            overwrite=choices.overwrite,
+            link=choices.link,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_visual_rft(
@@ -279,16 +275,16 @@ def build_visual_rft(
     from virft.boxes import BoxSpace
     from virft.data.sources.visual_rft import VisualRFTPlan, open_rows, write_visual_rft_stores
 
-    cards = write_visual_rft_stores(
-        open_rows(source, split=hf_split),
-        out,
-        plan=VisualRFTPlan(task=task, space=BoxSpace(space), split=choices.split()),
-        source=choices.source("visual_rft", name=Path(source).name if Path(source).exists() else source),
-        skipped=choices.skipped(),
-        overwrite=choices.overwrite,
+    return _close_build(
+        write_visual_rft_stores(
+            open_rows(source, split=hf_split),
+            out,
+            plan=VisualRFTPlan(task=task, space=BoxSpace(space), split=choices.split()),
+            source=choices.source("visual_rft", name=Path(source).name if Path(source).exists() else source),
+            skipped=choices.skipped(),
+            overwrite=choices.overwrite,
+        )
     )
-    _close_build(cards)
-    return cards
 
 
 def build_scenes(
@@ -323,9 +319,7 @@ def build_scenes(
         card = write_test_scenes(out, num_questions=questions, kind=SceneKind(kind), **common)
     else:
         raise ConfigError("build scenes: expected either --shots (a training set) or --questions (a test set)")
-    cards = {str(out): card}
-    _close_build(cards)
-    return cards
+    return _close_build({str(out): card})
 
 
 def check(*, data: Path) -> None:
@@ -547,8 +541,16 @@ def _told_skipped(number: int) -> str:
     return f"; {number} records of the source were skipped, see card.json" if number else ""
 
 
-def _close_build(cards: Mapping[str, Mapping[str, Any]]) -> None:
-    """Say what was built; command and date go into ``build.log``, so that cards of equal builds are equal."""
+def _require_images(folder: Path, annotations: Path) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected the folder of the images of {annotations.name}")
+
+
+def _close_build(cards: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Say what was built, and give it back.
+
+    Command and date go into ``build.log``, so that cards of equal builds are equal.
+    """
     import shlex
     import sys
     from datetime import UTC, datetime
@@ -559,6 +561,7 @@ def _close_build(cards: Mapping[str, Mapping[str, Any]]) -> None:
     for folder in cards:
         (Path(folder) / "build.log").write_text(line, encoding="utf-8", errors="surrogateescape")
     _print_cards(cards)
+    return cards
 
 
 def _print_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:

@@ -41,7 +41,8 @@ class AnnotatedImage:
 class AnnotatedSet:
     """Images by name, the classes that may be asked for, and what was left out.
 
-    ``num_crowd`` boxes of crowds; ``num_incomplete``: pairs of an image and a class of which not all are marked.
+    ``num_crowd`` boxes of crowds (VOC: difficult ones); ``num_incomplete``: pairs of an image and a class of which
+    not all are marked.
     """
 
     images: Mapping[str, AnnotatedImage]

@@ -6,6 +6,7 @@ Format: http://host.robots.ox.ac.uk/pascal/VOC/ (VOC2012 development kit)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -65,8 +66,7 @@ def read_voc(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> 
             boxes={label: tuple(found) for label, found in boxes.items() if label not in doubtful},
             doubtful=frozenset(doubtful),
         )
-    found = detection_set(images, classes, where=folder.name)
-    return AnnotatedSet(images=found.images, classes=found.classes, num_crowd=num_difficult)
+    return replace(detection_set(images, classes, where=folder.name), num_crowd=num_difficult)
 
 
 def _read(file: Path) -> ElementTree.Element:
