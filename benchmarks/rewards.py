@@ -8,10 +8,11 @@ The first line is the usual case; the others are what a model may write instead.
 
 from __future__ import annotations
 
-import platform
 import random
 import time
 import timeit
+
+from record import markdown_table, write_results
 
 from virft.answers import read_detection, render_detection
 from virft.boxes import BoxSpace
@@ -20,7 +21,7 @@ from virft.types import Box, Detection, Detections, ImageSize, TaskName
 
 SIZE = ImageSize(640, 480)
 NUM_TEXTS = 200
-REPEATS = 15
+REPEATS = 200
 
 
 def random_detections(rng: random.Random) -> Detections:
@@ -56,7 +57,7 @@ def completions_per_second(texts: list[str], targets: list[Detections]) -> float
 
 
 def main() -> None:
-    """Print one line per kind of text."""
+    """Print and keep one line per kind of text."""
     rng = random.Random(0)
     targets = [random_detections(rng) for _ in range(NUM_TEXTS)]
 
@@ -74,7 +75,7 @@ def main() -> None:
     crowded = [render(jittered(target, rng, 8.0)) for target in crowded_targets]
     as_json = [text.replace("'Position'", '"bbox_2d"').replace("'Confidence'", '"score"') for text in canonical]
     broken = [text.replace("}]", ", oops}]") for text in canonical]
-    print(f"Python {platform.python_version()}, {platform.machine()}, {NUM_TEXTS} texts of 5 boxes, 5 targets each")
+    rows = []
     for name, texts, goals in (
         ("canonical text", canonical, targets),
         ("canonical text, all boxes compete (Hungarian)", crowded, crowded_targets),
@@ -82,7 +83,11 @@ def main() -> None:
         ("one broken element (general reader)", broken, targets),
     ):
         speed = completions_per_second(texts, goals)
-        print(f"{name:<48}{speed:>10,.0f} per second{1e6 / speed:>8.0f} µs each")
+        rows.append([name, f"{speed:,.0f}", f"{1e6 / speed:.0f}"])
+    table = markdown_table(["text", "per second and core", "µs each"], rows)
+    text = f"{NUM_TEXTS} texts of 5 boxes, 5 targets each. Best of {REPEATS} rounds, in processor time.\n\n{table}"
+    print(text)
+    print(write_results("rewards", command="python benchmarks/rewards.py", tables=text, date=None))
 
 
 if __name__ == "__main__":

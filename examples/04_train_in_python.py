@@ -11,8 +11,7 @@ from pathlib import Path
 from virft.assembly import load_for_training, make_trainer
 from virft.config import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
 from virft.data.sources.scenes import write_few_shot_scenes
-from virft.data.store import Store
-from virft.data.stream import ShuffledStream
+from virft.data.training_data import open_training_data
 from virft.models.tiny import IMAGE_SIZE
 from virft.types import TaskName
 
@@ -29,11 +28,10 @@ def main(steps: int = 3) -> None:
             grpo=GRPOConfig(steps=steps, prompts_per_step=2, group_size=4, learning_rate=2e-4, kl_coef=0.0),
             run=RunConfig(dir=str(Path(folder) / "run")),
         )
-        store = Store(data)
         trainer = make_trainer(config, load_for_training(config))
-        stream = ShuffledStream(num_samples=len(store), batch_size=config.grpo.prompts_per_step, seed=config.seed)
+        questions = open_training_data(config)
         for number in range(steps):
-            report = trainer.step(number, [store[i] for i in stream.next_batch()])
+            report = trainer.step(number, questions.batch(number))
             print(f"step {number + 1}: reward {report.metrics['reward']:.2f}, "
                   f"{report.metrics['completion_tokens']:.0f} tokens an answer")  # fmt: skip
             best = max(report.groups[0].reports, key=lambda one: one.total)

@@ -7,12 +7,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from virft.boxes import BoxSpace
 from virft.config import AugmentConfig, Config
 from virft.data.images import load_image
 from virft.data.store import Store
@@ -31,7 +33,7 @@ from virft.models.logprobs import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.prompts import question_of, read_template
-from virft.rewards.combine import RewardRule
+from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
 from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
@@ -66,14 +68,17 @@ def load_for_training(config: Config) -> LoadedModel:
     return loaded
 
 
-def make_renderer(loaded: LoadedModel, *, template: str, thinking: bool) -> Callable[[Sample], RenderedPrompt]:
+def make_renderer(
+    loaded: LoadedModel, *, template: str, thinking: bool, thinking_by_origin: Mapping[str, bool] | None = None
+) -> Callable[[Sample], RenderedPrompt]:
     """Sample to prompt under a template setting; ``auto`` is what the model's card says."""
     name = loaded.card.get("prompt_template", DEFAULT_TEMPLATE) if template == "auto" else template
     text = read_template(name)
     renderer = Renderer(loaded, load_image)
 
     def render(sample: Sample) -> RenderedPrompt:
-        asked = question_of(sample, template=text, thinking=thinking, space=loaded.family.box_space)
+        own = (thinking_by_origin or {}).get(sample.origin, thinking)
+        asked = question_of(sample, template=text, thinking=own, space=loaded.family.box_space)
         return renderer.render(sample, asked)
 
     return render
@@ -85,11 +90,11 @@ def make_policy(loaded: LoadedModel, *, temperature: float) -> Policy:
     return Policy(loaded.model, loaded.family, TokenRules(temperature=temperature, forbidden_ids=forbidden))
 
 
-def make_reward_rule(config: Config) -> RewardRule:
-    """The config's reward, the user's own functions loaded."""
+def make_reward_rule(config: Config, preset: Preset | None = None) -> RewardRule:
+    """The config's reward, or with another preset, the user's own functions loaded."""
     try:
         return RewardRule(
-            preset=config.reward.preset,
+            preset=preset or config.reward.preset,
             weights=config.reward.weights,
             iou_threshold=config.reward.iou_threshold,
             iou_threshold_end=config.reward.iou_threshold_end,
@@ -97,6 +102,20 @@ def make_reward_rule(config: Config) -> RewardRule:
         )
     except ConfigError as error:
         raise ConfigError(f"reward.{error}") from error
+
+
+def make_grader(config: Config, box_space: BoxSpace) -> Grader:
+    """How answers are read and paid, for each set of a mixture as its own settings say."""
+
+    def grader(preset: Preset | None, thinking: bool | None) -> Grader:
+        return Grader(
+            rule=make_reward_rule(config, preset),
+            thinking=config.prompt.thinking if thinking is None else thinking,
+            box_space=box_space,
+        )
+
+    by_origin = {name: grader(part.preset, part.thinking) for name, part in config.mixture.items()}
+    return replace(grader(None, None), by_origin=by_origin)
 
 
 def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ()) -> GRPOTrainer:
@@ -108,13 +127,17 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
         reference_mode = loaded.adapters_disabled
     elif config.grpo.kl_coef > 0:
         reference = copy.deepcopy(policy).requires_grad_(False).eval()
+    grader = make_grader(config, loaded.family.box_space)
     return GRPOTrainer(
         policy=policy,
         generator=HFGenerator(policy, loaded.tokenizer),
-        render=make_renderer(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
-        grader=Grader(
-            rule=make_reward_rule(config), thinking=config.prompt.thinking, box_space=loaded.family.box_space
+        render=make_renderer(
+            loaded,
+            template=config.prompt.template,
+            thinking=config.prompt.thinking,
+            thinking_by_origin={name: one.thinking for name, one in grader.by_origin.items()},
         ),
+        grader=grader,
         optimizer=make_optimizer(
             policy.parameters(),
             weight_decay=config.grpo.weight_decay,
@@ -165,8 +188,6 @@ def loop_settings(config: Config) -> LoopSettings:
     """The config's lengths and intervals."""
     return LoopSettings(
         num_steps=config.grpo.steps,
-        prompts_per_step=config.grpo.prompts_per_step,
-        seed=config.seed,
         save_every=config.run.save_every,
         keep_checkpoints=config.run.keep_checkpoints,
         log_every=config.run.log_every,
@@ -228,33 +249,43 @@ def evaluate(
 
 
 def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[str, float]] | None:
-    """Scores the model in training on ``data.validation``; None without one.
+    """Scores the model in training on ``data.validation``, or on those of a mixture's sets; None without one.
 
-    Answers land in ``eval/validation_N`` of ``run.dir``.
+    Answers land in ``eval/validation_N`` of ``run.dir`` (``validation_NAME_N`` for a set, whose values are called
+    ``f1@NAME`` and so on).
     """
-    if config.data.validation is None:
+    folders = {"": (config.data.validation, config.prompt.thinking)} | {
+        name: (part.validation, config.prompt.thinking if part.thinking is None else part.thinking)
+        for name, part in config.mixture.items()
+    }
+    stores = {name: (Store(folder), thinking) for name, (folder, thinking) in folders.items() if folder is not None}
+    if not stores:
         return None
-    store = Store(config.data.validation)
-    store.check(decode=True)
+    for store, _ in stores.values():
+        store.check(decode=True)
 
-    def validate(num_steps: int) -> Mapping[str, float]:
+    def validate_on(name: str, num_steps: int) -> Mapping[str, float]:
+        store, thinking = stores[name]
         scores = evaluate(
             loaded,
             store,
-            Path(config.run.dir) / "eval" / f"validation_{num_steps:06d}",
+            Path(config.run.dir) / "eval" / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"]),
             template=config.prompt.template,
-            thinking=config.prompt.thinking,
+            thinking=thinking,
             max_completion_tokens=config.sampling.max_completion_tokens,
             model_name=f"{config.model.path} after {num_steps} steps",
         )
-        return {name: value for one in scores for name, value in one.values.items()}
+        end = f"@{name}" if name else ""
+        return {value_name + end: value for one in scores for value_name, value in one.values.items()}
+
+    def validate(num_steps: int) -> Mapping[str, float]:
+        return {key: value for name in stores for key, value in validate_on(name, num_steps).items()}
 
     return validate
 
 
-def estimate(config: Config, trainer: GRPOTrainer, store: Store) -> str:
+def estimate(config: Config, trainer: GRPOTrainer, sample: Sample) -> str:
     """What a run will cost, from one group measured now: prompt and completion tokens, steps, seconds."""
-    sample = store[0]
     began = time.perf_counter()
     report = trainer.rehearse(sample)
     seconds = time.perf_counter() - began

@@ -114,14 +114,36 @@ def assign_by_worth(worth: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
     >>> assign_by_worth([[9, 8], [8, 1]])  # 8 + 8 beats 9 + 1
     [(0, 1), (1, 0)]
     """
-    pairs = [(r, c) for r, row in enumerate(worth) for c, value in enumerate(row) if value > 0.0]
-    if len({r for r, _ in pairs}) == len(pairs) == len({c for _, c in pairs}):
-        return pairs  # no two compete: the usual case, and ten times faster than a call of SciPy
+    if (pairs := undisputed_pairs(worth)) is not None:
+        return pairs
     from scipy.optimize import linear_sum_assignment
 
     gains = [[value if value > 0.0 else 0.0 for value in row] for row in worth]
     rows, columns = linear_sum_assignment(gains, maximize=True)
     return [(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True) if worth[r][c] > 0.0]
+
+
+def undisputed_pairs(worth: Sequence[Sequence[float]]) -> list[tuple[int, int]] | None:
+    """Every pair (row, column) worth more than 0, by row, if no two of them compete; else None.
+
+    The usual case of boxes, and ten times faster than a call of SciPy.
+
+    >>> undisputed_pairs([[0, 8], [0, 0], [1, 0]]), undisputed_pairs([[9, 8], [0, 0]])
+    ([(0, 1), (2, 0)], None)
+    """
+    pairs = []
+    columns = set()
+    for number, row in enumerate(worth):
+        found = -1
+        for column, value in enumerate(row):
+            if value > 0.0:
+                if found >= 0 or column in columns:
+                    return None
+                found = column
+        if found >= 0:
+            columns.add(found)
+            pairs.append((number, found))
+    return pairs
 
 
 def assign_by_iou(ious: Sequence[Sequence[float]], threshold: float) -> list[tuple[int, int]]:

@@ -102,7 +102,9 @@ def _add_build(verbs: _Verbs) -> None:
         verb = _add_verb(sources, name, f"{name.upper()} JSON with its images: detection", function="build_coco")
         verb.set_defaults(federated=federated)
         verb.add_argument("annotations", metavar="JSON", type=Path)
-        verb.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
+        verb.add_argument(
+            "images", metavar="IMAGES", type=_folder_or_none, help="folder of the images; - builds without pictures"
+        )
         _add_detection_arguments(verb)
     for kind, what in (
         ("labelme", "LabelMe JSON files beside their images"),
@@ -256,6 +258,10 @@ def _add_explain(verbs: _Verbs) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _folder_or_none(text: str) -> Path | None:
+    return None if text == "-" else Path(text)
 
 
 def _at_least_one(text: str) -> int:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -88,15 +89,30 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """``[data]``: folders that ``virft build`` made."""
 
-    train: str = _setting(help="Data set to train on.", unit="folder")
+    train: str | None = _setting(
+        None, help="Data set to train on. Not set only if there are tables `[mixture.NAME]`.", unit="folder"
+    )
     validation: str | None = _setting(
         None, help="Data set to score during the run; never the test set. Not set: no scoring.", unit="folder"
     )
     validate_every: int = _setting(
         0,
-        help="Score `data.validation` so often; 0: before the first and after the last step.",
+        help="Score the validation sets so often; 0: before the first and after the last step.",
         unit="steps",
         at_least=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureConfig(_Section):
+    """``[mixture.NAME]``: one of several data sets of a run, in place of ``data.train``; NAME stands in the logs."""
+
+    data: str = _setting(help="Data set to train on; each sample says its task.", unit="folder")
+    weight: float = _setting(1.0, help="Share of the questions, against the weights of the other sets.", above=0)
+    thinking: bool | None = _setting(None, help="Of this set. Not set: as `prompt.thinking` says.")
+    preset: Literal["robust", "paper"] | None = _setting(None, help="Of this set. Not set: as `reward.preset` says.")
+    validation: str | None = _setting(
+        None, help="Data set to score during the run, asked as this one is; never the test set.", unit="folder"
     )
 
 
@@ -246,11 +262,12 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(_Section):
-    """A whole run. ``data`` and ``run`` hold the two settings without a default."""
+    """A whole run. ``run.dir`` and something to train on, ``data.train`` or ``mixture``, have no default."""
 
     seed: int = _setting(0, help="Seed of everything random in the run.", at_least=0, at_most=2**63 - 1)
     model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    mixture: Mapping[str, MixtureConfig] = field(default_factory=dict)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -263,6 +280,9 @@ class Config(_Section):
         if conflict := first_conflict(self):
             raise ConfigError(conflict)
 
+
+MIXTURE = "mixture.NAME"
+"""Section of each set of a mixture, whatever its name."""
 
 REQUIRED: Any = MISSING
 """Default of a setting that has none."""
@@ -323,20 +343,20 @@ class Setting:
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of the tree.
+    """Every setting, in the order of the tree; those of a mixture's sets as ``mixture.NAME.data`` and so on.
 
     >>> settings()[0].key, settings()[1].key
     ('seed', 'model.path')
     """
-    own = settings_of(Config)
-    return own + tuple(setting for section in sections().values() for setting in settings_of(section))
+    return tuple(setting for section in (Config, *sections().values()) for setting in settings_of(section))
 
 
 @cache
 def sections() -> Mapping[str, type]:
-    """Section name -> its dataclass, in the order of the tree."""
+    """Section name -> its dataclass, in the order of the tree. A mixture's sets have one each, ``mixture.NAME``."""
     hints = get_type_hints(Config)
-    return {f.name: hints[f.name] for f in fields(Config) if is_dataclass(hints[f.name])}
+    own = {f.name: hints[f.name] for f in fields(Config) if is_dataclass(hints[f.name])}
+    return {**own, MIXTURE: MixtureConfig}
 
 
 def settings_of(section: type) -> tuple[Setting, ...]:
@@ -351,15 +371,24 @@ def settings_of(section: type) -> tuple[Setting, ...]:
 
 
 def setting_at(key: str) -> Setting:
-    """The setting of a dotted key; ``KeyError`` if there is none."""
-    return {setting.key: setting for setting in settings()}[key]
+    """The setting of a dotted key; ``KeyError`` if there is none.
+
+    >>> setting_at("mixture.coco.weight").key
+    'mixture.coco.weight'
+    """
+    section, _, name = key.rpartition(".")
+    general = f"{MIXTURE}.{name}" if _NAMED_SET.fullmatch(section) else key
+    return replace({setting.key: setting for setting in settings()}[general], key=key)
 
 
 def values(config: Config) -> Iterator[tuple[Setting, Any]]:
     """Every setting with its value in this tree."""
-    for setting in settings():
-        section, _, name = setting.key.rpartition(".")
-        yield setting, getattr(getattr(config, section) if section else config, name)
+    parts = {"": config} | {f"{section}.": getattr(config, section) for section in sections() if section != MIXTURE}
+    parts |= {f"mixture.{name}.": part for name, part in config.mixture.items()}
+    for prefix, part in parts.items():
+        for setting in settings_of(type(part)):
+            name = setting.key.rpartition(".")[2]
+            yield replace(setting, key=prefix + name), getattr(part, name)
 
 
 def without_effect(config: Config) -> dict[str, str]:
@@ -374,13 +403,22 @@ def without_effect(config: Config) -> dict[str, str]:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:
         reasons["run.keep_checkpoints"] = "it needs run.save_every above 0"
-    if config.data.validation is None:
+    if config.data.validation is None and not any(part.validation for part in config.mixture.values()):
         reasons["data.validate_every"] = "it needs data.validation"
     return reasons
 
 
 def first_conflict(config: Config) -> str | None:
-    """Two settings that cannot both hold, as a message; None if there are none."""
+    """Two settings that cannot both hold, or none of two of which one must, as a message; None if there are none."""
+    if config.data.train is None and not config.mixture:
+        return "data.train is missing; expected a folder that `virft build` made, or tables [mixture.NAME] of several"
+    for key in ("train", "validation"):
+        if (value := getattr(config.data, key)) is not None and config.mixture:
+            wanted = "data" if key == "train" else key
+            return f"data.{key} is {shown(value)} beside a mixture; expected it as {wanted} of a table [mixture.NAME]"
+    for name in config.mixture:
+        if not _NAMED_SET.fullmatch(f"mixture.{name}"):
+            return f"mixture.{name}: expected a name of letters, digits, _ and -"
     if config.model.train == "lora" and not config.model.freeze_vision:
         return (
             'model.freeze_vision is false with model.train = "lora", which puts adapters into the language '
@@ -393,6 +431,9 @@ def first_conflict(config: Config) -> str | None:
     if warmup >= steps:
         return f"grpo.warmup_steps is {warmup}; expected less than grpo.steps, which is {steps}"
     return None
+
+
+_NAMED_SET = re.compile(r"mixture\.[A-Za-z0-9_-]+")
 
 
 def _default(f: Field[Any]) -> Any:

@@ -12,9 +12,13 @@ from typing import Any, NamedTuple, get_origin
 import tomli_w
 
 from virft.config import (
+    MIXTURE,
     REQUIRED,
     Config,
+    MixtureConfig,
+    Setting,
     sections,
+    setting_at,
     settings,
     shown,
     values,
@@ -94,7 +98,7 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
 def dump(config: Config) -> str:
     """The resolved tree as TOML: every setting that has an effect. Reading it gives the tree back."""
     idle = without_effect(config)
-    tables: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections())}
+    tables: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections()) if name != MIXTURE}
     notes: list[str] = []
     for setting, value in values(config):
         section, _, name = setting.key.rpartition(".")
@@ -103,8 +107,13 @@ def dump(config: Config) -> str:
         elif value is None:
             notes.append(f"# {setting.key} is not set")
         else:
-            tables[section][name] = _as_toml_value(value)
-    tree = tables.pop("") | {name: table for name, table in tables.items() if table}
+            tables.setdefault(section, {})[name] = _as_toml_value(value)
+    tree: dict[str, Any] = tables.pop("")
+    for section, table in tables.items():
+        if section.startswith("mixture."):
+            tree.setdefault("mixture", {})[section.removeprefix("mixture.")] = table
+        elif table:
+            tree[section] = table
     return "\n".join([tomli_w.dumps(tree), *notes, ""])
 
 
@@ -114,9 +123,10 @@ def first_difference(left: Config, right: Config) -> Difference | None:
     Settings without effect in both trees do not count.
     """
     idle = without_effect(left).keys() & without_effect(right).keys()
-    for (setting, a), (_, b) in zip(values(left), values(right), strict=True):
-        if setting.key not in idle and a != b:
-            return Difference(setting.key, a, b)
+    there, here = ({setting.key: value for setting, value in values(config)} for config in (left, right))
+    for key in there | here:
+        if key not in idle and there.get(key) != here.get(key):
+            return Difference(key, there.get(key), here.get(key))
     return None
 
 
@@ -124,7 +134,9 @@ def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
     """Dotted key and value of every leaf. The one table-valued setting gives a key per entry."""
     leaves: list[tuple[str, Any]] = []
     for name, value in table.items():
-        if name not in sections():
+        if name == "mixture":
+            leaves += _flatten_mixture(value, origin)
+        elif name not in sections():
             leaves.append((name, value))
         elif not isinstance(value, Mapping):
             raise ConfigError(f"{origin}: {name} is {value!r}; expected a table [{name}]")
@@ -137,6 +149,12 @@ def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
                 for entry, number in item.items()
             ]
     return leaves
+
+
+def _flatten_mixture(value: Any, origin: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping) or not all(isinstance(part, Mapping) for part in value.values()):
+        raise ConfigError(f"{origin}: mixture is {value!r}; expected tables [mixture.NAME], one for each data set")
+    return [(f"mixture.{name}.{key}", item) for name, part in value.items() for key, item in part.items()]
 
 
 def _is_table(key: str, value: Any) -> bool:
@@ -163,14 +181,15 @@ def _parse_override(text: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         return key, raw
     # A folder may be called 2024 or true.
-    wants_text = any(setting.key == key and setting.takes(str) for setting in settings())
+    setting = _setting(key)
+    wants_text = setting is not None and setting.takes(str)
     return key, raw if wants_text and not isinstance(value, str) else value
 
 
 def _checked(key: str, entry: _Entry) -> Any:
     """The entry's value as the setting's own type."""
     table = _table_of(key)
-    setting = next((setting for setting in settings() if setting.key == (table or key)), None)
+    setting = _setting(table or key)
     if setting is None:
         raise ConfigError(f"{entry.origin}: {key} is not a setting; {_nearest(key)}")
     value = tuple(entry.value) if isinstance(entry.value, list) else entry.value
@@ -181,8 +200,17 @@ def _checked(key: str, entry: _Entry) -> Any:
     return float(value) if type(value) is int and (table or setting.takes(float)) else value
 
 
+def _setting(key: str) -> Setting | None:
+    try:
+        return setting_at(key)
+    except KeyError:
+        return None
+
+
 def _nearest(key: str) -> str:
     """The setting that was probably meant, or the settings of the same section."""
+    if key.startswith("mixture."):
+        key = MIXTURE + "." + key.rpartition(".")[2]
     section, _, name = key.rpartition(".")
     known = [setting.key for setting in settings()]
     # The right name in the wrong section comes before a similar name in the right one.
@@ -211,14 +239,26 @@ def _with_part_weights(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _build(flat: Mapping[str, Any], origin: str) -> Config:
     """The tree of checked values by dotted key."""
     for setting in settings():
-        if setting.default is REQUIRED and setting.key not in flat:
+        section = setting.key.rpartition(".")[0]
+        if setting.default is REQUIRED and section != MIXTURE and setting.key not in flat:
             raise ConfigError(f"{origin}: {setting.key} is missing; expected a {setting.unit} ({setting.help})")
-    parts: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections())}
+    parts: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections()) if name != MIXTURE}
+    mixture: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
         section, _, name = key.rpartition(".")
-        parts[section][name] = value
+        if section.startswith("mixture."):
+            mixture.setdefault(section.removeprefix("mixture."), {})[name] = value
+        else:
+            parts[section][name] = value
+    for name, part in mixture.items():
+        if "data" not in part:
+            raise ConfigError(f"{origin}: mixture.{name}.data is missing; expected a folder that `virft build` made")
     try:
-        return Config(**parts.pop(""), **{name: sections()[name](**part) for name, part in parts.items()})
+        return Config(
+            **parts.pop(""),
+            mixture={name: MixtureConfig(**part) for name, part in mixture.items()},
+            **{name: sections()[name](**part) for name, part in parts.items()},
+        )
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from error
 

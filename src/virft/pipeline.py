@@ -61,7 +61,7 @@ DEFAULT_CHOICES = BuildChoices()
 def build_coco(
     *,
     annotations: Path,
-    images: Path,
+    images: Path | None,
     out: Path,
     classes: Sequence[str] = (),
     shots: int | None = None,
@@ -71,13 +71,15 @@ def build_coco(
 ) -> dict[str, dict[str, Any]]:
     """Detection data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
 
-    ``classes``: names, or ``@set`` of ``virft.data.class_sets``.
+    ``images`` None: no pictures are at hand, see ``Store.has_pictures``. ``classes``: names, or ``@set`` of
+    ``virft.data.class_sets``.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.coco import open_coco, read_coco
 
-    _require_images(images, annotations)
+    if images is not None:
+        _require_images(images, annotations)
     skipped = choices.skipped()
     return _close_build(
         write_detection_stores(
@@ -328,13 +330,15 @@ def check(*, data: Path) -> None:
     from virft.data.store import Store
 
     store = Store(data)
-    store.check(decode=True)
+    if store.has_pictures:
+        store.check(decode=True)
     counts: Counts = {}
     for sample in store:
         count_sample(sample, counts)
     print(counts_text(counts))
-    skipped = store.card.get("num_skipped", 0)
-    print(f"{len(store)} questions, hash {store.hash[:12]}; every picture can be read" + _told_skipped(skipped))
+    pictures = "every picture can be read" if store.has_pictures else "built without pictures"
+    told_skipped = _told_skipped(store.card.get("num_skipped", 0))
+    print(f"{len(store)} questions, hash {store.hash[:12]}; {pictures}{told_skipped}")
 
 
 def look(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
@@ -369,7 +373,8 @@ def export(
     from virft.prompts import read_template
 
     store = Store(data)
-    store.check()
+    if format != "coco" or store.has_pictures:
+        store.check()
     text = read_template(template)
     match format:
         case "coco":
@@ -435,13 +440,13 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
         from virft.config_file import dump
 
         print(dump(settings), end="")
-    from virft.data.store import Store
+    from virft.data.training_data import open_training_data
     from virft.training.run import RunFolder, require_free, run_card
 
-    store = Store(settings.data.train)
+    data = open_training_data(settings)
     if not dry_run:
-        require_free(settings, resume=resume, data_hash=store.hash)
-    store.check(decode=True)
+        require_free(settings, resume=resume, data_hash=data.hash)
+    data.check()
     from virft.assembly import (
         estimate,
         load_for_training,
@@ -454,14 +459,22 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     from virft.grpo.loop import run_grpo
 
     loaded = load_for_training(settings)
-    trainer = make_trainer(settings, loaded, (sample.query for sample in store))
+    trainer = make_trainer(settings, loaded, (sample.query for sample in data))
     if dry_run:
-        print(estimate(settings, trainer, store))
+        print(estimate(settings, trainer, next(iter(data))))
         return
     validate = validator(settings, loaded)
-    card = run_card(commit=source_commit(), data_hash=store.hash, model=settings.model.path)
+    card = run_card(commit=source_commit(), data_hash=data.hash, model=settings.model.path)
     run = RunFolder.open(settings, resume=resume, card=card)
-    run_grpo(trainer, store, run, loop_settings(settings), say=_say, validate=validate, look_at=make_look_at(settings))
+    run_grpo(
+        trainer,
+        data.batch,
+        run,
+        loop_settings(settings),
+        say=_say,
+        validate=validate,
+        look_at=make_look_at(settings),
+    )
     loaded.save(run.folder / "model")
     _say(f"the trained model: {run.folder / 'model'}")
 

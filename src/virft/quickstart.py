@@ -7,11 +7,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from virft.assembly import evaluate, load_for_training, loop_settings, make_look_at, make_trainer, source_commit
+from virft.assembly import (
+    evaluate,
+    load_for_training,
+    loop_settings,
+    make_look_at,
+    make_trainer,
+    source_commit,
+)
 from virft.config import AugmentConfig, Config, DataConfig, GRPOConfig, RewardConfig, RunConfig, SamplingConfig
 from virft.data.images import load_image
 from virft.data.sources.scenes import write_few_shot_scenes, write_test_scenes
 from virft.data.store import Store
+from virft.data.training_data import open_training_data
 from virft.errors import RunError
 from virft.evaluation.predictions import (
     CARD,
@@ -97,7 +105,7 @@ def run_quickstart(
     _require_free(out, seed=seed, resume=resume)
     say(f"drawing {SHOTS} images of each of {len(class_names('novel'))} new classes, and the tests")
     write_data(out / "data", seed=seed, renamed=renamed)
-    train = Store(config.data.train)
+    train = open_training_data(config)
     train.check()
     run = RunFolder.open(
         config,
@@ -112,7 +120,7 @@ def run_quickstart(
             f"{config.grpo.group_size} answers each")  # fmt: skip
         run_grpo(
             make_trainer(config, loaded, (sample.query for sample in train)),
-            train,
+            train.batch,
             run,
             loop_settings(config),
             say=say,

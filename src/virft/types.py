@@ -149,7 +149,8 @@ class Sample:
     referring expression (grounding). ``question`` keeps the text of a data set that brings its own.
     ``view``: the target image is seen like this, and the target's boxes are in pixels of what is seen.
     ``polygons`` of a grounding target, each (x1, y1, x2, y2, ..) in pixels of the upright original image, view or
-    not: together they are its mask, for scores. No reward sees them.
+    not: together they are its mask, for scores. No reward sees them. ``origin``: the set it
+    comes from, in a run on several.
     """
 
     id: str
@@ -162,6 +163,7 @@ class Sample:
     question: str | None = None
     view: View | None = None
     polygons: tuple[Polygon, ...] = ()
+    origin: str = ""
 
     @property
     def target_size(self) -> ImageSize:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from virft.boxes import BoxSpace
 from virft.cli import main
 from virft.data.store import Store
-from virft.types import Detections
+from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
+from virft.types import Detections, FinishReason, ImageSize, Prediction
 
 
 def build(data: Path, out: Path, *options: str) -> None:
@@ -80,6 +82,53 @@ def test_without_its_pictures_a_set_is_refused_with_the_first_that_is_missing(
     assert main(["build", "coco", str(annotations), str(tmp_path / "images"), str(tmp_path / "d")]) == 2
     assert "no samples came out of the source; nothing was written (first of" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "file", "classes"),
+    [
+        ("coco", "coco_val100/instances_val2014_100.json", "@coco-novel-15"),
+        ("lvis", "lvis_val100/lvis_val_100.json", "vase,sock,chair"),
+    ],
+)
+def test_annotations_alone_are_enough_to_score_and_to_export(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, file: str, classes: str
+) -> None:
+    grey_pictures(shared_data / file, tmp_path / "images")
+    argv = ["build", verb, str(shared_data / file)]
+    asked = ["--classes", classes, "--negatives-frac", "0.2", "--test-frac", "0.5"]
+    assert main([*argv, str(tmp_path / "images"), str(tmp_path / "whole"), *asked]) == 0
+    assert main([*argv, "-", str(tmp_path / "bare"), *asked]) == 0
+    bare, whole = (Store(tmp_path / name / "test") for name in ("bare", "whole"))
+    assert bare.hash == whole.hash, "scores with it and with the whole set may be compared"
+    assert (bare.has_pictures, whole.has_pictures) == (False, True)
+
+    capsys.readouterr()
+    assert main(["check", str(bare.folder)]) == 0
+    assert "built without pictures" in capsys.readouterr().out
+    assert main(["export", str(bare.folder), str(tmp_path / "coco"), "--format", "coco"]) == 0
+    card = PredictionsCard(
+        model="none",
+        data=str(whole.folder),
+        data_hash=whole.hash,
+        num_samples=len(whole),
+        box_space=BoxSpace.RELATIVE_1000,
+        thinking=False,
+        settings={},
+    )
+    nothing = (
+        Prediction(sample_id=one.id, text="<answer>No Objects</answer>", finish_reason=FinishReason.STOP)
+        for one in whole
+    )
+    sized = (SizedPrediction(one, ImageSize(28, 28)) for one in nothing)
+    assert main(["score", str(write_predictions(tmp_path / "p", card, sized)), str(bare.folder)]) == 0
+    for refused in (
+        ["look", str(bare.folder)],
+        ["export", str(bare.folder), str(tmp_path / "trl"), "--format", "trl"],
+        ["predict", "virft-tiny", str(bare.folder), str(tmp_path / "q")],
+    ):
+        assert main(refused) == 2
+        assert "was built without pictures, so it can be scored with and exported only" in capsys.readouterr().err
 
 
 def test_validation_is_neither_training_nor_test(shared_data: Path, tmp_path: Path) -> None:

@@ -87,6 +87,38 @@ def test_validation_is_scored_during_the_run(scenes: Path, tmp_path: Path) -> No
     assert (tmp_path / "run" / "eval" / "validation_000001" / "predictions.jsonl").exists()
 
 
+def test_a_mixture_is_trained_on_and_each_set_validated(scenes: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    assert virft("build", "scenes", named, "--classes", "panda,fox", "--shots", 2, "--task", "classification") == 0
+    config = tmp_path / "mixed.toml"
+    config.write_text(
+        f"""
+run.dir = "{tmp_path / "run"}"
+sampling.max_completion_tokens = 48
+
+[grpo]
+steps = 2
+prompts_per_step = 4
+group_size = 3
+
+[mixture.found]
+data = "{scenes / "train"}"
+weight = 3
+validation = "{scenes / "test"}"
+
+[mixture.named]
+data = "{named}"
+thinking = true
+"""
+    )
+    assert virft("grpo", config) == 0
+    records = [record for record in log(tmp_path / "run") if "reward" in record]
+    assert {"reward@found", "reward@named", "reward_label", "reward_iou"} <= records[0].keys()
+    assert [record["step"] for record in log(tmp_path / "run") if "validation_f1@found" in record] == [0, 1]
+    assert (tmp_path / "run" / "eval" / "validation_found_000002" / "predictions.jsonl").exists()
+    assert all(record["sample"].startswith(("found/", "named/")) for record in log(tmp_path / "run", "rollouts.jsonl"))
+
+
 def test_a_trained_model_is_an_ordinary_one(scenes: Path, tmp_path: Path) -> None:
     assert virft("grpo", write_config(tmp_path, scenes / "train"), "model.freeze_vision=false") == 0
     folder = tmp_path / "run" / "model"

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from factories import reading
+from factories import reading, sample
 from literal_grpo import MAX_COMPLETION_TOKENS, REWARDS, literal_loss, plain
 from plain_computation import make_groups, make_pair, plain_logprobs
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer
@@ -68,7 +68,8 @@ class Table:
         return RewardReport(total=REWARDS[g][i], parts={}, reading=reading(Detections()))
 
 
-def render(policy, groups, number):
+def render(policy, groups, asked):
+    number = int(asked.id)
     ids, vision, _ = groups[number]
     image = ImageRef(path=str(number), original=ImageSize(1, 1), resized=ImageSize(1, 1))
     return RenderedPrompt(
@@ -110,7 +111,7 @@ def test_weights_after_a_step(updates):
     groups = make_groups(model.config)
     logprobs = sampled(groups, model)
     reference, start = copy.deepcopy(model), copy.deepcopy(model)
-    report = trainer_of(policy, groups, logprobs, updates).step(1, [0, 1])
+    report = trainer_of(policy, groups, logprobs, updates).step(1, [sample(id="0"), sample(id="1")])
 
     norms = []
     for _ in range(updates):

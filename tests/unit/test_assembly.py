@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from factories import sample
+from group_factories import prompt
 from virft import assembly
 from virft.assembly import (
     load_for_training,
@@ -26,6 +27,7 @@ from virft.config import (
     Config,
     DataConfig,
     GRPOConfig,
+    MixtureConfig,
     ModelConfig,
     PromptConfig,
     RewardConfig,
@@ -36,10 +38,11 @@ from virft.errors import ConfigError
 from virft.models.load import LoadedModel
 from virft.models.logprobs import Policy
 from virft.models.renderer import Renderer
+from virft.types import RewardContext
 
 
 def config(**sections: Any) -> Config:
-    return Config(data=DataConfig(train="d"), run=RunConfig(dir="r"), **sections)
+    return Config(**{"data": DataConfig(train="d"), "run": RunConfig(dir="r")} | sections)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +160,33 @@ def test_thinking_reaches_the_question_and_the_reader(tiny: LoadedModel, monkeyp
     assert trainer.grader.thinking
 
 
+def test_a_set_of_a_mixture_is_asked_and_paid_by_its_own_settings(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    mixture = {
+        "plain": MixtureConfig(data="a"),
+        "hard": MixtureConfig(data="b", thinking=True, preset="paper"),
+    }
+    settings = config(
+        data=DataConfig(), mixture=mixture, reward=RewardConfig(iou_threshold=0.25), grpo=GRPOConfig(kl_coef=0.0)
+    )
+    trainer = make_trainer(settings, tiny)
+    for origin in mixture:
+        trainer.render(sample(origin=origin))
+    assert asked == ["Detect fox.", "Detect fox. Think first."]
+
+    thought = "<think>It stands left.</think><answer>No Objects</answer>"
+    seen = prompt()
+    plain, hard = (trainer.grader.grade(thought, sample(origin=origin), seen, RewardContext()) for origin in mixture)
+    assert (plain.parts["format"], hard.parts["format"]) == (0.0, 1.0)
+    assert (plain.parts["confidence"], hard.parts["confidence"]) == (0.0, 0.0)
+    rules = {name: one.rule for name, one in trainer.grader.by_origin.items()}
+    assert (rules["plain"].preset, rules["hard"].preset) == ("robust", "paper")
+    assert rules["hard"].iou_threshold == 0.25
+
+
 def test_rewards_follow_the_settings(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def one(reading, target, context):\n    return 1.0\n")
     settings = RewardConfig(
@@ -173,9 +203,9 @@ def test_a_reward_that_cannot_be_is_told_with_its_section() -> None:
 
 
 def test_the_loop_follows_the_settings() -> None:
-    settings = config(grpo=GRPOConfig(steps=7, prompts_per_step=3), seed=2)
+    settings = config(grpo=GRPOConfig(steps=7))
     loop = loop_settings(replace(settings, run=RunConfig(dir="r", save_every=4, keep_checkpoints=5, log_every=6)))
-    assert (loop.num_steps, loop.prompts_per_step, loop.seed) == (7, 3, 2)
+    assert loop.num_steps == 7
     assert (loop.save_every, loop.keep_checkpoints, loop.log_every, loop.validate_every) == (4, 5, 6, 0)
 
 

@@ -13,6 +13,7 @@ from virft.config import (
     Config,
     DataConfig,
     GRPOConfig,
+    MixtureConfig,
     ModelConfig,
     RewardConfig,
     RunConfig,
@@ -41,7 +42,27 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 
 def test_only_data_and_run_folder_must_be_given() -> None:
-    assert [setting.key for setting in settings() if setting.default is REQUIRED] == ["data.train", "run.dir"]
+    required = [setting.key for setting in settings() if setting.default is REQUIRED]
+    assert required == ["run.dir", "mixture.NAME.data"]
+    with pytest.raises(ConfigError, match=r"^data\.train is missing; expected a folder .* or tables \[mixture\.NAME\]"):
+        Config(run=RunConfig(dir="run"))
+
+
+def test_one_data_set_or_a_mixture_but_not_both() -> None:
+    mixture = {"a": MixtureConfig(data="x"), "b": MixtureConfig(data="y", weight=2.0)}
+    with pytest.raises(ConfigError, match=r'^data\.train is "data" beside a mixture; expected it as data of a table'):
+        replace(config(), mixture=mixture)
+    with pytest.raises(ConfigError, match=r'^data\.validation is "v" beside a mixture; expected it as validation of a'):
+        replace(config(), mixture=mixture, data=DataConfig(validation="v"))
+    with pytest.raises(ConfigError, match=r"^mixture\.a b: expected a name of letters, digits"):
+        replace(config(), data=DataConfig(), mixture={"a b": MixtureConfig(data="x")})
+    mixed = replace(config(), data=DataConfig(), mixture=mixture)
+    found = {setting.key: value for setting, value in values(mixed)}
+    assert (found["mixture.a.data"], found["mixture.b.weight"]) == ("x", 2.0)
+    assert "mixture.NAME.data" not in found
+    assert "data.validate_every" in without_effect(mixed)
+    scored = replace(mixed, mixture={"a": MixtureConfig(data="x", validation="v")})
+    assert "data.validate_every" not in without_effect(scored)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virft.config_file import dump, first_difference, load, parse
+from virft.config import MixtureConfig
+from virft.config_file import Difference, dump, first_difference, load, parse
 from virft.errors import ConfigError
 
 SMALLEST = 'data.train = "coco8"\nrun.dir = "runs/a"\n'
@@ -89,6 +90,52 @@ def test_mistake_on_the_command_line_says_so() -> None:
 
 def test_missing_setting_is_named() -> None:
     assert message_of("run.dir = 'a'").startswith("x.toml: data.train is missing; expected a folder")
+    assert message_of("data.train = 'a'").startswith("x.toml: run.dir is missing; expected a folder")
+
+
+MIXED = """
+run.dir = "runs/a"
+
+[mixture.coco-8]
+data = "coco8"
+weight = 3
+
+[mixture.planes]
+data = "planes"
+thinking = true
+preset = "paper"
+"""
+
+
+def test_a_mixture_is_a_table_for_each_set() -> None:
+    config = parse(MIXED, origin="x.toml", overrides=["mixture.planes.weight=0.5", "mixture.planes.data=2024"]).config
+    assert list(config.mixture) == ["coco-8", "planes"]
+    assert config.mixture["coco-8"] == MixtureConfig(data="coco8", weight=3.0)
+    assert config.mixture["planes"] == MixtureConfig(data="2024", weight=0.5, thinking=True, preset="paper")
+    assert parse(dump(config), origin="config.toml").config == config
+
+
+def test_a_third_set_can_be_added_on_the_command_line() -> None:
+    config = parse(MIXED, origin="x.toml", overrides=["mixture.cars.data=cars"]).config
+    assert list(config.mixture) == ["coco-8", "planes", "cars"]
+    assert first_difference(parse(MIXED, origin="x").config, config) == Difference("mixture.cars.data", None, "cars")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MIXED + "wieght = 2", "x.toml: mixture.planes.wieght is not a setting; did you mean weight?"),
+        (MIXED + "weight = 0", "x.toml: mixture.planes.weight is 0; expected a number above 0"),
+        (MIXED + "weight = 'a'", 'x.toml: mixture.planes.weight is "a"; expected a number above 0'),
+        (MIXED + "[mixture.cars]\nweight = 1", "x.toml: mixture.cars.data is missing; expected a folder"),
+        ("run.dir = 'a'\nmixture = 3", "x.toml: mixture is 3; expected tables [mixture.NAME]"),
+        ("run.dir = 'a'\nmixture.data = 'x'", "x.toml: mixture is {'data': 'x'}; expected tables [mixture.NAME]"),
+        ("run.dir = 'a'\nmixture.'a b'.data = 'x'", "x.toml: mixture.a b.data is not a setting"),
+        (MIXED + "[data]\ntrain = 'c'", 'x.toml: data.train is "c" beside a mixture'),
+    ],
+)
+def test_a_mistake_in_a_mixture_is_told_with_its_set(text: str, message: str) -> None:
+    assert message_of(text).startswith(message)
 
 
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from virft.types import ImageSize, Polygon
 class AnnotatedImage:
     """One image: where it lies, the size its annotation declares, its boxes by class in that size's pixels.
 
-    ``declared`` is None where the annotation says no size; boxes then are in pixels of the upright picture.
+    ``file`` is None where no pictures are at hand. ``declared`` is None where the annotation says no size; boxes then
+    are in pixels of the upright picture. One of both is known.
 
     ``doubtful`` are classes that are neither surely there nor surely absent (marked only as a crowd,
     or by a broken box): no question is asked about them unless good boxes are there too.
@@ -24,7 +25,7 @@ class AnnotatedImage:
     """
 
     name: str
-    file: Path
+    file: Path | None
     declared: ImageSize | None
     boxes: Mapping[str, tuple[XYXY, ...]]
     doubtful: frozenset[str] = frozenset()

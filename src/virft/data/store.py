@@ -51,10 +51,20 @@ class Store:
             for number, line in enumerate(file):
                 yield self._read(line, number)
 
+    @property
+    def has_pictures(self) -> bool:
+        """False of a set that was built without its pictures, to score with and to export."""
+        return bool(self.card.get("has_pictures", True))
+
     def check(self, *, decode: bool = False) -> None:
         """Raise ``DataError`` if the set is empty or an image is missing; ``decode`` reads every image too."""
         if not len(self):
             raise DataError(f"{self._path}: holds no samples; expected at least one")
+        if not self.has_pictures:
+            raise DataError(
+                f"{self.folder}: was built without pictures, so it can be scored with and exported only; "
+                "build it again with the folder of the images in place of -"
+            )
         seen: set[str] = set()
         for number, sample in enumerate(self):
             for path, size in zip(sample.images, sample.image_sizes, strict=True):

@@ -57,10 +57,15 @@ class StoreWriter:
         self._lines.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add_image_file(self, name: str, source: Path) -> str:
-        """The path of a file's copy (or link) in the store. The same name again is not copied again."""
+    def add_image_file(self, name: str, source: Path | None) -> str:
+        """The path of a file's copy (or link) in the store. The same name again is not copied again.
+
+        Without a file, the path that it would have; the card then says that pictures are missing.
+        """
         path, target = self._place(name)
-        if path not in self._images:
+        if source is None:
+            self._images.setdefault(path, b"")
+        elif path not in self._images:
             if self._link:
                 target.symlink_to(source.resolve())
             else:
@@ -114,6 +119,7 @@ class StoreWriter:
             "schema_version": SCHEMA_VERSION,
             "hash": hashlib.sha256((self._folder / SAMPLES).read_bytes()).hexdigest(),
             "images_hash": digest.hexdigest(),
+            **({} if all(self._images.values()) else {"has_pictures": False}),
             "source": dict(source),
             "seed": seed,
             "num_samples": len(self._ids),

@@ -27,7 +27,7 @@ class UprightImages:
         self.num_unrotated = 0
 
     def is_usable(self, name: str) -> bool:
-        """Whether the file is a whole picture of the size its annotation declares."""
+        """Whether the file is a whole picture of the size its annotation declares. Without a file, that is believed."""
         if name not in self._usable:
             try:
                 self._look(self._images[name])
@@ -44,9 +44,9 @@ class UprightImages:
 
     def same_pictures(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
         """For a card: usable images of different parts of a build that look the same."""
-        return told(
-            same_pictures({part: {name: self._hashes[name] for name in names} for part, names in parts.items()})
-        )
+        hashes = self._hashes
+        seen = {part: {name: hashes[name] for name in names if name in hashes} for part, names in parts.items()}
+        return told(same_pictures(seen))
 
     def boxes(self, name: str, label: str) -> tuple[XYXY, ...]:
         """Boxes of a class on a usable image, in upright pixels; none where the class is absent."""
@@ -63,6 +63,10 @@ class UprightImages:
         return tuple(value for x, y in pairs for value in self.upright(name, (x, y, x, y))[:2])
 
     def _look(self, image: AnnotatedImage) -> None:
+        if image.file is None:
+            assert image.declared is not None, f"{image.name}: neither a file nor a size"
+            self._sizes[image.name] = image.declared
+            return
         stored = stored_size(image.file)
         self._hashes[image.name] = picture_hash(load_image(image.file))
         self._sizes[image.name] = stored.upright

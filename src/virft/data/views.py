@@ -6,6 +6,7 @@ changes its meaning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,9 @@ import numpy as np
 from PIL import Image
 
 from virft.types import Box, Detections, ImageSize, Label, Sample, Target, TaskName, View
+
+SIDES = re.compile(r"\b(left|right|(anti|counter)?clockwise)\b", re.IGNORECASE)
+"""Words of a class name that a mirror would make untrue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +43,7 @@ def draw_view(sample: Sample, rng: np.random.Generator, limits: ViewRange) -> Vi
 
     Crops hold all boxes of the target. A class without a box (classification) may be anywhere, so nothing is cropped
     there; an expression may say "left" or "the largest", so grounding is neither mirrored nor cropped; nor is a sample
-    with a question of its own, which may say anything.
+    with a question of its own, which may say anything. A class that names a side ("left shoe") is not mirrored.
     """
     size = sample.target_size
     keeps_question = sample.question is None and sample.task is not TaskName.GROUNDING
@@ -52,7 +56,7 @@ def draw_view(sample: Sample, rng: np.random.Generator, limits: ViewRange) -> Vi
         crop = _random_crop(size, boxes, (limits.zoom * cut).tolist(), place.tolist())
     return View(
         crop=crop,
-        mirrored=bool(mirrored and limits.mirror and keeps_question),
+        mirrored=bool(mirrored and limits.mirror and keeps_question and not SIDES.search(sample.query)),
         saturation=1.0 + limits.tones * float(tones[0]),
         contrast=1.0 + limits.tones * float(tones[1]),
         brightness=0.25 * limits.tones * float(tones[2]),

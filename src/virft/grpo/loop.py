@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from virft.data.store import Store
-from virft.data.stream import ShuffledStream
 from virft.errors import RunStopped
 from virft.grpo.trainer import GRPOTrainer, best_and_worst
 from virft.training.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
@@ -24,8 +22,6 @@ class LoopSettings:
     """How long, how often."""
 
     num_steps: int
-    prompts_per_step: int
-    seed: int
     save_every: int
     keep_checkpoints: int
     log_every: int
@@ -38,7 +34,7 @@ LookAt = Callable[[Sample, int, int], Sample]
 
 def run_grpo(
     trainer: GRPOTrainer,
-    store: Store,
+    batch: Callable[[int], Sequence[Sample]],
     run: RunFolder,
     settings: LoopSettings,
     *,
@@ -48,6 +44,8 @@ def run_grpo(
 ) -> None:
     """Trains until ``num_steps``, going on from the latest checkpoint in the run folder if there is one.
 
+    ``batch(step)`` gives the samples of a step, the same ones each time it is asked.
+
     Ctrl-C ends the run after the step in hand, saves it and raises ``RunStopped``; a second one stops at once.
     """
     folder = run.folder / "checkpoints"
@@ -56,7 +54,6 @@ def run_grpo(
         state = load_checkpoint(found[-1], module=trainer.policy, optimizer=trainer.optimizer)
         say(f"going on after step {state.num_steps}")
     run.cut_logs(state.num_steps)
-    stream = ShuffledStream(num_samples=len(store), batch_size=settings.prompts_per_step, seed=settings.seed)
     progress = Progress(settings.num_steps, done=state.num_steps)
 
     def save(num_steps: int) -> None:
@@ -72,7 +69,7 @@ def run_grpo(
         run.append(METRICS, {"step": 0, **_named("validation", validate(0))})
     with _stop_signal() as stop:
         for number in range(state.num_steps, settings.num_steps):
-            samples: list[Sample] = [store[i] for i in stream.batch(number)]
+            samples = batch(number)
             if look_at is not None:
                 samples = [look_at(sample, number, place) for place, sample in enumerate(samples)]
             report = trainer.step(number, samples)

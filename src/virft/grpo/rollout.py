@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from virft.boxes import BoxSpace
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
@@ -16,14 +16,20 @@ from virft.types import Completion, Prompt, RewardContext, RewardReport, Rollout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grader:
-    """Text to reward: how answers are read, and what they are paid."""
+    """Text to reward: how answers are read, and what they are paid.
+
+    ``by_origin``: the graders of samples of certain sets, where a run has several.
+    """
 
     rule: RewardRule
     thinking: bool
     box_space: BoxSpace
+    by_origin: Mapping[str, Grader] = field(default_factory=dict)
 
     def grade(self, text: str, sample: Sample, prompt: Prompt, context: RewardContext) -> RewardReport:
         """The reward of one completion. Sees the completion only, never the prompt's own example."""
+        if (other := self.by_origin.get(sample.origin)) is not None:
+            return other.grade(text, sample, prompt, context)
         reading = TASKS[sample.task].read_for(
             text,
             sample,

@@ -263,7 +263,10 @@ def _of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Means over the completions of a step: reward and its parts, length, shares of what went wrong."""
+    """Means over the completions of a step: reward and its parts, length, shares of what went wrong.
+
+    With several sets, also ``reward@SET`` of those that are in the step.
+    """
     reports = [report for group in groups for report in group.reports]
     completions = [completion for group in groups for completion in group.completions]
     names = sorted({name for report in reports for name in report.parts})
@@ -273,10 +276,19 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     return {
         "reward": fmean(report.total for report in reports),
         **parts,
+        **_rewards_by_origin(groups),
         "completion_tokens": fmean(len(one.token_ids) for one in completions),
         "unreadable_frac": fmean(isinstance(report.reading.answer, Unreadable) for report in reports),
         "truncated_frac": fmean(one.truncated for one in completions),
         "spread_frac": fmean(has_spread(group.rewards) for group in groups),
+    }
+
+
+def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    origins = sorted({group.sample.origin for group in groups} - {""})
+    return {
+        f"reward@{origin}": fmean(value for group in groups if group.sample.origin == origin for value in group.rewards)
+        for origin in origins
     }
 
 

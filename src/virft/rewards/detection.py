@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from virft.boxes import XYXY, assign_by_worth, iou_matrix, match_greedily
-from virft.types import Detection, Detections, Reading, RewardContext
+from virft.boxes import XYXY, assign_by_worth, iou_matrix, match_greedily, undisputed_pairs
+from virft.types import Detections, Reading, RewardContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,34 +47,34 @@ def match_best(
     With equal confidences and no shared targets this is the Hungarian assignment by IoU. The
     confidences have to take part: a matching by IoU alone can, when one box comes closer to its
     target, jump to fewer pairs and so pay less for a better answer. Ties are broken by box, not by
-    position in the text: predictions and targets are sorted first.
+    position in the text: where boxes compete, predictions and targets are sorted first.
     Source: Hungarian assignment with class probability in the cost, DETR (arXiv 2005.12872).
 
-    >>> from virft.types import Box
+    >>> from virft.types import Box, Detection
     >>> def row(*ends): return Detections(items=tuple(Detection(box=Box(x1=a, y1=0, x2=b, y2=9)) for a, b in ends))
     >>> match_best(row((0, 10), (1, 13)), row((0, 12), (0, 9)), iou_threshold=0.5).targets
     (1, 0)
     """
-    rows = sorted(range(len(predicted.items)), key=lambda index: _sort_key(predicted.items[index]))
-    columns = sorted(range(len(target.items)), key=lambda index: target.items[index].box.xyxy)
-    items = [predicted.items[index] for index in rows]
-    ious = iou_matrix([item.box.xyxy for item in items], [target.items[index].box.xyxy for index in columns])
+    items = predicted.items
+    ious = iou_matrix([item.box.xyxy for item in items], [item.box.xyxy for item in target.items])
     if iou_weight == 0.0 and confidence_weight == 0.0:
         iou_weight = 1.0
     worth = []
     for item, item_ious in zip(items, ious, strict=True):
         bonus = 2.0 * confidence_weight * item.confidence
         worth.append([iou_weight * iou + bonus if iou > iou_threshold else 0.0 for iou in item_ious])
-    found: list[int | None] = [None] * len(rows)
-    found_ious = [0.0] * len(rows)
-    for row, column in assign_by_worth(worth):
-        found[rows[row]] = columns[column]
-        found_ious[rows[row]] = ious[row][column]
+    pairs = undisputed_pairs(worth)
+    if pairs is None:
+        rows = sorted(range(len(items)), key=lambda index: (*items[index].box.xyxy, items[index].confidence))
+        columns = sorted(range(len(target.items)), key=lambda index: target.items[index].box.xyxy)
+        assigned = assign_by_worth([[worth[row][column] for column in columns] for row in rows])
+        pairs = [(rows[row], columns[column]) for row, column in assigned]
+    found: list[int | None] = [None] * len(items)
+    found_ious = [0.0] * len(items)
+    for row, column in pairs:
+        found[row] = column
+        found_ious[row] = ious[row][column]
     return Matching(targets=tuple(found), ious=tuple(found_ious))
-
-
-def _sort_key(item: Detection) -> tuple[float, float, float, float, float]:
-    return (*item.box.xyxy, item.confidence)
 
 
 def detection_rewards(
@@ -96,7 +96,7 @@ def detection_rewards(
     count in N only. Unreadable: both 0. The weights are those of the total (see ``match_best``).
     Source: Visual-RFT (arXiv 2503.01785) with max(N, M) of its code; Brier 1950 for the confidence.
 
-    >>> from virft.types import Box
+    >>> from virft.types import Box, Detection
     >>> box = Box(x1=0, y1=0, x2=2, y2=2)
     >>> answer = Detections(items=(Detection(box=box, confidence=0.5), Detection(box=box, confidence=1.0)))
     >>> reading = Reading(text="", well_formed=True, answer=answer)
@@ -126,7 +126,7 @@ def detection_rewards(
 def match_like_paper(predicted: Detections, target: Detections, *, iou_threshold: float) -> Matching:
     """Greedy by confidence, ties in text order, after exact duplicates (same box) are dropped. Source: Visual-RFT code.
 
-    >>> from virft.types import Box
+    >>> from virft.types import Box, Detection
     >>> box = Box(x1=0, y1=0, x2=2, y2=2)
     >>> twice = Detections(items=(Detection(box=box), Detection(box=box)))
     >>> match_like_paper(twice, twice, iou_threshold=0.5)
@@ -162,7 +162,7 @@ def paper_detection_rewards(
     code, and confidences outside [0, 1], which the reader calls invalid.
     Source: Visual-RFT code; the paper divides R_IoU by N.
 
-    >>> from virft.types import Box
+    >>> from virft.types import Box, Detection
     >>> target = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2)),))
     >>> junk = Detections(items=(Detection(box=Box(x1=50, y1=50, x2=60, y2=60), confidence=0.0),))
     >>> paper_detection_rewards(Reading(text="", well_formed=True, answer=junk), target, RewardContext())

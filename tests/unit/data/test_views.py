@@ -96,6 +96,15 @@ def test_words_that_may_name_a_place_forbid_crop_and_mirror(asked: Sample) -> No
         assert seen.target == asked.target
 
 
+@pytest.mark.parametrize(
+    ("query", "mirrored"), [("left shoe", {False}), ("Right hand", {False}), ("bright lamp", {True, False})]
+)
+def test_a_class_that_names_a_side_is_not_mirrored(query: str, mirrored: set[bool]) -> None:
+    asked = replace(with_boxes((10, 10, 20, 20)), query=query)
+    views = [viewed(asked, np.random.default_rng(seed), ALL).view for seed in range(12)]
+    assert {view.mirrored for view in views if view is not None} == mirrored
+
+
 def test_a_class_without_a_box_is_mirrored_but_not_cropped() -> None:
     asked = replace(sample(size=SIZE), task=TaskName.CLASSIFICATION, query="animal", target=Label(text="cat"))
     views = [viewed(asked, np.random.default_rng(seed), ALL).view for seed in range(20)]

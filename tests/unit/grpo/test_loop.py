@@ -20,11 +20,11 @@ from virft.grpo.trainer import GRPOTrainer
 from virft.training.checkpoint import checkpoints
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
 
-STORE: Any = [question(id) for id in "abcde"]
+QUESTIONS = [question(id) for id in "abcde"]
 
 
 def settings(**changes: int) -> LoopSettings:
-    numbers = {"num_steps": 4, "prompts_per_step": 2, "seed": 0, "save_every": 0, "keep_checkpoints": 2, "log_every": 1}
+    numbers = {"num_steps": 4, "save_every": 0, "keep_checkpoints": 2, "log_every": 1}
     return LoopSettings(**numbers | changes)
 
 
@@ -39,7 +39,7 @@ def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = Non
     validate, look_at = more.pop("validate", None), more.pop("look_at", None)
     run_grpo(
         trainer or toy_trainer(),
-        STORE,
+        lambda step: [QUESTIONS[(2 * step + place) % len(QUESTIONS)] for place in range(2)],
         open_run(folder, resume=resume),
         settings(**more),
         say=said.append,

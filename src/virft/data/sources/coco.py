@@ -47,9 +47,9 @@ def open_coco(path: Path) -> CocoFile:
 
 
 def read_coco(
-    file: CocoFile, images: Path, *, classes: Sequence[str] = (), federated: bool = False, skipped: Skipped
+    file: CocoFile, images: Path | None, *, classes: Sequence[str] = (), federated: bool = False, skipped: Skipped
 ) -> AnnotatedSet:
-    """Images and boxes of the chosen classes (all of them by default).
+    """Images and boxes of the chosen classes (all of them by default). ``images`` None: no pictures are at hand.
 
     Left out and noted: records without the fields of the format, boxes without area, and boxes that
     reach more than a pixel outside the declared size. Crowd boxes are left out and counted.
@@ -107,7 +107,7 @@ def _federated(
 
 class _ImageRecord(NamedTuple):
     name: str
-    file: Path
+    file: Path | None
     size: ImageSize
 
 
@@ -181,7 +181,7 @@ def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
     return set(classes)
 
 
-def _image_records(file: CocoFile, folder: Path, skipped: Skipped) -> dict[int, _ImageRecord]:
+def _image_records(file: CocoFile, folder: Path | None, skipped: Skipped) -> dict[int, _ImageRecord]:
     """Usable image records by id. Names lose the folder that all of them share."""
     good: dict[int, tuple[str, ImageSize]] = {}
     taken: dict[str, int] = {}
@@ -196,7 +196,7 @@ def _image_records(file: CocoFile, folder: Path, skipped: Skipped) -> dict[int, 
     parents = [str(PurePosixPath(name).parent) for name, _ in good.values()]
     shared = os.path.commonpath(parents) if parents else ""
     return {
-        key: _ImageRecord(str(PurePosixPath(name).relative_to(shared)), _find(folder, name), size)
+        key: _ImageRecord(str(PurePosixPath(name).relative_to(shared)), folder and _find(folder, name), size)
         for key, (name, size) in good.items()
     }
 
