@@ -276,7 +276,7 @@ if __name__ == "__main__":
     parser.add_argument("--completions", type=int, nargs="+", default=[50, 128], help="tokens")
     parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 16], help="completions of a prompt")
     parser.add_argument("--update-prompts", type=int, default=4, help="groups of a microbatch")
-    parser.add_argument("--prefill-prompts", type=int, default=8)
+    parser.add_argument("--prefill-prompts", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--train-vision", action="store_true")
     parser.add_argument("--threads", type=int, help="of PyTorch; default: its own choice")

@@ -8,7 +8,7 @@
 - TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
 
 All have the built-in model (random weights, float32) with a frozen vision tower, the same images and questions,
-completions of exactly C tokens (end tokens are forbidden), G completions a backward, no gradient checkpointing,
+completions of exactly C tokens (end tokens are forbidden), equally many a backward, no gradient checkpointing,
 beta 0, a trivial reward, AdamW, equal threads. Each side is a process of its own that loads the model, renders images
 and text itself and takes its turns in alternating order while the others wait; the first turn is not counted.
 Memory: resident set sampled every 5 ms, highest of all turns, above the moment when model and trainer were set up.
@@ -71,6 +71,7 @@ class Task:
     images: list[str]
     prompt: int
     group: int
+    groups_per_backward: int
     completion: int
     forbidden_ids: list[int]
     frozen_vision: bool
@@ -181,7 +182,7 @@ def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOT
             updates_per_batch=1,
             clip_range=0.2,
             max_grad_norm=1.0,
-            microbatch_tokens=task.prompt + task.group * task.completion,  # one group
+            microbatch_tokens=task.groups_per_backward * (task.prompt + task.group * task.completion),
         ),
         params=GenerationParams(max_completion_tokens=task.completion),
         num_steps=100_000,
@@ -190,7 +191,15 @@ def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOT
     )
 
 
-def make_folder(folder: Path, *, shape: GroupShape, num_prompts: int, frozen_vision: bool, threads: int) -> None:
+def make_folder(
+    folder: Path,
+    *,
+    shape: GroupShape,
+    num_prompts: int,
+    groups_per_backward: int,
+    frozen_vision: bool,
+    threads: int,
+) -> None:
     """A model folder for images of ``shape``, the images, and ``task.json`` with questions of the right length."""
     loaded = load_model(TINY_NAME)
     patch = loaded.image_processor.patch_size
@@ -214,6 +223,7 @@ def make_folder(folder: Path, *, shape: GroupShape, num_prompts: int, frozen_vis
         images=images,
         prompt=shape.prompt,
         group=shape.group,
+        groups_per_backward=groups_per_backward,
         completion=shape.completion,
         forbidden_ids=sorted(loaded.family.forbidden_token_ids(loaded.model.config)),
         frozen_vision=frozen_vision,
@@ -284,7 +294,14 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"P {prompt}, image {side}, C {completion}, G {group}: limit {limit:.2f}", flush=True)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            make_folder(folder, shape=shape, num_prompts=arguments.num_prompts, frozen_vision=frozen, threads=threads)
+            make_folder(
+                folder,
+                shape=shape,
+                num_prompts=arguments.num_prompts,
+                groups_per_backward=arguments.groups_per_backward,
+                frozen_vision=frozen,
+                threads=threads,
+            )
             commands = {way: [sys.executable, __file__, "--side", way, "--folder", name] for way in ("virft", "plain")}
             if arguments.trl_python:
                 commands["TRL"] = [arguments.trl_python, str(Path(__file__).with_name("trl_side.py")), name]
@@ -300,9 +317,10 @@ def main(arguments: argparse.Namespace) -> None:
     head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
     head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
     tables = (
-        f"One step of {arguments.num_prompts} prompts x G completions; P prompt tokens, image: pixels a side, "
-        f"C tokens a completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} "
-        f"steps; MiB: peak above the loaded model.\n\n{markdown_table(head, rows)}"
+        f"One step of {arguments.num_prompts} prompts x G completions, {arguments.groups_per_backward} groups a "
+        "backward; P prompt tokens, image: pixels a side, C tokens a completion. Vision tower "
+        f"{'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: peak above the "
+        f"loaded model.\n\n{markdown_table(head, rows)}"
     )
     options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
     print(tables)
@@ -317,7 +335,10 @@ if __name__ == "__main__":
         "--shapes", nargs="+", default=["50,112,50,8", "150,112,50,8", "300,280,128,8"],
         help="P,pixels a side,C,G",
     )  # fmt: skip
-    parser.add_argument("--num-prompts", type=int, default=8)
+    parser.add_argument("--num-prompts", type=int, default=16, help="as virft's own")
+    parser.add_argument(
+        "--groups-per-backward", type=int, default=4, help="on every side; virft's own 4096 tokens hold 3 to 9"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--train-vision", action="store_true")
     parser.add_argument("--threads", type=int, help="of PyTorch, on every side; default: its own choice")

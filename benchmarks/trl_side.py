@@ -61,8 +61,8 @@ def main(folder: Path) -> None:
         assert len(made["input_ids"][0]) == task["prompt"], len(made["input_ids"][0])
     config = GRPOConfig(
         output_dir=str(folder / "trl"),
-        per_device_train_batch_size=task["group"],  # completions of one backward
-        gradient_accumulation_steps=len(questions),
+        per_device_train_batch_size=task["group"] * task["groups_per_backward"],  # completions of one backward
+        gradient_accumulation_steps=len(questions) // task["groups_per_backward"],
         num_generations=task["group"],
         max_completion_length=task["completion"],
         generation_kwargs={"min_new_tokens": task["completion"], "suppress_tokens": task["forbidden_ids"]},

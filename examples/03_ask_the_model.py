@@ -35,8 +35,8 @@ def main(picture: Path) -> None:
         sample = Store(data)[0]
         loaded = load_model("virft-tiny")
         policy = make_policy(loaded, temperature=1.0)
-        ((prediction, resized),) = predict(
-            [sample],
+        (((prediction, resized),),) = predict(
+            [[sample]],
             render=make_renderer(loaded, template="auto", thinking=False),
             encode=policy.encode_images,
             generator=HFGenerator(policy, loaded.tokenizer),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from virft.boxes import BoxSpace
 from virft.config import AugmentConfig, Config
@@ -21,7 +24,8 @@ from virft.data.store import Store
 from virft.data.views import ViewRange, viewer
 from virft.errors import ConfigError, ModelError
 from virft.evaluation.predict import predict
-from virft.evaluation.predictions import PredictionsCard, write_predictions
+from virft.evaluation.prediction_run import PredictionRun, plan_batches
+from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
 from virft.grpo.loop import LookAt, LoopSettings
 from virft.grpo.rollout import Grader
@@ -45,6 +49,11 @@ DEFAULT_TEMPLATE = "paper"
 def device() -> torch.device:
     """The GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of several: the one that prints and writes what is for all."""
+    return bool(PartialState().is_main_process)
 
 
 def load_for_training(config: Config) -> LoadedModel:
@@ -213,9 +222,16 @@ def evaluate(
     max_completion_tokens: int,
     model_name: str,
     limit: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    resume: bool = False,
+    with_intervals: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Scores, ...]:
-    """Writes the model's answers to a data set into ``folder`` and scores them."""
+    """Writes the model's answers to a data set into ``folder`` and scores them.
+
+    With several processes (``accelerate launch``), each answers every so many-th batch; the file is the same.
+    ``progress`` is told how many samples this process has answered, and of how many.
+    """
+    processes = PartialState()
     loaded.model.to(device())
     policy = make_policy(loaded, temperature=1.0)
     number = len(store) if limit is None else min(limit, len(store))
@@ -223,14 +239,6 @@ def evaluate(
     def encode(prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
         return policy.encode_images([one.to(device()) for one in prompts])
 
-    answers = predict(
-        [store[i] for i in range(number)],
-        render=make_renderer(loaded, template=template, thinking=thinking),
-        encode=encode,
-        generator=HFGenerator(policy, loaded.tokenizer),
-        max_completion_tokens=max_completion_tokens,
-        progress=progress,
-    )
     card = PredictionsCard(
         model=model_name,
         data=str(store.folder),
@@ -245,7 +253,31 @@ def evaluate(
             "commit": source_commit(),
         },
     )
-    return score_predictions(write_predictions(folder, card, answers), store)
+    run = PredictionRun(
+        folder, card, ids=[sample.id for sample in islice(store, number)], batches=plan_batches(islice(store, number))
+    )
+    if processes.is_main_process:
+        run.begin(resume=resume)
+    processes.wait_for_everyone()
+    missing = run.missing()[processes.process_index :: processes.num_processes]
+    answers = predict(
+        ([store[i] for i in batch] for batch in missing),
+        render=make_renderer(loaded, template=template, thinking=thinking),
+        encode=encode,
+        generator=HFGenerator(policy, loaded.tokenizer),
+        max_completion_tokens=max_completion_tokens,
+    )
+    num_done, num_missing = 0, sum(map(len, missing))
+    for batch in answers:
+        run.append(batch, process=processes.process_index)
+        num_done += len(batch)
+        if progress is not None:
+            progress(num_done, num_missing)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        run.finish()
+    processes.wait_for_everyone()
+    return score_predictions(folder / PREDICTIONS, store, with_intervals=with_intervals)
 
 
 def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[str, float]] | None:
@@ -266,10 +298,12 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
 
     def validate_on(name: str, num_steps: int) -> Mapping[str, float]:
         store, thinking = stores[name]
+        folder = Path(config.run.dir) / "eval" / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed since
         scores = evaluate(
             loaded,
             store,
-            Path(config.run.dir) / "eval" / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"]),
+            folder,
             template=config.prompt.template,
             thinking=thinking,
             max_completion_tokens=config.sampling.max_completion_tokens,

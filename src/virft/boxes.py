@@ -180,6 +180,19 @@ def match_greedily(ious: Sequence[Sequence[float]], order: Sequence[int], thresh
     return pairs
 
 
+SMALL, LARGE = 32.0**2, 96.0**2
+"""Areas in pixels that bound small and large boxes. Source: COCO's evaluation."""
+
+
+def size_of(box: Box) -> str:
+    """Small, medium or large.
+
+    >>> size_of(box_of((0, 0, 32, 32)))
+    'medium'
+    """
+    return "small" if box.area < SMALL else "large" if box.area > LARGE else "medium"
+
+
 def clip_xyxy(box: XYXY, width: float, height: float) -> XYXY:
     """The box cut to ``[0, width] x [0, height]``; may come out empty."""
     return (

@@ -232,6 +232,7 @@ def _add_predict(verbs: _Verbs) -> None:
     verb.add_argument("--thinking", action="store_true", help="ask for a think block")
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
     verb.add_argument("--limit", type=_at_least_one, metavar="N", help="only the first N samples")
+    verb.add_argument("--resume", action="store_true", help="go on with predictions that were stopped")
 
 
 def _add_score(verbs: _Verbs) -> None:
@@ -239,6 +240,9 @@ def _add_score(verbs: _Verbs) -> None:
     verb.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="predictions.jsonl, or a folder with one")
     verb.add_argument("data", metavar="DATA", type=Path, help="folder of the data set that was asked")
     verb.add_argument("--out", type=Path, help="file for the scores (scores.json beside the predictions by default)")
+    verb.add_argument(
+        "--no-intervals", dest="intervals", action="store_false", help="leave out the bootstrap, for large sets"
+    )
 
 
 def _add_explain(verbs: _Verbs) -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from virft.types import Label
-
-Aliases = Mapping[str, Sequence[str]]
-"""Class name -> further names that stand for it."""
 
 
 def normalize_label(text: str) -> str:
@@ -32,30 +28,17 @@ def normalize_label(text: str) -> str:
 _normalize_known = lru_cache(maxsize=8192)(normalize_label)  # names of the data set, never text of a model
 
 
-def is_same_label(answer: str, target: Label, aliases: Aliases | None = None) -> bool:
+def is_same_label(answer: str, target: Label) -> bool:
     """Whether ``answer`` names the target: equal after normalising to its name or to one of its aliases.
 
-    An answer that normalises to nothing names nothing. A name that ``aliases`` gives to another class
-    too is ambiguous and names neither, unless it is the target's own name.
+    An answer that normalises to nothing names nothing.
 
-    >>> aliases = {"crane (bird)": ["crane"], "crane (machine)": ["crane"], "airplane": ["plane"]}
-    >>> is_same_label("Plane", Label(text="airplane"), aliases), is_same_label("cat", Label(text="caterpillar"))
+    >>> plane = Label(text="airplane", aliases=("plane",))
+    >>> is_same_label("Plane", plane), is_same_label("cat", Label(text="caterpillar"))
     (True, False)
-    >>> is_same_label("crane", Label(text="crane (bird)"), aliases)
-    False
     """
     name = normalize_label(answer)
-    own = _normalize_known(target.text)
-    if not name or name == own:
-        return bool(name)
-    owners = {_normalize_known(known) for known, names in (aliases or {}).items() if _holds(known, names, name)}
-    if _holds(target.text, target.aliases, name):
-        owners.add(own)
-    return owners == {own}
-
-
-def _holds(known: str, names: Sequence[str], name: str) -> bool:
-    return _normalize_known(known) == name or any(_normalize_known(other) == name for other in names)
+    return bool(name) and any(_normalize_known(known) == name for known in (target.text, *target.aliases))
 
 
 def is_substring_match(answer: str, target: Label) -> bool:

@@ -417,7 +417,7 @@ def explain(
     print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
 
 
-def score(*, predictions: Path, data: Path, out: Path | None = None) -> Mapping[str, Any]:
+def score(*, predictions: Path, data: Path, out: Path | None = None, intervals: bool = True) -> Mapping[str, Any]:
     """Score the texts of ``predictions`` (a file, or a run folder) against a data set; no model is needed."""
     from virft.data.store import Store
     from virft.evaluation.predictions import find_predictions
@@ -425,7 +425,7 @@ def score(*, predictions: Path, data: Path, out: Path | None = None) -> Mapping[
 
     store = Store(data)
     path = find_predictions(predictions, data_name=store.folder.absolute().name)
-    scores = score_predictions(path, store)
+    scores = score_predictions(path, store, with_intervals=intervals)
     written = write_scores(scores, out or path.with_name("scores.json"), predictions=path)
     print(scores_to_text(scores))
     return written
@@ -488,22 +488,29 @@ def predict(
     thinking: bool = False,
     max_completion_tokens: int = 256,
     limit: int | None = None,
+    resume: bool = False,
 ) -> None:
     """Write a model's answers to a data set into ``out``, and score them."""
     from virft.data.store import Store
-    from virft.evaluation.predictions import PREDICTIONS, require_free
+    from virft.evaluation.prediction_run import require_free
+    from virft.evaluation.predictions import PREDICTIONS
 
-    require_free(out)
+    require_free(out, resume=resume)
     store = Store(data)
     store.check(decode=True)
-    from virft.assembly import evaluate
+    from tqdm import tqdm
+
+    from virft.assembly import evaluate, is_main_process
     from virft.evaluation.score import scores_to_text, write_scores
     from virft.models.load import load_model
-    from virft.training.progress import Progress
 
-    total = len(store) if limit is None else min(limit, len(store))
     loaded = load_model(model)
-    progress = Progress(total)
+    bar = tqdm(desc="answers", unit="", disable=not is_main_process())
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
     scores = evaluate(
         loaded,
         store,
@@ -513,8 +520,13 @@ def predict(
         max_completion_tokens=max_completion_tokens,
         model_name=model,
         limit=limit,
-        progress=lambda done: _say(f"{done}/{total}  {progress.tell(done)}"),
+        resume=resume,
+        with_intervals=is_main_process(),
+        progress=show,
     )
+    bar.close()
+    if not is_main_process():
+        return
     write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
     print(scores_to_text(scores))
 

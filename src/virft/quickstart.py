@@ -22,7 +22,6 @@ from virft.data.store import Store
 from virft.data.training_data import open_training_data
 from virft.errors import RunError
 from virft.evaluation.predictions import (
-    CARD,
     PREDICTIONS,
     PredictionsCard,
     SizedPrediction,
@@ -154,7 +153,7 @@ def _scores_of(name: str, model: str, out: Path, say: Callable[[str], None]) -> 
     for test in TESTS:
         store = Store(out / "data" / test)
         folder = out / "run" / "eval" / name / test
-        if (folder / CARD).exists():
+        if (folder / PREDICTIONS).exists():
             found[test] = score_predictions(folder / PREDICTIONS, store)[0]
             continue
         loaded = loaded or load_model(model)
@@ -167,6 +166,7 @@ def _scores_of(name: str, model: str, out: Path, say: Callable[[str], None]) -> 
             thinking=False,
             max_completion_tokens=MAX_COMPLETION_TOKENS,
             model_name=model,
+            resume=folder.exists(),
         )[0]
         say(f"{name} on {test}: F1 {found[test].values['f1']:.3f}  ({progress.tell(len(store))})")
     return found

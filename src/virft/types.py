@@ -149,8 +149,10 @@ class Sample:
     referring expression (grounding). ``question`` keeps the text of a data set that brings its own.
     ``view``: the target image is seen like this, and the target's boxes are in pixels of what is seen.
     ``polygons`` of a grounding target, each (x1, y1, x2, y2, ..) in pixels of the upright original image, view or
-    not: together they are its mask, for scores. No reward sees them. ``origin``: the set it
-    comes from, in a run on several.
+    not: together they are its mask. ``areas`` of a detection target's objects in pixels (of their outlines, where the
+    source knows them; empty: of the boxes), and ``crowd``: boxes of regions with more of them, where an answer is
+    neither right nor wrong. These three are for scores, no reward sees them. ``origin``: the set it comes from, in a
+    run on several.
     """
 
     id: str
@@ -163,6 +165,8 @@ class Sample:
     question: str | None = None
     view: View | None = None
     polygons: tuple[Polygon, ...] = ()
+    areas: tuple[float, ...] = ()
+    crowd: tuple[Box, ...] = ()
     origin: str = ""
 
     @property
@@ -263,7 +267,11 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Numbers of one evaluation with what they rest on: ``values`` by name, ``counts`` by name."""
+    """Numbers of one evaluation with what they rest on: ``values`` by name, ``counts`` by name.
+
+    ``tables``: further numbers, such as one for each class: table -> row -> number. ``intervals``: 95 % of a value's
+    resamples over images lie between these.
+    """
 
     task: TaskName
     protocol: str
@@ -271,3 +279,5 @@ class Scores:
     num_samples: int
     values: Mapping[str, float]
     counts: Mapping[str, int] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)

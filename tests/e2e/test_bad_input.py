@@ -167,6 +167,7 @@ def test_predictions_are_not_overwritten(scenes: Path, tmp_path: Path, capsys: p
     argv = ("predict", "virft-tiny", scenes / "test", tmp_path / "p", "--limit", 1)
     assert virft(*argv) == 0
     before = files(tmp_path / "p")
+    capsys.readouterr()
     assert virft(*argv) == 2
     assert capsys.readouterr().err == f"virft: {tmp_path / 'p'}: already holds predictions; name another folder\n"
     assert files(tmp_path / "p") == before
@@ -183,11 +184,20 @@ def test_predictions_are_not_written_among_other_files(
     assert files(data) == before
 
 
-def test_predictions_that_were_cut_are_made_again(scenes: Path, tmp_path: Path) -> None:
-    (tmp_path / "p").mkdir()
-    (tmp_path / "p" / "predictions.jsonl").write_text('{"sample_id"')
-    assert virft("predict", "virft-tiny", scenes / "test", tmp_path / "p", "--limit", 1) == 0
+def test_predictions_that_were_cut_are_gone_on_with_if_asked_for(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("predict", "virft-tiny", scenes / "test", tmp_path / "p", "--limit", 1)
+    assert virft(*argv) == 0
+    whole = files(tmp_path / "p")
+    (tmp_path / "p" / "predictions.jsonl").rename(tmp_path / "p" / "predictions.part-0.jsonl")
+    (tmp_path / "p" / "predictions.part-0.jsonl").write_text('{"sample_id"')
+    assert virft(*argv) == 2
+    assert "go on with --resume" in capsys.readouterr().err
+    assert virft(*argv, "--resume") == 0
+    assert files(tmp_path / "p") == whole
     assert virft("score", tmp_path / "p", scenes / "test") == 0
+    assert "f1 (1 of 8)" in capsys.readouterr().out
 
 
 def test_scores_of_another_data_set_are_refused(

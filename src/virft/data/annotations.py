@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from virft.boxes import XYXY
@@ -22,6 +22,8 @@ class AnnotatedImage:
     or by a broken box): no question is asked about them unless good boxes are there too.
 
     ``absent`` are the classes that the annotation says are not there; None: all that have no boxes.
+
+    ``areas`` of the objects in ``boxes``, where they are known; ``crowd``: boxes around many of a class.
     """
 
     name: str
@@ -30,6 +32,8 @@ class AnnotatedImage:
     boxes: Mapping[str, tuple[XYXY, ...]]
     doubtful: frozenset[str] = frozenset()
     absent: frozenset[str] | None = None
+    areas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    crowd: Mapping[str, tuple[XYXY, ...]] = field(default_factory=dict)
 
     def is_absent(self, label: str) -> bool:
         """Whether the class is surely not there, so that it may be asked for as an absent one."""
@@ -43,13 +47,14 @@ class AnnotatedSet:
     """Images by name, the classes that may be asked for, and what was left out.
 
     ``num_crowd`` boxes of crowds (VOC: difficult ones); ``num_incomplete``: pairs of an image and a class of which
-    not all are marked.
+    not all are marked. ``frequency``: class -> r, c or f (rare, common, frequent), as LVIS says.
     """
 
     images: Mapping[str, AnnotatedImage]
     classes: tuple[str, ...]
     num_crowd: int = 0
     num_incomplete: int = 0
+    frequency: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

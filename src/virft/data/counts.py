@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from virft.types import Box, Detections, Label, Sample
+from virft.boxes import size_of
+from virft.types import Detections, Label, Sample
 
 Counts = dict[str, dict[str, dict[str, int]]]
 """Task -> class -> what -> number. What: questions; with boxes also boxes, small, medium, large; detection: absent."""
-
-SMALL, LARGE = 32.0**2, 96.0**2
-"""Areas in pixels that bound small and large boxes. Source: COCO's evaluation."""
 
 
 def count_sample(sample: Sample, counts: Counts) -> None:
@@ -25,7 +23,7 @@ def count_sample(sample: Sample, counts: Counts) -> None:
         row.setdefault(key, 0)
     row["boxes"] += len(boxes)
     for box in boxes:
-        row[_size_of(box)] += 1
+        row[size_of(box)] += 1
     if isinstance(target, Detections):
         row["absent"] = row.get("absent", 0) + (not boxes)
 
@@ -49,7 +47,3 @@ def counts_text(counts: Counts) -> str:
         + "".join(f"  {cell:>{width}}" for cell, width in zip(line[2:], widths[2:], strict=True))
         for line in lines
     )
-
-
-def _size_of(box: Box) -> str:
-    return "small" if box.area < SMALL else "large" if box.area > LARGE else "medium"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from virft.boxes import box_of, clip_xyxy
-from virft.data.annotations import AnnotatedSet, Skipped
+from virft.boxes import XYXY, box_of, clip_xyxy
+from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
-from virft.types import Detection, Detections, Sample, TaskName
+from virft.types import Box, Detection, Detections, Sample, TaskName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ def write_detection_stores(
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
             for name, label in pairs:
                 path = writer.add_image_file(name, annotated.images[name].file)
-                writer.add(_sample(path, name, label, looked))
+                writer.add(_sample(path, annotated.images[name], label, looked))
             cards[str(out / part)] = writer.finish(
                 source=source | _told(annotated, looked, plan, part) | same,
                 seed=plan.split.seed,
@@ -87,17 +87,22 @@ def choose_questions(
     return sorted(present + absent)
 
 
-def _sample(path: str, name: str, label: str, looked: UprightImages) -> Sample:
-    size = looked.size(name)
-    boxes = [clip_xyxy(box, size.width, size.height) for box in looked.boxes(name, label)]
-    rounded = [(round(a, 3), round(b, 3), round(c, 3), round(d, 3)) for a, b, c, d in boxes]
+def _sample(path: str, image: AnnotatedImage, label: str, looked: UprightImages) -> Sample:
+    size = looked.size(image.name)
+
+    def placed(boxes: Iterable[XYXY]) -> list[Box]:
+        clipped = (clip_xyxy(looked.upright(image.name, box), size.width, size.height) for box in boxes)
+        return [box_of((round(a, 3), round(b, 3), round(c, 3), round(d, 3))) for a, b, c, d in clipped]
+
     return Sample(
-        id=f"{name}:{label}",
+        id=f"{image.name}:{label}",
         task=TaskName.DETECTION,
         images=(path,),
         image_sizes=(size,),
         query=label,
-        target=Detections(items=tuple(Detection(box=box_of(box)) for box in rounded)),
+        target=Detections(items=tuple(Detection(box=box) for box in placed(image.boxes.get(label, ())))),
+        areas=image.areas.get(label, ()),
+        crowd=tuple(placed(image.crowd.get(label, ()))),
     )
 
 
@@ -112,4 +117,5 @@ def _told(annotated: AnnotatedSet, looked: UprightImages, plan: QuestionPlan, pa
         "num_crowd_boxes_left_out": annotated.num_crowd,
         "num_incomplete_left_out": annotated.num_incomplete,
         "num_images_annotated_unrotated": looked.num_unrotated,
+        **({"frequency": dict(annotated.frequency)} if annotated.frequency else {}),
     }

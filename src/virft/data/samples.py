@@ -13,7 +13,7 @@ from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, S
 _REQUIRED = {"id", "task", "images", "query", "target"}
 _OPTIONAL = {"target_image", "question"}
 _TARGET_KEYS = {
-    TaskName.DETECTION: ({"boxes"}, set[str]()),
+    TaskName.DETECTION: ({"boxes"}, {"areas", "crowd"}),
     TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
     TaskName.GROUNDING: ({"box"}, {"polygons"}),
 }
@@ -46,6 +46,10 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
     }
     if sample.polygons:
         record["target"]["polygons"] = [list(polygon) for polygon in sample.polygons]
+    if sample.areas:
+        record["target"]["areas"] = list(sample.areas)
+    if sample.crowd:
+        record["target"]["crowd"] = [list(box.xyxy) for box in sample.crowd]
     if sample.target_image != 0:
         record["target_image"] = sample.target_image
     if sample.question is not None:
@@ -71,16 +75,20 @@ def sample_from_record(record: Any, *, where: str) -> Sample:
     if type(target_image) is not int or not 0 <= target_image < len(paths):
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
     question = record.get("question")
+    target = record["target"]
+    size = sizes[target_image]
     return Sample(
         id=_text(record["id"], "id", where=where),
         task=task,
         images=paths,
         image_sizes=sizes,
         query=_text(record["query"], "query", where=where),
-        target=_target(record["target"], task, sizes[target_image], where=where),
+        target=_target(target, task, size, where=where),
         target_image=target_image,
         question=None if question is None else _text(question, "question", where=where),
-        polygons=_polygons(record["target"].get("polygons", []), where=where),
+        polygons=_polygons(target.get("polygons", []), where=where),
+        areas=_areas(target, where=where),
+        crowd=tuple(_box(box, size, where=where) for box in _list(target.get("crowd", []), "crowd", where=where)),
     )
 
 
@@ -169,6 +177,16 @@ def _polygons(value: Any, *, where: str) -> tuple[Polygon, ...]:
         if any(type(number) not in (int, float) or not math.isfinite(number) for number in polygon):
             raise DataError(f"{where}: polygon {polygon!r:.60} has what is no finite number")
     return tuple(tuple(map(float, polygon)) for polygon in value)
+
+
+def _areas(target: dict[str, Any], *, where: str) -> tuple[float, ...]:
+    areas = _list(target.get("areas", []), "target.areas", where=where)
+    if areas and len(areas) != len(target["boxes"]):
+        raise DataError(f"{where}: {len(areas)} areas of {len(target['boxes'])} boxes; expected one for each, or none")
+    for area in areas:
+        if type(area) not in (int, float) or not (math.isfinite(area) and area >= 0):
+            raise DataError(f"{where}: area {area!r} is no number of pixels")
+    return tuple(map(float, areas))
 
 
 def _task(value: Any, *, where: str) -> TaskName:

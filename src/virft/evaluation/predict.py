@@ -1,8 +1,8 @@
-"""A model's answers to a data set, in the order of the data set."""
+"""A model's answers to samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
@@ -15,22 +15,16 @@ from virft.types import Prediction, Sample
 
 
 def predict(
-    samples: Sequence[Sample],
+    batches: Iterable[Sequence[Sample]],
     *,
     render: Callable[[Sample], RenderedPrompt],
     encode: Callable[[Sequence[VisionInputs]], list[ImageFeatures]],
     generator: Generator,
     max_completion_tokens: int,
-    batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[SizedPrediction]:
-    """The likeliest answer to each sample, temperature 0. Batches are runs of ``batch_size`` samples of the file.
-
-    ``progress`` is told how many samples are done.
-    """
+) -> Iterator[list[SizedPrediction]]:
+    """The likeliest answer to each sample, temperature 0, batch by batch."""
     params = GenerationParams(max_completion_tokens=max_completion_tokens, temperature=0.0)
-    for start in range(0, len(samples), batch_size):
-        batch = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
+    for batch in batches:
         rendered = [render(sample) for sample in batch]
         with torch.no_grad():
             features = encode([one.vision for one in rendered])
@@ -39,14 +33,16 @@ def predict(
             for one, made in zip(rendered, features, strict=True)
         ]
         drawn = generator.generate(encoded, 1, params, StepKey(seed=0, step=0))
-        for sample, one, (completion,) in zip(batch, rendered, drawn, strict=True):
-            prediction = Prediction(
-                sample_id=sample.id,
-                text=completion.text,
-                finish_reason=completion.finish_reason,
-                token_logprobs=completion.sampler_logprobs,
-                token_ends=completion.token_ends,
+        yield [
+            SizedPrediction(
+                Prediction(
+                    sample_id=sample.id,
+                    text=completion.text,
+                    finish_reason=completion.finish_reason,
+                    token_logprobs=completion.sampler_logprobs,
+                    token_ends=completion.token_ends,
+                ),
+                one.prompt.images[sample.target_image].resized,
             )
-            yield SizedPrediction(prediction, one.prompt.images[sample.target_image].resized)
-        if progress is not None:
-            progress(start + len(batch))
+            for sample, one, (completion,) in zip(batch, rendered, drawn, strict=True)
+        ]

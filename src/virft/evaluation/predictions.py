@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from virft.boxes import BoxSpace
-from virft.errors import DataError, RunError
+from virft.errors import DataError
 from virft.types import FinishReason, ImageSize, Prediction
 
 PREDICTIONS, CARD = "predictions.jsonl", "card.json"
+PARTS = "predictions.part-{}.jsonl"
+"""What the processes of a run that is not finished have written, in the order they came."""
 SCHEMA_VERSION = 1
 
 
@@ -39,33 +41,34 @@ class SizedPrediction(NamedTuple):
     resized: ImageSize
 
 
-def require_free(folder: Path) -> None:
-    """``RunError`` unless predictions may be written there: it is new, empty, or holds those of a run that was cut."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if {PREDICTIONS, CARD} <= there:
-        raise RunError(f"{folder}: already holds predictions; name another folder")
-    if there - {PREDICTIONS} or folder.is_file():
-        raise RunError(f"{folder}: holds other files; name a new folder for the predictions")
-
-
 def write_predictions(folder: Path, card: PredictionsCard, predictions: Iterable[SizedPrediction]) -> Path:
-    """Write both files and return the path of the predictions. The card comes last: without it, a run was cut."""
+    """Write both files and return the path of the predictions."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_card(folder, card)
     path = folder / PREDICTIONS
     with path.open("w", encoding="utf-8") as file:
-        for prediction, resized in predictions:
-            record = {
-                "sample_id": prediction.sample_id,
-                "text": prediction.text,
-                "finish_reason": prediction.finish_reason.value,
-                "resized": list(resized),
-                "token_logprobs": list(prediction.token_logprobs),
-                "token_ends": list(prediction.token_ends),
-            }
-            file.write(json.dumps(record) + "\n")
+        file.writelines(line_of(one) for one in predictions)
+    return path
+
+
+def line_of(sized: SizedPrediction) -> str:
+    """A line of ``predictions.jsonl``, with its end."""
+    prediction, resized = sized
+    record = {
+        "sample_id": prediction.sample_id,
+        "text": prediction.text,
+        "finish_reason": prediction.finish_reason.value,
+        "resized": list(resized),
+        "token_logprobs": list(prediction.token_logprobs),
+        "token_ends": list(prediction.token_ends),
+    }
+    return json.dumps(record) + "\n"
+
+
+def write_card(folder: Path, card: PredictionsCard) -> None:
+    """``card.json`` of a folder of predictions."""
     record = {"schema_version": SCHEMA_VERSION} | {name: getattr(card, name) for name in PredictionsCard.__slots__}
     (folder / CARD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def read_predictions_card(path: Path) -> PredictionsCard:
@@ -88,11 +91,19 @@ def read_predictions_card(path: Path) -> PredictionsCard:
 
 
 def read_predictions(path: Path) -> dict[str, SizedPrediction]:
-    """Predictions by sample id; each id once."""
+    """Predictions by sample id; each id once. Where the file is not there yet, what an unfinished run has written."""
+    if not path.exists() and (parts := sorted(path.parent.glob(PARTS.format("*")))):
+        return {name: one for part in parts for name, one in _read_lines(part, unfinished=True).items()}
+    return _read_lines(path, unfinished=False)
+
+
+def _read_lines(path: Path, *, unfinished: bool) -> dict[str, SizedPrediction]:
     found: dict[str, SizedPrediction] = {}
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
+                if unfinished and not line.endswith("\n"):
+                    break  # being written, or cut
                 one = _from_line(line, where=f"{path}:{number}")
                 if one.prediction.sample_id in found:
                     raise DataError(f"{path}:{number}: sample {one.prediction.sample_id!r} was answered before")
@@ -105,13 +116,15 @@ def read_predictions(path: Path) -> dict[str, SizedPrediction]:
 
 
 def find_predictions(place: Path, *, data_name: str) -> Path:
-    """The predictions file that a path means: itself, one in the folder, or one of a run about that data set."""
+    """The predictions file that a path means: itself, one in the folder, or one of a run about that data set.
+
+    Of a run that is not finished, the file that is to be.
+    """
     if place.is_file():
         return place
-    candidates = (place / PREDICTIONS, place / "eval" / data_name / PREDICTIONS)
-    for path in candidates:
-        if path.is_file():
-            return path
+    for folder in (place, place / "eval" / data_name):
+        if (folder / PREDICTIONS).is_file() or any(folder.glob(PARTS.format("*"))):
+            return folder / PREDICTIONS
     raise DataError(
         f"{place}: no predictions; expected a file, {PREDICTIONS} in a folder, or eval/{data_name} in a run"
     )

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.predictions import read_predictions, read_predictions_card
+from virft.metrics.average_precision import AveragePrecision, BoxQuestion, average_precision
+from virft.metrics.bootstrap import ap_statistic, intervals, ratio_statistic
+from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
-from virft.types import Reading, Scores, Target, TaskName
+from virft.types import Detections, Prediction, Reading, Sample, Scores, TaskName
 
 
-def score_predictions(path: Path, store: Store) -> tuple[Scores, ...]:
-    """One ``Scores`` per task of the data set. Every sample must have been answered, or the first N of them.
+class Answered(NamedTuple):
+    """A sample with what was written about it, and what that is read as."""
 
-    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit.
+    sample: Sample
+    prediction: Prediction
+    reading: Reading
+
+
+def score_predictions(path: Path, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
+    """One ``Scores`` per task of the data set.
+
+    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, and average precision
+    (``box_scores``). Where only some samples were asked (``--limit``), or answered so far, every number says so in its
+    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers.
     """
     card = read_predictions_card(path)
     if card.data_hash != store.hash:
@@ -26,24 +41,22 @@ def score_predictions(path: Path, store: Store) -> tuple[Scores, ...]:
             f"{store.folder} has hash {store.hash[:12]}"
         )
     predictions = read_predictions(path)
-    pairs: dict[TaskName, list[tuple[Reading, Target]]] = {}
-    num_truncated: dict[TaskName, int] = {}
-    asked = [sample for number, sample in enumerate(store) if number < card.num_samples]
-    for sample in asked:
-        if sample.id not in predictions:
-            raise DataError(
-                f"{path}: no answer to sample {sample.id!r}; expected {len(asked)}, found {len(predictions)}"
+    if not predictions:
+        raise DataError(f"{path}: holds no answers; expected {card.num_samples}")
+    answered: dict[TaskName, list[Answered]] = {}
+    num_asked: Counter[TaskName] = Counter()
+    for sample in store:
+        num_asked[sample.task] += 1
+        if (found := predictions.pop(sample.id, None)) is not None:
+            prediction, resized = found
+            task = TASKS[sample.task]
+            reading = task.read_for(
+                prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized
             )
-        prediction, resized = predictions[sample.id]
-        task = TASKS[sample.task]
-        reading = task.read_for(prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized)
-        pairs.setdefault(task.name, []).append((reading, sample.target))
-        num_truncated[task.name] = num_truncated.get(task.name, 0) + (prediction.finish_reason == "length")
-    if unknown := predictions.keys() - {sample.id for sample in asked}:
-        raise DataError(f"{path}: sample {min(unknown)!r} is not in {store.folder}")
-    return tuple(
-        _scores(name, pairs[name], num_truncated[name], _protocol(store), store.hash) for name in sorted(pairs)
-    )
+            answered.setdefault(task.name, []).append(Answered(sample, prediction, reading))
+    if predictions:
+        raise DataError(f"{path}: sample {min(predictions)!r} is not in {store.folder}")
+    return tuple(_scores(name, answered[name], num_asked[name], store, with_intervals) for name in sorted(answered))
 
 
 def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) -> Mapping[str, Any]:
@@ -61,6 +74,10 @@ def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) ->
                 "num_samples": one.num_samples,
                 "values": {name: round(value, 6) for name, value in one.values.items()},
                 "counts": dict(one.counts),
+                "intervals": {name: [round(end, 6) for end in ends] for name, ends in one.intervals.items()},
+                "tables": {
+                    table: {row: round(value, 6) for row, value in rows.items()} for table, rows in one.tables.items()
+                },
             }
             for one in scores
         },
@@ -70,7 +87,7 @@ def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) ->
 
 
 def scores_to_text(scores: tuple[Scores, ...]) -> str:
-    """A plain table, a block per task.
+    """A plain table, a block per task; behind a number its 95 % interval, if there is one.
 
     >>> one = Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3, values={"box_miou": 0.5})
     >>> print(scores_to_text((one,)))
@@ -80,22 +97,128 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
     lines = []
     for one in scores:
         lines.append(f"{one.task}, protocol {one.protocol}, {one.num_samples} questions")
-        lines += [f"  {name:<26} {value:>7.3f}" for name, value in one.values.items()]
+        for name, value in one.values.items():
+            ends = one.intervals.get(name)
+            between = f"  ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+            lines.append(f"  {name:<26} {value:>7.3f}{between}")
     return "\n".join(lines)
 
 
-def _scores(
-    name: TaskName, pairs: list[tuple[Reading, Target]], num_truncated: int, protocol: str, data_hash: str
-) -> Scores:
-    measured = TASKS[name].measure(pairs)
+def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store: Store, with_intervals: bool) -> Scores:
+    measured = TASKS[name].measure([(one.reading, one.sample.target) for one in answered])
+    num_truncated = sum(one.prediction.finish_reason == "length" for one in answered)
+    values = {**measured.values, "truncated_frac": num_truncated / len(answered)}
+    tables = dict(measured.tables)
+    if name is TaskName.DETECTION:
+        precise = box_scores(answered, frequency=store.card.get("source", {}).get("frequency"))
+        values |= precise.values
+        tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
+    between = _intervals(name, answered) if with_intervals else {}
+    incomplete = f" ({len(answered)} of {num_asked})" if len(answered) < num_asked else ""
     return Scores(
         task=name,
-        protocol=protocol if name is TaskName.DETECTION else "all",
-        data_hash=data_hash,
-        num_samples=len(pairs),
-        values={**measured.values, "truncated_frac": num_truncated / len(pairs)},
+        protocol=_protocol(store) if name is TaskName.DETECTION else "all",
+        data_hash=store.hash,
+        num_samples=len(answered),
+        values={value_name + incomplete: value for value_name, value in values.items()},
         counts={**measured.counts, "num_truncated": num_truncated},
+        tables={table + incomplete: rows for table, rows in tables.items()},
+        intervals={value_name + incomplete: ends for value_name, ends in between.items()},
     )
+
+
+def box_scores(answered: Sequence[Answered], *, frequency: Mapping[str, str] | None) -> AveragePrecision:
+    """Average precision with the confidences in the text as scores; ``ap`` and ``ap50`` also with two other scores.
+
+    ``_constant``: every box counts the same, in the order of the text; ``_logprob``: mean log-probability of the tokens
+    of its element. Elements that are no boxes do not count here.
+    """
+    precise = average_precision([_question(one, _confidences) for one in answered], frequency=frequency)
+    values = dict(precise.values)
+    others: dict[str, BoxScore] = {"constant": _constants}
+    if all(one.prediction.token_logprobs for one in answered):
+        others["logprob"] = _logprobs
+    for name, score in others.items():
+        other = average_precision([_question(one, score) for one in answered], frequency=frequency).values
+        values |= {f"{key}_{name}": other[key] for key in ("ap", "ap50") if key in other}
+    return AveragePrecision(values=values, by_class=precise.by_class)
+
+
+MEANS = {TaskName.CLASSIFICATION: ("accuracy",), TaskName.GROUNDING: ("box_miou", "accuracy_at_50")}
+"""Headline numbers that are means over questions."""
+
+
+def _intervals(name: TaskName, answered: Sequence[Answered]) -> dict[str, tuple[float, float]]:
+    """Of the task's headline numbers: bootstrap over images."""
+    by_image: dict[str, list[Answered]] = {}
+    for one in answered:
+        by_image.setdefault(one.sample.images[one.sample.target_image], []).append(one)
+    measured = [TASKS[name].measure([(one.reading, one.sample.target) for one in held]) for held in by_image.values()]
+    if name is not TaskName.DETECTION:
+        sizes = [one.counts["num_questions"] for one in measured]
+        means = {
+            key: ([one.values[key] * size for one, size in zip(measured, sizes, strict=True)], sizes)
+            for key in MEANS[name]
+        }
+        return intervals(ratio_statistic(means), len(measured))
+    counts = [one.counts for one in measured]
+    hits = [one["num_hits"] for one in counts]
+    boxes, targets = [one["num_boxes"] for one in counts], [one["num_targets"] for one in counts]
+    ratios = {
+        "precision": (hits, boxes),
+        "recall": (hits, targets),
+        "f1": ([2 * hit for hit in hits], [box + target for box, target in zip(boxes, targets, strict=True)]),
+    }
+    found = intervals(ratio_statistic(ratios), len(measured))
+    questions = [_question(one, _confidences) for one in answered]
+    return found | intervals(ap_statistic(questions, images=list(by_image)), len(measured))
+
+
+def _f1_by_class(answered: Sequence[Answered]) -> dict[str, float]:
+    by_class: dict[str, list[tuple[Reading, Detections]]] = {}
+    for one in answered:
+        assert isinstance(one.sample.target, Detections)
+        by_class.setdefault(one.sample.query, []).append((one.reading, one.sample.target))
+    return {label: detection_metrics(pairs).values["f1"] for label, pairs in sorted(by_class.items())}
+
+
+BoxScore = Callable[[Answered, Detections], list[float]]
+"""A score for each box of an answer."""
+
+
+def _question(one: Answered, score: BoxScore) -> BoxQuestion:
+    answer = one.reading.answer if isinstance(one.reading.answer, Detections) else Detections()
+    target = one.sample.target
+    assert isinstance(target, Detections)
+    return BoxQuestion(
+        image=one.sample.images[one.sample.target_image],
+        label=one.sample.query,
+        boxes=[item.box.xyxy for item in answer.items],
+        scores=score(one, answer),
+        targets=[item.box.xyxy for item in target.items],
+        areas=one.sample.areas,
+        crowd=[box.xyxy for box in one.sample.crowd],
+    )
+
+
+def _confidences(one: Answered, answer: Detections) -> list[float]:
+    return [item.confidence for item in answer.items]
+
+
+def _constants(one: Answered, answer: Detections) -> list[float]:
+    return [1.0] * len(answer.items)
+
+
+def _logprobs(one: Answered, answer: Detections) -> list[float]:
+    """Mean log-probability of the tokens that wrote each box."""
+    ends = one.prediction.token_ends
+    spans = list(zip((0, *ends), ends, one.prediction.token_logprobs, strict=False))
+    scores = []
+    for item in answer.items:
+        assert item.span is not None, "a box that was read has a place in the text"
+        inside = [value for start, end, value in spans if start < item.span[1] and end > item.span[0]]
+        scores.append(fmean(inside))
+    return scores
 
 
 def _protocol(store: Store) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from virft.boxes import iou_matrix, match_greedily
 from virft.metrics.measurement import Measurement, share
@@ -42,6 +43,19 @@ def find_hits(predicted: Detections, target: Detections, iou_threshold: float = 
     return Hits(hits=tuple(row in rows for row in range(len(ious))), num_duplicates=num_duplicates)
 
 
+IOU_THRESHOLDS = tuple(0.5 + step / 20 for step in range(10))
+"""0.5 to 0.95, as COCO."""
+
+
+def count_hits(predicted: Detections, target: Detections) -> list[int]:
+    """Hits at each of ``IOU_THRESHOLDS``, matched as in ``find_hits``."""
+    if not predicted.items or not target.items:
+        return [0] * len(IOU_THRESHOLDS)
+    ious = iou_matrix([item.box.xyxy for item in predicted.items], [item.box.xyxy for item in target.items])
+    order = sorted(range(len(ious)), key=lambda index: -predicted.items[index].confidence)
+    return [len(match_greedily(ious, order, threshold)) for threshold in IOU_THRESHOLDS]
+
+
 def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold: float = 0.5) -> Measurement:
     """Counts over all questions together (micro), questions about absent classes included.
 
@@ -51,6 +65,7 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     ``false_positive_rate``: absent-class questions answered with a box, valid or not, of all
     absent-class questions. ``boxes_per_question``, ``duplicates_per_question``, ``unreadable_frac``,
     ``no_objects_frac`` (explicit empty answers): of all questions; 0 where there are none.
+    ``precision_mean``, ``recall_mean``, ``f1_mean``: means over IoU 0.5 to 0.95 in steps of 0.05.
 
     >>> from virft.types import Box, Detection
     >>> box = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2)),))
@@ -61,6 +76,7 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     """
     num_boxes = num_hits = num_invalid = num_clipped = num_duplicates = num_no_objects = num_unreadable = 0
     num_false_alarms = 0
+    hits_at = [0] * len(IOU_THRESHOLDS)
     for reading, target in pairs:
         answer = reading.answer
         if not isinstance(answer, Detections):
@@ -72,17 +88,22 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
         num_invalid += len(answer.invalid)
         num_clipped += answer.num_clipped
         num_duplicates += found.num_duplicates
+        hits_at = [sum(both) for both in zip(hits_at, count_hits(answer, target), strict=True)]
         num_no_objects += answer.num_predicted == 0
         num_false_alarms += answer.num_predicted > 0 and not target.items
     num = len(pairs)
     num_targets = sum(len(target.items) for _, target in pairs)
     num_absent = sum(not target.items for _, target in pairs)
     nothing = 1.0 if num_boxes == num_targets == 0 else 0.0
+    mean_hits = fmean(hits_at)
     return Measurement(
         values={
             "precision": share(num_hits, num_boxes) or nothing,
             "recall": share(num_hits, num_targets) or nothing,
             "f1": share(2 * num_hits, num_boxes + num_targets) or nothing,
+            "precision_mean": share(mean_hits, num_boxes) or nothing,
+            "recall_mean": share(mean_hits, num_targets) or nothing,
+            "f1_mean": share(2 * mean_hits, num_boxes + num_targets) or nothing,
             "false_positive_rate": share(num_false_alarms, num_absent),
             "boxes_per_question": share(num_boxes, num),
             "duplicates_per_question": share(num_duplicates, num),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from virft.boxes import intersection_over_union
+from virft.boxes import intersection_over_union, size_of
 from virft.metrics.measurement import Measurement, share
 from virft.types import Box, Reading, Unreadable
 
@@ -16,7 +16,8 @@ def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
     """Means over all questions; an unreadable answer has IoU 0. No questions: 0.
 
     ``box_miou``: mean IoU. ``accuracy_at_50`` (75, 90): share with IoU of at least 0.5 (0.75, 0.9).
-    ``unreadable_frac``. Source: referring-expression evaluation, as in RefCOCO.
+    ``unreadable_frac``. Table ``box_miou_by_size``: of small, medium and large targets (areas below 32², up to 96²,
+    above; as COCO). Source: referring-expression evaluation, as in RefCOCO.
 
     >>> def says(x2): return Reading(text="", well_formed=True, answer=Box(x1=0, y1=0, x2=x2, y2=1))
     >>> grounding_metrics([(says(6), Box(x1=0, y1=0, x2=10, y2=1)), (says(8), Box(x1=0, y1=0, x2=10, y2=1))]).values
@@ -32,4 +33,11 @@ def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
     for threshold in IOU_THRESHOLDS:
         values[f"accuracy_at_{threshold * 100:.0f}"] = share(sum(iou >= threshold for iou in ious), num)
     values["unreadable_frac"] = share(num_unreadable, num)
-    return Measurement(values=values, counts={"num_questions": num, "num_unreadable": num_unreadable})
+    by_size: dict[str, list[float]] = {}
+    for (_, target), iou in zip(pairs, ious, strict=True):
+        by_size.setdefault(size_of(target), []).append(iou)
+    return Measurement(
+        values=values,
+        counts={"num_questions": num, "num_unreadable": num_unreadable},
+        tables={"box_miou_by_size": {size: math.fsum(found) / len(found) for size, found in sorted(by_size.items())}},
+    )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """``values``: numbers by name, always finite; ``counts``: what they rest on. Metrics of one task share no names."""
+    """``values``: numbers by name, always finite; ``counts``: what they rest on. Metrics of one task share no names.
+
+    ``tables``: further numbers, such as one for each class: table -> row -> number.
+    """
 
     values: Mapping[str, float]
     counts: Mapping[str, int]
+    tables: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def share(part: float, whole: float) -> float:

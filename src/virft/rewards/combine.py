@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from virft.errors import ConfigError, VirftError
-from virft.labels import Aliases
 from virft.rewards.detection import detection_rewards, paper_detection_rewards
 from virft.rewards.format import format_reward, paper_format_reward
 from virft.rewards.grounding import giou_reward, paper_giou_reward
@@ -42,7 +41,7 @@ class RewardRule:
 
     ``weights``: part or extra -> weight, 0 or more; those not named weigh 1. ``iou_threshold``: a box
     counts as found above it; moves in a straight line to ``iou_threshold_end`` over the run.
-    ``aliases``: class name -> further names (``robust`` only). ``extra``: rewards of the user's own.
+    ``extra``: rewards of the user's own.
 
     >>> RewardRule(weights={"fromat": 2})
     Traceback (most recent call last):
@@ -53,14 +52,11 @@ class RewardRule:
     weights: Mapping[str, float] = field(default_factory=dict)
     iou_threshold: float = 0.5
     iou_threshold_end: float | None = None
-    aliases: Aliases = field(default_factory=dict)
     extra: tuple[ExtraReward, ...] = ()
 
     def __post_init__(self) -> None:
         if self.preset not in PARTS:
             raise ConfigError(f"preset: {self.preset!r} is not known; expected {' or '.join(PARTS)}")
-        if self.preset == "paper" and self.aliases:
-            raise ConfigError("aliases: the paper reward matches by substring and knows none; expected preset robust")
         parts = {name for task_parts in PARTS[self.preset].values() for name in task_parts}
         extras = [name_of_extra(function) for function in self.extra]
         for name in extras:
@@ -128,11 +124,7 @@ def _parts(
     if task is TaskName.DETECTION and isinstance(target, Detections):
         parts = _detection_parts(rule, reading, target, context)
     elif task is TaskName.CLASSIFICATION and isinstance(target, Label):
-        parts = {
-            "label": label_reward(reading, target, context, aliases=rule.aliases)
-            if robust
-            else paper_label_reward(reading, target, context)
-        }
+        parts = {"label": (label_reward if robust else paper_label_reward)(reading, target, context)}
     elif task is TaskName.GROUNDING and isinstance(target, Box):
         parts = {"giou": (giou_reward if robust else paper_giou_reward)(reading, target, context)}
     else:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from virft.labels import Aliases, is_same_label, is_substring_match
+from virft.labels import is_same_label, is_substring_match
 from virft.types import Label, Reading, RewardContext
 
 
-def label_reward(reading: Reading, target: Label, context: RewardContext, *, aliases: Aliases | None = None) -> float:
-    """1 if the answer names the target after normalising, or by an alias; else 0, so for unreadable ones.
+def label_reward(reading: Reading, target: Label, context: RewardContext) -> float:
+    """1 if the answer names the target after normalising, or by one of its aliases; else 0, so for unreadable ones.
 
     >>> reading = Reading(text="", well_formed=True, answer=Label(text="siamese_Cat"))
     >>> label_reward(reading, Label(text="Siamese cat"), RewardContext())
     1.0
     """
-    return float(isinstance(reading.answer, Label) and is_same_label(reading.answer.text, target, aliases))
+    return float(isinstance(reading.answer, Label) and is_same_label(reading.answer.text, target))
 
 
 def paper_label_reward(reading: Reading, target: Label, context: RewardContext) -> float:

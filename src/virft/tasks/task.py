@@ -60,6 +60,7 @@ class Task:
         return Measurement(
             values={**measured.values, "well_formed_frac": num_well_formed / len(pairs) if pairs else 0.0},
             counts={**measured.counts, "num_well_formed": num_well_formed},
+            tables=measured.tables,
         )
 
     def reward_parts(self, preset: str) -> tuple[str, ...]:

@@ -1,10 +1,8 @@
-"""A model's answers come in the order of the data set, whatever the batches."""
+"""A model's answers to batches of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import pytest
 
 from group_factories import completion
 from toy_training import question, render
@@ -14,8 +12,6 @@ from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.noise import StepKey
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import Completion, FinishReason, ImageSize
-
-SAMPLES = [question(id) for id in "abcde"]
 
 
 class Echo:
@@ -34,44 +30,36 @@ class Echo:
         return [[completion([1, 2], logprobs=[-0.5, -0.25], text=one.prompt.sample_id, cut=True)] for one in prompts]
 
 
-def answers(generator: Echo, *, told: list[int] | None = None, batch_size: int = 2) -> list[SizedPrediction]:
+def answers(generator: Echo, *batches: str) -> list[list[SizedPrediction]]:
     def encode(prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
         return [ImageFeatures(tokens=()) for _ in prompts]
 
     made = predict(
-        SAMPLES,
+        [[question(id) for id in batch] for batch in batches],
         render=render,
         encode=encode,
         generator=generator,
         max_completion_tokens=8,
-        batch_size=batch_size,
-        progress=told.append if told is not None else None,
     )
     return list(made)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 99])
-def test_every_sample_is_answered_in_order(batch_size: int) -> None:
-    found = answers(Echo(), batch_size=batch_size)
-    assert [one.prediction.sample_id for one in found] == list("abcde")
-    assert [one.prediction.text for one in found] == list("abcde")
-
-
-def test_answers_are_the_likeliest_and_come_in_batches() -> None:
+def test_every_sample_is_answered_in_the_batch_it_came_in() -> None:
     generator = Echo()
-    answers(generator)
-    assert generator.batches == [2, 2, 1]
+    found = answers(generator, "ba", "c")
+    assert [[one.prediction.sample_id for one in batch] for batch in found] == [["b", "a"], ["c"]]
+    assert [[one.prediction.text for one in batch] for batch in found] == [["b", "a"], ["c"]]
+    assert generator.batches == [2, 1]
+
+
+def test_answers_are_the_likeliest() -> None:
+    generator = Echo()
+    answers(generator, "a")
     assert generator.temperatures == {0.0}
 
 
 def test_an_answer_keeps_what_scoring_may_need() -> None:
-    first = answers(Echo())[0]
+    ((first,),) = answers(Echo(), "a")
     assert first.prediction.token_logprobs == (-0.5, -0.25)
     assert first.prediction.finish_reason is FinishReason.LENGTH
     assert first.resized == ImageSize(100, 100)
-
-
-def test_progress_counts_samples() -> None:
-    told: list[int] = []
-    answers(Echo(), told=told)
-    assert told == [2, 4, 5]

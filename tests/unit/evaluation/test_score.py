@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +108,69 @@ def test_answers_to_another_data_set_are_refused(tmp_path: Path) -> None:
         score_predictions(path, store)
 
 
-def test_first_answers_alone_are_enough_if_the_card_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_samples", [1, 3])  # asked with --limit 1, or stopped after the first
+def test_a_score_of_some_samples_says_so_in_its_name(tmp_path: Path, num_samples: int) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p", num_samples=1)
+    path = answer(store, tmp_path / "p", num_samples=num_samples)
     path.write_text(path.read_text().splitlines()[0] + "\n")
     (scores,) = score_predictions(path, store)
     assert scores.num_samples == 1
+    assert scores.values["f1 (1 of 2)"] == 1.0
+    assert all(name.endswith(" (1 of 2)") for name in [*scores.values, *scores.tables])
+
+
+def test_average_precision_comes_with_three_kinds_of_scores(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        path = writer.add_image("a.png", Image.new("RGB", SIZE))
+        writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
+        writer.finish(source={}, seed=0)
+    store = Store(tmp_path / "d")
+    wrong, right = "{'Position':[500,500,900,900],'Confidence':0.5}", "{'Position':[0,0,500,500],'Confidence':0.75}"
+    text = f"<answer>[{wrong},{right}]</answer>"
+    ends = tuple(text.index(piece) + len(piece) for piece in ("[", wrong, right, "</answer>"))
+    one = Prediction(
+        sample_id="fox",
+        text=text,
+        finish_reason=FinishReason.STOP,
+        token_logprobs=(-9.0, -0.125, -0.25, -9.0),
+        token_ends=ends,
+    )
+    card = PredictionsCard(
+        model="m", data="d", data_hash=store.hash, num_samples=1, box_space=BoxSpace.RELATIVE_1000, thinking=False,
+        settings={},
+    )  # fmt: skip
+    (scores,) = score_predictions(write_predictions(tmp_path / "p", card, [SizedPrediction(one, SIZE)]), store)
+    # sure of the right box; the wrong one comes first in the text, and its tokens were likelier
+    assert scores.values["ap50"] == 1.0
+    assert scores.values["ap50_constant"] == pytest.approx(0.5)
+    assert scores.values["ap50_logprob"] == pytest.approx(0.5)
+    likelier = replace(one, token_logprobs=(-9.0, -0.25, -0.125, -9.0))
+    (scores,) = score_predictions(write_predictions(tmp_path / "q", card, [SizedPrediction(likelier, SIZE)]), store)
+    assert scores.values["ap50_logprob"] == 1.0
+    assert scores.tables == {"ap": {"fox": 1.0}, "f1": {"fox": pytest.approx(2 / 3)}}
+
+
+def test_a_box_in_a_crowd_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        path = writer.add_image("a.png", Image.new("RGB", SIZE))
+        writer.add(
+            sample(detections((0, 0, 20, 24)), id="fox", image=path, crowd=(box(32, 24, 64, 48),), areas=(99.0,))
+        )
+        writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task=TaskName.GROUNDING))
+        writer.add(sample(detections(), id="hen", image=path, query="hen"))
+        writer.finish(source={}, seed=0)
+    store = Store(tmp_path / "d")
+    assert next(iter(store)).crowd == (box(32, 24, 64, 48),)
+    path = answer(store, tmp_path / "p")
+    crowded = "[{'Position':[500,500,1000,1000]},{'Position':[0,0,312,500],'Confidence':0.5}]"
+    path.write_text(path.read_text().replace(ANSWERS["fox"][8:-9], crowded))
+    assert score_predictions(path, store)[0].values["ap50"] == 1.0
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda lines: lines[:2], r"no answer to sample 'box'; expected 3, found 2"),
+        (lambda lines: [], r"holds no answers; expected 3"),
         (lambda lines: [*lines, lines[0]], r"predictions\.jsonl:4: sample 'fox' was answered before"),
         (lambda lines: [*lines, lines[0].replace("fox", "cow")], r"sample 'cow' is not in"),
         (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: no prediction \(JSONDecodeError"),
@@ -133,7 +185,7 @@ def test_first_answers_alone_are_enough_if_the_card_says_so(tmp_path: Path) -> N
 def test_broken_predictions_are_told(tmp_path: Path, spoil: Callable[[list[str]], list[str]], message: str) -> None:
     store = make_store(tmp_path / "d")
     path = answer(store, tmp_path / "p")
-    path.write_text("\n".join(spoil(path.read_text().splitlines())) + "\n")
+    path.write_text("".join(line + "\n" for line in spoil(path.read_text().splitlines())))
     with pytest.raises(DataError, match=message):
         score_predictions(path, store)
 

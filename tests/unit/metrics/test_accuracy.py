@@ -20,7 +20,7 @@ def test_strict_accuracy_and_the_papers_rule_stand_side_by_side():
 
 
 def test_aliases_count_for_strict_accuracy():
-    measured = accuracy([(classification("tomcat"), CAT)], aliases={"cat": ["tomcat"]})
+    measured = accuracy([(classification("tomcat"), Label(text="cat", aliases=("tomcat",)))])
     assert measured.values["accuracy"] == 1.0
 
 

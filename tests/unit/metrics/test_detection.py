@@ -15,6 +15,13 @@ FAR = (500, 500, 600, 600)
 NOTHING = Detections()
 
 
+def test_means_run_over_ten_ious() -> None:
+    # IoU 0.72: a hit at 0.5, 0.55, 0.6, 0.65 and 0.7
+    found = Reading(text="", well_formed=True, answer=detections((0, 0, 72, 100)))
+    values = detection_metrics([(found, detections((0, 0, 100, 100)))]).values
+    assert (values["f1"], values["f1_mean"], values["recall_mean"]) == (1.0, 0.5, 0.5)
+
+
 def test_every_number_of_a_small_set():
     pairs = [
         (detection(written((*HIT, 0.9), (*HIT, 0.8), (*FAR, 0.1))), detections(HIT)),  # hit, duplicate, false
@@ -32,6 +39,10 @@ def test_every_number_of_a_small_set():
         "precision": 2 / 8,
         "recall": 2 / 5,
         "f1": 4 / 13,
+        # the two hits are exact, so they are hits at every IoU
+        "precision_mean": 2 / 8,
+        "recall_mean": 2 / 5,
+        "f1_mean": 4 / 13,
         "false_positive_rate": 3 / 4,
         "boxes_per_question": 8 / 8,
         "duplicates_per_question": 1 / 8,

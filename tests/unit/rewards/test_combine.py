@@ -100,7 +100,6 @@ def label(reading, target, context):
         ({"weights": {"iou": math.nan}}, "weights: iou = nan; expected a finite number, 0 or more"),
         ({"iou_threshold": 1.5}, "iou_threshold = 1.5; expected a number from 0 to 1"),
         ({"iou_threshold_end": -0.5}, "iou_threshold_end = -0.5; expected a number from 0 to 1"),
-        ({"preset": "paper", "aliases": {"cat": ["kitty"]}}, "aliases: the paper reward matches by substring"),
         ({"extra": (shortness, shortness)}, "extra: two rewards are named shortness; rename the function"),
         ({"extra": (label,)}, "extra: two rewards are named label; rename the function"),
     ],

@@ -9,10 +9,10 @@ from virft.types import Label, Reading, RewardContext, Unreadable
 CONTEXT = RewardContext()
 
 
-def test_a_table_of_aliases_reaches_the_reward():
+def test_aliases_of_the_target_are_paid():
     reading = classification("F-16 Fighting Falcon")
     assert label_reward(reading, Label(text="F-16A/B"), CONTEXT) == 0.0
-    assert label_reward(reading, Label(text="F-16A/B"), CONTEXT, aliases={"f16ab": ["f16 fighting falcon"]}) == 1.0
+    assert label_reward(reading, Label(text="F-16A/B", aliases=("f16 fighting falcon",)), CONTEXT) == 1.0
 
 
 def test_an_unreadable_answer_names_nothing_in_both_presets():

@@ -6,6 +6,7 @@ Formats: https://cocodataset.org/#format-data, https://www.lvisdataset.org/datas
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -81,8 +82,21 @@ def read_coco(
             boxes={label: found for label, found in boxes.items() if label not in incomplete},
             doubtful=incomplete.union(sorted_out.doubtful[key]),
             absent=absent,
+            areas=sorted_out.areas_by_class(key),
+            crowd={label: tuple(found) for label, found in sorted_out.crowd[key].items()},
         )
-    return AnnotatedSet(images=annotated, classes=asked, num_crowd=sorted_out.num_crowd, num_incomplete=num_incomplete)
+    frequency = {
+        names[category["id"]]: category["frequency"]
+        for category in file.categories
+        if federated and isinstance(category, dict) and category.get("id") in names and "frequency" in category
+    }
+    return AnnotatedSet(
+        images=annotated,
+        classes=asked,
+        num_crowd=sorted_out.num_crowd,
+        num_incomplete=num_incomplete,
+        frequency={label: frequency[label] for label in asked if label in frequency},
+    )
 
 
 def _federated(
@@ -118,6 +132,8 @@ class _BoxesByImage:
         self._file, self._records, self._names, self._skipped = file, records, names, skipped
         self._ids: set[Any] = set()
         self.boxes: dict[int, dict[str, list[XYXY]]] = {key: {} for key in records}
+        self.crowd: dict[int, dict[str, list[XYXY]]] = {key: {} for key in records}
+        self._areas: dict[int, dict[str, list[float | None]]] = {key: {} for key in records}
         self.doubtful: dict[int, set[str]] = {key: set() for key in records}
         self.num_crowd = 0
 
@@ -132,18 +148,32 @@ class _BoxesByImage:
         if key not in self._records:
             # Its image was noted already.
             return
-        if annotation.get("iscrowd", 0):
-            self.num_crowd += 1
-            self.doubtful[key].add(label)
-            return
         x1, y1, x2, y2 = xywh_to_xyxy(tuple(map(float, annotation["bbox"])))  # type: ignore[arg-type]
         # Sums of decimals are not decimals: 39.9 + 217.1 = 257.00000000000006.
         box = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
+        if annotation.get("iscrowd", 0):
+            self.num_crowd += 1
+            self.doubtful[key].add(label)
+            if not box_fault(box, self._records[key].size):
+                self.crowd[key].setdefault(label, []).append(box)
+            return
         if fault := box_fault(box, self._records[key].size):
             self._skipped.note(f"{where} ({self._records[key].name})", fault)
             self.doubtful[key].add(label)
             return
         self.boxes[key].setdefault(label, []).append(box)
+        area = annotation.get("area")
+        usable = type(area) in (int, float) and math.isfinite(area) and area >= 0
+        self._areas[key].setdefault(label, []).append(area if usable else None)
+
+    def areas_by_class(self, key: int) -> dict[str, tuple[float, ...]]:
+        """Areas of an image's boxes; classes of which one is not known are left out."""
+        found = {}
+        for label, areas in self._areas[key].items():
+            known = tuple(area for area in areas if area is not None)
+            if len(known) == len(areas):
+                found[label] = known
+        return found
 
     def _fault(self, annotation: Any) -> str | None:
         if not isinstance(annotation, dict):

@@ -22,7 +22,15 @@ from virft.errors import DataError
 from virft.types import ImageSize, Sample
 
 _BOX = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
-_TEXT = {"type": "string", "minLength": 1}
+_BOXES = {"type": "array", "items": _BOX}
+_AREAS = {"type": "array", "items": {"type": "number", "minimum": 0}}
+_POLYGON = {"type": "array", "items": {"type": "number"}, "minItems": 6}
+_TEXT = {"type": "string", "pattern": r"\S"}
+
+
+def _target_with(required: str, properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [required], "additionalProperties": False}
+
 
 ROW_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -69,15 +77,9 @@ ROW_SCHEMA: dict[str, Any] = {
         "target": {
             "description": "boxes are [x1, y1, x2, y2] in pixels of the upright picture",
             "oneOf": [
-                {"properties": {"boxes": {"type": "array", "items": _BOX}}, "required": ["boxes"]},
-                {
-                    "properties": {"label": _TEXT, "aliases": {"type": "array", "items": _TEXT}},
-                    "required": ["label"],
-                },
-                {
-                    "properties": {"box": _BOX, "polygons": {"type": "array", "items": {"type": "array"}}},
-                    "required": ["box"],
-                },
+                _target_with("boxes", {"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES}),
+                _target_with("label", {"label": _TEXT, "aliases": {"type": "array", "items": _TEXT}}),
+                _target_with("box", {"box": _BOX, "polygons": {"type": "array", "items": _POLYGON}}),
             ],
         },
     },

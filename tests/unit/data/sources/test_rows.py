@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from factories import box, detections, save_picture
 from virft.cli import main
@@ -15,7 +16,7 @@ from virft.data.sampling import SplitPlan
 from virft.data.sources.rows import ROW_SCHEMA, write_row_stores
 from virft.data.store import Store
 from virft.errors import DataError
-from virft.types import Label, Sample, TaskName
+from virft.types import Label, Sample
 
 ROOT = Path(__file__).parents[4]
 BOXES = {"boxes": [[10, 10, 30, 40]]}
@@ -45,36 +46,64 @@ def card(cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return only
 
 
+ROWS: list[dict[str, Any]] = [
+    {"image": "a.png", "query": "fox", "target": BOXES, "id": "first"},
+    {"image": "a.png", "query": "animal", "target": {"label": "red fox", "aliases": ["fox"]}},
+    {"image": "b.png", "query": "the one left", "target": {"box": [1, 2, 3, 4], "polygons": [[1, 2, 3, 2, 2, 4]]}},
+    {"image": "b.png", "query": "fox", "target": BOXES | {"areas": [99.5], "crowd": [[0, 0, 5, 5]]}},
+]
+OWN_QUESTIONS: list[dict[str, Any]] = [
+    {"question": "Where?"},
+    {"prompt": "Where?"},
+    {"prompt": [{"role": "user", "content": "Where?"}]},
+    {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}]},
+]
+
+
+BROKEN: list[tuple[Any, str]] = [
+    ({"image": "a.png", "query": "fox"}, "target is None; expected an object with boxes, label or box"),
+    ({"image": "a.png", "target": BOXES}, "query is missing; expected query, question or prompt"),
+    ({"image": "a.png", "query": " ", "target": BOXES}, "query is ' '; expected text that is not empty"),
+    ({"image": "a.png", "query": "fox", "target": {"boxes": [[1, 2, 3]]}}, "box [1, 2, 3] is not four numbers"),
+    (
+        {"image": "a.png", "query": "fox", "target": {"boxes": [[9, 9, 99, 40]]}},
+        "box [9, 9, 99, 40] reaches",
+    ),
+    ({"image": "a.png", "query": "fox", "target": BOXES, "bbox": 1}, "bbox is no key of a row; expected id, image"),
+    ({"image": "c.png", "query": "fox", "target": BOXES}, "image c.png: no such image"),
+    ({"image": "../a.png", "query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
+    ({"image": "a.png", "images": ["a.png"], "query": "fox", "target": BOXES}, "image is missing or no path"),
+    ({"query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
+    ({"image": "a.png", "question": "Q", "prompt": "P", "target": BOXES}, "question and prompt are both there"),
+    ({"image": "a.png", "prompt": [{"role": "system", "content": "P"}], "target": BOXES}, "prompt is [{'role'"),
+    ({"image": "a.png", "prompt": [{"role": "user", "content": []}], "target": BOXES}, "the prompt holds no text"),
+    ({"image": "a.png", "query": "fox", "target": BOXES, "id": "good"}, "id 'good' was used before"),
+    (
+        {"image": "a.png", "query": "fox", "target": BOXES, "target_image": 1},
+        "target_image is 1; expected",
+    ),
+    ("{", "not valid JSON"),
+    ("[1]", "[1] is not an object"),
+]
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
 def test_a_row_of_every_task(tmp_path: Path, ending: str) -> None:
-    samples, _ = build(
-        tmp_path,
-        {"image": "a.png", "query": "fox", "target": BOXES, "id": "first"},
-        {"image": "a.png", "query": "animal", "target": {"label": "red fox", "aliases": ["fox"]}},
-        {"image": "b.png", "query": "the one left", "target": {"box": [1, 2, 3, 4], "polygons": [[1, 2, 3, 2, 2, 4]]}},
-        ending=ending,
-    )
-    assert [one.task for one in samples] == [TaskName.DETECTION, TaskName.CLASSIFICATION, TaskName.GROUNDING]
-    assert [one.query for one in samples] == ["fox", "animal", "the one left"]
-    assert [one.target for one in samples] == [
+    samples, _ = build(tmp_path, *ROWS, ending=ending)
+    assert [one.task.value for one in samples] == ["detection", "classification", "grounding", "detection"]
+    assert [one.query for one in samples] == ["fox", "animal", "the one left", "fox"]
+    assert [one.target for one in samples[:3]] == [
         detections((10, 10, 30, 40)),
         Label(text="red fox", aliases=("fox",)),
         box(1, 2, 3, 4),
     ]
     assert samples[0].id == "first"
     assert samples[2].polygons == ((1, 2, 3, 2, 2, 4),)
-    assert len({one.id for one in samples}) == 3
+    assert (samples[3].areas, samples[3].crowd) == ((99.5,), (box(0, 0, 5, 5),))
+    assert len({one.id for one in samples}) == 4
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"question": "Where?"},
-        {"prompt": "Where?"},
-        {"prompt": [{"role": "user", "content": "Where?"}]},
-        {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}]},
-    ],
-)
+@pytest.mark.parametrize("asked", OWN_QUESTIONS)
 def test_a_question_of_its_own_is_kept_as_it_is(tmp_path: Path, asked: dict[str, Any]) -> None:
     (plain, named), _ = build(
         tmp_path,
@@ -85,34 +114,7 @@ def test_a_question_of_its_own_is_kept_as_it_is(tmp_path: Path, asked: dict[str,
     assert (named.question, named.query) == ("Where?", "fox")
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"image": "a.png", "query": "fox"}, "target is None; expected an object with boxes, label or box"),
-        ({"image": "a.png", "target": BOXES}, "query is missing; expected query, question or prompt"),
-        ({"image": "a.png", "query": " ", "target": BOXES}, "query is ' '; expected text that is not empty"),
-        ({"image": "a.png", "query": "fox", "target": {"boxes": [[1, 2, 3]]}}, "box [1, 2, 3] is not four numbers"),
-        (
-            {"image": "a.png", "query": "fox", "target": {"boxes": [[9, 9, 99, 40]]}},
-            "box [9, 9, 99, 40] reaches",
-        ),
-        ({"image": "a.png", "query": "fox", "target": BOXES, "bbox": 1}, "bbox is no key of a row; expected id, image"),
-        ({"image": "c.png", "query": "fox", "target": BOXES}, "image c.png: no such image"),
-        ({"image": "../a.png", "query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
-        ({"image": "a.png", "images": ["a.png"], "query": "fox", "target": BOXES}, "image is missing or no path"),
-        ({"query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
-        ({"image": "a.png", "question": "Q", "prompt": "P", "target": BOXES}, "question and prompt are both there"),
-        ({"image": "a.png", "prompt": [{"role": "system", "content": "P"}], "target": BOXES}, "prompt is [{'role'"),
-        ({"image": "a.png", "prompt": [{"role": "user", "content": []}], "target": BOXES}, "the prompt holds no text"),
-        ({"image": "a.png", "query": "fox", "target": BOXES, "id": "good"}, "id 'good' was used before"),
-        (
-            {"image": "a.png", "query": "fox", "target": BOXES, "target_image": 1},
-            "target_image is 1; expected",
-        ),
-        ("{", "not valid JSON"),
-        ("[1]", "[1] is not an object"),
-    ],
-)
+@pytest.mark.parametrize(("row", "reason"), BROKEN)
 def test_a_broken_row_is_skipped_and_named(tmp_path: Path, row: Any, reason: str) -> None:
     samples, cards = build(tmp_path, {"image": "b.png", "query": "fox", "target": BOXES, "id": "good"}, row)
     assert [one.id for one in samples] == ["good"]
@@ -159,6 +161,28 @@ def test_the_verb_builds_and_tells_what_was_skipped(tmp_path: Path, capsys: pyte
     assert "skipped rows.jsonl:2: query is missing" in capsys.readouterr().out
     assert main([*argv, "--overwrite", "--strict"]) == 2
     assert "rows.jsonl:2: query is missing" in capsys.readouterr().err
+
+
+def test_the_schema_takes_what_the_builder_takes() -> None:
+    Draft202012Validator.check_schema(ROW_SCHEMA)
+    schema = Draft202012Validator(ROW_SCHEMA)
+    own = [{"image": "a.png", "target": BOXES} | asked for asked in OWN_QUESTIONS]
+    for row in [*ROWS, *own]:
+        schema.validate(row)
+
+
+def test_the_schema_refuses_what_can_be_seen_in_the_row_alone() -> None:
+    schema = Draft202012Validator(ROW_SCHEMA)
+    taken = [reason for row, reason in BROKEN if isinstance(row, dict) and schema.is_valid(row)]
+    # what remains needs the pictures, the other rows, or the box's numbers side by side
+    assert [reason[:20] for reason in taken] == [
+        "box [9, 9, 99, 40] r",
+        "image c.png: no such",
+        "image is missing or ",
+        "the prompt holds no ",
+        "id 'good' was used b",
+        "target_image is 1; e",
+    ]
 
 
 def test_the_schema_in_the_documentation_is_the_one_of_the_code() -> None:

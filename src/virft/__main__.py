@@ -1,0 +1,5 @@
+"""``python -m virft``, for launchers that want a module: ``accelerate launch -m virft predict ...``."""
+
+from virft.cli import main
+
+raise SystemExit(main())

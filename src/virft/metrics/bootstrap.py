@@ -1,0 +1,164 @@
+"""How far a number could lie from what was measured: bootstrap over images.
+
+Images are drawn again with replacement; the questions about an image stay together, since they are not independent.
+Source: Efron 1979; intervals are percentiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virft.boxes import XYXY
+from virft.metrics.average_precision import BoxQuestion
+from virft.metrics.detection import IOU_THRESHOLDS
+
+RESAMPLES = 200
+COVERAGE = 0.95
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_MAX_BOXES = 100
+
+Weights = NDArray[np.float64]
+"""How often each image was drawn, [images]."""
+
+
+def draws(num_images: int, *, seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """How often each image is drawn in each resample, [resamples, images]; the same for equal arguments."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples).astype(np.float64)
+
+
+Statistic = Callable[[Weights], Mapping[str, float]]
+"""Numbers by name, as they would be if each image had been drawn so often."""
+
+
+def intervals(statistic: Statistic, num_images: int, *, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of each number over resamples of the images. Of a single image nothing is known: no intervals."""
+    if num_images < 2:
+        return {}
+    found = [statistic(weights) for weights in draws(num_images, seed=seed)]
+    ends = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+    quantiles = {name: np.quantile([one[name] for one in found], ends) for name in found[0]}
+    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
+
+
+def ratio_statistic(ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Statistic:
+    """Name -> parts and wholes of every image: sum of parts / sum of wholes, 0 where there is no whole.
+
+    >>> ratio_statistic({"accuracy": ([1, 2], [2, 2])})(np.array([1.0, 1.0]))
+    {'accuracy': 0.75}
+    """
+    arrays = {name: np.asarray(both, dtype=np.float64) for name, both in ratios.items()}
+
+    def statistic(weights: Weights) -> dict[str, float]:
+        sums = {name: both @ weights for name, both in arrays.items()}
+        return {name: float(part / whole) if whole else 0.0 for name, (part, whole) in sums.items()}
+
+    return statistic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ClassMatches:
+    """The boxes of one class, best score first: their image, and whether each is a hit or does not count [T, boxes]."""
+
+    images: NDArray[np.int64]
+    hits: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    targets: NDArray[np.float64]
+
+
+def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> Statistic:
+    """``ap`` and ``ap50`` of resampled images, from matches that are made once; COCO's where each is drawn once.
+
+    ``images``: the order of the weights. LVIS's rules for classes that are not exhaustive play no part.
+    """
+    number = {name: at for at, name in enumerate(images)}
+    classes = [
+        _match_class([one for one in questions if one.label == label], number)
+        for label in sorted({one.label for one in questions})
+    ]
+
+    def statistic(weights: Weights) -> dict[str, float]:
+        found = [one for one in (_weighted_ap(matches, weights) for matches in classes) if one is not None]
+        by_threshold = np.mean(found, axis=0) if found else np.zeros(len(IOU_THRESHOLDS))
+        return {"ap": float(by_threshold.mean()), "ap50": float(by_threshold[0])}
+
+    return statistic
+
+
+def _match_class(questions: Sequence[BoxQuestion], number: dict[str, int]) -> _ClassMatches:
+    scores: list[float] = []
+    places: list[int] = []
+    columns: list[tuple[list[bool], list[bool]]] = []
+    targets = np.zeros(len(number))
+    for one in sorted(questions, key=lambda one: number[one.image]):
+        targets[number[one.image]] += len(one.targets)
+        order = sorted(range(len(one.boxes)), key=lambda index: -one.scores[index])[:_MAX_BOXES]
+        scores += [one.scores[index] for index in order]
+        places += [number[one.image]] * len(order)
+        columns += _match([one.boxes[index] for index in order], one.targets, one.crowd)
+    best_first = np.argsort(-np.asarray(scores), kind="stable") if scores else np.zeros(0, dtype=np.int64)
+    hits, ignored = (
+        np.array([column[part] for column in columns], dtype=bool).reshape(-1, len(IOU_THRESHOLDS)).T for part in (0, 1)
+    )
+    return _ClassMatches(
+        images=np.asarray(places, dtype=np.int64)[best_first],
+        hits=hits[:, best_first],
+        ignored=ignored[:, best_first],
+        targets=targets,
+    )
+
+
+def _match(
+    boxes: Sequence[XYXY], targets: Sequence[XYXY], crowd: Sequence[XYXY]
+) -> list[tuple[list[bool], list[bool]]]:
+    """Of each box, best score first: hit at each threshold, and ignored (in a crowd) at each threshold. COCO's rule."""
+    overlaps = [[_overlap(box, other, of_box=False) for other in targets] for box in boxes]
+    in_crowd = [max((_overlap(box, other, of_box=True) for other in crowd), default=0.0) for box in boxes]
+    columns: list[tuple[list[bool], list[bool]]] = [([], []) for _ in boxes]
+    for threshold in IOU_THRESHOLDS:
+        taken: set[int] = set()
+        for row, (hits, ignored) in enumerate(columns):
+            best, best_iou = -1, min(threshold, 1 - 1e-10)
+            for column, iou in enumerate(overlaps[row]):
+                if column not in taken and iou >= best_iou:
+                    best, best_iou = column, iou
+            if best >= 0:
+                taken.add(best)
+            hits.append(best >= 0)
+            ignored.append(best < 0 and in_crowd[row] >= min(threshold, 1 - 1e-10))
+    return columns
+
+
+def _overlap(box: XYXY, other: XYXY, *, of_box: bool) -> float:
+    """IoU, or for a crowd the share of the box that lies in it. Written as the evaluators do, from widths."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    union = area if of_box else area + (other[2] - other[0]) * (other[3] - other[1]) - width * height
+    return width * height / union
+
+
+def _weighted_ap(matches: _ClassMatches, weights: Weights) -> Any:
+    """AP at each threshold with images counted so often; None without targets."""
+    total = float(weights @ matches.targets)
+    if not total:
+        return None
+    each = weights[matches.images]
+    found = np.cumsum(matches.hits * each, axis=1)
+    false = np.cumsum((~matches.hits & ~matches.ignored) * each, axis=1)
+    recall = found / total
+    precision = found / np.maximum(found + false, np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    result = np.zeros(len(IOU_THRESHOLDS))
+    for row in range(len(IOU_THRESHOLDS)):
+        at = np.searchsorted(recall[row], _RECALLS, side="left")
+        inside = at < recall.shape[1]
+        result[row] = envelope[row, at[inside]].sum() / len(_RECALLS)
+    return result

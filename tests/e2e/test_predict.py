@@ -1,0 +1,66 @@
+"""Predictions are the same however they were made: in one go, after a kill, by several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs import virft
+from virft.evaluation.predictions import PREDICTIONS
+
+NUM_QUESTIONS = 70  # three batches
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("questions") / "data"
+    assert virft("build", "scenes", folder, "--classes", "novel", "--questions", NUM_QUESTIONS) == 0
+    return folder
+
+
+def command(questions: Path, out: Path, *options: str) -> list[str]:
+    asked = [sys.executable, "-m", "virft", "predict", "virft-tiny", str(questions), str(out)]
+    return [*asked, "--max-completion-tokens", "48", *options]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What a process by itself writes."""
+    out = tmp_path_factory.mktemp("whole") / "p"
+    subprocess.run(command(questions, out), check=True, capture_output=True, env=one_thread())
+    return (out / PREDICTIONS).read_bytes()
+
+
+def one_thread() -> dict[str, str]:
+    """Sums are taken in another order with more threads."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def test_a_killed_run_that_goes_on_writes_the_same_file(questions: Path, undisturbed: bytes, tmp_path: Path) -> None:
+    running = subprocess.Popen(command(questions, tmp_path / "p"), stderr=subprocess.PIPE, env=one_thread())
+    part = tmp_path / "p" / "predictions.part-0.jsonl"
+    until = time.monotonic() + 120
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert part.exists()
+    assert not (tmp_path / "p" / PREDICTIONS).exists(), "killed too late to show anything"
+    subprocess.run(command(questions, tmp_path / "p", "--resume"), check=True, capture_output=True, env=one_thread())
+    assert (tmp_path / "p" / PREDICTIONS).read_bytes() == undisturbed
+
+
+def test_two_processes_write_the_same_file_as_one(questions: Path, undisturbed: bytes, tmp_path: Path) -> None:
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    argv = command(questions, tmp_path / "p")
+    done = subprocess.run([argv[0], *launcher, *argv[1:]], capture_output=True, text=True, env=one_thread())
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p" / PREDICTIONS).read_bytes() == undisturbed
+    assert done.stdout.count("detection, protocol") == 1, "one process prints"

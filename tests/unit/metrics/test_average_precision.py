@@ -1,0 +1,113 @@
+"""Average precision is the reference evaluators', to the last digit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from box_questions import box_questions
+from coco_factories import perturbed, questions_of
+from virft.boxes import XYXY
+from virft.metrics.average_precision import COCO_NAMES, RECALL_NAMES, BoxQuestion, average_precision
+
+pycocotools_coco = pytest.importorskip("pycocotools.coco")
+pycocotools_eval = pytest.importorskip("pycocotools.cocoeval")
+
+DATA = Path(__file__).parents[2] / "data"
+EXAMPLES = int(os.environ.get("VIRFT_EXAMPLES", "150"))
+NAMES = (*COCO_NAMES, *RECALL_NAMES)
+
+
+def reference(questions: Sequence[BoxQuestion]) -> dict[str, float]:
+    """What pycocotools says of the same boxes."""
+    images = list(dict.fromkeys(one.image for one in questions))
+    labels = sorted({one.label for one in questions})
+    annotations, results = [], []
+    for one in questions:
+        place = {"image_id": images.index(one.image), "category_id": labels.index(one.label)}
+        for crowd, boxes in ((0, one.targets), (1, one.crowd)):
+            for number, (x1, y1, x2, y2) in enumerate(boxes):
+                area = one.areas[number] if one.areas and not crowd else (x2 - x1) * (y2 - y1)
+                annotations.append(
+                    place
+                    | {"id": len(annotations) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": crowd}
+                )
+        for (x1, y1, x2, y2), score in zip(one.boxes, one.scores, strict=True):
+            results.append(place | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = pycocotools_coco.COCO()
+        truth.dataset = {
+            "images": [{"id": number} for number in range(len(images))],
+            "categories": [{"id": number} for number in range(len(labels))],
+            "annotations": annotations,
+        }
+        truth.createIndex()
+        found = truth.loadRes(results) if results else pycocotools_coco.COCO()
+        evaluation = pycocotools_eval.COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {name: value for name, value in zip(NAMES, evaluation.stats, strict=True) if value >= 0}
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(box_questions())
+def test_numbers_are_those_of_pycocotools(questions: list[BoxQuestion]) -> None:
+    found = average_precision(questions).values
+    if not any(one.targets for one in questions):
+        assert found == {}
+        return
+    assert found == pytest.approx(reference(questions), abs=1e-9)
+
+
+def test_the_published_example_of_coco_gives_its_published_numbers(shared_data: Path) -> None:
+    folder = shared_data / "coco_val100"
+    results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
+    found = average_precision(questions_of(folder / "instances_val2014_100.json", results))
+    # printed by pycocotools for this file, three digits
+    published = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
+    assert [round(found.values[name], 3) for name in NAMES] == list(published)
+
+
+def test_each_class_has_a_number_of_its_own() -> None:
+    right: XYXY = (0, 0, 9, 10)
+    questions = [
+        BoxQuestion(image="a", label="fox", boxes=[right], scores=[1.0], targets=[right]),
+        BoxQuestion(image="a", label="hen", boxes=[], scores=[], targets=[right]),
+        BoxQuestion(image="b", label="cow", boxes=[right], scores=[1.0], targets=[]),
+    ]
+    found = average_precision(questions)
+    # no one can find a cow, so it has no number
+    assert found.by_class == {"fox": 1.0, "hen": 0.0}
+    assert found.values["ap"] == 0.5
+
+
+def test_equal_scores_keep_the_order_of_the_text() -> None:
+    right: XYXY = (0, 0, 9, 10)
+    wrong: XYXY = (50, 50, 60, 60)
+    for boxes, expected in (([right, wrong], 1.0), ([wrong, right], 0.5)):
+        found = average_precision([BoxQuestion(image="a", label="fox", boxes=boxes, scores=[1, 1], targets=[right])])
+        assert found.values["ap50"] == pytest.approx(expected)
+
+
+def test_no_answer_at_all_is_zero_and_no_target_at_all_is_nothing() -> None:
+    nothing = BoxQuestion(image="a", label="fox", boxes=[], scores=[], targets=[(0, 0, 9, 10)])
+    assert set(average_precision([nothing]).values.values()) == {0.0}
+    assert average_precision([BoxQuestion(image="a", label="fox", boxes=[], scores=[], targets=[])]).values == {}
+
+
+def test_lvis_numbers_are_those_of_lvis_api(shared_data: Path) -> None:
+    golden = json.loads((DATA / "lvis_perturbed.json").read_text())  # made by scripts/make_lvis_golden.py
+    annotations = shared_data / "lvis_val100" / "lvis_val_100.json"
+    truth = json.loads(annotations.read_text())
+    frequency = {f"{one['id']:04d}": one["frequency"] for one in truth["categories"]}
+    for seed, numbers in golden.items():
+        found = average_precision(questions_of(annotations, perturbed(annotations, int(seed))), frequency=frequency)
+        assert found.values == pytest.approx(numbers, abs=1e-9)
