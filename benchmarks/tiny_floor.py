@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from virft.assembly import evaluate
+from virft.assembly import Asking, evaluate
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.models.load import load_model
@@ -54,7 +54,7 @@ def main() -> None:
         for thinking in (False, True):
             scores = evaluate(
                 loaded, store, args.out / f"answers_{number}_{'thinking' if thinking else 'plain'}",
-                template="auto", thinking=thinking, max_completion_tokens=160, model_name=args.model,
+                asking=Asking(template="auto", thinking=thinking, max_completion_tokens=160, model_name=args.model),
             )[0]  # fmt: skip
             shown = ", ".join(f"{key} {scores.values[key]:.3f}" for key in HEADLINES[task] if key in scores.values)
             kept = scores.values["well_formed_frac"]

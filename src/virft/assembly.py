@@ -8,10 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,8 +48,10 @@ DEFAULT_TEMPLATE = "paper"
 
 
 def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's GPU, if there is one."""
+    return (
+        torch.device("cuda", PartialState().local_process_index) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 def is_main_process() -> bool:
@@ -201,6 +204,7 @@ def loop_settings(config: Config) -> LoopSettings:
         keep_checkpoints=config.run.keep_checkpoints,
         log_every=config.run.log_every,
         validate_every=config.data.validate_every,
+        patience=config.run.patience,
     )
 
 
@@ -217,74 +221,107 @@ def evaluate(
     store: Store,
     folder: Path,
     *,
-    template: str,
-    thinking: bool,
-    max_completion_tokens: int,
-    model_name: str,
+    asking: Asking,
     limit: int | None = None,
-    resume: bool = False,
     with_intervals: bool = False,
-    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Scores, ...]:
-    """Writes the model's answers to a data set into ``folder`` and scores them.
+    """Writes the model's answers to a data set into ``folder`` and scores them."""
+    number = len(store) if limit is None else min(limit, len(store))
+    asked = [i for i, sample in enumerate(islice(store, number)) if sample.asked]
+    card = asking.card(loaded, data=store, num_samples=number)
+    path = answer(loaded, folder, card, sample_at=lambda i: store[asked[i]], number=len(asked), asking=asking)
+    return score_predictions(path, store, with_intervals=with_intervals)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """How a model is asked. ``progress`` is told how many answers this process has, and of how many."""
+
+    template: str
+    thinking: bool
+    max_completion_tokens: int
+    model_name: str
+    resume: bool = False
+    progress: Callable[[int, int], None] | None = None
+
+    def card(self, loaded: LoadedModel, *, data: Store, num_samples: int) -> PredictionsCard:
+        """What stands beside the answers."""
+        return PredictionsCard(
+            model=self.model_name,
+            data=str(data.folder),
+            data_hash=data.hash,
+            num_samples=num_samples,
+            box_space=loaded.family.box_space,
+            thinking=self.thinking,
+            settings={
+                "template": self.template,
+                "max_completion_tokens": self.max_completion_tokens,
+                "temperature": 0.0,
+                "commit": source_commit(),
+            },
+        )
+
+
+def answer(
+    loaded: LoadedModel,
+    folder: Path,
+    card: PredictionsCard,
+    *,
+    sample_at: Callable[[int], Sample],
+    number: int,
+    asking: Asking,
+) -> Path:
+    """Writes the likeliest answers to ``number`` samples into ``folder``; the path of the file.
 
     With several processes (``accelerate launch``), each answers every so many-th batch; the file is the same.
-    ``progress`` is told how many samples this process has answered, and of how many.
     """
     processes = PartialState()
     loaded.model.to(device())
     policy = make_policy(loaded, temperature=1.0)
-    number = len(store) if limit is None else min(limit, len(store))
 
     def encode(prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
         return policy.encode_images([one.to(device()) for one in prompts])
 
-    card = PredictionsCard(
-        model=model_name,
-        data=str(store.folder),
-        data_hash=store.hash,
-        num_samples=number,
-        box_space=loaded.family.box_space,
-        thinking=thinking,
-        settings={
-            "template": template,
-            "max_completion_tokens": max_completion_tokens,
-            "temperature": 0.0,
-            "commit": source_commit(),
-        },
-    )
     run = PredictionRun(
-        folder, card, ids=[sample.id for sample in islice(store, number)], batches=plan_batches(islice(store, number))
+        folder,
+        card,
+        ids=[sample_at(i).id for i in range(number)],
+        batches=plan_batches(map(sample_at, range(number))),
     )
     if processes.is_main_process:
-        run.begin(resume=resume)
+        run.begin(resume=asking.resume)
     processes.wait_for_everyone()
     missing = run.missing()[processes.process_index :: processes.num_processes]
+    processes.wait_for_everyone()  # no one answers before all have seen what is missing
     answers = predict(
-        ([store[i] for i in batch] for batch in missing),
-        render=make_renderer(loaded, template=template, thinking=thinking),
+        ([sample_at(i) for i in batch] for batch in missing),
+        render=make_renderer(loaded, template=asking.template, thinking=asking.thinking),
         encode=encode,
         generator=HFGenerator(policy, loaded.tokenizer),
-        max_completion_tokens=max_completion_tokens,
+        max_completion_tokens=asking.max_completion_tokens,
     )
     num_done, num_missing = 0, sum(map(len, missing))
     for batch in answers:
         run.append(batch, process=processes.process_index)
         num_done += len(batch)
-        if progress is not None:
-            progress(num_done, num_missing)
+        if asking.progress is not None:
+            asking.progress(num_done, num_missing)
     processes.wait_for_everyone()
     if processes.is_main_process:
         run.finish()
     processes.wait_for_everyone()
-    return score_predictions(folder / PREDICTIONS, store, with_intervals=with_intervals)
+    return folder / PREDICTIONS
+
+
+HEADLINES = ("f1", "accuracy", "box_miou")
+"""The number of each task that says how good a model is."""
 
 
 def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[str, float]] | None:
     """Scores the model in training on ``data.validation``, or on those of a mixture's sets; None without one.
 
     Answers land in ``eval/validation_N`` of ``run.dir`` (``validation_NAME_N`` for a set, whose values are called
-    ``f1@NAME`` and so on).
+    ``f1@NAME`` and so on). ``score``: the mean of F1, accuracy and box mIoU, as many as there are.
     """
     folders = {"": (config.data.validation, config.prompt.thinking)} | {
         name: (part.validation, config.prompt.thinking if part.thinking is None else part.thinking)
@@ -304,16 +341,19 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
             loaded,
             store,
             folder,
-            template=config.prompt.template,
-            thinking=thinking,
-            max_completion_tokens=config.sampling.max_completion_tokens,
-            model_name=f"{config.model.path} after {num_steps} steps",
+            asking=Asking(
+                template=config.prompt.template,
+                thinking=thinking,
+                max_completion_tokens=config.sampling.max_completion_tokens,
+                model_name=f"{config.model.path} after {num_steps} steps",
+            ),
         )
         end = f"@{name}" if name else ""
         return {value_name + end: value for one in scores for value_name, value in one.values.items()}
 
     def validate(num_steps: int) -> Mapping[str, float]:
-        return {key: value for name in stores for key, value in validate_on(name, num_steps).items()}
+        found = {key: value for name in stores for key, value in validate_on(name, num_steps).items()}
+        return found | {"score": fmean(value for key, value in found.items() if key.partition("@")[0] in HEADLINES)}
 
     return validate
 

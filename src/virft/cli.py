@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(verbs)
     _add_grpo(verbs)
     _add_predict(verbs)
+    _add_presence(verbs)
     _add_score(verbs)
     _add_explain(verbs)
     return parser
@@ -104,6 +105,11 @@ def _add_build(verbs: _Verbs) -> None:
         verb.add_argument("annotations", metavar="JSON", type=Path)
         verb.add_argument(
             "images", metavar="IMAGES", type=_folder_or_none, help="folder of the images; - builds without pictures"
+        )
+        verb.add_argument(
+            "--ask",
+            metavar="PROTOCOL",
+            help="for a test set: `all` asks for every class on every image, `map:FILE` for those of a JSON file",
         )
         _add_detection_arguments(verb)
     for kind, what in (
@@ -233,6 +239,16 @@ def _add_predict(verbs: _Verbs) -> None:
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
     verb.add_argument("--limit", type=_at_least_one, metavar="N", help="only the first N samples")
     verb.add_argument("--resume", action="store_true", help="go on with predictions that were stopped")
+
+
+def _add_presence(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "presence", "ask a model which classes are in which images", function="presence")
+    verb.add_argument("model", metavar="MODEL", help="virft-tiny, a model folder such as RUN/model, or a hub id")
+    verb.add_argument("data", metavar="DATA", type=Path, help="folder of a detection data set")
+    verb.add_argument("out", metavar="OUT", type=Path, help="folder for the answers and map.json")
+    verb.add_argument("--question", help="text with {query} in it, that is answered by yes or no")
+    verb.add_argument("--max-completion-tokens", type=_at_least_one, default=64)
+    verb.add_argument("--resume", action="store_true", help="go on with answers that were stopped")
 
 
 def _add_score(verbs: _Verbs) -> None:

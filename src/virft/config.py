@@ -256,6 +256,12 @@ class RunConfig(_Section):
     save_every: int = _setting(
         50, help="Save a checkpoint so often; 0: only after the last step.", unit="steps", at_least=0
     )
+    keep_best: bool = _setting(
+        True, help="After a validation better than all before, save the model into `best` of `run.dir`."
+    )
+    patience: int = _setting(
+        0, help="End the run after so many validations that were not better; 0: never.", unit="validations", at_least=0
+    )
     keep_checkpoints: int = _setting(2, help="Older checkpoints are deleted.", unit="checkpoints", at_least=1)
     log_every: int = _setting(1, help="Print a line so often. Every step is logged.", unit="steps", at_least=1)
 
@@ -404,7 +410,8 @@ def without_effect(config: Config) -> dict[str, str]:
     if config.run.save_every == 0:
         reasons["run.keep_checkpoints"] = "it needs run.save_every above 0"
     if config.data.validation is None and not any(part.validation for part in config.mixture.values()):
-        reasons["data.validate_every"] = "it needs data.validation"
+        for key in ("data.validate_every", "run.keep_best", "run.patience"):
+            reasons[key] = "it needs data.validation"
     return reasons
 
 

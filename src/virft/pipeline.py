@@ -5,8 +5,9 @@ Imports stand inside the functions: a verb that needs no model must not wait for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,19 +68,24 @@ def build_coco(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     federated: bool = False,
+    ask: str | None = None,
     choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Detection data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
 
     ``images`` None: no pictures are at hand, see ``Store.has_pictures``. ``classes``: names, or ``@set`` of
-    ``virft.data.class_sets``.
+    ``virft.data.class_sets``. ``ask``: a protocol, ``all`` or ``map:FILE``, see ``QuestionPlan``.
     """
+    from virft.data.asked_map import read_asked_map
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.coco import open_coco, read_coco
 
     if images is not None:
         _require_images(images, annotations)
+    if ask is not None and ask != "all" and not ask.startswith("map:"):
+        raise ConfigError(f"--ask {ask}: expected all, or map:FILE")
+    asked_file = Path(ask.removeprefix("map:")) if ask is not None and ask != "all" else None
     skipped = choices.skipped()
     return _close_build(
         write_detection_stores(
@@ -87,8 +93,15 @@ def build_coco(
                 open_coco(annotations), images, classes=expand_class_sets(classes), federated=federated, skipped=skipped
             ),
             out,
-            plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
-            source=choices.source("lvis" if federated else "coco", file=annotations),
+            plan=QuestionPlan(
+                shots=shots,
+                negatives_frac=negatives_frac,
+                every_class=ask == "all",
+                asked_map=read_asked_map(asked_file) if asked_file else None,
+                split=choices.split(),
+            ),
+            source=choices.source("lvis" if federated else "coco", file=annotations)
+            | ({"map": choices.source("map", file=asked_file)} if asked_file else {}),
             skipped=skipped,
             overwrite=choices.overwrite,
             link=choices.link,
@@ -474,9 +487,12 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
         say=_say,
         validate=validate,
         look_at=make_look_at(settings),
+        keep_best=partial(loaded.save, run.folder / "best") if settings.run.keep_best else None,
     )
     loaded.save(run.folder / "model")
     _say(f"the trained model: {run.folder / 'model'}")
+    if (run.folder / "best").exists():
+        _say(f"the best one by validation: {run.folder / 'best'}")
 
 
 def predict(
@@ -498,37 +514,68 @@ def predict(
     require_free(out, resume=resume)
     store = Store(data)
     store.check(decode=True)
-    from tqdm import tqdm
-
-    from virft.assembly import evaluate, is_main_process
+    from virft.assembly import Asking, evaluate, is_main_process
     from virft.evaluation.score import scores_to_text, write_scores
     from virft.models.load import load_model
 
-    loaded = load_model(model)
-    bar = tqdm(desc="answers", unit="", disable=not is_main_process())
-
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    scores = evaluate(
-        loaded,
-        store,
-        out,
-        template=template,
-        thinking=thinking,
-        max_completion_tokens=max_completion_tokens,
-        model_name=model,
-        limit=limit,
-        resume=resume,
-        with_intervals=is_main_process(),
-        progress=show,
-    )
-    bar.close()
+    with _progress_bar() as show:
+        asking = Asking(
+            template=template,
+            thinking=thinking,
+            max_completion_tokens=max_completion_tokens,
+            model_name=model,
+            resume=resume,
+            progress=show,
+        )
+        scores = evaluate(load_model(model), store, out, asking=asking, limit=limit, with_intervals=is_main_process())
     if not is_main_process():
         return
     write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
     print(scores_to_text(scores))
+
+
+def presence(
+    *,
+    model: str,
+    data: Path,
+    out: Path,
+    question: str | None = None,
+    max_completion_tokens: int = 64,
+    resume: bool = False,
+) -> None:
+    """Ask a model which classes of a data set are in which of its images, and write that into ``out/map.json``."""
+    from virft.data.store import Store
+    from virft.evaluation.prediction_run import require_free
+
+    require_free(out, resume=resume)
+    store = Store(data)
+    store.check(decode=True)
+    from virft.assembly import Asking, answer, is_main_process
+    from virft.evaluation.predictions import read_predictions
+    from virft.evaluation.presence import QUESTION, PresenceQuestions, asked_map, write_asked_map
+    from virft.models.load import load_model
+
+    text = question or QUESTION
+    if "{query}" not in text:
+        raise ConfigError(f"--question {text!r}: expected a text with {{query}} in it, where the class goes")
+    questions = PresenceQuestions(store, question=text)
+    _say(f"{len(questions)} questions")
+    with _progress_bar() as show:
+        asking = Asking(
+            template="auto",
+            thinking=False,
+            max_completion_tokens=max_completion_tokens,
+            model_name=model,
+            resume=resume,
+            progress=show,
+        )
+        loaded = load_model(model)
+        card = asking.card(loaded, data=store, num_samples=len(questions))
+        card = replace(card, settings=card.settings | {"template": text})
+        path = answer(loaded, out, card, sample_at=questions.__getitem__, number=len(questions), asking=asking)
+    if is_main_process():
+        write_asked_map(out / MAP, asked_map(questions, read_predictions(path).items()))
+        _say(f"{out / MAP}: for `virft build coco ... --ask map:{out / MAP}`")
 
 
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
@@ -536,6 +583,29 @@ def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bo
     from virft.quickstart import run_quickstart
 
     run_quickstart(out, seed=seed, steps=steps, resume=resume, say=_say)
+
+
+MAP = "map.json"
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left, from the first answer on; told how many answers there are, and of how many."""
+    from tqdm import tqdm
+
+    from virft.assembly import is_main_process
+
+    with ExitStack() as stack:
+        bars: list[Any] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:
+                bars.append(
+                    stack.enter_context(tqdm(total=total, desc="answers", unit="", disable=not is_main_process()))
+                )
+            bars[0].update(done - bars[0].n)
+
+        yield show
 
 
 def _say(line: str) -> None:

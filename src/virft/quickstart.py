@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.assembly import (
+    Asking,
     evaluate,
     load_for_training,
     loop_settings,
@@ -162,11 +163,13 @@ def _scores_of(name: str, model: str, out: Path, say: Callable[[str], None]) -> 
             loaded,
             store,
             folder,
-            template="auto",
-            thinking=False,
-            max_completion_tokens=MAX_COMPLETION_TOKENS,
-            model_name=model,
-            resume=folder.exists(),
+            asking=Asking(
+                template="auto",
+                thinking=False,
+                max_completion_tokens=MAX_COMPLETION_TOKENS,
+                model_name=model,
+                resume=folder.exists(),
+            ),
         )[0]
         say(f"{name} on {test}: F1 {found[test].values['f1']:.3f}  ({progress.tell(len(store))})")
     return found

@@ -114,7 +114,11 @@ thinking = true
     assert virft("grpo", config) == 0
     records = [record for record in log(tmp_path / "run") if "reward" in record]
     assert {"reward@found", "reward@named", "reward_label", "reward_iou"} <= records[0].keys()
-    assert [record["step"] for record in log(tmp_path / "run") if "validation_f1@found" in record] == [0, 1]
+    found = [record for record in log(tmp_path / "run") if "validation_f1@found" in record]
+    assert [record["step"] for record in found] == [0, 1]
+    assert all(record["validation_score"] == record["validation_f1@found"] for record in found)
+    better = found[1]["validation_score"] > found[0]["validation_score"]
+    assert (tmp_path / "run" / "best").exists() == better
     assert (tmp_path / "run" / "eval" / "validation_found_000002" / "predictions.jsonl").exists()
     assert all(record["sample"].startswith(("found/", "named/")) for record in log(tmp_path / "run", "rollouts.jsonl"))
 

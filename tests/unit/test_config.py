@@ -109,6 +109,8 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
         "model.lora_alpha",
         "grpo.clip_range",
         "data.validate_every",
+        "run.keep_best",
+        "run.patience",
     }
     busy = replace(
         config(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
+from virft.errors import ConfigError
 from virft.types import Box, Detection, Detections, Sample, TaskName
 
 
@@ -21,11 +22,30 @@ class QuestionPlan:
 
     ``negatives_frac``: share of questions about a class that is not there. ``split``: shares of images; the parts
     for validation and test always hold every question of their images.
+
+    Protocols of evaluation, without shots: ``every_class`` asks for every class on every image; ``asked_map`` (image ->
+    classes) asks for these alone, and a class that is there but not among them is missed.
     """
 
     shots: int | None = None
     negatives_frac: float = 0.0
+    every_class: bool = False
+    asked_map: Mapping[str, frozenset[str]] | None = None
     split: SplitPlan = field(default_factory=SplitPlan)
+
+    def __post_init__(self) -> None:
+        given = [self.shots is not None, self.negatives_frac > 0, self.every_class, self.asked_map is not None]
+        if (self.every_class or self.asked_map is not None) and sum(given) > 1:
+            raise ConfigError("--ask stands alone; expected no --shots, --negatives-frac or second --ask beside it")
+
+    @property
+    def protocol(self) -> str | None:
+        """The name of a protocol that asks otherwise than by chance."""
+        return "all" if self.every_class else "map" if self.asked_map is not None else None
+
+    def is_asked(self, name: str, label: str) -> bool:
+        """Whether the protocol puts the question."""
+        return self.asked_map is None or label in self.asked_map.get(name, ())
 
 
 def write_detection_stores(
@@ -55,7 +75,8 @@ def write_detection_stores(
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
             for name, label in pairs:
                 path = writer.add_image_file(name, annotated.images[name].file)
-                writer.add(_sample(path, annotated.images[name], label, looked))
+                sample = _sample(path, annotated.images[name], label, looked)
+                writer.add(replace(sample, asked=plan.is_asked(name, label)))
             cards[str(out / part)] = writer.finish(
                 source=source | _told(annotated, looked, plan, part) | same,
                 seed=plan.split.seed,
@@ -81,6 +102,8 @@ def choose_questions(
         present = choose_shots(images_of, shots=shots, seed=plan.split.seed, is_usable=looked.is_usable)
         usable = sorted({name for name, _ in present})
     candidates = [(name, label) for name in usable for label in classes if images[name].is_absent(label)]
+    if plan.protocol is not None:
+        return sorted(present + [pair for pair in candidates if plan.is_asked(*pair)])
     absent = choose_absent(
         candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.split.seed
     )
@@ -113,6 +136,7 @@ def _told(annotated: AnnotatedSet, looked: UprightImages, plan: QuestionPlan, pa
         "classes": list(annotated.classes),
         "shots": plan.shots if is_trained_on(part) else None,
         "negatives_frac_asked": plan.negatives_frac,
+        **({"protocol": plan.protocol} if plan.protocol else {}),
         **shares(plan.split),
         "num_crowd_boxes_left_out": annotated.num_crowd,
         "num_incomplete_left_out": annotated.num_incomplete,

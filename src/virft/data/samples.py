@@ -11,7 +11,7 @@ from virft.errors import DataError
 from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, Sample, Target, TaskName
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
-_OPTIONAL = {"target_image", "question"}
+_OPTIONAL = {"target_image", "question", "asked"}
 _TARGET_KEYS = {
     TaskName.DETECTION: ({"boxes"}, {"areas", "crowd"}),
     TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
@@ -54,6 +54,8 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
         record["target_image"] = sample.target_image
     if sample.question is not None:
         record["question"] = sample.question
+    if not sample.asked:
+        record["asked"] = False
     return record
 
 
@@ -75,6 +77,8 @@ def sample_from_record(record: Any, *, where: str) -> Sample:
     if type(target_image) is not int or not 0 <= target_image < len(paths):
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
     question = record.get("question")
+    if type(asked := record.get("asked", True)) is not bool:
+        raise DataError(f"{where}: asked is {asked!r}; expected true or false")
     target = record["target"]
     size = sizes[target_image]
     return Sample(
@@ -88,6 +92,7 @@ def sample_from_record(record: Any, *, where: str) -> Sample:
         question=None if question is None else _text(question, "question", where=where),
         polygons=_polygons(target.get("polygons", []), where=where),
         areas=_areas(target, where=where),
+        asked=asked,
         crowd=tuple(_box(box, size, where=where) for box in _list(target.get("crowd", []), "crowd", where=where)),
     )
 

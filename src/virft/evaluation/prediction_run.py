@@ -122,7 +122,8 @@ class PredictionRun:
 def require_free(folder: Path, *, resume: bool) -> None:
     """``RunError`` unless predictions may be written there: it is new, empty, or holds those of a run to go on with."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    foreign = [name for name in there - {CARD, PREDICTIONS, "scores.json"} if not fnmatch(name, PARTS.format("*"))]
+    own = {CARD, PREDICTIONS, "scores.json", "map.json"}
+    foreign = [name for name in there - own if not fnmatch(name, PARTS.format("*"))]
     if folder.is_file() or foreign or (there and CARD not in there):
         raise RunError(f"{folder}: holds other files; name a new folder for the predictions")
     if PREDICTIONS in there and not resume:

@@ -16,7 +16,7 @@ from virft.metrics.average_precision import AveragePrecision, BoxQuestion, avera
 from virft.metrics.bootstrap import ap_statistic, intervals, ratio_statistic
 from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
-from virft.types import Detections, Prediction, Reading, Sample, Scores, TaskName
+from virft.types import Detections, FinishReason, Prediction, Reading, Sample, Scores, TaskName
 
 
 class Answered(NamedTuple):
@@ -47,7 +47,11 @@ def score_predictions(path: Path, store: Store, *, with_intervals: bool = False)
     num_asked: Counter[TaskName] = Counter()
     for sample in store:
         num_asked[sample.task] += 1
-        if (found := predictions.pop(sample.id, None)) is not None:
+        if not sample.asked:
+            nothing = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
+            reading = Reading(text="", well_formed=True, answer=Detections())
+            answered.setdefault(sample.task, []).append(Answered(sample, nothing, reading))
+        elif (found := predictions.pop(sample.id, None)) is not None:
             prediction, resized = found
             task = TASKS[sample.task]
             reading = task.read_for(
@@ -136,7 +140,7 @@ def box_scores(answered: Sequence[Answered], *, frequency: Mapping[str, str] | N
     precise = average_precision([_question(one, _confidences) for one in answered], frequency=frequency)
     values = dict(precise.values)
     others: dict[str, BoxScore] = {"constant": _constants}
-    if all(one.prediction.token_logprobs for one in answered):
+    if all(one.prediction.token_logprobs for one in answered if one.sample.asked):
         others["logprob"] = _logprobs
     for name, score in others.items():
         other = average_precision([_question(one, score) for one in answered], frequency=frequency).values
@@ -222,6 +226,9 @@ def _logprobs(one: Answered, answer: Detections) -> list[float]:
 
 
 def _protocol(store: Store) -> str:
-    """Which classes were asked: those present, or also a sampled share of absent ones."""
+    """Which classes were asked: those present, or also a sampled share of absent ones; or as the set was built."""
+    source = store.card.get("source", {})
+    if (named := source.get("protocol")) is not None:
+        return f"map:{source['map']['file']}" if named == "map" else str(named)
     share = store.card.get("negatives_frac") or 0.0
     return f"positives+negatives ({share:.3f} absent)" if share else "positives"

@@ -26,7 +26,26 @@ class LoopSettings:
     keep_checkpoints: int
     log_every: int
     validate_every: int = 0
+    patience: int = 0
 
+
+@dataclass(kw_only=True)
+class _Best:
+    """The best validation so far, and how many have come since without being better."""
+
+    score: float = -float("inf")
+    num_since: int = 0
+
+    def add(self, score: float) -> bool:
+        """Whether this one is better than all before."""
+        if score > self.score:
+            self.score, self.num_since = score, 0
+            return True
+        self.num_since += 1
+        return False
+
+
+VALIDATION_SCORE = "validation_score"
 
 LookAt = Callable[[Sample, int, int], Sample]
 """A sample as it is seen in a step (the second argument) at a place of it (the third)."""
@@ -41,10 +60,13 @@ def run_grpo(
     say: Callable[[str], None],
     validate: Callable[[int], Mapping[str, float]] | None = None,
     look_at: LookAt | None = None,
+    keep_best: Callable[[], None] | None = None,
 ) -> None:
     """Trains until ``num_steps``, going on from the latest checkpoint in the run folder if there is one.
 
-    ``batch(step)`` gives the samples of a step, the same ones each time it is asked.
+    ``batch(step)`` gives the samples of a step, the same ones each time it is asked. ``keep_best`` is called after a
+    validation whose ``score`` is higher than those of all before, the untrained model's included; after ``patience``
+    validations without that, training ends.
 
     Ctrl-C ends the run after the step in hand, saves it and raises ``RunStopped``; a second one stops at once.
     """
@@ -55,6 +77,10 @@ def run_grpo(
         say(f"going on after step {state.num_steps}")
     run.cut_logs(state.num_steps)
     progress = Progress(settings.num_steps, done=state.num_steps)
+    best = _Best()
+    for record in run.records(METRICS):
+        if VALIDATION_SCORE in record:
+            best.add(record[VALIDATION_SCORE])
 
     def save(num_steps: int) -> None:
         save_checkpoint(
@@ -65,8 +91,21 @@ def run_grpo(
             keep=settings.keep_checkpoints,
         )
 
+    def look_into(record_step: int, num_steps: int) -> bool:
+        """Validate; whether that is the best so far."""
+        assert validate is not None
+        found = _named("validation", validate(num_steps))
+        run.append(METRICS, {"step": record_step, **found})
+        return VALIDATION_SCORE in found and best.add(found[VALIDATION_SCORE])
+
+    def is_over() -> bool:
+        return settings.patience > 0 and best.num_since >= settings.patience
+
+    if is_over():
+        say(f"ended early after step {state.num_steps}: nothing to go on with")
+        return
     if validate is not None and state.num_steps == 0:
-        run.append(METRICS, {"step": 0, **_named("validation", validate(0))})
+        look_into(0, 0)
     with _stop_signal() as stop:
         for number in range(state.num_steps, settings.num_steps):
             samples = batch(number)
@@ -79,13 +118,19 @@ def run_grpo(
             run.append(ROLLOUTS, best_and_worst(report.groups, number))
             run.append(TIMINGS, {"step": number, **{k: round(v, 4) for k, v in report.timings.items()}})
             if validate is not None and (last or (settings.validate_every and done % settings.validate_every == 0)):
-                run.append(METRICS, {"step": number, **_named("validation", validate(done))})
+                if look_into(number, done) and keep_best is not None:
+                    keep_best()
+                if is_over() and not last:
+                    say(f"ending after step {done}: {best.num_since} validations were not better than {best.score:.3f}")
+                    last = True
             if done % settings.log_every == 0 or last:
                 seconds = sum(report.timings.values())
                 say(step_line(report.metrics, num_steps=settings.num_steps, seconds=seconds, rest=progress.tell(done)))
             if last or stop or (settings.save_every and done % settings.save_every == 0):
                 save(done)
-            if stop and not last:
+            if last:
+                return
+            if stop:
                 raise RunStopped(f"stopped after step {done}; go on with --resume")
 
 

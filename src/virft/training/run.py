@@ -43,6 +43,12 @@ class RunFolder:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
 
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The records of a log, without a last line that was cut."""
+        path = self.folder / name
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
     def cut_logs(self, num_steps: int) -> None:
         """Drop the lines of steps from ``num_steps`` on, which a resumed run will do again."""
         for name in (METRICS, ROLLOUTS, TIMINGS):

@@ -176,3 +176,28 @@ def test_two_sets_are_not_put_into_one(tmp_path: Path) -> None:
             skipped=Skipped(),
             overwrite=True,
         )
+
+
+def test_a_protocol_asks_for_every_class_on_every_image(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",), "c.png": ()})
+    cards = write_detection_stores(
+        images, tmp_path / "d", plan=QuestionPlan(every_class=True), source={}, skipped=Skipped()
+    )
+    assert ids(tmp_path / "d") == [f"{image}.png:{label}" for image in "abc" for label in ("cat", "dog")]
+    assert cards[str(tmp_path / "d")]["source"]["protocol"] == "all"
+
+
+def test_a_map_leaves_out_what_it_does_not_name_and_that_is_missed(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat", "dog"), "b.png": ("dog",), "c.png": ()})
+    asked = {"a.png": frozenset({"cat"}), "b.png": frozenset({"cat", "dog"})}
+    plan = QuestionPlan(asked_map=asked)
+    cards = write_detection_stores(images, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
+    found = {sample.id: (sample.asked, len(sample.target.items)) for sample in Store(tmp_path / "d")}  # type: ignore[union-attr]
+    assert found == {"a.png:cat": (True, 1), "a.png:dog": (False, 1), "b.png:cat": (True, 0), "b.png:dog": (True, 1)}
+    assert cards[str(tmp_path / "d")]["source"]["protocol"] == "map"
+
+
+@pytest.mark.parametrize("more", [{"shots": 2}, {"negatives_frac": 0.1}, {"asked_map": {}}])
+def test_a_protocol_stands_alone(more: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"--ask stands alone"):
+        QuestionPlan(every_class=True, **more)  # type: ignore[arg-type]

@@ -90,7 +90,10 @@ def test_box_that_is_turned_around_is_told_as_the_guide_says() -> None:
         ({"images": [{"path": "a", "width": 0, "height": 1}]}, "image width is 0; expected a number of pixels"),
         ({"target_image": 1}, "target_image is 1; expected an integer from 0 to 0"),
         ({"target_image": True}, "target_image is True; expected an integer from 0 to 0"),
-        ({"colour": "red"}, "colour is no key of it; expected id, images, query, question, target, target_image, task"),
+        (
+            {"colour": "red"},
+            "colour is no key of it; expected asked, id, images, query, question, target, target_image, task",
+        ),
     ],
 )
 def test_mistake_is_told_with_place_found_and_allowed(changes: dict[str, Any], message: str) -> None:

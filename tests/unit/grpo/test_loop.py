@@ -36,15 +36,14 @@ def open_run(folder: Path, *, resume: bool = False) -> RunFolder:
 def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = None, **more: Any) -> list[str]:
     """The lines that a run said."""
     said: list[str] = []
-    validate, look_at = more.pop("validate", None), more.pop("look_at", None)
+    others = {name: more.pop(name, None) for name in ("validate", "look_at", "keep_best")}
     run_grpo(
         trainer or toy_trainer(),
         lambda step: [QUESTIONS[(2 * step + place) % len(QUESTIONS)] for place in range(2)],
         open_run(folder, resume=resume),
         settings(**more),
         say=said.append,
-        validate=validate,
-        look_at=look_at,
+        **others,
     )
     return said
 
@@ -152,6 +151,47 @@ def test_validation_comes_before_the_first_and_after_the_last_step(tmp_path: Pat
         {"step": 2, "validation_f1": 0.3},
         {"step": 3, "validation_f1": 0.4},
     ]
+
+
+def validating(*scores: float) -> Callable[[int], dict[str, float]]:
+    """Scores of the untrained model, then of steps 1, 2, .."""
+    return lambda num_steps: {"f1": 0.0, "score": scores[num_steps]}
+
+
+def test_the_best_model_is_kept_and_only_if_it_beats_the_untrained_one(tmp_path: Path) -> None:
+    kept: list[int] = []
+    path = tmp_path / "r" / METRICS
+    run(
+        tmp_path / "r",
+        validate=validating(0.3, 0.2, 0.4, 0.4, 0.5),
+        validate_every=1,
+        keep_best=lambda: kept.append(lines(path)[-1]["step"]),
+    )
+    assert kept == [1, 3]
+
+
+def test_a_run_ends_early_when_nothing_gets_better(tmp_path: Path) -> None:
+    scores = (0.1, 0.5, 0.4, 0.5, 0.3)
+    said = run(tmp_path / "r", num_steps=9, validate=validating(*scores), validate_every=1, patience=2)
+    assert said[-2] == "ending after step 3: 2 validations were not better than 0.500"
+    assert [path.name for path in checkpoints(tmp_path / "r" / "checkpoints")] == ["step_000003"]
+    again = run(tmp_path / "r", resume=True, num_steps=9, validate=validating(), validate_every=1, patience=2)
+    assert again == ["going on after step 3", "ended early after step 3: nothing to go on with"]
+
+
+def test_a_resumed_run_knows_what_was_best(tmp_path: Path) -> None:
+    kept: list[int] = []
+    scores = (0.1, 0.5, 0.4, 0.45, 0.3)
+    with pytest.raises(RunStopped):
+        run(tmp_path / "r", trainer=interrupting(toy_trainer(), 1), validate=validating(*scores), validate_every=1)
+    run(
+        tmp_path / "r",
+        resume=True,
+        validate=validating(*scores),
+        validate_every=1,
+        keep_best=lambda: kept.append(1),
+    )
+    assert kept == []
 
 
 def test_numbers_are_logged_with_9_digits() -> None:

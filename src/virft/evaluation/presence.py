@@ -1,0 +1,82 @@
+"""Which classes a model says are in which images: the list that Visual-RFT evaluated with (``map:FILE``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import overload
+
+from virft.data.store import IMAGES, Store
+from virft.evaluation.predictions import SizedPrediction
+from virft.types import Detections, ImageSize, Sample, TaskName
+
+QUESTION = "Is there {query} in this image? Answer yes or no."
+
+
+class PresenceQuestions(Sequence[Sample]):
+    """A yes-or-no question for every image of a data set and every class that it asks for; made when it is wanted."""
+
+    def __init__(self, store: Store, *, question: str = QUESTION) -> None:
+        images: dict[str, ImageSize] = {}
+        labels: set[str] = set()
+        for sample in store:
+            if sample.task is TaskName.DETECTION:
+                images[sample.images[sample.target_image]] = sample.target_size
+                labels.add(sample.query)
+        self._images, self._labels = list(images.items()), sorted(labels)
+        self._folder = store.folder / IMAGES
+        self._question = question
+
+    def __len__(self) -> int:
+        return len(self._images) * len(self._labels)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        image, label = divmod(range(len(self))[index], len(self._labels))
+        path, size = self._images[image]
+        query = self._labels[label]
+        return Sample(
+            id=f"{self.name_of(path)}:{query}",
+            task=TaskName.DETECTION,
+            images=(path,),
+            image_sizes=(size,),
+            query=query,
+            target=Detections(),
+            question=self._question.replace("{query}", query),
+        )
+
+    def name_of(self, path: str) -> str:
+        """An image's name in the data set's folder of images."""
+        return Path(path).relative_to(self._folder).as_posix()
+
+
+def says_yes(text: str) -> bool:
+    """Whether an answer means yes: its first word, outside of a think block and tags, does.
+
+    >>> says_yes("<think>No hat, but</think><answer>Yes, one.</answer>"), says_yes("There is none"), says_yes("yes")
+    (True, False, True)
+    """
+    words = text.rpartition("</think>")[2].replace("<answer>", " ").split()
+    return bool(words) and words[0].strip(".,!'\"*").casefold().startswith("yes")
+
+
+def asked_map(questions: PresenceQuestions, answers: Iterable[tuple[str, SizedPrediction]]) -> dict[str, list[str]]:
+    """Image -> the classes that the model says are there, for every image."""
+    yes = {name for name, one in answers if says_yes(one.prediction.text)}
+    found: dict[str, list[str]] = {}
+    for sample in questions:
+        named = found.setdefault(questions.name_of(sample.images[0]), [])
+        if sample.id in yes:
+            named.append(sample.query)
+    return found
+
+
+def write_asked_map(path: Path, found: dict[str, list[str]]) -> None:
+    """As ``virft build --ask map:FILE`` reads it."""
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
