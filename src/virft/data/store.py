@@ -32,6 +32,7 @@ class Store:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.card = read_card(self.folder)
+        self._prefix = str(self.folder)
         self._path = self.folder / SAMPLES
         self._starts, self.hash = _scan(self._path)
         if self.card.get("hash") != self.hash:
@@ -90,7 +91,7 @@ class Store:
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text; expected one JSON object a line") from error
         sample = sample_from_line(text, where=where)
-        return replace(sample, images=tuple(str(self.folder / path) for path in sample.images))
+        return replace(sample, images=tuple(f"{self._prefix}/{path}" for path in sample.images))
 
     def _where(self, number: int) -> str:
         return f"{self._path}:{number + 1}"

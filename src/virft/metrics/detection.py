@@ -34,6 +34,8 @@ def find_hits(predicted: Detections, target: Detections, iou_threshold: float = 
     >>> find_hits(twice, Detections(items=(Detection(box=box),)))
     Hits(hits=(False, True), num_duplicates=1)
     """
+    if not predicted.items:
+        return Hits(hits=(), num_duplicates=0)
     ious = iou_matrix([item.box.xyxy for item in predicted.items], [item.box.xyxy for item in target.items])
     order = sorted(range(len(ious)), key=lambda index: -predicted.items[index].confidence)
     pairs = match_greedily(ious, order, iou_threshold)
