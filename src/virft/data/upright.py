@@ -48,10 +48,6 @@ class UprightImages:
         seen = {part: {name: hashes[name] for name in names if name in hashes} for part, names in parts.items()}
         return told(same_pictures(seen))
 
-    def boxes(self, name: str, label: str) -> tuple[XYXY, ...]:
-        """Boxes of a class on a usable image, in upright pixels; none where the class is absent."""
-        return tuple(self.upright(name, box) for box in self._images[name].boxes.get(label, ()))
-
     def upright(self, name: str, box: XYXY) -> XYXY:
         """A box as it was annotated on a usable image, in upright pixels."""
         stored = self._turned.get(name)

@@ -45,9 +45,9 @@ def score_predictions(path: Path, store: Store, *, with_intervals: bool = False)
         raise DataError(f"{path}: holds no answers; expected {card.num_samples}")
     answered: dict[TaskName, list[Answered]] = {}
     num_asked: Counter[TaskName] = Counter()
-    for sample in store:
+    for number, sample in enumerate(store):
         num_asked[sample.task] += 1
-        if not sample.asked:
+        if not sample.asked and number < card.num_samples:
             nothing = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
             reading = Reading(text="", well_formed=True, answer=Detections())
             answered.setdefault(sample.task, []).append(Answered(sample, nothing, reading))

@@ -36,8 +36,7 @@ def find_hits(predicted: Detections, target: Detections, iou_threshold: float = 
     """
     if not predicted.items:
         return Hits(hits=(), num_duplicates=0)
-    ious = iou_matrix([item.box.xyxy for item in predicted.items], [item.box.xyxy for item in target.items])
-    order = sorted(range(len(ious)), key=lambda index: -predicted.items[index].confidence)
+    ious, order = _overlaps(predicted, target)
     pairs = match_greedily(ious, order, iou_threshold)
     rows = {row for row, _ in pairs}
     # Greedy leaves a row alone only if every target above the threshold is taken.
@@ -53,9 +52,14 @@ def count_hits(predicted: Detections, target: Detections) -> list[int]:
     """Hits at each of ``IOU_THRESHOLDS``, matched as in ``find_hits``."""
     if not predicted.items or not target.items:
         return [0] * len(IOU_THRESHOLDS)
-    ious = iou_matrix([item.box.xyxy for item in predicted.items], [item.box.xyxy for item in target.items])
-    order = sorted(range(len(ious)), key=lambda index: -predicted.items[index].confidence)
+    ious, order = _overlaps(predicted, target)
     return [len(match_greedily(ious, order, threshold)) for threshold in IOU_THRESHOLDS]
+
+
+def _overlaps(predicted: Detections, target: Detections) -> tuple[list[list[float]], list[int]]:
+    """IoU of each prediction with each target, and the predictions by confidence, ties in text order."""
+    ious = iou_matrix([item.box.xyxy for item in predicted.items], [item.box.xyxy for item in target.items])
+    return ious, sorted(range(len(ious)), key=lambda index: -predicted.items[index].confidence)
 
 
 def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold: float = 0.5) -> Measurement:

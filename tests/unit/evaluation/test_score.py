@@ -150,6 +150,22 @@ def test_average_precision_comes_with_three_kinds_of_scores(tmp_path: Path) -> N
     assert scores.tables == {"ap": {"fox": 1.0}, "f1": {"fox": pytest.approx(2 / 3)}}
 
 
+@pytest.mark.parametrize(("num_samples", "recall"), [(1, {"recall (1 of 2)": 1.0}), (2, {"recall": 0.5})])
+def test_what_a_protocol_leaves_out_is_missed_where_the_run_came_to_it(
+    tmp_path: Path, num_samples: int, recall: dict[str, float]
+) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        path = writer.add_image("a.png", Image.new("RGB", SIZE))
+        writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
+        writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen", asked=False))
+        writer.finish(source={}, seed=0)
+    store = Store(tmp_path / "d")
+    predictions = answer(store, tmp_path / "p", num_samples=num_samples)
+    predictions.write_text(predictions.read_text().splitlines()[0] + "\n")
+    (scores,) = score_predictions(predictions, store)
+    assert {name: value for name, value in scores.values.items() if name.split()[0] == "recall"} == recall
+
+
 def test_a_box_in_a_crowd_is_neither_right_nor_wrong(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
