@@ -239,6 +239,7 @@ def _add_predict(verbs: _Verbs) -> None:
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
     verb.add_argument("--limit", type=_at_least_one, metavar="N", help="only the first N samples")
     verb.add_argument("--resume", action="store_true", help="go on with predictions that were stopped")
+    verb.add_argument("--dry-run", action="store_true", help="print how many answers it takes, and stop")
 
 
 def _add_presence(verbs: _Verbs) -> None:
@@ -259,6 +260,26 @@ def _add_score(verbs: _Verbs) -> None:
     verb.add_argument(
         "--no-intervals", dest="intervals", action="store_false", help="leave out the bootstrap, for large sets"
     )
+    verb.add_argument(
+        "--class-group",
+        dest="class_groups",
+        action="append",
+        type=_group,
+        default=[],
+        metavar="NAME=A,B",
+        help="also score the questions about these classes (or @set) alone; of several groups their harmonic mean too",
+    )
+    verb.add_argument(
+        "--seeds",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="P",
+        help="the same system with other seeds",
+    )
+    verb.add_argument(
+        "--against", type=Path, nargs="+", default=[], metavar="P", help="another system, a path a seed: the difference"
+    )
 
 
 def _add_explain(verbs: _Verbs) -> None:
@@ -278,6 +299,13 @@ def _add_explain(verbs: _Verbs) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _group(text: str) -> tuple[str, tuple[str, ...]]:
+    name, _, classes = text.partition("=")
+    if not name.strip() or not _names(classes):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a name and its classes, such as base=cat,dog")
+    return name.strip(), _names(classes)
 
 
 def _folder_or_none(text: str) -> Path | None:

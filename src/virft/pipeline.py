@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -430,17 +431,41 @@ def explain(
     print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
 
 
-def score(*, predictions: Path, data: Path, out: Path | None = None, intervals: bool = True) -> Mapping[str, Any]:
-    """Score the texts of ``predictions`` (a file, or a run folder) against a data set; no model is needed."""
+def score(
+    *,
+    predictions: Path,
+    data: Path,
+    out: Path | None = None,
+    intervals: bool = True,
+    class_groups: Sequence[tuple[str, Sequence[str]]] = (),
+    seeds: Sequence[Path] = (),
+    against: Sequence[Path] = (),
+) -> Mapping[str, Any]:
+    """Score the texts of ``predictions`` (a file, or a run folder) against a data set; no model is needed.
+
+    ``seeds``: further predictions of the same system; ``against``: those of another one.
+    """
+    from virft.data.class_sets import expand_class_sets
     from virft.data.store import Store
+    from virft.evaluation.comparison import compare_predictions, comparisons_to_text
     from virft.evaluation.predictions import find_predictions
-    from virft.evaluation.score import score_predictions, scores_to_text, write_scores
+    from virft.evaluation.score import score_predictions, scores_to_text, seeds_to_text, write_scores
 
     store = Store(data)
-    path = find_predictions(predictions, data_name=store.folder.absolute().name)
-    scores = score_predictions(path, store, with_intervals=intervals)
-    written = write_scores(scores, out or path.with_name("scores.json"), predictions=path)
+    groups = {name: expand_class_sets(classes) for name, classes in class_groups}
+    find = partial(find_predictions, data_name=store.folder.absolute().name)
+    paths, others = [find(place) for place in (predictions, *seeds)], [find(place) for place in against]
+    scores = score_predictions(paths[0], store, with_intervals=intervals, class_groups=groups)
+    further = [score_predictions(path, store, class_groups=groups) for path in paths[1:]]
+    comparisons = compare_predictions(others, paths, store) if others else ()
+    written = write_scores(
+        scores, out or paths[0].with_name("scores.json"), predictions=paths[0], comparisons=comparisons
+    )
     print(scores_to_text(scores))
+    if further:
+        print(seeds_to_text([scores, *further]))
+    if comparisons:
+        print(comparisons_to_text(comparisons, first=str(against[0]), second=str(predictions)))
     return written
 
 
@@ -505,14 +530,18 @@ def predict(
     max_completion_tokens: int = 256,
     limit: int | None = None,
     resume: bool = False,
+    dry_run: bool = False,
 ) -> None:
-    """Write a model's answers to a data set into ``out``, and score them."""
+    """Write a model's answers to a data set into ``out``, and score them. ``dry_run``: only say how many."""
     from virft.data.store import Store
-    from virft.evaluation.prediction_run import require_free
+    from virft.evaluation.prediction_run import count_answers, require_free
     from virft.evaluation.predictions import PREDICTIONS
 
     require_free(out, resume=resume)
     store = Store(data)
+    if dry_run:
+        print(f"{count_answers(islice(store, limit))}, at most {max_completion_tokens} tokens each")
+        return
     store.check(decode=True)
     from virft.assembly import Asking, evaluate, is_main_process
     from virft.evaluation.score import scores_to_text, write_scores

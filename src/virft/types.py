@@ -151,9 +151,9 @@ class Sample:
     ``polygons`` of a grounding target, each (x1, y1, x2, y2, ..) in pixels of the upright original image, view or
     not: together they are its mask. ``areas`` of a detection target's objects in pixels (of their outlines, where the
     source knows them; empty: of the boxes), and ``crowd``: boxes of regions with more of them, where an answer is
-    neither right nor wrong. These three are for scores, no reward sees them. ``asked``: false where a protocol leaves
-    the question out, though there is something to find: it is then missed. ``origin``: the set it comes from, in a run
-    on several.
+    neither right nor wrong. ``exhaustive``: false where some objects are not marked, so a further box may be right.
+    These four are for scores, no reward sees them. ``asked``: false where a protocol leaves the question out, though
+    there is something to find: it is then missed. ``origin``: the set it comes from, in a run on several.
     """
 
     id: str
@@ -168,6 +168,7 @@ class Sample:
     polygons: tuple[Polygon, ...] = ()
     areas: tuple[float, ...] = ()
     crowd: tuple[Box, ...] = ()
+    exhaustive: bool = True
     asked: bool = True
     origin: str = ""
 

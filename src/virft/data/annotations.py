@@ -21,6 +21,9 @@ class AnnotatedImage:
     ``doubtful`` are classes that are neither surely there nor surely absent (marked only as a crowd,
     or by a broken box): no question is asked about them unless good boxes are there too.
 
+    ``incomplete`` are classes of which some are not marked. A test may ask about those with boxes: a further box is
+    then neither right nor wrong. Training does not.
+
     ``absent`` are the classes that the annotation says are not there; None: all that have no boxes.
 
     ``areas`` of the objects in ``boxes``, where they are known; ``crowd``: boxes around many of a class.
@@ -31,13 +34,14 @@ class AnnotatedImage:
     declared: ImageSize | None
     boxes: Mapping[str, tuple[XYXY, ...]]
     doubtful: frozenset[str] = frozenset()
+    incomplete: frozenset[str] = frozenset()
     absent: frozenset[str] | None = None
     areas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     crowd: Mapping[str, tuple[XYXY, ...]] = field(default_factory=dict)
 
     def is_absent(self, label: str) -> bool:
         """Whether the class is surely not there, so that it may be asked for as an absent one."""
-        if self.boxes.get(label) or label in self.doubtful:
+        if self.boxes.get(label) or label in self.doubtful or label in self.incomplete:
             return False
         return self.absent is None or label in self.absent
 

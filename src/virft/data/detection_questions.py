@@ -65,10 +65,7 @@ def write_detection_stores(
     parts = plan.split.parts(annotated.images)
     check_parts_free(out, parts, overwrite=overwrite)
     looked = UprightImages(annotated.images, skipped)
-    chosen = {
-        part: choose_questions(annotated, names, looked, shots=plan.shots if is_trained_on(part) else None, plan=plan)
-        for part, names in parts.items()
-    }
+    chosen = {part: choose_questions(annotated, names, looked, part=part, plan=plan) for part, names in parts.items()}
     same = looked.same_pictures({part: dict.fromkeys(name for name, _ in pairs) for part, pairs in chosen.items()})
     cards = {}
     for part, pairs in chosen.items():
@@ -86,19 +83,26 @@ def write_detection_stores(
 
 
 def choose_questions(
-    annotated: AnnotatedSet, names: Sequence[str], looked: UprightImages, *, shots: int | None, plan: QuestionPlan
+    annotated: AnnotatedSet, names: Sequence[str], looked: UprightImages, *, part: str, plan: QuestionPlan
 ) -> list[Pair]:
-    """The (image, class) pairs to ask about, sorted.
+    """The (image, class) pairs to ask about in a part, sorted.
 
-    With shots, absent classes are asked on the drawn images only: no other image is used.
+    With shots, absent classes are asked on the drawn images only: no other image is used. Incomplete classes are asked
+    where nothing is trained on.
     """
     images = annotated.images
     classes = annotated.classes
+    for_test = plan.protocol is not None or not is_trained_on(part)
+    shots = None if for_test else plan.shots
+
+    def is_present(name: str, label: str) -> bool:
+        return bool(images[name].boxes.get(label)) and (for_test or label not in images[name].incomplete)
+
     if shots is None:
         usable = [name for name in names if looked.is_usable(name)]
-        present = [(name, label) for name in usable for label in classes if images[name].boxes.get(label)]
+        present = [(name, label) for name in usable for label in classes if is_present(name, label)]
     else:
-        images_of = {label: [name for name in names if images[name].boxes.get(label)] for label in classes}
+        images_of = {label: [name for name in names if is_present(name, label)] for label in classes}
         present = choose_shots(images_of, shots=shots, seed=plan.split.seed, is_usable=looked.is_usable)
         usable = sorted({name for name, _ in present})
     candidates = [(name, label) for name in usable for label in classes if images[name].is_absent(label)]
@@ -126,6 +130,7 @@ def _sample(path: str, image: AnnotatedImage, label: str, looked: UprightImages)
         target=Detections(items=tuple(Detection(box=box) for box in placed(image.boxes.get(label, ())))),
         areas=image.areas.get(label, ()),
         crowd=tuple(placed(image.crowd.get(label, ()))),
+        exhaustive=label not in image.incomplete,
     )
 
 
@@ -139,7 +144,7 @@ def _told(annotated: AnnotatedSet, looked: UprightImages, plan: QuestionPlan, pa
         **({"protocol": plan.protocol} if plan.protocol else {}),
         **shares(plan.split),
         "num_crowd_boxes_left_out": annotated.num_crowd,
-        "num_incomplete_left_out": annotated.num_incomplete,
+        "num_incomplete": annotated.num_incomplete,
         "num_images_annotated_unrotated": looked.num_unrotated,
         **({"frequency": dict(annotated.frequency)} if annotated.frequency else {}),
     }

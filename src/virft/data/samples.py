@@ -13,7 +13,7 @@ from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, S
 _REQUIRED = {"id", "task", "images", "query", "target"}
 _OPTIONAL = {"target_image", "question", "asked"}
 _TARGET_KEYS = {
-    TaskName.DETECTION: ({"boxes"}, {"areas", "crowd"}),
+    TaskName.DETECTION: ({"boxes"}, {"areas", "crowd", "exhaustive"}),
     TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
     TaskName.GROUNDING: ({"box"}, {"polygons"}),
 }
@@ -50,6 +50,8 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
         record["target"]["areas"] = list(sample.areas)
     if sample.crowd:
         record["target"]["crowd"] = [list(box.xyxy) for box in sample.crowd]
+    if not sample.exhaustive:
+        record["target"]["exhaustive"] = False
     if sample.target_image != 0:
         record["target_image"] = sample.target_image
     if sample.question is not None:
@@ -59,26 +61,26 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
     return record
 
 
-def sample_from_line(line: str, *, where: str) -> Sample:
-    """The sample of a line, with image paths as they stand there. ``where`` (file:line) opens every message."""
+def sample_from_line(line: str, *, where: str, folder: str | None = None) -> Sample:
+    """The sample of a line. ``where`` (file:line) opens every message; ``folder`` goes in front of image paths."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not a JSON object ({error.msg}, column {error.colno})") from error
-    return sample_from_record(record, where=where)
+    return sample_from_record(record, where=where, folder=folder)
 
 
-def sample_from_record(record: Any, *, where: str) -> Sample:
+def sample_from_record(record: Any, *, where: str, folder: str | None = None) -> Sample:
     """The sample of a line that was parsed already."""
     _check_keys(record, _REQUIRED, _OPTIONAL, where=where)
     task = _task(record["task"], where=where)
     paths, sizes = _images(record["images"], where=where)
+    if folder is not None:
+        paths = tuple(f"{folder}/{path}" for path in paths)
     target_image = record.get("target_image", 0)
     if type(target_image) is not int or not 0 <= target_image < len(paths):
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
     question = record.get("question")
-    if type(asked := record.get("asked", True)) is not bool:
-        raise DataError(f"{where}: asked is {asked!r}; expected true or false")
     target = record["target"]
     size = sizes[target_image]
     return Sample(
@@ -92,7 +94,8 @@ def sample_from_record(record: Any, *, where: str) -> Sample:
         question=None if question is None else _text(question, "question", where=where),
         polygons=_polygons(target.get("polygons", []), where=where),
         areas=_areas(target, where=where),
-        asked=asked,
+        exhaustive=_bool(target.get("exhaustive", True), "target.exhaustive", where=where),
+        asked=_bool(record.get("asked", True), "asked", where=where),
         crowd=tuple(_box(box, size, where=where) for box in _list(target.get("crowd", []), "crowd", where=where)),
     )
 
@@ -195,14 +198,21 @@ def _areas(target: dict[str, Any], *, where: str) -> tuple[float, ...]:
 
 
 def _task(value: Any, *, where: str) -> TaskName:
-    if value not in tuple(TaskName):
-        raise DataError(f"{where}: task is {value!r}; expected one of {', '.join(TaskName)}")
-    return TaskName(value)
+    try:
+        return TaskName(value)
+    except ValueError:
+        raise DataError(f"{where}: task is {value!r}; expected one of {', '.join(TaskName)}") from None
 
 
 def _text(value: Any, name: str, *, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: {name} is {value!r}; expected text that is not empty")
+    return value
+
+
+def _bool(value: Any, name: str, *, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise DataError(f"{where}: {name} is {value!r}; expected true or false")
     return value
 
 
@@ -215,6 +225,8 @@ def _list(value: Any, name: str, *, where: str) -> list[Any]:
 def _check_keys(record: Any, required: set[str], optional: set[str], *, where: str) -> None:
     if not isinstance(record, dict):
         raise DataError(f"{where}: {record!r:.80} is not an object; expected the keys {', '.join(sorted(required))}")
+    if record.keys() == required:
+        return
     if missing := sorted(required - record.keys()):
         raise DataError(f"{where}: {missing[0]} is missing; expected the keys {', '.join(sorted(required))}")
     if unknown := sorted(record.keys() - required - optional):

@@ -10,7 +10,6 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +89,7 @@ class Store:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 text; expected one JSON object a line") from error
-        sample = sample_from_line(text, where=where)
-        return replace(sample, images=tuple(f"{self._prefix}/{path}" for path in sample.images))
+        return sample_from_line(text, where=where, folder=self._prefix)
 
     def _where(self, number: int) -> str:
         return f"{self._path}:{number + 1}"

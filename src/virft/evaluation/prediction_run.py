@@ -40,6 +40,20 @@ def plan_batches(samples: Iterable[Sample], batch_size: int = BATCH_SIZE) -> lis
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def count_answers(samples: Iterable[Sample]) -> str:
+    """What answering takes, in words.
+
+    >>> count_answers([])
+    '0 answers about 0 images'
+    """
+    number, images = 0, set()
+    for one in samples:
+        if one.asked:
+            number += 1
+            images.add(one.images)
+    return f"{number:,} answers about {len(images):,} images"
+
+
 class PredictionRun:
     """A folder for the answers to ``ids`` (of samples, in the order of the data set), planned in ``batches`` of them.
 

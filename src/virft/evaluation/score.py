@@ -3,68 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+from statistics import fmean, harmonic_mean
+from typing import Any
 
 from virft.data.store import Store
-from virft.errors import DataError
-from virft.evaluation.predictions import read_predictions, read_predictions_card
-from virft.metrics.average_precision import AveragePrecision, BoxQuestion, average_precision
-from virft.metrics.bootstrap import ap_statistic, intervals, ratio_statistic
+from virft.errors import ConfigError
+from virft.evaluation.answered import Answered, read_answered
+from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
+from virft.evaluation.comparison import Comparison, comparison_tree
+from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
+from virft.evaluation.predictions import read_predictions_card
+from virft.metrics.average_precision import AveragePrecision, average_precision
+from virft.metrics.bootstrap import intervals
 from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
-from virft.types import Detections, FinishReason, Prediction, Reading, Sample, Scores, TaskName
+from virft.types import Detections, Label, Reading, Scores, TaskName
+
+RULES = 1
+"""Raised when the same answers may get other numbers than before."""
 
 
-class Answered(NamedTuple):
-    """A sample with what was written about it, and what that is read as."""
-
-    sample: Sample
-    prediction: Prediction
-    reading: Reading
-
-
-def score_predictions(path: Path, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
+def score_predictions(
+    path: Path, store: Store, *, with_intervals: bool = False, class_groups: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Scores, ...]:
     """One ``Scores`` per task of the data set.
 
     Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, and average precision
     (``box_scores``). Where only some samples were asked (``--limit``), or answered so far, every number says so in its
-    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers.
+    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers. ``class_groups``: see
+    ``group_scores``.
     """
-    card = read_predictions_card(path)
-    if card.data_hash != store.hash:
-        raise DataError(
-            f"{path}: answers to another data set ({card.data}, hash {card.data_hash[:12]}); "
-            f"{store.folder} has hash {store.hash[:12]}"
-        )
-    predictions = read_predictions(path)
-    if not predictions:
-        raise DataError(f"{path}: holds no answers; expected {card.num_samples}")
-    answered: dict[TaskName, list[Answered]] = {}
-    num_asked: Counter[TaskName] = Counter()
-    for number, sample in enumerate(store):
-        num_asked[sample.task] += 1
-        if not sample.asked and number < card.num_samples:
-            nothing = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
-            reading = Reading(text="", well_formed=True, answer=Detections())
-            answered.setdefault(sample.task, []).append(Answered(sample, nothing, reading))
-        elif (found := predictions.pop(sample.id, None)) is not None:
-            prediction, resized = found
-            task = TASKS[sample.task]
-            reading = task.read_for(
-                prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized
-            )
-            answered.setdefault(task.name, []).append(Answered(sample, prediction, reading))
-    if predictions:
-        raise DataError(f"{path}: sample {min(predictions)!r} is not in {store.folder}")
-    return tuple(_scores(name, answered[name], num_asked[name], store, with_intervals) for name in sorted(answered))
+    answered = read_answered(path, store)
+    return tuple(
+        _scores(name, found, answered.num_questions[name], store, with_intervals, class_groups or {})
+        for name, found in answered.by_task.items()
+    )
 
 
-def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) -> Mapping[str, Any]:
-    """Write the scores as JSON with what they rest on, and return that."""
+def write_scores(
+    scores: tuple[Scores, ...], out: Path, *, predictions: Path, comparisons: Sequence[Comparison] = ()
+) -> Mapping[str, Any]:
+    """Write the scores as JSON with what they rest on and what they were compared with, and return that."""
     card = read_predictions_card(predictions)
     tree = {
         "model": card.model,
@@ -72,6 +53,7 @@ def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) ->
         "data_hash": card.data_hash,
         "thinking": card.thinking,
         "settings": card.settings,
+        "rules": RULES,
         "tasks": {
             one.task.value: {
                 "protocol": one.protocol,
@@ -85,6 +67,7 @@ def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) ->
             }
             for one in scores
         },
+        **({"against": {one.task.value: comparison_tree(one) for one in comparisons}} if comparisons else {}),
     }
     out.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
     return tree
@@ -108,8 +91,34 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
     return "\n".join(lines)
 
 
-def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store: Store, with_intervals: bool) -> Scores:
-    measured = TASKS[name].measure([(one.reading, one.sample.target) for one in answered])
+def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:
+    """Mean and range over several seeds of a system, for each task.
+
+    >>> one, two = (Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3,
+    ...                    values={"box_miou": value}) for value in (0.5, 0.7))
+    >>> print(seeds_to_text([(one,), (two,)]))
+    grounding, mean over 2 seeds
+      box_miou                     0.600  [0.500, 0.700]
+    """
+    lines = []
+    for same in zip(*seeds, strict=True):
+        lines.append(f"{same[0].task}, mean over {len(seeds)} seeds")
+        for name in same[0].values:
+            if all(name in one.values for one in same):
+                values = [one.values[name] for one in same]
+                lines.append(f"  {name:<26} {fmean(values):>7.3f}  [{min(values):.3f}, {max(values):.3f}]")
+    return "\n".join(lines)
+
+
+def _scores(
+    name: TaskName,
+    answered: Sequence[Answered],
+    num_questions: int,
+    store: Store,
+    with_intervals: bool,
+    class_groups: Mapping[str, Sequence[str]],
+) -> Scores:
+    measured = TASKS[name].measure(scored_pairs(answered))
     num_truncated = sum(one.prediction.finish_reason == "length" for one in answered)
     values = {**measured.values, "truncated_frac": num_truncated / len(answered)}
     tables = dict(measured.tables)
@@ -117,8 +126,12 @@ def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store:
         precise = box_scores(answered, frequency=store.card.get("source", {}).get("frequency"))
         values |= precise.values
         tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
-    between = _intervals(name, answered) if with_intervals else {}
-    incomplete = f" ({len(answered)} of {num_asked})" if len(answered) < num_asked else ""
+    values |= group_scores(name, answered, class_groups, ap_by_class=tables.get("ap", {}))
+    images = images_of(answered)
+    between: dict[str, tuple[float, float]] = {}
+    for statistic in headline_statistics(name, answered, images) if with_intervals else ():
+        between |= intervals(statistic, len(images))
+    incomplete = f" ({len(answered)} of {num_questions})" if len(answered) < num_questions else ""
     return Scores(
         task=name,
         protocol=_protocol(store) if name is TaskName.DETECTION else "all",
@@ -137,92 +150,68 @@ def box_scores(answered: Sequence[Answered], *, frequency: Mapping[str, str] | N
     ``_constant``: every box counts the same, in the order of the text; ``_logprob``: mean log-probability of the tokens
     of its element. Elements that are no boxes do not count here.
     """
-    precise = average_precision([_question(one, _confidences) for one in answered], frequency=frequency)
+    precise = average_precision(box_questions(answered, confidences), frequency=frequency)
     values = dict(precise.values)
-    others: dict[str, BoxScore] = {"constant": _constants}
+    others: dict[str, BoxScore] = {"constant": constants}
     if all(one.prediction.token_logprobs for one in answered if one.sample.asked):
-        others["logprob"] = _logprobs
+        others["logprob"] = logprobs
     for name, score in others.items():
-        other = average_precision([_question(one, score) for one in answered], frequency=frequency).values
+        other = average_precision(box_questions(answered, score), frequency=frequency).values
         values |= {f"{key}_{name}": other[key] for key in ("ap", "ap50") if key in other}
     return AveragePrecision(values=values, by_class=precise.by_class)
 
 
-MEANS = {TaskName.CLASSIFICATION: ("accuracy",), TaskName.GROUNDING: ("box_miou", "accuracy_at_50")}
-"""Headline numbers that are means over questions."""
+HARMONIC_MEAN = "harmonic_mean"
 
 
-def _intervals(name: TaskName, answered: Sequence[Answered]) -> dict[str, tuple[float, float]]:
-    """Of the task's headline numbers: bootstrap over images."""
-    by_image: dict[str, list[Answered]] = {}
+def group_scores(
+    name: TaskName,
+    answered: Sequence[Answered],
+    class_groups: Mapping[str, Sequence[str]],
+    *,
+    ap_by_class: Mapping[str, float],
+) -> dict[str, float]:
+    """The headline numbers of the questions about some classes, such as those trained on and others.
+
+    ``accuracy@NAME``; of detection ``f1@NAME``, and ``ap@NAME``, the mean over classes with targets. Of two groups or
+    more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes. A group of which no class was
+    asked is a ``ConfigError``. Source: base-to-new generalisation in CoCoOp, arXiv 2203.05557.
+    """
+    if name is TaskName.GROUNDING:
+        return {}
+    by_class: dict[str, list[Answered]] = {}
     for one in answered:
-        by_image.setdefault(one.sample.images[one.sample.target_image], []).append(one)
-    measured = [TASKS[name].measure([(one.reading, one.sample.target) for one in held]) for held in by_image.values()]
-    if name is not TaskName.DETECTION:
-        sizes = [one.counts["num_questions"] for one in measured]
-        means = {
-            key: ([one.values[key] * size for one, size in zip(measured, sizes, strict=True)], sizes)
-            for key in MEANS[name]
-        }
-        return intervals(ratio_statistic(means), len(measured))
-    counts = [one.counts for one in measured]
-    hits = [one["num_hits"] for one in counts]
-    boxes, targets = [one["num_boxes"] for one in counts], [one["num_targets"] for one in counts]
-    ratios = {
-        "precision": (hits, boxes),
-        "recall": (hits, targets),
-        "f1": ([2 * hit for hit in hits], [box + target for box, target in zip(boxes, targets, strict=True)]),
-    }
-    found = intervals(ratio_statistic(ratios), len(measured))
-    questions = [_question(one, _confidences) for one in answered]
-    return found | intervals(ap_statistic(questions, images=list(by_image)), len(measured))
+        target = one.sample.target
+        by_class.setdefault(target.text if isinstance(target, Label) else one.sample.query, []).append(one)
+    found: dict[str, dict[str, float]] = {}
+    for group, classes in class_groups.items():
+        held = [one for label in sorted(set(classes)) for one in by_class.get(label, ())]
+        if not held:
+            raise ConfigError(
+                f"class group {group}: no question is about {', '.join(classes[:3]) or 'any of its classes'}; expected "
+                f"some of {', '.join(sorted(by_class)[:8])}{', ..' if len(by_class) > 8 else ''}"
+            )
+        values = TASKS[name].measure(scored_pairs(held)).values
+        if name is TaskName.CLASSIFICATION:
+            found.setdefault("accuracy", {})[group] = values["accuracy"]
+        else:
+            precise = [ap_by_class[label] for label in sorted(set(classes)) if label in ap_by_class]
+            found.setdefault("f1", {})[group] = values["f1"]
+            if precise:
+                found.setdefault("ap", {})[group] = fmean(precise)
+    for groups in found.values():
+        if len(groups) > 1:
+            groups[HARMONIC_MEAN] = harmonic_mean(groups.values())
+    return {f"{value}@{group}": number for value, groups in found.items() for group, number in groups.items()}
 
 
 def _f1_by_class(answered: Sequence[Answered]) -> dict[str, float]:
     by_class: dict[str, list[tuple[Reading, Detections]]] = {}
     for one in answered:
         assert isinstance(one.sample.target, Detections)
-        by_class.setdefault(one.sample.query, []).append((one.reading, one.sample.target))
+        if one.sample.exhaustive:
+            by_class.setdefault(one.sample.query, []).append((one.reading, one.sample.target))
     return {label: detection_metrics(pairs).values["f1"] for label, pairs in sorted(by_class.items())}
-
-
-BoxScore = Callable[[Answered, Detections], list[float]]
-"""A score for each box of an answer."""
-
-
-def _question(one: Answered, score: BoxScore) -> BoxQuestion:
-    answer = one.reading.answer if isinstance(one.reading.answer, Detections) else Detections()
-    target = one.sample.target
-    assert isinstance(target, Detections)
-    return BoxQuestion(
-        image=one.sample.images[one.sample.target_image],
-        label=one.sample.query,
-        boxes=[item.box.xyxy for item in answer.items],
-        scores=score(one, answer),
-        targets=[item.box.xyxy for item in target.items],
-        areas=one.sample.areas,
-        crowd=[box.xyxy for box in one.sample.crowd],
-    )
-
-
-def _confidences(one: Answered, answer: Detections) -> list[float]:
-    return [item.confidence for item in answer.items]
-
-
-def _constants(one: Answered, answer: Detections) -> list[float]:
-    return [1.0] * len(answer.items)
-
-
-def _logprobs(one: Answered, answer: Detections) -> list[float]:
-    """Mean log-probability of the tokens that wrote each box."""
-    ends = one.prediction.token_ends
-    spans = list(zip((0, *ends), ends, one.prediction.token_logprobs, strict=False))
-    scores = []
-    for item in answer.items:
-        assert item.span is not None, "a box that was read has a place in the text"
-        inside = [value for start, end, value in spans if start < item.span[1] and end > item.span[0]]
-        scores.append(fmean(inside))
-    return scores
 
 
 def _protocol(store: Store) -> str:
@@ -230,5 +219,5 @@ def _protocol(store: Store) -> str:
     source = store.card.get("source", {})
     if (named := source.get("protocol")) is not None:
         return f"map:{source['map']['file']}" if named == "map" else str(named)
-    share = store.card.get("negatives_frac") or 0.0
-    return f"positives+negatives ({share:.3f} absent)" if share else "positives"
+    absent = store.card.get("negatives_frac") or 0.0
+    return f"positives+negatives ({absent:.3f} absent, seed {store.card.get('seed')})" if absent else "positives"

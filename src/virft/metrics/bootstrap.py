@@ -74,7 +74,7 @@ class _ClassMatches:
 def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> Statistic:
     """``ap`` and ``ap50`` of resampled images, from matches that are made once; COCO's where each is drawn once.
 
-    ``images``: the order of the weights. LVIS's rules for classes that are not exhaustive play no part.
+    ``images``: the order of the weights.
     """
     number = {name: at for at, name in enumerate(images)}
     classes = [
@@ -100,7 +100,7 @@ def _match_class(questions: Sequence[BoxQuestion], number: dict[str, int]) -> _C
         order = sorted(range(len(one.boxes)), key=lambda index: -one.scores[index])[:_MAX_BOXES]
         scores += [one.scores[index] for index in order]
         places += [number[one.image]] * len(order)
-        columns += _match([one.boxes[index] for index in order], one.targets, one.crowd)
+        columns += _match([one.boxes[index] for index in order], one)
     best_first = np.argsort(-np.asarray(scores), kind="stable") if scores else np.zeros(0, dtype=np.int64)
     hits, ignored = (
         np.array([column[part] for column in columns], dtype=bool).reshape(-1, len(IOU_THRESHOLDS)).T for part in (0, 1)
@@ -113,12 +113,13 @@ def _match_class(questions: Sequence[BoxQuestion], number: dict[str, int]) -> _C
     )
 
 
-def _match(
-    boxes: Sequence[XYXY], targets: Sequence[XYXY], crowd: Sequence[XYXY]
-) -> list[tuple[list[bool], list[bool]]]:
-    """Of each box, best score first: hit at each threshold, and ignored (in a crowd) at each threshold. COCO's rule."""
-    overlaps = [[_overlap(box, other, of_box=False) for other in targets] for box in boxes]
-    in_crowd = [max((_overlap(box, other, of_box=True) for other in crowd), default=0.0) for box in boxes]
+def _match(boxes: Sequence[XYXY], question: BoxQuestion) -> list[tuple[list[bool], list[bool]]]:
+    """Of each box, best score first: hit at each threshold, and ignored at each threshold.
+
+    COCO's rule, which ignores what lies in a crowd, and LVIS's: where not all are marked, what is no hit is ignored.
+    """
+    overlaps = [[_overlap(box, other, of_box=False) for other in question.targets] for box in boxes]
+    in_crowd = [max((_overlap(box, other, of_box=True) for other in question.crowd), default=0.0) for box in boxes]
     columns: list[tuple[list[bool], list[bool]]] = [([], []) for _ in boxes]
     for threshold in IOU_THRESHOLDS:
         taken: set[int] = set()
@@ -130,7 +131,8 @@ def _match(
             if best >= 0:
                 taken.add(best)
             hits.append(best >= 0)
-            ignored.append(best < 0 and in_crowd[row] >= min(threshold, 1 - 1e-10))
+            is_ignored = not question.exhaustive or in_crowd[row] >= min(threshold, 1 - 1e-10)
+            ignored.append(best < 0 and is_ignored)
     return columns
 
 

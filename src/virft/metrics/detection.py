@@ -88,6 +88,9 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
         if not isinstance(answer, Detections):
             num_unreadable += isinstance(answer, Unreadable)
             continue
+        if answer.num_predicted == 0:
+            num_no_objects += 1
+            continue
         found = find_hits(answer, target, iou_threshold)
         num_boxes += answer.num_predicted
         num_hits += sum(found.hits)
@@ -95,8 +98,7 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
         num_clipped += answer.num_clipped
         num_duplicates += found.num_duplicates
         hits_at = [sum(both) for both in zip(hits_at, count_hits(answer, target), strict=True)]
-        num_no_objects += answer.num_predicted == 0
-        num_false_alarms += answer.num_predicted > 0 and not target.items
+        num_false_alarms += not target.items
     num = len(pairs)
     num_targets = sum(len(target.items) for _, target in pairs)
     num_absent = sum(not target.items for _, target in pairs)

@@ -15,7 +15,7 @@ from factories import box, detections, edit_json, sample
 from virft.boxes import BoxSpace
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.errors import DataError
+from virft.errors import ConfigError, DataError
 from virft.evaluation.predictions import (
     PredictionsCard,
     SizedPrediction,
@@ -25,7 +25,7 @@ from virft.evaluation.predictions import (
     write_predictions,
 )
 from virft.evaluation.score import score_predictions
-from virft.types import FinishReason, ImageSize, Prediction, TaskName
+from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
 
 SIZE = ImageSize(64, 48)
 
@@ -82,7 +82,7 @@ def test_scores_come_by_task(tmp_path: Path) -> None:
     assert detection.values["f1"] == 1.0
     assert detection.values["false_positive_rate"] == 0.0
     assert detection.num_samples == 2
-    assert detection.protocol == "positives+negatives (0.500 absent)"
+    assert detection.protocol == "positives+negatives (0.500 absent, seed 0)"
     # Half of the target is covered.
     assert grounding.values["box_miou"] == 0.5
     assert grounding.protocol == "all"
@@ -245,3 +245,69 @@ def test_scoring_changes_no_predictions(tmp_path: Path) -> None:
     score_predictions(path, store)
     assert path.read_bytes() == before
     assert json.loads(path.with_name("card.json").read_text())["settings"] == {"limit": None}
+
+
+def test_groups_of_classes_have_scores_of_their_own_and_a_harmonic_mean(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        path = writer.add_image("a.png", Image.new("RGB", SIZE))
+        for number, label in enumerate(["cat", "cat", "dog", "owl"]):
+            one = sample(Label(text=label), id=str(number), image=path, query="animal", task=TaskName.CLASSIFICATION)
+            writer.add(one)
+        writer.finish(source={}, seed=0)
+    store = Store(tmp_path / "d")
+    texts = {"0": "cat", "1": "dog", "2": "dog", "3": "dog"}
+    card = PredictionsCard(
+        model="m", data="d", data_hash=store.hash, num_samples=4, box_space=BoxSpace.RELATIVE_1000, thinking=False,
+        settings={},
+    )  # fmt: skip
+    rows = [
+        SizedPrediction(
+            Prediction(sample_id=id, text=f"<answer>{text}</answer>", finish_reason=FinishReason.STOP), SIZE
+        )
+        for id, text in texts.items()
+    ]
+    answers = write_predictions(tmp_path / "p", card, rows)
+    groups = {"base": ["cat"], "novel": ["dog", "owl", "not asked"]}
+    (scores,) = score_predictions(answers, store, class_groups=groups)
+    assert scores.values["accuracy@base"] == 0.5
+    assert scores.values["accuracy@novel"] == 0.5
+    assert scores.values["accuracy@harmonic_mean"] == 0.5
+    (scores,) = score_predictions(answers, store, class_groups={"seen": ["dog"], "rest": ["cat"]})
+    assert scores.values["accuracy@harmonic_mean"] == pytest.approx(2 / 3)  # 2 / (1 / 1 + 1 / 0.5)
+    with pytest.raises(ConfigError, match="class group new: no question is about emu; expected some of cat, dog, owl"):
+        score_predictions(answers, store, class_groups={"new": ["emu"]})
+
+
+def test_groups_of_classes_of_detection(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = answer(store, tmp_path / "p")
+    values = score_predictions(path, store, class_groups={"seen": ["fox"], "new": ["hen"]})[0].values
+    assert (values["f1@seen"], values["ap@seen"]) == (1.0, 1.0)
+    # Nothing to find, and nothing found; a class without targets has no AP.
+    assert values["f1@new"] == 1.0
+    assert "ap@new" not in values
+
+
+def test_where_not_all_are_marked_a_further_box_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    def scores(*, exhaustive: bool) -> Any:
+        folder = tmp_path / f"{exhaustive}"
+        with StoreWriter(folder) as writer:
+            path = writer.add_image("a.png", Image.new("RGB", SIZE))
+            writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path, query="fox", exhaustive=exhaustive))
+            writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen"))
+            writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task=TaskName.GROUNDING))
+            writer.finish(source={"frequency": {"fox": "c", "hen": "c"}}, seed=0)
+        store = Store(folder)
+        assert [one.exhaustive for one in store] == [exhaustive, True, True]
+        answers = answer(store, folder / "p")
+        twice = "[{'Position':[500,500,1000,1000]},{'Position':[0,0,500,500],'Confidence':0.5}]"
+        answers.write_text(answers.read_text().replace(ANSWERS["fox"][8:-9], twice))
+        return score_predictions(answers, store)[0]
+
+    # hen: missed, AP 0. fox: the surer box is a false alarm, so precision is 1 / 2 at all recalls, unless ignored.
+    assert scores(exhaustive=True).values["ap"] == pytest.approx(0.25)
+    not_all_marked = scores(exhaustive=False)
+    assert not_all_marked.values["ap"] == pytest.approx(0.5)
+    # F1 has no rule for it, and is of the other question alone.
+    assert not_all_marked.tables["f1"] == {"hen": 0.0}
+    assert not_all_marked.values["f1"] == 0.0

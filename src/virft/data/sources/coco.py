@@ -56,8 +56,8 @@ def read_coco(
     reach more than a pixel outside the declared size. Crowd boxes are left out and counted.
 
     ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent there; those in
-    ``not_exhaustive_category_ids``, of which some are not marked, are left out there and counted. Names
-    get spaces for underscores. Source: LVIS (arXiv 1908.03195).
+    ``not_exhaustive_category_ids`` are incomplete there. Names get spaces for underscores. Source: LVIS
+    (arXiv 1908.03195).
     """
     names = _category_names(file, skipped)
     if federated:
@@ -79,8 +79,9 @@ def read_coco(
             name=record.name,
             file=record.file,
             declared=record.size,
-            boxes={label: found for label, found in boxes.items() if label not in incomplete},
-            doubtful=incomplete.union(sorted_out.doubtful[key]),
+            boxes=boxes,
+            doubtful=frozenset(sorted_out.doubtful[key]),
+            incomplete=incomplete,
             absent=absent,
             areas=sorted_out.areas_by_class(key),
             crowd={label: tuple(found) for label, found in sorted_out.crowd[key].items()},

@@ -11,7 +11,9 @@ import pytest
 from factories import edit_json, save_coco
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.coco import open_coco, read_coco
+from virft.data.store import Store
 from virft.errors import ConfigError, DataError
+from virft.pipeline import build_coco
 
 CATEGORIES = ("egg_roll", "die", "futon")
 BOX = [10, 10, 20, 30]
@@ -53,12 +55,25 @@ def test_names_have_spaces_and_may_be_asked_for_either_way(tmp_path: Path) -> No
         read(path, ("eg_rol",))
 
 
-def test_a_class_that_is_not_all_marked_is_neither_there_nor_absent(tmp_path: Path) -> None:
-    annotated, _ = read(save_lvis(tmp_path, not_exhaustive_category_ids=[2], neg_category_ids=[3, 2]))
+def test_a_class_that_is_not_all_marked_is_never_absent(tmp_path: Path) -> None:
+    annotated, _ = read(save_lvis(tmp_path, not_exhaustive_category_ids=[2, 3], neg_category_ids=[3, 2]))
     first = annotated.images["a.png"]
-    assert set(first.boxes) == {"egg roll"}
+    assert first.incomplete == {"die", "futon"}
     assert not first.is_absent("die")
+    assert not first.is_absent("futon")
     assert annotated.num_incomplete == 1
+
+
+def test_a_class_that_is_not_all_marked_is_asked_in_tests_alone(tmp_path: Path) -> None:
+    path = save_lvis(tmp_path, not_exhaustive_category_ids=[2], neg_category_ids=[3])
+
+    def asked(out: str, **choices: Any) -> set[tuple[str, bool]]:
+        build_coco(annotations=path, images=tmp_path / "images", out=tmp_path / out, federated=True, **choices)
+        return {(one.id, one.exhaustive) for one in Store(tmp_path / out)}
+
+    complete = {("a.png:egg roll", True), ("b.png:die", True)}
+    assert asked("train") == complete
+    assert asked("test", ask="all") == complete | {("a.png:die", False), ("a.png:futon", True)}
 
 
 @pytest.mark.parametrize("value", [None, 3, [99], ["3"], [[3]]])
