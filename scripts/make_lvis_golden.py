@@ -16,23 +16,7 @@ from lvis import LVIS, LVISEval, LVISResults
 np.float = float  # lvis 0.5.3 was written for NumPy before 1.24
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from coco_factories import perturbed  # noqa: E402
-
-NAMES = {
-    "AP": "ap",
-    "AP50": "ap50",
-    "AP75": "ap75",
-    "APs": "ap_small",
-    "APm": "ap_medium",
-    "APl": "ap_large",
-    "APr": "ap_rare",
-    "APc": "ap_common",
-    "APf": "ap_frequent",
-    "AR@300": "ar300",
-    "ARs@300": "ar_small",
-    "ARm@300": "ar_medium",
-    "ARl@300": "ar_large",
-}
+from coco_factories import LVIS_NAMES, perturbed  # noqa: E402
 
 
 def main(annotations: Path) -> None:
@@ -42,7 +26,9 @@ def main(annotations: Path) -> None:
         truth = LVIS(str(annotations))
         evaluation = LVISEval(truth, LVISResults(truth, perturbed(annotations, seed)), "bbox")
         evaluation.run()
-        golden[seed] = {NAMES[name]: float(value) for name, value in evaluation.get_results().items() if value >= 0}
+        golden[seed] = {
+            LVIS_NAMES[name]: float(value) for name, value in evaluation.get_results().items() if value >= 0
+        }
     (ROOT / "tests" / "data" / "lvis_perturbed.json").write_text(json.dumps(golden, indent=1) + "\n")
 
 

@@ -18,7 +18,7 @@ scores = st.sampled_from([1.0, 1.0, 0.9, 0.5, 0.25, 0.0])
 
 
 @st.composite
-def box_questions(draw: st.DrawFn) -> list[BoxQuestion]:
+def box_questions(draw: st.DrawFn, *, crowds: bool = True) -> list[BoxQuestion]:
     """Questions about up to 5 images and 3 classes; answers near the targets, far, doubled, and many."""
     found = []
     for image in range(draw(st.integers(1, 5))):
@@ -39,7 +39,7 @@ def box_questions(draw: st.DrawFn) -> list[BoxQuestion]:
                     scores=draw(st.lists(scores, min_size=len(boxes), max_size=len(boxes))),
                     targets=targets,
                     areas=areas if draw(st.booleans()) else (),
-                    crowd=draw(st.lists(corners, max_size=1)),
+                    crowd=draw(st.lists(corners, max_size=1)) if crowds else (),
                 )
             )
     return found

@@ -12,6 +12,23 @@ import numpy as np
 from virft.boxes import xywh_to_xyxy
 from virft.metrics.average_precision import BoxQuestion
 
+LVIS_NAMES = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "APs": "ap_small",
+    "APm": "ap_medium",
+    "APl": "ap_large",
+    "APr": "ap_rare",
+    "APc": "ap_common",
+    "APf": "ap_frequent",
+    "AR@300": "ar300",
+    "ARs@300": "ar_small",
+    "ARm@300": "ar_medium",
+    "ARl@300": "ar_large",
+}
+"""lvis-api's names of numbers -> ours."""
+
 
 def questions_of(annotations: Path, results: list[dict[str, Any]]) -> list[BoxQuestion]:
     """A question for each image and class that has a box on either side; with LVIS, only those it knows of."""

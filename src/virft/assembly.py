@@ -28,7 +28,6 @@ from virft.evaluation.predict import predict
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
-from virft.grpo.loop import LookAt, LoopSettings
 from virft.grpo.rollout import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.generator import GenerationParams
@@ -40,6 +39,7 @@ from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.prompts import question_of, read_template
 from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
+from virft.training.loop import LookAt, LoopSettings
 from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
 from virft.types import Sample, Scores

@@ -494,7 +494,7 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
         source_commit,
         validator,
     )
-    from virft.grpo.loop import run_grpo
+    from virft.training.loop import run_training
 
     loaded = load_for_training(settings)
     trainer = make_trainer(settings, loaded, (sample.query for sample in data))
@@ -504,7 +504,7 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     validate = validator(settings, loaded)
     card = run_card(commit=source_commit(), data_hash=data.hash, model=settings.model.path)
     run = RunFolder.open(settings, resume=resume, card=card)
-    run_grpo(
+    run_training(
         trainer,
         data.batch,
         run,

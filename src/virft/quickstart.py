@@ -30,7 +30,6 @@ from virft.evaluation.predictions import (
     read_predictions_card,
 )
 from virft.evaluation.score import score_predictions
-from virft.grpo.loop import run_grpo
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.report.page import html_table, render_page
@@ -38,6 +37,7 @@ from virft.report.pictures import BeforeAfter, before_after_sheet
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.tasks import TASKS
+from virft.training.loop import run_training
 from virft.training.progress import Progress
 from virft.training.run import RunFolder, run_card
 from virft.types import Answer, Sample, Scores, TaskName
@@ -118,7 +118,7 @@ def run_quickstart(
         loaded = load_for_training(config)
         say(f"reinforcing: {config.grpo.steps} steps, {config.grpo.prompts_per_step} questions x "
             f"{config.grpo.group_size} answers each")  # fmt: skip
-        run_grpo(
+        run_training(
             make_trainer(config, loaded, (sample.query for sample in train)),
             train.batch,
             run,

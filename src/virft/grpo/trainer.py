@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -20,9 +19,11 @@ from virft.models.generator import EncodedPrompt, GenerationParams, Generator
 from virft.models.logprobs import Policy
 from virft.models.noise import StepKey
 from virft.models.renderer import RenderedPrompt
-from virft.models.vision import FeatureCache, ImageFeatures
+from virft.models.vision import FeatureCache
 from virft.training.guards import require_finite
 from virft.training.optim import set_learning_rate
+from virft.training.passes import Passes
+from virft.training.step import StepReport, Stopwatch
 from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
 
 
@@ -42,26 +43,10 @@ class GRPOSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """What one step did. ``metrics`` are deterministic; ``timings`` are seconds per stage."""
+class GRPOReport(StepReport):
+    """A step with the groups that were sampled in it."""
 
-    metrics: dict[str, float]
-    timings: dict[str, float]
     groups: Sequence[RolloutGroup]
-
-
-class Stopwatch:
-    """Seconds per stage: ``lap("reward")`` books the time since the last lap."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap under ``stage``."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
-        self._since = now
 
 
 @dataclass(kw_only=True)
@@ -88,7 +73,10 @@ class GRPOTrainer:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: Callable[[], AbstractContextManager[Any]] | None = None
 
-    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
+    def __post_init__(self) -> None:
+        self._passes = Passes(policy=self.policy, cache=self.feature_cache, device=self.device, autocast=self.autocast)
+
+    def step(self, number: int, samples: Sequence[Sample]) -> GRPOReport:
         """One step: sample a group for each sample, reward it, compare inside the group, update the policy."""
         watch = Stopwatch()
         rendered, encoded, groups = self._sample(number, samples, watch)
@@ -104,7 +92,7 @@ class GRPOTrainer:
         ]
         watch.lap("update")
         metrics = {"step": number, **group_metrics(groups), **_of_updates(updates), "learning_rate": rate}
-        return StepReport(metrics=metrics, timings=watch.seconds, groups=groups)
+        return GRPOReport(metrics=metrics, timings=watch.seconds, shown=best_and_worst(groups, number), groups=groups)
 
     def rehearse(self, sample: Sample) -> list[RolloutGroup]:
         """One group sampled, rewarded and run backward, without an update: what a step does, for timing."""
@@ -112,7 +100,7 @@ class GRPOTrainer:
         rendered, encoded, groups = self._sample(0, [sample], watch)
         for batch in self._pack(groups, encoded, drop_equal=False):
             self._reference_logprobs(batch, rendered, encoded)
-            self._logprobs(self.policy, batch, rendered, encoded).sum().backward()
+            self._logprobs(batch, rendered, encoded).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
         return groups
 
@@ -123,7 +111,7 @@ class GRPOTrainer:
         rendered = [self.render(sample) for sample in samples]
         encoded = self._encode(rendered)
         watch.lap("images")
-        with self._precision():
+        with self._passes.precision():
             groups = roll_out(
                 samples,
                 rendered,
@@ -165,7 +153,7 @@ class GRPOTrainer:
         once = self.settings.updates_per_batch == 1
         totals = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0, "sampler_gap": 0.0}
         for batch, reference in zip(batches, references, strict=True):
-            logprobs = self._logprobs(self.policy, batch, rendered, encoded)
+            logprobs = self._logprobs(batch, rendered, encoded)
             sampler = batch.sampler_logprobs.to(self.device)
             weights = batch.weights.to(self.device)
             result = policy_loss(
@@ -196,17 +184,18 @@ class GRPOTrainer:
 
     def _logprobs(
         self,
-        policy: Policy,
         batch: Microbatch,
         rendered: Sequence[RenderedPrompt],
         encoded: Sequence[EncodedPrompt],
+        *,
+        policy: Policy | None = None,
     ) -> Tensor:
-        """Log-probs of a row's completions: with features made before, or through the tower if that is trained."""
-        row = batch.row.to(self.device)
-        with self._precision():
-            if self.feature_cache is not None:
-                return policy(row, features=[encoded[i].features for i in batch.prompts])  # type: ignore[no-any-return]
-            return policy(row, vision=[rendered[i].vision.to(self.device) for i in batch.prompts])  # type: ignore[no-any-return]
+        return self._passes.logprobs(
+            batch.row,
+            [rendered[i] for i in batch.prompts],
+            [encoded[i].features for i in batch.prompts],
+            policy=policy,
+        )
 
     @torch.no_grad()
     def _reference_logprobs(
@@ -216,10 +205,10 @@ class GRPOTrainer:
         if self.settings.kl_coef == 0:
             return None
         if self.reference is not None:
-            return self._logprobs(self.reference, batch, rendered, encoded)
+            return self._logprobs(batch, rendered, encoded, policy=self.reference)
         assert self.reference_mode is not None, "kl_coef above 0 needs a reference"
         with self.reference_mode():
-            return self._logprobs(self.policy, batch, rendered, encoded)
+            return self._logprobs(batch, rendered, encoded)
 
     def _encode(self, rendered: Sequence[RenderedPrompt]) -> list[EncodedPrompt]:
         """Each prompt with the features of its images."""
@@ -230,31 +219,8 @@ class GRPOTrainer:
                 features=features,
                 noise_id=f"{place}/{one.prompt.sample_id}",
             )
-            for place, (one, features) in enumerate(zip(rendered, self._features(rendered), strict=True))
+            for place, (one, features) in enumerate(zip(rendered, self._passes.features(rendered), strict=True))
         ]
-
-    @torch.no_grad()
-    def _features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
-        """Image features of each prompt, without gradient.
-
-        A view is drawn anew each time, so its features are never kept. What is kept is encoded one prompt at a time:
-        the cache is empty after a resume, and features must not depend on what else was missing from it.
-        """
-
-        def encode(prompts: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
-            with self._precision():
-                return self.policy.encode_images([one.vision.to(self.device) for one in prompts])
-
-        def kept(one: RenderedPrompt, cache: FeatureCache) -> ImageFeatures:
-            key = tuple((image.path, image.resized) for image in one.prompt.images)
-            return cache.get(key, lambda: encode([one])[0])
-
-        if self.feature_cache is None or any(image.view is not None for one in rendered for image in one.prompt.images):
-            return encode(rendered)
-        return [kept(one, self.feature_cache) for one in rendered]
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return self.autocast() if self.autocast is not None else torch.autocast("cpu", enabled=False)
 
 
 def _of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:

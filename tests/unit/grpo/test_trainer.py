@@ -12,7 +12,7 @@ import torch
 from group_factories import completion, group, report
 from toy_training import question, toy_trainer
 from virft.errors import RunError
-from virft.grpo.trainer import Stopwatch, best_and_worst, group_metrics
+from virft.grpo.trainer import best_and_worst, group_metrics
 from virft.models.vision import FeatureCache
 from virft.types import RolloutGroup, View
 
@@ -166,11 +166,3 @@ def test_the_log_keeps_best_and_worst_of_the_group_that_differed_most() -> None:
     assert (record["step"], record["sample"], record["rewards"]) == (6, "wide", [0.1, 0.9, 0.5])
     assert (record["best"]["text"], record["best"]["reward"]) == ("good", 0.9)
     assert (record["worst"]["text"], record["worst"]["reward"]) == ("bad", 0.1)
-
-
-def test_a_stopwatch_books_time_by_stage() -> None:
-    watch = Stopwatch()
-    for stage in ("a", "b", "a"):
-        watch.lap(stage)
-    assert list(watch.seconds) == ["a", "b"]
-    assert all(seconds >= 0 for seconds in watch.seconds.values())

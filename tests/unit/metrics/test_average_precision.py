@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from box_questions import box_questions
-from coco_factories import perturbed, questions_of
+from coco_factories import LVIS_NAMES, perturbed, questions_of
 from virft.boxes import XYXY
 from virft.metrics.average_precision import COCO_NAMES, RECALL_NAMES, BoxQuestion, average_precision
 
@@ -65,6 +69,55 @@ def test_numbers_are_those_of_pycocotools(questions: list[BoxQuestion]) -> None:
         assert found == {}
         return
     assert found == pytest.approx(reference(questions), abs=1e-9)
+
+
+def lvis_reference(questions: Sequence[BoxQuestion], frequency: dict[str, str]) -> dict[str, float]:
+    """What lvis-api says of the same boxes; it has no crowds."""
+    lvis = pytest.importorskip("lvis", reason="lvis-api wants OpenCV, so it is not among the pinned packages")
+    np.float = float  # type: ignore[attr-defined]  # lvis 0.5.3 was written for NumPy before 1.24
+    images = list(dict.fromkeys(one.image for one in questions))
+    labels = sorted(frequency)
+    annotations, results = [], []
+    told = {name: {"neg_category_ids": [], "not_exhaustive_category_ids": []} for name in images}
+    for one in questions:
+        label = labels.index(one.label) + 1
+        place = {"image_id": images.index(one.image) + 1, "category_id": label}
+        if not one.targets:
+            told[one.image]["neg_category_ids"].append(label)
+        if not one.exhaustive:
+            told[one.image]["not_exhaustive_category_ids"].append(label)
+        for number, (x1, y1, x2, y2) in enumerate(one.targets):
+            area = one.areas[number] if one.areas else (x2 - x1) * (y2 - y1)
+            annotations.append(place | {"id": len(annotations) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area})
+        for (x1, y1, x2, y2), score in zip(one.boxes, one.scores, strict=True):
+            results.append(place | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+    truth = lvis.LVIS.__new__(lvis.LVIS)
+    truth.logger = logging.getLogger("lvis")
+    truth.dataset = {
+        "images": [{"id": number, **held} for number, held in enumerate(told.values(), start=1)],
+        "categories": [{"id": number, "frequency": frequency[label]} for number, label in enumerate(labels, start=1)],
+        "annotations": annotations,
+    }
+    truth._create_index()
+    if not results:  # it refuses an empty list, so it gets a box of no area far outside
+        place = {"image_id": annotations[0]["image_id"], "category_id": annotations[0]["category_id"]}
+        results = [place | {"bbox": [-9, -9, 0, 0], "score": 0.0}]
+    evaluation = lvis.LVISEval(truth, lvis.LVISResults(truth, results, max_dets=300), "bbox")
+    evaluation.run()
+    return {LVIS_NAMES[name]: float(value) for name, value in evaluation.get_results().items() if value >= 0}
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(box_questions(crowds=False), st.tuples(*[st.booleans()] * 15), st.tuples(*[st.sampled_from("rcf")] * 3))
+def test_numbers_of_any_sets_are_those_of_lvis_api(
+    questions: list[BoxQuestion], exhaustive: tuple[bool, ...], frequencies: tuple[str, ...]
+) -> None:
+    pytest.importorskip("lvis", reason="lvis-api wants OpenCV, so it is not among the pinned packages")
+    questions = [replace(one, exhaustive=flag) for one, flag in zip(questions, exhaustive, strict=False)]
+    frequency = dict(zip("abc", frequencies, strict=True))
+    found = average_precision(questions, frequency=frequency).values
+    if any(one.targets for one in questions):
+        assert found == pytest.approx(lvis_reference(questions, frequency), abs=1e-9)
 
 
 def test_the_published_example_of_coco_gives_its_published_numbers(shared_data: Path) -> None:

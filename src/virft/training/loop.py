@@ -1,4 +1,4 @@
-"""A whole GRPO run: steps from where it stands to the end, logged, saved, stoppable."""
+"""A whole training run: steps from where it stands to the end, logged, saved, stoppable."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
+
+import torch
+from torch import nn
 
 from virft.errors import RunStopped
-from virft.grpo.trainer import GRPOTrainer, best_and_worst
 from virft.training.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from virft.training.progress import Progress, step_line
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.step import StepReport
 from virft.types import Sample
 
 
@@ -51,8 +54,22 @@ LookAt = Callable[[Sample, int, int], Sample]
 """A sample as it is seen in a step (the second argument) at a place of it (the third)."""
 
 
-def run_grpo(
-    trainer: GRPOTrainer,
+class Trainer(Protocol):
+    """What a run needs of a trainer: weights and optimizer to save, and steps."""
+
+    @property
+    def policy(self) -> nn.Module: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+
+    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
+        """One optimizer step."""
+        ...
+
+
+def run_training(
+    trainer: Trainer,
     batch: Callable[[int], Sequence[Sample]],
     run: RunFolder,
     settings: LoopSettings,
@@ -115,7 +132,8 @@ def run_grpo(
             done = number + 1
             last = done == settings.num_steps
             run.append(METRICS, rounded(report.metrics))
-            run.append(ROLLOUTS, best_and_worst(report.groups, number))
+            if report.shown is not None:
+                run.append(ROLLOUTS, report.shown)
             run.append(TIMINGS, {"step": number, **{k: round(v, 4) for k, v in report.timings.items()}})
             if validate is not None and (last or (settings.validate_every and done % settings.validate_every == 0)):
                 if look_into(number, done) and keep_best is not None:

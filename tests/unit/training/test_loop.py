@@ -15,9 +15,9 @@ import pytest
 from toy_training import question, toy_trainer
 from virft.config import Config, DataConfig, RunConfig
 from virft.errors import RunStopped
-from virft.grpo.loop import LoopSettings, rounded, run_grpo
 from virft.grpo.trainer import GRPOTrainer
 from virft.training.checkpoint import checkpoints
+from virft.training.loop import LoopSettings, rounded, run_training
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
 
 QUESTIONS = [question(id) for id in "abcde"]
@@ -37,7 +37,7 @@ def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = Non
     """The lines that a run said."""
     said: list[str] = []
     others = {name: more.pop(name, None) for name in ("validate", "look_at", "keep_best")}
-    run_grpo(
+    run_training(
         trainer or toy_trainer(),
         lambda step: [QUESTIONS[(2 * step + place) % len(QUESTIONS)] for place in range(2)],
         open_run(folder, resume=resume),

@@ -1,0 +1,31 @@
+"""What one optimizer step did, whatever it learnt from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """``metrics`` are deterministic; ``timings`` are seconds per stage; ``shown``: a record to look into, or None."""
+
+    metrics: Mapping[str, float]
+    timings: Mapping[str, float]
+    shown: Mapping[str, Any] | None = None
+
+
+class Stopwatch:
+    """Seconds per stage: ``lap("reward")`` books the time since the last lap."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap under ``stage``."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
+        self._since = now
