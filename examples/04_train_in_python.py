@@ -29,7 +29,7 @@ def main(steps: int = 3) -> None:
             run=RunConfig(dir=str(Path(folder) / "run")),
         )
         trainer = make_trainer(config, load_for_training(config))
-        questions = open_training_data(config)
+        questions = open_training_data(config, batch_size=config.grpo.prompts_per_step)
         for number in range(steps):
             report = trainer.step(number, questions.batch(number))
             print(f"step {number + 1}: reward {report.metrics['reward']:.2f}, "

@@ -19,11 +19,11 @@ import torch
 from accelerate import PartialState
 
 from virft.boxes import BoxSpace
-from virft.config import AugmentConfig, Config
+from virft.config import AugmentConfig, Config, GRPOConfig, SFTConfig
 from virft.data.images import load_image
 from virft.data.store import Store
 from virft.data.views import ViewRange, viewer
-from virft.errors import ConfigError, ModelError
+from virft.errors import ConfigError, DataError
 from virft.evaluation.predict import predict
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
@@ -31,7 +31,7 @@ from virft.evaluation.score import score_predictions
 from virft.grpo.rollout import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.generator import GenerationParams
-from virft.models.hf_generator import HFGenerator
+from virft.models.hf_generator import HFGenerator, stop_token_ids
 from virft.models.load import LoadedModel, load_model
 from virft.models.logprobs import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
@@ -39,6 +39,8 @@ from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.prompts import question_of, read_template
 from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
+from virft.sft.trainer import SFTTrainer
+from virft.tasks import TASKS
 from virft.training.loop import LookAt, LoopSettings
 from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
@@ -62,16 +64,13 @@ def is_main_process() -> bool:
 def load_for_training(config: Config) -> LoadedModel:
     """The config's model with its trained and frozen parts set. Trained weights are float32 whatever the dtype.
 
-    A folder of adapters is refused: new adapters on top of it, or none, would not be what it says.
+    Adapters in a folder are merged first: they are where training starts, and under LoRA what the reference is.
     """
     lora = config.model.train == "lora"
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" and lora else torch.float32
     loaded = load_model(config.model.path, dtype=dtype, pixels=(config.model.min_pixels, config.model.max_pixels))
     if loaded.adapters is not None:
-        raise ModelError(
-            f"model.path: {config.model.path} holds adapters; expected a whole model "
-            "(PEFT's merge_and_unload makes one of both)"
-        )
+        loaded.merge_adapters()
     loaded.model.to(device())
     if lora:
         loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
@@ -150,18 +149,8 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
             thinking_by_origin={name: one.thinking for name, one in grader.by_origin.items()},
         ),
         grader=grader,
-        optimizer=make_optimizer(
-            policy.parameters(),
-            weight_decay=config.grpo.weight_decay,
-            fast=_fast_names(config, loaded, names),
-        ),
-        learning_rate_at=partial(
-            learning_rate,
-            peak=config.grpo.learning_rate,
-            num_steps=config.grpo.steps,
-            warmup_steps=config.grpo.warmup_steps,
-            schedule=config.grpo.schedule,
-        ),
+        optimizer=_make_optimizer(config.grpo, loaded, policy, names),
+        learning_rate_at=_learning_rate_of(config.grpo),
         settings=GRPOSettings(
             group_size=config.grpo.group_size,
             kl_coef=config.grpo.kl_coef,
@@ -186,20 +175,90 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
     )
 
 
-def _fast_names(config: Config, loaded: LoadedModel, names: Iterable[str]) -> FastRows | None:
+def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ()) -> SFTTrainer:
+    """The supervised trainer of a config around a loaded model, asked as ``make_trainer``'s is. ``names``: as there."""
+    policy = make_policy(loaded, temperature=1.0)
+    thinking_by_origin = {name: part.thinking for name, part in config.mixture.items() if part.thinking is not None}
+    end = end_token_id(loaded)
+
+    def answer_ids(sample: Sample, rendered: RenderedPrompt) -> list[int]:
+        thinking = thinking_by_origin.get(sample.origin, config.prompt.thinking)
+        text = TASKS[sample.task].render_for(
+            sample,
+            space=loaded.family.box_space,
+            resized=rendered.prompt.images[sample.target_image].resized,
+            thinking_text=sample.rationale if thinking else None,
+        )
+        return [*loaded.tokenizer(text, add_special_tokens=False).input_ids, end]
+
+    return SFTTrainer(
+        policy=policy,
+        render=make_renderer(
+            loaded,
+            template=config.prompt.template,
+            thinking=config.prompt.thinking,
+            thinking_by_origin=thinking_by_origin,
+        ),
+        answer_ids=answer_ids,
+        optimizer=_make_optimizer(config.sft, loaded, policy, names),
+        learning_rate_at=_learning_rate_of(config.sft),
+        max_grad_norm=config.sft.max_grad_norm,
+        microbatch_tokens=config.sft.microbatch_tokens,
+        feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        device=device(),
+        autocast=_autocast(config),
+    )
+
+
+def require_rationales(config: Config, data: Iterable[Sample]) -> None:
+    """``DataError`` where a sample is to be learnt with thinking and says nothing that could be thought."""
+    for sample in data:
+        own = config.mixture[sample.origin].thinking if sample.origin else None
+        if (config.prompt.thinking if own is None else own) and sample.rationale is None:
+            raise DataError(
+                f"sample {sample.id} has no rationale, which supervised training with thinking needs; "
+                "expected one in every sample (virft build rows), or prompt.thinking = false"
+            )
+
+
+def end_token_id(loaded: LoadedModel) -> int:
+    """What ends an answer: the tokenizer's end token if sampling stops there, else the first at which it does."""
+    stops = stop_token_ids(loaded.model)
+    own = loaded.tokenizer.eos_token_id
+    return own if own in stops else min(stops)
+
+
+def _make_optimizer(
+    settings: GRPOConfig | SFTConfig, loaded: LoadedModel, policy: Policy, names: Iterable[str]
+) -> torch.optim.Optimizer:
+    fast = _fast_names(settings.name_lr_scale, loaded, names)
+    return make_optimizer(policy.parameters(), weight_decay=settings.weight_decay, fast=fast)
+
+
+def _learning_rate_of(settings: GRPOConfig | SFTConfig) -> Callable[[int], float]:
+    return partial(
+        learning_rate,
+        peak=settings.learning_rate,
+        num_steps=settings.steps,
+        warmup_steps=settings.warmup_steps,
+        schedule=settings.schedule,
+    )
+
+
+def _fast_names(scale: float, loaded: LoadedModel, names: Iterable[str]) -> FastRows | None:
     """The tokens of the names, at the start of a text and behind a space."""
-    if config.grpo.name_lr_scale == 1:
+    if scale == 1:
         return None
     texts = [text for name in sorted(set(names)) for text in (name, f" {name}")]
     ids = {token for text in texts for token in loaded.tokenizer(text, add_special_tokens=False).input_ids}
     table = loaded.model.get_input_embeddings().weight
-    return FastRows(table, torch.tensor(sorted(ids)), config.grpo.name_lr_scale)
+    return FastRows(table, torch.tensor(sorted(ids)), scale)
 
 
-def loop_settings(config: Config) -> LoopSettings:
-    """The config's lengths and intervals."""
+def loop_settings(config: Config, *, num_steps: int) -> LoopSettings:
+    """The config's intervals, for a run of so many steps."""
     return LoopSettings(
-        num_steps=config.grpo.steps,
+        num_steps=num_steps,
         save_every=config.run.save_every,
         keep_checkpoints=config.run.keep_checkpoints,
         log_every=config.run.log_every,

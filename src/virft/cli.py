@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--limit", type=_at_least_one, metavar="N", default=60, help="questions at most, evenly spread")
     _add_export(verbs)
     _add_grpo(verbs)
+    _add_sft(verbs)
     _add_predict(verbs)
     _add_presence(verbs)
     _add_score(verbs)
@@ -227,6 +228,13 @@ def _add_grpo(verbs: _Verbs) -> None:
     verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: grpo.steps=10")
     verb.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     verb.add_argument("--dry-run", action="store_true", help="print the settings and the expected cost, and stop")
+
+
+def _add_sft(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "sft", "fine-tune a model on the right answers of a data set", function="sft")
+    verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md), as for grpo")
+    verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: sft.steps=10")
+    verb.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
 
 def _add_predict(verbs: _Verbs) -> None:

@@ -249,6 +249,27 @@ class GRPOConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SFTConfig(_Section):
+    """``[sft]``: supervised fine-tuning by ``virft sft``, with model, data, prompts and views of the other tables."""
+
+    steps: int = _setting(100, help="Optimizer steps of the run.", unit="steps", at_least=1)
+    samples_per_step: int = _setting(16, help="Samples with their right answers.", unit="samples", at_least=1)
+    learning_rate: float = _setting(
+        1e-5, help="Peak learning rate of AdamW. LoRA wants about 1e-4.", above=0, at_most=1
+    )
+    name_lr_scale: float = _setting(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
+    schedule: Literal["linear", "constant", "cosine"] = _setting(
+        "cosine", help="Path of the learning rate after the warm-up; `linear` and `cosine` end at 0."
+    )
+    warmup_steps: int = _setting(0, help="The learning rate rises from 0 over these.", unit="steps", at_least=0)
+    weight_decay: float = _setting(0.0, help="Of AdamW.", at_least=0, at_most=1)
+    max_grad_norm: float = _setting(1.0, help="Gradients are scaled down to this norm.", above=0)
+    microbatch_tokens: int = _setting(
+        4096, help="Row tokens of one forward and backward; bounds memory, not the result.", unit="tokens", at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig(_Section):
     """``[run]``: where files go, and how often."""
 
@@ -279,6 +300,7 @@ class Config(_Section):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
     run: RunConfig
 
     def __post_init__(self) -> None:
@@ -404,7 +426,8 @@ def without_effect(config: Config) -> dict[str, str]:
         for name in ("lora_rank", "lora_alpha"):
             reasons[f"model.{name}"] = f'it needs model.train = "lora", which is "{config.model.train}"'
     else:
-        reasons["grpo.name_lr_scale"] = 'with model.train = "lora" embeddings are not trained'
+        for section in ("grpo", "sft"):
+            reasons[f"{section}.name_lr_scale"] = 'with model.train = "lora" embeddings are not trained'
     if config.grpo.updates_per_batch == 1:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:
@@ -434,9 +457,10 @@ def first_conflict(config: Config) -> str | None:
     low, high = config.model.min_pixels, config.model.max_pixels
     if low is not None and high is not None and low > high:
         return f"model.min_pixels is {low}; expected at most model.max_pixels, which is {high}"
-    warmup, steps = config.grpo.warmup_steps, config.grpo.steps
-    if warmup >= steps:
-        return f"grpo.warmup_steps is {warmup}; expected less than grpo.steps, which is {steps}"
+    for section, part in (("grpo", config.grpo), ("sft", config.sft)):
+        if part.warmup_steps >= part.steps:
+            warmup, steps = part.warmup_steps, part.steps
+            return f"{section}.warmup_steps is {warmup}; expected less than {section}.steps, which is {steps}"
     return None
 
 

@@ -17,6 +17,7 @@ from virft.errors import ConfigError, DataError
 from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
 
 if TYPE_CHECKING:
+    from virft.config import Config
     from virft.data.annotations import Skipped
     from virft.data.sampling import SplitPlan
 
@@ -471,53 +472,27 @@ def score(
 
 def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, dry_run: bool = False) -> None:
     """Reinforce a model as a config file says; the trained model lands in ``run.dir/model``."""
-    from virft.config_file import load
+    from virft.config_file import dump, load
 
     settings = load(config, overrides).config
-    if dry_run:
-        from virft.config_file import dump
-
-        print(dump(settings), end="")
-    from virft.data.training_data import open_training_data
-    from virft.training.run import RunFolder, require_free, run_card
-
-    data = open_training_data(settings)
     if not dry_run:
-        require_free(settings, resume=resume, data_hash=data.hash)
-    data.check()
-    from virft.assembly import (
-        estimate,
-        load_for_training,
-        loop_settings,
-        make_look_at,
-        make_trainer,
-        source_commit,
-        validator,
-    )
-    from virft.training.loop import run_training
-
-    loaded = load_for_training(settings)
-    trainer = make_trainer(settings, loaded, (sample.query for sample in data))
-    if dry_run:
-        print(estimate(settings, trainer, next(iter(data))))
+        _train(settings, "grpo", resume=resume)
         return
-    validate = validator(settings, loaded)
-    card = run_card(commit=source_commit(), data_hash=data.hash, model=settings.model.path)
-    run = RunFolder.open(settings, resume=resume, card=card)
-    run_training(
-        trainer,
-        data.batch,
-        run,
-        loop_settings(settings),
-        say=_say,
-        validate=validate,
-        look_at=make_look_at(settings),
-        keep_best=partial(loaded.save, run.folder / "best") if settings.run.keep_best else None,
-    )
-    loaded.save(run.folder / "model")
-    _say(f"the trained model: {run.folder / 'model'}")
-    if (run.folder / "best").exists():
-        _say(f"the best one by validation: {run.folder / 'best'}")
+    print(dump(settings), end="")
+    from virft.assembly import estimate, load_for_training, make_trainer
+    from virft.train import training_data
+
+    data = training_data(settings, "grpo")
+    data.check()
+    trainer = make_trainer(settings, load_for_training(settings), (sample.query for sample in data))
+    print(estimate(settings, trainer, next(iter(data))))
+
+
+def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
+    """Fine-tune a model on the right answers, as a config file says; it lands in ``run.dir/model``."""
+    from virft.config_file import load
+
+    _train(load(config, overrides).config, "sft", resume=resume)
 
 
 def predict(
@@ -635,6 +610,15 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
             bars[0].update(done - bars[0].n)
 
         yield show
+
+
+def _train(config: Config, trainer: Literal["grpo", "sft"], *, resume: bool) -> None:
+    from virft.train import BEST, train
+
+    model = train(config, trainer, resume=resume, say=_say)
+    _say(f"the trained model: {model}")
+    if (best := model.with_name(BEST)).exists():
+        _say(f"the best one by validation: {best}")
 
 
 def _say(line: str) -> None:

@@ -105,12 +105,12 @@ def run_quickstart(
     _require_free(out, seed=seed, resume=resume)
     say(f"drawing {SHOTS} images of each of {len(class_names('novel'))} new classes, and the tests")
     write_data(out / "data", seed=seed, renamed=renamed)
-    train = open_training_data(config)
+    train = open_training_data(config, batch_size=config.grpo.prompts_per_step)
     train.check()
     run = RunFolder.open(
         config,
         resume=resume,
-        card=run_card(commit=source_commit(), data_hash=train.hash, model=TINY_NAME),
+        card=run_card(trainer="grpo", commit=source_commit(), data_hash=train.hash, model=TINY_NAME),
     )
     scores = {"base": _scores_of("base", TINY_NAME, out, say)}
     final = run.folder / "model"
@@ -122,7 +122,7 @@ def run_quickstart(
             make_trainer(config, loaded, (sample.query for sample in train)),
             train.batch,
             run,
-            loop_settings(config),
+            loop_settings(config, num_steps=config.grpo.steps),
             say=say,
             look_at=make_look_at(config),
         )

@@ -154,6 +154,7 @@ class Sample:
     neither right nor wrong. ``exhaustive``: false where some objects are not marked, so a further box may be right.
     These four are for scores, no reward sees them. ``asked``: false where a protocol leaves the question out, though
     there is something to find: it is then missed. ``origin``: the set it comes from, in a run on several.
+    ``rationale``: what one may think before the answer; supervised training with thinking needs it.
     """
 
     id: str
@@ -171,6 +172,7 @@ class Sample:
     exhaustive: bool = True
     asked: bool = True
     origin: str = ""
+    rationale: str | None = None
 
     @property
     def target_size(self) -> ImageSize:

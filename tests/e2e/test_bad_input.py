@@ -144,14 +144,6 @@ def test_a_model_folder_without_weights_is_told(
     assert not (tmp_path / "run").exists()
 
 
-def test_adapters_cannot_be_trained_on(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert virft("grpo", write_config(tmp_path, scenes / "train"), "model.train=lora", "grpo.steps=1") == 0
-    capsys.readouterr()
-    model = tmp_path / "run" / "model"
-    assert virft("grpo", tmp_path / "config.toml", f"model.path={model}", f"run.dir={tmp_path / 'b'}") == 2
-    assert capsys.readouterr().err.startswith(f"virft: model.path: {model} holds adapters; expected a whole model")
-
-
 def test_a_folder_with_other_files_is_not_written_into(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

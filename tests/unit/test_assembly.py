@@ -203,8 +203,8 @@ def test_a_reward_that_cannot_be_is_told_with_its_section() -> None:
 
 
 def test_the_loop_follows_the_settings() -> None:
-    settings = config(grpo=GRPOConfig(steps=7))
-    loop = loop_settings(replace(settings, run=RunConfig(dir="r", save_every=4, keep_checkpoints=5, log_every=6)))
+    settings = config(run=RunConfig(dir="r", save_every=4, keep_checkpoints=5, log_every=6))
+    loop = loop_settings(settings, num_steps=7)
     assert loop.num_steps == 7
     assert (loop.save_every, loop.keep_checkpoints, loop.log_every, loop.validate_every) == (4, 5, 6, 0)
 

@@ -11,7 +11,7 @@ from virft.errors import DataError
 from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, Sample, Target, TaskName
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
-_OPTIONAL = {"target_image", "question", "asked"}
+_OPTIONAL = {"target_image", "question", "rationale", "asked"}
 _TARGET_KEYS = {
     TaskName.DETECTION: ({"boxes"}, {"areas", "crowd", "exhaustive"}),
     TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
@@ -56,6 +56,8 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
         record["target_image"] = sample.target_image
     if sample.question is not None:
         record["question"] = sample.question
+    if sample.rationale is not None:
+        record["rationale"] = sample.rationale
     if not sample.asked:
         record["asked"] = False
     return record
@@ -80,7 +82,7 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
     target_image = record.get("target_image", 0)
     if type(target_image) is not int or not 0 <= target_image < len(paths):
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
-    question = record.get("question")
+    question, rationale = record.get("question"), record.get("rationale")
     target = record["target"]
     size = sizes[target_image]
     return Sample(
@@ -95,6 +97,7 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
         polygons=_polygons(target.get("polygons", []), where=where),
         areas=_areas(target, where=where),
         exhaustive=_bool(target.get("exhaustive", True), "target.exhaustive", where=where),
+        rationale=None if rationale is None else _text(rationale, "rationale", where=where),
         asked=_bool(record.get("asked", True), "asked", where=where),
         crowd=tuple(_box(box, size, where=where) for box in _list(target.get("crowd", []), "crowd", where=where)),
     )

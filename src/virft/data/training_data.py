@@ -79,12 +79,12 @@ class TrainingData:
         return replace(sample, id=f"{name}/{sample.id}", origin=name)
 
 
-def open_training_data(config: Config) -> TrainingData:
-    """What a run trains on: ``data.train``, or the sets of its mixture."""
+def open_training_data(config: Config, *, batch_size: int) -> TrainingData:
+    """What a run trains on: ``data.train``, or the sets of its mixture. ``batch_size``: samples of a step."""
     weights: dict[str, float] = {}
     if config.data.train is not None:
         stores = {"": Store(config.data.train)}
     else:
         stores = {name: Store(part.data) for name, part in config.mixture.items()}
         weights = {name: part.weight for name, part in config.mixture.items()}
-    return TrainingData(stores, weights=weights, batch_size=config.grpo.prompts_per_step, seed=config.seed)
+    return TrainingData(stores, weights=weights, batch_size=batch_size, seed=config.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import shutil
@@ -38,7 +39,10 @@ CARD = "virft_card.json"
 
 @dataclass(kw_only=True, slots=True)
 class LoadedModel:
-    """A model with everything needed to ask it. ``adapters`` is set under LoRA; ``model`` holds its layers too."""
+    """A model with everything needed to ask it. ``adapters`` is set under LoRA; ``model`` holds its layers too.
+
+    ``was_merged``: adapters were merged into it after loading, so its weights are in no folder.
+    """
 
     model: Any
     tokenizer: Any
@@ -47,6 +51,13 @@ class LoadedModel:
     folder: Path | None
     adapters: PeftModel | None = None
     card: dict[str, Any]
+    was_merged: bool = False
+
+    def merge_adapters(self) -> None:
+        """Make the adapters part of the weights: of what was a base and its change, one model remains."""
+        assert self.adapters is not None
+        self.model = self.adapters.merge_and_unload()
+        self.adapters, self.was_merged = None, True
 
     def freeze_vision(self) -> None:
         """No gradient for the vision tower and its projector."""
@@ -74,13 +85,16 @@ class LoadedModel:
     def save(self, folder: Path) -> None:
         """An ordinary Hugging Face folder: weights (or PEFT adapters), tokenizer and processor files.
 
-        It appears whole or not at all, and replaces what was there.
+        Adapters on top of merged ones are saved as a whole model: their base is in no folder. It appears whole or not
+        at all, and replaces what was there.
         """
         new = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         if self.adapters is None:
             self.model.save_pretrained(new)
+        elif self.was_merged:
+            copy.deepcopy(self.adapters).merge_and_unload().save_pretrained(new)
         else:
             # Embeddings have no adapters; left to itself, PEFT asks the hub for the base model to find that out.
             self.adapters.save_pretrained(str(new), save_embedding_layers=False)

@@ -12,6 +12,6 @@ def require_finite(name: str, value: float, step: int) -> float:
     if not math.isfinite(value):
         raise RunError(
             f"step {step}: {name} is {value}; the weights are unchanged since the step before. "
-            "Resume from the last checkpoint with a smaller grpo.learning_rate"
+            "Resume from the last checkpoint with a smaller learning rate"
         )
     return value

@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 
 
 def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, rest: str) -> str:
-    """A log line of a step: reward and parts, what went wrong, KL, time.
+    """A log line of a step: reward and parts (or the loss, without rewards), what went wrong, KL, time.
 
     >>> step_line({"step": 0, "reward": 1.5, "reward_iou": 0.5, "reward_format": 1.0, "unreadable_frac": 0.02},
     ...           num_steps=9, seconds=2.0, rest="0:16 left")
@@ -57,8 +57,10 @@ def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, r
         for name, value in sorted(metrics.items())
         if name.startswith("reward_")
     )
-    line = f"step {metrics['step'] + 1:.0f}/{num_steps}  reward {metrics['reward']:.2f} ({parts})"
-    line += f"  unreadable {metrics['unreadable_frac']:.0%}"
+    line = f"step {metrics['step'] + 1:.0f}/{num_steps}"
+    if "reward" not in metrics:
+        return f"{line}  loss {metrics['loss']:.4f}  {seconds:.1f} s  {rest}"
+    line += f"  reward {metrics['reward']:.2f} ({parts})  unreadable {metrics['unreadable_frac']:.0%}"
     if metrics.get("truncated_frac"):
         line += f"  truncated {metrics['truncated_frac']:.0%}"
     if "kl" in metrics:

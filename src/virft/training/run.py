@@ -29,7 +29,7 @@ class RunFolder:
     @classmethod
     def open(cls, config: Config, *, resume: bool, card: Mapping[str, Any]) -> RunFolder:
         """The folder of ``config.run.dir``, new or to be resumed; refused as ``require_free`` says."""
-        require_free(config, resume=resume, data_hash=card["data_hash"])
+        require_free(config, resume=resume, data_hash=card["data_hash"], trainer=card["trainer"])
         run = cls(Path(config.run.dir))
         if not (run.folder / CONFIG).exists():
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -61,11 +61,11 @@ class RunFolder:
             new.rename(path)
 
 
-def require_free(config: Config, *, resume: bool, data_hash: str) -> None:
+def require_free(config: Config, *, resume: bool, data_hash: str, trainer: str) -> None:
     """``RunError`` unless ``config.run.dir`` can be written by this run. Touches nothing.
 
     It holds a run and ``resume`` is off; or a run of another config, of which the first setting that differs is
-    named; or a run on other data; or other files.
+    named; or a run on other data, or of another ``trainer`` ("grpo" or "sft"); or other files.
     """
     folder = Path(config.run.dir)
     if (folder / CONFIG).exists():
@@ -76,12 +76,14 @@ def require_free(config: Config, *, resume: bool, data_hash: str) -> None:
                 f"{folder}: holds a run of another config: {difference.in_words('there', 'now')}; "
                 "resume with the same settings, or name another run.dir"
             )
-        started = json.loads((folder / CARD).read_text(encoding="utf-8"))["data_hash"]
-        if started != data_hash:
+        started = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if started["data_hash"] != data_hash:
             raise RunError(
-                f"{folder}: was started on other data (hash {started[:12]}, now {data_hash[:12]}); "
+                f"{folder}: was started on other data (hash {started['data_hash'][:12]}, now {data_hash[:12]}); "
                 "expected data.train as it was, or another run.dir"
             )
+        if started["trainer"] != trainer:
+            raise RunError(f"{folder}: holds a run of `virft {started['trainer']}`; name another run.dir")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: is not empty and holds no run; name another run.dir")
 
@@ -94,10 +96,11 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def run_card(*, commit: str | None, data_hash: str, model: str) -> dict[str, Any]:
+def run_card(*, trainer: str, commit: str | None, data_hash: str, model: str) -> dict[str, Any]:
     """Where a run came from: command, commit, versions, machine, data."""
     return {
         "schema_version": SCHEMA_VERSION,
+        "trainer": trainer,
         "argv": sys.argv,
         "commit": commit,
         "virft": __version__,

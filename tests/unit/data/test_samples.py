@@ -92,7 +92,8 @@ def test_box_that_is_turned_around_is_told_as_the_guide_says() -> None:
         ({"target_image": True}, "target_image is True; expected an integer from 0 to 0"),
         (
             {"colour": "red"},
-            "colour is no key of it; expected asked, id, images, query, question, target, target_image, task",
+            "colour is no key of it; expected asked, id, images, query, question, rationale, target, target_image, "
+            "task",
         ),
     ],
 )

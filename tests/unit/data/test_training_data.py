@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import save_coco
-from virft.config import Config, DataConfig, GRPOConfig, MixtureConfig, RunConfig
+from virft.config import Config, DataConfig, MixtureConfig, RunConfig
 from virft.data.store import Store
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import DataError
@@ -81,14 +81,14 @@ def test_the_hash_says_which_sets_under_which_names(stores: dict[str, Store]) ->
 
 
 def test_a_config_names_one_set_or_several(stores: dict[str, Store]) -> None:
-    run, grpo = RunConfig(dir="r"), GRPOConfig(prompts_per_step=60)
-    one = open_training_data(Config(data=DataConfig(train=str(stores["few"].folder)), run=run, grpo=grpo))
+    run = RunConfig(dir="r")
+    one = open_training_data(Config(data=DataConfig(train=str(stores["few"].folder)), run=run), batch_size=60)
     assert [sample.origin for sample in one.batch(0)] == [""] * 60
     mixture = {
         name: MixtureConfig(data=str(store.folder), weight=4.0 if name == "few" else 1.0)
         for name, store in stores.items()
     }
-    several = open_training_data(Config(mixture=mixture, run=run, grpo=grpo))
+    several = open_training_data(Config(mixture=mixture, run=run), batch_size=60)
     assert Counter(sample.origin for sample in several.batch(0)) == {"few": 40, "cats": 10, "more": 10}
     assert len(list(several)) == 15
     several.check()
@@ -98,7 +98,7 @@ def test_a_broken_set_of_several_is_named(stores: dict[str, Store], tmp_path: Pa
     (tmp_path / "empty").mkdir()
     mixture = {"a": MixtureConfig(data=str(stores["few"].folder)), "b": MixtureConfig(data=str(tmp_path / "empty"))}
     with pytest.raises(DataError, match=r"empty: has no card\.json"):
-        open_training_data(Config(mixture=mixture, run=RunConfig(dir="r")))
+        open_training_data(Config(mixture=mixture, run=RunConfig(dir="r")), batch_size=1)
 
 
 def test_no_set_is_our_mistake() -> None:

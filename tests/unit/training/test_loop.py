@@ -30,7 +30,7 @@ def settings(**changes: int) -> LoopSettings:
 
 def open_run(folder: Path, *, resume: bool = False) -> RunFolder:
     config = Config(data=DataConfig(train="d"), run=RunConfig(dir=str(folder)))
-    return RunFolder.open(config, resume=resume, card={"data_hash": "0"})
+    return RunFolder.open(config, resume=resume, card={"data_hash": "0", "trainer": "grpo"})
 
 
 def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = None, **more: Any) -> list[str]:

@@ -19,7 +19,7 @@ def config(folder: Path, **grpo: Any) -> Config:
 
 
 def open_run(settings: Config, *, resume: bool = False, data_hash: str = "0123456789abcdef") -> RunFolder:
-    card = run_card(commit="abc", data_hash=data_hash, model="virft-tiny")
+    card = run_card(trainer="grpo", commit="abc", data_hash=data_hash, model="virft-tiny")
     return RunFolder.open(settings, resume=resume, card=card)
 
 

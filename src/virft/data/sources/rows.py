@@ -43,6 +43,7 @@ ROW_SCHEMA: dict[str, Any] = {
         "target_image": {"type": "integer", "minimum": 0, "description": "which image the target is about"},
         "query": {**_TEXT, "description": "a class name, the domain of a classification, or an expression"},
         "question": {**_TEXT, "description": "the text that is put to the model as it is, in place of a template"},
+        "rationale": {**_TEXT, "description": "what one may think before the answer, for supervised training"},
         "prompt": {
             "description": "TRL's conversational form: one user message, whose text is the question",
             "anyOf": [
@@ -205,7 +206,8 @@ def row_to_sample(row: dict[str, Any], images: Sequence[str], sizes: Sequence[Im
         "target": row["target"],
         "target_image": row.get("target_image", 0),
     }
-    return sample_from_record(record | ({} if question is None else {"question": question}), where=where)
+    further = {"question": question, "rationale": row.get("rationale")}
+    return sample_from_record(record | {k: v for k, v in further.items() if v is not None}, where=where)
 
 
 def _text_of_prompt(prompt: Any) -> str:

@@ -1,0 +1,101 @@
+"""A supervised step on packed rows equals transformers' own loss, one sample at a time, without packing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from factories import sample
+from plain_computation import make_groups
+from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
+from virft.models.families import family_of
+from virft.models.load import prepare_attention
+from virft.models.logprobs import Policy, TokenRules
+from virft.models.renderer import RenderedPrompt
+from virft.models.vision import FeatureCache
+from virft.sft.trainer import SFTTrainer
+from virft.types import ImageRef, ImageSize, Prompt
+
+RATE = 0.05
+
+
+def rendered(policy: Policy, number: int, ids: list[int], vision: Any) -> RenderedPrompt:
+    """A prompt of its own picture."""
+    size = ImageSize(4, 4)
+    return RenderedPrompt(
+        prompt=Prompt(
+            sample_id=str(number),
+            text="",
+            token_ids=tuple(ids),
+            images=(ImageRef(path=f"{number}.png", original=size, resized=size),),
+        ),
+        vision=vision,
+        positions=policy.family.prompt_positions(policy.model, torch.tensor(ids), vision),
+    )
+
+
+def plain_step(model: Any, questions: list[tuple[list[int], Any, list[int]]]) -> float:
+    """The loss that transformers computes itself of each sample alone, weighed by tokens, and one step of SGD."""
+    total = 0.0
+    num_tokens = sum(len(answer) for _, _, answer in questions)
+    for prompt, vision, answer in questions:
+        ids = torch.tensor([prompt + answer])
+        out = model(
+            input_ids=ids,
+            labels=torch.tensor([[-100] * len(prompt) + answer]),
+            pixel_values=vision.pixel_values,
+            image_grid_thw=vision.grid_thw,
+            mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
+            use_cache=False,
+        )
+        loss = out.loss * len(answer) / num_tokens
+        loss.backward()
+        total += loss.item()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= RATE * parameter.grad
+    return total
+
+
+@pytest.mark.parametrize("microbatch_tokens", [10_000, 40])
+@pytest.mark.parametrize("frozen_vision", [False, True])
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_a_step_is_that_of_the_plain_loss(model_type: str, frozen_vision: bool, microbatch_tokens: int) -> None:
+    plain = tiny_model(model_type)
+    plain.set_attn_implementation("sdpa")
+    packed = copy.deepcopy(plain)
+    family = family_of(plain.config.model_type)
+    prepare_attention(packed, family)
+    if frozen_vision:
+        for model in (plain, packed):
+            model.get_submodule(family.vision_module).requires_grad_(False)
+    questions = [
+        (ids, vision, answers[0])
+        for ids, vision, answers in [*make_groups(plain.config), *make_groups(plain.config, 1)]
+    ]
+    policy = Policy(packed, family, TokenRules())
+    prompts = [rendered(policy, number, ids, vision) for number, (ids, vision, _) in enumerate(questions)]
+    trainer = SFTTrainer(
+        policy=policy,
+        render=lambda one: prompts[int(one.id)],
+        answer_ids=lambda one, _: questions[int(one.id)][2],
+        optimizer=torch.optim.SGD([one for one in packed.parameters() if one.requires_grad], lr=0.0),
+        learning_rate_at=lambda step: RATE,
+        max_grad_norm=1e9,
+        microbatch_tokens=microbatch_tokens,
+        feature_cache=FeatureCache() if frozen_vision else None,
+    )
+    before = copy.deepcopy(plain.state_dict())
+    report = trainer.step(0, [sample(id=str(number)) for number in range(len(questions))])
+    assert report.metrics["loss"] == pytest.approx(plain_step(plain, questions), abs=1e-5)
+    moved = 0
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(packed.state_dict()[name], value, atol=1e-5, rtol=0, msg=name)
+        moved += not torch.equal(value, before[name])
+    assert moved >= 20
+    # every token of every row is a prompt's or an answer's
+    assert report.metrics["num_tokens"] == sum(len(ids) + len(answer) for ids, _, answer in questions)
