@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(verbs)
     _add_grpo(verbs)
     _add_sft(verbs)
+    _add_compare(verbs)
     _add_predict(verbs)
     _add_presence(verbs)
     _add_score(verbs)
@@ -235,6 +236,13 @@ def _add_sft(verbs: _Verbs) -> None:
     verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md), as for grpo")
     verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: sft.steps=10")
     verb.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+
+
+def _add_compare(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "compare", "train base, SFT and RFT alike, and hold them side by side", function="compare")
+    verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md) with compare.tests")
+    verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: compare.seeds=1")
+    verb.add_argument("--resume", action="store_true", help="go on with a comparison that was stopped")
 
 
 def _add_predict(verbs: _Verbs) -> None:

@@ -270,6 +270,32 @@ class SFTConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig(_Section):
+    """``[compare]``: what `virft compare` trains and holds side by side; other verbs do not read it."""
+
+    systems: tuple[str, ...] = _setting(
+        ("sft", "rft"), help="Beside the base: `sft`, `rft` (GRPO), `sft_rft` (GRPO from the SFT model)."
+    )
+    tests: tuple[str, ...] = _setting((), help="Data sets to compare on; the tuning never sees them.")
+    seeds: int = _setting(3, help="Runs of each system, with `seed` and those after it.", unit="runs", at_least=1)
+    budget: Literal["samples", "tokens", "seconds", "own"] = _setting(
+        "samples",
+        help="What SFT gets as much of as RFT took: samples and steps, tokens of prompts and answers, or seconds. "
+        "`own`: as `[sft]` says.",
+    )
+    sft_learning_rates: tuple[float, ...] = _setting(
+        (),
+        help="Tried with the first seed; the best on `data.validation` is taken. None: `sft.learning_rate`.",
+        above=0,
+    )
+    rft_learning_rates: tuple[float, ...] = _setting(
+        (),
+        help="The same for RFT: as many as for SFT, so that none is tuned more. None: `grpo.learning_rate`.",
+        above=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig(_Section):
     """``[run]``: where files go, and how often."""
 
@@ -301,6 +327,7 @@ class Config(_Section):
     reward: RewardConfig = field(default_factory=RewardConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     run: RunConfig
 
     def __post_init__(self) -> None:
@@ -461,8 +488,24 @@ def first_conflict(config: Config) -> str | None:
         if part.warmup_steps >= part.steps:
             warmup, steps = part.warmup_steps, part.steps
             return f"{section}.warmup_steps is {warmup}; expected less than {section}.steps, which is {steps}"
+    return _compare_conflict(config.compare, has_validation=config.data.validation is not None)
+
+
+def _compare_conflict(compare: CompareConfig, *, has_validation: bool) -> str | None:
+    for name in compare.systems:
+        if name not in SYSTEMS:
+            return f"compare.systems: {name!r} is none; expected some of {', '.join(SYSTEMS)}"
+    if "sft_rft" in compare.systems and not {"sft", "rft"} <= set(compare.systems):
+        return "compare.systems: sft_rft starts from sft and learns as rft does; expected both beside it"
+    sft, rft = len(compare.sft_learning_rates), len(compare.rft_learning_rates)
+    if sft != rft:
+        return f"compare: {sft} learning rates for SFT and {rft} for RFT; expected as many for both"
+    if sft > 1 and not has_validation:
+        return "compare: learning rates are chosen on data.validation, which is not set"
     return None
 
+
+SYSTEMS = ("sft", "rft", "sft_rft")
 
 _NAMED_SET = re.compile(r"mixture\.[A-Za-z0-9_-]+")
 
@@ -483,7 +526,8 @@ def _is_kind(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        item = get_args(kind)[0]
+        return isinstance(value, tuple) and all(_is_kind(one, item) for one in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(
             isinstance(name, str) and type(number) in (int, float) for name, number in value.items()
@@ -496,6 +540,8 @@ def _is_kind(value: Any, kind: Any) -> bool:
 def _numbers(value: Any) -> list[float]:
     if isinstance(value, Mapping):
         return list(value.values())
+    if isinstance(value, tuple):
+        return [one for one in value if type(one) in (int, float)]
     return [value] if type(value) in (int, float) else []
 
 
@@ -507,7 +553,7 @@ def _kind_in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
     if get_origin(kind) is tuple:
-        return "a list of strings"
+        return "a list of strings" if get_args(kind)[0] is str else "a list of numbers, each"
     if get_origin(kind) is Mapping:
         return "a table of numbers, each"
     return _WORDS[kind]

@@ -495,6 +495,18 @@ def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) ->
     _train(load(config, overrides).config, "sft", resume=resume)
 
 
+def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
+    """Train and measure base, SFT and RFT as a config file says, and say what the difference is."""
+    from virft.config_file import load
+
+    settings = load(config, overrides).config
+    from virft.compare import RESULT, compared_text, run_compare
+
+    found = run_compare(settings, resume=resume, say=_say)
+    _say(compared_text(found))
+    _say(f"all numbers: {Path(settings.run.dir) / RESULT}")
+
+
 def predict(
     *,
     model: str,

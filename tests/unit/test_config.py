@@ -119,7 +119,7 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
         data=DataConfig(train="a", validation="b"),
         run=RunConfig(dir="run", save_every=0),
     )
-    assert set(without_effect(busy)) == {"grpo.name_lr_scale", "run.keep_checkpoints"}
+    assert set(without_effect(busy)) == {"grpo.name_lr_scale", "sft.name_lr_scale", "run.keep_checkpoints"}
 
 
 def test_every_setting_has_a_value_and_a_help_text() -> None:

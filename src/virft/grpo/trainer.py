@@ -244,6 +244,8 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         **parts,
         **_rewards_by_origin(groups),
         "completion_tokens": fmean(len(one.token_ids) for one in completions),
+        "num_tokens": sum(len(group.prompt.token_ids) for group in groups)
+        + sum(len(one.token_ids) for one in completions),
         "unreadable_frac": fmean(isinstance(report.reading.answer, Unreadable) for report in reports),
         "truncated_frac": fmean(one.truncated for one in completions),
         "spread_frac": fmean(has_spread(group.rewards) for group in groups),

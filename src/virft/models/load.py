@@ -91,13 +91,14 @@ class LoadedModel:
         new = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        if self.adapters is None:
-            self.model.save_pretrained(new)
-        elif self.was_merged:
-            copy.deepcopy(self.adapters).merge_and_unload().save_pretrained(new)
-        else:
-            # Embeddings have no adapters; left to itself, PEFT asks the hub for the base model to find that out.
-            self.adapters.save_pretrained(str(new), save_embedding_layers=False)
+        with _without_progress_bars():
+            if self.adapters is None:
+                self.model.save_pretrained(new)
+            elif self.was_merged:
+                copy.deepcopy(self.adapters).merge_and_unload().save_pretrained(new)
+            else:
+                # Embeddings have no adapters; left to itself, PEFT asks the hub for the base model to find that out.
+                self.adapters.save_pretrained(str(new), save_embedding_layers=False)
         self._save_companions(new)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
@@ -142,21 +143,24 @@ def load_model(
                 f"{path}: its tokenizer has {len(tokenizer)} tokens, but images are token {placeholder}; "
                 "expected the model's own tokenizer files"
             )
+        with _without_progress_bars():
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
         return _finish(
             family=family,
-            model=_load_weights(source, dtype),
+            model=model,
             tokenizer=tokenizer,
             image_processor=_image_processor(source, pixels),
             folder=folder if is_folder else None,
         )
 
 
-def _load_weights(source: str, dtype: torch.dtype) -> Any:
-    """Without transformers' progress bars, which would stand between the lines of a run."""
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Those of transformers would stand between the lines of a run."""
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        return AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+        yield
     finally:
         if shown:
             hf_logging.enable_progress_bar()
