@@ -166,7 +166,11 @@ def _add_build(verbs: _Verbs) -> None:
     )
     scenes.add_argument("--shots", type=_at_least_one, metavar="K", help="a training set of K scenes per class")
     scenes.add_argument("--questions", type=_at_least_one, metavar="N", help="a test set of N questions")
-    scenes.add_argument("--kind", choices=("train", "same_sprites", "other_style"), default="same_sprites")
+    scenes.add_argument(
+        "--kind",
+        choices=("train", "train_other_style", "same_sprites", "other_style"),
+        help="what the scenes are drawn from (train for shots, same_sprites for questions)",
+    )
     scenes.add_argument("--negatives-frac", type=_share, help="share of questions about an absent class")
     scenes.add_argument("--size", type=_side, help="side of the images in pixels")
     scenes.add_argument("--seed", type=_not_negative, default=0)

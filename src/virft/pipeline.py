@@ -311,13 +311,16 @@ def build_scenes(
     classes: Sequence[str] = ("novel",),
     shots: int | None = None,
     questions: int | None = None,
-    kind: str = "same_sprites",
+    kind: str | None = None,
     negatives_frac: float | None = None,
     size: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """A data set of built-in scenes: ``shots`` per class to train on, or ``questions`` to test with."""
+    """A data set of built-in scenes: ``shots`` per class to train on, or ``questions`` to test with.
+
+    ``kind``: a ``SceneKind``; ``train`` for shots and ``same_sprites`` for questions if not said.
+    """
     from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
     from virft.scenes.patches import REFERENCE_SIZE
     from virft.scenes.sets import ABSENT_SHARE, SceneKind
@@ -331,9 +334,9 @@ def build_scenes(
         "overwrite": overwrite,
     }
     if shots is not None and questions is None:
-        card = write_few_shot_scenes(out, shots=shots, **common)
+        card = write_few_shot_scenes(out, shots=shots, kind=SceneKind(kind or "train"), **common)
     elif questions is not None and shots is None:
-        card = write_test_scenes(out, num_questions=questions, kind=SceneKind(kind), **common)
+        card = write_test_scenes(out, num_questions=questions, kind=SceneKind(kind or "same_sprites"), **common)
     else:
         raise ConfigError("build scenes: expected either --shots (a training set) or --questions (a test set)")
     return _close_build({str(out): card})

@@ -63,7 +63,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 21
+    assert len(leaves) == 23
     for leaf in leaves:
         function = getattr(pipeline, leaf.get_default("verb"), None)
         if function is None:

@@ -32,21 +32,30 @@ _GROUNDING_TRIES = 20
 
 
 class SceneKind(StrEnum):
-    """What a set of scenes is drawn from: training, or one of two kinds of test. Backgrounds of the tests are new."""
+    """What a set of scenes is drawn from: two kinds of training and two of test. Backgrounds of the tests are new.
+
+    Training in the other style is for tests in that style: there the few shots show what no one was taught.
+    """
 
     TRAIN = "train"
+    TRAIN_OTHER_STYLE = "train_other_style"
     SAME_SPRITES = "same_sprites"
     OTHER_STYLE = "other_style"
 
     @property
     def styles(self) -> tuple[Style, ...]:
         """The styles of the cut-outs."""
-        return TEST_STYLES if self is SceneKind.OTHER_STYLE else TRAIN_STYLES
+        return TEST_STYLES if self in (SceneKind.OTHER_STYLE, SceneKind.TRAIN_OTHER_STYLE) else TRAIN_STYLES
 
     @property
     def background_split(self) -> Split:
         """The split of the backgrounds."""
-        return Split.TRAIN if self is SceneKind.TRAIN else Split.TEST
+        return Split.TRAIN if self.is_training else Split.TEST
+
+    @property
+    def is_training(self) -> bool:
+        """Whether models may be trained on it."""
+        return self in (SceneKind.TRAIN, SceneKind.TRAIN_OTHER_STYLE)
 
 
 class SceneSample(NamedTuple):
@@ -107,6 +116,7 @@ def few_shot_set(
     classes: Sequence[str],
     shots: int,
     *,
+    kind: SceneKind = SceneKind.TRAIN,
     absent_share: float = ABSENT_SHARE,
     size: int = REFERENCE_SIZE,
 ) -> Iterator[SceneSample]:
@@ -119,7 +129,7 @@ def few_shot_set(
     num_scenes = shots * len(classes)
     num_absent = _num_absent(task, num_scenes / (1 - absent_share), absent_share)
     key = "/".join(("few_shot", task, *classes))
-    return _samples(seed, key, SceneKind.TRAIN, task, classes, num_scenes, num_absent, size)
+    return _samples(seed, key, kind, task, classes, num_scenes, num_absent, size)
 
 
 def evaluation_set(
@@ -190,7 +200,7 @@ def _scene_about(
 ) -> _SceneAbout:
     """A scene in which the answer to the question is of the class ``asked``."""
     if task is TaskName.DETECTION:
-        plan = detection_plan(rng, asked, distractors, max_count=3 if kind is SceneKind.TRAIN else 4)
+        plan = detection_plan(rng, asked, distractors, max_count=3 if kind.is_training else 4)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
         return _SceneAbout(scene, detection_question(scene, asked))
     if task is TaskName.CLASSIFICATION:

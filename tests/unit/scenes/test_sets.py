@@ -157,8 +157,8 @@ def test_an_evaluation_set_has_exactly_the_asked_number_of_questions(kind: Scene
 
 
 def test_both_kinds_of_test_use_new_photographs_and_one_a_new_style() -> None:
-    assert [kind.background_split for kind in SceneKind] == [Split.TRAIN, Split.TEST, Split.TEST]
-    assert [kind.styles for kind in SceneKind] == [TRAIN_STYLES, TRAIN_STYLES, TEST_STYLES]
+    assert [kind.background_split for kind in SceneKind] == [Split.TRAIN, Split.TRAIN, Split.TEST, Split.TEST]
+    assert [kind.styles for kind in SceneKind] == [TRAIN_STYLES, TEST_STYLES, TRAIN_STYLES, TEST_STYLES]
 
 
 def test_classification_scenes_show_one_object_of_the_asked_group() -> None:
@@ -184,4 +184,4 @@ def test_sets_of_different_kinds_have_different_layouts() -> None:
         tuple(o.box for o in next(iter(evaluation_set(0, TaskName.DETECTION, NOVEL, 4, kind))).scene.objects)
         for kind in SceneKind
     }
-    assert len(boxes) == 3
+    assert len(boxes) == 4

@@ -44,6 +44,7 @@ def write_few_shot_scenes(
     classes: Sequence[str],
     shots: int,
     seed: int,
+    kind: SceneKind = SceneKind.TRAIN,
     negatives_frac: float = ABSENT_SHARE,
     size: int,
     overwrite: bool = False,
@@ -51,10 +52,13 @@ def write_few_shot_scenes(
 ) -> dict[str, Any]:
     """A training set of ``shots`` scenes per class, with training backgrounds; returns its card.
 
-    ``renamed``: query -> another query, for a control in which names do not fit.
+    ``renamed``: query -> another query, for a control in which names do not fit. A kind for tests is a ``ConfigError``.
     """
-    scenes = few_shot_set(seed, task, classes, shots, absent_share=negatives_frac, size=size)
-    told = {"split": "train", "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
+    if not kind.is_training:
+        allowed = ", ".join(one for one in SceneKind if one.is_training)
+        raise ConfigError(f"scenes of kind {kind} are for tests; expected {allowed} with shots")
+    scenes = few_shot_set(seed, task, classes, shots, kind=kind, absent_share=negatives_frac, size=size)
+    told = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
     return _write(
         folder,
         scenes,

@@ -33,6 +33,14 @@ def test_few_shot_set_asks_each_class_so_often(tmp_path: Path) -> None:
     store.check(decode=True)
 
 
+def test_shots_may_be_drawn_in_the_other_style_but_never_from_the_tests(tmp_path: Path) -> None:
+    first, other = few_shots(tmp_path / "a"), few_shots(tmp_path / "b", kind=SceneKind.TRAIN_OTHER_STYLE)
+    assert other.card["source"]["split"] == "train_other_style"
+    assert first.card["images_hash"] != other.card["images_hash"]
+    with pytest.raises(ConfigError, match="other_style are for tests; expected train, train_other_style with shots"):
+        few_shots(tmp_path / "c", kind=SceneKind.OTHER_STYLE)
+
+
 def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     first, again, other = (few_shots(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert (first.hash, first.card["images_hash"]) == (again.hash, again.card["images_hash"])

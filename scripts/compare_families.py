@@ -1,0 +1,85 @@
+"""The four task families on the built-in world: makes their data and compares base, SFT and RFT on each.
+
+    python scripts/compare_families.py runs/families [FAMILY ..]
+
+Hours on two CPU cores; stopped by Ctrl-C, it goes on where it was. Paths are those of ``configs/compare_FAMILY.toml``,
+below the folder that is named here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from virft.cli import main as virft
+from virft.pipeline import build_scenes
+from virft.scenes.assets import class_names
+from virft.types import TaskName
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIZE = 112
+"""What ``virft-tiny`` was taught on, in pixels."""
+VALIDATION = {"questions": 96, "seed": 1}
+"""Never of the seed of a training set or a test."""
+BASE = class_names("base")
+# every fourth, so that each group of look-alikes is in both
+OTHER = BASE[::4]
+TRAINED = tuple(name for name in BASE if name not in OTHER)
+
+FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
+    "few_shot_detection": {
+        "train": {"classes": ["novel"], "shots": 4},
+        "validation": {"classes": ["novel"], "kind": "train"} | VALIDATION,
+        "same_sprites": {"classes": ["novel"], "questions": 320},
+        "other_style": {"classes": ["novel"], "questions": 320, "kind": "other_style"},
+    },
+    "base_to_novel_detection": {
+        "train": {"classes": TRAINED, "shots": 2, "kind": "train_other_style"},
+        "validation": {"classes": TRAINED, "kind": "train_other_style"} | VALIDATION,
+        "trained_classes": {"classes": TRAINED, "questions": 320, "kind": "other_style"},
+        "other_classes": {"classes": OTHER, "questions": 320, "kind": "other_style"},
+    },
+    "lookalike_classification": {
+        "train": {"classes": ["base"], "shots": 2, "kind": "train_other_style"},
+        "validation": {"classes": ["base"], "kind": "train_other_style"} | VALIDATION,
+        "test": {"classes": ["base"], "questions": 320, "kind": "other_style"},
+    },
+    "reasoning_grounding": {
+        "train": {"classes": ["base"], "shots": 2},
+        "validation": {"classes": ["base"], "kind": "train"} | VALIDATION,
+        "test": {"classes": ["base"], "questions": 320},
+    },
+}
+TASKS = {"lookalike_classification": TaskName.CLASSIFICATION, "reasoning_grounding": TaskName.GROUNDING}
+
+
+def compare_family(name: str, out: Path, overrides: list[str]) -> int:
+    """Data that are not there yet, then the comparison, from where it stands."""
+    folder = out / name
+    for part, options in FAMILIES[name].items():
+        if not (folder / part / "card.json").exists():
+            task = TASKS.get(name, TaskName.DETECTION)
+            build_scenes(out=folder / part, task=task, size=SIZE, overwrite=True, **options)
+    tests = [str(folder / part) for part in FAMILIES[name] if part not in ("train", "validation")]
+    return virft(
+        [
+            "compare",
+            str(CONFIGS / f"compare_{name}.toml"),
+            f"data.train={folder / 'train'}",
+            f"data.validation={folder / 'validation'}",
+            f"compare.tests={tests}",
+            f"run.dir={folder / 'compare'}",
+            *overrides,
+            *(["--resume"] if (folder / "compare").exists() else []),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", default=list(FAMILIES), choices=[*FAMILIES, []])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
+    given = parser.parse_args()
+    raise SystemExit(max(compare_family(name, given.out, given.set) for name in given.families or FAMILIES))
