@@ -11,7 +11,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 HEAD = """\
 # Settings
 
-`virft grpo CONFIG.toml [key=value ...]` (or `virft sft`) reads one TOML file and puts the settings of the command line over it.
+`virft grpo CONFIG.toml [key=value ...]` reads one TOML file and puts the settings of the command line over it; so do
+`virft sft` and `virft compare`.
 A value on the command line is TOML; a bare word is a string: `grpo.steps=10 model.train=lora`.
 
 A key that does not exist, has the wrong type, is out of range, or changes nothing in this run (such as
