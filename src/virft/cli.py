@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(verbs)
     _add_explain(verbs)
     _add_ask(verbs)
+    _add_app(verbs)
     return parser
 
 
@@ -302,6 +303,17 @@ def _add_ask(verbs: _Verbs) -> None:
     verb.add_argument("--seed", type=_not_negative, help="of a temperature above 0 (0 by default)")
 
 
+def _add_app(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "app", "ask in a browser; needs virft[app]", function="app")
+    verb.add_argument("model", metavar="MODEL", help="virft-tiny, a model folder such as RUN/model, or a hub id")
+    verb.add_argument("--base", metavar="MODEL", help="another model, asked the same; its answers stand beside")
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    verb.add_argument("--port", type=_port, default=7860, help="0 takes any that is free")
+    verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
+    verb.add_argument("--thinking", action="store_true", help="ask for a think block")
+    verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -322,6 +334,13 @@ def _not_negative(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number}; expected an integer of at least 0")
     return number
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{port}; expected a port from 0 to 65535")
+    return port
 
 
 def _side(text: str) -> int:

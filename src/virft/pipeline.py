@@ -640,6 +640,29 @@ def ask(
     _say(f"picture: {out}")
 
 
+def app(
+    *,
+    model: str,
+    base: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    template: str = "auto",
+    thinking: bool = False,
+    max_completion_tokens: int = 256,
+) -> None:
+    """Serve a page in which a model is asked, beside the model it was tuned from if ``base`` names that."""
+    from virft.asking.app import import_gradio, listen, serve
+
+    import_gradio()
+    with listen(host, port) as listening:
+        from virft.asking.asker import Asker
+        from virft.models.load import load_model
+
+        models = {"base": base, "tuned": model} if base is not None else {"model": model}
+        asker = partial(Asker, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
+        serve({name: asker(load_model(path)) for name, path in models.items()}, listening, say=_say)
+
+
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
     """Teach the built-in model new classes by reward, and show scores and pictures from before and after."""
     from virft.quickstart import run_quickstart

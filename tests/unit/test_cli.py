@@ -58,13 +58,13 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
     code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in ("build", "check", "look", "grpo", "predict", "score", "explain", "ask", "quickstart"):
+    for verb in ("build", "check", "look", "grpo", "predict", "score", "explain", "ask", "app", "quickstart"):
         assert verb in done.stdout
 
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 22
+    assert len(leaves) == 23
     for leaf in leaves:
         function = getattr(pipeline, leaf.get_default("verb"), None)
         if function is None:
@@ -175,6 +175,7 @@ def test_users_mistake_is_one_message(
         (("quickstart", "a", "--steps", "0"), "0; expected an integer of at least 1"),
         (("grpo", "a.toml", "--dry-run", "b=1", "--frist"), "unrecognized arguments: --frist"),
         (("ask", "a", "b", "c", "--temperature", "-1"), "-1; expected a number from 0 to 10"),
+        (("app", "a", "--port", "70000"), "70000; expected a port from 0 to 65535"),
         (("predict", "a", "b", "c", "d"), "unrecognized arguments: d"),
         (("build", "coco", "a", "b", "c", "--neg", "0.1"), "unrecognized arguments: --neg"),
     ],

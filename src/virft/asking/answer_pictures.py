@@ -47,16 +47,19 @@ def require_free(path: Path, *, image: Path, overwrite: bool) -> None:
         raise DataError(f"{path}: is there already, and no picture of an answer; use --overwrite, or name another")
 
 
-def save_picture(path: Path, answered: Answered) -> None:
+def drawn(answered: Answered) -> Image.Image:
     """The picture with the answer's boxes, or its words."""
-    picture = answered.picture
-    side = min(max(*picture.size, _SIDES[0]), _SIDES[1])
-    drawn = draw_answer(picture, None, answered.reading.answer, side=side)
+    side = min(max(*answered.picture.size, _SIDES[0]), _SIDES[1])
+    return draw_answer(answered.picture, None, answered.reading.answer, side=side)
+
+
+def save_picture(path: Path, answered: Answered) -> None:
+    """Write ``drawn`` as a PNG with our mark."""
     mark = PngInfo()
     mark.add_text(*_MARK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(path, pnginfo=mark)
+        drawn(answered).save(path, pnginfo=mark)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -26,12 +26,19 @@ class Answered:
 
 
 def in_lines(answered: Answered) -> list[str]:
-    """What the model thought, what it answers, and what stands in the way of reading it."""
+    """What the model thought, how its answer is read, and, if it cannot be, what it wrote."""
     text = answered.completion.text
     reasoning, _ = split_reasoning(text)
+    lines = [f"reasoning: {reasoning}"] if reasoning else []
+    lines += reading_lines(answered)
+    return [*lines, f"text: {text}"] if isinstance(answered.reading.answer, Unreadable) else lines
+
+
+def reading_lines(answered: Answered) -> list[str]:
+    """How the answer is read, and what stands in the way."""
     answer = answered.reading.answer
     width, height = answered.picture.size
-    lines = [f"reasoning: {reasoning}"] if reasoning else []
+    lines = []
     if answered.completion.truncated:
         lines.append(f"cut at {len(answered.completion.token_ids)} tokens: see --max-completion-tokens")
     match answer:
@@ -44,7 +51,7 @@ def in_lines(answered: Answered) -> list[str]:
         case Label(text=name):
             lines.append(f"answer: {name}")
         case Unreadable(reason=reason):
-            lines += [f"answer: unreadable: {reason}", f"text: {text}"]
+            lines.append(f"answer: unreadable: {reason}")
     return lines
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
+from PIL import Image
 
 from virft.asking.answered import Answered
 from virft.asking.questions import Question
@@ -13,7 +17,15 @@ from virft.models.hf_generator import HFGenerator
 from virft.models.load import LoadedModel
 from virft.models.noise import StepKey
 from virft.tasks import TASKS
-from virft.types import Detections, ImageSize, Sample
+from virft.types import Completion, Detections, ImageSize, Sample
+
+
+class _Seen(NamedTuple):
+    """A question's picture, and what the model is given."""
+
+    picture: Image.Image
+    sample: Sample
+    prompt: EncodedPrompt
 
 
 class Asker:
@@ -30,7 +42,7 @@ class Asker:
         seed: int = 0,
     ) -> None:
         loaded.model.to(device())
-        self._policy = make_policy(loaded, temperature=temperature or 1.0)
+        self._policy = make_policy(loaded, temperature=temperature or 1.0).eval()
         self._generator = HFGenerator(self._policy, loaded.tokenizer)
         self._render = make_renderer(loaded, template=template, thinking=thinking)
         self._params = GenerationParams(max_completion_tokens=max_completion_tokens, temperature=temperature)
@@ -44,22 +56,37 @@ class Asker:
         ``number`` tells questions apart that are asked after one another: with a temperature above 0 the same
         question may then have several answers, and the same number always has the same one.
         """
+        seen = self._look(question)
+        ((completion,),) = self._generator.generate([seen.prompt], 1, self._params, self._key(number))
+        return self._read(question, seen, completion)
+
+    def stream(self, question: Question, *, number: int = 0) -> Iterator[str | Answered]:
+        """The text so far, after every token; at last what ``answer`` gives."""
+        seen = self._look(question)
+        completion = yield from self._generator.stream(seen.prompt, self._params, self._key(number))
+        yield self._read(question, seen, completion)
+
+    def _look(self, question: Question) -> _Seen:
         picture = load_image(question.image)
         sample = _sample(question, ImageSize(*picture.size))
         rendered = self._render(sample)
         with torch.no_grad():
             (features,) = self._policy.encode_images([rendered.vision.to(device())])
-        encoded = EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features)
-        key = StepKey(seed=self._seed, step=number)
-        ((completion,),) = self._generator.generate([encoded], 1, self._params, key)
-        reading = TASKS[sample.task].read_for(
+        prompt = EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features)
+        return _Seen(picture, sample, prompt)
+
+    def _read(self, question: Question, seen: _Seen, completion: Completion) -> Answered:
+        reading = TASKS[question.task].read_for(
             completion.text,
-            sample,
+            seen.sample,
             thinking=self._thinking,
             space=self._space,
-            resized=rendered.prompt.images[0].resized,
+            resized=seen.prompt.prompt.images[0].resized,
         )
-        return Answered(question=question, picture=picture, completion=completion, reading=reading)
+        return Answered(question=question, picture=seen.picture, completion=completion, reading=reading)
+
+    def _key(self, number: int) -> StepKey:
+        return StepKey(seed=self._seed, step=number)
 
 
 def _sample(question: Question, size: ImageSize) -> Sample:
