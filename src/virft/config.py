@@ -264,6 +264,12 @@ class RunConfig(_Section):
     )
     keep_checkpoints: int = _setting(2, help="Older checkpoints are deleted.", unit="checkpoints", at_least=1)
     log_every: int = _setting(1, help="Print a line so often. Every step is logged.", unit="steps", at_least=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = _setting(
+        (), help="Show the numbers of `metrics.jsonl` in these too; each is a package that must be installed."
+    )
+    tracker_images_every: int = _setting(
+        20, help="Give the trackers drawn answers of the step so often; 0: never.", unit="steps", at_least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -409,6 +415,8 @@ def without_effect(config: Config) -> dict[str, str]:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:
         reasons["run.keep_checkpoints"] = "it needs run.save_every above 0"
+    if not config.run.trackers:
+        reasons["run.tracker_images_every"] = "it needs run.trackers"
     if config.data.validation is None and not any(part.validation for part in config.mixture.values()):
         for key in ("data.validate_every", "run.keep_best", "run.patience"):
             reasons[key] = "it needs data.validation"
@@ -459,7 +467,7 @@ def _is_kind(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        return isinstance(value, tuple) and all(_is_kind(item, get_args(kind)[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(
             isinstance(name, str) and type(number) in (int, float) for name, number in value.items()
@@ -483,7 +491,8 @@ def _kind_in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
     if get_origin(kind) is tuple:
-        return "a list of strings"
+        names = get_args(get_args(kind)[0])
+        return "a list of " + (", ".join(f'"{name}"' for name in names) if names else "strings")
     if get_origin(kind) is Mapping:
         return "a table of numbers, each"
     return _WORDS[kind]

@@ -457,7 +457,9 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
         print(dump(settings), end="")
     from virft.data.training_data import open_training_data
     from virft.training.run import RunFolder, require_free, run_card
+    from virft.training.trackers import require_installed
 
+    require_installed(settings.run.trackers)
     data = open_training_data(settings)
     if not dry_run:
         require_free(settings, resume=resume, data_hash=data.hash)
@@ -467,6 +469,7 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
         load_for_training,
         loop_settings,
         make_look_at,
+        make_trackers,
         make_trainer,
         source_commit,
         validator,
@@ -481,16 +484,18 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     validate = validator(settings, loaded)
     card = run_card(commit=source_commit(), data_hash=data.hash, model=settings.model.path)
     run = RunFolder.open(settings, resume=resume, card=card)
-    run_grpo(
-        trainer,
-        data.batch,
-        run,
-        loop_settings(settings),
-        say=_say,
-        validate=validate,
-        look_at=make_look_at(settings),
-        keep_best=partial(loaded.save, run.folder / "best") if settings.run.keep_best else None,
-    )
+    with make_trackers(settings, run.folder) as trackers:
+        run_grpo(
+            trainer,
+            data.batch,
+            run,
+            loop_settings(settings),
+            say=_say,
+            validate=validate,
+            look_at=make_look_at(settings),
+            keep_best=partial(loaded.save, run.folder / "best") if settings.run.keep_best else None,
+            trackers=trackers,
+        )
     loaded.save(run.folder / "model")
     _say(f"the trained model: {run.folder / 'model'}")
     if (run.folder / "best").exists():
