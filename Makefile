@@ -1,5 +1,6 @@
 # make demo    the built-in model learns to detect new classes, in minutes, on a CPU
 # make test    every test
+# make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
 # make check   style, types, import directions, and every test
 # Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
 
@@ -13,7 +14,10 @@ VIRFT_TEST_DATA ?= ../shared/data
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check install
+APP := .venv-app
+APP_INSTALLED := $(APP)/.installed
+
+.PHONY: demo test test-app check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -21,6 +25,11 @@ demo: $(INSTALLED)
 # Tests that need the data are skipped, and say so, where the folder does not exist.
 test: $(INSTALLED)
 	VIRFT_TEST_DATA="$(abspath $(VIRFT_TEST_DATA))" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# A place of its own: Gradio wants another Pillow than virft is tested with.
+test-app: $(APP_INSTALLED)
+	@command -v chromium >/dev/null || { echo "test-app: no chromium here; expected it on the PATH"; exit 1; }
+	$(APP)/bin/python -m pytest -m browser tests/e2e/test_app.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -36,4 +45,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(APP_INSTALLED): pyproject.toml constraints.txt constraints-app.txt
+	test -x $(APP)/bin/python || $(PYTHON) -m venv $(APP)
+	grep -v "^pillow==" constraints.txt | cat - constraints-app.txt > $(APP)/constraints.txt
+	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt torch==2.13.0
+	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt -e ".[dev,browser]"
 	touch $@

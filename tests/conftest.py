@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,24 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` are skipped where there is no accelerator."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
+    """Tests marked ``gpu`` or ``browser`` are skipped where there is none."""
+    for mark, missing in (("gpu", _without_gpu), ("browser", _without_browser)):
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and (reason := missing()):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _without_gpu() -> str:
     import torch
 
-    if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="no accelerator here"))
+    return "" if torch.cuda.is_available() else "no accelerator here"
+
+
+def _without_browser() -> str:
+    packages = [name for name in ("gradio", "playwright") if find_spec(name) is None]
+    missing = packages + [name for name in ("chromium",) if shutil.which(name) is None]
+    return f"no {missing[0]} here; make test-app" if missing else ""
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,30 @@ def read_grounding(text: str, *, thinking: bool, space: BoxSpace, original: Imag
     return Reading(text=text, well_formed=well_formed, answer=answer)
 
 
+def split_reasoning(text: str, *, unfinished: bool = False) -> tuple[str, str]:
+    """Reasoning and answer for people to read, without tags.
+
+    Reasoning is the think block and what else stands before the answer block; a text without blocks is all answer.
+    Nothing is judged here: whether the answer can be read is what a ``Reading`` says. ``unfinished``: the text is still
+    being written, and a tag that it ends inside of is left out.
+
+    >>> split_reasoning("<think>red fur</think><answer>fox</answer>")
+    ('red fur', 'fox')
+    >>> split_reasoning("<think>red fur</thi", unfinished=True)
+    ('red fur', '')
+    """
+    begun = text.rfind("<")
+    if unfinished and begun >= 0 and any(tag.startswith(text[begun:]) for tag in _TAGS if tag != text[begun:]):
+        text = text[:begun]
+    mark = next((tag for tag in (_ANSWER, _THINK_END) if tag in text), None)
+    if mark is None:
+        before, answer = (text, "") if _THINK in text else ("", text)
+    else:
+        before, _, answer = text.partition(mark)
+    reasoning = before.replace(_THINK, "").replace(_THINK_END, "")
+    return reasoning.strip(), answer.partition(_ANSWER_END)[0].strip()
+
+
 def _find_answer(text: str, thinking: bool) -> tuple[bool, tuple[int, int] | Unreadable]:
     """Whether the text is exactly the blocks asked for, and where the content of its one answer block is.
 

@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 
 from virft.boxes import BoxSpace
-from virft.config import AugmentConfig, Config, GRPOConfig, SFTConfig
+from virft.config import AugmentConfig, Config, GRPOConfig, SFTConfig, shown, values
 from virft.data.images import load_image
 from virft.data.store import Store
 from virft.data.views import ViewRange, viewer
@@ -29,7 +29,7 @@ from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
 from virft.grpo.rollout import Grader
-from virft.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.grpo.trainer import GRPOSettings, GRPOTrainer, from_worst_to_best
 from virft.models.generator import GenerationParams
 from virft.models.hf_generator import HFGenerator, stop_token_ids
 from virft.models.load import LoadedModel, load_model
@@ -37,6 +37,7 @@ from virft.models.logprobs import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.prompts import question_of, read_template
+from virft.report.pictures import draw_answer
 from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
 from virft.sft.trainer import SFTTrainer
@@ -44,9 +45,13 @@ from virft.tasks import TASKS
 from virft.training.loop import LookAt, LoopSettings
 from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
-from virft.types import Sample, Scores
+from virft.training.trackers import ShownAnswer, Trackers
+from virft.types import RolloutGroup, Sample, Scores
 
 DEFAULT_TEMPLATE = "paper"
+
+_ROLLOUT_SIDE = 336
+"""Pixels of the longer side of a picture for trackers."""
 
 
 def device() -> torch.device:
@@ -265,6 +270,40 @@ def loop_settings(config: Config, *, num_steps: int) -> LoopSettings:
         validate_every=config.data.validate_every,
         patience=config.run.patience,
     )
+
+
+def make_trackers(config: Config, folder: Path) -> Trackers:
+    """The config's trackers for a run in ``folder``, not started; none in any but the main process."""
+    return Trackers(
+        config.run.trackers if config.run.trackers and is_main_process() else (),
+        folder,
+        config={setting.key: _plain(value) for setting, value in values(config)},
+        draw=drawn_rollout,
+        images_every=config.run.tracker_images_every,
+    )
+
+
+def _plain(value: Any) -> str | int | float | bool:
+    return value if isinstance(value, str | int | float | bool) else shown(value)
+
+
+def drawn_rollout(group: RolloutGroup) -> tuple[ShownAnswer, ShownAnswer]:
+    """A group's best and worst answer, with the target, on the picture as it was seen."""
+    sample = group.sample
+    image = load_image(sample.images[sample.target_image], sample.view)
+    order = from_worst_to_best(group)
+
+    def drawn(rank: str, i: int) -> ShownAnswer:
+        report = group.reports[i]
+        return ShownAnswer(
+            rank=rank,
+            question=sample.query,
+            text=group.completions[i].text,
+            reward=report.total,
+            picture=draw_answer(image, sample.target, report.reading.answer, side=_ROLLOUT_SIDE),
+        )
+
+    return drawn("best", order[-1]), drawn("worst", order[0])
 
 
 def make_look_at(config: Config) -> LookAt | None:

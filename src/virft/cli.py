@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from virft import __version__
-from virft.errors import RunStopped, VirftError
+from virft.errors import PartlyDone, RunStopped, VirftError
 from virft.types import ImageSize, TaskName
 
+EXIT_PARTLY_DONE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as stopped:
         print(f"virft: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except PartlyDone as error:
+        print(f"virft: {error}", file=sys.stderr)
+        return EXIT_PARTLY_DONE
     except VirftError as error:
         print(f"virft: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -75,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_presence(verbs)
     _add_score(verbs)
     _add_explain(verbs)
+    _add_ask(verbs)
+    _add_app(verbs)
     return parser
 
 
@@ -317,6 +323,38 @@ def _add_explain(verbs: _Verbs) -> None:
     verb.add_argument("--thinking", action="store_true", help="a think block is expected")
 
 
+def _add_ask(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "ask", "ask a model about a picture, and draw its boxes", function="ask")
+    verb.add_argument("model", metavar="MODEL", help="virft-tiny, a model folder such as RUN/model, or a hub id")
+    verb.add_argument(
+        "image", metavar="IMAGE", help="a picture; - reads many questions from standard input, one a line"
+    )
+    verb.add_argument(
+        "question", metavar="QUESTION", nargs="?", help='a class name, a domain such as "animal", or an expression'
+    )
+    verb.add_argument("--task", type=TaskName, choices=list(TaskName), default=TaskName.DETECTION)
+    verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
+    verb.add_argument("--thinking", action="store_true", help="ask for a think block")
+    verb.add_argument("--out", type=Path, help="the picture with boxes (NAME_answer.png here); of many, their folder")
+    verb.add_argument("--overwrite", action="store_true", help="replace a file that is no picture of an answer")
+    verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
+    verb.add_argument(
+        "--temperature", type=_temperature, default=0.0, help="0: the likeliest answer; else one is drawn"
+    )
+    verb.add_argument("--seed", type=_not_negative, help="of a temperature above 0 (0 by default)")
+
+
+def _add_app(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "app", "ask in a browser; needs virft[app]", function="app")
+    verb.add_argument("model", metavar="MODEL", help="virft-tiny, a model folder such as RUN/model, or a hub id")
+    verb.add_argument("--base", metavar="MODEL", help="another model, asked the same; its answers stand beside")
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    verb.add_argument("--port", type=_port, default=7860, help="0 takes any that is free")
+    verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
+    verb.add_argument("--thinking", action="store_true", help="ask for a think block")
+    verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -346,6 +384,13 @@ def _not_negative(text: str) -> int:
     return number
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{port}; expected a port from 0 to 65535")
+    return port
+
+
 def _side(text: str) -> int:
     side = int(text)
     if side < 28:
@@ -358,6 +403,13 @@ def _share(text: str) -> float:
     if not 0.0 <= share < 1.0:
         raise argparse.ArgumentTypeError(f"{text}; expected a number of at least 0 and below 1")
     return share
+
+
+def _temperature(text: str) -> float:
+    temperature = float(text)
+    if not 0.0 <= temperature <= 10.0:
+        raise argparse.ArgumentTypeError(f"{text}; expected a number from 0 to 10")
+    return temperature
 
 
 def _size(text: str) -> ImageSize:

@@ -311,6 +311,12 @@ class RunConfig(_Section):
     )
     keep_checkpoints: int = _setting(2, help="Older checkpoints are deleted.", unit="checkpoints", at_least=1)
     log_every: int = _setting(1, help="Print a line so often. Every step is logged.", unit="steps", at_least=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = _setting(
+        (), help="Show the numbers of `metrics.jsonl` in these too; each is a package that must be installed."
+    )
+    tracker_images_every: int = _setting(
+        20, help="Give the trackers drawn answers of the step so often; 0: never.", unit="steps", at_least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -459,6 +465,8 @@ def without_effect(config: Config) -> dict[str, str]:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:
         reasons["run.keep_checkpoints"] = "it needs run.save_every above 0"
+    if not config.run.trackers:
+        reasons["run.tracker_images_every"] = "it needs run.trackers"
     if config.data.validation is None and not any(part.validation for part in config.mixture.values()):
         for key in ("data.validate_every", "run.keep_best", "run.patience"):
             reasons[key] = "it needs data.validation"
@@ -553,7 +561,10 @@ def _kind_in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
     if get_origin(kind) is tuple:
-        return "a list of strings" if get_args(kind)[0] is str else "a list of numbers, each"
+        item = get_args(kind)[0]
+        if names := get_args(item):
+            return "a list of " + ", ".join(f'"{name}"' for name in names)
+        return "a list of strings" if item is str else "a list of numbers, each"
     if get_origin(kind) is Mapping:
         return "a table of numbers, each"
     return _WORDS[kind]

@@ -33,6 +33,10 @@ class RunStopped(VirftError):
     """The user stopped a run; it was saved and can be resumed."""
 
 
+class PartlyDone(VirftError):
+    """Some of many pieces of work failed, each told in its place; the rest is done."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
     """How a message about an unknown name ends: the nearest that is known, else ``otherwise``.
 

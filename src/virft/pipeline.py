@@ -5,7 +5,9 @@ Imports stand inside the functions: a verb that needs no model must not wait for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError, DataError, PartlyDone
 from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
 
 if TYPE_CHECKING:
@@ -597,6 +599,89 @@ def presence(
         _say(f"{out / MAP}: for `virft build coco ... --ask map:{out / MAP}`")
 
 
+def ask(
+    *,
+    model: str,
+    image: str,
+    question: str | None = None,
+    task: TaskName = TaskName.DETECTION,
+    template: str = "auto",
+    thinking: bool = False,
+    out: Path | None = None,
+    overwrite: bool = False,
+    max_completion_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> None:
+    """Print a model's reasoning and answer about a picture, and write the picture with the answer's boxes.
+
+    ``image`` "-": read many questions from standard input, and print a record of JSON for each.
+    """
+    if (image == "-") != (question is None):
+        raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
+    if seed is not None and temperature == 0:
+        raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
+    from virft.asking.answer_pictures import default_path, require_free, save_picture
+    from virft.asking.answered import in_lines
+    from virft.asking.questions import make_question
+    from virft.data.images import load_image
+    from virft.prompts import read_template
+
+    if template != "auto":
+        read_template(template)
+    asked = None if question is None else make_question(image, question, task)
+    if asked is not None:
+        load_image(asked.image)
+        out = out or default_path(asked.image, Path(), set())
+        require_free(out, image=asked.image, overwrite=overwrite)
+    elif out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; with - expected a folder for the pictures")
+    from virft.asking.asker import Asker
+    from virft.asking.many import answer_lines
+    from virft.models.load import load_model
+
+    asker = Asker(
+        load_model(model),
+        template=template,
+        thinking=thinking,
+        max_completion_tokens=max_completion_tokens,
+        temperature=temperature,
+        seed=seed or 0,
+    )
+    if asked is None:
+        _print_records(answer_lines(sys.stdin.buffer, asker, task=task, folder=out or Path(), overwrite=overwrite))
+        return
+    assert out is not None
+    answered = asker.answer(asked)
+    save_picture(out, answered)
+    for line in in_lines(answered):
+        _say(line)
+    _say(f"picture: {out}")
+
+
+def app(
+    *,
+    model: str,
+    base: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    template: str = "auto",
+    thinking: bool = False,
+    max_completion_tokens: int = 256,
+) -> None:
+    """Serve a page in which a model is asked, beside the model it was tuned from if ``base`` names that."""
+    from virft.asking.app import import_gradio, listen, serve
+
+    import_gradio()
+    with listen(host, port) as listening:
+        from virft.asking.asker import Asker
+        from virft.models.load import load_model
+
+        models = {"base": base, "tuned": model} if base is not None else {"model": model}
+        asker = partial(Asker, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
+        serve({name: asker(load_model(path)) for name, path in models.items()}, listening, say=_say)
+
+
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
     """Teach the built-in model new classes by reward, and show scores and pictures from before and after."""
     from virft.quickstart import run_quickstart
@@ -640,6 +725,17 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _print_records(records: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line, each as it comes; ``PartlyDone`` in the end if some hold an error."""
+    num_records = num_errors = 0
+    for record in records:
+        _say(json.dumps(record))
+        num_records += 1
+        num_errors += "error" in record
+    if num_errors:
+        raise PartlyDone(f"{num_errors} of {num_records} lines could not be used; each has its record with an error")
+
+
 def _read_text(file: Path | None) -> str:
     """The text of a file without its last line break."""
     if file is None:
@@ -675,7 +771,6 @@ def _close_build(cards: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     Command and date go into ``build.log``, so that cards of equal builds are equal.
     """
     import shlex
-    import sys
     from datetime import UTC, datetime
 
     from virft import __version__

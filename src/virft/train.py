@@ -12,6 +12,7 @@ from virft.assembly import (
     loop_settings,
     make_look_at,
     make_sft_trainer,
+    make_trackers,
     make_trainer,
     require_rationales,
     source_commit,
@@ -22,6 +23,7 @@ from virft.data.training_data import TrainingData, open_training_data
 from virft.models.load import LoadedModel
 from virft.training.loop import Trainer, run_training
 from virft.training.run import RunFolder, require_free, run_card
+from virft.training.trackers import require_installed
 
 TrainerName = Literal["grpo", "sft"]
 
@@ -45,6 +47,7 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
 
     Nothing is written before all that can be refused was looked at.
     """
+    require_installed(config.run.trackers)
     data = training_data(config, trainer)
     require_free(config, resume=resume, data_hash=data.hash, trainer=trainer)
     data.check()
@@ -55,15 +58,17 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     validate = validator(config, loaded)
     card = run_card(trainer=trainer, commit=source_commit(), data_hash=data.hash, model=config.model.path)
     run = RunFolder.open(config, resume=resume, card=card)
-    run_training(
-        made,
-        data.batch,
-        run,
-        loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
-        say=say,
-        validate=validate,
-        look_at=make_look_at(config),
-        keep_best=partial(loaded.save, run.folder / BEST) if config.run.keep_best else None,
-    )
+    with make_trackers(config, run.folder) as trackers:
+        run_training(
+            made,
+            data.batch,
+            run,
+            loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
+            say=say,
+            validate=validate,
+            look_at=make_look_at(config),
+            keep_best=partial(loaded.save, run.folder / BEST) if config.run.keep_best else None,
+            trackers=trackers,
+        )
     loaded.save(run.folder / MODEL)
     return run.folder / MODEL

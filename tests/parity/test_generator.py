@@ -61,6 +61,22 @@ def test_sampler_logprobs_equal_the_policys(model_type):
     torch.testing.assert_close(scored, sampled, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_streamed_completion_is_the_one_that_is_generated(temperature):
+    params = GenerationParams(max_completion_tokens=12, temperature=temperature)
+    policy, encoded, _ = sample("qwen2_vl", group_size=1)
+    generator = HFGenerator(policy.eval(), Tokenizer())
+    for prompt in encoded:
+        ((whole,),) = generator.generate([prompt], 1, params, KEY)
+        stream = generator.stream(prompt, params, KEY)
+        texts = []
+        with pytest.raises(StopIteration) as end:
+            while True:
+                texts.append(next(stream))
+        assert end.value.value == whole
+        assert texts == [whole.text[:n] for n in whole.token_ends]
+
+
 def test_a_completion_does_not_depend_on_its_batch():
     _, _, together = sample("qwen2_vl", group_size=6)
     _, _, alone = sample("qwen2_vl", group_size=3, chosen=(1,))

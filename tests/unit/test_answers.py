@@ -27,6 +27,7 @@ from virft.answers import (
     render_classification,
     render_detection,
     render_grounding,
+    split_reasoning,
 )
 from virft.boxes import BoxSpace
 from virft.types import Box, Detection, Detections, ImageSize, Label, Unreadable
@@ -519,3 +520,35 @@ def test_no_text_takes_long_to_read(answer):
     grounding(answer)
     classification(answer)
     assert time.process_time() - start < 2.0  # seconds; about 0.05 when linear, minutes when not
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [
+        ("<think> red fur </think>\n<answer> fox </answer>", "red fur", "fox"),
+        ("It has red fur. <answer>fox</answer> Indeed.", "It has red fur.", "fox"),
+        ("<think>red</think> fox", "red", "fox"),
+        ("a fox", "", "a fox"),
+        ("", "", ""),
+        # while it is being written
+        ("<think>red f", "red f", ""),
+        ("<think>red fur</think>", "red fur", ""),
+        ("<think>red fur</think><answer>[{'Pos", "red fur", "[{'Pos"),
+        # the first answer block is the one that is shown; the reader takes neither
+        ("<answer>fox</answer><answer>dog</answer>", "", "fox"),
+    ],
+)
+def test_reasoning_and_answer_are_told_apart_for_people(text, reasoning, answer):
+    assert split_reasoning(text) == (reasoning, answer)
+
+
+def test_a_text_that_is_being_written_never_shows_a_piece_of_a_tag():
+    whole = "<think>a < b</think><answer>fox</answer>"
+    shown = [split_reasoning(whole[:n], unfinished=True) for n in range(len(whole) + 1)]
+    assert shown[0] == ("", "")
+    assert shown[-1] == ("a < b", "fox")
+    # each part only grows, but for a mark that turns out to begin a tag: "a <" stands while "a < b" is on its way
+    assert {answer for _, answer in shown} == {"", "f", "fo", "fox"}
+    assert {reasoning for reasoning, _ in shown} == {"", "a", "a < b", "a <"}
+    # "a <" may be the beginning of a tag, and what is left out without need comes back with the next letter
+    assert split_reasoning("<think>a <", unfinished=True) == ("a", "")

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from factories import sample
-from group_factories import prompt
+from factories import detections, reading, sample, save_picture
+from group_factories import completion, prompt
 from virft import assembly
 from virft.assembly import (
+    drawn_rollout,
     load_for_training,
     loop_settings,
     make_look_at,
     make_policy,
     make_renderer,
     make_reward_rule,
+    make_trackers,
     make_trainer,
 )
 from virft.config import (
@@ -38,7 +40,8 @@ from virft.errors import ConfigError
 from virft.models.load import LoadedModel
 from virft.models.logprobs import Policy
 from virft.models.renderer import Renderer
-from virft.types import RewardContext
+from virft.report.pictures import ANSWER_COLOUR, TARGET_COLOUR
+from virft.types import RewardContext, RewardReport, RolloutGroup, Unreadable, View
 
 
 def config(**sections: Any) -> Config:
@@ -245,3 +248,39 @@ def test_samples_are_seen_through_views_only_if_asked_for() -> None:
     assert view is not None
     assert view.contrast != 1
     assert not view.mirrored
+
+
+def test_trackers_show_settings_as_plain_values(tmp_path: Path) -> None:
+    told: dict[str, Any] = make_trackers(config(run=RunConfig(dir="r", trackers=("wandb",))), tmp_path)._config
+    assert (told["grpo.steps"], told["model.freeze_vision"], told["run.trackers"]) == (200, True, "['wandb']")
+    assert told["data.validation"] == "not set"
+    assert all(isinstance(value, str | int | float | bool) for value in told.values())
+
+
+def test_a_rollout_is_drawn_as_its_best_and_its_worst_answer_on_what_was_seen(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.png", (64, 32))
+    seen = sample(
+        detections((8, 8, 24, 24)),
+        image=str(tmp_path / "a.png"),
+        size=(64, 32),
+        view=View(crop=(0.0, 0.0, 32.0, 16.0)),
+    )
+    answers = {"<answer>no</answer>": Unreadable(reason="?"), "<answer>one</answer>": detections((32, 8, 56, 24))}
+    group = RolloutGroup(
+        sample=seen,
+        prompt=prompt(),
+        completions=tuple(completion((1,), text=text) for text in answers),
+        reports=tuple(
+            RewardReport(total=total, parts={}, reading=reading(answer))
+            for total, answer in zip((0.0, 1.5), answers.values(), strict=True)
+        ),
+        policy_step=0,
+    )
+    best, worst = drawn_rollout(group)
+    assert (best.rank, best.reward, best.text, best.question) == ("best", 1.5, "<answer>one</answer>", "fox")
+    assert (worst.rank, worst.reward) == ("worst", 0.0)
+    # 64 x 32 pixels are shown as 336 x 168: 5.25 each, so left edges are at 8 * 5.25 = 42 and 32 * 5.25 = 168
+    assert best.picture.size == worst.picture.size == (336, 168)
+    assert best.picture.getpixel((42, 84)) == worst.picture.getpixel((42, 84)) == TARGET_COLOUR
+    assert best.picture.getpixel((168, 84)) == ANSWER_COLOUR
+    assert worst.picture.getpixel((168, 84)) != ANSWER_COLOUR

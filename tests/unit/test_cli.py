@@ -44,6 +44,7 @@ def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.scenes.sets",
         "virft.tasks",
         "virft.evaluation.score",
+        "virft.asking.answer_pictures",
         "virft.config_file",
     ],
 )
@@ -57,13 +58,13 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
     code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in ("build", "check", "look", "grpo", "predict", "score", "explain", "quickstart"):
+    for verb in ("build", "check", "look", "grpo", "predict", "score", "explain", "ask", "app", "quickstart"):
         assert verb in done.stdout
 
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 23
+    assert len(leaves) == 25
     for leaf in leaves:
         function = getattr(pipeline, leaf.get_default("verb"), None)
         if function is None:
@@ -135,6 +136,12 @@ def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFi
             "virft: --target '[[1,2,3]]': 3 values in a",
         ),
         (("explain", "--file", "none", "--task", "detection", "--target", "[]"), "virft: none: cannot be read (No su"),
+        (("ask", "virft-tiny", "a.png"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
+        (("ask", "virft-tiny", "-", "fox"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
+        (("ask", "virft-tiny", "a.png", " "), "virft: the question is empty; expected a class name, a domain such as"),
+        (("ask", "virft-tiny", "none.png", "fox"), "virft: none.png: no such image"),
+        (("ask", "virft-tiny", "a.png", "fox", "--seed", "1"), "virft: --seed has no effect: it needs --temperature"),
+        (("ask", "virft-tiny", "-", "--template", "none"), "virft: prompt.template: cannot read none (No such file"),
         (("build", "scenes", "out", "--classes", "pandda", "--shots", "1"), "virft: class 'pandda' is not in the bui"),
     ],
 )
@@ -167,6 +174,8 @@ def test_users_mistake_is_one_message(
         (("build", "scenes", "a", "--shots", "1", "--size", "8"), "8; expected at least 28 pixels"),
         (("quickstart", "a", "--steps", "0"), "0; expected an integer of at least 1"),
         (("grpo", "a.toml", "--dry-run", "b=1", "--frist"), "unrecognized arguments: --frist"),
+        (("ask", "a", "b", "c", "--temperature", "-1"), "-1; expected a number from 0 to 10"),
+        (("app", "a", "--port", "70000"), "70000; expected a port from 0 to 65535"),
         (("predict", "a", "b", "c", "d"), "unrecognized arguments: d"),
         (("build", "coco", "a", "b", "c", "--neg", "0.1"), "unrecognized arguments: --neg"),
     ],

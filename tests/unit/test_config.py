@@ -79,6 +79,10 @@ def test_one_data_set_or_a_mixture_but_not_both() -> None:
         (lambda: GRPOConfig(loss="mean"), 'grpo.loss is "mean"; expected one of "sequence_mean", "token_mean", "con'),
         (lambda: ModelConfig(max_pixels=0), "model.max_pixels is 0; expected an integer of at least 1"),
         (lambda: RewardConfig(weights={"iou": -1.0}), "reward.weights is {'iou': -1.0}; expected a table of numbers"),
+        (
+            lambda: RunConfig(dir="run", trackers=("tensorbord",)),  # type: ignore[arg-type]
+            'run.trackers is [\'tensorbord\']; expected a list of "tensorboard", "wandb", "trackio"',
+        ),
         (lambda: replace(config(), seed=-1), "seed is -1; expected an integer of at least 0"),
     ],
 )
@@ -111,13 +115,14 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
         "data.validate_every",
         "run.keep_best",
         "run.patience",
+        "run.tracker_images_every",
     }
     busy = replace(
         config(),
         model=ModelConfig(train="lora"),
         grpo=GRPOConfig(updates_per_batch=2),
         data=DataConfig(train="a", validation="b"),
-        run=RunConfig(dir="run", save_every=0),
+        run=RunConfig(dir="run", save_every=0, trackers=("wandb",)),
     )
     assert set(without_effect(busy)) == {"grpo.name_lr_scale", "sft.name_lr_scale", "run.keep_checkpoints"}
 

@@ -92,7 +92,13 @@ class GRPOTrainer:
         ]
         watch.lap("update")
         metrics = {"step": number, **group_metrics(groups), **_of_updates(updates), "learning_rate": rate}
-        return GRPOReport(metrics=metrics, timings=watch.seconds, shown=best_and_worst(groups, number), groups=groups)
+        return GRPOReport(
+            metrics=metrics,
+            timings=watch.seconds,
+            shown=best_and_worst(groups, number),
+            most_different=most_different(groups),
+            groups=groups,
+        )
 
     def rehearse(self, sample: Sample) -> list[RolloutGroup]:
         """One group sampled, rewarded and run backward, without an update: what a step does, for timing."""
@@ -260,10 +266,20 @@ def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     }
 
 
+def most_different(groups: Sequence[RolloutGroup]) -> RolloutGroup:
+    """The group whose rewards differ most: the one that a step is shown by."""
+    return max(groups, key=lambda one: max(one.rewards) - min(one.rewards))
+
+
+def from_worst_to_best(group: RolloutGroup) -> list[int]:
+    """The places of a group's completions by reward; equal ones in their order."""
+    return sorted(range(len(group.completions)), key=lambda i: (group.rewards[i], i))
+
+
 def best_and_worst(groups: Sequence[RolloutGroup], number: int) -> dict[str, Any]:
     """The group that differed most, as a log record: its best and its worst completion."""
-    group = max(groups, key=lambda one: max(one.rewards) - min(one.rewards))
-    order = sorted(range(len(group.completions)), key=lambda i: (group.rewards[i], i))
+    group = most_different(groups)
+    order = from_worst_to_best(group)
 
     def shown(i: int) -> Mapping[str, Any]:
         report = group.reports[i]

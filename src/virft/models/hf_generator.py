@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,14 @@ from virft.types import Completion, FinishReason
 
 _COMPACT_BELOW = 0.85
 """Ended rows are dropped once fewer than this share of the rows is alive: dropping copies the cache."""
+
+
+class _Column(NamedTuple):
+    """A token of each row [R] that goes on: the number of its completion, the token, its log-prob."""
+
+    rows: Tensor
+    tokens: Tensor
+    logprobs: Tensor
 
 
 class HFGenerator:
@@ -41,20 +49,35 @@ class HFGenerator:
         was_training = self._policy.training
         self._policy.eval()
         try:
-            drawn = self._decode(prompts, group_size, params, key)
+            columns = list(self._columns(prompts, group_size, params, key))
         finally:
             self._policy.train(was_training)
+        drawn = self._by_completion(columns, len(prompts) * group_size)
         completions = [self._completion(*one) for one in drawn]
         return [completions[i * group_size : (i + 1) * group_size] for i in range(len(prompts))]
 
-    def _decode(
+    @torch.inference_mode()
+    def stream(self, prompt: EncodedPrompt, params: GenerationParams, key: StepKey) -> Generator[str, None, Completion]:
+        """The text so far, after every token; returned in the end, the completion that ``generate`` gives.
+
+        For a policy in ``eval()``: between two tokens anyone may come, so its mode is not changed.
+        """
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        for column in self._columns([prompt], 1, params, key):
+            tokens += column.tokens.tolist()
+            logprobs += column.logprobs.tolist()
+            yield self._decoder.text([token for token in tokens if token not in self._stop_ids])
+        return self._completion(tokens, logprobs, tokens[-1] in self._stop_ids)
+
+    def _columns(
         self,
         prompts: Sequence[EncodedPrompt],
         group_size: int,
         params: GenerationParams,
         key: StepKey,
-    ) -> list[tuple[list[int], list[float], bool]]:
-        """Token ids, log-probs and "ended by itself" of every completion."""
+    ) -> Iterator[_Column]:
+        """The next token of every completion that goes on, as often as there is one."""
         policy, limit = self._policy, params.max_completion_tokens
         cache, distribution = self.prefill(prompts, group_size, limit)
         device = distribution.device
@@ -66,10 +89,9 @@ class HFGenerator:
         stop = torch.tensor(sorted(self._stop_ids), device=device)
         rows = torch.arange(len(uniforms), device=device)  # number of the completion in each row
         ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
-        drawn: list[tuple[Tensor, Tensor, Tensor]] = []
         for step in range(limit):
             chosen = distribution.argmax(-1) if params.temperature == 0 else draw(distribution, uniforms[:, step])
-            drawn.append((rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0]))
+            yield _Column(rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0])
             ended |= torch.isin(chosen, stop)
             num_going = len(rows) - int(ended.sum())
             if step + 1 == limit or not num_going:
@@ -87,15 +109,12 @@ class HFGenerator:
                 use_cache=True,
             ).last_hidden_state[:, 0]
             distribution = policy.next_log_distribution(hidden)
-        return self._by_completion(drawn, len(prompts) * group_size)
 
-    def _by_completion(
-        self, drawn: Sequence[tuple[Tensor, Tensor, Tensor]], count: int
-    ) -> list[tuple[list[int], list[float], bool]]:
-        """Columns of (row number, token, log-prob) to completions, each cut after its end token."""
+    def _by_completion(self, columns: Sequence[_Column], count: int) -> list[tuple[list[int], list[float], bool]]:
+        """Token ids, log-probs and "ended by itself" of every completion, each cut after its end token."""
         tokens: list[list[int]] = [[] for _ in range(count)]
         logprobs: list[list[float]] = [[] for _ in range(count)]
-        for column in drawn:
+        for column in columns:
             for row, token, logprob in zip(*(part.tolist() for part in column), strict=True):
                 if not (tokens[row] and tokens[row][-1] in self._stop_ids):
                     tokens[row].append(token)
@@ -159,15 +178,16 @@ class TextDecoder:
         if not any("\ufffd" in piece for piece in pieces):
             return "".join(pieces), list(accumulate(len(piece) for piece in pieces))
         # a character of several tokens: until it is complete, its bytes decode to a replacement mark
-        text = self._text(token_ids)
-        return text, [min(len(text), len(self._text(token_ids[: i + 1]))) for i in range(len(token_ids))]
+        text = self.text(token_ids)
+        return text, [min(len(text), len(self.text(token_ids[: i + 1]))) for i in range(len(token_ids))]
 
     def _piece(self, token: int) -> str:
         if token not in self._pieces:
-            self._pieces[token] = self._text([token])
+            self._pieces[token] = self.text([token])
         return self._pieces[token]
 
-    def _text(self, token_ids: Sequence[int]) -> str:
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text alone."""
         return str(
             self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )

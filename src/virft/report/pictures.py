@@ -28,8 +28,8 @@ class BeforeAfter:
     after: Answer
 
 
-def draw_answer(image: Image.Image, target: Target, answer: Answer, *, side: int = 224) -> Image.Image:
-    """The image with target boxes in green and the answer's in red, scaled so that its longer side is ``side``."""
+def draw_answer(image: Image.Image, target: Target | None, answer: Answer, *, side: int = 224) -> Image.Image:
+    """The image with target boxes (None: not known) in green and the answer's in red; its longer side is ``side``."""
     scale = side / max(image.size)
     picture = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
     draw = ImageDraw.Draw(picture)
@@ -43,7 +43,7 @@ def draw_answer(image: Image.Image, target: Target, answer: Answer, *, side: int
     return picture
 
 
-def boxes_of(answer: Answer | Target) -> tuple[Box, ...]:
+def boxes_of(answer: Answer | Target | None) -> tuple[Box, ...]:
     """The boxes of an answer or target, if it has any."""
     if isinstance(answer, Detections):
         return tuple(item.box for item in answer.items)

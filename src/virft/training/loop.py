@@ -17,6 +17,7 @@ from virft.training.checkpoint import TrainingState, checkpoints, load_checkpoin
 from virft.training.progress import Progress, step_line
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
 from virft.training.step import StepReport
+from virft.training.trackers import Trackers
 from virft.types import Sample
 
 
@@ -78,12 +79,13 @@ def run_training(
     validate: Callable[[int], Mapping[str, float]] | None = None,
     look_at: LookAt | None = None,
     keep_best: Callable[[], None] | None = None,
+    trackers: Trackers | None = None,
 ) -> None:
     """Trains until ``num_steps``, going on from the latest checkpoint in the run folder if there is one.
 
     ``batch(step)`` gives the samples of a step, the same ones each time it is asked. ``keep_best`` is called after a
     validation whose ``score`` is higher than those of all before, the untrained model's included; after ``patience``
-    validations without that, training ends.
+    validations without that, training ends. ``trackers`` are told what the logs get; ending them is the caller's.
 
     Ctrl-C ends the run after the step in hand, saves it and raises ``RunStopped``; a second one stops at once.
     """
@@ -92,12 +94,18 @@ def run_training(
     if found := checkpoints(folder):
         state = load_checkpoint(found[-1], module=trainer.policy, optimizer=trainer.optimizer)
         say(f"going on after step {state.num_steps}")
+    num_told = 1 + max((record["step"] for record in run.records(METRICS)), default=-1)
     run.cut_logs(state.num_steps)
     progress = Progress(settings.num_steps, done=state.num_steps)
     best = _Best()
     for record in run.records(METRICS):
         if VALIDATION_SCORE in record:
             best.add(record[VALIDATION_SCORE])
+
+    def log(record: Mapping[str, float]) -> None:
+        run.append(METRICS, record)
+        if trackers is not None:
+            trackers.log(record)
 
     def save(num_steps: int) -> None:
         save_checkpoint(
@@ -112,7 +120,7 @@ def run_training(
         """Validate; whether that is the best so far."""
         assert validate is not None
         found = _named("validation", validate(num_steps))
-        run.append(METRICS, {"step": record_step, **found})
+        log({"step": record_step, **found})
         return VALIDATION_SCORE in found and best.add(found[VALIDATION_SCORE])
 
     def is_over() -> bool:
@@ -121,6 +129,8 @@ def run_training(
     if is_over():
         say(f"ended early after step {state.num_steps}: nothing to go on with")
         return
+    if trackers is not None and state.num_steps < settings.num_steps:
+        trackers.start(num_done=state.num_steps, num_told=num_told)
     if validate is not None and state.num_steps == 0:
         look_into(0, 0)
     with _stop_signal() as stop:
@@ -131,9 +141,11 @@ def run_training(
             report = trainer.step(number, samples)
             done = number + 1
             last = done == settings.num_steps
-            run.append(METRICS, rounded(report.metrics))
+            log(rounded(report.metrics))
             if report.shown is not None:
                 run.append(ROLLOUTS, report.shown)
+            if trackers is not None and report.most_different is not None:
+                trackers.show(number, report.most_different)
             run.append(TIMINGS, {"step": number, **{k: round(v, 4) for k, v in report.timings.items()}})
             if validate is not None and (last or (settings.validate_every and done % settings.validate_every == 0)):
                 if look_into(number, done) and keep_best is not None:

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from virft.types import RolloutGroup
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
-    """``metrics`` are deterministic; ``timings`` are seconds per stage; ``shown``: a record to look into, or None."""
+    """``metrics`` are deterministic; ``timings`` are seconds per stage.
+
+    Where answers were sampled, ``most_different`` is the group that differed most, and ``shown`` what is logged of it.
+    """
 
     metrics: Mapping[str, float]
     timings: Mapping[str, float]
     shown: Mapping[str, Any] | None = None
+    most_different: RolloutGroup | None = None
 
 
 class Stopwatch:

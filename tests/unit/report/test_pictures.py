@@ -39,6 +39,12 @@ def test_an_answer_of_no_boxes_is_written_below() -> None:
     assert picture.getpixel((199, 99)) == (30, 30, 30)
 
 
+def test_where_nobody_knows_what_is_right_only_the_answer_is_drawn() -> None:
+    seen = colours(draw_answer(GREY, None, detections((50, 10, 90, 40)), side=200))
+    assert ANSWER_COLOUR in seen
+    assert TARGET_COLOUR not in seen
+
+
 def test_the_image_itself_is_left_alone() -> None:
     before = GREY.tobytes()
     draw_answer(GREY, detections((1, 1, 9, 9)), Detections())

@@ -36,7 +36,7 @@ def open_run(folder: Path, *, resume: bool = False) -> RunFolder:
 def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = None, **more: Any) -> list[str]:
     """The lines that a run said."""
     said: list[str] = []
-    others = {name: more.pop(name, None) for name in ("validate", "look_at", "keep_best")}
+    others = {name: more.pop(name, None) for name in ("validate", "look_at", "keep_best", "trackers")}
     run_training(
         trainer or toy_trainer(),
         lambda step: [QUESTIONS[(2 * step + place) % len(QUESTIONS)] for place in range(2)],
@@ -208,3 +208,57 @@ def test_each_sample_is_looked_at_by_step_and_place(tmp_path: Path) -> None:
     run(tmp_path / "r", look_at=look_at, num_steps=2)
     assert asked == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert all(line["sample"].endswith(" seen") for line in lines(tmp_path / "r" / ROLLOUTS))
+
+
+class Listener:
+    """Trackers that remember."""
+
+    def __init__(self) -> None:
+        self.started: list[dict[str, int]] = []
+        self.records: list[Any] = []
+        self.shown: list[tuple[int, str]] = []
+
+    def start(self, **where: int) -> None:
+        self.started.append(where)
+
+    def log(self, record: Any) -> None:
+        self.records.append(record)
+
+    def show(self, step: int, group: Any) -> None:
+        self.shown.append((step, group.sample.id))
+
+
+def test_trackers_are_told_what_the_logs_get(tmp_path: Path) -> None:
+    listener = Listener()
+    run(tmp_path / "r", trackers=listener, validate=validating(0.3, 0.2, 0.4, 0.4, 0.5), validate_every=2)
+    assert listener.records == lines(tmp_path / "r" / METRICS)
+    assert listener.records[0] == {"step": 0, "validation_f1": 0.0, "validation_score": 0.3}
+    assert listener.shown == [(line["step"], line["sample"]) for line in lines(tmp_path / "r" / ROLLOUTS)]
+    assert listener.started == [{"num_done": 0, "num_told": 0}]
+
+
+def test_trackers_of_a_resumed_run_know_where_it_stands_and_what_they_were_told(tmp_path: Path) -> None:
+    trainer, listener = toy_trainer(), Listener()
+    step = trainer.step
+
+    def killed(number: int, samples: Any) -> Any:
+        if number == 3:
+            raise MemoryError
+        return step(number, samples)
+
+    trainer.step = killed  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        run(tmp_path / "r", trainer=trainer, save_every=2)
+    run(tmp_path / "r", resume=True, save_every=2, trackers=listener)
+    # two steps are saved, three were told
+    assert listener.started == [{"num_done": 2, "num_told": 3}]
+    assert [record["step"] for record in listener.records] == [2, 3]
+    run(tmp_path / "r", resume=True, trackers=listener)
+    assert len(listener.started) == 1, "nothing is left to tell of a finished run"
+
+
+def test_a_run_is_the_same_with_and_without_trackers(tmp_path: Path) -> None:
+    run(tmp_path / "without")
+    run(tmp_path / "with", trackers=Listener())
+    for name in (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes(), name

@@ -1,0 +1,161 @@
+"""The page in a real browser: ``make test-app``."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runs import virft
+from virft.report.pictures import ANSWER_COLOUR
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+# Notes what stands in a field every few milliseconds, faster than a test can ask.
+WATCH = """() => {
+    window.seen = [];
+    setInterval(() => {
+        const text = document.querySelector('#base-answer textarea').value;
+        if (text !== window.seen.at(-1)) window.seen.push(text);
+    }, 5);
+}"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of ``virft app``, which Ctrl-C stops though a page may be open; its uploads are gone then."""
+    place = tmp_path_factory.mktemp("uploads")
+    command = [sys.executable, "-m", "virft", "app", "virft-tiny", "--base", "virft-tiny", "--port", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(place)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        assert address.startswith("http://127.0.0.1:")
+        yield address
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stdout.read() == "stopped\n"
+    assert list(place.glob("virft-*")) == []
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"),
+            executable_path=shutil.which("chromium"),
+            headless=True,
+            args=list(FLAGS),
+            viewport={"width": 1280, "height": 900},
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: str) -> Iterator[Any]:
+    """The page, freshly opened. What it asked for is from its own host and nothing else."""
+    asked: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    answer = page.goto(server)
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith((server, "data:", "blob:"))] == []
+
+
+@pytest.fixture(scope="module")
+def dog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene with a dog in it."""
+    folder = tmp_path_factory.mktemp("dog") / "data"
+    scene = ("--classes", "dog", "--questions", 1, "--negatives-frac", 0)
+    assert virft("build", "scenes", folder, *scene) == 0
+    return next((folder / "images").iterdir())
+
+
+def ask(page: Any, query: str, *, picture: Path | None = None) -> None:
+    if picture is not None:
+        page.set_input_files("input[type=file]", picture)
+        page.locator("#base-picture img").wait_for()
+    page.get_by_label("Question").fill(query)
+    page.get_by_role("button", name="Ask").click()
+
+
+def read(page: Any, name: str) -> str:
+    """What stands in a field once it is filled."""
+    page.wait_for_function(f"document.querySelector('#{name} textarea').value !== ''")
+    return str(page.locator(f"#{name} textarea").input_value())
+
+
+def told(page: Any) -> str:
+    """The message that pops up."""
+    return str(page.get_by_test_id("toast-body").first.inner_text())
+
+
+def colours(page: Any, name: str) -> set[tuple[int, ...]]:
+    """Of an answer's picture as the browser shows it."""
+    page.locator(f"#{name} img").wait_for()
+    with Image.open(io.BytesIO(page.locator(f"#{name} img").screenshot())) as shown:
+        return {colour for _, colour in shown.convert("RGB").getcolors(1 << 24)}
+
+
+def test_answers_of_two_models_are_written_and_drawn_beside_each_other(page: Any, dog: Path, tmp_path: Path) -> None:
+    page.evaluate(WATCH)
+    ask(page, "dog", picture=dog)
+    assert ANSWER_COLOUR not in colours(page, "tuned-picture")
+    for name in ("base", "tuned"):
+        assert read(page, f"{name}-reading").startswith("answer: 1 box, in pixels of 112 x 112\n  [")
+        assert ANSWER_COLOUR in colours(page, f"{name}-picture")
+    whole = read(page, "base-answer")
+    written = [text for text in page.evaluate("window.seen") if text]
+    assert len(written) > 2, "the text must be seen growing"
+    assert all(whole.startswith(text) for text in written)
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_a_name_is_asked_for_by_the_enter_key(page: Any, dog: Path) -> None:
+    page.set_input_files("input[type=file]", dog)
+    page.locator("#base-picture img").wait_for()
+    page.get_by_label("classification", exact=True).check()
+    page.get_by_label("Question").fill("animal")
+    page.get_by_label("Question").press("Enter")
+    assert read(page, "tuned-reading").startswith("answer: ")
+
+
+def test_what_cannot_be_used_is_told_without_folders_of_the_server(page: Any, dog: Path, tmp_path: Path) -> None:
+    ask(page, "dog")
+    assert "no picture; drop one on the left" in told(page)
+    page.reload()
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
+    page.set_input_files("input[type=file]", tmp_path / "broken.jpg")
+    assert "broken.jpg: cannot be read as an image: of no format that Pillow knows" in told(page)
+    assert "/" not in told(page)
+    page.reload()
+    (tmp_path / "large.png").write_bytes(bytes(21 * 1000 * 1000))
+    page.set_input_files("input[type=file]", tmp_path / "large.png")
+    assert "maximum allowed size of 20.0" in told(page)
+    page.reload()
+    ask(page, "<|image_pad|>", picture=dog)
+    assert f"{dog.name}: the question holds 1 image placeholders of its own; expected none" in told(page)
+
+
+def test_files_of_the_server_are_not_served(page: Any, server: str) -> None:
+    for path in (__file__, Path("pyproject.toml").absolute(), "pyproject.toml"):
+        assert page.request.get(f"{server}/gradio_api/file={path}").status in (403, 404)
