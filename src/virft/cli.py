@@ -259,6 +259,11 @@ def _add_score(verbs: _Verbs) -> None:
     verb.add_argument(
         "--no-intervals", dest="intervals", action="store_false", help="leave out the bootstrap, for large sets"
     )
+    verb.add_argument(
+        "--masks",
+        metavar="SEGMENTER",
+        help="measure masks of grounding too: `box` fills the boxes; a folder or hub id of a SAM or SAM 2 model",
+    )
 
 
 def _add_explain(verbs: _Verbs) -> None:

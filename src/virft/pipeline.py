@@ -18,6 +18,8 @@ from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
 if TYPE_CHECKING:
     from virft.data.annotations import Skipped
     from virft.data.sampling import SplitPlan
+    from virft.data.store import Store
+    from virft.evaluation.masks import MaskMaker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -430,15 +432,21 @@ def explain(
     print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
 
 
-def score(*, predictions: Path, data: Path, out: Path | None = None, intervals: bool = True) -> Mapping[str, Any]:
-    """Score the texts of ``predictions`` (a file, or a run folder) against a data set; no model is needed."""
+def score(
+    *, predictions: Path, data: Path, out: Path | None = None, intervals: bool = True, masks: str | None = None
+) -> Mapping[str, Any]:
+    """Score the texts of ``predictions`` (a file, or a run folder) against a data set; no model is needed.
+
+    ``masks``: measure masks of grounding too: ``box``, the boxes filled, or a segmenter's folder or hub id.
+    """
     from virft.data.store import Store
     from virft.evaluation.predictions import find_predictions
     from virft.evaluation.score import score_predictions, scores_to_text, write_scores
 
     store = Store(data)
     path = find_predictions(predictions, data_name=store.folder.absolute().name)
-    scores = score_predictions(path, store, with_intervals=intervals)
+    with _mask_maker(masks, store) as maker:
+        scores = score_predictions(path, store, with_intervals=intervals, masks=maker)
     written = write_scores(scores, out or path.with_name("scores.json"), predictions=path)
     print(scores_to_text(scores))
     return written
@@ -585,12 +593,34 @@ def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bo
     run_quickstart(out, seed=seed, steps=steps, resume=resume, say=_say)
 
 
+@contextmanager
+def _mask_maker(named: str | None, store: Store) -> Iterator[MaskMaker | None]:
+    """How boxes become masks; a segmenter is loaded when the set is known to need it, and shows its progress."""
+    from virft.evaluation.masks import BOX, MaskMaker, require_masks
+
+    if named is None:
+        yield None
+        return
+    require_masks(store)
+    if named == BOX:
+        yield MaskMaker()
+        return
+    store.check(decode=True)
+    from virft.assembly import make_segmenter
+
+    segment = make_segmenter(named)
+    with _progress_bar("masks") as show:
+        # A folder by its name: scores name no folder of this machine.
+        name = Path(named).absolute().name if Path(named).is_dir() else named
+        yield MaskMaker(name=name, segment=segment, progress=show)
+
+
 MAP = "map.json"
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left, from the first answer on; told how many answers there are, and of how many."""
+def _progress_bar(what: str = "answers") -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left, from the first on; told how many of them there are, and of how many."""
     from tqdm import tqdm
 
     from virft.assembly import is_main_process
@@ -600,9 +630,7 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
 
         def show(done: int, total: int) -> None:
             if not bars:
-                bars.append(
-                    stack.enter_context(tqdm(total=total, desc="answers", unit="", disable=not is_main_process()))
-                )
+                bars.append(stack.enter_context(tqdm(total=total, desc=what, unit="", disable=not is_main_process())))
             bars[0].update(done - bars[0].n)
 
         yield show

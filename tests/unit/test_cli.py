@@ -44,6 +44,7 @@ def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.scenes.sets",
         "virft.tasks",
         "virft.evaluation.score",
+        "virft.masks",
         "virft.config_file",
     ],
 )

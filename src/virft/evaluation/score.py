@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from virft.data.store import Store
 from virft.errors import DataError
+from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions, read_predictions_card
 from virft.metrics.average_precision import AveragePrecision, BoxQuestion, average_precision
 from virft.metrics.bootstrap import ap_statistic, intervals, ratio_statistic
@@ -27,12 +28,15 @@ class Answered(NamedTuple):
     reading: Reading
 
 
-def score_predictions(path: Path, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
+def score_predictions(
+    path: Path, store: Store, *, with_intervals: bool = False, masks: MaskMaker | None = None
+) -> tuple[Scores, ...]:
     """One ``Scores`` per task of the data set.
 
-    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, and average precision
-    (``box_scores``). Where only some samples were asked (``--limit``), or answered so far, every number says so in its
-    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers.
+    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, average precision
+    (``box_scores``), and with ``masks`` gIoU and cIoU of grounding (``mask_scores``). Where only some samples were
+    asked (``--limit``), or answered so far, every number says so in its name: ``f1 (120 of 320)``.
+    ``with_intervals``: bootstrap over images for the headline numbers.
     """
     card = read_predictions_card(path)
     if card.data_hash != store.hash:
@@ -60,7 +64,9 @@ def score_predictions(path: Path, store: Store, *, with_intervals: bool = False)
             answered.setdefault(task.name, []).append(Answered(sample, prediction, reading))
     if predictions:
         raise DataError(f"{path}: sample {min(predictions)!r} is not in {store.folder}")
-    return tuple(_scores(name, answered[name], num_asked[name], store, with_intervals) for name in sorted(answered))
+    return tuple(
+        _scores(name, answered[name], num_asked[name], store, with_intervals, masks) for name in sorted(answered)
+    )
 
 
 def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) -> Mapping[str, Any]:
@@ -108,7 +114,14 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
     return "\n".join(lines)
 
 
-def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store: Store, with_intervals: bool) -> Scores:
+def _scores(
+    name: TaskName,
+    answered: Sequence[Answered],
+    num_asked: int,
+    store: Store,
+    with_intervals: bool,
+    masks: MaskMaker | None,
+) -> Scores:
     measured = TASKS[name].measure([(one.reading, one.sample.target) for one in answered])
     num_truncated = sum(one.prediction.finish_reason == "length" for one in answered)
     values = {**measured.values, "truncated_frac": num_truncated / len(answered)}
@@ -118,6 +131,13 @@ def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store:
         values |= precise.values
         tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
     between = _intervals(name, answered) if with_intervals else {}
+    counts = {**measured.counts, "num_truncated": num_truncated}
+    if name is TaskName.GROUNDING and masks is not None:
+        marked = [(one.sample, one.reading) for one in answered]
+        masked = mask_scores(marked, masks, with_intervals=with_intervals)
+        values |= masked.values
+        between |= masked.intervals
+        counts |= masked.counts
     incomplete = f" ({len(answered)} of {num_asked})" if len(answered) < num_asked else ""
     return Scores(
         task=name,
@@ -125,7 +145,7 @@ def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store:
         data_hash=store.hash,
         num_samples=len(answered),
         values={value_name + incomplete: value for value_name, value in values.items()},
-        counts={**measured.counts, "num_truncated": num_truncated},
+        counts=counts,
         tables={table + incomplete: rows for table, rows in tables.items()},
         intervals={value_name + incomplete: ends for value_name, ends in between.items()},
     )
