@@ -35,6 +35,7 @@ from virft.models.hf_generator import HFGenerator, stop_token_ids
 from virft.models.load import LoadedModel, load_model
 from virft.models.logprobs import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
+from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.prompts import question_of, read_template
 from virft.report.pictures import draw_answer
@@ -98,6 +99,11 @@ def make_renderer(
         return renderer.render(sample, asked)
 
     return render
+
+
+def make_segmenter(path: str) -> SamSegmenter:
+    """A promptable segmenter on this process's device."""
+    return load_segmenter(path, device=device())
 
 
 def make_policy(loaded: LoadedModel, *, temperature: float) -> Policy:

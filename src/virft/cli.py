@@ -306,6 +306,11 @@ def _add_score(verbs: _Verbs) -> None:
     verb.add_argument(
         "--against", type=Path, nargs="+", default=[], metavar="P", help="another system, a path a seed: the difference"
     )
+    verb.add_argument(
+        "--masks",
+        metavar="SEGMENTER",
+        help="measure masks of grounding too: `box` fills the boxes; a folder or hub id of a SAM or SAM 2 model",
+    )
 
 
 def _add_explain(verbs: _Verbs) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from virft.config import Config
     from virft.data.annotations import Skipped
     from virft.data.sampling import SplitPlan
+    from virft.data.store import Store
+    from virft.evaluation.masks import MaskMaker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -446,10 +448,12 @@ def score(
     class_groups: Sequence[tuple[str, Sequence[str]]] = (),
     seeds: Sequence[Path] = (),
     against: Sequence[Path] = (),
+    masks: str | None = None,
 ) -> Mapping[str, Any]:
     """Score the texts of ``predictions`` (a file, or a run folder) against a data set; no model is needed.
 
-    ``seeds``: further predictions of the same system; ``against``: those of another one.
+    ``seeds``: further predictions of the same system; ``against``: those of another one. ``masks``: measure masks of
+    grounding too: ``box``, the boxes filled, or a segmenter's folder or hub id.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.store import Store
@@ -461,8 +465,13 @@ def score(
     groups = {name: expand_class_sets(classes) for name, classes in class_groups}
     find = partial(find_predictions, data_name=store.folder.absolute().name)
     paths, others = [find(place) for place in (predictions, *seeds)], [find(place) for place in against]
-    scores = score_predictions(paths[0], store, with_intervals=intervals, class_groups=groups)
-    further = [score_predictions(path, store, class_groups=groups) for path in paths[1:]]
+    with _mask_maker(masks, store) as maker:
+        scores, *further = (
+            score_predictions(
+                path, store, with_intervals=intervals and path == paths[0], class_groups=groups, masks=maker
+            )
+            for path in paths
+        )
     comparisons = compare_predictions(others, paths, store) if others else ()
     written = write_scores(
         scores, out or paths[0].with_name("scores.json"), predictions=paths[0], comparisons=comparisons
@@ -689,12 +698,34 @@ def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bo
     run_quickstart(out, seed=seed, steps=steps, resume=resume, say=_say)
 
 
+@contextmanager
+def _mask_maker(named: str | None, store: Store) -> Iterator[MaskMaker | None]:
+    """How boxes become masks; a segmenter is loaded when the set is known to need it, and shows its progress."""
+    from virft.evaluation.masks import BOX, MaskMaker, require_masks
+
+    if named is None:
+        yield None
+        return
+    require_masks(store)
+    if named == BOX:
+        yield MaskMaker()
+        return
+    store.check(decode=True)
+    from virft.assembly import make_segmenter
+
+    segment = make_segmenter(named)
+    with _progress_bar("masks") as show:
+        # A folder by its name: scores name no folder of this machine.
+        name = Path(named).absolute().name if Path(named).is_dir() else named
+        yield MaskMaker(name=name, segment=segment, progress=show)
+
+
 MAP = "map.json"
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left, from the first answer on; told how many answers there are, and of how many."""
+def _progress_bar(what: str = "answers") -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left, from the first on; told how many of them there are, and of how many."""
     from tqdm import tqdm
 
     from virft.assembly import is_main_process
@@ -704,9 +735,7 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
 
         def show(done: int, total: int) -> None:
             if not bars:
-                bars.append(
-                    stack.enter_context(tqdm(total=total, desc="answers", unit="", disable=not is_main_process()))
-                )
+                bars.append(stack.enter_context(tqdm(total=total, desc=what, unit="", disable=not is_main_process())))
             bars[0].update(done - bars[0].n)
 
         yield show

@@ -149,11 +149,12 @@ class Sample:
     referring expression (grounding). ``question`` keeps the text of a data set that brings its own.
     ``view``: the target image is seen like this, and the target's boxes are in pixels of what is seen.
     ``polygons`` of a grounding target, each (x1, y1, x2, y2, ..) in pixels of the upright original image, view or
-    not: together they are its mask. ``areas`` of a detection target's objects in pixels (of their outlines, where the
-    source knows them; empty: of the boxes), and ``crowd``: boxes of regions with more of them, where an answer is
-    neither right nor wrong. ``exhaustive``: false where some objects are not marked, so a further box may be right.
-    These four are for scores, no reward sees them. ``asked``: false where a protocol leaves the question out, though
-    there is something to find: it is then missed. ``origin``: the set it comes from, in a run on several.
+    not, and ``rle``, COCO's compressed run lengths of the same image: together they are its mask; ``ignored``: polygons
+    where a mask is neither right nor wrong. ``areas`` of a detection target's objects in pixels (of their outlines,
+    where the source knows them; empty: of the boxes), and ``crowd``: boxes of regions with more of them, where an
+    answer is neither right nor wrong. ``exhaustive``: false where some objects are not marked, so a further box may be
+    right. These six are for scores, no reward sees them. ``asked``: false where a protocol leaves the question out,
+    though there is something to find: it is then missed. ``origin``: the set it comes from, in a run on several.
     ``rationale``: what one may think before the answer; supervised training with thinking needs it.
     """
 
@@ -167,6 +168,8 @@ class Sample:
     question: str | None = None
     view: View | None = None
     polygons: tuple[Polygon, ...] = ()
+    rle: str | None = None
+    ignored: tuple[Polygon, ...] = ()
     areas: tuple[float, ...] = ()
     crowd: tuple[Box, ...] = ()
     exhaustive: bool = True

@@ -45,6 +45,7 @@ def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.tasks",
         "virft.evaluation.score",
         "virft.asking.answer_pictures",
+        "virft.masks",
         "virft.config_file",
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from virft.boxes import XYXY
 from virft.errors import DataError
@@ -77,9 +78,10 @@ class LabelledSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expression:
-    """An expression and what it means: a box, and the polygons of its mask if they are known.
+    """An expression and what it means: a box, and its mask if it is known: polygons, or COCO's ``rle`` as it stands.
 
-    Both in pixels of the declared size of the image. ``name`` is unique in its set.
+    ``ignored``: polygons that belong neither to it nor to what is around it. All in pixels of the declared size of the
+    image. ``name`` is unique in its set.
     """
 
     name: str
@@ -87,11 +89,13 @@ class Expression:
     text: str
     box: XYXY
     polygons: tuple[Polygon, ...] = ()
+    rle: Mapping[str, Any] | None = None
+    ignored: tuple[Polygon, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferringSet:
-    """Images by name with the expressions about them, and how many shapes are to be ignored."""
+    """Images by name with the expressions about them, and how many shapes are to be ignored in all."""
 
     images: Mapping[str, AnnotatedImage]
     expressions: tuple[Expression, ...]

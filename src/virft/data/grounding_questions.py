@@ -8,10 +8,11 @@ from typing import Any
 
 from virft.boxes import box_of, clip_xyxy
 from virft.data.annotations import Expression, ReferringSet, Skipped
-from virft.data.samples import box_fault
+from virft.data.samples import box_fault, polygons_fault
 from virft.data.sampling import SplitPlan, is_trained_on, shares, shuffled
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
+from virft.errors import DataError
 from virft.types import Sample, TaskName
 
 
@@ -59,7 +60,7 @@ def write_grounding_stores(
             for name in chosen_names:
                 one = by_name[name]
                 path = writer.add_image_file(one.image, referring.images[one.image].file)
-                writer.add(_sample(path, one, looked))
+                writer.add(_sample(path, one, looked, skipped))
             told = {
                 "split": part or "all",
                 "questions": plan.questions if is_trained_on(part) else None,
@@ -83,7 +84,7 @@ def _is_usable(one: Expression, looked: UprightImages, skipped: Skipped) -> bool
     return True
 
 
-def _sample(path: str, one: Expression, looked: UprightImages) -> Sample:
+def _sample(path: str, one: Expression, looked: UprightImages, skipped: Skipped) -> Sample:
     size = looked.size(one.image)
     x1, y1, x2, y2 = clip_xyxy(looked.upright(one.image, one.box), size.width, size.height)
     return Sample(
@@ -93,5 +94,20 @@ def _sample(path: str, one: Expression, looked: UprightImages) -> Sample:
         image_sizes=(size,),
         query=one.text,
         target=box_of((round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))),
-        polygons=tuple(looked.upright_points(one.image, polygon) for polygon in one.polygons),
+        **_mask(one, looked, skipped),
     )
+
+
+def _mask(one: Expression, looked: UprightImages, skipped: Skipped) -> dict[str, Any]:
+    """The fields of the sample about its mask; none where they are no mask of its image, which is noted."""
+    polygons, ignored = (
+        tuple(looked.upright_points(one.image, polygon) for polygon in some) for some in (one.polygons, one.ignored)
+    )
+    try:
+        if fault := polygons_fault(polygons + ignored, looked.size(one.image)):
+            raise DataError(fault)
+        rle = None if one.rle is None else looked.upright_rle(one.image, one.rle, where=one.name)
+    except DataError as error:
+        skipped.note(one.name, f"{str(error).removeprefix(f'{one.name}: ')}; kept without its mask")
+        return {}
+    return {"polygons": polygons, "rle": rle, "ignored": ignored}

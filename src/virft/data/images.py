@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from virft.boxes import XYXY
 from virft.data.views import look
 from virft.errors import DataError
+from virft.masks import Mask
 from virft.types import ImageSize, View
 
 _ORIENTATION_TAG = 0x0112
@@ -92,6 +93,13 @@ def raw_to_upright(box: XYXY, raw: ImageSize, orientation: int) -> XYXY:
     if orientation in (3, 4, 6, 7):
         y1, y2 = raw.height - y2, raw.height - y1
     return (y1, x1, y2, x2) if orientation in _SIDEWAYS else (x1, y1, x2, y2)
+
+
+def raw_to_upright_mask(mask: Mask, orientation: int) -> Mask:
+    """The same for a mask."""
+    columns, rows = (-1 if orientation in mirrored else 1 for mirrored in ((2, 3, 7, 8), (3, 4, 6, 7)))
+    turned = mask[::rows, ::columns]
+    return turned.T if orientation in _SIDEWAYS else turned
 
 
 def _orientation(image: Image.Image) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from virft.boxes import XYXY, box_of, clip_xyxy
 from virft.errors import DataError
+from virft.masks import mask_to_rle, rle_to_mask
 from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, Sample, Target, TaskName
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
@@ -15,7 +17,7 @@ _OPTIONAL = {"target_image", "question", "rationale", "asked"}
 _TARGET_KEYS = {
     TaskName.DETECTION: ({"boxes"}, {"areas", "crowd", "exhaustive"}),
     TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
-    TaskName.GROUNDING: ({"box"}, {"polygons"}),
+    TaskName.GROUNDING: ({"box"}, {"polygons", "rle", "ignored"}),
 }
 
 BORDER_PX = 1.0
@@ -46,6 +48,10 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
     }
     if sample.polygons:
         record["target"]["polygons"] = [list(polygon) for polygon in sample.polygons]
+    if sample.rle is not None:
+        record["target"]["rle"] = {"size": list(sample.target_size[::-1]), "counts": sample.rle}
+    if sample.ignored:
+        record["target"]["ignored"] = [list(polygon) for polygon in sample.ignored]
     if sample.areas:
         record["target"]["areas"] = list(sample.areas)
     if sample.crowd:
@@ -94,7 +100,9 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
         target=_target(target, task, size, where=where),
         target_image=target_image,
         question=None if question is None else _text(question, "question", where=where),
-        polygons=_polygons(target.get("polygons", []), where=where),
+        polygons=_polygons(target.get("polygons", []), size, where=where),
+        ignored=_polygons(target.get("ignored", []), size, where=where),
+        rle=None if (rle := target.get("rle")) is None else rle_of(rle, size, where=where),
         areas=_areas(target, where=where),
         exhaustive=_bool(target.get("exhaustive", True), "target.exhaustive", where=where),
         rationale=None if rationale is None else _text(rationale, "rationale", where=where),
@@ -129,6 +137,55 @@ def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
     if min(x2, y2) <= 0 or x1 >= size.width or y1 >= size.height:
         return f"{shown} lies outside its image of [0, 0, {size.width}, {size.height}]"
     return None
+
+
+def polygons_fault(polygons: Sequence[Polygon], size: ImageSize) -> str | None:
+    """Why flat corners are no outlines on an image of this size; None if they are. They may reach outside by a side.
+
+    >>> polygons_fault([(1, 2, 3)], ImageSize(64, 64))
+    'polygon [1, 2, 3] is not [x1, y1, x2, y2, ..] of at least three points'
+    """
+    for points in polygons:
+        shown = f"polygon [{', '.join(f'{value:g}' for value in points):.60}]"
+        if len(points) < 6 or len(points) % 2:
+            return f"{shown} is not [x1, y1, x2, y2, ..] of at least three points"
+        if not all(map(math.isfinite, points)):
+            return f"{shown} has a number that is not finite; expected pixels of the original image"
+        for values, side in ((points[::2], size.width), (points[1::2], size.height)):
+            # The time to fill an outline grows with its length.
+            if min(values) < -side or max(values) > 2 * side:
+                return f"{shown} reaches far outside its image of [0, 0, {size.width}, {size.height}]"
+    return None
+
+
+def polygons_of(value: Any, *, where: str) -> tuple[Polygon, ...]:
+    """The outlines of a list of lists of numbers."""
+    for polygon in _list(value, "polygons", where=where):
+        if not isinstance(polygon, list) or any(type(number) not in (int, float) for number in polygon):
+            raise DataError(f"{where}: polygon {polygon!r:.60} is not [x1, y1, x2, y2, ..] of at least three points")
+    return tuple(tuple(map(float, polygon)) for polygon in value)
+
+
+def rle_of(value: Any, size: ImageSize, *, where: str) -> str:
+    """The compressed run lengths of ``{"size": [height, width], "counts": text or list}``, as COCO has it.
+
+    ``DataError`` unless they are a mask of an image of this size.
+    """
+    if not isinstance(value, Mapping) or value.keys() != {"size", "counts"}:
+        raise DataError(f"{where}: rle {value!r:.60} is not an object of size and counts")
+    if value["size"] != [size.height, size.width]:
+        raise DataError(
+            f"{where}: rle has the size {value['size']!r:.60}; expected [{size.height}, {size.width}], "
+            "height and width of its image"
+        )
+    counts = value["counts"]
+    if not isinstance(counts, str | list):
+        raise DataError(f"{where}: rle has the counts {counts!r:.60}; expected a text or a list of numbers")
+    try:
+        mask = rle_to_mask(counts, size)
+    except ValueError as error:
+        raise DataError(f"{where}: rle: {error}") from error
+    return counts if isinstance(counts, str) else mask_to_rle(mask)
 
 
 def _target_to_record(target: Target) -> dict[str, Any]:
@@ -181,13 +238,11 @@ def _box(value: Any, size: ImageSize, *, where: str) -> Box:
     return box_of(clip_xyxy((x1, y1, x2, y2), size.width, size.height))
 
 
-def _polygons(value: Any, *, where: str) -> tuple[Polygon, ...]:
-    for polygon in _list(value, "target.polygons", where=where):
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise DataError(f"{where}: polygon {polygon!r:.60} is not [x1, y1, x2, y2, ..] of at least three points")
-        if any(type(number) not in (int, float) or not math.isfinite(number) for number in polygon):
-            raise DataError(f"{where}: polygon {polygon!r:.60} has what is no finite number")
-    return tuple(tuple(map(float, polygon)) for polygon in value)
+def _polygons(value: Any, size: ImageSize, *, where: str) -> tuple[Polygon, ...]:
+    polygons = polygons_of(value, where=where)
+    if fault := polygons_fault(polygons, size):
+        raise DataError(f"{where}: {fault}")
+    return polygons
 
 
 def _areas(target: dict[str, Any], *, where: str) -> tuple[float, ...]:

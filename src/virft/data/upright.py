@@ -9,8 +9,10 @@ from typing import Any
 from virft.boxes import XYXY
 from virft.data.annotations import AnnotatedImage, Skipped
 from virft.data.duplicates import picture_hash, same_pictures, told
-from virft.data.images import StoredSize, load_image, raw_to_upright, stored_size
+from virft.data.images import StoredSize, load_image, raw_to_upright, raw_to_upright_mask, stored_size
+from virft.data.samples import rle_of
 from virft.errors import DataError
+from virft.masks import mask_to_rle, rle_to_mask
 from virft.types import ImageSize, Polygon
 
 
@@ -57,6 +59,13 @@ class UprightImages:
         """The same for an outline (x1, y1, x2, y2, ..)."""
         pairs = zip(points[::2], points[1::2], strict=True)
         return tuple(value for x, y in pairs for value in self.upright(name, (x, y, x, y))[:2])
+
+    def upright_rle(self, name: str, rle: Mapping[str, Any], *, where: str) -> str:
+        """The same for COCO's run lengths, compressed; ``DataError`` unless they are a mask of the image."""
+        if (stored := self._turned.get(name)) is None:
+            return rle_of(rle, self.size(name), where=where)
+        mask = rle_to_mask(rle_of(rle, stored.raw, where=where), stored.raw)
+        return mask_to_rle(raw_to_upright_mask(mask, stored.orientation))
 
     def _look(self, image: AnnotatedImage) -> None:
         if image.file is None:

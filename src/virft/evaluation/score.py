@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 from typing import Any
@@ -14,6 +15,7 @@ from virft.evaluation.answered import Answered, read_answered
 from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
+from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
 from virft.metrics.average_precision import AveragePrecision, average_precision
 from virft.metrics.bootstrap import intervals
@@ -25,20 +27,34 @@ RULES = 1
 """Raised when the same answers may get other numbers than before."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """What is scored beside the task's own numbers."""
+
+    intervals: bool
+    class_groups: Mapping[str, Sequence[str]]
+    masks: MaskMaker | None
+
+
 def score_predictions(
-    path: Path, store: Store, *, with_intervals: bool = False, class_groups: Mapping[str, Sequence[str]] | None = None
+    path: Path,
+    store: Store,
+    *,
+    with_intervals: bool = False,
+    class_groups: Mapping[str, Sequence[str]] | None = None,
+    masks: MaskMaker | None = None,
 ) -> tuple[Scores, ...]:
     """One ``Scores`` per task of the data set.
 
-    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, and average precision
-    (``box_scores``). Where only some samples were asked (``--limit``), or answered so far, every number says so in its
-    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers. ``class_groups``: see
-    ``group_scores``.
+    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, average precision
+    (``box_scores``), and with ``masks`` gIoU and cIoU of grounding (``mask_scores``). Where only some samples were
+    asked (``--limit``), or answered so far, every number says so in its name: ``f1 (120 of 320)``.
+    ``with_intervals``: bootstrap over images for the headline numbers. ``class_groups``: see ``group_scores``.
     """
     answered = read_answered(path, store)
+    wanted = _Wanted(intervals=with_intervals, class_groups=class_groups or {}, masks=masks)
     return tuple(
-        _scores(name, found, answered.num_questions[name], store, with_intervals, class_groups or {})
-        for name, found in answered.by_task.items()
+        _scores(name, found, answered.num_questions[name], store, wanted) for name, found in answered.by_task.items()
     )
 
 
@@ -115,8 +131,7 @@ def _scores(
     answered: Sequence[Answered],
     num_questions: int,
     store: Store,
-    with_intervals: bool,
-    class_groups: Mapping[str, Sequence[str]],
+    wanted: _Wanted,
 ) -> Scores:
     measured = TASKS[name].measure(scored_pairs(answered))
     num_truncated = sum(one.prediction.finish_reason == "length" for one in answered)
@@ -126,11 +141,18 @@ def _scores(
         precise = box_scores(answered, frequency=store.card.get("source", {}).get("frequency"))
         values |= precise.values
         tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
-    values |= group_scores(name, answered, class_groups, ap_by_class=tables.get("ap", {}))
+    values |= group_scores(name, answered, wanted.class_groups, ap_by_class=tables.get("ap", {}))
     images = images_of(answered)
     between: dict[str, tuple[float, float]] = {}
-    for statistic in headline_statistics(name, answered, images) if with_intervals else ():
+    for statistic in headline_statistics(name, answered, images) if wanted.intervals else ():
         between |= intervals(statistic, len(images))
+    counts = {**measured.counts, "num_truncated": num_truncated}
+    if name is TaskName.GROUNDING and wanted.masks is not None:
+        marked = [(one.sample, one.reading) for one in answered]
+        masked = mask_scores(marked, wanted.masks, with_intervals=wanted.intervals)
+        values |= masked.values
+        between |= masked.intervals
+        counts |= masked.counts
     incomplete = f" ({len(answered)} of {num_questions})" if len(answered) < num_questions else ""
     return Scores(
         task=name,
@@ -138,7 +160,7 @@ def _scores(
         data_hash=store.hash,
         num_samples=len(answered),
         values={value_name + incomplete: value for value_name, value in values.items()},
-        counts={**measured.counts, "num_truncated": num_truncated},
+        counts=counts,
         tables={table + incomplete: rows for table, rows in tables.items()},
         intervals={value_name + incomplete: ends for value_name, ends in between.items()},
     )

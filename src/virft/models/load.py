@@ -91,7 +91,7 @@ class LoadedModel:
         new = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        with _without_progress_bars():
+        with without_progress_bars():
             if self.adapters is None:
                 self.model.save_pretrained(new)
             elif self.was_merged:
@@ -124,11 +124,11 @@ def load_model(
     folder = tiny_folder() if path == TINY_NAME else Path(path)
     is_folder = folder.is_dir()
     if is_folder:
-        _check_folder(folder, path)
+        check_folder(folder, path)
     elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"{path}: there is no such folder; expected {_EXPECTED}")
     source = str(folder) if is_folder else path
-    with _explained(path):
+    with explained(path, expected=_EXPECTED):
         if is_folder and (folder / _ADAPTERS).exists():
             base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
             loaded = load_model(base, dtype=dtype, pixels=pixels)
@@ -143,7 +143,7 @@ def load_model(
                 f"{path}: its tokenizer has {len(tokenizer)} tokens, but images are token {placeholder}; "
                 "expected the model's own tokenizer files"
             )
-        with _without_progress_bars():
+        with without_progress_bars():
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
         return _finish(
             family=family,
@@ -155,8 +155,8 @@ def load_model(
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Those of transformers would stand between the lines of a run."""
+def without_progress_bars() -> Iterator[None]:
+    """No progress bars of transformers, which would stand between the lines of a run."""
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -167,13 +167,13 @@ def _without_progress_bars() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str, *, expected: str) -> Iterator[None]:
     """What transformers raises for files that are missing, cut or no JSON, and for hub ids it cannot reach, told."""
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: cannot be loaded: {reason}; expected {_EXPECTED}") from error
+        raise ModelError(f"{path}: cannot be loaded: {reason}; expected {expected}") from error
 
 
 def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
@@ -228,7 +228,8 @@ def _image_processor(source: str, pixels: tuple[int | None, int | None]) -> Any:
     return processor
 
 
-def _check_folder(folder: Path, path: str) -> None:
+def check_folder(folder: Path, path: str) -> None:
+    """``ModelError`` unless there are a config and weights in the folder, or adapters."""
     if (folder / _ADAPTERS).exists():
         if not any(folder.glob("adapter_model.*")):
             raise ModelError(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from virft.data.images import load_image
+from virft.masks import target_mask
 from virft.report.page import data_uri, page_around
 from virft.report.pictures import TARGET_COLOUR, boxes_of
 from virft.types import Label, Sample
@@ -29,12 +31,13 @@ def write_samples_page(samples: Iterable[Sample], *, title: str, intro: str) -> 
 
 
 def draw_target(image: Image.Image, sample: Sample, *, side: int = _SIDE) -> Image.Image:
-    """The image with the target's boxes and outlines, its longer side at most ``side``; a copy."""
+    """The image with the target's boxes and mask, its longer side at most ``side``; a copy."""
     scale = min(1.0, side / max(image.size))
     picture = image.convert("RGB").resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    draw = ImageDraw.Draw(picture, "RGBA")
-    for polygon in sample.polygons:
-        draw.polygon([scale * value for value in polygon], fill=(*TARGET_COLOUR, 90))
+    if (mask := target_mask(sample)) is not None:
+        shade = Image.fromarray(mask.astype(np.uint8) * 90).resize(picture.size)
+        picture.paste(TARGET_COLOUR, mask=shade)
+    draw = ImageDraw.Draw(picture)
     for box in boxes_of(sample.target):
         draw.rectangle([scale * value for value in box.xyxy], outline=TARGET_COLOUR, width=2)
     return picture

@@ -58,6 +58,13 @@ class Scene:
         """Width and height in pixels."""
         return ImageSize(self.image.shape[1], self.image.shape[0])
 
+    def visible_mask(self, index: int) -> NDArray[np.bool_]:
+        """Bool [H, W]: where object ``index`` was drawn and no later one covers it."""
+        mask = self.objects[index].mask
+        for later in self.objects[index + 1 :]:
+            mask &= ~later.mask
+        return mask
+
 
 class _Window(NamedTuple):
     """The part of a patch that lies in the image: slices of the image and of the patch."""

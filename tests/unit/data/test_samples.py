@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from factories import box, detections, sample
 from virft.data.samples import box_fault, sample_from_line, sample_to_line
 from virft.errors import DataError
+from virft.masks import mask_to_rle
 from virft.types import ImageSize, Label, Sample, TaskName
 
 WHERE = "coco8/samples.jsonl:17"
+EMPTY = mask_to_rle(np.zeros((48, 64)))
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -35,6 +38,8 @@ def message_of(line: str) -> str:
         sample(Label(text="cat"), task=TaskName.CLASSIFICATION),
         sample(Label(text="cat", aliases=("tom", "kitty")), task=TaskName.CLASSIFICATION, question="Who?"),
         sample(box(1.25, 2.5, 3, 4), task=TaskName.GROUNDING, query="the fox left of the hen"),
+        sample(box(1, 2, 30, 40), task=TaskName.GROUNDING, polygons=((1, 2, 30, 2, 30, 40.5), (-5, 0, 9, 0, 9, 9))),
+        sample(box(1, 2, 30, 40), task=TaskName.GROUNDING, rle=EMPTY, ignored=((0, 0, 9, 0, 9, 9),)),
         sample(query="猫 \u00a0 \u2028 ü"),
         sample(query="half a pair \udc80"),
     ],
@@ -99,6 +104,50 @@ def test_box_that_is_turned_around_is_told_as_the_guide_says() -> None:
 )
 def test_mistake_is_told_with_place_found_and_allowed(changes: dict[str, Any], message: str) -> None:
     assert message_of(json.dumps(record(**changes))).startswith(f"{WHERE}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"polygons": [[1, 2, 3, 4]]}, "polygon [1, 2, 3, 4] is not [x1, y1, x2, y2, ..] of at least three points"),
+        ({"polygons": [[1, 2, 3, 4, 5, 6, 7]]}, "polygon [1, 2, 3, 4, 5, 6, 7] is not [x1, y1, x2, y2, ..] of at"),
+        ({"polygons": [[1, 2, 3, 4, 5, "6"]]}, "polygon [1, 2, 3, 4, 5, '6'] is not [x1, y1, x2, y2, ..] of at"),
+        ({"polygons": [[1, 2, 3, 4, 5, float("inf")]]}, "polygon [1, 2, 3, 4, 5, inf] has a number that is not finite"),
+        (
+            {"polygons": [[1, 2, 1e12, 4, 5, 6]]},
+            "polygon [1, 2, 1e+12, 4, 5, 6] reaches far outside its image of [0, 0",
+        ),
+        (
+            {"ignored": [[1, -49, 3, 4, 5, 6]]},
+            "polygon [1, -49, 3, 4, 5, 6] reaches far outside its image of [0, 0, 64",
+        ),
+        ({"polygons": {"a": 1}}, "polygons is {'a': 1}; expected a list"),
+        ({"rle": "5"}, "rle '5' is not an object of size and counts"),
+        ({"rle": {"counts": [1]}}, "rle {'counts': [1]} is not an object of size and counts"),
+        (
+            {"rle": {"size": [64, 48], "counts": [64 * 48]}},
+            "rle has the size [64, 48]; expected [48, 64], height and width of its image",
+        ),
+        ({"rle": {"size": [48, 64], "counts": 7}}, "rle has the counts 7; expected a text or a list of numbers"),
+        (
+            {"rle": {"size": [48, 64], "counts": [7]}},
+            "rle: run lengths [7] are no mask of 64x48 pixels; expected whole numbers that sum to 3072",
+        ),
+        ({"rle": {"size": [48, 64], "counts": "7"}}, "rle: run lengths '7' are no mask of 64x48 pixels"),
+        ({"rle": {"size": [48, 64], "counts": [True]}}, "rle: run lengths [True] are no mask of 64x48 pixels"),
+    ],
+)
+def test_a_mask_that_is_none_is_told(mask: dict[str, Any], message: str) -> None:
+    changed = record(task="grounding", target={"box": [1, 2, 30, 40]} | mask)
+    assert message_of(json.dumps(changed)).startswith(f"{WHERE}: {message}")
+
+
+def test_run_lengths_in_a_list_are_compressed() -> None:
+    rle = {"size": [48, 64], "counts": [64 * 48]}
+    changed = record(task="grounding", target={"box": [1, 2, 30, 40], "rle": rle})
+    read = sample_from_line(json.dumps(changed), where=WHERE)
+    assert read.rle == EMPTY
+    assert json.loads(sample_to_line(read))["target"]["rle"] == {"size": [48, 64], "counts": EMPTY}
 
 
 @pytest.mark.parametrize("line", ["", "{", "[1]", "3", "null", '{"id": 1}', "\x00"])

@@ -14,6 +14,7 @@ from PIL import Image
 from factories import box, detections, sample, save_picture
 from virft.cli import main
 from virft.data.store_writer import StoreWriter
+from virft.masks import mask_to_rle
 from virft.report.pictures import TARGET_COLOUR
 from virft.report.samples import draw_target, target_in_words, write_samples_page
 from virft.types import Label, TaskName
@@ -39,6 +40,16 @@ def test_outlines_are_filled() -> None:
     drawn = np.asarray(draw_target(Image.new("RGB", (64, 48), "white"), one))
     assert tuple(drawn[20, 30]) != (255, 255, 255)
     assert tuple(drawn[45, 62]) == (255, 255, 255)
+
+
+def test_a_mask_of_run_lengths_is_shaded() -> None:
+    left = np.zeros((480, 640), dtype=bool)
+    left[:, :320] = True
+    one = sample(box(0, 0, 320, 480), task=TaskName.GROUNDING, size=(640, 480), rle=mask_to_rle(left))
+    drawn = np.asarray(draw_target(Image.new("RGB", (640, 480), "white"), one))
+    assert drawn.shape == (240, 320, 3)
+    assert tuple(drawn[120, 80]) != (255, 255, 255)
+    assert tuple(drawn[120, 240]) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_visible_frac_is_the_share_of_the_mask_that_later_objects_leave_free() -
             later = [other.mask for other in scene.objects[index + 1 :]]
             free = o.mask & ~np.any(later, axis=0) if later else o.mask
             assert o.visible_frac == pytest.approx(free.sum() / o.patch_mask.sum())
+            assert (scene.visible_mask(index) == free).all()
 
 
 def test_no_two_boxes_overlap_by_an_iou_of_04_or_more() -> None:

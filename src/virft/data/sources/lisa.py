@@ -1,7 +1,7 @@
 """ReasonSeg, the set of LISA: a JSON file beside each image, with instructions and the polygons they mean.
 
 The files are LabelMe's with a list ``text`` of instructions. All polygons labelled ``target`` together are one target;
-those labelled ``ignore`` are left out. Source: LISA (arXiv 2308.00692).
+those labelled ``ignore`` are neither in it nor around it. Source: LISA (arXiv 2308.00692).
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ def read_lisa(folder: Path, *, skipped: Skipped) -> ReferringSet:
             continue
         for inside, reason in (*empty, *broken):
             skipped.note(f"{where}: {inside}", reason)
-        num_ignored += ignored
+        num_ignored += len(ignored)
         name = image.relative_to(folder).as_posix()
         images[name] = AnnotatedImage(name=name, file=image, declared=declared_size(tree), boxes={})
         expressions += [
-            Expression(name=f"{name}:{number}", image=name, text=text, box=hull(polygons), polygons=polygons)
+            Expression(
+                name=f"{name}:{number}", image=name, text=text, box=hull(polygons), polygons=polygons, ignored=ignored
+            )
             for number, text in enumerate(texts)
         ]
     return ReferringSet(images=images, expressions=tuple(expressions), num_ignored=num_ignored)
@@ -68,22 +70,19 @@ def _instructions(tree: dict[str, Any]) -> tuple[list[str], _Faults]:
     return good, faults
 
 
-def _polygons(tree: dict[str, Any]) -> tuple[tuple[Polygon, ...], int, _Faults]:
-    """The target's polygons, and how many ignore-shapes there are."""
-    polygons: list[Polygon] = []
+def _polygons(tree: dict[str, Any]) -> tuple[tuple[Polygon, ...], tuple[Polygon, ...], _Faults]:
+    """The target's polygons, and those to be ignored."""
+    polygons: dict[str, list[Polygon]] = {TARGET: [], IGNORE: []}
     faults: _Faults = []
-    ignored = 0
     for number, shape in enumerate(tree["shapes"]):
         label = shape.get("label") if isinstance(shape, dict) else None
-        if label == IGNORE:
-            ignored += 1
-            continue
         points = points_of(shape)
-        if label != TARGET or points is None or len(points) < 6:
-            found = f"label {label!r}" if label != TARGET else "too few points" if points is not None else "no points"
+        if label not in (TARGET, IGNORE) or points is None or len(points) < 6:
+            known = label in (TARGET, IGNORE)
+            found = f"label {label!r}" if not known else "too few points" if points is not None else "no points"
             faults.append((f"shape {number}", f"{found}; expected a polygon labelled {TARGET} or {IGNORE}"))
             continue
-        polygons.append(points)
-    if not polygons:
+        polygons[label].append(points)
+    if not polygons[TARGET]:
         raise DataError("has no target polygon")
-    return tuple(polygons), ignored, faults
+    return tuple(polygons[TARGET]), tuple(polygons[IGNORE]), faults

@@ -2,7 +2,8 @@
 
 Two spellings: a list of records with ``image`` (or ``file_name``), ``expression`` (or ``sentences``, several) and
 ``bbox``; or a COCO file whose images have a ``caption``, the expression of their one annotation, as MDETR publishes
-RefCOCO. Sources: RefCOCO (arXiv 1608.00272), MDETR (arXiv 2104.12763).
+RefCOCO. Both may have COCO's ``segmentation``, which is the mask. Sources: RefCOCO (arXiv 1608.00272), MDETR
+(arXiv 2104.12763).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, Literal
 
 from virft.boxes import XYXY, xywh_to_xyxy
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
+from virft.data.samples import polygons_of
 from virft.errors import DataError
-from virft.types import ImageSize
+from virft.types import ImageSize, Polygon
 
 BoxFormat = Literal["xywh", "xyxy"]
 
@@ -23,7 +25,8 @@ BoxFormat = Literal["xywh", "xyxy"]
 def read_refcoco(path: Path, folder: Path, *, box_format: BoxFormat = "xywh", skipped: Skipped) -> ReferringSet:
     """Every expression with its box, in pixels; ``bbox`` is [x, y, width, height], or corners with "xyxy".
 
-    Left out and noted: records without an image, an expression or four numbers.
+    Left out and noted: records without an image, an expression or four numbers. A record whose ``segmentation`` is
+    none stays, without it, and is noted too.
     """
     try:
         tree = json.loads(path.read_bytes())
@@ -41,8 +44,11 @@ def read_refcoco(path: Path, folder: Path, *, box_format: BoxFormat = "xywh", sk
             skipped.note(where, str(error))
             continue
         images.setdefault(name, AnnotatedImage(name=name, file=folder / name, declared=size, boxes={}))
+        marked = record.get("segmentation")
+        rle = marked if isinstance(marked, dict) else None
+        polygons = () if rle else _polygons(marked or [], where, skipped)
         expressions += [
-            Expression(name=f"{name}:{number}.{place}", image=name, text=text, box=box)
+            Expression(name=f"{name}:{number}.{place}", image=name, text=text, box=box, polygons=polygons, rle=rle)
             for place, text in enumerate(texts)
         ]
     if not expressions:
@@ -62,7 +68,8 @@ def _records(tree: Any, path: Path) -> Iterator[Any]:
     for annotation in annotations:
         image = by_id.get(annotation.get("image_id"), {}) if isinstance(annotation, dict) else {}
         kept = {key: image[key] for key in ("file_name", "width", "height") if key in image}
-        yield {**kept, "expression": image.get("caption"), "bbox": annotation.get("bbox")} if image else annotation
+        told = {key: annotation.get(key) for key in ("bbox", "segmentation")} if image else {}
+        yield {**kept, "expression": image.get("caption"), **told} if image else annotation
 
 
 def _parsed(record: Any, box_format: BoxFormat) -> tuple[str, list[str], XYXY, ImageSize | None]:
@@ -88,6 +95,14 @@ def _parsed(record: Any, box_format: BoxFormat) -> tuple[str, list[str], XYXY, I
     size = ImageSize(*sides) if all(type(side) is int and side > 0 for side in sides) else None  # type: ignore[arg-type]
     xyxy = xywh_to_xyxy(corners) if box_format == "xywh" else corners
     return path.as_posix(), texts, xyxy, size
+
+
+def _polygons(value: Any, where: str, skipped: Skipped) -> tuple[Polygon, ...]:
+    try:
+        return polygons_of(value, where=where)
+    except DataError as error:
+        skipped.note(where, f"{str(error).removeprefix(f'{where}: ')}; kept without its mask")
+        return ()
 
 
 def _as_list(value: Any) -> list[Any]:

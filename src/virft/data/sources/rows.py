@@ -24,8 +24,20 @@ from virft.types import ImageSize, Sample
 _BOX = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
 _BOXES = {"type": "array", "items": _BOX}
 _AREAS = {"type": "array", "items": {"type": "number", "minimum": 0}}
-_POLYGON = {"type": "array", "items": {"type": "number"}, "minItems": 6}
+_POLYGONS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}, "minItems": 6}}
 _TEXT = {"type": "string", "pattern": r"\S"}
+_SIDE = {"type": "integer", "minimum": 1}
+_COUNTS = [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]
+_RLE = {
+    "type": "object",
+    "description": "COCO's run lengths of the upright picture; size is [height, width]",
+    "properties": {
+        "size": {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2},
+        "counts": {"anyOf": _COUNTS},
+    },
+    "required": ["size", "counts"],
+    "additionalProperties": False,
+}
 
 
 def _target_with(required: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +92,7 @@ ROW_SCHEMA: dict[str, Any] = {
             "oneOf": [
                 _target_with("boxes", {"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES}),
                 _target_with("label", {"label": _TEXT, "aliases": {"type": "array", "items": _TEXT}}),
-                _target_with("box", {"box": _BOX, "polygons": {"type": "array", "items": _POLYGON}}),
+                _target_with("box", {"box": _BOX, "polygons": _POLYGONS, "rle": _RLE, "ignored": _POLYGONS}),
             ],
         },
     },

@@ -12,9 +12,11 @@ from PIL import Image
 
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, did_you_mean
+from virft.masks import mask_to_rle
 from virft.scenes.assets import class_names
+from virft.scenes.render import Scene
 from virft.scenes.sets import ABSENT_SHARE, SceneKind, SceneSample, evaluation_set, few_shot_set
-from virft.types import ImageSize, Sample, TaskName
+from virft.types import Box, ImageSize, Sample, TaskName
 
 SPLITS = ("base", "novel", "heldout")
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -120,6 +122,13 @@ def _samples(scene: SceneSample, path: str) -> list[Sample]:
             image_sizes=(ImageSize(*scene.scene.size),),
             query=question.query,
             target=question.target,
+            rle=_rle(scene.scene, question.target) if isinstance(question.target, Box) else None,
         )
         for question in scene.questions
     ]
+
+
+def _rle(scene: Scene, target: Box) -> str:
+    """The mask of the object with this box; no two boxes of a scene are equal."""
+    index = next(i for i, one in enumerate(scene.objects) if one.box == target)
+    return mask_to_rle(scene.visible_mask(index))

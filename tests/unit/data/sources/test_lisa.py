@@ -46,6 +46,7 @@ def test_every_instruction_asks_for_all_polygons_together(tmp_path: Path) -> Non
     for one in referring.expressions:
         assert one.box == (10, 5, 60, 40)
         assert one.polygons == ((10, 10, 30, 10, 20, 40), (50, 5, 60, 5, 60, 8, 50, 8))
+        assert one.ignored == ((0, 0, 64, 0, 64, 48),)
     assert (referring.num_ignored, skipped) == (1, [])
 
 
@@ -73,6 +74,7 @@ def test_a_file_that_asks_nothing_is_skipped_and_named(tmp_path: Path, changes: 
         ({"label": "target", "points": TRIANGLE[:2]}, "too few points"),
         ({"label": "target", "points": [[1, 2], [3]]}, "no points"),
         ({"label": "target"}, "no points"),
+        ({"label": "ignore", "points": TRIANGLE[:2]}, "too few points"),
         ({"label": "dog", "points": TRIANGLE}, "label 'dog'"),
         ("x", "label None"),
     ],
@@ -109,7 +111,7 @@ def test_strict_stops_at_the_first_and_names_it_once(tmp_path: Path) -> None:
         read_lisa(tmp_path, skipped=Skipped(strict=True))
 
 
-def test_a_store_keeps_box_and_polygons(tmp_path: Path) -> None:
+def test_a_store_keeps_box_and_polygons_and_what_is_ignored(tmp_path: Path) -> None:
     for name in "abcd":
         save(tmp_path / "in", name)
     argv = ["build", "lisa", str(tmp_path / "in"), str(tmp_path / "d"), "--questions", "3", "--test-frac", "0.25"]
@@ -120,6 +122,7 @@ def test_a_store_keeps_box_and_polygons(tmp_path: Path) -> None:
     sample = train[0]
     assert sample.target == box(10, 5, 60, 40)
     assert sample.polygons == ((10, 10, 30, 10, 20, 40), (50, 5, 60, 5, 60, 8, 50, 8))
+    assert sample.ignored == ((0, 0, 64, 0, 64, 48),)
     assert train.card["source"]["num_ignored_shapes"] == 4
 
 
@@ -141,4 +144,5 @@ def test_polygons_of_raw_pixels_are_turned_with_their_picture(tmp_path: Path) ->
     assert sample.target_size == (48, 64)
     # (x, y) of the file is at (48 - y, x)
     assert sample.polygons[0] == (38, 10, 38, 30, 8, 20)
+    assert sample.ignored[0] == (48, 0, 48, 64, 0, 64)
     assert sample.target == box(8, 10, 43, 60)

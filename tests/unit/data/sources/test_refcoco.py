@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from factories import box, save_picture
 from virft.cli import main
 from virft.data.annotations import ReferringSet, Skipped
+from virft.data.images import load_image
 from virft.data.sources.refcoco import read_refcoco
 from virft.data.store import Store
 from virft.errors import DataError
+from virft.masks import mask_to_rle, target_mask
 
 ONE = {"image": "a.png", "expression": "the left one", "bbox": [10, 10, 20, 30]}
 
@@ -57,6 +61,70 @@ def test_a_coco_file_with_captions(tmp_path: Path) -> None:
     assert [(one.text, one.box) for one in referring.expressions] == [("the left one", (10, 10, 30, 40))]
     assert referring.images["a.png"].declared == (64, 48)
     assert [where for where, _ in skipped] == ["refs.json: record 1"]
+
+
+OUTLINE = [10, 10, 30, 10, 20, 40]
+RIGHT_HALF = {"size": [48, 64], "counts": [32 * 48, 32 * 48]}
+
+
+def test_both_spellings_bring_masks(tmp_path: Path) -> None:
+    other = ONE | {"image": "b.png", "segmentation": RIGHT_HALF}
+    referring, skipped = read(
+        save(tmp_path, [ONE | {"segmentation": [OUTLINE]}, other, ONE, ONE | {"segmentation": []}])
+    )
+    assert [(one.polygons, one.rle) for one in referring.expressions] == [
+        ((tuple(OUTLINE),), None),
+        ((), RIGHT_HALF),
+        ((), None),
+        ((), None),
+    ]
+    tree = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 64, "height": 48, "caption": "the left one"}],
+        "annotations": [{"id": 1, "image_id": 7, "bbox": [10, 10, 20, 30], "segmentation": [OUTLINE]}],
+    }
+    assert read(save(tmp_path, tree))[0].expressions[0].polygons == (tuple(OUTLINE),)
+    assert skipped == []
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        (3, "polygons is 3; expected a list"),
+        ([[1, 2, "3"]], "polygon [1, 2, '3'] is not [x1, y1, x2, y2, ..] of at least three points"),
+        ([[1, 2, 3, 4]], "polygon [1, 2, 3, 4] is not [x1, y1, x2, y2, ..] of at least three points"),
+        ([[1, 2, 3, 4, 5, 1e9]], "polygon [1, 2, 3, 4, 5, 1e+09] reaches far outside its image of [0, 0, 64, 48]"),
+        ({"counts": "3"}, "rle {'counts': '3'} is not an object of size and counts"),
+        ({"size": [64, 48], "counts": [64 * 48]}, "rle has the size [64, 48]; expected [48, 64], height and width of"),
+        ({"size": [48, 64], "counts": [1]}, "rle: run lengths [1] are no mask of 64x48 pixels"),
+    ],
+)
+def test_a_record_with_a_broken_mask_is_kept_without_it_and_named(
+    tmp_path: Path, segmentation: Any, reason: str
+) -> None:
+    path = save(tmp_path, [ONE | {"segmentation": segmentation}])
+    assert main(["build", "refcoco", str(path), str(tmp_path / "images"), str(tmp_path / "d")]) == 0
+    store = Store(tmp_path / "d")
+    (sample,) = store
+    assert (sample.target, sample.polygons, sample.rle) == (box(10, 10, 30, 40), (), None)
+    (skipped,) = store.card["skipped"]
+    assert skipped["reason"].startswith(reason)
+    assert skipped["reason"].endswith("; kept without its mask")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_run_lengths_of_raw_pixels_are_turned_with_their_picture(tmp_path: Path, orientation: int) -> None:
+    pixels = np.random.default_rng(0).random((48, 64)) < 0.5
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    shape = {"size": [48, 64], "counts": mask_to_rle(pixels)}
+    path = save(tmp_path, [ONE | {"image": "c.png", "width": 64, "height": 48, "segmentation": shape}])
+    raw = Image.fromarray(pixels.astype(np.uint8) * 255)
+    raw.save(tmp_path / "images" / "c.png", exif=tags)
+    assert main(["build", "refcoco", str(path), str(tmp_path / "images"), str(tmp_path / "d")]) == 0
+    (sample,) = Store(tmp_path / "d")
+    # declared as it is shown and as it lies in the file: boxes are those of the upright picture
+    upright = pixels if orientation < 5 else np.asarray(load_image(sample.images[0]))[..., 0] > 127
+    assert (target_mask(sample) == upright).all()
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ ROWS: list[dict[str, Any]] = [
     {"image": "a.png", "query": "animal", "target": {"label": "red fox", "aliases": ["fox"]}},
     {"image": "b.png", "query": "the one left", "target": {"box": [1, 2, 3, 4], "polygons": [[1, 2, 3, 2, 2, 4]]}},
     {"image": "b.png", "query": "fox", "target": BOXES | {"areas": [99.5], "crowd": [[0, 0, 5, 5]]}},
+    {
+        "image": "b.png",
+        "query": "the other",
+        "target": {"box": [1, 2, 3, 4], "rle": {"size": [48, 64], "counts": [3072]}, "ignored": [[1, 2, 3, 2, 2, 4]]},
+    },
 ]
 OWN_QUESTIONS: list[dict[str, Any]] = [
     {"question": "Where?"},
@@ -82,6 +87,10 @@ BROKEN: list[tuple[Any, str]] = [
         {"image": "a.png", "query": "fox", "target": BOXES, "target_image": 1},
         "target_image is 1; expected",
     ),
+    (
+        {"image": "a.png", "query": "fox", "target": {"box": [1, 2, 3, 4], "rle": {"size": [64, 48], "counts": "PP3"}}},
+        "rle has the size [64, 48]; expected [48, 64], height and width of its image",
+    ),
     ("{", "not valid JSON"),
     ("[1]", "[1] is not an object"),
 ]
@@ -90,8 +99,8 @@ BROKEN: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
 def test_a_row_of_every_task(tmp_path: Path, ending: str) -> None:
     samples, _ = build(tmp_path, *ROWS, ending=ending)
-    assert [one.task.value for one in samples] == ["detection", "classification", "grounding", "detection"]
-    assert [one.query for one in samples] == ["fox", "animal", "the one left", "fox"]
+    assert [one.task.value for one in samples] == ["detection", "classification", "grounding", "detection", "grounding"]
+    assert [one.query for one in samples] == ["fox", "animal", "the one left", "fox", "the other"]
     assert [one.target for one in samples[:3]] == [
         detections((10, 10, 30, 40)),
         Label(text="red fox", aliases=("fox",)),
@@ -99,8 +108,9 @@ def test_a_row_of_every_task(tmp_path: Path, ending: str) -> None:
     ]
     assert samples[0].id == "first"
     assert samples[2].polygons == ((1, 2, 3, 2, 2, 4),)
+    assert (samples[4].rle, samples[4].ignored) == ("PP3", ((1, 2, 3, 2, 2, 4),))
     assert (samples[3].areas, samples[3].crowd) == ((99.5,), (box(0, 0, 5, 5),))
-    assert len({one.id for one in samples}) == 4
+    assert len({one.id for one in samples}) == 5
 
 
 @pytest.mark.parametrize("asked", OWN_QUESTIONS)
@@ -182,6 +192,7 @@ def test_the_schema_refuses_what_can_be_seen_in_the_row_alone() -> None:
         "the prompt holds no ",
         "id 'good' was used b",
         "target_image is 1; e",
+        "rle has the size [64",
     ]
 
 

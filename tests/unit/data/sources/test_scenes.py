@@ -10,9 +10,10 @@ import pytest
 from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
 from virft.data.store import Store
 from virft.errors import ConfigError
+from virft.masks import box_to_mask, target_mask
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
-from virft.types import Detections, TaskName
+from virft.types import Box, Detections, TaskName
 
 CLASSES = class_names("novel")[:3]
 
@@ -65,3 +66,23 @@ def test_unknown_class_is_told_with_the_nearest() -> None:
 
 def test_name_of_a_split_stands_for_its_classes() -> None:
     assert scene_classes_named(["novel", CLASSES[0], "cat"]) == (*class_names("novel"), "cat")
+
+
+def test_grounding_questions_bring_the_mask_of_what_they_mean(tmp_path: Path) -> None:
+    write_test_scenes(
+        tmp_path / "d",
+        task=TaskName.GROUNDING,
+        classes=CLASSES,
+        num_questions=8,
+        kind=SceneKind.TRAIN,
+        seed=0,
+        size=112,
+    )
+    for sample in Store(tmp_path / "d"):
+        mask = target_mask(sample)
+        assert mask is not None
+        assert isinstance(sample.target, Box)
+        inside = box_to_mask(sample.target, sample.target_size)
+        # opaque pixels only, so a little smaller than the box
+        assert not (mask & ~inside).any()
+        assert mask.sum() > 0.2 * inside.sum()

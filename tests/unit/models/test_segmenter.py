@@ -1,0 +1,157 @@
+"""SAM and SAM 2: a mask of the picture's size for each box, and messages for what is neither."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from factories import box
+from tiny_segmenters import KINDS, SIDE, save_segmenter
+from virft.errors import ModelError
+from virft.models.segmenter import SamSegmenter, load_segmenter
+
+CPU = torch.device("cpu")
+BOXES = [box(5, 5, 40, 60), box(60.5, 10, 99.5, 70), box(0, 0, 100, 80), box(90, 70, 91, 71)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SamSegmenter:
+    return load_segmenter(save_segmenter(tmp_path_factory.mktemp("m") / "s", request.param), device=CPU)
+
+
+def picture(width: int = 100, height: int = 80) -> Image.Image:
+    """Noise under a slope, so that every place looks different."""
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
+    slope = np.linspace(0, 190, width)[None, :, None] * np.array([1.0, 0.5, 0.2])
+    return Image.fromarray((noise + slope).astype(np.uint8))
+
+
+def test_a_box_gives_a_mask_of_the_pictures_size(segmenter: SamSegmenter) -> None:
+    masks = segmenter(picture(), BOXES)
+    assert [(mask.shape, mask.dtype) for mask in masks] == [((80, 100), np.dtype(bool))] * 4
+    assert any(0 < mask.mean() < 1 for mask in masks), "random weights that show nothing"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 150), (300, 1)])
+def test_any_aspect_will_do(segmenter: SamSegmenter, size: tuple[int, int]) -> None:
+    (mask,) = segmenter(picture(*size), [box(0, 0, *size)])
+    assert mask.shape == size[::-1]
+
+
+def test_the_same_picture_and_boxes_give_the_same_masks(segmenter: SamSegmenter) -> None:
+    first, second = segmenter(picture(), BOXES), segmenter(picture(), BOXES)
+    assert all((one == other).all() for one, other in zip(first, second, strict=True))
+
+
+def test_masks_depend_on_the_box_and_the_picture(segmenter: SamSegmenter) -> None:
+    masks = segmenter(picture(), BOXES)
+    assert (masks[0] != masks[1]).any()
+    mirrored = segmenter(picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT), BOXES)
+    assert (masks[0] != mirrored[0]).any()
+
+
+def test_boxes_together_give_what_each_gives_alone(segmenter: SamSegmenter) -> None:
+    boxes = [box(i, i, 40 + 3 * i, 50 + i) for i in range(19)]  # more than go at once
+    together = segmenter(picture(), boxes)
+    assert len(together) == 19
+    for one, mask in zip(boxes, together, strict=True):
+        (alone,) = segmenter(picture(), [one])
+        # a logit at 0 may fall to either side
+        assert (alone != mask).mean() < 1e-3
+
+
+def test_no_boxes_no_masks(segmenter: SamSegmenter) -> None:
+    assert segmenter(picture(), []) == []
+
+
+def test_a_picture_is_encoded_once_for_all_its_boxes(segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    encode = segmenter.model.get_image_embeddings
+    monkeypatch.setattr(segmenter.model, "get_image_embeddings", lambda pixels: calls.append(1) or encode(pixels))
+    segmenter(picture(), BOXES * 9)
+    assert calls == [1]
+
+
+def test_sam_keeps_the_aspect_and_sam2_does_not(tmp_path: Path) -> None:
+    white = Image.new("RGB", (100, 50), "white")
+    sam = load_segmenter(save_segmenter(tmp_path / "1", "sam"), device=CPU).pixel_values(white)
+    sam2 = load_segmenter(save_segmenter(tmp_path / "2", "sam2"), device=CPU).pixel_values(white)
+    assert sam.shape == sam2.shape == (3, SIDE, SIDE)
+    # white is (1 - mean) / std; of the first, the lower half is empty
+    assert sam[:, :32].reshape(3, -1).std(1).max() < 1e-6
+    np.testing.assert_allclose(sam[:, 0, 0], [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-5)
+    assert (sam[:, 32:] == 0).all()
+    np.testing.assert_allclose(sam2, np.broadcast_to(sam[:, :1, :1], sam2.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mean_and_deviation_are_those_of_the_processors_file(tmp_path: Path, kind: str) -> None:
+    size = {"longest_edge": SIDE} if kind == "sam" else {"height": SIDE, "width": SIDE}
+    path = save_segmenter(tmp_path, kind, size=size, image_mean=[0.5, 0.5, 0.0], image_std=[0.5, 0.25, 1.0])
+    white = Image.new("RGB", (SIDE, SIDE), "white")
+    # (1 - 0.5) / 0.5, (1 - 0.5) / 0.25, (1 - 0) / 1
+    assert load_segmenter(path, device=CPU).pixel_values(white)[:, 3, 3].tolist() == [1.0, 2.0, 1.0]
+
+
+def test_the_weights_for_videos_are_those_for_pictures(tmp_path: Path) -> None:
+    path = save_segmenter(tmp_path, "sam2")
+    expected = load_segmenter(path, device=CPU)(picture(), BOXES)
+    edit(tmp_path, model_type="sam2_video")
+    found = load_segmenter(path, device=CPU)(picture(), BOXES)
+    assert all((one == other).all() for one, other in zip(found, expected, strict=True))
+
+
+def test_the_kind_is_that_of_the_config_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    assert load_segmenter(save_segmenter(tmp_path / "sam2-large", "sam"), device=CPU).keeps_aspect
+    assert not load_segmenter(save_segmenter(tmp_path / "sam-vit", "sam2"), device=CPU).keeps_aspect
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: edit(f, model_type="sam_hq"), r"a model of type 'sam_hq'; expected one of sam, sam2, sam2_video$"),
+        (lambda f: edit(f, model_type=None), r"a model of type None; expected one of sam"),
+        (lambda f: (f / "config.json").unlink(), r"no config\.json in this folder; expected"),
+        (lambda f: (f / "model.safetensors").unlink(), r"no weights in this folder; expected"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"cut"), r"cannot be loaded: .*; expected box, a folder of"),
+        (
+            lambda f: (f / "preprocessor_config.json").write_text('{"size": {"longest_edge": 1024}}'),
+            r"its image processor makes pictures of 1024 pixels a side; expected 64, as in its model",
+        ),
+        (lambda f: (f / "preprocessor_config.json").write_text("{"), r"cannot be loaded: .*preprocessor_config"),
+    ],
+)
+def test_a_folder_that_is_no_segmenter_is_told(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
+    path = save_segmenter(tmp_path, "sam")
+    spoil(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load_segmenter(path, device=CPU)
+
+
+def test_weights_that_are_missing_are_told(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = save_segmenter(tmp_path, "sam")
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["mask_decoder.iou_token.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing, such as mask_decoder\.iou_token\.weight; expected a"):
+        load_segmenter(path, device=CPU)
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "nowhere", "a/b/c"])
+def test_no_such_folder(path: str) -> None:
+    with pytest.raises(ModelError, match=r"there is no such folder; expected box, a folder of a SAM or SAM 2"):
+        load_segmenter(path, device=CPU)
