@@ -100,10 +100,11 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
     lines = []
     for one in scores:
         lines.append(f"{one.task}, protocol {one.protocol}, {one.num_samples} questions")
+        width = max(26, *map(len, one.values))
         for name, value in one.values.items():
             ends = one.intervals.get(name)
             between = f"  ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
-            lines.append(f"  {name:<26} {value:>7.3f}{between}")
+            lines.append(f"  {name:<{width}} {value:>7.3f}{between}")
     return "\n".join(lines)
 
 
