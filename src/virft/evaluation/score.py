@@ -11,9 +11,14 @@ from typing import Any, NamedTuple
 
 from virft.data.store import Store
 from virft.errors import DataError
-from virft.evaluation.predictions import read_predictions, read_predictions_card
+from virft.evaluation.predictions import (
+    PredictionsCard,
+    SizedPrediction,
+    read_predictions,
+    read_predictions_card,
+)
 from virft.metrics.average_precision import AveragePrecision, BoxQuestion, average_precision
-from virft.metrics.bootstrap import ap_statistic, intervals, ratio_statistic
+from virft.metrics.bootstrap import Resampling, Weights, ap_statistic, intervals, ratio_statistic
 from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
 from virft.types import Detections, FinishReason, Prediction, Reading, Sample, Scores, TaskName
@@ -27,12 +32,22 @@ class Answered(NamedTuple):
     reading: Reading
 
 
-def score_predictions(path: Path, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
-    """One ``Scores`` per task of the data set.
+class AnsweredSet(NamedTuple):
+    """What was answered to a data set, by task, and how many questions of each task it holds."""
 
-    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, and average precision
-    (``box_scores``). Where only some samples were asked (``--limit``), or answered so far, every number says so in its
-    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers.
+    answered: Mapping[TaskName, Sequence[Answered]]
+    num_questions: Mapping[TaskName, int]
+
+
+def score_predictions(path: Path, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
+    """One ``Scores`` per task of the data set, see ``score_answers``."""
+    return score_answers(read_answers(path, store), store, with_intervals=with_intervals)
+
+
+def read_answers(path: Path, store: Store) -> AnsweredSet:
+    """The texts of a predictions file as they are read now, in the order of the data set.
+
+    What a protocol leaves out counts as answered by "no objects", as far as the questions that were chosen reach.
     """
     card = read_predictions_card(path)
     if card.data_hash != store.hash:
@@ -52,15 +67,32 @@ def score_predictions(path: Path, store: Store, *, with_intervals: bool = False)
             reading = Reading(text="", well_formed=True, answer=Detections())
             answered.setdefault(sample.task, []).append(Answered(sample, nothing, reading))
         elif (found := predictions.pop(sample.id, None)) is not None:
-            prediction, resized = found
-            task = TASKS[sample.task]
-            reading = task.read_for(
-                prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized
-            )
-            answered.setdefault(task.name, []).append(Answered(sample, prediction, reading))
+            answered.setdefault(sample.task, []).append(read_answer(sample, found, card))
     if predictions:
         raise DataError(f"{path}: sample {min(predictions)!r} is not in {store.folder}")
-    return tuple(_scores(name, answered[name], num_asked[name], store, with_intervals) for name in sorted(answered))
+    return AnsweredSet(answered=answered, num_questions=num_asked)
+
+
+def read_answer(sample: Sample, sized: SizedPrediction, card: PredictionsCard) -> Answered:
+    """One text as it is read now."""
+    prediction, resized = sized
+    reading = TASKS[sample.task].read_for(
+        prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized
+    )
+    return Answered(sample, prediction, reading)
+
+
+def score_answers(answers: AnsweredSet, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
+    """One ``Scores`` per task of the data set.
+
+    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, and average precision
+    (``box_scores``). Where only some samples were asked (``--limit``), or answered so far, every number says so in its
+    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers.
+    """
+    return tuple(
+        _scores(name, answers.answered[name], answers.num_questions[name], store, with_intervals)
+        for name in sorted(answers.answered)
+    )
 
 
 def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) -> Mapping[str, Any]:
@@ -88,6 +120,31 @@ def write_scores(scores: tuple[Scores, ...], out: Path, *, predictions: Path) ->
     }
     out.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
     return tree
+
+
+def read_scores(path: Path) -> tuple[Scores, ...]:
+    """What ``write_scores`` wrote."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            Scores(
+                task=TaskName(name),
+                protocol=one["protocol"],
+                data_hash=tree["data_hash"],
+                num_samples=one["num_samples"],
+                values=one["values"],
+                counts=one["counts"],
+                tables=one["tables"],
+                intervals={key: (low, high) for key, (low, high) in one["intervals"].items()},
+            )
+            for name, one in tree["tasks"].items()
+        )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected what `virft score` writes") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: no scores ({type(error).__name__}: {error}); expected what `virft score` writes"
+        ) from error
 
 
 def scores_to_text(scores: tuple[Scores, ...]) -> str:
@@ -152,11 +209,12 @@ MEANS = {TaskName.CLASSIFICATION: ("accuracy",), TaskName.GROUNDING: ("box_miou"
 """Headline numbers that are means over questions."""
 
 
-def _intervals(name: TaskName, answered: Sequence[Answered]) -> dict[str, tuple[float, float]]:
-    """Of the task's headline numbers: bootstrap over images."""
+def resampling(name: TaskName, answered: Sequence[Answered]) -> Resampling:
+    """The task's headline numbers over draws of the images, for intervals."""
     by_image: dict[str, list[Answered]] = {}
     for one in answered:
         by_image.setdefault(one.sample.images[one.sample.target_image], []).append(one)
+    images = tuple(by_image)
     measured = [TASKS[name].measure([(one.reading, one.sample.target) for one in held]) for held in by_image.values()]
     if name is not TaskName.DETECTION:
         sizes = [one.counts["num_questions"] for one in measured]
@@ -164,18 +222,29 @@ def _intervals(name: TaskName, answered: Sequence[Answered]) -> dict[str, tuple[
             key: ([one.values[key] * size for one, size in zip(measured, sizes, strict=True)], sizes)
             for key in MEANS[name]
         }
-        return intervals(ratio_statistic(means), len(measured))
+        return Resampling(statistic=ratio_statistic(means), images=images)
     counts = [one.counts for one in measured]
     hits = [one["num_hits"] for one in counts]
     boxes, targets = [one["num_boxes"] for one in counts], [one["num_targets"] for one in counts]
-    ratios = {
-        "precision": (hits, boxes),
-        "recall": (hits, targets),
-        "f1": ([2 * hit for hit in hits], [box + target for box, target in zip(boxes, targets, strict=True)]),
-    }
-    found = intervals(ratio_statistic(ratios), len(measured))
-    questions = [_question(one, _confidences) for one in answered]
-    return found | intervals(ap_statistic(questions, images=list(by_image)), len(measured))
+    of_ratios = ratio_statistic(
+        {
+            "precision": (hits, boxes),
+            "recall": (hits, targets),
+            "f1": ([2 * hit for hit in hits], [box + target for box, target in zip(boxes, targets, strict=True)]),
+        }
+    )
+    of_ap = ap_statistic([_question(one, _confidences) for one in answered], images=list(images))
+
+    def statistic(weights: Weights) -> dict[str, float]:
+        return {**of_ratios(weights), **of_ap(weights)}
+
+    return Resampling(statistic=statistic, images=images)
+
+
+def _intervals(name: TaskName, answered: Sequence[Answered]) -> dict[str, tuple[float, float]]:
+    """Of the task's headline numbers: bootstrap over images."""
+    found = resampling(name, answered)
+    return intervals(found.statistic, len(found.images))
 
 
 def _f1_by_class(answered: Sequence[Answered]) -> dict[str, float]:

@@ -115,7 +115,7 @@ def run_grpo(
             done = number + 1
             last = done == settings.num_steps
             run.append(METRICS, rounded(report.metrics))
-            run.append(ROLLOUTS, best_and_worst(report.groups, number))
+            run.append(ROLLOUTS, best_and_worst(report.groups, number, scale_by_std=trainer.settings.scale_by_std))
             run.append(TIMINGS, {"step": number, **{k: round(v, 4) for k, v in report.timings.items()}})
             if validate is not None and (last or (settings.validate_every and done % settings.validate_every == 0)):
                 if look_into(number, done) and keep_best is not None:

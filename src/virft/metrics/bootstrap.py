@@ -46,6 +46,29 @@ def intervals(statistic: Statistic, num_images: int, *, seed: int = 0) -> dict[s
     return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resampling:
+    """Numbers that can be asked what they would be if each of ``images`` had been drawn so often."""
+
+    statistic: Statistic
+    images: tuple[str, ...]
+
+
+def difference_intervals(before: Resampling, after: Resampling) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of after less before, of numbers that both have, over draws that are the same for both.
+
+    Answers to the same images vary together, so this is narrower than what two intervals tell. None for other images.
+    """
+    if before.images != after.images:
+        return {}
+
+    def statistic(weights: Weights) -> dict[str, float]:
+        was, now = before.statistic(weights), after.statistic(weights)
+        return {name: now[name] - was[name] for name in now if name in was}
+
+    return intervals(statistic, len(before.images))
+
+
 def ratio_statistic(ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Statistic:
     """Name -> parts and wholes of every image: sum of parts / sum of wholes, 0 where there is no whole.
 
