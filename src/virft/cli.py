@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(verbs)
     _add_presence(verbs)
     _add_score(verbs)
+    _add_report(verbs)
     _add_explain(verbs)
     return parser
 
@@ -261,6 +262,20 @@ def _add_score(verbs: _Verbs) -> None:
     )
 
 
+def _add_report(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "report", "make one HTML page of runs: scores, curves, pictures", function="report")
+    verb.add_argument(
+        "folders", metavar="RUN", type=Path, nargs="+", help="run folders, and folders of predictions such as a base's"
+    )
+    verb.add_argument("--out", type=Path, help="the page (report.html in the first folder by default)")
+    verb.add_argument(
+        "--pictures", dest="num_pictures", type=_pictures, default=40, metavar="N", help="questions shown, 200 at most"
+    )
+    verb.add_argument(
+        "--no-intervals", dest="intervals", action="store_false", help="leave out the bootstrap, for large sets"
+    )
+
+
 def _add_explain(verbs: _Verbs) -> None:
     verb = _add_verb(verbs, "explain", "print the reward of one completion, part by part", function="explain")
     given = verb.add_mutually_exclusive_group(required=True)
@@ -295,6 +310,13 @@ def _not_negative(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number}; expected an integer of at least 0")
+    return number
+
+
+def _pictures(text: str) -> int:
+    number = _not_negative(text)
+    if number > 200:
+        raise argparse.ArgumentTypeError(f"{number}; expected an integer of at most 200")
     return number
 
 

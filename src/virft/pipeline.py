@@ -578,6 +578,17 @@ def presence(
         _say(f"{out / MAP}: for `virft build coco ... --ask map:{out / MAP}`")
 
 
+def report(*, folders: Sequence[Path], out: Path | None = None, num_pictures: int = 40, intervals: bool = True) -> None:
+    """Write one HTML page about run folders and folders of predictions (``report.html`` in the first by default)."""
+    from virft.run_report import report_folders
+
+    page = report_folders(folders, num_pictures=num_pictures, with_intervals=intervals)
+    goal = out or folders[0] / "report.html"
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    goal.write_text(page, encoding="utf-8", errors="backslashreplace")
+    _say(f"{goal}: {len(page.encode(errors='replace')) / 1e6:.1f} MB")
+
+
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
     """Teach the built-in model new classes by reward, and show scores and pictures from before and after."""
     from virft.quickstart import run_quickstart

@@ -18,7 +18,7 @@ from virft.evaluation.predictions import (
     read_predictions_card,
 )
 from virft.metrics.average_precision import AveragePrecision, BoxQuestion, average_precision
-from virft.metrics.bootstrap import Resampling, Weights, ap_statistic, intervals, ratio_statistic
+from virft.metrics.bootstrap import Resampled, Weights, ap_statistic, intervals, ratio_statistic, resample
 from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
 from virft.types import Detections, FinishReason, Prediction, Reading, Sample, Scores, TaskName
@@ -40,8 +40,9 @@ class AnsweredSet(NamedTuple):
 
 
 def score_predictions(path: Path, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
-    """One ``Scores`` per task of the data set, see ``score_answers``."""
-    return score_answers(read_answers(path, store), store, with_intervals=with_intervals)
+    """One ``Scores`` per task of the data set, see ``score_answers``. ``with_intervals``: bootstrap over images."""
+    answers = read_answers(path, store)
+    return score_answers(answers, store, resampled=resample_answers(answers) if with_intervals else {})
 
 
 def read_answers(path: Path, store: Store) -> AnsweredSet:
@@ -82,15 +83,15 @@ def read_answer(sample: Sample, sized: SizedPrediction, card: PredictionsCard) -
     return Answered(sample, prediction, reading)
 
 
-def score_answers(answers: AnsweredSet, store: Store, *, with_intervals: bool = False) -> tuple[Scores, ...]:
+def score_answers(answers: AnsweredSet, store: Store, *, resampled: Mapping[TaskName, Resampled]) -> tuple[Scores, ...]:
     """One ``Scores`` per task of the data set.
 
     Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, and average precision
     (``box_scores``). Where only some samples were asked (``--limit``), or answered so far, every number says so in its
-    name: ``f1 (120 of 320)``. ``with_intervals``: bootstrap over images for the headline numbers.
+    name: ``f1 (120 of 320)``. ``resampled``: for intervals, see ``resample_answers``; none of tasks that are not there.
     """
     return tuple(
-        _scores(name, answers.answered[name], answers.num_questions[name], store, with_intervals)
+        _scores(name, answers.answered[name], answers.num_questions[name], store, resampled.get(name))
         for name in sorted(answers.answered)
     )
 
@@ -165,7 +166,9 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
     return "\n".join(lines)
 
 
-def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store: Store, with_intervals: bool) -> Scores:
+def _scores(
+    name: TaskName, answered: Sequence[Answered], num_asked: int, store: Store, resampled: Resampled | None
+) -> Scores:
     measured = TASKS[name].measure([(one.reading, one.sample.target) for one in answered])
     num_truncated = sum(one.prediction.finish_reason == "length" for one in answered)
     values = {**measured.values, "truncated_frac": num_truncated / len(answered)}
@@ -174,7 +177,7 @@ def _scores(name: TaskName, answered: Sequence[Answered], num_asked: int, store:
         precise = box_scores(answered, frequency=store.card.get("source", {}).get("frequency"))
         values |= precise.values
         tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
-    between = _intervals(name, answered) if with_intervals else {}
+    between = intervals(resampled) if resampled is not None else {}
     incomplete = f" ({len(answered)} of {num_asked})" if len(answered) < num_asked else ""
     return Scores(
         task=name,
@@ -209,12 +212,17 @@ MEANS = {TaskName.CLASSIFICATION: ("accuracy",), TaskName.GROUNDING: ("box_miou"
 """Headline numbers that are means over questions."""
 
 
-def resampling(name: TaskName, answered: Sequence[Answered]) -> Resampling:
-    """The task's headline numbers over draws of the images, for intervals."""
+def resample_answers(answers: AnsweredSet) -> dict[TaskName, Resampled]:
+    """Each task's headline numbers over resamples of its images."""
+    return {name: _resample(name, answered) for name, answered in answers.answered.items()}
+
+
+def _resample(name: TaskName, answered: Sequence[Answered]) -> Resampled:
     by_image: dict[str, list[Answered]] = {}
     for one in answered:
         by_image.setdefault(one.sample.images[one.sample.target_image], []).append(one)
-    images = tuple(by_image)
+    # by the first question about it: paths differ between copies of a data set
+    images = [held[0].sample.id for held in by_image.values()]
     measured = [TASKS[name].measure([(one.reading, one.sample.target) for one in held]) for held in by_image.values()]
     if name is not TaskName.DETECTION:
         sizes = [one.counts["num_questions"] for one in measured]
@@ -222,7 +230,7 @@ def resampling(name: TaskName, answered: Sequence[Answered]) -> Resampling:
             key: ([one.values[key] * size for one, size in zip(measured, sizes, strict=True)], sizes)
             for key in MEANS[name]
         }
-        return Resampling(statistic=ratio_statistic(means), images=images)
+        return resample(ratio_statistic(means), images)
     counts = [one.counts for one in measured]
     hits = [one["num_hits"] for one in counts]
     boxes, targets = [one["num_boxes"] for one in counts], [one["num_targets"] for one in counts]
@@ -233,18 +241,12 @@ def resampling(name: TaskName, answered: Sequence[Answered]) -> Resampling:
             "f1": ([2 * hit for hit in hits], [box + target for box, target in zip(boxes, targets, strict=True)]),
         }
     )
-    of_ap = ap_statistic([_question(one, _confidences) for one in answered], images=list(images))
+    of_ap = ap_statistic([_question(one, _confidences) for one in answered], images=list(by_image))
 
     def statistic(weights: Weights) -> dict[str, float]:
         return {**of_ratios(weights), **of_ap(weights)}
 
-    return Resampling(statistic=statistic, images=images)
-
-
-def _intervals(name: TaskName, answered: Sequence[Answered]) -> dict[str, tuple[float, float]]:
-    """Of the task's headline numbers: bootstrap over images."""
-    found = resampling(name, answered)
-    return intervals(found.statistic, len(found.images))
+    return resample(statistic, images)
 
 
 def _f1_by_class(answered: Sequence[Answered]) -> dict[str, float]:

@@ -36,37 +36,41 @@ Statistic = Callable[[Weights], Mapping[str, float]]
 """Numbers by name, as they would be if each image had been drawn so often."""
 
 
-def intervals(statistic: Statistic, num_images: int, *, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """The middle 95 % of each number over resamples of the images. Of a single image nothing is known: no intervals."""
-    if num_images < 2:
-        return {}
-    found = [statistic(weights) for weights in draws(num_images, seed=seed)]
-    ends = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    quantiles = {name: np.quantile([one[name] for one in found], ends) for name in found[0]}
-    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resampling:
-    """Numbers that can be asked what they would be if each of ``images`` had been drawn so often."""
+class Resampled:
+    """What numbers came out in each resample of ``images`` (any names of them), by name of the number [resamples]."""
 
-    statistic: Statistic
     images: tuple[str, ...]
+    values: Mapping[str, NDArray[np.float64]]
 
 
-def difference_intervals(before: Resampling, after: Resampling) -> dict[str, tuple[float, float]]:
-    """The middle 95 % of after less before, of numbers that both have, over draws that are the same for both.
+def resample(statistic: Statistic, images: Sequence[str], *, seed: int = 0) -> Resampled:
+    """Each number over resamples of the images. Of a single image nothing is known: no numbers."""
+    if len(images) < 2:
+        return Resampled(images=tuple(images), values={})
+    found = [statistic(weights) for weights in draws(len(images), seed=seed)]
+    return Resampled(images=tuple(images), values={name: np.array([one[name] for one in found]) for name in found[0]})
+
+
+def intervals(resampled: Resampled) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of each number."""
+    return {name: _middle(values) for name, values in resampled.values.items()}
+
+
+def difference_intervals(before: Resampled, after: Resampled) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of after less before, of numbers that both have, over the same resamples of both.
 
     Answers to the same images vary together, so this is narrower than what two intervals tell. None for other images.
     """
     if before.images != after.images:
         return {}
+    names = [name for name in after.values if name in before.values]
+    return {name: _middle(after.values[name] - before.values[name]) for name in names}
 
-    def statistic(weights: Weights) -> dict[str, float]:
-        was, now = before.statistic(weights), after.statistic(weights)
-        return {name: now[name] - was[name] for name in now if name in was}
 
-    return intervals(statistic, len(before.images))
+def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return float(low), float(high)
 
 
 def ratio_statistic(ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Statistic:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,7 +24,7 @@ from virft.evaluation.predictions import (
     read_predictions_card,
     write_predictions,
 )
-from virft.evaluation.score import read_answers, read_scores, resampling, score_predictions, write_scores
+from virft.evaluation.score import read_answers, read_scores, resample_answers, score_predictions, write_scores
 from virft.types import FinishReason, ImageSize, Prediction, TaskName
 
 SIZE = ImageSize(64, 48)
@@ -269,10 +268,8 @@ def test_a_file_that_holds_no_scores_is_told(tmp_path: Path, text: str) -> None:
         read_scores(tmp_path / "none.json")
 
 
-def test_numbers_can_be_asked_what_other_draws_of_the_images_would_give(tmp_path: Path) -> None:
+def test_numbers_of_one_picture_cannot_be_resampled(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    answers = read_answers(answer(store, tmp_path / "p"), store).answered
-    found = resampling(TaskName.DETECTION, answers[TaskName.DETECTION])
-    assert found.images == (str(tmp_path / "d" / "images" / "a.png"),)
-    drawn = found.statistic(np.array([2.0]))
-    assert (drawn["f1"], drawn["ap50"]) == (1.0, 1.0)
+    found = resample_answers(read_answers(answer(store, tmp_path / "p"), store))
+    assert found[TaskName.DETECTION].images == ("fox",)
+    assert found[TaskName.DETECTION].values == {}

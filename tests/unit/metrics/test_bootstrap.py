@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from box_questions import box_questions
 from virft.metrics.average_precision import BoxQuestion, average_precision
 from virft.metrics.bootstrap import (
-    Resampling,
+    Resampled,
     ap_statistic,
     difference_intervals,
     draws,
     intervals,
     ratio_statistic,
+    resample,
 )
 
 
@@ -49,6 +50,11 @@ def test_an_image_drawn_twice_counts_like_two_images(questions: list[BoxQuestion
     assert found == pytest.approx(doubled, abs=1e-9)
 
 
+def shares(right: list[float]) -> Resampled:
+    images = [str(number) for number in range(len(right))]
+    return resample(ratio_statistic({"accuracy": (right, [1.0] * len(right))}), images)
+
+
 def test_draws_are_the_same_each_time_and_hold_every_image_once_on_average() -> None:
     drawn = draws(50)
     assert (drawn == draws(50)).all()
@@ -59,7 +65,7 @@ def test_draws_are_the_same_each_time_and_hold_every_image_once_on_average() -> 
 def test_an_interval_is_as_wide_as_theory_says() -> None:
     # a share of 0.5 in 400 images: standard error 0.025, so 1.96 of them on each side
     right = [1.0, 0.0] * 200
-    ((name, (low, high)),) = intervals(ratio_statistic({"accuracy": (right, [1.0] * 400)}), 400).items()
+    ((name, (low, high)),) = intervals(shares(right)).items()
     assert name == "accuracy"
     assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.01)
     assert high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.01)
@@ -67,17 +73,12 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
 
 def test_questions_about_an_image_stay_together() -> None:
     # 8 questions, but only 2 images: one with all right and one with all wrong
-    ends = intervals(ratio_statistic({"accuracy": ([4.0, 0.0], [4.0, 4.0])}), 2)
+    ends = intervals(resample(ratio_statistic({"accuracy": ([4.0, 0.0], [4.0, 4.0])}), ["a", "b"]))
     assert ends["accuracy"] == (0.0, 1.0)
 
 
 def test_a_single_image_has_no_interval() -> None:
-    assert intervals(ratio_statistic({"accuracy": ([1.0], [2.0])}), 1) == {}
-
-
-def shares(right: list[float]) -> Resampling:
-    images = tuple(str(number) for number in range(len(right)))
-    return Resampling(statistic=ratio_statistic({"accuracy": (right, [1.0] * len(right))}), images=images)
+    assert intervals(shares([1.0])) == {}
 
 
 def test_a_difference_on_the_same_images_is_known_better_than_its_two_numbers() -> None:
