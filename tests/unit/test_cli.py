@@ -44,6 +44,7 @@ def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.scenes.sets",
         "virft.tasks",
         "virft.evaluation.score",
+        "virft.run_report",
         "virft.config_file",
     ],
 )
@@ -57,13 +58,13 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
     code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in ("build", "check", "look", "grpo", "predict", "score", "explain", "quickstart"):
+    for verb in ("build", "check", "look", "grpo", "predict", "score", "report", "explain", "quickstart"):
         assert verb in done.stdout
 
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 21
+    assert len(leaves) == 22
     for leaf in leaves:
         function = getattr(pipeline, leaf.get_default("verb"), None)
         if function is None:

@@ -126,7 +126,7 @@ def figure(value: float, *, is_share: bool = False, of: Sequence[float] = ()) ->
     elif of:
         text = f"{value:.4g}"
     else:
-        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
     return text.replace("e-0", "e-").replace("e+0", "e+").replace("-", "−", 1 if value < 0 else 0)
 
 

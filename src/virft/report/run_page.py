@@ -9,7 +9,7 @@ from virft.report.page import render
 from virft.report.page_pictures import PagePictures
 from virft.report.reported import ReportedSystem, Section
 from virft.report.run_cards import run_card_views, settings_that_differ
-from virft.report.score_tables import score_tables, test_names
+from virft.report.score_tables import names_of_tests, score_tables
 from virft.report.shown_groups import shown_rollouts
 from virft.report.shown_questions import shown_tests
 
@@ -45,7 +45,7 @@ def render_run_page(
         tables=tables,
         missing_scores=_missing_scores(systems),
         charts=chart_groups(systems),
-        tests=shown_tests(systems, pictures, number=num_pictures) if test_names(systems) else [],
+        tests=shown_tests(systems, pictures, number=num_pictures) if names_of_tests(systems) else [],
         rollouts=[shown_rollouts(run, pictures) for run in runs],
         cards=run_card_views(systems),
         differing=settings_that_differ(runs) if len(runs) > 1 else [],
@@ -58,7 +58,7 @@ def _missing_scores(systems: Sequence[ReportedSystem]) -> list[str]:
     """Answers that could not be scored, in words."""
     return [
         f"{system.name} on {test}: {one.problem}"
-        for test in test_names(systems)
+        for test in names_of_tests(systems)
         for system in systems
         for one in system.answers.get(test, ())
         if not one.scores and one.problem

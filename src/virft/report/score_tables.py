@@ -125,7 +125,7 @@ class ScoreTable:
         return [row for row in (*self.rows, *self.more) if row.words]
 
 
-def test_names(systems: Iterable[ReportedSystem]) -> list[str]:
+def names_of_tests(systems: Iterable[ReportedSystem]) -> list[str]:
     """Every test set that a system has answered, in the order they come."""
     return list(dict.fromkeys(name for system in systems for name in system.answers))
 
@@ -134,7 +134,7 @@ def score_tables(systems: Sequence[ReportedSystem]) -> list[ScoreTable]:
     """A table for each test set and task. Differences are to the first system of a table."""
     return [
         _table(test, task, systems)
-        for test in test_names(systems)
+        for test in names_of_tests(systems)
         for task in TaskName
         if any(one.of_task(task) for system in systems for one in system.answers.get(test, ()))
     ]

@@ -11,7 +11,7 @@ from virft.report.answers_in_words import in_full, in_short, target_in_full, tar
 from virft.report.page_pictures import PagePictures
 from virft.report.panels import Panel, panel
 from virft.report.reported import QuestionScore, ReportedAnswers, ReportedSystem
-from virft.report.score_tables import test_names
+from virft.report.score_tables import names_of_tests
 from virft.types import Answer, Reading, Sample, Unreadable
 
 MOST_SYSTEMS = 4
@@ -97,7 +97,7 @@ def choose_questions(scores: Sequence[Mapping[str, QuestionScore]], number: int)
 
 def shown_tests(systems: Sequence[ReportedSystem], pictures: PagePictures, *, number: int) -> list[ShownTest]:
     """Every test set with at most ``number`` questions in all, evenly shared; pictures go into ``pictures``."""
-    names = test_names(systems)
+    names = names_of_tests(systems)
     shares = [number // len(names) + (place < number % len(names)) for place in range(len(names))]
     return [_test(name, systems, pictures, share) for name, share in zip(names, shares, strict=True)]
 
