@@ -121,7 +121,9 @@ def _completion(
         text=record["text"],
         reward=f"{record['reward']:.2f}",
         advantage=signed(advantage) if advantage is not None else "",
-        parts=tuple((name.replace("_", " "), f"{value:.2f}") for name, value in record["parts"].items()),
+        parts=tuple(
+            (name.replace("_", " "), f"{value:.2f}".replace("-", "−")) for name, value in record["parts"].items()
+        ),
         panel=drawn,
     )
 
