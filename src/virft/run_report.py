@@ -17,22 +17,20 @@ from typing import Any
 from virft.data.store import Store
 from virft.data.store_writer import file_hash
 from virft.errors import DataError, RunError
+from virft.evaluation.answered import Answered, read_answered
+from virft.evaluation.headlines import headline_statistics, images_of
+from virft.evaluation.kept_scores import read_scores
 from virft.evaluation.prediction_folders import data_name, find_data, find_prediction_folders, holds_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions, read_predictions_card
-from virft.evaluation.score import (
-    Answered,
-    read_answer,
-    read_answers,
-    read_scores,
-    resample_answers,
-    score_answers,
-)
+from virft.evaluation.score import score_predictions
+from virft.metrics.bootstrap import Resampled, resample
 from virft.metrics.question_score import question_score
 from virft.report.reported import QuestionScore, ReportedAnswers, ReportedRun, ReportedSystem, Section
 from virft.report.run_page import NUM_PICTURES, render_run_page
 from virft.report.shown_groups import chosen_rollouts
+from virft.tasks import TASKS
 from virft.training.run import CARD, CONFIG, METRICS, ROLLOUTS, TIMINGS, RunFolder
-from virft.types import Detections, Reading, Sample
+from virft.types import Detections, Reading, Sample, TaskName
 
 BASE = "base"
 SCORED_NOW = "read and scored for this page"
@@ -135,28 +133,31 @@ def read_reported_answers(
     told = ReportedAnswers(data=card.data, data_hash=card.data_hash, asked=_asked(card))
     try:
         store = find_data(card, near)
-        answers = read_answers(folder / PREDICTIONS, store)
+        answered = read_answered(folder / PREDICTIONS, store).by_task
     except DataError as error:
         try:
             kept = read_scores(folder / "scores.json")
         except DataError:
             return replace(told, problem=f"{error}; no scores, no pictures")
         return replace(told, scores=kept, scored=SCORED_BEFORE, problem=f"{error}; scores are {SCORED_BEFORE}")
-    resampled = resample_answers(answers) if with_intervals else {}
+    resampled = {task: _resample(task, found) for task, found in answered.items()} if with_intervals else {}
     return replace(
         told,
-        scores=score_answers(answers, store, resampled=resampled),
+        scores=tuple(
+            replace(one, intervals=resampled[one.task].intervals()) if with_intervals else one
+            for one in score_predictions(folder / PREDICTIONS, store)
+        ),
         scored=SCORED_NOW,
         samples=store,
         question_scores={
             one.sample.id: QuestionScore(question_score(one.reading, one.sample.target), _surest(one.reading))
-            for answered in answers.answered.values()
-            for one in answered
+            for found in answered.values()
+            for one in found
             if one.sample.asked
         },
         read=partial(_read_again, folder / PREDICTIONS, card),
         resampled=resampled,
-        problem=_incomplete(folder, answers.answered.values()),
+        problem=_incomplete(folder, answered.values()),
     )
 
 
@@ -366,6 +367,18 @@ def _asked(card: PredictionsCard) -> dict[str, Any]:
     return {"thinking": card.thinking} | {name: card.settings[name] for name in names if name in card.settings}
 
 
+def _resample(task: TaskName, answered: Sequence[Answered]) -> Resampled:
+    """The headline numbers over resamples of the images, which are called by the first question about them.
+
+    Their paths are others in another copy of the data set.
+    """
+    images = images_of(answered)
+    names: dict[str, str] = {}
+    for one in answered:
+        names.setdefault(one.image, one.sample.id)
+    return resample(headline_statistics(task, answered, images), [names[image] for image in images])
+
+
 def _surest(reading: Reading) -> float:
     answer = reading.answer
     return max((item.confidence for item in answer.items), default=0.0) if isinstance(answer, Detections) else 1.0
@@ -374,7 +387,14 @@ def _surest(reading: Reading) -> float:
 def _read_again(path: Path, card: PredictionsCard, samples: Sequence[Sample]) -> dict[str, Reading]:
     """What was answered to a few samples: readings of all would fill the memory."""
     predictions = read_predictions(path)
-    return {one.id: read_answer(one, predictions[one.id], card).reading for one in samples if one.id in predictions}
+    found = {}
+    for one in samples:
+        if one.id in predictions:
+            prediction, resized = predictions[one.id]
+            found[one.id] = TASKS[one.task].read_for(
+                prediction.text, one, thinking=card.thinking, space=card.box_space, resized=resized
+            )
+    return found
 
 
 def _incomplete(folder: Path, answered: Iterable[Sequence[Answered]]) -> str:

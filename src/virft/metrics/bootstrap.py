@@ -36,6 +36,16 @@ Statistic = Callable[[Weights], Mapping[str, float]]
 """Numbers by name, as they would be if each image had been drawn so often."""
 
 
+def intervals(statistic: Statistic, num_images: int, *, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of each number over resamples of the images. Of a single image nothing is known: no intervals."""
+    if num_images < 2:
+        return {}
+    found = [statistic(weights) for weights in draws(num_images, seed=seed)]
+    ends = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+    quantiles = {name: np.quantile([one[name] for one in found], ends) for name in found[0]}
+    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resampled:
     """What numbers came out in each resample of ``images`` (any names of them), by name of the number [resamples]."""
@@ -43,29 +53,35 @@ class Resampled:
     images: tuple[str, ...]
     values: Mapping[str, NDArray[np.float64]]
 
-
-def resample(statistic: Statistic, images: Sequence[str], *, seed: int = 0) -> Resampled:
-    """Each number over resamples of the images. Of a single image nothing is known: no numbers."""
-    if len(images) < 2:
-        return Resampled(images=tuple(images), values={})
-    found = [statistic(weights) for weights in draws(len(images), seed=seed)]
-    return Resampled(images=tuple(images), values={name: np.array([one[name] for one in found]) for name in found[0]})
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The middle 95 % of each number."""
+        return {name: _middle(values) for name, values in self.values.items()}
 
 
-def intervals(resampled: Resampled) -> dict[str, tuple[float, float]]:
-    """The middle 95 % of each number."""
-    return {name: _middle(values) for name, values in resampled.values.items()}
+def resample(statistics: Sequence[Statistic], images: Sequence[str], *, seed: int = 0) -> Resampled:
+    """The numbers of all statistics over resamples of the images; of a single image nothing is known: no numbers."""
+    values: dict[str, NDArray[np.float64]] = {}
+    for statistic in statistics if len(images) > 1 else ():
+        found = [statistic(weights) for weights in draws(len(images), seed=seed)]
+        values |= {name: np.array([one[name] for one in found]) for name in found[0]}
+    return Resampled(images=tuple(images), values=values)
 
 
-def difference_intervals(before: Resampled, after: Resampled) -> dict[str, tuple[float, float]]:
-    """The middle 95 % of after less before, of numbers that both have, over the same resamples of both.
+def difference_intervals(before: Sequence[Resampled], after: Sequence[Resampled]) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of after less before, each the mean of its seeds; of numbers that all of them have.
 
-    Answers to the same images vary together, so this is narrower than what two intervals tell. None for other images.
+    All are drawn alike: answers to the same images vary together, so this is narrower than what the intervals of two
+    systems tell. None for other images.
     """
-    if before.images != after.images:
+    everything = [*before, *after]
+    if not before or not after or any(one.images != everything[0].images for one in everything):
         return {}
-    names = [name for name in after.values if name in before.values]
-    return {name: _middle(after.values[name] - before.values[name]) for name in names}
+
+    def mean(seeds: Sequence[Resampled], name: str) -> NDArray[np.float64]:
+        return np.asarray(np.mean([one.values[name] for one in seeds], axis=0))
+
+    names = [name for name in after[0].values if all(name in one.values for one in everything)]
+    return {name: _middle(mean(after, name) - mean(before, name)) for name in names}
 
 
 def _middle(values: NDArray[np.float64]) -> tuple[float, float]:

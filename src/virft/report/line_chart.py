@@ -104,8 +104,11 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     >>> ticks(0.12, 0.97), ticks(0, 0)
     ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0])
     """
-    if high == low:
-        low, high = min(0.0, 2 * low), max(0.0, 2 * high) or float(low == 0)
+    size = max(abs(low), abs(high))
+    if size < 1e-30:
+        low, high = 0.0, 1.0
+    elif high - low < 1e-9 * size:  # flat: from 0 to twice as far
+        low, high = min(0.0, 2 * low), max(0.0, 2 * high)
     power = 10.0 ** math.floor(math.log10((high - low) / (most - 1)))
     for scale in (1, 2, 2.5, 5, 10, 20):
         step = scale * power

@@ -215,17 +215,16 @@ def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> Scor
 
 
 def _difference_intervals(columns: Sequence[_Column], task: TaskName) -> list[Mapping[str, tuple[float, float]]]:
-    """Of each column to the first; of single runs only, asked the same."""
+    """Of each column to the first, where the same was asked."""
     first = columns[0]
     found: list[Mapping[str, tuple[float, float]]] = []
     for column in columns:
-        before, after = first.answers[0].resampled.get(task), column.answers[0].resampled.get(task)
-        alone = len(column.answers) == len(first.answers) == 1
-        same = first.answers[0].data_hash == column.answers[0].data_hash
-        if column is first or not alone or not same or before is None or after is None:
-            found.append({})
-        else:
-            found.append(difference_intervals(before, after))
+        before, after = (
+            [one.resampled[task] for one in each.answers if task in one.resampled] for each in (first, column)
+        )
+        complete = len(before) == len(first.answers) and len(after) == len(column.answers)
+        comparable = column is not first and complete and _same_questions(first, column)
+        found.append(difference_intervals(before, after) if comparable else {})
     return found
 
 

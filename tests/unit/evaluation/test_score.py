@@ -24,7 +24,7 @@ from virft.evaluation.predictions import (
     read_predictions_card,
     write_predictions,
 )
-from virft.evaluation.score import read_answers, read_scores, resample_answers, score_predictions, write_scores
+from virft.evaluation.score import score_predictions
 from virft.types import FinishReason, ImageSize, Prediction, TaskName
 
 SIZE = ImageSize(64, 48)
@@ -245,31 +245,3 @@ def test_scoring_changes_no_predictions(tmp_path: Path) -> None:
     score_predictions(path, store)
     assert path.read_bytes() == before
     assert json.loads(path.with_name("card.json").read_text())["settings"] == {"limit": None}
-
-
-def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p")
-    scores = tuple(replace(one, intervals={"f1": (0.25, 0.75)}) for one in score_predictions(path, store))
-    write_scores(scores, tmp_path / "scores.json", predictions=path)
-    again = read_scores(tmp_path / "scores.json")
-    assert [one.task for one in again] == [one.task for one in scores]
-    assert (again[0].protocol, again[0].num_samples, again[0].data_hash) == (scores[0].protocol, 2, store.hash)
-    assert again[0].values == {name: round(value, 6) for name, value in scores[0].values.items()}
-    assert again[0].intervals == {"f1": (0.25, 0.75)}
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": {"flying": {}}, "data_hash": ""}', '{"tasks": 3}'])
-def test_a_file_that_holds_no_scores_is_told(tmp_path: Path, text: str) -> None:
-    (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(DataError, match=r"scores\.json: no scores .*expected what `virft score` writes"):
-        read_scores(tmp_path / "scores.json")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_scores(tmp_path / "none.json")
-
-
-def test_numbers_of_one_picture_cannot_be_resampled(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "d")
-    found = resample_answers(read_answers(answer(store, tmp_path / "p"), store))
-    assert found[TaskName.DETECTION].images == ("fox",)
-    assert found[TaskName.DETECTION].values == {}

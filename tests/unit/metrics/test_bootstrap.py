@@ -50,11 +50,6 @@ def test_an_image_drawn_twice_counts_like_two_images(questions: list[BoxQuestion
     assert found == pytest.approx(doubled, abs=1e-9)
 
 
-def shares(right: list[float]) -> Resampled:
-    images = [str(number) for number in range(len(right))]
-    return resample(ratio_statistic({"accuracy": (right, [1.0] * len(right))}), images)
-
-
 def test_draws_are_the_same_each_time_and_hold_every_image_once_on_average() -> None:
     drawn = draws(50)
     assert (drawn == draws(50)).all()
@@ -65,7 +60,7 @@ def test_draws_are_the_same_each_time_and_hold_every_image_once_on_average() -> 
 def test_an_interval_is_as_wide_as_theory_says() -> None:
     # a share of 0.5 in 400 images: standard error 0.025, so 1.96 of them on each side
     right = [1.0, 0.0] * 200
-    ((name, (low, high)),) = intervals(shares(right)).items()
+    ((name, (low, high)),) = intervals(ratio_statistic({"accuracy": (right, [1.0] * 400)}), 400).items()
     assert name == "accuracy"
     assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.01)
     assert high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.01)
@@ -73,24 +68,42 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
 
 def test_questions_about_an_image_stay_together() -> None:
     # 8 questions, but only 2 images: one with all right and one with all wrong
-    ends = intervals(resample(ratio_statistic({"accuracy": ([4.0, 0.0], [4.0, 4.0])}), ["a", "b"]))
+    ends = intervals(ratio_statistic({"accuracy": ([4.0, 0.0], [4.0, 4.0])}), 2)
     assert ends["accuracy"] == (0.0, 1.0)
 
 
 def test_a_single_image_has_no_interval() -> None:
-    assert intervals(shares([1.0])) == {}
+    assert intervals(ratio_statistic({"accuracy": ([1.0], [2.0])}), 1) == {}
+
+
+def shares(right: list[float]) -> Resampled:
+    images = [str(number) for number in range(len(right))]
+    return resample([ratio_statistic({"accuracy": (right, [1.0] * len(right))})], images)
+
+
+def test_what_is_kept_of_resamples_gives_the_same_intervals() -> None:
+    right = [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert shares(right).intervals() == intervals(ratio_statistic({"accuracy": (right, [1.0] * 5)}), 5)
+    assert shares([1.0]).intervals() == {}
 
 
 def test_a_difference_on_the_same_images_is_known_better_than_its_two_numbers() -> None:
     before = [1.0, 0.0] * 200
     # 20 of 400 images more: 0.05, each image counted with its own change
     after = [max(one, float(number < 40)) for number, one in enumerate(before)]
-    ((low, high),) = difference_intervals(shares(before), shares(after)).values()
+    ((low, high),) = difference_intervals([shares(before)], [shares(after)]).values()
     # a change of 1 in 5 % of the images: standard error sqrt(0.05 x 0.95 / 400) = 0.0109
     assert low == pytest.approx(0.05 - 1.96 * 0.0109, abs=0.006)
     assert high == pytest.approx(0.05 + 1.96 * 0.0109, abs=0.006)
 
 
+def test_seeds_count_by_their_mean() -> None:
+    nothing, everything = shares([0.0] * 4), shares([1.0] * 4)
+    # the means are 0.5 and 1
+    assert difference_intervals([nothing, everything], [everything]) == {"accuracy": (0.5, 0.5)}
+
+
 def test_equal_answers_differ_by_nothing_and_other_images_by_what_no_one_knows() -> None:
-    assert difference_intervals(shares([1.0, 0.0]), shares([1.0, 0.0])) == {"accuracy": (0.0, 0.0)}
-    assert difference_intervals(shares([1.0, 0.0]), shares([1.0, 0.0, 1.0])) == {}
+    assert difference_intervals([shares([1.0, 0.0])], [shares([1.0, 0.0])]) == {"accuracy": (0.0, 0.0)}
+    assert difference_intervals([shares([1.0, 0.0])], [shares([1.0, 0.0, 1.0])]) == {}
+    assert difference_intervals([], [shares([1.0, 0.0])]) == {}
