@@ -91,6 +91,11 @@ def read_systems(
         if same not in scored or not scored[same].scores:
             scored[same] = read_reported_answers(folder, card, near=near, with_intervals=with_intervals)
             found.setdefault(same[0], {}).setdefault(data_name(card), []).append(scored[same])
+    for origin in runs:
+        # where only the best model was asked, it stands for its run
+        best = found.pop(_best_of(origin.run.name), None) if origin.run.name not in found else None
+        if best is not None:
+            found[origin.run.name] = best
     notes += _split_by_content(found)
     systems = _in_order(_one_way_of_asking(found), runs)
     return systems, tuple(notes)
@@ -203,13 +208,17 @@ def _prediction_folders(places: Sequence[Path], runs: Sequence[Path]) -> Iterato
 def _system_of(card: PredictionsCard, folder: Path, runs: Sequence[_Origin]) -> str:
     """Whose predictions these are: of a run's model, of the model that runs began with, or of another one."""
     for origin in runs:
-        for kind, name in (("model", origin.run.name), ("best", f"{origin.run.name}, best by validation")):
+        for kind, name in (("model", origin.run.name), ("best", _best_of(origin.run.name))):
             if _is_model(card.model, origin.folder / kind, inside=folder.is_relative_to(origin.folder)):
                 return name
     bases = {str(one.run.settings["model.path"]): None for one in runs if "model.path" in one.run.settings}
     if card.model in bases or any(_same_place(card.model, base) for base in bases):
         return BASE if len(bases) == 1 else f"{BASE} {_model_name(card.model)}"
     return _model_name(card.model)
+
+
+def _best_of(run: str) -> str:
+    return f"{run}, best by validation"
 
 
 def _is_model(model: str, place: Path, *, inside: bool) -> bool:

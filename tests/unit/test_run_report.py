@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from virft.report.reported import ReportedSystem
 from virft.run_report import read_systems, report_folders, short_names
 from virft.training.run import METRICS, ROLLOUTS, RunFolder
 
+DOCS = Path(__file__).parents[2] / "docs"
 WORSE = "<answer>[{'Position':[600,600,900,900],'Confidence':0.9}]</answer>"
 
 
@@ -60,6 +62,13 @@ def test_predictions_belong_to_the_base_to_runs_or_to_others(tmp_path: Path) -> 
     assert systems_of(run.folder, other) == expected
     assert systems_of(other, run.folder) == expected
     assert list(systems_of(other, run.folder)) == list(expected)
+
+
+def test_where_only_the_best_model_was_asked_it_stands_for_its_run(tmp_path: Path) -> None:
+    store = make_set(tmp_path / "coins")
+    run = make_run(tmp_path / "mine", store)
+    write_answers(run.folder / "eval" / "test", store, [RIGHT] * 3, model=str(run.folder / "best"))
+    assert systems_of(run.folder) == {"mine": {"coins": 1.0}}
 
 
 def test_a_base_given_as_a_folder_of_predictions_is_the_base_of_the_run(tmp_path: Path) -> None:
@@ -303,6 +312,17 @@ def test_half_a_character_in_an_answer_does_not_stop_a_page(tmp_path: Path) -> N
     write_answers(run.folder / "eval" / "test", store, ["<answer>\ud83d</answer>"], model=str(run.folder / "model"))
     assert main(["report", str(run.folder)]) == 0
     assert "\\ud83d" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_documented_program_makes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_set(tmp_path / "coins")
+    for name in ("a", "b"):
+        run_with_answers(tmp_path / "runs", store, name=name)
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(.*?)```", (DOCS / "report.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, str] = {}
+    exec(program, names)
+    assert {"In short", "b is better.", "hours"} <= set(PageReader(names["page"]).texts)
 
 
 @pytest.mark.parametrize(

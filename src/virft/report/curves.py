@@ -63,10 +63,12 @@ class ChartGroup:
 _WORDS = {
     "reward": "mean over the completions of a step",
     "completion_tokens": "mean length of a completion",
+    "answer_tokens": "mean length of an answer that is learnt",
+    "num_tokens": "of prompts and completions in a step",
     "unreadable_frac": "completions that hold no answer",
     "truncated_frac": "completions cut by the token limit",
     "spread_frac": "groups whose rewards differ: the others teach nothing",
-    "loss": "the number that is minimised; of GRPO near 0, whatever happens",
+    "loss": "the number that is minimised; of GRPO near 0 whatever happens",
     "kl": "distance from the model that training began with, nats a token",
     "clip_frac": "weight of tokens whose change was clipped",
     "grad_norm": "length of the gradient before clipping",
@@ -75,8 +77,8 @@ _WORDS = {
     "float32 is a bug",
     "validation_score": "mean of F1, accuracy and box mIoU, as many as there are",
 }
-_ANSWERS = ("completion_tokens", "unreadable_frac", "truncated_frac", "spread_frac")
-_UPDATE = ("loss", "kl", "clip_frac", "grad_norm", "learning_rate", "sampler_gap")
+_ANSWERS = ("completion_tokens", "answer_tokens", "unreadable_frac", "truncated_frac", "spread_frac")
+_UPDATE = ("loss", "kl", "clip_frac", "grad_norm", "learning_rate", "sampler_gap", "num_tokens")
 _FIRST_VALIDATIONS = tuple(
     VALIDATION + name for name in ("score", "f1", "ap", "accuracy", "box_miou", "unreadable_frac")
 )
@@ -85,7 +87,8 @@ _FIRST_VALIDATIONS = tuple(
 def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
     """Every number of every log, most telling first; one that is not known stands under "Other"."""
     runs = [(place, system, run) for place, system in enumerate(systems) for run in system.runs]
-    tables = [(place, _line_name(system, run), _by_name(run.metrics)) for place, system, run in runs]
+    several = len({run.trainer for _, _, run in runs}) > 1
+    tables = [(place, _line_name(system, run), _of_run(run, several=several)) for place, system, run in runs]
     names = list(dict.fromkeys(name for _, _, table in tables for name in table))
     validations = [one for one in names if one.startswith(VALIDATION)]
     first = [one for one in validations if one.partition("@")[0] in _FIRST_VALIDATIONS]
@@ -93,7 +96,7 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
         "Reward": [one for one in names if one == "reward" or one.startswith(("reward_", "reward@"))],
         "Validation": sorted(first, key=lambda one: _FIRST_VALIDATIONS.index(one.partition("@")[0])) or validations,
         "Answers": [one for one in _ANSWERS if one in names],
-        "Update": [one for one in _UPDATE if one in names],
+        "Update": [name for one in _UPDATE for name in names if name.partition(" of ")[0] == one],
     }
     known = {*validations, *(one for members in headings.values() for one in members)}
     headings["Other"] = [one for one in names if one not in known]
@@ -154,6 +157,14 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     return Points(tuple(steps[i] for i in order), tuple(values[i] for i in order))
 
 
+def _of_run(run: ReportedRun, *, several: bool) -> dict[str, Points]:
+    """Number -> its points. The losses of several trainers are different things, so each is called by its trainer."""
+    return {
+        f"loss of {run.trainer}" if name == "loss" and several else name: points
+        for name, points in _by_name(run.metrics).items()
+    }
+
+
 def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
     """Number -> its points. What is no finite number is left out.
 
@@ -188,7 +199,12 @@ def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -
     lines = tuple(
         _line(line_name, table[name], tone=place, system=place) for place, line_name, table in tables if name in table
     )
-    return Chart(title=_title(name), words=_WORDS.get(name, ""), lines=lines, is_share=_is_share(name, lines))
+    return Chart(
+        title=_title(name),
+        words=_WORDS.get(name.partition(" of ")[0], ""),
+        lines=lines,
+        is_share=_is_share(name, lines),
+    )
 
 
 def _line(name: str, points: Points, *, tone: int, system: int | None = None) -> Line:

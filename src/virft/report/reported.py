@@ -32,6 +32,11 @@ class ReportedRun:
     samples: Mapping[str, Sample] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
+    @property
+    def trainer(self) -> str:
+        """The verb that trained it, "grpo" where the card does not tell."""
+        return str(self.card.get("trainer", "grpo"))
+
 
 class QuestionScore(NamedTuple):
     """How right an answer is (``metrics.question_score``), and how sure its surest box; 1 for answers without boxes."""

@@ -53,10 +53,11 @@ def num_steps_done(run: ReportedRun) -> int:
 
 def _view(run: ReportedRun) -> RunCardView:
     card = run.card
-    planned = next((value for key, value in run.settings.items() if key.endswith(".steps")), None)
+    planned = run.settings.get(f"{run.trainer}.steps")
     versions = card.get("versions") or {}
     facts = {
         "folder": run.folder,
+        "trained by": card.get("trainer"),
         "steps": f"{num_steps_done(run)}" + (f" of {planned}" if planned is not None else ""),
         "model": card.get("model") or run.settings.get("model.path"),
         "command": shlex.join(str(word) for word in card.get("argv", ())),

@@ -46,7 +46,7 @@ def render_run_page(
         missing_scores=_missing_scores(systems),
         charts=chart_groups(systems),
         tests=shown_tests(systems, pictures, number=num_pictures) if names_of_tests(systems) else [],
-        rollouts=[shown_rollouts(run, pictures) for run in runs],
+        rollouts=[shown_rollouts(run, pictures) for run in runs if run.trainer != "sft"],
         cards=run_card_views(systems),
         differing=settings_that_differ(runs) if len(runs) > 1 else [],
         runs=runs,

@@ -70,6 +70,20 @@ def test_seeds_of_a_system_share_its_colour() -> None:
     assert [(line.name, line.tone) for line in group.charts[0].lines] == [("rft (seed 1)", 0), ("rft (seed 2)", 0)]
 
 
+def test_losses_of_several_trainers_are_charts_of_their_own() -> None:
+    def of(trainer: str, loss: float) -> ReportedSystem:
+        run = ReportedRun(name=trainer, folder="", card={"trainer": trainer}, metrics=({"step": 0, "loss": loss},))
+        return ReportedSystem(name=trainer, runs=(run,))
+
+    (update,) = chart_groups([of("grpo", 1e-9), of("sft", 2.0)])
+    assert [(chart.title, chart.lines[0].name) for chart in update.charts] == [
+        ("loss of grpo", "grpo"),
+        ("loss of sft", "sft"),
+    ]
+    (update,) = chart_groups([of("sft", 1.0), of("sft", 2.0)])
+    assert [chart.title for chart in update.charts] == ["loss"]
+
+
 def test_what_is_no_finite_number_is_left_out() -> None:
     records = ({"step": 0, "loss": float("nan")}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": float("inf")})
     (group,) = chart_groups([system("a", *records)])

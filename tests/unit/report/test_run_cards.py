@@ -27,10 +27,12 @@ def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
         "machine": "x86_64",
         "python": "3.11.7",
         "model": "virft-tiny",
+        "trainer": "sft",
     }
     timings = [{"step": step, "update": 1.0} for step in range(3)]
-    assert facts(run(card=card, settings={"grpo.steps": 9}, timings=timings)) == {
+    assert facts(run(card=card, settings={"grpo.steps": 7, "sft.steps": 9}, timings=timings)) == {
         "folder": "runs/a",
+        "trained by": "sft",
         "steps": "3 of 9",
         "model": "virft-tiny",
         "command": "virft grpo 'a b.toml'",

@@ -114,6 +114,13 @@ def test_a_run_that_has_just_begun_is_a_page_that_says_so() -> None:
     assert "no card" in text
 
 
+def test_supervised_runs_have_no_answers_to_show() -> None:
+    sft = run(card={"trainer": "sft"}, metrics=({"step": 0, "loss": 1.0},), rollouts=())
+    found = read([ReportedSystem(name="a", runs=(sft,))])
+    assert "Answers in training" not in found.texts
+    assert {"Curves", "Runs", "sft"} <= set(found.texts)
+
+
 def test_predictions_alone_make_a_page_without_curves() -> None:
     found = read([ReportedSystem(name="base", answers={"coins": (answers(scores({"f1": 0.25})),)})])
     headings = [one for one in found.texts if one in ("Scores", "Curves", "Runs", "Pictures")]
