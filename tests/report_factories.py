@@ -76,6 +76,22 @@ def write_answers(folder: Path, store: Store, texts: Sequence[str], *, model: st
     return folder
 
 
+def run_with_answers(folder: Path, store: Store, *, name: str = "mine") -> RunFolder:
+    """A run whose model finds two of three foxes, and whose base finds none."""
+    run = make_run(folder / name, store)
+    write_answers(run.folder / "eval" / "base", store, [NOTHING] * 3)
+    write_answers(run.folder / "eval" / "test", store, [RIGHT, RIGHT, NOTHING], model=str(run.folder / "model"))
+    return run
+
+
+def edit_config(run: RunFolder, old: str, new: str) -> None:
+    """Other settings in a run's ``config.toml``."""
+    path = run.folder / "config.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def scores(values: Mapping[str, float], *, task: TaskName = TaskName.DETECTION, **more: Any) -> Scores:
     """Scores of ten questions with the hash ``aaaa``."""
     told = {"protocol": "positives", "data_hash": "aaaa", "num_samples": 10}

@@ -267,7 +267,7 @@ def _add_report(verbs: _Verbs) -> None:
     verb.add_argument(
         "folders", metavar="RUN", type=Path, nargs="+", help="run folders, and folders of predictions such as a base's"
     )
-    verb.add_argument("--out", type=Path, help="the page (report.html in the first folder by default)")
+    verb.add_argument("--out", type=Path, help="the page (report.html in the first run by default)")
     verb.add_argument(
         "--pictures", dest="num_pictures", type=_pictures, default=40, metavar="N", help="questions shown, 200 at most"
     )

@@ -579,11 +579,17 @@ def presence(
 
 
 def report(*, folders: Sequence[Path], out: Path | None = None, num_pictures: int = 40, intervals: bool = True) -> None:
-    """Write one HTML page about run folders and folders of predictions (``report.html`` in the first by default)."""
+    """Write one HTML page about run folders and folders of predictions.
+
+    It lands in the first run, or here if there is none: beside predictions there must be nothing that ``predict`` does
+    not know.
+    """
     from virft.run_report import report_folders
+    from virft.run_report.runs import is_run
 
     page = report_folders(folders, num_pictures=num_pictures, with_intervals=intervals)
-    goal = out or folders[0] / "report.html"
+    goal = out or next(filter(is_run, folders), Path()) / REPORT
+    goal = goal / REPORT if goal.is_dir() else goal
     goal.parent.mkdir(parents=True, exist_ok=True)
     goal.write_text(page, encoding="utf-8", errors="backslashreplace")
     _say(f"{goal}: {len(page.encode(errors='replace')) / 1e6:.1f} MB")
@@ -597,6 +603,7 @@ def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bo
 
 
 MAP = "map.json"
+REPORT = "report.html"
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from virft.report.shown_groups import shown_rollouts
 from virft.report.shown_questions import shown_tests
 
 NUM_PICTURES = 40
-MOST_PICTURES = 200
 
 
 def render_run_page(
