@@ -180,21 +180,28 @@ def _is_base(system: str) -> bool:
 
 
 def _one_way_of_asking(found: _Found) -> dict[str, dict[str, tuple[ReportedAnswers, ...]]]:
-    """Each system with one lot of answers to a test; others, such as with another template, as systems of their own."""
+    """Each system with one lot of answers to a test; others, such as with another template, as systems of their own.
+
+    Of several, those that are whole come first.
+    """
     split: dict[str, dict[str, tuple[ReportedAnswers, ...]]] = {}
     for system, tests in found.items():
         for test, answers in tests.items():
-            for number, one in enumerate(answers):
-                name = system if number == 0 else f"{system}, {_way(one, answers[0]) or f'again ({number})'}"
+            in_order = sorted(answers, key=lambda one: bool(one.problem))
+            for number, one in enumerate(in_order):
+                name = system if number == 0 else f"{system}, {_way(one, in_order[0]) or f'again ({number})'}"
                 split.setdefault(name, {})[test] = (one,)
     return split
 
 
 def _way(one: ReportedAnswers, first: ReportedAnswers) -> str:
     """How it was asked otherwise than the first."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in one.asked.items() if first.asked.get(name) != value
-    )
+    ways = []
+    for name, value in one.asked.items():
+        if first.asked.get(name) != value:
+            words = name.replace("_", " ")
+            ways.append(f"{'with' if value else 'without'} {words}" if isinstance(value, bool) else f"{words} {value}")
+    return ", ".join(ways)
 
 
 def _in_order(

@@ -20,6 +20,7 @@ from report_factories import (
 )
 from virft.cli import main
 from virft.errors import RunError
+from virft.evaluation.predictions import PARTS, PREDICTIONS
 from virft.report.reported import ReportedSystem
 from virft.run_report import read_systems, report_folders
 from virft.run_report.systems import short_names
@@ -134,7 +135,7 @@ def test_the_same_model_asked_otherwise_is_a_system_of_its_own(tmp_path: Path) -
     write_answers(run.folder / "eval" / "zz", store, [RIGHT, NOTHING, NOTHING])
     assert systems_of(run.folder) == {
         "base": {"coins": 0.0},
-        "base, thinking True": {"coins": 0.0},
+        "base, with thinking": {"coins": 0.0},
         "base, again (2)": {"coins": 0.5},
         "mine": {"coins": 0.8},
     }
@@ -200,3 +201,16 @@ def test_a_system_is_found_for_every_run_even_without_answers(tmp_path: Path) ->
     assert isinstance(systems[0], ReportedSystem)
     assert notes == ()
     assert json.loads(json.dumps(dict(systems[0].runs[0].card)))["commit"] == "abc"
+
+
+def test_of_several_answers_those_that_are_whole_come_first(tmp_path: Path) -> None:
+    store = make_set(tmp_path / "coins")
+    folder = write_answers(tmp_path / "mine" / "eval" / "a", store, [RIGHT])
+    (folder / PREDICTIONS).rename(folder / PARTS.format(0))
+    write_answers(make_run(tmp_path / "other", store).folder / "eval" / "b", store, [NOTHING] * 3)
+    # 1 hit of 1 box and 1 target so far
+    assert systems_of(folder, tmp_path / "other") == {
+        "base": {"coins": 0.0},
+        "base, again (1)": {"coins": 1.0},
+        "other": {},
+    }
