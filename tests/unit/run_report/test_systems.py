@@ -29,11 +29,14 @@ WORSE = "<answer>[{'Position':[600,600,900,900],'Confidence':0.9}]</answer>"
 
 
 def systems_of(*places: Path) -> dict[str, dict[str, float]]:
-    """System -> test -> F1 (-1 without scores)."""
+    """System -> test -> F1, of what is answered so far (-1 without scores)."""
     systems, _ = read_systems(places)
     return {
         one.name: {
-            test: answers.scores[0].values["f1"] if answers.scores else -1.0 for test, (answers,) in one.answers.items()
+            test: next((value for name, value in answers.scores[0].values.items() if name.startswith("f1")), -1.0)
+            if answers.scores
+            else -1.0
+            for test, (answers,) in one.answers.items()
         }
         for one in systems
     }
