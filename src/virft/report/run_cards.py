@@ -54,7 +54,7 @@ def num_steps_done(run: ReportedRun) -> int:
 def _view(run: ReportedRun) -> RunCardView:
     card = run.card
     planned = run.settings.get(f"{run.trainer}.steps")
-    versions = card.get("versions") or {}
+    versions = card.get("versions", {})
     facts = {
         "folder": run.folder,
         "trained by": card.get("trainer"),

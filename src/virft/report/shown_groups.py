@@ -55,10 +55,12 @@ class ShownRollouts:
 def chosen_rollouts(records: Sequence[Mapping[str, Any]], number: int = NUM_GROUPS) -> list[Mapping[str, Any]]:
     """Records of groups that differ, evenly spread from the first to the last.
 
-    >>> [one["step"] for one in chosen_rollouts([{"step": i, "rewards": [0, 1]} for i in range(9)], 3)]
+    >>> group = {"rewards": [0, 1], "best": {}, "worst": {}, "sample": ""}
+    >>> [one["step"] for one in chosen_rollouts([{"step": i, **group} for i in range(9)], 3)]
     [0, 4, 8]
     """
-    spread = [one for one in records if one.get("rewards") and max(one["rewards"]) > min(one["rewards"])]
+    whole = [one for one in records if one.get("rewards") and {"best", "worst", "sample"} <= one.keys()]
+    spread = [one for one in whole if max(one["rewards"]) > min(one["rewards"])]
     if len(spread) <= number:
         return spread
     return [spread[round(place * (len(spread) - 1) / (number - 1))] for place in range(number)]

@@ -28,15 +28,18 @@ def read_run(folder: Path, *, name: str) -> ReportedRun:
     logs = RunFolder(folder)
     config, settings = _read_config(folder, problems)
     card = _read_card(folder, problems)
-    rollouts = logs.records(ROLLOUTS)
+    metrics, timings, rollouts = (
+        [record for record in logs.records(log) if isinstance(record["step"], int)]
+        for log in (METRICS, TIMINGS, ROLLOUTS)
+    )
     run = ReportedRun(
         name=name,
         folder=str(folder),
         card=card,
         settings=settings,
         config=config,
-        metrics=logs.records(METRICS),
-        timings=logs.records(TIMINGS),
+        metrics=metrics,
+        timings=timings,
         rollouts=rollouts,
         problems=tuple(problems),
     )

@@ -25,7 +25,19 @@ def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert again == replace(found, values=rounded)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": {"flying": {}}, "data_hash": ""}', '{"tasks": 3}'])
+ONE_TASK = '{"data_hash": "", "tasks": {"detection": {"protocol": "", "num_samples": 1, "counts": {}, %s}}}'
+WRONG_VALUE = ONE_TASK % '"values": {"f1": "high"}, "tables": {}, "intervals": {}'
+WRONG_TABLE = ONE_TASK % '"values": {"f1": 1}, "tables": {"ap": {"fox": "high"}}, "intervals": {}'
+
+
+def test_a_task_without_numbers_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(ONE_TASK % '"values": {}, "tables": {}, "intervals": {}')
+    assert read_scores(tmp_path / "scores.json") == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"tasks": {"flying": {}}, "data_hash": ""}', '{"tasks": 3}', WRONG_VALUE, WRONG_TABLE]
+)
 def test_a_file_that_holds_no_scores_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(DataError, match=r"scores\.json: no scores .*expected what `virft score` writes"):

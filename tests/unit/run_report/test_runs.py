@@ -52,6 +52,8 @@ def test_a_run_that_is_being_written_is_shown_as_far_as_it_is(tmp_path: Path) ->
         ("config.toml", b"[[", "config.toml: not valid TOML"),
         ("config.toml", b"a = 1\n\xff", "config.toml: not valid TOML"),
         ("metrics.jsonl", b"", "seconds of a step"),
+        ("metrics.jsonl", b'{"step":"0","reward":1}\n', "seconds of a step"),
+        ("rollouts.jsonl", b'{"step":0,"rewards":[0,1]}\n', "no group has differed so far"),
         ("metrics.jsonl", b"\xff\xfe{\n[1]\n3\n", "seconds of a step"),
         ("rollouts.jsonl", b"", "no step of it has logged its answers yet"),
     ],
