@@ -35,9 +35,10 @@ def test_a_task_without_numbers_is_left_out(tmp_path: Path) -> None:
     assert read_scores(tmp_path / "scores.json") == ()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"tasks": {"flying": {}}, "data_hash": ""}', '{"tasks": 3}', WRONG_VALUE, WRONG_TABLE]
-)
+UNKNOWN_TASK = '{"tasks": {"flying": {"values": {"f1": 1}}}, "data_hash": ""}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": 3}', UNKNOWN_TASK, WRONG_VALUE, WRONG_TABLE])
 def test_a_file_that_holds_no_scores_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(DataError, match=r"scores\.json: no scores .*expected what `virft score` writes"):
