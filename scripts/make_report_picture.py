@@ -19,17 +19,17 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
     "--disable-background-networking", "--disable-sync", "--hide-scrollbars",
 )  # fmt: skip
-DESK, PHONE = (1280, 1170), (390, 844)
+DESK, PHONE = (1280, 1290), (390, 844)
 PAPER = (221, 224, 219)
 GAP = 28
-COLOURS = 255
 
 
 def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool, style: str) -> Image.Image:
     """The top of a page, with a style over its own: a screenshot cannot scroll."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "page.html").write_text(page.replace("</style>", f"{style}</style>", 1), encoding="utf-8")
+        whole = f"{style} .question {{ content-visibility: visible }}"
+        (folder / "page.html").write_text(page.replace("</style>", f"{whole}</style>", 1), encoding="utf-8")
         picture = folder / "picture.png"
         # a window is never narrower than 500 pixels, so a phone is a frame in one
         frame = f'<body style="margin:0"><iframe src="page.html" width="{size[0]}" height="{size[1]}" style="border:0">'
@@ -47,7 +47,7 @@ def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool, s
 def main(arguments: argparse.Namespace) -> None:
     """Two screenshots on one sheet."""
     page = arguments.page.read_text(encoding="utf-8")
-    # the page's own policy lets no frame in; pictures are decoded at once, where a screenshot does not wait
+    # the page's own policy lets no style in but its own
     page = re.sub("<meta http-equiv=[^>]*>", "", page, count=1)
     desk = screenshot(
         page, DESK, chromium=arguments.chromium, dark=False,
@@ -61,7 +61,8 @@ def main(arguments: argparse.Namespace) -> None:
     sheet = Image.new("RGB", (DESK[0] + PHONE[0] + 3 * GAP, DESK[1] + 2 * GAP), PAPER)
     sheet.paste(desk, (GAP, GAP))
     sheet.paste(phone, (DESK[0] + 2 * GAP, GAP + (DESK[1] - PHONE[1]) // 2))
-    sheet.quantize(COLOURS).save(arguments.out, optimize=True)
+    colours = sheet.quantize(256, kmeans=2)
+    sheet.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(arguments.out, optimize=True)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1000:.0f} kB")
 
 

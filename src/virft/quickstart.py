@@ -221,7 +221,7 @@ def _write_page(out: Path) -> None:
             f"The built-in model was shown {SHOTS} labelled images of each of {len(class_names('novel'))} classes it "
             "had never been taught. It was not told the right text: it answered, and rules rewarded the answers."
         ),
-        sections=[Section(heading="What was asked", body=html_table(["test", "what"], list(ASKED.items())))],
+        sections=[Section(heading="What was asked", body=html_table(["test", "what"], ASKED.items(), of_texts=True))],
         notes=notes,
     )
     (out / "report.html").write_text(page, encoding="utf-8")

@@ -24,8 +24,8 @@ def stream(template: str, **values: Any) -> Iterator[str]:
     return _environment().get_template(template).generate(**values)
 
 
-def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """A table for a ``Section``; the first column names the row, texts are escaped.
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, of_texts: bool = False) -> Markup:
+    """A table for a ``Section``; the first column names the row. Numbers stand right, ``of_texts`` everything left.
 
     >>> str(html_table(["", "f1"], [["<base>", "0.1"]])).split("<tbody>")[1]
     '<tr><th scope="row">&lt;base&gt;</th><td>0.1</td></tr></tbody></table></div>'
@@ -37,10 +37,10 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
         )
         for row in rows
     )
-    table = "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>"
-    return Markup('<div class="scroll" tabindex="0" role="region" aria-label="table">' + table + "</div>").format(
-        head, body
+    table = Markup('<table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
+        "texts" if of_texts else "numbers", head, body
     )
+    return Markup('<div class="scroll" tabindex="0" role="region" aria-label="table">{}</div>').format(table)
 
 
 def paragraph(text: str) -> Markup:
