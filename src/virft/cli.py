@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(verbs)
     _add_presence(verbs)
     _add_score(verbs)
+    _add_report(verbs)
     _add_explain(verbs)
     _add_ask(verbs)
     _add_app(verbs)
@@ -313,6 +314,20 @@ def _add_score(verbs: _Verbs) -> None:
     )
 
 
+def _add_report(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "report", "make one HTML page of runs: scores, curves, pictures", function="report")
+    verb.add_argument(
+        "folders", metavar="RUN", type=Path, nargs="+", help="run folders, and folders of predictions such as a base's"
+    )
+    verb.add_argument("--out", type=Path, help="the page (report.html in the first run by default)")
+    verb.add_argument(
+        "--pictures", dest="num_pictures", type=_pictures, default=40, metavar="N", help="questions shown, 200 at most"
+    )
+    verb.add_argument(
+        "--no-intervals", dest="intervals", action="store_false", help="leave out the bootstrap, for large sets"
+    )
+
+
 def _add_explain(verbs: _Verbs) -> None:
     verb = _add_verb(verbs, "explain", "print the reward of one completion, part by part", function="explain")
     given = verb.add_mutually_exclusive_group(required=True)
@@ -394,6 +409,13 @@ def _port(text: str) -> int:
     if not 0 <= port < 65536:
         raise argparse.ArgumentTypeError(f"{port}; expected a port from 0 to 65535")
     return port
+
+
+def _pictures(text: str) -> int:
+    number = _not_negative(text)
+    if number > 200:
+        raise argparse.ArgumentTypeError(f"{number}; expected an integer of at most 200")
+    return number
 
 
 def _side(text: str) -> int:

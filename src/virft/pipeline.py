@@ -691,6 +691,23 @@ def app(
         serve({name: asker(load_model(path)) for name, path in models.items()}, listening, say=_say)
 
 
+def report(*, folders: Sequence[Path], out: Path | None = None, num_pictures: int = 40, intervals: bool = True) -> None:
+    """Write one HTML page about run folders and folders of predictions.
+
+    It lands in the first run, or here if there is none: beside predictions there must be nothing that ``predict`` does
+    not know.
+    """
+    from virft.run_report import report_folders
+    from virft.run_report.runs import is_run
+
+    page = report_folders(folders, num_pictures=num_pictures, with_intervals=intervals)
+    goal = out or next(filter(is_run, folders), Path()) / REPORT
+    goal = goal / REPORT if goal.is_dir() else goal
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    goal.write_text(page, encoding="utf-8", errors="backslashreplace")
+    _say(f"{goal}: {len(page.encode(errors='replace')) / 1e6:.1f} MB")
+
+
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
     """Teach the built-in model new classes by reward, and show scores and pictures from before and after."""
     from virft.quickstart import run_quickstart
@@ -721,6 +738,7 @@ def _mask_maker(named: str | None, store: Store) -> Iterator[MaskMaker | None]:
 
 
 MAP = "map.json"
+REPORT = "report.html"
 
 
 @contextmanager

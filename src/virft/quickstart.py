@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,11 @@ from virft.evaluation.predictions import (
 from virft.evaluation.score import score_predictions
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
-from virft.report.page import html_table, render_page
+from virft.report.page import html_table
 from virft.report.pictures import BeforeAfter, before_after_sheet
+from virft.report.reported import Section
+from virft.report.run_page import render_run_page
+from virft.run_report import read_systems
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.tasks import TASKS
@@ -52,6 +56,12 @@ TESTS = {
     "never_trained": ("heldout", SceneKind.SAME_SPRITES),
 }
 """Test set -> its classes and scenes: the learnt classes on unseen backgrounds, in another style, and others."""
+
+ASKED = {
+    "same_sprites": "the learnt classes, in scenes it has not seen",
+    "other_style": "the learnt classes in another style of pictures",
+    "never_trained": "other classes that it was never taught, as a control",
+}
 
 SHOWN = ("f1", "precision", "recall", "false_positive_rate", "duplicates_per_question", "unreadable_frac")
 
@@ -129,7 +139,7 @@ def run_quickstart(
         loaded.save(final)
     scores["rft"] = _scores_of("rft", str(final), out, say)
     (out / "scores.json").write_text(json.dumps(_as_json(scores), indent=2) + "\n")
-    _write_page(out, scores)
+    _write_page(out)
     say(comparison_text(scores))
     say(f"pictures: {out / 'report.html'}")
     return scores
@@ -200,18 +210,19 @@ def _as_json(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, 
     }
 
 
-def _write_page(out: Path, scores: Mapping[str, Mapping[str, Scores]]) -> None:
-    sheet = before_after_sheet(before_after_rows(out, "same_sprites", count=12))
-    sheet.save(out / "before_after.png")
-    page = render_page(
-        "virft quickstart",
+def _write_page(out: Path) -> None:
+    before_after_sheet(before_after_rows(out, "same_sprites", count=12)).save(out / "before_after.png")
+    systems, notes = read_systems([out / "run"])
+    systems = tuple(replace(one, answers={test: one.answers[test] for test in TESTS}) for one in systems)
+    page = render_run_page(
+        systems,
+        title="virft quickstart",
         intro=(
             f"The built-in model was shown {SHOTS} labelled images of each of {len(class_names('novel'))} classes it "
             "had never been taught. It was not told the right text: it answered, and rules rewarded the answers."
         ),
-        tables={"Scores": html_table(["test and model", *SHOWN], _rows(scores))},
-        picture=sheet,
-        picture_text="Test images with target boxes in green and the model's boxes in red, before and after training",
+        sections=[Section(heading="What was asked", body=html_table(["test", "what"], ASKED.items(), of_texts=True))],
+        notes=notes,
     )
     (out / "report.html").write_text(page, encoding="utf-8")
 

@@ -12,11 +12,12 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ONCE = ("--repeats", "1", "--threads", "1")
 
 
 def run(name: str, out: Path, *options: str) -> str:
     """The text of the only result file."""
-    command = [sys.executable, str(BENCHMARKS / name), "--repeats", "1", "--out", str(out), "--threads", "1", *options]
+    command = [sys.executable, str(BENCHMARKS / name), "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (file,) = out.glob("*.md")
@@ -25,7 +26,7 @@ def run(name: str, out: Path, *options: str) -> str:
 
 def test_shared_prefix_compares_equal_computations(tmp_path: Path) -> None:
     options = ("--prompts", "40", "--images", "112", "--completions", "3", "--groups", "2", "--prefill-prompts", "2")
-    text = run("shared_prefix.py", tmp_path, *options)
+    text = run("shared_prefix.py", tmp_path, *ONCE, *options)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if re.match(r"\|\s+40", line)
     ]
@@ -34,7 +35,7 @@ def test_shared_prefix_compares_equal_computations(tmp_path: Path) -> None:
 
 
 def test_a_step_without_sharing_runs_beside_ours(tmp_path: Path) -> None:
-    text = run("step_against_trl.py", tmp_path, "--shapes", "40,112,3,2", "--num-prompts", "2")
+    text = run("step_against_trl.py", tmp_path, *ONCE, "--shapes", "40,112,3,2", "--num-prompts", "2")
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)
 
 
@@ -53,3 +54,12 @@ def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, 
     wasted = 3 * config.text_config.num_hidden_layers * 4 * config.text_config.hidden_size * unseen
     counted = counting.update_operations(config, shape, shared=True, frozen_vision=not train_vision)
     assert counter.get_total_flops() == counted + wasted
+
+
+def test_the_page_of_a_made_up_run_holds_its_pictures(tmp_path: Path) -> None:
+    text = run("report_page.py", tmp_path, "--steps", "30", "--pictures", "6", "--chromium", "")
+    assert "30 steps, 6 questions in pictures, 2 systems." in text
+    (kept,) = re.findall(r"pictures in it \|\s+(\d+)", text)
+    # one for each question, and for each of six groups of rollouts
+    assert 6 <= int(kept) <= 12
+    assert re.search(r"seconds to open \| not measured", text)

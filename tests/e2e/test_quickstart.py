@@ -52,8 +52,12 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
         assert min(sheet.size) > 400
     page = (out / "report.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert "data:image/png;base64," in page
-    assert "http" not in page, "the page must not need a network"
+    assert "data:image/webp;base64," in page
+    assert "http://" not in page, "the page must not need a network"
+    assert "https://" not in page, "the page must not need a network"
+    for text in (*quickstart.ASKED.values(), "Answers in training", "Worst failures"):
+        assert text in page
+    assert "No step has been logged" not in page
     assert len(log(out / "run")) == 2
 
     before = files(out)

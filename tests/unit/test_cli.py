@@ -46,6 +46,7 @@ def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.evaluation.score",
         "virft.asking.answer_pictures",
         "virft.masks",
+        "virft.run_report",
         "virft.config_file",
     ],
 )
@@ -59,13 +60,26 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
     code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for verb in ("build", "check", "look", "grpo", "predict", "score", "explain", "ask", "app", "quickstart"):
+    for verb in (
+        "build",
+        "check",
+        "look",
+        "grpo",
+        "sft",
+        "compare",
+        "predict",
+        "score",
+        "report",
+        "explain",
+        "ask",
+        "app",
+    ):
         assert verb in done.stdout
 
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 25
+    assert len(leaves) == 26
     for leaf in leaves:
         function = getattr(pipeline, leaf.get_default("verb"), None)
         if function is None:

@@ -35,7 +35,7 @@ class ViewRange:
 def viewed(sample: Sample, rng: np.random.Generator, limits: ViewRange) -> Sample:
     """The sample with a random view of its target image, and the target as seen there."""
     view = draw_view(sample, rng, limits)
-    return replace(sample, view=view, target=_target_in(view, sample.target, sample.target_size))
+    return replace(sample, view=view, target=target_in(view, sample.target, sample.target_size))
 
 
 def draw_view(sample: Sample, rng: np.random.Generator, limits: ViewRange) -> View:
@@ -100,7 +100,8 @@ def viewer(limits: ViewRange, seed: int) -> Callable[[Sample, int, int], Sample]
     return look_at
 
 
-def _target_in(view: View, target: Target, size: ImageSize) -> Target:
+def target_in(view: View, target: Target, size: ImageSize) -> Target:
+    """A target of a picture of ``size``, as the view shows it."""
     if isinstance(target, Label):
         return target
     if isinstance(target, Box):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from virft.grpo.advantages import has_spread
+from virft.grpo.advantages import group_advantages, has_spread
 from virft.grpo.loss import policy_loss
 from virft.grpo.pack import LossKind, Microbatch, pack_step
 from virft.grpo.rollout import Grader, roll_out
@@ -24,7 +24,7 @@ from virft.training.guards import require_finite
 from virft.training.optim import set_learning_rate
 from virft.training.passes import Passes
 from virft.training.step import StepReport, Stopwatch
-from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
+from virft.types import Answer, Box, Detections, RewardContext, RolloutGroup, Sample, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class GRPOTrainer:
         return GRPOReport(
             metrics=metrics,
             timings=watch.seconds,
-            shown=best_and_worst(groups, number),
+            shown=best_and_worst(groups, number, scale_by_std=self.settings.scale_by_std),
             most_different=most_different(groups),
             groups=groups,
         )
@@ -276,14 +276,24 @@ def from_worst_to_best(group: RolloutGroup) -> list[int]:
     return sorted(range(len(group.completions)), key=lambda i: (group.rewards[i], i))
 
 
-def best_and_worst(groups: Sequence[RolloutGroup], number: int) -> dict[str, Any]:
-    """The group that differed most, as a log record: its best and its worst completion."""
+def best_and_worst(groups: Sequence[RolloutGroup], number: int, *, scale_by_std: bool) -> dict[str, Any]:
+    """The group that differed most, as a log record: its best and its worst completion.
+
+    ``boxes``: [x1, y1, x2, y2, confidence] of each box that was read, in pixels of the picture as it was seen.
+    """
     group = most_different(groups)
     order = from_worst_to_best(group)
+    advantages = group_advantages(group.rewards, scale_by_std=scale_by_std).tolist()
 
     def shown(i: int) -> Mapping[str, Any]:
         report = group.reports[i]
-        return {"reward": report.total, "parts": dict(report.parts), "text": group.completions[i].text}
+        return {
+            "reward": report.total,
+            "advantage": round(advantages[i], 6),
+            "parts": dict(report.parts),
+            "text": group.completions[i].text,
+            "boxes": _boxes(report.reading.answer),
+        }
 
     return {
         "step": number,
@@ -294,3 +304,11 @@ def best_and_worst(groups: Sequence[RolloutGroup], number: int) -> dict[str, Any
         "best": shown(order[-1]),
         "worst": shown(order[0]),
     }
+
+
+def _boxes(answer: Answer) -> list[list[float]]:
+    items = answer.items if isinstance(answer, Detections) else ()
+    found = [(*item.box.xyxy, item.confidence) for item in items]
+    if isinstance(answer, Box):
+        found = [(*answer.xyxy, 1.0)]
+    return [[round(value, 2) for value in one] for one in found]

@@ -46,6 +46,49 @@ def intervals(statistic: Statistic, num_images: int, *, seed: int = 0) -> dict[s
     return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resampled:
+    """What numbers came out in each resample of ``images`` (any names of them), by name of the number [resamples]."""
+
+    images: tuple[str, ...]
+    values: Mapping[str, NDArray[np.float64]]
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The middle 95 % of each number."""
+        return {name: _middle(values) for name, values in self.values.items()}
+
+
+def resample(statistics: Sequence[Statistic], images: Sequence[str], *, seed: int = 0) -> Resampled:
+    """The numbers of all statistics over resamples of the images; of a single image nothing is known: no numbers."""
+    values: dict[str, NDArray[np.float64]] = {}
+    for statistic in statistics if len(images) > 1 else ():
+        found = [statistic(weights) for weights in draws(len(images), seed=seed)]
+        values |= {name: np.array([one[name] for one in found]) for name in found[0]}
+    return Resampled(images=tuple(images), values=values)
+
+
+def difference_intervals(before: Sequence[Resampled], after: Sequence[Resampled]) -> dict[str, tuple[float, float]]:
+    """The middle 95 % of after less before, each the mean of its seeds; of numbers that all of them have.
+
+    All are drawn alike: answers to the same images vary together, so this is narrower than what the intervals of two
+    systems tell. None for other images.
+    """
+    everything = [*before, *after]
+    if not before or not after or any(one.images != everything[0].images for one in everything):
+        return {}
+
+    def mean(seeds: Sequence[Resampled], name: str) -> NDArray[np.float64]:
+        return np.asarray(np.mean([one.values[name] for one in seeds], axis=0))
+
+    names = [name for name in after[0].values if all(name in one.values for one in everything)]
+    return {name: _middle(mean(after, name) - mean(before, name)) for name in names}
+
+
+def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return float(low), float(high)
+
+
 def ratio_statistic(ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Statistic:
     """Name -> parts and wholes of every image: sum of parts / sum of wholes, 0 where there is no whole.
 

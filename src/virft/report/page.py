@@ -1,61 +1,73 @@
-"""A run as one HTML page that needs no network."""
+"""Pages that need no network: templates filled in, everything inside."""
 
 from __future__ import annotations
 
 import base64
-import html
-import io
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any
 
-from PIL import Image
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; } th, td { padding: .25rem .75rem; text-align: right;
-  border-bottom: 1px solid #8888; }
-th:first-child, td:first-child { text-align: left; } img { max-width: 100%; height: auto; background: white; }
-"""
+from virft.report.line_chart import draw_chart
 
 
-def render_page(
-    title: str, *, intro: str, tables: Mapping[str, str], picture: Image.Image | None, picture_text: str
-) -> str:
-    """The page: a title, a paragraph, tables (HTML, by caption) and one picture with its text alternative."""
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(intro)}</p>"]
-    parts += [f"<h2>{html.escape(caption)}</h2>{table}" for caption, table in tables.items()]
-    if picture is not None:
-        parts.append(f'<h2>Before and after</h2><img alt="{html.escape(picture_text)}" src="{data_uri(picture)}">')
-    head, tail = page_around(title)
-    return head + "\n".join(parts) + tail
+def render(template: str, **values: Any) -> str:
+    """A template of ``report/templates`` with every text escaped that is not ``Markup``."""
+    return "".join(stream(template, **values))
 
 
-def page_around(title: str, *, style: str = "") -> tuple[str, str]:
-    """What stands before and behind a page's body; ``style`` goes over our own."""
-    head = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}{style}</style></head><body>"
-    )
-    return head, "</body></html>\n"
+def stream(template: str, **values: Any) -> Iterator[str]:
+    """The same in pieces, so that a long page need not lie in memory."""
+    return _environment().get_template(template).generate(**values)
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column names the row.
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, of_texts: bool = False) -> Markup:
+    """A table for a ``Section``; the first column names the row. Numbers stand right, ``of_texts`` everything left.
 
-    >>> html_table(["", "f1"], [["base", "0.1"]])
-    '<table><tr><th></th><th>f1</th></tr><tr><td>base</td><td>0.1</td></tr></table>'
+    >>> str(html_table(["", "f1"], [["<base>", "0.1"]])).split("<tbody>")[1]
+    '<tr><th scope="row">&lt;base&gt;</th><td>0.1</td></tr></tbody></table></div>'
     """
+    head = Markup().join(Markup('<th scope="col">{}</th>').format(cell) for cell in header)
+    body = Markup().join(
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            row[0], Markup().join(Markup("<td>{}</td>").format(cell) for cell in row[1:])
+        )
+        for row in rows
+    )
+    table = Markup('<table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
+        "texts" if of_texts else "numbers", head, body
+    )
+    return Markup('<div class="scroll" tabindex="0" role="region" aria-label="table">{}</div>').format(table)
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return "<table>" + line(header, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+def paragraph(text: str) -> Markup:
+    """A sentence or several for a ``Section``."""
+    return Markup("<p>{}</p>").format(text)
 
 
-def data_uri(picture: Image.Image, kind: Literal["PNG", "JPEG"] = "PNG") -> str:
-    """The picture inside a URI."""
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, optimize=True)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("virft.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(draw_chart=draw_chart, inline=_inline, hash_of=_hash_of)
+    return environment
+
+
+def _inline(name: str) -> Markup:
+    """A file of the templates as it is."""
+    environment = _environment()
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])
+
+
+def _hash_of(text: str) -> str:
+    """What a page's policy lets run, and nothing else: answers of models stand on the page."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

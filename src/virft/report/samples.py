@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from virft.data.images import load_image
 from virft.masks import target_mask
-from virft.report.page import data_uri, page_around
+from virft.report.page import stream
+from virft.report.page_pictures import data_uri
 from virft.report.pictures import TARGET_COLOUR, boxes_of
 from virft.types import Label, Sample
 
-_STYLE = """
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-size: .875rem; overflow-wrap: anywhere; } body { max-width: 80rem; }
-"""
 _SIDE = 320
+
+
+class Figure(NamedTuple):
+    """A picture in the page with what stands under it. ``in_words``: the picture for someone who does not see it."""
+
+    uri: str
+    in_words: str
+    lines: list[str]
 
 
 def write_samples_page(samples: Iterable[Sample], *, title: str, intro: str) -> Iterator[str]:
     """The page in pieces, a figure for each sample; pictures are inside, at most 320 pixels a side."""
-    head, tail = page_around(title, style=_STYLE)
-    yield f"{head}<h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p><main>\n"
-    for sample in samples:
-        yield _figure(sample)
-    yield f"</main>{tail}"
+    return stream("samples.html.jinja", title=title, intro=intro, figures=(_figure(sample) for sample in samples))
 
 
 def draw_target(image: Image.Image, sample: Sample, *, side: int = _SIDE) -> Image.Image:
@@ -58,13 +60,11 @@ def target_in_words(sample: Sample) -> str:
     return "not there" if count == 0 else "1 box" if count == 1 else f"{count} boxes"
 
 
-def _figure(sample: Sample) -> str:
+def _figure(sample: Sample) -> Figure:
     picture = draw_target(load_image(sample.images[sample.target_image], sample_id=sample.id), sample)
     size = sample.target_size
-    asked = f"<b>{html.escape(sample.query)}</b>: {html.escape(target_in_words(sample))}"
-    lines = [asked, f"{sample.task}, {size.width} x {size.height}", html.escape(sample.id)]
+    asked = Markup("<b>{}</b>: {}").format(sample.query, target_in_words(sample))
+    lines = [asked, f"{sample.task}, {size.width} x {size.height}", sample.id]
     if sample.question is not None:
-        lines.insert(1, f"<q>{html.escape(sample.question)}</q>")
-    text = html.escape(f"{sample.query}: {target_in_words(sample)}")
-    uri = data_uri(picture, "JPEG")
-    return f'<figure><img alt="{text}" src="{uri}"><figcaption>{"<br>".join(lines)}</figcaption></figure>\n'
+        lines.insert(1, Markup("<q>{}</q>").format(sample.question))
+    return Figure(uri=data_uri(picture), in_words=f"{sample.query}: {target_in_words(sample)}", lines=lines)

@@ -45,9 +45,7 @@ class RunFolder:
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The records of a log, without a last line that was cut."""
-        path = self.folder / name
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+        return [json.loads(line) for line in _lines(self.folder / name) if _step_of(line) < float("inf")]
 
     def cut_logs(self, num_steps: int) -> None:
         """Drop the lines of steps from ``num_steps`` on, which a resumed run will do again."""
@@ -55,7 +53,7 @@ class RunFolder:
             path = self.folder / name
             if not path.exists():
                 continue
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) < num_steps]
+            kept = [line for line in _lines(path) if _step_of(line) < num_steps]
             new = path.with_suffix(".new")
             new.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             new.rename(path)
@@ -88,11 +86,19 @@ def require_free(config: Config, *, resume: bool, data_hash: str, trainer: str) 
         raise RunError(f"{folder}: is not empty and holds no run; name another run.dir")
 
 
+def _lines(path: Path) -> list[str]:
+    """Lines of a log, none where there is no file. A completion may hold other line breaks than ours, or half of one.
+
+    ``str.splitlines`` would split at those too, and a crash may cut a character in two.
+    """
+    return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+
+
 def _step_of(line: str) -> float:
     """The step of a log line; a line cut by a crash counts as endless, so it is dropped."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 

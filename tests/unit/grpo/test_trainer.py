@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from factories import box, detections, reading
 from group_factories import completion, group, report
 from toy_training import question, toy_trainer
 from virft.errors import RunError
 from virft.grpo.trainer import best_and_worst, group_metrics
 from virft.models.vision import FeatureCache
-from virft.types import RolloutGroup, View
+from virft.types import Answer, Detections, RewardReport, RolloutGroup, View
 
 SAMPLES = [question("a"), question("b")]
 
@@ -162,7 +163,22 @@ def test_unreadable_and_cut_answers_are_counted() -> None:
 def test_the_log_keeps_best_and_worst_of_the_group_that_differed_most() -> None:
     texts = (completion([1], text="bad"), completion([2], text="good"), completion([3], text="fair"))
     wide = made(group([0.1, 0.9, 0.5], id="wide"), completions=texts)
-    record = best_and_worst([group([0.4, 0.5]), wide], 6)
+    record = best_and_worst([group([0.4, 0.5]), wide], 6, scale_by_std=False)
     assert (record["step"], record["sample"], record["rewards"]) == (6, "wide", [0.1, 0.9, 0.5])
     assert (record["best"]["text"], record["best"]["reward"]) == ("good", 0.9)
     assert (record["worst"]["text"], record["worst"]["reward"]) == ("bad", 0.1)
+    # 0.9 and 0.1 less the mean of 0.5
+    assert (record["best"]["advantage"], record["worst"]["advantage"]) == (0.4, -0.4)
+
+
+def test_the_log_keeps_boxes_as_they_were_read() -> None:
+    answers: list[Answer] = [detections((1, 2, 3, 4.125), confidence=0.5), Detections(), box(5, 6, 7, 8)]
+    reports = tuple(
+        RewardReport(total=total, parts={}, reading=reading(answer))
+        for total, answer in zip((1.0, 0.0, 2.0), answers, strict=True)
+    )
+    pair = made(group([1.0, 0.0]), reports=reports[:2])
+    record = best_and_worst([pair], 0, scale_by_std=True)
+    assert (record["best"]["boxes"], record["worst"]["boxes"]) == ([[1, 2, 3, 4.12, 0.5]], [])
+    record = best_and_worst([made(group([0.0, 2.0]), reports=reports[1:])], 0, scale_by_std=True)
+    assert record["best"]["boxes"] == [[5, 6, 7, 8, 1.0]]

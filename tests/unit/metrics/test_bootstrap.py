@@ -10,7 +10,15 @@ from hypothesis import given, settings
 
 from box_questions import box_questions
 from virft.metrics.average_precision import BoxQuestion, average_precision
-from virft.metrics.bootstrap import ap_statistic, draws, intervals, ratio_statistic
+from virft.metrics.bootstrap import (
+    Resampled,
+    ap_statistic,
+    difference_intervals,
+    draws,
+    intervals,
+    ratio_statistic,
+    resample,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,3 +74,36 @@ def test_questions_about_an_image_stay_together() -> None:
 
 def test_a_single_image_has_no_interval() -> None:
     assert intervals(ratio_statistic({"accuracy": ([1.0], [2.0])}), 1) == {}
+
+
+def shares(right: list[float]) -> Resampled:
+    images = [str(number) for number in range(len(right))]
+    return resample([ratio_statistic({"accuracy": (right, [1.0] * len(right))})], images)
+
+
+def test_what_is_kept_of_resamples_gives_the_same_intervals() -> None:
+    right = [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert shares(right).intervals() == intervals(ratio_statistic({"accuracy": (right, [1.0] * 5)}), 5)
+    assert shares([1.0]).intervals() == {}
+
+
+def test_a_difference_on_the_same_images_is_known_better_than_its_two_numbers() -> None:
+    before = [1.0, 0.0] * 200
+    # 20 of 400 images more: 0.05, each image counted with its own change
+    after = [max(one, float(number < 40)) for number, one in enumerate(before)]
+    ((low, high),) = difference_intervals([shares(before)], [shares(after)]).values()
+    # a change of 1 in 5 % of the images: standard error sqrt(0.05 x 0.95 / 400) = 0.0109
+    assert low == pytest.approx(0.05 - 1.96 * 0.0109, abs=0.006)
+    assert high == pytest.approx(0.05 + 1.96 * 0.0109, abs=0.006)
+
+
+def test_seeds_count_by_their_mean() -> None:
+    nothing, everything = shares([0.0] * 4), shares([1.0] * 4)
+    # the means are 0.5 and 1
+    assert difference_intervals([nothing, everything], [everything]) == {"accuracy": (0.5, 0.5)}
+
+
+def test_equal_answers_differ_by_nothing_and_other_images_by_what_no_one_knows() -> None:
+    assert difference_intervals([shares([1.0, 0.0])], [shares([1.0, 0.0])]) == {"accuracy": (0.0, 0.0)}
+    assert difference_intervals([shares([1.0, 0.0])], [shares([1.0, 0.0, 1.0])]) == {}
+    assert difference_intervals([], [shares([1.0, 0.0])]) == {}

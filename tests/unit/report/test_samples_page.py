@@ -72,7 +72,7 @@ def test_texts_are_escaped_and_pictures_are_inside(tmp_path: Path) -> None:
     assert "<script>" not in page
     assert "&lt;b&gt;&amp;" in page
     assert "a &amp; b" in page
-    (uri,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    (uri,) = re.findall(r'src="data:image/webp;base64,([^"]+)"', page)
     assert Image.open(io.BytesIO(base64.b64decode(uri))).size == (64, 48)
 
 

@@ -108,3 +108,14 @@ def test_lines_of_steps_that_will_be_done_again_are_cut(tmp_path: Path) -> None:
     run.cut_logs(2)
     for name in (METRICS, ROLLOUTS, TIMINGS):
         assert (run.folder / name).read_text() == '{"step":0}\n{"step":1}\n'
+
+
+def test_a_line_that_holds_other_line_breaks_or_was_cut_in_a_character_breaks_no_other(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path / "r"))
+    run.append(ROLLOUTS, {"step": 0, "text": "a\u2028b\x85c"})
+    run.append(ROLLOUTS, {"step": 1, "text": "d"})
+    with (run.folder / ROLLOUTS).open("ab") as file:
+        file.write('{"step":2,"text":"é'.encode()[:-1])
+    assert [record["text"] for record in run.records(ROLLOUTS)] == ["a\u2028b\x85c", "d"]
+    run.cut_logs(1)
+    assert [record["text"] for record in run.records(ROLLOUTS)] == ["a\u2028b\x85c"]

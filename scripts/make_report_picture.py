@@ -1,0 +1,74 @@
+"""Make the README's picture of a report: its top and its pictures, beside a phone in the dark.
+
+    python scripts/make_report_picture.py PAGE OUT.png [--chromium chromium]
+
+Chromium opens the page without a window; no network is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
+    "--disable-background-networking", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
+DESK, PHONE = (1280, 1290), (390, 844)
+PAPER = (221, 224, 219)
+GAP = 28
+
+
+def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool, style: str) -> Image.Image:
+    """The top of a page, with a style over its own: a screenshot cannot scroll."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = f"{style} .question {{ content-visibility: visible }}"
+        (folder / "page.html").write_text(page.replace("</style>", f"{whole}</style>", 1), encoding="utf-8")
+        picture = folder / "picture.png"
+        # a window is never narrower than 500 pixels, so a phone is a frame in one
+        frame = f'<body style="margin:0"><iframe src="page.html" width="{size[0]}" height="{size[1]}" style="border:0">'
+        (folder / "frame.html").write_text(frame, encoding="utf-8")
+        command = [
+            chromium, *OPTIONS, f"--user-data-dir={folder / 'profile'}", f"--screenshot={picture}",
+            f"--window-size={max(500, size[0])},{size[1]}", "--virtual-time-budget=5000",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}", (folder / "frame.html").as_uri(),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True)
+        with Image.open(picture) as taken:
+            return taken.convert("RGB").crop((0, 0, *size))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Two screenshots on one sheet."""
+    page = arguments.page.read_text(encoding="utf-8")
+    # the page's own policy lets no style in but its own
+    page = re.sub("<meta http-equiv=[^>]*>", "", page, count=1)
+    desk = screenshot(
+        page, DESK, chromium=arguments.chromium, dark=False,
+        style="#section-1, .tables, .hint, #curves h3, .charts ~ .charts, .charts > :nth-child(n+4) { display: none }"
+        "h2 { margin-top: 1.5rem } #pictures h3 { margin-top: 0.5rem }",
+    )  # fmt: skip
+    phone = screenshot(
+        page, PHONE, chromium=arguments.chromium, dark=True,
+        style="#section-1, #scores, #curves, .key, .hint { display: none } h2 { margin-top: 1.5rem }",
+    )  # fmt: skip
+    sheet = Image.new("RGB", (DESK[0] + PHONE[0] + 3 * GAP, DESK[1] + 2 * GAP), PAPER)
+    sheet.paste(desk, (GAP, GAP))
+    sheet.paste(phone, (DESK[0] + 2 * GAP, GAP + (DESK[1] - PHONE[1]) // 2))
+    colours = sheet.quantize(256, kmeans=2)
+    sheet.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(arguments.out, optimize=True)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--chromium", default="chromium")
+    main(parser.parse_args())

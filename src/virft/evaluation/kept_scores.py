@@ -1,0 +1,45 @@
+"""Scores as ``scores.json`` kept them, where the data set is no longer at hand to score again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from virft.errors import DataError
+from virft.types import Scores, TaskName
+
+
+def read_scores(path: Path) -> tuple[Scores, ...]:
+    """One ``Scores`` per task, as ``virft score`` wrote them."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            Scores(
+                task=TaskName(name),
+                protocol=one["protocol"],
+                data_hash=tree["data_hash"],
+                num_samples=one["num_samples"],
+                values={key: float(value) for key, value in one["values"].items()},
+                counts=one["counts"],
+                tables={
+                    table: {row: _number(value) for row, value in rows.items()} for table, rows in one["tables"].items()
+                },
+                intervals={key: (float(low), float(high)) for key, (low, high) in one["intervals"].items()},
+            )
+            for name, one in tree["tasks"].items()
+            if one["values"]
+        )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected what `virft score` writes") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: no scores ({type(error).__name__}: {error}); expected what `virft score` writes"
+        ) from error
+
+
+def _number(value: Any) -> float:
+    """The number itself, so that a count stays one; ``TypeError`` for anything else."""
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is no number")
+    return value
