@@ -91,7 +91,9 @@ def make_run(folder: Path, store: Store, *, steps: int, rng: random.Random) -> N
     config = Config(
         data=DataConfig(train=str(store.folder)), grpo=GRPOConfig(steps=steps), run=RunConfig(dir=str(folder))
     )
-    run = RunFolder.open(config, resume=False, card=run_card(commit=None, data_hash=store.hash, model="virft-tiny"))
+    run = RunFolder.open(
+        config, resume=False, card=run_card(trainer="grpo", commit=None, data_hash=store.hash, model="virft-tiny")
+    )
     for step in range(steps):
         risen = step / steps
         record = {name: risen + rng.gauss(0, 0.1) for name in ("reward", "reward_iou", "reward_confidence", "kl")}

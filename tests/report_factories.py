@@ -40,7 +40,7 @@ def make_set(folder: Path, *, number: int = 3, query: str = "fox") -> Store:
 def make_run(folder: Path, data: Store, *, steps: int = 3, **grpo: Any) -> RunFolder:
     """A run on a data set that has done ``steps`` steps; its log of rollouts is about sample q0."""
     config = Config(data=DataConfig(train=str(data.folder)), grpo=GRPOConfig(**grpo), run=RunConfig(dir=str(folder)))
-    card = run_card(commit="abc", data_hash=data.hash, model="virft-tiny")
+    card = run_card(trainer="grpo", commit="abc", data_hash=data.hash, model="virft-tiny")
     run = RunFolder.open(config, resume=False, card=card | {"argv": ["virft", "grpo", "a b.toml"]})
     for step in range(steps):
         run.append(METRICS, {"step": step, "reward": 1.0 + step, "reward_iou": 0.5, "spread_frac": 0.25})
