@@ -14,7 +14,7 @@ from virft.config import CompareConfig, Config
 from virft.config_file import dump, first_difference, load
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
-from virft.evaluation.comparison import Comparison, Difference, compare_predictions, comparison_tree
+from virft.evaluation.comparison import Comparison, Difference, compare, comparison_tree, measure
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
 from virft.models.load import load_model
@@ -81,11 +81,13 @@ def run_compare(config: Config, *, resume: bool, say: Callable[[str], None]) -> 
             for test, store in tests.items()
         }
     order = [name for name in IN_WORDS if name in answers]
-    comparisons = {
-        test: {
-            pair: compare_predictions(answers[pair[0]][test], answers[pair[1]][test], store) for pair in pairs(order)
-        }
+    measured = {
+        test: {name: [measure(path, store) for path in answers[name][test]] for name in order}
         for test, store in tests.items()
+    }
+    comparisons = {
+        test: {(first, second): compare(by_name[first], by_name[second]) for first, second in pairs(order)}
+        for test, by_name in measured.items()
     }
     found = Compared(
         systems=tuple(sorted(systems, key=lambda one: order.index(one.name))), comparisons=comparisons, answers=answers

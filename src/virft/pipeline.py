@@ -457,7 +457,8 @@ def score(
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.store import Store
-    from virft.evaluation.comparison import compare_predictions, comparisons_to_text
+    from virft.evaluation.comparison import compare as compare_measured
+    from virft.evaluation.comparison import comparisons_to_text, measure
     from virft.evaluation.predictions import find_predictions
     from virft.evaluation.score import score_predictions, scores_to_text, seeds_to_text, write_scores
 
@@ -472,7 +473,8 @@ def score(
             )
             for path in paths
         )
-    comparisons = compare_predictions(others, paths, store) if others else ()
+    both = [[measure(path, store) for path in side] for side in (others, paths)] if others else []
+    comparisons = compare_measured(*both) if both else ()
     written = write_scores(
         scores, out or paths[0].with_name("scores.json"), predictions=paths[0], comparisons=comparisons
     )

@@ -16,10 +16,10 @@ import numpy as np
 
 from virft.data.store import Store
 from virft.errors import DataError
-from virft.evaluation.answered import AnsweredSet, read_answered
+from virft.evaluation.answered import read_answered
 from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.predictions import PredictionsCard
-from virft.metrics.bootstrap import Statistic, Weights, intervals
+from virft.metrics.bootstrap import Resampled, difference_intervals, resample
 from virft.types import TaskName
 
 
@@ -58,23 +58,68 @@ class Comparison:
     warnings: tuple[str, ...] = ()
 
 
-def compare_predictions(first: Sequence[Path], second: Sequence[Path], store: Store) -> tuple[Comparison, ...]:
-    """Compare two systems by what they wrote about a data set; a path for each seed.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """The headline numbers of one predictions file by task, as they are and over resamples of the images."""
 
-    ``DataError`` where they did not answer the same questions.
-    """
-    both = [[read_answered(path, store) for path in paths] for paths in (first, second)]
-    everything = [one for held in both for one in held]
-    paths = [*first, *second]
-    reference = _question_ids(everything[0])
-    for path, one in zip(paths, everything, strict=True):
-        if _question_ids(one) != reference:
+    path: Path
+    card: PredictionsCard
+    sample_ids: frozenset[str]
+    values: Mapping[TaskName, Mapping[str, float]]
+    resampled: Mapping[TaskName, Resampled]
+
+
+def measure(path: Path, store: Store) -> Measured:
+    """Read the answers to a data set again and measure them."""
+    answered = read_answered(path, store)
+    values, resampled = {}, {}
+    for task, held in answered.by_task.items():
+        images = images_of(held)
+        statistics = headline_statistics(task, held, images)
+        once = np.ones(len(images))
+        values[task] = {name: value for one in statistics for name, value in one(once).items()}
+        resampled[task] = resample(statistics, images)
+    return Measured(
+        path=path,
+        card=answered.card,
+        sample_ids=frozenset(one.sample.id for held in answered.by_task.values() for one in held),
+        values=values,
+        resampled=resampled,
+    )
+
+
+def compare(first: Sequence[Measured], second: Sequence[Measured]) -> tuple[Comparison, ...]:
+    """Two systems, each by one or several seeds, task by task. ``DataError`` where they answered other questions."""
+    everything = [*first, *second]
+    for one in everything[1:]:
+        if one.sample_ids != everything[0].sample_ids:
             raise DataError(
-                f"{path}: answers other questions than {paths[0]} ({_number(one)} and {_number(everything[0])}); "
-                "expected both systems to be asked the same"
+                f"{one.path}: answers other questions than {everything[0].path} ({len(one.sample_ids)} and "
+                f"{len(everything[0].sample_ids)}); expected both systems to be asked the same"
             )
-    warnings = asked_differently({str(path): one.card for path, one in zip(paths, everything, strict=True)})
-    return tuple(_compare(task, both[0], both[1], warnings) for task in everything[0].by_task)
+    warnings = asked_differently({str(one.path): one.card for one in everything})
+    return tuple(
+        Comparison(
+            task=task,
+            num_images=len(everything[0].resampled[task].images),
+            differences=_differences(task, first, second),
+            warnings=warnings,
+        )
+        for task in everything[0].values
+    )
+
+
+def _differences(task: TaskName, first: Sequence[Measured], second: Sequence[Measured]) -> dict[str, Difference]:
+    between = difference_intervals([one.resampled[task] for one in first], [one.resampled[task] for one in second])
+    found = {}
+    for name in first[0].values[task]:
+        before, after = (_system_value([one.values[task][name] for one in held]) for held in (first, second))
+        found[name] = Difference(first=before, second=after, value=after.mean - before.mean, interval=between.get(name))
+    return found
+
+
+def _system_value(numbers: Sequence[float]) -> SystemValue:
+    return SystemValue(mean=fmean(numbers), low=min(numbers), high=max(numbers), num_seeds=len(numbers))
 
 
 def asked_differently(cards: Mapping[str, PredictionsCard]) -> tuple[str, ...]:
@@ -125,58 +170,6 @@ def comparison_tree(one: Comparison) -> dict[str, Any]:
             for name, found in one.differences.items()
         },
     }
-
-
-def _compare(
-    task: TaskName, first: Sequence[AnsweredSet], second: Sequence[AnsweredSet], warnings: tuple[str, ...]
-) -> Comparison:
-    images = images_of(first[0].by_task[task])
-    statistics = [
-        [_together(headline_statistics(task, one.by_task[task], images)) for one in held] for held in (first, second)
-    ]
-    once = np.ones(len(images))
-    values = [[statistic(once) for statistic in held] for held in statistics]
-
-    def difference(weights: Weights) -> dict[str, float]:
-        before, after = ([statistic(weights) for statistic in held] for held in statistics)
-        return {name: _mean(after, name) - _mean(before, name) for name in before[0]}
-
-    found = intervals(difference, len(images))
-    return Comparison(
-        task=task,
-        num_images=len(images),
-        differences={
-            name: Difference(
-                first=_system_value(values[0], name),
-                second=_system_value(values[1], name),
-                value=value,
-                interval=found.get(name),
-            )
-            for name, value in difference(once).items()
-        },
-        warnings=warnings,
-    )
-
-
-def _together(statistics: Sequence[Statistic]) -> Statistic:
-    return lambda weights: {name: value for one in statistics for name, value in one(weights).items()}
-
-
-def _mean(values: Sequence[Mapping[str, float]], name: str) -> float:
-    return fmean(one[name] for one in values)
-
-
-def _system_value(values: Sequence[Mapping[str, float]], name: str) -> SystemValue:
-    numbers = [one[name] for one in values]
-    return SystemValue(mean=fmean(numbers), low=min(numbers), high=max(numbers), num_seeds=len(numbers))
-
-
-def _question_ids(answered: AnsweredSet) -> set[str]:
-    return {one.sample.id for held in answered.by_task.values() for one in held}
-
-
-def _number(answered: AnsweredSet) -> int:
-    return sum(map(len, answered.by_task.values()))
 
 
 def _facts(card: PredictionsCard) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from virft.data.images import load_image
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.masks import Mask, box_to_mask, ignored_mask, target_mask
-from virft.metrics.bootstrap import intervals, ratio_statistic
+from virft.metrics.bootstrap import ratio_statistic, resample
 from virft.metrics.masks import MaskOverlap, mask_metrics, mask_overlap
 from virft.types import Box, Reading, Sample, TaskName
 
@@ -72,7 +72,8 @@ def mask_scores(
         if maker.progress is not None:
             maker.progress(num_done, total)
     measured = mask_metrics([one for found in overlaps for one in found])
-    between = intervals(ratio_statistic(_ratios(overlaps)), len(overlaps)) if with_intervals else {}
+    statistics = [ratio_statistic(_ratios(overlaps))] if with_intervals else []
+    between = resample(statistics, list(by_image)).intervals()
     return MaskScores(
         values={f"{name} (masks: {maker.name})": value for name, value in measured.values.items()},
         counts=measured.counts,

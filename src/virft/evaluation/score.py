@@ -18,7 +18,7 @@ from virft.evaluation.headlines import headline_statistics, images_of, scored_pa
 from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
 from virft.metrics.average_precision import AveragePrecision, average_precision
-from virft.metrics.bootstrap import intervals
+from virft.metrics.bootstrap import resample
 from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
 from virft.types import Detections, Label, Reading, Scores, TaskName
@@ -144,9 +144,8 @@ def _scores(
         tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
     values |= group_scores(name, answered, wanted.class_groups, ap_by_class=tables.get("ap", {}))
     images = images_of(answered)
-    between: dict[str, tuple[float, float]] = {}
-    for statistic in headline_statistics(name, answered, images) if wanted.intervals else ():
-        between |= intervals(statistic, len(images))
+    statistics = headline_statistics(name, answered, images) if wanted.intervals else []
+    between = resample(statistics, images).intervals()
     counts = {**measured.counts, "num_truncated": num_truncated}
     if name is TaskName.GROUNDING and wanted.masks is not None:
         marked = [(one.sample, one.reading) for one in answered]

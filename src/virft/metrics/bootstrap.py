@@ -36,16 +36,6 @@ Statistic = Callable[[Weights], Mapping[str, float]]
 """Numbers by name, as they would be if each image had been drawn so often."""
 
 
-def intervals(statistic: Statistic, num_images: int, *, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """The middle 95 % of each number over resamples of the images. Of a single image nothing is known: no intervals."""
-    if num_images < 2:
-        return {}
-    found = [statistic(weights) for weights in draws(num_images, seed=seed)]
-    ends = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    quantiles = {name: np.quantile([one[name] for one in found], ends) for name in found[0]}
-    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resampled:
     """What numbers came out in each resample of ``images`` (any names of them), by name of the number [resamples]."""

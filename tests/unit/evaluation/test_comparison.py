@@ -15,7 +15,8 @@ from virft.boxes import BoxSpace
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
-from virft.evaluation.comparison import Comparison, compare_predictions, comparisons_to_text
+from virft.evaluation import comparison
+from virft.evaluation.comparison import Comparison, comparisons_to_text, measure
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.pipeline import score
 from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
@@ -61,7 +62,7 @@ def finds(*numbers: int) -> dict[int, str]:
 
 
 def compare(first: list[Path], second: list[Path], store: Store) -> Comparison:
-    (one,) = compare_predictions(first, second, store)
+    (one,) = comparison.compare([measure(path, store) for path in first], [measure(path, store) for path in second])
     return one
 
 
@@ -119,7 +120,7 @@ def test_answers_to_other_questions_are_refused(store: Store, tmp_path: Path) ->
     second = write(store, tmp_path / "b", finds(1))
     second.write_text("".join(second.read_text().splitlines(keepends=True)[:7]))
     with pytest.raises(DataError, match=r"answers other questions than .* \(7 and 20\)"):
-        compare_predictions([first], [second], store)
+        compare([first], [second], store)
 
 
 def test_of_one_image_there_is_no_interval(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
 from virft.evaluation.masks import MaskMaker, mask_scores, require_masks
 from virft.masks import Mask, box_to_mask, mask_to_rle, polygons_to_mask
-from virft.metrics.bootstrap import intervals, ratio_statistic
+from virft.metrics.bootstrap import ratio_statistic, resample
 from virft.types import Box, ImageSize, Polygon, Reading, Sample, TaskName, Unreadable
 
 SIZE = ImageSize(64, 48)
@@ -106,15 +106,11 @@ def test_intervals_draw_pictures_and_keep_their_questions_together() -> None:
         (asked("d", image="d.png"), UNREADABLE),
     ]
     # of each picture: sum of IoU and questions; sums of intersections and unions
-    expected = intervals(
-        ratio_statistic(
-            {
-                "giou (masks: box)": ([1.5, 0.5, 0.0], [2, 1, 1]),
-                "ciou (masks: box)": ([384 + 768, 768, 0], [768 + 768, 1536, 768]),
-            }
-        ),
-        3,
-    )
+    ratios = {
+        "giou (masks: box)": ([1.5, 0.5, 0.0], [2, 1, 1]),
+        "ciou (masks: box)": ([384 + 768, 768, 0], [768 + 768, 1536, 768]),
+    }
+    expected = resample([ratio_statistic(ratios)], ["b", "c", "d"]).intervals()
     assert scored(pairs, with_intervals=True).intervals == expected
     assert scored(pairs).intervals == {}
 
