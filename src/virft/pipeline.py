@@ -516,11 +516,15 @@ def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False
     from virft.config_file import load
 
     settings = load(config, overrides).config
-    from virft.compare import RESULT, compared_text, run_compare
+    from virft.compare.page import compare_page
+    from virft.compare.runs import RESULT, run_compare
+    from virft.compare.words import compared_text
 
     found = run_compare(settings, resume=resume, say=_say)
+    page = Path(settings.run.dir) / REPORT
+    page.write_text(compare_page(found, budget=settings.compare.budget), encoding="utf-8", errors="backslashreplace")
     _say(compared_text(found))
-    _say(f"all numbers: {Path(settings.run.dir) / RESULT}")
+    _say(f"all numbers: {Path(settings.run.dir) / RESULT}; pictures: {page}")
 
 
 def predict(
