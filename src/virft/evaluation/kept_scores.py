@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from virft.errors import DataError
 from virft.types import Scores, TaskName
 
 
-def read_scores(path: Path) -> tuple[Scores, ...]:
-    """One ``Scores`` per task, as ``virft score`` wrote them."""
+class KeptScores(NamedTuple):
+    """One ``Scores`` per task, and the version of the rules that they were made by; None where it was not told."""
+
+    scores: tuple[Scores, ...]
+    rules: int | None
+
+
+def read_scores(path: Path) -> KeptScores:
+    """What ``virft score`` wrote."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(
+        scores = tuple(
             Scores(
                 task=TaskName(name),
                 protocol=one["protocol"],
@@ -30,6 +37,7 @@ def read_scores(path: Path) -> tuple[Scores, ...]:
             for name, one in tree["tasks"].items()
             if one["values"]
         )
+        return KeptScores(scores, tree.get("rules"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected what `virft score` writes") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.kept_scores import read_scores
 from virft.evaluation.prediction_folders import find_data
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions
-from virft.evaluation.score import score_predictions
+from virft.evaluation.score import RULES, score_predictions
 from virft.metrics.bootstrap import Resampled, resample
 from virft.metrics.question_score import question_score
 from virft.report.reported import QuestionScore, ReportedAnswers
@@ -41,7 +41,12 @@ def read_reported_answers(
             kept = read_scores(folder / "scores.json")
         except DataError:
             return replace(told, problem=f"{error}; no scores, no pictures")
-        return replace(told, scores=kept, scored=SCORED_BEFORE, problem=f"{error}; scores are {SCORED_BEFORE}")
+        return replace(
+            told,
+            scores=kept.scores,
+            scored=f"{SCORED_BEFORE}, by rules {kept.rules or 'that it does not tell'}",
+            problem=f"{error}; scores are {SCORED_BEFORE}",
+        )
     resampled = {task: _resample(task, found) for task, found in answered.items()} if with_intervals else {}
     return replace(
         told,
@@ -49,7 +54,7 @@ def read_reported_answers(
             replace(one, intervals=resampled[one.task].intervals()) if with_intervals else one
             for one in score_predictions(folder / PREDICTIONS, store)
         ),
-        scored=SCORED_NOW,
+        scored=f"{SCORED_NOW}, by rules {RULES}",
         samples=store,
         question_scores={
             one.sample.id: QuestionScore(question_score(one.reading, one.sample.target), _surest(one.reading))

@@ -11,7 +11,7 @@ from report_factories import RIGHT, make_set, write_answers
 from virft.errors import DataError
 from virft.evaluation.kept_scores import read_scores
 from virft.evaluation.predictions import PREDICTIONS
-from virft.evaluation.score import score_predictions, write_scores
+from virft.evaluation.score import RULES, score_predictions, write_scores
 
 
 def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
@@ -20,7 +20,8 @@ def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     (found,) = score_predictions(path, store)
     found = replace(found, intervals={"f1": (0.25, 0.75)})
     write_scores((found,), tmp_path / "scores.json", predictions=path)
-    (again,) = read_scores(tmp_path / "scores.json")
+    (again,), rules = read_scores(tmp_path / "scores.json")
+    assert rules == RULES
     rounded = {name: round(value, 6) for name, value in found.values.items()}
     assert again == replace(found, values=rounded)
 
@@ -32,7 +33,7 @@ WRONG_TABLE = ONE_TASK % '"values": {"f1": 1}, "tables": {"ap": {"fox": "high"}}
 
 def test_a_task_without_numbers_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text(ONE_TASK % '"values": {}, "tables": {}, "intervals": {}')
-    assert read_scores(tmp_path / "scores.json") == ()
+    assert read_scores(tmp_path / "scores.json") == ((), None)
 
 
 UNKNOWN_TASK = '{"tasks": {"flying": {"values": {"f1": 1}}}, "data_hash": ""}'
