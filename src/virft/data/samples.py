@@ -14,6 +14,7 @@ from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, S
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
 _OPTIONAL = {"target_image", "question", "rationale", "asked"}
+_IMAGE_KEYS = {"path", "width", "height"}
 _TARGET_KEYS = {
     TaskName.DETECTION: ({"boxes"}, {"areas", "crowd", "exhaustive"}),
     TaskName.CLASSIFICATION: ({"label"}, {"aliases"}),
@@ -88,9 +89,10 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
     target_image = record.get("target_image", 0)
     if type(target_image) is not int or not 0 <= target_image < len(paths):
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
-    question, rationale = record.get("question"), record.get("rationale")
     target = record["target"]
     size = sizes[target_image]
+    # Most samples have none of the optional keys, and sets of 400,000 samples are read to be scored.
+    further = _further(record, where=where) if len(record) > len(_REQUIRED) else {}
     return Sample(
         id=_text(record["id"], "id", where=where),
         task=task,
@@ -99,16 +101,31 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
         query=_text(record["query"], "query", where=where),
         target=_target(target, task, size, where=where),
         target_image=target_image,
-        question=None if question is None else _text(question, "question", where=where),
-        polygons=_polygons(target.get("polygons", []), size, where=where),
-        ignored=_polygons(target.get("ignored", []), size, where=where),
-        rle=None if (rle := target.get("rle")) is None else rle_of(rle, size, where=where),
-        areas=_areas(target, where=where),
-        exhaustive=_bool(target.get("exhaustive", True), "target.exhaustive", where=where),
-        rationale=None if rationale is None else _text(rationale, "rationale", where=where),
-        asked=_bool(record.get("asked", True), "asked", where=where),
-        crowd=tuple(_box(box, size, where=where) for box in _list(target.get("crowd", []), "crowd", where=where)),
+        **further,
+        **(_further_of_target(target, size, where=where) if len(target) > 1 else {}),
     )
+
+
+def _further(record: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """The optional keys of a sample."""
+    question, rationale = record.get("question"), record.get("rationale")
+    return {
+        "question": None if question is None else _text(question, "question", where=where),
+        "rationale": None if rationale is None else _text(rationale, "rationale", where=where),
+        "asked": _bool(record.get("asked", True), "asked", where=where),
+    }
+
+
+def _further_of_target(target: dict[str, Any], size: ImageSize, *, where: str) -> dict[str, Any]:
+    """The optional keys of a target."""
+    return {
+        "polygons": _polygons(target.get("polygons", []), size, where=where),
+        "ignored": _polygons(target.get("ignored", []), size, where=where),
+        "rle": None if (rle := target.get("rle")) is None else rle_of(rle, size, where=where),
+        "areas": _areas(target, where=where),
+        "exhaustive": _bool(target.get("exhaustive", True), "target.exhaustive", where=where),
+        "crowd": tuple(_box(box, size, where=where) for box in _list(target.get("crowd", []), "crowd", where=where)),
+    }
 
 
 def task_of_target(target: Any, *, where: str) -> TaskName:
@@ -202,7 +219,7 @@ def _target_to_record(target: Target) -> dict[str, Any]:
 
 def _target(record: Any, task: TaskName, size: ImageSize, *, where: str) -> Target:
     required, optional = _TARGET_KEYS[task]
-    _check_keys(record, required, optional, where=f"{where}: target")
+    _check_keys(record, required, optional, where=where, part="target")
     match task:
         case TaskName.DETECTION:
             boxes = _list(record["boxes"], "target.boxes", where=where)
@@ -221,7 +238,7 @@ def _images(records: Any, *, where: str) -> tuple[tuple[str, ...], tuple[ImageSi
     if not _list(records, "images", where=where):
         raise DataError(f"{where}: images is empty; expected at least one")
     for record in records:
-        _check_keys(record, {"path", "width", "height"}, set(), where=f"{where}: images")
+        _check_keys(record, _IMAGE_KEYS, set(), where=where, part="images")
         for side in ("width", "height"):
             if type(record[side]) is not int or record[side] < 1:
                 raise DataError(f"{where}: image {side} is {record[side]!r}; expected a number of pixels, at least 1")
@@ -280,11 +297,12 @@ def _list(value: Any, name: str, *, where: str) -> list[Any]:
     return value
 
 
-def _check_keys(record: Any, required: set[str], optional: set[str], *, where: str) -> None:
+def _check_keys(record: Any, required: set[str], optional: set[str], *, where: str, part: str = "") -> None:
+    if isinstance(record, dict) and record.keys() == required:
+        return
+    where = f"{where}: {part}" if part else where
     if not isinstance(record, dict):
         raise DataError(f"{where}: {record!r:.80} is not an object; expected the keys {', '.join(sorted(required))}")
-    if record.keys() == required:
-        return
     if missing := sorted(required - record.keys()):
         raise DataError(f"{where}: {missing[0]} is missing; expected the keys {', '.join(sorted(required))}")
     if unknown := sorted(record.keys() - required - optional):

@@ -92,7 +92,7 @@ class Store:
         return sample_from_line(text, where=where, folder=self._prefix)
 
     def _where(self, number: int) -> str:
-        return f"{self._path}:{number + 1}"
+        return f"{self._prefix}/{SAMPLES}:{number + 1}"
 
     def _accept_or_refuse_edited(self) -> None:
         """Every line of a file that no builder vouches for is read once; a wrong hash is refused."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +53,11 @@ def read_answered(path: Path, store: Store) -> AnsweredSet:
             f"{path}: answers to another data set ({card.data}, hash {card.data_hash[:12]}); "
             f"{store.folder} has hash {store.hash[:12]}"
         )
+    with _collector_paused():
+        return _put_together(path, store, card)
+
+
+def _put_together(path: Path, store: Store, card: PredictionsCard) -> AnsweredSet:
     predictions = read_predictions(path)
     if not predictions:
         raise DataError(f"{path}: holds no answers; expected {card.num_samples}")
@@ -69,6 +76,18 @@ def read_answered(path: Path, store: Store) -> AnsweredSet:
     if predictions:
         raise DataError(f"{path}: sample {min(predictions)!r} is not in {store.folder}")
     return AnsweredSet(card=card, by_task=dict(sorted(answered.items())), num_questions=num_questions)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Millions of small things are made here that all stay; the collector would go through them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @lru_cache(maxsize=4096)

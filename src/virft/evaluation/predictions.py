@@ -99,12 +99,13 @@ def read_predictions(path: Path) -> dict[str, SizedPrediction]:
 
 def _read_lines(path: Path, *, unfinished: bool) -> dict[str, SizedPrediction]:
     found: dict[str, SizedPrediction] = {}
+    name = str(path)
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if unfinished and not line.endswith("\n"):
                     break  # being written, or cut
-                one = _from_line(line, where=f"{path}:{number}")
+                one = _from_line(line, where=f"{name}:{number}")
                 if one.prediction.sample_id in found:
                     raise DataError(f"{path}:{number}: sample {one.prediction.sample_id!r} was answered before")
                 found[one.prediction.sample_id] = one
