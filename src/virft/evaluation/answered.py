@@ -53,7 +53,7 @@ def read_answered(path: Path, store: Store) -> AnsweredSet:
             f"{path}: answers to another data set ({card.data}, hash {card.data_hash[:12]}); "
             f"{store.folder} has hash {store.hash[:12]}"
         )
-    with _collector_paused():
+    with collector_paused():
         return _put_together(path, store, card)
 
 
@@ -79,7 +79,7 @@ def _put_together(path: Path, store: Store, card: PredictionsCard) -> AnsweredSe
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Millions of small things are made here that all stay; the collector would go through them again and again."""
     was_on = gc.isenabled()
     gc.disable()

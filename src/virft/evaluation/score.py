@@ -11,7 +11,7 @@ from typing import Any
 
 from virft.data.store import Store
 from virft.errors import ConfigError
-from virft.evaluation.answered import Answered, read_answered
+from virft.evaluation.answered import Answered, collector_paused, read_answered
 from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
@@ -51,11 +51,13 @@ def score_predictions(
     asked (``--limit``), or answered so far, every number says so in its name: ``f1 (120 of 320)``.
     ``with_intervals``: bootstrap over images for the headline numbers. ``class_groups``: see ``group_scores``.
     """
-    answered = read_answered(path, store)
     wanted = _Wanted(intervals=with_intervals, class_groups=class_groups or {}, masks=masks)
-    return tuple(
-        _scores(name, found, answered.num_questions[name], store, wanted) for name, found in answered.by_task.items()
-    )
+    with collector_paused():
+        answered = read_answered(path, store)
+        return tuple(
+            _scores(name, found, answered.num_questions[name], store, wanted)
+            for name, found in answered.by_task.items()
+        )
 
 
 def write_scores(
@@ -199,7 +201,7 @@ def group_scores(
     more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes. A group of which no class was
     asked is a ``ConfigError``. Source: base-to-new generalisation in CoCoOp, arXiv 2203.05557.
     """
-    if name is TaskName.GROUNDING:
+    if name is TaskName.GROUNDING or not class_groups:
         return {}
     by_class: dict[str, list[Answered]] = {}
     for one in answered:
