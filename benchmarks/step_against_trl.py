@@ -37,11 +37,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from virft.data.images import load_image
-from virft.grpo.pack import Microbatch
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
 from virft.models.hf_generator import HFGenerator, stop_token_ids
-from virft.models.layout import pack_row
+from virft.models.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel, load_model
 from virft.models.logprobs import Policy, TokenRules
 from virft.models.noise import StepKey
@@ -49,6 +48,7 @@ from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.training.optim import make_optimizer
+from virft.training.passes import Passes
 from virft.types import (
     Completion,
     Detections,
@@ -106,27 +106,45 @@ class UnsharedGenerator:
         return [[only for (only,) in drawn[i * group_size : (i + 1) * group_size]] for i in range(len(prompts))]
 
 
-class UnsharedTrainer(GRPOTrainer):
+@dataclass(kw_only=True)
+class UnsharedPasses(Passes):
     """The plain loop: image and prompt again for every completion, wherever they are needed."""
 
-    def _features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
-        repeated = [VisionInputs.join([one.vision] * self.settings.group_size) for one in rendered]
-        frozen = self.feature_cache is not None
+    group_size: int
+
+    def features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+        """Of as many copies of the image as there are completions."""
+        repeated = [VisionInputs.join([one.vision] * self.group_size) for one in rendered]
+        frozen = self.cache is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.policy.encode_images(repeated)
 
-    def _logprobs(
-        self, policy: Policy, batch: Microbatch, rendered: Sequence[RenderedPrompt], encoded: Sequence[EncodedPrompt]
+    def logprobs(
+        self,
+        row: PackedRow,
+        prompts: Sequence[RenderedPrompt],
+        features: Sequence[ImageFeatures],
+        *,
+        policy: Policy | None = None,
     ) -> Tensor:
-        times = self.settings.group_size
-        completions = batch.row.targets.view(len(batch.prompts) * times, -1).tolist()
-        prompts = [encoded[i] for i in batch.prompts for _ in range(times)]
-        row = pack_row(
-            [one.prompt.token_ids for one in prompts],
-            [one.positions for one in prompts],
+        """Of rows in which every completion has a prompt of its own."""
+        completions = row.targets.view(len(prompts) * self.group_size, -1).tolist()
+        copies = [one for one in prompts for _ in range(self.group_size)]
+        plain = pack_row(
+            [one.prompt.token_ids for one in copies],
+            [one.positions for one in copies],
             [[completion] for completion in completions],
         )
-        return policy(row, features=self._features([rendered[i] for i in batch.prompts]))
+        return (policy or self.policy)(plain, features=self.features(prompts))  # type: ignore[no-any-return]
+
+
+class UnsharedTrainer(GRPOTrainer):
+    """GRPO that shares nothing within a group."""
+
+    def __post_init__(self) -> None:
+        self._passes = UnsharedPasses(
+            policy=self.policy, cache=self.feature_cache, device=self.device, group_size=self.settings.group_size
+        )
 
 
 def run_side(kind: str, folder: Path) -> None:
