@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -184,6 +185,11 @@ class _Column(NamedTuple):
     def values(self, name: str) -> list[float]:
         return [value for one in self.scores for key, value in one.values.items() if _plain(key) == name]
 
+    def asked(self, name: str) -> str:
+        """How many were asked where not all were: ``120 of 320``."""
+        found = (_ASKED.search(key) for one in self.scores for key in one.values if _plain(key) == name)
+        return next((match[1] for match in found if match), "")
+
     def interval(self, name: str) -> tuple[float, float] | None:
         return next((ends for key, ends in self.scores[0].intervals.items() if _plain(key) == name), None)
 
@@ -257,7 +263,7 @@ def _cell(column: _Column, number: Number, before: Sequence[float], interval: tu
                 sense = {1: "better", -1: "worse", 0: ""}[number.better * (1 if difference > 0 else -1)]
     return Cell(
         value=value,
-        text=f"{value:.3f}",
+        text=f"{value:.3f} ({asked})" if (asked := column.asked(number.name)) else f"{value:.3f}",
         between=between,
         change=change,
         change_between=change_between,
@@ -316,5 +322,12 @@ def _shown(value: float) -> str:
 
 
 def _plain(name: str) -> str:
-    """The name of a number without how many were asked: ``f1 (120 of 320)`` is ``f1``."""
-    return name.partition(" (")[0]
+    """The name of a number without how many were asked.
+
+    >>> _plain("f1 (120 of 320)"), _plain("giou (masks: box)")
+    ('f1', 'giou (masks: box)')
+    """
+    return _ASKED.sub("", name)
+
+
+_ASKED = re.compile(r" \((\d+ of \d+)\)$")

@@ -103,7 +103,7 @@ def test_numbers_of_unfinished_predictions_stand_in_the_same_row_without_a_diffe
         system("base", answers(scores({"f1": 0.5}))),
         system("rft", answers(scores({"f1 (3 of 10)": 0.75}, num_samples=3), problem="p: still being written")),
     )
-    assert [(cell.text, cell.change) for cell in found.headline.cells] == [("0.500", ""), ("0.750", "")]
+    assert [(cell.text, cell.change) for cell in found.headline.cells] == [("0.500", ""), ("0.750 (3 of 10)", "")]
     assert found.warnings == (
         "the number of questions differs: 10 (base); 3 (rft)",
         "rft: p: still being written",
