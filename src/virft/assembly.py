@@ -24,6 +24,7 @@ from virft.data.images import load_image
 from virft.data.store import Store
 from virft.data.views import ViewRange, viewer
 from virft.errors import ConfigError, DataError
+from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predict import predict
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
@@ -417,10 +418,6 @@ def answer(
     return folder / PREDICTIONS
 
 
-HEADLINES = ("f1", "accuracy", "box_miou")
-"""The number of each task that says how good a model is."""
-
-
 def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[str, float]] | None:
     """Scores the model in training on ``data.validation``, or on those of a mixture's sets; None without one.
 
@@ -457,7 +454,8 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
 
     def validate(num_steps: int) -> Mapping[str, float]:
         found = {key: value for name in stores for key, value in validate_on(name, num_steps).items()}
-        return found | {"score": fmean(value for key, value in found.items() if key.partition("@")[0] in HEADLINES)}
+        headlines = [value for key, value in found.items() if key.partition("@")[0] in HEADLINE.values()]
+        return found | {"score": fmean(headlines)}
 
     return validate
 

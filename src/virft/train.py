@@ -20,7 +20,6 @@ from virft.assembly import (
 )
 from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data
-from virft.models.load import LoadedModel
 from virft.training.loop import Trainer, run_training
 from virft.training.run import RunFolder, require_free, run_card
 from virft.training.trackers import require_installed
@@ -36,12 +35,6 @@ def training_data(config: Config, trainer: TrainerName) -> TrainingData:
     return open_training_data(config, batch_size=per_step)
 
 
-def make_any_trainer(config: Config, trainer: TrainerName, loaded: LoadedModel, data: TrainingData) -> Trainer:
-    """The trainer of that name; the data tells which words it asks for."""
-    names = (sample.query for sample in data)
-    return make_trainer(config, loaded, names) if trainer == "grpo" else make_sft_trainer(config, loaded, names)
-
-
 def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[str], None]) -> Path:
     """Trains as the config says; the folder of the trained model, ``model`` of ``run.dir``.
 
@@ -54,7 +47,9 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     if trainer == "sft":
         require_rationales(config, data)
     loaded = load_for_training(config)
-    made = make_any_trainer(config, trainer, loaded, data)
+    names = (sample.query for sample in data)
+    make: Callable[..., Trainer] = make_trainer if trainer == "grpo" else make_sft_trainer
+    made = make(config, loaded, names)
     validate = validator(config, loaded)
     card = run_card(trainer=trainer, commit=source_commit(), data_hash=data.hash, model=config.model.path)
     run = RunFolder.open(config, resume=resume, card=card)

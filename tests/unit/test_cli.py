@@ -73,6 +73,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
         "explain",
         "ask",
         "app",
+        "quickstart",
     ):
         assert verb in done.stdout
 

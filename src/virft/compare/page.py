@@ -7,8 +7,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from virft.compare.runs import HEADLINE, IN_WORDS, Compared, TrainedSystem
+from virft.compare.runs import IN_WORDS, Compared, TrainedSystem
 from virft.compare.words import sentences
+from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predictions import read_predictions_card
 from virft.report.page import html_table, paragraph
 from virft.report.reported import ReportedSystem, Section

@@ -15,6 +15,7 @@ from virft.config_file import dump, first_difference, load
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
 from virft.evaluation.comparison import Comparison, compare, comparison_tree, measure
+from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
 from virft.models.load import load_model
@@ -22,14 +23,11 @@ from virft.train import BEST, MODEL, TrainerName, train, training_data
 from virft.training.loop import VALIDATION_SCORE
 from virft.training.progress import Progress
 from virft.training.run import CONFIG, METRICS, TIMINGS, RunFolder
-from virft.types import TaskName
 
 COMPARE = "compare.toml"
 RESULT = "compare.json"
 TRAINERS: Mapping[str, TrainerName] = {"sft": "sft", "rft": "grpo", "sft_rft": "grpo"}
 IN_WORDS = {"base": "base", "sft": "SFT", "rft": "RFT", "sft_rft": "SFT then RFT"}
-HEADLINE = {TaskName.DETECTION: "f1", TaskName.CLASSIFICATION: "accuracy", TaskName.GROUNDING: "box_miou"}
-"""The number that the sentence is about."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

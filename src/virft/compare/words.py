@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from virft.compare.runs import HEADLINE, IN_WORDS, Compared, TrainedSystem
+from virft.compare.runs import IN_WORDS, Compared, TrainedSystem
 from virft.evaluation.comparison import Comparison, Difference
+from virft.evaluation.headlines import HEADLINE
 from virft.training.progress import duration
 
 

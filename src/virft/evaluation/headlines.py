@@ -10,6 +10,9 @@ from virft.metrics.bootstrap import Statistic, ap_statistic, ratio_statistic
 from virft.tasks import TASKS
 from virft.types import Reading, Target, TaskName
 
+HEADLINE = {TaskName.DETECTION: "f1", TaskName.CLASSIFICATION: "accuracy", TaskName.GROUNDING: "box_miou"}
+"""The one number of each task that says how good a model is."""
+
 MEANS = {TaskName.CLASSIFICATION: ("accuracy",), TaskName.GROUNDING: ("box_miou", "accuracy_at_50")}
 """Headline numbers that are means over questions."""
 

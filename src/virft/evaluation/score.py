@@ -11,7 +11,7 @@ from typing import Any
 
 from virft.data.store import Store
 from virft.errors import ConfigError
-from virft.evaluation.answered import Answered, collector_paused, read_answered
+from virft.evaluation.answered import Answered, AnsweredSet, collector_paused, read_answered
 from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
@@ -51,13 +51,29 @@ def score_predictions(
     asked (``--limit``), or answered so far, every number says so in its name: ``f1 (120 of 320)``.
     ``with_intervals``: bootstrap over images for the headline numbers. ``class_groups``: see ``group_scores``.
     """
-    wanted = _Wanted(intervals=with_intervals, class_groups=class_groups or {}, masks=masks)
     with collector_paused():
-        answered = read_answered(path, store)
-        return tuple(
-            _scores(name, found, answered.num_questions[name], store, wanted)
-            for name, found in answered.by_task.items()
+        return score_answered(
+            read_answered(path, store),
+            store,
+            with_intervals=with_intervals,
+            class_groups=class_groups,
+            masks=masks,
         )
+
+
+def score_answered(
+    answered: AnsweredSet,
+    store: Store,
+    *,
+    with_intervals: bool = False,
+    class_groups: Mapping[str, Sequence[str]] | None = None,
+    masks: MaskMaker | None = None,
+) -> tuple[Scores, ...]:
+    """As ``score_predictions``, of answers that were read already."""
+    wanted = _Wanted(intervals=with_intervals, class_groups=class_groups or {}, masks=masks)
+    return tuple(
+        _scores(name, found, answered.num_questions[name], store, wanted) for name, found in answered.by_task.items()
+    )
 
 
 def write_scores(

@@ -14,7 +14,7 @@ from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.kept_scores import read_scores
 from virft.evaluation.prediction_folders import find_data
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions
-from virft.evaluation.score import RULES, score_predictions
+from virft.evaluation.score import RULES, score_answered
 from virft.metrics.bootstrap import Resampled, resample
 from virft.metrics.question_score import question_score
 from virft.report.reported import QuestionScore, ReportedAnswers
@@ -35,7 +35,7 @@ def read_reported_answers(
     told = ReportedAnswers(data=card.data, data_hash=card.data_hash, asked=_asked(card))
     try:
         store = find_data(card, near)
-        answered = read_answered(folder / PREDICTIONS, store).by_task
+        read = read_answered(folder / PREDICTIONS, store)
     except DataError as error:
         try:
             kept = read_scores(folder / "scores.json")
@@ -47,12 +47,13 @@ def read_reported_answers(
             scored=f"{SCORED_BEFORE}, by rules {kept.rules or 'that it does not tell'}",
             problem=f"{error}; scores are {SCORED_BEFORE}",
         )
+    answered = read.by_task
     resampled = {task: _resample(task, found) for task, found in answered.items()} if with_intervals else {}
     return replace(
         told,
         scores=tuple(
             replace(one, intervals=resampled[one.task].intervals()) if with_intervals else one
-            for one in score_predictions(folder / PREDICTIONS, store)
+            for one in score_answered(read, store)
         ),
         scored=f"{SCORED_NOW}, by rules {RULES}",
         samples=store,
