@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from virft.builds import build_scenes
 from virft.cli import main as virft
-from virft.pipeline import build_scenes
 from virft.scenes.assets import class_names
 from virft.types import TaskName
 

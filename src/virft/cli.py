@@ -23,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     verb = arguments.pop("verb")
     try:
-        from virft import pipeline
+        from virft import builds, pipeline
 
         if "strict" in arguments:
-            names = [field.name for field in fields(pipeline.BuildChoices) if field.name in arguments]
-            arguments["choices"] = pipeline.BuildChoices(**{name: arguments.pop(name) for name in names})
-        getattr(pipeline, verb)(**arguments)
+            names = [field.name for field in fields(builds.BuildChoices) if field.name in arguments]
+            arguments["choices"] = builds.BuildChoices(**{name: arguments.pop(name) for name in names})
+        getattr(builds if verb.startswith("build_") else pipeline, verb)(**arguments)
     except RunStopped as stopped:
         print(f"virft: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -57,7 +57,7 @@ def _arguments(argv: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Every destination is an argument of the verb's function in ``virft.pipeline``, or a field of ``BuildChoices``."""
+    """Every destination is an argument of the verb's function, or a field of ``BuildChoices``."""
     parser = argparse.ArgumentParser(
         prog="virft", description="Fine-tune vision-language models by reinforcement, with visual rewards."
     )

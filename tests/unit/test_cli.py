@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from factories import save_coco
-from virft import cli, pipeline
+from virft import builds, cli, pipeline
 from virft.data.store import Store
 from virft.errors import RunStopped
 
@@ -82,13 +82,12 @@ def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
     assert len(leaves) == 26
     for leaf in leaves:
-        function = getattr(pipeline, leaf.get_default("verb"), None)
-        if function is None:
-            continue
+        verb = leaf.get_default("verb")
+        function = getattr(builds if verb.startswith("build_") else pipeline, verb)
         options = {action.dest for action in leaf._actions if action.dest != "help"} | leaf._defaults.keys() - {"verb"}
         arguments = set(inspect.signature(function).parameters)
         if "choices" in arguments:
-            arguments = arguments - {"choices"} | {field.name for field in fields(pipeline.BuildChoices)}
+            arguments = arguments - {"choices"} | {field.name for field in fields(builds.BuildChoices)}
             options |= {"link"}  # where pictures are no files there is nothing to link
         assert options == arguments, leaf.prog
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import save_coco
+from virft.builds import build_coco
 from virft.config import Config, DataConfig, MixtureConfig, RunConfig
 from virft.data.store import Store
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import DataError
-from virft.pipeline import build_coco
 
 
 @pytest.fixture(scope="module")

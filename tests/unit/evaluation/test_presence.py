@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from factories import save_coco
+from virft.builds import build_coco
 from virft.data.store import Store
 from virft.evaluation.predictions import SizedPrediction
 from virft.evaluation.presence import PresenceQuestions, asked_map, says_yes
-from virft.pipeline import build_coco
 from virft.types import FinishReason, ImageSize, Prediction
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from factories import edit_json, save_coco
+from virft.builds import build_coco
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError
-from virft.pipeline import build_coco
 
 CATEGORIES = ("egg_roll", "die", "futon")
 BOX = [10, 10, 20, 30]
