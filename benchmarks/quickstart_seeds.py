@@ -1,10 +1,10 @@
-"""Does reinforcement teach new classes? The quickstart over several seeds, with its controls.
+"""Does reinforcement teach new classes, and better than right answers? The quickstart's seeds, with its controls.
 
     python benchmarks/quickstart_seeds.py OUT [--seeds 0 1 2] [--at-once 2 --threads 1]
 
 Each seed is run twice: as it is, and with the names of the few-shot questions permuted among the classes (control:
 what is learnt must then be of no use). The held-out classes, never trained on, show what is general skill. About
-5 minutes a run on two cores. Runs that are there already are only scored; a run that was stopped goes on.
+8 minutes a run on two cores. Runs that are there already are only scored; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from record import RESULTS, write_results
 from virft.quickstart import TESTS, run_quickstart
 from virft.scenes.assets import class_names
 
+MODELS = ("base", "sft", "rft")
 SHOWN = ("f1", "precision", "recall", "false_positive_rate", "duplicates_per_question", "unreadable_frac")
 
 
@@ -67,19 +68,27 @@ def run_here(job: Job, arguments: argparse.Namespace) -> None:
     """The job itself. Minutes and memory are those of this process: of the last stretch, if it was resumed."""
     torch.set_num_threads(arguments.threads)
     began = time.perf_counter()
-    folder = job.folder(arguments.out)
-    run_quickstart(
-        folder,
+    compared = run_quickstart(
+        job.folder(arguments.out),
         seed=job.seed,
         steps=arguments.steps,
         resume=True,
         say=lambda line: print(line, flush=True),
         renamed=shifted_names() if job.control == "permuted" else None,
     )
-    found = json.loads((folder / "scores.json").read_text())
+    found = {
+        model: {test: _values(paths[0].parent / "scores.json") for test, paths in by_test.items()}
+        for model, by_test in compared.answers.items()
+    }
     minutes = (time.perf_counter() - began) / 60
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    folder.with_suffix(".json").write_text(json.dumps(found | {"minutes": minutes, "peak_gib": peak}))
+    job.folder(arguments.out).with_suffix(".json").write_text(
+        json.dumps(found | {"minutes": minutes, "peak_gib": peak})
+    )
+
+
+def _values(scores: Path) -> dict[str, float]:
+    return json.loads(scores.read_text())["tasks"]["detection"]["values"]  # type: ignore[no-any-return]
 
 
 def main() -> None:
@@ -114,7 +123,7 @@ def table(runs: dict[str, list[dict]], seeds: list[int]) -> str:
     lines = ["| run | test | model | " + " | ".join(SHOWN) + " |", "|---" * (3 + len(SHOWN)) + "|"]
     for control, found in runs.items():
         for test in TESTS:
-            for model in ("base", "rft"):
+            for model in MODELS:
                 cells = []
                 for name in SHOWN:
                     values = [one[model][test][name] for one in found]
@@ -123,9 +132,10 @@ def table(runs: dict[str, list[dict]], seeds: list[int]) -> str:
     lines += ["", "Rise of F1 by seed:", ""]
     for control, found in runs.items():
         for test in TESTS:
-            rises = [one["rft"][test]["f1"] - one["base"][test]["f1"] for one in found]
-            each = ", ".join(f"{seed}: {rise:+.3f}" for seed, rise in zip(seeds, rises, strict=True))
-            lines.append(f"- {control}, {test}: mean {fmean(rises):+.3f} ({each})")
+            for model in MODELS[1:]:
+                rises = [one[model][test]["f1"] - one["base"][test]["f1"] for one in found]
+                each = ", ".join(f"{seed}: {rise:+.3f}" for seed, rise in zip(seeds, rises, strict=True))
+                lines.append(f"- {control}, {test}, {model}: mean {fmean(rises):+.3f} ({each})")
     every = [one for found in runs.values() for one in found]
     minutes = ", ".join(f"{one['minutes']:.1f}" for one in every)
     peak = max(one["peak_gib"] for one in every)

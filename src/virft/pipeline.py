@@ -200,7 +200,13 @@ def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False
 
     found = run_compare(settings, resume=resume, say=_say)
     page = Path(settings.run.dir) / REPORT
-    page.write_text(compare_page(found, budget=settings.compare.budget), encoding="utf-8", errors="backslashreplace")
+    told = compare_page(
+        found,
+        title="Base, supervised, reinforced",
+        intro=f"The same examples in several ways, by the same budget ({settings.compare.budget}), asked the same. "
+        f"Seeds of each: {settings.compare.seeds}.",
+    )
+    page.write_text(told, encoding="utf-8", errors="backslashreplace")
     _say(compared_text(found))
     _say(f"all numbers: {Path(settings.run.dir) / RESULT}; pictures: {page}")
 
@@ -393,7 +399,7 @@ def report(*, folders: Sequence[Path], out: Path | None = None, num_pictures: in
 
 
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
-    """Teach the built-in model new classes by reward, and show scores and pictures from before and after."""
+    """Teach the built-in model new classes by reward and by right answers, and show scores and pictures."""
     from virft.quickstart import run_quickstart
 
     run_quickstart(out, seed=seed, steps=steps, resume=resume, say=_say)

@@ -30,7 +30,7 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
 ) -> None:
     assert virft("compare", config, *SMALL) == 0
     said = capsys.readouterr().out
-    assert said.startswith("compare: base, SFT, RFT; 2 seeds; 4 training runs (RFT: 2 steps); ")
+    assert said.startswith("compare: base, SFT, RFT; seeds: 2; 4 training runs (RFT: 2 steps); ")
     assert "SFT gets the same samples as RFT: 2 steps of 2 samples" in said
     assert "Intervals are over images, pooled over 2 seeds: they say nothing of other data" in said
     out = tmp_path / "run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -39,15 +40,17 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     assert virft("quickstart", out, "--steps", 2) == 0
     told = capsys.readouterr().out
     for test in ("same_sprites", "other_style", "never_trained"):
-        assert f"base on {test}: F1 " in told
-        assert f"\n{test} base " in told
-        assert f"\n{test} rft " in told
-    assert "step 2/2" in told
+        for run in ("base", "rft/lr_0.0001_seed_0", "sft/lr_0.0001_seed_0"):
+            assert f"\n{run} on {test}: f1 " in told
+        assert re.search(rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d", told, re.M)
+    assert told.index("RFT, learning rate 0.0001, seed 0\nstep 1/2") < told.index("\nbase on"), "training comes first"
+    assert "step 2/2  loss" in told
+    assert "RFT cannot be told from base on these images" in told
     assert told.endswith(f"pictures: {out / 'report.html'}\n")
 
-    scores = json.loads((out / "scores.json").read_text())
-    assert set(scores) == {"base", "rft"}
-    assert {"f1", "false_positive_rate", "unreadable_frac"} <= scores["rft"]["other_style"].keys()
+    compared = json.loads((out / "compare" / "compare.json").read_text())
+    assert set(compared["systems"]) == {"base", "sft", "rft"}
+    assert compared["systems"]["sft"]["steps"] == compared["systems"]["rft"]["steps"] == 2
     with Image.open(out / "before_after.png") as sheet:
         assert min(sheet.size) > 400
     page = (out / "report.html").read_text()
@@ -58,7 +61,7 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     for text in (*quickstart.ASKED.values(), "Answers in training", "Worst failures"):
         assert text in page
     assert "No step has been logged" not in page
-    assert len(log(out / "run")) == 2
+    assert len(log(out / "compare" / "rft" / "lr_0.0001_seed_0")) == 2
 
     before = files(out)
     assert virft("quickstart", out, "--steps", 2) == 2
@@ -66,9 +69,9 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
         f"virft: {out}: already holds a quickstart; go on with --resume, or name another folder\n"
     )
     assert virft("quickstart", out, "--steps", 3, "--resume") == 2
-    assert "holds a run of another config: grpo.steps is 2 (there) and 3 (now)" in capsys.readouterr().err
+    assert "holds a comparison of another config: grpo.steps is 2 (there) and 3 (now)" in capsys.readouterr().err
     assert virft("quickstart", out, "--steps", 2, "--resume") == 0
-    assert "step " not in capsys.readouterr().out
+    assert "step 1" not in capsys.readouterr().out
     assert files(out) == before
 
 
@@ -83,12 +86,12 @@ def test_it_goes_on_after_ctrl_c_as_if_nothing_had_been(tmp_path: Path) -> None:
     run("whole")
     with pytest.raises(RunStopped, match="stopped after step 2; go on with --resume"):
         run("cut", stop=True)
-    assert not (tmp_path / "cut" / "scores.json").exists()
+    assert not (tmp_path / "cut" / "compare" / "compare.json").exists()
     run("cut", resume=True)
     whole, cut = files(tmp_path / "whole"), files(tmp_path / "cut")
-    for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors"):
-        assert cut[f"run/{name}"] == whole[f"run/{name}"], name
-    assert cut["scores.json"] == whole["scores.json"]
+    for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors", "eval/other_style/predictions.jsonl"):
+        of_run = f"compare/rft/lr_0.0001_seed_1/{name}"
+        assert cut[of_run] == whole[of_run], name
     assert cut["before_after.png"] == whole["before_after.png"]
 
 

@@ -8,19 +8,15 @@ import pytest
 
 from virft import quickstart
 from virft.boxes import BoxSpace
+from virft.compare.runs import Compared
 from virft.config_file import load
 from virft.data.store import Store
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
-from virft.quickstart import TESTS, before_after_rows, comparison_text, quickstart_config, write_data
+from virft.quickstart import TESTS, before_after_rows, quickstart_config, write_data
 from virft.scenes.assets import class_names
-from virft.types import Detections, FinishReason, ImageSize, Prediction, Scores, TaskName
+from virft.types import Detections, FinishReason, ImageSize, Prediction
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def scores(f1: float) -> Scores:
-    values = dict.fromkeys(quickstart.SHOWN, 0.0) | {"f1": f1}
-    return Scores(task=TaskName.DETECTION, protocol="all", data_hash="", num_samples=3, values=values)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +34,8 @@ def test_the_config_file_is_the_quickstarts_own() -> None:
 
 
 def test_a_single_step_needs_no_warm_up() -> None:
-    assert quickstart_config(Path("q"), seed=0, steps=1).grpo.warmup_steps == 0
+    config = quickstart_config(Path("q"), seed=0, steps=1)
+    assert (config.grpo.warmup_steps, config.sft.warmup_steps) == (0, 0)
 
 
 def test_training_sees_four_images_of_each_of_eight_new_classes(data: Path) -> None:
@@ -78,18 +75,10 @@ def test_classes_may_be_asked_by_other_names_as_a_control(tmp_path: Path, monkey
     assert [one.target for one in other] == [one.target for one in true]
 
 
-def test_the_table_has_a_row_for_each_test_and_model() -> None:
-    table = comparison_text({name: dict.fromkeys(TESTS, scores(f1)) for name, f1 in (("base", 0.25), ("rft", 0.5))})
-    lines = table.splitlines()
-    assert lines[0].split() == list(quickstart.SHOWN)
-    assert [line.split()[:3] for line in lines[1:]] == [
-        [test, name, f1] for test in TESTS for name, f1 in (("base", "0.250"), ("rft", "0.500"))
-    ]
-
-
 def test_pictures_show_questions_whose_answers_changed_first(data: Path) -> None:
     store = Store(data / "data" / "same_sprites")
     changed = {store[3].id, store[7].id}
+    answers = {}
     for name in ("base", "rft"):
         card = PredictionsCard(
             model=name,
@@ -106,8 +95,9 @@ def test_pictures_show_questions_whose_answers_changed_first(data: Path) -> None
             SizedPrediction(Prediction(sample_id=id, text=text, finish_reason=FinishReason.STOP), ImageSize(112, 112))
             for id, text in texts.items()
         ]
-        write_predictions(data / "run" / "eval" / name / "same_sprites", card, rows)
-    rows_shown = before_after_rows(data, "same_sprites", count=2)
+        answers[name] = {"same_sprites": (write_predictions(data / name, card, rows),)}
+    found = Compared(systems=(), comparisons={}, answers=answers)
+    rows_shown = before_after_rows(found, data, "same_sprites", count=2)
     assert [row.question for row in rows_shown] == [store[3].query, store[7].query]
     assert [row.before for row in rows_shown] == [Detections()] * 2
     after = rows_shown[0].after
@@ -115,4 +105,4 @@ def test_pictures_show_questions_whose_answers_changed_first(data: Path) -> None
     # half of 112 pixels
     assert after.items[0].box.xyxy == (0, 0, 56, 56)
     assert rows_shown[0].target == store[3].target
-    assert len(before_after_rows(data, "same_sprites", count=5)) == 5
+    assert len(before_after_rows(found, data, "same_sprites", count=5)) == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -18,13 +18,13 @@ from virft.run_report import read_reported_answers, read_run
 from virft.training.progress import duration
 
 
-def compare_page(found: Compared, *, budget: str) -> str:
-    """The page; ``budget``: what SFT was given as much of as RFT."""
+def compare_page(found: Compared, *, title: str, intro: str, sections: Sequence[Section] = ()) -> str:
+    """The page. ``sections`` stand before its own."""
     return render_run_page(
         [_reported(system, found.answers[system.name]) for system in found.systems],
-        title="Base, supervised, reinforced",
-        intro=f"The same examples in two ways, by the same budget ({budget}), several seeds each, asked the same.",
-        sections=[*_shown(found), Section(heading="What it took", body=_costs(found))],
+        title=title,
+        intro=intro,
+        sections=[*sections, *_shown(found), Section(heading="What it took", body=_costs(found))],
     )
 
 

@@ -64,11 +64,8 @@ def run_compare(config: Config, *, resume: bool, say: Callable[[str], None]) -> 
     out = Path(config.run.dir)
     _begin(out, config, resume=resume)
     say(plan_in_words(config, {name: len(store) for name, store in tests.items()}))
-    base = TrainedSystem(name="base", runs=())
-    answers: dict[str, dict[str, tuple[Path, ...]]] = {
-        "base": {test: (_answer(config, config.model.path, out / "base", store, say),) for test, store in tests.items()}
-    }
-    systems = [base]
+    systems: list[TrainedSystem] = []
+    answers: dict[str, dict[str, tuple[Path, ...]]] = {}
     for name in ("rft", "sft", "sft_rft"):  # RFT first: the others' budget may be what it took
         if name not in plan.systems:
             continue
@@ -78,6 +75,10 @@ def run_compare(config: Config, *, resume: bool, say: Callable[[str], None]) -> 
             test: tuple(_answer(config, str(_kept_model(run)), run, store, say) for run in system.runs)
             for test, store in tests.items()
         }
+    systems.append(TrainedSystem(name="base", runs=()))
+    answers["base"] = {
+        test: (_answer(config, config.model.path, out / "base", store, say),) for test, store in tests.items()
+    }
     order = [name for name in IN_WORDS if name in answers]
     measured = {
         test: {name: [measure(path, store) for path in answers[name][test]] for name in order}
@@ -112,9 +113,9 @@ def plan_in_words(config: Config, tests: Mapping[str, int]) -> str:
     evaluations = (1 + len(plan.systems) * plan.seeds) * sum(tests.values())
     names = ", ".join(IN_WORDS[name] for name in plan.systems)
     return (
-        f"compare: base, {names}; {plan.seeds} seeds; {runs} training runs (RFT: {config.grpo.steps} steps); "
-        f"{evaluations:,} answers on {', '.join(tests)}. This may take hours: the first runs tell how long, "
-        "Ctrl-C stops it, --resume goes on"
+        f"compare: base, {names}; seeds: {plan.seeds}; {runs} training runs (RFT: {config.grpo.steps} steps); "
+        f"{evaluations:,} answers on {', '.join(tests)}. Minutes with a small model and one seed, else it may take "
+        "hours: the first run tells how long. Ctrl-C stops it, --resume goes on"
     )
 
 

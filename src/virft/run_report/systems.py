@@ -64,7 +64,7 @@ def read_systems(
 def short_names(folders: Iterable[Path]) -> list[str]:
     """A name for each folder that tells it from the others: its own, or as much of its path as it takes.
 
-    A last part that all have in common says nothing, nor does ``run``, as the quickstart's is called.
+    A last part that all have in common says nothing, nor does ``run``.
 
     >>> short_names([Path("a/1/run"), Path("a/2/run")]), short_names([Path("runs/mine")])
     (['1', '2'], ['mine'])
