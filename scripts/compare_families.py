@@ -1,6 +1,8 @@
 """The four task families on the built-in world: makes their data and compares base, SFT and RFT on each.
 
     python scripts/compare_families.py runs/families [FAMILY ..]
+    python scripts/compare_families.py runs/one_shot few_shot_detection --shots 1
+    python scripts/compare_families.py runs/thinking few_shot_detection --set prompt.thinking=true
 
 Hours on two CPU cores; stopped by Ctrl-C, it goes on where it was. Paths are those of ``configs/compare_FAMILY.toml``,
 below the folder that is named here.
@@ -31,33 +33,34 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "few_shot_detection": {
         "train": {"classes": ["novel"], "shots": 4},
         "validation": {"classes": ["novel"], "kind": "train"} | VALIDATION,
-        "same_sprites": {"classes": ["novel"], "questions": 320},
-        "other_style": {"classes": ["novel"], "questions": 320, "kind": "other_style"},
+        "same_sprites": {"classes": ["novel"], "questions": 960},
+        "other_style": {"classes": ["novel"], "questions": 960, "kind": "other_style"},
     },
     "base_to_novel_detection": {
         "train": {"classes": TRAINED, "shots": 2, "kind": "train_other_style"},
         "validation": {"classes": TRAINED, "kind": "train_other_style"} | VALIDATION,
-        "trained_classes": {"classes": TRAINED, "questions": 320, "kind": "other_style"},
-        "other_classes": {"classes": OTHER, "questions": 320, "kind": "other_style"},
+        "trained_classes": {"classes": TRAINED, "questions": 960, "kind": "other_style"},
+        "other_classes": {"classes": OTHER, "questions": 960, "kind": "other_style"},
     },
     "lookalike_classification": {
         "train": {"classes": ["base"], "shots": 2, "kind": "train_other_style"},
         "validation": {"classes": ["base"], "kind": "train_other_style"} | VALIDATION,
-        "test": {"classes": ["base"], "questions": 320, "kind": "other_style"},
+        "test": {"classes": ["base"], "questions": 960, "kind": "other_style"},
     },
     "reasoning_grounding": {
         "train": {"classes": ["base"], "shots": 2},
         "validation": {"classes": ["base"], "kind": "train"} | VALIDATION,
-        "test": {"classes": ["base"], "questions": 320},
+        "test": {"classes": ["base"], "questions": 960},
     },
 }
 TASKS = {"lookalike_classification": TaskName.CLASSIFICATION, "reasoning_grounding": TaskName.GROUNDING}
 
 
-def compare_family(name: str, out: Path, overrides: list[str]) -> int:
+def compare_family(name: str, out: Path, overrides: list[str], shots: int | None = None) -> int:
     """Data that are not there yet, then the comparison, from where it stands."""
     folder = out / name
-    for part, options in FAMILIES[name].items():
+    for part, given in FAMILIES[name].items():
+        options = given | {"shots": shots} if part == "train" and shots is not None else given
         if not (folder / part / "card.json").exists():
             task = TASKS.get(name, TaskName.DETECTION)
             build_scenes(out=folder / part, task=task, size=SIZE, overwrite=True, **options)
@@ -80,6 +83,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("families", nargs="*", metavar="FAMILY", default=list(FAMILIES), choices=[*FAMILIES, []])
+    parser.add_argument("--shots", type=int, help="training images a class, for all of the families named")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
-    given = parser.parse_args()
-    raise SystemExit(max(compare_family(name, given.out, given.set) for name in given.families or FAMILIES))
+    args = parser.parse_args()
+    names = args.families or list(FAMILIES)
+    raise SystemExit(max(compare_family(name, args.out, args.set, args.shots) for name in names))
