@@ -22,8 +22,8 @@ from virft.types import TaskName
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZE = 112
 """What ``virft-tiny`` was taught on, in pixels."""
-VALIDATION = {"questions": 96, "seed": 1}
-"""Never of the seed of a training set or a test."""
+VALIDATION = {"questions": 240, "seed": 1}
+"""Drawn as the first test is, by another seed: other scenes, that no one trains on."""
 BASE = class_names("base")
 # every fourth, so that each group of look-alikes is in both
 OTHER = BASE[::4]
@@ -32,25 +32,25 @@ TRAINED = tuple(name for name in BASE if name not in OTHER)
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "few_shot_detection": {
         "train": {"classes": ["novel"], "shots": 4},
-        "validation": {"classes": ["novel"], "kind": "train"} | VALIDATION,
-        "same_sprites": {"classes": ["novel"], "questions": 960},
-        "other_style": {"classes": ["novel"], "questions": 960, "kind": "other_style"},
+        "validation": {"classes": ["novel"]} | VALIDATION,
+        "same_sprites": {"classes": ["novel"], "questions": 640},
+        "other_style": {"classes": ["novel"], "questions": 640, "kind": "other_style"},
     },
     "base_to_novel_detection": {
         "train": {"classes": TRAINED, "shots": 2, "kind": "train_other_style"},
-        "validation": {"classes": TRAINED, "kind": "train_other_style"} | VALIDATION,
-        "trained_classes": {"classes": TRAINED, "questions": 960, "kind": "other_style"},
-        "other_classes": {"classes": OTHER, "questions": 960, "kind": "other_style"},
+        "validation": {"classes": TRAINED, "kind": "other_style"} | VALIDATION,
+        "trained_classes": {"classes": TRAINED, "questions": 640, "kind": "other_style"},
+        "other_classes": {"classes": OTHER, "questions": 640, "kind": "other_style"},
     },
     "lookalike_classification": {
         "train": {"classes": ["base"], "shots": 2, "kind": "train_other_style"},
-        "validation": {"classes": ["base"], "kind": "train_other_style"} | VALIDATION,
-        "test": {"classes": ["base"], "questions": 960, "kind": "other_style"},
+        "validation": {"classes": ["base"], "kind": "other_style"} | VALIDATION,
+        "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
     "reasoning_grounding": {
         "train": {"classes": ["base"], "shots": 2},
-        "validation": {"classes": ["base"], "kind": "train"} | VALIDATION,
-        "test": {"classes": ["base"], "questions": 960},
+        "validation": {"classes": ["base"]} | VALIDATION,
+        "test": {"classes": ["base"], "questions": 640},
     },
 }
 TASKS = {"lookalike_classification": TaskName.CLASSIFICATION, "reasoning_grounding": TaskName.GROUNDING}
