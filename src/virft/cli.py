@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from virft import __version__
-from virft.errors import PartlyDone, RunStopped, VirftError
+from virft.errors import CheckFailed, PartlyDone, RunStopped, VirftError
 from virft.types import ImageSize, TaskName
 
-EXIT_PARTLY_DONE = 1
+EXIT_NOT_ALL_WELL = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as stopped:
         print(f"virft: {stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except PartlyDone as error:
+    except (PartlyDone, CheckFailed) as error:
         print(f"virft: {error}", file=sys.stderr)
-        return EXIT_PARTLY_DONE
+        return EXIT_NOT_ALL_WELL
     except VirftError as error:
         print(f"virft: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_grpo(verbs)
     _add_sft(verbs)
     _add_compare(verbs)
+    _add_audit(verbs)
     _add_predict(verbs)
     _add_presence(verbs)
     _add_score(verbs)
@@ -254,6 +255,20 @@ def _add_compare(verbs: _Verbs) -> None:
     verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md) with compare.tests")
     verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: compare.seeds=1")
     verb.add_argument("--resume", action="store_true", help="go on with a comparison that was stopped")
+
+
+def _add_audit(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "audit", "try to cheat the reward of a run, without a model", function="audit")
+    verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md), as for grpo")
+    verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: reward.preset=paper")
+    verb.add_argument("--limit", type=_at_least_one, metavar="N", default=500, help="questions at most, evenly spread")
+    verb.add_argument(
+        "--model",
+        type=_at_least_one,
+        metavar="N",
+        dest="num_groups",
+        help="sample N groups of the config's model too: share without spread, reward against metric",
+    )
 
 
 def _add_predict(verbs: _Verbs) -> None:

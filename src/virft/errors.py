@@ -37,6 +37,10 @@ class PartlyDone(VirftError):
     """Some of many pieces of work failed, each told in its place; the rest is done."""
 
 
+class CheckFailed(VirftError):
+    """Something was looked at and is not as it should be; what was found was printed."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
     """How a message about an unknown name ends: the nearest that is known, else ``otherwise``.
 

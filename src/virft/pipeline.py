@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from virft.errors import ConfigError, DataError, PartlyDone
+from virft.errors import CheckFailed, ConfigError, DataError, PartlyDone
 from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
 
 if TYPE_CHECKING:
@@ -209,6 +209,40 @@ def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False
     page.write_text(told, encoding="utf-8", errors="backslashreplace")
     _say(compared_text(found))
     _say(f"all numbers: {Path(settings.run.dir) / RESULT}; pictures: {page}")
+
+
+def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_groups: int | None = None) -> None:
+    """Print what a run's reward pays to cheats and to honest answers; ``CheckFailed`` where a cheat is paid more.
+
+    ``num_groups``: sample so many groups of the config's model too.
+    """
+    from virft.config_file import load
+
+    settings = load(config, overrides).config
+    from virft.assembly import load_for_training, make_grader, make_trainer
+    from virft.audit.audit import audit as audit_reward
+    from virft.audit.groups import judge_groups, sample_groups
+    from virft.audit.words import audit_text, groups_text
+    from virft.boxes import BoxSpace
+    from virft.train import training_data
+
+    data = training_data(settings, "grpo")
+    samples = list(data)
+    number = min(limit, len(samples))
+    chosen = [samples[i * len(samples) // number] for i in range(number)]
+    with _progress_bar("questions") as show:
+        reports = audit_reward(chosen, make_grader(settings, BoxSpace.RELATIVE_1000), progress=show)
+    for report in reports:
+        _say(audit_text(report))
+    if num_groups is not None:
+        trainer = make_trainer(settings, load_for_training(settings), (sample.query for sample in samples))
+        asked = list(islice(chain.from_iterable(map(data.batch, count())), num_groups))
+        with _progress_bar("groups") as show:
+            groups = sample_groups(trainer, asked, progress=show)
+        _say(groups_text(judge_groups(groups)))
+    if failed := [report for report in reports if report.margin <= 0]:
+        told = "; ".join(f"{one.best_cheat.name} ({one.task}, margin {one.margin:+.3f})" for one in failed)
+        raise CheckFailed(f"cheating pays: {told}; change reward.preset, reward.weights or the data")
 
 
 def predict(

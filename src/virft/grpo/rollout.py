@@ -26,10 +26,14 @@ class Grader:
     box_space: BoxSpace
     by_origin: Mapping[str, Grader] = field(default_factory=dict)
 
+    def of(self, sample: Sample) -> Grader:
+        """The grader of the sample's set."""
+        return self.by_origin.get(sample.origin, self)
+
     def grade(self, text: str, sample: Sample, prompt: Prompt, context: RewardContext) -> RewardReport:
         """The reward of one completion. Sees the completion only, never the prompt's own example."""
-        if (other := self.by_origin.get(sample.origin)) is not None:
-            return other.grade(text, sample, prompt, context)
+        if (own := self.of(sample)) is not self:
+            return own.grade(text, sample, prompt, context)
         reading = TASKS[sample.task].read_for(
             text,
             sample,

@@ -100,6 +100,10 @@ class GRPOTrainer:
             groups=groups,
         )
 
+    def sample(self, number: int, samples: Sequence[Sample]) -> list[RolloutGroup]:
+        """The rewarded groups that step ``number`` draws for these samples; nothing is learnt."""
+        return self._sample(number, samples, Stopwatch())[2]
+
     def rehearse(self, sample: Sample) -> list[RolloutGroup]:
         """One group sampled, rewarded and run backward, without an update: what a step does, for timing."""
         watch = Stopwatch()

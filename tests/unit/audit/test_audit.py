@@ -1,0 +1,165 @@
+"""What cheats are paid beside honest answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from factories import box, detections, sample
+from virft.audit.audit import audit, rank_correlation
+from virft.audit.groups import judge_groups
+from virft.audit.honest import HALF_RIGHT, honest_texts, shrunk
+from virft.audit.words import audit_text, groups_text
+from virft.boxes import BoxSpace, intersection_over_union
+from virft.grpo.rollout import Grader
+from virft.rewards.combine import RewardRule
+from virft.types import (
+    Completion,
+    Detections,
+    FinishReason,
+    ImageRef,
+    ImageSize,
+    Label,
+    Prompt,
+    Reading,
+    RewardReport,
+    RolloutGroup,
+    TaskName,
+)
+
+
+def grader(**rule) -> Grader:
+    return Grader(rule=RewardRule(**rule), thinking=False, box_space=BoxSpace.RELATIVE_1000)
+
+
+# of 1000 x 1000 pixels, so that pixels are what is written; two boxes, one box, nothing
+SIZE = (1000, 1000)
+SCENES = [
+    sample(detections((100, 100, 300, 300), (600, 600, 700, 700)), id="two", size=SIZE),
+    sample(detections((400, 100, 500, 200)), id="one", size=SIZE),
+    sample(detections(), id="none", size=SIZE),
+]
+
+
+def test_honest_boxes_have_the_iou_they_are_said_to_have() -> None:
+    whole = box(10, 20, 110, 220)
+    assert intersection_over_union(shrunk(whole, 0.7).xyxy, whole.xyxy) == pytest.approx(0.7)
+
+
+def test_half_right_leaves_out_every_other_box_of_the_whole_set() -> None:
+    written = [one[HALF_RIGHT] for one in honest_texts(SCENES, thinking=False)]
+    # boxes number 0 and 2 of three stay; sqrt(0.7) = 0.83666: 200 wide becomes 167.3, 16.3 less at each side
+    assert written[0] == "<answer>[{'Position':[116,116,284,284],'Confidence':0.7}]</answer>"
+    assert written[1] == "<answer>[{'Position':[408,108,492,192],'Confidence':0.7}]</answer>"
+    assert written[2] == "<answer>No Objects</answer>"
+
+
+def test_a_report_holds_means_over_all_questions() -> None:
+    (report,) = audit(SCENES, grader())
+    paid = {one.name: one for one in report.paid}
+    assert (report.task, report.num_samples) == (TaskName.DETECTION, 3)
+    # right: iou 1 in each, confidence 1 where there are boxes, format 1
+    assert paid["right"].reward == pytest.approx(1 + 2 / 3 + 1)
+    assert paid["right"].metric == 1
+    # nothing is said to be there: right for one of three
+    assert paid["always No Objects"].parts == {"iou": pytest.approx(1 / 3), "confidence": 0, "format": 1}
+    assert paid["always No Objects"].metric == pytest.approx(1 / 3)
+    # 5 % of the image is the largest overlap
+    assert paid["whole image, confidence 1"].reward < 1
+    assert paid["a megabyte"].reward == 0
+    assert [one.reward for one in report.paid] == sorted((one.reward for one in report.paid), reverse=True)
+
+
+@pytest.mark.parametrize("weights", [{}, {"confidence": 0.1}, {"iou": 0.5, "confidence": 2.0}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        SCENES,
+        [sample(Label(text=n), task=TaskName.CLASSIFICATION, id=n) for n in ("cat", "dog", "fox", "owl")],
+        [
+            sample(box(*xyxy), task=TaskName.GROUNDING, id=str(xyxy), size=SIZE)
+            for xyxy in ((0, 0, 300, 300), (500, 500, 900, 800), (100, 700, 300, 1000))
+        ],
+    ],
+    ids=["detection", "classification", "grounding"],
+)
+def test_robust_pays_no_cheat_as_much_as_an_answer_that_is_half_right(asked, weights) -> None:
+    if asked is not SCENES and weights:
+        pytest.skip("weights of detection")
+    (report,) = audit(asked, grader(weights=weights))
+    assert report.margin > 0.1, report.best_cheat
+
+
+def test_paper_pays_junk_at_confidence_0_more_than_an_answer_that_is_half_right() -> None:
+    (report,) = audit(SCENES[:2], grader(preset="paper"))
+    # confidence 1 and format 1 for a box that hits nothing; of half right, a box of two and one of one at IoU 0.7 are
+    # paid 0.7 / 2 + 0.7 + 1 and 0.7 + 0.7 + 1
+    assert report.best_cheat.name == "whole image, confidence 0"
+    assert report.best_cheat.reward == pytest.approx(2)
+    assert report.half_right.reward == pytest.approx((2.05 + 2.4) / 2, abs=0.02)
+    singles = [sample(detections(xyxy), id=str(xyxy), size=SIZE) for xyxy in ((0, 0, 90, 90), (300, 0, 380, 70))]
+    (report,) = audit(singles, grader(preset="paper"))
+    # 2 against (2.4 + 1) / 2: "No Objects" is paid for its format alone
+    assert report.margin == pytest.approx(-0.3, abs=0.02)
+    assert "CHEATING PAYS" in audit_text(report)
+
+
+def test_a_moving_threshold_is_looked_at_where_it_begins_and_where_it_ends() -> None:
+    first, last = audit(SCENES, grader(iou_threshold=0.0, iou_threshold_end=0.5))
+    assert (first.step_frac, last.step_frac) == (0, 1)
+    whole = [next(one for one in report.paid if one.name == "whole image, confidence 0") for report in (first, last)]
+    # the larger of two boxes covers 4 % of the image, halved; the single one 1 %; the third question has none
+    assert [one.parts["iou"] for one in whole] == [pytest.approx((0.02 + 0.01) / 3), 0]
+    assert "as the first step of a run pays" in audit_text(first)
+
+
+def test_each_set_of_a_mixture_is_paid_and_read_by_its_own_rules() -> None:
+    thinks = Grader(rule=RewardRule(preset="paper"), thinking=True, box_space=BoxSpace.RELATIVE_1000)
+    mixed = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000, by_origin={"b": thinks})
+    asked = [sample(detections((0, 0, 500, 500)), id=name, size=SIZE, origin=name) for name in ("a", "b")]
+    (report,) = audit(asked, mixed)
+    paid = {one.name: one for one in report.paid}
+    assert paid["right"].parts["format"] == 1, "with a thought where one is asked for"
+    # junk at confidence 0 is paid 1 by paper, 0 by robust
+    assert paid["10 x 10 grid, confidence 0"].parts["confidence"] == 0.5
+
+
+def test_the_table_names_the_best_cheats_and_says_how_many_more_there_are() -> None:
+    (report,) = audit(SCENES, grader())
+    lines = audit_text(report).splitlines()
+    assert lines[0] == "detection, 3 questions"
+    assert sum(line.startswith("  cheat ") for line in lines) == 8
+    assert lines[-3] == f"          and {len(report.paid) - 3 - 8} cheats that are paid less"
+    assert lines[-2].startswith("best-paid cheat: always No Objects, 1.333; an answer that is half right: ")
+
+
+def test_a_constant_has_no_rank_correlation() -> None:
+    assert rank_correlation([0, 0, 0], [1, 2, 3]) is None
+    # ranks 1 2 3 and 1 3 2: 1 - 6 * (0 + 1 + 1) / (3 * 8)
+    assert rank_correlation([1, 2, 3], [0.1, 0.9, 0.5]) == pytest.approx(0.5)
+
+
+def group(*paid: tuple[float, Detections]) -> RolloutGroup:
+    asked = SCENES[1]
+    ref = ImageRef(path="a.png", original=ImageSize(*SIZE), resized=ImageSize(*SIZE))
+    completion = Completion(token_ids=(), token_ends=(), sampler_logprobs=(), text="", finish_reason=FinishReason.STOP)
+    return RolloutGroup(
+        sample=asked,
+        prompt=Prompt(sample_id=asked.id, text="", token_ids=(), images=(ref,)),
+        completions=(completion,) * len(paid),
+        reports=tuple(
+            RewardReport(total=total, parts={}, reading=Reading(text="", well_formed=True, answer=answer))
+            for total, answer in paid
+        ),
+        policy_step=0,
+    )
+
+
+def test_groups_say_how_many_teach_nothing_and_whether_pay_follows_quality() -> None:
+    right, nothing = detections((400, 100, 500, 200)), detections()
+    found = judge_groups([group((2.0, right), (1.0, nothing)), group((1.0, nothing), (1.0, nothing))])
+    assert (found.num_groups, found.group_size) == (2, 2)
+    assert (found.equal_frac, found.reward, found.metric, found.rank_correlation) == (0.5, 1.25, 0.25, 1.0)
+    assert "50% without spread" in groups_text(found)
+    silent = judge_groups([group((1.0, nothing), (1.0, nothing))])
+    assert silent.rank_correlation is None
+    assert "do not vary together" in groups_text(silent)
