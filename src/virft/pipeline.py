@@ -432,6 +432,26 @@ def report(*, folders: Sequence[Path], out: Path | None = None, num_pictures: in
     _say(f"{goal}: {len(page.encode(errors='replace')) / 1e6:.1f} MB")
 
 
+def doctor(*, config: Path | None = None, overrides: Sequence[str] = ()) -> None:
+    """Print what this machine has and lacks, line by line; ``CheckFailed`` where something must be put right."""
+    settings = None
+    if config is not None:
+        from virft.config_file import load
+
+        settings = load(config, overrides).config
+    from virft.doctor import State, examine
+
+    broken = []
+    for finding in examine(settings, folder=Path(settings.run.dir if settings else "runs")):
+        _say(f"{finding.state:4}  {finding.about:12}{finding.told}")
+        if finding.cure:
+            _say(f"{'':18}-> {finding.cure}")
+        broken += [finding.about] if finding.state is State.BROKEN else []
+    if broken:
+        raise CheckFailed(f"to be put right: {', '.join(broken)}")
+    _say("nothing to be put right")
+
+
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
     """Teach the built-in model new classes by reward and by right answers, and show scores and pictures."""
     from virft.quickstart import run_quickstart
