@@ -29,7 +29,7 @@ from virft.evaluation.predict import predict
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
-from virft.grpo.rollout import Grader
+from virft.grading import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer, from_worst_to_best
 from virft.models.generator import GenerationParams
 from virft.models.hf_generator import HFGenerator, stop_token_ids
