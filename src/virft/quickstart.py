@@ -17,6 +17,7 @@ from virft.assembly import (
     make_trainer,
     source_commit,
 )
+from virft.boxes import BoxSpace
 from virft.config import AugmentConfig, Config, DataConfig, GRPOConfig, RewardConfig, RunConfig, SamplingConfig
 from virft.data.images import load_image
 from virft.data.sources.scenes import write_few_shot_scenes, write_test_scenes
@@ -31,6 +32,7 @@ from virft.evaluation.predictions import (
     read_predictions_card,
 )
 from virft.evaluation.score import score_predictions
+from virft.model_card.facts import card_facts
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.report.page import html_table
@@ -41,6 +43,7 @@ from virft.run_report import read_systems
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.tasks import TASKS
+from virft.train import save_with_card
 from virft.training.loop import run_training
 from virft.training.progress import Progress
 from virft.training.run import RunFolder, run_card
@@ -120,7 +123,13 @@ def run_quickstart(
     run = RunFolder.open(
         config,
         resume=resume,
-        card=run_card(trainer="grpo", commit=source_commit(), data_hash=train.hash, model=TINY_NAME),
+        card=run_card(
+            trainer="grpo",
+            commit=source_commit(),
+            data_hash=train.hash,
+            model=TINY_NAME,
+            **card_facts(model=TINY_NAME, box_space=BoxSpace.RELATIVE_1000, template="short", stores=train.stores),
+        ),
     )
     scores = {"base": _scores_of("base", TINY_NAME, out, say)}
     final = run.folder / "model"
@@ -136,7 +145,7 @@ def run_quickstart(
             say=say,
             look_at=make_look_at(config),
         )
-        loaded.save(final)
+        save_with_card(loaded, run.folder, final.name)
     scores["rft"] = _scores_of("rft", str(final), out, say)
     (out / "scores.json").write_text(json.dumps(_as_json(scores), indent=2) + "\n")
     _write_page(out)

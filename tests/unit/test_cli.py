@@ -84,7 +84,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 26
+    assert len(leaves) == 28
     for leaf in leaves:
         verb = leaf.get_default("verb")
         function = getattr(builds if verb.startswith("build_") else pipeline, verb)
