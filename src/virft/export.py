@@ -68,14 +68,17 @@ def export_trl(store: Store, out: Path, *, template: str, thinking: bool, space:
 def trl_dataset(data: Store | Path | str, *, template: str = "paper", thinking: bool, space: BoxSpace | str) -> Any:
     """A data set as a ``datasets.Dataset`` for TRL's trainers and ``virft.rewards.trl``, pictures opened when needed.
 
-    The columns are those of ``export_trl``. Needs the package datasets (``pip install virft[hf]``).
+    The columns are those of ``export_trl``; a prompt's content is the text alone, and TRL puts the pictures before it:
+    in a table the parts of a message would all have the same keys, with None in them. Needs the package datasets
+    (``pip install virft[hf]``).
     """
     from datasets import Dataset, Image, List
 
     store = data if isinstance(data, Store) else Store(data)
     store.check()
     rows = _trl_rows(store, template=read_template(template), thinking=thinking, space=BoxSpace(space))
-    return Dataset.from_list(list(rows)).cast_column("images", List(Image()))
+    plain = [row | {"prompt": [{"role": "user", "content": row["prompt"][0]["content"][-1]["text"]}]} for row in rows]
+    return Dataset.from_list(plain).cast_column("images", List(Image()))
 
 
 def _trl_rows(store: Store, *, template: str, thinking: bool, space: BoxSpace) -> Iterator[dict[str, Any]]:

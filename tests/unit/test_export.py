@@ -112,7 +112,8 @@ def test_a_trl_data_set_has_the_same_rows_with_pictures_to_open(tmp_path: Path) 
     lines = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert table.column_names == list(lines[0])
     assert [picture.size for picture in table[0]["images"]] == [(64, 48)]
-    assert table["query"] == ["fox", "animal"]
+    assert list(table["query"]) == ["fox", "animal"]
+    assert table[1]["prompt"] == [{"role": "user", "content": "Which animal is this?"}]
     # one table has one set of keys: what a row does not have is None
     assert table[0]["target"] == {"boxes": [[10.0, 10.0, 30.5, 40.0]], "label": None}
 
