@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from factories import detections, sample
 from group_factories import completion, prompt
 from virft.boxes import BoxSpace
-from virft.grpo.rollout import Grader
+from virft.grading import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.noise import StepKey

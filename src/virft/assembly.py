@@ -29,7 +29,7 @@ from virft.evaluation.predict import predict
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
-from virft.grpo.rollout import Grader
+from virft.grading import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer, from_worst_to_best
 from virft.models.generator import GenerationParams
 from virft.models.hf_generator import HFGenerator, stop_token_ids
@@ -90,8 +90,7 @@ def make_renderer(
     loaded: LoadedModel, *, template: str, thinking: bool, thinking_by_origin: Mapping[str, bool] | None = None
 ) -> Callable[[Sample], RenderedPrompt]:
     """Sample to prompt under a template setting; ``auto`` is what the model's card says."""
-    name = loaded.card.get("prompt_template", DEFAULT_TEMPLATE) if template == "auto" else template
-    text = read_template(name)
+    text = read_template(template_name(loaded, template))
     renderer = Renderer(loaded, load_image)
 
     def render(sample: Sample) -> RenderedPrompt:
@@ -100,6 +99,11 @@ def make_renderer(
         return renderer.render(sample, asked)
 
     return render
+
+
+def template_name(loaded: LoadedModel, template: str) -> str:
+    """The template that a setting means; ``auto`` is what the model's card says."""
+    return loaded.card.get("prompt_template", DEFAULT_TEMPLATE) if template == "auto" else template
 
 
 def make_segmenter(path: str) -> SamSegmenter:

@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(verbs)
     _add_ask(verbs)
     _add_app(verbs)
+    _add_merge(verbs)
+    _add_push(verbs)
     return parser
 
 
@@ -391,6 +393,22 @@ def _add_app(verbs: _Verbs) -> None:
     verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
     verb.add_argument("--thinking", action="store_true", help="ask for a think block")
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
+
+
+def _add_merge(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "merge", "make one model of adapters and their base", function="merge")
+    verb.add_argument("adapters", metavar="ADAPTERS", type=Path, help="folder of adapters, such as RUN/model")
+    verb.add_argument("out", metavar="OUT", type=Path, help="a new folder")
+    verb.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights in OUT")
+
+
+def _add_push(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "push", "upload a model to the Hugging Face Hub, private by default", function="push")
+    verb.add_argument(
+        "model", metavar="RUN_OR_MODEL", type=Path, help="a run folder, or a model folder such as RUN/best"
+    )
+    verb.add_argument("repo", metavar="REPO", help="owner/name on the Hub")
+    verb.add_argument("--public", dest="private", action="store_false", help="everybody may see it")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from virft.boxes import BoxSpace
 from virft.data.samples import sample_to_record
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError
-from virft.prompts import question_of
+from virft.prompts import question_of, read_template
 from virft.tasks import TASKS
 from virft.types import Detections, Sample
 
@@ -56,29 +56,48 @@ def export_coco(store: Store, out: Path) -> Path:
 
 
 def export_trl(store: Store, out: Path, *, template: str, thinking: bool, space: BoxSpace) -> Path:
-    """``rows.jsonl`` in TRL's conversational form: ``prompt``, ``images`` (absolute paths), and our ``target``.
+    """``rows.jsonl`` in TRL's conversational form: ``prompt``, ``images`` (absolute paths), and what ``virft.rewards``
 
-    Boxes of a target are in pixels of the original image, as in the data set.
+    needs: ``target`` with boxes in pixels of the original image, as in the data set, its ``image_size``, and how it was
+    asked, ``box_space`` and ``thinking``.
     """
+    rows = (json.dumps(row) + "\n" for row in _trl_rows(store, template=template, thinking=thinking, space=space))
+    return _write(_new_folder(out) / TRL_FILE, rows)
 
-    _require_known(space)
 
-    def rows() -> Iterator[str]:
-        for sample in store:
-            record = sample_to_record(sample)
-            text = question_of(sample, template=template, thinking=thinking, space=space)
-            pictures = [{"type": "image"} for _ in sample.images]
-            row = {
-                "id": sample.id,
-                "task": record["task"],
-                "images": [str(Path(path).resolve()) for path in sample.images],
-                "prompt": [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}],
-                "query": sample.query,
-                "target": record["target"],
-            }
-            yield json.dumps(row) + "\n"
+def trl_dataset(data: Store | Path | str, *, template: str = "paper", thinking: bool, space: BoxSpace | str) -> Any:
+    """A data set as a ``datasets.Dataset`` for TRL's trainers and ``virft.rewards.trl``, pictures opened when needed.
 
-    return _write(_new_folder(out) / TRL_FILE, rows())
+    The columns are those of ``export_trl``; a prompt's content is the text alone, and TRL puts the pictures before it:
+    in a table the parts of a message would all have the same keys, with None in them. Needs the package datasets
+    (``pip install virft[hf]``).
+    """
+    from datasets import Dataset, Image, List
+
+    store = data if isinstance(data, Store) else Store(data)
+    store.check()
+    rows = _trl_rows(store, template=read_template(template), thinking=thinking, space=BoxSpace(space))
+    plain = [row | {"prompt": [{"role": "user", "content": row["prompt"][0]["content"][-1]["text"]}]} for row in rows]
+    return Dataset.from_list(plain).cast_column("images", List(Image()))
+
+
+def _trl_rows(store: Store, *, template: str, thinking: bool, space: BoxSpace) -> Iterator[dict[str, Any]]:
+    for sample in store:
+        record = sample_to_record(sample)
+        text = question_of(sample, template=template, thinking=thinking, space=space)
+        pictures = [{"type": "image"} for _ in sample.images]
+        yield {
+            "id": sample.id,
+            "task": record["task"],
+            "images": [str(Path(path).resolve()) for path in sample.images],
+            "prompt": [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}],
+            "query": sample.query,
+            "target": record["target"],
+            "target_image": sample.target_image,
+            "image_size": list(sample.target_size),
+            "box_space": str(space),
+            "thinking": thinking,
+        }
 
 
 def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSpace) -> Path:

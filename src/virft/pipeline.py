@@ -452,6 +452,40 @@ def doctor(*, config: Path | None = None, overrides: Sequence[str] = ()) -> None
     _say("nothing to be put right")
 
 
+def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
+    """Make one model folder of adapters and their base. Weights of type ``dtype``; float32 gives the same answers."""
+    from virft.errors import ModelError, RunError
+
+    if not (adapters / ADAPTERS).is_file():
+        raise ModelError(f"{adapters}: holds no adapters; expected a folder with {ADAPTERS}, such as RUN/model")
+    if out.exists():
+        raise RunError(f"{out}: is there already; name a new folder")
+    import torch
+
+    from virft.model_card.card import card_of_model
+    from virft.models.load import load_model
+
+    loaded = load_model(str(adapters))
+    loaded.merge_adapters()
+    loaded.model.to(getattr(torch, dtype))
+    loaded.save(out, readme=card_of_model(adapters, adapters=False))
+    _say(f"the merged model: {out}")
+
+
+def push(*, model: Path, repo: str, private: bool = True) -> None:
+    """Upload a model folder, or the model of a run, to the Hugging Face Hub; its card gets the scores of the run."""
+    from huggingface_hub import HfApi
+
+    from virft.hub import push_folder
+    from virft.model_card.card import renew_card
+    from virft.models.load import check_folder
+
+    folder = model / "model" if (model / "config.toml").is_file() else model
+    check_folder(folder, str(folder))
+    renew_card(folder)
+    _say(f"pushed: {push_folder(folder, repo, api=HfApi(), private=private)}")
+
+
 def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
     """Teach the built-in model new classes by reward and by right answers, and show scores and pictures."""
     from virft.quickstart import run_quickstart
@@ -481,6 +515,7 @@ def _mask_maker(named: str | None, store: Store) -> Iterator[MaskMaker | None]:
         yield MaskMaker(name=name, segment=segment, progress=show)
 
 
+ADAPTERS = "adapter_config.json"
 MAP = "map.json"
 REPORT = "report.html"
 

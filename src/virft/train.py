@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from virft.assembly import (
     load_for_training,
@@ -16,10 +15,15 @@ from virft.assembly import (
     make_trainer,
     require_rationales,
     source_commit,
+    template_name,
     validator,
 )
 from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data
+from virft.model_card.card import model_card
+from virft.model_card.facts import card_facts
+from virft.models.load import LoadedModel
+from virft.prompts import read_template
 from virft.training.loop import Trainer, run_training
 from virft.training.run import RunFolder, require_free, run_card
 from virft.training.trackers import require_installed
@@ -51,8 +55,18 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     make: Callable[..., Trainer] = make_trainer if trainer == "grpo" else make_sft_trainer
     made = make(config, loaded, names)
     validate = validator(config, loaded)
-    card = run_card(trainer=trainer, commit=source_commit(), data_hash=data.hash, model=config.model.path)
+    card = run_card(
+        trainer=trainer,
+        commit=source_commit(),
+        data_hash=data.hash,
+        model=config.model.path,
+        **card_facts_of(config, loaded, data),
+    )
     run = RunFolder.open(config, resume=resume, card=card)
+
+    def keep_best() -> None:
+        save_with_card(loaded, run.folder, BEST)
+
     with make_trackers(config, run.folder) as trackers:
         run_training(
             made,
@@ -62,8 +76,23 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
             say=say,
             validate=validate,
             look_at=make_look_at(config),
-            keep_best=partial(loaded.save, run.folder / BEST) if config.run.keep_best else None,
+            keep_best=keep_best if config.run.keep_best else None,
             trackers=trackers,
         )
-    loaded.save(run.folder / MODEL)
-    return run.folder / MODEL
+    return save_with_card(loaded, run.folder, MODEL)
+
+
+def card_facts_of(config: Config, loaded: LoadedModel, data: TrainingData) -> dict[str, Any]:
+    """What the card of a run says of its base, its data, and how the model is asked."""
+    return card_facts(
+        model=config.model.path,
+        box_space=loaded.family.box_space,
+        template=read_template(template_name(loaded, config.prompt.template)),
+        stores=data.stores,
+    )
+
+
+def save_with_card(loaded: LoadedModel, run: Path, name: str) -> Path:
+    """The folder ``name`` of a run, with the model as it is and its model card."""
+    loaded.save(run / name, readme=model_card(run, model=name, adapters=loaded.saves_adapters))
+    return run / name

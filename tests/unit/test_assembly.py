@@ -41,7 +41,7 @@ from virft.models.load import LoadedModel
 from virft.models.logprobs import Policy
 from virft.models.renderer import Renderer
 from virft.report.pictures import ANSWER_COLOUR, TARGET_COLOUR
-from virft.types import RewardContext, RewardReport, RolloutGroup, Unreadable, View
+from virft.types import ImageSize, RewardContext, RewardReport, RolloutGroup, Unreadable, View
 
 
 def config(**sections: Any) -> Config:
@@ -181,8 +181,10 @@ def test_a_set_of_a_mixture_is_asked_and_paid_by_its_own_settings(
     assert asked == ["Detect fox.", "Detect fox. Think first."]
 
     thought = "<think>It stands left.</think><answer>No Objects</answer>"
-    seen = prompt()
-    plain, hard = (trainer.grader.grade(thought, sample(origin=origin), seen, RewardContext()) for origin in mixture)
+    plain, hard = (
+        trainer.grader.grade(thought, sample(origin=origin), resized=ImageSize(56, 56), context=RewardContext())
+        for origin in mixture
+    )
     assert (plain.parts["format"], hard.parts["format"]) == (0.0, 1.0)
     assert (plain.parts["confidence"], hard.parts["confidence"]) == (0.0, 0.0)
     rules = {name: one.rule for name, one in trainer.grader.by_origin.items()}

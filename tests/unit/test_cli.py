@@ -37,6 +37,10 @@ def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.pipeline",
         "virft.rewards.combine",
         "virft.rewards.explain",
+        "virft.rewards.easyr1",
+        "virft.rewards.ms_swift",
+        "virft.rewards.trl",
+        "virft.rewards.verl",
         "virft.metrics.detection",
         "virft.data.store",
         "virft.data.sources.coco",
@@ -82,7 +86,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 28
+    assert len(leaves) == 30
     for leaf in leaves:
         verb = leaf.get_default("verb")
         function = getattr(builds if verb.startswith("build_") else pipeline, verb)

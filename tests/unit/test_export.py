@@ -14,6 +14,7 @@ from virft.data.annotations import Skipped
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
+from virft.export import trl_dataset
 from virft.report.pictures import boxes_of
 from virft.tasks import TASKS
 from virft.types import Answer, Label, Sample, Target, TaskName
@@ -95,10 +96,31 @@ def test_llama_factory_answers_are_read_as_right(tmp_path: Path, space: BoxSpace
             assert reading.answer == one.target
 
 
-@pytest.mark.parametrize("format", ["trl", "llama-factory"])
-def test_pixels_of_a_resized_image_are_refused(tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trl_row_says_how_it_was_asked_and_how_large_its_image_is(tmp_path: Path) -> None:
     save(tmp_path, FOX)
-    assert export(tmp_path, "--format", format, "--space", "resized_pixels") == 2
+    assert export(tmp_path, "--format", "trl", "--space", "resized_pixels") == 0
+    row = json.loads((tmp_path / "out" / "rows.jsonl").read_text())
+    assert (row["box_space"], row["thinking"]) == ("resized_pixels", False)
+    assert (row["image_size"], row["target_image"]) == ([64, 48], 0)
+
+
+def test_a_trl_data_set_has_the_same_rows_with_pictures_to_open(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    data = save(tmp_path, FOX, LABEL)
+    table = trl_dataset(data, template="short", thinking=False, space="relative_1000")
+    assert export(tmp_path, "--format", "trl", "--template", "short") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert table.column_names == list(lines[0])
+    assert [picture.size for picture in table[0]["images"]] == [(64, 48)]
+    assert list(table["query"]) == ["fox", "animal"]
+    assert table[1]["prompt"] == [{"role": "user", "content": "Which animal is this?"}]
+    # one table has one set of keys: what a row does not have is None
+    assert table[0]["target"] == {"boxes": [[10.0, 10.0, 30.5, 40.0]], "label": None}
+
+
+def test_answers_in_pixels_of_a_resized_image_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, FOX)
+    assert export(tmp_path, "--format", "llama-factory", "--space", "resized_pixels") == 2
     assert "depend on the model; expected relative_1000 or original_pixels" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from virft.audit.attacks import attack_texts, known_answers
 from virft.audit.honest import HALF_RIGHT, honest_texts
 from virft.boxes import BoxSpace
-from virft.grpo.rollout import Grader
+from virft.grading import Grader
 from virft.metrics.question_score import question_score
 from virft.rewards.combine import reward
 from virft.tasks import TASKS

@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
-from virft.boxes import BoxSpace
+from virft.grading import Grader
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
 from virft.models.noise import StepKey
 from virft.models.renderer import RenderedPrompt
-from virft.rewards.combine import RewardRule, reward
-from virft.tasks import TASKS
-from virft.types import Completion, Prompt, RewardContext, RewardReport, RolloutGroup, Sample
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grader:
-    """Text to reward: how answers are read, and what they are paid.
-
-    ``by_origin``: the graders of samples of certain sets, where a run has several.
-    """
-
-    rule: RewardRule
-    thinking: bool
-    box_space: BoxSpace
-    by_origin: Mapping[str, Grader] = field(default_factory=dict)
-
-    def of(self, sample: Sample) -> Grader:
-        """The grader of the sample's set."""
-        return self.by_origin.get(sample.origin, self)
-
-    def grade(self, text: str, sample: Sample, prompt: Prompt, context: RewardContext) -> RewardReport:
-        """The reward of one completion. Sees the completion only, never the prompt's own example."""
-        if (own := self.of(sample)) is not self:
-            return own.grade(text, sample, prompt, context)
-        reading = TASKS[sample.task].read_for(
-            text,
-            sample,
-            thinking=self.thinking,
-            space=self.box_space,
-            resized=prompt.images[sample.target_image].resized,
-        )
-        return reward(self.rule, sample.task, reading, sample.target, context)
+from virft.types import Completion, Prompt, RewardContext, RolloutGroup, Sample
 
 
 def roll_out(
@@ -85,10 +52,11 @@ def _group(
     step: int,
     context: RewardContext,
 ) -> RolloutGroup:
+    resized = prompt.images[sample.target_image].resized
     return RolloutGroup(
         sample=sample,
         prompt=prompt,
         completions=tuple(completions),
-        reports=tuple(grader.grade(one.text, sample, prompt, context) for one in completions),
+        reports=tuple(grader.grade(one.text, sample, resized=resized, context=context) for one in completions),
         policy_step=step,
     )

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from virft.grading import Grader
 from virft.grpo.advantages import group_advantages, has_spread
 from virft.grpo.loss import policy_loss
 from virft.grpo.pack import LossKind, Microbatch, pack_step
-from virft.grpo.rollout import Grader, roll_out
+from virft.grpo.rollout import roll_out
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
 from virft.models.logprobs import Policy
 from virft.models.noise import StepKey

@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 from virft.errors import ModelError
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import Family, family_of
+from virft.models.saved_files import settle_files
 from virft.models.tiny import TINY_NAME, tiny_folder
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -33,6 +34,7 @@ _COMPANIONS = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "virft_card.json",
 )  # fmt: skip
 _EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
+README = "README.md"
 CARD = "virft_card.json"
 """Facts about how a model wants to be asked: ``prompt_template``, ``thinking``."""
 
@@ -82,11 +84,15 @@ class LoadedModel:
         with self.adapters.disable_adapter():
             yield
 
-    def save(self, folder: Path) -> None:
-        """An ordinary Hugging Face folder: weights (or PEFT adapters), tokenizer and processor files.
+    @property
+    def saves_adapters(self) -> bool:
+        """Whether a saved folder holds adapters. Those on top of merged ones do not: their base is in no folder."""
+        return self.adapters is not None and not self.was_merged
 
-        Adapters on top of merged ones are saved as a whole model: their base is in no folder. It appears whole or not
-        at all, and replaces what was there.
+    def save(self, folder: Path, *, readme: str | None = None) -> None:
+        """An ordinary Hugging Face folder: weights (or PEFT adapters), tokenizer and processor files, and a model card.
+
+        It appears whole or not at all, and replaces what was there.
         """
         new = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(new, ignore_errors=True)
@@ -94,12 +100,16 @@ class LoadedModel:
         with without_progress_bars():
             if self.adapters is None:
                 self.model.save_pretrained(new)
-            elif self.was_merged:
+            elif not self.saves_adapters:
                 copy.deepcopy(self.adapters).merge_and_unload().save_pretrained(new)
             else:
                 # Embeddings have no adapters; left to itself, PEFT asks the hub for the base model to find that out.
                 self.adapters.save_pretrained(str(new), save_embedding_layers=False)
         self._save_companions(new)
+        settle_files(new)
+        (new / README).unlink(missing_ok=True)  # PEFT's own names a folder of this machine, and nothing else
+        if readme is not None:
+            (new / README).write_text(readme, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 

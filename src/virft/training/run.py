@@ -102,8 +102,8 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def run_card(*, trainer: str, commit: str | None, data_hash: str, model: str) -> dict[str, Any]:
-    """Where a run came from: command, commit, versions, machine, data."""
+def run_card(*, trainer: str, commit: str | None, data_hash: str, model: str, **facts: Any) -> dict[str, Any]:
+    """Where a run came from: command, commit, versions, machine, data, and further ``facts``."""
     return {
         "schema_version": SCHEMA_VERSION,
         "trainer": trainer,
@@ -115,4 +115,5 @@ def run_card(*, trainer: str, commit: str | None, data_hash: str, model: str) ->
         "machine": platform.machine(),
         "model": model,
         "data_hash": data_hash,
+        **facts,
     }

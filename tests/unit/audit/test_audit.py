@@ -10,7 +10,7 @@ from virft.audit.groups import judge_groups
 from virft.audit.honest import HALF_RIGHT, honest_texts, shrunk
 from virft.audit.words import audit_text, groups_text
 from virft.boxes import BoxSpace, intersection_over_union
-from virft.grpo.rollout import Grader
+from virft.grading import Grader
 from virft.rewards.combine import RewardRule
 from virft.types import (
     Completion,

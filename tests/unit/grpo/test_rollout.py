@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from group_factories import encode, group, prompt
-from toy_training import RIGHT, WRONG, ToyGenerator, ToyPolicy, question, render
+from group_factories import encode, group
+from toy_training import ToyGenerator, ToyPolicy, question, render
 from virft.boxes import BoxSpace
-from virft.grpo.rollout import Grader, roll_out
+from virft.grading import Grader
+from virft.grpo.rollout import roll_out
 from virft.models.generator import GenerationParams
 from virft.models.noise import StepKey
 from virft.rewards.combine import RewardRule
@@ -53,28 +54,3 @@ def test_at_most_so_many_prompts_are_sampled_at_once(size: int | None, calls: li
     groups = rolled(generator, size=size)
     assert [len(call) for call in generator.calls] == calls
     assert [one.sample.id for one in groups] == ["a", "b", "c"]
-
-
-def test_boxes_are_read_in_the_models_own_space() -> None:
-    # 100 x 100 pixels, seen as 56 x 56 by the model: [20, 25, 80, 75] becomes [11.2, 14, 44.8, 42]
-    text = "<answer>[{'Position':[11.2,14,44.8,42],'Confidence':1.0}]</answer>"
-    grader = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RESIZED_PIXELS)
-    assert grader.grade(text, question(), prompt(), RewardContext()).parts["iou"] == pytest.approx(1.0)
-
-
-def test_a_rising_threshold_follows_the_run() -> None:
-    # IoU of [200, 250, 800, 750] and its left two thirds: 2 / 3
-    text = "<answer>[{'Position':[200,250,600,750],'Confidence':1.0}]</answer>"
-    rule = RewardRule(iou_threshold=0.5, iou_threshold_end=0.9)
-    grader = Grader(rule=rule, thinking=False, box_space=BoxSpace.RELATIVE_1000)
-    first, last = (grader.grade(text, question(), prompt(), RewardContext(step_frac=frac)) for frac in (0.0, 1.0))
-    assert first.parts["iou"] == pytest.approx(2 / 3)
-    assert last.parts["iou"] == 0.0
-
-
-def test_a_think_block_is_a_fault_where_none_was_asked() -> None:
-    grader = Grader(rule=RewardRule(), thinking=True, box_space=BoxSpace.RELATIVE_1000)
-    thought = "<think>It stands left.</think>" + RIGHT
-    assert grader.grade(thought, question(), prompt(), RewardContext()).parts["format"] == 1.0
-    assert GRADER.grade(thought, question(), prompt(), RewardContext()).parts["format"] == 0.0
-    assert GRADER.grade(WRONG, question(), prompt(), RewardContext()).parts["format"] == 1.0

@@ -1,0 +1,45 @@
+"""A model folder to the Hugging Face Hub, on request only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from huggingface_hub import get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from virft.errors import ModelError
+
+
+class Api(Protocol):
+    """What is needed of ``huggingface_hub.HfApi``."""
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
+
+    def repo_info(self, repo_id: str) -> Any: ...
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any: ...
+
+
+def push_folder(folder: Path, repo: str, *, api: Api, private: bool) -> str:
+    """Uploads a model folder as ``repo`` ("owner/name") and gives its address. A new repository is made ``private``.
+
+    One that is there and public is refused while ``private``. Whoever is logged in (``hf auth login``, ``HF_TOKEN``)
+    uploads; the token is neither asked for nor shown. ``ModelError`` for what the Hub refuses.
+    """
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise ModelError(f"{repo}: is there and public; expected --public, or the name of another repository")
+        found = api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload with virft")
+    except LocalTokenNotFoundError as error:
+        raise ModelError(f"{repo}: not logged in to the Hub; expected `hf auth login` before, or HF_TOKEN") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"{repo}: cannot be pushed: {_without_token(str(error))}") from error
+    return str(getattr(found, "repo_url", None) or repo)
+
+
+def _without_token(message: str) -> str:
+    """A message on one line, in which no token stands whatever an error quotes."""
+    token = get_token()
+    return " ".join((message.replace(token, "hf_...") if token else message).split())

@@ -1,0 +1,46 @@
+"""What makes a saved model folder load, and answer, anywhere: settled in its files after they were written."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+_CONFIG, _GENERATION, _ADAPTERS = "config.json", "generation_config.json", "adapter_config.json"
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def settle_files(folder: Path) -> None:
+    """A model keeps its cache on, and knows where answers end; all files may be read by whoever may read the config.
+
+    A base that was saved by a trainer with ``use_cache`` off would answer slowly, and at some places wrongly. End and
+    padding come from the base's generation config, else from its configuration. Weights are written readable by
+    their owner alone.
+    """
+    if (folder / _CONFIG).exists():
+        config = _read(folder / _CONFIG)
+        text = config.get("text_config", config)
+        for part in (config, text):
+            if "use_cache" in part:
+                part["use_cache"] = True
+        _write(folder / _CONFIG, config)
+        if (folder / _GENERATION).exists():
+            generation = _read(folder / _GENERATION)
+            ends = {key: text.get(key, config.get(key)) for key in _ENDS if generation.get(key) is None}
+            generation |= {key: value for key, value in ends.items() if value is not None} | {"use_cache": True}
+            _write(folder / _GENERATION, generation)
+    described = next((folder / name for name in (_CONFIG, _ADAPTERS) if (folder / name).exists()), None)
+    if described is not None:
+        for file in folder.iterdir():
+            file.chmod(stat.S_IMODE(described.stat().st_mode))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tree
+
+
+def _write(path: Path, tree: dict[str, Any]) -> None:
+    """As transformers writes it."""
+    path.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
