@@ -6,12 +6,16 @@ from collections.abc import Callable
 
 import torch
 from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END, EOS = 90, 91, 92, 93, 94
@@ -65,20 +69,37 @@ def _qwen3_vl():
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **_IDS))
 
 
-MAKERS = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+_PLAIN_TEXT = {name: value for name, value in _TEXT.items() if name != "rope_parameters"}
+_VISION = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 16,
+    "patch_size": 4,
+}  # fmt: skip
+
+
+def _idefics(configuration, model):
+    """A tile of 16 x 16 pixels is 4 x 4 patches, 4 tokens."""
+    text = _PLAIN_TEXT | {"model_type": "llama"}
+    return model(configuration(text_config=text, vision_config=_VISION, scale_factor=2, image_token_id=IMAGE_TOKEN))
+
+
+QWEN = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+MAKERS = QWEN | {
+    "smolvlm": lambda: _idefics(SmolVLMConfig, SmolVLMForConditionalGeneration),
+    "idefics3": lambda: _idefics(Idefics3Config, Idefics3ForConditionalGeneration),
+}
 
 
 def tiny_model(model_type: str, seed: int = 0) -> torch.nn.Module:
     """A random model in float32 whose answers depend clearly on image, prompt and position."""
-    return _with_large_weights(MAKERS[model_type], seed)
+    return with_large_weights(MAKERS[model_type], seed)
 
 
 def tiny_model_with_window(seed: int = 0) -> torch.nn.Module:
     """A Qwen2-VL with sliding windows."""
-    return _with_large_weights(_qwen2_vl_with_window, seed)
+    return with_large_weights(_qwen2_vl_with_window, seed)
 
 
-def _with_large_weights(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
+def with_large_weights(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = make()
     generator = torch.Generator().manual_seed(seed)

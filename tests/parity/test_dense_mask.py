@@ -7,7 +7,7 @@ import torch
 
 from plain_computation import make_groups, make_pair
 from tiny_models import MAKERS, tiny_model
-from virft.models.layout import pack_row
+from virft.models.layout import pack_row, position_ids
 
 
 def dense_mask(groups):
@@ -36,7 +36,7 @@ def test_split_attention_equals_a_dense_mask(model_type):
     with torch.no_grad():
         expected = plain.model(
             input_ids=row.token_ids[None],
-            position_ids=row.positions[:, None],
+            position_ids=position_ids(row.positions[:, None]),
             attention_mask=dense_mask(groups),
             use_cache=False,
             **policy.family.forward_features(features),

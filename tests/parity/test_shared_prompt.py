@@ -40,7 +40,7 @@ def test_logprobs_depend_on_the_image(model_type):
     groups = make_groups(policy.config)
     first = shared_logprobs(policy, groups)
     prompt, vision, completions = groups[0]
-    other = VisionInputs(pixel_values=vision.pixel_values.flip(0) * 2, grid_thw=vision.grid_thw)
+    other = VisionInputs(pixel_values=vision.pixel_values.flip(-1) * 2, per_image=vision.per_image)
     second = shared_logprobs(policy, [(prompt, other, completions), groups[1]])
     count = sum(len(c) for c in completions)
     assert (first[:count] - second[:count]).abs().max() > 1e-2

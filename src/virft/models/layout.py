@@ -47,9 +47,9 @@ class AttentionLayout:
 class PackedRow:
     """One row of T tokens: [prompt | c1 .. cG] of each group, and where its log-probs are read.
 
-    ``token_ids`` [T]; ``positions`` [3, T], restarting after the prompt for every completion; ``logit_index`` [N]:
-    the place whose hidden state predicts each completion token; ``targets`` [N]: those tokens, in the order of
-    the groups, their completions, their tokens.
+    ``token_ids`` [T]; ``positions`` [A, T] along A axes (see ``position_ids``), restarting after the prompt for every
+    completion; ``logit_index`` [N]: the place whose hidden state predicts each completion token; ``targets`` [N]: those
+    tokens, in the order of the groups, their completions, their tokens.
     """
 
     token_ids: Tensor
@@ -69,12 +69,17 @@ class PackedRow:
         )
 
 
+def position_ids(positions: Tensor) -> Tensor:
+    """Positions [A, batch, tokens] as transformers wants them: as they are for three axes, [batch, tokens] for one."""
+    return positions if len(positions) > 1 else positions[0]
+
+
 def pack_row(
     prompts: Sequence[Sequence[int]],
     prompt_positions: Sequence[Tensor],
     completions: Sequence[Sequence[Sequence[int]]],
 ) -> PackedRow:
-    """A row of groups: ``prompts[p]`` with positions [3, L_p] and its ``completions[p]`` (token ids; maybe none).
+    """A row of groups: ``prompts[p]`` with positions [A, L_p] and its ``completions[p]`` (token ids; maybe none).
 
     The last prompt token predicts the first token of every completion; positions of a completion go on from the
     largest position of its prompt. An empty completion takes no place and predicts nothing.
@@ -104,7 +109,7 @@ def pack_row(
                 continue
             completion_index[p, g, :count] = np.arange(at, at + count)
             slots.append(first_completion_slot + (p * group + g) * longest + np.arange(count))
-            positions.append((next_position + torch.arange(count)).expand(3, -1))
+            positions.append((next_position + torch.arange(count)).expand(len(prompt_positions[p]), -1))
             logit_index.append(np.concatenate([[start + length - 1], np.arange(at, at + count - 1)]))
             ids.extend(tokens)
             targets.extend(tokens)
