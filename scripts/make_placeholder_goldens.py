@@ -40,6 +40,10 @@ def processor_of(model_type: str, *, backend: str) -> Any:
         return transformers.SmolVLMProcessor(
             images, tokenizer, transformers.SmolVLMVideoProcessor(), image_seq_len=4, **more
         )
+    if model_type == "internvl":
+        return transformers.InternVLProcessor(
+            images, tokenizer, transformers.InternVLVideoProcessor(), image_seq_length=4, **more
+        )
     raise ValueError(model_type)
 
 

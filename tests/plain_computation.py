@@ -45,8 +45,11 @@ def _pictures(config, number):
         values = 3 * vision.temporal_patch_size * vision.patch_size**2
         return (patches, values), {"grid_thw": torch.tensor([grid])}
     # 1 x 2 tiles and the whole image; one image in one piece, and 2 x 1 tiles with the whole image
-    tiles, rows, columns = ((3, [1], [2]), (4, [0, 2], [0, 1]))[number]
-    return (tiles, 3, 16, 16), {"rows": torch.tensor(rows), "columns": torch.tensor(columns)}
+    shape = ((3, 4)[number], 3, 16, 16)
+    if config.model_type == "internvl":
+        return shape, {"tiles": torch.tensor(([[2, 1]], [[1, 1], [1, 2]])[number])}
+    rows, columns = (([1], [2]), ([0, 2], [0, 1]))[number]
+    return shape, {"rows": torch.tensor(rows), "columns": torch.tensor(columns)}
 
 
 def plain_inputs(config, ids, vision):
@@ -55,6 +58,8 @@ def plain_inputs(config, ids, vision):
         is_image = (ids == IMAGE_TOKEN).int()
         grid = vision.per_image["grid_thw"]
         return {"pixel_values": vision.pixel_values, "image_grid_thw": grid, "mm_token_type_ids": is_image}
+    if config.model_type == "internvl":
+        return {"pixel_values": vision.pixel_values}
     return {"pixel_values": vision.pixel_values[None]}
 
 

@@ -51,8 +51,27 @@ _KINDS = {
     name: _Kind(("<end_of_utterance>", *_IDEFICS_TOKENS), {}, _SMOLVLM_TEMPLATE, name, images, _IDEFICS_IMAGES)
     for name, images in (("smolvlm", "SmolVLM"), ("idefics3", "Idefics3"))
 }
+_INTERNVL_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
+)
+_INTERNVL_NAMED = {
+    "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}  # fmt: skip
+_KINDS["internvl"] = _Kind(
+    ("<|im_end|>", "<|im_start|>", *_INTERNVL_NAMED.values(), "<box>", "</box>"),
+    _INTERNVL_NAMED,
+    _INTERNVL_TEMPLATE,
+    "got_ocr2",
+    "GotOcr2",
+    {"size": {"height": TILE, "width": TILE}, "max_patches": 6, "crop_to_patches": False},
+)
 TILED = tuple(_KINDS)
 """The families that are not Qwen's."""
+_SOFT = {"internvl": "<IMG_CONTEXT>"}
+"""What the tower fills."""
 
 
 def picture(width: int, height: int, number: int = 0) -> Image.Image:
@@ -104,7 +123,7 @@ def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
         config.text_config.vocab_size = len(tokenizer)
         config.text_config.eos_token_id = tokenizer.eos_token_id
         config.text_config.bos_token_id = config.text_config.pad_token_id = tokenizer.pad_token_id
-        config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+        config.image_token_id = tokenizer.convert_tokens_to_ids(_SOFT.get(model_type, "<image>"))
         return type(model)(config)
 
     return with_large_weights(make, seed)

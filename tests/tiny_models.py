@@ -8,6 +8,8 @@ import torch
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
@@ -82,10 +84,24 @@ def _idefics(configuration, model):
     return model(configuration(text_config=text, vision_config=_VISION, scale_factor=2, image_token_id=IMAGE_TOKEN))
 
 
+def _internvl():
+    """A tile of 16 x 16 pixels is 4 x 4 patches, 4 tokens."""
+    text = _PLAIN_TEXT | {"model_type": "qwen2"}
+    config = InternVLConfig(
+        text_config=text,
+        vision_config=_VISION,
+        image_seq_length=4,
+        image_token_id=IMAGE_TOKEN,
+        tie_word_embeddings=False,
+    )
+    return InternVLForConditionalGeneration(config)
+
+
 QWEN = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
 MAKERS = QWEN | {
     "smolvlm": lambda: _idefics(SmolVLMConfig, SmolVLMForConditionalGeneration),
     "idefics3": lambda: _idefics(Idefics3Config, Idefics3ForConditionalGeneration),
+    "internvl": _internvl,
 }
 
 

@@ -68,6 +68,7 @@ SPACES = {
     "qwen3_vl": BoxSpace.RELATIVE_1000,
     "smolvlm": BoxSpace.RELATIVE_1000,
     "idefics3": BoxSpace.RELATIVE_1000,
+    "internvl": BoxSpace.RELATIVE_1000,
 }
 
 
