@@ -44,17 +44,24 @@ def processor_of(model_type: str, *, backend: str) -> Any:
         return transformers.InternVLProcessor(
             images, tokenizer, transformers.InternVLVideoProcessor(), image_seq_length=4, **more
         )
+    if model_type == "llava_onevision":
+        told = {"num_image_tokens": 16, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_2"}
+        videos = transformers.LlavaOnevisionVideoProcessor()
+        return transformers.LlavaOnevisionProcessor(images, tokenizer, videos, **told, **more)
     raise ValueError(model_type)
 
 
-def asked(count: int) -> list[dict[str, str]]:
+def asked(model_type: str, count: int) -> list[dict[str, str]]:
     """The message that the renderer makes of a question about the last of so many images."""
     if count == 1:
         return [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    question = {"type": "text", "text": f"About image {count}: {QUESTION}"}
+    if model_type == "llava_onevision":
+        return [{"type": "image"}] * count + [question]
     parts = []
     for number in range(1, count + 1):
         parts += [{"type": "text", "text": f"Image {number}: "}, {"type": "image"}, {"type": "text", "text": "\n"}]
-    return [*parts, {"type": "text", "text": f"About image {count}: {QUESTION}"}]
+    return [*parts, question]
 
 
 def made_of(model_type: str, sizes: list[tuple[int, int]]) -> dict[str, Any]:
@@ -62,7 +69,7 @@ def made_of(model_type: str, sizes: list[tuple[int, int]]) -> dict[str, Any]:
     processors = {backend: processor_of(model_type, backend=backend) for backend in ("pil", "torchvision")}
     pictures = [tiny.picture(*size, number) for number, size in enumerate(sizes)]
     text = processors["pil"].apply_chat_template(
-        [{"role": "user", "content": asked(len(sizes))}], tokenize=False, add_generation_prompt=True
+        [{"role": "user", "content": asked(model_type, len(sizes))}], tokenize=False, add_generation_prompt=True
     )
     made = {
         name: one(images=[pictures], text=[text], return_tensors="pt", add_special_tokens=False)

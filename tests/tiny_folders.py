@@ -16,7 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tiny_models import MAKERS, with_large_weights
+from tiny_models import LLAVA_GRID, MAKERS, with_large_weights
 
 TILE = 16
 """Pixels per side of a tile, of what the tiny towers take."""
@@ -67,6 +67,20 @@ _KINDS["internvl"] = _Kind(
     "got_ocr2",
     "GotOcr2",
     {"size": {"height": TILE, "width": TILE}, "max_patches": 6, "crop_to_patches": False},
+)
+_LLAVA_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + part['text'] }}{% endfor %}"
+    "{{'<|im_end|>'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_KINDS["llava_onevision"] = _Kind(
+    ("<|im_end|>", "<|im_start|>", "<image>", "<video>"),
+    {},
+    _LLAVA_TEMPLATE,
+    "llava_onevision",
+    "LlavaOnevision",
+    {"size": {"height": TILE, "width": TILE}, "image_grid_pinpoints": LLAVA_GRID},
 )
 TILED = tuple(_KINDS)
 """The families that are not Qwen's."""
@@ -124,6 +138,8 @@ def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
         config.text_config.eos_token_id = tokenizer.eos_token_id
         config.text_config.bos_token_id = config.text_config.pad_token_id = tokenizer.pad_token_id
         config.image_token_id = tokenizer.convert_tokens_to_ids(_SOFT.get(model_type, "<image>"))
+        if hasattr(config, "video_token_id"):
+            config.video_token_id = tokenizer.convert_tokens_to_ids("<video>")
         return type(model)(config)
 
     return with_large_weights(make, seed)

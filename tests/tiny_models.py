@@ -10,6 +10,8 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
@@ -97,11 +99,26 @@ def _internvl():
     return InternVLForConditionalGeneration(config)
 
 
+LLAVA_GRID = [[16, 32], [32, 16], [32, 32], [16, 48], [48, 16], [48, 48]]
+
+
+def _llava_onevision():
+    """A tile of 16 x 16 pixels is 4 x 4 patches, 16 tokens; an image has as many as two tiles have, or fewer."""
+    text = _PLAIN_TEXT | {"model_type": "qwen2"}
+    vision = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+    ids = {"image_token_index": IMAGE_TOKEN, "video_token_index": VIDEO_TOKEN}
+    grid = {"image_grid_pinpoints": LLAVA_GRID, "vision_aspect_ratio": "anyres_max_2"}
+    return LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(text_config=text, vision_config=vision, **ids, **grid)
+    )
+
+
 QWEN = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
 MAKERS = QWEN | {
     "smolvlm": lambda: _idefics(SmolVLMConfig, SmolVLMForConditionalGeneration),
     "idefics3": lambda: _idefics(Idefics3Config, Idefics3ForConditionalGeneration),
     "internvl": _internvl,
+    "llava_onevision": _llava_onevision,
 }
 
 

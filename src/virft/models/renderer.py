@@ -62,14 +62,15 @@ class Renderer:
 
     def _chat_text(self, question: str, sample: Sample) -> str:
         """The chat so far, with one placeholder for each image. Of several images, the one asked about is named."""
-        image = {"type": "image"}
-        if len(sample.images) == 1:
-            content = [image, {"type": "text", "text": question}]
+        image, count = {"type": "image"}, len(sample.images)
+        if count == 1 or self._family.images_first:
+            content = [image] * count
         else:
             content = []
-            for number in range(1, len(sample.images) + 1):
+            for number in range(1, count + 1):
                 content += [{"type": "text", "text": f"Image {number}: "}, image, {"type": "text", "text": "\n"}]
-            content.append({"type": "text", "text": f"About image {sample.target_image + 1}: {question}"})
+        about = f"About image {sample.target_image + 1}: " if count > 1 else ""
+        content.append({"type": "text", "text": about + question})
         return str(
             self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True

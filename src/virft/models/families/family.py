@@ -22,6 +22,8 @@ class Family:
     ``language_module``: attribute path inside the model, for LoRA targets. ``vision_names``: what the names of all
     parameters of tower and projector begin with, for freezing. ``vision_attention``: what the tower attends with.
 
+    ``images_first``: the chat template writes all images before all text, so they cannot be numbered.
+
     ``placeholder_id(config)``: the token that the chat template writes for one image.
     ``read_images(processor, images)`` runs the image processor; ``resized_sizes(processor, vision)`` are the images'
     sizes after it. ``limit_pixels(processor, low, high)`` sets the smallest and largest image area, None to keep the
@@ -50,6 +52,7 @@ class Family:
     encode_images: Callable[[Any, VisionInputs], ImageFeatures]
     forward_features: Callable[[Sequence[ImageFeatures]], dict[str, Any]]
     forbidden_token_ids: Callable[[Any, Any], frozenset[int]]
+    images_first: bool = False
 
     def vision_parameters(self, model: nn.Module) -> Iterator[nn.Parameter]:
         """The weights of tower and projector."""

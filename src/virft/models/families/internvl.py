@@ -24,7 +24,7 @@ _START, _END = "<img>", "</img>"
 
 
 def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
-    """Pieces [tiles and thumbnails, 3, side, side]; ``tiles`` [images, 2]: columns, rows. One alone has no thumbnail."""
+    """Pieces [tiles and thumbnails, 3, side, side]; ``tiles`` [images, 2]: columns, rows; no thumbnail of 1 x 1."""
     # InternVLProcessor cuts, whatever the image processor's own file says.
     made = processor(images=list(images), return_tensors="pt", crop_to_patches=True)
     side = (processor.size["height"], processor.size["width"])

@@ -69,6 +69,7 @@ SPACES = {
     "smolvlm": BoxSpace.RELATIVE_1000,
     "idefics3": BoxSpace.RELATIVE_1000,
     "internvl": BoxSpace.RELATIVE_1000,
+    "llava_onevision": BoxSpace.RELATIVE_1000,
 }
 
 
