@@ -48,6 +48,8 @@ def processor_of(model_type: str, *, backend: str) -> Any:
         told = {"num_image_tokens": 16, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_2"}
         videos = transformers.LlavaOnevisionVideoProcessor()
         return transformers.LlavaOnevisionProcessor(images, tokenizer, videos, **told, **more)
+    if model_type == "gemma3":
+        return transformers.Gemma3Processor(images, tokenizer, image_seq_length=4, **more)
     raise ValueError(model_type)
 
 

@@ -48,6 +48,8 @@ def _pictures(config, number):
     shape = ((3, 4)[number], 3, 16, 16)
     if config.model_type == "internvl":
         return shape, {"tiles": torch.tensor(([[2, 1]], [[1, 1], [1, 2]])[number])}
+    if config.model_type == "gemma3":
+        return (number + 1, 3, 16, 16), {"pieces": torch.ones(number + 1, dtype=torch.long)}
     if config.model_type == "llava_onevision":
         # one of 48 x 12 pixels: the whole and 1 x 3 tiles, partly padding; two, of which nothing but the whole is seen
         pieces, sizes = (([4], [[12, 48]]), ([1, 1], [[20, 30], [30, 10]]))[number]
@@ -64,6 +66,8 @@ def plain_inputs(config, ids, vision):
         return {"pixel_values": vision.pixel_values, "image_grid_thw": grid, "mm_token_type_ids": is_image}
     if config.model_type == "internvl":
         return {"pixel_values": vision.pixel_values}
+    if config.model_type == "gemma3":
+        return {"pixel_values": vision.pixel_values, "token_type_ids": (ids == IMAGE_TOKEN).int()}
     if config.model_type == "llava_onevision":
         sizes = vision.per_image["size"]
         return {"pixel_values": vision.pixel_values, "image_sizes": sizes, "batch_num_images": [len(sizes)]}

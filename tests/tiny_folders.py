@@ -82,9 +82,24 @@ _KINDS["llava_onevision"] = _Kind(
     "LlavaOnevision",
     {"size": {"height": TILE, "width": TILE}, "image_grid_pinpoints": LLAVA_GRID},
 )
+_GEMMA_TEMPLATE = (
+    "<bos>{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<start_of_image>' }}"
+    "{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+_GEMMA_NAMED = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+_KINDS["gemma3"] = _Kind(
+    ("<end_of_turn>", "<bos>", "<start_of_turn>", *_GEMMA_NAMED.values()),
+    _GEMMA_NAMED,
+    _GEMMA_TEMPLATE,
+    "gemma3",
+    "Gemma3",
+    {"size": {"height": TILE, "width": TILE}},
+)
 TILED = tuple(_KINDS)
 """The families that are not Qwen's."""
-_SOFT = {"internvl": "<IMG_CONTEXT>"}
+_SOFT = {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>"}
 """What the tower fills."""
 
 
@@ -140,6 +155,9 @@ def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
         config.image_token_id = tokenizer.convert_tokens_to_ids(_SOFT.get(model_type, "<image>"))
         if hasattr(config, "video_token_id"):
             config.video_token_id = tokenizer.convert_tokens_to_ids("<video>")
+        if model_type == "gemma3":
+            config.boi_token_id = tokenizer.convert_tokens_to_ids("<start_of_image>")
+            config.eoi_token_id = tokenizer.convert_tokens_to_ids("<end_of_image>")
         return type(model)(config)
 
     return with_large_weights(make, seed)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
@@ -99,6 +101,18 @@ def _internvl():
     return InternVLForConditionalGeneration(config)
 
 
+def _gemma3():
+    """An image of 16 x 16 pixels is 4 tokens. Two layers of three see 5 tokens only, fewer than a prompt has."""
+    layers = ["sliding_attention", "full_attention", "sliding_attention"]
+    text = _PLAIN_TEXT | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "layer_types": layers}
+    ids = {"image_token_index": IMAGE_TOKEN, "boi_token_index": VISION_START, "eoi_token_index": VISION_END}
+    vision = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, tie_word_embeddings=False, **ids
+    )
+    return Gemma3ForConditionalGeneration(config)
+
+
 LLAVA_GRID = [[16, 32], [32, 16], [32, 32], [16, 48], [48, 16], [48, 48]]
 
 
@@ -119,6 +133,7 @@ MAKERS = QWEN | {
     "idefics3": lambda: _idefics(Idefics3Config, Idefics3ForConditionalGeneration),
     "internvl": _internvl,
     "llava_onevision": _llava_onevision,
+    "gemma3": _gemma3,
 }
 
 

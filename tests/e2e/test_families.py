@@ -90,5 +90,5 @@ def test_the_dry_run_counts_image_tokens(
     assert virft("grpo", short_run(tmp_path, base, scenes), "--dry-run") == 0
     told = capsys.readouterr().out
     # a scene is square
-    tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46}[model_type]
+    tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
     assert f"tokens ({tokens} image tokens among them), completions" in told

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +17,8 @@ class AttentionLayout:
 
     Attention works on two tables: P prompts of at most L tokens, and for each at most G completions of at most C.
     ``table_shape`` is (P, L, G, C). ``row_place`` [P * L + P * G * C] is the place in the row of every entry of both
-    tables (padding: 0), ``table_place`` [T] the entry of every row token.
+    tables (padding: 0), ``table_place`` [T] the entry of every row token. ``image_blocks`` [P, L], where images are
+    seen both ways: the number of the image that a prompt's token is of, -1 for text; None: all is seen causally.
     """
 
     table_shape: tuple[int, int, int, int]
@@ -24,6 +26,7 @@ class AttentionLayout:
     row_place: Tensor
     table_place: Tensor
     equal_prompts: bool
+    image_blocks: Tensor | None = None
 
     def to_tables(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """Of values [T, n]: those of the prompts [P * L, n] and of the completions [P * G * C, n]."""
@@ -37,10 +40,20 @@ class AttentionLayout:
         """The way back: [P * L + P * G * C, n] to [T, n]."""
         return table.index_select(0, self.table_place)
 
+    def with_image_blocks(self, is_image: Tensor) -> AttentionLayout:
+        """The same layout with neighbouring image tokens (``is_image`` [T]) of a prompt seen both ways."""
+        prompts, length, _, _ = self.table_shape
+        columns = torch.arange(length, device=is_image.device)
+        inside = columns < self.prompt_lengths[:, None]
+        table = is_image.index_select(0, self.row_place[: prompts * length]).view(prompts, length) & inside
+        first = table & ~F.pad(table[:, :-1], (1, 0))
+        return replace(self, image_blocks=torch.where(table, first.cumsum(1) - 1, -1))
+
     def to(self, device: torch.device) -> AttentionLayout:
         """The same layout on another device."""
         names = ("prompt_lengths", "row_place", "table_place")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        blocks = None if self.image_blocks is None else self.image_blocks.to(device)
+        return replace(self, image_blocks=blocks, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -109,11 +109,14 @@ class Policy(nn.Module):
 
     def hidden_states(self, row: PackedRow, features: Sequence[ImageFeatures], **kwargs: Any) -> Tensor:
         """Last hidden states [T, hidden] of a packed row."""
+        layout = row.layout
+        if self.family.two_way_images:
+            layout = layout.with_image_blocks(row.token_ids == self.config.image_token_id)
         out = self.model.model(
             input_ids=row.token_ids[None],
             position_ids=position_ids(row.positions[:, None]),
             attention_mask=no_mask(row.token_ids),
-            group_layout=row.layout,
+            group_layout=layout,
             use_cache="past_key_values" in kwargs,
             **self.family.forward_features(features),
             **kwargs,

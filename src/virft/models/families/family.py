@@ -23,6 +23,7 @@ class Family:
     parameters of tower and projector begin with, for freezing. ``vision_attention``: what the tower attends with.
 
     ``images_first``: the chat template writes all images before all text, so they cannot be numbered.
+    ``two_way_images``: in the prompt, tokens of one image see one another in both directions.
 
     ``placeholder_id(config)``: the token that the chat template writes for one image.
     ``read_images(processor, images)`` runs the image processor; ``resized_sizes(processor, vision)`` are the images'
@@ -53,6 +54,7 @@ class Family:
     forward_features: Callable[[Sequence[ImageFeatures]], dict[str, Any]]
     forbidden_token_ids: Callable[[Any, Any], frozenset[int]]
     images_first: bool = False
+    two_way_images: bool = False
 
     def vision_parameters(self, model: nn.Module) -> Iterator[nn.Parameter]:
         """The weights of tower and projector."""

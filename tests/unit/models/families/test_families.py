@@ -70,6 +70,7 @@ SPACES = {
     "idefics3": BoxSpace.RELATIVE_1000,
     "internvl": BoxSpace.RELATIVE_1000,
     "llava_onevision": BoxSpace.RELATIVE_1000,
+    "gemma3": BoxSpace.RELATIVE_1000,
 }
 
 

@@ -16,8 +16,8 @@ FAMILY = family_of("llava_onevision")
 def test_an_image_has_fewer_tokens_in_company() -> None:
     config, processor = tiny_chat_model("llava_onevision").config, tiny_image_processor("llava_onevision")
     one, two = picture(48, 12), picture(12, 20)
-    # 1 x 3 tiles of 4 x 4 tokens, of whose 4 lines round(12 / 48 * 12) = 3 and half of the odd one are the image's: 4.
-    # 4 x 12 = 48 are more than those of two tiles: sqrt(48 / 32) = 1.22; 3 lines of 9 and an end. 16 of the whole.
+    # 1 x 3 tiles: 4 lines of 12 tokens. 12 / 48 * 12 = 3 lines are the image's; a single line too many is kept. 48 are
+    # more than the 32 of two tiles: divided by sqrt(48 / 32) = 1.22, 3 lines of 9 and an end. 16 of the whole.
     assert FAMILY.num_image_tokens(config, FAMILY.read_images(processor, [one])) == [16 + 3 * (9 + 1)]
     # the whole and an end
     assert FAMILY.num_image_tokens(config, FAMILY.read_images(processor, [one, two])) == [17, 17]
