@@ -2,8 +2,8 @@
 
 Their classes need torchvision, which virft does without; so this runs in an environment of its own, with transformers
 5.19.0, torch 2.13.0 and torchvision 0.28.0, and needs nothing of virft: ``python scripts/make_placeholder_goldens.py``.
-The text's numbers come with the PIL image processor inside the real processor; ``torchvision_difference`` is how far
-the one of torchvision is from it.
+Ids and pixels are those of the real processor around the PIL image processor; ``torchvision_difference`` is the largest
+distance of a pixel to the same with the image processor of torchvision, which it takes by itself.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from tiny_folders import save_tiny_folder
 from tiny_models import MAKERS, QWEN, tiny_model
 from virft.errors import ModelError
 from virft.models.attention import SHARED_PROMPT
@@ -172,3 +173,16 @@ def test_saved_adapters_load_with_their_base(tmp_path: Path) -> None:
     torch.testing.assert_close(again.model(input_ids=ids).logits, expected)
     with again.adapters_disabled():
         assert (again.model(input_ids=ids).logits - expected).abs().max() > 1e-2
+
+
+def test_the_processors_chat_template_goes_before_the_tokenizers(tmp_path: Path) -> None:
+    # as on the hub in LLaVA-OneVision, whose tokenizer brings the language model's template, without images
+    folder = save_tiny_folder(tmp_path / "m", "llava_onevision")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    rewrite(folder / "tokenizer_config.json", chat_template="no images here")
+    loaded = load_model(str(folder))
+    assert loaded.tokenizer.chat_template == template
+    loaded.save(tmp_path / "again")
+    assert load_model(str(tmp_path / "again")).tokenizer.chat_template == template
