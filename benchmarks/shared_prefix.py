@@ -149,7 +149,9 @@ def make_sides(*, train_vision: bool) -> tuple[Shared, Plain]:
     loaded = load_model(TINY_NAME)
     if not train_vision:
         loaded.freeze_vision()
-    rules = TokenRules(forbidden_ids=tuple(sorted(loaded.family.forbidden_token_ids(loaded.model.config))))
+    rules = TokenRules(
+        forbidden_ids=tuple(sorted(loaded.family.forbidden_token_ids(loaded.tokenizer, loaded.model.config)))
+    )
     model = copy.deepcopy(loaded.model)
     model.set_attn_implementation({"text_config": "sdpa"})
     return (
@@ -173,7 +175,8 @@ def make_group(policy: Policy, shape: GroupShape, seed: int) -> Group:
     image = [config.vision_start_token_id, *[config.image_token_id] * image_tokens, config.vision_end_token_id]
     prompt = [*words(text // 4), *image, *words(text - text // 4)]
     vision = VisionInputs(
-        pixel_values=torch.randn(shape.patches, values, generator=generator), grid_thw=torch.tensor([[1, side, side]])
+        pixel_values=torch.randn(shape.patches, values, generator=generator),
+        per_image={"grid_thw": torch.tensor([[1, side, side]])},
     )
     return Group(
         prompt=prompt,

@@ -243,7 +243,7 @@ def make_folder(
         group=shape.group,
         groups_per_backward=groups_per_backward,
         completion=shape.completion,
-        forbidden_ids=sorted(loaded.family.forbidden_token_ids(loaded.model.config)),
+        forbidden_ids=sorted(loaded.family.forbidden_token_ids(loaded.tokenizer, loaded.model.config)),
         frozen_vision=frozen_vision,
         threads=threads,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 
 import torch
 
-from tiny_models import EOS, IMAGE_TOKEN, VISION_END, VISION_START, tiny_model
+from tiny_models import EOS, IMAGE_TOKEN, QWEN, VISION_END, VISION_START, tiny_model
 from virft.models.families import family_of
 from virft.models.layout import pack_row
 from virft.models.load import prepare_attention
@@ -17,20 +18,60 @@ RULES = TokenRules(temperature=0.9, forbidden_ids=(IMAGE_TOKEN,))
 
 
 def make_groups(config, seed=0):
-    """Two groups: images of different sizes (16 and 24 patches), prompts and completions of different lengths."""
+    """Two groups: images of different sizes, prompts and completions of different lengths.
+
+    Qwen: one image each, of 16 and 24 patches. All others: one image, and two of different shapes.
+    """
     generator = torch.Generator().manual_seed(seed)
     draw = lambda n: torch.randint(0, 90, (n,), generator=generator).tolist()  # noqa: E731
-    patch = config.vision_config.patch_size
-    values = 3 * config.vision_config.temporal_patch_size * patch * patch
+    num_image_tokens = family_of(config.model_type).num_image_tokens
     groups = []
-    for grid, before, after, lengths in (((4, 4), 3, 5, (7, 4, 1)), ((4, 6), 5, 9, (3, 9, 6, 2))):
-        count = grid[0] * grid[1] // 4
-        prompt = [*draw(before), VISION_START, *[IMAGE_TOKEN] * count, VISION_END, *draw(after)]
+    for number, (before, after, lengths) in enumerate(((3, 5, (7, 4, 1)), (5, 9, (3, 9, 6, 2)))):
+        pixels, per_image = _pictures(config, number)
+        blank = VisionInputs(pixel_values=torch.zeros(pixels), per_image=per_image)
+        images = [[VISION_START, *[IMAGE_TOKEN] * n, VISION_END] for n in num_image_tokens(config, blank)]
+        prompt = [*draw(before), *chain.from_iterable(images), *draw(after)]
         completions = [[*draw(n - 1), EOS] for n in lengths]
-        pixels = torch.randn(grid[0] * grid[1], values, generator=generator)
-        vision = VisionInputs(pixel_values=pixels, grid_thw=torch.tensor([[1, *grid]]))
+        vision = VisionInputs(pixel_values=torch.randn(pixels, generator=generator), per_image=per_image)
         groups.append((prompt, vision, completions))
     return groups
+
+
+def _pictures(config, number):
+    """The shape of the pixels of a group's images, and what the family knows of each."""
+    vision = config.vision_config
+    if config.model_type in QWEN:
+        patches, grid = ((16, [1, 4, 4]), (24, [1, 4, 6]))[number]
+        values = 3 * vision.temporal_patch_size * vision.patch_size**2
+        return (patches, values), {"grid_thw": torch.tensor([grid])}
+    # 1 x 2 tiles and the whole image; one image in one piece, and 2 x 1 tiles with the whole image
+    shape = ((3, 4)[number], 3, 16, 16)
+    if config.model_type == "internvl":
+        return shape, {"tiles": torch.tensor(([[2, 1]], [[1, 1], [1, 2]])[number])}
+    if config.model_type == "gemma3":
+        return (number + 1, 3, 16, 16), {"pieces": torch.ones(number + 1, dtype=torch.long)}
+    if config.model_type == "llava_onevision":
+        # one of 48 x 12 pixels: the whole and 1 x 3 tiles, partly padding; two, of which nothing but the whole is seen
+        pieces, sizes = (([4], [[12, 48]]), ([1, 1], [[20, 30], [30, 10]]))[number]
+        return (sum(pieces), 3, 16, 16), {"pieces": torch.tensor(pieces), "size": torch.tensor(sizes)}
+    rows, columns = (([1], [2]), ([0, 2], [0, 1]))[number]
+    return shape, {"rows": torch.tensor(rows), "columns": torch.tensor(columns)}
+
+
+def plain_inputs(config, ids, vision):
+    """The images as transformers' own processor hands them to the model's forward and to ``generate``."""
+    if config.model_type in QWEN:
+        is_image = (ids == IMAGE_TOKEN).int()
+        grid = vision.per_image["grid_thw"]
+        return {"pixel_values": vision.pixel_values, "image_grid_thw": grid, "mm_token_type_ids": is_image}
+    if config.model_type == "internvl":
+        return {"pixel_values": vision.pixel_values}
+    if config.model_type == "gemma3":
+        return {"pixel_values": vision.pixel_values, "token_type_ids": (ids == IMAGE_TOKEN).int()}
+    if config.model_type == "llava_onevision":
+        sizes = vision.per_image["size"]
+        return {"pixel_values": vision.pixel_values, "image_sizes": sizes, "batch_num_images": [len(sizes)]}
+    return {"pixel_values": vision.pixel_values[None]}
 
 
 def plain_logprobs(model, groups):
@@ -41,10 +82,8 @@ def plain_logprobs(model, groups):
             ids = torch.tensor([prompt + completion])
             out = model(
                 input_ids=ids,
-                pixel_values=vision.pixel_values,
-                image_grid_thw=vision.grid_thw,
-                mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
                 use_cache=False,
+                **plain_inputs(model.config, ids, vision),
             )
             logits = out.logits[0, len(prompt) - 1 : -1]
             parts.append(RULES.log_distribution(logits).gather(-1, torch.tensor(completion)[:, None])[:, 0])

@@ -6,12 +6,22 @@ from collections.abc import Callable
 
 import torch
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END, EOS = 90, 91, 92, 93, 94
@@ -65,20 +75,79 @@ def _qwen3_vl():
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **_IDS))
 
 
-MAKERS = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+_PLAIN_TEXT = {name: value for name, value in _TEXT.items() if name != "rope_parameters"}
+_VISION = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 16,
+    "patch_size": 4,
+}  # fmt: skip
+
+
+def _idefics(configuration, model):
+    """A tile of 16 x 16 pixels is 4 x 4 patches, 4 tokens."""
+    text = _PLAIN_TEXT | {"model_type": "llama"}
+    return model(configuration(text_config=text, vision_config=_VISION, scale_factor=2, image_token_id=IMAGE_TOKEN))
+
+
+def _internvl():
+    """A tile of 16 x 16 pixels is 4 x 4 patches, 4 tokens."""
+    text = _PLAIN_TEXT | {"model_type": "qwen2"}
+    config = InternVLConfig(
+        text_config=text,
+        vision_config=_VISION,
+        image_seq_length=4,
+        image_token_id=IMAGE_TOKEN,
+        tie_word_embeddings=False,
+    )
+    return InternVLForConditionalGeneration(config)
+
+
+def _gemma3():
+    """An image of 16 x 16 pixels is 4 tokens. Two layers of three see 5 tokens only, fewer than a prompt has."""
+    layers = ["sliding_attention", "full_attention", "sliding_attention"]
+    text = _PLAIN_TEXT | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "layer_types": layers}
+    ids = {"image_token_index": IMAGE_TOKEN, "boi_token_index": VISION_START, "eoi_token_index": VISION_END}
+    vision = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, tie_word_embeddings=False, **ids
+    )
+    return Gemma3ForConditionalGeneration(config)
+
+
+LLAVA_GRID = [[16, 32], [32, 16], [32, 32], [16, 48], [48, 16], [48, 48]]
+
+
+def _llava_onevision():
+    """A tile of 16 x 16 pixels is 4 x 4 patches, 16 tokens; an image has as many as two tiles have, or fewer."""
+    text = _PLAIN_TEXT | {"model_type": "qwen2"}
+    vision = _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+    ids = {"image_token_index": IMAGE_TOKEN, "video_token_index": VIDEO_TOKEN}
+    grid = {"image_grid_pinpoints": LLAVA_GRID, "vision_aspect_ratio": "anyres_max_2"}
+    return LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(text_config=text, vision_config=vision, **ids, **grid)
+    )
+
+
+QWEN = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+MAKERS = QWEN | {
+    "smolvlm": lambda: _idefics(SmolVLMConfig, SmolVLMForConditionalGeneration),
+    "idefics3": lambda: _idefics(Idefics3Config, Idefics3ForConditionalGeneration),
+    "internvl": _internvl,
+    "llava_onevision": _llava_onevision,
+    "gemma3": _gemma3,
+}
 
 
 def tiny_model(model_type: str, seed: int = 0) -> torch.nn.Module:
     """A random model in float32 whose answers depend clearly on image, prompt and position."""
-    return _with_large_weights(MAKERS[model_type], seed)
+    return with_large_weights(MAKERS[model_type], seed)
 
 
 def tiny_model_with_window(seed: int = 0) -> torch.nn.Module:
     """A Qwen2-VL with sliding windows."""
-    return _with_large_weights(_qwen2_vl_with_window, seed)
+    return with_large_weights(_qwen2_vl_with_window, seed)
 
 
-def _with_large_weights(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
+def with_large_weights(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = make()
     generator = torch.Generator().manual_seed(seed)

@@ -72,7 +72,7 @@ def render(one: Sample) -> RenderedPrompt:
     image = ImageRef(path=one.images[0], original=one.target_size, resized=ImageSize(100, 100), view=one.view)
     return RenderedPrompt(
         prompt=replace(prompt(sample_id=one.id), images=(image,)),
-        vision=VisionInputs(pixel_values=torch.zeros(1), grid_thw=torch.zeros(1, 3)),
+        vision=VisionInputs(pixel_values=torch.zeros(1), per_image={"grid_thw": torch.zeros(1, 3)}),
         positions=torch.arange(3).expand(3, -1),
     )
 

@@ -113,7 +113,7 @@ def make_segmenter(path: str) -> SamSegmenter:
 
 def make_policy(loaded: LoadedModel, *, temperature: float) -> Policy:
     """The model under the rules that its samples are drawn and scored with."""
-    forbidden = tuple(sorted(loaded.family.forbidden_token_ids(loaded.model.config)))
+    forbidden = tuple(sorted(loaded.family.forbidden_token_ids(loaded.tokenizer, loaded.model.config)))
     return Policy(loaded.model, loaded.family, TokenRules(temperature=temperature, forbidden_ids=forbidden))
 
 
@@ -471,12 +471,13 @@ def estimate(config: Config, trainer: GRPOTrainer, sample: Sample) -> str:
     seconds = time.perf_counter() - began
     group = report[0]
     prompt = len(group.prompt.token_ids)
+    of_images = group.prompt.token_ids.count(trainer.policy.config.image_token_id)
     completion = sum(len(one.token_ids) for one in group.completions) / len(group.completions)
     prompts = config.grpo.steps * config.grpo.prompts_per_step
     return (
         f"# {config.grpo.steps} steps of {config.grpo.prompts_per_step} prompts x "
-        f"{config.grpo.group_size} completions; one group, measured now: prompt {prompt} tokens, "
-        f"completions {completion:.0f} tokens on average, {seconds:.1f} s\n"
+        f"{config.grpo.group_size} completions; one group, measured now: prompt {prompt} tokens "
+        f"({of_images} image tokens among them), completions {completion:.0f} tokens on average, {seconds:.1f} s\n"
         f"# expected for the run: {prompts * prompt:,} prompt tokens, "
         f"{prompts * config.grpo.group_size * completion:,.0f} completion tokens (at most "
         f"{prompts * config.grpo.group_size * config.sampling.max_completion_tokens:,}), "

@@ -133,7 +133,7 @@ def test_a_trained_model_is_an_ordinary_one(scenes: Path, tmp_path: Path) -> Non
     inputs = {
         "input_ids": ids,
         "pixel_values": rendered.vision.pixel_values,
-        "image_grid_thw": rendered.vision.grid_thw,
+        "image_grid_thw": rendered.vision.per_image["grid_thw"],
         "mm_token_type_ids": (ids == plain.config.image_token_id).int(),
     }
     with torch.no_grad():

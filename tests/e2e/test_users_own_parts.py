@@ -50,6 +50,7 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     assert tomllib.loads(told)["grpo"]["group_size"] == 2
     # 3 steps of 2 prompts of 16 image tokens and some text
     assert "# 3 steps of 2 prompts x 2 completions; one group, measured now: prompt " in told
+    assert " tokens (16 image tokens among them), completions " in told
     assert "prompt tokens, " in told
     assert "completion tokens (at most 576), at most 0:" in told  # 3 x 2 x 2 x 48
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]

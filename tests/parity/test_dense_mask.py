@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from plain_computation import make_groups, make_pair
-from tiny_models import MAKERS, tiny_model
-from virft.models.layout import pack_row
+from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
+from virft.models.layout import pack_row, position_ids
 
 
 def dense_mask(groups):
@@ -26,6 +26,18 @@ def dense_mask(groups):
     return mask[None, None]
 
 
+def masks_of(config, mask, row):
+    """As it is; for Gemma 3 one of each kind of layer, with images seen both ways and a window of positions."""
+    if config.model_type != "gemma3":
+        return mask
+    # neighbouring image tokens are of one image: markers stand between two
+    is_image = row.token_ids == IMAGE_TOKEN
+    block = torch.where(is_image, (~is_image).cumsum(0), -1)
+    mask = mask | ((block[:, None] == block) & is_image)
+    back = row.positions[0][:, None] - row.positions[0]
+    return {"full_attention": mask, "sliding_attention": mask & (back < config.text_config.sliding_window)}
+
+
 @pytest.mark.parametrize("model_type", MAKERS)
 def test_split_attention_equals_a_dense_mask(model_type):
     plain, policy = make_pair(model_type)
@@ -36,8 +48,8 @@ def test_split_attention_equals_a_dense_mask(model_type):
     with torch.no_grad():
         expected = plain.model(
             input_ids=row.token_ids[None],
-            position_ids=row.positions[:, None],
-            attention_mask=dense_mask(groups),
+            position_ids=position_ids(row.positions[:, None]),
+            attention_mask=masks_of(plain.config, dense_mask(groups), row),
             use_cache=False,
             **policy.family.forward_features(features),
         ).last_hidden_state[0]

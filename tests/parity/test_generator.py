@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plain_computation import make_groups, make_pair
+from plain_computation import make_groups, make_pair, plain_inputs
 from tiny_models import EOS, IMAGE_TOKEN, MAKERS
 from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.hf_generator import HFGenerator, draw
@@ -114,12 +114,10 @@ def test_greedy_answers_equal_those_of_transformers(model_type):
         out = plain.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=vision.pixel_values,
-            image_grid_thw=vision.grid_thw,
-            mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
             max_new_tokens=8,
             do_sample=False,
             suppress_tokens=[IMAGE_TOKEN],
+            **plain_inputs(plain.config, ids, vision),
         )
         assert tuple(out[0, len(prompt) :].tolist()) == completion.token_ids
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from factories import sample
-from plain_computation import make_groups
-from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
+from plain_computation import make_groups, plain_inputs
+from tiny_models import MAKERS, tiny_model
 from virft.models.families import family_of
 from virft.models.load import prepare_attention
 from virft.models.logprobs import Policy, TokenRules
@@ -46,10 +46,8 @@ def plain_step(model: Any, questions: list[tuple[list[int], Any, list[int]]]) ->
         out = model(
             input_ids=ids,
             labels=torch.tensor([[-100] * len(prompt) + answer]),
-            pixel_values=vision.pixel_values,
-            image_grid_thw=vision.grid_thw,
-            mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
             use_cache=False,
+            **plain_inputs(model.config, ids, vision),
         )
         loss = out.loss * len(answer) / num_tokens
         loss.backward()
@@ -72,7 +70,8 @@ def test_a_step_is_that_of_the_plain_loss(model_type: str, frozen_vision: bool, 
     prepare_attention(packed, family)
     if frozen_vision:
         for model in (plain, packed):
-            model.get_submodule(family.vision_module).requires_grad_(False)
+            for parameter in family.vision_parameters(model):
+                parameter.requires_grad_(False)
     questions = [
         (ids, vision, answers[0])
         for ids, vision, answers in [*make_groups(plain.config), *make_groups(plain.config, 1)]

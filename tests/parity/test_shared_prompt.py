@@ -40,17 +40,18 @@ def test_logprobs_depend_on_the_image(model_type):
     groups = make_groups(policy.config)
     first = shared_logprobs(policy, groups)
     prompt, vision, completions = groups[0]
-    other = VisionInputs(pixel_values=vision.pixel_values.flip(0) * 2, grid_thw=vision.grid_thw)
+    other = VisionInputs(pixel_values=vision.pixel_values.flip(-1) * 2, per_image=vision.per_image)
     second = shared_logprobs(policy, [(prompt, other, completions), groups[1]])
     count = sum(len(c) for c in completions)
     assert (first[:count] - second[:count]).abs().max() > 1e-2
     torch.testing.assert_close(first[count:], second[count:])
 
 
-def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers(monkeypatch):
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3"])
+def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers(model_type, monkeypatch):
     monkeypatch.setattr(attention, "_SHORT_PROMPT", 0)
     monkeypatch.setattr(attention, "_SHORT_VISION", 0)
-    plain, policy = make_pair("qwen2_vl")
+    plain, policy = make_pair(model_type)
     groups = make_groups(plain.config)
     expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)

@@ -123,14 +123,15 @@ def test_groups_without_spread_may_be_left_out(kind: LossKind) -> None:
 def test_with_a_frozen_tower_and_features_made_once(model_type: str) -> None:
     model, policy = make_pair(model_type)
     for one in (model, policy.model):
-        one.get_submodule(policy.family.vision_module).requires_grad_(False)
+        for parameter in policy.family.vision_parameters(one):
+            parameter.requires_grad_(False)
     groups = make_groups(model.config)
     expected = literal_loss(groups, REWARDS, plain(model), kind="sequence_mean", kl_coef=0.0)
     expected.backward()
     batches, features = packed_batches(policy, groups, REWARDS, microbatch_tokens=30)
     found = packed_backward(policy, groups, batches, features=features)
     assert found == pytest.approx(expected.item(), abs=TOLERANCE)
-    assert all(p.grad is None for p in policy.model.get_submodule(policy.family.vision_module).parameters())
+    assert all(p.grad is None for p in policy.family.vision_parameters(policy.model))
     assert_same_gradients(model, policy.model, at_least=15)
 
 

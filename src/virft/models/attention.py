@@ -105,7 +105,7 @@ def _packed(
     # [P, kv, repeat, L, d] and twice [P, kv, L, d]
     prompt_query = parts[0][0].view(prompts, length, kv, repeat, dim).permute(0, 2, 3, 1, 4)
     prompt_key, prompt_value = (part[0].view(prompts, length, kv, dim).transpose(1, 2) for part in parts[1:])
-    answers = _prompt_attention(prompt_query, prompt_key, prompt_value, scaling, window)
+    answers = _prompt_attention(prompt_query, prompt_key, prompt_value, scaling, window, layout.image_blocks)
     table = answers.permute(0, 3, 1, 2, 4).reshape(prompts * length, heads * dim)
     if group:
         own_query = parts[0][1].view(prompts, group, size, kv, repeat, dim).permute(0, 3, 1, 4, 2, 5)
@@ -152,15 +152,36 @@ def _prompt_seen(layout: AttentionLayout, window: int | None) -> Tensor:
     return inside if window is None else inside & (lengths + steps - columns < window)
 
 
-def _prompt_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-    """Causal attention of [P, kv, repeat, L, d] over [P, kv, L, d]; no token looks at the padding on the right."""
+def _two_way_bias(blocks: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """[P, 1, L, L] of ``image_blocks`` [P, L]: a token looks back, ``window`` places at most, and ahead in its image.
+
+    Source: ``create_masks_for_vision_model`` of Gemma 3 in transformers.
+    """
+    steps = torch.arange(blocks.shape[1], device=blocks.device)
+    back = steps[:, None] - steps
+    seen = (back >= 0) | ((blocks[:, :, None] == blocks[:, None]) & (blocks >= 0)[:, None])
+    return _as_bias(seen if window is None else seen & (back < window), dtype)[:, None]
+
+
+def _prompt_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, blocks: Tensor | None
+) -> Tensor:
+    """Attention of prompts [P, kv, repeat, L, d] over [P, kv, L, d], causal but for ``blocks`` (images seen both ways).
+
+    No token looks at the padding on the right.
+    """
     repeat, length = query.shape[2:4]
+    both_ways = None if blocks is None else _two_way_bias(blocks, window, query.dtype)
     if query.device.type == "cpu" and length <= _SHORT_PROMPT:
         bias = causal_bias(length, window, repeat, query.dtype, query.device)
+        if both_ways is not None:
+            bias = both_ways.repeat(1, 1, repeat, 1)
         return attend(query.flatten(2, 3), key, value, bias, scaling).view(query.shape)
     key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
-    whole = window is None or window >= length
-    mask = None if whole else causal_bias(length, window, 1, query.dtype, query.device)
+    whole = both_ways is None and (window is None or window >= length)
+    mask = both_ways
+    if mask is None and not whole:
+        mask = causal_bias(length, window, 1, query.dtype, query.device)
     output = F.scaled_dot_product_attention(
         query.flatten(1, 2), key, value, attn_mask=mask, is_causal=whole, scale=scaling
     )

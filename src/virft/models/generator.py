@@ -23,7 +23,7 @@ class GenerationParams:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedPrompt:
-    """A prompt with its rotary positions [3, L] and the features of its images.
+    """A prompt with its rotary positions [A, L] and the features of its images.
 
     ``noise_id`` names its noise within a step: a sample that comes twice in a step must not give the same answers.
     """

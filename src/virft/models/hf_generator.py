@@ -12,7 +12,7 @@ from torch import Tensor
 
 from virft.models.cache import GroupCache
 from virft.models.generator import EncodedPrompt, GenerationParams
-from virft.models.layout import pack_row
+from virft.models.layout import pack_row, position_ids
 from virft.models.logprobs import Policy, no_mask
 from virft.models.noise import StepKey
 from virft.types import Completion, FinishReason
@@ -83,6 +83,7 @@ class HFGenerator:
         device = distribution.device
         start = torch.tensor([int(one.positions.max()) + 1 for one in prompts], device=device)
         start = start.repeat_interleave(group_size)
+        axes = len(prompts[0].positions)
 
         noise = np.stack([key.uniforms(one.noise_id, g, limit) for one in prompts for g in range(group_size)])
         uniforms = torch.from_numpy(noise).to(device)
@@ -102,7 +103,7 @@ class HFGenerator:
                 rows, chosen, ended, start, uniforms = (x[going] for x in (rows, chosen, ended, start, uniforms))
             hidden = policy.model.model(
                 input_ids=chosen[:, None],
-                position_ids=(start + step).expand(3, -1)[..., None],
+                position_ids=position_ids((start + step).expand(axes, -1)[..., None]),
                 attention_mask=no_mask(chosen),
                 past_key_values=cache,
                 group_cache=cache,

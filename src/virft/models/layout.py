@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +17,8 @@ class AttentionLayout:
 
     Attention works on two tables: P prompts of at most L tokens, and for each at most G completions of at most C.
     ``table_shape`` is (P, L, G, C). ``row_place`` [P * L + P * G * C] is the place in the row of every entry of both
-    tables (padding: 0), ``table_place`` [T] the entry of every row token.
+    tables (padding: 0), ``table_place`` [T] the entry of every row token. ``image_blocks`` [P, L], where images are
+    seen both ways: the number of the image that a prompt's token is of, -1 for text; None: all is seen causally.
     """
 
     table_shape: tuple[int, int, int, int]
@@ -24,6 +26,7 @@ class AttentionLayout:
     row_place: Tensor
     table_place: Tensor
     equal_prompts: bool
+    image_blocks: Tensor | None = None
 
     def to_tables(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """Of values [T, n]: those of the prompts [P * L, n] and of the completions [P * G * C, n]."""
@@ -37,19 +40,29 @@ class AttentionLayout:
         """The way back: [P * L + P * G * C, n] to [T, n]."""
         return table.index_select(0, self.table_place)
 
+    def with_image_blocks(self, is_image: Tensor) -> AttentionLayout:
+        """The same layout with neighbouring image tokens (``is_image`` [T]) of a prompt seen both ways."""
+        prompts, length, _, _ = self.table_shape
+        columns = torch.arange(length, device=is_image.device)
+        inside = columns < self.prompt_lengths[:, None]
+        table = is_image.index_select(0, self.row_place[: prompts * length]).view(prompts, length) & inside
+        first = table & ~F.pad(table[:, :-1], (1, 0))
+        return replace(self, image_blocks=torch.where(table, first.cumsum(1) - 1, -1))
+
     def to(self, device: torch.device) -> AttentionLayout:
         """The same layout on another device."""
         names = ("prompt_lengths", "row_place", "table_place")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        blocks = None if self.image_blocks is None else self.image_blocks.to(device)
+        return replace(self, image_blocks=blocks, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRow:
     """One row of T tokens: [prompt | c1 .. cG] of each group, and where its log-probs are read.
 
-    ``token_ids`` [T]; ``positions`` [3, T], restarting after the prompt for every completion; ``logit_index`` [N]:
-    the place whose hidden state predicts each completion token; ``targets`` [N]: those tokens, in the order of
-    the groups, their completions, their tokens.
+    ``token_ids`` [T]; ``positions`` [A, T] along A axes (see ``position_ids``), restarting after the prompt for every
+    completion; ``logit_index`` [N]: the place whose hidden state predicts each completion token; ``targets`` [N]: those
+    tokens, in the order of the groups, their completions, their tokens.
     """
 
     token_ids: Tensor
@@ -69,12 +82,17 @@ class PackedRow:
         )
 
 
+def position_ids(positions: Tensor) -> Tensor:
+    """Positions [A, batch, tokens] as transformers wants them: as they are for three axes, [batch, tokens] for one."""
+    return positions if len(positions) > 1 else positions[0]
+
+
 def pack_row(
     prompts: Sequence[Sequence[int]],
     prompt_positions: Sequence[Tensor],
     completions: Sequence[Sequence[Sequence[int]]],
 ) -> PackedRow:
-    """A row of groups: ``prompts[p]`` with positions [3, L_p] and its ``completions[p]`` (token ids; maybe none).
+    """A row of groups: ``prompts[p]`` with positions [A, L_p] and its ``completions[p]`` (token ids; maybe none).
 
     The last prompt token predicts the first token of every completion; positions of a completion go on from the
     largest position of its prompt. An empty completion takes no place and predicts nothing.
@@ -104,7 +122,7 @@ def pack_row(
                 continue
             completion_index[p, g, :count] = np.arange(at, at + count)
             slots.append(first_completion_slot + (p * group + g) * longest + np.arange(count))
-            positions.append((next_position + torch.arange(count)).expand(3, -1))
+            positions.append((next_position + torch.arange(count)).expand(len(prompt_positions[p]), -1))
             logit_index.append(np.concatenate([[start + length - 1], np.arange(at, at + count - 1)]))
             ids.extend(tokens)
             targets.extend(tokens)

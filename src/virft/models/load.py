@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ModelError
@@ -63,7 +64,8 @@ class LoadedModel:
 
     def freeze_vision(self) -> None:
         """No gradient for the vision tower and its projector."""
-        self.model.get_submodule(self.family.vision_module).requires_grad_(False)
+        for parameter in self.family.vision_parameters(self.model):
+            parameter.requires_grad_(False)
 
     def add_lora(self, rank: int, alpha: int) -> None:
         """Adapters in every linear layer of the language model, float32; everything else is frozen.
@@ -147,8 +149,11 @@ def load_model(
         config = AutoConfig.from_pretrained(source)
         family = family_of(config.model_type)
         tokenizer = AutoTokenizer.from_pretrained(source)
+        # The processor's template goes first: some tokenizers bring one that knows no images (LLaVA-OneVision's).
+        if isinstance(template := ProcessorMixin.get_processor_dict(source)[0].get("chat_template"), str):
+            tokenizer.chat_template = template
         # Without its files transformers makes an empty tokenizer, and says nothing.
-        if (placeholder := family.image_placeholder_id(config)) >= len(tokenizer):
+        if (placeholder := config.image_token_id) >= len(tokenizer):
             raise ModelError(
                 f"{path}: its tokenizer has {len(tokenizer)} tokens, but images are token {placeholder}; "
                 "expected the model's own tokenizer files"
@@ -159,7 +164,7 @@ def load_model(
             family=family,
             model=model,
             tokenizer=tokenizer,
-            image_processor=_image_processor(source, pixels),
+            image_processor=_image_processor(source, family, pixels),
             folder=folder if is_folder else None,
         )
 
@@ -209,11 +214,9 @@ def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family,
 
 def prepare_attention(model: Any, family: Family) -> None:
     """Our attention functions, each in its own part of the model, and the patch embedding as a matrix product."""
-    parts = {"": "sdpa", "text_config": SHARED_PROMPT}
-    if family.vision_attention is not None:
-        parts["vision_config"] = family.vision_attention
+    parts = {"": "sdpa", "text_config": SHARED_PROMPT, "vision_config": family.vision_attention}
     model.set_attn_implementation(parts)
-    for module in model.get_submodule(family.vision_module).modules():
+    for module in model.modules():
         projection = getattr(module, "proj", None)
         if isinstance(projection, nn.Conv3d) and projection.stride == projection.kernel_size:
             # A method, so that a copy of the model (the reference) embeds patches with its own weights.
@@ -226,15 +229,11 @@ def _embed_patches(self: Any, patches: torch.Tensor) -> torch.Tensor:
     return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-def _image_processor(source: str, pixels: tuple[int | None, int | None]) -> Any:
+def _image_processor(source: str, family: Family, pixels: tuple[int | None, int | None]) -> Any:
     """The PIL image processor: the one of torchvision makes slightly other pixels."""
     processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    low, high = pixels
-    if low is not None or high is not None:
-        size = dict(processor.size)
-        size["shortest_edge"] = low if low is not None else size["shortest_edge"]
-        size["longest_edge"] = high if high is not None else size["longest_edge"]
-        processor.size = type(processor.size)(**size) if not isinstance(processor.size, dict) else size
+    if pixels != (None, None):
+        family.limit_pixels(processor, *pixels)
     return processor
 
 

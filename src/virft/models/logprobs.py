@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from virft.errors import ModelError
 from virft.models.families import Family
-from virft.models.layout import PackedRow
+from virft.models.layout import PackedRow, position_ids
 from virft.models.vision import ImageFeatures, VisionInputs
 
-_PASS_PATCHES = 1 << 14
-"""Patches that go through the vision tower at once, unless a single prompt has more."""
+_PASS_NUMBERS = (1 << 14) * 1176
+"""Pixel numbers that go through the vision tower at once, unless a prompt has more: 16,384 patches of Qwen2-VL."""
 _CHUNK_LOGITS = 1 << 24
 """Logits held at once, in numbers (64 MiB of float32); more are computed in chunks and again in the backward."""
 
@@ -69,11 +70,15 @@ class Policy(nn.Module):
         encoded: list[ImageFeatures] = []
         while len(encoded) < len(prompts):
             first = len(encoded)
-            sizes = accumulate(len(one.pixel_values) for one in prompts[first:])
-            count = max(1, sum(1 for _ in takewhile(lambda size: size <= _PASS_PATCHES, sizes)))
+            sizes = accumulate(one.pixel_values.numel() for one in prompts[first:])
+            count = max(1, sum(1 for _ in takewhile(lambda size: size <= _PASS_NUMBERS, sizes)))
             chosen = prompts[first : first + count]
-            features = self.family.encode_images(self.model, VisionInputs.join(chosen))
-            encoded += features.split([len(one.grid_thw) for one in chosen])
+            joined = VisionInputs.join(chosen)
+            features = self.family.encode_images(self.model, joined)
+            found, expected = [len(one) for one in features.tokens], self.family.num_image_tokens(self.config, joined)
+            if found != expected:
+                raise ModelError(f"the vision tower made {found} tokens of these images; expected {expected}")
+            encoded += features.split([one.num_images for one in chosen])
         return encoded
 
     def forward(
@@ -104,11 +109,14 @@ class Policy(nn.Module):
 
     def hidden_states(self, row: PackedRow, features: Sequence[ImageFeatures], **kwargs: Any) -> Tensor:
         """Last hidden states [T, hidden] of a packed row."""
+        layout = row.layout
+        if self.family.two_way_images:
+            layout = layout.with_image_blocks(row.token_ids == self.config.image_token_id)
         out = self.model.model(
             input_ids=row.token_ids[None],
-            position_ids=row.positions[:, None],
+            position_ids=position_ids(row.positions[:, None]),
             attention_mask=no_mask(row.token_ids),
-            group_layout=row.layout,
+            group_layout=layout,
             use_cache="past_key_values" in kwargs,
             **self.family.forward_features(features),
             **kwargs,

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from virft.errors import DataError
+from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
-from virft.types import ImageRef, ImageSize, Prompt, Sample, View
+from virft.types import ImageRef, Prompt, Sample, View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderedPrompt:
-    """A prompt with its images' pixels and its rotary positions [3, L]."""
+    """A prompt with its images' pixels and its rotary positions [A, L]."""
 
     prompt: Prompt
     vision: VisionInputs
@@ -43,14 +43,12 @@ class Renderer:
         views = [sample.view if i == sample.target_image else None for i in range(len(sample.images))]
         images = [self._load_image(path, view) for path, view in zip(sample.images, views, strict=True)]
         vision = self._process(images, sample)
-        text = self._chat_text(question, len(images))
+        text = self._chat_text(question, sample)
         ids = self._expand(text, vision, sample)
-        unit = self._processor.patch_size
+        resized = self._family.resized_sizes(self._processor, vision)
         refs = tuple(
-            ImageRef(path=path, original=size, resized=ImageSize(int(w) * unit, int(h) * unit), view=view)
-            for path, size, view, (_, h, w) in zip(
-                sample.images, sample.image_sizes, views, vision.grid_thw.tolist(), strict=True
-            )
+            ImageRef(path=path, original=size, resized=after, view=view)
+            for path, size, view, after in zip(sample.images, sample.image_sizes, views, resized, strict=True)
         )
         prompt = Prompt(sample_id=sample.id, text=text, token_ids=tuple(ids), images=refs)
         positions = self._family.prompt_positions(self._model, torch.tensor(ids), vision)
@@ -60,11 +58,19 @@ class Renderer:
         for path, image in zip(sample.images, images, strict=True):
             if max(image.size) > 200 * min(image.size):
                 raise DataError(f"{path}: {image.width} x {image.height} is longer than 200 times its width")
-        made = self._processor(images=list(images), return_tensors="pt")
-        return VisionInputs(pixel_values=made["pixel_values"], grid_thw=made["image_grid_thw"])
+        return self._family.read_images(self._processor, images)
 
-    def _chat_text(self, question: str, num_images: int) -> str:
-        content = [{"type": "image"}] * num_images + [{"type": "text", "text": question}]
+    def _chat_text(self, question: str, sample: Sample) -> str:
+        """The chat so far, with one placeholder for each image. Of several images, the one asked about is named."""
+        image, count = {"type": "image"}, len(sample.images)
+        if count == 1 or self._family.images_first:
+            content = [image] * count
+        else:
+            content = []
+            for number in range(1, count + 1):
+                content += [{"type": "text", "text": f"Image {number}: "}, image, {"type": "text", "text": "\n"}]
+        about = f"About image {sample.target_image + 1}: " if count > 1 else ""
+        content.append({"type": "text", "text": about + question})
         return str(
             self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -72,14 +78,27 @@ class Renderer:
         )
 
     def _expand(self, text: str, vision: VisionInputs, sample: Sample) -> list[int]:
-        """Token ids, each image placeholder repeated for every token of its image."""
-        placeholder = self._family.image_placeholder_id(self._model.config)
-        counts = self._family.num_image_tokens(self._model.config, vision)
-        ids = self._tokenizer(text, add_special_tokens=False).input_ids
-        found = ids.count(placeholder)
-        if found != len(counts):
-            raise DataError(
-                f"{sample.id}: the question holds {found - len(counts)} image placeholders of its own; expected none"
+        """Token ids, each image placeholder replaced by what stands for its image."""
+        config, token_of = self._model.config, self._tokenizer.convert_ids_to_tokens
+        placeholder, filled = token_of(self._family.placeholder_id(config)), config.image_token_id
+        texts = self._family.image_texts(self._tokenizer, config, vision)
+        parts = text.split(placeholder)
+        own = len(parts) - 1 - len(texts)
+        if own < 0:
+            raise ModelError(
+                f"{sample.id}: the chat template wrote {len(parts) - 1} image placeholders ({placeholder}) "
+                f"for {len(texts)} images; expected the model's own template"
             )
-        left = iter(counts)
-        return [token for one in ids for token in ([one] * next(left) if one == placeholder else [one])]
+        if token_of(filled) != placeholder:
+            own += text.count(token_of(filled))
+        if own:
+            raise DataError(f"{sample.id}: the question holds {own} image placeholders of its own; expected none")
+        whole = parts[0] + "".join(image + after for image, after in zip(texts, parts[1:], strict=True))
+        ids: list[int] = self._tokenizer(whole, add_special_tokens=False).input_ids
+        found, expected = ids.count(filled), sum(self._family.num_image_tokens(config, vision))
+        if found != expected:
+            raise ModelError(
+                f"{sample.id}: the prompt has {found} image tokens, but the vision tower will make {expected}; "
+                "expected tokenizer and image processor of one and the same model"
+            )
+        return ids

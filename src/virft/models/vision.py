@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -15,22 +15,32 @@ from torch import Tensor
 class VisionInputs:
     """What the image processor made of a prompt's images.
 
-    ``pixel_values`` [patches, patch values]; ``grid_thw`` [images, 3]: patches along time, height, width.
+    ``pixel_values`` [pieces, ...]: one entry for each patch (Qwen) or tile (all others), image after image.
+    ``per_image``: what the family needs to know of each image, by name, [images, ...] each: how many patches along
+    time, height and width; or how many tiles, in which rows.
     """
 
     pixel_values: Tensor
-    grid_thw: Tensor
+    per_image: Mapping[str, Tensor]
+
+    @property
+    def num_images(self) -> int:
+        """Images of the prompt."""
+        return len(next(iter(self.per_image.values())))
 
     def to(self, device: torch.device) -> VisionInputs:
         """The same inputs on another device."""
-        return VisionInputs(pixel_values=self.pixel_values.to(device), grid_thw=self.grid_thw.to(device))
+        return VisionInputs(
+            pixel_values=self.pixel_values.to(device),
+            per_image={name: values.to(device) for name, values in self.per_image.items()},
+        )
 
     @staticmethod
     def join(prompts: Sequence[VisionInputs]) -> VisionInputs:
         """The images of several prompts, in order, as if they were one prompt's."""
         return VisionInputs(
             pixel_values=torch.cat([one.pixel_values for one in prompts]),
-            grid_thw=torch.cat([one.grid_thw for one in prompts]),
+            per_image={name: torch.cat([one.per_image[name] for one in prompts]) for name in prompts[0].per_image},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,3 +89,14 @@ def test_an_image_that_no_model_can_see_is_refused(tiny: LoadedModel) -> None:
 def test_sizes_are_those_of_the_sample(tiny: LoadedModel) -> None:
     refs = Renderer(tiny, picture(112, 56)).render(asked(112, 56), "?").prompt.images
     assert refs[0].original == ImageSize(112, 56)
+
+
+def test_of_several_images_each_is_numbered_and_the_one_asked_about_named(tiny: LoadedModel) -> None:
+    asked_about_the_first = replace(asked(112, 112), images=("a.png", "b.png"), image_sizes=(ImageSize(112, 112),) * 2)
+    rendered = Renderer(tiny, picture(112, 112)).render(asked_about_the_first, "Detect fox.")
+    mark = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert f"Image 1: {mark}\nImage 2: {mark}\nAbout image 1: Detect fox.<|im_end|>" in rendered.prompt.text
+    assert rendered.prompt.token_ids.count(tiny.model.config.image_token_id) == 32
+    assert rendered.vision.num_images == len(rendered.prompt.images) == 2
+    about_the_second = replace(asked_about_the_first, target_image=1)
+    assert "About image 2: " in Renderer(tiny, picture(112, 112)).render(about_the_second, "?").prompt.text

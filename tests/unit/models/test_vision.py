@@ -13,6 +13,10 @@ def features(value: float, numbers: int = KILOBYTE) -> ImageFeatures:
     return ImageFeatures(tokens=(torch.full((numbers,), value),))
 
 
+def grid(*rows: list[int]) -> dict[str, torch.Tensor]:
+    return {"grid_thw": torch.tensor(rows)}
+
+
 def value(found: ImageFeatures) -> float:
     return found.tokens[0][0].item()
 
@@ -60,19 +64,20 @@ def test_detached_features_have_the_same_values() -> None:
 
 
 def test_inputs_move_to_a_device() -> None:
-    inputs = VisionInputs(pixel_values=torch.zeros(4, 2), grid_thw=torch.tensor([[1, 2, 2]])).to(torch.device("meta"))
-    assert inputs.pixel_values.device.type == inputs.grid_thw.device.type == "meta"
+    inputs = VisionInputs(pixel_values=torch.zeros(4, 2), per_image=grid([1, 2, 2])).to(torch.device("meta"))
+    assert inputs.pixel_values.device.type == inputs.per_image["grid_thw"].device.type == "meta"
 
 
 def test_features_of_joined_prompts_are_told_apart_again() -> None:
     joined = VisionInputs.join(
         [
-            VisionInputs(pixel_values=torch.zeros(16, 6), grid_thw=torch.tensor([[1, 4, 4]])),
-            VisionInputs(pixel_values=torch.ones(8, 6), grid_thw=torch.tensor([[1, 2, 2], [1, 2, 2]])),
+            VisionInputs(pixel_values=torch.zeros(16, 6), per_image=grid([1, 4, 4])),
+            VisionInputs(pixel_values=torch.ones(8, 6), per_image=grid([1, 2, 2], [1, 2, 2])),
         ]
     )
     assert joined.pixel_values.sum(1).tolist() == [0.0] * 16 + [6.0] * 8
-    assert joined.grid_thw.tolist() == [[1, 4, 4], [1, 2, 2], [1, 2, 2]]
+    assert joined.per_image["grid_thw"].tolist() == [[1, 4, 4], [1, 2, 2], [1, 2, 2]]
+    assert joined.num_images == 3
     a, b, c, d, e, f = (torch.tensor([float(i)]) for i in range(6))
     first, second = ImageFeatures(tokens=(a, b, c), deep=((d, e, f),)).split([1, 2])
     assert (first.tokens, first.deep) == ((a,), ((d,),))

@@ -2,9 +2,16 @@
 
 from virft.errors import ModelError
 from virft.models.families.family import Family
+from virft.models.families.gemma3 import GEMMA3
+from virft.models.families.idefics import IDEFICS3, SMOLVLM
+from virft.models.families.internvl import INTERNVL
+from virft.models.families.llava_onevision import LLAVA_ONEVISION
 from virft.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, SMOLVLM, IDEFICS3, INTERNVL, LLAVA_ONEVISION, GEMMA3)
+}
 
 
 def family_of(model_type: str) -> Family:

@@ -1,0 +1,171 @@
+"""Tiny random models with a tokenizer and an image processor of their family's kind, as folders.
+
+Needs transformers and nothing of virft, so that ``scripts/make_placeholder_goldens.py`` can use it elsewhere.
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tiny_models import LLAVA_GRID, MAKERS, with_large_weights
+
+TILE = 16
+"""Pixels per side of a tile, of what the tiny towers take."""
+
+_ROWS = tuple(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7))
+_SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+_IDEFICS_TOKENS = ("<|im_start|>", "<fake_token_around_image>", "<image>", "<global-img>", *_ROWS, "<video>")
+_IDEFICS_IMAGES = {"size": {"longest_edge": 3 * TILE}, "max_image_size": {"longest_edge": TILE}}
+
+
+class _Kind(NamedTuple):
+    """``special`` tokens: the first ends a turn. ``named``: those with a name of their own in the tokenizer.
+
+    ``module`` and ``images``: where the image processor is and its name; ``settings``: what it is told.
+    """
+
+    special: tuple[str, ...]
+    named: dict[str, str]
+    template: str
+    module: str
+    images: str
+    settings: dict[str, Any]
+
+
+_KINDS = {
+    name: _Kind(("<end_of_utterance>", *_IDEFICS_TOKENS), {}, _SMOLVLM_TEMPLATE, name, images, _IDEFICS_IMAGES)
+    for name, images in (("smolvlm", "SmolVLM"), ("idefics3", "Idefics3"))
+}
+_INTERNVL_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
+)
+_INTERNVL_NAMED = {
+    "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}  # fmt: skip
+_KINDS["internvl"] = _Kind(
+    ("<|im_end|>", "<|im_start|>", *_INTERNVL_NAMED.values(), "<box>", "</box>"),
+    _INTERNVL_NAMED,
+    _INTERNVL_TEMPLATE,
+    "got_ocr2",
+    "GotOcr2",
+    {"size": {"height": TILE, "width": TILE}, "max_patches": 6, "crop_to_patches": False},
+)
+_LLAVA_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + part['text'] }}{% endfor %}"
+    "{{'<|im_end|>'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_KINDS["llava_onevision"] = _Kind(
+    ("<|im_end|>", "<|im_start|>", "<image>", "<video>"),
+    {},
+    _LLAVA_TEMPLATE,
+    "llava_onevision",
+    "LlavaOnevision",
+    {"size": {"height": TILE, "width": TILE}, "image_grid_pinpoints": LLAVA_GRID},
+)
+_GEMMA_TEMPLATE = (
+    "<bos>{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<start_of_image>' }}"
+    "{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+_GEMMA_NAMED = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+_KINDS["gemma3"] = _Kind(
+    ("<end_of_turn>", "<bos>", "<start_of_turn>", *_GEMMA_NAMED.values()),
+    _GEMMA_NAMED,
+    _GEMMA_TEMPLATE,
+    "gemma3",
+    "Gemma3",
+    {"size": {"height": TILE, "width": TILE}},
+)
+TILED = tuple(_KINDS)
+"""The families that are not Qwen's."""
+_SOFT = {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>"}
+"""What the tower fills."""
+
+
+def picture(width: int, height: int, number: int = 0) -> Image.Image:
+    """A picture of slopes and stripes, the same in every version of every library."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    layers = [x * 255 // width, y * 255 // height, (x // 3 + y // 5 + number) % 5 * 50]
+    return Image.fromarray(np.stack(layers, -1).astype(np.uint8))
+
+
+def tiny_tokenizer(model_type: str) -> PreTrainedTokenizerFast:
+    """Bytes, two line breaks as one token (as in all these families), and the family's special tokens."""
+    special, named, template = _KINDS[model_type][:3]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*letters, "ĊĊ"])}, [("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=special[0], pad_token="<|pad|>", extra_special_tokens=named or None
+    )
+    made.add_special_tokens({"additional_special_tokens": list(special[1:])})
+    made.chat_template = template
+    return made
+
+
+def tiny_image_processor(model_type: str, *, backend: str = "pil") -> Any:
+    """The family's image processor; ``backend`` may be torchvision where that is installed."""
+    module, name, settings = _KINDS[model_type][3:]
+    end = "_pil" if backend == "pil" else ""
+    found = import_module(f"transformers.models.{module}.image_processing{end}_{module}")
+    return getattr(found, f"{name}ImageProcessor{end.title().strip('_')}")(**settings)
+
+
+def pixel_digest(tiles: torch.Tensor) -> list[list[float]]:
+    """Of each tile: sides, mean and a few of its numbers, rounded."""
+    flat = tiles.reshape(-1, *tiles.shape[-3:])
+    return [
+        [*one.shape, *(round(x.item(), 4) for x in (one.float().mean(), *one.flatten()[:: one.numel() // 7]))]
+        for one in flat
+    ]
+
+
+def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
+    """The family's tiny model over the tokenizer's vocabulary."""
+    tokenizer = tiny_tokenizer(model_type)
+
+    def make() -> Any:
+        model = MAKERS[model_type]()
+        config = copy.deepcopy(model.config)
+        config.text_config.vocab_size = len(tokenizer)
+        config.text_config.eos_token_id = tokenizer.eos_token_id
+        config.text_config.bos_token_id = config.text_config.pad_token_id = tokenizer.pad_token_id
+        config.image_token_id = tokenizer.convert_tokens_to_ids(_SOFT.get(model_type, "<image>"))
+        if hasattr(config, "video_token_id"):
+            config.video_token_id = tokenizer.convert_tokens_to_ids("<video>")
+        if model_type == "gemma3":
+            config.boi_token_id = tokenizer.convert_tokens_to_ids("<start_of_image>")
+            config.eoi_token_id = tokenizer.convert_tokens_to_ids("<end_of_image>")
+        return type(model)(config)
+
+    return with_large_weights(make, seed)
+
+
+def save_tiny_folder(folder: Path, model_type: str) -> Path:
+    """A model folder as the hub has them."""
+    tiny_chat_model(model_type).save_pretrained(folder)
+    tiny_tokenizer(model_type).save_pretrained(folder)
+    tiny_image_processor(model_type).save_pretrained(folder)
+    return folder

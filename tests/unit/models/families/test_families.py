@@ -1,0 +1,117 @@
+"""Facts that every family's row must have right, against the models themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from factories import box, detections, sample
+from plain_computation import make_groups, make_pair
+from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
+from virft.answers import render_detection, render_grounding
+from virft.boxes import BoxSpace
+from virft.errors import ModelError
+from virft.grpo.rollout import Grader
+from virft.models.families import FAMILIES, family_of
+from virft.prompts import question_of
+from virft.rewards.combine import RewardRule
+from virft.types import ImageRef, ImageSize, Prompt, RewardContext, TaskName
+
+ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(560, 420)
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    assert set(MAKERS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_modules_are_where_the_row_says(model_type: str) -> None:
+    model, family = tiny_model(model_type), family_of(model_type)
+    vision = sum(p.numel() for p in family.vision_parameters(model))
+    language = sum(p.numel() for p in model.get_submodule(family.language_module).parameters())
+    head = 0 if model.config.tie_word_embeddings else model.lm_head.weight.numel()
+    assert vision + language + head == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_an_image_has_as_many_features_as_placeholders(model_type: str) -> None:
+    model, family = tiny_model(model_type), family_of(model_type)
+    for prompt, vision, _ in make_groups(model.config):
+        counts = family.num_image_tokens(model.config, vision)
+        assert prompt.count(IMAGE_TOKEN) == sum(counts)
+        assert [len(tensor) for tensor in family.encode_images(model, vision).tokens] == counts
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_features_are_handed_over_in_a_new_object_each_time(model_type: str) -> None:
+    model, family = tiny_model(model_type), family_of(model_type)
+    with torch.no_grad():
+        features = [family.encode_images(model, vision) for _, vision, _ in make_groups(model.config)]
+    first, second = family.forward_features(features), family.forward_features(features)
+    assert first["mm_encoder_outputs"]["image"] is not second["mm_encoder_outputs"]["image"]
+    assert family.forward_features([]) == {}
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_a_tower_that_makes_another_number_of_tokens_is_told(model_type: str) -> None:
+    _, policy = make_pair(model_type)
+    policy.family = replace(policy.family, num_image_tokens=lambda config, vision: [1] * vision.num_images)
+    with pytest.raises(ModelError, match=r"the vision tower made \[\d+(, \d+)*\] tokens of these images; expected \[1"):
+        policy.encode_images([vision for _, vision, _ in make_groups(policy.config)])
+
+
+SPACES = {
+    "qwen2_vl": BoxSpace.RELATIVE_1000,
+    "qwen2_5_vl": BoxSpace.RESIZED_PIXELS,
+    "qwen3_vl": BoxSpace.RELATIVE_1000,
+    "smolvlm": BoxSpace.RELATIVE_1000,
+    "idefics3": BoxSpace.RELATIVE_1000,
+    "internvl": BoxSpace.RELATIVE_1000,
+    "llava_onevision": BoxSpace.RELATIVE_1000,
+    "gemma3": BoxSpace.RELATIVE_1000,
+}
+
+
+def test_each_family_has_its_own_box_space() -> None:
+    assert {name: family.box_space for name, family in FAMILIES.items()} == SPACES
+
+
+def reward(text: str, task: TaskName, target: object, model_type: str) -> float:
+    """What the robust reward pays for a text in the family's box space."""
+    space = family_of(model_type).box_space
+    asked = sample(target, task=task, size=ORIGINAL)  # type: ignore[arg-type]
+    seen = ImageRef(path=asked.images[0], original=ORIGINAL, resized=RESIZED)
+    prompt = Prompt(sample_id=asked.id, text="", token_ids=(), images=(seen,))
+    report = Grader(rule=RewardRule(), thinking=False, box_space=space).grade(text, asked, prompt, RewardContext())
+    return report.parts["iou" if task is TaskName.DETECTION else "giou"]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_perfect_answer_in_the_familys_own_space_scores_1_and_in_another_it_does_not(model_type: str) -> None:
+    # a box that stands on whole numbers of every space: 640, 560 and 1000 wide, 480, 420 and 1000 high
+    x1, y1, x2, y2 = 160, 120, 480, 360
+    for task, target, render in (
+        (TaskName.DETECTION, detections((x1, y1, x2, y2)), render_detection),
+        (TaskName.GROUNDING, box(x1, y1, x2, y2), render_grounding),
+    ):
+        for space in BoxSpace:
+            text = render(target, space=space, original=ORIGINAL, resized=RESIZED)  # type: ignore[operator]
+            paid = reward(text, task, target, model_type)
+            if space is family_of(model_type).box_space:
+                assert paid == pytest.approx(1.0)
+            else:
+                assert paid < 0.9, (space, task)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_paper_template_names_the_familys_space(model_type: str) -> None:
+    space = family_of(model_type).box_space
+    text = question_of(sample(), template="paper", thinking=False, space=space)
+    assert ("from 0 to 1000" in text) == (space is BoxSpace.RELATIVE_1000)
+
+
+def test_an_unknown_type_is_told_with_the_known_ones() -> None:
+    with pytest.raises(ModelError, match="'llava' are not supported; supported are qwen2_vl, qwen2_5_vl, qwen3_vl, sm"):
+        family_of("llava")
