@@ -1,6 +1,7 @@
 # make demo    the built-in model learns to detect new classes, in minutes, on a CPU
 # make test    every test
 # make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
+# make fuzz    every reader with whatever atheris finds, FUZZ_SECONDS each (60)
 # make check   style, types, import directions, and every test
 # Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
 
@@ -9,6 +10,7 @@ PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto
 DEMO_DIR ?= runs/quickstart
 DEMO_ARGS ?=
+FUZZ_SECONDS ?= 60
 VIRFT_TEST_DATA ?= ../shared/data
 
 BIN := .venv/bin
@@ -17,7 +19,7 @@ INSTALLED := .venv/.installed
 APP := .venv-app
 APP_INSTALLED := $(APP)/.installed
 
-.PHONY: demo test test-app check install
+.PHONY: demo test test-app fuzz check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -30,6 +32,12 @@ test: $(INSTALLED)
 test-app: $(APP_INSTALLED)
 	@command -v chromium >/dev/null || { echo "test-app: no chromium here; expected it on the PATH"; exit 1; }
 	$(APP)/bin/python -m pytest -m browser tests/e2e/test_app.py
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python fuzz/guided.py answers -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python fuzz/guided.py configs -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python fuzz/guided.py lines -max_total_time=$(FUZZ_SECONDS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -83,8 +83,10 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a number of 5,000 digits is one too
         raise ConfigError(f"{origin}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin}: not valid TOML: brackets are nested too deeply") from error
     entries = {key: _Entry(value, origin) for key, value in _flatten(table, origin)}
     for override in overrides:
         key, value = _parse_override(override)
@@ -178,7 +180,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"{COMMAND_LINE}: {text!r} is no override; expected key=value, such as grpo.steps=10")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, raw
     # A folder may be called 2024 or true.
     setting = _setting(key)

@@ -188,3 +188,11 @@ def test_difference_without_effect_does_not_count() -> None:
     right = parse(SMALLEST, origin="x").config
     object.__setattr__(right.model, "lora_rank", 99)
     assert first_difference(left, right) is None
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5000], ids=["brackets", "a number of 5,000 digits"])
+def test_a_value_that_no_parser_takes_is_refused_with_its_file(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^x\.toml: not valid TOML"):
+        parse(f"grpo.steps = {value}", origin="x.toml")
+    with pytest.raises(ConfigError, match="^command line: grpo.steps"):
+        parse("", origin="x.toml", overrides=[f"grpo.steps={value}"])

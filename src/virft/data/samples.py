@@ -21,6 +21,7 @@ _TARGET_KEYS = {
     TaskName.GROUNDING: ({"box"}, {"polygons", "rle", "ignored"}),
 }
 
+_HUGE = 2**1023
 BORDER_PX = 1.0
 """A box may reach this far outside its image before it counts as wrong; it is then clipped."""
 
@@ -76,6 +77,8 @@ def sample_from_line(line: str, *, where: str, folder: str | None = None) -> Sam
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not a JSON object ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets in brackets
+        raise DataError(f"{where}: not a JSON object ({error})") from error
     return sample_from_record(record, where=where, folder=folder)
 
 
@@ -178,7 +181,7 @@ def polygons_fault(polygons: Sequence[Polygon], size: ImageSize) -> str | None:
 def polygons_of(value: Any, *, where: str) -> tuple[Polygon, ...]:
     """The outlines of a list of lists of numbers."""
     for polygon in _list(value, "polygons", where=where):
-        if not isinstance(polygon, list) or any(type(number) not in (int, float) for number in polygon):
+        if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
             raise DataError(f"{where}: polygon {polygon!r:.60} is not [x1, y1, x2, y2, ..] of at least three points")
     return tuple(tuple(map(float, polygon)) for polygon in value)
 
@@ -247,7 +250,7 @@ def _images(records: Any, *, where: str) -> tuple[tuple[str, ...], tuple[ImageSi
 
 
 def _box(value: Any, size: ImageSize, *, where: str) -> Box:
-    if not isinstance(value, list) or len(value) != 4 or any(type(number) not in (int, float) for number in value):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
         raise DataError(f"{where}: box {value!r} is not four numbers; expected [x1, y1, x2, y2]")
     x1, y1, x2, y2 = map(float, value)
     if fault := box_fault((x1, y1, x2, y2), size):
@@ -267,9 +270,14 @@ def _areas(target: dict[str, Any], *, where: str) -> tuple[float, ...]:
     if areas and len(areas) != len(target["boxes"]):
         raise DataError(f"{where}: {len(areas)} areas of {len(target['boxes'])} boxes; expected one for each, or none")
     for area in areas:
-        if type(area) not in (int, float) or not (math.isfinite(area) and area >= 0):
-            raise DataError(f"{where}: area {area!r} is no number of pixels")
+        if not _is_number(area) or not 0 <= area < math.inf:
+            raise DataError(f"{where}: area {area!r:.60} is no number of pixels")
     return tuple(map(float, areas))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float holds: JSON's own may have any number of digits, and ``true`` is none."""
+    return type(value) is float or (type(value) is int and abs(value) < _HUGE)
 
 
 def _task(value: Any, *, where: str) -> TaskName:

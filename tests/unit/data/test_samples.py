@@ -168,3 +168,17 @@ def test_a_box_without_fault_lies_in_its_image_by_more_than_nothing(xyxy: tuple[
         assert -1 <= y1 < y2 <= 49
         assert min(x2, 64) > max(x1, 0)
         assert min(y2, 48) > max(y1, 0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"id": ' + "9" * 5000 + "}",
+        sample_to_line(sample()).replace("40.0]", "9" * 400 + "]").replace("40]", "9" * 400 + "]"),
+    ],
+    ids=["brackets", "braces", "a number of 5,000 digits", "a number that no float holds"],
+)
+def test_a_line_that_no_one_wrote_by_hand_is_refused_with_its_place(line: str) -> None:
+    assert message_of(line).startswith(f"{WHERE}: ")

@@ -1,0 +1,116 @@
+"""Fuzzes every reader and every reward with completions of any bytes.
+
+    python fuzz/answers.py 1000000 --seed 0      # so many mutated completions; guided.py finds its own
+
+What must hold: no exception; every part within its bounds and the total finite; none slower than 50 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+
+from virft.answers import read_classification, read_detection, read_grounding
+from virft.boxes import BoxSpace
+from virft.metrics.question_score import question_score
+from virft.rewards.combine import PARTS, RewardRule, reward
+from virft.tasks import TASKS
+from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target, TaskName
+
+SLOW_S = 0.05
+ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(644, 476)
+RULES = tuple(RewardRule(preset=preset) for preset in ("robust", "paper"))
+_BOXES = Box(x1=0, y1=0, x2=320, y2=240), Box(x1=100.5, y1=20, x2=639, y2=480)
+TARGETS: dict[TaskName, tuple[Target, ...]] = {
+    TaskName.DETECTION: (Detections(), Detections(items=tuple(Detection(box=box) for box in _BOXES))),
+    TaskName.CLASSIFICATION: (Label(text="tabby cat", aliases=("tabby",)),),
+    TaskName.GROUNDING: (_BOXES[1],),
+}
+SEEDS = (
+    "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
+    "<think>so</think><answer>No Objects</answer>",
+    "<answer>(1,2),(30,40)</answer>",
+    "<answer><box>[[1, 2, 3, 4]]</box></answer>",
+    "<answer>tabby cat</answer>",
+    '<answer>```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "x"}]\n```</answer>',
+)
+PIECES = (
+    "<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", "(", ")", ",", ":", "'", '"', "\\", " ", "\n",
+    "NaN", "-5.5", "1e999", "Infinity", "١٢", "２５０", "No Objects", "```", "<box>", "</box>", "'Position'", "0.5",
+    "7" * 400, "[" * 2000, "{'a':" * 500, "\ud800", "\x00", "\u200b", "e" * 3000, "-", "+", "0x10", "1_000", "None",
+)  # fmt: skip
+
+
+def try_text(text: str) -> None:
+    """Every reader and reward on one completion; ``AssertionError`` where one does not hold what it must."""
+    for thinking in (False, True):
+        for space in BoxSpace:
+            try_task(TaskName.DETECTION, text, thinking, space)
+            try_task(TaskName.GROUNDING, text, thinking, space)
+        try_task(TaskName.CLASSIFICATION, text, thinking, BoxSpace.RELATIVE_1000)
+
+
+def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> None:
+    """One reader, then the rewards and the metric of its task."""
+    began = time.perf_counter()
+    reading = _read(task, text, thinking, space)
+    for target in TARGETS[task]:
+        for rule in RULES:
+            report = reward(rule, task, reading, target)  # raises where a part is out of its bounds
+            low = sum(ends[0] for ends in PARTS[rule.preset][task].values())
+            high = sum(ends[1] for ends in PARTS[rule.preset][task].values())
+            assert math.isfinite(report.total), (rule.preset, task, text)
+            assert low <= report.total <= high, (rule.preset, task, report, text)
+        assert 0.0 <= question_score(reading, target) <= 1.0, (task, text)
+        TASKS[task].measure([(reading, target)])
+    seconds = time.perf_counter() - began
+    if seconds > SLOW_S:  # once more: another process may have had the processor
+        began = time.perf_counter()
+        again = _read(task, text, thinking, space)
+        for target in TARGETS[task]:
+            reward(RULES[0], task, again, target)
+        seconds = time.perf_counter() - began
+        assert seconds <= SLOW_S, (task, f"{seconds:.3f} s", len(text), text[:200])
+
+
+def _read(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> Reading:
+    if task is TaskName.CLASSIFICATION:
+        return read_classification(text, thinking=thinking)
+    read = read_detection if task is TaskName.DETECTION else read_grounding
+    return read(text, thinking=thinking, space=space, original=ORIGINAL, resized=RESIZED)
+
+
+def mutated(rng: random.Random) -> str:
+    """A completion with pieces cut out, doubled, put in; sometimes long, sometimes bytes of no meaning."""
+    if rng.random() < 0.05:
+        return rng.randbytes(rng.randrange(200)).decode("utf-8", errors="surrogateescape")
+    text = rng.choice(SEEDS)
+    for _ in range(rng.randint(0, 6)):
+        start = rng.randint(0, len(text))
+        end = min(len(text), start + rng.randint(0, 20))
+        text = text[:start] + rng.choice((rng.choice(PIECES), "", text[start:end] * 2)) + text[end:]
+    if rng.random() < 0.001:
+        text = text * (2**20 // max(1, len(text)))
+    return text
+
+
+def main() -> None:
+    """Mutated completions from a seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("number", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    rng, began = random.Random(given.seed), time.perf_counter()
+    for number in range(1, given.number + 1):
+        try_text(mutated(rng))
+        if number % 10_000 == 0:
+            rate = number / (time.perf_counter() - began)
+            left = (given.number - number) / rate / 60
+            print(f"{number:,} of {given.number:,}, {rate:.0f}/s, {left:.0f} min left", flush=True)
+    print(f"{given.number:,} completions: no exception, every reward within its bounds, none slower than {SLOW_S} s")
+
+
+if __name__ == "__main__":
+    main()

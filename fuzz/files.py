@@ -1,0 +1,84 @@
+"""Fuzzes config files and lines of data sets: each is accepted, or refused by a message that names the file (and line).
+
+make fuzz                            # a minute of each, guided by coverage (atheris)
+python fuzz/files.py --random N      # N mutated texts without atheris, from a seed
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+from virft.config_file import dump, parse
+from virft.data.samples import sample_from_line, sample_to_line
+from virft.errors import ConfigError, DataError
+
+CONFIGS = tuple(path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[1] / "configs").glob("*")))
+LINES = (
+    '{"id":"a","task":"detection","images":[{"path":"images/a.png","width":64,"height":48}],"query":"fox",'
+    '"target":{"boxes":[[1,2,30,40]],"crowd":[[1,1,5,5]],"areas":[12.5]}}',
+    '{"id":"b","task":"classification","images":[{"path":"b.png","width":64,"height":48}],"query":"animal",'
+    '"target":{"label":"fox","aliases":["red fox"]}}',
+    '{"id":"c","task":"grounding","images":[{"path":"c.png","width":64,"height":48}],"query":"the fox",'
+    '"target":{"box":[1,2,30,40],"polygons":[[1,2,30,2,30,40]]},"rationale":"it is red"}',
+)
+PIECES = (
+    "[", "]", "{", "}", '"', "'", ",", ":", "=", ".", "\n", "#", "null", "true", "NaN", "Infinity", "-1", "1e999",
+    "1e308", "9" * 400, "9" * 5000, "[" * 3000, '{"a":' * 3000, "\\u0000", "\ud800", "\x00", "../../etc/passwd",
+    "/etc/passwd", "C:\\x", "grpo.steps = 0", "[grpo]", "[mixture.a]", '"""', "0x10", "1_000", "inf", "2026-01-01",
+    '"path"', '"size"', '"id"', "{}", "[]", "-0.0", "1e-320",
+)  # fmt: skip
+WHERE = "the_file:7"
+
+
+def try_config(text: str) -> None:
+    """A config is refused by its own error with the file's name, or comes back the same from what is dumped."""
+    try:
+        config = parse(text, origin=WHERE).config
+    except ConfigError as error:
+        assert WHERE in str(error), (str(error), text)
+        return
+    assert parse(dump(config), origin="dumped").config == config, text
+
+
+def try_line(text: str) -> None:
+    """A line is refused by its own error with file and line, or is a sample that comes back the same."""
+    try:
+        sample = sample_from_line(text, where=WHERE)
+    except DataError as error:
+        assert WHERE in str(error), (str(error), text)
+        return
+    assert sample_from_line(sample_to_line(sample), where=WHERE) == sample, text
+
+
+def mutated(rng: random.Random, seeds: tuple[str, ...]) -> str:
+    """A good text with pieces cut out, doubled, put in or swapped."""
+    text = rng.choice(seeds)
+    for _ in range(rng.randint(0, 4)):
+        start = rng.randint(0, len(text))
+        end = min(len(text), start + rng.randint(0, 12))
+        text = text[:start] + rng.choice((rng.choice(PIECES), "", text[start:end] * 2)) + text[end:]
+    return text
+
+
+def main() -> None:
+    """Mutated texts from a seed, configs and lines in turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("number", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    rng, began = random.Random(given.seed), time.perf_counter()
+    for number in range(1, given.number + 1):
+        if number % 2:
+            try_config(mutated(rng, CONFIGS))
+        else:
+            try_line(mutated(rng, LINES))
+        if number % 10_000 == 0:
+            print(f"{number:,} of {given.number:,}, {number / (time.perf_counter() - began):.0f}/s", flush=True)
+    print(f"{given.number:,} texts: each accepted, or refused with its place")
+
+
+if __name__ == "__main__":
+    main()
