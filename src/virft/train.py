@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +13,17 @@ from virft.assembly import (
     make_sft_trainer,
     make_trackers,
     make_trainer,
+    ranks,
     require_rationales,
     source_commit,
     validator,
 )
 from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data
+from virft.errors import ConfigError
+from virft.models.load import LoadedModel
 from virft.training.loop import Trainer, run_training
+from virft.training.ranks import Ranks
 from virft.training.run import RunFolder, require_free, run_card
 from virft.training.trackers import require_installed
 
@@ -38,8 +41,11 @@ def training_data(config: Config, trainer: TrainerName) -> TrainingData:
 def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[str], None]) -> Path:
     """Trains as the config says; the folder of the trained model, ``model`` of ``run.dir``.
 
-    Nothing is written before all that can be refused was looked at.
+    Nothing is written before all that can be refused was looked at. With several processes (`accelerate launch`) all
+    call this; one writes, and says what there is to say.
     """
+    among = ranks()
+    _require_work(config, trainer, among)
     require_installed(config.run.trackers)
     data = training_data(config, trainer)
     require_free(config, resume=resume, data_hash=data.hash, trainer=trainer)
@@ -51,19 +57,58 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     make: Callable[..., Trainer] = make_trainer if trainer == "grpo" else make_sft_trainer
     made = make(config, loaded, names)
     validate = validator(config, loaded)
-    card = run_card(trainer=trainer, commit=source_commit(), data_hash=data.hash, model=config.model.path)
-    run = RunFolder.open(config, resume=resume, card=card)
+    run = _open_run(config, trainer, resume=resume, data_hash=data.hash, among=among)
     with make_trackers(config, run.folder) as trackers:
         run_training(
             made,
             data.batch,
             run,
             loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
-            say=say,
+            say=say if among.is_first else _say_nothing,
             validate=validate,
             look_at=make_look_at(config),
-            keep_best=partial(loaded.save, run.folder / BEST) if config.run.keep_best else None,
+            keep_best=(lambda: _save(loaded, run.folder / BEST, among)) if config.run.keep_best else None,
             trackers=trackers,
+            ranks=among,
         )
-    loaded.save(run.folder / MODEL)
+    _save(loaded, run.folder / MODEL, among)
     return run.folder / MODEL
+
+
+def _require_work(config: Config, trainer: TrainerName, among: Ranks) -> None:
+    """``ConfigError`` where a step has less to do than there are processes."""
+    key, number = (
+        ("grpo.prompts_per_step", config.grpo.prompts_per_step)
+        if trainer == "grpo"
+        else ("sft.samples_per_step", config.sft.samples_per_step)
+    )
+    if number < among.count:
+        raise ConfigError(f"{key} is {number} with {among.count} processes; expected at least one for each")
+
+
+def _open_run(config: Config, trainer: TrainerName, *, resume: bool, data_hash: str, among: Ranks) -> RunFolder:
+    """The run folder: the first process takes it when all have seen that it is free, then the others join."""
+    among.wait()
+    run = None
+    if among.is_first:
+        card = run_card(
+            trainer=trainer,
+            commit=source_commit(),
+            data_hash=data_hash,
+            model=config.model.path,
+            num_processes=among.count,
+        )
+        run = RunFolder.open(config, resume=resume, card=card)
+    among.wait()
+    return run or RunFolder.join(config)
+
+
+def _save(loaded: LoadedModel, folder: Path, among: Ranks) -> None:
+    with loaded.whole() as whole:
+        if among.is_first:
+            whole.save(folder)
+    among.wait()
+
+
+def _say_nothing(line: str) -> None:
+    """What the other processes say."""
