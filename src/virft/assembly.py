@@ -98,12 +98,15 @@ def load_for_training(config: Config) -> LoadedModel:
     loaded = load_model(config.model.path, dtype=dtype, pixels=(config.model.min_pixels, config.model.max_pixels))
     if loaded.adapters is not None:
         loaded.merge_adapters()
-    if not is_sharded(config):
-        loaded.model.to(device())
     if lora:
-        loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
+        # the only weights that are drawn: the same ones in every process, and in every run of this seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
     elif config.model.freeze_vision:
         loaded.freeze_vision()
+    if not is_sharded(config):
+        loaded.model.to(device())
     return loaded
 
 
