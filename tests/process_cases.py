@@ -50,10 +50,8 @@ class Case:
 
 
 CASES = {
-    "two groups": Case(),
-    "Qwen2.5-VL": Case(model_type="qwen2_5_vl"),
+    "two groups": Case(settings={"loss": "token_mean"}),
     "Qwen3-VL": Case(model_type="qwen3_vl"),
-    "token mean": Case(settings={"loss": "token_mean"}),
     # groups of 14 + 12 and 22 + 20 tokens: a row in the first process, three in the second
     "more rows in the second": Case(settings={"microbatch_tokens": 30}),
     "nothing to learn in the second": Case(rewards=(SPREAD, EQUAL), settings={"kl_coef": 0.0}),

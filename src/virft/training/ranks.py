@@ -101,7 +101,8 @@ class Ranks:
         total = sum((one.double().abs().sum().item() for one in parameters), 0.0)
         if self.largest(total) != -self.largest(-total):
             raise RunError(
-                "the processes would begin with different weights; expected the same files of the model on every machine"
+                "the processes would begin with different weights; "
+                "expected the same files of the model on every machine"
             )
 
 
