@@ -29,6 +29,7 @@ from virft.models.sharding import shard
 from virft.models.vision import FeatureCache
 from virft.sft.trainer import SFTTrainer
 from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from virft.training.optim import FastRows, make_optimizer, set_learning_rate
 from virft.training.ranks import Ranks, whole_tensor
 from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSize, Prompt, RewardReport
 
@@ -250,7 +251,10 @@ def checkpointed(folder: Path, ranks: Ranks, *, strategy: str, resume: bool) -> 
     loaded = load(Case())
     policy = Policy(loaded.model, loaded.family, RULES)
     spread(loaded, policy, ranks, strategy)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.01, fused=True)
+    # rows of both halves of the table, so of both processes' shards
+    fast = FastRows(policy.model.get_input_embeddings().weight, torch.tensor([0, 47, 48, 95]), 5.0)
+    optimizer = make_optimizer(policy.parameters(), weight_decay=0.0, fast=fast)
+    set_learning_rate(optimizer, 0.01)
     first = 0
     if resume:
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,7 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     Nothing is written before all that can be refused was looked at. With several processes (`accelerate launch`) all
     call this; one writes, and says what there is to say.
     """
+    _require_no_plugins()
     among = ranks()
     _require_work(config, trainer, among)
     require_installed(config.run.trackers)
@@ -73,6 +75,24 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
         )
     _save(loaded, run.folder / MODEL, among)
     return run.folder / MODEL
+
+
+def _require_no_plugins() -> None:
+    """``ConfigError`` where `accelerate launch` was told what this would not heed."""
+    asked = {
+        "--use_deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
+        "--use_fsdp": os.environ.get("ACCELERATE_USE_FSDP") == "true",
+    }
+    for option, is_set in asked.items():
+        if is_set:
+            raise ConfigError(
+                f'accelerate launch {option} has no effect here; expected none, and parallel.strategy = "fsdp2", '
+                "which shares out weights, gradients and optimizer (as ZeRO-3 does)"
+            )
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ConfigError(
+            f"accelerate launch --mixed_precision {precision} has no effect here; expected no, and a model.dtype"
+        )
 
 
 def _require_work(config: Config, trainer: TrainerName, among: Ranks) -> None:
