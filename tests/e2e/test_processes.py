@@ -87,12 +87,3 @@ def test_supervised_runs_begun_by_two_go_on_by_two(scenes: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("going on after step 2") == 1
     assert_near(run, tmp_path / "whole" / "run", atol=1e-5)
-
-
-def test_what_cannot_be_shared_is_refused(scenes: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, scenes / "train")
-    done = launch("grpo", config, "grpo.prompts_per_step=1")
-    assert done.returncode != 0
-    told = "grpo.prompts_per_step is 1 with 2 processes; expected at least one for each"
-    assert f"virft: {told}" in done.stderr or f"virft (process 1): {told}" in done.stderr
-    assert not (tmp_path / "run").exists()
