@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,26 @@ learning_rate = 1e-3
 def virft(*argv: object) -> int:
     """The exit status of a verb."""
     return main([str(argument) for argument in argv])
+
+
+LAUNCHER = (
+    *("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    # on a CPU too: with --cpu accelerate starts one process, however many it is asked for
+    "--multi_gpu",
+)
+"""Two processes by ``accelerate launch``, as arguments of Python."""
+
+
+def one_thread() -> dict[str, str]:
+    """Of a process that is to compute as others do: sums are taken in another order with more threads."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def launch(*argv: object) -> subprocess.CompletedProcess[str]:
+    """A verb in two processes."""
+    command = [sys.executable, *LAUNCHER, "-m", "virft", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, env=one_thread(), check=False)
 
 
 def write_config(folder: Path, data: Path, *, extra: str = "") -> Path:

@@ -37,6 +37,7 @@ from virft.models.load import LoadedModel, load_model
 from virft.models.logprobs import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.segmenter import SamSegmenter, load_segmenter
+from virft.models.sharding import shard
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.prompts import question_of, read_template
 from virft.report.pictures import draw_answer
@@ -47,6 +48,7 @@ from virft.tasks import TASKS
 from virft.training.loop import LookAt, LoopSettings
 from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
+from virft.training.ranks import Ranks
 from virft.training.trackers import ShownAnswer, Trackers
 from virft.types import RolloutGroup, Sample, Scores
 
@@ -56,33 +58,55 @@ _ROLLOUT_SIDE = 336
 """Pixels of the longer side of a picture for trackers."""
 
 
+def processes() -> PartialState:
+    """This process among those that a launcher started (``accelerate launch``, ``torchrun``), connected with them.
+
+    Accelerate must be told that there is no GPU: else each of several processes on a CPU takes itself for the only one.
+    """
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def device() -> torch.device:
     """This process's GPU, if there is one."""
-    return (
-        torch.device("cuda", PartialState().local_process_index) if torch.cuda.is_available() else torch.device("cpu")
-    )
+    return torch.device("cuda", processes().local_process_index) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def is_main_process() -> bool:
     """Whether this is the only process, or the first of several: the one that prints and writes what is for all."""
-    return bool(PartialState().is_main_process)
+    return bool(processes().is_main_process)
+
+
+def ranks() -> Ranks:
+    """This process among those of the run."""
+    state = processes()
+    return Ranks(index=state.process_index, count=state.num_processes, device=device())
+
+
+def is_sharded(config: Config) -> bool:
+    """Whether each process of the run keeps only a part of the weights."""
+    return config.parallel.strategy == "fsdp2" and ranks().count > 1
 
 
 def load_for_training(config: Config) -> LoadedModel:
     """The config's model with its trained and frozen parts set. Trained weights are float32 whatever the dtype.
 
     Adapters in a folder are merged first: they are where training starts, and under LoRA what the reference is.
+    What is to be shared out stays on the CPU, as a GPU may have no room for all of it.
     """
     lora = config.model.train == "lora"
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" and lora else torch.float32
     loaded = load_model(config.model.path, dtype=dtype, pixels=(config.model.min_pixels, config.model.max_pixels))
     if loaded.adapters is not None:
         loaded.merge_adapters()
-    loaded.model.to(device())
     if lora:
-        loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
+        # the only weights that are drawn: the same ones in every process, and in every run of this seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
     elif config.model.freeze_vision:
         loaded.freeze_vision()
+    if not is_sharded(config):
+        loaded.model.to(device())
     return loaded
 
 
@@ -146,7 +170,10 @@ def make_grader(config: Config, box_space: BoxSpace) -> Grader:
 
 
 def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ()) -> GRPOTrainer:
-    """The trainer of a config around a loaded model. ``names``: what the data asks for, see ``grpo.name_lr_scale``."""
+    """The trainer of a config around a loaded model. ``names``: what the data asks for, see ``grpo.name_lr_scale``.
+
+    With several processes, the weights are shared out here, if the config says so.
+    """
     policy = make_policy(loaded, temperature=config.sampling.temperature)
     reference: Policy | None = None
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
@@ -154,10 +181,13 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
         reference_mode = loaded.adapters_disabled
     elif config.grpo.kl_coef > 0:
         reference = copy.deepcopy(policy).requires_grad_(False).eval()
+    sampler = _spread(config, loaded, policy)
+    if sampler is not None and reference is not None:
+        shard(reference, device(), ranks().count)
     grader = make_grader(config, loaded.family.box_space)
     return GRPOTrainer(
         policy=policy,
-        generator=HFGenerator(policy, loaded.tokenizer),
+        generator=HFGenerator(sampler or policy, loaded.tokenizer),
         render=make_renderer(
             loaded,
             template=config.prompt.template,
@@ -186,6 +216,9 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
         reference=reference,
         reference_mode=reference_mode,
         feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        ranks=ranks(),
+        sampler=sampler,
+        sampling_mode=loaded.whole if sampler is not None else None,
         device=device(),
         autocast=_autocast(config),
     )
@@ -194,6 +227,7 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
 def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ()) -> SFTTrainer:
     """The supervised trainer of a config around a loaded model, asked as ``make_trainer``'s is. ``names``: as there."""
     policy = make_policy(loaded, temperature=1.0)
+    _spread(config, loaded, policy)
     thinking_by_origin = {name: part.thinking for name, part in config.mixture.items() if part.thinking is not None}
     end = end_token_id(loaded)
 
@@ -221,9 +255,23 @@ def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] =
         max_grad_norm=config.sft.max_grad_norm,
         microbatch_tokens=config.sft.microbatch_tokens,
         feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        ranks=ranks(),
+        is_sharded=loaded.copied is not None,
         device=device(),
         autocast=_autocast(config),
     )
+
+
+def _spread(config: Config, loaded: LoadedModel, policy: Policy) -> Policy | None:
+    """Share the policy's weights out over the processes, if that is wanted: the policy to sample with, else None."""
+    among = ranks()
+    among.require_equal(one for one in policy.parameters() if one.requires_grad)
+    if not is_sharded(config):
+        return None
+    loaded.add_copy(among.device, linear_dtype=torch.bfloat16 if config.model.dtype == "bfloat16" else None)
+    assert loaded.copied is not None
+    shard(policy, among.device, among.count, whole=loaded.copied.shared)
+    return make_policy(loaded.copy(), temperature=policy.rules.temperature)
 
 
 def require_rationales(config: Config, data: Iterable[Sample]) -> None:
@@ -384,7 +432,7 @@ def answer(
 
     With several processes (``accelerate launch``), each answers every so many-th batch; the file is the same.
     """
-    processes = PartialState()
+    among = ranks()
     loaded.model.to(device())
     policy = make_policy(loaded, temperature=1.0)
 
@@ -397,11 +445,11 @@ def answer(
         ids=[sample_at(i).id for i in range(number)],
         batches=plan_batches(map(sample_at, range(number))),
     )
-    if processes.is_main_process:
+    if among.is_first:
         run.begin(resume=asking.resume)
-    processes.wait_for_everyone()
-    missing = run.missing()[processes.process_index :: processes.num_processes]
-    processes.wait_for_everyone()  # no one answers before all have seen what is missing
+    among.wait()
+    missing = among.share(run.missing())
+    among.wait()  # no one answers before all have seen what is missing
     answers = predict(
         ([sample_at(i) for i in batch] for batch in missing),
         render=make_renderer(loaded, template=asking.template, thinking=asking.thinking),
@@ -411,14 +459,14 @@ def answer(
     )
     num_done, num_missing = 0, sum(map(len, missing))
     for batch in answers:
-        run.append(batch, process=processes.process_index)
+        run.append(batch, process=among.index)
         num_done += len(batch)
         if asking.progress is not None:
             asking.progress(num_done, num_missing)
-    processes.wait_for_everyone()
-    if processes.is_main_process:
+    among.wait()
+    if among.is_first:
         run.finish()
-    processes.wait_for_everyone()
+    among.wait()
     return folder / PREDICTIONS
 
 
@@ -438,12 +486,13 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
     for store, _ in stores.values():
         store.check(decode=True)
 
-    def validate_on(name: str, num_steps: int) -> Mapping[str, float]:
+    def validate_on(whole: LoadedModel, name: str, num_steps: int) -> Mapping[str, float]:
         store, thinking = stores[name]
         folder = Path(config.run.dir) / "eval" / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed since
+        if is_main_process():
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed since
         scores = evaluate(
-            loaded,
+            whole,
             store,
             folder,
             asking=Asking(
@@ -457,7 +506,8 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
         return {value_name + end: value for one in scores for value_name, value in one.values.items()}
 
     def validate(num_steps: int) -> Mapping[str, float]:
-        found = {key: value for name in stores for key, value in validate_on(name, num_steps).items()}
+        with loaded.whole() as whole:
+            found = {key: value for name in stores for key, value in validate_on(whole, name, num_steps).items()}
         headlines = [value for key, value in found.items() if key.partition("@")[0] in HEADLINE.values()]
         return found | {"score": fmean(headlines)}
 

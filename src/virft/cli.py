@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from virft import __version__
-from virft.errors import CheckFailed, PartlyDone, RunStopped, VirftError
+from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
 from virft.types import ImageSize, TaskName
 
 EXIT_NOT_ALL_WELL = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+_SHARED_VERBS = ("grpo", "sft", "predict", "presence")
+"""Verbs whose work several processes do together."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     verb = arguments.pop("verb")
     try:
+        _require_shared(verb, dry_run=arguments.get("dry_run", False))
         from virft import builds, pipeline
 
         if "strict" in arguments:
@@ -30,18 +35,40 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments["choices"] = builds.BuildChoices(**{name: arguments.pop(name) for name in names})
         getattr(builds if verb.startswith("build_") else pipeline, verb)(**arguments)
     except RunStopped as stopped:
-        print(f"virft: {stopped}", file=sys.stderr)
+        if not _rank():
+            _tell(stopped)
         return EXIT_INTERRUPTED
     except (PartlyDone, CheckFailed) as error:
-        print(f"virft: {error}", file=sys.stderr)
+        _tell(error)
         return EXIT_NOT_ALL_WELL
     except VirftError as error:
-        print(f"virft: {error}", file=sys.stderr)
+        _tell(error)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("virft: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return EXIT_INTERRUPTED
     return 0
+
+
+def _rank() -> int:
+    """The number of this process among those of a launcher; 0 for one that was started by itself."""
+    return int(os.environ.get("RANK", 0)) if "LOCAL_RANK" in os.environ else 0
+
+
+def _tell(what: object) -> None:
+    """On standard error; a process that is not the first says which one it is, as it may be the only one to know."""
+    print(f"virft (process {_rank()}): {what}" if _rank() else f"virft: {what}", file=sys.stderr)
+
+
+def _require_shared(verb: str, *, dry_run: bool) -> None:
+    """``ConfigError`` if a launcher started several processes for what one does."""
+    count = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+    if count > 1 and (dry_run or verb not in _SHARED_VERBS):
+        told = f"{verb} --dry-run" if dry_run else verb
+        raise ConfigError(
+            f"virft {told} runs in one process, and {count} were started; "
+            f"expected no launcher, or one of {', '.join(_SHARED_VERBS)}"
+        )
 
 
 def _arguments(argv: Sequence[str] | None) -> dict[str, Any]:

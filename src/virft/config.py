@@ -270,6 +270,17 @@ class SFTConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ParallelConfig(_Section):
+    """``[parallel]``: what several processes share out. How many there are, `accelerate launch` says."""
+
+    strategy: Literal["ddp", "fsdp2"] = _setting(
+        "ddp",
+        help="`ddp`: every process has the whole model and its optimizer. `fsdp2`: each keeps a part of both; sampling "
+        "still gathers all weights. One process alone has everything, whatever it says here.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CompareConfig(_Section):
     """``[compare]``: what `virft compare` trains and holds side by side; other verbs do not read it."""
 
@@ -333,6 +344,7 @@ class Config(_Section):
     reward: RewardConfig = field(default_factory=RewardConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     run: RunConfig
 

@@ -313,7 +313,8 @@ def presence(
     if "{query}" not in text:
         raise ConfigError(f"--question {text!r}: expected a text with {{query}} in it, where the class goes")
     questions = PresenceQuestions(store, question=text)
-    _say(f"{len(questions)} questions")
+    if is_main_process():
+        _say(f"{len(questions)} questions")
     with _progress_bar() as show:
         asking = Asking(
             template="auto",
@@ -539,9 +540,12 @@ def _progress_bar(what: str = "answers") -> Iterator[Callable[[int, int], None]]
 
 
 def _train(config: Config, trainer: Literal["grpo", "sft"], *, resume: bool) -> None:
+    from virft.assembly import is_main_process
     from virft.train import BEST, train
 
     model = train(config, trainer, resume=resume, say=_say)
+    if not is_main_process():
+        return
     _say(f"the trained model: {model}")
     if (best := model.with_name(BEST)).exists():
         _say(f"the best one by validation: {best}")

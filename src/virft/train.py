@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from virft.assembly import (
     make_sft_trainer,
     make_trackers,
     make_trainer,
+    ranks,
     require_rationales,
     source_commit,
     template_name,
@@ -20,11 +22,13 @@ from virft.assembly import (
 )
 from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data
+from virft.errors import ConfigError
 from virft.model_card.card import model_card
 from virft.model_card.facts import card_facts
 from virft.models.load import LoadedModel
 from virft.prompts import read_template
 from virft.training.loop import Trainer, run_training
+from virft.training.ranks import Ranks
 from virft.training.run import RunFolder, require_free, run_card
 from virft.training.trackers import require_installed
 
@@ -42,8 +46,12 @@ def training_data(config: Config, trainer: TrainerName) -> TrainingData:
 def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[str], None]) -> Path:
     """Trains as the config says; the folder of the trained model, ``model`` of ``run.dir``.
 
-    Nothing is written before all that can be refused was looked at.
+    Nothing is written before all that can be refused was looked at. With several processes (`accelerate launch`) all
+    call this; one writes, and says what there is to say.
     """
+    _require_no_plugins()
+    among = ranks()
+    _require_work(config, trainer, among)
     require_installed(config.run.trackers)
     data = training_data(config, trainer)
     require_free(config, resume=resume, data_hash=data.hash, trainer=trainer)
@@ -55,31 +63,23 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     make: Callable[..., Trainer] = make_trainer if trainer == "grpo" else make_sft_trainer
     made = make(config, loaded, names)
     validate = validator(config, loaded)
-    card = run_card(
-        trainer=trainer,
-        commit=source_commit(),
-        data_hash=data.hash,
-        model=config.model.path,
-        **card_facts_of(config, loaded, data),
-    )
-    run = RunFolder.open(config, resume=resume, card=card)
-
-    def keep_best() -> None:
-        save_with_card(loaded, run.folder, BEST)
-
+    facts = card_facts_of(config, loaded, data)
+    run = _open_run(config, trainer, resume=resume, data_hash=data.hash, among=among, facts=facts)
     with make_trackers(config, run.folder) as trackers:
         run_training(
             made,
             data.batch,
             run,
             loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
-            say=say,
+            say=say if among.is_first else _say_nothing,
             validate=validate,
             look_at=make_look_at(config),
-            keep_best=keep_best if config.run.keep_best else None,
+            keep_best=(lambda: _save(loaded, run.folder, BEST, among)) if config.run.keep_best else None,
             trackers=trackers,
+            ranks=among,
         )
-    return save_with_card(loaded, run.folder, MODEL)
+    _save(loaded, run.folder, MODEL, among)
+    return run.folder / MODEL
 
 
 def card_facts_of(config: Config, loaded: LoadedModel, data: TrainingData) -> dict[str, Any]:
@@ -92,7 +92,62 @@ def card_facts_of(config: Config, loaded: LoadedModel, data: TrainingData) -> di
     )
 
 
-def save_with_card(loaded: LoadedModel, run: Path, name: str) -> Path:
+def _require_no_plugins() -> None:
+    """``ConfigError`` where `accelerate launch` was told what this would not heed."""
+    asked = {
+        "--use_deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
+        "--use_fsdp": os.environ.get("ACCELERATE_USE_FSDP") == "true",
+    }
+    for option, is_set in asked.items():
+        if is_set:
+            raise ConfigError(
+                f'accelerate launch {option} has no effect here; expected none, and parallel.strategy = "fsdp2", '
+                "which shares out weights, gradients and optimizer (as ZeRO-3 does)"
+            )
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ConfigError(
+            f"accelerate launch --mixed_precision {precision} has no effect here; expected no, and a model.dtype"
+        )
+
+
+def _require_work(config: Config, trainer: TrainerName, among: Ranks) -> None:
+    """``ConfigError`` where a step has less to do than there are processes."""
+    key, number = (
+        ("grpo.prompts_per_step", config.grpo.prompts_per_step)
+        if trainer == "grpo"
+        else ("sft.samples_per_step", config.sft.samples_per_step)
+    )
+    if number < among.count:
+        raise ConfigError(f"{key} is {number} with {among.count} processes; expected at least one for each")
+
+
+def _open_run(
+    config: Config, trainer: TrainerName, *, resume: bool, data_hash: str, among: Ranks, facts: Mapping[str, Any]
+) -> RunFolder:
+    """The run folder: the first process takes it when all have seen that it is free, then the others join."""
+    among.wait()
+    run = None
+    if among.is_first:
+        card = run_card(
+            trainer=trainer,
+            commit=source_commit(),
+            data_hash=data_hash,
+            model=config.model.path,
+            num_processes=among.count,
+            **facts,
+        )
+        run = RunFolder.open(config, resume=resume, card=card)
+    among.wait()
+    return run or RunFolder.join(config)
+
+
+def _save(loaded: LoadedModel, run: Path, name: str, among: Ranks) -> None:
     """The folder ``name`` of a run, with the model as it is and its model card."""
-    loaded.save(run / name, readme=model_card(run, model=name, adapters=loaded.saves_adapters))
-    return run / name
+    with loaded.whole() as whole:
+        if among.is_first:
+            whole.save(run / name, readme=model_card(run, model=name, adapters=whole.saves_adapters))
+    among.wait()
+
+
+def _say_nothing(line: str) -> None:
+    """What the other processes say."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from factories import save_picture
 from runs import files, virft
-from virft.cli import EXIT_PARTLY_DONE
+from virft.cli import EXIT_NOT_ALL_WELL
 
 SHORT = ("--max-completion-tokens", 48)
 
@@ -83,7 +83,7 @@ def test_a_line_that_cannot_be_used_does_not_stop_the_rest(
         b"\xff",
         json.dumps({"image": photo, "question": "fox"}),
     )
-    assert virft("ask", "virft-tiny", "-", *SHORT) == EXIT_PARTLY_DONE == 1
+    assert virft("ask", "virft-tiny", "-", *SHORT) == EXIT_NOT_ALL_WELL == 1
     captured = capsys.readouterr()
     first, broken, taken, no_text, last = records(captured.out)
     assert (first["line"], first["question"], first["task"]) == (1, "fox", "detection")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from factories import save_coco
-from runs import virft
+from runs import launch, one_thread, virft
 from virft.evaluation.predictions import PREDICTIONS
 
 NUM_QUESTIONS = 70  # three batches
@@ -39,11 +38,6 @@ def undisturbed(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> by
     return (out / PREDICTIONS).read_bytes()
 
 
-def one_thread() -> dict[str, str]:
-    """Sums are taken in another order with more threads."""
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
 def test_a_killed_run_that_goes_on_writes_the_same_file(questions: Path, undisturbed: bytes, tmp_path: Path) -> None:
     running = subprocess.Popen(command(questions, tmp_path / "p"), stderr=subprocess.PIPE, env=one_thread())
     part = tmp_path / "p" / "predictions.part-0.jsonl"
@@ -59,11 +53,10 @@ def test_a_killed_run_that_goes_on_writes_the_same_file(questions: Path, undistu
 
 
 def test_two_processes_write_the_same_file_as_one(questions: Path, undisturbed: bytes, tmp_path: Path) -> None:
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    argv = command(questions, tmp_path / "p")
-    done = subprocess.run([argv[0], *launcher, *argv[1:]], capture_output=True, text=True, env=one_thread())
+    done = launch(*command(questions, tmp_path / "p")[3:])
     assert done.returncode == 0, done.stderr
+    # batches of 32, 32 and 6: the first process has the first and the last
+    assert "38/38" in done.stderr
     assert (tmp_path / "p" / PREDICTIONS).read_bytes() == undisturbed
     assert done.stdout.count("detection, protocol") == 1, "one process prints"
 

@@ -79,6 +79,15 @@ def test_adapters_have_the_rank_that_was_asked_for() -> None:
     assert found == {3}
 
 
+def test_adapters_are_drawn_from_the_seed() -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        model = load_for_training(replace(config(model=ModelConfig(train="lora", lora_rank=2)), seed=seed)).model
+        return next(one.detach() for name, one in model.named_parameters() if "lora_A" in name)
+
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+
+
 def test_image_placeholders_are_never_sampled(tiny: LoadedModel) -> None:
     rules = make_policy(tiny, temperature=0.7).rules
     assert rules.temperature == 0.7

@@ -253,3 +253,20 @@ def test_our_own_bug_crashes_with_its_traceback(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pipeline, "score", broken)
     with pytest.raises(ZeroDivisionError):
         run("score", "a", "b")
+
+
+def test_a_launcher_is_refused_for_what_one_process_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # some platforms count machines by the same name
+    assert cli.main(["check", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
+    for argv, told in ((["check", "nowhere"], "check"), (["grpo", "c.toml", "--dry-run"], "grpo --dry-run")):
+        assert cli.main(argv) == 2
+        assert capsys.readouterr().err == (
+            f"virft (process 1): virft {told} runs in one process, and 2 were started; "
+            "expected no launcher, or one of grpo, sft, predict, presence\n"
+        )

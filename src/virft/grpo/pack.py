@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,15 +50,24 @@ def pack_step(
     scale_by_std: bool,
     drop_equal: bool,
     microbatch_tokens: int,
+    counted: Sequence[RolloutGroup] | None = None,
 ) -> list[Microbatch]:
     """The microbatches of a step, at most ``microbatch_tokens`` row tokens each (a single completion may be more).
 
     ``drop_equal`` leaves out groups without spread; the denominator always counts every completion of the step.
+    ``counted``: all groups of the step, where ``groups`` are one process's.
     """
-    weight_of = _token_weights(groups, loss, max_completion_tokens)
+    weight_of = _token_weights(groups if counted is None else counted, loss, max_completion_tokens)
     kept = [i for i, group in enumerate(groups) if not drop_equal or has_spread(group.rewards)]
     pieces = [piece for i in kept for piece in _split(i, groups[i], microbatch_tokens)]
     return [_microbatch(batch, groups, encoded, weight_of, scale_by_std) for batch in _fill(pieces, microbatch_tokens)]
+
+
+def idle_batch(groups: Sequence[RolloutGroup], encoded: Sequence[EncodedPrompt]) -> Microbatch:
+    """A short row of weight 0, for a process that has to compute along with others and has nothing left to learn."""
+    shortest = min(range(len(groups)), key=lambda i: len(groups[i].prompt.token_ids))
+    piece = _Piece(shortest, (0,), 0)
+    return _microbatch([piece], groups, encoded, lambda completion: 0.0, scale_by_std=False)
 
 
 def _token_weights(groups: Sequence[RolloutGroup], loss: LossKind, max_completion_tokens: int) -> _WeightOf:
@@ -115,7 +124,7 @@ def _microbatch(
     pieces: Sequence[_Piece],
     groups: Sequence[RolloutGroup],
     encoded: Sequence[EncodedPrompt],
-    weight_of: _WeightOf,
+    weight_of: Callable[[Completion], float],
     scale_by_std: bool,
 ) -> Microbatch:
     advantages: list[float] = []

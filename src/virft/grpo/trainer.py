@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from virft.grading import Grader
 from virft.grpo.advantages import group_advantages, has_spread
 from virft.grpo.loss import policy_loss
-from virft.grpo.pack import LossKind, Microbatch, pack_step
+from virft.grpo.pack import LossKind, Microbatch, idle_batch, pack_step
 from virft.grpo.rollout import roll_out
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
 from virft.models.logprobs import Policy
@@ -22,8 +22,9 @@ from virft.models.noise import StepKey
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import FeatureCache
 from virft.training.guards import require_finite
-from virft.training.optim import set_learning_rate
+from virft.training.optim import set_learning_rate, update_weights
 from virft.training.passes import Passes
+from virft.training.ranks import Ranks
 from virft.training.step import StepReport, Stopwatch
 from virft.types import Answer, Box, Detections, RewardContext, RolloutGroup, Sample, Unreadable
 
@@ -56,6 +57,9 @@ class GRPOTrainer:
 
     ``reference``: a frozen second policy; or ``reference_mode``, a context in which ``policy`` is its own reference
     (LoRA: adapters off). ``feature_cache``: set if the vision tower is frozen, so each image is encoded once a run.
+
+    With several processes (``ranks``) each takes every so many-th group, and all report the whole step. Where they
+    share out the weights, ``sampler`` is a policy that has them all, in the context ``sampling_mode``.
     """
 
     policy: Policy
@@ -71,17 +75,32 @@ class GRPOTrainer:
     reference: Policy | None = None
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
     feature_cache: FeatureCache | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    sampler: Policy | None = None
+    sampling_mode: Callable[[], AbstractContextManager[Any]] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: Callable[[], AbstractContextManager[Any]] | None = None
 
     def __post_init__(self) -> None:
-        self._passes = Passes(policy=self.policy, cache=self.feature_cache, device=self.device, autocast=self.autocast)
+        self._passes = Passes(
+            policy=self.policy,
+            encoder=self.sampler,
+            cache=self.feature_cache,
+            device=self.device,
+            autocast=self.autocast,
+        )
 
     def step(self, number: int, samples: Sequence[Sample]) -> GRPOReport:
         """One step: sample a group for each sample, reward it, compare inside the group, update the policy."""
         watch = Stopwatch()
-        rendered, encoded, groups = self._sample(number, samples, watch)
-        batches = self._pack(groups, encoded, drop_equal=self.settings.kl_coef == 0)
+        rendered, encoded, own = self._sample(number, samples, watch)
+        groups = self.ranks.gather(own)
+        if self.ranks.count > 1:
+            watch.lap("gather")  # mostly waiting for those who sample longest
+        batches = self._pack(own, encoded, counted=groups, drop_equal=self.settings.kl_coef == 0)
+        num_batches = int(self.ranks.largest(len(batches)))
+        if self.sampler is not None:
+            batches += [idle_batch(own, encoded)] * (num_batches - len(batches))
         watch.lap("pack")
         references = [self._reference_logprobs(batch, rendered, encoded) for batch in batches]
         watch.lap("reference")
@@ -89,7 +108,7 @@ class GRPOTrainer:
         set_learning_rate(self.optimizer, rate)
         updates = [
             self._update(number, batches, references, rendered, encoded)
-            for _ in range(self.settings.updates_per_batch if batches else 0)
+            for _ in range(self.settings.updates_per_batch if num_batches else 0)
         ]
         watch.lap("update")
         metrics = {"step": number, **group_metrics(groups), **_of_updates(updates), "learning_rate": rate}
@@ -106,10 +125,13 @@ class GRPOTrainer:
         return self._sample(number, samples, Stopwatch())[2]
 
     def rehearse(self, sample: Sample) -> list[RolloutGroup]:
-        """One group sampled, rewarded and run backward, without an update: what a step does, for timing."""
+        """One group sampled, rewarded and run backward, without an update: what a step does, for timing.
+
+        For one process alone.
+        """
         watch = Stopwatch()
         rendered, encoded, groups = self._sample(0, [sample], watch)
-        for batch in self._pack(groups, encoded, drop_equal=False):
+        for batch in self._pack(groups, encoded, counted=groups, drop_equal=False):
             self._reference_logprobs(batch, rendered, encoded)
             self._logprobs(batch, rendered, encoded).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
@@ -118,12 +140,26 @@ class GRPOTrainer:
     def _sample(
         self, number: int, samples: Sequence[Sample], watch: Stopwatch
     ) -> tuple[list[RenderedPrompt], list[EncodedPrompt], list[RolloutGroup]]:
-        """Prompts, their image features, and a rewarded group for each."""
-        rendered = [self.render(sample) for sample in samples]
-        encoded = self._encode(rendered)
-        watch.lap("images")
+        """Of this process's samples: prompts, their image features, and a rewarded group for each."""
+        places = self.ranks.share(range(len(samples)))
+        own = [samples[place] for place in places]
+        rendered = [self.render(sample) for sample in own]
+        with self.sampling_mode() if self.sampling_mode is not None else nullcontext():
+            encoded = self._encode(rendered, places)
+            watch.lap("images")
+            groups = self._roll_out(number, own, rendered, encoded, watch)
+        return rendered, encoded, groups
+
+    def _roll_out(
+        self,
+        number: int,
+        samples: Sequence[Sample],
+        rendered: Sequence[RenderedPrompt],
+        encoded: Sequence[EncodedPrompt],
+        watch: Stopwatch,
+    ) -> list[RolloutGroup]:
         with self._passes.precision():
-            groups = roll_out(
+            return roll_out(
                 samples,
                 rendered,
                 encoded,
@@ -136,10 +172,14 @@ class GRPOTrainer:
                 clock=watch.lap,
                 prompts_per_batch=self.settings.prompts_per_batch,
             )
-        return rendered, encoded, groups
 
     def _pack(
-        self, groups: Sequence[RolloutGroup], encoded: Sequence[EncodedPrompt], *, drop_equal: bool
+        self,
+        groups: Sequence[RolloutGroup],
+        encoded: Sequence[EncodedPrompt],
+        *,
+        counted: Sequence[RolloutGroup],
+        drop_equal: bool,
     ) -> list[Microbatch]:
         return pack_step(
             groups,
@@ -149,6 +189,7 @@ class GRPOTrainer:
             scale_by_std=self.settings.scale_by_std,
             drop_equal=drop_equal,
             microbatch_tokens=self.settings.microbatch_tokens,
+            counted=counted,
         )
 
     def _update(
@@ -162,7 +203,8 @@ class GRPOTrainer:
         """One optimizer update over all microbatches."""
         self.policy.train()
         once = self.settings.updates_per_batch == 1
-        totals = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0, "sampler_gap": 0.0}
+        totals = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0}
+        largest_gap = 0.0
         for batch, reference in zip(batches, references, strict=True):
             logprobs = self._logprobs(batch, rendered, encoded)
             sampler = batch.sampler_logprobs.to(self.device)
@@ -176,17 +218,18 @@ class GRPOTrainer:
                 clip_range=self.settings.clip_range,
                 kl_coef=self.settings.kl_coef,
             )
-            totals["loss"] += require_finite("loss", result.loss.item(), number)
+            totals["loss"] += result.loss.item()
             totals["kl"] += result.kl.item()
             totals["clip_frac"] += result.clip_frac.item()
-            gap = (logprobs.detach() - sampler).abs().max().item()
-            totals["sampler_gap"] = max(totals["sampler_gap"], gap)
+            gap = ((logprobs.detach() - sampler).abs() * (weights > 0)).max().item()
+            largest_gap = max(largest_gap, gap)
             result.loss.backward()
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
-        totals["grad_norm"] = require_finite("gradient norm", norm.item(), number)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        totals = self.ranks.sums(totals)
+        require_finite("loss", totals["loss"], number)
+        totals["sampler_gap"] = self.ranks.largest(largest_gap)
+        totals["grad_norm"] = update_weights(
+            self.optimizer, max_grad_norm=self.settings.max_grad_norm, ranks=self.ranks, step=number
+        )
         if once:
             del totals["clip_frac"]
         if self.settings.kl_coef == 0:
@@ -221,8 +264,8 @@ class GRPOTrainer:
         with self.reference_mode():
             return self._logprobs(batch, rendered, encoded)
 
-    def _encode(self, rendered: Sequence[RenderedPrompt]) -> list[EncodedPrompt]:
-        """Each prompt with the features of its images."""
+    def _encode(self, rendered: Sequence[RenderedPrompt], places: Sequence[int]) -> list[EncodedPrompt]:
+        """Each prompt with the features of its images; ``places``: where it stands in the step."""
         return [
             EncodedPrompt(
                 prompt=one.prompt,
@@ -230,7 +273,7 @@ class GRPOTrainer:
                 features=features,
                 noise_id=f"{place}/{one.prompt.sample_id}",
             )
-            for place, (one, features) in enumerate(zip(rendered, self._passes.features(rendered), strict=True))
+            for place, one, features in zip(places, rendered, self._passes.features(rendered), strict=True)
         ]
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -26,6 +26,7 @@ from virft.errors import ModelError
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.saved_files import settle_files
+from virft.models.sharding import WholeCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -44,7 +45,8 @@ CARD = "virft_card.json"
 class LoadedModel:
     """A model with everything needed to ask it. ``adapters`` is set under LoRA; ``model`` holds its layers too.
 
-    ``was_merged``: adapters were merged into it after loading, so its weights are in no folder.
+    ``was_merged``: adapters were merged into it after loading, so its weights are in no folder. ``copied``: set once
+    processes share out its weights.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class LoadedModel:
     adapters: PeftModel | None = None
     card: dict[str, Any]
     was_merged: bool = False
+    copied: WholeCopy | None = None
 
     def merge_adapters(self) -> None:
         """Make the adapters part of the weights: of what was a base and its change, one model remains."""
@@ -78,6 +81,27 @@ class LoadedModel:
         if self.folder == tiny_folder():
             # The package's folder is another one on the next machine.
             self.adapters.peft_config["default"].base_model_name_or_path = TINY_NAME
+
+    def add_copy(self, device: torch.device, *, linear_dtype: torch.dtype | None) -> None:
+        """Prepare for processes to share out the weights: from then on ``whole`` has them all. A frozen tower stays."""
+        for name, module in self.model.named_modules():
+            if f"{name}.".startswith(self.family.vision_names):
+                module.to(device)
+        frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
+        self.copied = WholeCopy(self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype)
+
+    def copy(self) -> LoadedModel:
+        """The same model around the copy, whose weights are there inside ``whole`` alone; itself if there is none."""
+        if self.copied is None:
+            return self
+        adapters: Any = self.copied.model if self.adapters is not None else None
+        return replace(self, model=self.copied.copy_of(self.model), adapters=adapters, copied=None)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[LoadedModel]:
+        """The model with all its weights, for as long as the block runs. Where they are shared out, all must ask."""
+        with self.copied.gathered() if self.copied is not None else contextlib.nullcontext():
+            yield self.copy()
 
     @contextlib.contextmanager
     def adapters_disabled(self) -> Iterator[None]:

@@ -98,7 +98,7 @@ class Policy(nn.Module):
         vocabulary = head.weight.shape[0]
         rows = max(1, _CHUNK_LOGITS // vocabulary)
         if len(hidden) <= rows:
-            return self._chosen(hidden, row.targets)
+            return self._chosen(hidden, row.targets).clone()  # FSDP2 has a warning for every view that is returned
         parts = []
         for states, targets in zip(hidden.split(rows), row.targets.split(rows), strict=True):
             if torch.is_grad_enabled():

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from virft.models.logprobs import Policy
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import FeatureCache
 from virft.sft.batch import pack_answers
 from virft.training.guards import require_finite
-from virft.training.optim import set_learning_rate
+from virft.training.optim import set_learning_rate, update_weights
 from virft.training.passes import Passes
+from virft.training.ranks import Ranks
 from virft.training.step import StepReport, Stopwatch
 from virft.types import Sample
 
@@ -25,7 +25,8 @@ from virft.types import Sample
 class SFTTrainer:
     """The parts of a run. ``answer_ids``: token ids of the right answer to a sample, its end token among them.
 
-    ``feature_cache``: set if the vision tower is frozen, so each image is encoded once a run.
+    ``feature_cache``: set if the vision tower is frozen, so each image is encoded once a run. With several processes
+    (``ranks``) each takes every so many-th sample; ``is_sharded``: they share out the weights, and compute together.
     """
 
     policy: Policy
@@ -36,6 +37,8 @@ class SFTTrainer:
     max_grad_norm: float
     microbatch_tokens: int
     feature_cache: FeatureCache | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    is_sharded: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: Callable[[], AbstractContextManager[Any]] | None = None
 
@@ -45,37 +48,42 @@ class SFTTrainer:
     def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
         """One optimizer step on the mean negative log-probability of all answer tokens of the samples."""
         watch = Stopwatch()
-        rendered = [self.render(sample) for sample in samples]
+        own = self.ranks.share(samples)
+        rendered = [self.render(sample) for sample in own]
         features = self._passes.features(rendered) if self.feature_cache is not None else []
         watch.lap("images")
-        answers = [self.answer_ids(sample, one) for sample, one in zip(samples, rendered, strict=True)]
+        answers = [self.answer_ids(sample, one) for sample, one in zip(own, rendered, strict=True)]
         rows = pack_answers(rendered, answers, microbatch_tokens=self.microbatch_tokens)
         watch.lap("pack")
         rate = self.learning_rate_at(number)
         set_learning_rate(self.optimizer, rate)
         self.policy.train()
-        num_answer_tokens = sum(map(len, answers))
+        totals = self.ranks.sums(
+            {
+                "answer_tokens": sum(map(len, answers)),
+                "num_tokens": sum(len(one.row.token_ids) for one in rows),
+            }
+        )
+        num_idle = int(self.ranks.largest(len(rows))) - len(rows) if self.is_sharded else 0
+        weights = [1.0] * len(rows) + [0.0] * num_idle
         loss = 0.0
-        for one in rows:
+        for one, weight in zip([*rows, *[rows[-1]] * num_idle], weights, strict=True):
             logprobs = self._passes.logprobs(
                 one.row, [rendered[i] for i in one.members], [features[i] for i in one.members if features]
             )
-            part = -logprobs.sum() / num_answer_tokens
-            loss += require_finite("loss", part.item(), number)
+            part = -logprobs.sum() / totals["answer_tokens"] * weight
+            loss += part.item()
             part.backward()
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
-        norm_value = require_finite("gradient norm", norm.item(), number)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = require_finite("loss", self.ranks.sums({"loss": loss})["loss"], number)
+        norm = update_weights(self.optimizer, max_grad_norm=self.max_grad_norm, ranks=self.ranks, step=number)
         watch.lap("update")
         return StepReport(
             metrics={
                 "step": number,
                 "loss": loss,
-                "answer_tokens": num_answer_tokens / len(samples),
-                "num_tokens": sum(len(one.row.token_ids) for one in rows),
-                "grad_norm": norm_value,
+                "answer_tokens": totals["answer_tokens"] / len(samples),
+                "num_tokens": int(totals["num_tokens"]),
+                "grad_norm": norm,
                 "learning_rate": rate,
             },
             timings=watch.seconds,

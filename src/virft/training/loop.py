@@ -15,6 +15,7 @@ from torch import nn
 from virft.errors import RunStopped
 from virft.training.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
 from virft.training.progress import Progress, step_line
+from virft.training.ranks import Ranks
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
 from virft.training.step import StepReport
 from virft.training.trackers import Trackers
@@ -80,6 +81,7 @@ def run_training(
     look_at: LookAt | None = None,
     keep_best: Callable[[], None] | None = None,
     trackers: Trackers | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Trains until ``num_steps``, going on from the latest checkpoint in the run folder if there is one.
 
@@ -88,7 +90,10 @@ def run_training(
     validations without that, training ends. ``trackers`` are told what the logs get; ending them is the caller's.
 
     Ctrl-C ends the run after the step in hand, saves it and raises ``RunStopped``; a second one stops at once.
+
+    With several processes (``ranks``) all run this, and end together; ``run`` and ``say`` are silent in all but one.
     """
+    ranks = ranks or Ranks()
     folder = run.folder / "checkpoints"
     state = TrainingState(num_steps=0)
     if found := checkpoints(folder):
@@ -96,6 +101,7 @@ def run_training(
         say(f"going on after step {state.num_steps}")
     num_told = 1 + max((record["step"] for record in run.records(METRICS)), default=-1)
     run.cut_logs(state.num_steps)
+    ranks.wait()
     progress = Progress(settings.num_steps, done=state.num_steps)
     best = _Best()
     for record in run.records(METRICS):
@@ -114,6 +120,7 @@ def run_training(
             optimizer=trainer.optimizer,
             state=TrainingState(num_steps=num_steps),
             keep=settings.keep_checkpoints,
+            ranks=ranks,
         )
 
     def look_into(record_step: int, num_steps: int) -> bool:
@@ -156,11 +163,12 @@ def run_training(
             if done % settings.log_every == 0 or last:
                 seconds = sum(report.timings.values())
                 say(step_line(report.metrics, num_steps=settings.num_steps, seconds=seconds, rest=progress.tell(done)))
-            if last or stop or (settings.save_every and done % settings.save_every == 0):
+            is_stopped = ranks.largest(bool(stop)) > 0  # a signal may reach one process a step before another
+            if last or is_stopped or (settings.save_every and done % settings.save_every == 0):
                 save(done)
             if last:
                 return
-            if stop:
+            if is_stopped:
                 raise RunStopped(f"stopped after step {done}; go on with --resume")
 
 

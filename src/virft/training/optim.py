@@ -9,6 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from virft.training.guards import require_finite
+from virft.training.ranks import Ranks, whole_tensor
 
 Schedule = Literal["linear", "constant", "cosine"]
 
@@ -48,11 +52,22 @@ class _AdamWFastRows(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """As AdamW's."""
-        table, rows = self._fast.table, self._fast.rows.to(self._fast.table.device)
+        table, rows = _own_rows(self._fast.table, self._fast.rows)
         before = table[rows]
         result = super().step(closure)
         table[rows] = before + self._fast.scale * (table[rows] - before)
         return result
+
+
+def _own_rows(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a table and rows of it, what this process has: all, or a shard and where those rows stand in it."""
+    rows = rows.to(table.device)
+    if not isinstance(table, DTensor):
+        return table, rows
+    # a shard is a chunk of rows; the last ones may be shorter
+    start = table.device_mesh.get_local_rank() * -(-len(table) // table.device_mesh.size())
+    shard = table.to_local()
+    return shard, rows[(start <= rows) & (rows < start + len(shard))] - start
 
 
 def make_optimizer(
@@ -70,3 +85,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The rate of the next step, in every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def update_weights(optimizer: torch.optim.Optimizer, *, max_grad_norm: float, ranks: Ranks, step: int) -> float:
+    """One step down the sum of all processes' gradients; the norm of it, before it was scaled to ``max_grad_norm``."""
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    ranks.sum_gradients(trained)
+    norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)
+    value = require_finite("gradient norm", whole_tensor(norm).item(), step)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return value

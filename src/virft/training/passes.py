@@ -18,9 +18,13 @@ from virft.models.vision import FeatureCache, ImageFeatures
 
 @dataclass(kw_only=True)
 class Passes:
-    """``cache``: set if the vision tower is frozen, so each image is encoded once a run. ``autocast``: None for off."""
+    """``cache``: set if the vision tower is frozen, so each image is encoded once a run. ``autocast``: None for off.
+
+    ``encoder``: what encodes images without gradient, if not the policy.
+    """
 
     policy: Policy
+    encoder: Policy | None = None
     cache: FeatureCache | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: Callable[[], AbstractContextManager[Any]] | None = None
@@ -58,7 +62,7 @@ class Passes:
 
         def encode(prompts: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
             with self.precision():
-                return self.policy.encode_images([one.vision.to(self.device) for one in prompts])
+                return (self.encoder or self.policy).encode_images([one.vision.to(self.device) for one in prompts])
 
         def kept(one: RenderedPrompt, cache: FeatureCache) -> ImageFeatures:
             key = tuple((image.path, image.resized) for image in one.prompt.images)

@@ -21,10 +21,24 @@ METRICS, ROLLOUTS, TIMINGS = "metrics.jsonl", "rollouts.jsonl", "timings.jsonl"
 
 
 class RunFolder:
-    """Where a run writes. ``metrics`` and ``rollouts`` hold deterministic values only: equal runs make equal files."""
+    """Where a run writes. ``metrics`` and ``rollouts`` hold deterministic values only: equal runs make equal files.
 
-    def __init__(self, folder: Path) -> None:
+    Of several processes one writes; in the others ``writes`` is off, and they only read.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.folder = folder
+        self._writes = writes
+
+    @classmethod
+    def join(cls, config: Config) -> RunFolder:
+        """The folder that another process has opened; ``RunError`` if it cannot be seen from here."""
+        if not (Path(config.run.dir) / CONFIG).exists():
+            raise RunError(
+                f"{config.run.dir}: the first process has opened it, but it is not there on the machine of this one; "
+                "expected run.dir on a file system that all machines share"
+            )
+        return cls(Path(config.run.dir), writes=False)
 
     @classmethod
     def open(cls, config: Config, *, resume: bool, card: Mapping[str, Any]) -> RunFolder:
@@ -40,6 +54,8 @@ class RunFolder:
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """One JSON line; a record without spaces, keys in the order given."""
+        if not self._writes:
+            return
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
 
@@ -49,7 +65,7 @@ class RunFolder:
 
     def cut_logs(self, num_steps: int) -> None:
         """Drop the lines of steps from ``num_steps`` on, which a resumed run will do again."""
-        for name in (METRICS, ROLLOUTS, TIMINGS):
+        for name in (METRICS, ROLLOUTS, TIMINGS) if self._writes else ():
             path = self.folder / name
             if not path.exists():
                 continue
@@ -102,8 +118,10 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def run_card(*, trainer: str, commit: str | None, data_hash: str, model: str, **facts: Any) -> dict[str, Any]:
-    """Where a run came from: command, commit, versions, machine, data, and further ``facts``."""
+def run_card(
+    *, trainer: str, commit: str | None, data_hash: str, model: str, num_processes: int = 1, **facts: Any
+) -> dict[str, Any]:
+    """Where a run came from: command, commit, versions, machine, number of processes, data, and further ``facts``."""
     return {
         "schema_version": SCHEMA_VERSION,
         "trainer": trainer,
@@ -113,6 +131,7 @@ def run_card(*, trainer: str, commit: str | None, data_hash: str, model: str, **
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "numpy", "tokenizers")},
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "num_processes": num_processes,
         "model": model,
         "data_hash": data_hash,
         **facts,

@@ -119,3 +119,15 @@ def test_a_line_that_holds_other_line_breaks_or_was_cut_in_a_character_breaks_no
     assert [record["text"] for record in run.records(ROLLOUTS)] == ["a\u2028b\x85c", "d"]
     run.cut_logs(1)
     assert [record["text"] for record in run.records(ROLLOUTS)] == ["a\u2028b\x85c"]
+
+
+def test_other_processes_read_but_do_not_write(tmp_path: Path) -> None:
+    settings = Config(data=DataConfig(train="d"), run=RunConfig(dir=str(tmp_path / "r")))
+    with pytest.raises(RunError, match=r"expected run\.dir on a file system that all machines share"):
+        RunFolder.join(settings)
+    first = RunFolder.open(settings, resume=False, card={"data_hash": "0", "trainer": "grpo"})
+    first.append(METRICS, {"step": 0})
+    second = RunFolder.join(settings)
+    second.append(METRICS, {"step": 1})
+    second.cut_logs(0)
+    assert second.records(METRICS) == [{"step": 0}]

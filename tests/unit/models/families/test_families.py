@@ -13,11 +13,11 @@ from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
 from virft.answers import render_detection, render_grounding
 from virft.boxes import BoxSpace
 from virft.errors import ModelError
-from virft.grpo.rollout import Grader
+from virft.grading import Grader
 from virft.models.families import FAMILIES, family_of
 from virft.prompts import question_of
 from virft.rewards.combine import RewardRule
-from virft.types import ImageRef, ImageSize, Prompt, RewardContext, TaskName
+from virft.types import ImageSize, RewardContext, TaskName
 
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(560, 420)
 
@@ -82,9 +82,8 @@ def reward(text: str, task: TaskName, target: object, model_type: str) -> float:
     """What the robust reward pays for a text in the family's box space."""
     space = family_of(model_type).box_space
     asked = sample(target, task=task, size=ORIGINAL)  # type: ignore[arg-type]
-    seen = ImageRef(path=asked.images[0], original=ORIGINAL, resized=RESIZED)
-    prompt = Prompt(sample_id=asked.id, text="", token_ids=(), images=(seen,))
-    report = Grader(rule=RewardRule(), thinking=False, box_space=space).grade(text, asked, prompt, RewardContext())
+    grader = Grader(rule=RewardRule(), thinking=False, box_space=space)
+    report = grader.grade(text, asked, resized=RESIZED, context=RewardContext())
     return report.parts["iou" if task is TaskName.DETECTION else "giou"]
 
 

@@ -1,0 +1,89 @@
+"""Whole runs by ``accelerate launch``: two processes train, log, save, stop and go on as one does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runs import LAUNCHER, files, launch, log, one_thread, virft, write_config
+
+THREE = ("grpo.prompts_per_step=3",)  # two of them are the first process's
+
+
+def begin(folder: Path, data: Path) -> Path:
+    folder.mkdir()
+    return write_config(folder, data)
+
+
+def assert_near(found: Path, expected: Path, *, atol: float) -> None:
+    """The metrics and the trained weights of two runs are nearly the same."""
+    for one, other in zip(log(found), log(expected), strict=True):
+        assert one == {key: pytest.approx(value, abs=1e-4, rel=1e-4) for key, value in other.items()}
+    step = sorted(path.name for path in (expected / "checkpoints").iterdir())[-1]
+    weights, others = (load_file(run / "checkpoints" / step / "trained.safetensors") for run in (found, expected))
+    torch.testing.assert_close(weights, others, atol=atol, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def alone(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert virft("grpo", write_config(folder, scenes / "train"), *THREE, "grpo.learning_rate=1e-4") == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_run_of_two_processes_is_that_of_one(scenes: Path, alone: Path, tmp_path: Path, strategy: str) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    done = launch("grpo", config, *THREE, "grpo.learning_rate=1e-4", f"parallel.strategy={strategy}")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    assert done.stdout.count("step 1/3") == done.stdout.count("the trained model: ") == 1, "one process prints"
+    assert json.loads((run / "card.json").read_text())["num_processes"] == 2
+    assert (run / "rollouts.jsonl").read_bytes() == (alone / "rollouts.jsonl").read_bytes()
+    # Adam moves a weight by up to the learning rate wherever a gradient is not 0, rounding too
+    assert_near(run, alone, atol=1e-4)
+    assert files(run / "model").keys() == files(alone / "model").keys()
+    assert virft("predict", run / "model", scenes / "test", tmp_path / "p", "--limit", "2") == 0
+
+
+def test_ctrl_c_reaches_all_and_one_process_may_go_on(scenes: Path, tmp_path: Path) -> None:
+    adapters = ("model.train=lora", "parallel.strategy=fsdp2", "grpo.steps=6", f"data.validation={scenes / 'test'}")
+    whole, cut = (begin(tmp_path / name, scenes / "train") for name in ("whole", "cut"))
+    assert virft("grpo", whole, *adapters) == 0
+    command = [sys.executable, *LAUNCHER, "-m", "virft", "grpo", str(cut), *adapters]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread()) as both:
+        assert both.stdout is not None and both.stderr is not None
+        for line in both.stdout:
+            if line.startswith("step 1/"):
+                both.send_signal(signal.SIGINT)
+        told = both.stderr.read()
+    run = tmp_path / "cut" / "run"
+    num_done = len([record for record in log(run) if "loss" in record])
+    assert 1 <= num_done < 6
+    assert told.count(f"virft: stopped after step {num_done}; go on with --resume") == 1
+    assert virft("grpo", cut, *adapters, "--resume") == 0
+    assert (run / "rollouts.jsonl").read_bytes() == (tmp_path / "whole" / "run" / "rollouts.jsonl").read_bytes()
+    assert_near(run, tmp_path / "whole" / "run", atol=1e-3)
+
+
+def test_supervised_runs_begun_by_two_go_on_by_two(scenes: Path, tmp_path: Path) -> None:
+    steps = ("sft.steps=4", "sft.samples_per_step=3", "run.save_every=2", "parallel.strategy=fsdp2")
+    whole, cut = (begin(tmp_path / name, scenes / "train") for name in ("whole", "cut"))
+    assert virft("sft", whole, *steps) == 0
+    assert launch("sft", cut, *steps).returncode == 0
+    run = tmp_path / "cut" / "run"
+    for file in (run / "checkpoints" / "step_000004").iterdir():
+        file.unlink()
+    (run / "checkpoints" / "step_000004").rmdir()
+    done = launch("sft", cut, *steps, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("going on after step 2") == 1
+    assert_near(run, tmp_path / "whole" / "run", atol=1e-5)

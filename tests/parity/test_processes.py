@@ -1,0 +1,101 @@
+"""Two processes with half of the groups each do what one process does: loss, gradients, weights, metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+
+from process_cases import CASES, CPU, STRATEGIES, Case, checkpointed, outcome, run_process
+from virft.training.ranks import Ranks
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes, connected by gloo, have left what came of every case."""
+    out = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(run_process, args=(str(out / "meeting"), str(out)), nprocs=2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{index}.pt", weights_only=False) for index in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, Any]]:
+    """The same cases by this process."""
+    return {name: outcome(case, "ddp", Ranks()) for name, case in CASES.items()}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_does(name: str, strategy: str, both: Any, alone: Any) -> None:
+    expected = alone[name]
+    for found in (one[f"{strategy}: {name}"] for one in both):
+        assert found["metrics"].keys() == expected["metrics"].keys()
+        for key, value in expected["metrics"].items():
+            assert found["metrics"][key] == pytest.approx(value, abs=TOLERANCE, rel=1e-5), key
+        assert found["shown"] == expected["shown"]
+        assert len(found["gradients"]) == len(expected["gradients"])
+        for key in ("gradients", "weights"):
+            torch.testing.assert_close(found[key], expected[key], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_cases_say_something(name: str, alone: Any) -> None:
+    # 55 weights of Qwen2-VL, the fewest; 21 matrices with two adapters each
+    clear = sum(bool(one.abs().max() > 100 * TOLERANCE) for step in alone[name]["gradients"][:1] for one in step)
+    least = {"nothing to learn": 0, "adapters": 42}.get(name, 20)
+    assert clear >= least
+    assert (clear == 0) is (name == "nothing to learn")
+
+
+def test_a_process_with_other_groups_would_be_seen(alone: Any) -> None:
+    # the same comparison fails when the second process's groups are left out: it can fail
+    half = outcome(Case(rewards=CASES["two groups"].rewards[:1]), "ddp", Ranks())
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(half["gradients"], alone["two groups"]["gradients"], atol=TOLERANCE, rtol=0)
+
+
+def test_groups_come_back_in_the_order_of_the_batch(both: Any) -> None:
+    assert [one["gathered"] for one in both] == [list("abcde")] * 2
+
+
+def test_the_gathered_copy_samples_as_the_model_and_is_empty_afterwards(both: Any) -> None:
+    for one in both:
+        found = one["copies"]
+        assert torch.equal(found["found"], found["expected"])
+        assert found["dtypes"] == {"torch.bfloat16", "torch.float32"}
+        assert found["left"] == 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_checkpoint_of_two_processes_is_that_of_one(strategy: str, both: Any, folder: Path, tmp_path: Path) -> None:
+    expected = checkpointed(tmp_path, Ranks(), strategy=strategy, resume=False)
+    for one in both:
+        for state in ("whole", "resumed"):
+            torch.testing.assert_close(one[f"{strategy}: {state}"], expected, atol=1e-7, rtol=0)
+    # one process goes on from what two have saved
+    torch.testing.assert_close(
+        checkpointed(folder / strategy, Ranks(), strategy=strategy, resume=True), expected, atol=1e-7, rtol=0
+    )
+
+
+def test_other_weights_in_another_process_are_refused(both: Any) -> None:
+    told = "RunError: the processes would begin with different weights; expected the same files of the model on every"
+    assert all(one["unequal"].startswith(told) for one in both)
+
+
+def test_a_process_alone_sends_nothing() -> None:
+    ranks = Ranks(device=CPU)
+    assert (ranks.sums({"a": 1.5}), ranks.largest(2.0), ranks.gather("ab")) == ({"a": 1.5}, 2.0, ["a", "b"])
+    weight = torch.nn.Parameter(torch.ones(1))
+    ranks.sum_gradients([weight])
+    assert weight.grad is None

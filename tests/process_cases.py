@@ -1,0 +1,301 @@
+"""Steps of tiny models that one process, or two together, can do; what came of each is kept to be compared.
+
+Run by two processes at once, all cases in a row: starting processes takes longer than the cases.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from factories import reading, sample
+from plain_computation import RULES, make_groups
+from tiny_models import tiny_model
+from virft.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.models.families import family_of
+from virft.models.generator import EncodedPrompt, GenerationParams
+from virft.models.hf_generator import HFGenerator
+from virft.models.load import LoadedModel, prepare_attention
+from virft.models.logprobs import Policy
+from virft.models.renderer import RenderedPrompt
+from virft.models.sharding import shard
+from virft.models.vision import FeatureCache
+from virft.sft.trainer import SFTTrainer
+from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from virft.training.optim import FastRows, make_optimizer, set_learning_rate
+from virft.training.ranks import Ranks, whole_tensor
+from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSize, Prompt, RewardReport
+
+CPU = torch.device("cpu")
+STRATEGIES = ("ddp", "fsdp2")
+SPREAD, EQUAL = (0.2, 1.7, 0.4, 0.9), (1.0, 1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A step. ``rewards``: of each group; with two processes the first and third are the first one's."""
+
+    model_type: str = "qwen2_vl"
+    rewards: Sequence[Sequence[float]] = (SPREAD, SPREAD[::-1])
+    lora: bool = False
+    frozen_vision: bool = False
+    supervised: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "two groups": Case(settings={"loss": "token_mean"}),
+    "Qwen3-VL": Case(model_type="qwen3_vl"),
+    # groups of 14 + 12 and 22 + 20 tokens: a row in the first process, three in the second
+    "more rows in the second": Case(settings={"microbatch_tokens": 30}),
+    "nothing to learn in the second": Case(rewards=(SPREAD, EQUAL), settings={"kl_coef": 0.0}),
+    "nothing to learn in the first": Case(rewards=(EQUAL, SPREAD), settings={"kl_coef": 0.0, "microbatch_tokens": 30}),
+    "nothing to learn": Case(rewards=(EQUAL, EQUAL), settings={"kl_coef": 0.0}),
+    "three groups": Case(rewards=(SPREAD, EQUAL, SPREAD[::-1])),
+    "adapters": Case(lora=True, frozen_vision=True),
+    "frozen tower": Case(frozen_vision=True),
+    "clipped twice": Case(settings={"updates_per_batch": 2, "max_grad_norm": 0.2}),
+    "supervised": Case(supervised=True, rewards=(SPREAD,) * 3),
+    "supervised, more rows in the first": Case(
+        supervised=True, rewards=(SPREAD,) * 3, frozen_vision=True, settings={"microbatch_tokens": 1}
+    ),
+}
+
+
+class Descent(torch.optim.SGD):
+    """Plain descent that keeps the gradients it was given. Adam would blow rounding up where they are near 0."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        super().__init__([one for one in parameters if one.requires_grad], lr=0.0)
+        self.seen: list[list[torch.Tensor]] = []
+
+    def step(self, closure: Any = None) -> Any:
+        found = [one.grad for group in self.param_groups for one in group["params"]]
+        self.seen.append([whole_tensor(one).clone() if one is not None else torch.zeros(()) for one in found])
+        return super().step(closure)
+
+
+class Replay:
+    """A generator that "samples" what the groups hold."""
+
+    def __init__(self, groups: Any) -> None:
+        self._groups = groups
+
+    def generate(self, prompts: Sequence[EncodedPrompt], *_: Any) -> list[list[Completion]]:
+        return [self._completions(int(one.prompt.sample_id)) for one in prompts]
+
+    def _completions(self, number: int) -> list[Completion]:
+        return [
+            Completion(
+                token_ids=tuple(tokens),
+                token_ends=(0,) * len(tokens),
+                sampler_logprobs=(-1.0 - i,) * len(tokens),
+                text=f"{number} {i}",
+                finish_reason=FinishReason.STOP,
+            )
+            for i, tokens in enumerate(self._groups[number][2])
+        ]
+
+
+class Table:
+    """A grader that pays what the case says."""
+
+    def __init__(self, rewards: Sequence[Sequence[float]]) -> None:
+        self._rewards = rewards
+
+    def grade(self, text: str, *_: Any, **__: Any) -> RewardReport:
+        g, i = map(int, text.split())
+        return RewardReport(total=self._rewards[g][i], parts={}, reading=reading(Detections()))
+
+
+def render(policy: Policy, groups: Any, asked: Any) -> RenderedPrompt:
+    ids, vision, _ = groups[int(asked.id)]
+    image = ImageRef(path=asked.id, original=ImageSize(1, 1), resized=ImageSize(1, 1))
+    return RenderedPrompt(
+        prompt=Prompt(sample_id=asked.id, text="", token_ids=tuple(ids), images=(image,)),
+        vision=vision,
+        positions=policy.family.prompt_positions(policy.model, torch.tensor(ids), vision),
+    )
+
+
+def load(case: Case) -> LoadedModel:
+    """The same weights in every process."""
+    model: Any = tiny_model(case.model_type)
+    family = family_of(case.model_type)
+    prepare_attention(model, family)
+    loaded = LoadedModel(model=model, tokenizer=None, image_processor=None, family=family, folder=None, card={})
+    if case.lora:
+        loaded.add_lora(4, 8)
+        generator = torch.Generator().manual_seed(9)
+        with torch.no_grad():
+            for name, one in loaded.model.named_parameters():
+                if "lora_" in name:
+                    one.normal_(0, 0.1, generator=generator)
+    elif case.frozen_vision:
+        loaded.freeze_vision()
+    return loaded
+
+
+def spread(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> Policy | None:
+    """As ``virft.assembly`` does it: the sampler, if there is one of its own."""
+    if ranks.count == 1 or strategy == "ddp":
+        return None
+    loaded.add_copy(CPU, linear_dtype=None)
+    assert loaded.copied is not None
+    shard(policy, CPU, ranks.count, whole=loaded.copied.shared)
+    return Policy(loaded.copy().model, loaded.family, RULES)
+
+
+def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
+    """Metrics, gradients of every update, and the weights after a step."""
+    loaded = load(case)
+    policy = Policy(loaded.model, loaded.family, RULES)
+    groups = [*make_groups(policy.config), *make_groups(policy.config, 1)][: len(case.rewards)]
+    settings: dict[str, Any] = {
+        "group_size": 4,
+        "kl_coef": 0.3,
+        "loss": "sequence_mean",
+        "scale_by_std": True,
+        "updates_per_batch": 1,
+        "clip_range": 0.2,
+        "max_grad_norm": 1e9,
+        "microbatch_tokens": 1000,
+    } | case.settings
+    reference = None
+    if settings["kl_coef"] and not case.lora and not case.supervised:
+        reference = copy.deepcopy(policy).requires_grad_(False)
+        with torch.no_grad():
+            for one in reference.parameters():
+                one += 0.02 * torch.randn(one.shape, generator=torch.Generator().manual_seed(one.numel()))
+    sampler = spread(loaded, policy, ranks, strategy)
+    if reference is not None and sampler is not None:
+        shard(reference, CPU, ranks.count)
+    optimizer = Descent(list(policy.parameters()))
+    common: dict[str, Any] = {
+        "policy": policy,
+        "render": partial(render, policy, groups),
+        "optimizer": optimizer,
+        "learning_rate_at": lambda step: 0.1,
+        "feature_cache": FeatureCache() if case.frozen_vision else None,
+        "ranks": ranks,
+    }
+    trainer: Any
+    if case.supervised:
+        trainer = SFTTrainer(
+            answer_ids=lambda asked, _: groups[int(asked.id)][2][0],
+            max_grad_norm=settings["max_grad_norm"],
+            microbatch_tokens=settings["microbatch_tokens"],
+            is_sharded=sampler is not None,
+            **common,
+        )
+    else:
+        trainer = GRPOTrainer(
+            generator=Replay(groups),
+            grader=Table(case.rewards),
+            settings=GRPOSettings(**settings),
+            params=GenerationParams(max_completion_tokens=12),
+            num_steps=4,
+            seed=0,
+            reference=reference,
+            reference_mode=loaded.adapters_disabled if case.lora else None,
+            sampler=sampler,
+            sampling_mode=loaded.whole if sampler is not None else None,
+            **common,
+        )
+    report = trainer.step(1, [sample(id=str(number)) for number in range(len(groups))])
+    return {
+        "metrics": dict(report.metrics),
+        "shown": report.shown,
+        "gradients": optimizer.seen,
+        "weights": [whole_tensor(one.data).clone() for one in policy.parameters()],
+    }
+
+
+def copies(ranks: Ranks) -> dict[str, Any]:
+    """What the gathered copy samples from, and the model itself, in bfloat16; and the copy when it is not needed."""
+    loaded = load(Case())
+    policy = Policy(loaded.model, loaded.family, RULES)
+    prompt, vision, _ = make_groups(policy.config)[ranks.index]
+    with torch.no_grad():
+        (features,) = policy.encode_images([vision])
+    positions = loaded.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
+    one = EncodedPrompt(
+        prompt=Prompt(sample_id="0", text="", token_ids=tuple(prompt), images=()),
+        positions=positions,
+        features=features,
+    )
+
+    def first_tokens(policy: Policy) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return HFGenerator(policy, None).prefill([one], 1, 4)[1]
+
+    expected = first_tokens(policy)
+    loaded.add_copy(CPU, linear_dtype=torch.bfloat16)
+    shard(policy, CPU, ranks.count)
+    with loaded.whole() as whole:
+        found = first_tokens(Policy(whole.model, whole.family, RULES))
+        dtypes = {str(parameter.dtype) for parameter in whole.model.parameters()}
+    left = sum(parameter.numel() for parameter in loaded.copy().model.parameters())
+    return {"expected": expected, "found": found, "dtypes": dtypes, "left": left}
+
+
+def checkpointed(folder: Path, ranks: Ranks, *, strategy: str, resume: bool) -> list[torch.Tensor]:
+    """Weights after two steps of Adam, saved after the first; with ``resume``, of a second model that goes on."""
+    loaded = load(Case())
+    policy = Policy(loaded.model, loaded.family, RULES)
+    spread(loaded, policy, ranks, strategy)
+    # rows of both halves of the table, so of both processes' shards
+    fast = FastRows(policy.model.get_input_embeddings().weight, torch.tensor([0, 47, 48, 95]), 5.0)
+    optimizer = make_optimizer(policy.parameters(), weight_decay=0.0, fast=fast)
+    set_learning_rate(optimizer, 0.01)
+    first = 0
+    if resume:
+        with torch.no_grad():
+            for one in policy.parameters():
+                one.zero_()
+        first = load_checkpoint(folder / "step_000001", module=policy, optimizer=optimizer).num_steps
+    for number in range(first, 2):
+        for at, one in enumerate(policy.parameters()):
+            generator = torch.Generator().manual_seed(1000 * number + at)
+            full = torch.randn(whole_tensor(one.data).shape, generator=generator)
+            one.grad = shard_of(one, full)
+        optimizer.step()
+        if number == 0:
+            state = TrainingState(num_steps=1)
+            save_checkpoint(folder, module=policy, optimizer=optimizer, state=state, keep=1, ranks=ranks)
+    return [whole_tensor(one.data).clone() for one in policy.parameters()]
+
+
+def shard_of(one: Any, full: torch.Tensor) -> Any:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    return distribute_tensor(full, one.device_mesh, one.placements) if isinstance(one, DTensor) else full
+
+
+def run_process(index: int, meeting: str, out: str) -> None:
+    """What each of the two processes does: every case, by every strategy."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=2)
+    ranks = Ranks(index=index, count=2)
+    found: dict[str, Any] = {
+        f"{strategy}: {name}": outcome(case, strategy, ranks) for strategy in STRATEGIES for name, case in CASES.items()
+    }
+    found["copies"] = copies(ranks)
+    for strategy in STRATEGIES:
+        for resume in (False, True):
+            weights = checkpointed(Path(out) / strategy, ranks, strategy=strategy, resume=resume)
+            found[f"{strategy}: {'resumed' if resume else 'whole'}"] = weights
+    found["gathered"] = ranks.gather(ranks.share("abcde"))
+    try:
+        ranks.require_equal([torch.nn.Parameter(torch.ones(2) * index)])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test says what it should be
+        found["unequal"] = f"{type(error).__name__}: {error}"
+    torch.save(found, Path(out) / f"{index}.pt")
+    dist.destroy_process_group()
