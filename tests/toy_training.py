@@ -54,6 +54,7 @@ class ToyGenerator:
     def __init__(self, policy: ToyPolicy, *, equal: bool = False) -> None:
         self.calls: list[list[str]] = []
         self.keys: list[StepKey] = []
+        self.num_updates = 0
         self._policy = policy
         self._equal = equal
 
@@ -65,6 +66,12 @@ class ToyGenerator:
         chances = torch.log_softmax(self._policy.weight.detach(), -1).tolist()
         right, wrong = (completion([t], logprobs=[chances[t]], text=s) for t, s in ((1, RIGHT), (2, WRONG)))
         return [[right if g % 2 or self._equal else wrong for g in range(group_size)] for _ in prompts]
+
+    def update(self) -> None:
+        self.num_updates += 1
+
+    def close(self) -> None:
+        pass
 
 
 def render(one: Sample) -> RenderedPrompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from virft.assembly import (
     make_sft_trainer,
     make_trackers,
     make_trainer,
+    require_engine,
     require_rationales,
     source_commit,
     validator,
@@ -41,6 +43,8 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     Nothing is written before all that can be refused was looked at.
     """
     require_installed(config.run.trackers)
+    if trainer == "grpo":
+        require_engine(config)
     data = training_data(config, trainer)
     require_free(config, resume=resume, data_hash=data.hash, trainer=trainer)
     data.check()
@@ -49,21 +53,21 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     loaded = load_for_training(config)
     names = (sample.query for sample in data)
     make: Callable[..., Trainer] = make_trainer if trainer == "grpo" else make_sft_trainer
-    made = make(config, loaded, names)
-    validate = validator(config, loaded)
-    card = run_card(trainer=trainer, commit=source_commit(), data_hash=data.hash, model=config.model.path)
-    run = RunFolder.open(config, resume=resume, card=card)
-    with make_trackers(config, run.folder) as trackers:
-        run_training(
-            made,
-            data.batch,
-            run,
-            loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
-            say=say,
-            validate=validate,
-            look_at=make_look_at(config),
-            keep_best=partial(loaded.save, run.folder / BEST) if config.run.keep_best else None,
-            trackers=trackers,
-        )
+    with closing(make(config, loaded, names)) as made:
+        validate = validator(config, loaded)
+        card = run_card(trainer=trainer, commit=source_commit(), data_hash=data.hash, model=config.model.path)
+        run = RunFolder.open(config, resume=resume, card=card)
+        with make_trackers(config, run.folder) as trackers:
+            run_training(
+                made,
+                data.batch,
+                run,
+                loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
+                say=say,
+                validate=validate,
+                look_at=make_look_at(config),
+                keep_best=partial(loaded.save, run.folder / BEST) if config.run.keep_best else None,
+                trackers=trackers,
+            )
     loaded.save(run.folder / MODEL)
     return run.folder / MODEL

@@ -103,6 +103,11 @@ class LoadedModel:
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 
+    def save_description(self, folder: Path) -> None:
+        """All but the weights into an existing folder: the model's configuration, tokenizer and processor files."""
+        self.model.config.save_pretrained(folder)
+        self._save_companions(folder)
+
     def _save_companions(self, folder: Path) -> None:
         if self.folder is None:
             self.tokenizer.save_pretrained(folder)

@@ -80,3 +80,6 @@ class SFTTrainer:
             },
             timings=watch.seconds,
         )
+
+    def close(self) -> None:
+        """Nothing is held."""
