@@ -1,6 +1,7 @@
 # make demo    the built-in model learns to detect new classes, in minutes, on a CPU
 # make test    every test
 # make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
+# make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
 # make check   style, types, import directions, and every test
 # Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
 
@@ -17,7 +18,10 @@ INSTALLED := .venv/.installed
 APP := .venv-app
 APP_INSTALLED := $(APP)/.installed
 
-.PHONY: demo test test-app check install
+VLLM := .venv-vllm
+VLLM_INSTALLED := $(VLLM)/.installed
+
+.PHONY: demo test test-app test-vllm check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -30,6 +34,10 @@ test: $(INSTALLED)
 test-app: $(APP_INSTALLED)
 	@command -v chromium >/dev/null || { echo "test-app: no chromium here; expected it on the PATH"; exit 1; }
 	$(APP)/bin/python -m pytest -m browser tests/e2e/test_app.py
+
+# A place of its own: vLLM fixes the versions of a hundred packages. One engine at a time, so one process.
+test-vllm: $(VLLM_INSTALLED)
+	$(VLLM)/bin/python -m pytest -m vllm tests/on_vllm
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -52,4 +60,13 @@ $(APP_INSTALLED): pyproject.toml constraints.txt constraints-app.txt
 	grep -v "^pillow==" constraints.txt | cat - constraints-app.txt > $(APP)/constraints.txt
 	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt torch==2.13.0
 	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt -e ".[dev,browser]"
+	touch $@
+
+$(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt scripts/declare_torchvision.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	grep -vE "^(numpy|protobuf|setuptools)==" constraints.txt | cat - constraints-vllm.txt > $(VLLM)/constraints.txt
+	$(VLLM)/bin/python -m pip install $(PIP_ARGS) -c $(VLLM)/constraints.txt torch==2.13.0
+	$(VLLM)/bin/python -m pip install $(PIP_ARGS) --no-deps -r constraints-vllm.txt
+	$(VLLM)/bin/python -m pip install $(PIP_ARGS) -c $(VLLM)/constraints.txt -e ".[dev]"
+	$(VLLM)/bin/python scripts/declare_torchvision.py
 	touch $@

@@ -158,6 +158,7 @@ class VLLMEngine:
         """Weights by the names that transformers gives them; all parts of a layer at once. Caches are emptied."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self._llm.reset_mm_cache()
+        self._llm.llm_engine.reset_encoder_cache()  # else the scheduler relies on features that the worker forgot
         assert self._llm.reset_prefix_cache(), "vLLM kept the cache of other weights"
 
     def sleep(self) -> None:

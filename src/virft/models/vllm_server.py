@@ -48,7 +48,7 @@ class ServedEngine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=engine_environment(os.environ, on_cpu=settings.on_cpu),
+                env=engine_environment(os.environ, on_cpu=settings.on_cpu) | {"TMPDIR": self._folder.name},
             )
         theirs.close()  # ours would keep the pipe open when the engine has ended
         try:
@@ -141,3 +141,4 @@ def serve(pipe: Connection) -> None:
 
 if __name__ == "__main__":
     serve(Connection(int(sys.argv[1])))
+    os._exit(0)  # the libraries take many seconds to clean up what ends with the process anyway
