@@ -105,7 +105,9 @@ class LoadedModel:
 
     def save_description(self, folder: Path) -> None:
         """All but the weights into an existing folder: the model's configuration, tokenizer and processor files."""
-        self.model.config.save_pretrained(folder)
+        config = copy.deepcopy(self.model.config)
+        config.architectures = [type(self.model).__name__]  # else only a saved model says what it is
+        config.save_pretrained(folder)
         self._save_companions(folder)
 
     def _save_companions(self, folder: Path) -> None:
