@@ -17,11 +17,14 @@ _BASE = ".base_layer."
 def engine_weights(loaded: LoadedModel, dtype: torch.dtype, *, only_trained: bool) -> Iterator[tuple[str, Tensor]]:
     """Names as transformers has them without adapters, and tensors of ``dtype`` without gradient.
 
-    Not those of the vision tower: images are given as features. ``only_trained``: those that training changes. Of a
-    layer with adapters the bias comes too: engines put several such layers into one, which must come as a whole.
+    Not those of the vision tower: images are given as features. A weight that has two names comes twice: vLLM on a CPU
+    keeps a copy of the output layer in another layout, and one that is tied would not be made anew.
+
+    ``only_trained``: those that training changes. Of a layer with adapters the bias comes too: engines put several such
+    layers into one, which must come as a whole.
     """
     model = loaded.model
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         if name.startswith(f"{loaded.family.vision_module}.") or ".lora_" in name:
             continue
         layer_name, is_adapted, _ = name.partition(_BASE)

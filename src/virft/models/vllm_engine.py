@@ -16,13 +16,17 @@ from torch import Tensor
 CPU_CACHE_BYTES = 1 << 30
 """Memory for keys and values on a CPU, where a share of all memory would be too much."""
 
+_MOST_IMAGES = 64
+"""Images of a prompt, where vLLM wants to know."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
     """``folder``: config, tokenizer and processor files; weights are given by ``Engine.load_weights``.
 
     ``dtype``: "float32" or "bfloat16". ``on_cpu``: fixed memory, nothing compiled. ``memory_frac``: share of an
-    accelerator's memory. ``sleeps``: whether that memory can be given back in between.
+    accelerator's memory. ``sleeps``: whether that memory can be given back in between. ``has_deep_features``: later
+    layers receive image features too.
     """
 
     folder: Path
@@ -30,6 +34,7 @@ class EngineSettings:
     on_cpu: bool
     memory_frac: float
     sleeps: bool
+    has_deep_features: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,9 +113,10 @@ class VLLMEngine:
             enable_sleep_mode=settings.sleeps,
             max_model_len=-1,  # what the memory allows, at most the model's own
             enable_prefix_caching=True,
-            # Images come as features: no encoder runs here, and nothing made by one is kept.
+            # Images come as features: no encoder runs here, and nothing made by one is kept. With a limit of 0 vLLM
+            # makes no encoder either, but then does not know deep features.
             enable_mm_embeds=True,
-            limit_mm_per_prompt={"image": 0, "video": 0},
+            limit_mm_per_prompt={"image": _MOST_IMAGES if settings.has_deep_features else 0, "video": 0},
             mm_processor_cache_gb=0,
             # By default log-probs are those of untouched logits, and a model's own top-k and top-p are applied.
             logprobs_mode="processed_logprobs",

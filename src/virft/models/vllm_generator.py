@@ -145,7 +145,12 @@ def start_vllm(
         loaded.save_description(Path(folder))
         engine = make(
             EngineSettings(
-                folder=Path(folder), dtype=dtype, on_cpu=on_cpu, memory_frac=memory_frac, sleeps=not is_served
+                folder=Path(folder),
+                dtype=dtype,
+                on_cpu=on_cpu,
+                memory_frac=memory_frac,
+                sleeps=not is_served,
+                has_deep_features=hasattr(loaded.model.config.vision_config, "deepstack_visual_indexes"),
             )
         )
     return VLLMGenerator(loaded, rules, engine=engine, dtype=getattr(torch, dtype), sleeps=not is_served)

@@ -65,7 +65,8 @@ class ServedEngine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Weights by the names that transformers gives them; all parts of a layer at once. Caches are emptied."""
         path = Path(self._folder.name) / "weights.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in weights}, path)
+        # Copies: safetensors writes no two names of one memory.
+        save_file({name: tensor.to("cpu", copy=True).contiguous() for name, tensor in weights}, path)
         self._call("load_weights", path)
         path.unlink()
 

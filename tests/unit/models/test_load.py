@@ -186,4 +186,6 @@ def test_the_description_of_a_model_made_in_memory_names_its_class(model_type: s
     tiny = load_model(TINY_NAME)
     model = tiny_model(model_type)
     wrap_model(model, tiny.tokenizer, tiny.image_processor).save_description(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model).__name__]
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["architectures"] == [type(model).__name__]
+    assert not described["tie_word_embeddings"]

@@ -115,6 +115,15 @@ def test_memory_is_fixed_on_a_cpu_and_a_share_elsewhere(made: list[fake_vllm.LLM
     assert not elsewhere["enforce_eager"]
 
 
+def test_an_encoder_is_made_only_where_deep_features_need_one(made: list[fake_vllm.LLM]) -> None:
+    VLLMEngine(settings())
+    VLLMEngine(settings(has_deep_features=True))
+    assert [one.settings["limit_mm_per_prompt"] for one in made] == [
+        {"image": 0, "video": 0},
+        {"image": 64, "video": 0},
+    ]
+
+
 def test_sleep_keeps_the_weights(made: list[fake_vllm.LLM]) -> None:
     engine = VLLMEngine(settings())
     engine.sleep()
@@ -138,7 +147,8 @@ def test_an_engine_in_a_process_of_its_own_answers_as_one_in_ours(
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
     served = ServedEngine(settings())
     assert started[0].poll() is None
-    served.load_weights([("a", torch.ones(2, dtype=torch.bfloat16))])
+    tied = torch.ones(2, dtype=torch.bfloat16)
+    served.load_weights([("a", tied), ("b", tied)])
     answers = served.generate([request()], SAMPLING)
     served.sleep()
     served.wake_up()

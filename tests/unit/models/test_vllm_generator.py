@@ -138,6 +138,12 @@ def test_weights_go_over_in_the_engines_precision_without_gradient(loaded: Loade
     assert not any(weight.requires_grad for weight in weights.values())
 
 
+def test_a_tied_output_layer_goes_over_by_both_names(loaded: LoadedModel) -> None:
+    loaded.model.lm_head.weight = loaded.model.get_input_embeddings().weight
+    weights = dict(engine_weights(loaded, torch.float32, only_trained=True))
+    assert weights["lm_head.weight"].equal(weights["model.language_model.embed_tokens.weight"])
+
+
 def test_the_engine_is_asked_as_the_policy_would_be(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
     engine = NotingEngine()
     generator(loaded, engine).generate([encoded], 3, PARAMS, KEY)
