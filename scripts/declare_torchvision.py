@@ -36,12 +36,13 @@ class DeclareFirst(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Copies this file into the environment of the Python that runs it, with a line that loads it at every start."""
+    """Copies this file into the environment of the Python that runs it, to be loaded at every start."""
     site = Path(sysconfig.get_paths()["purelib"])
     shutil.copyfile(__file__, site / "declare_torchvision.py")
-    line = "import sys, declare_torchvision; sys.meta_path.insert(0, declare_torchvision.DeclareFirst())\n"
-    (site / "declare_torchvision.pth").write_text(line)
+    (site / "declare_torchvision.pth").write_text("import declare_torchvision\n")
 
 
 if __name__ == "__main__":
     install()
+else:
+    sys.meta_path.insert(0, DeclareFirst())  # here, as start-up files may be read twice
