@@ -2,6 +2,7 @@
 # make test    every test
 # make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
 # make fuzz    every reader with whatever atheris finds, FUZZ_SECONDS each (60)
+# make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
 # make check   style, types, import directions, and every test
 # Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
 
@@ -19,7 +20,10 @@ INSTALLED := .venv/.installed
 APP := .venv-app
 APP_INSTALLED := $(APP)/.installed
 
-.PHONY: demo test test-app fuzz check install
+VLLM := .venv-vllm
+VLLM_INSTALLED := $(VLLM)/.installed
+
+.PHONY: demo test test-app test-vllm fuzz check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -38,6 +42,10 @@ fuzz: $(INSTALLED)
 	$(BIN)/python fuzz/guided.py answers -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python fuzz/guided.py configs -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python fuzz/guided.py lines -max_total_time=$(FUZZ_SECONDS)
+
+# A place of its own: vLLM fixes the versions of a hundred packages. One engine at a time, so one process.
+test-vllm: $(VLLM_INSTALLED)
+	$(VLLM)/bin/python -m pytest -m vllm tests/on_vllm
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -60,4 +68,13 @@ $(APP_INSTALLED): pyproject.toml constraints.txt constraints-app.txt
 	grep -v "^pillow==" constraints.txt | cat - constraints-app.txt > $(APP)/constraints.txt
 	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt torch==2.13.0
 	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt -e ".[dev,browser]"
+	touch $@
+
+$(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt scripts/declare_torchvision.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	grep -vE "^(numpy|protobuf|setuptools)==" constraints.txt | cat - constraints-vllm.txt > $(VLLM)/constraints.txt
+	$(VLLM)/bin/python -m pip install $(PIP_ARGS) -c $(VLLM)/constraints.txt torch==2.13.0
+	$(VLLM)/bin/python -m pip install $(PIP_ARGS) --no-deps -r constraints-vllm.txt
+	$(VLLM)/bin/python -m pip install $(PIP_ARGS) -c $(VLLM)/constraints.txt -e ".[dev]"
+	$(VLLM)/bin/python scripts/declare_torchvision.py
 	touch $@

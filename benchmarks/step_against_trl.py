@@ -105,6 +105,14 @@ class UnsharedGenerator:
         drawn = self._inner.generate(copies, 1, params, key)
         return [[only for (only,) in drawn[i * group_size : (i + 1) * group_size]] for i in range(len(prompts))]
 
+    def update(self) -> None:
+        """As ``Generator.update``."""
+        self._inner.update()
+
+    def close(self) -> None:
+        """As ``Generator.close``."""
+        self._inner.close()
+
 
 @dataclass(kw_only=True)
 class UnsharedPasses(Passes):

@@ -18,8 +18,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` or ``browser`` are skipped where there is none."""
-    for mark, missing in (("gpu", _without_gpu), ("browser", _without_browser)):
+    """Tests marked ``gpu``, ``browser`` or ``vllm`` are skipped where there is none."""
+    for mark, missing in (("gpu", _without_gpu), ("browser", _without_browser), ("vllm", _without_vllm)):
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and (reason := missing()):
             for item in marked:
@@ -36,6 +36,10 @@ def _without_browser() -> str:
     packages = [name for name in ("gradio", "playwright") if find_spec(name) is None]
     missing = packages + [name for name in ("chromium",) if shutil.which(name) is None]
     return f"no {missing[0]} here; make test-app" if missing else ""
+
+
+def _without_vllm() -> str:
+    return "no vllm here; make test-vllm" if find_spec("vllm") is None else ""
 
 
 @pytest.fixture(scope="session")

@@ -49,13 +49,18 @@ class ToyPolicy(nn.Module):
 
 
 class ToyGenerator:
-    """Token 1 says what is right, token 2 that there is nothing; ``calls`` are the prompts of each call."""
+    """Token 1 says what is right, token 2 that there is nothing; ``calls`` are the prompts of each call.
 
-    def __init__(self, policy: ToyPolicy, *, equal: bool = False) -> None:
+    ``gaps``: by how much its log-probs of the two lie below the policy's, as those of another engine may.
+    """
+
+    def __init__(self, policy: ToyPolicy, *, equal: bool = False, gaps: tuple[float, float] = (0.0, 0.0)) -> None:
         self.calls: list[list[str]] = []
         self.keys: list[StepKey] = []
+        self.num_updates = 0
         self._policy = policy
         self._equal = equal
+        self._gaps = gaps
 
     def generate(
         self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
@@ -63,8 +68,17 @@ class ToyGenerator:
         self.calls.append([one.noise_id for one in prompts])
         self.keys.append(key)
         chances = torch.log_softmax(self._policy.weight.detach(), -1).tolist()
-        right, wrong = (completion([t], logprobs=[chances[t]], text=s) for t, s in ((1, RIGHT), (2, WRONG)))
+        right, wrong = (
+            completion([t], logprobs=[chances[t] - gap], text=s)
+            for t, s, gap in zip((1, 2), (RIGHT, WRONG), self._gaps, strict=True)
+        )
         return [[right if g % 2 or self._equal else wrong for g in range(group_size)] for _ in prompts]
+
+    def update(self) -> None:
+        self.num_updates += 1
+
+    def close(self) -> None:
+        pass
 
 
 def render(one: Sample) -> RenderedPrompt:
@@ -77,7 +91,14 @@ def render(one: Sample) -> RenderedPrompt:
     )
 
 
-def toy_trainer(*, num_steps: int = 4, equal: bool = False, feature_cache: Any = None, **settings: Any) -> GRPOTrainer:
+def toy_trainer(
+    *,
+    num_steps: int = 4,
+    equal: bool = False,
+    gaps: tuple[float, float] = (0.0, 0.0),
+    feature_cache: Any = None,
+    **settings: Any,
+) -> GRPOTrainer:
     """A trainer of a toy policy in groups of 4; ``settings`` go over the paper's with kl_coef 0."""
     policy: Any = ToyPolicy()
     defaults: dict[str, Any] = {
@@ -92,7 +113,7 @@ def toy_trainer(*, num_steps: int = 4, equal: bool = False, feature_cache: Any =
     }
     return GRPOTrainer(
         policy=policy,
-        generator=ToyGenerator(policy, equal=equal),
+        generator=ToyGenerator(policy, equal=equal, gaps=gaps),
         render=render,
         grader=Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000),
         optimizer=torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0),

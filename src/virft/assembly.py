@@ -31,7 +31,7 @@ from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
 from virft.grading import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer, from_worst_to_best
-from virft.models.generator import GenerationParams
+from virft.models.generator import GenerationParams, Generator
 from virft.models.hf_generator import HFGenerator, stop_token_ids
 from virft.models.load import LoadedModel, load_model
 from virft.models.logprobs import Policy, TokenRules
@@ -39,6 +39,7 @@ from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.models.sharding import shard
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
+from virft.models.vllm_generator import engine_is_served, start_vllm
 from virft.prompts import question_of, read_template
 from virft.report.pictures import draw_answer
 from virft.rewards.combine import Preset, RewardRule
@@ -53,6 +54,9 @@ from virft.training.trackers import ShownAnswer, Trackers
 from virft.types import RolloutGroup, Sample, Scores
 
 DEFAULT_TEMPLATE = "paper"
+
+_GAP_ALARM = {"float32": 1e-3, "bfloat16": 0.05}
+"""Nats, by ``model.dtype``: a mean gap to another engine above this has a cause beside rounding."""
 
 _ROLLOUT_SIDE = 336
 """Pixels of the longer side of a picture for trackers."""
@@ -169,6 +173,26 @@ def make_grader(config: Config, box_space: BoxSpace) -> Grader:
     return replace(grader(None, None), by_origin=by_origin)
 
 
+def require_engine(config: Config) -> None:
+    """``ConfigError`` where ``sampling.engine`` is vLLM and is missing or cannot do what is asked on this device."""
+    if config.sampling.engine == "vllm":
+        engine_is_served(config.sampling.vllm_mode, on_cpu=device().type == "cpu")
+
+
+def make_generator(config: Config, loaded: LoadedModel, policy: Policy) -> Generator:
+    """What samples in training; an engine is started, and is the caller's to ``close``."""
+    if config.sampling.engine == "builtin":
+        return HFGenerator(policy, loaded.tokenizer)
+    return start_vllm(
+        loaded,
+        policy.rules,
+        dtype=config.model.dtype,
+        mode=config.sampling.vllm_mode,
+        memory_frac=config.sampling.vllm_gpu_memory,
+        on_cpu=device().type == "cpu",
+    )
+
+
 def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ()) -> GRPOTrainer:
     """The trainer of a config around a loaded model. ``names``: what the data asks for, see ``grpo.name_lr_scale``.
 
@@ -185,9 +209,10 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
     if sampler is not None and reference is not None:
         shard(reference, device(), ranks().count)
     grader = make_grader(config, loaded.family.box_space)
+    is_other_engine = config.sampling.engine != "builtin"
     return GRPOTrainer(
         policy=policy,
-        generator=HFGenerator(sampler or policy, loaded.tokenizer),
+        generator=make_generator(config, loaded, sampler or policy),
         render=make_renderer(
             loaded,
             template=config.prompt.template,
@@ -207,6 +232,8 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
             max_grad_norm=config.grpo.max_grad_norm,
             microbatch_tokens=config.grpo.microbatch_tokens,
             prompts_per_batch=config.sampling.prompts_per_batch,
+            importance_cap=config.sampling.importance_cap if is_other_engine else None,
+            gap_alarm=_GAP_ALARM[config.model.dtype] if is_other_engine else None,
         ),
         params=GenerationParams(
             max_completion_tokens=config.sampling.max_completion_tokens, temperature=config.sampling.temperature

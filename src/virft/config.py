@@ -167,6 +167,29 @@ class SamplingConfig(_Section):
         unit="prompts",
         at_least=1,
     )
+    engine: Literal["builtin", "vllm"] = _setting(
+        "builtin", help="`builtin` samples with the policy itself; `vllm` needs `virft[vllm]`, see docs/vllm.md."
+    )
+    vllm_mode: Literal["auto", "colocated", "server"] = _setting(
+        "auto",
+        help="`colocated`: in the training process, asleep while it trains; `server`: in a process of its own; "
+        "`auto`: `server` on a CPU, else `colocated`.",
+    )
+    vllm_gpu_memory: float = _setting(
+        0.3,
+        help="What vLLM takes of the accelerator's memory; on a CPU it takes 1 GiB for its cache whatever this says.",
+        unit="share",
+        source="TRL",
+        above=0,
+        at_most=0.95,
+    )
+    importance_cap: float = _setting(
+        2.0,
+        help="A token of another engine weighs exp(policy - engine) of its log-probs in the loss, at most this.",
+        source="truncated importance sampling (Yao et al., 2025)",
+        at_least=1,
+        at_most=100,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -473,6 +496,11 @@ def without_effect(config: Config) -> dict[str, str]:
     else:
         for section in ("grpo", "sft"):
             reasons[f"{section}.name_lr_scale"] = 'with model.train = "lora" embeddings are not trained'
+    if config.sampling.engine == "builtin":
+        for name in ("vllm_mode", "vllm_gpu_memory", "importance_cap"):
+            reasons[f"sampling.{name}"] = 'it needs sampling.engine = "vllm", which is "builtin"'
+    else:
+        reasons["sampling.prompts_per_batch"] = "vLLM makes batches of its own"
     if config.grpo.updates_per_batch == 1:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count, islice
@@ -178,8 +178,8 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
 
     data = training_data(settings, "grpo")
     data.check()
-    trainer = make_trainer(settings, load_for_training(settings), (sample.query for sample in data))
-    print(estimate(settings, trainer, next(iter(data))))
+    with closing(make_trainer(settings, load_for_training(settings), (sample.query for sample in data))) as trainer:
+        print(estimate(settings, trainer, next(iter(data))))
 
 
 def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from virft.assembly import (
     make_trackers,
     make_trainer,
     ranks,
+    require_engine,
     require_rationales,
     source_commit,
     template_name,
@@ -53,6 +55,8 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     among = ranks()
     _require_work(config, trainer, among)
     require_installed(config.run.trackers)
+    if trainer == "grpo":
+        require_engine(config)
     data = training_data(config, trainer)
     require_free(config, resume=resume, data_hash=data.hash, trainer=trainer)
     data.check()
@@ -61,23 +65,23 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     loaded = load_for_training(config)
     names = (sample.query for sample in data)
     make: Callable[..., Trainer] = make_trainer if trainer == "grpo" else make_sft_trainer
-    made = make(config, loaded, names)
-    validate = validator(config, loaded)
-    facts = card_facts_of(config, loaded, data)
-    run = _open_run(config, trainer, resume=resume, data_hash=data.hash, among=among, facts=facts)
-    with make_trackers(config, run.folder) as trackers:
-        run_training(
-            made,
-            data.batch,
-            run,
-            loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
-            say=say if among.is_first else _say_nothing,
-            validate=validate,
-            look_at=make_look_at(config),
-            keep_best=(lambda: _save(loaded, run.folder, BEST, among)) if config.run.keep_best else None,
-            trackers=trackers,
-            ranks=among,
-        )
+    with closing(make(config, loaded, names)) as made:
+        validate = validator(config, loaded)
+        facts = card_facts_of(config, loaded, data)
+        run = _open_run(config, trainer, resume=resume, data_hash=data.hash, among=among, facts=facts)
+        with make_trackers(config, run.folder) as trackers:
+            run_training(
+                made,
+                data.batch,
+                run,
+                loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
+                say=say if among.is_first else _say_nothing,
+                validate=validate,
+                look_at=make_look_at(config),
+                keep_best=(lambda: _save(loaded, run.folder, BEST, among)) if config.run.keep_best else None,
+                trackers=trackers,
+                ranks=among,
+            )
     _save(loaded, run.folder, MODEL, among)
     return run.folder / MODEL
 
@@ -117,6 +121,11 @@ def _require_work(config: Config, trainer: TrainerName, among: Ranks) -> None:
         if trainer == "grpo"
         else ("sft.samples_per_step", config.sft.samples_per_step)
     )
+    if trainer == "grpo" and config.sampling.engine != "builtin" and among.count > 1:
+        raise ConfigError(
+            f"sampling.engine is {config.sampling.engine} with {among.count} processes; "
+            "expected builtin, or one process"
+        )
     if number < among.count:
         raise ConfigError(f"{key} is {number} with {among.count} processes; expected at least one for each")
 

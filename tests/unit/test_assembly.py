@@ -37,10 +37,12 @@ from virft.config import (
     SamplingConfig,
 )
 from virft.errors import ConfigError
+from virft.models.hf_generator import HFGenerator
 from virft.models.load import LoadedModel
-from virft.models.logprobs import Policy
+from virft.models.logprobs import Policy, TokenRules
 from virft.models.renderer import Renderer
 from virft.report.pictures import ANSWER_COLOUR, TARGET_COLOUR
+from virft.train import train
 from virft.types import ImageSize, RewardContext, RewardReport, RolloutGroup, Unreadable, View
 
 
@@ -111,6 +113,43 @@ def test_the_trainer_follows_the_settings(tiny: LoadedModel) -> None:
     assert trainer.feature_cache is not None
     sizes = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
     assert sizes == sum(p.numel() for p in tiny.model.parameters() if p.requires_grad)
+
+
+class NoEngine:
+    """Stands where an engine would be started; ``asked`` is what it was started with."""
+
+    def __init__(self, loaded: LoadedModel, rules: TokenRules, **asked: Any) -> None:
+        self.rules = rules
+        self.asked = asked
+
+
+def test_an_engine_follows_the_settings(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "start_vllm", NoEngine)
+    settings = config(
+        sampling=SamplingConfig(
+            engine="vllm", vllm_mode="server", vllm_gpu_memory=0.5, importance_cap=3.0, temperature=0.8
+        ),
+        grpo=GRPOConfig(kl_coef=0.0),
+    )
+    trainer = make_trainer(settings, tiny)
+    assert isinstance(trainer.generator, NoEngine)
+    assert trainer.generator.asked == {"dtype": "float32", "mode": "server", "memory_frac": 0.5, "on_cpu": True}
+    assert trainer.generator.rules.temperature == 0.8
+    assert (trainer.settings.importance_cap, trainer.settings.gap_alarm) == (3.0, 1e-3)
+
+
+def test_the_built_in_generator_needs_no_importance_weights(tiny: LoadedModel) -> None:
+    trainer = make_trainer(config(grpo=GRPOConfig(kl_coef=0.0)), tiny)
+    assert isinstance(trainer.generator, HFGenerator)
+    assert (trainer.settings.importance_cap, trainer.settings.gap_alarm) == (None, None)
+
+
+def test_an_engine_that_cannot_run_is_refused_before_anything_else(tmp_path: Path) -> None:
+    settings = config(
+        data=DataConfig(train=str(tmp_path / "none")), sampling=SamplingConfig(engine="vllm", vllm_mode="colocated")
+    )
+    with pytest.raises(ConfigError, match=r"^sampling\."):
+        train(settings, "grpo", resume=False, say=print)
 
 
 def test_without_kl_there_is_no_reference(tiny: LoadedModel) -> None:

@@ -17,6 +17,7 @@ from virft.config import (
     ModelConfig,
     RewardConfig,
     RunConfig,
+    SamplingConfig,
     settings,
     values,
     without_effect,
@@ -111,6 +112,9 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
     assert set(without_effect(config())) == {
         "model.lora_rank",
         "model.lora_alpha",
+        "sampling.vllm_mode",
+        "sampling.vllm_gpu_memory",
+        "sampling.importance_cap",
         "grpo.clip_range",
         "data.validate_every",
         "run.keep_best",
@@ -120,11 +124,17 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
     busy = replace(
         config(),
         model=ModelConfig(train="lora"),
+        sampling=SamplingConfig(engine="vllm"),
         grpo=GRPOConfig(updates_per_batch=2),
         data=DataConfig(train="a", validation="b"),
         run=RunConfig(dir="run", save_every=0, trackers=("wandb",)),
     )
-    assert set(without_effect(busy)) == {"grpo.name_lr_scale", "sft.name_lr_scale", "run.keep_checkpoints"}
+    assert set(without_effect(busy)) == {
+        "sampling.prompts_per_batch",
+        "grpo.name_lr_scale",
+        "sft.name_lr_scale",
+        "run.keep_checkpoints",
+    }
 
 
 def test_every_setting_has_a_value_and_a_help_text() -> None:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from virft.grading import Grader
 from virft.grpo.advantages import group_advantages, has_spread
-from virft.grpo.loss import policy_loss
+from virft.grpo.loss import importance_weights, policy_loss
 from virft.grpo.pack import LossKind, Microbatch, idle_batch, pack_step
 from virft.grpo.rollout import roll_out
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
@@ -31,7 +31,11 @@ from virft.types import Answer, Box, Detections, RewardContext, RolloutGroup, Sa
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRPOSettings:
-    """The algorithm's numbers, as in ``virft.config.GRPOConfig``; ``prompts_per_batch`` of sampling, None for all."""
+    """The algorithm's numbers, as in ``virft.config.GRPOConfig``; ``prompts_per_batch`` of sampling, None for all.
+
+    ``importance_cap`` and ``gap_alarm`` are set where another engine samples: the largest weight of a token, and the
+    mean difference in nats between its log-probs and the policy's above which the user is told.
+    """
 
     group_size: int
     kl_coef: float
@@ -42,6 +46,8 @@ class GRPOSettings:
     max_grad_norm: float
     microbatch_tokens: int
     prompts_per_batch: int | None = None
+    importance_cap: float | None = None
+    gap_alarm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +55,13 @@ class GRPOReport(StepReport):
     """A step with the groups that were sampled in it."""
 
     groups: Sequence[RolloutGroup]
+
+
+class _Update(NamedTuple):
+    """An optimizer update: its numbers, and the log-probs of each microbatch before it, without gradient."""
+
+    metrics: dict[str, float]
+    logprobs: list[Tensor]
 
 
 @dataclass(kw_only=True)
@@ -106,23 +119,30 @@ class GRPOTrainer:
         watch.lap("reference")
         rate = self.learning_rate_at(number)
         set_learning_rate(self.optimizer, rate)
-        updates = [
-            self._update(number, batches, references, rendered, encoded)
-            for _ in range(self.settings.updates_per_batch if num_batches else 0)
-        ]
+        updates: list[_Update] = []
+        for _ in range(self.settings.updates_per_batch if num_batches else 0):
+            first = updates[0].logprobs if updates else None
+            updates.append(self._update(number, batches, references, rendered, encoded, first))
+        self.generator.update()
         watch.lap("update")
-        metrics = {"step": number, **group_metrics(groups), **_of_updates(updates), "learning_rate": rate}
+        of_updates = _of_updates([update.metrics for update in updates])
+        metrics = {"step": number, **group_metrics(groups), **of_updates, "learning_rate": rate}
         return GRPOReport(
             metrics=metrics,
             timings=watch.seconds,
             shown=best_and_worst(groups, number, scale_by_std=self.settings.scale_by_std),
             most_different=most_different(groups),
+            alarm=_gap_in_words(number, of_updates.get("sampler_gap_mean"), self.settings.gap_alarm),
             groups=groups,
         )
 
     def sample(self, number: int, samples: Sequence[Sample]) -> list[RolloutGroup]:
         """The rewarded groups that step ``number`` draws for these samples; nothing is learnt."""
         return self._sample(number, samples, Stopwatch())[2]
+
+    def close(self) -> None:
+        """Let go of what samples; no step comes after this."""
+        self.generator.close()
 
     def rehearse(self, sample: Sample) -> list[RolloutGroup]:
         """One group sampled, rewarded and run backward, without an update: what a step does, for timing.
@@ -199,21 +219,31 @@ class GRPOTrainer:
         references: Sequence[Tensor | None],
         rendered: Sequence[RenderedPrompt],
         encoded: Sequence[EncodedPrompt],
-    ) -> dict[str, float]:
-        """One optimizer update over all microbatches."""
+        first: Sequence[Tensor] | None,
+    ) -> _Update:
+        """One optimizer update over all microbatches. ``first``: the log-probs before the step's first update."""
         self.policy.train()
-        once = self.settings.updates_per_batch == 1
+        once, cap = self.settings.updates_per_batch == 1, self.settings.importance_cap
         totals = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0}
         largest_gap = 0.0
-        for batch, reference in zip(batches, references, strict=True):
+        before: list[Tensor] = []
+        weighed: list[Tensor] = []
+        for place, (batch, reference) in enumerate(zip(batches, references, strict=True)):
             logprobs = self._logprobs(batch, rendered, encoded)
+            before.append(logprobs.detach())
             sampler = batch.sampler_logprobs.to(self.device)
             weights = batch.weights.to(self.device)
+            old = before[place] if first is None else first[place]
+            importance = None
+            if cap is not None:
+                importance = importance_weights(old, sampler, cap=cap)
+                weighed.append(torch.stack([(old - sampler).abs(), importance.ge(cap).float()]))
             result = policy_loss(
                 logprobs,
                 advantages=batch.advantages.to(self.device),
                 weights=weights,
-                old_logprobs=None if once else sampler,
+                old_logprobs=None if once else sampler if cap is None else old,
+                importance=importance,
                 reference_logprobs=reference,
                 clip_range=self.settings.clip_range,
                 kl_coef=self.settings.kl_coef,
@@ -234,7 +264,10 @@ class GRPOTrainer:
             del totals["clip_frac"]
         if self.settings.kl_coef == 0:
             del totals["kl"]
-        return totals
+        if weighed:
+            means = torch.cat(weighed, dim=1).mean(1)
+            totals["sampler_gap_mean"], totals["capped_frac"] = means.tolist()
+        return _Update(totals, before)
 
     def _logprobs(
         self,
@@ -279,7 +312,20 @@ class GRPOTrainer:
 
 def _of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The last update's numbers, with the gap to the sampler from the first one: after that the policy has moved."""
-    return {**updates[-1], "sampler_gap": updates[0]["sampler_gap"]} if updates else {}
+    if not updates:
+        return {}
+    of_first = {name: updates[0][name] for name in ("sampler_gap", "sampler_gap_mean") if name in updates[0]}
+    return {**updates[-1], **of_first}
+
+
+def _gap_in_words(number: int, gap: float | None, alarm: float | None) -> str | None:
+    """What the user is told where the engine that samples is not the policy."""
+    if gap is None or alarm is None or gap <= alarm:
+        return None
+    return (
+        f"step {number + 1}: what vLLM says of a sampled token and what the policy says differ by {gap:.2g} nats on "
+        f"average; expected at most {alarm:g}. Training goes on with capped weights; is vLLM's version the tested one?"
+    )
 
 
 def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:

@@ -46,3 +46,11 @@ class Generator(Protocol):
     ) -> list[list[Completion]]:
         """``group_size`` completions of each prompt, in the order of the prompts."""
         ...
+
+    def update(self) -> None:
+        """The policy's weights have changed; what is generated from now on is by them."""
+        ...
+
+    def close(self) -> None:
+        """Let go of memory and processes of its own; nothing is generated after this."""
+        ...

@@ -53,7 +53,7 @@ class HFGenerator:
         finally:
             self._policy.train(was_training)
         drawn = self._by_completion(columns, len(prompts) * group_size)
-        completions = [self._completion(*one) for one in drawn]
+        completions = [self._decoder.completion(*one) for one in drawn]
         return [completions[i * group_size : (i + 1) * group_size] for i in range(len(prompts))]
 
     @torch.inference_mode()
@@ -68,7 +68,7 @@ class HFGenerator:
             tokens += column.tokens.tolist()
             logprobs += column.logprobs.tolist()
             yield self._decoder.text([token for token in tokens if token not in self._stop_ids])
-        return self._completion(tokens, logprobs, tokens[-1] in self._stop_ids)
+        return self._decoder.completion(tokens, logprobs, tokens[-1] in self._stop_ids)
 
     def _columns(
         self,
@@ -135,16 +135,11 @@ class HFGenerator:
         distribution = policy.next_log_distribution(hidden[row.layout.prompt_lengths.cumsum(0) - 1])
         return cache, distribution.repeat_interleave(group_size, 0)
 
-    def _completion(self, token_ids: list[int], logprobs: list[float], stopped: bool) -> Completion:
-        text_ids = token_ids[:-1] if stopped else token_ids
-        text, ends = self._decoder.decode(text_ids)
-        return Completion(
-            token_ids=tuple(token_ids),
-            token_ends=tuple(ends) + ((len(text),) if stopped else ()),
-            sampler_logprobs=tuple(logprobs),
-            text=text,
-            finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
-        )
+    def update(self) -> None:
+        """Nothing to do: it samples with the policy's own weights."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def draw(log_distribution: Tensor, uniforms: Tensor) -> Tensor:
@@ -172,6 +167,17 @@ class TextDecoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._pieces: dict[int, str] = {}
+
+    def completion(self, token_ids: Sequence[int], logprobs: Sequence[float], stopped: bool) -> Completion:
+        """What was sampled, as a completion; ``stopped``: its last token is an end token, which is no text."""
+        text, ends = self.decode(token_ids[:-1] if stopped else token_ids)
+        return Completion(
+            token_ids=tuple(token_ids),
+            token_ends=tuple(ends) + ((len(text),) if stopped else ()),
+            sampler_logprobs=tuple(logprobs),
+            text=text,
+            finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
+        )
 
     def decode(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
         """The text, and how many of its characters the first i + 1 tokens make."""

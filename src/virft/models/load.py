@@ -139,6 +139,17 @@ class LoadedModel:
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 
+    def save_description(self, folder: Path) -> None:
+        """All but the weights into an existing folder: the model's configuration, tokenizer and processor files.
+
+        Embeddings and output layer are two there, also where they are one here.
+        """
+        config = copy.deepcopy(self.model.config)
+        config.architectures = [type(self.model).__name__]  # else only a saved model says what it is
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+        config.save_pretrained(folder)
+        self._save_companions(folder)
+
     def _save_companions(self, folder: Path) -> None:
         if self.folder is None:
             self.tokenizer.save_pretrained(folder)

@@ -23,6 +23,17 @@ class StepKey:
         >>> bool((key.uniforms("a", 1, 5)[:2] == key.uniforms("a", 1, 2)).all())
         True
         """
-        text = f"{self.seed}/{self.step}/{completion}/{noise_id}"
-        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(count)
+        key = _hashed(f"{self.seed}/{self.step}/{completion}/{noise_id}", num_bytes=16)
+        return np.random.Generator(np.random.Philox(key=key)).random(count)
+
+    def engine_seed(self, noise_id: str) -> int:
+        """A seed for an engine that draws by its own noise; it may add the completion's number to it.
+
+        >>> StepKey(seed=0, step=3).engine_seed("a") < 2**56
+        True
+        """
+        return _hashed(f"{self.seed}/{self.step}/{noise_id}", num_bytes=7)
+
+
+def _hashed(text: str, *, num_bytes: int) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=num_bytes).digest(), "little")

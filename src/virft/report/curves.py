@@ -74,11 +74,23 @@ _WORDS = {
     "grad_norm": "length of the gradient before clipping",
     "learning_rate": "of AdamW",
     "sampler_gap": "largest difference, in nats, between sampler and policy about a sampled token; more than 1e-4 in "
-    "float32 is a bug",
+    "float32 is a bug, unless another engine samples",
+    "sampler_gap_mean": "mean difference, in nats, between vLLM and policy about a sampled token",
+    "capped_frac": "tokens of vLLM whose importance weight was cut to the cap",
     "validation_score": "mean of F1, accuracy and box mIoU, as many as there are",
 }
 _ANSWERS = ("completion_tokens", "answer_tokens", "unreadable_frac", "truncated_frac", "spread_frac")
-_UPDATE = ("loss", "kl", "clip_frac", "grad_norm", "learning_rate", "sampler_gap", "num_tokens")
+_UPDATE = (
+    "loss",
+    "kl",
+    "clip_frac",
+    "grad_norm",
+    "learning_rate",
+    "sampler_gap",
+    "sampler_gap_mean",
+    "capped_frac",
+    "num_tokens",
+)
 _FIRST_VALIDATIONS = tuple(
     VALIDATION + name for name in ("score", "f1", "ap", "accuracy", "box_miou", "unreadable_frac")
 )

@@ -88,3 +88,6 @@ class SFTTrainer:
             },
             timings=watch.seconds,
         )
+
+    def close(self) -> None:
+        """Nothing is held."""

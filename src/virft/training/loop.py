@@ -69,6 +69,10 @@ class Trainer(Protocol):
         """One optimizer step."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds beside the policy; no step comes after this."""
+        ...
+
 
 def run_training(
     trainer: Trainer,
@@ -149,6 +153,8 @@ def run_training(
             done = number + 1
             last = done == settings.num_steps
             log(rounded(report.metrics))
+            if report.alarm is not None:
+                say(report.alarm)
             if report.shown is not None:
                 run.append(ROLLOUTS, report.shown)
             if trackers is not None and report.most_different is not None:

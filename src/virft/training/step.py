@@ -15,12 +15,14 @@ class StepReport:
     """``metrics`` are deterministic; ``timings`` are seconds per stage.
 
     Where answers were sampled, ``most_different`` is the group that differed most, and ``shown`` what is logged of it.
+    ``alarm``: what the user must be told of this step, whatever is told of others.
     """
 
     metrics: Mapping[str, float]
     timings: Mapping[str, float]
     shown: Mapping[str, Any] | None = None
     most_different: RolloutGroup | None = None
+    alarm: str | None = None
 
 
 class Stopwatch:

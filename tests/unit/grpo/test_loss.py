@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from virft.grpo.loss import policy_loss
+from virft.grpo.loss import importance_weights, policy_loss
 
 HALF = torch.tensor([0.5, 0.5])
 
@@ -106,3 +106,29 @@ def test_numbers_beside_the_loss_carry_no_gradient() -> None:
     )
     assert not result.kl.requires_grad
     assert not result.clip_frac.requires_grad
+
+
+def test_importance_weights_are_ratios_up_to_the_cap() -> None:
+    policy = torch.tensor([0.3, 0.1, 0.9]).log().requires_grad_()
+    sampler = torch.tensor([0.2, 0.4, 0.1]).log()
+    weights = importance_weights(policy, sampler, cap=2.0)
+    # 0.3 / 0.2, 0.1 / 0.4, and 0.9 / 0.1 cut to 2
+    torch.testing.assert_close(weights, torch.tensor([1.5, 0.25, 2.0]))
+    assert not weights.requires_grad
+
+
+def test_importance_weighs_the_gain_and_leaves_kl_alone() -> None:
+    policy = logprobs(-1.0, -2.0)
+    result = policy_loss(
+        policy,
+        advantages=torch.tensor([1.0, -3.0]),
+        weights=HALF,
+        importance=torch.tensor([2.0, 0.5]),
+        reference_logprobs=torch.tensor([-1.0, -2.0 + math.log(2)]),
+        kl_coef=1.0,
+    )
+    # -(0.5 x 2 x 1 + 0.5 x 0.5 x -3) = -0.25; KL of the second token: 2 - log 2 - 1, weight 0.5
+    assert result.loss.item() == pytest.approx(-0.25 + 0.5 * (1 - math.log(2)))
+    result.loss.backward()
+    # gain: -w A i, so -1 and 0.75; KL: 0.5 x (1 - 2) of the second
+    assert gradient(policy) == pytest.approx([-1.0, 0.75 - 0.5])

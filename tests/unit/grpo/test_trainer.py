@@ -182,3 +182,54 @@ def test_the_log_keeps_boxes_as_they_were_read() -> None:
     assert (record["best"]["boxes"], record["worst"]["boxes"]) == ([[1, 2, 3, 4.12, 0.5]], [])
     record = best_and_worst([made(group([0.0, 2.0]), reports=reports[1:])], 0, scale_by_std=True)
     assert record["best"]["boxes"] == [[5, 6, 7, 8, 1.0]]
+
+
+def test_the_generator_is_told_of_new_weights_once_a_step() -> None:
+    trainer = toy_trainer(updates_per_batch=2)
+    generator: Any = trainer.generator
+    told = []
+    for number in range(2):
+        trainer.step(number, SAMPLES)
+        told.append(generator.num_updates)
+    assert told == [1, 2]
+
+
+GAPS = (math.log(1.5), math.log(4.0))
+"""The policy makes the right answer 1.5 times and the wrong one 4 times as likely as the engine that samples."""
+
+
+def test_tokens_of_another_engine_weigh_what_the_policy_thinks_of_them() -> None:
+    metrics = toy_trainer(gaps=GAPS, importance_cap=2.0).step(0, SAMPLES).metrics
+    assert metrics["sampler_gap"] == pytest.approx(math.log(4), rel=1e-5)
+    assert metrics["sampler_gap_mean"] == pytest.approx((math.log(1.5) + math.log(4)) / 2, rel=1e-5)
+    assert metrics["capped_frac"] == 0.5
+    # half of the weight is on token 1 with advantage A and weight 1.5, half on token 2 with -A and the cap, 2:
+    # 0.75 A and -A, together -0.25 A, of which the softmax gives a quarter back to each of the four tokens
+    advantage = 1 / (math.sqrt(4 / 3) + 1e-4)
+    gradient = [0.75 + 0.0625, -1 + 0.0625, 0.0625, 0.0625]
+    norm = advantage * math.sqrt(sum(part**2 for part in gradient))
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_ratio_that_is_clipped_is_to_the_policy_before_the_step_not_to_the_engine() -> None:
+    settings: dict[str, Any] = {"updates_per_batch": 3, "max_grad_norm": 1e9, "importance_cap": 5.0}
+    metrics = toy_trainer(gaps=(0.5, 0.5), **settings).step(0, SAMPLES).metrics
+    # as without a gap: to the engine both ratios would be above exp(0.3), and only one of two would be clipped at all
+    assert metrics["clip_frac"] == 0.5
+    same = toy_trainer(**settings).step(0, SAMPLES).metrics
+    assert metrics["loss"] == pytest.approx(same["loss"] * math.exp(0.5), rel=1e-4)
+    assert metrics["sampler_gap_mean"] == pytest.approx(0.5, rel=1e-5)
+
+
+def test_the_alarm_is_raised_where_the_engine_is_far_from_the_policy() -> None:
+    far = toy_trainer(gaps=(0.3, 0.1), importance_cap=2.0, gap_alarm=0.1).step(0, SAMPLES)
+    assert far.alarm is not None
+    assert far.alarm.startswith("step 1: what vLLM says of a sampled token and what the policy says differ by 0.2 nats")
+    near = toy_trainer(gaps=(0.1, 0.05), importance_cap=2.0, gap_alarm=0.1).step(0, SAMPLES)
+    assert near.alarm is None
+
+
+def test_the_built_in_generator_is_taken_at_its_word() -> None:
+    report = toy_trainer(gaps=GAPS).step(0, SAMPLES)
+    assert {"sampler_gap_mean", "capped_frac"}.isdisjoint(report.metrics)
+    assert report.alarm is None

@@ -18,7 +18,7 @@ from tiny_models import MAKERS, QWEN, tiny_model
 from virft.errors import ModelError
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import family_of
-from virft.models.load import LoadedModel, load_model, prepare_attention
+from virft.models.load import LoadedModel, load_model, prepare_attention, wrap_model
 from virft.models.tiny import TINY_NAME, tiny_folder
 
 
@@ -186,3 +186,20 @@ def test_the_processors_chat_template_goes_before_the_tokenizers(tmp_path: Path)
     assert loaded.tokenizer.chat_template == template
     loaded.save(tmp_path / "again")
     assert load_model(str(tmp_path / "again")).tokenizer.chat_template == template
+
+
+def test_a_description_is_a_model_folder_without_weights(tmp_path: Path) -> None:
+    load_model(TINY_NAME).save_description(tmp_path)
+    there, whole = ({path.name for path in folder.iterdir()} for folder in (tmp_path, tiny_folder()))
+    assert {"config.json", "tokenizer.json", "preprocessor_config.json"} <= there
+    assert there == whole - {"model.safetensors", "generation_config.json", "README.md"}
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_the_description_of_a_model_made_in_memory_names_its_class(model_type: str, tmp_path: Path) -> None:
+    tiny = load_model(TINY_NAME)
+    model = tiny_model(model_type)
+    wrap_model(model, tiny.tokenizer, tiny.image_processor).save_description(tmp_path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["architectures"] == [type(model).__name__]
+    assert not described["tie_word_embeddings"]

@@ -79,6 +79,12 @@ def test_lines_come_as_often_as_asked_and_at_the_end(tmp_path: Path) -> None:
     assert [line[:8] for line in run(tmp_path / "r", num_steps=5, log_every=3)] == ["step 3/5", "step 5/5"]
 
 
+def test_an_alarm_is_told_whatever_lines_were_asked_for(tmp_path: Path) -> None:
+    trainer = toy_trainer(gaps=(0.3, 0.3), importance_cap=2.0, gap_alarm=0.1)
+    said = run(tmp_path / "r", trainer=trainer, num_steps=3, log_every=3)
+    assert [line[:8] for line in said] == ["step 1: ", "step 2: ", "step 3: ", "step 3/3"]
+
+
 def test_only_the_latest_checkpoints_are_kept(tmp_path: Path) -> None:
     run(tmp_path / "r", num_steps=7, save_every=2)
     assert [path.name for path in checkpoints(tmp_path / "r" / "checkpoints")] == ["step_000006", "step_000007"]

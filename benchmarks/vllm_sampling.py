@@ -1,0 +1,112 @@
+"""vLLM against the built-in generator on a CPU: seconds for the completions of a step, and how far log-probs are apart.
+
+    make test-vllm  # once: makes the environment
+    .venv-vllm/bin/python benchmarks/vllm_sampling.py [--prompts 8 --group 8 --tokens 50]
+
+The built-in model, temperature 1, end tokens forbidden, so that every completion has all tokens. Weights are sent anew
+each turn, as after a step. The sides take turns; the first turn is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from record import RESULTS, markdown_table, write_results
+
+from virft.assembly import make_policy, make_renderer
+from virft.data.sources.scenes import write_test_scenes
+from virft.data.store import Store
+from virft.models.generator import EncodedPrompt, GenerationParams, Generator
+from virft.models.hf_generator import HFGenerator, stop_token_ids
+from virft.models.layout import pack_row
+from virft.models.load import load_model
+from virft.models.logprobs import Policy, TokenRules
+from virft.models.noise import StepKey
+from virft.models.tiny import IMAGE_SIZE, TINY_NAME
+from virft.models.vllm_generator import start_vllm
+from virft.scenes.assets import class_names
+from virft.scenes.sets import SceneKind
+from virft.types import Completion, TaskName
+
+
+@torch.no_grad()
+def gap(policy: Policy, encoded: list[EncodedPrompt], drawn: list[list[Completion]]) -> torch.Tensor:
+    """How far the sampler's log-probs are from the policy's, in nats, for each token."""
+    row = pack_row(
+        [one.prompt.token_ids for one in encoded],
+        [one.positions for one in encoded],
+        [[one.token_ids for one in group] for group in drawn],
+    )
+    sampled = torch.tensor([value for group in drawn for one in group for value in one.sampler_logprobs])
+    return (policy(row, features=[one.features for one in encoded]) - sampled).abs()
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure and write the table."""
+    loaded = load_model(TINY_NAME)
+    rules = make_policy(loaded, temperature=1.0).rules
+    never = tuple(sorted({*rules.forbidden_ids, *stop_token_ids(loaded.model)}))
+    policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=never)).eval()
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        write_test_scenes(
+            Path(name) / "d", task=TaskName.DETECTION, classes=class_names("base"), num_questions=arguments.prompts,
+            kind=SceneKind.SAME_SPRITES, seed=0, size=IMAGE_SIZE,
+        )  # fmt: skip
+        render = make_renderer(loaded, template="auto", thinking=False)
+        rendered = [render(sample) for sample in Store(Path(name) / "d")]
+        features = policy.encode_images([one.vision for one in rendered])
+    encoded = [
+        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, noise_id=one.prompt.sample_id)
+        for one, made in zip(rendered, features, strict=True)
+    ]
+    began = time.perf_counter()
+    engine = start_vllm(loaded, policy.rules, dtype="float32", mode="server", memory_frac=0.3, on_cpu=True)
+    start_s = time.perf_counter() - began
+    sides: dict[str, Generator] = {"built-in": HFGenerator(policy, loaded.tokenizer), "vLLM": engine}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    gaps: dict[str, torch.Tensor] = {}
+    params = GenerationParams(max_completion_tokens=arguments.tokens)
+    for turn in range(arguments.repeats + 1):
+        for side, generator in sides.items():
+            generator.update()
+            began = time.perf_counter()
+            drawn = generator.generate(encoded, arguments.group, params, StepKey(seed=0, step=turn))
+            seconds[side].append(time.perf_counter() - began)
+            assert {len(one.token_ids) for group in drawn for one in group} == {arguments.tokens}
+            gaps[side] = gap(policy, encoded, drawn)
+    engine.close()
+    rows = [
+        [
+            side,
+            f"{statistics.median(taken[1:]):.2f}",
+            f"{min(taken[1:]):.2f}",
+            f"{gaps[side].mean():.1e}",
+            f"{gaps[side].max():.1e}",
+        ]
+        for side, taken in seconds.items()
+    ]
+    table = markdown_table(["side", "seconds", "fastest", "mean gap", "largest gap"], rows)
+    text = (
+        f"{arguments.prompts} prompts x {arguments.group} completions of {arguments.tokens} tokens, float32; medians "
+        f"of {arguments.repeats}, gaps in nats. The engine started in {start_s:.0f} s.\n\n{table}"
+    )
+    print(text)
+    command = " ".join(["python", "benchmarks/vllm_sampling.py", *sys.argv[1:]])
+    print(write_results("vllm_sampling", command=command, tables=text, date=arguments.date, folder=arguments.out))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--date")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    main(parser.parse_args())

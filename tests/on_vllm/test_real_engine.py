@@ -1,0 +1,154 @@
+"""vLLM itself, on a CPU: it samples as the policy does, before and after training (``make test-vllm``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from virft.assembly import load_for_training, make_policy, make_renderer, make_trainer
+from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.data.store import Store
+from virft.models.engine_weights import engine_weights
+from virft.models.generator import EncodedPrompt, GenerationParams
+from virft.models.hf_generator import HFGenerator
+from virft.models.layout import pack_row
+from virft.models.load import LoadedModel, load_model
+from virft.models.logprobs import Policy
+from virft.models.noise import StepKey
+from virft.models.vllm_engine import Engine, EngineSettings
+from virft.models.vllm_generator import VLLMGenerator
+from virft.models.vllm_server import ServedEngine
+from virft.types import Completion
+
+pytestmark = pytest.mark.vllm
+
+GREEDY = GenerationParams(max_completion_tokens=64, temperature=0.0)
+SAMPLED = GenerationParams(max_completion_tokens=64, temperature=0.8)
+KEY = StepKey(seed=0, step=4)
+TOLERANCE = 1e-4
+"""Nats between two computations of a log-prob in float32; measured: below 1e-5."""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """One engine for all tests: each gives it its own weights."""
+    folder = tmp_path_factory.mktemp("description")
+    load_model("virft-tiny").save_description(folder)
+    made = ServedEngine(EngineSettings(folder=folder, dtype="float32", on_cpu=True, memory_frac=0.3, sleeps=False))
+    yield made
+    made.close()
+
+
+def with_engine(loaded: LoadedModel, policy: Policy, engine: Engine) -> VLLMGenerator:
+    return VLLMGenerator(loaded, policy.rules, engine=engine, dtype=torch.float32, sleeps=False)
+
+
+@torch.no_grad()
+def encode(loaded: LoadedModel, policy: Policy, data: Path) -> list[EncodedPrompt]:
+    render = make_renderer(loaded, template="auto", thinking=False)
+    rendered = [render(sample) for sample in Store(str(data))]
+    features = policy.encode_images([one.vision for one in rendered])
+    return [
+        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, noise_id=one.prompt.sample_id)
+        for one, made in zip(rendered, features, strict=True)
+    ]
+
+
+def drawn_tokens(drawn: Sequence[Sequence[Completion]]) -> list[tuple[int, ...]]:
+    return [one.token_ids for group in drawn for one in group]
+
+
+def test_the_likeliest_answers_are_those_of_the_built_in_generator(engine: Engine, scenes: Path) -> None:
+    loaded = load_model("virft-tiny")
+    policy = make_policy(loaded, temperature=1.0)
+    encoded = encode(loaded, policy, scenes)
+    assert len({one.prompt.images[0].path for one in encoded}) > 4
+    ours = HFGenerator(policy, loaded.tokenizer).generate(encoded, 1, GREEDY, KEY)
+    theirs = with_engine(loaded, policy, engine).generate(encoded, 1, GREEDY, KEY)
+    assert [one.text for (one,) in theirs] == [one.text for (one,) in ours]
+    assert drawn_tokens(theirs) == drawn_tokens(ours)
+    assert len(set(drawn_tokens(ours))) > 6
+
+
+def test_its_logprobs_are_the_policys_at_the_same_temperature(engine: Engine, scenes: Path) -> None:
+    loaded = load_model("virft-tiny")
+    policy = make_policy(loaded, temperature=0.8).eval()
+    encoded = encode(loaded, policy, scenes)
+    drawn = with_engine(loaded, policy, engine).generate(encoded, 6, SAMPLED, KEY)
+    assert {len(group) for group in drawn} == {6}
+    row = pack_row(
+        [one.prompt.token_ids for one in encoded],
+        [one.positions for one in encoded],
+        [[one.token_ids for one in group] for group in drawn],
+    )
+    with torch.no_grad():
+        scored = policy(row, features=[one.features for one in encoded])
+    sampled = torch.tensor([value for group in drawn for one in group for value in one.sampler_logprobs])
+    assert sampled.std() > 0.3
+    torch.testing.assert_close(sampled, scored, atol=TOLERANCE, rtol=0)
+
+
+def test_the_same_key_gives_the_same_answers_and_another_one_others(engine: Engine, scenes: Path) -> None:
+    loaded = load_model("virft-tiny")
+    policy = make_policy(loaded, temperature=0.8)
+    encoded = encode(loaded, policy, scenes)
+    made = with_engine(loaded, policy, engine)
+    first = drawn_tokens(made.generate(encoded, 4, SAMPLED, KEY))
+    assert drawn_tokens(with_engine(loaded, policy, engine).generate(encoded, 4, SAMPLED, KEY)) == first
+    assert drawn_tokens(made.generate(encoded, 4, SAMPLED, replace(KEY, step=5))) != first
+
+
+def test_a_forbidden_token_is_not_drawn_though_it_is_the_likeliest(engine: Engine, scenes: Path) -> None:
+    loaded = load_model("virft-tiny")
+    policy = make_policy(loaded, temperature=0.8)
+    encoded = encode(loaded, policy, scenes)[:4]
+    image, video = loaded.model.config.image_token_id, loaded.model.config.video_token_id
+    before = HFGenerator(policy, loaded.tokenizer).generate(encoded, 1, GREEDY, KEY)
+    end = loaded.model.config.get_text_config().eos_token_id
+    with torch.no_grad():
+        head = loaded.model.lm_head.weight
+        head[[image, video]] = head[end] * 3
+    drawn = with_engine(loaded, policy, engine).generate(encoded, 16, SAMPLED, KEY)
+    assert {image, video}.isdisjoint(token for one in drawn_tokens(drawn) for token in one)
+    # the rest is as if the two did not exist
+    theirs = with_engine(loaded, policy, engine).generate(encoded, 1, GREEDY, KEY)
+    assert drawn_tokens(theirs) == drawn_tokens(before)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "full with the tower"])
+def test_weights_have_arrived_after_a_step(
+    engine: Engine, scenes: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(
+        model=ModelConfig(train="lora" if kind == "lora" else "full", freeze_vision=kind != "full with the tower"),
+        data=DataConfig(train=str(scenes)),
+        sampling=SamplingConfig(engine="vllm", max_completion_tokens=64),
+        grpo=GRPOConfig(kl_coef=0.0, learning_rate=3e-3, schedule="constant", group_size=4),
+        run=RunConfig(dir="unused"),
+    )
+    loaded = load_for_training(config)
+    monkeypatch.setattr("virft.assembly.start_vllm", lambda loaded, rules, **_: VLLMGenerator(
+        loaded, rules, engine=engine, dtype=torch.float32, sleeps=False
+    ))  # fmt: skip
+    trainer = make_trainer(config, loaded)
+    samples = list(Store(str(scenes)))[:6]
+    before = {name: weight.clone() for name, weight in engine_weights(loaded, torch.float32, only_trained=False)}
+    reports = [trainer.step(number, samples) for number in range(2)]
+    after = dict(engine_weights(loaded, torch.float32, only_trained=False))
+    assert any((after[name] - before[name]).abs().max() > 1e-3 for name in after)
+
+    for report in reports:
+        assert 0 < report.metrics["sampler_gap"] < TOLERANCE
+        assert report.alarm is None
+    policy = trainer.policy.eval()
+    encoded = encode(loaded, policy, scenes)
+    ours = HFGenerator(policy, loaded.tokenizer).generate(encoded, 1, GREEDY, KEY)
+    assert drawn_tokens(trainer.generator.generate(encoded, 1, GREEDY, KEY)) == drawn_tokens(ours)
+    untrained = load_model("virft-tiny")
+    first = make_policy(untrained, temperature=1.0)
+    then = HFGenerator(first, untrained.tokenizer).generate(encode(untrained, first, scenes), 1, GREEDY, KEY)
+    assert drawn_tokens(ours) != drawn_tokens(then), "a step that changes no answer shows nothing"
