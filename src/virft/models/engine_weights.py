@@ -25,7 +25,7 @@ def engine_weights(loaded: LoadedModel, dtype: torch.dtype, *, only_trained: boo
     """
     model = loaded.model
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name.startswith(f"{loaded.family.vision_module}.") or ".lora_" in name:
+        if name.startswith(loaded.family.vision_names) or ".lora_" in name:
             continue
         layer_name, is_adapted, _ = name.partition(_BASE)
         if only_trained and not is_adapted and not parameter.requires_grad:

@@ -114,7 +114,7 @@ class VLLMGenerator:
         sizes = [image.resized for image in one.prompt.images]
         return EngineRequest(
             token_ids=one.prompt.token_ids,
-            placeholder_id=self._loaded.family.image_placeholder_id(self._loaded.model.config),
+            placeholder_id=self._loaded.family.placeholder_id(self._loaded.model.config),
             image_embeds=_joined(one.features).cpu(),
             grid_thw=torch.tensor([[1, size.height // unit, size.width // unit] for size in sizes]),
             count=group_size,
