@@ -83,6 +83,8 @@ def load_for_training(config: Config) -> LoadedModel:
         loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
     elif config.model.freeze_vision:
         loaded.freeze_vision()
+    if config.model.gradient_checkpointing:
+        loaded.checkpoint_gradients()
     return loaded
 
 

@@ -79,6 +79,12 @@ def test_adapters_have_the_rank_that_was_asked_for() -> None:
     assert found == {3}
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_layers_are_checkpointed_when_asked_for(wanted: bool) -> None:
+    loaded = load_for_training(config(model=ModelConfig(train="lora", gradient_checkpointing=wanted)))
+    assert loaded.model.is_gradient_checkpointing is wanted
+
+
 def test_image_placeholders_are_never_sampled(tiny: LoadedModel) -> None:
     rules = make_policy(tiny, temperature=0.7).rules
     assert rules.temperature == 0.7

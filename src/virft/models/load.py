@@ -63,6 +63,16 @@ class LoadedModel:
         """No gradient for the vision tower and its projector."""
         self.model.get_submodule(self.family.vision_module).requires_grad_(False)
 
+    def checkpoint_gradients(self) -> None:
+        """In ``train()``, keep only the input of each layer (the tower's too) and compute it again in the backward.
+
+        In ``eval()`` nothing changes. Sampling is for ``eval()``: a layer that is computed twice cannot write a cache.
+        """
+        # No dropout, so no random state to bring back.
+        self.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        # transformers also asks for gradients of the embedded tokens, which only the reentrant kind needs.
+        self.model.disable_input_require_grads()
+
     def add_lora(self, rank: int, alpha: int) -> None:
         """Adapters in every linear layer of the language model, float32; everything else is frozen.
 
