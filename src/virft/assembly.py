@@ -73,19 +73,32 @@ def load_for_training(config: Config) -> LoadedModel:
 
     Adapters in a folder are merged first: they are where training starts, and under LoRA what the reference is.
     """
-    lora = config.model.train == "lora"
-    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" and lora else torch.float32
-    loaded = load_model(config.model.path, dtype=dtype, pixels=(config.model.min_pixels, config.model.max_pixels))
+    loaded = load_model(
+        config.model.path,
+        dtype=weights_dtype(config),
+        pixels=(config.model.min_pixels, config.model.max_pixels),
+    )
     if loaded.adapters is not None:
         loaded.merge_adapters()
     loaded.model.to(device())
-    if lora:
+    prepare_for_training(config, loaded)
+    return loaded
+
+
+def weights_dtype(config: Config) -> torch.dtype:
+    """What the weights are loaded in: what the model computes in, unless they are to be trained themselves."""
+    wanted = config.model.dtype == "bfloat16" and config.model.train == "lora"
+    return torch.bfloat16 if wanted else torch.float32
+
+
+def prepare_for_training(config: Config, loaded: LoadedModel) -> None:
+    """What of a model is trained, and how its layers are gone through."""
+    if config.model.train == "lora":
         loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
     elif config.model.freeze_vision:
         loaded.freeze_vision()
     if config.model.gradient_checkpointing:
         loaded.checkpoint_gradients()
-    return loaded
 
 
 def make_renderer(

@@ -159,7 +159,7 @@ def load_model(
             family=family,
             model=model,
             tokenizer=tokenizer,
-            image_processor=_image_processor(source, pixels),
+            image_processor=image_processor(source, pixels),
             folder=folder if is_folder else None,
         )
 
@@ -226,8 +226,11 @@ def _embed_patches(self: Any, patches: torch.Tensor) -> torch.Tensor:
     return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-def _image_processor(source: str, pixels: tuple[int | None, int | None]) -> Any:
-    """The PIL image processor: the one of torchvision makes slightly other pixels."""
+def image_processor(source: str, pixels: tuple[int | None, int | None]) -> Any:
+    """The PIL image processor of a folder or hub id: the one of torchvision makes slightly other pixels.
+
+    ``pixels``: as for ``load_model``.
+    """
     processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     low, high = pixels
     if low is not None or high is not None:
