@@ -77,6 +77,7 @@ def load_for_training(config: Config) -> LoadedModel:
         config.model.path,
         dtype=weights_dtype(config),
         pixels=(config.model.min_pixels, config.model.max_pixels),
+        in_4bit=config.model.load_in_4bit,
     )
     if loaded.adapters is not None:
         loaded.merge_adapters()
@@ -258,8 +259,17 @@ def end_token_id(loaded: LoadedModel) -> int:
 def _make_optimizer(
     settings: GRPOConfig | SFTConfig, loaded: LoadedModel, policy: Policy, names: Iterable[str]
 ) -> torch.optim.Optimizer:
-    fast = _fast_names(settings.name_lr_scale, loaded, names)
-    return make_optimizer(policy.parameters(), weight_decay=settings.weight_decay, fast=fast)
+    scales = {"vision": settings.vision_lr_scale, "projector": settings.projector_lr_scale}
+    parts = loaded.vision_parts()
+    if settings.projector_lr_scale != 1 and not loaded.family.projector_modules:
+        raise ConfigError(f"projector_lr_scale: virft knows no projector of {loaded.family.model_type}; take it out")
+    return make_optimizer(
+        policy.parameters(),
+        weight_decay=settings.weight_decay,
+        fast=_fast_names(settings.name_lr_scale, loaded, names),
+        scale_of=lambda parameter: scales[parts[parameter]] if parameter in parts else 1.0,
+        kind=settings.optimizer,
+    )
 
 
 def _learning_rate_of(settings: GRPOConfig | SFTConfig) -> Callable[[int], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
 import json
 import re
 import shutil
@@ -11,17 +12,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.utils import logging as hf_logging
 
-from virft.errors import ModelError
+from virft.errors import ConfigError, ModelError
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.tiny import TINY_NAME, tiny_folder
@@ -62,6 +69,15 @@ class LoadedModel:
     def freeze_vision(self) -> None:
         """No gradient for the vision tower and its projector."""
         self.model.get_submodule(self.family.vision_module).requires_grad_(False)
+
+    def vision_parts(self) -> dict[nn.Parameter, Literal["vision", "projector"]]:
+        """Where the parameters belong that are not the language model's; a projector's do, even inside the tower."""
+        found: dict[nn.Parameter, Literal["vision", "projector"]] = {}
+        tower = self.model.get_submodule(self.family.vision_module)
+        found |= dict.fromkeys(tower.parameters(), "vision")
+        for name in self.family.projector_modules:
+            found |= dict.fromkeys(self.model.get_submodule(name).parameters(), "projector")
+        return found
 
     def checkpoint_gradients(self) -> None:
         """In ``train()``, keep only the input of each layer (the tower's too) and compute it again in the backward.
@@ -125,9 +141,16 @@ class LoadedModel:
 
 
 def load_model(
-    path: str, *, dtype: torch.dtype = torch.float32, pixels: tuple[int | None, int | None] = (None, None)
+    path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    pixels: tuple[int | None, int | None] = (None, None),
+    in_4bit: bool = False,
 ) -> LoadedModel:
     """``virft-tiny``, a folder, or a hub id. ``pixels``: smallest and largest image area; None keeps the model's own.
+
+    ``in_4bit``: the language model's layers get weights of 4 bits (NF4, their scales in 8 bits); tower, embeddings and
+    output layer keep ``dtype``. Needs bitsandbytes: ``ConfigError`` without. Not for a folder of adapters.
 
     Raises ``ModelError`` for a folder that is missing or incomplete, and for a type of model without a family.
     """
@@ -140,6 +163,11 @@ def load_model(
     source = str(folder) if is_folder else path
     with explained(path, expected=_EXPECTED):
         if is_folder and (folder / _ADAPTERS).exists():
+            if in_4bit:
+                raise ModelError(
+                    f"{path}: holds adapters, which cannot be merged into weights of 4 bits; "
+                    "expected a whole model, or model.load_in_4bit = false"
+                )
             base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
             loaded = load_model(base, dtype=dtype, pixels=pixels)
             loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
@@ -154,7 +182,8 @@ def load_model(
                 "expected the model's own tokenizer files"
             )
         with without_progress_bars():
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+            further = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **further)
         return _finish(
             family=family,
             model=model,
@@ -162,6 +191,22 @@ def load_model(
             image_processor=image_processor(source, pixels),
             folder=folder if is_folder else None,
         )
+
+
+def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with scales in 8 bits, computed with in ``dtype``, for the language model alone. Source: QLoRA."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.load_in_4bit needs bitsandbytes, which is not installed; "
+            "expected pip install virft[quant], or load_in_4bit = false"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[family.vision_module, *family.projector_modules, "lm_head"],
+    )
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from virft.models.load import LoadedModel
 from virft.models.vision import FeatureCache, VisionInputs
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
+from virft.training.optim import OptimizerName
 from virft.types import ImageSize
 
 TrainerName = Literal["grpo", "sft"]
@@ -150,22 +151,36 @@ class Planner:
     def held(self) -> Mapping[str, int]:
         """What is there from the first update on: weights, reference, optimizer, image features.
 
-        Optimizer: two moments of 4 bytes for each trained number (AdamW). Reference: in a full training with a KL
-        term a second copy of the model; adapters need none. Features: of as many images as the run may show, until
+        Optimizer and weights of 4 bits: ``optimizer_bytes``, ``four_bit_bytes``. Reference: in a full training with a
+        KL term a second copy of the model; adapters need none. Features: of as many images as the run may show, until
         the cache is full, each [image tokens, hidden]; of a trained tower those of a step. Pictures: pixels of a
         step's prompts, float32.
         """
         parameters = list(self.loaded.model.parameters())
         trained = [one for one in parameters if one.requires_grad]
         frozen = [one for one in parameters if not one.requires_grad]
-        held = {f"frozen weights, {name}": num_bytes(of) for name, of in _by_dtype(frozen).items()}
+        packed = self._packed
+        held = {"frozen weights, 4 bits": four_bit_bytes(packed)} if packed else {}
+        packed_ids = {id(one) for one in packed}
+        frozen = [one for one in frozen if id(one) not in packed_ids]
+        held |= {f"frozen weights, {name}": num_bytes(of) for name, of in _by_dtype(frozen).items()}
         held |= {f"trained weights, {name}": num_bytes(of) for name, of in _by_dtype(trained).items()}
         if self.trainer == "grpo" and self.config.grpo.kl_coef > 0 and self.config.model.train == "full":
             held["reference model"] = num_bytes(parameters)
-        held["optimizer states"] = 8 * _num_numbers(trained)
+        section = self.config.grpo if self.trainer == "grpo" else self.config.sft
+        held["optimizer states"] = optimizer_bytes(trained, section.optimizer)
         held["image features"] = self._feature_bytes
         held["pictures of a step"] = self.prompts_per_step * self.question.patches * self.question.patch_values * 4
         return held
+
+    @property
+    def _packed(self) -> list[Tensor]:
+        """The weights that are kept in 4 bits: those of the language model's linear layers."""
+        if not self.config.model.load_in_4bit:
+            return []
+        language = self.loaded.model.get_submodule(self.loaded.family.language_module)
+        linear = [module for module in language.modules() if isinstance(module, nn.Linear)]
+        return [module.weight for module in linear if not module.weight.requires_grad]
 
     @property
     def _feature_bytes(self) -> int:
@@ -221,6 +236,8 @@ class Planner:
             "activations kept": found.kept,
             "logits and temporary": found.temporary,
         }
+        if self._packed:
+            parts["an unpacked weight"] = max(one.numel() for one in self._packed) * self._item
         if not self.config.model.freeze_vision:
             tower = _Tower.of(self.loaded.model.config.vision_config)
             patches = shape.groups * self.question.patches
@@ -283,6 +300,29 @@ class Planner:
     def _item(self) -> int:
         """Bytes of a number that the model computes."""
         return 2 if self.config.model.dtype == "bfloat16" else 4
+
+
+def optimizer_bytes(trained: Sequence[Tensor], kind: OptimizerName) -> int:
+    """Two moments of every trained number: 4 bytes each.
+
+    In 8 bits one byte each and for 256 of them a scale of 4; tensors of fewer than 4096 numbers stay as they were.
+    Source: bitsandbytes, ``Optimizer2State``.
+
+    >>> optimizer_bytes([torch.empty(64, 64), torch.empty(10)], "adamw_8bit")  # 2 x (4096 + 16 x 4) + 8 x 10
+    8400
+    """
+    if kind == "adamw":
+        return 8 * _num_numbers(trained)
+    return sum(2 * (n + -(-n // 256) * 4) if (n := one.numel()) >= 4096 else 8 * n for one in trained)
+
+
+def four_bit_bytes(weights: Sequence[Tensor]) -> int:
+    """Half a byte a number, for 64 of them a scale of one byte, for 256 scales one of 4 bytes. Source: QLoRA.
+
+    >>> four_bit_bytes([torch.empty(256, 256)])  # 32768 + 1024 + 4 x 4
+    33808
+    """
+    return sum(n // 2 + (scales := -(-n // 64)) + -(-scales // 256) * 4 for n in (one.numel() for one in weights))
 
 
 class _Run:
@@ -363,5 +403,5 @@ def _by_dtype(parameters: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter
     return dict(sorted(found.items(), key=lambda item: -_num_numbers(item[1])))
 
 
-def _num_numbers(parameters: Sequence[nn.Parameter]) -> int:
+def _num_numbers(parameters: Sequence[Tensor]) -> int:
     return sum(one.numel() for one in parameters)

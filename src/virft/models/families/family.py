@@ -16,7 +16,8 @@ from virft.models.vision import ImageFeatures, VisionInputs
 class Family:
     """One row of ``FAMILIES``, found by the ``model_type`` of a model's configuration.
 
-    ``language_module`` and ``vision_module``: attribute paths inside the model, for LoRA targets and freezing.
+    ``language_module`` and ``vision_module``: attribute paths inside the model, for LoRA targets and freezing;
+    ``projector_modules``: those of what carries the tower's features into the language model (in the tower or not).
     ``prompt_positions(model, token_ids [L], vision)`` gives rotary positions [3, L].
     ``encode_images(model, vision)`` runs the vision tower.
     ``forward_features(features)`` gives the keyword arguments that hand features to the model's forward.
@@ -33,3 +34,4 @@ class Family:
     encode_images: Callable[[Any, VisionInputs], ImageFeatures]
     forward_features: Callable[[Sequence[ImageFeatures]], dict[str, Any]]
     forbidden_token_ids: Callable[[Any], frozenset[int]]
+    projector_modules: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def forbidden_token_ids(config: Any) -> frozenset[int]:
     return frozenset({config.image_token_id, config.video_token_id})
 
 
-def _qwen(model_type: str, box_space: BoxSpace, vision_attention: str | None) -> Family:
+def _qwen(model_type: str, box_space: BoxSpace, vision_attention: str | None, *mergers: str) -> Family:
     return Family(
         model_type=model_type,
         box_space=box_space,
@@ -64,9 +64,10 @@ def _qwen(model_type: str, box_space: BoxSpace, vision_attention: str | None) ->
         encode_images=encode_images,
         forward_features=forward_features,
         forbidden_token_ids=forbidden_token_ids,
+        projector_modules=("model.visual.merger", *mergers),
     )
 
 
 QWEN2_VL = _qwen("qwen2_vl", BoxSpace.RELATIVE_1000, VISION_ATTENTION)
 QWEN2_5_VL = _qwen("qwen2_5_vl", BoxSpace.RESIZED_PIXELS, VISION_ATTENTION)
-QWEN3_VL = _qwen("qwen3_vl", BoxSpace.RELATIVE_1000, VISION_ATTENTION)
+QWEN3_VL = _qwen("qwen3_vl", BoxSpace.RELATIVE_1000, VISION_ATTENTION, "model.visual.deepstack_merger_list")
