@@ -184,6 +184,10 @@ def load_model(
         with without_progress_bars():
             further = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **further)
+        layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
+        for layer in layers:
+            # On a CPU bitsandbytes would repack weights for inference at the first sampling: no gradient goes through.
+            layer.support_avx512bf16_for_cpu = False
         return _finish(
             family=family,
             model=model,
