@@ -110,6 +110,24 @@ def test_the_trainer_follows_the_settings(tiny: LoadedModel) -> None:
     assert sizes == sum(p.numel() for p in tiny.model.parameters() if p.requires_grad)
 
 
+def test_tower_and_projector_learn_at_rates_of_their_own() -> None:
+    settings = config(
+        model=ModelConfig(freeze_vision=False),
+        grpo=GRPOConfig(kl_coef=0.0, vision_lr_scale=0.1, projector_lr_scale=5.0),
+    )
+    loaded = load_for_training(settings)
+    names = {id(parameter): name for name, parameter in loaded.model.named_parameters()}
+    found = {}
+    for group in make_trainer(settings, loaded).optimizer.param_groups:
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = group["lr_scale"]
+    assert len(found) == len(names)
+    assert found["model.visual.blocks.0.attn.qkv.weight"] == 0.1
+    assert found["model.visual.merger.mlp.0.weight"] == 5.0
+    assert found["model.language_model.layers.0.self_attn.q_proj.weight"] == 1.0
+    assert set(found.values()) == {0.1, 1.0, 5.0}
+
+
 def test_without_kl_there_is_no_reference(tiny: LoadedModel) -> None:
     trainer = make_trainer(config(grpo=GRPOConfig(kl_coef=0.0)), tiny)
     assert trainer.reference is None
