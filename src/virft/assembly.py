@@ -97,21 +97,37 @@ def load_for_training(config: Config) -> LoadedModel:
     Adapters in a folder are merged first: they are where training starts, and under LoRA what the reference is.
     What is to be shared out stays on the CPU, as a GPU may have no room for all of it.
     """
-    lora = config.model.train == "lora"
-    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" and lora else torch.float32
-    loaded = load_model(config.model.path, dtype=dtype, pixels=(config.model.min_pixels, config.model.max_pixels))
+    loaded = load_model(
+        config.model.path,
+        dtype=weights_dtype(config),
+        pixels=(config.model.min_pixels, config.model.max_pixels),
+        in_4bit=config.model.load_in_4bit,
+    )
     if loaded.adapters is not None:
         loaded.merge_adapters()
-    if lora:
+    prepare_for_training(config, loaded)
+    if not is_sharded(config):
+        loaded.model.to(device())
+    return loaded
+
+
+def weights_dtype(config: Config) -> torch.dtype:
+    """What the weights are loaded in: what the model computes in, unless they are to be trained themselves."""
+    wanted = config.model.dtype == "bfloat16" and config.model.train == "lora"
+    return torch.bfloat16 if wanted else torch.float32
+
+
+def prepare_for_training(config: Config, loaded: LoadedModel) -> None:
+    """What of a model is trained, and how its layers are gone through."""
+    if config.model.train == "lora":
         # the only weights that are drawn: the same ones in every process, and in every run of this seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             loaded.add_lora(config.model.lora_rank, config.model.lora_alpha)
     elif config.model.freeze_vision:
         loaded.freeze_vision()
-    if not is_sharded(config):
-        loaded.model.to(device())
-    return loaded
+    if config.model.gradient_checkpointing:
+        loaded.checkpoint_gradients()
 
 
 def make_renderer(
@@ -322,8 +338,15 @@ def end_token_id(loaded: LoadedModel) -> int:
 def _make_optimizer(
     settings: GRPOConfig | SFTConfig, loaded: LoadedModel, policy: Policy, names: Iterable[str]
 ) -> torch.optim.Optimizer:
-    fast = _fast_names(settings.name_lr_scale, loaded, names)
-    return make_optimizer(policy.parameters(), weight_decay=settings.weight_decay, fast=fast)
+    scales = {"vision": settings.vision_lr_scale, "projector": settings.projector_lr_scale}
+    parts = loaded.vision_parts()
+    return make_optimizer(
+        policy.parameters(),
+        weight_decay=settings.weight_decay,
+        fast=_fast_names(settings.name_lr_scale, loaded, names),
+        scale_of=lambda parameter: scales[parts[parameter]] if parameter in parts else 1.0,
+        kind=settings.optimizer,
+    )
 
 
 def _learning_rate_of(settings: GRPOConfig | SFTConfig) -> Callable[[int], float]:

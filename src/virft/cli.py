@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(verbs)
     _add_grpo(verbs)
     _add_sft(verbs)
+    _add_plan(verbs)
     _add_compare(verbs)
     _add_audit(verbs)
     _add_predict(verbs)
@@ -280,6 +281,18 @@ def _add_sft(verbs: _Verbs) -> None:
     verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md), as for grpo")
     verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: sft.steps=10")
     verb.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+
+
+def _add_plan(verbs: _Verbs) -> None:
+    verb = _add_verb(verbs, "plan", "print the memory that a run needs, and what makes it fit", function="plan")
+    verb.add_argument("config", metavar="CONFIG", type=Path, help="a TOML file (docs/config.md), as for grpo")
+    verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings over the file: model.train=lora")
+    verb.add_argument("--memory", type=_gib, metavar="GIB", help="of the device (this machine's by default)")
+    verb.add_argument("--image", type=_size, default=ImageSize(640, 480), metavar="WxH", help="size of the pictures")
+    verb.add_argument(
+        "--text-tokens", type=_at_least_one, default=150, metavar="N", help="of a prompt, beside the picture's"
+    )
+    verb.add_argument("--trainer", choices=("grpo", "sft"), default="grpo", help="which of the two will run")
 
 
 def _add_compare(verbs: _Verbs) -> None:
@@ -500,6 +513,13 @@ def _temperature(text: str) -> float:
     if not 0.0 <= temperature <= 10.0:
         raise argparse.ArgumentTypeError(f"{text}; expected a number from 0 to 10")
     return temperature
+
+
+def _gib(text: str) -> float:
+    size = float(text)
+    if not 0.0 < size < 1e6:
+        raise argparse.ArgumentTypeError(f"{text}; expected GiB above 0, such as 24")
+    return size
 
 
 def _size(text: str) -> ImageSize:

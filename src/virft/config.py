@@ -74,6 +74,16 @@ class ModelConfig(_Section):
     )
     lora_rank: int = _setting(32, help="Rank of the adapters.", at_least=1)
     lora_alpha: int = _setting(64, help="Adapters are scaled by lora_alpha / lora_rank.", at_least=1)
+    load_in_4bit: bool = _setting(
+        False,
+        help="Keep the language model's frozen weights in 4 bits under adapters (QLoRA, NF4). Needs `virft[quant]`.",
+        source="QLoRA",
+    )
+    gradient_checkpointing: bool = _setting(
+        False,
+        help="Keep only what enters each layer and compute the rest again in the backward: far less memory, about a "
+        "third more time in the update, the same gradients.",
+    )
     min_pixels: int | None = _setting(
         None, help="Smaller images are enlarged to this. Not set: the model's own.", unit="pixels", at_least=1
     )
@@ -239,6 +249,22 @@ class GRPOConfig(_Section):
         above=0,
         at_most=1000,
     )
+    vision_lr_scale: float = _setting(
+        1.0,
+        help="A vision tower that is trained learns so many times as fast as the language model; less than 1 is usual.",
+        above=0,
+        at_most=1000,
+    )
+    projector_lr_scale: float = _setting(
+        1.0,
+        help="The same of the projector, which carries the tower's features into the language model.",
+        above=0,
+        at_most=1000,
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = _setting(
+        "adamw",
+        help="`adamw_8bit` keeps its states in 8 bits: 2 bytes for a trained number, not 8. Needs `virft[quant]`.",
+    )
     schedule: Literal["linear", "constant", "cosine"] = _setting(
         "linear", help="Path of the learning rate after the warm-up; `linear` and `cosine` end at 0.", source=_PAPER
     )
@@ -281,6 +307,9 @@ class SFTConfig(_Section):
         1e-5, help="Peak learning rate of AdamW. LoRA wants about 1e-4.", above=0, at_most=1
     )
     name_lr_scale: float = _setting(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
+    vision_lr_scale: float = _setting(1.0, help="As `grpo.vision_lr_scale`.", above=0, at_most=1000)
+    projector_lr_scale: float = _setting(1.0, help="As `grpo.projector_lr_scale`.", above=0, at_most=1000)
+    optimizer: Literal["adamw", "adamw_8bit"] = _setting("adamw", help="As `grpo.optimizer`.")
     schedule: Literal["linear", "constant", "cosine"] = _setting(
         "cosine", help="Path of the learning rate after the warm-up; `linear` and `cosine` end at 0."
     )
@@ -501,6 +530,10 @@ def without_effect(config: Config) -> dict[str, str]:
             reasons[f"sampling.{name}"] = 'it needs sampling.engine = "vllm", which is "builtin"'
     else:
         reasons["sampling.prompts_per_batch"] = "vLLM makes batches of its own"
+    if config.model.freeze_vision:
+        for section in ("grpo", "sft"):
+            for name in ("vision_lr_scale", "projector_lr_scale"):
+                reasons[f"{section}.{name}"] = "it needs model.freeze_vision = false"
     if config.grpo.updates_per_batch == 1:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
     if config.run.save_every == 0:
@@ -529,6 +562,8 @@ def first_conflict(config: Config) -> str | None:
             'model.freeze_vision is false with model.train = "lora", which puts adapters into the language '
             'model only; expected freeze_vision = true, or train = "full"'
         )
+    if config.model.load_in_4bit and config.model.train != "lora":
+        return 'model.load_in_4bit is true with model.train = "full"; weights of 4 bits cannot be trained: "lora" can'
     low, high = config.model.min_pixels, config.model.max_pixels
     if low is not None and high is not None and low > high:
         return f"model.min_pixels is {low}; expected at most model.max_pixels, which is {high}"

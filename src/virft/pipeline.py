@@ -189,6 +189,32 @@ def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) ->
     _train(load(config, overrides).config, "sft", resume=resume)
 
 
+def plan(
+    *,
+    config: Path,
+    overrides: Sequence[str] = (),
+    memory: float | None = None,
+    image: ImageSize,
+    text_tokens: int = 150,
+    trainer: Literal["grpo", "sft"] = "grpo",
+) -> None:
+    """Print what a config's run needs of a device's memory, part by part, and which settings make it fit."""
+    from virft.config_file import load
+
+    settings = load(config, overrides).config
+    from virft.planning.device import device_memory
+    from virft.planning.fit import find_fit
+    from virft.planning.memory import Planner
+    from virft.planning.words import fit_text, plan_text
+
+    size = int(memory * 2**30) if memory is not None else device_memory()
+    planner = Planner(settings, image=image, text_tokens=text_tokens, trainer=trainer)
+    _say(plan_text(planner))
+    _say("")
+    fit = find_fit(settings, planner, memory=size, image=image, text_tokens=text_tokens)
+    _say(fit_text(planner, fit, memory=size))
+
+
 def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
     """Train and measure base, SFT and RFT as a config file says, and say what the difference is."""
     from virft.config_file import load

@@ -90,6 +90,12 @@ def test_adapters_are_drawn_from_the_seed() -> None:
     assert not torch.equal(drawn(0), drawn(1))
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_layers_are_checkpointed_when_asked_for(wanted: bool) -> None:
+    loaded = load_for_training(config(model=ModelConfig(train="lora", gradient_checkpointing=wanted)))
+    assert loaded.model.is_gradient_checkpointing is wanted
+
+
 def test_image_placeholders_are_never_sampled(tiny: LoadedModel) -> None:
     rules = make_policy(tiny, temperature=0.7).rules
     assert rules.temperature == 0.7
@@ -150,6 +156,24 @@ def test_an_engine_that_cannot_run_is_refused_before_anything_else(tmp_path: Pat
     )
     with pytest.raises(ConfigError, match=r"^sampling\."):
         train(settings, "grpo", resume=False, say=print)
+
+
+def test_tower_and_projector_learn_at_rates_of_their_own() -> None:
+    settings = config(
+        model=ModelConfig(freeze_vision=False),
+        grpo=GRPOConfig(kl_coef=0.0, vision_lr_scale=0.1, projector_lr_scale=5.0),
+    )
+    loaded = load_for_training(settings)
+    names = {id(parameter): name for name, parameter in loaded.model.named_parameters()}
+    found = {}
+    for group in make_trainer(settings, loaded).optimizer.param_groups:
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = group["lr_scale"]
+    assert len(found) == len(names)
+    assert found["model.visual.blocks.0.attn.qkv.weight"] == 0.1
+    assert found["model.visual.merger.mlp.0.weight"] == 5.0
+    assert found["model.language_model.layers.0.self_attn.q_proj.weight"] == 1.0
+    assert set(found.values()) == {0.1, 1.0, 5.0}
 
 
 def test_without_kl_there_is_no_reference(tiny: LoadedModel) -> None:

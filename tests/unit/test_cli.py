@@ -70,6 +70,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
         "look",
         "grpo",
         "sft",
+        "plan",
         "compare",
         "audit",
         "doctor",
@@ -86,7 +87,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = verbs(cli._parser())
-    assert len(leaves) == 30
+    assert len(leaves) == 31
     for leaf in leaves:
         verb = leaf.get_default("verb")
         function = getattr(builds if verb.startswith("build_") else pipeline, verb)
@@ -197,6 +198,7 @@ def test_users_mistake_is_one_message(
         (("grpo", "a.toml", "--dry-run", "b=1", "--frist"), "unrecognized arguments: --frist"),
         (("ask", "a", "b", "c", "--temperature", "-1"), "-1; expected a number from 0 to 10"),
         (("app", "a", "--port", "70000"), "70000; expected a port from 0 to 65535"),
+        (("plan", "a", "--memory", "0"), "0; expected GiB above 0, such as 24"),
         (("predict", "a", "b", "c", "d"), "unrecognized arguments: d"),
         (("build", "coco", "a", "b", "c", "--neg", "0.1"), "unrecognized arguments: --neg"),
     ],

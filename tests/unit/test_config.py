@@ -115,6 +115,10 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
         "sampling.vllm_mode",
         "sampling.vllm_gpu_memory",
         "sampling.importance_cap",
+        "grpo.vision_lr_scale",
+        "grpo.projector_lr_scale",
+        "sft.vision_lr_scale",
+        "sft.projector_lr_scale",
         "grpo.clip_range",
         "data.validate_every",
         "run.keep_best",
@@ -129,12 +133,14 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
         data=DataConfig(train="a", validation="b"),
         run=RunConfig(dir="run", save_every=0, trackers=("wandb",)),
     )
-    assert set(without_effect(busy)) == {
-        "sampling.prompts_per_batch",
-        "grpo.name_lr_scale",
-        "sft.name_lr_scale",
-        "run.keep_checkpoints",
-    }
+    rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
+    assert set(without_effect(busy)) == rates | {"sampling.prompts_per_batch", "run.keep_checkpoints"}
+
+
+def test_weights_of_4_bits_are_for_adapters() -> None:
+    with pytest.raises(ConfigError, match="weights of 4 bits cannot be trained"):
+        replace(config(), model=ModelConfig(load_in_4bit=True))
+    assert replace(config(), model=ModelConfig(load_in_4bit=True, train="lora")).model.load_in_4bit
 
 
 def test_every_setting_has_a_value_and_a_help_text() -> None:

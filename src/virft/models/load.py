@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
 import json
 import re
 import shutil
@@ -11,18 +12,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
-from virft.errors import ModelError
+from virft.errors import ConfigError, ModelError
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.saved_files import settle_files
@@ -69,6 +76,24 @@ class LoadedModel:
         """No gradient for the vision tower and its projector."""
         for parameter in self.family.vision_parameters(self.model):
             parameter.requires_grad_(False)
+
+    def vision_parts(self) -> dict[nn.Parameter, Literal["vision", "projector"]]:
+        """Where the parameters belong that are not the language model's; a projector's do, even inside the tower."""
+        return {
+            parameter: "projector" if name.startswith(self.family.projector_names) else "vision"
+            for name, parameter in self.model.named_parameters()
+            if name.startswith(self.family.vision_names)
+        }
+
+    def checkpoint_gradients(self) -> None:
+        """In ``train()``, keep only the input of each layer (the tower's too) and compute it again in the backward.
+
+        In ``eval()`` nothing changes. Sampling is for ``eval()``: a layer that is computed twice cannot write a cache.
+        """
+        # No dropout, so no random state to bring back.
+        self.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        # transformers also asks for gradients of the embedded tokens, which only the reentrant kind needs.
+        self.model.disable_input_require_grads()
 
     def add_lora(self, rank: int, alpha: int) -> None:
         """Adapters in every linear layer of the language model, float32; everything else is frozen.
@@ -162,9 +187,16 @@ class LoadedModel:
 
 
 def load_model(
-    path: str, *, dtype: torch.dtype = torch.float32, pixels: tuple[int | None, int | None] = (None, None)
+    path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    pixels: tuple[int | None, int | None] = (None, None),
+    in_4bit: bool = False,
 ) -> LoadedModel:
     """``virft-tiny``, a folder, or a hub id. ``pixels``: smallest and largest image area; None keeps the model's own.
+
+    ``in_4bit``: the language model's layers get weights of 4 bits (NF4, their scales in 8 bits); tower, embeddings and
+    output layer keep ``dtype``. Needs bitsandbytes: ``ConfigError`` without. Not for a folder of adapters.
 
     Raises ``ModelError`` for a folder that is missing or incomplete, and for a type of model without a family.
     """
@@ -177,6 +209,11 @@ def load_model(
     source = str(folder) if is_folder else path
     with explained(path, expected=_EXPECTED):
         if is_folder and (folder / _ADAPTERS).exists():
+            if in_4bit:
+                raise ModelError(
+                    f"{path}: holds adapters, which cannot be merged into weights of 4 bits; "
+                    "expected a whole model, or model.load_in_4bit = false"
+                )
             base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
             loaded = load_model(base, dtype=dtype, pixels=pixels)
             loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
@@ -194,14 +231,35 @@ def load_model(
                 "expected the model's own tokenizer files"
             )
         with without_progress_bars():
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+            further = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **further)
+        layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
+        for layer in layers:
+            # On a CPU bitsandbytes would repack weights for inference at the first sampling: no gradient goes through.
+            layer.support_avx512bf16_for_cpu = False
         return _finish(
             family=family,
             model=model,
             tokenizer=tokenizer,
-            image_processor=_image_processor(source, family, pixels),
+            image_processor=image_processor(source, family, pixels),
             folder=folder if is_folder else None,
         )
+
+
+def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with scales in 8 bits, computed with in ``dtype``, for the language model alone. Source: QLoRA."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.load_in_4bit needs bitsandbytes, which is not installed; "
+            "expected pip install virft[quant], or load_in_4bit = false"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[*(name.rstrip(".") for name in family.vision_names), "lm_head"],
+    )
 
 
 @contextlib.contextmanager
@@ -264,8 +322,11 @@ def _embed_patches(self: Any, patches: torch.Tensor) -> torch.Tensor:
     return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-def _image_processor(source: str, family: Family, pixels: tuple[int | None, int | None]) -> Any:
-    """The PIL image processor: the one of torchvision makes slightly other pixels."""
+def image_processor(source: str, family: Family, pixels: tuple[int | None, int | None]) -> Any:
+    """The PIL image processor of a folder or hub id: the one of torchvision makes slightly other pixels.
+
+    ``pixels``: as for ``load_model``.
+    """
     processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     if pixels != (None, None):
         family.limit_pixels(processor, *pixels)

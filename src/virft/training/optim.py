@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from virft.errors import ConfigError
 from virft.training.guards import require_finite
 from virft.training.ranks import Ranks, whole_tensor
 
@@ -42,21 +43,56 @@ class FastRows:
     scale: float
 
 
-class _AdamWFastRows(torch.optim.AdamW):
-    """AdamW moves every number on its own, so a longer move of some rows is the same as a rate of their own."""
+OptimizerName = Literal["adamw", "adamw_8bit"]
 
-    def __init__(self, parameters: Any, fast: FastRows, **options: Any) -> None:
-        super().__init__(parameters, **options)
-        self._fast = fast
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter],
+    *,
+    weight_decay: float,
+    fast: FastRows | None = None,
+    scale_of: Callable[[nn.Parameter], float] | None = None,
+    kind: OptimizerName = "adamw",
+) -> torch.optim.Optimizer:
+    """AdamW over the parameters that want a gradient. Betas are the paper's code's (0.9, 0.999).
+
+    ``scale_of``: how many times as fast as the rest a parameter learns; there is a group for each such number.
+    ``kind``: ``adamw_8bit`` is bitsandbytes'; ``ConfigError`` without the package.
+    """
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in wanted:
+        groups.setdefault(scale_of(parameter) if scale_of is not None else 1.0, []).append(parameter)
+    options: Any = [{"params": members, _SCALE: scale} for scale, members in groups.items()]
+    optimizer: torch.optim.Optimizer
+    if kind == "adamw_8bit":
+        optimizer = _adamw_8bit()(options, lr=0.0, weight_decay=weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(options, lr=0.0, weight_decay=weight_decay, fused=True)
+    if fast is not None and any(parameter is fast.table for parameter in wanted):
+        _speed_up(optimizer, fast)
+    return optimizer
+
+
+_SCALE = "lr_scale"
+
+
+def _speed_up(optimizer: torch.optim.Optimizer, fast: FastRows) -> None:
+    """AdamW moves every number on its own, so a longer move of some rows is the same as a rate of their own."""
+    before: list[Tensor] = []
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """As AdamW's."""
-        table, rows = _own_rows(self._fast.table, self._fast.rows)
-        before = table[rows]
-        result = super().step(closure)
-        table[rows] = before + self._fast.scale * (table[rows] - before)
-        return result
+    def keep(*_: Any) -> None:
+        table, rows = _own_rows(fast.table, fast.rows)
+        before[:] = [table[rows]]
+
+    @torch.no_grad()
+    def move_on(*_: Any) -> None:
+        table, rows = _own_rows(fast.table, fast.rows)
+        table[rows] = before[0] + fast.scale * (table[rows] - before[0])
+
+    optimizer.register_step_pre_hook(keep)
+    optimizer.register_step_post_hook(move_on)
 
 
 def _own_rows(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,21 +106,21 @@ def _own_rows(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return shard, rows[(start <= rows) & (rows < start + len(shard))] - start
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], *, weight_decay: float, fast: FastRows | None = None
-) -> torch.optim.AdamW:
-    """AdamW over the parameters that want a gradient. Betas are the paper's code's (0.9, 0.999)."""
-    wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    options: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "fused": True}
-    if fast is None or not any(parameter is fast.table for parameter in wanted):
-        return torch.optim.AdamW(wanted, **options)
-    return _AdamWFastRows(wanted, fast, **options)
+def _adamw_8bit() -> Any:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ConfigError(
+            'optimizer = "adamw_8bit" needs bitsandbytes, which is not installed; '
+            'expected pip install virft[quant], or optimizer = "adamw"'
+        ) from error
+    return AdamW8bit
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the next step, in every group."""
+    """The rate of the next step, in every group times the group's own scale."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_SCALE, 1.0)
 
 
 def update_weights(optimizer: torch.optim.Optimizer, *, max_grad_norm: float, ranks: Ranks, step: int) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from virft.errors import ConfigError
 from virft.training.optim import FastRows, Schedule, learning_rate, make_optimizer, set_learning_rate
 
 
@@ -80,3 +83,54 @@ def test_frozen_embeddings_stay_as_they_are() -> None:
     model(torch.arange(4)).sum().backward()
     optimizer.step()
     assert torch.equal(table, before)
+
+
+def test_parts_learn_at_rates_of_their_own() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    scales = dict(zip(model.parameters(), (1.0, 0.1, 5.0), strict=True))
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, scale_of=scales.__getitem__)
+    set_learning_rate(optimizer, 0.01)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.tensor([[2.0, -2.0], [0.5, -0.5]])
+    optimizer.step()
+    # the first step of AdamW is the rate against the sign of the gradient: 0.01 x 1, x 0.1, x 5
+    moved = [(a - b).detach() for a, b in zip(model.parameters(), before, strict=True)]
+    signs = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])
+    for found, size in zip(moved, (0.01, 0.001, 0.05), strict=True):
+        torch.testing.assert_close(found, size * signs, rtol=1e-4, atol=1e-8)
+
+
+def test_equal_rates_make_one_group() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, scale_of=lambda _: 1.0)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [4]
+
+
+def test_states_of_8_bits_take_a_fourth_and_learn_alike() -> None:
+    pytest.importorskip("bitsandbytes", reason="needs virft[quant]")
+    moved = {}
+    for kind in ("adamw", "adamw_8bit"):
+        torch.manual_seed(0)
+        model = nn.Linear(128, 64, bias=False)
+        before = model.weight.detach().clone()
+        optimizer = make_optimizer(model.parameters(), weight_decay=0.0, kind=kind)
+        set_learning_rate(optimizer, 0.01)
+        gradient = torch.randn(64, 128)
+        for _ in range(5):
+            model.weight.grad = gradient.clone()
+            optimizer.step()
+            optimizer.zero_grad()
+        moved[kind] = model.weight.detach() - before
+        state = optimizer.state[model.weight]
+    assert state["state1"].dtype == state["state2"].dtype == torch.uint8
+    # 5 steps of 0.01 against a gradient that stays
+    torch.testing.assert_close(moved["adamw"].abs(), torch.full((64, 128), 0.05), rtol=1e-3, atol=1e-5)
+    assert (moved["adamw_8bit"] - moved["adamw"]).abs().mean() < 2e-3
+    assert (moved["adamw_8bit"].sign() == moved["adamw"].sign()).all()
+
+
+def test_states_of_8_bits_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ConfigError, match=r'optimizer = "adamw_8bit" needs bitsandbytes.* pip install virft\[quant\]'):
+        make_optimizer(nn.Linear(2, 2).parameters(), weight_decay=0.0, kind="adamw_8bit")

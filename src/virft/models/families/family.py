@@ -20,7 +20,8 @@ class Family:
 
     ``box_space``: what the model was trained to write, or what it is taught where it was not trained to write boxes.
     ``language_module``: attribute path inside the model, for LoRA targets. ``vision_names``: what the names of all
-    parameters of tower and projector begin with, for freezing. ``vision_attention``: what the tower attends with.
+    parameters of tower and projector begin with, for freezing; ``projector_names``: the projector's alone.
+    ``vision_attention``: what the tower attends with.
 
     ``images_first``: the chat template writes all images before all text, so they cannot be numbered.
     ``two_way_images``: in the prompt, tokens of one image see one another in both directions.
@@ -53,6 +54,7 @@ class Family:
     encode_images: Callable[[Any, VisionInputs], ImageFeatures]
     forward_features: Callable[[Sequence[ImageFeatures]], dict[str, Any]]
     forbidden_token_ids: Callable[[Any, Any], frozenset[int]]
+    projector_names: tuple[str, ...]
     images_first: bool = False
     two_way_images: bool = False
 

@@ -70,6 +70,7 @@ GEMMA3 = Family(
     box_space=BoxSpace.RELATIVE_1000,
     language_module="model.language_model",
     vision_names=("model.vision_tower.", "model.multi_modal_projector."),
+    projector_names=("model.multi_modal_projector.",),
     vision_attention="sdpa",
     two_way_images=True,
     placeholder_id=lambda config: int(config.boi_token_id),

@@ -110,6 +110,7 @@ def _idefics(model_type: str) -> Family:
         box_space=BoxSpace.RELATIVE_1000,
         language_module="model.text_model",
         vision_names=("model.vision_model.", "model.connector."),
+        projector_names=("model.connector.",),
         vision_attention="sdpa",
         placeholder_id=lambda config: int(config.image_token_id),
         read_images=read_images,

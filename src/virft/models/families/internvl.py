@@ -100,6 +100,7 @@ INTERNVL = Family(
     box_space=BoxSpace.RELATIVE_1000,
     language_module="model.language_model",
     vision_names=("model.vision_tower.", "model.multi_modal_projector."),
+    projector_names=("model.multi_modal_projector.",),
     vision_attention="sdpa",
     placeholder_id=lambda config: int(config.image_token_id),
     read_images=read_images,

@@ -126,6 +126,7 @@ LLAVA_ONEVISION = Family(
     box_space=BoxSpace.RELATIVE_1000,
     language_module="model.language_model",
     vision_names=("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline"),
+    projector_names=("model.multi_modal_projector.", "model.image_newline"),
     vision_attention="sdpa",
     images_first=True,
     placeholder_id=lambda config: int(config.image_token_id),

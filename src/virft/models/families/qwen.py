@@ -80,7 +80,7 @@ def forbidden_token_ids(tokenizer: Any, config: Any) -> frozenset[int]:
     return frozenset({config.image_token_id, config.video_token_id})
 
 
-def _qwen(model_type: str, box_space: BoxSpace) -> Family:
+def _qwen(model_type: str, box_space: BoxSpace, *mergers: str) -> Family:
     return Family(
         model_type=model_type,
         box_space=box_space,
@@ -97,9 +97,10 @@ def _qwen(model_type: str, box_space: BoxSpace) -> Family:
         encode_images=encode_images,
         forward_features=forward_features,
         forbidden_token_ids=forbidden_token_ids,
+        projector_names=("model.visual.merger.", *mergers),
     )
 
 
 QWEN2_VL = _qwen("qwen2_vl", BoxSpace.RELATIVE_1000)
 QWEN2_5_VL = _qwen("qwen2_5_vl", BoxSpace.RESIZED_PIXELS)
-QWEN3_VL = _qwen("qwen3_vl", BoxSpace.RELATIVE_1000)
+QWEN3_VL = _qwen("qwen3_vl", BoxSpace.RELATIVE_1000, "model.visual.deepstack_merger_list.")

@@ -1,0 +1,183 @@
+"""Does `virft plan` say what a run takes? Two steps of a random model of the 2B's shape, measured and predicted.
+
+The model has the sizes of Qwen2-VL-2B and random weights in bfloat16; adapters of rank 32 are trained. The run is in a
+process of its own; its peak is resident memory (VmHWM) less what it had after imports. The tokenizer is the one of
+virft-tiny: what is sampled from the 151,936 tokens is no text, and almost never ends, so every completion has its full
+length. glibc gives freed tensors back at once (docs/memory.md), unless --default-allocator.
+
+    python benchmarks/memory_2b.py                     # 13 GiB
+    python benchmarks/memory_2b.py --checkpointing     # 7 GiB
+    python benchmarks/memory_2b.py --shape small
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from record import RESULTS, markdown_table, write_results
+from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from virft.assembly import make_trainer, prepare_for_training
+from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.models.load import wrap_model
+from virft.models.tiny import tiny_config, tiny_folder
+from virft.planning.memory import Planner
+from virft.planning.words import memory_text
+from virft.types import Detections, ImageSize, Sample, TaskName
+
+IMAGE = ImageSize(640, 480)
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
+"""Tensors of a MiB and more go back to the system when they are freed, see docs/memory.md."""
+SHAPES: dict[str, dict[str, dict[str, Any]]] = {
+    "2b": {
+        "text": {
+            "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+            "num_attention_heads": 12, "num_key_value_heads": 2, "mrope_section": [16, 24, 24],
+        },
+        "vision": {
+            "depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 1536, "patch_size": 14
+        },
+    },
+    "small": {
+        "text": {
+            "vocab_size": 32000, "hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 10,
+            "num_attention_heads": 10, "num_key_value_heads": 2, "mrope_section": [8, 12, 12],
+        },
+        "vision": {
+            "depth": 6, "embed_dim": 384, "num_heads": 6, "mlp_ratio": 4, "hidden_size": 640, "patch_size": 14
+        },
+    },
+}  # fmt: skip
+
+
+def model_config(shape: str) -> Qwen2VLConfig:
+    """A Qwen2-VL of these sizes with the special tokens of virft-tiny's tokenizer; embeddings tied as the 2B's are."""
+    known = tiny_config(AutoTokenizer.from_pretrained(tiny_folder()))
+    text = dict(SHAPES[shape]["text"])
+    section = text.pop("mrope_section")
+    ends = {name: getattr(known.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    images = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return Qwen2VLConfig(
+        text_config=text
+        | ends
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}},
+        vision_config=SHAPES[shape]["vision"],
+        tie_word_embeddings=True,
+        **{name: getattr(known, name) for name in images},
+    )
+
+
+def run_config(arguments: argparse.Namespace, folder: str) -> Config:
+    """One prompt a step, all its completions in one row."""
+    return Config(
+        model=ModelConfig(
+            path=folder, train="lora", dtype=arguments.dtype, gradient_checkpointing=arguments.checkpointing
+        ),
+        data=DataConfig(train="none"),
+        sampling=SamplingConfig(max_completion_tokens=arguments.completion_tokens),
+        grpo=GRPOConfig(
+            steps=arguments.steps, prompts_per_step=1, group_size=arguments.group, microbatch_tokens=1 << 20
+        ),
+        run=RunConfig(dir="none"),
+    )
+
+
+def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
+    """Train in this process; bytes over what imports took, and what the prompt came to."""
+    before = _status("VmRSS")
+    config = run_config(arguments, folder)
+    settings = model_config(arguments.shape)
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(settings, dtype=getattr(torch, arguments.dtype))
+    loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), Qwen2VLImageProcessorPil())
+    prepare_for_training(config, loaded)
+    with tempfile.TemporaryDirectory() as pictures:
+        path = f"{pictures}/a.png"
+        Image.effect_noise((IMAGE.width, IMAGE.height), 90).convert("RGB").save(path)
+        trainer = make_trainer(config, loaded)
+        sample = Sample(
+            id="a", task=TaskName.DETECTION, images=(path,), image_sizes=(IMAGE,), query="cat", target=Detections()
+        )
+        found: dict[str, float] = {}
+        for number in range(arguments.steps):
+            began = time.perf_counter()
+            report = trainer.step(number, [sample])
+            group = report.groups[0]
+            found = {
+                "prompt_tokens": len(group.prompt.token_ids),
+                "completion_tokens": sum(len(one.token_ids) for one in group.completions) / len(group.completions),
+                "step_s": time.perf_counter() - began,
+                **{f"{name}_s": seconds for name, seconds in report.timings.items()},
+            }
+            print(json.dumps({"step": number, **report.metrics}), file=sys.stderr, flush=True)
+    return {**found, "peak": _status("VmHWM") - before, "imports": before}
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run the child, predict, and write both."""
+    with tempfile.TemporaryDirectory() as folder:
+        model_config(arguments.shape).save_pretrained(folder)
+        Qwen2VLImageProcessorPil().save_pretrained(folder)
+        if arguments.child:
+            print(json.dumps(measure(arguments, folder)))
+            return
+        child = subprocess.run(
+            [sys.executable, __file__, "--child", *sys.argv[1:]],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ({} if arguments.default_allocator else ALLOCATOR),
+        )
+        measured = json.loads(child.stdout.splitlines()[-1])
+        image_tokens = Planner(run_config(arguments, folder), image=IMAGE, text_tokens=1).question.image_tokens
+        planner = Planner(
+            run_config(arguments, folder), image=IMAGE, text_tokens=int(measured["prompt_tokens"]) - image_tokens
+        )
+        memory = planner.memory(planner.choice)
+    row = [
+        arguments.shape, str(arguments.checkpointing).lower(), f"{measured['prompt_tokens']:.0f}",
+        f"{arguments.group} x {measured['completion_tokens']:.0f}", f"{memory.peak / 2**30:.2f}",
+        f"{measured['peak'] / 2**30:.2f}", f"{memory.peak / measured['peak'] - 1:+.1%}", f"{measured['step_s']:.0f}",
+    ]  # fmt: skip
+    head = ["shape", "checkpointing", "P", "G x C", "predicted GiB", "measured GiB", "difference", "last step s"]
+    tables = (
+        f"{markdown_table(head, [row])}\n\nImports took {measured['imports'] / 2**30:.2f} GiB more. "
+        f"{arguments.dtype}, adapters of rank 32, {arguments.steps} steps, an image of "
+        f"{IMAGE.width} x {IMAGE.height}. glibc {'as it is' if arguments.default_allocator else ALLOCATOR}.\n\n"
+        f"```\n{memory_text(memory)}\n```"
+    )
+    print(tables)
+    command = " ".join(["python benchmarks/memory_2b.py", *sys.argv[1:]])
+    question = f"memory_{arguments.shape}" + ("_checkpointing" if arguments.checkpointing else "")
+    print(write_results(question, command=command, tables=tables, date=arguments.date, folder=arguments.out))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="2b")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--completion-tokens", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--default-allocator", action="store_true", help="leave glibc as it is")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    main(parser.parse_args())

@@ -1,0 +1,78 @@
+"""A config's model without its weights: every shape, nothing in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from virft.assembly import prepare_for_training, weights_dtype
+from virft.config import Config
+from virft.models.families import family_of
+from virft.models.load import LoadedModel, explained, image_processor, prepare_attention
+from virft.models.tiny import TINY_NAME, tiny_folder
+
+_EXPECTED = f"{TINY_NAME}, a folder with the model's config.json, or a hub id owner/name"
+
+
+def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
+    """The model as ``load_for_training`` gives it, of tensors that belong to ``mode``. Reads no weights.
+
+    Needs ``config.json`` and the image processor's file; of adapters those of their base, as they get merged.
+    Raises ``ModelError`` where they are missing.
+    """
+    path = config.model.path
+    folder = tiny_folder() if path == TINY_NAME else Path(path)
+    with explained(path, expected=_EXPECTED):
+        source = _base_of(str(folder) if folder.is_dir() else path)
+        settings = AutoConfig.from_pretrained(source)
+        family = family_of(settings.model_type)
+        processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(settings, dtype=weights_dtype(config))
+    prepare_attention(model, family)
+    loaded = LoadedModel(model=model, tokenizer=None, image_processor=processor, family=family, folder=None, card={})
+    prepare_for_training(config, loaded)
+    _replace_tensors(model, lambda tensor: unfilled(tensor, mode))
+    return loaded
+
+
+def unfilled(like: Tensor, mode: FakeTensorMode) -> Tensor:
+    """A tensor of this shape and kind that says it is on the CPU, and holds nothing."""
+    with mode:
+        return torch.empty(like.shape, dtype=like.dtype, device="cpu")
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, each counted once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(one): one for one in tensors}.values())
+
+
+def _base_of(source: str) -> str:
+    """The model's own folder, or that of the base that adapters in a folder name."""
+    adapters = Path(source) / "adapter_config.json"
+    if not adapters.exists():
+        return source
+    base = str(json.loads(adapters.read_text())["base_model_name_or_path"])
+    return str(tiny_folder()) if base == TINY_NAME else base
+
+
+def _replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+    """Every parameter and buffer by another one; what is shared stays shared."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for kept in (module._parameters, module._buffers):
+            for name, tensor in list(kept.items()):
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    new = make(tensor)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = nn.Parameter(new, requires_grad=tensor.requires_grad) if is_parameter else new
+                kept[name] = made[id(tensor)]  # type: ignore[assignment]

@@ -1,0 +1,75 @@
+"""A base of 4 bits under adapters: the language model alone, trained, saved, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from factories import detections, sample, save_picture
+from virft.assembly import load_for_training, make_trainer
+from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.errors import ConfigError, ModelError
+from virft.models.load import load_model
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs virft[quant], which is not installed"
+)
+CONFIG = Config(
+    model=ModelConfig(train="lora", dtype="bfloat16", load_in_4bit=True, gradient_checkpointing=True),
+    data=DataConfig(train="d"),
+    sampling=SamplingConfig(max_completion_tokens=8),
+    grpo=GRPOConfig(steps=2, group_size=3, learning_rate=1e-3, optimizer="adamw_8bit"),
+    run=RunConfig(dir="r"),
+)
+
+
+def test_it_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"load_in_4bit needs bitsandbytes.* pip install virft\[quant\]"):
+        load_model("virft-tiny", in_4bit=True)
+
+
+def test_adapters_in_a_folder_cannot_be_merged_into_it(tmp_path: Path) -> None:
+    loaded = load_model("virft-tiny")
+    loaded.add_lora(2, 4)
+    loaded.save(tmp_path / "adapters")
+    with pytest.raises(ModelError, match="cannot be merged into weights of 4 bits"):
+        load_model(str(tmp_path / "adapters"), in_4bit=True)
+
+
+@needs_bitsandbytes
+def test_the_language_models_layers_are_packed_and_nothing_else() -> None:
+    packed = {n for n, p in load_for_training(CONFIG).model.named_parameters() if p.dtype == torch.uint8}
+    # 4 layers of 7 matrices
+    assert len(packed) == 28
+    assert all(name.startswith("model.language_model.layers.") for name in packed)
+
+
+@needs_bitsandbytes
+def test_it_answers_nearly_as_the_model_of_16_bits() -> None:
+    ids = torch.arange(40, 60)[None]
+    whole, packed = (
+        load_model("virft-tiny", dtype=torch.bfloat16, in_4bit=wanted).model(input_ids=ids).logits.float()
+        for wanted in (False, True)
+    )
+    assert whole.std() > 0.5
+    assert torch.corrcoef(torch.stack([whole.flatten(), packed.flatten()]))[0, 1] > 0.95
+    assert not torch.equal(whole, packed)
+
+
+@needs_bitsandbytes
+def test_steps_sample_and_train_in_turns_and_adapters_are_saved(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.png", (112, 112))
+    loaded = load_for_training(CONFIG)
+    trainer = make_trainer(CONFIG, loaded)
+    one = sample(detections((10, 10, 60, 60)), image=str(path), size=(112, 112))
+    for number in range(2):
+        report = trainer.step(number, [one])
+        # the sampler's numbers are the policy's, up to rounding in bfloat16
+        assert report.metrics["sampler_gap"] < 0.3
+    loaded.save(tmp_path / "saved")
+    again = load_model(str(tmp_path / "saved"))
+    assert again.adapters is not None

@@ -1,0 +1,168 @@
+"""A plan's numbers are those of the real model, its real packing, and what a small step really holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from virft.assembly import load_for_training, make_policy, make_trainer
+from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.models.layout import pack_row
+from virft.planning.live_bytes import LiveBytes
+from virft.planning.memory import Choice, Planner, RowShape
+from virft.types import ImageSize
+
+IMAGE = ImageSize(112, 112)
+
+
+def config(**model: Any) -> Config:
+    return Config(
+        data=DataConfig(train="d"),
+        run=RunConfig(dir="r"),
+        model=ModelConfig(**model),
+        grpo=GRPOConfig(steps=2, prompts_per_step=3, group_size=4),
+        sampling=SamplingConfig(max_completion_tokens=10),
+    )
+
+
+LORA = config(train="lora", dtype="bfloat16", lora_rank=4)
+FULL = config()
+
+
+@cache
+def planner(settings_name: str) -> Planner:
+    return Planner({"lora": LORA, "full": FULL}[settings_name], image=IMAGE, text_tokens=20)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
+def test_weights_are_those_of_the_loaded_model_to_the_byte(name: str, settings: Config) -> None:
+    real = load_for_training(settings).model
+    shapes = {n: (p.shape, p.dtype, p.requires_grad) for n, p in real.named_parameters()}
+    found = planner(name).loaded.model
+    assert {n: (p.shape, p.dtype, p.requires_grad) for n, p in found.named_parameters()} == shapes
+    held = planner(name).held
+    sizes = {True: 0, False: 0}
+    for parameter in real.parameters():
+        sizes[parameter.requires_grad] += parameter.numel() * parameter.element_size()
+    assert sum(size for part, size in held.items() if part.startswith("trained")) == sizes[True]
+    assert sum(size for part, size in held.items() if part.startswith("frozen")) == sizes[False]
+
+
+def test_adapters_are_as_many_as_peft_makes() -> None:
+    # rank 4; a layer's q, o: 256 -> 256; k, v: 256 -> 128; gate, up: 256 -> 704; down: 704 -> 256
+    a_layer = 4 * (2 * (256 + 256) + 2 * (256 + 128) + 2 * (256 + 704) + (704 + 256))
+    assert planner("lora").held["trained weights, float32"] == 4 * 4 * a_layer  # 4 layers, 4 bytes
+    assert planner("lora").held["optimizer states"] == 2 * 4 * 4 * a_layer
+
+
+def test_only_a_full_training_with_a_kl_term_has_a_second_model() -> None:
+    assert "reference model" not in planner("lora").held
+    parameters = sum(p.numel() for p in planner("full").loaded.model.parameters())
+    assert planner("full").held["reference model"] == 4 * parameters
+    without = replace(FULL, grpo=replace(FULL.grpo, kl_coef=0.0))
+    assert "reference model" not in Planner(without, image=IMAGE, text_tokens=20).held
+
+
+def test_the_adams_states_are_as_planned_after_a_step() -> None:
+    trainer = make_trainer(LORA, load_for_training(LORA))
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    states = [value for state in trainer.optimizer.state.values() for value in state.values() if value.ndim]
+    assert sum(x.numel() * x.element_size() for x in states) == planner("lora").held["optimizer states"]
+
+
+# a prompt of 16 + 20 tokens, a group with 4 x 10 more: 76
+@pytest.mark.parametrize(
+    ("microbatch_tokens", "groups", "completions"),
+    [(10_000, 3, 4), (228, 3, 4), (227, 2, 4), (76, 1, 4), (75, 1, 3), (46, 1, 1), (1, 1, 1)],
+)
+def test_rows_are_filled_as_a_step_is_packed(microbatch_tokens: int, groups: int, completions: int) -> None:
+    assert planner("lora").question.prompt_tokens == 36
+    assert planner("lora").row_shape(microbatch_tokens) == RowShape(groups=groups, completions=completions)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
+def test_activations_are_those_of_the_real_model(name: str, settings: Config, checkpointing: bool) -> None:
+    shape = RowShape(groups=2, completions=4)
+    predicted = planner(name).activations(shape, checkpointing)
+    loaded = load_for_training(settings)
+    if checkpointing:
+        loaded.checkpoint_gradients()
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    policy = make_policy(loaded, temperature=1.0).train()
+    row = pack_row([[5] * 36] * 2, [torch.arange(36).expand(3, -1)] * 2, [[[7] * 10] * 4] * 2)
+    known = [x for p in loaded.model.parameters() for x in (p, p.grad) if x is not None]
+    with LiveBytes([*known, *loaded.model.buffers()]) as live:
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings is LORA):
+            logprobs = policy(row, features=[])
+        kept = live.now
+        logprobs.sum().backward()
+    # all 4 layers, against 1 and 2 that were counted
+    assert predicted.kept == pytest.approx(kept, rel=0.03)
+    assert predicted.kept + predicted.temporary == pytest.approx(live.peak, rel=0.03)
+
+
+def test_checkpointing_and_smaller_rows_take_less() -> None:
+    def update(choice: Choice) -> int:
+        return sum(planner("lora").memory(choice).stages["update"].values())
+
+    choice = Choice(gradient_checkpointing=False, microbatch_tokens=228, prompts_per_batch=3)
+    assert update(replace(choice, gradient_checkpointing=True)) < 0.6 * update(choice)
+    assert update(replace(choice, microbatch_tokens=76)) < 0.6 * update(choice)
+
+
+def test_the_cache_holds_each_prompt_once() -> None:
+    # 4 layers x 2 kv heads x 64 numbers, keys and values, 2 bytes; 3 prompts of 36 + 4 x 10 tokens
+    memory = planner("lora").memory(Choice(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=3))
+    assert memory.stages["sampling"]["key-value cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
+
+
+def test_supervision_samples_nothing() -> None:
+    supervised = Planner(LORA, image=IMAGE, text_tokens=20, trainer="sft")
+    memory = supervised.memory(supervised.choice)
+    assert set(memory.stages) == {"vision tower", "update"}
+    # 4096 tokens hold 16 samples of 36 + 10
+    assert supervised.row_shape(4096) == RowShape(groups=16, completions=1)
+
+
+def test_weights_of_4_bits_and_states_of_8_take_less() -> None:
+    # rank 32: no adapter is so small that its states stay in 32 bits
+    model = replace(LORA.model, load_in_4bit=True, lora_rank=32)
+    small = Planner(
+        replace(LORA, model=model, grpo=replace(LORA.grpo, optimizer="adamw_8bit")), image=IMAGE, text_tokens=20
+    )
+    linear = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704)
+    whole = planner("lora").held["frozen weights, bfloat16"]
+    assert small.held["frozen weights, bfloat16"] == whole - 2 * linear
+    assert small.held["frozen weights, 4 bits"] == pytest.approx(linear * (0.5 + 1 / 64), rel=0.01)
+    assert small.held["optimizer states"] == pytest.approx(8 * planner("lora").held["optimizer states"] / 4, rel=0.02)
+
+
+def test_a_plan_leaves_nothing_behind_that_a_real_run_could_meet() -> None:
+    planner("full").activations(RowShape(groups=1, completions=2), False)
+    policy = make_policy(load_for_training(FULL), temperature=1.0)
+    row = pack_row([[5] * 36], [torch.arange(36).expand(3, -1)], [[[7] * 10] * 2])
+    assert torch.isfinite(policy(row, features=[])).all()
+
+
+def test_a_trained_tower_keeps_about_what_is_planned() -> None:
+    settings = config(freeze_vision=False)
+    loaded = load_for_training(settings)
+    tower = loaded.model.get_submodule("model.visual")
+    pixels, grid = torch.randn(64, 1176), torch.tensor([[1, 8, 8]])
+    with LiveBytes([*tower.parameters(), *tower.buffers(), pixels]) as live:
+        features = tower(pixels, grid_thw=grid)
+        kept = live.now
+    assert features.pooler_output.requires_grad
+    planned = Planner(settings, image=IMAGE, text_tokens=20)
+    memory = planned.memory(Choice(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=1))
+    assert memory.stages["update"]["vision tower"] == pytest.approx(kept, rel=0.25)
