@@ -53,7 +53,6 @@ from virft.types import (
     Completion,
     Detections,
     ImageSize,
-    Prompt,
     Reading,
     RewardContext,
     RewardReport,
@@ -81,7 +80,7 @@ class Task:
 class LetterGrader:
     """A reward that differs between any two texts, so no group is dropped."""
 
-    def grade(self, text: str, sample: Sample, prompt: Prompt, context: RewardContext) -> RewardReport:
+    def grade(self, text: str, sample: Sample, *, resized: ImageSize, context: RewardContext) -> RewardReport:
         """The mean letter, as a number."""
         total = sum(map(ord, text)) / (1000 * max(1, len(text)))
         return RewardReport(total=total, parts={}, reading=Reading(text=text, well_formed=True, answer=Detections()))

@@ -91,6 +91,9 @@ class Replay:
     def generate(self, prompts: Sequence[EncodedPrompt], *_: Any) -> list[list[Completion]]:
         return [self._completions(int(one.prompt.sample_id)) for one in prompts]
 
+    def update(self) -> None:
+        """The weights have changed, which is nothing to it."""
+
     def _completions(self, number: int) -> list[Completion]:
         return [
             Completion(
