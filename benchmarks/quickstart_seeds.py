@@ -4,7 +4,7 @@
 
 Each seed is run twice: as it is, and with the names of the few-shot questions permuted among the classes (control:
 what is learnt must then be of no use). The held-out classes, never trained on, show what is general skill. About
-8 minutes a run on two cores. Runs that are there already are only scored; a run that was stopped goes on.
+10 minutes a run with two cores to itself. Runs that are there already are only scored; one that was stopped goes on.
 """
 
 from __future__ import annotations

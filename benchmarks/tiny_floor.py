@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from virft.assembly import Asking, evaluate
+from virft.answering import Asking, evaluate
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.models.load import load_model

@@ -51,12 +51,13 @@ def main(arguments: argparse.Namespace) -> None:
     page = re.sub("<meta http-equiv=[^>]*>", "", page, count=1)
     desk = screenshot(
         page, DESK, chromium=arguments.chromium, dark=False,
-        style="#section-1, .tables, .hint, #curves h3, .charts ~ .charts, .charts > :nth-child(n+4) { display: none }"
+        style="[id^=section-], .tables, .hint, #curves h3 { display: none }"
+        ".charts ~ .charts, .charts > :nth-child(n+4) { display: none }"
         "h2 { margin-top: 1.5rem } #pictures h3 { margin-top: 0.5rem }",
     )  # fmt: skip
     phone = screenshot(
         page, PHONE, chromium=arguments.chromium, dark=True,
-        style="#section-1, #scores, #curves, .key, .hint { display: none } h2 { margin-top: 1.5rem }",
+        style="[id^=section-], #scores, #curves, .key, .hint { display: none } h2 { margin-top: 1.5rem }",
     )  # fmt: skip
     sheet = Image.new("RGB", (DESK[0] + PHONE[0] + 3 * GAP, DESK[1] + 2 * GAP), PAPER)
     sheet.paste(desk, (GAP, GAP))

@@ -294,7 +294,8 @@ def predict(
         print(f"{count_answers(islice(store, limit))}, at most {max_completion_tokens} tokens each")
         return
     store.check(decode=True)
-    from virft.assembly import Asking, evaluate, is_main_process
+    from virft.answering import Asking, evaluate
+    from virft.assembly import is_main_process
     from virft.evaluation.score import scores_to_text, write_scores
     from virft.models.load import load_model
 
@@ -330,7 +331,8 @@ def presence(
     require_free(out, resume=resume)
     store = Store(data)
     store.check(decode=True)
-    from virft.assembly import Asking, answer, is_main_process
+    from virft.answering import Asking, answer
+    from virft.assembly import is_main_process
     from virft.evaluation.predictions import read_predictions
     from virft.evaluation.presence import QUESTION, PresenceQuestions, asked_map, write_asked_map
     from virft.models.load import load_model

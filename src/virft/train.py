@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
+from virft.answering import validator
 from virft.assembly import (
     load_for_training,
     loop_settings,
@@ -20,7 +21,6 @@ from virft.assembly import (
     require_rationales,
     source_commit,
     template_name,
-    validator,
 )
 from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data

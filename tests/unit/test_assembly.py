@@ -286,10 +286,6 @@ def test_the_loop_follows_the_settings() -> None:
     assert (loop.save_every, loop.keep_checkpoints, loop.log_every, loop.validate_every) == (4, 5, 6, 0)
 
 
-def test_without_validation_data_there_is_no_validator(tiny: LoadedModel) -> None:
-    assert assembly.validator(config(), tiny) is None
-
-
 def test_the_commit_is_told_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(assembly, "__file__", str(tmp_path / "assembly.py"))
     assert assembly.source_commit() is None

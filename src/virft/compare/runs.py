@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from virft.assembly import Asking, evaluate, load_for_training, make_sft_trainer
+from virft.answering import Asking, evaluate
+from virft.assembly import load_for_training, make_sft_trainer
 from virft.config import CompareConfig, Config
 from virft.config_file import dump, first_difference, load
 from virft.data.store import Store

@@ -69,22 +69,24 @@ def test_a_report_holds_means_over_all_questions() -> None:
     assert [one.reward for one in report.paid] == sorted((one.reward for one in report.paid), reverse=True)
 
 
-@pytest.mark.parametrize("weights", [{}, {"confidence": 0.1}, {"iou": 0.5, "confidence": 2.0}])
+NAMES = [sample(Label(text=n), task=TaskName.CLASSIFICATION, id=n) for n in ("cat", "dog", "fox", "owl")]
+PLACES = [
+    sample(box(*xyxy), task=TaskName.GROUNDING, id=str(xyxy), size=SIZE)
+    for xyxy in ((0, 0, 300, 300), (500, 500, 900, 800), (100, 700, 300, 1000))
+]
+
+
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "weights"),
     [
-        SCENES,
-        [sample(Label(text=n), task=TaskName.CLASSIFICATION, id=n) for n in ("cat", "dog", "fox", "owl")],
-        [
-            sample(box(*xyxy), task=TaskName.GROUNDING, id=str(xyxy), size=SIZE)
-            for xyxy in ((0, 0, 300, 300), (500, 500, 900, 800), (100, 700, 300, 1000))
-        ],
+        (SCENES, {}),
+        (SCENES, {"confidence": 0.1}),
+        (SCENES, {"iou": 0.5, "confidence": 2.0}),
+        (NAMES, {}),
+        (PLACES, {}),
     ],
-    ids=["detection", "classification", "grounding"],
 )
 def test_robust_pays_no_cheat_as_much_as_an_answer_that_is_half_right(asked, weights) -> None:
-    if asked is not SCENES and weights:
-        pytest.skip("weights of detection")
     (report,) = audit(asked, grader(weights=weights))
     assert report.margin > 0.1, report.best_cheat
 
