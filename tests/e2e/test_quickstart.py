@@ -45,7 +45,7 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
         assert re.search(rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d", told, re.M)
     assert told.index("RFT, learning rate 0.0001, seed 0\nstep 1/2") < told.index("\nbase on"), "training comes first"
     assert "step 2/2  loss" in told
-    assert "RFT cannot be told from base on these images" in told
+    assert "RFT cannot be told from base on these images: ap " in told
     assert told.endswith(f"pictures: {out / 'report.html'}\n")
 
     compared = json.loads((out / "compare" / "compare.json").read_text())

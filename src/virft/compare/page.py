@@ -8,8 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from virft.compare.runs import IN_WORDS, Compared, TrainedSystem
-from virft.compare.words import sentences
-from virft.evaluation.headlines import HEADLINE
+from virft.compare.words import sentences, shown_numbers
 from virft.evaluation.predictions import read_predictions_card
 from virft.report.page import html_table, paragraph
 from virft.report.reported import ReportedSystem, Section
@@ -47,7 +46,7 @@ def _shown(found: Compared) -> Iterator[Section]:
     for test, by_pair in found.comparisons.items():
         for number, one in enumerate(next(iter(by_pair.values()))):
             body = Markup().join(paragraph(text) for text in sentences(by_pair, number))
-            yield Section(heading=f"What {test} shows ({HEADLINE[one.task]})", body=body)
+            yield Section(heading=f"What {test} shows ({', '.join(shown_numbers(one.task))})", body=body)
 
 
 def _costs(found: Compared) -> Markup:

@@ -8,6 +8,7 @@ from virft.compare.runs import IN_WORDS, Compared, TrainedSystem
 from virft.evaluation.comparison import Comparison, Difference
 from virft.evaluation.headlines import HEADLINE
 from virft.training.progress import duration
+from virft.types import TaskName
 
 
 def compared_text(found: Compared) -> str:
@@ -16,12 +17,20 @@ def compared_text(found: Compared) -> str:
     lines = []
     for test, by_pair in found.comparisons.items():
         for number, task in enumerate(next(iter(by_pair.values()))):
-            name = HEADLINE[task.task]
-            lines.append(f"{test} ({task.task}, {name}, {task.num_images} images)")
-            for system in found.systems:
-                lines.append(_row(system, test, name, number, found, costs))
+            for name in shown_numbers(task.task):
+                lines.append(f"{test} ({task.task}, {name}, {task.num_images} images)")
+                lines += [_row(system, test, name, number, found, costs) for system in found.systems]
             lines += [f"  {sentence}" for sentence in sentences(by_pair, number)]
     return "\n".join(lines)
+
+
+def shown_numbers(task: TaskName) -> tuple[str, ...]:
+    """The headline number, and of detection the field's own beside it.
+
+    >>> shown_numbers(TaskName.DETECTION)
+    ('f1', 'ap')
+    """
+    return (HEADLINE[task], "ap") if task is TaskName.DETECTION else (HEADLINE[task],)
 
 
 def _row(system: TrainedSystem, test: str, name: str, number: int, found: Compared, costs: Mapping[str, str]) -> str:
@@ -40,18 +49,24 @@ def _row(system: TrainedSystem, test: str, name: str, number: int, found: Compar
 
 
 def sentences(by_pair: Mapping[tuple[str, str], Sequence[Comparison]], number: int) -> Iterator[str]:
-    """What the comparison shows, a sentence for each pair of systems, and what it does not."""
+    """What the comparison shows, a sentence for each pair of systems and number, and what it does not."""
     num_seeds = 1
     for (first, second), tasks in by_pair.items():
-        found = tasks[number].differences[HEADLINE[tasks[number].task]]
-        num_seeds = max(num_seeds, found.second.num_seeds)
-        what = "cannot be told from" if not found.is_clear else "is better than" if found.value > 0 else "is worse than"
-        yield f"{IN_WORDS[second]} {what} {IN_WORDS[first]} on these images: {_change(found)}."
+        for name in shown_numbers(tasks[number].task):
+            found = tasks[number].differences[name]
+            num_seeds = max(num_seeds, found.second.num_seeds)
+            yield f"{IN_WORDS[second]} {_standing(found)} {IN_WORDS[first]} on these images: {name} {_change(found)}."
         yield from (f"Asked differently: {warning}" for warning in tasks[number].warnings)
     yield (
         f"Intervals are over images, pooled over {num_seeds} seed{'s' if num_seeds > 1 else ''}: they say nothing of "
         "other data, other models or other budgets."
     )
+
+
+def _standing(found: Difference) -> str:
+    if not found.is_clear:
+        return "cannot be told from"
+    return "is better than" if found.value > 0 else "is worse than"
 
 
 def _change(found: Difference) -> str:
