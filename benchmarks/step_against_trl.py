@@ -2,17 +2,21 @@
 
     bash ../shared/vllm_cpu/setup.sh TRL_VENV      # once: an environment with TRL 1.16.0, 6 minutes
     python benchmarks/step_against_trl.py --trl-python TRL_VENV/bin/python      # about 12 minutes on two idle cores
+    python benchmarks/step_against_trl.py --trl-python .. --model 100m --dtype bfloat16 --num-prompts 4
 
 - virft: ``GRPOTrainer.step`` as it is, on views of the images as with ``[augment]``: no features of earlier steps;
 - plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update;
 - TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
 
-All have the built-in model (random weights, float32) with a frozen vision tower, the same images and questions,
-completions of exactly C tokens (end tokens are forbidden), equally many a backward, no gradient checkpointing,
-beta 0, a trivial reward, AdamW, equal threads. Each side is a process of its own that loads the model, renders images
-and text itself and takes its turns in alternating order while the others wait; the first turn is not counted.
-Memory: resident set sampled every 5 ms, highest of all turns, above the moment when model and trainer were set up.
-The limit is the ratio of counted operations of plain and virft, see ``counting.py``.
+All have the built-in model's shape, or a larger one (``--model``: 100 million weights, 32,000 tokens), random weights
+in ``--dtype``, a frozen vision tower, the same images and questions, completions of exactly C tokens (end tokens are
+forbidden), equally many a backward, no gradient checkpointing, beta 0, a trivial reward, AdamW, equal threads. Each
+side is a process of its own that loads the model, renders images and text itself and takes its turns in alternating
+order while the others wait; the first turn is not counted. Memory: resident set sampled every 5 ms, highest of all
+turns, above the moment when model and trainer were set up.
+The limit is the ratio of counted operations of plain and virft, see ``counting.py``. The rate of the matrix units is
+taken in every turn, beside the sides: a product of two square matrices of ``--dtype``. A second table tells virft's
+stages, and what share of that rate its counted operations reach over the whole step.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +35,7 @@ from typing import Any
 
 import torch
 from counting import GroupShape, step_operations
+from memory_2b import model_config
 from PIL import Image
 from record import RESULTS, markdown_table, write_results
 from sides import Server, Side
@@ -75,6 +81,7 @@ class Task:
     forbidden_ids: list[int]
     frozen_vision: bool
     threads: int
+    dtype: str
 
 
 class LetterGrader:
@@ -159,7 +166,7 @@ def run_side(kind: str, folder: Path) -> None:
     server = Server()
     task = Task(**json.loads((folder / "task.json").read_text()))
     torch.set_num_threads(task.threads)
-    loaded = load_model(str(folder))
+    loaded = load_model(str(folder), dtype=getattr(torch, task.dtype))
     if task.frozen_vision:
         loaded.freeze_vision()
     trainer = make_trainer(loaded, task, folder, UnsharedTrainer if kind == "plain" else GRPOTrainer)
@@ -224,15 +231,16 @@ def make_folder(
     groups_per_backward: int,
     frozen_vision: bool,
     threads: int,
+    model: str,
+    dtype: str,
 ) -> None:
     """A model folder for images of ``shape``, the images, and ``task.json`` with questions of the right length."""
     loaded = load_model(TINY_NAME)
     patch = loaded.image_processor.patch_size
     side = round(shape.patches**0.5) * patch
     torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(tiny_folder())
     # untrained, it answers differently each time
-    loaded.model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    loaded.model = AutoModelForImageTextToText.from_config(shape_config(model), dtype=getattr(torch, dtype))
     loaded.save(folder)
     _set_pixels(folder, side * side)
     loaded = load_model(str(folder))
@@ -253,8 +261,25 @@ def make_folder(
         forbidden_ids=sorted(loaded.family.forbidden_token_ids(loaded.tokenizer, loaded.model.config)),
         frozen_vision=frozen_vision,
         threads=threads,
+        dtype=dtype,
     )
     (folder / "task.json").write_text(json.dumps(asdict(task)))
+
+
+def shape_config(model: str) -> Any:
+    """``tiny``: that of virft-tiny. ``100m``: a Qwen2-VL with its tokenizer's special tokens."""
+    return AutoConfig.from_pretrained(tiny_folder()) if model == "tiny" else model_config("small")
+
+
+def matrix_rate(dtype: torch.dtype, *, size: int = 2048) -> float:
+    """Operations a second of a product of two square matrices, now: the fastest of three."""
+    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds[1:])
 
 
 def _set_pixels(folder: Path, pixels: int) -> None:
@@ -284,11 +309,23 @@ def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random)
     return question
 
 
-def measure(commands: dict[str, list[str]], folder: Path, repeats: int) -> dict[str, dict[str, float]]:
-    """Median seconds and highest memory above the loaded model, in MiB, of each side."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Of each side median seconds and highest memory above the loaded model, in MiB; medians of virft's stages, and of
+    the matrix rate in operations a second."""
+
+    sides: dict[str, dict[str, float]]
+    stages: dict[str, float]
+    rate: float
+
+
+def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: torch.dtype) -> Measured:
+    """Turns in alternating order, the first not counted."""
     sides = {name: Side(command, folder / f"{name}.log") for name, command in commands.items()}
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    rates = []
     for _ in range(repeats + 1):
+        rates.append(matrix_rate(dtype))
         for name, side in sides.items():
             turns[name].append(side.step())
     results = {}
@@ -300,15 +337,17 @@ def measure(commands: dict[str, list[str]], folder: Path, repeats: int) -> dict[
             "mib": max(turn["peak_mib"] for turn in turns[name]) - side.facts["loaded_mib"],
         }
         print(f"  {name}: {results[name]}  {turns[name][-1].get('timings', '')}", flush=True)
-    return results
+    told = [turn["timings"] for turn in turns["virft"][1:]]
+    stages = {name: statistics.median(one[name] for one in told) for name in told[0]}
+    return Measured(sides=results, stages=stages, rate=statistics.median(rates[1:]))
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure every shape and write the table."""
     threads = arguments.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    config = load_model(TINY_NAME).model.config
-    rows = []
+    config = shape_config(arguments.model)
+    rows, stage_rows = [], []
     frozen = not arguments.train_vision
     for spec in arguments.shapes:
         prompt, side, completion, group = map(int, spec.split(","))
@@ -326,11 +365,14 @@ def main(arguments: argparse.Namespace) -> None:
                 groups_per_backward=arguments.groups_per_backward,
                 frozen_vision=frozen,
                 threads=threads,
+                model=arguments.model,
+                dtype=arguments.dtype,
             )
             commands = {way: [sys.executable, __file__, "--side", way, "--folder", name] for way in ("virft", "plain")}
             if arguments.trl_python:
                 commands["TRL"] = [arguments.trl_python, str(Path(__file__).with_name("trl_side.py")), name]
-            found = measure(commands, folder, arguments.repeats)
+            measured = measure(commands, folder, arguments.repeats, getattr(torch, arguments.dtype))
+        found = measured.sides
         ours, plain = found["virft"], found["plain"]
         ratio = plain["seconds"] / ours["seconds"]
         row = [prompt, side, completion, group, f"{limit:.2f}", f"{ratio:.2f}", f"{ratio / limit:.0%}"]
@@ -338,14 +380,30 @@ def main(arguments: argparse.Namespace) -> None:
         if "TRL" in found:
             row += [f"{found['TRL']['seconds'] / ours['seconds']:.2f}", f"{ours['mib'] / found['TRL']['mib']:.0%}"]
         rows.append([str(cell) for cell in row])
+        done = counted[1] * arguments.num_prompts / ours["seconds"]
+        spent = [*measured.stages.values(), ours["seconds"]]
+        rates = [f"{done / 1e9:.0f}", f"{measured.rate / 1e9:.0f}", f"{done / measured.rate:.0%}"]
+        stage_rows.append([*map(str, spec.split(",")), *(f"{seconds:.2f}" for seconds in spent), *rates])
     head = ["P", "image", "C", "G", "limit", "plain/virft", "share of it"]
     head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
     head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
+    stage_head = [
+        "P",
+        "image",
+        "C",
+        "G",
+        *(f"{name} s" for name in measured.stages),
+        "step s",
+        "Gop/s",
+        "rate",
+        "share",
+    ]
     tables = (
-        f"One step of {arguments.num_prompts} prompts x G completions, {arguments.groups_per_backward} groups a "
-        "backward; P prompt tokens, image: pixels a side, C tokens a completion. Vision tower "
-        f"{'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: peak above the "
-        f"loaded model.\n\n{markdown_table(head, rows)}"
+        f"{arguments.model} in {arguments.dtype}. One step of {arguments.num_prompts} prompts x G completions, "
+        f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a completion. "
+        f"Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: peak above the loaded "
+        f"model.\n\n{markdown_table(head, rows)}\n\nvirft's stages; counted operations a second over the whole step, the "
+        f"matrix rate beside it, and their share.\n\n{markdown_table(stage_head, stage_rows)}"
     )
     options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
     print(tables)
@@ -360,6 +418,8 @@ if __name__ == "__main__":
         "--shapes", nargs="+", default=["50,112,50,8", "150,112,50,8", "300,280,128,8"],
         help="P,pixels a side,C,G",
     )  # fmt: skip
+    parser.add_argument("--model", choices=("tiny", "100m"), default="tiny")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--num-prompts", type=int, default=16, help="as virft's own")
     parser.add_argument(
         "--groups-per-backward", type=int, default=4, help="on every side; virft's own 4096 tokens hold 3 to 9"

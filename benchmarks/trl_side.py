@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     server = Server()
     task = json.loads((folder / "task.json").read_text())
     torch.set_num_threads(task["threads"])
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, task["dtype"]))
     model.model.visual.requires_grad_(not task["frozen_vision"])
     turns = Turns(server, task["completion"])
 

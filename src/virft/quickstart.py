@@ -36,8 +36,8 @@ from virft.tasks import TASKS
 from virft.types import Answer, Sample, TaskName
 
 SHOTS = 4
-STEPS = 100
-TEST_QUESTIONS = 240
+STEPS = 80
+TEST_QUESTIONS = 200
 TESTS = {
     "same_sprites": ("novel", SceneKind.SAME_SPRITES),
     "other_style": ("novel", SceneKind.OTHER_STYLE),
