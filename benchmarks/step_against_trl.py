@@ -400,10 +400,11 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     tables = (
         f"{arguments.model} in {arguments.dtype}. One step of {arguments.num_prompts} prompts x G completions, "
-        f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a completion. "
-        f"Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: peak above the loaded "
-        f"model.\n\n{markdown_table(head, rows)}\n\nvirft's stages; counted operations a second over the whole step, the "
-        f"matrix rate beside it, and their share.\n\n{markdown_table(stage_head, stage_rows)}"
+        f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a "
+        f"completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: "
+        f"peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nvirft's stages; counted operations a second "
+        "over the whole step, the matrix rate beside it, and their share.\n\n"
+        f"{markdown_table(stage_head, stage_rows)}"
     )
     options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
     print(tables)

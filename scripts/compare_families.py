@@ -5,17 +5,21 @@
     python scripts/compare_families.py runs/thinking few_shot_detection --set prompt.thinking=true
 
 Hours on two CPU cores; stopped by Ctrl-C, it goes on where it was. Paths are those of ``configs/compare_FAMILY.toml``,
-below the folder that is named here.
+below the folder that is named here. It ends with a table of all families that are finished there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from virft.builds import build_scenes
 from virft.cli import main as virft
+from virft.compare.runs import RESULT
+from virft.compare.words import shown_numbers
 from virft.scenes.assets import class_names
 from virft.types import TaskName
 
@@ -79,6 +83,33 @@ def compare_family(name: str, out: Path, overrides: list[str], shots: int | None
     )
 
 
+def results_table(out: Path) -> str:
+    """The finished families below ``out`` as Markdown: means of the seeds, 95 % of paired resamples of the images."""
+    head = "| family, test | number | base | SFT | RFT | RFT less base | RFT less SFT |"
+    rows = [
+        row
+        for name in FAMILIES
+        if (path := out / name / "compare" / RESULT).exists()
+        for row in _rows(name.replace("_", " "), json.loads(path.read_text(encoding="utf-8"))["tests"])
+    ]
+    return "\n".join([head, "|" + "---|" * 7, *rows])
+
+
+def _rows(family: str, tests: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
+    for test, pairs in tests.items():
+        for task, found in pairs["rft against sft"].items():
+            for number in shown_numbers(TaskName(task)):
+                against_sft = found["differences"][number]
+                against_base = pairs["rft against base"][task]["differences"][number]
+                values = [against_base["first"], against_sft["first"], against_sft["second"]]
+                cells = [f"{value['mean']:.3f}" for value in values]
+                changes = [
+                    f"{one['value']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})"
+                    for one in (against_base, against_sft)
+                ]
+                yield f"| {' | '.join([f'{family}: {test}', number, *cells, *changes])} |"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -87,4 +118,6 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
     args = parser.parse_args()
     names = args.families or list(FAMILIES)
-    raise SystemExit(max(compare_family(name, args.out, args.set, args.shots) for name in names))
+    status = max(compare_family(name, args.out, args.set, args.shots) for name in names)
+    print(results_table(args.out))
+    raise SystemExit(status)
