@@ -170,19 +170,7 @@ def run_side(kind: str, folder: Path) -> None:
     if task.frozen_vision:
         loaded.freeze_vision()
     trainer = make_trainer(loaded, task, folder, UnsharedTrainer if kind == "plain" else GRPOTrainer)
-    samples = [
-        Sample(
-            id=str(i),
-            task=TaskName.DETECTION,
-            images=(str(folder / image),),
-            image_sizes=(ImageSize(*load_image(str(folder / image)).size),),
-            query="",
-            target=Detections(),
-            question=question,
-            view=View(crop=(0.0, 0.0, *load_image(str(folder / image)).size)),
-        )
-        for i, (question, image) in enumerate(zip(task.questions, task.images, strict=True))
-    ]
+    samples = make_samples(task, folder)
     server.ready()
     number = 0
     while True:
@@ -191,6 +179,26 @@ def run_side(kind: str, folder: Path) -> None:
         assert {len(c.token_ids) for group in report.groups for c in group.completions} == {task.completion}
         server.done(timings=report.timings)
         number += 1
+
+
+def make_samples(task: Task, folder: Path) -> list[Sample]:
+    """The questions, on views of the images."""
+    samples = []
+    for i, (question, image) in enumerate(zip(task.questions, task.images, strict=True)):
+        size = ImageSize(*load_image(str(folder / image)).size)
+        samples.append(
+            Sample(
+                id=str(i),
+                task=TaskName.DETECTION,
+                images=(str(folder / image),),
+                image_sizes=(size,),
+                query="",
+                target=Detections(),
+                question=question,
+                view=View(crop=(0.0, 0.0, size.width, size.height)),
+            )
+        )
+    return samples
 
 
 def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOTrainer]) -> GRPOTrainer:

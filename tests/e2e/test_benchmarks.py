@@ -63,3 +63,11 @@ def test_the_page_of_a_made_up_run_holds_its_pictures(tmp_path: Path) -> None:
     # one for each question, and for each of six groups of rollouts
     assert 6 <= int(kept) <= 12
     assert re.search(r"seconds to open \| not measured", text)
+
+
+def test_costs_grow_with_what_is_varied(tmp_path: Path) -> None:
+    text = run("step_costs.py", tmp_path, *ONCE, "--around", "40,112,3,2,2", "--factors", "G", "groups", "--most", "2")
+    slopes = dict(re.findall(r"\|\s*(\w[\w ]+) \|\s+-?\d+\.\d\d \|\s+(\d\.\d\d) \|", text))
+    assert slopes["groups of a step"] == "1.00", "twice the groups are twice the counted operations"
+    assert 0 < float(slopes["completions of a group"]) < 1, "the prompt is counted once, whatever G"
+    assert len(re.findall(r"\| completions of a group \|\s+[24] \|", text)) == 2
