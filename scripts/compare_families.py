@@ -52,9 +52,9 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
     "reasoning_grounding": {
-        "train": {"classes": ["base"], "shots": 2},
-        "validation": {"classes": ["base"]} | VALIDATION,
-        "test": {"classes": ["base"], "questions": 640},
+        "train": {"classes": ["base"], "shots": 2, "kind": "train_other_style"},
+        "validation": {"classes": ["base"], "kind": "other_style"} | VALIDATION,
+        "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
 }
 TASKS = {"lookalike_classification": TaskName.CLASSIFICATION, "reasoning_grounding": TaskName.GROUNDING}
