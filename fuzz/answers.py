@@ -43,17 +43,22 @@ PIECES = (
 )  # fmt: skip
 
 
-def try_text(text: str, slow_s: float = SLOW_S) -> None:
-    """Every reader and reward on one completion; ``AssertionError`` where one does not hold what it must."""
+def try_text(text: str, slow_s: float = SLOW_S) -> float:
+    """Every reader and reward on one completion; ``AssertionError`` where one does not hold what it must.
+
+    Returns the seconds of the slowest task: reading once, then every reward and metric for every target.
+    """
+    seconds = []
     for thinking in (False, True):
         for space in BoxSpace:
-            try_task(TaskName.DETECTION, text, thinking, space, slow_s)
-            try_task(TaskName.GROUNDING, text, thinking, space, slow_s)
-        try_task(TaskName.CLASSIFICATION, text, thinking, BoxSpace.RELATIVE_1000, slow_s)
+            seconds.append(try_task(TaskName.DETECTION, text, thinking, space, slow_s))
+            seconds.append(try_task(TaskName.GROUNDING, text, thinking, space, slow_s))
+        seconds.append(try_task(TaskName.CLASSIFICATION, text, thinking, BoxSpace.RELATIVE_1000, slow_s))
+    return max(seconds)
 
 
-def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s: float) -> None:
-    """One reader, then the rewards and the metric of its task."""
+def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s: float) -> float:
+    """One reader, then the rewards and the metric of its task; the seconds they took."""
     began = time.perf_counter()
     reading = _read(task, text, thinking, space)
     for target in TARGETS[task]:
@@ -73,6 +78,7 @@ def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s:
             reward(RULES[0], task, again, target)
         seconds = time.perf_counter() - began
         assert seconds <= slow_s, (task, f"{seconds:.3f} s", len(text), text[:200])
+    return seconds
 
 
 def _read(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> Reading:
@@ -104,12 +110,14 @@ def main() -> None:
     parser.add_argument("--slow-s", type=float, default=SLOW_S, help="what one text may take")
     given = parser.parse_args()
     rng, began = random.Random(given.seed), time.perf_counter()
+    slowest_s = 0.0
     for number in range(1, given.number + 1):
-        try_text(mutated(rng), given.slow_s)
+        slowest_s = max(slowest_s, try_text(mutated(rng), given.slow_s))
         if number % 10_000 == 0:
             rate = number / (time.perf_counter() - began)
             left = (given.number - number) / rate / 60
             print(f"{number:,} of {given.number:,}, {rate:.0f}/s, {left:.0f} min left", flush=True)
+    print(f"slowest reading with its rewards and metrics: {slowest_s * 1000:.1f} ms")
     held = f"no exception, every reward within its bounds, none slower than {given.slow_s:g} s"
     print(f"{given.number:,} completions: {held}")
 
