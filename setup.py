@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the commit is written into what is built, and the archive has the same bytes each time."""
+"""What pyproject.toml cannot say: what is built knows its commit, and the archive has the same bytes each time."""
 
 from __future__ import annotations
 
