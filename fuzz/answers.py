@@ -30,6 +30,7 @@ TARGETS: dict[TaskName, tuple[Target, ...]] = {
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
+    "<answer>[[0, 0, 500, 500], [10, 10, 490, 490], [0, 0, 320, 240], [157, 42, 998, 999]]</answer>",
     "<think>so</think><answer>No Objects</answer>",
     "<answer>(1,2),(30,40)</answer>",
     "<answer><box>[[1, 2, 3, 4]]</box></answer>",
@@ -91,7 +92,7 @@ def mutated(rng: random.Random) -> str:
         start = rng.randint(0, len(text))
         end = min(len(text), start + rng.randint(0, 20))
         text = text[:start] + rng.choice((rng.choice(PIECES), "", text[start:end] * 2)) + text[end:]
-    if rng.random() < 0.001:
+    if rng.random() < 0.001:  # a megabyte
         text = text * (2**20 // max(1, len(text)))
     return text
 
@@ -104,6 +105,8 @@ def main() -> None:
     parser.add_argument("--slow-s", type=float, default=SLOW_S, help="what one text may take")
     given = parser.parse_args()
     rng, began = random.Random(given.seed), time.perf_counter()
+    for text in SEEDS:  # loads what is loaded at first use
+        try_text(text, slow_s=60)
     slowest_s = 0.0
     for number in range(1, given.number + 1):
         slowest_s = max(slowest_s, try_text(mutated(rng), given.slow_s))

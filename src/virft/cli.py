@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="virft", description="Fine-tune vision-language models by reinforcement, with visual rewards."
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show version and commit, and exit")
+    told = "show version and commit, and exit"
+    parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help=told)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_quickstart(verbs)
     doctor = _add_verb(verbs, "doctor", "look at this machine, and at a run's model and data", function="doctor")
