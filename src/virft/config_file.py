@@ -153,9 +153,7 @@ def _refuse_monsters(tree: Any, origin: str) -> None:
             raise ConfigError(f"{origin}: has an integer of more than 300 digits; expected one that a float can hold")
         level = [value for value in values if isinstance(value, (Mapping, list))]
     if level:
-        raise ConfigError(
-            f"{origin}: has tables or lists nested over {DEEPEST} deep; expected settings in sections"
-        )
+        raise ConfigError(f"{origin}: has tables or lists nested over {DEEPEST} deep; expected settings in sections")
 
 
 def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
