@@ -3,6 +3,8 @@
 # make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
 # make fuzz    every reader with whatever atheris finds, FUZZ_SECONDS each (60)
 # make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
+# make docs    the documentation as a site, into site/; a broken link fails
+# make dist    wheel and source archive of the commit, built twice and compared, into dist/
 # make check   style, types, import directions, and every test
 # Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
 
@@ -23,7 +25,7 @@ APP_INSTALLED := $(APP)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo test test-app test-vllm fuzz check install
+.PHONY: demo test test-app test-vllm fuzz docs dist check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -42,6 +44,12 @@ fuzz: $(INSTALLED)
 	$(BIN)/python fuzz/guided.py answers -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python fuzz/guided.py configs -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python fuzz/guided.py lines -max_total_time=$(FUZZ_SECONDS)
+
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --strict
+
+dist: $(INSTALLED)
+	$(BIN)/python scripts/build_release.py dist
 
 # A place of its own: vLLM fixes the versions of a hundred packages. One engine at a time, so one process.
 test-vllm: $(VLLM_INSTALLED)

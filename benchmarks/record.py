@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from virft.assembly import source_commit
+from virft.origin import source_commit
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -30,6 +30,7 @@ TARGETS: dict[TaskName, tuple[Target, ...]] = {
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
+    "<answer>[[0, 0, 500, 500], [10, 10, 490, 490], [0, 0, 320, 240], [157, 42, 998, 999]]</answer>",
     "<think>so</think><answer>No Objects</answer>",
     "<answer>(1,2),(30,40)</answer>",
     "<answer><box>[[1, 2, 3, 4]]</box></answer>",
@@ -43,18 +44,34 @@ PIECES = (
 )  # fmt: skip
 
 
-def try_text(text: str, slow_s: float = SLOW_S) -> None:
-    """Every reader and reward on one completion; ``AssertionError`` where one does not hold what it must."""
+def try_text(text: str, slow_s: float = SLOW_S) -> float:
+    """Every reader and reward on one completion; ``AssertionError`` where one does not hold what it must.
+
+    Returns the seconds of the slowest task: reading once, then every reward and metric for every target.
+    """
+    seconds = []
     for thinking in (False, True):
         for space in BoxSpace:
-            try_task(TaskName.DETECTION, text, thinking, space, slow_s)
-            try_task(TaskName.GROUNDING, text, thinking, space, slow_s)
-        try_task(TaskName.CLASSIFICATION, text, thinking, BoxSpace.RELATIVE_1000, slow_s)
+            seconds.append(try_task(TaskName.DETECTION, text, thinking, space, slow_s))
+            seconds.append(try_task(TaskName.GROUNDING, text, thinking, space, slow_s))
+        seconds.append(try_task(TaskName.CLASSIFICATION, text, thinking, BoxSpace.RELATIVE_1000, slow_s))
+    return max(seconds)
 
 
-def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s: float) -> None:
-    """One reader, then the rewards and the metric of its task."""
+def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s: float) -> float:
+    """One reader, then the rewards and the metric of its task; the seconds they took."""
     began = time.perf_counter()
+    _try(task, text, thinking, space)
+    seconds = time.perf_counter() - began
+    if seconds > slow_s / 10:  # once more, by processor time: other processes may have had the processor in between
+        began = time.process_time()
+        _try(task, text, thinking, space)
+        seconds = time.process_time() - began
+        assert seconds <= slow_s, (task, f"{seconds:.3f} s", len(text), text[:200])
+    return seconds
+
+
+def _try(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> None:
     reading = _read(task, text, thinking, space)
     for target in TARGETS[task]:
         for rule in RULES:
@@ -65,14 +82,6 @@ def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s:
             assert low <= report.total <= high, (rule.preset, task, report, text)
         assert 0.0 <= question_score(reading, target) <= 1.0, (task, text)
         TASKS[task].measure([(reading, target)])
-    seconds = time.perf_counter() - began
-    if seconds > slow_s:  # once more: another process may have had the processor
-        began = time.perf_counter()
-        again = _read(task, text, thinking, space)
-        for target in TARGETS[task]:
-            reward(RULES[0], task, again, target)
-        seconds = time.perf_counter() - began
-        assert seconds <= slow_s, (task, f"{seconds:.3f} s", len(text), text[:200])
 
 
 def _read(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> Reading:
@@ -91,7 +100,7 @@ def mutated(rng: random.Random) -> str:
         start = rng.randint(0, len(text))
         end = min(len(text), start + rng.randint(0, 20))
         text = text[:start] + rng.choice((rng.choice(PIECES), "", text[start:end] * 2)) + text[end:]
-    if rng.random() < 0.001:
+    if rng.random() < 0.001:  # a megabyte
         text = text * (2**20 // max(1, len(text)))
     return text
 
@@ -104,12 +113,16 @@ def main() -> None:
     parser.add_argument("--slow-s", type=float, default=SLOW_S, help="what one text may take")
     given = parser.parse_args()
     rng, began = random.Random(given.seed), time.perf_counter()
+    for text in SEEDS:  # loads what is loaded at first use
+        try_text(text, slow_s=60)
+    slowest_s = 0.0
     for number in range(1, given.number + 1):
-        try_text(mutated(rng), given.slow_s)
+        slowest_s = max(slowest_s, try_text(mutated(rng), given.slow_s))
         if number % 10_000 == 0:
             rate = number / (time.perf_counter() - began)
             left = (given.number - number) / rate / 60
             print(f"{number:,} of {given.number:,}, {rate:.0f}/s, {left:.0f} min left", flush=True)
+    print(f"slowest reading with its rewards and metrics: {slowest_s * 1000:.1f} ms")
     held = f"no exception, every reward within its bounds, none slower than {given.slow_s:g} s"
     print(f"{given.number:,} completions: {held}")
 

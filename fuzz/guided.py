@@ -33,7 +33,11 @@ def main() -> None:
         for number, text in enumerate(seeds):
             (Path(corpus) / str(number)).write_text(text, encoding="utf-8")
         options = ["-max_len=20000", "-timeout=10", *sys.argv[2:], corpus]
-        atheris.Setup([sys.argv[0], *options], lambda data: check(data.decode("utf-8", errors="surrogateescape")))
+
+        def try_bytes(data: bytes) -> None:
+            check(data.decode("utf-8", errors="surrogateescape"))
+
+        atheris.Setup([sys.argv[0], *options], try_bytes)
         atheris.Fuzz()
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
-from virft.assembly import device, is_main_process, make_policy, make_renderer, ranks, source_commit
+from virft.assembly import device, is_main_process, make_policy, make_renderer, ranks
 from virft.config import Config
 from virft.data.store import Store
 from virft.evaluation.headlines import HEADLINE
@@ -20,6 +20,7 @@ from virft.evaluation.score import score_predictions
 from virft.models.hf_generator import HFGenerator
 from virft.models.load import LoadedModel
 from virft.models.vision import ImageFeatures, VisionInputs
+from virft.origin import source_commit
 from virft.types import Sample, Scores
 
 

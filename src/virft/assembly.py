@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -31,6 +30,7 @@ from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.models.sharding import shard
 from virft.models.vision import FeatureCache
 from virft.models.vllm_generator import engine_is_served, start_vllm
+from virft.origin import source_commit as source_commit
 from virft.prompts import question_of, read_template
 from virft.report.pictures import draw_answer
 from virft.rewards.combine import Preset, RewardRule
@@ -433,24 +433,6 @@ def estimate(config: Config, trainer: GRPOTrainer, sample: Sample) -> str:
         f"{prompts * config.grpo.group_size * config.sampling.max_completion_tokens:,}), "
         f"at most {duration(prompts * seconds)} (groups of a step share time)"
     )
-
-
-def source_commit() -> str | None:
-    """The commit of the source tree that runs, if it is one; "+" if files differ from it."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if changed else "")
 
 
 def _autocast(config: Config) -> Callable[[], AbstractContextManager[Any]] | None:

@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from virft import __version__
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
+from virft.origin import version_and_commit
 from virft.types import ImageSize, TaskName
 
 EXIT_NOT_ALL_WELL = 1
@@ -83,12 +83,21 @@ def _arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     return vars(parsed)
 
 
+class _Version(argparse.Action):
+    """Asks for the commit only when the version is asked for: in a checkout that takes git."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"virft {version_and_commit()}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     """Every destination is an argument of the verb's function, or a field of ``BuildChoices``."""
     parser = argparse.ArgumentParser(
         prog="virft", description="Fine-tune vision-language models by reinforcement, with visual rewards."
     )
-    parser.add_argument("--version", action="version", version=f"virft {__version__}")
+    told = "show version and commit, and exit"
+    parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help=told)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_quickstart(verbs)
     doctor = _add_verb(verbs, "doctor", "look at this machine, and at a run's model and data", function="doctor")

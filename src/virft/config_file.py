@@ -27,6 +27,9 @@ from virft.config import (
 from virft.errors import ConfigError
 
 COMMAND_LINE = "command line"
+LARGEST_BYTES = 2**20
+DEEPEST = 8
+"""Tables and lists inside one another; settings need four."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,9 +66,14 @@ class _Entry(NamedTuple):
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """The tree of a TOML file, with ``key=value`` overrides put over it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML file") from error
+    if len(data) > LARGEST_BYTES:
+        raise ConfigError(f"{path}: larger than {LARGEST_BYTES // 2**20} MiB; expected a TOML file of settings")
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text; expected a TOML file") from error
     return parse(text, origin=str(path), overrides=overrides)
@@ -87,6 +95,7 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
         raise ConfigError(f"{origin}: not valid TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{origin}: not valid TOML: brackets are nested too deeply") from error
+    _refuse_monsters(table, origin)
     entries = {key: _Entry(value, origin) for key, value in _flatten(table, origin)}
     for override in overrides:
         key, value = _parse_override(override)
@@ -130,6 +139,21 @@ def first_difference(left: Config, right: Config) -> Difference | None:
         if key not in idle and there.get(key) != here.get(key):
             return Difference(key, there.get(key), here.get(key))
     return None
+
+
+def _refuse_monsters(tree: Any, origin: str) -> None:
+    """``ConfigError`` for what could not even be shown in a message: depth without end, integers of hundreds of digits.
+
+    Dotted keys make tables in tables without a bracket, and hexadecimal digits are not counted when they are read.
+    """
+    level = [tree]
+    for _ in range(DEEPEST):
+        values = [one for item in level for one in (item.values() if isinstance(item, Mapping) else item)]
+        if any(isinstance(value, int) and value.bit_length() > 1023 for value in values):
+            raise ConfigError(f"{origin}: has an integer of more than 300 digits; expected one that a float can hold")
+        level = [value for value in values if isinstance(value, (Mapping, list))]
+    if level:
+        raise ConfigError(f"{origin}: has tables or lists nested over {DEEPEST} deep; expected settings in sections")
 
 
 def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
@@ -182,6 +206,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
         value = tomllib.loads(f"value = {raw}")["value"]
     except (ValueError, RecursionError):
         return key, raw
+    _refuse_monsters([value], COMMAND_LINE)
     # A folder may be called 2024 or true.
     setting = _setting(key)
     wants_text = setting is not None and setting.takes(str)
@@ -193,7 +218,7 @@ def _checked(key: str, entry: _Entry) -> Any:
     table = _table_of(key)
     setting = _setting(table or key)
     if setting is None:
-        raise ConfigError(f"{entry.origin}: {key} is not a setting; {_nearest(key)}")
+        raise ConfigError(f"{entry.origin}: {key:.80} is not a setting; {_nearest(key)}")
     value = tuple(entry.value) if isinstance(entry.value, list) else entry.value
     try:
         setting.check({key.removeprefix(f"{table}."): value} if table else value)

@@ -17,14 +17,14 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
-from virft import __version__
-from virft.assembly import device, load_for_training, make_trainer, source_commit
+from virft.assembly import device, load_for_training, make_trainer
 from virft.config import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
 from virft.errors import VirftError
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
+from virft.origin import version_and_commit
 from virft.scenes.assets import class_names
 from virft.train import training_data
 from virft.types import TaskName
@@ -63,7 +63,7 @@ def examine(config: Config | None, *, folder: Path) -> Iterator[Finding]:
     ``folder``: where runs are to be written.
     """
     system = f"Python {platform.python_version()}, {platform.platform()}"
-    yield Finding(about="virft", told=f"{__version__}, commit {source_commit() or 'unknown'}; {system}")
+    yield Finding(about="virft", told=f"{version_and_commit()}; {system}")
     yield from packages(requires("virft") or ())
     yield processor()
     yield attention()

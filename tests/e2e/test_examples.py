@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import json
 import re
 import runpy
 import shlex
+import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from virft import cli
 from virft.config_file import load, parse
+from virft.data.sources.scenes import write_few_shot_scenes
+from virft.models.tiny import IMAGE_SIZE, tiny_folder
 from virft.rewards.extra import load_function
+from virft.scenes.assets import class_names
+from virft.types import TaskName
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -20,8 +29,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language in a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """The fenced blocks of a language in a page; "" for those that name none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block for named, block in found if named == language]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -65,15 +75,107 @@ def test_configs_in_a_page_are_valid(page: Path) -> None:
         parse(block, origin=page.name)
 
 
+def commands(page: Path) -> list[str]:
+    """The lines of a page's blocks without a language (and of shell), put together where they go on."""
+    shell = [block for language in ("", "sh") for block in blocks(page, language)]
+    return [line for block in shell for line in block.replace("\\\n", " ").splitlines()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_commands_in_a_page_are_ones_that_the_command_line_takes(page: Path) -> None:
-    for block in blocks(page, ""):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("virft ") and "VERB" not in line:
-                cli._arguments(shlex.split(line, comments=True)[1:])
+    for line in commands(page):
+        launched = re.match(r"accelerate launch .*-m virft (.*)", line)
+        if launched or (line.startswith("virft ") and "VERB" not in line):
+            words = launched[1] if launched else line.removeprefix("virft ")
+            # what a page calls CONFIG [KEY=VALUE ...] [--option] stands for one that is given
+            cli._arguments(shlex.split(re.sub(r"\[KEY=VALUE \.\.\.\]|[][]", "", words), comments=True))
 
 
-def test_python_in_a_page_compiles() -> None:
-    for page in PAGES:
-        for block in blocks(page, "python"):
-            compile(block, str(page), "exec")
+def test_other_commands_in_pages_name_what_is_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    found = set()
+    for line in (line for page in PAGES for line in commands(page)):
+        if not line.startswith(("make ", "pip ", "python ", "sbatch ")):
+            continue
+        words = shlex.split(line, comments=True)
+        match words:
+            case ["make", target, *_]:
+                assert target in targets, line
+            case ["pip", "install", package, *_]:
+                assert package.removeprefix("virft[").removesuffix("]") in extras, line
+            case ["python", program, *_]:
+                assert (ROOT / program).is_file(), line
+            case ["sbatch", *_]:
+                assert (ROOT / next(word for word in words if word.endswith(".sbatch"))).is_file(), line
+        found.add(words[0])
+    assert found == {"make", "pip", "python", "sbatch"}
+
+
+def test_json_in_a_page_is_json() -> None:
+    lines = [line for page in PAGES for block in blocks(page, "json") for line in block.splitlines()]
+    assert [type(json.loads(line)) for line in lines] == [dict] * len(lines)
+    assert len(lines) >= 6
+
+
+QUICK = (
+    "explain",
+    "check",
+    "look",
+    "export raccoon",
+    "ask virft-tiny photo",
+    "audit mine.toml",
+    "build scenes novel-4",
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages' commands and programs name."""
+    folder = tmp_path_factory.mktemp("world")
+    train = folder / "data" / "mine" / "train"
+    write_few_shot_scenes(
+        train, task=TaskName.DETECTION, classes=class_names("novel")[:2], shots=2, seed=0, size=IMAGE_SIZE
+    )
+    shutil.copytree(train, folder / "raccoon")
+    shutil.copyfile(next((train / "images").iterdir()), folder / "photo.jpg")
+    shutil.copytree(tiny_folder(), folder / "runs" / "mine" / "model")
+    (folder / "mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    sorted({line for page in PAGES for line in commands(page) if line.startswith(tuple(f"virft {q}" for q in QUICK))}),
+)
+def test_a_quick_command_of_a_page_runs(line: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world)
+    status = cli.main(shlex.split(line, comments=True)[1:])
+    assert status == 0
+
+
+def test_there_are_quick_commands_of_every_kind() -> None:
+    lines = [line for page in PAGES for line in commands(page)]
+    assert [quick for quick in QUICK if not any(line.startswith(f"virft {quick}") for line in lines)] == []
+
+
+ELSEWHERE = ("trl", "vllm", "swift")
+"""Packages of other tools' environments: of a program that needs them, only what it takes from virft is tried."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    # the program of report.md runs in the tests of run_report, on two runs
+    [page for page in PAGES if blocks(page, "python") and page.name != "report.md"],
+    ids=lambda path: path.stem,
+)
+def test_python_in_a_page_runs(page: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world)
+    if importlib.util.find_spec("torchvision") is None:
+        monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda _: None)
+    for block in blocks(page, "python"):
+        program = ast.parse(block)
+        taken = [one for one in program.body if isinstance(one, ast.ImportFrom)]
+        if any(one.module.split(".")[0] in ELSEWHERE for one in taken) or "Qwen/" in block:
+            program.body = [one for one in taken if one.module.startswith("virft")]
+        exec(compile(program, str(page), "exec"), {})

@@ -286,11 +286,6 @@ def test_the_loop_follows_the_settings() -> None:
     assert (loop.save_every, loop.keep_checkpoints, loop.log_every, loop.validate_every) == (4, 5, 6, 0)
 
 
-def test_the_commit_is_told_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(assembly, "__file__", str(tmp_path / "assembly.py"))
-    assert assembly.source_commit() is None
-
-
 def test_only_the_words_that_are_asked_for_learn_faster(tiny: LoadedModel) -> None:
     settings = config(grpo=GRPOConfig(kl_coef=0.0, name_lr_scale=7.0))
     optimizer = make_trainer(settings, tiny, ["panda", "panda"]).optimizer

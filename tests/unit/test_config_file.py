@@ -196,3 +196,31 @@ def test_a_value_that_no_parser_takes_is_refused_with_its_file(value: str) -> No
         parse(f"grpo.steps = {value}", origin="x.toml")
     with pytest.raises(ConfigError, match=r"^command line: grpo\.steps"):
         parse("", origin="x.toml", overrides=[f"grpo.steps={value}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[grpo]\nlearning_rate = " + "9" * 400, "x.toml: has an integer of more than 300 digits; expected one "),
+        ("seed = 0x" + "f" * 5000, "x.toml: has an integer of more than 300 digits; expected one that a float can"),
+        ("[[grpo.steps]]\na = [[0x" + "f" * 5000 + "]]", "x.toml: has an integer of more than 300 digits"),
+        ("grpo." + "a." * 400 + "b = 1", "x.toml: has tables or lists nested over 8 deep; expected settings in"),
+        ("seed = " + "[" * 100 + "]" * 100, "x.toml: has tables or lists nested over 8 deep"),
+        ("seed = " + "[" * 3000, "x.toml: not valid TOML: "),
+        ("a" * 100_000 + " = 1", "x.toml: " + "a" * 80 + " is not a setting; expected seed or a key of model"),
+    ],
+)
+def test_a_monster_is_refused_with_its_file(text: str, message: str) -> None:
+    told = message_of(text)
+    assert told.startswith(message)
+    assert len(told) < 400
+
+
+def test_a_monster_on_the_command_line_is_refused() -> None:
+    assert message_of(SMALLEST, ("seed=0x" + "f" * 5000,)).startswith("command line: has an integer of more than 300")
+
+
+def test_a_file_of_megabytes_is_not_read_as_a_config(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("# " + "x" * 2**20)
+    with pytest.raises(ConfigError, match=r"x\.toml: larger than 1 MiB; expected a TOML file of settings"):
+        load(tmp_path / "x.toml")

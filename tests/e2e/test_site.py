@@ -1,0 +1,46 @@
+"""The documentation as a site: it builds, strictly, with a reference made of the docstrings."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytest.importorskip("mkdocs", reason="needs virft[docs]")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site; a broken link, a page outside the navigation or an unknown module would fail here."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_reference_has_signatures_and_examples(site: Path) -> None:
+    page = re.sub(r"<[^>]+>", "", (site / "reference" / "boxes.html").read_text(encoding="utf-8"))
+    assert "intersection_over_union" in page
+    assert "&gt;&gt;&gt; " in page
+    assert "boxes.html" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
+
+
+def test_what_pages_link_to_outside_docs_is_in_the_site(site: Path) -> None:
+    assert 'href="examples/index.html"' in (site / "tour.html").read_text(encoding="utf-8")
+    listed = (site / "examples" / "index.html").read_text(encoding="utf-8")
+    assert 'href="01_reward.py.html"' in listed
+    assert (site / "examples" / "01_reward.py.html").is_file()
+
+
+def test_the_site_fetches_nothing_from_another_host(site: Path) -> None:
+    page = (site / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<(?:script|link rel="(?:stylesheet|preconnect)")[^>]*(?:src|href)="https?:', page) == []

@@ -1,0 +1,66 @@
+"""Version and commit, of a checkout and of a built package."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from virft import cli, origin
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository that keeps a package of one file."""
+    package = tmp_path / "src" / "virft"
+    package.mkdir(parents=True)
+    (package / "types.py").write_text("")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "one")
+    return package
+
+
+def test_a_checkout_tells_its_commit_and_whether_files_differ(checkout: Path) -> None:
+    head = git(checkout, "rev-parse", "HEAD")[:12]
+    assert origin.source_commit(checkout) == head
+    (checkout / "types.py").write_text("x = 1\n")
+    assert origin.source_commit(checkout) == head + "+"
+
+
+def test_what_the_build_wrote_down_counts_before_a_checkout(checkout: Path) -> None:
+    (checkout / origin.COMMIT_FILE).write_text("0123456789ab\n")
+    assert origin.source_commit(checkout) == "0123456789ab"
+    (checkout / origin.COMMIT_FILE).write_text("\n")  # built where no commit was known
+    assert origin.source_commit(checkout) is None
+
+
+def test_the_checkout_of_something_else_is_not_taken_for_virfts(checkout: Path) -> None:
+    installed = checkout.parents[1] / ".venv" / "virft"
+    installed.mkdir(parents=True)
+    (installed / "types.py").write_text("")
+    assert origin.source_commit(installed) is None
+
+
+def test_no_commit_is_told_where_there_is_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert origin.source_commit(tmp_path) is None
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git either
+    assert origin.source_commit(tmp_path) is None
+
+
+def test_the_version_names_the_commit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert re.fullmatch(r"virft 0\.1\.0, commit ([0-9a-f]{12}\+?|unknown)\n", capsys.readouterr().out)
+    monkeypatch.setattr(origin, "source_commit", lambda: None)
+    assert origin.version_and_commit() == "0.1.0, commit unknown"
