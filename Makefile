@@ -2,6 +2,7 @@
 # make test    every test
 # make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
 # make fuzz    every reader with whatever atheris finds, FUZZ_SECONDS each (60)
+# make crash-test  runs killed CRASH_KILLS times (200) at moments of CRASH_SEED (0), and gone on with; 20 minutes
 # make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
 # make docs    the documentation as a site, into site/; a broken link fails
 # make dist    wheel and source archive of the commit, built twice and compared, into dist/
@@ -14,6 +15,8 @@ PYTEST_ARGS ?= -n auto
 DEMO_DIR ?= runs/quickstart
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 60
+CRASH_KILLS ?= 200
+CRASH_SEED ?= 0
 VIRFT_TEST_DATA ?= ../shared/data
 
 BIN := .venv/bin
@@ -25,7 +28,7 @@ APP_INSTALLED := $(APP)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo test test-app test-vllm fuzz docs dist check install
+.PHONY: demo test test-app test-vllm fuzz crash-test docs dist check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -50,6 +53,9 @@ docs: $(INSTALLED)
 
 dist: $(INSTALLED)
 	$(BIN)/python scripts/build_release.py dist
+
+crash-test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python fuzz/crash.py $(CRASH_KILLS) --seed $(CRASH_SEED)
 
 # A place of its own: vLLM fixes the versions of a hundred packages. One engine at a time, so one process.
 test-vllm: $(VLLM_INSTALLED)

@@ -569,7 +569,8 @@ def _progress_bar(what: str = "answers") -> Iterator[Callable[[int, int], None]]
 
 def _train(config: Config, trainer: Literal["grpo", "sft"], *, resume: bool) -> None:
     from virft.assembly import is_main_process
-    from virft.train import BEST, train
+    from virft.train import train
+    from virft.training.run import BEST
 
     model = train(config, trainer, resume=resume, say=_say)
     if not is_main_process():

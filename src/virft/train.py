@@ -25,18 +25,17 @@ from virft.assembly import (
 from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError
+from virft.files import writing
 from virft.model_card.card import model_card
 from virft.model_card.facts import card_facts
 from virft.models.load import LoadedModel
 from virft.prompts import read_template
 from virft.training.loop import Trainer, run_training
 from virft.training.ranks import Ranks
-from virft.training.run import RunFolder, require_free, run_card
+from virft.training.run import BEST, MODEL, RunFolder, require_free, run_card
 from virft.training.trackers import require_installed
 
 TrainerName = Literal["grpo", "sft"]
-
-BEST, MODEL = "best", "model"
 
 
 def training_data(config: Config, trainer: TrainerName) -> TrainingData:
@@ -82,7 +81,8 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
                 trackers=trackers,
                 ranks=among,
             )
-    _save(loaded, run.folder, MODEL, among)
+    with writing(run.folder, lambda: "the run is whole and all is trained; go on with --resume, which saves the model"):
+        _save(loaded, run.folder, MODEL, among)
     return run.folder / MODEL
 
 

@@ -19,11 +19,12 @@ from virft.evaluation.comparison import Comparison, compare, comparison_tree, me
 from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
+from virft.files import UNFINISHED, write_text
 from virft.models.load import load_model
-from virft.train import BEST, MODEL, TrainerName, train, training_data
+from virft.train import TrainerName, train, training_data
 from virft.training.loop import VALIDATION_SCORE
 from virft.training.progress import Progress
-from virft.training.run import CONFIG, METRICS, TIMINGS, RunFolder
+from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder
 
 COMPARE = "compare.toml"
 RESULT = "compare.json"
@@ -92,7 +93,7 @@ def run_compare(config: Config, *, resume: bool, say: Callable[[str], None]) -> 
     found = Compared(
         systems=tuple(sorted(systems, key=lambda one: order.index(one.name))), comparisons=comparisons, answers=answers
     )
-    (out / RESULT).write_text(json.dumps(_tree(found, config), indent=2) + "\n", encoding="utf-8")
+    write_text(out / RESULT, json.dumps(_tree(found, config), indent=2) + "\n")
     return found
 
 
@@ -193,7 +194,7 @@ def _with_budget(config: Config, rft: TrainedSystem | None, out: Path, say: Call
         wanted = rft.tokens / tokens if kind == "tokens" else rft.seconds / seconds
         steps, per_step = max(sft.warmup_steps + 1, round(wanted)), sft.samples_per_step
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps([steps, per_step]), encoding="utf-8")
+    write_text(kept, json.dumps([steps, per_step]))
     say(f"SFT gets the same {kind} as RFT: {steps} steps of {per_step} samples")
     return replace(config, sft=replace(sft, steps=steps, samples_per_step=per_step))
 
@@ -286,11 +287,11 @@ def _begin(out: Path, config: Config, *, resume: bool) -> None:
                 f"{out}: holds a comparison of another config: {difference.in_words('there', 'now')}; "
                 "resume with the same settings, or name another run.dir"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or {one.name for one in out.iterdir()} - {COMPARE + UNFINISHED}):
         raise RunError(f"{out}: is not empty and holds no comparison; name another run.dir")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        (out / COMPARE).write_text(dump(config), encoding="utf-8")
+        write_text(out / COMPARE, dump(config))
 
 
 def _tree(found: Compared, config: Config) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from virft.evaluation.predictions import (
     read_predictions_card,
     write_card,
 )
+from virft.files import UNFINISHED, sync
 from virft.types import Sample
 
 BATCH_SIZE = 32
@@ -130,12 +131,14 @@ class PredictionRun:
         text = "".join(lines)
         new = self._folder / PARTS.format("new")
         new.write_text(text, encoding="utf-8")
+        sync(new)
         new.rename(path)
+        sync(self._folder)
 
 
 def require_free(folder: Path, *, resume: bool) -> None:
     """``RunError`` unless predictions may be written there: it is new, empty, or holds those of a run to go on with."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    there = {path.name for path in folder.iterdir()} - {CARD + UNFINISHED} if folder.is_dir() else set()
     own = {CARD, PREDICTIONS, "scores.json", "map.json"}
     foreign = [name for name in there - own if not fnmatch(name, PARTS.format("*"))]
     if folder.is_file() or foreign or (there and CARD not in there):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from virft.boxes import BoxSpace
 from virft.errors import DataError
+from virft.files import write_text
 from virft.types import FinishReason, ImageSize, Prediction
 
 PREDICTIONS, CARD = "predictions.jsonl", "card.json"
@@ -68,7 +69,7 @@ def line_of(sized: SizedPrediction) -> str:
 def write_card(folder: Path, card: PredictionsCard) -> None:
     """``card.json`` of a folder of predictions."""
     record = {"schema_version": SCHEMA_VERSION} | {name: getattr(card, name) for name in PredictionsCard.__slots__}
-    (folder / CARD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / CARD, json.dumps(record, indent=2) + "\n")
 
 
 def read_predictions_card(path: Path) -> PredictionsCard:

@@ -9,6 +9,7 @@ from typing import overload
 
 from virft.data.store import IMAGES, Store
 from virft.evaluation.predictions import SizedPrediction
+from virft.files import write_text
 from virft.types import Detections, ImageSize, Sample, TaskName
 
 QUESTION = "Is there {query} in this image? Answer yes or no."
@@ -79,4 +80,4 @@ def asked_map(questions: PresenceQuestions, answers: Iterable[tuple[str, SizedPr
 
 def write_asked_map(path: Path, found: dict[str, list[str]]) -> None:
     """As ``virft build --ask map:FILE`` reads it."""
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(found, indent=1) + "\n")

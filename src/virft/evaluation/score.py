@@ -17,6 +17,7 @@ from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
 from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
+from virft.files import write_text
 from virft.metrics.average_precision import AveragePrecision, average_precision
 from virft.metrics.bootstrap import resample
 from virft.metrics.detection import detection_metrics
@@ -103,7 +104,7 @@ def write_scores(
         },
         **({"against": {one.task.value: comparison_tree(one) for one in comparisons}} if comparisons else {}),
     }
-    out.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(tree, indent=2) + "\n")
     return tree
 
 

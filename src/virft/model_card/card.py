@@ -16,6 +16,7 @@ from virft.config import Config
 from virft.config_file import load
 from virft.errors import RunError
 from virft.evaluation.headlines import HEADLINE
+from virft.files import write_text
 from virft.prompts import BUILT_IN, question
 from virft.training.loop import VALIDATION_SCORE
 from virft.training.run import CARD, CONFIG, METRICS, TIMINGS, RunFolder
@@ -84,7 +85,7 @@ def renew_card(folder: Path) -> None:
         return
     text = card_of_model(folder, adapters=(folder / "adapter_config.json").is_file())
     if text is not None:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def _front_matter(

@@ -30,6 +30,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
+from virft.files import UNFINISHED, replace_folder
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.saved_files import settle_files
@@ -145,7 +146,7 @@ class LoadedModel:
 
         It appears whole or not at all, and replaces what was there.
         """
-        new = folder.with_name(folder.name + ".unfinished")
+        new = folder.with_name(folder.name + UNFINISHED)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         with without_progress_bars():
@@ -161,8 +162,7 @@ class LoadedModel:
         (new / README).unlink(missing_ok=True)  # PEFT's own names a folder of this machine, and nothing else
         if readme is not None:
             (new / README).write_text(readme, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+        replace_folder(new, folder)
 
     def save_description(self, folder: Path) -> None:
         """All but the weights into an existing folder: the model's configuration, tokenizer and processor files.

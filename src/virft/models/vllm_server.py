@@ -119,7 +119,8 @@ def engine_environment(ours: Mapping[str, str], *, on_cpu: bool) -> dict[str, st
 
 def serve(pipe: Connection) -> None:
     """Do what comes through the pipe until it is closed: the name of a method of ``Engine`` and its arguments."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends after the step in hand
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)  # it is for the run, which ends after the step in hand
     engine: VLLMEngine | None = None
     while True:
         try:

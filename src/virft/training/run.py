@@ -14,10 +14,16 @@ from virft import __version__
 from virft.config import Config
 from virft.config_file import dump, first_difference, load
 from virft.errors import RunError
+from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
 
 SCHEMA_VERSION = 1
 CONFIG, CARD = "config.toml", "card.json"
 METRICS, ROLLOUTS, TIMINGS = "metrics.jsonl", "rollouts.jsonl", "timings.jsonl"
+BEST, MODEL = "best", "model"
+
+_LOGS = (METRICS, ROLLOUTS, TIMINGS)
+_OF_THE_START = {CARD, CARD + UNFINISHED, CONFIG + UNFINISHED}
+"""What a run that was killed as it began leaves behind, without having begun."""
 
 
 class RunFolder:
@@ -46,10 +52,12 @@ class RunFolder:
         require_free(config, resume=resume, data_hash=card["data_hash"], trainer=card["trainer"])
         run = cls(Path(config.run.dir))
         if not (run.folder / CONFIG).exists():
-            run.folder.mkdir(parents=True, exist_ok=True)
-            (run.folder / CARD).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+            make_folder(run.folder)
+            write_text(run.folder / CARD, json.dumps(card, indent=2, sort_keys=True) + "\n")
             # last: a folder with a config is a run
-            (run.folder / CONFIG).write_text(dump(config))
+            write_text(run.folder / CONFIG, dump(config))
+        for name in (BEST, MODEL):
+            put_back(run.folder / name)
         return run
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
@@ -59,20 +67,26 @@ class RunFolder:
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
 
+    def sync_logs(self) -> None:
+        """Go on when all that was logged would outlast a power cut."""
+        if self._writes:
+            for name in _LOGS:
+                if (self.folder / name).exists():
+                    sync(self.folder / name)
+            sync(self.folder)
+
     def records(self, name: str) -> list[dict[str, Any]]:
         """The records of a log, without a last line that was cut."""
         return [json.loads(line) for line in _lines(self.folder / name) if _step_of(line) < float("inf")]
 
     def cut_logs(self, num_steps: int) -> None:
         """Drop the lines of steps from ``num_steps`` on, which a resumed run will do again."""
-        for name in (METRICS, ROLLOUTS, TIMINGS) if self._writes else ():
+        for name in _LOGS if self._writes else ():
             path = self.folder / name
             if not path.exists():
                 continue
             kept = [line for line in _lines(path) if _step_of(line) < num_steps]
-            new = path.with_suffix(".new")
-            new.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            new.rename(path)
+            write_text(path, "".join(line + "\n" for line in kept))
 
 
 def require_free(config: Config, *, resume: bool, data_hash: str, trainer: str) -> None:
@@ -98,7 +112,7 @@ def require_free(config: Config, *, resume: bool, data_hash: str, trainer: str) 
             )
         if started["trainer"] != trainer:
             raise RunError(f"{folder}: holds a run of `virft {started['trainer']}`; name another run.dir")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or {one.name for one in folder.iterdir()} - _OF_THE_START):
         raise RunError(f"{folder}: is not empty and holds no run; name another run.dir")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from virft.errors import ConfigError, RunError
+from virft.files import write_text
 from virft.types import RolloutGroup
 
 PROJECT = "virft"
@@ -136,7 +137,7 @@ class Trackers:
     def _run_id(self) -> str:
         path = self._folder / RUN_ID
         if not path.exists():
-            path.write_text(uuid.uuid4().hex[:12] + "\n")
+            write_text(path, uuid.uuid4().hex[:12] + "\n")
         return path.read_text().strip()
 
 

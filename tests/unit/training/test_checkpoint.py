@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from virft.errors import RunError
-from virft.training.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint, trained_tensors
+from virft.training.checkpoint import (
+    TrainingState,
+    checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    trained_tensors,
+)
 
 
 class Tied(nn.Module):
@@ -50,7 +58,12 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, num_
 
 def test_only_trained_weights_are_saved_and_tied_ones_once(tmp_path: Path) -> None:
     path = save(tmp_path, *trained(), 2)
-    assert sorted(file.name for file in path.iterdir()) == ["state.pt", "trained.safetensors"]
+    assert sorted(file.name for file in path.iterdir()) == [
+        "manifest.json",
+        "optimizer.safetensors",
+        "state.json",
+        "trained.safetensors",
+    ]
     assert list(load_file(path / "trained.safetensors")) == ["embedding.weight"]
     assert list(trained_tensors(Tied())) == ["embedding.weight"]
 
@@ -82,8 +95,9 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
 
 
 def test_what_a_crash_left_unfinished_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "trained.safetensors").write_text("half")
+    for name in ("step_000004.unfinished", "step_000003.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trained.safetensors").write_text("half")
     assert checkpoints(tmp_path) == []
     save(tmp_path, *trained(), 5)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
@@ -99,3 +113,85 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(tmp_path: Path) -> Non
     module.frozen.requires_grad_(True)
     with pytest.raises(RunError, match=r"step_000005: the weights that are trained differ .* first is frozen\.bias"):
         load_checkpoint(path, module=module, optimizer=torch.optim.AdamW(module.parameters()))
+
+
+def damage(path: Path, name: str, content: bytes | None) -> None:
+    """What a disk that failed may have left of a file; None: nothing."""
+    (path / name).unlink()
+    if content is not None:
+        (path / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("trained.safetensors", b"", "trained.safetensors has 0 bytes; expected 104"),
+        ("trained.safetensors", b"x" * 104, "trained.safetensors is not what was written"),
+        ("optimizer.safetensors", None, "optimizer.safetensors is missing"),
+        ("state.json", b"{}", "state.json has 2 bytes; expected "),
+        ("manifest.json", None, "manifest.json is missing"),
+        ("manifest.json", b'{"files": {"trai', "manifest.json cannot be read (JSONDecodeError: "),
+        ("manifest.json", b"[]", "manifest.json cannot be read (TypeError: "),
+    ],
+)
+def test_a_torn_checkpoint_is_told_set_aside_and_the_one_before_used(
+    tmp_path: Path, name: str, content: bytes | None, problem: str
+) -> None:
+    module, optimizer = trained()
+    for num_steps in (5, 10):
+        save(tmp_path, module, optimizer, num_steps)
+    damage(tmp_path / "step_000010", name, content)
+    said: list[str] = []
+    assert latest_checkpoint(tmp_path, said.append) == tmp_path / "step_000005"
+    assert len(said) == 1
+    assert said[0].startswith(f"{tmp_path / 'step_000010'}: {problem}")
+    assert said[0].endswith("; it is set aside, and the one before it is used")
+    # it does not count as one of those that are kept, and is gone when there is a next one
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000005", "unreadable_step_000010"]
+    save(tmp_path, module, optimizer, 7, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000007"]
+
+
+def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+    path = save(tmp_path, *trained(), 5)
+    damage(path, "manifest.json", None)
+    assert latest_checkpoint(tmp_path, lambda line: None) is None
+    assert latest_checkpoint(tmp_path / "none", lambda line: None) is None
+
+
+def test_checkpoints_are_in_the_order_of_their_numbers_and_nothing_else_is_one(tmp_path: Path) -> None:
+    for name in ("step_1000000", "step_999999", "step_000004.unfinished", "step_last", "step_12", "notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_000003").touch()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_999999", "step_1000000"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    module, optimizer = trained()
+    save(tmp_path, module, optimizer, 5)
+    for function in ("save_file", "sync", "replace_folder"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"virft.training.checkpoint.{function}", full)
+            with pytest.raises(OSError, match="No space left"):
+                save(tmp_path, module, optimizer, 10)
+        assert [path.name for path in tmp_path.iterdir()] == ["step_000005"], function
+    assert latest_checkpoint(tmp_path, lambda line: None) is not None
+
+
+def test_states_that_share_memory_or_are_no_tensors_come_back(tmp_path: Path) -> None:
+    module, optimizer = trained()
+    (state,) = optimizer.state.values()
+    # as the states of 8 bits do
+    state["map"] = state["same_map"] = torch.arange(4.0)
+    state["count"], state["name"] = 3, None
+    path = save(tmp_path, module, optimizer, 5)
+    again, other = trained(0)
+    load_checkpoint(path, module=again, optimizer=other)
+    (found,) = other.state.values()
+    assert (found["count"], found["name"]) == (3, None)
+    assert found["map"].tolist() == found["same_map"].tolist() == [0, 1, 2, 3]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 
 from toy_training import question, toy_trainer
 from virft.config import Config, DataConfig, RunConfig
-from virft.errors import RunStopped
+from virft.errors import RunError, RunStopped
 from virft.grpo.trainer import GRPOTrainer
+from virft.training import checkpoint
 from virft.training.checkpoint import checkpoints
 from virft.training.loop import LoopSettings, rounded, run_training
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
@@ -52,13 +55,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def interrupting(trainer: GRPOTrainer, at: int, *, times: int = 1) -> GRPOTrainer:
-    """A trainer whose user presses Ctrl-C in the middle of a step."""
+def interrupting(trainer: GRPOTrainer, at: int, *, times: int = 1, by: signal.Signals = signal.SIGINT) -> GRPOTrainer:
+    """A trainer whose user presses Ctrl-C in the middle of a step, or whose time is up."""
     step: Callable[..., Any] = trainer.step
 
     def stopped(number: int, samples: Any) -> Any:
         for _ in range(times if number == at else 0):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), by)
         return step(number, samples)
 
     trainer.step = stopped  # type: ignore[method-assign]
@@ -134,6 +137,77 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "r", trainer=interrupting(toy_trainer(), 1, times=2))
     assert checkpoints(tmp_path / "r" / "checkpoints") == []
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_end_saves_the_step_in_hand(tmp_path: Path, by: signal.Signals) -> None:
+    with pytest.raises(RunStopped, match=r"^stopped after step 2; go on with --resume$"):
+        run(tmp_path / "r", trainer=interrupting(toy_trainer(), 1, by=by))
+    assert [path.name for path in checkpoints(tmp_path / "r" / "checkpoints")] == ["step_000002"]
+
+
+def test_who_insists_during_a_save_gets_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = checkpoint.replace_folder
+
+    def interrupted(new: Path, goal: Path) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        real(new, goal)
+
+    monkeypatch.setattr(checkpoint, "replace_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", save_every=2)
+    assert checkpoint.latest_checkpoint(tmp_path / "r" / "checkpoints", print) is not None
+    monkeypatch.undo()
+    assert run(tmp_path / "r", resume=True, save_every=2)[0] == "going on after step 2"
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("function", "at", "kept"),
+    [
+        ("virft.training.loop.save_checkpoint", 1, "nothing is saved yet"),
+        ("virft.training.loop.save_checkpoint", 2, "the run is whole as saved after step 1"),
+        ("virft.training.run.RunFolder.append", 6, "the run is whole as saved after step 1"),
+        ("virft.training.run.RunFolder.sync_logs", 2, "the run is whole as saved after step 1"),
+    ],
+)
+def test_a_full_disk_ends_the_run_with_what_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, at: int, kept: str
+) -> None:
+    run(tmp_path / "whole")
+    real: Callable[..., Any] = resolve_name(function.replace("loop.save", "checkpoint.save"))
+    calls = iter(range(1, 99))
+
+    def until_full(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == at:
+            raise FULL
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(function, until_full)
+        with pytest.raises(RunError) as told:
+            run(tmp_path / "r", save_every=1)
+    assert str(told.value) == (
+        f"{tmp_path / 'r'}: cannot be written (No space left on device); {kept}; "
+        "expected room and rights to write, then go on with --resume"
+    )
+    run(tmp_path / "r", resume=True, save_every=1)
+    assert (tmp_path / "r" / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
+
+
+def test_a_torn_checkpoint_is_told_and_the_one_before_is_gone_on_from(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    with pytest.raises(RunStopped):
+        run(tmp_path / "r", save_every=1, trainer=interrupting(toy_trainer(), 2))
+    (tmp_path / "r" / "checkpoints" / "step_000003" / "trained.safetensors").write_bytes(b"half")
+    said = run(tmp_path / "r", resume=True, save_every=1)
+    assert said[0].startswith(f"{tmp_path / 'r' / 'checkpoints' / 'step_000003'}: trained.safetensors has 4 bytes; ")
+    assert said[1] == "going on after step 2"
+    for name in (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors"):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_ctrl_c_has_its_old_meaning_after_the_run(tmp_path: Path) -> None:

@@ -49,6 +49,20 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         open_run(config(tmp_path / "thesis.tex"), resume=True)
 
 
+def test_a_run_killed_as_it_began_leaves_a_folder_that_can_be_taken(tmp_path: Path) -> None:
+    for name in ("card.json", "card.json.unfinished", "config.toml.unfinished"):
+        (tmp_path / name).write_text("{")
+    assert open_run(config(tmp_path)).folder == tmp_path
+    assert json.loads((tmp_path / "card.json").read_text())["commit"] == "abc"
+
+
+def test_a_best_model_that_was_just_being_replaced_is_put_back(tmp_path: Path) -> None:
+    open_run(config(tmp_path))
+    (tmp_path / "best.old").mkdir()
+    open_run(config(tmp_path), resume=True)
+    assert (tmp_path / "best").is_dir()
+
+
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert open_run(config(tmp_path)).folder == tmp_path
 
