@@ -31,7 +31,7 @@ from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.models.sharding import shard
 from virft.models.vision import FeatureCache
 from virft.models.vllm_generator import engine_is_served, start_vllm
-from virft.prompts import question_of, read_template
+from virft.prompts import left_to_write, question_of, read_template
 from virft.report.pictures import draw_answer
 from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
@@ -127,11 +127,13 @@ def make_renderer(
     """Sample to prompt under a template setting; ``auto`` is what the model's card says."""
     text = read_template(template_name(loaded, template))
     renderer = Renderer(loaded, load_image)
+    for wanted in set((thinking_by_origin or {"": thinking}).values()):
+        renderer.check(thinking=wanted)
 
     def render(sample: Sample) -> RenderedPrompt:
         own = (thinking_by_origin or {}).get(sample.origin, thinking)
         asked = question_of(sample, template=text, thinking=own, space=loaded.family.box_space)
-        return renderer.render(sample, asked)
+        return renderer.render(sample, asked, thinking=own)
 
     return render
 
@@ -273,7 +275,8 @@ def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] =
             resized=rendered.prompt.images[sample.target_image].resized,
             thinking_text=sample.rationale if thinking else None,
         )
-        return [*loaded.tokenizer(text, add_special_tokens=False).input_ids, end]
+        rest = left_to_write(text, rendered.prompt.opened)
+        return [*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end]
 
     return SFTTrainer(
         policy=policy,

@@ -12,6 +12,7 @@ import torch
 
 from factories import detections, reading, sample, save_picture
 from group_factories import completion, prompt
+from thinking_models import save_thinking_folder
 from virft import assembly
 from virft.assembly import (
     drawn_rollout,
@@ -21,6 +22,7 @@ from virft.assembly import (
     make_policy,
     make_renderer,
     make_reward_rule,
+    make_sft_trainer,
     make_trackers,
     make_trainer,
 )
@@ -212,7 +214,7 @@ def test_bfloat16_runs_under_autocast() -> None:
 
 def test_a_template_of_auto_is_what_the_models_card_says(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question, thinking: asked.append(question))
     for card, template in (
         ({"prompt_template": "short"}, "auto"),
         ({}, "auto"),
@@ -228,7 +230,7 @@ def test_a_template_of_auto_is_what_the_models_card_says(tiny: LoadedModel, monk
 
 def test_thinking_reaches_the_question_and_the_reader(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question, thinking: asked.append(question))
     trainer = make_trainer(config(prompt=PromptConfig(thinking=True), grpo=GRPOConfig(kl_coef=0.0)), tiny)
     trainer.render(sample())
     assert asked == ["Detect fox. Think first."]
@@ -239,7 +241,7 @@ def test_a_set_of_a_mixture_is_asked_and_paid_by_its_own_settings(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question, thinking: asked.append(question))
     mixture = {
         "plain": MixtureConfig(data="a"),
         "hard": MixtureConfig(data="b", thinking=True, preset="paper"),
@@ -262,6 +264,23 @@ def test_a_set_of_a_mixture_is_asked_and_paid_by_its_own_settings(
     rules = {name: one.rule for name, one in trainer.grader.by_origin.items()}
     assert (rules["plain"].preset, rules["hard"].preset) == ("robust", "paper")
     assert rules["hard"].iou_threshold == 0.25
+
+
+def test_right_answers_do_not_open_a_thought_that_the_prompt_has_opened(tmp_path: Path) -> None:
+    image = save_picture(tmp_path / "a.png")
+    fox = sample(image=str(image), rationale="red fur")
+    whole = "<think>red fur</think><answer>[{'Position':[156,208,469,833],'Confidence':1.0}]</answer>"
+    for model, expected in (
+        ("virft-tiny", whole),
+        (str(save_thinking_folder(tmp_path / "thinking")), whole.removeprefix("<think>")),
+    ):
+        settings = config(model=ModelConfig(path=model), prompt=PromptConfig(thinking=True))
+        loaded = load_for_training(settings)
+        trainer = make_sft_trainer(settings, loaded)
+        ids = trainer.answer_ids(fox, trainer.render(fox))
+        assert ids[-1] == loaded.tokenizer.eos_token_id
+        text = loaded.tokenizer.decode(ids[:-1])
+        assert text == expected
 
 
 def test_rewards_follow_the_settings(tmp_path: Path) -> None:
