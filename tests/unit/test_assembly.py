@@ -15,6 +15,7 @@ from group_factories import completion, prompt
 from thinking_models import save_thinking_folder
 from virft import assembly
 from virft.assembly import (
+    asks_thinking,
     drawn_rollout,
     load_for_training,
     loop_settings,
@@ -25,6 +26,7 @@ from virft.assembly import (
     make_sft_trainer,
     make_trackers,
     make_trainer,
+    template_text,
 )
 from virft.config import (
     AugmentConfig,
@@ -38,7 +40,7 @@ from virft.config import (
     RunConfig,
     SamplingConfig,
 )
-from virft.errors import ConfigError
+from virft.errors import ConfigError, ModelError
 from virft.models.hf_generator import HFGenerator
 from virft.models.load import LoadedModel
 from virft.models.logprobs import Policy, TokenRules
@@ -373,3 +375,27 @@ def test_a_rollout_is_drawn_as_its_best_and_its_worst_answer_on_what_was_seen(tm
     assert best.picture.getpixel((42, 84)) == worst.picture.getpixel((42, 84)) == TARGET_COLOUR
     assert best.picture.getpixel((168, 84)) == ANSWER_COLOUR
     assert worst.picture.getpixel((168, 84)) != ANSWER_COLOUR
+
+
+def test_how_a_run_asks_goes_with_its_model(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("Where is {query}?\n")
+    asked = config(prompt=PromptConfig(template=str(tmp_path / "mine.txt"), thinking=True))
+    loaded = load_for_training(asked)
+    assert (loaded.card["prompt_template"], loaded.card["thinking"]) == ("Where is {query}?", True)
+    assert template_text(loaded, "auto") == "Where is {query}?"
+    assert [asks_thinking(loaded, told) for told in (None, True, False)] == [True, True, False]
+    plain = load_for_training(config())
+    assert (plain.card["prompt_template"], plain.card["thinking"]) == ("short", False)
+
+
+@pytest.mark.parametrize(("own", "expected"), [((True, True), True), ((True, None), False), ((None, None), False)])
+def test_sets_of_a_mixture_that_agree_on_thinking_say_so(own: tuple[bool | None, bool | None], expected: bool) -> None:
+    mixture = {name: MixtureConfig(data=name, thinking=one) for name, one in zip("ab", own, strict=True)}
+    assert load_for_training(config(data=DataConfig(), mixture=mixture)).card["thinking"] is expected
+
+
+@pytest.mark.parametrize("card", [{"prompt_template": "where?"}, {"prompt_template": 3}, {"thinking": "yes"}])
+def test_a_card_that_says_nothing_of_use_is_told(tiny: LoadedModel, card: dict[str, Any]) -> None:
+    loaded = replace(tiny, card=card)
+    with pytest.raises(ModelError, match=r"^virft_card\.json of the model: (prompt_template|thinking) is .*; expect"):
+        make_renderer(loaded, template="auto", thinking=asks_thinking(loaded, None))
