@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
-from virft.assembly import device, is_main_process, make_policy, make_renderer, ranks
+from virft.assembly import device, is_main_process, make_policy, make_renderer, ranks, template_text
 from virft.config import Config
 from virft.data.store import Store
 from virft.evaluation.headlines import HEADLINE
@@ -62,7 +62,7 @@ class Asking:
             box_space=loaded.family.box_space,
             thinking=self.thinking,
             settings={
-                "template": self.template,
+                "template": template_text(loaded, self.template),
                 "max_completion_tokens": self.max_completion_tokens,
                 "temperature": 0.0,
                 "commit": source_commit(),

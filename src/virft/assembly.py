@@ -18,20 +18,19 @@ from virft.boxes import BoxSpace
 from virft.config import AugmentConfig, Config, GRPOConfig, SFTConfig, shown, values
 from virft.data.images import load_image
 from virft.data.views import ViewRange, viewer
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError, DataError, ModelError
 from virft.grading import Grader
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer, from_worst_to_best
 from virft.models.generator import GenerationParams, Generator
 from virft.models.hf_generator import HFGenerator, stop_token_ids
-from virft.models.load import LoadedModel, load_model
+from virft.models.load import CARD, LoadedModel, load_model
 from virft.models.logprobs import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.models.sharding import shard
 from virft.models.vision import FeatureCache
 from virft.models.vllm_generator import engine_is_served, start_vllm
-from virft.origin import source_commit as source_commit
-from virft.prompts import question_of, read_template
+from virft.prompts import BUILT_IN, left_to_write, question_of, read_template
 from virft.report.pictures import draw_answer
 from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
@@ -96,6 +95,7 @@ def load_for_training(config: Config) -> LoadedModel:
     )
     if loaded.adapters is not None:
         loaded.merge_adapters()
+    loaded.card |= _asked(config, loaded)
     prepare_for_training(config, loaded)
     if not is_sharded(config):
         loaded.model.to(device())
@@ -125,20 +125,49 @@ def make_renderer(
     loaded: LoadedModel, *, template: str, thinking: bool, thinking_by_origin: Mapping[str, bool] | None = None
 ) -> Callable[[Sample], RenderedPrompt]:
     """Sample to prompt under a template setting; ``auto`` is what the model's card says."""
-    text = read_template(template_name(loaded, template))
+    text = template_text(loaded, template)
     renderer = Renderer(loaded, load_image)
+    for wanted in set((thinking_by_origin or {"": thinking}).values()):
+        renderer.check(thinking=wanted)
 
     def render(sample: Sample) -> RenderedPrompt:
         own = (thinking_by_origin or {}).get(sample.origin, thinking)
         asked = question_of(sample, template=text, thinking=own, space=loaded.family.box_space)
-        return renderer.render(sample, asked)
+        return renderer.render(sample, asked, thinking=own)
 
     return render
 
 
-def template_name(loaded: LoadedModel, template: str) -> str:
-    """The template that a setting means; ``auto`` is what the model's card says."""
-    return loaded.card.get("prompt_template", DEFAULT_TEMPLATE) if template == "auto" else template
+def template_text(loaded: LoadedModel, template: str) -> str:
+    """The template that a setting means, a built-in's name or a text; ``auto`` is what the model's card says."""
+    if template != "auto":
+        return read_template(template)
+    text = loaded.card.get("prompt_template", DEFAULT_TEMPLATE)
+    if not isinstance(text, str) or not (text in BUILT_IN or "{query}" in text):
+        raise ModelError(
+            f"{CARD} of the model: prompt_template is {text!r:.80}; "
+            f"expected {', '.join(BUILT_IN)}, or a text with {{query}}"
+        )
+    return text
+
+
+def asks_thinking(loaded: LoadedModel, thinking: bool | None) -> bool:
+    """Whether a think block is asked for: as told, else as the model's card says, else not."""
+    if thinking is not None:
+        return thinking
+    told = loaded.card.get("thinking", False)
+    if not isinstance(told, bool):
+        raise ModelError(f"{CARD} of the model: thinking is {told!r:.80}; expected true or false")
+    return told
+
+
+def _asked(config: Config, loaded: LoadedModel) -> dict[str, Any]:
+    """How a run asks its model, as facts that go with what it saves. Sets of a mixture may agree on thinking."""
+    ways = {config.prompt.thinking if one.thinking is None else one.thinking for one in config.mixture.values()}
+    return {
+        "prompt_template": template_text(loaded, config.prompt.template),
+        "thinking": ways.pop() if len(ways) == 1 else config.prompt.thinking,
+    }
 
 
 def make_segmenter(path: str) -> SamSegmenter:
@@ -273,7 +302,8 @@ def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] =
             resized=rendered.prompt.images[sample.target_image].resized,
             thinking_text=sample.rationale if thinking else None,
         )
-        return [*loaded.tokenizer(text, add_special_tokens=False).input_ids, end]
+        rest = left_to_write(text, rendered.prompt.opened)
+        return [*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end]
 
     return SFTTrainer(
         policy=policy,

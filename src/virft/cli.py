@@ -331,11 +331,19 @@ def _add_predict(verbs: _Verbs) -> None:
     verb.add_argument("data", metavar="DATA", type=Path, help="folder of a data set")
     verb.add_argument("out", metavar="OUT", type=Path, help="folder for predictions.jsonl")
     verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
-    verb.add_argument("--thinking", action="store_true", help="ask for a think block")
+    _add_thinking(verb)
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
     verb.add_argument("--limit", type=_at_least_one, metavar="N", help="only the first N samples")
     verb.add_argument("--resume", action="store_true", help="go on with predictions that were stopped")
     verb.add_argument("--dry-run", action="store_true", help="print how many answers it takes, and stop")
+
+
+def _add_thinking(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--thinking",
+        action=argparse.BooleanOptionalAction,
+        help="ask for a think block or not (as the model was trained; else not)",
+    )
 
 
 def _add_presence(verbs: _Verbs) -> None:
@@ -344,6 +352,7 @@ def _add_presence(verbs: _Verbs) -> None:
     verb.add_argument("data", metavar="DATA", type=Path, help="folder of a detection data set")
     verb.add_argument("out", metavar="OUT", type=Path, help="folder for the answers and map.json")
     verb.add_argument("--question", help="text with {query} in it, that is answered by yes or no")
+    _add_thinking(verb)
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=64)
     verb.add_argument("--resume", action="store_true", help="go on with answers that were stopped")
 
@@ -423,7 +432,7 @@ def _add_ask(verbs: _Verbs) -> None:
     )
     verb.add_argument("--task", type=TaskName, choices=list(TaskName), default=TaskName.DETECTION)
     verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
-    verb.add_argument("--thinking", action="store_true", help="ask for a think block")
+    _add_thinking(verb)
     verb.add_argument("--out", type=Path, help="the picture with boxes (NAME_answer.png here); of many, their folder")
     verb.add_argument("--overwrite", action="store_true", help="replace a file that is no picture of an answer")
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
@@ -440,7 +449,7 @@ def _add_app(verbs: _Verbs) -> None:
     verb.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     verb.add_argument("--port", type=_port, default=7860, help="0 takes any that is free")
     verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
-    verb.add_argument("--thinking", action="store_true", help="ask for a think block")
+    _add_thinking(verb)
     verb.add_argument("--max-completion-tokens", type=_at_least_one, default=256)
 
 

@@ -277,7 +277,7 @@ def predict(
     data: Path,
     out: Path,
     template: str = "auto",
-    thinking: bool = False,
+    thinking: bool | None = None,
     max_completion_tokens: int = 256,
     limit: int | None = None,
     resume: bool = False,
@@ -295,20 +295,21 @@ def predict(
         return
     store.check(decode=True)
     from virft.answering import Asking, evaluate
-    from virft.assembly import is_main_process
+    from virft.assembly import asks_thinking, is_main_process
     from virft.evaluation.score import scores_to_text, write_scores
     from virft.models.load import load_model
 
+    loaded = load_model(model)
     with _progress_bar() as show:
         asking = Asking(
             template=template,
-            thinking=thinking,
+            thinking=asks_thinking(loaded, thinking),
             max_completion_tokens=max_completion_tokens,
             model_name=model,
             resume=resume,
             progress=show,
         )
-        scores = evaluate(load_model(model), store, out, asking=asking, limit=limit, with_intervals=is_main_process())
+        scores = evaluate(loaded, store, out, asking=asking, limit=limit, with_intervals=is_main_process())
     if not is_main_process():
         return
     write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
@@ -321,6 +322,7 @@ def presence(
     data: Path,
     out: Path,
     question: str | None = None,
+    thinking: bool | None = None,
     max_completion_tokens: int = 64,
     resume: bool = False,
 ) -> None:
@@ -332,7 +334,7 @@ def presence(
     store = Store(data)
     store.check(decode=True)
     from virft.answering import Asking, answer
-    from virft.assembly import is_main_process
+    from virft.assembly import asks_thinking, is_main_process
     from virft.evaluation.predictions import read_predictions
     from virft.evaluation.presence import QUESTION, PresenceQuestions, asked_map, write_asked_map
     from virft.models.load import load_model
@@ -340,19 +342,19 @@ def presence(
     text = question or QUESTION
     if "{query}" not in text:
         raise ConfigError(f"--question {text!r}: expected a text with {{query}} in it, where the class goes")
+    loaded = load_model(model)
     questions = PresenceQuestions(store, question=text)
     if is_main_process():
         _say(f"{len(questions)} questions")
     with _progress_bar() as show:
         asking = Asking(
             template="auto",
-            thinking=False,
+            thinking=asks_thinking(loaded, thinking),
             max_completion_tokens=max_completion_tokens,
             model_name=model,
             resume=resume,
             progress=show,
         )
-        loaded = load_model(model)
         card = asking.card(loaded, data=store, num_samples=len(questions))
         card = replace(card, settings=card.settings | {"template": text})
         path = answer(loaded, out, card, sample_at=questions.__getitem__, number=len(questions), asking=asking)
@@ -368,7 +370,7 @@ def ask(
     question: str | None = None,
     task: TaskName = TaskName.DETECTION,
     template: str = "auto",
-    thinking: bool = False,
+    thinking: bool | None = None,
     out: Path | None = None,
     overwrite: bool = False,
     max_completion_tokens: int = 256,
@@ -428,7 +430,7 @@ def app(
     host: str = "127.0.0.1",
     port: int = 7860,
     template: str = "auto",
-    thinking: bool = False,
+    thinking: bool | None = None,
     max_completion_tokens: int = 256,
 ) -> None:
     """Serve a page in which a model is asked, beside the model it was tuned from if ``base`` names that."""

@@ -1,7 +1,8 @@
-"""What a model is asked: question templates by task, with or without thinking."""
+"""What a model is asked: question templates by task, with or without thinking; what a prompt has begun to answer."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from virft.boxes import BoxSpace
@@ -46,6 +47,8 @@ _COORDINATES = {
     BoxSpace.RESIZED_PIXELS: "whole numbers in pixels",
     BoxSpace.ORIGINAL_PIXELS: "whole numbers in pixels",
 }
+
+_OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 def question(
@@ -102,3 +105,24 @@ def read_template(name: str) -> str:
     if "{query}" not in text:
         raise ConfigError(f"prompt.template: {name} has no {{query}} in it; {expected}")
     return text
+
+
+def opened_by(prompt: str) -> str:
+    r"""What of the answer a prompt has written already: a think tag at its very end, and the spaces behind it.
+
+    Chat templates of models that always think end so; what these models write then begins inside of the thought.
+
+    >>> opened_by("<|im_start|>assistant\n<think>\n"), opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    ('<think>\n', '')
+    """
+    found = _OPEN_THOUGHT.search(prompt)
+    return found[0] if found else ""
+
+
+def left_to_write(text: str, opened: str) -> str:
+    r"""What is left of an answer's text behind a prompt that has ``opened`` it.
+
+    >>> left_to_write("<think>red fur</think><answer>fox</answer>", "<think>\n")
+    'red fur</think><answer>fox</answer>'
+    """
+    return text.removeprefix(opened.rstrip())

@@ -19,8 +19,7 @@ from virft.assembly import (
     ranks,
     require_engine,
     require_rationales,
-    source_commit,
-    template_name,
+    template_text,
 )
 from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data
@@ -29,7 +28,7 @@ from virft.files import writing
 from virft.model_card.card import model_card
 from virft.model_card.facts import card_facts
 from virft.models.load import LoadedModel
-from virft.prompts import read_template
+from virft.origin import source_commit
 from virft.training.loop import Trainer, run_training
 from virft.training.ranks import Ranks
 from virft.training.run import BEST, MODEL, RunFolder, require_free, run_card
@@ -91,7 +90,7 @@ def card_facts_of(config: Config, loaded: LoadedModel, data: TrainingData) -> di
     return card_facts(
         model=config.model.path,
         box_space=loaded.family.box_space,
-        template=read_template(template_name(loaded, config.prompt.template)),
+        template=template_text(loaded, config.prompt.template),
         stores=data.stores,
     )
 

@@ -195,12 +195,16 @@ class ImageRef:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What a generator is given: token ids with image placeholders expanded; no tensors."""
+    """What a generator is given: token ids with image placeholders expanded; no tensors.
+
+    ``opened``: what of the answer the prompt has written already, at its end, such as an open think tag.
+    """
 
     sample_id: str
     text: str
     token_ids: tuple[int, ...]
     images: tuple[ImageRef, ...]
+    opened: str = ""
 
 
 class FinishReason(StrEnum):
@@ -214,7 +218,8 @@ class FinishReason(StrEnum):
 class Completion:
     """One sampled answer. ``token_ids`` include the end token if there is one.
 
-    ``token_ends[i]`` is the number of characters of ``text`` that the first i + 1 tokens make;
+    ``text`` is the whole answer: what the prompt has ``opened``, and what the tokens say. ``token_ends[i]`` is the
+    number of its characters up to the end of token i;
     ``sampler_logprobs`` are nats per token under the sampler's own distribution.
     """
 

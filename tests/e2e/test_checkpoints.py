@@ -121,3 +121,27 @@ def test_a_run_is_pushed_with_the_scores_it_has_by_then(
 def test_what_is_no_model_is_not_pushed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert virft("push", tmp_path, "me/foxes") == 2
     assert "no config.json in this folder; expected a Hugging Face model folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_a_model_is_asked_as_its_run_asked_it_without_being_told(scenes: Path, tmp_path: Path, train: str) -> None:
+    (tmp_path / "mine.txt").write_text("Where is {query}? Think.")
+    asked = ("model.max_pixels=6272", f"prompt.template={tmp_path / 'mine.txt'}", "prompt.thinking=true")
+    config = write_config(tmp_path, scenes / "train")
+    assert virft("grpo", config, *asked, f"model.train={train}", "grpo.steps=1") == 0
+    models = [tmp_path / "run" / "model"]
+    if train == "lora":
+        models.append(tmp_path / "merged")
+        assert virft("merge", *models) == 0
+    for number, model in enumerate(models):
+        out = tmp_path / f"p{number}"
+        assert virft("predict", model, scenes / "test", out, "--limit", 1, "--max-completion-tokens", 4) == 0
+        card = json.loads((out / "card.json").read_text())
+        assert (card["thinking"], card["settings"]["template"]) == (True, "Where is {query}? Think.")
+        (line,) = (out / "predictions.jsonl").read_text().splitlines()
+        # a scene is a square of 112; at most 6272 pixels in steps of 28
+        assert json.loads(line)["resized"] == [56, 56]
+    other = ("--no-thinking", "--template", "short", "--limit", 1, "--max-completion-tokens", 4)
+    assert virft("predict", models[0], scenes / "test", tmp_path / "q", *other) == 0
+    card = json.loads((tmp_path / "q" / "card.json").read_text())
+    assert (card["thinking"], card["settings"]["template"]) == (False, "short")

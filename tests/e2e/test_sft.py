@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from runs import log, virft, write_config
+from thinking_models import save_thinking_folder
 from virft.assembly import load_for_training, make_trainer
 from virft.config_file import load
 from virft.data.store import Store
@@ -87,18 +88,44 @@ def test_reinforcement_goes_on_from_the_supervised_model(scenes: Path, tmp_path:
     assert virft("predict", tmp_path / "rft" / "model", scenes / "test", tmp_path / "p", "--limit", "2") == 0
 
 
+def with_rationales(data: Path, folder: Path, thought: str) -> Path:
+    """A copy of a data set in which every sample has this to think."""
+    with StoreWriter(folder) as writer:
+        for one in Store(data):
+            path = writer.add_image_file(Path(one.images[0]).name, Path(one.images[0]))
+            writer.add(replace(one, images=(path,), rationale=thought))
+        writer.finish(source={}, seed=0)
+    return folder
+
+
 def test_thinking_needs_something_to_think(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path, scenes / "train")
     assert virft("sft", config, *STEPS, "prompt.thinking=true") == 2
     assert "has no rationale, which supervised training with thinking needs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    whole = Store(scenes / "train")
-    with StoreWriter(tmp_path / "told") as writer:
-        for one in whole:
-            path = writer.add_image_file(Path(one.images[0]).name, Path(one.images[0]))
-            writer.add(replace(one, images=(path,), rationale="I look at every corner."))
-        writer.finish(source={}, seed=0)
+    with_rationales(scenes / "train", tmp_path / "told", "I look at every corner.")
     assert next(iter(Store(tmp_path / "told"))).rationale == "I look at every corner."
     told = write_config(tmp_path, tmp_path / "told")
     assert virft("sft", told, *STEPS, "prompt.thinking=true") == 0
     assert log(tmp_path / "run")[0]["answer_tokens"] > 10
+
+
+def test_a_model_that_always_thinks_learns_answers_as_one_whole(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_thinking_folder(tmp_path / "base")
+    config = write_config(tmp_path, with_rationales(scenes / "train", tmp_path / "told", "I look."))
+    learning = (f"model.path={base}", *STEPS, "sft.steps=50", "grpo.steps=1", "sampling.max_completion_tokens=160")
+    assert virft("sft", config, *learning) == 2
+    assert "begins a thought in every answer" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert virft("sft", config, *learning, "prompt.thinking=true") == 0
+    model = tmp_path / "run" / "model"
+    assert virft("predict", model, tmp_path / "told", tmp_path / "p", "--thinking") == 0
+    texts = [one["text"] for one in log(tmp_path / "p", "predictions.jsonl")]
+    assert {text[: text.find("<answer>")] for text in texts} == {"<think>\nI look.</think>"}
+    # what is learnt by reward is the same whole text
+    on = (f"model.path={model}", f"run.dir={tmp_path / 'rft'}", "prompt.thinking=true", "sampling.temperature=0.3")
+    assert virft("grpo", config, *learning, *on) == 0
+    (step,) = log(tmp_path / "rft")
+    assert step["reward_format"] > 0.9

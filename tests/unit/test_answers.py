@@ -30,6 +30,7 @@ from virft.answers import (
     split_reasoning,
 )
 from virft.boxes import BoxSpace
+from virft.prompts import left_to_write
 from virft.types import Box, Detection, Detections, ImageSize, Label, Unreadable
 
 A, B = "{'Position': [0, 0, 100, 100]}", "{'Position': [5, 5, 50, 50], 'Confidence': 0.5}"
@@ -552,3 +553,13 @@ def test_a_text_that_is_being_written_never_shows_a_piece_of_a_tag():
     assert {reasoning for reasoning, _ in shown} == {"", "a", "a < b", "a <"}
     # "a <" may be the beginning of a tag, and what is left out without need comes back with the next letter
     assert split_reasoning("<think>a <", unfinished=True) == ("a", "")
+
+
+def test_an_answer_whose_thought_the_prompt_began_is_well_formed_as_a_whole():
+    whole = render_classification(Label(text="fox"), thinking_text="red fur")
+    rest = left_to_write(whole, "<think>\n")
+    assert rest == "red fur</think><answer>fox</answer>"
+    assert read_classification("<think>\n" + rest, thinking=True).well_formed
+    assert not read_classification(rest, thinking=True).well_formed
+    assert not read_classification("<think>\n" + whole, thinking=True).well_formed
+    assert left_to_write(whole, "") == whole

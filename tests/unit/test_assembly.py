@@ -12,8 +12,10 @@ import torch
 
 from factories import detections, reading, sample, save_picture
 from group_factories import completion, prompt
+from thinking_models import save_thinking_folder
 from virft import assembly
 from virft.assembly import (
+    asks_thinking,
     drawn_rollout,
     load_for_training,
     loop_settings,
@@ -21,8 +23,10 @@ from virft.assembly import (
     make_policy,
     make_renderer,
     make_reward_rule,
+    make_sft_trainer,
     make_trackers,
     make_trainer,
+    template_text,
 )
 from virft.config import (
     AugmentConfig,
@@ -36,7 +40,7 @@ from virft.config import (
     RunConfig,
     SamplingConfig,
 )
-from virft.errors import ConfigError
+from virft.errors import ConfigError, ModelError
 from virft.models.hf_generator import HFGenerator
 from virft.models.load import LoadedModel
 from virft.models.logprobs import Policy, TokenRules
@@ -212,7 +216,7 @@ def test_bfloat16_runs_under_autocast() -> None:
 
 def test_a_template_of_auto_is_what_the_models_card_says(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question, thinking: asked.append(question))
     for card, template in (
         ({"prompt_template": "short"}, "auto"),
         ({}, "auto"),
@@ -228,7 +232,7 @@ def test_a_template_of_auto_is_what_the_models_card_says(tiny: LoadedModel, monk
 
 def test_thinking_reaches_the_question_and_the_reader(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question, thinking: asked.append(question))
     trainer = make_trainer(config(prompt=PromptConfig(thinking=True), grpo=GRPOConfig(kl_coef=0.0)), tiny)
     trainer.render(sample())
     assert asked == ["Detect fox. Think first."]
@@ -239,7 +243,7 @@ def test_a_set_of_a_mixture_is_asked_and_paid_by_its_own_settings(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(Renderer, "render", lambda self, one, question: asked.append(question))
+    monkeypatch.setattr(Renderer, "render", lambda self, one, question, thinking: asked.append(question))
     mixture = {
         "plain": MixtureConfig(data="a"),
         "hard": MixtureConfig(data="b", thinking=True, preset="paper"),
@@ -262,6 +266,23 @@ def test_a_set_of_a_mixture_is_asked_and_paid_by_its_own_settings(
     rules = {name: one.rule for name, one in trainer.grader.by_origin.items()}
     assert (rules["plain"].preset, rules["hard"].preset) == ("robust", "paper")
     assert rules["hard"].iou_threshold == 0.25
+
+
+def test_right_answers_do_not_open_a_thought_that_the_prompt_has_opened(tmp_path: Path) -> None:
+    image = save_picture(tmp_path / "a.png")
+    fox = sample(image=str(image), rationale="red fur")
+    whole = "<think>red fur</think><answer>[{'Position':[156,208,469,833],'Confidence':1.0}]</answer>"
+    for model, expected in (
+        ("virft-tiny", whole),
+        (str(save_thinking_folder(tmp_path / "thinking")), whole.removeprefix("<think>")),
+    ):
+        settings = config(model=ModelConfig(path=model), prompt=PromptConfig(thinking=True))
+        loaded = load_for_training(settings)
+        trainer = make_sft_trainer(settings, loaded)
+        ids = trainer.answer_ids(fox, trainer.render(fox))
+        assert ids[-1] == loaded.tokenizer.eos_token_id
+        text = loaded.tokenizer.decode(ids[:-1])
+        assert text == expected
 
 
 def test_rewards_follow_the_settings(tmp_path: Path) -> None:
@@ -349,3 +370,27 @@ def test_a_rollout_is_drawn_as_its_best_and_its_worst_answer_on_what_was_seen(tm
     assert best.picture.getpixel((42, 84)) == worst.picture.getpixel((42, 84)) == TARGET_COLOUR
     assert best.picture.getpixel((168, 84)) == ANSWER_COLOUR
     assert worst.picture.getpixel((168, 84)) != ANSWER_COLOUR
+
+
+def test_how_a_run_asks_goes_with_its_model(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("Where is {query}?\n")
+    asked = config(prompt=PromptConfig(template=str(tmp_path / "mine.txt"), thinking=True))
+    loaded = load_for_training(asked)
+    assert (loaded.card["prompt_template"], loaded.card["thinking"]) == ("Where is {query}?", True)
+    assert template_text(loaded, "auto") == "Where is {query}?"
+    assert [asks_thinking(loaded, told) for told in (None, True, False)] == [True, True, False]
+    plain = load_for_training(config())
+    assert (plain.card["prompt_template"], plain.card["thinking"]) == ("short", False)
+
+
+@pytest.mark.parametrize(("own", "expected"), [((True, True), True), ((True, None), False), ((None, None), False)])
+def test_sets_of_a_mixture_that_agree_on_thinking_say_so(own: tuple[bool | None, bool | None], expected: bool) -> None:
+    mixture = {name: MixtureConfig(data=name, thinking=one) for name, one in zip("ab", own, strict=True)}
+    assert load_for_training(config(data=DataConfig(), mixture=mixture)).card["thinking"] is expected
+
+
+@pytest.mark.parametrize("card", [{"prompt_template": "where?"}, {"prompt_template": 3}, {"thinking": "yes"}])
+def test_a_card_that_says_nothing_of_use_is_told(tiny: LoadedModel, card: dict[str, Any]) -> None:
+    loaded = replace(tiny, card=card)
+    with pytest.raises(ModelError, match=r"^virft_card\.json of the model: (prompt_template|thinking) is .*; expect"):
+        make_renderer(loaded, template="auto", thinking=asks_thinking(loaded, None))

@@ -9,7 +9,7 @@ import pytest
 from factories import sample
 from virft.boxes import BoxSpace
 from virft.errors import ConfigError
-from virft.prompts import question, question_of, read_template
+from virft.prompts import opened_by, question, question_of, read_template
 from virft.types import TaskName
 
 
@@ -66,3 +66,18 @@ def test_template_file_that_is_of_no_use_is_told(tmp_path: Path) -> None:
         read_template(str(tmp_path / "latin.txt"))
     with pytest.raises(ConfigError, match=r"prompt.template: cannot read papr \(No such file"):
         read_template("papr")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opened"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("Assistant:<think>", "<think>"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
+        ("Think between <think> and </think>.<|im_end|>\n<|im_start|>assistant\n", ""),
+        ("Begin with <think>\n<|im_end|>\n<|im_start|>assistant\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_prompt_has_begun_the_answer_only_where_it_ends_in_an_open_thought(prompt: str, opened: str) -> None:
+    assert opened_by(prompt) == opened

@@ -10,7 +10,7 @@ from PIL import Image
 
 from virft.asking.answered import Answered
 from virft.asking.questions import Question
-from virft.assembly import device, make_policy, make_renderer
+from virft.assembly import asks_thinking, device, make_policy, make_renderer
 from virft.data.images import load_image
 from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.hf_generator import HFGenerator
@@ -29,14 +29,17 @@ class _Seen(NamedTuple):
 
 
 class Asker:
-    """Asks one model. ``template`` is a setting as ``prompt.template`` is; temperature 0 gives the likeliest answer."""
+    """Asks one model. ``template`` is a setting as ``prompt.template`` is; temperature 0 gives the likeliest answer.
+
+    ``thinking`` None: as the model's card says.
+    """
 
     def __init__(
         self,
         loaded: LoadedModel,
         *,
         template: str = "auto",
-        thinking: bool = False,
+        thinking: bool | None = None,
         max_completion_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
@@ -44,10 +47,10 @@ class Asker:
         loaded.model.to(device())
         self._policy = make_policy(loaded, temperature=temperature or 1.0).eval()
         self._generator = HFGenerator(self._policy, loaded.tokenizer)
-        self._render = make_renderer(loaded, template=template, thinking=thinking)
+        self._thinking = asks_thinking(loaded, thinking)
+        self._render = make_renderer(loaded, template=template, thinking=self._thinking)
         self._params = GenerationParams(max_completion_tokens=max_completion_tokens, temperature=temperature)
         self._space = loaded.family.box_space
-        self._thinking = thinking
         self._seed = seed
 
     def answer(self, question: Question, *, number: int = 0) -> Answered:

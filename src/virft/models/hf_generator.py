@@ -53,7 +53,9 @@ class HFGenerator:
         finally:
             self._policy.train(was_training)
         drawn = self._by_completion(columns, len(prompts) * group_size)
-        completions = [self._decoder.completion(*one) for one in drawn]
+        completions = [
+            self._decoder.completion(*one, opened=prompts[i // group_size].prompt.opened) for i, one in enumerate(drawn)
+        ]
         return [completions[i * group_size : (i + 1) * group_size] for i in range(len(prompts))]
 
     @torch.inference_mode()
@@ -62,13 +64,14 @@ class HFGenerator:
 
         For a policy in ``eval()``: between two tokens anyone may come, so its mode is not changed.
         """
+        opened = prompt.prompt.opened
         tokens: list[int] = []
         logprobs: list[float] = []
         for column in self._columns([prompt], 1, params, key):
             tokens += column.tokens.tolist()
             logprobs += column.logprobs.tolist()
-            yield self._decoder.text([token for token in tokens if token not in self._stop_ids])
-        return self._decoder.completion(tokens, logprobs, tokens[-1] in self._stop_ids)
+            yield opened + self._decoder.text([token for token in tokens if token not in self._stop_ids])
+        return self._decoder.completion(tokens, logprobs, tokens[-1] in self._stop_ids, opened=opened)
 
     def _columns(
         self,
@@ -168,12 +171,18 @@ class TextDecoder:
         self._tokenizer = tokenizer
         self._pieces: dict[int, str] = {}
 
-    def completion(self, token_ids: Sequence[int], logprobs: Sequence[float], stopped: bool) -> Completion:
-        """What was sampled, as a completion; ``stopped``: its last token is an end token, which is no text."""
-        text, ends = self.decode(token_ids[:-1] if stopped else token_ids)
+    def completion(
+        self, token_ids: Sequence[int], logprobs: Sequence[float], stopped: bool, *, opened: str
+    ) -> Completion:
+        """What was sampled, as a completion; ``stopped``: its last token is an end token, which is no text.
+
+        ``opened``: the text of an answer begins with what the prompt has written of it.
+        """
+        written, ends = self.decode(token_ids[:-1] if stopped else token_ids)
+        text = opened + written
         return Completion(
             token_ids=tuple(token_ids),
-            token_ends=tuple(ends) + ((len(text),) if stopped else ()),
+            token_ends=tuple(len(opened) + end for end in ends) + ((len(text),) if stopped else ()),
             sampler_logprobs=tuple(logprobs),
             text=text,
             finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,

@@ -33,7 +33,7 @@ from virft.errors import ConfigError, ModelError
 from virft.files import UNFINISHED, replace_folder
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import Family, family_of
-from virft.models.saved_files import settle_files
+from virft.models.saved_files import PROCESSOR_FILES, pixel_budget, settle_files, settle_pixels
 from virft.models.sharding import WholeCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
 
@@ -41,12 +41,12 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 _ADAPTERS = "adapter_config.json"
 _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "virft_card.json",
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
 _EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
 README = "README.md"
 CARD = "virft_card.json"
-"""Facts about how a model wants to be asked: ``prompt_template``, ``thinking``."""
+"""How a model wants to be asked: ``prompt_template`` (a built-in's name, or a text with ``{query}``), ``thinking``."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -176,14 +176,18 @@ class LoadedModel:
         self._save_companions(folder)
 
     def _save_companions(self, folder: Path) -> None:
+        if self.card:
+            (folder / CARD).write_text(json.dumps(self.card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if self.folder is None:
             self.tokenizer.save_pretrained(folder)
             self.image_processor.save_pretrained(folder)
-            (folder / CARD).write_text(json.dumps(self.card, indent=2, sort_keys=True) + "\n")
             return
         for pattern in _COMPANIONS:
             for file in sorted(self.folder.glob(pattern)):
                 shutil.copyfile(file, folder / file.name)
+        wanted = pixel_budget(self.image_processor)
+        if pixel_budget(image_processor(str(folder), self.family, (None, None))) != wanted:
+            settle_pixels(folder, wanted)
 
 
 def load_model(
@@ -217,6 +221,10 @@ def load_model(
             base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
             loaded = load_model(base, dtype=dtype, pixels=pixels)
             loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
+            # They were trained with pixels, and asked in a way, that need not be the base's.
+            if any((folder / name).exists() for name in PROCESSOR_FILES):
+                loaded.image_processor = image_processor(source, loaded.family, pixels)
+            loaded.card |= _card_in(folder)
             return loaded
         config = AutoConfig.from_pretrained(source)
         family = family_of(config.model_type)
@@ -297,12 +305,22 @@ def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
 
 def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family, folder: Path | None) -> LoadedModel:
     prepare_attention(model, family)
-    card = {}
-    if folder is not None and (folder / CARD).exists():
-        card = json.loads((folder / CARD).read_text())
     return LoadedModel(
-        model=model, tokenizer=tokenizer, image_processor=image_processor, family=family, folder=folder, card=card
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        family=family,
+        folder=folder,
+        card={} if folder is None else _card_in(folder),
     )
+
+
+def _card_in(folder: Path) -> dict[str, Any]:
+    """What a folder says of how its model wants to be asked; nothing of most."""
+    if not (folder / CARD).exists():
+        return {}
+    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return card
 
 
 def prepare_attention(model: Any, family: Family) -> None:

@@ -19,7 +19,7 @@ from virft.models.families import Family
 from virft.models.layout import PackedRow, position_ids
 from virft.models.vision import ImageFeatures, VisionInputs
 
-_PASS_NUMBERS = (1 << 14) * 1176
+PASS_NUMBERS = (1 << 14) * 1176
 """Pixel numbers that go through the vision tower at once, unless a prompt has more: 16,384 patches of Qwen2-VL."""
 _CHUNK_LOGITS = 1 << 24
 """Logits held at once, in numbers (64 MiB of float32); more are computed in chunks and again in the backward."""
@@ -71,7 +71,7 @@ class Policy(nn.Module):
         while len(encoded) < len(prompts):
             first = len(encoded)
             sizes = accumulate(one.pixel_values.numel() for one in prompts[first:])
-            count = max(1, sum(1 for _ in takewhile(lambda size: size <= _PASS_NUMBERS, sizes)))
+            count = max(1, sum(1 for _ in takewhile(lambda size: size <= PASS_NUMBERS, sizes)))
             chosen = prompts[first : first + count]
             joined = VisionInputs.join(chosen)
             features = self.family.encode_images(self.model, joined)

@@ -12,6 +12,7 @@ from torch import Tensor
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
+from virft.prompts import opened_by
 from virft.types import ImageRef, Prompt, Sample, View
 
 
@@ -38,21 +39,30 @@ class Renderer:
         self._family = loaded.family
         self._load_image = load_image
 
-    def render(self, sample: Sample, question: str) -> RenderedPrompt:
-        """The prompt that asks ``question`` about the sample's images."""
+    def render(self, sample: Sample, question: str, *, thinking: bool = False) -> RenderedPrompt:
+        """The prompt that asks ``question`` about the sample's images.
+
+        ``thinking``: told to chat templates that can open or leave out a thought. ``ModelError`` where the template
+        opens one although none is wanted.
+        """
         views = [sample.view if i == sample.target_image else None for i in range(len(sample.images))]
         images = [self._load_image(path, view) for path, view in zip(sample.images, views, strict=True)]
         vision = self._process(images, sample)
-        text = self._chat_text(question, sample)
+        text = self._chat_text(question, len(sample.images), sample.target_image, thinking)
+        opened = _opened(text, thinking)
         ids = self._expand(text, vision, sample)
         resized = self._family.resized_sizes(self._processor, vision)
         refs = tuple(
             ImageRef(path=path, original=size, resized=after, view=view)
             for path, size, view, after in zip(sample.images, sample.image_sizes, views, resized, strict=True)
         )
-        prompt = Prompt(sample_id=sample.id, text=text, token_ids=tuple(ids), images=refs)
+        prompt = Prompt(sample_id=sample.id, text=text, token_ids=tuple(ids), images=refs, opened=opened)
         positions = self._family.prompt_positions(self._model, torch.tensor(ids), vision)
         return RenderedPrompt(prompt=prompt, vision=vision, positions=positions)
+
+    def check(self, *, thinking: bool) -> None:
+        """``ModelError`` where every prompt would be refused: see ``thinking`` of ``render``."""
+        _opened(self._chat_text("?", 1, 0, thinking), thinking)
 
     def _process(self, images: Sequence[Image.Image], sample: Sample) -> VisionInputs:
         for path, image in zip(sample.images, images, strict=True):
@@ -60,20 +70,23 @@ class Renderer:
                 raise DataError(f"{path}: {image.width} x {image.height} is longer than 200 times its width")
         return self._family.read_images(self._processor, images)
 
-    def _chat_text(self, question: str, sample: Sample) -> str:
+    def _chat_text(self, question: str, count: int, target: int, thinking: bool) -> str:
         """The chat so far, with one placeholder for each image. Of several images, the one asked about is named."""
-        image, count = {"type": "image"}, len(sample.images)
+        image = {"type": "image"}
         if count == 1 or self._family.images_first:
             content = [image] * count
         else:
             content = []
             for number in range(1, count + 1):
                 content += [{"type": "text", "text": f"Image {number}: "}, image, {"type": "text", "text": "\n"}]
-        about = f"About image {sample.target_image + 1}: " if count > 1 else ""
+        about = f"About image {target + 1}: " if count > 1 else ""
         content.append({"type": "text", "text": about + question})
         return str(
             self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": content}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=thinking,
             )
         )
 
@@ -102,3 +115,14 @@ class Renderer:
                 "expected tokenizer and image processor of one and the same model"
             )
         return ids
+
+
+def _opened(text: str, thinking: bool) -> str:
+    """What a chat has written of the answer. A thought that was not asked for would be part of every answer."""
+    opened = opened_by(text)
+    if opened and not thinking:
+        raise ModelError(
+            f"the model's chat template begins a thought in every answer (prompts end with {opened!r}); "
+            "expected prompt.thinking = true (--thinking)"
+        )
+    return opened

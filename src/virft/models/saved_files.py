@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _CONFIG, _GENERATION, _ADAPTERS = "config.json", "generation_config.json", "adapter_config.json"
+_PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR_FILES = (_PREPROCESSOR, "processor_config.json")
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -34,6 +37,27 @@ def settle_files(folder: Path) -> None:
     if described is not None:
         for file in folder.iterdir():
             file.chmod(stat.S_IMODE(described.stat().st_mode))
+
+
+def pixel_budget(processor: Any) -> dict[str, Any]:
+    """What families may be told of how large a picture is seen: ``size``, and numbers of tiles where there are any."""
+    tiles = {key: getattr(processor, key) for key in ("min_patches", "max_patches") if hasattr(processor, key)}
+    return {"size": {key: value for key, value in dict(processor.size).items() if value is not None}, **tiles}
+
+
+def settle_pixels(folder: Path, budget: Mapping[str, Any]) -> None:
+    """The files of a folder's image processor say this ``pixel_budget``."""
+    for name in PROCESSOR_FILES:
+        if not (folder / name).exists():
+            continue
+        tree = _read(folder / name)
+        part = tree if name == _PREPROCESSOR else tree.get("image_processor", {})
+        # Qwen's files may hold the two areas by names of their own, which count for more than `size`.
+        size = budget["size"]
+        areas = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
+        if part:
+            part |= {**budget, **{key: value for key, value in areas.items() if key in part}}
+            _write(folder / name, tree)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -98,7 +98,10 @@ class VLLMGenerator:
         if self._sleeps:
             self._engine.sleep()
             self._is_asleep = True
-        return [[self._completion(one) for one in answers] for answers in drawn]
+        return [
+            [self._completion(answer, one.prompt.opened) for answer in answers]
+            for one, answers in zip(prompts, drawn, strict=True)
+        ]
 
     def update(self) -> None:
         """The policy's weights have changed; they are sent before the next question."""
@@ -121,9 +124,9 @@ class VLLMGenerator:
             seed=key.engine_seed(one.noise_id),
         )
 
-    def _completion(self, answer: EngineAnswer) -> Completion:
+    def _completion(self, answer: EngineAnswer, opened: str) -> Completion:
         stopped = answer.token_ids[-1] in self._stop_ids
-        return self._decoder.completion(answer.token_ids, answer.logprobs, stopped)
+        return self._decoder.completion(answer.token_ids, answer.logprobs, stopped, opened=opened)
 
 
 def start_vllm(

@@ -2,7 +2,8 @@
 
 What autograd keeps of a row is counted, not guessed: ``Policy`` itself runs forward and backward over a packed row on
 tensors without contents (PyTorch's fake tensors), with one layer and with two, and every further layer costs what the
-second did. The other parts are formulas, each in the function that gives it.
+second did; the vision tower in ``virft.planning.towers``. The other parts are formulas, each in the function that gives
+it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from virft.assembly import make_policy
 from virft.config import Config
-from virft.errors import ModelError
 from virft.models.attention import causal_bias
 from virft.models.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel
+from virft.models.logprobs import PASS_NUMBERS, Policy, TokenRules
 from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
+from virft.planning.towers import Tiles, Tower
 from virft.training.optim import OptimizerName
 from virft.types import ImageSize
 
@@ -35,19 +36,18 @@ TrainerName = Literal["grpo", "sft"]
 _LOGIT_BYTES = 16
 """Of a number of the vocabulary and a row while a token is drawn: float32 log-probs and their exponentials, and the
 cumulative sum in float64; while the next ones are made it is as much."""
-_PASS_PATCHES = 1 << 14
-"""Patches that a trained tower encodes at once for sampling, as ``virft.models.logprobs`` joins them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One picture and its text, in tokens."""
+    """One picture and its text, in tokens. ``pixel_values``: numbers that the image processor makes of it."""
 
     image: ImageSize
     image_tokens: int
-    patches: int
-    patch_values: int
+    tiles: Tiles
+    pixel_values: int
     text_tokens: int
+    position_axes: int
 
     @property
     def prompt_tokens(self) -> int:
@@ -101,10 +101,13 @@ class Planner:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.loaded = load_skeleton(config, self._mode)
         self.question = ask(self.loaded, image=image, text_tokens=text_tokens)
-        self._policy = make_policy(self.loaded, temperature=1.0)
+        # Without a tokenizer one forbidden token stands for all of them.
+        rules = TokenRules(forbidden_ids=(self.loaded.model.config.image_token_id,))
+        self._policy = Policy(self.loaded.model, self.loaded.family, rules)
         self._layers = self.loaded.model.get_submodule(self.loaded.family.language_module).layers
         self.group_size = config.grpo.group_size if trainer == "grpo" else 1
         self.prompts_per_step = config.grpo.prompts_per_step if trainer == "grpo" else config.sft.samples_per_step
+        self._tower = Tower(self.loaded, self._mode, item=self._item, precision=self._precision)
         self.activations = lru_cache(maxsize=None)(self._activations)
 
     @property
@@ -171,7 +174,7 @@ class Planner:
         section = self.config.grpo if self.trainer == "grpo" else self.config.sft
         held["optimizer states"] = optimizer_bytes(trained, section.optimizer)
         held["image features"] = self._feature_bytes
-        held["pictures of a step"] = self.prompts_per_step * self.question.patches * self.question.patch_values * 4
+        held["pictures of a step"] = self.prompts_per_step * self.question.pixel_values * 4
         return held
 
     @property
@@ -193,15 +196,15 @@ class Planner:
 
     @cached_property
     def _encoding(self) -> Mapping[str, int]:
-        """One pass of the tower without gradient: in a block's MLP, N patches x 2 (width + inner) numbers are alive.
-
-        A frozen tower takes one prompt at a time, a trained one several.
-        """
-        tower = _Tower.of(self.loaded.model.config.vision_config)
-        patches = self.question.patches
+        """One pass of the tower without gradient. A frozen tower takes one prompt at a time, a trained one several."""
+        images = 1
         if not self.config.model.freeze_vision:
-            patches = max(patches, min(self.prompts_per_step * patches, _PASS_PATCHES))
-        return {"one pass": patches * 2 * (tower.width + tower.inner) * self._item}
+            images = max(1, min(self.prompts_per_step, PASS_NUMBERS // self.question.pixel_values))
+        return {"one pass": self._tower.encoding(self._tiles_of(images))}
+
+    def _tiles_of(self, images: int) -> Tiles:
+        one = self.question.tiles
+        return replace(one, pieces=images * one.pieces)
 
     def _sampling(self, prompts: int) -> Mapping[str, int]:
         """A batch of P prompts with G completions each, all as long as they may.
@@ -224,11 +227,7 @@ class Planner:
         return parts
 
     def _update(self, choice: Choice) -> Mapping[str, int]:
-        """Gradients, 4 bytes for each trained number, and one row on its way forward and backward.
-
-        A trained tower keeps, of each block and patch, two inputs of norms (float32), 9 tensors of its width and 4 of
-        its MLP's inner width; under checkpointing the input of each block, and all that of one block.
-        """
+        """Gradients, 4 bytes for each trained number, and one row on its way forward and backward."""
         shape = self.row_shape(choice.microbatch_tokens)
         found = self.activations(shape, choice.gradient_checkpointing)
         trained = [one for one in self.loaded.model.parameters() if one.requires_grad]
@@ -240,11 +239,10 @@ class Planner:
         if self._packed:
             parts["an unpacked weight"] = max(one.numel() for one in self._packed) * self._item
         if not self.config.model.freeze_vision:
-            tower = _Tower.of(self.loaded.model.config.vision_config)
-            patches = shape.groups * self.question.patches
-            block = patches * (8 * tower.width + (9 * tower.width + 4 * tower.inner) * self._item)
-            inputs = tower.depth * patches * tower.width * 4
-            parts["vision tower"] = inputs + block if choice.gradient_checkpointing else tower.depth * block
+            self._set_checkpointing(choice.gradient_checkpointing)
+            parts["vision tower"] = self._tower.kept(
+                self._tiles_of(shape.groups), checkpointing=choice.gradient_checkpointing
+            )
         return parts
 
     def _activations(self, shape: RowShape, checkpointing: bool) -> Activations:
@@ -256,10 +254,7 @@ class Planner:
     def _count(self, shape: RowShape, checkpointing: bool, num_layers: int) -> Activations:
         """Forward and backward of the language model's first layers, the head behind them."""
         model = self.loaded.model
-        if checkpointing:
-            self.loaded.checkpoint_gradients()
-        else:
-            model.gradient_checkpointing_disable()
+        self._set_checkpointing(checkpointing)
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = unfilled(parameter, self._mode)
@@ -271,6 +266,12 @@ class Planner:
             kept = live.now
             logprobs.sum().backward()
         return Activations(kept=kept, temporary=live.peak - kept)
+
+    def _set_checkpointing(self, wanted: bool) -> None:
+        if wanted:
+            self.loaded.checkpoint_gradients()
+        else:
+            self.loaded.model.gradient_checkpointing_disable()
 
     @cached_property
     def _prefill(self) -> int:
@@ -285,7 +286,7 @@ class Planner:
         prompt, own = self.question.prompt_tokens, self.config.sampling.max_completion_tokens
         row = pack_row(
             [[0] * prompt] * shape.groups,
-            [torch.arange(prompt).expand(3, -1)] * shape.groups,
+            [torch.arange(prompt).expand(self.question.position_axes, -1)] * shape.groups,
             [[[0] * own] * shape.completions] * shape.groups,
         )
         return _emptied(row, self._mode)
@@ -354,37 +355,26 @@ class _Run:
         loaded.model.get_submodule(loaded.family.language_module).layers = layers
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Tower:
-    """Sizes of a vision tower."""
-
-    width: int
-    inner: int
-    depth: int
-
-    @classmethod
-    def of(cls, settings: Any) -> _Tower:
-        # Qwen2-VL calls the language model's width hidden_size
-        width = int(getattr(settings, "embed_dim", None) or settings.hidden_size)
-        inner = getattr(settings, "intermediate_size", None) or settings.mlp_ratio * width
-        depth = getattr(settings, "depth", None) or settings.num_hidden_layers
-        return cls(width=width, inner=int(inner), depth=int(depth))
-
-
 def ask(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> Question:
-    """What the model's own image processor makes of a picture of this size.
-
-    Raises ``ModelError`` for a family whose tower takes other pictures than rows of patches.
-    """
-    vision = loaded.family.read_images(loaded.image_processor, [Image.new("RGB", (image.width, image.height))])
-    (tokens,) = loaded.family.num_image_tokens(loaded.model.config, vision)
-    if vision.pixel_values.ndim != 2:
-        raise ModelError(
-            f"models of type {loaded.family.model_type!r}: virft plan has no formula for their vision tower; "
-            "expected a Qwen-VL"
-        )
-    patches, values = vision.pixel_values.shape
-    return Question(image=image, image_tokens=tokens, patches=patches, patch_values=values, text_tokens=text_tokens)
+    """What the model's own image processor makes of a picture of this size: rows of patches, or tiles of them."""
+    family, config = loaded.family, loaded.model.config
+    vision = family.read_images(loaded.image_processor, [Image.new("RGB", (image.width, image.height))])
+    (tokens,) = family.num_image_tokens(config, vision)
+    pixels = vision.pixel_values
+    patches = 1
+    if pixels.ndim > 2:
+        side = config.vision_config.patch_size
+        height, width = (side, side) if isinstance(side, int) else side
+        patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
+    ids = torch.tensor([config.image_token_id] * tokens)
+    return Question(
+        image=image,
+        image_tokens=tokens,
+        tiles=Tiles(pieces=len(pixels), patches=patches),
+        pixel_values=pixels.numel(),
+        text_tokens=text_tokens,
+        position_axes=len(family.prompt_positions(loaded.model, ids, vision)),
+    )
 
 
 def _emptied(row: PackedRow, mode: FakeTensorMode) -> PackedRow:

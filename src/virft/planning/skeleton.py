@@ -39,7 +39,7 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     prepare_attention(model, family)
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=processor, family=family, folder=None, card={})
     prepare_for_training(config, loaded)
-    _replace_tensors(model, lambda tensor: unfilled(tensor, mode))
+    replace_tensors(model, lambda tensor: unfilled(tensor, mode))
     return loaded
 
 
@@ -63,7 +63,7 @@ def _base_of(source: str) -> str:
     return str(tiny_folder()) if base == TINY_NAME else base
 
 
-def _replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
     """Every parameter and buffer by another one; what is shared stays shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():

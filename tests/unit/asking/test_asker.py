@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from factories import save_picture
+from thinking_models import save_thinking_folder
+from virft.asking.answered import Answered
 from virft.asking.asker import Asker
 from virft.asking.questions import Question
 from virft.boxes import intersection_over_union
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError, DataError, ModelError
 from virft.models.load import LoadedModel, load_model
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.scenes.sets import SceneKind
@@ -132,3 +134,15 @@ def test_a_picture_that_cannot_be_used_is_told(tiny: LoadedModel, tmp_path: Path
 def test_a_template_that_is_not_there_is_told(tiny: LoadedModel) -> None:
     with pytest.raises(ConfigError, match=r"cannot read none\.txt"):
         Asker(tiny, template="none.txt")
+
+
+def test_a_thought_that_the_template_begins_is_shown_from_the_first_token(dog: Sample, tmp_path: Path) -> None:
+    loaded = load_model(str(save_thinking_folder(tmp_path / "thinking")))
+    asker = Asker(loaded, thinking=True, max_completion_tokens=6)
+    *texts, answered = asker.stream(Question(image=Path(dog.images[0]), query="dog"))
+    assert isinstance(answered, Answered)
+    assert all(isinstance(text, str) and text.startswith("<think>\n") for text in texts)
+    assert answered.completion.text.startswith("<think>\n")
+    assert answered.completion == asker.answer(answered.question).completion
+    with pytest.raises(ModelError, match="begins a thought in every answer"):
+        Asker(loaded)

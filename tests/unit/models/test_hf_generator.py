@@ -56,3 +56,15 @@ def test_generation_stops_at_the_ends_of_the_generation_config_first() -> None:
     assert stop_token_ids(model(SimpleNamespace(eos_token_id=[5, 6]))) == {5, 6}
     assert stop_token_ids(model(SimpleNamespace(eos_token_id=None))) == {7}
     assert stop_token_ids(model(None, [8, 9])) == {8, 9}
+
+
+def test_an_answer_begins_with_what_the_prompt_has_written_of_it(tiny: LoadedModel) -> None:
+    words = tiny.tokenizer("a</think>").input_ids
+    completion = TextDecoder(tiny.tokenizer).completion(
+        [*words, 0], [-1.0] * (len(words) + 1), True, opened="<think>\n"
+    )
+    assert completion.text == "<think>\na</think>"
+    # 8 characters of the prompt, then those of the tokens; the end token has none
+    ends = TextDecoder(tiny.tokenizer).decode(words)[1]
+    assert completion.token_ends == (*(8 + end for end in ends), 17)
+    assert completion.token_ids == (*words, 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from tiny_folders import save_tiny_folder
 from tiny_models import MAKERS, QWEN, tiny_model
@@ -19,6 +19,7 @@ from virft.errors import ModelError
 from virft.models.attention import SHARED_PROMPT
 from virft.models.families import family_of
 from virft.models.load import LoadedModel, load_model, prepare_attention, wrap_model
+from virft.models.saved_files import pixel_budget
 from virft.models.tiny import TINY_NAME, tiny_folder
 
 
@@ -203,3 +204,38 @@ def test_the_description_of_a_model_made_in_memory_names_its_class(model_type: s
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["architectures"] == [type(model).__name__]
     assert not described["tie_word_embeddings"]
+
+
+# three tiles of 16 x 16 where the models are tiled
+@pytest.mark.parametrize(("model_type", "pixels"), [("tiny", 6272), ("smolvlm", 16 * 32), ("internvl", 3 * 256)])
+def test_a_saved_model_sees_pictures_as_large_as_it_was_trained_to(
+    tmp_path: Path, model_type: str, pixels: int
+) -> None:
+    base = tiny_folder() if model_type == "tiny" else save_tiny_folder(tmp_path / "base", model_type)
+    loaded = load_model(str(base), pixels=(None, pixels))
+    loaded.save(tmp_path / "saved")
+    limited, own, again = (
+        pixel_budget(one.image_processor)
+        for one in (loaded, load_model(str(base)), load_model(str(tmp_path / "saved")))
+    )
+    assert again == limited != own
+    alone = AutoImageProcessor.from_pretrained(tmp_path / "saved", backend="pil")
+    assert pixel_budget(alone) == limited
+    load_model(str(base)).save(tmp_path / "as_it_was")
+    name = "preprocessor_config.json"
+    assert (tmp_path / "as_it_was" / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_adapters_bring_their_pixels_and_how_to_ask(tmp_path: Path) -> None:
+    loaded = load_model(TINY_NAME, pixels=(None, 6272))
+    loaded.card |= {"prompt_template": "Where is {query}?", "thinking": True}
+    loaded.add_lora(rank=2, alpha=4)
+    loaded.save(tmp_path / "adapters")
+    again = load_model(str(tmp_path / "adapters"))
+    assert again.image_processor.size["longest_edge"] == 6272
+    assert again.card == loaded.card
+    again.merge_adapters()
+    again.save(tmp_path / "merged")
+    merged = load_model(str(tmp_path / "merged"))
+    assert merged.image_processor.size["longest_edge"] == 6272
+    assert merged.card == loaded.card

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from factories import sample
-from virft.errors import DataError
+from thinking_models import WHEN_ASKED, save_thinking_folder
+from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel, load_model
 from virft.models.renderer import LoadImage, Renderer
 from virft.models.tiny import TINY_NAME
@@ -100,3 +102,36 @@ def test_of_several_images_each_is_numbered_and_the_one_asked_about_named(tiny: 
     assert rendered.vision.num_images == len(rendered.prompt.images) == 2
     about_the_second = replace(asked_about_the_first, target_image=1)
     assert "About image 2: " in Renderer(tiny, picture(112, 112)).render(about_the_second, "?").prompt.text
+
+
+def test_a_thought_that_the_template_begins_is_part_of_the_answer(tmp_path: Path) -> None:
+    loaded = load_model(str(save_thinking_folder(tmp_path / "always")))
+    renderer = Renderer(loaded, picture(112, 112))
+    prompt = renderer.render(asked(112, 112), "Detect fox.", thinking=True).prompt
+    assert prompt.text.endswith("<|im_start|>assistant\n<think>\n")
+    assert prompt.opened == "<think>\n"
+    assert loaded.tokenizer.decode(prompt.token_ids).endswith(prompt.opened)
+
+
+def test_a_thought_that_no_one_wants_and_the_template_begins_is_refused(tmp_path: Path) -> None:
+    renderer = Renderer(load_model(str(save_thinking_folder(tmp_path / "always"))), picture(112, 112))
+    told = (
+        r"template begins a thought in every answer \(prompts end with '<think>\\n'\); expected prompt\.thinking = true"
+    )
+    with pytest.raises(ModelError, match=told):
+        renderer.render(asked(112, 112), "Detect fox.", thinking=False)
+    with pytest.raises(ModelError, match=told):
+        renderer.check(thinking=False)
+    renderer.check(thinking=True)
+
+
+def test_a_template_that_can_think_or_not_is_told_which(tmp_path: Path) -> None:
+    loaded = load_model(str(save_thinking_folder(tmp_path / "when_asked", WHEN_ASKED)))
+    renderer = Renderer(loaded, picture(112, 112))
+    on, off = (renderer.render(asked(112, 112), "?", thinking=thinking).prompt for thinking in (True, False))
+    assert (on.opened, off.opened) == ("<think>\n", "")
+    assert off.text.endswith("<think>\n\n</think>\n\n")
+
+
+def test_words_of_a_question_begin_no_answer(tiny: LoadedModel) -> None:
+    assert Renderer(tiny, picture(112, 112)).render(asked(112, 112), "Say <think>\n").prompt.opened == ""

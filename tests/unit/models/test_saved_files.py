@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from virft.models.load import load_model
-from virft.models.saved_files import settle_files
+from virft.models.saved_files import settle_files, settle_pixels
 from virft.models.tiny import TINY_NAME
 
 
@@ -91,3 +91,28 @@ def test_adapters_on_merged_ones_are_saved_as_a_whole_model(tmp_path: Path) -> N
     with torch.no_grad():
         loaded.save(tmp_path / "m")
     assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+def test_a_pixel_budget_goes_into_the_files_by_the_names_that_they_have(tmp_path: Path) -> None:
+    save(tmp_path, "preprocessor_config.json", {"min_pixels": 1, "max_pixels": 9, "patch_size": 14})
+    save(tmp_path, "processor_config.json", {"image_processor": {"size": {"longest_edge": 9}}, "processor_class": "P"})
+    settle_pixels(tmp_path, {"size": {"shortest_edge": 4, "longest_edge": 16}, "max_patches": 6})
+    size = {"shortest_edge": 4, "longest_edge": 16}
+    assert read(tmp_path, "preprocessor_config.json") == {
+        "min_pixels": 4,
+        "max_pixels": 16,
+        "patch_size": 14,
+        "size": size,
+        "max_patches": 6,
+    }
+    assert read(tmp_path, "processor_config.json") == {
+        "image_processor": {"size": size, "max_patches": 6},
+        "processor_class": "P",
+    }
+
+
+def test_a_file_without_an_image_processor_is_left_as_it_is(tmp_path: Path) -> None:
+    save(tmp_path, "processor_config.json", {"processor_class": "P"})
+    before = (tmp_path / "processor_config.json").read_bytes()
+    settle_pixels(tmp_path, {"size": {"longest_edge": 16}})
+    assert (tmp_path / "processor_config.json").read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,13 @@ def test_a_family_that_vllm_is_not_given_is_refused(monkeypatch: pytest.MonkeyPa
 
 def test_every_family_that_is_named_exists() -> None:
     assert [family_of(name).model_type for name in vllm_generator.VLLM_FAMILIES] == [*vllm_generator.VLLM_FAMILIES]
+
+
+def test_an_answer_begins_with_what_the_prompt_has_written_of_it(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = NotingEngine()
+    engine.answer = tuple(loaded.tokenizer("a</think>", add_special_tokens=False).input_ids)
+    begun = replace(encoded, prompt=replace(encoded.prompt, opened="<think>\n"))
+    plain, thinking = generator(loaded, engine).generate([encoded, begun], 2, PARAMS, KEY)
+    assert [one.text for one in plain] == ["a</think>"] * 2
+    assert [one.text for one in thinking] == ["<think>\na</think>"] * 2
+    assert thinking[0].token_ids == plain[0].token_ids
