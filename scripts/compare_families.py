@@ -1,4 +1,4 @@
-"""The four task families on the built-in world: makes their data and compares base, SFT and RFT on each.
+"""The task families on the built-in world: makes their data and compares base, SFT and RFT on each.
 
     python scripts/compare_families.py runs/families [FAMILY ..]
     python scripts/compare_families.py runs/one_shot few_shot_detection --shots 1
@@ -32,6 +32,8 @@ BASE = class_names("base")
 # every fourth, so that each group of look-alikes is in both
 OTHER = BASE[::4]
 TRAINED = tuple(name for name in BASE if name not in OTHER)
+KNOWN = BASE[1::8]
+"""Eight classes that the model knows, as the paper's eight of COCO are known to Qwen2-VL."""
 
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "few_shot_detection": {
@@ -39,6 +41,11 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "validation": {"classes": ["novel"]} | VALIDATION,
         "same_sprites": {"classes": ["novel"], "questions": 640},
         "other_style": {"classes": ["novel"], "questions": 640, "kind": "other_style"},
+    },
+    "known_few_shot_detection": {
+        "train": {"classes": KNOWN, "shots": 4, "kind": "train_other_style"},
+        "validation": {"classes": KNOWN, "kind": "other_style"} | VALIDATION,
+        "test": {"classes": KNOWN, "questions": 640, "kind": "other_style"},
     },
     "base_to_novel_detection": {
         "train": {"classes": TRAINED, "shots": 2, "kind": "train_other_style"},
