@@ -1,0 +1,85 @@
+"""Does the quickstart come out the same with vLLM as with the built-in generator? Seed by seed, on the same test.
+
+    make test-vllm  # once: makes the environment
+    .venv-vllm/bin/python benchmarks/vllm_quickstart.py OUT [--seeds 0 1 2 --steps 40]
+
+Data, settings and both tests are the quickstart's; a seed is that of data, order and noise. Noise is not the same in
+both engines, so scores differ as those of two seeds do. About 10 minutes a run of 40 steps on one core. Runs that are
+there already are only scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+
+from record import RESULTS, markdown_table, write_results
+
+from virft.quickstart import write_data
+
+CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.toml"
+TESTS = ("same_sprites", "other_style")
+
+
+def virft(*arguments: object) -> None:
+    """A verb in a process of its own, as vLLM takes over threads."""
+    subprocess.run([sys.executable, "-m", "virft", *map(str, arguments)], check=True)
+
+
+def f1_of(run: Path, data: Path) -> dict[str, float]:
+    """F1 of the trained model on each test; asked now if it was not yet."""
+    found = {}
+    for test in TESTS:
+        answers = run / "eval" / test
+        if not (answers / "scores.json").exists():
+            virft("predict", run / "model", data / test, answers)
+        tree = json.loads((answers / "scores.json").read_text())
+        found[test] = float(tree["tasks"]["detection"]["values"]["f1"])
+    return found
+
+
+def train(folder: Path, *, engine: str, seed: int, steps: int) -> dict[str, float]:
+    """One run, and its scores."""
+    data, run = folder / f"data_{seed}", folder / f"{engine}_{seed}"
+    if not data.exists():
+        write_data(data, seed=seed)
+    if not (run / "model").exists():
+        settings = (f"data.train={data / 'train'}", f"run.dir={run}", f"seed={seed}", f"sampling.engine={engine}")
+        virft("grpo", CONFIG, *settings, f"grpo.steps={steps}", "run.save_every=0")
+    return f1_of(run, data)
+
+
+def main() -> None:
+    """Run what is missing, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--engines", nargs="+", default=["builtin", "vllm"])
+    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    found = {
+        engine: [train(args.out, engine=engine, seed=seed, steps=args.steps) for seed in args.seeds]
+        for engine in args.engines
+    }
+    rows = []
+    for test in TESTS:
+        for engine, by_seed in found.items():
+            values = [one[test] for one in by_seed]
+            each = ", ".join(f"{value:.3f}" for value in values)
+            rows.append([test, engine, each, f"{fmean(values):.3f}", f"{max(values) - min(values):.3f}"])
+    text = markdown_table(["test", "engine", f"F1 of seeds {args.seeds}", "mean", "spread"], rows)
+    print(text)
+    command = " ".join(["python benchmarks/vllm_quickstart.py OUT", *sys.argv[2:]])
+    tables = f"{args.steps} steps.\n\n{text}"
+    print(write_results("vllm_quickstart", command=command, tables=tables, date=args.date, folder=args.results))
+
+
+if __name__ == "__main__":
+    main()
