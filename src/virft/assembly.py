@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
 from virft.sft.trainer import SFTTrainer
 from virft.tasks import TASKS
+from virft.training.guards import GuardSettings
 from virft.training.loop import LookAt, LoopSettings
 from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
@@ -369,6 +370,7 @@ def loop_settings(config: Config, *, num_steps: int) -> LoopSettings:
         log_every=config.run.log_every,
         validate_every=config.data.validate_every,
         patience=config.run.patience,
+        guards=GuardSettings(**asdict(config.guards)),
     )
 
 
