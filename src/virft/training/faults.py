@@ -19,25 +19,25 @@ _LOST = re.compile(
 
 
 @contextmanager
-def faults_told(step: int, saved: Callable[[], str], *, count: int = 1) -> Iterator[None]:
+def faults_told(step: Callable[[], int], saved: Callable[[], str], *, count: int = 1) -> Iterator[None]:
     """``RunError`` for memory that does not suffice, and for a process that is gone; ``DataError`` as it is.
 
-    All say which step it was and what is saved. Whatever else is raised passes.
+    All say which step it was, by what is ``step`` then, and what is saved. Whatever else is raised passes.
     """
     try:
         yield
     except DataError as error:
-        raise DataError(f"step {step + 1}: {error}; {saved()}") from error
+        raise DataError(f"step {step() + 1}: {error}; {saved()}") from error
     except RuntimeError as error:
         if _is_out_of_memory(error):
             raise RunError(
-                f"step {step + 1}: out of memory ({_first_line(error)}); {saved()}. A smaller grpo.microbatch_tokens "
+                f"step {step() + 1}: out of memory ({_first_line(error)}); {saved()}. A smaller grpo.microbatch_tokens "
                 "(or sft.microbatch_tokens) needs less in the update, a smaller sampling.prompts_per_batch less in "
                 "sampling, model.gradient_checkpointing = true less in both; each may be changed on resume"
             ) from error
         if count > 1 and _LOST.search(str(error)):
             raise RunError(
-                f"step {step + 1}: another process of the run has ended ({_first_line(error)}); {saved()}. "
+                f"step {step() + 1}: another process of the run has ended ({_first_line(error)}); {saved()}. "
                 "What ended it stands in its own messages, or in the system's log if it was killed"
             ) from error
         raise

@@ -125,7 +125,8 @@ def run_training(
         ranks=ranks or Ranks(),
     )
     try:
-        with writing(run.folder, loop.saved_in_words):
+        faults = faults_told(lambda: loop.step, loop.saved_in_words, count=loop.ranks.count)
+        with writing(run.folder, loop.saved_in_words), faults:
             num_steps = loop.begin()
             if num_steps is not None:
                 loop.go_on(num_steps)
@@ -155,7 +156,7 @@ class _Loop:
         self._best = _Best()
         self._watch = Watch(self.settings.guards)
         self._went_back_at: int | None = None
-        self._step = 0
+        self.step = 0
 
     def begin(self) -> int | None:
         """Take up what was saved, and look at the untrained model; the steps done, None where the run is at its end."""
@@ -179,12 +180,11 @@ class _Loop:
         with stop_signals() as signals:
             number = num_steps
             while number < settings.num_steps:
-                self._step = number
+                self.step = number
                 if not self._is_sound():
                     number = self._go_back(number, "trained weights are not finite numbers")
                     continue
-                with faults_told(number, self.saved_in_words, count=self.ranks.count):
-                    report = self.trainer.step(number, self._samples(number))
+                report = self.trainer.step(number, self._samples(number))
                 done = number + 1
                 last = done == settings.num_steps
                 alarms = self._log_step(number, report)
@@ -227,7 +227,7 @@ class _Loop:
     def note_end(self, error: VirftError) -> None:
         """In the events: why the run ended before its time."""
         did = "stopped" if isinstance(error, RunStopped) else "failed"
-        self._note(self._step, "end", did=did, told=str(error), is_incident=True)
+        self._note(self.step, "end", did=did, told=str(error), is_incident=True)
 
     def saved_in_words(self, cure: str | None = "go on with --resume when that is mended") -> str:
         """What a run that ends before its time has kept."""
@@ -292,7 +292,7 @@ class _Loop:
 
     def _tell_torn(self, told: str) -> None:
         self.say(told)
-        self._note(self._step, "checkpoint", did="used the one before", told=told, is_incident=True)
+        self._note(self.step, "checkpoint", did="used the one before", told=told, is_incident=True)
 
     def _raise(self, step: int, alarms: Sequence[Alarm]) -> None:
         for one in alarms:
@@ -342,8 +342,7 @@ class _Loop:
     def _look_into(self, record_step: int, num_steps: int) -> tuple[bool, list[Alarm]]:
         """Validate; whether that is the best so far, and the alarms that begin with it."""
         assert self.validate is not None
-        with faults_told(record_step, self.saved_in_words, count=self.ranks.count):
-            found = _named("validation", self.validate(num_steps))
+        found = _named("validation", self.validate(num_steps))
         self._log({"step": record_step, **found})
         alarms = self._watch.add(found)
         self._raise(record_step, alarms)

@@ -12,7 +12,7 @@ from virft.training.faults import faults_told
 
 
 def told(error: Exception, *, count: int = 1) -> str:
-    with pytest.raises(Exception) as found, faults_told(49, lambda: "all is saved", count=count):
+    with pytest.raises(Exception) as found, faults_told(lambda: 49, lambda: "all is saved", count=count):
         raise error
     assert type(found.value) in (RunError, DataError)
     assert found.value.__cause__ is error
@@ -47,12 +47,12 @@ def test_a_missing_picture_is_told_with_its_step() -> None:
 )
 def test_a_process_that_is_gone_is_told_by_the_others(words: str) -> None:
     assert told(RuntimeError(words), count=2).startswith(f"step 50: another process of the run has ended ({words}); ")
-    with pytest.raises(RuntimeError, match=re.escape(words)), faults_told(49, str):
+    with pytest.raises(RuntimeError, match=re.escape(words)), faults_told(lambda: 49, str):
         raise RuntimeError(words)
 
 
 def test_our_own_bugs_pass() -> None:
-    with pytest.raises(RuntimeError, match="shape"), faults_told(0, str, count=2):
+    with pytest.raises(RuntimeError, match="shape"), faults_told(lambda: 0, str, count=2):
         raise RuntimeError("shape mismatch")
-    with pytest.raises(KeyError), faults_told(0, str):
+    with pytest.raises(KeyError), faults_told(lambda: 0, str):
         raise KeyError("a")
