@@ -240,6 +240,7 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
             max_grad_norm=config.grpo.max_grad_norm,
             microbatch_tokens=config.grpo.microbatch_tokens,
             prompts_per_batch=config.sampling.prompts_per_batch,
+            mask_truncated=config.grpo.mask_truncated,
             importance_cap=config.sampling.importance_cap if is_other_engine else None,
             gap_alarm=_GAP_ALARM[config.model.dtype] if is_other_engine else None,
         ),

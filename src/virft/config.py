@@ -286,6 +286,11 @@ class GRPOConfig(_Section):
     scale_by_std: bool = _setting(
         True, help="Divide advantages by the group's standard deviation (off: Dr.GRPO).", source=_PAPER
     )
+    mask_truncated: bool = _setting(
+        False,
+        help="A completion that was cut teaches nothing; it still counts in its group's mean.",
+        source="DAPO, overlong filtering",
+    )
     updates_per_batch: int = _setting(
         1, help="Optimizer updates with one step's completions.", unit="updates", source=_PAPER, at_least=1
     )

@@ -53,6 +53,7 @@ class GRPOSettings:
     prompts_per_batch: int | None = None
     importance_cap: float | None = None
     gap_alarm: float | None = None
+    mask_truncated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,6 +241,7 @@ class GRPOTrainer:
             drop_equal=drop_equal,
             microbatch_tokens=self.settings.microbatch_tokens,
             counted=counted,
+            mask_truncated=self.settings.mask_truncated,
         )
 
     def _update(
