@@ -27,7 +27,7 @@ from virft import assembly, train
 from virft.cli import main as virft
 from virft.config_file import load
 from virft.training.checkpoint import latest_checkpoint, num_steps_of
-from virft.training.run import CARD, CONFIG, METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
 
 SETTINGS = """
 data.train = "{data}/train"
@@ -99,12 +99,13 @@ def look_at(run: Path) -> int:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """What must be the same: all but times, the run's card, which names its folder, and checkpoints on the way."""
+    """What must be the same: all but times, events, the card, which names its folder, and checkpoints on the way."""
     names = {path: str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     return {
         name: path.read_bytes()
         for path, name in names.items()
-        if name not in (TIMINGS, CARD, CONFIG) and (name.startswith(LAST) or not name.startswith("checkpoints/"))
+        if name not in (TIMINGS, EVENTS, CARD, CONFIG)
+        and (name.startswith(LAST) or not name.startswith("checkpoints/"))
     }
 
 

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
 from virft.sft.trainer import SFTTrainer
 from virft.tasks import TASKS
+from virft.training.guards import GuardSettings
 from virft.training.loop import LookAt, LoopSettings
 from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
@@ -268,6 +269,7 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
             max_grad_norm=config.grpo.max_grad_norm,
             microbatch_tokens=config.grpo.microbatch_tokens,
             prompts_per_batch=config.sampling.prompts_per_batch,
+            mask_truncated=config.grpo.mask_truncated,
             importance_cap=config.sampling.importance_cap if is_other_engine else None,
             gap_alarm=_GAP_ALARM[config.model.dtype] if is_other_engine else None,
         ),
@@ -399,6 +401,7 @@ def loop_settings(config: Config, *, num_steps: int) -> LoopSettings:
         log_every=config.run.log_every,
         validate_every=config.data.validate_every,
         patience=config.run.patience,
+        guards=GuardSettings(**asdict(config.guards)),
     )
 
 

@@ -286,6 +286,11 @@ class GRPOConfig(_Section):
     scale_by_std: bool = _setting(
         True, help="Divide advantages by the group's standard deviation (off: Dr.GRPO).", source=_PAPER
     )
+    mask_truncated: bool = _setting(
+        False,
+        help="A completion that was cut teaches nothing; it still counts in its group's mean.",
+        source="DAPO, overlong filtering",
+    )
     updates_per_batch: int = _setting(
         1, help="Optimizer updates with one step's completions.", unit="updates", source=_PAPER, at_least=1
     )
@@ -329,6 +334,49 @@ class ParallelConfig(_Section):
         "ddp",
         help="`ddp`: every process has the whole model and its optimizer. `fsdp2`: each keeps a part of both; sampling "
         "still gathers all weights. One process alone has everything, whatever it says here.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardsConfig(_Section):
+    """``[guards]``: what a run looks out for. What a guard saw and did is told and stands in `events.jsonl`."""
+
+    nonfinite: Literal["skip", "stop"] = _setting(
+        "skip",
+        help="Where a reward, the loss or the gradient is not a finite number, the weights stay as they are; the run "
+        "goes on with the next step, or stops. The samples are named.",
+    )
+    nonfinite_steps: int = _setting(
+        3,
+        help="After so many skipped steps in a row the run goes back to its last checkpoint, and stops if they come "
+        "again.",
+        unit="steps",
+        at_least=1,
+    )
+    window: int = _setting(10, help="Means are taken over so many steps.", unit="steps", at_least=1)
+    max_kl: float = _setting(10.0, help="Mean KL of a token; 0: any.", unit="nats", at_least=0)
+    max_length_ratio: float = _setting(
+        4.0, help="Mean length of completions, to that of the first steps; 0: any.", at_least=0
+    )
+    min_entropy_ratio: float = _setting(
+        0.1, help="Mean entropy of a token, to that of the first steps; 0: any.", at_least=0, at_most=1
+    )
+    max_equal_steps: int = _setting(
+        20, help="Steps in a row without a group whose rewards differ; 0: any.", unit="steps", at_least=0
+    )
+    max_unreadable_frac: float = _setting(
+        0.5, help="Share of answers that cannot be read; 0: any.", at_least=0, at_most=1
+    )
+    max_truncated_frac: float = _setting(0.5, help="Share of answers that were cut; 0: any.", at_least=0, at_most=1)
+    max_score_drop: float = _setting(
+        0.05,
+        help="Fall of the validation score below its best while the reward rises (gaming), or boxes or repeated boxes "
+        "(boxes); 0: any.",
+        at_least=0,
+        at_most=1,
+    )
+    stop_on: tuple[Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"], ...] = (
+        _setting((), help="Guards that end the run, saved; the others warn. `spread` is that of `max_equal_steps`.")
     )
 
 
@@ -397,6 +445,7 @@ class Config(_Section):
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     run: RunConfig
 

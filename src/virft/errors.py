@@ -29,6 +29,10 @@ class RunError(VirftError):
     """A run folder already holds another run, or a training state that must not go on."""
 
 
+class NonFiniteReward(VirftError):
+    """A user's own reward is not a finite number."""
+
+
 class RunStopped(VirftError):
     """The user stopped a run; it was saved and can be resumed."""
 

@@ -141,6 +141,7 @@ def _open_run(
             commit=source_commit(),
             data_hash=data_hash,
             model=config.model.path,
+            seed=config.seed,
             num_processes=among.count,
             **facts,
         )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -72,6 +73,28 @@ def test_ctrl_c_reaches_all_and_one_process_may_go_on(scenes: Path, tmp_path: Pa
     assert virft("grpo", cut, *adapters, "--resume") == 0
     assert (run / "rollouts.jsonl").read_bytes() == (tmp_path / "whole" / "run" / "rollouts.jsonl").read_bytes()
     assert_near(run, tmp_path / "whole" / "run", atol=1e-3)
+
+
+def test_where_one_process_is_killed_the_other_ends_and_the_run_goes_on(scenes: Path, tmp_path: Path) -> None:
+    settings = ("grpo.steps=12", "run.save_every=1", "grpo.prompts_per_step=2")
+    config = begin(tmp_path / "cut", scenes / "train")
+    command = [sys.executable, *LAUNCHER, "-m", "virft", "grpo", str(config), *settings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread()) as both:
+        assert both.stdout is not None and both.stderr is not None
+        for line in both.stdout:
+            if line.startswith("step 2/"):
+                workers = [one for one in psutil.Process(both.pid).children() if "virft" in " ".join(one.cmdline())]
+                assert len(workers) == 2
+                next(one for one in workers if one.environ()["RANK"] == "1").kill()
+        told = both.stderr.read()
+    assert both.returncode != 0
+    run = tmp_path / "cut" / "run"
+    num_done = len(log(run))
+    assert 2 <= num_done < 12
+    assert "virft: step" in told and "another process of the run has ended" in told, told
+    assert "the run is whole as saved after step" in told
+    assert virft("grpo", config, *settings, "--resume") == 0
+    assert [record["step"] for record in log(run)] == list(range(12))
 
 
 def test_supervised_runs_begun_by_two_go_on_by_two(scenes: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from virft.evaluation.score import write_scores
 from virft.files import UNFINISHED, write_text
 from virft.models.load import load_model
 from virft.train import TrainerName, train, training_data
-from virft.training.loop import VALIDATION_SCORE
+from virft.training.guards import VALIDATION_SCORE
 from virft.training.progress import Progress
 from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder
 

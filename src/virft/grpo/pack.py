@@ -51,13 +51,19 @@ def pack_step(
     drop_equal: bool,
     microbatch_tokens: int,
     counted: Sequence[RolloutGroup] | None = None,
+    mask_truncated: bool = False,
 ) -> list[Microbatch]:
     """The microbatches of a step, at most ``microbatch_tokens`` row tokens each (a single completion may be more).
 
     ``drop_equal`` leaves out groups without spread; the denominator always counts every completion of the step.
-    ``counted``: all groups of the step, where ``groups`` are one process's.
+    ``counted``: all groups of the step, where ``groups`` are one process's. ``mask_truncated``: a completion that was
+    cut weighs nothing; the others weigh what they do beside one that was not.
     """
-    weight_of = _token_weights(groups if counted is None else counted, loss, max_completion_tokens)
+    weigh = _token_weights(groups if counted is None else counted, loss, max_completion_tokens)
+
+    def weight_of(completion: Completion) -> float:
+        return 0.0 if mask_truncated and completion.truncated else weigh(completion)
+
     kept = [i for i, group in enumerate(groups) if not drop_equal or has_spread(group.rewards)]
     pieces = [piece for i in kept for piece in _split(i, groups[i], microbatch_tokens)]
     return [_microbatch(batch, groups, encoded, weight_of, scale_by_std) for batch in _fill(pieces, microbatch_tokens)]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+from virft.errors import NonFiniteReward
 from virft.grading import Grader
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
 from virft.models.noise import StepKey
 from virft.models.renderer import RenderedPrompt
-from virft.types import Completion, Prompt, RewardContext, RolloutGroup, Sample
+from virft.types import (
+    Completion,
+    ImageSize,
+    Prompt,
+    Reading,
+    RewardContext,
+    RewardReport,
+    RolloutGroup,
+    Sample,
+    Unreadable,
+)
 
 
 def roll_out(
@@ -57,6 +69,15 @@ def _group(
         sample=sample,
         prompt=prompt,
         completions=tuple(completions),
-        reports=tuple(grader.grade(one.text, sample, resized=resized, context=context) for one in completions),
+        reports=tuple(_report(one.text, sample, resized, grader, context) for one in completions),
         policy_step=step,
     )
+
+
+def _report(text: str, sample: Sample, resized: ImageSize, grader: Grader, context: RewardContext) -> RewardReport:
+    """The reward; of a user's function that gives no finite number, a total that is none either."""
+    try:
+        return grader.grade(text, sample, resized=resized, context=context)
+    except NonFiniteReward as error:
+        reading = Reading(text=text, well_formed=False, answer=Unreadable(reason=str(error)))
+        return RewardReport(total=math.nan, parts={}, reading=reading)

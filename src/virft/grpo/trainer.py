@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from virft.boxes import iou_matrix
 from virft.grading import Grader
 from virft.grpo.advantages import group_advantages, has_spread
 from virft.grpo.loss import importance_weights, policy_loss
@@ -21,12 +23,15 @@ from virft.models.logprobs import Policy
 from virft.models.noise import StepKey
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import FeatureCache
-from virft.training.guards import require_finite
+from virft.training.guards import SKIPPED, NonFinite, all_finite
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.passes import Passes
 from virft.training.ranks import Ranks
 from virft.training.step import StepReport, Stopwatch
 from virft.types import Answer, Box, Detections, RewardContext, RolloutGroup, Sample, Unreadable
+
+_DUPLICATE = 0.7
+"""A box that overlaps an earlier one of its answer by more than this IoU repeats it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +53,7 @@ class GRPOSettings:
     prompts_per_batch: int | None = None
     importance_cap: float | None = None
     gap_alarm: float | None = None
+    mask_truncated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +64,14 @@ class GRPOReport(StepReport):
 
 
 class _Update(NamedTuple):
-    """An optimizer update: its numbers, and the log-probs of each microbatch before it, without gradient."""
+    """An optimizer update: its numbers, and the log-probs of each microbatch before it, without gradient.
+
+    ``nonfinite``: why there was none; then there are no numbers.
+    """
 
     metrics: dict[str, float]
     logprobs: list[Tensor]
+    nonfinite: NonFinite | None = None
 
 
 @dataclass(kw_only=True)
@@ -110,6 +120,8 @@ class GRPOTrainer:
         groups = self.ranks.gather(own)
         if self.ranks.count > 1:
             watch.lap("gather")  # mostly waiting for those who sample longest
+        if spoilt := [group.sample.id for group in groups if not all_finite(group.rewards)]:
+            return self._without_update(number, groups, watch, NonFinite(what="reward", samples=tuple(spoilt)))
         batches = self._pack(own, encoded, counted=groups, drop_equal=self.settings.kl_coef == 0)
         num_batches = int(self.ranks.largest(len(batches)))
         if self.sampler is not None:
@@ -122,9 +134,14 @@ class GRPOTrainer:
         updates: list[_Update] = []
         for _ in range(self.settings.updates_per_batch if num_batches else 0):
             first = updates[0].logprobs if updates else None
-            updates.append(self._update(number, batches, references, rendered, encoded, first))
+            updates.append(self._update(own, batches, references, rendered, encoded, first))
+            if updates[-1].nonfinite is not None:
+                break
         self.generator.update()
         watch.lap("update")
+        nonfinite = updates[-1].nonfinite if updates else None
+        if nonfinite is not None:
+            return self._without_update(number, groups, watch, nonfinite)
         of_updates = _of_updates([update.metrics for update in updates])
         metrics = {"step": number, **group_metrics(groups), **of_updates, "learning_rate": rate}
         return GRPOReport(
@@ -133,6 +150,20 @@ class GRPOTrainer:
             shown=best_and_worst(groups, number, scale_by_std=self.settings.scale_by_std),
             most_different=most_different(groups),
             alarm=_gap_in_words(number, of_updates.get("sampler_gap_mean"), self.settings.gap_alarm),
+            groups=groups,
+        )
+
+    def _without_update(
+        self, number: int, groups: Sequence[RolloutGroup], watch: Stopwatch, nonfinite: NonFinite
+    ) -> GRPOReport:
+        """A step that has nothing to learn from: its groups that are whole are counted."""
+        whole = [group for group in groups if all_finite(group.rewards)]
+        counted = group_metrics(whole) if whole else {}
+        return GRPOReport(
+            metrics={"step": number, **counted, SKIPPED: 1, "learning_rate": self.learning_rate_at(number)},
+            timings=watch.seconds,
+            shown=best_and_worst(whole, number, scale_by_std=self.settings.scale_by_std) if whole else None,
+            nonfinite=nonfinite,
             groups=groups,
         )
 
@@ -210,24 +241,29 @@ class GRPOTrainer:
             drop_equal=drop_equal,
             microbatch_tokens=self.settings.microbatch_tokens,
             counted=counted,
+            mask_truncated=self.settings.mask_truncated,
         )
 
     def _update(
         self,
-        number: int,
+        groups: Sequence[RolloutGroup],
         batches: Sequence[Microbatch],
         references: Sequence[Tensor | None],
         rendered: Sequence[RenderedPrompt],
         encoded: Sequence[EncodedPrompt],
         first: Sequence[Tensor] | None,
     ) -> _Update:
-        """One optimizer update over all microbatches. ``first``: the log-probs before the step's first update."""
+        """One optimizer update over all microbatches, none where a number is not finite.
+
+        ``first``: the log-probs before the step's first update.
+        """
         self.policy.train()
         once, cap = self.settings.updates_per_batch == 1, self.settings.importance_cap
         totals = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0}
         largest_gap = 0.0
         before: list[Tensor] = []
         weighed: list[Tensor] = []
+        spoilt: list[str] = []
         for place, (batch, reference) in enumerate(zip(batches, references, strict=True)):
             logprobs = self._logprobs(batch, rendered, encoded)
             before.append(logprobs.detach())
@@ -248,18 +284,26 @@ class GRPOTrainer:
                 clip_range=self.settings.clip_range,
                 kl_coef=self.settings.kl_coef,
             )
-            totals["loss"] += result.loss.item()
+            loss = result.loss.item()
+            if not math.isfinite(loss):
+                spoilt += [groups[i].sample.id for i in batch.prompts]
+            totals["loss"] += loss
             totals["kl"] += result.kl.item()
             totals["clip_frac"] += result.clip_frac.item()
             gap = ((logprobs.detach() - sampler).abs() * (weights > 0)).max().item()
             largest_gap = max(largest_gap, gap)
             result.loss.backward()
         totals = self.ranks.sums(totals)
-        require_finite("loss", totals["loss"], number)
+        if not math.isfinite(totals["loss"]):
+            self.optimizer.zero_grad(set_to_none=True)
+            return _Update({}, before, NonFinite(what="loss", samples=tuple(self.ranks.union(spoilt))))
         totals["sampler_gap"] = self.ranks.largest(largest_gap)
         totals["grad_norm"] = update_weights(
-            self.optimizer, max_grad_norm=self.settings.max_grad_norm, ranks=self.ranks, step=number
+            self.optimizer, max_grad_norm=self.settings.max_grad_norm, ranks=self.ranks
         )
+        if not math.isfinite(totals["grad_norm"]):
+            learnt = self.ranks.union([groups[i].sample.id for batch in batches for i in batch.prompts])
+            return _Update({}, before, NonFinite(what="gradient norm", samples=tuple(dict.fromkeys(learnt))))
         if once:
             del totals["clip_frac"]
         if self.settings.kl_coef == 0:
@@ -331,7 +375,8 @@ def _gap_in_words(number: int, gap: float | None, alarm: float | None) -> str | 
 def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Means over the completions of a step: reward and its parts, length, shares of what went wrong.
 
-    With several sets, also ``reward@SET`` of those that are in the step.
+    With several sets, also ``reward@SET`` of those that are in the step. ``entropy``: of the sampler, nats a token, as
+    its own log-probs estimate it.
     """
     reports = [report for group in groups for report in group.reports]
     completions = [completion for group in groups for completion in group.completions]
@@ -349,7 +394,23 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "unreadable_frac": fmean(isinstance(report.reading.answer, Unreadable) for report in reports),
         "truncated_frac": fmean(one.truncated for one in completions),
         "spread_frac": fmean(has_spread(group.rewards) for group in groups),
+        "entropy": -fmean(logprob for one in completions for logprob in one.sampler_logprobs),
+        **_box_metrics([report.reading.answer for report in reports]),
     }
+
+
+def _box_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+    """Of answers that may have any number of boxes: how many they have, and the share that repeat one before."""
+    found = [[item.box.xyxy for item in answer.items] for answer in answers if isinstance(answer, Detections)]
+    if not found:
+        return {}
+    num_boxes = sum(map(len, found))
+    repeated = sum(
+        max(ious[:place], default=0.0) > _DUPLICATE
+        for boxes in found
+        for place, ious in enumerate(iou_matrix(boxes, boxes))
+    )
+    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": repeated / max(1, num_boxes)}
 
 
 def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from virft.errors import RunError
 from virft.evaluation.headlines import HEADLINE
 from virft.files import write_text
 from virft.prompts import BUILT_IN, question
-from virft.training.loop import VALIDATION_SCORE
+from virft.training.guards import VALIDATION_SCORE
 from virft.training.run import CARD, CONFIG, METRICS, TIMINGS, RunFolder
 from virft.types import TaskName
 

@@ -16,9 +16,9 @@ from virft.types import Reading, Sample, Scores, TaskName
 class ReportedRun:
     """A run folder as it was found, also while it is being written.
 
-    ``settings``: dotted key -> value; ``config``: the text of ``config.toml``. ``metrics``, ``timings``, ``rollouts``:
-    the records of the logs. ``samples``: those of the rollouts that could be found, by id; ``problems``: what could
-    not, in words.
+    ``settings``: dotted key -> value; ``config``: the text of ``config.toml``. ``metrics``, ``timings``, ``rollouts``,
+    ``events``: the records of the logs. ``samples``: those of the rollouts that could be found, by id; ``problems``:
+    what could not, in words.
     """
 
     name: str
@@ -29,6 +29,7 @@ class ReportedRun:
     metrics: Sequence[Mapping[str, Any]] = ()
     timings: Sequence[Mapping[str, Any]] = ()
     rollouts: Sequence[Mapping[str, Any]] = ()
+    events: Sequence[Mapping[str, Any]] = ()
     samples: Mapping[str, Sample] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 

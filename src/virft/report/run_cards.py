@@ -16,12 +16,22 @@ _OWN = ("run.dir",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunCardView:
-    """A run's card: facts by name, the text of its config, what is missing."""
+    """A run's card: facts by name, the text of its config, what is missing, what happened to it."""
 
     name: str
     facts: tuple[tuple[str, str], ...]
     config: str
     problems: tuple[str, ...]
+    events: tuple[ShownEvent, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownEvent:
+    """What a guard saw, or what happened, and what the run did."""
+
+    event: str
+    told: str
+    did: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +72,7 @@ def _view(run: ReportedRun) -> RunCardView:
         "model": card.get("model") or run.settings.get("model.path"),
         "command": shlex.join(str(word) for word in card.get("argv", ())),
         "commit": card.get("commit"),
+        "seed": str(card["seed"]) if "seed" in card else None,
         "data hash": card.get("data_hash"),
         "versions": ", ".join(
             f"{name} {version}" for name, version in ({"virft": card.get("virft")} | versions).items() if version
@@ -73,6 +84,10 @@ def _view(run: ReportedRun) -> RunCardView:
         facts=tuple((name, str(value)) for name, value in facts.items() if value),
         config=run.config,
         problems=run.problems,
+        events=tuple(
+            ShownEvent(event=str(one.get("event", "")), told=str(one.get("told", "")), did=str(one.get("did", "")))
+            for one in run.events
+        ),
     )
 
 

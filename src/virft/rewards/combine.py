@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from virft.errors import ConfigError, VirftError
+from virft.errors import ConfigError, NonFiniteReward, VirftError
 from virft.rewards.detection import detection_rewards, paper_detection_rewards
 from virft.rewards.format import format_reward, paper_format_reward
 from virft.rewards.grounding import giou_reward, paper_giou_reward
@@ -159,7 +159,8 @@ def _extra(function: ExtraReward, reading: Reading, target: Target, context: Rew
     value: object = function(reading, target, context)
     if not isinstance(value, numbers.Real) or not abs(float(value)) <= 1.0:
         module = getattr(function, "__module__", "?")
-        raise VirftError(
+        is_number = isinstance(value, numbers.Real) and not math.isfinite(float(value))
+        raise (NonFiniteReward if is_number else VirftError)(
             f"reward {name_of_extra(function)} (of {module}) returned {value!r}; expected a finite number in [-1, 1]"
         )
     return float(value)

@@ -13,7 +13,7 @@ from virft.data.store import Store
 from virft.errors import DataError
 from virft.report.reported import ReportedRun
 from virft.report.shown_groups import chosen_rollouts
-from virft.training.run import CARD, CONFIG, METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
 from virft.types import Sample
 
 
@@ -28,9 +28,9 @@ def read_run(folder: Path, *, name: str) -> ReportedRun:
     logs = RunFolder(folder)
     config, settings = _read_config(folder, problems)
     card = _read_card(folder, problems)
-    metrics, timings, rollouts = (
+    metrics, timings, rollouts, events = (
         [record for record in logs.records(log) if isinstance(record["step"], int)]
-        for log in (METRICS, TIMINGS, ROLLOUTS)
+        for log in (METRICS, TIMINGS, ROLLOUTS, EVENTS)
     )
     run = ReportedRun(
         name=name,
@@ -41,6 +41,7 @@ def read_run(folder: Path, *, name: str) -> ReportedRun:
         metrics=metrics,
         timings=timings,
         rollouts=rollouts,
+        events=events,
         problems=tuple(problems),
     )
     wanted = {str(one.get("sample")) for one in chosen_rollouts(rollouts)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from virft.models.logprobs import Policy
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import FeatureCache
 from virft.sft.batch import pack_answers
-from virft.training.guards import require_finite
+from virft.training.guards import SKIPPED, NonFinite
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.passes import Passes
 from virft.training.ranks import Ranks
@@ -67,26 +68,38 @@ class SFTTrainer:
         num_idle = int(self.ranks.largest(len(rows))) - len(rows) if self.is_sharded else 0
         weights = [1.0] * len(rows) + [0.0] * num_idle
         loss = 0.0
+        spoilt: list[str] = []
         for one, weight in zip([*rows, *[rows[-1]] * num_idle], weights, strict=True):
             logprobs = self._passes.logprobs(
                 one.row, [rendered[i] for i in one.members], [features[i] for i in one.members if features]
             )
             part = -logprobs.sum() / totals["answer_tokens"] * weight
-            loss += part.item()
+            value = part.item()
+            if not math.isfinite(value):
+                spoilt += [own[i].id for i in one.members]
+            loss += value
             part.backward()
-        loss = require_finite("loss", self.ranks.sums({"loss": loss})["loss"], number)
-        norm = update_weights(self.optimizer, max_grad_norm=self.max_grad_norm, ranks=self.ranks, step=number)
+        loss = self.ranks.sums({"loss": loss})["loss"]
+        nonfinite = None
+        if math.isfinite(loss):
+            norm = update_weights(self.optimizer, max_grad_norm=self.max_grad_norm, ranks=self.ranks)
+            if not math.isfinite(norm):
+                nonfinite = NonFinite(what="gradient norm", samples=tuple(sample.id for sample in samples))
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            nonfinite = NonFinite(what="loss", samples=tuple(self.ranks.union(spoilt)))
         watch.lap("update")
+        found = {SKIPPED: 1} if nonfinite is not None else {"loss": loss, "grad_norm": norm}
         return StepReport(
             metrics={
                 "step": number,
-                "loss": loss,
+                **found,
                 "answer_tokens": totals["answer_tokens"] / len(samples),
                 "num_tokens": int(totals["num_tokens"]),
-                "grad_norm": norm,
                 "learning_rate": rate,
             },
             timings=watch.seconds,
+            nonfinite=nonfinite,
         )
 
     def close(self) -> None:

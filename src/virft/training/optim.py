@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from virft.errors import ConfigError
-from virft.training.guards import require_finite
 from virft.training.ranks import Ranks, whole_tensor
 
 Schedule = Literal["linear", "constant", "cosine"]
@@ -123,12 +122,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get(_SCALE, 1.0)
 
 
-def update_weights(optimizer: torch.optim.Optimizer, *, max_grad_norm: float, ranks: Ranks, step: int) -> float:
-    """One step down the sum of all processes' gradients; the norm of it, before it was scaled to ``max_grad_norm``."""
+def update_weights(optimizer: torch.optim.Optimizer, *, max_grad_norm: float, ranks: Ranks) -> float:
+    """One step down the sum of all processes' gradients; the norm of it, before it was scaled to ``max_grad_norm``.
+
+    Where the norm is not a finite number, the weights and the optimizer's state stay as they are.
+    """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ranks.sum_gradients(trained)
     norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)
-    value = require_finite("gradient norm", whole_tensor(norm).item(), step)
-    optimizer.step()
+    value: float = whole_tensor(norm).item()
+    if math.isfinite(value):
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return value

@@ -58,6 +58,8 @@ def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, r
         if name.startswith("reward_")
     )
     line = f"step {metrics['step'] + 1:.0f}/{num_steps}"
+    if metrics.get("skipped") and "reward" not in metrics:
+        return f"{line}  skipped  {seconds:.1f} s  {rest}"
     if "reward" not in metrics:
         return f"{line}  loss {metrics['loss']:.4f}  {seconds:.1f} s  {rest}"
     line += f"  reward {metrics['reward']:.2f} ({parts})  unreadable {metrics['unreadable_frac']:.0%}"

@@ -52,6 +52,14 @@ class Ranks:
         total = sum(map(len, parts))
         return [parts[i % self.count][i // self.count] for i in range(total)]
 
+    def union(self, mine: Sequence[_T]) -> list[_T]:
+        """What all have, one process after the other."""
+        if self.count == 1:
+            return list(mine)
+        parts: list[Sequence[_T]] = [()] * self.count
+        dist.all_gather_object(parts, list(mine))
+        return [one for part in parts for one in part]
+
     def sums(self, values: Mapping[str, float]) -> dict[str, float]:
         """Each value summed over the processes, in float64."""
         return dict(zip(values, self._reduced(list(values.values()), dist.ReduceOp.SUM), strict=True))

@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,25 @@ from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
 SCHEMA_VERSION = 1
 CONFIG, CARD = "config.toml", "card.json"
 METRICS, ROLLOUTS, TIMINGS = "metrics.jsonl", "rollouts.jsonl", "timings.jsonl"
+EVENTS = "events.jsonl"
+"""What guards saw and did, and what happened to the run. It differs between a run left alone and one that was not."""
 BEST, MODEL = "best", "model"
 
-_LOGS = (METRICS, ROLLOUTS, TIMINGS)
+_LOGS = (METRICS, ROLLOUTS, TIMINGS, EVENTS)
+INCIDENT = "incident"
+"""In a record of ``events.jsonl``: true of what would not come again if its step were done again."""
+
+_MAY_CHANGE = (
+    "model.gradient_checkpointing",
+    "sampling.prompts_per_batch",
+    "grpo.microbatch_tokens",
+    "sft.microbatch_tokens",
+    "run.save_every",
+    "run.keep_checkpoints",
+    "run.log_every",
+)
+"""Settings that bound memory or say when something is written: a run may go on with others, as with other guards."""
+
 _OF_THE_START = {CARD, CARD + UNFINISHED, CONFIG + UNFINISHED}
 """What a run that was killed as it began leaves behind, without having begun."""
 
@@ -56,9 +73,19 @@ class RunFolder:
             write_text(run.folder / CARD, json.dumps(card, indent=2, sort_keys=True) + "\n")
             # last: a folder with a config is a run
             write_text(run.folder / CONFIG, dump(config))
+        else:
+            run._take_over(config)
         for name in (BEST, MODEL):
             put_back(run.folder / name)
         return run
+
+    def _take_over(self, config: Config) -> None:
+        """Settings that may change have changed."""
+        there = load(self.folder / CONFIG).config
+        if (difference := first_difference(there, config)) is not None:
+            told = f"goes on with other settings: {difference.in_words('before', 'now')}"
+            self.append(EVENTS, {"step": 0, "event": "settings", "did": "went on", "told": told, INCIDENT: True})
+            write_text(self.folder / CONFIG, dump(config))
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """One JSON line; a record without spaces, keys in the order given."""
@@ -85,7 +112,7 @@ class RunFolder:
             path = self.folder / name
             if not path.exists():
                 continue
-            kept = [line for line in _lines(path) if _step_of(line) < num_steps]
+            kept = [line for line in _lines(path) if _step_of(line) < num_steps or _is_incident(line)]
             write_text(path, "".join(line + "\n" for line in kept))
 
 
@@ -99,7 +126,8 @@ def require_free(config: Config, *, resume: bool, data_hash: str, trainer: str) 
     if (folder / CONFIG).exists():
         if not resume:
             raise RunError(f"{folder}: already holds a run; go on with --resume, or name another run.dir")
-        if (difference := first_difference(load(folder / CONFIG).config, config)) is not None:
+        there = _with_changes(load(folder / CONFIG).config, config)
+        if (difference := first_difference(there, config)) is not None:
             raise RunError(
                 f"{folder}: holds a run of another config: {difference.in_words('there', 'now')}; "
                 "resume with the same settings, or name another run.dir"
@@ -132,10 +160,27 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+def _is_incident(line: str) -> bool:
+    try:
+        return bool(json.loads(line).get(INCIDENT))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _with_changes(there: Config, now: Config) -> Config:
+    """A run's settings, with those that may change as they are now."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key in _MAY_CHANGE:
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = getattr(getattr(now, section), name)
+    parts: dict[str, Any] = {name: replace(getattr(there, name), **found) for name, found in sections.items()}
+    return replace(there, **parts, guards=now.guards)
+
+
 def run_card(
-    *, trainer: str, commit: str | None, data_hash: str, model: str, num_processes: int = 1, **facts: Any
+    *, trainer: str, commit: str | None, data_hash: str, model: str, seed: int = 0, num_processes: int = 1, **facts: Any
 ) -> dict[str, Any]:
-    """Where a run came from: command, commit, versions, machine, number of processes, data, and further ``facts``."""
+    """Where a run came from: command, commit, versions, machine, processes, seed, data, and further ``facts``."""
     return {
         "schema_version": SCHEMA_VERSION,
         "trainer": trainer,
@@ -147,6 +192,7 @@ def run_card(
         "machine": platform.machine(),
         "num_processes": num_processes,
         "model": model,
+        "seed": seed,
         "data_hash": data_hash,
         **facts,
     }

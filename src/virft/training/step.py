@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from virft.training.guards import NonFinite
 from virft.types import RolloutGroup
 
 
@@ -15,7 +16,7 @@ class StepReport:
     """``metrics`` are deterministic; ``timings`` are seconds per stage.
 
     Where answers were sampled, ``most_different`` is the group that differed most, and ``shown`` what is logged of it.
-    ``alarm``: what the user must be told of this step, whatever is told of others.
+    ``alarm``: what the user must be told of this step, whatever is told of others. ``nonfinite``: why it was skipped.
     """
 
     metrics: Mapping[str, float]
@@ -23,6 +24,7 @@ class StepReport:
     shown: Mapping[str, Any] | None = None
     most_different: RolloutGroup | None = None
     alarm: str | None = None
+    nonfinite: NonFinite | None = None
 
 
 class Stopwatch:

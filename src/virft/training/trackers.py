@@ -99,6 +99,10 @@ class Trackers:
                     {"config": "\n".join(f"    {key} = {value}" for key, value in self._config.items())}, step=0
                 )
 
+    def go_back(self, *, num_told: int) -> None:
+        """The run does steps again of which it was told: they come out the same and are not told again."""
+        self._num_told = max(self._num_told, num_told)
+
     def log(self, record: Mapping[str, float]) -> None:
         """The numbers of a line of ``metrics.jsonl``, at its step."""
         step = int(record["step"])

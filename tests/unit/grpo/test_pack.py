@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from group_factories import encode, group
 from virft.grpo.loss import policy_loss
 from virft.grpo.pack import LossKind, Microbatch, pack_step
-from virft.types import RolloutGroup
+from virft.types import FinishReason, RolloutGroup
 
 KINDS: tuple[LossKind, ...] = ("sequence_mean", "token_mean", "constant_length")
 
@@ -168,3 +169,33 @@ def test_the_loss_of_a_step_does_not_depend_on_the_order_of_groups(
     first = step_loss(pack(*groups, loss=kind, microbatch_tokens=limit, drop_equal=drop_equal))
     second = step_loss(pack(*shuffled, loss=kind, microbatch_tokens=limit, drop_equal=drop_equal))
     assert second == pytest.approx(first, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        # 1 / (2 completions x 1 token) for the one that is whole; the other, of 2 tokens, weighs nothing
+        ("sequence_mean", [0.0, 0.0, 0.5]),
+        ("token_mean", [0.0, 0.0, 1 / 3]),
+        ("constant_length", [0.0, 0.0, 1 / 20]),
+    ],
+)
+def test_completions_that_were_cut_may_weigh_nothing(loss: LossKind, expected: list[float]) -> None:
+    whole = group([0.0, 1.0], [2, 1])
+    cut = tuple(
+        replace(one, finish_reason=FinishReason.LENGTH if place == 0 else FinishReason.STOP)
+        for place, one in enumerate(whole.completions)
+    )
+    (batch,) = pack_step(
+        [replace(whole, completions=cut)],
+        encode(whole),
+        loss=loss,
+        max_completion_tokens=10,
+        scale_by_std=False,
+        drop_equal=False,
+        microbatch_tokens=64,
+        mask_truncated=True,
+    )
+    assert batch.weights.tolist() == pytest.approx(expected)
+    # the one that is whole is still better than the mean of both
+    assert batch.advantages.tolist() == [-0.5, -0.5, 0.5]

@@ -12,9 +12,10 @@ import torch
 from factories import box, detections, reading
 from group_factories import completion, group, report
 from toy_training import question, toy_trainer
-from virft.errors import RunError
 from virft.grpo.trainer import best_and_worst, group_metrics
 from virft.models.vision import FeatureCache
+from virft.rewards.combine import RewardRule
+from virft.training.guards import NonFinite
 from virft.types import Answer, Detections, RewardReport, RolloutGroup, View
 
 SAMPLES = [question("a"), question("b")]
@@ -118,11 +119,50 @@ def test_features_of_a_view_are_not_kept() -> None:
     assert (cache.hits, cache.misses) == (0, 0)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights() -> None:
+def test_a_loss_that_is_no_number_leaves_the_weights_and_names_the_samples() -> None:
+    # the first of two microbatches: 3 + 4 tokens each
+    trainer = toy_trainer(microbatch_tokens=7)
+    real, rows = trainer.policy.forward, iter([True, False])
+
+    def forward(row: Any, **more: Any) -> torch.Tensor:
+        return real(row, **more) * (math.nan if next(rows) else 1.0)
+
+    trainer.policy.forward = forward  # type: ignore[method-assign]
+    report = trainer.step(7, SAMPLES)
+    assert report.nonfinite == NonFinite(what="loss", samples=("a",))
+    assert report.metrics["skipped"] == 1
+    assert report.metrics["reward"] == 2.0
+    assert {"loss", "grad_norm"}.isdisjoint(report.metrics)
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert not trainer.optimizer.state and toy(trainer).weight.grad is None
+
+
+def test_a_gradient_that_is_no_number_leaves_the_weights_and_names_all_that_were_learnt() -> None:
     trainer = toy_trainer()
-    trainer.policy.forward = lambda *_, **__: torch.full((4,), float("nan"), requires_grad=True)  # type: ignore[method-assign]
-    with pytest.raises(RunError, match=r"step 7: loss is nan; .*learning rate"):
-        trainer.step(7, SAMPLES[:1])
+    toy(trainer).weight.register_hook(lambda gradient: gradient * math.inf)
+    report = trainer.step(0, SAMPLES)
+    assert report.nonfinite == NonFinite(what="gradient norm", samples=("a", "b"))
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert not trainer.optimizer.state and toy(trainer).weight.grad is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_skips_the_step_and_names_its_sample(value: float) -> None:
+    def odd(reading: Any, target: Any, context: Any) -> float:
+        return value if reading.text == "odd" else 0.5
+
+    trainer = toy_trainer()
+    trainer.grader = replace(trainer.grader, rule=RewardRule(extra=(odd,)))
+    drawn = trainer.generator.generate
+    trainer.generator.generate = lambda *given: [  # type: ignore[method-assign]
+        [replace(one, text="odd") if place == number == 0 else one for number, one in enumerate(of_prompt)]
+        for place, of_prompt in enumerate(drawn(*given))
+    ]
+    report = trainer.step(0, SAMPLES)
+    assert report.nonfinite == NonFinite(what="reward", samples=("a",))
+    # what is counted is the other group: 2 of its own, 0.5 of the extra
+    assert (report.metrics["reward"], report.metrics["skipped"]) == (2.5, 1)
+    assert report.shown is not None and report.shown["sample"] == "b"
     assert toy(trainer).weight.tolist() == [0.0] * 4
 
 
@@ -141,6 +181,22 @@ def test_metrics_are_means_over_completions() -> None:
     assert metrics["completion_tokens"] == 2.0  # (1 + 3 + 2 + 2) / 4
     assert metrics["spread_frac"] == 0.5
     assert metrics["unreadable_frac"] == metrics["truncated_frac"] == 0.0
+    # log-probs -1; -2, -2.1, -2.2; -1, -1.1; -2, -2.1: 13.5 over 8 tokens
+    assert metrics["entropy"] == pytest.approx(13.5 / 8)
+
+
+def test_boxes_and_those_that_repeat_another_are_counted_over_answers_that_have_any_number() -> None:
+    once, moved, far = (0, 0, 10, 10), (0, 0, 10, 8), (50, 50, 60, 60)  # the second overlaps the first by 0.8
+    answers = [detections(once, moved, far, once), detections(), detections(far)]
+    reports = tuple(RewardReport(total=0.0, parts={}, reading=reading(answer)) for answer in answers)
+    one = made(group([0.0, 0.0, 0.0, 0.0]), reports=(*reports, report(0.0, unreadable=True)))
+    metrics = group_metrics([one])
+    # 5 boxes in 3 answers that could be read; two of the first answer's repeat its first
+    assert (metrics["boxes_per_answer"], metrics["duplicate_frac"]) == (5 / 3, 2 / 5)
+    of_labels = made(
+        one, reports=tuple(RewardReport(total=0.0, parts={}, reading=reading(box(0, 0, 9, 9))) for _ in range(4))
+    )
+    assert {"boxes_per_answer", "duplicate_frac"}.isdisjoint(group_metrics([of_labels]))
 
 
 def made(one: RolloutGroup, **changes: Any) -> RolloutGroup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from virft.report.reported import ReportedRun, ReportedSystem
-from virft.report.run_cards import run_card_views, settings_that_differ
+from virft.report.run_cards import ShownEvent, run_card_views, settings_that_differ
 
 
 def run(**more: Any) -> ReportedRun:
@@ -17,10 +17,17 @@ def facts(one: ReportedRun) -> dict[str, str]:
     return dict(view.facts)
 
 
+def test_a_card_tells_what_happened_to_the_run() -> None:
+    events = [{"step": 3, "event": "kl", "did": "went on", "told": "step 4: KL is 11", "incident": False}]
+    (view,) = run_card_views([ReportedSystem(name="a", runs=(run(events=events),))])
+    assert view.events == (ShownEvent(event="kl", told="step 4: KL is 11", did="went on"),)
+
+
 def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
     card = {
         "argv": ["virft", "grpo", "a b.toml"],
         "commit": "abc",
+        "seed": 0,
         "data_hash": "1234",
         "virft": "0.1.0",
         "versions": {"torch": "2.13.0"},
@@ -37,6 +44,7 @@ def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
         "model": "virft-tiny",
         "command": "virft grpo 'a b.toml'",
         "commit": "abc",
+        "seed": "0",
         "data hash": "1234",
         "versions": "virft 0.1.0, torch 2.13.0",
         "machine": "x86_64, Python 3.11.7",

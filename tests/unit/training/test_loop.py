@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -13,21 +14,23 @@ from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+import torch
 
 from toy_training import question, toy_trainer
 from virft.config import Config, DataConfig, RunConfig
-from virft.errors import RunError, RunStopped
+from virft.errors import DataError, RunError, RunStopped
 from virft.grpo.trainer import GRPOTrainer
 from virft.training import checkpoint
 from virft.training.checkpoint import checkpoints
+from virft.training.guards import GuardSettings
 from virft.training.loop import LoopSettings, rounded, run_training
-from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
 
 QUESTIONS = [question(id) for id in "abcde"]
 
 
-def settings(**changes: int) -> LoopSettings:
-    numbers = {"num_steps": 4, "save_every": 0, "keep_checkpoints": 2, "log_every": 1}
+def settings(**changes: Any) -> LoopSettings:
+    numbers: dict[str, Any] = {"num_steps": 4, "save_every": 0, "keep_checkpoints": 2, "log_every": 1}
     return LoopSettings(**numbers | changes)
 
 
@@ -192,7 +195,7 @@ def test_a_full_disk_ends_the_run_with_what_is_saved(
             run(tmp_path / "r", save_every=1)
     assert str(told.value) == (
         f"{tmp_path / 'r'}: cannot be written (No space left on device); {kept}; "
-        "expected room and rights to write, then go on with --resume"
+        "go on with --resume when that is mended"
     )
     run(tmp_path / "r", resume=True, save_every=1)
     assert (tmp_path / "r" / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
@@ -208,6 +211,180 @@ def test_a_torn_checkpoint_is_told_and_the_one_before_is_gone_on_from(tmp_path: 
     assert said[1] == "going on after step 2"
     for name in (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors"):
         assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def spoiling(trainer: GRPOTrainer, at: int, *, times: int = 1) -> GRPOTrainer:
+    """A trainer whose weights a fault of the machine spoils before a step, so many times."""
+    step: Callable[..., Any] = trainer.step
+    left = iter(range(times))
+
+    def spoilt(number: int, samples: Any) -> Any:
+        report = step(number, samples)
+        if number == at - 1 and next(left, None) is not None:
+            with torch.no_grad():
+                trainer.policy.weight[0] = math.nan  # type: ignore[operator]
+        return report
+
+    trainer.step = spoilt  # type: ignore[method-assign]
+    return trainer
+
+
+def unable(trainer: GRPOTrainer, *steps: int, times: int = 99) -> GRPOTrainer:
+    """A trainer whose gradient is no number in these steps."""
+    step: Callable[..., Any] = trainer.step
+    left = iter(range(times))
+
+    def skipped(number: int, samples: Any) -> Any:
+        if number in steps and next(left, None) is not None:
+            hook = trainer.policy.weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[operator]
+            report = step(number, samples)
+            hook.remove()
+            return report
+        return step(number, samples)
+
+    trainer.step = skipped  # type: ignore[method-assign]
+    return trainer
+
+
+def same(one: Path, other: Path) -> bool:
+    names = (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors")
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_weights_that_were_spoilt_are_taken_from_the_last_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    said = run(tmp_path / "r", trainer=spoiling(toy_trainer(), 3), save_every=2)
+    told = "step 4: trained weights are not finite numbers; going back to where 2 steps were done"
+    assert said[3] == told
+    assert same(tmp_path / "r", tmp_path / "whole")
+    assert lines(tmp_path / "r" / EVENTS) == [
+        {"step": 3, "event": "nonfinite", "did": "went back", "told": told, "incident": True}
+    ]
+
+
+def test_spoilt_weights_are_not_saved(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    run(tmp_path / "r", trainer=spoiling(toy_trainer(), 4), save_every=2)
+    assert same(tmp_path / "r", tmp_path / "whole")
+
+
+def test_a_run_whose_weights_are_spoilt_again_ends(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as told:
+        run(tmp_path / "r", trainer=spoiling(toy_trainer(), 3, times=2), save_every=2)
+    assert str(told.value) == (
+        "step 4: trained weights are not finite numbers, also after going back to the last checkpoint; the run is "
+        "whole as saved after step 2. Look at the samples that events.jsonl names; a smaller learning rate is a run of "
+        "its own"
+    )
+    with pytest.raises(RunError, match="and nothing was saved to go back to; nothing is saved yet"):
+        run(tmp_path / "other", trainer=spoiling(toy_trainer(), 3))
+
+
+def test_a_step_that_came_to_no_number_is_skipped_and_told(tmp_path: Path) -> None:
+    said = run(tmp_path / "r", trainer=unable(toy_trainer(), 1))
+    told = "step 2: gradient norm is not a finite number (samples c, d)"
+    assert said[1] == f"{told}; the step is skipped, the weights are those of the step before"
+    assert [line.get("skipped") for line in lines(tmp_path / "r" / METRICS)] == [None, 1, None, None]
+    assert lines(tmp_path / "r" / EVENTS) == [
+        {"step": 1, "event": "nonfinite", "did": "skipped", "told": told, "incident": False}
+    ]
+
+
+def test_a_run_with_skipped_steps_resumes_to_the_same_end(tmp_path: Path) -> None:
+    run(tmp_path / "whole", trainer=unable(toy_trainer(), 1, 2))
+    with pytest.raises(RunStopped):
+        run(tmp_path / "r", trainer=interrupting(unable(toy_trainer(), 1, 2), 1))
+    run(tmp_path / "r", resume=True, trainer=unable(toy_trainer(), 1, 2))
+    assert same(tmp_path / "r", tmp_path / "whole")
+    alarms = [line for line in lines(tmp_path / "r" / EVENTS) if not line["incident"]]
+    assert alarms == lines(tmp_path / "whole" / EVENTS)
+
+
+def test_after_several_skipped_steps_the_run_goes_back_once(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    guards = GuardSettings(nonfinite_steps=2)
+    said = run(tmp_path / "r", trainer=unable(toy_trainer(), 1, 2, times=2), save_every=1, guards=guards)
+    # the first skipped step was saved: 2 steps were done, the second of them skipped, and step 3 is done again
+    assert "step 3: 2 steps in a row were skipped; going back to where 2 steps were done" in said
+    assert [line.get("skipped") for line in lines(tmp_path / "r" / METRICS)] == [None, 1, None, None]
+    with pytest.raises(RunError, match="step 3: 2 steps in a row were skipped, also after going back"):
+        run(tmp_path / "other", trainer=unable(toy_trainer(), 1, 2), save_every=1, guards=guards)
+
+
+def test_a_run_may_be_told_to_stop_at_the_first_number_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as told:
+        run(tmp_path / "r", trainer=unable(toy_trainer(), 1), save_every=1, guards=GuardSettings(nonfinite="stop"))
+    assert str(told.value).startswith(
+        "step 2: gradient norm is not a finite number (samples c, d); the weights are those of the step before. "
+        "the run is whole as saved after step 1"
+    )
+    run(tmp_path / "r", resume=True, save_every=1)
+    run(tmp_path / "whole")
+    assert same(tmp_path / "r", tmp_path / "whole")
+
+
+def test_a_guard_warns_or_stops_a_run_that_goes_on_all_the_same(tmp_path: Path) -> None:
+    guards = {"window": 1, "max_length_ratio": 0.0, "max_unreadable_frac": 0.0, "max_equal_steps": 2}
+    told = "step 2: in 2 steps no group's rewards differed: nothing is learnt"
+    said = run(tmp_path / "whole", trainer=toy_trainer(equal=True), guards=GuardSettings(**guards))
+    assert [line for line in said if "in 2 steps" in line] == [told]
+    event = {"step": 1, "event": "spread", "saw": {"steps": 2}, "did": "went on", "told": told, "incident": False}
+    assert lines(tmp_path / "whole" / EVENTS) == [event]
+
+    stopping = GuardSettings(**guards, stop_on=("spread",))
+    with pytest.raises(RunError) as stopped:
+        run(tmp_path / "r", trainer=toy_trainer(equal=True), guards=stopping)
+    assert str(stopped.value) == (
+        "step 2: in 2 steps no group's rewards differed: nothing is learnt; stopped, as guards.stop_on says, and "
+        "saved. --resume goes on all the same"
+    )
+    assert lines(tmp_path / "r" / EVENTS)[0] == event | {"did": "stopped"}
+    run(tmp_path / "r", resume=True, trainer=toy_trainer(equal=True), guards=stopping)
+    assert same(tmp_path / "r", tmp_path / "whole")
+
+
+def test_a_picture_that_went_missing_ends_the_run_and_may_come_back(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    trainer = toy_trainer()
+    step: Callable[..., Any] = trainer.step
+
+    def missing(number: int, samples: Any) -> Any:
+        if number == 3:
+            raise DataError("a.png: no such image")
+        return step(number, samples)
+
+    trainer.step = missing  # type: ignore[method-assign]
+    with pytest.raises(DataError) as told:
+        run(tmp_path / "r", trainer=trainer, save_every=2)
+    assert str(told.value) == (
+        "step 4: a.png: no such image; the run is whole as saved after step 2; go on with --resume when that is mended"
+    )
+    assert [(line["step"], line["event"], line["did"]) for line in lines(tmp_path / "r" / EVENTS)] == [
+        (3, "end", "failed")
+    ]
+    run(tmp_path / "r", resume=True, save_every=2)
+    assert same(tmp_path / "r", tmp_path / "whole")
+
+
+def test_memory_that_ran_out_in_a_microbatch_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole")
+    trainer = toy_trainer()
+    real, calls = trainer.policy.forward, iter(range(9))
+
+    def forward(*given: Any, **more: Any) -> Any:
+        if next(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(*given, **more)
+
+    trainer.policy.forward = forward  # type: ignore[method-assign]
+    with pytest.raises(
+        RunError, match=r"^step 4: out of memory \(CUDA out of memory.*saved after step 2; .*microbatch"
+    ):
+        run(tmp_path / "r", trainer=trainer, save_every=2)
+    run(tmp_path / "r", resume=True, save_every=2)
+    assert same(tmp_path / "r", tmp_path / "whole")
 
 
 def test_ctrl_c_has_its_old_meaning_after_the_run(tmp_path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig
+from virft.config import Config, DataConfig, GRPOConfig, GuardsConfig, ModelConfig, RunConfig
 from virft.config_file import load
 from virft.errors import RunError
-from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
+from virft.training.run import EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
 
 
 def config(folder: Path, **grpo: Any) -> Config:
@@ -90,6 +91,19 @@ def test_other_settings_are_refused_and_the_first_is_named(
     open_run(config(tmp_path / "r"))
     with pytest.raises(RunError, match=message):
         open_run(config(tmp_path / "r", **changes), resume=True)
+
+
+def test_settings_that_bound_memory_and_guards_may_change(tmp_path: Path) -> None:
+    open_run(config(tmp_path / "r")).append(METRICS, {"step": 0})
+    changed = replace(config(tmp_path / "r", microbatch_tokens=512), guards=GuardsConfig(stop_on=("kl",)))
+    run = open_run(changed, resume=True)
+    assert load(run.folder / "config.toml").config == changed
+    (event,) = run.records(EVENTS)
+    assert event["told"] == "goes on with other settings: grpo.microbatch_tokens is 4096 (before) and 512 (now)"
+    # it happened once, whichever steps are done again
+    run.cut_logs(0)
+    assert run.records(EVENTS) == [event]
+    assert run.records(METRICS) == []
 
 
 def test_a_setting_without_effect_in_both_runs_does_not_matter(tmp_path: Path) -> None:
