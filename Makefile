@@ -1,6 +1,7 @@
 # make demo    the built-in model learns to detect new classes, in minutes, on a CPU
 # make test    every test
 # make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
+# make coverage  lines and branches that the unit tests reach
 # make fuzz    every reader with whatever atheris finds, FUZZ_SECONDS each (60)
 # make crash-test  runs killed CRASH_KILLS times (200) at moments of CRASH_SEED (0), and gone on with; 20 minutes
 # make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
@@ -28,7 +29,7 @@ APP_INSTALLED := $(APP)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo test test-app test-vllm fuzz crash-test docs dist check install
+.PHONY: demo test coverage test-app test-vllm fuzz crash-test docs dist check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -36,6 +37,9 @@ demo: $(INSTALLED)
 # Tests that need the data are skipped, and say so, where the folder does not exist.
 test: $(INSTALLED)
 	VIRFT_TEST_DATA="$(abspath $(VIRFT_TEST_DATA))" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(INSTALLED)
+	VIRFT_TEST_DATA="$(abspath $(VIRFT_TEST_DATA))" $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term src tests/unit
 
 # A place of its own: Gradio wants another Pillow than virft is tested with.
 test-app: $(APP_INSTALLED)

@@ -20,6 +20,7 @@ FUZZ = Path(__file__).parents[2] / "fuzz"
             "60 completions: no exception, every reward within its bounds, none slower than 30 s",
         ),
         (("files.py", "200"), "200 texts: each accepted, or refused with its place"),
+        (("annotations.py", "280"), "280 files: each read, or refused by its name"),
     ],
 )
 def test_mutated_texts_are_read_or_refused(arguments: tuple[str, ...], told: str) -> None:

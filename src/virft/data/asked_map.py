@@ -19,7 +19,7 @@ def read_asked_map(path: Path) -> dict[str, frozenset[str]]:
         tree = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {expected}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); {expected}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{path}: holds a {type(tree).__name__}; {expected}")

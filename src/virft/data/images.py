@@ -53,6 +53,14 @@ class StoredSize(NamedTuple):
         return ImageSize(self.raw.height, self.raw.width) if self.orientation in _SIDEWAYS else self.raw
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether there is such a file; a name that no file can have, such as one of thousands of letters, is none."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
 def load_image(path: Path | str, view: View | None = None, *, sample_id: str = "") -> Image.Image:
     """The picture, upright, as RGB with 8 bits a channel; with a ``view``, as that shows it.
 

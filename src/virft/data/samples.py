@@ -79,7 +79,10 @@ def sample_from_line(line: str, *, where: str, folder: str | None = None) -> Sam
         raise DataError(f"{where}: not a JSON object ({error.msg}, column {error.colno})") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets in brackets
         raise DataError(f"{where}: not a JSON object ({error})") from error
-    return sample_from_record(record, where=where, folder=folder)
+    try:
+        return sample_from_record(record, where=where, folder=folder)
+    except RecursionError as error:  # deep enough to be read, too deep to be shown
+        raise DataError(f"{where}: lists or objects are nested too deeply") from error
 
 
 def sample_from_record(record: Any, *, where: str, folder: str | None = None) -> Sample:
@@ -88,7 +91,7 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
     task = _task(record["task"], where=where)
     paths, sizes = _images(record["images"], where=where)
     if folder is not None:
-        paths = tuple(f"{folder}/{path}" for path in paths)
+        paths = tuple(_below(folder, path, where=where) for path in paths)
     target_image = record.get("target_image", 0)
     if type(target_image) is not int or not 0 <= target_image < len(paths):
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
@@ -107,6 +110,16 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
         **further,
         **(_further_of_target(target, size, where=where) if len(target) > 1 else {}),
     )
+
+
+def _below(folder: str, path: str, *, where: str) -> str:
+    """The path with the folder in front; ``DataError`` if it leads out of there."""
+    if path.startswith("/") or (".." in path and ".." in path.split("/")):
+        raise DataError(
+            f"{where}: image path {path!r:.200} leads out of the data set; expected a path inside its folder "
+            "(a file there may be a link: virft build --link)"
+        )
+    return f"{folder}/{path}"
 
 
 def _further(record: dict[str, Any], *, where: str) -> dict[str, Any]:
@@ -181,7 +194,7 @@ def polygons_fault(polygons: Sequence[Polygon], size: ImageSize) -> str | None:
 def polygons_of(value: Any, *, where: str) -> tuple[Polygon, ...]:
     """The outlines of a list of lists of numbers."""
     for polygon in _list(value, "polygons", where=where):
-        if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
+        if not isinstance(polygon, list) or not all(map(is_number, polygon)):
             raise DataError(f"{where}: polygon {polygon!r:.60} is not [x1, y1, x2, y2, ..] of at least three points")
     return tuple(tuple(map(float, polygon)) for polygon in value)
 
@@ -243,14 +256,14 @@ def _images(records: Any, *, where: str) -> tuple[tuple[str, ...], tuple[ImageSi
     for record in records:
         _check_keys(record, _IMAGE_KEYS, set(), where=where, part="images")
         for side in ("width", "height"):
-            if type(record[side]) is not int or record[side] < 1:
-                raise DataError(f"{where}: image {side} is {record[side]!r}; expected a number of pixels, at least 1")
+            if not is_side(record[side]):
+                raise DataError(f"{where}: image {side} is {record[side]!r:.60}; expected a number of pixels")
     paths = tuple(_text(record["path"], "image path", where=where) for record in records)
     return paths, tuple(ImageSize(record["width"], record["height"]) for record in records)
 
 
 def _box(value: Any, size: ImageSize, *, where: str) -> Box:
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
         raise DataError(f"{where}: box {value!r} is not four numbers; expected [x1, y1, x2, y2]")
     x1, y1, x2, y2 = map(float, value)
     if fault := box_fault((x1, y1, x2, y2), size):
@@ -270,12 +283,17 @@ def _areas(target: dict[str, Any], *, where: str) -> tuple[float, ...]:
     if areas and len(areas) != len(target["boxes"]):
         raise DataError(f"{where}: {len(areas)} areas of {len(target['boxes'])} boxes; expected one for each, or none")
     for area in areas:
-        if not _is_number(area) or not 0 <= area < math.inf:
+        if not is_number(area) or not 0 <= area < math.inf:
             raise DataError(f"{where}: area {area!r:.60} is no number of pixels")
     return tuple(map(float, areas))
 
 
-def _is_number(value: Any) -> bool:
+def is_side(value: Any) -> bool:
+    """Whether it is the width or height of a picture: an integer that formats of pictures can hold."""
+    return type(value) is int and 0 < value < 2**31
+
+
+def is_number(value: Any) -> bool:
     """Whether it is a number that a float holds: JSON's own may have any number of digits, and ``true`` is none."""
     return type(value) is float or (type(value) is int and abs(value) < _HUGE)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from virft.data.images import load_image
+from virft.data.images import is_file, load_image
 from virft.data.samples import sample_from_line
 from virft.errors import DataError
 from virft.types import Sample
@@ -71,7 +71,7 @@ class Store:
                 if path in seen:
                     continue
                 seen.add(path)
-                if not Path(path).is_file():
+                if not is_file(path):
                     raise DataError(f"{self._where(number)}: no such image: {path} (sample {sample.id})")
                 if decode:
                     self._check_size(load_image(path, sample_id=sample.id).size, size, number, path)
@@ -119,7 +119,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         what = "has no card.json" if folder.is_dir() else "does not exist"
         raise DataError(f"{folder}: {what}; expected a data set made by `virft build`") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     found = card.get("schema_version") if isinstance(card, dict) else None
     if found != SCHEMA_VERSION:

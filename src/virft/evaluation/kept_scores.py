@@ -40,7 +40,7 @@ def read_scores(path: Path) -> KeptScores:
         return KeptScores(scores, tree.get("rules"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected what `virft score` writes") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: no scores ({type(error).__name__}: {error}); expected what `virft score` writes"
         ) from error

@@ -81,7 +81,7 @@ def read_predictions_card(path: Path) -> PredictionsCard:
         raise DataError(
             f"{where}: cannot be read ({error.strerror}); expected the card `virft predict` writes"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error})") from error
     found = record.pop("schema_version", None) if isinstance(record, dict) else None
     if found != SCHEMA_VERSION or record.keys() != set(PredictionsCard.__slots__):
@@ -146,7 +146,7 @@ def _from_line(line: str, *, where: str) -> SizedPrediction:
             ),
             ImageSize(int(width), int(height)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"{where}: no prediction ({type(error).__name__}: {error}); "
             "expected sample_id, text, finish_reason and resized"

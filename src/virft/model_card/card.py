@@ -47,7 +47,7 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
     """
     try:
         config, card = load(run / CONFIG).config, json.loads((run / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{run}: cannot be read as a run ({error}); expected {CONFIG} and {CARD}") from error
     base = card.get("base") or {"name": None, "hub_id": None, "license": None}
     data = card.get("data") or []
@@ -159,7 +159,7 @@ def _scores(run: Path, model: str) -> list[dict[str, str]]:
     for file in sorted(run.glob("eval/*/scores.json")):
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # being written, or cut
         if Path(str(tree["model"])).name != model:
             continue

@@ -57,7 +57,7 @@ def front_matter(readme: Path) -> dict[str, Any]:
         return {}
     try:
         tree = yaml.safe_load(head)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date of month 13, brackets in brackets
         return {}
     return tree if isinstance(tree, dict) else {}
 

@@ -37,7 +37,10 @@ from virft.models.saved_files import PROCESSOR_FILES, pixel_budget, settle_files
 from virft.models.sharding import WholeCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
 
-_WEIGHTS = ("*.safetensors", "*.bin")
+_WEIGHTS = "*.safetensors"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_NO_CODE = {"trust_remote_code": False}
+"""Said outright: left open, transformers may ask at the terminal whether to run a folder's own Python."""
 _ADAPTERS = "adapter_config.json"
 _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
@@ -226,9 +229,9 @@ def load_model(
                 loaded.image_processor = image_processor(source, loaded.family, pixels)
             loaded.card |= _card_in(folder)
             return loaded
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **_NO_CODE)
         family = family_of(config.model_type)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **_NO_CODE)
         # The processor's template goes first: some tokenizers bring one that knows no images (LLaVA-OneVision's).
         if isinstance(template := ProcessorMixin.get_processor_dict(source)[0].get("chat_template"), str):
             tokenizer.chat_template = template
@@ -240,7 +243,9 @@ def load_model(
             )
         with without_progress_bars():
             further = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **further)
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, **_NO_CODE, **further
+            )
         layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
         for layer in layers:
             # On a CPU bitsandbytes would repack weights for inference at the first sampling: no gradient goes through.
@@ -287,7 +292,7 @@ def explained(path: str, *, expected: str) -> Iterator[None]:
     """What transformers raises for files that are missing, cut or no JSON, and for hub ids it cannot reach, told."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: cannot be loaded: {reason}; expected {expected}") from error
 
@@ -345,7 +350,7 @@ def image_processor(source: str, family: Family, pixels: tuple[int | None, int |
 
     ``pixels``: as for ``load_model``.
     """
-    processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    processor = AutoImageProcessor.from_pretrained(source, backend="pil", **_NO_CODE)
     if pixels != (None, None):
         family.limit_pixels(processor, *pixels)
     return processor
@@ -354,12 +359,17 @@ def image_processor(source: str, family: Family, pixels: tuple[int | None, int |
 def check_folder(folder: Path, path: str) -> None:
     """``ModelError`` unless there are a config and weights in the folder, or adapters."""
     if (folder / _ADAPTERS).exists():
-        if not any(folder.glob("adapter_model.*")):
-            raise ModelError(
-                f"{path}: no adapters in this folder; expected adapter_model.safetensors beside {_ADAPTERS}"
-            )
+        _check_weights(folder, path, "adapter_model.safetensors", beside=_ADAPTERS, what="adapters")
         return
     if not (folder / "config.json").exists():
         raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
-    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-        raise ModelError(f"{path}: no weights in this folder; expected *.safetensors or *.bin beside config.json")
+    _check_weights(folder, path, _WEIGHTS, beside="config.json", what="weights")
+
+
+def _check_weights(folder: Path, path: str, pattern: str, *, beside: str, what: str) -> None:
+    """``ModelError`` unless there are weights that are data alone: reading a pickle runs what its writer wants."""
+    if any(folder.glob(pattern)):
+        return
+    pickled = sorted(file.name for ending in _PICKLED for file in folder.glob(ending))
+    found = f"only pickled {what} ({pickled[0]}), which may run code when they are read" if pickled else f"no {what}"
+    raise ModelError(f"{path}: {found} in this folder; expected {pattern} beside {beside}")

@@ -107,7 +107,9 @@ def load_segmenter(path: str, *, device: torch.device) -> SamSegmenter:
         if model_type not in _MODELS:
             raise ModelError(f"{path}: a model of type {model_type!r}; expected one of {', '.join(_MODELS)}")
         with without_progress_bars():
-            model, found = _MODELS[model_type].from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+            model, found = _MODELS[model_type].from_pretrained(
+                path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
         processor = _processor(path)
     if missing := sorted(found["missing_keys"]):
         raise ModelError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}; expected a whole model")

@@ -31,7 +31,7 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     folder = tiny_folder() if path == TINY_NAME else Path(path)
     with explained(path, expected=_EXPECTED):
         source = _base_of(str(folder) if folder.is_dir() else path)
-        settings = AutoConfig.from_pretrained(source)
+        settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         family = family_of(settings.model_type)
         processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
     with torch.device("meta"):

@@ -143,7 +143,7 @@ def row_of_ground_truth(text: Any) -> dict[str, Any]:
     """The row that ``ground_truth_of`` made the text of; ``DataError`` for any other text."""
     try:
         row = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise DataError(f"ground_truth is {text!r:.80}; expected the text of virft.rewards.rows.ground_truth_of(row)")

@@ -73,7 +73,7 @@ def _read_card(folder: Path, problems: list[str]) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror})")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(f"{path}: not valid JSON ({error})")
     else:
         if isinstance(card, dict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from factories import save_picture
-from virft.data.images import load_image, raw_to_upright, stored_size
+from virft.data.images import is_file, load_image, raw_to_upright, stored_size
 from virft.errors import DataError
 from virft.types import ImageSize
 
@@ -103,3 +105,22 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_folder_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read as an image: Is a directory"):
         load_image(tmp_path)
+
+
+def test_a_picture_of_billions_of_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)  # 60,000 x 60,000 in RGB are 10.8 GB
+    body = zlib.compress(bytes(10_000))
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    for read in (load_image, stored_size):
+        with pytest.raises(DataError, match=r"bomb\.png: cannot be read as an image: Image size \(3600000000 pixels\)"):
+            read(path)
+
+
+def test_a_name_that_no_file_can_have_is_no_file(tmp_path: Path) -> None:
+    assert not is_file(tmp_path / ("a" * 5000))
+    assert not is_file(tmp_path / "a\x00b")
+    assert is_file(save_picture(tmp_path / "a.png"))

@@ -269,3 +269,23 @@ print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) / 1024 < 150
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../d2/a.png", "images/../../a.png", "..", "a/" * 2000 + "a.png"])
+def test_a_line_cannot_lead_out_of_the_data_set(tmp_path: Path, path: str) -> None:
+    folder = write(tmp_path / "d")
+    lines = (folder / "samples.jsonl").read_text().replace('"images/a.png"', json.dumps(path), 1)
+    (folder / "samples.jsonl").write_text(lines)
+    edit_json(folder / "card.json", lambda card: card.pop("hash"))
+    told = r"no such image" if len(path) > 100 else r"image path .* leads out of the data set; expected a path inside"
+    with pytest.raises(DataError, match=rf"d/samples\.jsonl:1: {told}"):
+        Store(folder).check()
+
+
+def test_dots_in_a_name_are_no_way_out(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d")
+    (folder / "images" / "a.png").rename(folder / "images" / "a..b.png")
+    lines = (folder / "samples.jsonl").read_text().replace("images/a.png", "images/a..b.png")
+    (folder / "samples.jsonl").write_text(lines)
+    edit_json(folder / "card.json", lambda card: card.pop("hash"))
+    Store(folder).check(decode=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -239,3 +240,52 @@ def test_adapters_bring_their_pixels_and_how_to_ask(tmp_path: Path) -> None:
     merged = load_model(str(tmp_path / "merged"))
     assert merged.image_processor.size["longest_edge"] == 6272
     assert merged.card == loaded.card
+
+
+class Touch:
+    """Pickled, it makes a file where it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "adapter_model.bin"])
+def test_pickled_weights_are_refused_unread(tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(tiny_folder(), tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    if name.startswith("adapter"):
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "virft-tiny", "peft_type": "LORA"}')
+    (folder / name).write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    with pytest.raises(ModelError, match=rf"only pickled \w+ \({name}\), which may run code .*safetensors"):
+        load_model(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_beside_safe_ones_are_not_read(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder(), tmp_path / "m")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    load_model(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "of_its_own"])
+def test_code_in_a_model_folder_is_not_run(tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask, and take a yes
+    folder = shutil.copytree(tiny_folder(), tmp_path / "m")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        tree = json.loads((folder / name).read_text())
+        kinds = ("AutoConfig", "AutoModelForImageTextToText", "AutoImageProcessor")
+        tree["auto_map"] = dict.fromkeys(kinds, "own.Own") | {"AutoTokenizer": ["own.Own", None]}
+        if "model_type" in tree:
+            tree["model_type"] = model_type
+        (folder / name).write_text(json.dumps(tree))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    if model_type == "qwen2_vl":
+        load_model(str(folder))
+    else:
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            load_model(str(folder))
+    assert not (tmp_path / "ran").exists()

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from virft.boxes import XYXY, xywh_to_xyxy
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
-from virft.data.samples import box_fault
+from virft.data.images import is_file
+from virft.data.samples import box_fault, is_number, is_side
 from virft.data.sources.detection_files import meant
 from virft.errors import ConfigError, DataError
 from virft.types import ImageSize
@@ -35,7 +36,7 @@ def open_coco(path: Path) -> CocoFile:
         tree = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a COCO JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     lists = {}
     for key in ("images", "annotations", "categories"):
@@ -164,7 +165,7 @@ class _BoxesByImage:
             return
         self.boxes[key].setdefault(label, []).append(box)
         area = annotation.get("area")
-        usable = type(area) in (int, float) and math.isfinite(area) and area >= 0
+        usable = is_number(area) and math.isfinite(area) and area >= 0
         self._areas[key].setdefault(label, []).append(area if usable else None)
 
     def areas_by_class(self, key: int) -> dict[str, tuple[float, ...]]:
@@ -187,7 +188,7 @@ class _BoxesByImage:
         if annotation["category_id"] not in self._names:
             return f"category_id {annotation['category_id']} is not among the categories"
         box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or any(type(number) not in (int, float) for number in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             return f"bbox is {box!r}; expected [x, y, width, height]"
         return None
 
@@ -245,8 +246,8 @@ def _image_fault(image: Any, good: dict[int, Any], taken: dict[str, int]) -> str
     for field in ("id", "width", "height"):
         if type(image.get(field)) is not int:
             return f"{field} is {image.get(field)!r}; expected an integer"
-    if min(image["width"], image["height"]) < 1:
-        return f"its size is {image['width']}x{image['height']}; expected at least 1x1"
+    if not (is_side(image["width"]) and is_side(image["height"])):
+        return f"its size is {image['width']!r:.60}x{image['height']!r:.60}; expected at least 1x1"
     if not isinstance(image.get("file_name"), str) or not PurePosixPath(image["file_name"]).name:
         return f"file_name is {image.get('file_name')!r}; expected the name of a file"
     if image["id"] in good:
@@ -265,7 +266,7 @@ def _inside(file_name: str) -> str:
 def _find(folder: Path, name: str) -> Path:
     """The file in the folder, or right in it without its own folders. May not exist."""
     flat = folder / PurePosixPath(name).name
-    return flat if flat.is_file() and not (folder / name).is_file() else folder / name
+    return flat if is_file(flat) and not is_file(folder / name) else folder / name
 
 
 def _id_of(record: Any) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from virft.boxes import XYXY
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
-from virft.data.samples import box_fault
+from virft.data.samples import box_fault, is_number, is_side
 from virft.data.sources.detection_files import detection_set, folder_files
 from virft.errors import DataError
 from virft.types import ImageSize, Polygon
@@ -82,7 +82,7 @@ def read_tree(file: Path) -> dict[str, Any]:
         tree = json.loads(file.read_bytes())
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not valid JSON ({error})") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
         raise DataError("holds no list of shapes; expected a LabelMe file")
@@ -101,7 +101,7 @@ def image_beside(file: Path) -> Path:
 def declared_size(tree: dict[str, Any]) -> ImageSize | None:
     """The size that the file declares, if it does."""
     sides = (tree.get("imageWidth"), tree.get("imageHeight"))
-    return ImageSize(*sides) if all(type(side) is int and side > 0 for side in sides) else None  # type: ignore[arg-type]
+    return ImageSize(*sides) if all(map(is_side, sides)) else None  # type: ignore[arg-type]
 
 
 def points_of(shape: Any) -> Polygon | None:
@@ -111,7 +111,7 @@ def points_of(shape: Any) -> Polygon | None:
         return None
     flat: list[float] = []
     for point in points:
-        if not isinstance(point, list) or len(point) != 2 or any(type(value) not in (int, float) for value in point):
+        if not isinstance(point, list) or len(point) != 2 or not all(map(is_number, point)):
             return None
         flat += map(float, point)
     return tuple(flat)

@@ -81,7 +81,7 @@ def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a JSON file of aliases") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(tree, dict):
         raise DataError(f"{path}: holds a {type(tree).__name__}; expected an object of lists of names by label")

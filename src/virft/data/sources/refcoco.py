@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from virft.boxes import XYXY, xywh_to_xyxy
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
-from virft.data.samples import polygons_of
+from virft.data.samples import is_number, is_side, polygons_of
 from virft.errors import DataError
 from virft.types import ImageSize, Polygon
 
@@ -32,7 +32,7 @@ def read_refcoco(path: Path, folder: Path, *, box_format: BoxFormat = "xywh", sk
         tree = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     images: dict[str, AnnotatedImage] = {}
     expressions: list[Expression] = []
@@ -88,11 +88,11 @@ def _parsed(record: Any, box_format: BoxFormat) -> tuple[str, list[str], XYXY, I
     if not texts or len(texts) < len(parts):
         raise DataError(f"expression is {found!r:.60}; expected a text, or a list of them")
     box = record.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or any(type(value) not in (int, float) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise DataError(f"bbox is {box!r:.60}; expected four numbers")
     corners: XYXY = tuple(map(float, box))  # type: ignore[assignment]
     sides = (record.get("width"), record.get("height"))
-    size = ImageSize(*sides) if all(type(side) is int and side > 0 for side in sides) else None  # type: ignore[arg-type]
+    size = ImageSize(*sides) if all(map(is_side, sides)) else None  # type: ignore[arg-type]
     xyxy = xywh_to_xyxy(corners) if box_format == "xywh" else corners
     return path.as_posix(), texts, xyxy, size
 

@@ -126,7 +126,7 @@ def read_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str, Any
             yield from _objects(_lines(path.name, file, skipped), skipped)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected rows of JSON") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
 
 
@@ -135,7 +135,7 @@ def _lines(name: str, file: Any, skipped: Skipped) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"{name}:{number}", json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 skipped.note(f"{name}:{number}", f"not valid JSON ({error})")
 
 

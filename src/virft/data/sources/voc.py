@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from virft.boxes import XYXY
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.images import is_file
 from virft.data.samples import box_fault
 from virft.data.sources.detection_files import detection_set, folder_files
 from virft.errors import DataError
@@ -87,8 +88,8 @@ def _image_of(file: Path, tree: ElementTree.Element) -> Path:
         raise DataError("names no image; expected <filename>")
     last = PurePosixPath(name.replace("\\", "/")).name
     for folder in _IMAGE_FOLDERS:
-        if (image := (file.parent / folder / last).resolve()).is_file():
-            return image
+        if is_file(image := (file.parent / folder / last)):
+            return image.resolve()
     raise DataError(f"no image {last}; expected it in JPEGImages or images beside this folder, or beside the file")
 
 
@@ -102,7 +103,7 @@ def _name_of(image: Path, folder: Path) -> str:
 
 def _size_of(tree: ElementTree.Element) -> ImageSize | None:
     sides = [tree.findtext(f"size/{side}") or "" for side in ("width", "height")]
-    if not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+    if not all(side.strip().isdecimal() and len(side) < 10 and int(side) > 0 for side in sides):
         return None
     return ImageSize(int(sides[0]), int(sides[1]))
 

@@ -6,6 +6,7 @@ Format: https://docs.ultralytics.com/datasets/detect/
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _class_names(folder: Path) -> dict[str, str]:
 
         try:
             tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"{file}: cannot be read as YAML ({error})") from error
         found = tree.get("names") if isinstance(tree, dict) else None
         if found is not None:
@@ -136,5 +137,5 @@ def _class_names(folder: Path) -> dict[str, str]:
 
 def _checked(names: Any, file: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise DataError(f"{file}: names is {names!r:.60}; expected a list of class names")
+        raise DataError(f"{file}: names is {reprlib.repr(names):.60}; expected a list of class names")
     return {str(number): name.strip() for number, name in names.items()}
