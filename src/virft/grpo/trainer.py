@@ -120,8 +120,8 @@ class GRPOTrainer:
         groups = self.ranks.gather(own)
         if self.ranks.count > 1:
             watch.lap("gather")  # mostly waiting for those who sample longest
-        if spoilt := [group.sample.id for group in groups if not all_finite(group.rewards)]:
-            return self._without_update(number, groups, watch, NonFinite(what="reward", samples=tuple(spoilt)))
+        if spoilt := [group for group in groups if not all_finite(group.rewards)]:
+            return self._without_update(number, groups, watch, _nonfinite_reward(spoilt))
         batches = self._pack(own, encoded, counted=groups, drop_equal=self.settings.kl_coef == 0)
         num_batches = int(self.ranks.largest(len(batches)))
         if self.sampler is not None:
@@ -360,6 +360,13 @@ def _of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {}
     of_first = {name: updates[0][name] for name in ("sampler_gap", "sampler_gap_mean") if name in updates[0]}
     return {**updates[-1], **of_first}
+
+
+def _nonfinite_reward(spoilt: Sequence[RolloutGroup]) -> NonFinite:
+    """Of groups with such a reward; what was wrong with the first one."""
+    first = next(report for report in spoilt[0].reports if not math.isfinite(report.total))
+    why = first.reading.answer.reason if isinstance(first.reading.answer, Unreadable) else ""
+    return NonFinite(what="reward", samples=tuple(group.sample.id for group in spoilt), why=why)
 
 
 def _gap_in_words(number: int, gap: float | None, alarm: float | None) -> str | None:

@@ -45,11 +45,13 @@ class GuardSettings:
 class NonFinite:
     """That a step came to a number that is none. ``what``: "reward", "loss" or "gradient norm".
 
-    ``samples``: the ids of those that it came from; of a gradient norm, all that were learnt from.
+    ``samples``: the ids of those that it came from; of a gradient norm, all that were learnt from. ``why``: what a
+    user's own function did, if it was one.
     """
 
     what: str
     samples: tuple[str, ...]
+    why: str = ""
 
     def in_words(self) -> str:
         """What and where.
@@ -58,7 +60,7 @@ class NonFinite:
         'loss is not a finite number (samples a, b)'
         """
         shown = ", ".join(self.samples[:8]) + (", .." if len(self.samples) > 8 else "")
-        return f"{self.what} is not a finite number (samples {shown})"
+        return f"{self.what} is not a finite number (samples {shown})" + (f": {self.why}" if self.why else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -189,7 +189,7 @@ class _Loop:
                 last = done == settings.num_steps
                 alarms = self._log_step(number, report)
                 if self._watch.num_skipped >= settings.guards.nonfinite_steps:
-                    number = self._go_back(number, f"{self._watch.num_skipped} steps in a row were skipped")
+                    number = self._go_back(number, _skipped_in_words(self._watch.num_skipped, report))
                     continue
                 if self.validate is not None and (last or _is_time(done, settings.validate_every)):
                     is_best, more = self._look_into(number, done)
@@ -361,6 +361,11 @@ class _Loop:
             keep=self.settings.keep_checkpoints,
             ranks=self.ranks,
         )
+
+
+def _skipped_in_words(count: int, last: StepReport) -> str:
+    since = f", the last since {last.nonfinite.in_words()}" if last.nonfinite is not None else ""
+    return f"{count} steps in a row were skipped{since}"
 
 
 def _is_time(done: int, every: int) -> bool:
