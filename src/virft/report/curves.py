@@ -68,6 +68,10 @@ _WORDS = {
     "unreadable_frac": "completions that hold no answer",
     "truncated_frac": "completions cut by the token limit",
     "spread_frac": "groups whose rewards differ: the others teach nothing",
+    "entropy": "of what is sampled, nats a token; near 0, all answers to a question are the same",
+    "boxes_per_answer": "of answers that may have any number",
+    "duplicate_frac": "boxes that repeat another of their answer (IoU above 0.7)",
+    "skipped": "steps that changed nothing, since a number was not finite",
     "loss": "the number that is minimised; of GRPO near 0 whatever happens",
     "kl": "distance from the model that training began with, nats a token",
     "clip_frac": "weight of tokens whose change was clipped",
@@ -79,7 +83,16 @@ _WORDS = {
     "capped_frac": "tokens of vLLM whose importance weight was cut to the cap",
     "validation_score": "mean of F1, accuracy and box mIoU, as many as there are",
 }
-_ANSWERS = ("completion_tokens", "answer_tokens", "unreadable_frac", "truncated_frac", "spread_frac")
+_ANSWERS = (
+    "completion_tokens",
+    "answer_tokens",
+    "unreadable_frac",
+    "truncated_frac",
+    "spread_frac",
+    "entropy",
+    "boxes_per_answer",
+    "duplicate_frac",
+)
 _UPDATE = (
     "loss",
     "kl",
@@ -90,6 +103,7 @@ _UPDATE = (
     "sampler_gap_mean",
     "capped_frac",
     "num_tokens",
+    "skipped",
 )
 _FIRST_VALIDATIONS = tuple(
     VALIDATION + name for name in ("score", "f1", "ap", "accuracy", "box_miou", "unreadable_frac")
