@@ -159,7 +159,8 @@ def test_a_reward_that_is_no_number_skips_the_step_and_names_its_sample(value: f
         for place, of_prompt in enumerate(drawn(*given))
     ]
     report = trainer.step(0, SAMPLES)
-    assert report.nonfinite == NonFinite(what="reward", samples=("a",))
+    why = f"reward odd (of {odd.__module__}) returned {value}; expected a finite number in [-1, 1]"
+    assert report.nonfinite == NonFinite(what="reward", samples=("a",), why=why)
     # what is counted is the other group: 2 of its own, 0.5 of the extra
     assert (report.metrics["reward"], report.metrics["skipped"]) == (2.5, 1)
     assert report.shown is not None and report.shown["sample"] == "b"
