@@ -5,15 +5,14 @@ python fuzz/annotations.py 20000 --seed 0
 
 from __future__ import annotations
 
-import argparse
 import random
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from files import mutated
+from mutations import arguments, counted
 from PIL import Image
 
 from virft.data.annotations import Skipped
@@ -89,21 +88,16 @@ def try_file(folder: Path, name: str, text: str) -> None:
 
 def main() -> None:
     """Mutated files from a seed, each kind in its turn."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("number", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    rng, began = random.Random(given.seed), time.perf_counter()
+    given = arguments(__doc__).parse_args()
+    rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:
         for name in FILES:
             (Path(scratch) / name).mkdir()
             Image.new("RGB", (64, 48)).save(Path(scratch) / name / "a.png")
         names = list(FILES)
-        for number in range(1, given.number + 1):
-            name = names[number % len(names)]
+        for index in counted(given.number):
+            name = names[index % len(names)]
             try_file(Path(scratch) / name, name, mutated(rng, (FILES[name][0],)))
-            if number % 10_000 == 0:
-                print(f"{number:,} of {given.number:,}, {number / (time.perf_counter() - began):.0f}/s", flush=True)
     print(f"{given.number:,} files: each read, or refused by its name")
 
 

@@ -7,10 +7,11 @@ What must hold: no exception; every part within its bounds and the total finite;
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import time
+
+from mutations import arguments, counted, cut
 
 from virft.answers import read_classification, read_detection, read_grounding
 from virft.boxes import BoxSpace
@@ -95,11 +96,7 @@ def mutated(rng: random.Random) -> str:
     """A completion with pieces cut out, doubled, put in; sometimes long, sometimes bytes of no meaning."""
     if rng.random() < 0.05:
         return rng.randbytes(rng.randrange(200)).decode("utf-8", errors="surrogateescape")
-    text = rng.choice(SEEDS)
-    for _ in range(rng.randint(0, 6)):
-        start = rng.randint(0, len(text))
-        end = min(len(text), start + rng.randint(0, 20))
-        text = text[:start] + rng.choice((rng.choice(PIECES), "", text[start:end] * 2)) + text[end:]
+    text = cut(rng, rng.choice(SEEDS), PIECES, times=6, longest=20)
     if rng.random() < 0.001:  # a megabyte
         text = text * (2**20 // max(1, len(text)))
     return text
@@ -107,21 +104,15 @@ def mutated(rng: random.Random) -> str:
 
 def main() -> None:
     """Mutated completions from a seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("number", type=int)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__)
     parser.add_argument("--slow-s", type=float, default=SLOW_S, help="what one text may take")
     given = parser.parse_args()
-    rng, began = random.Random(given.seed), time.perf_counter()
+    rng = random.Random(given.seed)
     for text in SEEDS:  # loads what is loaded at first use
         try_text(text, slow_s=60)
     slowest_s = 0.0
-    for number in range(1, given.number + 1):
+    for _ in counted(given.number):
         slowest_s = max(slowest_s, try_text(mutated(rng), given.slow_s))
-        if number % 10_000 == 0:
-            rate = number / (time.perf_counter() - began)
-            left = (given.number - number) / rate / 60
-            print(f"{number:,} of {given.number:,}, {rate:.0f}/s, {left:.0f} min left", flush=True)
     print(f"slowest reading with its rewards and metrics: {slowest_s * 1000:.1f} ms")
     held = f"no exception, every reward within its bounds, none slower than {given.slow_s:g} s"
     print(f"{given.number:,} completions: {held}")

@@ -1,15 +1,15 @@
 """Fuzzes config files and lines of data sets: each is accepted, or refused by a message that names the file (and line).
 
 make fuzz                            # a minute of each, guided by coverage (atheris)
-python fuzz/files.py --random N      # N mutated texts without atheris, from a seed
+python fuzz/files.py N --seed 0      # N mutated texts without atheris, from a seed
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import time
 from pathlib import Path
+
+from mutations import arguments, counted, cut
 
 from virft.config_file import dump, parse
 from virft.data.samples import sample_from_line, sample_to_line
@@ -55,28 +55,18 @@ def try_line(text: str) -> None:
 
 def mutated(rng: random.Random, seeds: tuple[str, ...]) -> str:
     """A good text with pieces cut out, doubled, put in or swapped."""
-    text = rng.choice(seeds)
-    for _ in range(rng.randint(0, 4)):
-        start = rng.randint(0, len(text))
-        end = min(len(text), start + rng.randint(0, 12))
-        text = text[:start] + rng.choice((rng.choice(PIECES), "", text[start:end] * 2)) + text[end:]
-    return text
+    return cut(rng, rng.choice(seeds), PIECES, times=4, longest=12)
 
 
 def main() -> None:
     """Mutated texts from a seed, configs and lines in turns."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("number", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    rng, began = random.Random(given.seed), time.perf_counter()
-    for number in range(1, given.number + 1):
-        if number % 2:
-            try_config(mutated(rng, CONFIGS))
-        else:
+    given = arguments(__doc__).parse_args()
+    rng = random.Random(given.seed)
+    for index in counted(given.number):
+        if index % 2:
             try_line(mutated(rng, LINES))
-        if number % 10_000 == 0:
-            print(f"{number:,} of {given.number:,}, {number / (time.perf_counter() - began):.0f}/s", flush=True)
+        else:
+            try_config(mutated(rng, CONFIGS))
     print(f"{given.number:,} texts: each accepted, or refused with its place")
 
 

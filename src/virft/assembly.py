@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 
 from virft.boxes import BoxSpace
@@ -59,6 +60,15 @@ def processes() -> PartialState:
     Accelerate must be told that there is no GPU: else each of several processes on a CPU takes itself for the only one.
     """
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def leave_processes() -> None:
+    """Close the connections with the other processes, when all have come to the end of their work; alone, do nothing.
+
+    Left to the interpreter's end, a thread of gloo that still holds a tensor aborts this process (PyTorch #179291).
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def device() -> torch.device:

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             names = [field.name for field in fields(builds.BuildChoices) if field.name in arguments]
             arguments["choices"] = builds.BuildChoices(**{name: arguments.pop(name) for name in names})
         getattr(builds if verb.startswith("build_") else pipeline, verb)(**arguments)
+        _leave_launcher()
     except RunStopped as stopped:
+        _leave_launcher()
         if not _rank():
             _tell(stopped)
         return EXIT_INTERRUPTED
@@ -52,7 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _rank() -> int:
     """The number of this process among those of a launcher; 0 for one that was started by itself."""
-    return int(os.environ.get("RANK", 0)) if "LOCAL_RANK" in os.environ else 0
+    return int(os.environ.get("RANK", 0)) if _is_launched() else 0
+
+
+def _is_launched() -> bool:
+    return "LOCAL_RANK" in os.environ
+
+
+def _leave_launcher() -> None:
+    """After an end that all processes come to; after an error of one alone, the launcher ends the others."""
+    if _is_launched():
+        from virft.assembly import leave_processes
+
+        leave_processes()
 
 
 def _tell(what: object) -> None:
@@ -62,7 +76,7 @@ def _tell(what: object) -> None:
 
 def _require_shared(verb: str, *, dry_run: bool) -> None:
     """``ConfigError`` if a launcher started several processes for what one does."""
-    count = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+    count = int(os.environ.get("WORLD_SIZE", 1)) if _is_launched() else 1
     if count > 1 and (dry_run or verb not in _SHARED_VERBS):
         told = f"{verb} --dry-run" if dry_run else verb
         raise ConfigError(

@@ -101,7 +101,8 @@ def test_supervised_runs_begun_by_two_go_on_by_two(scenes: Path, tmp_path: Path)
     steps = ("sft.steps=4", "sft.samples_per_step=3", "run.save_every=2", "parallel.strategy=fsdp2")
     whole, cut = (begin(tmp_path / name, scenes / "train") for name in ("whole", "cut"))
     assert virft("sft", whole, *steps) == 0
-    assert launch("sft", cut, *steps).returncode == 0
+    begun = launch("sft", cut, *steps)
+    assert begun.returncode == 0, begun.stderr
     run = tmp_path / "cut" / "run"
     for file in (run / "checkpoints" / "step_000004").iterdir():
         file.unlink()

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from factories import save_coco
 from virft import builds, cli, pipeline
@@ -255,6 +256,21 @@ def test_our_own_bug_crashes_with_its_traceback(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pipeline, "score", broken)
     with pytest.raises(ZeroDivisionError):
         run("score", "a", "b")
+
+
+@pytest.mark.parametrize("end", [None, RunStopped("stopped")])
+def test_a_launched_process_leaves_its_group(
+    end: RunStopped | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verb(**_: object) -> None:
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+        if end is not None:
+            raise end
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(pipeline, "check", verb)
+    assert cli.main(["check", "nowhere"]) == (130 if end else 0)
+    assert not dist.is_initialized()
 
 
 def test_a_launcher_is_refused_for_what_one_process_does(

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 GuardName = Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"]
 
@@ -202,12 +204,9 @@ def _is_of_training(record: Mapping[str, float]) -> bool:
 
 def is_finite(module: nn.Module) -> bool:
     """Whether every trained weight that this process has is a finite number."""
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            own = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-            if not bool(own.detach().isfinite().all()):
-                return False
-    return True
+    trained = (parameter.detach() for parameter in module.parameters() if parameter.requires_grad)
+    flags = [(one.to_local() if isinstance(one, DTensor) else one).isfinite().all() for one in trained]
+    return not flags or bool(torch.stack(flags).all())  # one wait for the device, not one a parameter
 
 
 def all_finite(values: Sequence[float]) -> bool:
