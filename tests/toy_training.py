@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -51,10 +51,14 @@ class ToyPolicy(nn.Module):
 class ToyGenerator:
     """Token 1 says what is right, token 2 that there is nothing; ``calls`` are the prompts of each call.
 
+    ``equal``: whether all answers to a question are right, or the ids of those of which it holds.
+
     ``gaps``: by how much its log-probs of the two lie below the policy's, as those of another engine may.
     """
 
-    def __init__(self, policy: ToyPolicy, *, equal: bool = False, gaps: tuple[float, float] = (0.0, 0.0)) -> None:
+    def __init__(
+        self, policy: ToyPolicy, *, equal: bool | Collection[str] = False, gaps: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
         self.calls: list[list[str]] = []
         self.keys: list[StepKey] = []
         self.num_updates = 0
@@ -72,7 +76,10 @@ class ToyGenerator:
             completion([t], logprobs=[chances[t] - gap], text=s)
             for t, s, gap in zip((1, 2), (RIGHT, WRONG), self._gaps, strict=True)
         )
-        return [[right if g % 2 or self._equal else wrong for g in range(group_size)] for _ in prompts]
+        return [[right if g % 2 or self._is_equal(one) else wrong for g in range(group_size)] for one in prompts]
+
+    def _is_equal(self, prompt: EncodedPrompt) -> bool:
+        return self._equal if isinstance(self._equal, bool) else prompt.noise_id.partition("/")[2] in self._equal
 
     def update(self) -> None:
         self.num_updates += 1
@@ -94,7 +101,7 @@ def render(one: Sample) -> RenderedPrompt:
 def toy_trainer(
     *,
     num_steps: int = 4,
-    equal: bool = False,
+    equal: bool | Collection[str] = False,
     gaps: tuple[float, float] = (0.0, 0.0),
     feature_cache: Any = None,
     **settings: Any,

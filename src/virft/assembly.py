@@ -21,7 +21,8 @@ from virft.data.images import load_image
 from virft.data.views import ViewRange, viewer
 from virft.errors import ConfigError, DataError, ModelError
 from virft.grading import Grader
-from virft.grpo.trainer import GRPOSettings, GRPOTrainer, from_worst_to_best
+from virft.grpo.group_metrics import from_worst_to_best
+from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.generator import GenerationParams, Generator
 from virft.models.hf_generator import HFGenerator, stop_token_ids
 from virft.models.load import CARD, LoadedModel, load_model
@@ -200,6 +201,7 @@ def make_reward_rule(config: Config, preset: Preset | None = None) -> RewardRule
             weights=config.reward.weights,
             iou_threshold=config.reward.iou_threshold,
             iou_threshold_end=config.reward.iou_threshold_end,
+            overlong_tokens=config.reward.overlong_tokens,
             extra=tuple(load_function(spec) for spec in config.reward.extra),
         )
     except ConfigError as error:
@@ -248,9 +250,9 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
     policy = make_policy(loaded, temperature=config.sampling.temperature)
     reference: Policy | None = None
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
-    if config.grpo.kl_coef > 0 and loaded.adapters is not None:
+    if config.grpo.has_reference and loaded.adapters is not None:
         reference_mode = loaded.adapters_disabled
-    elif config.grpo.kl_coef > 0:
+    elif config.grpo.has_reference:
         reference = copy.deepcopy(policy).requires_grad_(False).eval()
     sampler = _spread(config, loaded, policy)
     if sampler is not None and reference is not None:
@@ -272,6 +274,8 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
         settings=GRPOSettings(
             group_size=config.grpo.group_size,
             kl_coef=config.grpo.kl_coef,
+            kl_coef_end=config.grpo.kl_coef_end,
+            refill_rounds=config.grpo.refill_rounds,
             loss=config.grpo.loss,
             scale_by_std=config.grpo.scale_by_std,
             updates_per_batch=config.grpo.updates_per_batch,

@@ -223,6 +223,14 @@ class RewardConfig(_Section):
         at_least=0,
         at_most=1,
     )
+    overlong_tokens: int = _setting(
+        0,
+        help="The part `overlong` falls from 0 to -1 over so many tokens before `sampling.max_completion_tokens`; what "
+        "was cut has -1. 0: length is not paid for.",
+        unit="tokens",
+        source="DAPO, soft overlong punishment",
+        at_least=0,
+    )
     extra: tuple[str, ...] = _setting((), help='Your own rewards, each as "file.py:function".')
 
 
@@ -277,6 +285,9 @@ class GRPOConfig(_Section):
         source=_PAPER,
         at_least=0,
     )
+    kl_coef_end: float | None = _setting(
+        None, help="The weight moves from `kl_coef` to this over the run. Not set: it stays.", at_least=0
+    )
     loss: Literal["sequence_mean", "token_mean", "constant_length"] = _setting(
         "sequence_mean",
         help="Mean over a completion's tokens, then completions (paper); over all tokens (DAPO); "
@@ -291,6 +302,23 @@ class GRPOConfig(_Section):
         help="A completion that was cut teaches nothing; it still counts in its group's mean.",
         source="DAPO, overlong filtering",
     )
+    refill_rounds: int = _setting(
+        0,
+        help="Groups whose completions are all paid the same teach nothing: other samples take their place, in at most "
+        "so many further rounds of sampling a step.",
+        unit="rounds",
+        source="DAPO, dynamic sampling",
+        at_least=0,
+        at_most=10,
+    )
+    min_base_score: float = _setting(
+        0.0,
+        help="Before the first step each sample is answered `group_size` times by the untrained model; samples whose "
+        "mean score (F1, IoU, or right or wrong) is below this are left out. 0 and 1: no sample is, and none is asked.",
+        at_least=0,
+        at_most=1,
+    )
+    max_base_score: float = _setting(1.0, help="Samples above this are left out too.", at_least=0, at_most=1)
     updates_per_batch: int = _setting(
         1, help="Optimizer updates with one step's completions.", unit="updates", source=_PAPER, at_least=1
     )
@@ -300,6 +328,16 @@ class GRPOConfig(_Section):
     microbatch_tokens: int = _setting(
         4096, help="Row tokens of one forward and backward; bounds memory, not the result.", unit="tokens", at_least=1
     )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a KL term is added in any step, so that a reference is needed."""
+        return self.kl_coef > 0 or bool(self.kl_coef_end)
+
+    @property
+    def filters(self) -> bool:
+        """Whether samples are left out by what the untrained model makes of them."""
+        return self.min_base_score > 0 or self.max_base_score < 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -616,6 +654,12 @@ def first_conflict(config: Config) -> str | None:
     low, high = config.model.min_pixels, config.model.max_pixels
     if low is not None and high is not None and low > high:
         return f"model.min_pixels is {low}; expected at most model.max_pixels, which is {high}"
+    least, most = config.grpo.min_base_score, config.grpo.max_base_score
+    if least > most:
+        return f"grpo.min_base_score is {least:g}; expected at most grpo.max_base_score, which is {most:g}"
+    overlong, room = config.reward.overlong_tokens, config.sampling.max_completion_tokens
+    if overlong > room:
+        return f"reward.overlong_tokens is {overlong}; expected at most sampling.max_completion_tokens, which is {room}"
     for section, part in (("grpo", config.grpo), ("sft", config.sft)):
         if part.warmup_steps >= part.steps:
             warmup, steps = part.warmup_steps, part.steps

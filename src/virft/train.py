@@ -25,14 +25,17 @@ from virft.config import Config
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError
 from virft.files import writing
+from virft.grpo.base_filter import in_range, score_base
+from virft.grpo.trainer import GRPOTrainer
 from virft.model_card.card import model_card
 from virft.model_card.facts import card_facts
 from virft.models.load import LoadedModel
 from virft.origin import source_commit
-from virft.training.loop import Trainer, run_training
+from virft.training.loop import LookAt, Trainer, run_training
 from virft.training.ranks import Ranks
 from virft.training.run import BEST, MODEL, RunFolder, require_free, run_card
 from virft.training.trackers import require_installed
+from virft.types import Sample
 
 TrainerName = Literal["grpo", "sft"]
 
@@ -68,14 +71,18 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
         facts = card_facts_of(config, loaded, data)
         run = _open_run(config, trainer, resume=resume, data_hash=data.hash, among=among, facts=facts)
         with make_trackers(config, run.folder) as trackers:
+            tell, look_at = say if among.is_first else _say_nothing, make_look_at(config)
+            if isinstance(made, GRPOTrainer):
+                data = _worth_learning(config, made, data, run, among, tell)
+                made.refill = _refill_of(config, data, look_at)
             run_training(
                 made,
                 data.batch,
                 run,
                 loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
-                say=say if among.is_first else _say_nothing,
+                say=tell,
                 validate=validate,
-                look_at=make_look_at(config),
+                look_at=look_at,
                 keep_best=(lambda: _save(loaded, run.folder, BEST, among)) if config.run.keep_best else None,
                 trackers=trackers,
                 ranks=among,
@@ -83,6 +90,32 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     with writing(run.folder, lambda: "the run is whole and all is trained; go on with --resume, which saves the model"):
         _save(loaded, run.folder, MODEL, among)
     return run.folder / MODEL
+
+
+def _worth_learning(
+    config: Config, trainer: GRPOTrainer, data: TrainingData, run: RunFolder, among: Ranks, say: Callable[[str], None]
+) -> TrainingData:
+    """The data without samples that the untrained model answers too well or too badly (``grpo.min_base_score``)."""
+    if not config.grpo.filters:
+        return data
+    samples = list(data)
+    scores = score_base(trainer, samples, run.folder, batch_size=config.grpo.prompts_per_step, ranks=among, say=say)
+    least, most = config.grpo.min_base_score, config.grpo.max_base_score
+    kept = in_range(scores, least=least, most=most)
+    say(f"{len(kept)} of {len(samples)} samples have a score from {least:g} to {most:g} by the untrained model")
+    return data.only(kept)
+
+
+def _refill_of(config: Config, data: TrainingData, look_at: LookAt | None) -> Callable[[int, int], list[Sample]]:
+    """What a step may take in a further round: the samples of a step that lies as many whole runs ahead."""
+
+    def refill(number: int, turn: int) -> list[Sample]:
+        samples = data.batch(turn * config.grpo.steps + number)
+        if look_at is None:
+            return samples
+        return [look_at(sample, number, turn * len(samples) + place) for place, sample in enumerate(samples)]
+
+    return refill
 
 
 def card_facts_of(config: Config, loaded: LoadedModel, data: TrainingData) -> dict[str, Any]:

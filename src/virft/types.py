@@ -237,9 +237,15 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardContext:
-    """What a reward may know beside the reading and the target. ``step_frac``: 0 at the first step, 1 at the last."""
+    """What a reward may know beside the reading and the target.
+
+    ``step_frac``: 0 at the first step, 1 at the last. ``num_tokens``: of the completion, its end token too, of
+    ``max_tokens`` that it may have; None where nobody counts.
+    """
 
     step_frac: float = 0.0
+    num_tokens: int | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from runs import LAUNCHER, files, launch, log, one_thread, virft, write_config
 
-THREE = ("grpo.prompts_per_step=3",)  # two of them are the first process's
+THREE = ("grpo.prompts_per_step=3", "grpo.refill_rounds=1", "grpo.max_base_score=0.95")
+"""Two of three groups are the first process's; what is drawn in place of others, and what is left out, is the same."""
 
 
 def begin(folder: Path, data: Path) -> Path:

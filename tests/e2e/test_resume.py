@@ -13,7 +13,7 @@ import pytest
 from runs import files, log, virft, write_config
 from virft.cli import EXIT_INTERRUPTED
 
-STEPS = ("grpo.steps=8",)
+STEPS = ("grpo.steps=8", "grpo.refill_rounds=1", "grpo.max_base_score=0.95", "grpo.kl_coef_end=0.0")
 SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safetensors", "model/model.safetensors")
 
 

@@ -103,6 +103,16 @@ def test_min_pixels_above_max_pixels_is_refused() -> None:
         replace(config(), model=ModelConfig(min_pixels=9, max_pixels=4))
 
 
+def test_an_empty_range_of_scores_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^grpo.min_base_score is 0.5; expected at most grpo.max_base_score, which"):
+        replace(config(), grpo=GRPOConfig(min_base_score=0.5, max_base_score=0.4))
+
+
+def test_more_tokens_that_cost_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^reward.overlong_tokens is 9; expected at most sampling.max_completion_to"):
+        replace(config(), reward=RewardConfig(overlong_tokens=9), sampling=SamplingConfig(max_completion_tokens=8))
+
+
 def test_warm_up_longer_than_the_run_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^grpo.warmup_steps is 5; expected less than grpo.steps, which is 5"):
         replace(config(), grpo=GRPOConfig(steps=5, warmup_steps=5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,18 +23,37 @@ class TrainingData:
 
     ``stores``: set -> its samples. With several sets, ``weights`` (set -> a number above 0, 1 if not named) are their
     shares of the questions, whatever their sizes; a sample then carries its set as ``origin`` and in its id. Every set
-    is gone through in shuffles of its own, so a small one comes again sooner.
+    is gone through in shuffles of its own, so a small one comes again sooner. ``kept``: ids, as iteration gives them,
+    of the samples that batches are made of; all, if None.
     """
 
     def __init__(
-        self, stores: Mapping[str, Store], *, batch_size: int, seed: int, weights: Mapping[str, float] | None = None
+        self,
+        stores: Mapping[str, Store],
+        *,
+        batch_size: int,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+        kept: Collection[str] | None = None,
     ) -> None:
         if not stores:
             raise ValueError("training data without a set")
         self.stores = dict(stores)
-        self._batch_size, self._seed = batch_size, seed
-        shares = np.array([(weights or {}).get(name, 1.0) for name in stores])
+        self._batch_size, self._seed, self._weights = batch_size, seed, weights or {}
+        self._places = {name: self._kept_places(name, kept) for name in stores}
+        self._names = [name for name in stores if self._places[name]]
+        shares = np.array([self._weights.get(name, 1.0) for name in self._names])
         self._ends = np.cumsum(shares / shares.sum())
+
+    def only(self, kept: Collection[str]) -> TrainingData:
+        """The same data with batches of these samples alone (at least one); a set without any has no share."""
+        return TrainingData(self.stores, batch_size=self._batch_size, seed=self._seed, weights=self._weights, kept=kept)
+
+    def _kept_places(self, name: str, kept: Collection[str] | None) -> Sequence[int]:
+        store = self.stores[name]
+        if kept is None:
+            return range(len(store))
+        return [place for place, sample in enumerate(store) if self._named(sample, name).id in kept]
 
     @property
     def hash(self) -> str:
@@ -58,14 +77,16 @@ class TrainingData:
         """The samples of a step."""
         start = number * self._batch_size
         turns = self._turns(start + self._batch_size)
-        done = np.bincount(turns[:start], minlength=len(self.stores))
-        names, stores = list(self.stores), list(self.stores.values())
-        orders = [ShuffledStream(num_samples=len(store), batch_size=1, seed=self._seed) for store in stores]
+        done = np.bincount(turns[:start], minlength=len(self._names))
+        orders = [
+            ShuffledStream(num_samples=len(self._places[name]), batch_size=1, seed=self._seed) for name in self._names
+        ]
         samples = []
         for turn in turns[start:].tolist():
             (index,) = orders[turn].batch(int(done[turn]))
             done[turn] += 1
-            samples.append(self._named(stores[turn][index], names[turn]))
+            name = self._names[turn]
+            samples.append(self._named(self.stores[name][self._places[name][index]], name))
         return samples
 
     def _turns(self, stop: int) -> NDArray[np.int64]:

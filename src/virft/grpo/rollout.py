@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from virft.errors import NonFiniteReward
 from virft.grading import Grader
@@ -37,11 +38,11 @@ def roll_out(
     clock: Callable[[str], None],
     prompts_per_batch: int | None = None,
 ) -> list[RolloutGroup]:
-    """One rewarded group per sample. ``clock(stage)`` is told when sampling and rewarding are done.
+    """One rewarded group per sample, of which there may be none. ``clock(stage)`` is told of sampling and rewarding.
 
     ``prompts_per_batch`` prompts are sampled at once, else all: memory, not the samples, depends on it.
     """
-    size = prompts_per_batch or len(encoded)
+    size = prompts_per_batch or max(1, len(encoded))
     drawn = [
         completions
         for start in range(0, len(encoded), size)
@@ -69,7 +70,10 @@ def _group(
         sample=sample,
         prompt=prompt,
         completions=tuple(completions),
-        reports=tuple(_report(one.text, sample, resized, grader, context) for one in completions),
+        reports=tuple(
+            _report(one.text, sample, resized, grader, replace(context, num_tokens=len(one.token_ids)))
+            for one in completions
+        ),
         policy_step=step,
     )
 

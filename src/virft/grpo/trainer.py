@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
-from statistics import fmean
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from virft.boxes import iou_matrix
 from virft.grading import Grader
-from virft.grpo.advantages import group_advantages, has_spread
+from virft.grpo.advantages import has_spread
+from virft.grpo.group_metrics import best_and_worst, group_metrics, most_different, num_tokens
 from virft.grpo.loss import importance_weights, policy_loss
 from virft.grpo.pack import LossKind, Microbatch, idle_batch, pack_step
 from virft.grpo.rollout import roll_out
@@ -28,10 +27,7 @@ from virft.training.optim import set_learning_rate, update_weights
 from virft.training.passes import Passes
 from virft.training.ranks import Ranks
 from virft.training.step import StepReport, Stopwatch
-from virft.types import Answer, Box, Detections, RewardContext, RolloutGroup, Sample, Unreadable
-
-_DUPLICATE = 0.7
-"""A box that overlaps an earlier one of its answer by more than this IoU repeats it."""
+from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +50,18 @@ class GRPOSettings:
     importance_cap: float | None = None
     gap_alarm: float | None = None
     mask_truncated: bool = False
+    kl_coef_end: float | None = None
+    refill_rounds: int = 0
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a KL term is added in any step."""
+        return self.kl_coef > 0 or bool(self.kl_coef_end)
+
+    def kl_coef_at(self, step_frac: float) -> float:
+        """Weight of the KL term: ``kl_coef``, on a straight line to ``kl_coef_end`` if there is one."""
+        end = self.kl_coef if self.kl_coef_end is None else self.kl_coef_end
+        return self.kl_coef + (end - self.kl_coef) * step_frac
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +69,14 @@ class GRPOReport(StepReport):
     """A step with the groups that were sampled in it."""
 
     groups: Sequence[RolloutGroup]
+
+
+class _Drawn(NamedTuple):
+    """Of this process's samples, in order: prompts, their image features, and a rewarded group for each."""
+
+    rendered: list[RenderedPrompt]
+    encoded: list[EncodedPrompt]
+    groups: list[RolloutGroup]
 
 
 class _Update(NamedTuple):
@@ -79,7 +95,9 @@ class GRPOTrainer:
     """The parts of a run, put together by ``virft.pipeline``.
 
     ``reference``: a frozen second policy; or ``reference_mode``, a context in which ``policy`` is its own reference
-    (LoRA: adapters off). ``feature_cache``: set if the vision tower is frozen, so each image is encoded once a run.
+    (LoRA: adapters off). ``refill``: the samples that step and round (from 1) may take in place of those whose groups
+    have no spread; needed if ``settings.refill_rounds`` is above 0. ``feature_cache``: set if the vision tower is
+    frozen, so each image is encoded once a run.
 
     With several processes (``ranks``) each takes every so many-th group, and all report the whole step. Where they
     share out the weights, ``sampler`` is a policy that has them all, in the context ``sampling_mode``.
@@ -97,6 +115,7 @@ class GRPOTrainer:
     seed: int
     reference: Policy | None = None
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
+    refill: Callable[[int, int], Sequence[Sample]] | None = None
     feature_cache: FeatureCache | None = None
     ranks: Ranks = field(default_factory=Ranks)
     sampler: Policy | None = None
@@ -116,25 +135,30 @@ class GRPOTrainer:
     def step(self, number: int, samples: Sequence[Sample]) -> GRPOReport:
         """One step: sample a group for each sample, reward it, compare inside the group, update the policy."""
         watch = Stopwatch()
-        rendered, encoded, own = self._sample(number, samples, watch)
-        groups = self.ranks.gather(own)
-        if self.ranks.count > 1:
-            watch.lap("gather")  # mostly waiting for those who sample longest
+        drawn = self._sample(number, samples, watch)
+        first = self._gathered(drawn, watch)
+        more = self._refill(number, first, drawn, watch)
+        groups = [*first, *more]
         if spoilt := [group for group in groups if not all_finite(group.rewards)]:
             return self._without_update(number, groups, watch, _nonfinite_reward(spoilt))
-        batches = self._pack(own, encoded, counted=groups, drop_equal=self.settings.kl_coef == 0)
+        batches = self._pack(
+            drawn.groups,
+            drawn.encoded,
+            counted=with_spread_first(groups)[: len(first)],
+            drop_equal=not self.settings.has_reference or self.settings.refill_rounds > 0,
+        )
         num_batches = int(self.ranks.largest(len(batches)))
         if self.sampler is not None:
-            batches += [idle_batch(own, encoded)] * (num_batches - len(batches))
+            batches += [idle_batch(drawn.groups, drawn.encoded)] * (num_batches - len(batches))
         watch.lap("pack")
-        references = [self._reference_logprobs(batch, rendered, encoded) for batch in batches]
+        references = [self._reference_logprobs(batch, drawn) for batch in batches]
         watch.lap("reference")
         rate = self.learning_rate_at(number)
         set_learning_rate(self.optimizer, rate)
         updates: list[_Update] = []
         for _ in range(self.settings.updates_per_batch if num_batches else 0):
-            first = updates[0].logprobs if updates else None
-            updates.append(self._update(own, batches, references, rendered, encoded, first))
+            old = updates[0].logprobs if updates else None
+            updates.append(self._update(number, drawn, batches, references, old))
             if updates[-1].nonfinite is not None:
                 break
         self.generator.update()
@@ -143,7 +167,14 @@ class GRPOTrainer:
         if nonfinite is not None:
             return self._without_update(number, groups, watch, nonfinite)
         of_updates = _of_updates([update.metrics for update in updates])
-        metrics = {"step": number, **group_metrics(groups), **of_updates, "learning_rate": rate}
+        metrics = {
+            "step": number,
+            **group_metrics(first),
+            **self._refill_metrics(groups, num_first=len(first)),
+            **of_updates,
+            **({} if self.settings.kl_coef_end is None else {"kl_coef": self._kl_coef(number)}),
+            "learning_rate": rate,
+        }
         return GRPOReport(
             metrics=metrics,
             timings=watch.seconds,
@@ -169,7 +200,7 @@ class GRPOTrainer:
 
     def sample(self, number: int, samples: Sequence[Sample]) -> list[RolloutGroup]:
         """The rewarded groups that step ``number`` draws for these samples; nothing is learnt."""
-        return self._sample(number, samples, Stopwatch())[2]
+        return self._sample(number, samples, Stopwatch()).groups
 
     def close(self) -> None:
         """Let go of what samples; no step comes after this."""
@@ -181,25 +212,60 @@ class GRPOTrainer:
         For one process alone.
         """
         watch = Stopwatch()
-        rendered, encoded, groups = self._sample(0, [sample], watch)
-        for batch in self._pack(groups, encoded, counted=groups, drop_equal=False):
-            self._reference_logprobs(batch, rendered, encoded)
-            self._logprobs(batch, rendered, encoded).sum().backward()
+        drawn = self._sample(0, [sample], watch)
+        for batch in self._pack(drawn.groups, drawn.encoded, counted=drawn.groups, drop_equal=False):
+            self._reference_logprobs(batch, drawn)
+            self._logprobs(batch, drawn).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
-        return groups
+        return drawn.groups
 
-    def _sample(
-        self, number: int, samples: Sequence[Sample], watch: Stopwatch
-    ) -> tuple[list[RenderedPrompt], list[EncodedPrompt], list[RolloutGroup]]:
-        """Of this process's samples: prompts, their image features, and a rewarded group for each."""
-        places = self.ranks.share(range(len(samples)))
-        own = [samples[place] for place in places]
+    def _sample(self, number: int, samples: Sequence[Sample], watch: Stopwatch, first_place: int = 0) -> _Drawn:
+        """This process's part of the samples, which stand in the step from ``first_place`` on."""
+        own = self.ranks.share(samples)
+        places = [first_place + place for place in self.ranks.share(range(len(samples)))]
         rendered = [self.render(sample) for sample in own]
         with self.sampling_mode() if self.sampling_mode is not None else nullcontext():
             encoded = self._encode(rendered, places)
             watch.lap("images")
             groups = self._roll_out(number, own, rendered, encoded, watch)
-        return rendered, encoded, groups
+        return _Drawn(rendered, encoded, groups)
+
+    def _gathered(self, drawn: _Drawn, watch: Stopwatch) -> list[RolloutGroup]:
+        """The groups of all processes."""
+        groups = self.ranks.gather(drawn.groups)
+        if self.ranks.count > 1:
+            watch.lap("gather")  # mostly waiting for those who sample longest
+        return groups
+
+    def _refill(
+        self, number: int, groups: Sequence[RolloutGroup], drawn: _Drawn, watch: Stopwatch
+    ) -> list[RolloutGroup]:
+        """Groups of other samples, a round after the other as many as have no spread still; this process's are added
+        to ``drawn``. Source: dynamic sampling of DAPO (arXiv 2503.14476).
+        """
+        more: list[RolloutGroup] = []
+        for turn in range(1, self.settings.refill_rounds + 1):
+            missing = len(groups) - sum(has_spread(group.rewards) for group in (*groups, *more))
+            if missing <= 0:
+                break
+            assert self.refill is not None, "refill_rounds above 0 needs samples"
+            samples = self.refill(number, turn)[:missing]
+            # a sample that was drawn before in this step gets noise of its own
+            found = self._sample(number, samples, watch, first_place=turn * len(groups))
+            drawn.rendered.extend(found.rendered)
+            drawn.encoded.extend(found.encoded)
+            drawn.groups.extend(found.groups)
+            more += self._gathered(found, watch)
+        return more
+
+    def _refill_metrics(self, groups: Sequence[RolloutGroup], *, num_first: int) -> dict[str, float]:
+        """How many groups took the place of others, and the tokens of all. Rewards are told of the first draw alone:
+        the others were chosen by their spread.
+        """
+        if not self.settings.refill_rounds:
+            return {}
+        num_refilled = sum(has_spread(group.rewards) for group in groups[num_first:])
+        return {"num_refilled": num_refilled, "num_tokens": num_tokens(groups)}
 
     def _roll_out(
         self,
@@ -219,10 +285,16 @@ class GRPOTrainer:
                 group_size=self.settings.group_size,
                 params=self.params,
                 key=StepKey(seed=self.seed, step=number),
-                context=RewardContext(step_frac=number / max(1, self.num_steps - 1)),
+                context=RewardContext(step_frac=self._step_frac(number), max_tokens=self.params.max_completion_tokens),
                 clock=watch.lap,
                 prompts_per_batch=self.settings.prompts_per_batch,
             )
+
+    def _step_frac(self, number: int) -> float:
+        return number / max(1, self.num_steps - 1)
+
+    def _kl_coef(self, number: int) -> float:
+        return self.settings.kl_coef_at(self._step_frac(number))
 
     def _pack(
         self,
@@ -246,11 +318,10 @@ class GRPOTrainer:
 
     def _update(
         self,
-        groups: Sequence[RolloutGroup],
+        number: int,
+        drawn: _Drawn,
         batches: Sequence[Microbatch],
         references: Sequence[Tensor | None],
-        rendered: Sequence[RenderedPrompt],
-        encoded: Sequence[EncodedPrompt],
         first: Sequence[Tensor] | None,
     ) -> _Update:
         """One optimizer update over all microbatches, none where a number is not finite.
@@ -265,7 +336,7 @@ class GRPOTrainer:
         weighed: list[Tensor] = []
         spoilt: list[str] = []
         for place, (batch, reference) in enumerate(zip(batches, references, strict=True)):
-            logprobs = self._logprobs(batch, rendered, encoded)
+            logprobs = self._logprobs(batch, drawn)
             before.append(logprobs.detach())
             sampler = batch.sampler_logprobs.to(self.device)
             weights = batch.weights.to(self.device)
@@ -282,11 +353,11 @@ class GRPOTrainer:
                 importance=importance,
                 reference_logprobs=reference,
                 clip_range=self.settings.clip_range,
-                kl_coef=self.settings.kl_coef,
+                kl_coef=self._kl_coef(number),
             )
             loss = result.loss.item()
             if not math.isfinite(loss):
-                spoilt += [groups[i].sample.id for i in batch.prompts]
+                spoilt += [drawn.groups[i].sample.id for i in batch.prompts]
             totals["loss"] += loss
             totals["kl"] += result.kl.item()
             totals["clip_frac"] += result.clip_frac.item()
@@ -302,11 +373,11 @@ class GRPOTrainer:
             self.optimizer, max_grad_norm=self.settings.max_grad_norm, ranks=self.ranks
         )
         if not math.isfinite(totals["grad_norm"]):
-            learnt = self.ranks.union([groups[i].sample.id for batch in batches for i in batch.prompts])
+            learnt = self.ranks.union([drawn.groups[i].sample.id for batch in batches for i in batch.prompts])
             return _Update({}, before, NonFinite(what="gradient norm", samples=tuple(dict.fromkeys(learnt))))
         if once:
             del totals["clip_frac"]
-        if self.settings.kl_coef == 0:
+        if not self.settings.has_reference:
             del totals["kl"]
         if weighed:
             means = torch.cat(weighed, dim=1).mean(1)
@@ -316,30 +387,27 @@ class GRPOTrainer:
     def _logprobs(
         self,
         batch: Microbatch,
-        rendered: Sequence[RenderedPrompt],
-        encoded: Sequence[EncodedPrompt],
+        drawn: _Drawn,
         *,
         policy: Policy | None = None,
     ) -> Tensor:
         return self._passes.logprobs(
             batch.row,
-            [rendered[i] for i in batch.prompts],
-            [encoded[i].features for i in batch.prompts],
+            [drawn.rendered[i] for i in batch.prompts],
+            [drawn.encoded[i].features for i in batch.prompts],
             policy=policy,
         )
 
     @torch.no_grad()
-    def _reference_logprobs(
-        self, batch: Microbatch, rendered: Sequence[RenderedPrompt], encoded: Sequence[EncodedPrompt]
-    ) -> Tensor | None:
-        """What the reference says of the same tokens; None at kl_coef 0."""
-        if self.settings.kl_coef == 0:
+    def _reference_logprobs(self, batch: Microbatch, drawn: _Drawn) -> Tensor | None:
+        """What the reference says of the same tokens; None without a KL term."""
+        if not self.settings.has_reference:
             return None
         if self.reference is not None:
-            return self._logprobs(batch, rendered, encoded, policy=self.reference)
+            return self._logprobs(batch, drawn, policy=self.reference)
         assert self.reference_mode is not None, "kl_coef above 0 needs a reference"
         with self.reference_mode():
-            return self._logprobs(batch, rendered, encoded)
+            return self._logprobs(batch, drawn)
 
     def _encode(self, rendered: Sequence[RenderedPrompt], places: Sequence[int]) -> list[EncodedPrompt]:
         """Each prompt with the features of its images; ``places``: where it stands in the step."""
@@ -352,6 +420,11 @@ class GRPOTrainer:
             )
             for place, one, features in zip(places, rendered, self._passes.features(rendered), strict=True)
         ]
+
+
+def with_spread_first(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    """The groups that teach, in their order, then the others."""
+    return sorted(groups, key=lambda group: not has_spread(group.rewards))
 
 
 def _of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -377,100 +450,3 @@ def _gap_in_words(number: int, gap: float | None, alarm: float | None) -> str | 
         f"step {number + 1}: what vLLM says of a sampled token and what the policy says differ by {gap:.2g} nats on "
         f"average; expected at most {alarm:g}. Training goes on with capped weights; is vLLM's version the tested one?"
     )
-
-
-def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Means over the completions of a step: reward and its parts, length, shares of what went wrong.
-
-    With several sets, also ``reward@SET`` of those that are in the step. ``entropy``: of the sampler, nats a token, as
-    its own log-probs estimate it.
-    """
-    reports = [report for group in groups for report in group.reports]
-    completions = [completion for group in groups for completion in group.completions]
-    names = sorted({name for report in reports for name in report.parts})
-    parts = {
-        f"reward_{name}": fmean(report.parts[name] for report in reports if name in report.parts) for name in names
-    }
-    return {
-        "reward": fmean(report.total for report in reports),
-        **parts,
-        **_rewards_by_origin(groups),
-        "completion_tokens": fmean(len(one.token_ids) for one in completions),
-        "num_tokens": sum(len(group.prompt.token_ids) for group in groups)
-        + sum(len(one.token_ids) for one in completions),
-        "unreadable_frac": fmean(isinstance(report.reading.answer, Unreadable) for report in reports),
-        "truncated_frac": fmean(one.truncated for one in completions),
-        "spread_frac": fmean(has_spread(group.rewards) for group in groups),
-        "entropy": -fmean(logprob for one in completions for logprob in one.sampler_logprobs),
-        **_box_metrics([report.reading.answer for report in reports]),
-    }
-
-
-def _box_metrics(answers: Sequence[Answer]) -> dict[str, float]:
-    """Of answers that may have any number of boxes: how many they have, and the share that repeat one before."""
-    found = [[item.box.xyxy for item in answer.items] for answer in answers if isinstance(answer, Detections)]
-    if not found:
-        return {}
-    num_boxes = sum(map(len, found))
-    repeated = sum(
-        max(ious[:place], default=0.0) > _DUPLICATE
-        for boxes in found
-        for place, ious in enumerate(iou_matrix(boxes, boxes))
-    )
-    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": repeated / max(1, num_boxes)}
-
-
-def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    origins = sorted({group.sample.origin for group in groups} - {""})
-    return {
-        f"reward@{origin}": fmean(value for group in groups if group.sample.origin == origin for value in group.rewards)
-        for origin in origins
-    }
-
-
-def most_different(groups: Sequence[RolloutGroup]) -> RolloutGroup:
-    """The group whose rewards differ most: the one that a step is shown by."""
-    return max(groups, key=lambda one: max(one.rewards) - min(one.rewards))
-
-
-def from_worst_to_best(group: RolloutGroup) -> list[int]:
-    """The places of a group's completions by reward; equal ones in their order."""
-    return sorted(range(len(group.completions)), key=lambda i: (group.rewards[i], i))
-
-
-def best_and_worst(groups: Sequence[RolloutGroup], number: int, *, scale_by_std: bool) -> dict[str, Any]:
-    """The group that differed most, as a log record: its best and its worst completion.
-
-    ``boxes``: [x1, y1, x2, y2, confidence] of each box that was read, in pixels of the picture as it was seen.
-    """
-    group = most_different(groups)
-    order = from_worst_to_best(group)
-    advantages = group_advantages(group.rewards, scale_by_std=scale_by_std).tolist()
-
-    def shown(i: int) -> Mapping[str, Any]:
-        report = group.reports[i]
-        return {
-            "reward": report.total,
-            "advantage": round(advantages[i], 6),
-            "parts": dict(report.parts),
-            "text": group.completions[i].text,
-            "boxes": _boxes(report.reading.answer),
-        }
-
-    return {
-        "step": number,
-        "sample": group.sample.id,
-        **({"view": asdict(group.sample.view)} if group.sample.view is not None else {}),
-        "prompt": group.prompt.text,
-        "rewards": list(group.rewards),
-        "best": shown(order[-1]),
-        "worst": shown(order[0]),
-    }
-
-
-def _boxes(answer: Answer) -> list[list[float]]:
-    items = answer.items if isinstance(answer, Detections) else ()
-    found = [(*item.box.xyxy, item.confidence) for item in items]
-    if isinstance(answer, Box):
-        found = [(*answer.xyxy, 1.0)]
-    return [[round(value, 2) for value in one] for one in found]

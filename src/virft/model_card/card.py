@@ -119,12 +119,16 @@ def _settings(config: Config, trainer: str, num_steps: int | None) -> dict[str, 
         rows |= {
             "questions a step": f"{config.grpo.prompts_per_step}, {config.grpo.group_size} answers each",
             "reward": f"preset {config.reward.preset}" + "".join(f", {one}" for one in (weights, *extra) if one),
-            "KL coefficient": f"{config.grpo.kl_coef:g}",
+            "KL coefficient": _from_to(config.grpo.kl_coef, config.grpo.kl_coef_end),
             "temperature": f"{config.sampling.temperature:g}",
         }
     else:
         rows |= {"samples a step": str(config.sft.samples_per_step)}
     return rows
+
+
+def _from_to(start: float, end: float | None) -> str:
+    return f"{start:g}" if end is None else f"{start:g} to {end:g}"
 
 
 def _trained(config: Config) -> str:

@@ -169,7 +169,7 @@ class Planner:
         frozen = [one for one in frozen if id(one) not in packed_ids]
         held |= {f"frozen weights, {name}": num_bytes(of) for name, of in _by_dtype(frozen).items()}
         held |= {f"trained weights, {name}": num_bytes(of) for name, of in _by_dtype(trained).items()}
-        if self.trainer == "grpo" and self.config.grpo.kl_coef > 0 and self.config.model.train == "full":
+        if self.trainer == "grpo" and self.config.grpo.has_reference and self.config.model.train == "full":
             held["reference model"] = num_bytes(parameters)
         section = self.config.grpo if self.trainer == "grpo" else self.config.sft
         held["optimizer states"] = optimizer_bytes(trained, section.optimizer)

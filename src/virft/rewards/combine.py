@@ -14,6 +14,7 @@ from virft.rewards.detection import detection_rewards, paper_detection_rewards
 from virft.rewards.format import format_reward, paper_format_reward
 from virft.rewards.grounding import giou_reward, paper_giou_reward
 from virft.rewards.label import label_reward, paper_label_reward
+from virft.rewards.length import overlong_reward
 from virft.types import Box, Detections, Label, Reading, RewardContext, RewardReport, Target, TaskName
 
 Preset = Literal["robust", "paper"]
@@ -34,6 +35,9 @@ PARTS: dict[str, dict[TaskName, dict[str, tuple[float, float]]]] = {
 }
 """Preset -> task -> part -> its bounds. Every part weighs 1 unless a rule says otherwise."""
 
+OVERLONG = "overlong"
+"""A part of every preset and task, in [-1, 0], where a rule asks for it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardRule:
@@ -41,6 +45,7 @@ class RewardRule:
 
     ``weights``: part or extra -> weight, 0 or more; those not named weigh 1. ``iou_threshold``: a box
     counts as found above it; moves in a straight line to ``iou_threshold_end`` over the run.
+    ``overlong_tokens``: above 0, the part ``overlong`` (``virft.rewards.length``) is added where tokens are counted.
     ``extra``: rewards of the user's own.
 
     >>> RewardRule(weights={"fromat": 2})
@@ -52,12 +57,14 @@ class RewardRule:
     weights: Mapping[str, float] = field(default_factory=dict)
     iou_threshold: float = 0.5
     iou_threshold_end: float | None = None
+    overlong_tokens: int = 0
     extra: tuple[ExtraReward, ...] = ()
 
     def __post_init__(self) -> None:
         if self.preset not in PARTS:
             raise ConfigError(f"preset: {self.preset!r} is not known; expected {' or '.join(PARTS)}")
         parts = {name for task_parts in PARTS[self.preset].values() for name in task_parts}
+        parts |= {OVERLONG} if self.overlong_tokens else set()
         extras = [name_of_extra(function) for function in self.extra]
         for name in extras:
             if name in parts or extras.count(name) > 1:
@@ -100,6 +107,10 @@ def reward(
     for name, (low, high) in PARTS[rule.preset][task].items():
         if not low <= parts[name] <= high:
             raise AssertionError(f"{rule.preset} {task}: {name} is {parts[name]}, outside [{low}, {high}]: {reading!r}")
+    if rule.overlong_tokens and context.num_tokens is not None and context.max_tokens is not None:
+        parts[OVERLONG] = overlong_reward(
+            context.num_tokens, max_tokens=context.max_tokens, overlong_tokens=rule.overlong_tokens
+        )
     for function in rule.extra:
         parts[name_of_extra(function)] = _extra(function, reading, target, context)
     total = math.fsum(rule.weight(name) * value for name, value in parts.items())

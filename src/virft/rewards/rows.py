@@ -60,6 +60,8 @@ saw, such as QwenResize.of(processor.image_processor)
             )
         if space is not BoxSpace.RESIZED_PIXELS and resize is not None:
             raise ConfigError(f"resize has no effect: box_space is {space}; take it out")
+        if rule.overlong_tokens:
+            raise ConfigError("overlong_tokens has no effect: other trainers do not tell how long a completion is")
         self._grader = Grader(rule=rule, thinking=thinking, box_space=space)
         self._resize = resize
 

@@ -75,6 +75,17 @@ def test_a_batch_does_not_depend_on_those_before(stores: dict[str, Store]) -> No
     assert data(stores, seed=1, more=2.0).batch(8) != batches[8]
 
 
+def test_some_samples_alone_are_gone_through_as_a_smaller_set(stores: dict[str, Store]) -> None:
+    whole = data(stores, 5, cats=3.0)
+    kept = {f"cats/{stores['cats'][1].id}", *(f"more/{stores['more'][place].id}" for place in (0, 4, 6))}
+    some = whole.only(kept)
+    asked = [sample.id for number in range(12) for sample in some.batch(number)]
+    assert set(asked) == kept
+    assert asked.count(f"cats/{stores['cats'][1].id}") == pytest.approx(60 * 3 / 4, abs=1)
+    assert [sample.id for sample in some] == [sample.id for sample in whole]
+    assert some.hash == whole.hash
+
+
 def test_the_hash_says_which_sets_under_which_names(stores: dict[str, Store]) -> None:
     other = dict(zip(("cats", "more", "few"), stores.values(), strict=True))
     assert data(stores).hash == data(dict(stores)).hash != data(other).hash

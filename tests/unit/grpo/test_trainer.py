@@ -12,7 +12,7 @@ import torch
 from factories import box, detections, reading
 from group_factories import completion, group, report
 from toy_training import question, toy_trainer
-from virft.grpo.trainer import best_and_worst, group_metrics
+from virft.grpo.group_metrics import best_and_worst, group_metrics
 from virft.models.vision import FeatureCache
 from virft.rewards.combine import RewardRule
 from virft.training.guards import NonFinite
@@ -91,6 +91,34 @@ def test_a_frozen_reference_pulls_back() -> None:
         metrics = held.step(number, SAMPLES).metrics
     assert metrics["kl"] > 0
     assert toy(held).weight.abs().max() < toy(free).weight.abs().max()
+
+
+def test_the_weight_of_kl_moves_over_the_run() -> None:
+    trainer = toy_trainer(num_steps=5, kl_coef=0.04, kl_coef_end=0.0, updates_per_batch=2)
+    trainer.reference = toy(toy_trainer())
+    found = [trainer.step(number, SAMPLES).metrics for number in range(5)]
+    assert [one["kl_coef"] for one in found] == pytest.approx([0.04, 0.03, 0.02, 0.01, 0.0])
+    assert found[-1]["kl"] > 0
+
+
+def test_a_kl_term_that_begins_at_nothing_needs_a_reference_and_pulls_back_later() -> None:
+    trainer, free = toy_trainer(num_steps=2, kl_coef_end=50.0), toy_trainer(num_steps=2)
+    assert trainer.settings.has_reference and not free.settings.has_reference
+    trainer.reference = toy(toy_trainer())
+    for one in (trainer, free):
+        one.learning_rate_at = lambda number: 0.1
+        one.step(0, SAMPLES)
+    assert torch.equal(toy(trainer).weight, toy(free).weight)
+    for one in (trainer, free):
+        one.step(1, SAMPLES)
+    assert toy(trainer).weight[1] < toy(free).weight[1]
+
+
+def test_a_completion_near_the_end_of_its_room_costs() -> None:
+    trainer = toy_trainer()
+    trainer.grader = replace(trainer.grader, rule=RewardRule(overlong_tokens=8))
+    # 1 of 8 tokens
+    assert trainer.step(0, SAMPLES).metrics["reward_overlong"] == pytest.approx(-1 / 8)
 
 
 def test_a_sample_that_comes_twice_in_a_step_has_other_noise() -> None:

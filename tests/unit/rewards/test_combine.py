@@ -13,7 +13,7 @@ from answer_factories import FRAME, box, classification, detection, detections, 
 from virft.answers import read_classification, read_detection, read_grounding
 from virft.errors import ConfigError, VirftError
 from virft.rewards.combine import PARTS, RewardRule, reward
-from virft.types import Label, Reading, TaskName
+from virft.types import Label, Reading, RewardContext, TaskName
 
 CAT = Label(text="cat")
 PRESETS = ("robust", "paper")
@@ -42,6 +42,18 @@ def test_parts_are_finite_and_within_bounds_on_any_text(text, thinking, preset, 
         assert report.parts.keys() == bounds.keys()
         assert all(low <= report.parts[name] <= high for name, (low, high) in bounds.items())
         assert math.isfinite(report.total)
+
+
+@pytest.mark.parametrize(("num_tokens", "paid"), [(80, 0.0), (90, -0.5), (100, -1.0), (101, -1.0)])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_long_completion_costs_where_that_is_asked_for(preset, num_tokens, paid):
+    counted = RewardContext(num_tokens=num_tokens, max_tokens=100)
+    rule = RewardRule(preset=preset, overlong_tokens=20, weights={"overlong": 0.5})
+    plain = reward(RewardRule(preset=preset), TaskName.CLASSIFICATION, classification("cat"), CAT, counted)
+    report = reward(rule, TaskName.CLASSIFICATION, classification("cat"), CAT, counted)
+    assert report.parts == {**plain.parts, "overlong": pytest.approx(paid)}
+    assert report.total == pytest.approx(plain.total + 0.5 * paid)
+    assert reward(rule, TaskName.CLASSIFICATION, classification("cat"), CAT).parts == plain.parts
 
 
 def test_the_total_is_the_weighted_sum_of_the_parts():

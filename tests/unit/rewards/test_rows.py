@@ -53,6 +53,10 @@ def test_boxes_in_pixels_of_the_resized_image_are_scaled() -> None:
         ({"box_space": "relative_1000", "resize": HALF}, "resize has no effect: box_space is relative_1000; take it"),
         ({"box_space": "original_pixels", "resize": HALF}, "resize has no effect: box_space is original_pixels"),
         ({"box_space": "relative"}, "box_space: 'relative' is not known; expected one of relative_1000, resized_pix"),
+        (
+            {"box_space": "relative_1000", "rule": RewardRule(overlong_tokens=8)},
+            "overlong_tokens has no effect: other trainers do not tell how long a completion is",
+        ),
         ({"box_space": "relative_1000", "thinking": "yes"}, "thinking is 'yes'; expected True or False"),
     ],
 )

@@ -1,0 +1,72 @@
+"""Groups in which all are paid the same give way to groups of other samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from toy_training import ToyGenerator, question, toy_trainer
+from virft.grpo.trainer import GRPOTrainer
+from virft.types import Sample
+
+
+def trainer_with(equal: set[str], spares: Sequence[Sequence[str]], **settings: object) -> GRPOTrainer:
+    """A trainer that may take the samples ``spares[round - 1]`` in a round; ``equal``: ids without spread."""
+    trainer = toy_trainer(equal=equal, refill_rounds=len(spares), **settings)
+    trainer.refill = lambda number, turn: [question(name) for name in spares[turn - 1]]
+    return trainer
+
+
+def questions(names: str) -> list[Sample]:
+    return [question(name) for name in names]
+
+
+def calls(trainer: GRPOTrainer) -> list[list[str]]:
+    assert isinstance(trainer.generator, ToyGenerator)
+    return trainer.generator.calls
+
+
+def weight(trainer: GRPOTrainer) -> torch.Tensor:
+    (found,) = trainer.policy.parameters()
+    return found.detach()
+
+
+def test_others_take_the_place_of_groups_without_spread() -> None:
+    trainer = trainer_with({"a", "d"}, ["de", "fg"])
+    report = trainer.step(0, questions("abc"))
+    assert calls(trainer) == [["0/a", "1/b", "2/c"], ["3/d"], ["6/f"]]
+    assert [group.sample.id for group in report.groups] == ["a", "b", "c", "d", "f"]
+    plain = toy_trainer()
+    plain.step(0, questions("bcf"))
+    assert torch.equal(weight(trainer), weight(plain))
+
+
+def test_what_is_told_of_rewards_is_told_of_the_first_draw() -> None:
+    trainer = trainer_with({"a"}, ["d"])
+    metrics, plain = (one.step(0, questions("ab")).metrics for one in (trainer, toy_trainer(equal={"a"})))
+    assert {name: metrics[name] for name in ("reward", "spread_frac")} == {"reward": 2.5, "spread_frac": 0.5}
+    assert metrics["num_refilled"] == 1
+    assert metrics["num_tokens"] == plain["num_tokens"] * 3 / 2
+    assert "num_refilled" not in plain
+
+
+def test_where_no_other_helps_a_step_is_as_it_was() -> None:
+    trainer, plain = trainer_with({"a", "d", "e"}, ["d", "e"]), toy_trainer(equal={"a"})
+    metrics = trainer.step(0, questions("ab")).metrics
+    plain.step(0, questions("ab"))
+    assert metrics["num_refilled"] == 0
+    assert torch.equal(weight(trainer), weight(plain))
+    assert weight(plain).abs().max() > 0
+
+
+def test_nothing_more_is_drawn_where_all_groups_teach() -> None:
+    trainer = trainer_with(set(), ["d"])
+    trainer.step(0, questions("ab"))
+    assert calls(trainer) == [["0/a", "1/b"]]
+
+
+def test_a_sample_that_comes_again_is_answered_anew() -> None:
+    trainer = trainer_with({"a"}, ["b", "b"])
+    trainer.step(0, questions("ab"))
+    assert calls(trainer) == [["0/a", "1/b"], ["2/b"]]
