@@ -19,6 +19,7 @@ def make_orm(
     *,
     box_space: BoxSpace | str,
     thinking: bool,
+    think_opened: bool = False,
     rule: RewardRule = DEFAULT_RULE,
     resize: Resize | None = None,
 ) -> type:
@@ -36,7 +37,7 @@ def make_orm(
     >>> orms["virft"]()(completions=["<answer>Pug</answer>"], ground_truth=[truth])
     [2.0]
     """
-    grader = RowGrader(box_space=box_space, thinking=thinking, rule=rule, resize=resize)
+    grader = RowGrader(box_space=box_space, thinking=thinking, think_opened=think_opened, rule=rule, resize=resize)
 
     class VisualORM:
         """virft's reward."""

@@ -31,8 +31,9 @@ class RowGrader:
     """Completions about rows to rewards.
 
     ``box_space``: what the numbers in a model's text mean, of which there is no safe default. ``thinking``: whether
-    a think block was asked for. ``resize``: from a picture's size to the size that the model saw; pixels of the
-    resized image cannot be read without it, and all else has no use for it.
+    a think block was asked for. ``think_opened``: whether the chat template has written the open think tag already, so
+    that completions begin inside of the thought (Qwen3-VL-Thinking). ``resize``: from a picture's size to the size that
+    the model saw; pixels of the resized image cannot be read without it, and all else has no use for it.
 
     >>> RowGrader(box_space="resized_pixels", thinking=False)
     Traceback (most recent call last):
@@ -45,6 +46,7 @@ saw, such as QwenResize.of(processor.image_processor)
         *,
         box_space: BoxSpace | str,
         thinking: bool,
+        think_opened: bool = False,
         rule: RewardRule = DEFAULT_RULE,
         resize: Resize | None = None,
     ) -> None:
@@ -52,6 +54,8 @@ saw, such as QwenResize.of(processor.image_processor)
             raise ConfigError(f"box_space: {box_space!r} is not known; expected one of {', '.join(BoxSpace)}")
         if not isinstance(thinking, bool):
             raise ConfigError(f"thinking is {thinking!r}; expected True or False")
+        if think_opened and not thinking:
+            raise ConfigError("think_opened has no effect: thinking is False; a template that opens a thought needs it")
         space = BoxSpace(box_space)
         if space is BoxSpace.RESIZED_PIXELS and resize is None:
             raise ConfigError(
@@ -64,6 +68,7 @@ saw, such as QwenResize.of(processor.image_processor)
             raise ConfigError("overlong_tokens has no effect: other trainers do not tell how long a completion is")
         self._grader = Grader(rule=rule, thinking=thinking, box_space=space)
         self._resize = resize
+        self._opened = "<think>\n" if think_opened else ""
 
     @property
     def rule(self) -> RewardRule:
@@ -92,7 +97,7 @@ saw, such as QwenResize.of(processor.image_processor)
                 "its boxes were drawn on (the trainer resizes by itself)"
             )
         resized = size if self._resize is None else self._resize(size)
-        return self._grader.grade(text, sample, resized=resized, context=context or RewardContext())
+        return self._grader.grade(self._opened + text, sample, resized=resized, context=context or RewardContext())
 
     def _require_asked_alike(self, row: Mapping[str, Any], where: str) -> None:
         wanted = {"box_space": str(self._grader.box_space), "thinking": self._grader.thinking}

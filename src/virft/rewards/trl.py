@@ -42,10 +42,13 @@ class VisualReward:
         *,
         box_space: BoxSpace | str,
         thinking: bool,
+        think_opened: bool = False,
         rule: RewardRule = DEFAULT_RULE,
         resize: Resize | None = None,
     ) -> None:
-        self._grader = RowGrader(box_space=box_space, thinking=thinking, rule=rule, resize=resize)
+        self._grader = RowGrader(
+            box_space=box_space, thinking=thinking, think_opened=think_opened, rule=rule, resize=resize
+        )
 
     def __call__(
         self,

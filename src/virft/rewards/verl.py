@@ -19,6 +19,7 @@ def compute_score(
     *,
     box_space: BoxSpace | str,
     thinking: bool,
+    think_opened: bool = False,
     preset: Preset = "robust",
     weights: Mapping[str, float] | None = None,
     iou_threshold: float = 0.5,
@@ -41,6 +42,7 @@ def compute_score(
     grader = RowGrader(
         box_space=box_space,
         thinking=thinking,
+        think_opened=think_opened,
         rule=RewardRule(preset=preset, weights=weights or {}, iou_threshold=iou_threshold),
         resize=None if resize is None else QwenResize(**resize),
     )

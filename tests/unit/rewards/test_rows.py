@@ -12,9 +12,12 @@ from row_factories import FOX_ANSWER, fox_row, label_row
 from virft.boxes import BoxSpace
 from virft.errors import ConfigError, DataError
 from virft.grading import Grader
+from virft.rewards import easyr1, verl
 from virft.rewards.combine import RewardRule
+from virft.rewards.ms_swift import make_orm
 from virft.rewards.resizing import QwenResize
 from virft.rewards.rows import RowGrader, ground_truth_of, row_of_ground_truth, sample_of_row
+from virft.rewards.trl import VisualReward
 from virft.types import ImageSize, RewardContext
 
 PLAIN = RowGrader(box_space="relative_1000", thinking=False)
@@ -40,6 +43,27 @@ def test_the_reward_is_that_of_virfts_own_trainer(preset: Any, text: str) -> Non
     assert RowGrader(box_space="relative_1000", thinking=True, rule=rule).grade(text, row) == expected
 
 
+def test_a_thought_that_the_prompt_opened_is_one() -> None:
+    grade = RowGrader(box_space="relative_1000", thinking=True, think_opened=True).grade
+    assert grade(f"red fur</think>{FOX_ANSWER}", fox_row(thinking=True)).total == pytest.approx(3.0)
+    # a second open tag is too many
+    assert grade(f"<think>red fur</think>{FOX_ANSWER}", fox_row(thinking=True)).parts["format"] == 0.0
+
+
+def test_the_functions_of_all_trainers_know_of_opened_thoughts() -> None:
+    row = fox_row(thinking=True)
+    text, truth = f"red fur</think>{FOX_ANSWER}", ground_truth_of(row)
+    how: dict[str, Any] = {"box_space": "relative_1000", "thinking": True, "think_opened": True}
+    asked = {"response": text, "ground_truth": truth}
+    found = [
+        verl.compute_score("foxes", text, truth, **how),
+        easyr1.compute_score([asked], **how)[0]["overall"],
+        *make_orm(**how)()(completions=[text], ground_truth=[truth]),
+        *VisualReward(**how)(["fox"], [text], **{name: [value] for name, value in row.items()}),
+    ]
+    assert found == pytest.approx([3.0] * 4)
+
+
 def test_boxes_in_pixels_of_the_resized_image_are_scaled() -> None:
     grader = RowGrader(box_space=BoxSpace.RESIZED_PIXELS, thinking=False, resize=HALF)
     text = "<answer>[{'Position':[8,6,16,12]}]</answer>"  # half of [16, 12, 32, 24]
@@ -57,6 +81,7 @@ def test_boxes_in_pixels_of_the_resized_image_are_scaled() -> None:
             {"box_space": "relative_1000", "rule": RewardRule(overlong_tokens=8)},
             "overlong_tokens has no effect: other trainers do not tell how long a completion is",
         ),
+        ({"box_space": "relative_1000", "think_opened": True}, "think_opened has no effect: thinking is False"),
         ({"box_space": "relative_1000", "thinking": "yes"}, "thinking is 'yes'; expected True or False"),
     ],
 )
