@@ -48,10 +48,17 @@ def step_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_visi
     """
     tokens = shape.completion - 1
     decoding = _language(config, tokens, _after(shape.prompt, tokens)) + _logits(config, tokens)
-    update = update_operations(config, shape, shared=shared, frozen_vision=frozen_vision)
-    if shared and frozen_vision:
-        update -= _embedding(config, shape.patches) + _tower(config, shape.patches)
+    if shared:
+        update = update_stage_operations(config, shape, frozen_vision=frozen_vision)
+    else:
+        update = update_operations(config, shape, shared=False, frozen_vision=frozen_vision)
     return prefill_operations(config, shape, shared=shared) + shape.group * decoding + update
+
+
+def update_stage_operations(config: Any, shape: GroupShape, *, frozen_vision: bool) -> int:
+    """The shared update where what a frozen tower made for sampling is at hand."""
+    update = update_operations(config, shape, shared=True, frozen_vision=frozen_vision)
+    return update - (_embedding(config, shape.patches) + _tower(config, shape.patches) if frozen_vision else 0)
 
 
 def _text(config: Any, shape: GroupShape, *, shared: bool) -> int:

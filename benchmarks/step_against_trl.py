@@ -16,7 +16,7 @@ order while the others wait; the first turn is not counted. Memory: resident set
 turns, above the moment when model and trainer were set up.
 The limit is the ratio of counted operations of plain and virft, see ``counting.py``. The rate of the matrix units is
 taken in every turn, beside the sides: a product of two square matrices of ``--dtype``. A second table tells virft's
-stages, and what share of that rate its counted operations reach over the whole step.
+stages, and what share of that rate its counted operations reach over the whole step, and in the update alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from counting import GroupShape, step_operations
+from counting import GroupShape, step_operations, update_stage_operations
 from memory_2b import model_config
 from PIL import Image
 from record import RESULTS, markdown_table, write_results
@@ -390,7 +390,9 @@ def main(arguments: argparse.Namespace) -> None:
         rows.append([str(cell) for cell in row])
         done = counted[1] * arguments.num_prompts / ours["seconds"]
         spent = [*measured.stages.values(), ours["seconds"]]
-        rates = [f"{done / 1e9:.0f}", f"{measured.rate / 1e9:.0f}", f"{done / measured.rate:.0%}"]
+        update = update_stage_operations(config, shape, frozen_vision=frozen) * arguments.num_prompts
+        of_update = update / measured.stages["update"] / measured.rate
+        rates = [f"{done / 1e9:.0f}", f"{measured.rate / 1e9:.0f}", f"{done / measured.rate:.0%}", f"{of_update:.0%}"]
         stage_rows.append([*map(str, spec.split(",")), *(f"{seconds:.2f}" for seconds in spent), *rates])
     head = ["P", "image", "C", "G", "limit", "plain/virft", "share of it"]
     head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
@@ -405,13 +407,14 @@ def main(arguments: argparse.Namespace) -> None:
         "Gop/s",
         "rate",
         "share",
+        "of update",
     ]
     tables = (
         f"{arguments.model} in {arguments.dtype}. One step of {arguments.num_prompts} prompts x G completions, "
         f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a "
         f"completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: "
         f"peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nvirft's stages; counted operations a second "
-        "over the whole step, the matrix rate beside it, and their share.\n\n"
+        "over the whole step, the matrix rate beside it, and their share; that of the update alone.\n\n"
         f"{markdown_table(stage_head, stage_rows)}"
     )
     options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
