@@ -3,7 +3,8 @@
 # make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
 # make coverage  lines and branches that the unit tests reach
 # make fuzz    every reader with whatever atheris finds, FUZZ_SECONDS each (60)
-# make crash-test  runs killed CRASH_KILLS times (200) at moments of CRASH_SEED (0), and gone on with; 20 minutes
+# make mutants  faults put into rewards, reading and loss one at a time: does a test notice?
+# make crash-test  runs killed CRASH_KILLS times (200) at moments of CRASH_SEED (0), and gone on with; half an hour
 # make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
 # make docs    the documentation as a site, into site/; a broken link fails
 # make dist    wheel and source archive of the commit, built twice and compared, into dist/
@@ -29,7 +30,7 @@ APP_INSTALLED := $(APP)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo test coverage test-app test-vllm fuzz crash-test docs dist check install
+.PHONY: demo test coverage mutants test-app test-vllm fuzz crash-test docs dist check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -57,6 +58,11 @@ docs: $(INSTALLED)
 
 dist: $(INSTALLED)
 	$(BIN)/python scripts/build_release.py dist
+
+mutants: $(INSTALLED)
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[mutation]"
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 crash-test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python fuzz/crash.py $(CRASH_KILLS) --seed $(CRASH_SEED)

@@ -1,14 +1,14 @@
 """What a step costs as the work grows: completions of a group, tokens of prompts and answers, groups, model size.
 
     pip install -c constraints.txt -e ".[hf,bench]"
-    python benchmarks/step_costs.py                    # 20 minutes on two idle cores
+    python benchmarks/step_costs.py
 
 Around one shape (``--around``: P prompt tokens, pixels a side, C tokens of a completion, G completions, groups a step)
 one thing is varied at a time. Each point is a trainer of its own on the shape of virft-tiny (random weights, float32,
 frozen tower, see ``step_against_trl.py``), all in one process; they take their steps in turns, the first turn is not
 counted, and seconds are medians. The exponent is the slope of a straight line through the logarithms of all points; the
 one beside it is that of counted operations (``counting.py``), which is 1 where a step is twice the arithmetic for twice
-the work. ``docs/performance.md`` shows the picture.
+the work.
 """
 
 from __future__ import annotations

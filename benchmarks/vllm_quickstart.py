@@ -4,8 +4,7 @@
     .venv-vllm/bin/python benchmarks/vllm_quickstart.py OUT [--seeds 0 1 2 --steps 40]
 
 Data, settings and both tests are the quickstart's; a seed is that of data, order and noise. Noise is not the same in
-both engines, so scores differ as those of two seeds do. About 10 minutes a run of 40 steps on one core. Runs that are
-there already are only scored.
+both engines, so scores differ as those of two seeds do. Runs that are there already are only scored.
 """
 
 from __future__ import annotations

@@ -7,11 +7,16 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 
 def pytest_configure() -> None:
-    """One thread for each worker: several workers with a thread per core each would wait for one another."""
+    """One thread for each worker: several workers with a thread per core each would wait for one another.
+
+    ``--hypothesis-profile=few``: the same few examples each time, for `make mutants`.
+    """
+    hypothesis.settings.register_profile("few", max_examples=25, derandomize=True, deadline=None, database=None)
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Read by PyTorch when it is first imported, so tests without it need not import it.
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"

@@ -21,6 +21,7 @@ from virft.boxes import (
     intersection_over_union,
     iou_matrix,
     match_greedily,
+    undisputed_pairs,
     xywh_to_xyxy,
 )
 from virft.types import Box, ImageSize
@@ -66,10 +67,12 @@ def test_iou_does_not_fall_on_the_straight_way_to_the_target(pair, first, second
         ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),  # they touch
         ((0, 0, 10, 10), (20, 0, 30, 10), 0.0),
         ((3, 3, 3, 3), (3, 3, 3, 3), 0.0),  # no union
+        ((0, 0, 1e-200, 1e-200), (0, 0, 1e-200, 1e-200), 0.0),  # its area is too small for a number
     ],
 )
 def test_iou_of_known_boxes(first, second, expected):
     assert intersection_over_union(first, second) == expected
+    assert iou_matrix([first], [second]) == [[expected]]
 
 
 def test_generalized_iou_of_boxes_that_do_not_touch():
@@ -79,6 +82,8 @@ def test_generalized_iou_of_boxes_that_do_not_touch():
 
 def test_generalized_iou_of_empty_boxes_is_minus_1():
     assert generalized_iou((3, 3, 3, 3), (3, 3, 3, 3)) == -1.0
+    # two points apart: a hull without a union
+    assert generalized_iou((0, 0, 0, 0), (2, 2, 2, 2)) == -1.0
 
 
 @given(st.lists(grid_boxes(), max_size=4), st.lists(grid_boxes(), max_size=4))
@@ -110,6 +115,17 @@ def test_assignment_is_as_good_as_trying_every_one(worth):
     assert all(worth[row][column] > 0 for row, column in pairs)
 
 
+def test_what_is_worth_less_than_nothing_weighs_nothing_in_the_assignment():
+    # 5 and nothing beats 1 + 3, though -10 is on the way
+    assert assign_by_worth([[5, 1], [3, -10]]) == [(0, 0)]
+
+
+def test_pairs_compete_where_a_column_or_a_row_has_two():
+    assert undisputed_pairs([[0, 8, 0], [1, 0, 0]]) == [(0, 1), (1, 0)]
+    assert undisputed_pairs([[0, 8], [0, 1]]) is None
+    assert undisputed_pairs([[1, 8], [0, 0]]) is None
+
+
 @pytest.mark.parametrize("worth", [[], [[]], [[], []], [[0.0, 0.0]]])
 def test_assignment_of_nothing_is_empty(worth):
     assert assign_by_worth(worth) == []
@@ -126,6 +142,8 @@ def test_greedy_matching_follows_the_order_and_takes_the_earlier_of_equals():
 
 def test_clipping_cuts_every_side():
     assert clip_xyxy((-1, -2, 12, 13), 10, 11) == (0, 0, 10, 11)
+    assert clip_xyxy((1, 2, 0.25, 0.5), 10, 11) == (1, 2, 0.25, 0.5)
+    assert clip_xyxy((12, 13, -3, -4), 10, 11) == (10, 11, 0, 0)
 
 
 def test_xywh_become_corners():
