@@ -144,7 +144,7 @@ class GRPOTrainer:
         batches = self._pack(
             drawn.groups,
             drawn.encoded,
-            counted=with_spread_first(groups)[: len(first)],
+            counted=_with_spread_first(groups)[: len(first)],
             drop_equal=not self.settings.has_reference or self.settings.refill_rounds > 0,
         )
         num_batches = int(self.ranks.largest(len(batches)))
@@ -422,7 +422,7 @@ class GRPOTrainer:
         ]
 
 
-def with_spread_first(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+def _with_spread_first(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     """The groups that teach, in their order, then the others."""
     return sorted(groups, key=lambda group: not has_spread(group.rewards))
 
