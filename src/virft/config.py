@@ -314,7 +314,8 @@ class GRPOConfig(_Section):
     min_base_score: float = _setting(
         0.0,
         help="Before the first step each sample is answered `group_size` times by the untrained model; samples whose "
-        "mean score (F1, IoU, or right or wrong) is below this are left out. 0 and 1: no sample is, and none is asked.",
+        "mean score (F1, IoU, or right or wrong) is below this are left out. 0 and 1: no sample is, and none is asked. "
+        "`virft sft` leaves none out.",
         at_least=0,
         at_most=1,
     )

@@ -140,7 +140,7 @@ class GRPOTrainer:
         more = self._refill(number, first, drawn, watch)
         groups = [*first, *more]
         if spoilt := [group for group in groups if not all_finite(group.rewards)]:
-            return self._without_update(number, groups, watch, _nonfinite_reward(spoilt))
+            return self._without_update(number, groups, len(first), watch, _nonfinite_reward(spoilt))
         batches = self._pack(
             drawn.groups,
             drawn.encoded,
@@ -165,12 +165,11 @@ class GRPOTrainer:
         watch.lap("update")
         nonfinite = updates[-1].nonfinite if updates else None
         if nonfinite is not None:
-            return self._without_update(number, groups, watch, nonfinite)
+            return self._without_update(number, groups, len(first), watch, nonfinite)
         of_updates = _of_updates([update.metrics for update in updates])
         metrics = {
             "step": number,
-            **group_metrics(first),
-            **self._refill_metrics(groups, num_first=len(first)),
+            **self._group_metrics(groups, num_first=len(first)),
             **of_updates,
             **({} if self.settings.kl_coef_end is None else {"kl_coef": self._kl_coef(number)}),
             "learning_rate": rate,
@@ -185,11 +184,11 @@ class GRPOTrainer:
         )
 
     def _without_update(
-        self, number: int, groups: Sequence[RolloutGroup], watch: Stopwatch, nonfinite: NonFinite
+        self, number: int, groups: Sequence[RolloutGroup], num_first: int, watch: Stopwatch, nonfinite: NonFinite
     ) -> GRPOReport:
         """A step that has nothing to learn from: its groups that are whole are counted."""
         whole = [group for group in groups if all_finite(group.rewards)]
-        counted = group_metrics(whole) if whole else {}
+        counted = self._group_metrics(groups, num_first=num_first)
         return GRPOReport(
             metrics={"step": number, **counted, SKIPPED: 1, "learning_rate": self.learning_rate_at(number)},
             timings=watch.seconds,
@@ -258,14 +257,18 @@ class GRPOTrainer:
             more += self._gathered(found, watch)
         return more
 
-    def _refill_metrics(self, groups: Sequence[RolloutGroup], *, num_first: int) -> dict[str, float]:
-        """How many groups took the place of others, and the tokens of all. Rewards are told of the first draw alone:
-        the others were chosen by their spread.
+    def _group_metrics(self, groups: Sequence[RolloutGroup], *, num_first: int) -> dict[str, float]:
+        """What the first draw says, of groups whose rewards are numbers; of the others, which were chosen by their
+        spread, only how many took a place, and their tokens.
         """
-        if not self.settings.refill_rounds:
+        first = [group for group in groups[:num_first] if all_finite(group.rewards)]
+        if not first:
             return {}
-        num_refilled = sum(has_spread(group.rewards) for group in groups[num_first:])
-        return {"num_refilled": num_refilled, "num_tokens": num_tokens(groups)}
+        told = group_metrics(first)
+        if self.settings.refill_rounds:
+            told["num_refilled"] = sum(has_spread(group.rewards) for group in groups[num_first:])
+            told["num_tokens"] = num_tokens(groups)
+        return told
 
     def _roll_out(
         self,

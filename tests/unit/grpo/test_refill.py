@@ -8,6 +8,7 @@ import torch
 
 from toy_training import ToyGenerator, question, toy_trainer
 from virft.grpo.trainer import GRPOTrainer
+from virft.training.guards import SKIPPED
 from virft.types import Sample
 
 
@@ -49,6 +50,19 @@ def test_what_is_told_of_rewards_is_told_of_the_first_draw() -> None:
     assert metrics["num_refilled"] == 1
     assert metrics["num_tokens"] == plain["num_tokens"] * 3 / 2
     assert "num_refilled" not in plain
+
+
+def test_a_skipped_step_tells_of_the_first_draw_too() -> None:
+    trainer = trainer_with({"a"}, ["d"])
+    with torch.no_grad():
+        weight(trainer)[3] = torch.nan
+    metrics = trainer.step(0, questions("ab")).metrics
+    assert metrics[SKIPPED] == 1
+    assert {name: metrics[name] for name in ("reward", "spread_frac", "num_refilled")} == {
+        "reward": 2.5,
+        "spread_frac": 0.5,
+        "num_refilled": 1,
+    }
 
 
 def test_where_no_other_helps_a_step_is_as_it_was() -> None:
