@@ -91,8 +91,8 @@ def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex
     if tokens[0].text == "{" or not any(token.kind == "open" for token in tokens[1:close]):
         if [token.text for token in tokens] == ["[", "]"]:
             return []
-        return _elements_between(text, tokens, 0, last)
-    elements = _elements_between(text, tokens, 1, close)
+        return _elements_between(tokens, 0, last)
+    elements = _elements_between(tokens, 1, close)
     if close == last and not (elements and elements[-1].value is None and elements[-1].end == tokens[-1].end):
         elements.append(Element(None, "the list is not closed", tokens[-1].end, end))
     elif close < last - 1:
@@ -136,7 +136,7 @@ def _closing(tokens: list[_Token], first: int) -> int:
     return len(tokens)
 
 
-def _elements_between(text: str, tokens: list[_Token], first: int, stop: int) -> list[Element]:
+def _elements_between(tokens: list[_Token], first: int, stop: int) -> list[Element]:
     """Elements of ``tokens[first:stop]``; the rest after an unclosed bracket is one faulty element."""
     elements = []
     while first < stop:

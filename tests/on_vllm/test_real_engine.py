@@ -74,6 +74,17 @@ def test_the_likeliest_answers_are_those_of_the_built_in_generator(engine: Engin
     assert len(set(drawn_tokens(ours))) > 6
 
 
+def test_more_prompt_tokens_than_one_batch_of_the_engine_are_answered(engine: Engine, scenes: Path) -> None:
+    loaded = load_model("virft-tiny")
+    policy = make_policy(loaded, temperature=1.0)
+    encoded = encode(loaded, policy, scenes)
+    assert 16 * sum(len(one.prompt.token_ids) for one in encoded) > 4096
+    drawn = with_engine(loaded, policy, engine).generate(encoded, 16, SAMPLED, KEY)
+    assert [len(group) for group in drawn] == [16] * len(encoded)
+    again = with_engine(loaded, policy, engine).generate(encoded[:2], 16, SAMPLED, KEY)
+    assert drawn_tokens(again) == drawn_tokens(drawn[:2])
+
+
 def test_its_logprobs_are_the_policys_at_the_same_temperature(engine: Engine, scenes: Path) -> None:
     loaded = load_model("virft-tiny")
     policy = make_policy(loaded, temperature=0.8).eval()

@@ -191,13 +191,24 @@ def test_a_label_is_kept_and_null_is_none():
 @pytest.mark.parametrize(
     "text", ["No Objects", "no objects.", " 'No Objects' ", "No  object", "[]", "[ ]", "```json\n[]\n```"]
 )
-def test_no_objects_must_be_said(text):
-    assert detection(text).answer == Detections()
+@pytest.mark.parametrize("thinking", [False, True])
+def test_no_objects_must_be_said(text, thinking):
+    assert detection(text, thinking=thinking).answer == Detections()
 
 
 @pytest.mark.parametrize(
     "text",
-    ["None", "nothing", "There are no objects", "Position", "0.5", "'[1, 2, 30, 40]'", "the list [1, 2, 30, 40]"],
+    [
+        "None",
+        "nothing",
+        "X",
+        "There are no objects",
+        "XNo Objects",
+        "Position",
+        "0.5",
+        "'[1, 2, 30, 40]'",
+        "the list [1, 2, 30, 40]",
+    ],
 )
 def test_other_text_is_unreadable_not_empty(text):
     assert detection(text).answer.reason == "neither a list of boxes nor No Objects"
@@ -227,6 +238,7 @@ def test_other_text_is_unreadable_not_empty(text):
         ("{'Position': [1, 40, 30, 2]}", "one pair of coordinates is swapped"),
         ("{'Position': [1, 2, 1, 40]}", "a box without area"),
         ("{'Position': [1000, 0, 1009, 40]}", "a box without area"),
+        ("{'Position': [0, 1000, 40, 1009]}", "a box without area"),
         ("{'Position': [1, 2, 1011, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
         ("{'Position': [-11, 2, 30, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
         ("{'Position': [1, 2, 1e999, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
@@ -243,10 +255,18 @@ def test_an_unusable_element_is_invalid_and_its_neighbours_count(element, reason
     assert answer.num_predicted == 3
 
 
-def test_up_to_1_percent_outside_is_clipped_and_counted_once_per_box():
-    answer = detection("[[-10, -10, 1010, 1010], [0, 0, 1000, 1000]]").answer
-    assert boxes_of(answer) == [(0, 0, 1000, 1000)] * 2
-    assert answer.num_clipped == 1
+@pytest.mark.parametrize("key", ["", "'Position': ", "'box': "])  # bare, the usual way, and the general one
+def test_up_to_1_percent_outside_is_clipped_and_counted_once_per_box(key):
+    rows = "[-10, -10, 1010, 1010]", "[0, 0, 1000, 1000]", "[5, 5, 1001, 1000]"
+    answer = detection(f"[{', '.join(f'{{{key}{row}}}' if key else row for row in rows)}]").answer
+    assert boxes_of(answer) == [(0, 0, 1000, 1000), (0, 0, 1000, 1000), (5, 5, 1000, 1000)]
+    assert answer.num_clipped == 2
+
+
+@pytest.mark.parametrize("key", ["Position", "box"])
+def test_a_confidence_may_be_0_or_1(key):
+    rows = ", ".join(f"{{'{key}': [1, 2, 30, 40], 'Confidence': {value}}}" for value in ("0", "0.0", "1", "1.0"))
+    assert [item.confidence for item in detection(f"[{rows}]").answer.items] == [0.0, 0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -280,8 +300,9 @@ def test_a_broken_rest_is_one_invalid_element_and_whole_ones_count(text, num_box
     ],
 )
 def test_text_past_a_limit_is_unreadable(text, reason):
-    assert detection(text).answer.reason == reason
-    assert grounding(text).answer.reason == reason
+    piece = text if len(text) <= 80 else text[:80] + "…"
+    assert detection(text).answer == Unreadable(reason=reason, piece=piece)
+    assert grounding(text).answer == Unreadable(reason=reason, piece=piece)
 
 
 def test_spans_are_characters_of_the_completion():
@@ -294,7 +315,8 @@ def test_spans_are_characters_of_the_completion():
 
 
 def test_pieces_kept_for_logs_are_short():
-    assert len(detection("x" * 1000).answer.piece) == 81
+    assert detection("x" * 81).answer.piece == "x" * 80 + "…"
+    assert detection("x" * 80).answer.piece == "x" * 80
 
 
 @pytest.mark.parametrize(
@@ -361,7 +383,10 @@ def test_every_accepted_shape_of_one_box_is_read(text):
     ],
 )
 def test_what_is_not_one_box_is_unreadable(text, reason):
-    assert grounding(text).answer.reason == reason
+    answer = grounding(text).answer
+    assert answer.reason == reason
+    assert answer.piece
+    assert answer.piece in text
 
 
 # --- classification ----------------------------------------------------------------------------------
@@ -370,6 +395,11 @@ def test_what_is_not_one_box_is_unreadable(text, reason):
 @pytest.mark.parametrize("text", ["tabby cat", "\n tabby cat ", "```\ntabby cat\n```", "```text\ntabby cat\n```"])
 def test_a_label_is_the_text_without_fences_and_outer_spaces(text):
     assert classification(text).answer == Label(text="tabby cat")
+
+
+@pytest.mark.parametrize("text", ["```", "```tabby cat", "tabby cat```"])
+def test_half_a_fence_is_text(text):
+    assert classification(text).answer == Label(text=text)
 
 
 # --- rendering ---------------------------------------------------------------------------------------
@@ -387,6 +417,9 @@ def test_rendering_is_canonical():
         "[{'Position':[1,3,30,40],'Confidence':0.93},{'Position':[0,0,1000,1000],'Confidence':1.0}]</answer>"
     )
     assert render_classification(Label(text="pug"), thinking_text="Flat.") == "<think>Flat.</think><answer>pug</answer>"
+    assert render_grounding(box(1, 2, 30, 40), **FRAME, thinking_text="Left.") == (
+        "<think>Left.</think><answer>(1,2),(30,40)</answer>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -553,6 +586,7 @@ def test_a_text_that_is_being_written_never_shows_a_piece_of_a_tag():
     assert {reasoning for reasoning, _ in shown} == {"", "a", "a < b", "a <"}
     # "a <" may be the beginning of a tag, and what is left out without need comes back with the next letter
     assert split_reasoning("<think>a <", unfinished=True) == ("a", "")
+    assert split_reasoning("<think>a <") == ("a <", "")
 
 
 def test_an_answer_whose_thought_the_prompt_began_is_well_formed_as_a_whole():

@@ -62,7 +62,18 @@ def test_text_that_does_not_begin_with_a_bracket_is_no_list(text):
     assert elements_of(text) is None
 
 
-@pytest.mark.parametrize("text", ["[[[[[1]]]]]", "[" * 5, "[1, " + "7" * 21 + "]", "[0." + "1" * 20 + "]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[[[[1]]]]]",
+        "[" * 5,
+        "[1, [2, [3, [4, [5",  # what stands between brackets closes none
+        "[[], [], [[[[1]]]]]",  # a bracket that closes takes back one level, not two
+        "[[[1], [[[1]]]]]",  # and only one, not all
+        "[1, " + "7" * 21 + "]",
+        "[0." + "1" * 20 + "]",
+    ],
+)
 def test_text_past_a_limit_is_not_parsed(text):
     assert isinstance(elements_of(text), TooComplex)
 
@@ -76,6 +87,28 @@ def test_spans_are_characters_of_the_whole_text():
     text = "abc [[1], oops] xyz"
     spans = [text[element.start : element.end] for element in read_elements(text, 4, 15)]
     assert spans == ["[1]", "oops"]
+
+
+def test_what_stands_outside_the_piece_is_not_looked_at():
+    text = "[[1]] " + "7" * 21
+    assert [element.value for element in read_elements(text, 0, 5)] == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault", "piece"),
+    [
+        ("[[1], [2] ", "the list is not closed", " "),
+        ("[[1]] no more", "text after the list", "no more"),
+        ("[[1]] more", "text after the list", "more"),
+        ("[[1], ['never ends]", "a bracket or a quote is not closed", "['never ends]"),
+        ("[[1], [2, :]]", "':' where a value belongs", "[2, :]"),
+        ("[[1], oops]", "neither a list nor a dictionary", "oops"),
+    ],
+)
+def test_what_is_wrong_and_where(text, fault, piece):
+    first, *_, last = elements_of(text)
+    assert (first.value, first.fault) == ([1.0], "")
+    assert (last.value, last.fault, text[last.start : last.end]) == (None, fault, piece)
 
 
 @given(st.text(alphabet="[](){},:'\"\\ 1.e-aN\n", max_size=60))

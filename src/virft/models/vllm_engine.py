@@ -102,9 +102,10 @@ class VLLMEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read when the engine is made
         from vllm import LLM
 
-        memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
+        by_device: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
         if settings.on_cpu:
-            memory = {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+            # A prompt that is read in pieces takes back what its generator drew too early, which a CPU's cannot.
+            by_device = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "enable_chunked_prefill": False}
         self._llm: Any = LLM(
             model=str(settings.folder),
             load_format="dummy",
@@ -122,7 +123,7 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             disable_log_stats=True,
-            **memory,
+            **by_device,
         )
 
     def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineAnswer]]:

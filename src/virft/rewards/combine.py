@@ -169,9 +169,9 @@ def _detection_parts(
 def _extra(function: ExtraReward, reading: Reading, target: Target, context: RewardContext) -> float:
     value: object = function(reading, target, context)
     if not isinstance(value, numbers.Real) or not abs(float(value)) <= 1.0:
-        module = getattr(function, "__module__", "?")
         is_number = isinstance(value, numbers.Real) and not math.isfinite(float(value))
         raise (NonFiniteReward if is_number else VirftError)(
-            f"reward {name_of_extra(function)} (of {module}) returned {value!r}; expected a finite number in [-1, 1]"
+            f"reward {name_of_extra(function)} (of {function.__module__}) returned {value!r}; "
+            "expected a finite number in [-1, 1]"
         )
     return float(value)

@@ -84,6 +84,19 @@ def test_kl_is_the_k3_estimator() -> None:
     assert gradient(policy) == pytest.approx([0.05 * (1 - math.exp(-0.5)), 0.05 * (1 - math.e)])
 
 
+def test_by_default_the_ratio_is_clipped_to_a_fifth_and_kl_costs_nothing() -> None:
+    old, reference = torch.zeros(1), torch.tensor([5.0])
+    result = policy_loss(
+        logprobs(math.log(1.5)),
+        advantages=torch.ones(1),
+        weights=torch.ones(1),
+        old_logprobs=old,
+        reference_logprobs=reference,
+    )
+    assert result.loss.item() == pytest.approx(-1.2)
+    assert result.kl.item() > 1.0
+
+
 def test_the_kl_of_equal_policies_is_0_with_no_gradient() -> None:
     policy = logprobs(-1.0, -2.0)
     result = policy_loss(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from answer_factories import FRAME, box, classification, detection, detections, grid_boxes, mutated_answers, written
 from virft.answers import read_classification, read_detection, read_grounding
-from virft.errors import ConfigError, VirftError
+from virft.errors import ConfigError, NonFiniteReward, VirftError
 from virft.rewards.combine import PARTS, RewardRule, reward
 from virft.types import Label, Reading, RewardContext, TaskName
 
@@ -80,6 +80,61 @@ def test_an_extra_reward_that_is_no_number_in_bounds_is_named(value):
         reward(RewardRule(extra=(generous,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
 
 
+@pytest.mark.parametrize(("value", "is_non_finite"), [(math.nan, True), (-math.inf, True), (1.01, False), ("0", False)])
+def test_only_a_non_finite_number_may_be_the_samples_fault(value, is_non_finite):
+    with pytest.raises(VirftError) as caught:
+        reward(RewardRule(extra=(lambda *_: value,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+    assert isinstance(caught.value, NonFiniteReward) == is_non_finite
+
+
+def test_an_extra_reward_is_given_what_the_others_are():
+    given = []
+
+    class Watcher:
+        def __call__(self, reading, target, context):
+            given.append((reading, target, context))
+            return 0.5
+
+    reading, context = classification("cat"), RewardContext(step_frac=0.25)
+    report = reward(RewardRule(extra=(Watcher(),)), TaskName.CLASSIFICATION, reading, CAT, context)
+    assert given == [(reading, CAT, context)]
+    assert report.parts["Watcher"] == 0.5  # the name of its class: an object has none
+
+
+@pytest.mark.parametrize(
+    ("task", "target"),
+    [
+        (TaskName.DETECTION, CAT),
+        (TaskName.CLASSIFICATION, box(0, 0, 1, 1)),
+        (TaskName.GROUNDING, CAT),
+        (TaskName.CLASSIFICATION, detections()),
+    ],
+)
+def test_a_target_of_another_task_is_our_bug_and_crashes(task, target):
+    with pytest.raises(TypeError, match=f"is no target of {task}"):
+        reward(RewardRule(), task, classification("cat"), target)
+
+
+# IoU 0.75 at confidence 0.5 and IoU 0.5 at 0.62 are worth 1.75 and 1.74: what counts more decides which one is the hit.
+@pytest.mark.parametrize(
+    ("settings", "iou"),
+    [
+        ({}, 0.75),
+        ({"weights": {"confidence": 2.0}}, 0.5),
+        ({"weights": {"iou": 0.5}}, 0.5),
+        ({"weights": {"iou": 0.0}}, 0.5),
+        ({"weights": {"iou": 2.0, "confidence": 2.0}}, 0.75),
+        ({"weights": {"confidence": 2.0}, "iou_threshold": 0.6}, 0.75),
+        ({"preset": "paper"}, 0.5),  # greedy by confidence
+        ({"preset": "paper", "iou_threshold": 0.6}, 0.75),
+    ],
+)
+def test_weights_and_threshold_of_the_rule_decide_what_is_matched(settings, iou):
+    rule = RewardRule(**{"iou_threshold": 0.25, **settings})
+    reading = detection(written((0, 0, 100, 75, 0.5), (0, 0, 100, 50, 0.62)))
+    assert reward(rule, TaskName.DETECTION, reading, detections((0, 0, 100, 100))).parts["iou"] == iou / 2
+
+
 @pytest.mark.parametrize("value", [1, True, np.float32(0.5), np.int64(-1), -1.0])
 def test_an_extra_reward_may_return_any_kind_of_number(value):
     def one(reading, target, context):
@@ -108,6 +163,7 @@ def label(reading, target, context):
         ({"preset": "strict"}, "preset: 'strict' is not known; expected robust or paper"),
         ({"weights": {"iuo": 1.0}}, "weights: iuo is no part of the robust reward; did you mean iou?"),
         ({"weights": {"zz": 1.0}}, "expected one of confidence, format, giou, iou, label"),
+        ({"weights": {"overlong": 1.0}}, "expected one of confidence, format, giou, iou, label"),
         ({"weights": {"iou": -1.0}}, "weights: iou = -1.0; expected a finite number, 0 or more"),
         ({"weights": {"iou": math.nan}}, "weights: iou = nan; expected a finite number, 0 or more"),
         ({"iou_threshold": 1.5}, "iou_threshold = 1.5; expected a number from 0 to 1"),

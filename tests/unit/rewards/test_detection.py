@@ -84,6 +84,20 @@ def test_confidence_takes_part_in_the_matching_only_as_far_as_it_is_paid():
     assert match_best(answer, target, iou_threshold=0.5, iou_weight=0.0, confidence_weight=0.0).targets == (0, None)
 
 
+@pytest.mark.parametrize(("second", "hit"), [(0.62, 0), (0.63, 1)])
+def test_a_point_of_iou_is_worth_two_of_confidence(second, hit):
+    # IoU 0.75 at 0.5 is worth 1.75; IoU 0.5 at 0.62 and 0.63: 1.74 and 1.76.
+    answer, target = detections((0, 0, 100, 75, 0.5), (0, 0, 100, 50, second)), detections(HIT)
+    assert match_best(answer, target, iou_threshold=0.25).targets[hit] == 0
+    assert robust(answer, target, iou_threshold=0.25)["iou"] == (0.375, 0.25)[hit]
+
+
+def test_with_confidence_alone_the_surer_box_is_the_hit():
+    answer, target = detections((0, 0, 100, 90, 0.5), (0, 0, 100, 60, 0.6)), detections(HIT)
+    assert match_best(answer, target, iou_threshold=0.5).targets == (0, None)
+    assert match_best(answer, target, iou_threshold=0.5, iou_weight=0.0).targets == (None, 0)
+
+
 def test_the_threshold_moves_in_a_straight_line():
     ends = [iou_threshold_at(0.8, 0.2, RewardContext(step_frac=step_frac)) for step_frac in (0.0, 0.5, 1.0)]
     assert ends == [0.8, 0.5, pytest.approx(0.2)]
