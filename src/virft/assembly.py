@@ -461,8 +461,11 @@ def make_look_at(config: Config) -> LookAt | None:
     return viewer(ViewRange(zoom=augment.zoom, mirror=augment.mirror, tones=augment.tones), config.seed)
 
 
-def estimate(config: Config, trainer: GRPOTrainer, sample: Sample) -> str:
-    """What a run will cost, from one group measured now: prompt and completion tokens, steps, seconds."""
+def estimate(config: Config, trainer: GRPOTrainer, sample: Sample, *, num_samples: int) -> str:
+    """What a run will cost, from one group measured now: prompt and completion tokens, steps, seconds.
+
+    ``num_samples``: of the training data; each is answered once more where the untrained model decides which are kept.
+    """
     began = time.perf_counter()
     report = trainer.rehearse(sample)
     seconds = time.perf_counter() - began
@@ -471,6 +474,12 @@ def estimate(config: Config, trainer: GRPOTrainer, sample: Sample) -> str:
     of_images = group.prompt.token_ids.count(trainer.policy.config.image_token_id)
     completion = sum(len(one.token_ids) for one in group.completions) / len(group.completions)
     prompts = config.grpo.steps * config.grpo.prompts_per_step
+    further = ""
+    if config.grpo.filters:
+        prompts += num_samples
+        further += f", {num_samples} before the first step (grpo.min_base_score, grpo.max_base_score)"
+    if config.grpo.refill_rounds:
+        further += f"; grpo.refill_rounds may sample {config.grpo.refill_rounds} times as much again"
     return (
         f"# {config.grpo.steps} steps of {config.grpo.prompts_per_step} prompts x "
         f"{config.grpo.group_size} completions; one group, measured now: prompt {prompt} tokens "
@@ -478,7 +487,7 @@ def estimate(config: Config, trainer: GRPOTrainer, sample: Sample) -> str:
         f"# expected for the run: {prompts * prompt:,} prompt tokens, "
         f"{prompts * config.grpo.group_size * completion:,.0f} completion tokens (at most "
         f"{prompts * config.grpo.group_size * config.sampling.max_completion_tokens:,}), "
-        f"at most {duration(prompts * seconds)} (groups of a step share time)"
+        f"at most {duration(prompts * seconds)} (groups of a step share time){further}"
     )
 
 

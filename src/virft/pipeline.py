@@ -179,7 +179,7 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     data = training_data(settings, "grpo")
     data.check()
     with closing(make_trainer(settings, load_for_training(settings), (sample.query for sample in data))) as trainer:
-        print(estimate(settings, trainer, next(iter(data))))
+        print(estimate(settings, trainer, next(iter(data)), num_samples=sum(1 for _ in data)))
 
 
 def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:

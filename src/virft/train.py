@@ -99,8 +99,7 @@ def _worth_learning(
     if not config.grpo.filters:
         return data
     samples = list(data)
-    with writing(run.folder, lambda: "the scores so far are kept; go on with --resume"):
-        scores = score_base(trainer, samples, run.folder, batch_size=config.grpo.prompts_per_step, ranks=among, say=say)
+    scores = score_base(trainer, samples, run.folder, batch_size=config.grpo.prompts_per_step, ranks=among, say=say)
     least, most = config.grpo.min_base_score, config.grpo.max_base_score
     kept = in_range(scores, least=least, most=most)
     say(f"{len(kept)} of {len(samples)} samples have a score from {least:g} to {most:g} by the untrained model")

@@ -55,5 +55,15 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     assert "completion tokens (at most 576), at most 0:" in told  # 3 x 2 x 2 x 48
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
 
+    more = ("grpo.max_base_score=0.9", "grpo.refill_rounds=2")
+    assert virft("grpo", config, "--dry-run", "grpo.group_size=2", *more) == 0
+    told_more = capsys.readouterr().out
+    # each of the 11 samples is answered once more
+    assert "completion tokens (at most 1,632), at most 0:" in told_more  # (3 x 2 + 11) x 2 x 48
+    assert told_more.endswith(
+        "(groups of a step share time), 11 before the first step (grpo.min_base_score, grpo.max_base_score); "
+        "grpo.refill_rounds may sample 2 times as much again\n"
+    )
+
     (tmp_path / "resolved.toml").write_text(told)
     assert load(tmp_path / "resolved.toml").config == load(config, ["grpo.group_size=2"]).config

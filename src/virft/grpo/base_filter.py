@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 from virft.errors import DataError
-from virft.files import write_text
+from virft.files import write_text, writing
 from virft.grpo.trainer import GRPOTrainer
 from virft.metrics.question_score import question_score
 from virft.training.progress import Progress
@@ -45,10 +46,15 @@ def score_base(
         ]
         scores |= dict(ranks.gather(own))
         if ranks.is_first:
-            write_text(path, json.dumps(scores, ensure_ascii=False))
+            with writing(folder, partial(_kept_so_far, len(scores) - len(batch), len(samples))):
+                write_text(path, json.dumps(scores, ensure_ascii=False))
         done = start + len(batch)
         say(f"untrained model: {done} of {len(missing)} samples answered  {progress.tell(done)}")
     return scores
+
+
+def _kept_so_far(num_scored: int, num_samples: int) -> str:
+    return f"{num_scored} of {num_samples} samples are scored; go on with --resume"
 
 
 def in_range(scores: Mapping[str, float], *, least: float, most: float) -> set[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from toy_training import ToyGenerator, question, toy_trainer
-from virft.errors import DataError
+from virft.errors import DataError, RunError
+from virft.files import write_text
 from virft.grpo.base_filter import BASE_SCORES, in_range, score_base
 from virft.training.ranks import Ranks
 
@@ -42,6 +44,27 @@ def test_scoring_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert scores == {"a": 0.25, "b": 1.0, "c": 0.5}
     assert asked == [["0/c"]]
     assert score(tmp_path) == (scores, [])
+
+
+def test_a_full_disk_ends_scoring_with_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def full_at_the_second(path: Path, text: str) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("virft.grpo.base_filter.write_text", full_at_the_second)
+        with pytest.raises(RunError) as told:
+            score(tmp_path)
+    assert str(told.value) == (
+        f"{tmp_path}: cannot be written (No space left on device); 2 of 3 samples are scored; go on with --resume"
+    )
+    scores, asked = score(tmp_path)
+    assert scores == {"a": 0.5, "b": 1.0, "c": 0.5}
+    assert asked == [["0/c"]]
 
 
 def test_samples_in_range_are_kept() -> None:
