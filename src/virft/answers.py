@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from virft.boxes import XYXY, BoxSpace, clip_xyxy
-from virft.literals import TooComplex, Value, Word, read_elements
+from virft.literals import Brackets, TooComplex, Value, Word, read_elements
 from virft.types import Box, Detection, Detections, ImageSize, InvalidElement, Label, Reading, Unreadable
 
 MAX_TEXT_BYTES = 32 * 1024
@@ -253,12 +253,10 @@ def _read_one_box(text: str, start: int, end: int, frame: _Frame) -> Box | Unrea
     return answer.items[0].box
 
 
-def _parts_of(value: Value) -> tuple[Sequence[Value], float, str | None]:
+def _parts_of(value: Brackets) -> tuple[Sequence[Value], float, str | None]:
     """The four values, the confidence and the label of an element."""
     if isinstance(value, list):
         return value, 1.0, None
-    if not isinstance(value, tuple):
-        raise _NoBoxError("neither a list nor a dictionary")
     found: dict[frozenset[str], Value] = {}
     for key, held in value:
         for keys in (_BOX_KEYS, _CONFIDENCE_KEYS, _LABEL_KEYS):

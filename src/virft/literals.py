@@ -19,14 +19,16 @@ class Word(str):
     __slots__ = ()
 
 
-Value = float | str | list["Value"] | tuple[tuple[str, "Value"], ...]
-"""A number, quoted text (or a ``Word``), a list, or the pairs of a dictionary, repeated keys and all."""
+Brackets = list["Value"] | tuple[tuple[str, "Value"], ...]
+"""A list, or the pairs of a dictionary, repeated keys and all."""
+Value = float | str | Brackets
+"""A number, quoted text (or a ``Word``), or what stands in brackets."""
 
 
 class Element(NamedTuple):
     """One element: its value, or ``None`` and the fault; ``start`` and ``end`` are its characters in the text."""
 
-    value: Value | None
+    value: Brackets | None
     fault: str
     start: int
     end: int
@@ -161,7 +163,7 @@ def _element(tokens: list[_Token], first: int, after: int) -> Element:
     if _closing(tokens, first) != after - 1:
         return Element(None, "a bracket or a quote is not closed", start, end)
     try:
-        value, _ = _parse(tokens, first)
+        value, _ = _parse_brackets(tokens, first)
     except _MalformedError as fault:
         return Element(None, str(fault), start, end)
     return Element(value, "", start, end)
@@ -178,7 +180,11 @@ def _parse(tokens: list[_Token], index: int) -> tuple[Value, int]:
         return Word(token.text), index + 1
     if token.kind != "open":
         raise _MalformedError(f"{token.text!r} where a value belongs")
-    close = _CLOSES[token.text]
+    return _parse_brackets(tokens, index)
+
+
+def _parse_brackets(tokens: list[_Token], index: int) -> tuple[Brackets, int]:
+    close = _CLOSES[tokens[index].text]
     items: list[Value] = []
     pairs: list[tuple[str, Value]] = []
     index += 1

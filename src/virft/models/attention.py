@@ -31,7 +31,7 @@ SHARED_PROMPT = "virft_shared_prompt"
 VISION_ATTENTION = "virft_flash_vision"
 
 _SHORT_VISION = 256
-_SHORT_PROMPT = 512
+_SHORT_PROMPT = 256
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float) -> Tensor:

@@ -34,7 +34,9 @@ class TokenRules:
 
     def log_distribution(self, logits: Tensor) -> Tensor:
         """Log-probabilities in float32 over the last axis: logits / temperature, forbidden tokens at minus infinity."""
-        scaled = logits.float() / self.temperature
+        scaled = logits.to(torch.float32, copy=True)  # in place below; a division by 1 would cost another pass back
+        if self.temperature != 1.0:
+            scaled /= self.temperature
         if self.forbidden_ids:
             ids = torch.tensor(self.forbidden_ids, device=logits.device)
             scaled.index_fill_(-1, ids, float("-inf"))

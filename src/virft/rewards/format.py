@@ -34,5 +34,5 @@ def paper_format_reward(reading: Reading, target: Target, context: RewardContext
     text = reading.text
     # By hand: the pattern itself takes quadratic time on a text that repeats its middle.
     matches = text.startswith("<think>") and text.endswith("</answer>")
-    between = _BETWEEN_BLOCKS.search(text, len("<think>")) if matches else None
+    between = _BETWEEN_BLOCKS.search(text) if matches else None
     return float(reading.well_formed or between is not None)
