@@ -515,6 +515,17 @@ def test_no_text_makes_a_reader_raise_and_spans_lie_in_the_text(text, thinking):
             assert 0 <= item.confidence <= 1
 
 
+@pytest.mark.parametrize("around", ["", " ", "\n  "])
+def test_the_canonical_list_takes_the_fast_way(around, monkeypatch):
+    def general(*arguments):
+        raise AssertionError("the general reader was asked")
+
+    monkeypatch.setattr("virft.answers.read_elements", general)
+    rows = (0, 0, 100, 100), (5, 5, 50, 50, 0.5), (1, 2, 30, 40, 0.0), (1, 2, 30, 40, 1.0)
+    answer = detection(f"{around}{written(*rows)}{around}").answer
+    assert [(*item.box.xyxy, item.confidence) for item in answer.items] == [(*rows[0], 1.0), *rows[1:]]
+
+
 @given(mutated_answers())
 def test_the_fast_way_and_the_general_way_agree(text):
     def read(text):
