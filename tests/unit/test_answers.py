@@ -120,20 +120,20 @@ def test_without_thinking_a_stray_think_block_or_text_is_a_fault_but_the_answer_
 )
 def test_without_exactly_one_answer_block_nothing_is_read(text, reason, thinking):
     reading = read_classification(text, thinking=thinking)
-    assert isinstance(reading.answer, Unreadable)
-    assert reading.answer.reason == reason
+    assert reading.answer == Unreadable(reason=reason, piece="" if reason == "the answer block is empty" else text)
     assert not reading.well_formed or reason == "the answer block is empty"
 
 
 @pytest.mark.parametrize("filler", ["a" * 32_768, "é" * 16_384])
 def test_a_text_of_more_than_32_kilobytes_is_not_read(filler):
     reading = read_classification(f"<answer>cat</answer>{filler}", thinking=False)
-    assert reading.answer.reason == "longer than 32768 bytes"
+    assert reading.answer == Unreadable(reason="longer than 32768 bytes", piece=reading.text[:80] + "…")
 
 
-def test_a_text_of_32_kilobytes_is_read():
-    text = "<answer>cat</answer>"
-    assert read_classification(text + " " * (32_768 - len(text)), thinking=False).well_formed
+@pytest.mark.parametrize("label", ["cat", "chaté"])
+def test_a_text_of_32_kilobytes_is_read(label):
+    text = f"<answer>{label}</answer>"
+    assert read_classification(text + " " * (32_768 - len(text.encode())), thinking=False).well_formed
 
 
 # --- detection ---------------------------------------------------------------------------------------
