@@ -1,6 +1,8 @@
 """A whole GRPO step (sampling, reward, update): virft, the same without sharing, and TRL's GRPOTrainer.
 
-    bash ../shared/vllm_cpu/setup.sh TRL_VENV      # once: an environment with TRL 1.16.0, 6 minutes
+    python -m venv TRL_VENV && TRL_VENV/bin/pip install torch==2.13.0    # once; on a CPU take a build for CPUs
+    TRL_VENV/bin/pip install -c constraints.txt trl==1.16.0 transformers accelerate datasets pillow
+    TRL_VENV/bin/pip install --no-deps torchvision==0.28.0 && TRL_VENV/bin/python scripts/declare_torchvision.py
     python benchmarks/step_against_trl.py --trl-python TRL_VENV/bin/python      # about 12 minutes on two idle cores
     python benchmarks/step_against_trl.py --trl-python .. --model 100m --dtype bfloat16 --num-prompts 4
 

@@ -119,6 +119,9 @@ def draw(points: Sequence[Point], path: Path) -> None:
             values, [point.operations / rate for point in held], "--", color="#999999", label="counted operations"
         )
         axis.set_xlabel(WORDS[factor])
+        axis.set_xticks(values, [f"{value / 1e6:.0f} M" if value >= 1e6 else f"{value:.0f}" for value in values])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
     np.atleast_1d(axes)[0].set_ylabel("seconds of a step")
     np.atleast_1d(axes)[0].legend(frameon=False)

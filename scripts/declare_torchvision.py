@@ -1,8 +1,9 @@
-"""Lets torchvision be imported beside a PyTorch for CPUs: for `make test-vllm` alone, which runs this with its Python.
+"""Lets torchvision be imported beside a PyTorch for CPUs, in the environment whose Python runs this.
 
-vLLM imports torchvision. The wheel of the package index is built for GPUs; here its compiled part does not load, and
-its import stops where it describes two operators of that part. This puts a start-up file into the environment that
-declares the two when torchvision is first imported. They still cannot be called; nothing in the tests does.
+For `make test-vllm`, and for TRL's side of `benchmarks/step_against_trl.py`: vLLM imports torchvision, and transformers
+wants it for processors of videos. The wheel of the package index is built for GPUs; here its compiled part does not
+load, and its import stops where it describes two operators of that part. This puts a start-up file into the environment
+that declares the two when torchvision is first imported. They still cannot be called; nothing here does.
 """
 
 from __future__ import annotations
