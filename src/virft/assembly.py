@@ -64,10 +64,7 @@ def processes() -> PartialState:
 
 
 def leave_processes() -> None:
-    """Close the connections with the other processes, when all have come to the end of their work; alone, do nothing.
-
-    Left to the interpreter's end, a thread of gloo that still holds a tensor aborts this process (PyTorch #179291).
-    """
+    """Close the connections with the other processes, when all have come to the end of their work. Alone: nothing."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

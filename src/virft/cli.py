@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
 from virft.origin import version_and_commit
@@ -50,6 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell("interrupted")
         return EXIT_INTERRUPTED
     return 0
+
+
+def run() -> NoReturn:
+    """``main`` as a program.
+
+    A process that a launcher started ends here and now, without the interpreter's clean-up: a thread of gloo may let go
+    of its last tensor only then, which aborts a process whose work is done, and with it the run.
+    """
+    status = main()
+    if _is_launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _rank() -> int:

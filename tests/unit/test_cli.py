@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -58,6 +59,17 @@ def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
 def test_import_leaves_pytorch_alone(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_a_process_of_a_launcher_ends_without_the_interpreters_clean_up(is_launched: bool, tmp_path: Path) -> None:
+    code = "import atexit, sys; from virft.cli import run; atexit.register(print, 'cleaned up'); run()"
+    command = [sys.executable, "-c", code, "check", str(tmp_path / "nowhere")]
+    launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"} if is_launched else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **launched})
+    assert done.returncode == cli.EXIT_USER_ERROR
+    assert done.stderr.startswith(f"virft: {tmp_path / 'nowhere'}")  # what was said is not lost
+    assert done.stdout == ("" if is_launched else "cleaned up\n")
 
 
 def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
