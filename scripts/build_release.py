@@ -29,9 +29,9 @@ def build(checkout: Path, folder: Path) -> dict[str, bytes]:
     out = folder / "dist"
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(folder)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        command, env={**environment, "SOURCE_DATE_EPOCH": committed_s}, check=False, capture_output=True, text=True
-    )
+    # bytecode beside the sources would be a change to the commit where nothing tells git to ignore it
+    environment |= {"SOURCE_DATE_EPOCH": committed_s, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"build_release.py: the build failed\n{done.stdout}{done.stderr}")
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
