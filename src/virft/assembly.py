@@ -474,7 +474,8 @@ def estimate(config: Config, trainer: GRPOTrainer, sample: Sample, *, num_sample
     further = ""
     if config.grpo.filters:
         prompts += num_samples
-        further += f"; a group of each of {num_samples} samples before the first step is among it (grpo.min_base_score)"
+        further += f"; a group of each of {num_samples} samples before the first step is among it "
+        further += "(grpo.min_base_score, grpo.max_base_score)"
     if config.grpo.refill_rounds:
         further += f"; grpo.refill_rounds may sample up to {config.grpo.refill_rounds} times as much again"
     return (

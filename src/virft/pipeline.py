@@ -179,7 +179,8 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
     data = training_data(settings, "grpo")
     data.check()
     with closing(make_trainer(settings, load_for_training(settings), (sample.query for sample in data))) as trainer:
-        print(estimate(settings, trainer, next(iter(data)), num_samples=sum(1 for _ in data)))
+        num_samples = sum(map(len, data.stores.values()))
+        print(estimate(settings, trainer, next(iter(data)), num_samples=num_samples))
 
 
 def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:

@@ -62,7 +62,7 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     assert "completion tokens (at most 1,632), at most 0:" in told_more  # (3 x 2 + 11) x 2 x 48
     assert told_more.endswith(
         "(groups of a step share time); a group of each of 11 samples before the first step is among it "
-        "(grpo.min_base_score); grpo.refill_rounds may sample up to 2 times as much again\n"
+        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much again\n"
     )
 
     (tmp_path / "resolved.toml").write_text(told)

@@ -21,6 +21,7 @@ from virft.boxes import (
     intersection_over_union,
     iou_matrix,
     match_greedily,
+    size_of,
     undisputed_pairs,
     xywh_to_xyxy,
 )
@@ -78,6 +79,18 @@ def test_iou_of_known_boxes(first, second, expected):
 def test_generalized_iou_of_boxes_that_do_not_touch():
     # hull 300, union 200: 0 - 100 / 300
     assert generalized_iou((0, 0, 10, 10), (20, 0, 30, 10)) == pytest.approx(-1 / 3)
+    assert generalized_iou((0, 0, 10, 10), (0, 20, 10, 30)) == pytest.approx(-1 / 3)
+
+
+def test_boxes_of_less_than_a_pixel_overlap_too():
+    assert iou_matrix([(0, 0, 0.5, 0.5)], [(0, 0, 0.5, 0.25), (0, 0, 0.25, 0.5)]) == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [(31.9, "small"), (32, "medium"), (96, "medium"), (96.1, "large")]
+)  # COCO's bounds: 32 x 32 and 96 x 96 pixels
+def test_sizes_are_cocos(side, size):
+    assert size_of(box_of((0, 0, side, side))) == size
 
 
 def test_generalized_iou_of_empty_boxes_is_minus_1():

@@ -63,7 +63,7 @@ def test_import_leaves_pytorch_alone(module: str) -> None:
 
 @pytest.mark.parametrize("is_launched", [False, True])
 def test_a_process_of_a_launcher_ends_without_the_interpreters_clean_up(is_launched: bool, tmp_path: Path) -> None:
-    code = "import atexit, sys; from virft.cli import run; atexit.register(print, 'cleaned up'); run()"
+    code = "import atexit; from virft.cli import run; atexit.register(print, 'cleaned up'); run()"
     command = [sys.executable, "-c", code, "check", str(tmp_path / "nowhere")]
     launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"} if is_launched else {}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **launched})
