@@ -29,7 +29,7 @@ def write_results(question: str, *, command: str, tables: str, date: str | None,
     name = f"{day}_{slug}-{torch.get_num_threads()}-threads_{question}.md"
     text = (
         f"# {question}\n\n`{command}`\n\n- {day}, commit {source_commit() or 'unknown'} (+: with changes)\n"
-        f"- {machine()}\n- {versions}, Python {platform.python_version()}\n\n{tables}\n"
+        f"- {machine()}\n- {versions}, Python {platform.python_version()}\n{_allocator()}\n{tables}\n"
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text)
@@ -42,6 +42,12 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     lines = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in (head, *rows)]
     rule = ["-" * (width - 1) + ":" for width in widths]
     return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+
+
+def _allocator() -> str:
+    """What was asked of glibc's memory by environment variables, as a line; nothing if nothing was."""
+    found = " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_"))
+    return f"- {found}\n" if found else ""
 
 
 def _processor() -> str:

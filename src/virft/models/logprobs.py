@@ -5,7 +5,7 @@ Everything happens inside ``Policy.forward``, so that a wrapper (DDP, FSDP, acce
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import Any
@@ -21,8 +21,11 @@ from virft.models.vision import ImageFeatures, VisionInputs
 
 PASS_NUMBERS = (1 << 14) * 1176
 """Pixel numbers that go through the vision tower at once, unless a prompt has more: 16,384 patches of Qwen2-VL."""
-_CHUNK_LOGITS = 1 << 24
-"""Logits held at once, in numbers (64 MiB of float32); more are computed in chunks and again in the backward."""
+_CHUNK_BYTES = 1 << 27
+"""Logits held at once, and as much for their gradient; more are computed in chunks and again in the backward."""
+_BLOCK_LOGITS = {"cpu": 1 << 19}
+"""Logits that are made probabilities at once, in numbers: on a CPU 2 MiB of float32, which stay in its cache."""
+_BLOCK_ELSEWHERE = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,41 @@ class TokenRules:
             ids = torch.tensor(self.forbidden_ids, device=logits.device)
             scaled.index_fill_(-1, ids, float("-inf"))
         return torch.log_softmax(scaled, dim=-1)
+
+    def chosen(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities [N] of ``tokens`` [N] by logits [N, V]."""
+        return self.log_distribution(logits).gather(-1, tokens[:, None])[:, 0]
+
+
+class _Chosen(torch.autograd.Function):
+    """Log-probs [N] of ``targets`` [N] by logits [N, V], a block of rows at a time, in both directions.
+
+    Kept for the backward are the logits alone, in their own dtype: whole tables of float32 would cost more time to fill
+    than the numbers in them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, rules: TokenRules) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        ctx.rules = rules
+        return torch.cat([rules.chosen(*block) for block in _blocks(logits, targets)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets = ctx.saved_tensors
+        found = torch.empty_like(logits)
+        for some, wanted, outer, inner in _blocks(logits, targets, gradient, found):
+            with torch.enable_grad():
+                some = some.detach().requires_grad_()
+                chosen = ctx.rules.chosen(some, wanted)
+            inner.copy_(torch.autograd.grad(chosen, some, outer)[0])
+        return found, None, None
+
+
+def _blocks(logits: Tensor, *further: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows of logits, and of what belongs to them, as many as are best at once."""
+    rows = max(1, _BLOCK_LOGITS.get(logits.device.type, _BLOCK_ELSEWHERE) // logits.shape[-1])
+    return zip(*(one.split(rows) for one in (logits, *further)), strict=True)
 
 
 def no_mask(like: Tensor) -> Tensor:
@@ -97,10 +135,9 @@ class Policy(nn.Module):
             features = self.encode_images(vision or ())
         hidden = self.hidden_states(row, features).index_select(0, row.logit_index)
         head = self.model.get_output_embeddings()
-        vocabulary = head.weight.shape[0]
-        rows = max(1, _CHUNK_LOGITS // vocabulary)
+        rows = max(1, _CHUNK_BYTES // (head.weight.shape[0] * hidden.element_size()))
         if len(hidden) <= rows:
-            return self._chosen(hidden, row.targets).clone()  # FSDP2 has a warning for every view that is returned
+            return self._chosen(hidden, row.targets)
         parts = []
         for states, targets in zip(hidden.split(rows), row.targets.split(rows), strict=True):
             if torch.is_grad_enabled():
@@ -131,4 +168,5 @@ class Policy(nn.Module):
         return self.rules.log_distribution(self.model.get_output_embeddings()(hidden))
 
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return self.next_log_distribution(hidden).gather(-1, targets[:, None])[:, 0]
+        logits = self.model.get_output_embeddings()(hidden)
+        return _Chosen.apply(logits, targets, self.rules)  # type: ignore[no-any-return, no-untyped-call]

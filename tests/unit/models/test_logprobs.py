@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -27,6 +28,28 @@ def test_half_precision_logits_are_scored_in_float32() -> None:
     assert TokenRules().log_distribution(torch.zeros(4, dtype=torch.bfloat16)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_block_of_rows_at_a_time_changes_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 96, generator=generator).to(dtype)
+    targets, outer = torch.randint(50, 96, (7,), generator=generator), torch.randn(7, generator=generator)
+    rules = TokenRules(temperature=0.7, forbidden_ids=(3, 4))
+
+    def run(chosen: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        wanted = logits.clone().requires_grad_()
+        found = chosen(wanted)
+        return found.detach(), torch.autograd.grad(found, wanted, outer)[0]
+
+    whole, gradient = run(lambda one: rules.chosen(one, targets))
+    monkeypatch.setattr(logprobs, "_BLOCK_LOGITS", {"cpu": 2 * 96})  # the last block has one row
+    found, found_gradient = run(lambda one: logprobs._Chosen.apply(one, targets, rules))
+    assert torch.equal(found, whole)
+    assert torch.equal(found_gradient, gradient)
+    assert found_gradient.dtype == dtype
+    assert (found_gradient[:, [3, 4]] == 0).all()
+    assert (found_gradient != 0).sum() > 7 * 80
+
+
 def test_logits_in_chunks_give_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     _, policy = make_pair("qwen2_vl")
     groups = make_groups(policy.config)
@@ -38,7 +61,8 @@ def test_logits_in_chunks_give_the_same_numbers_and_gradients(monkeypatch: pytes
         return found.detach(), policy.model.lm_head.weight.grad.clone()
 
     whole, gradient = run()
-    monkeypatch.setattr(logprobs, "_CHUNK_LOGITS", 5 * 96)  # 5 rows of 96 tokens at once
+    monkeypatch.setattr(logprobs, "_CHUNK_BYTES", 5 * 96 * 4)  # 5 rows of 96 tokens at once
+    monkeypatch.setattr(logprobs, "_BLOCK_LOGITS", {"cpu": 2 * 96})
     chunked, chunked_gradient = run()
     torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=0)
     torch.testing.assert_close(chunked_gradient, gradient, atol=1e-6, rtol=0)
