@@ -23,8 +23,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu``, ``browser`` or ``vllm`` are skipped where there is none."""
-    for mark, missing in (("gpu", _without_gpu), ("browser", _without_browser), ("vllm", _without_vllm)):
+    """Tests marked ``gpu``, ``browser``, ``vllm`` or ``deepspeed`` are skipped where there is none."""
+    marks = {"gpu": _without_gpu, "browser": _without_browser, "vllm": _without_vllm, "deepspeed": _without_deepspeed}
+    for mark, missing in marks.items():
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and (reason := missing()):
             for item in marked:
@@ -41,6 +42,10 @@ def _without_browser() -> str:
     packages = [name for name in ("gradio", "playwright") if find_spec(name) is None]
     missing = packages + [name for name in ("chromium",) if shutil.which(name) is None]
     return f"no {missing[0]} here; make test-app" if missing else ""
+
+
+def _without_deepspeed() -> str:
+    return "no deepspeed here; make test-deepspeed" if find_spec("deepspeed") is None else ""
 
 
 def _without_vllm() -> str:

@@ -6,7 +6,9 @@ Run by two processes at once, all cases in a row: starting processes takes longe
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,19 +24,22 @@ from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.families import family_of
 from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.hf_generator import HFGenerator
+from virft.models.layout import pack_row
 from virft.models.load import LoadedModel, prepare_attention
 from virft.models.logprobs import Policy
 from virft.models.renderer import RenderedPrompt
-from virft.models.sharding import shard
+from virft.models.sharding import put_whole, shard, whole_tensor
 from virft.models.vision import FeatureCache
 from virft.sft.trainer import SFTTrainer
 from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from virft.training.optim import FastRows, make_optimizer, set_learning_rate
-from virft.training.ranks import Ranks, whole_tensor
+from virft.training.optim import FastRows, make_optimizer, set_learning_rate, update_weights
+from virft.training.ranks import Ranks
+from virft.training.zero import AnyOptimizer, ZeroPolicy, share_out
 from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSize, Prompt, RewardReport
 
 CPU = torch.device("cpu")
 STRATEGIES = ("ddp", "fsdp2")
+ZERO = ("zero2", "zero3", "zero2 offload", "zero3 offload")
 SPREAD, EQUAL = (0.2, 1.7, 0.4, 0.9), (1.0, 1.0, 1.0, 1.0)
 
 
@@ -70,7 +75,10 @@ CASES = {
 
 
 class Descent(torch.optim.SGD):
-    """Plain descent that keeps the gradients it was given. Adam would blow rounding up where they are near 0."""
+    """Plain descent that keeps the gradients it was given. Adam would blow rounding up where they are near 0.
+
+    DeepSpeed gives it flat parts, which say nothing; the weights do.
+    """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         super().__init__([one for one in parameters if one.requires_grad], lr=0.0)
@@ -148,12 +156,30 @@ def load(case: Case) -> LoadedModel:
 
 def spread(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> Policy | None:
     """As ``virft.assembly`` does it: the sampler, if there is one of its own."""
-    if ranks.count == 1 or strategy == "ddp":
+    if ranks.count == 1 or not strategy.startswith(("fsdp2", "zero3")):
         return None
-    loaded.add_copy(CPU, linear_dtype=None)
+    loaded.add_copy(CPU, linear_dtype=None, keep_tower=strategy == "fsdp2")
     assert loaded.copied is not None
-    shard(policy, CPU, ranks.count, whole=loaded.copied.shared)
+    if strategy == "fsdp2":
+        shard(policy, CPU, ranks.count, whole=loaded.copied.shared)
     return Policy(loaded.copy().model, loaded.family, RULES)
+
+
+def stepper(
+    policy: Policy, optimizer: torch.optim.Optimizer, ranks: Ranks, strategy: str, max_grad_norm: float = 1e9
+) -> tuple[ZeroPolicy | None, AnyOptimizer]:
+    """As ``virft.assembly`` does it: what the policy is called through, and what steps."""
+    if ranks.count == 1 or not strategy.startswith("zero"):
+        return None, optimizer
+    return share_out(
+        policy,
+        optimizer,
+        stage=3 if strategy.startswith("zero3") else 2,
+        num_processes=ranks.count,
+        max_grad_norm=max_grad_norm,
+        autocast_dtype=None,
+        offload=strategy.endswith("offload"),
+    )
 
 
 def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
@@ -180,9 +206,12 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
     sampler = spread(loaded, policy, ranks, strategy)
     if reference is not None and sampler is not None:
         shard(reference, CPU, ranks.count)
-    optimizer = Descent(list(policy.parameters()))
+    descent = Descent(list(policy.parameters()))
+    engine, optimizer = stepper(policy, descent, ranks, strategy, settings["max_grad_norm"])
     common: dict[str, Any] = {
         "policy": policy,
+        "engine": engine,
+        "is_sharded": ranks.count > 1 and strategy != "ddp",
         "render": partial(render, policy, groups),
         "optimizer": optimizer,
         "learning_rate_at": lambda step: 0.1,
@@ -195,7 +224,7 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
             answer_ids=lambda asked, _: groups[int(asked.id)][2][0],
             max_grad_norm=settings["max_grad_norm"],
             microbatch_tokens=settings["microbatch_tokens"],
-            is_sharded=sampler is not None,
+            **({"encoder": sampler, "encoding_mode": loaded.whole} if strategy.startswith("zero3") and sampler else {}),
             **common,
         )
     else:
@@ -216,9 +245,67 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
     return {
         "metrics": dict(report.metrics),
         "shown": report.shown,
-        "gradients": optimizer.seen,
-        "weights": [whole_tensor(one.data).clone() for one in policy.parameters()],
+        "gradients": descent.seen,
+        "weights": [whole_tensor(one).detach().clone() for one in policy.parameters()],
     }
+
+
+class Rows:
+    """A model and its optimizer, by any strategy, and steps on a row of the process's own group."""
+
+    def __init__(self, strategy: str, ranks: Ranks, make_optimizer: Callable[[Policy], torch.optim.Optimizer]) -> None:
+        loaded = load(Case())
+        self.policy = Policy(loaded.model, loaded.family, RULES)
+        groups = make_groups(self.policy.config)
+        self._parts = [self._row(*group) for group in (groups if ranks.count == 1 else groups[ranks.index :][:1])]
+        engine, self.optimizer = stepper(self.policy, make_optimizer(self.policy), ranks, strategy)
+        self._call = engine or self.policy
+
+    def _row(self, prompt: Any, vision: Any, completions: Any) -> Any:
+        positions = self.policy.family.prompt_positions(self.policy.model, torch.tensor(prompt), vision)
+        return pack_row([prompt], [positions], [completions]), [vision]
+
+    def backward(self, factor: float = 1.0) -> None:
+        for row, vision in self._parts:
+            (self._call(row, vision=vision).square().sum() * factor / 100).backward()
+
+    def update(self) -> float:
+        return update_weights(self.optimizer, max_grad_norm=1e9, ranks=Ranks())
+
+    def weights(self) -> list[torch.Tensor]:
+        return [whole_tensor(one).detach().clone() for one in self.policy.parameters()]
+
+
+def spoilt_steps(strategy: str, ranks: Ranks) -> dict[str, Any]:
+    """Weights after a step, of which nothing may be left that was forgotten or was no number before it."""
+    rows = Rows(strategy, ranks, lambda policy: torch.optim.SGD(policy.parameters(), lr=0.1))
+    before = rows.weights()
+    rows.backward(3.0)
+    rows.optimizer.zero_grad(set_to_none=True)
+    rows.backward(math.nan)
+    norm = rows.update()
+    unchanged = all(torch.equal(one, other) for one, other in zip(rows.weights(), before, strict=True))
+    rows.backward()
+    rows.backward()
+    return {"spoilt norm": norm, "unchanged": unchanged, "norm": rows.update(), "after": rows.weights()}
+
+
+def adam_steps(folder: Path, strategy: str, ranks: Ranks, *, resume: bool) -> list[torch.Tensor]:
+    """Weights after three steps of Adam, saved after the second; with ``resume``, of a second model that goes on."""
+    # a large eps: elsewhere Adam would blow rounding up where gradients are near 0
+    rows = Rows(strategy, ranks, lambda policy: torch.optim.AdamW(policy.parameters(), lr=0.01, eps=1e-3, fused=True))
+    first = 0
+    if resume:
+        for one in rows.policy.parameters():
+            put_whole(one, torch.zeros_like(whole_tensor(one)))
+        first = load_checkpoint(folder / "step_000002", module=rows.policy, optimizer=rows.optimizer).num_steps
+    for number in range(first, 3):
+        rows.backward()
+        rows.update()
+        if number == 1 and not resume:
+            state = TrainingState(num_steps=2)
+            save_checkpoint(folder, module=rows.policy, optimizer=rows.optimizer, state=state, keep=1, ranks=ranks)
+    return rows.weights()
 
 
 def copies(ranks: Ranks) -> dict[str, Any]:
@@ -267,19 +354,35 @@ def checkpointed(folder: Path, ranks: Ranks, *, strategy: str, resume: bool) -> 
     for number in range(first, 2):
         for at, one in enumerate(policy.parameters()):
             generator = torch.Generator().manual_seed(1000 * number + at)
-            full = torch.randn(whole_tensor(one.data).shape, generator=generator)
+            full = torch.randn(whole_tensor(one).shape, generator=generator)
             one.grad = shard_of(one, full)
         optimizer.step()
         if number == 0:
             state = TrainingState(num_steps=1)
             save_checkpoint(folder, module=policy, optimizer=optimizer, state=state, keep=1, ranks=ranks)
-    return [whole_tensor(one.data).clone() for one in policy.parameters()]
+    return [whole_tensor(one).detach().clone() for one in policy.parameters()]
 
 
 def shard_of(one: Any, full: torch.Tensor) -> Any:
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     return distribute_tensor(full, one.device_mesh, one.placements) if isinstance(one, DTensor) else full
+
+
+def run_zero(index: int, meeting: str, out: str) -> None:
+    """What each of the two processes does with DeepSpeed."""
+    os.environ["LOCAL_RANK"] = str(index)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=2)
+    ranks = Ranks(index=index, count=2)
+    found = {f"{strategy}: {name}": outcome(case, strategy, ranks) for strategy in ZERO for name, case in CASES.items()}
+    for strategy in ZERO:
+        found |= {f"{strategy}: {name}": value for name, value in spoilt_steps(strategy, ranks).items()}
+        for resume in (False, True):
+            weights = adam_steps(Path(out) / strategy, strategy, ranks, resume=resume)
+            found[f"{strategy}: {'resumed' if resume else 'whole'}"] = weights
+    torch.save(found, Path(out) / f"{index}.pt")
+    dist.destroy_process_group()
 
 
 def run_process(index: int, meeting: str, out: str) -> None:

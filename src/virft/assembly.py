@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -44,6 +44,8 @@ from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
 from virft.training.ranks import Ranks
 from virft.training.trackers import ShownAnswer, Trackers
+from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed
+from virft.training.zero import share_out as zero_share_out
 from virft.types import RolloutGroup, Sample
 
 DEFAULT_TEMPLATE = "paper"
@@ -85,9 +87,10 @@ def ranks() -> Ranks:
     return Ranks(index=state.process_index, count=state.num_processes, device=device())
 
 
-def is_sharded(config: Config) -> bool:
-    """Whether each process of the run keeps only a part of the weights."""
-    return config.parallel.strategy == "fsdp2" and ranks().count > 1
+def strategy(config: Config) -> str:
+    """What the processes share out; alone there is nothing to share, but DeepSpeed may move the optimizer away."""
+    alone = ranks().count == 1 and not config.parallel.offload_optimizer
+    return "ddp" if alone else config.parallel.strategy
 
 
 def load_for_training(config: Config) -> LoadedModel:
@@ -106,7 +109,7 @@ def load_for_training(config: Config) -> LoadedModel:
         loaded.merge_adapters()
     loaded.card |= _asked(config, loaded)
     prepare_for_training(config, loaded)
-    if not is_sharded(config):
+    if strategy(config) == "ddp":
         loaded.model.to(device())
     return loaded
 
@@ -219,6 +222,12 @@ def make_grader(config: Config, box_space: BoxSpace) -> Grader:
     return replace(grader(None, None), by_origin=by_origin)
 
 
+def require_strategy(config: Config) -> None:
+    """``ConfigError`` where the processes shall share out by a package that is missing."""
+    if strategy(config).startswith("zero"):
+        require_deepspeed()
+
+
 def require_engine(config: Config) -> None:
     """``ConfigError`` where ``sampling.engine`` is vLLM and is missing or cannot do what is asked on this device."""
     if config.sampling.engine == "vllm":
@@ -251,14 +260,16 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
         reference_mode = loaded.adapters_disabled
     elif config.grpo.has_reference:
         reference = copy.deepcopy(policy).requires_grad_(False).eval()
-    sampler = _spread(config, loaded, policy)
-    if sampler is not None and reference is not None:
+    shared = _share_out(config, config.grpo, loaded, policy, names)
+    if reference is not None and shared.sampler is not None:
         shard(reference, device(), ranks().count)
+    elif reference is not None:
+        reference.to(device())
     grader = make_grader(config, loaded.family.box_space)
     is_other_engine = config.sampling.engine != "builtin"
     return GRPOTrainer(
         policy=policy,
-        generator=make_generator(config, loaded, sampler or policy),
+        generator=make_generator(config, loaded, shared.sampler or policy),
         render=make_renderer(
             loaded,
             template=config.prompt.template,
@@ -266,7 +277,7 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
             thinking_by_origin={name: one.thinking for name, one in grader.by_origin.items()},
         ),
         grader=grader,
-        optimizer=_make_optimizer(config.grpo, loaded, policy, names),
+        optimizer=shared.optimizer,
         learning_rate_at=_learning_rate_of(config.grpo),
         settings=GRPOSettings(
             group_size=config.grpo.group_size,
@@ -293,8 +304,10 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
         reference_mode=reference_mode,
         feature_cache=FeatureCache() if config.model.freeze_vision else None,
         ranks=ranks(),
-        sampler=sampler,
-        sampling_mode=loaded.whole if sampler is not None else None,
+        is_sharded=strategy(config) != "ddp",
+        engine=shared.engine,
+        sampler=shared.sampler,
+        sampling_mode=loaded.whole if shared.sampler is not None else None,
         device=device(),
         autocast=_autocast(config),
     )
@@ -303,7 +316,7 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
 def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ()) -> SFTTrainer:
     """The supervised trainer of a config around a loaded model, asked as ``make_trainer``'s is. ``names``: as there."""
     policy = make_policy(loaded, temperature=1.0)
-    _spread(config, loaded, policy)
+    shared = _share_out(config, config.sft, loaded, policy, names)
     thinking_by_origin = {name: part.thinking for name, part in config.mixture.items() if part.thinking is not None}
     end = end_token_id(loaded)
 
@@ -327,28 +340,68 @@ def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] =
             thinking_by_origin=thinking_by_origin,
         ),
         answer_ids=answer_ids,
-        optimizer=_make_optimizer(config.sft, loaded, policy, names),
+        optimizer=shared.optimizer,
         learning_rate_at=_learning_rate_of(config.sft),
         max_grad_norm=config.sft.max_grad_norm,
         microbatch_tokens=config.sft.microbatch_tokens,
         feature_cache=FeatureCache() if config.model.freeze_vision else None,
         ranks=ranks(),
-        is_sharded=loaded.copied is not None,
+        is_sharded=strategy(config) != "ddp",
+        engine=shared.engine,
+        **_encoding(config, loaded, shared.sampler),
         device=device(),
         autocast=_autocast(config),
     )
 
 
-def _spread(config: Config, loaded: LoadedModel, policy: Policy) -> Policy | None:
-    """Share the policy's weights out over the processes, if that is wanted: the policy to sample with, else None."""
-    among = ranks()
+def _encoding(config: Config, loaded: LoadedModel, whole: Policy | None) -> dict[str, Any]:
+    """What encodes images of a frozen tower that is shared out; FSDP2 leaves it whole."""
+    if whole is None or not config.model.freeze_vision or strategy(config) == "fsdp2":
+        return {}
+    return {"encoder": whole, "encoding_mode": loaded.whole}
+
+
+class _Shared(NamedTuple):
+    """What trains a policy among the processes of a run. ``sampler``: what has all weights where the policy has not.
+
+    ``engine``: what the policy is called through where gradients are wanted, if that is DeepSpeed's.
+    """
+
+    optimizer: AnyOptimizer
+    sampler: Policy | None = None
+    engine: ZeroPolicy | None = None
+
+
+def _share_out(
+    config: Config, settings: GRPOConfig | SFTConfig, loaded: LoadedModel, policy: Policy, names: Iterable[str]
+) -> _Shared:
+    """Share out what the config says over the processes, and make the optimizer."""
+    among, how = ranks(), strategy(config)
     among.require_equal(one for one in policy.parameters() if one.requires_grad)
-    if not is_sharded(config):
-        return None
-    loaded.add_copy(among.device, linear_dtype=torch.bfloat16 if config.model.dtype == "bfloat16" else None)
-    assert loaded.copied is not None
-    shard(policy, among.device, among.count, whole=loaded.copied.shared)
-    return make_policy(loaded.copy(), temperature=policy.rules.temperature)
+    halved = torch.bfloat16 if config.model.dtype == "bfloat16" else None
+    sampler = None
+    if how in ("fsdp2", "zero3"):
+        loaded.add_copy(among.device, linear_dtype=halved, keep_tower=how == "fsdp2")
+        sampler = make_policy(loaded.copy(), temperature=policy.rules.temperature)
+    if how == "fsdp2":
+        assert loaded.copied is not None
+        shard(policy, among.device, among.count, whole=loaded.copied.shared)
+    optimizer = _make_optimizer(settings, loaded, policy, names)
+    if how in ("ddp", "fsdp2"):
+        return _Shared(optimizer, sampler)
+    if not dist.is_initialized():
+        backend = "nccl" if among.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    engine, shared = zero_share_out(
+        policy,
+        optimizer,
+        stage=3 if how == "zero3" else 2,
+        num_processes=among.count,
+        max_grad_norm=settings.max_grad_norm,
+        autocast_dtype=halved,
+        offload=config.parallel.offload_optimizer,
+    )
+    return _Shared(shared, sampler, engine)
 
 
 def require_rationales(config: Config, data: Iterable[Sample]) -> None:

@@ -369,10 +369,16 @@ class SFTConfig(_Section):
 class ParallelConfig(_Section):
     """``[parallel]``: what several processes share out. How many there are, `accelerate launch` says."""
 
-    strategy: Literal["ddp", "fsdp2"] = _setting(
+    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = _setting(
         "ddp",
         help="`ddp`: every process has the whole model and its optimizer. `fsdp2`: each keeps a part of both; sampling "
-        "still gathers all weights. One process alone has everything, whatever it says here.",
+        "still gathers all weights. `zero2`, `zero3`: DeepSpeed's ZeRO; each keeps a part of gradients and optimizer, "
+        "with `zero3` of the weights too. One process alone has everything, whatever it says here.",
+    )
+    offload_optimizer: bool = _setting(
+        False,
+        help="Gradients and optimizer states lie in main memory, and the step is taken there. By DeepSpeed; helps one "
+        "process alone, too.",
     )
 
 
@@ -624,6 +630,9 @@ def without_effect(config: Config) -> dict[str, str]:
                 reasons[f"{section}.{name}"] = "it needs model.freeze_vision = false"
     if config.grpo.updates_per_batch == 1:
         reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
+    if not config.parallel.strategy.startswith("zero"):
+        how = shown(config.parallel.strategy)
+        reasons["parallel.offload_optimizer"] = f'it needs parallel.strategy = "zero2" or "zero3", which is {how}'
     if config.run.save_every == 0:
         reasons["run.keep_checkpoints"] = "it needs run.save_every above 0"
     if not config.run.trackers:
@@ -652,6 +661,8 @@ def first_conflict(config: Config) -> str | None:
         )
     if config.model.load_in_4bit and config.model.train != "lora":
         return 'model.load_in_4bit is true with model.train = "full"; weights of 4 bits cannot be trained: "lora" can'
+    if config.parallel.strategy.startswith("zero") and (odd := _odd_with_zero(config)):
+        return f'{odd} with parallel.strategy = "{config.parallel.strategy}"; expected it as it is by default, or fsdp2'
     low, high = config.model.min_pixels, config.model.max_pixels
     if low is not None and high is not None and low > high:
         return f"model.min_pixels is {low}; expected at most model.max_pixels, which is {high}"
@@ -666,6 +677,18 @@ def first_conflict(config: Config) -> str | None:
             warmup, steps = part.warmup_steps, part.steps
             return f"{section}.warmup_steps is {warmup}; expected less than {section}.steps, which is {steps}"
     return _compare_conflict(config.compare, has_validation=config.data.validation is not None)
+
+
+def _odd_with_zero(config: Config) -> str | None:
+    """What DeepSpeed's optimizer is not tried with, or cannot do: it steps on flat parts of many weights at once."""
+    if config.model.load_in_4bit:
+        return "model.load_in_4bit is true"
+    for section, part in (("grpo", config.grpo), ("sft", config.sft)):
+        if part.optimizer != "adamw":
+            return f"{section}.optimizer is {shown(part.optimizer)}"
+        if config.model.train == "full" and part.name_lr_scale != 1:
+            return f"{section}.name_lr_scale is {part.name_lr_scale:g}"
+    return None
 
 
 def _compare_conflict(compare: CompareConfig, *, has_validation: bool) -> str | None:

@@ -19,6 +19,7 @@ from virft.assembly import (
     ranks,
     require_engine,
     require_rationales,
+    require_strategy,
     template_text,
 )
 from virft.config import Config
@@ -55,6 +56,7 @@ def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[
     _require_no_plugins()
     among = ranks()
     _require_work(config, trainer, among)
+    require_strategy(config)
     require_installed(config.run.trackers)
     if trainer == "grpo":
         require_engine(config)
@@ -137,8 +139,8 @@ def _require_no_plugins() -> None:
     for option, is_set in asked.items():
         if is_set:
             raise ConfigError(
-                f'accelerate launch {option} has no effect here; expected none, and parallel.strategy = "fsdp2", '
-                "which shares out weights, gradients and optimizer (as ZeRO-3 does)"
+                f"accelerate launch {option} has no effect here; expected none, and parallel.strategy = "
+                '"fsdp2", "zero2" or "zero3"'
             )
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
         raise ConfigError(

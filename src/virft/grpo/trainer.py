@@ -27,6 +27,7 @@ from virft.training.optim import set_learning_rate, update_weights
 from virft.training.passes import Passes
 from virft.training.ranks import Ranks
 from virft.training.step import StepReport, Stopwatch
+from virft.training.zero import AnyOptimizer
 from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
 
 
@@ -100,14 +101,16 @@ class GRPOTrainer:
     frozen, so each image is encoded once a run.
 
     With several processes (``ranks``) each takes every so many-th group, and all report the whole step. Where they
-    share out the weights, ``sampler`` is a policy that has them all, in the context ``sampling_mode``.
+    compute together (``is_sharded``), each does as many rows as the one that has most; where they share out the
+    weights, ``sampler`` is a policy that has them all, in the context ``sampling_mode``. ``engine``: what the policy is
+    called through where gradients are wanted.
     """
 
     policy: Policy
     generator: Generator
     render: Callable[[Sample], RenderedPrompt]
     grader: Grader
-    optimizer: torch.optim.Optimizer
+    optimizer: AnyOptimizer
     learning_rate_at: Callable[[int], float]
     settings: GRPOSettings
     params: GenerationParams
@@ -118,6 +121,8 @@ class GRPOTrainer:
     refill: Callable[[int, int], Sequence[Sample]] | None = None
     feature_cache: FeatureCache | None = None
     ranks: Ranks = field(default_factory=Ranks)
+    is_sharded: bool = False
+    engine: Callable[..., Tensor] | None = None
     sampler: Policy | None = None
     sampling_mode: Callable[[], AbstractContextManager[Any]] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -126,6 +131,7 @@ class GRPOTrainer:
     def __post_init__(self) -> None:
         self._passes = Passes(
             policy=self.policy,
+            engine=self.engine,
             encoder=self.sampler,
             cache=self.feature_cache,
             device=self.device,
@@ -148,7 +154,7 @@ class GRPOTrainer:
             drop_equal=not self.settings.has_reference or self.settings.refill_rounds > 0,
         )
         num_batches = int(self.ranks.largest(len(batches)))
-        if self.sampler is not None:
+        if self.is_sharded:
             batches += [idle_batch(drawn.groups, drawn.encoded)] * (num_batches - len(batches))
         watch.lap("pack")
         references = [self._reference_logprobs(batch, drawn) for batch in batches]

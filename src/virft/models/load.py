@@ -111,12 +111,17 @@ class LoadedModel:
             # The package's folder is another one on the next machine.
             self.adapters.peft_config["default"].base_model_name_or_path = TINY_NAME
 
-    def add_copy(self, device: torch.device, *, linear_dtype: torch.dtype | None) -> None:
-        """Prepare for processes to share out the weights: from then on ``whole`` has them all. A frozen tower stays."""
-        for name, module in self.model.named_modules():
-            if f"{name}.".startswith(self.family.vision_names):
-                module.to(device)
-        frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
+    def add_copy(self, device: torch.device, *, linear_dtype: torch.dtype | None, keep_tower: bool = True) -> None:
+        """Prepare for processes to share out the weights: from then on ``whole`` has them all.
+
+        ``keep_tower``: a frozen vision tower is not shared out.
+        """
+        frozen = []
+        if keep_tower:
+            for name, module in self.model.named_modules():
+                if f"{name}.".startswith(self.family.vision_names):
+                    module.to(device)
+            frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
         self.copied = WholeCopy(self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype)
 
     def copy(self) -> LoadedModel:

@@ -135,7 +135,7 @@ class Policy(nn.Module):
             features = self.encode_images(vision or ())
         hidden = self.hidden_states(row, features).index_select(0, row.logit_index)
         head = self.model.get_output_embeddings()
-        rows = max(1, _CHUNK_BYTES // (head.weight.shape[0] * hidden.element_size()))
+        rows = max(1, _CHUNK_BYTES // (head.out_features * hidden.element_size()))
         if len(hidden) <= rows:
             return self._chosen(hidden, row.targets)
         parts = []

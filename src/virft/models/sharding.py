@@ -1,4 +1,4 @@
-"""Weights shared out over processes by FSDP2, and a copy of the model that has all of them for as long as it is asked.
+"""Weights shared out over processes, and a copy of the model that has all of them for as long as it is asked.
 
 A sharded model computes only where every process computes along. Sampling, encoding images and saving do not: they
 use the copy.
@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(module: nn.Module, device: torch.device, num_processes: int, *, whole: Iterable[nn.Parameter] = ()) -> None:
@@ -39,6 +39,59 @@ def shard(module: nn.Module, device: torch.device, num_processes: int, *, whole:
         # be the reference's pass, when adapters want none.
         one.unshard()
         one.reshard()
+
+
+@torch.no_grad()
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be shared out, by FSDP2 or, if it is a parameter, ZeRO-3. Every process must ask."""
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if is_partitioned(tensor):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([tensor]):
+            return tensor.clone()
+    return tensor
+
+
+@torch.no_grad()
+def put_whole(parameter: nn.Parameter, value: Tensor) -> None:
+    """Give a parameter that may be shared out its whole value, which every process has."""
+    value = value.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        parameter.copy_(shard_like(parameter, value))
+    elif is_partitioned(parameter):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(value)
+    else:
+        parameter.copy_(value)
+    if is_partitioned(parameter) or hasattr(parameter, "_hp_mapping"):
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        safe_set_full_fp32_param(parameter, value)  # ZeRO steps on a copy of its own
+
+
+def shard_like(own: Tensor, whole: Tensor) -> Tensor:
+    """Of a whole tensor what this process holds, if ``own`` is sharded by FSDP2."""
+    if not isinstance(own, DTensor):
+        return whole
+    # no one sends anything: every process has read the whole
+    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+
+
+def own_part(parameter: nn.Parameter) -> Tensor:
+    """What this process has of a parameter that may be shared out."""
+    if is_partitioned(parameter):
+        return parameter.ds_tensor  # type: ignore[no-any-return, attr-defined]
+    own: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return own.detach()
+
+
+def is_partitioned(tensor: Tensor) -> bool:
+    """Whether a parameter's numbers are shared out by ZeRO-3: it is empty itself."""
+    return hasattr(tensor, "ds_tensor")
 
 
 def _block_names(module: nn.Module) -> set[str]:
@@ -84,8 +137,8 @@ class WholeCopy:
         """All weights here, as long as the block runs. Every process must ask at once."""
         filled = []
         for one, twin in zip(self._model.parameters(), self.model.parameters(), strict=True):
-            if isinstance(weight := one.data, DTensor):
-                twin.data = weight.full_tensor().to(self._dtypes[id(twin)])
+            if isinstance(one, DTensor) or is_partitioned(one):
+                twin.data = whole_tensor(one).to(self._dtypes[id(twin)])
                 filled.append(twin)
         try:
             yield

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from virft.models.logprobs import Policy
 from virft.models.renderer import RenderedPrompt
@@ -19,6 +20,7 @@ from virft.training.optim import set_learning_rate, update_weights
 from virft.training.passes import Passes
 from virft.training.ranks import Ranks
 from virft.training.step import StepReport, Stopwatch
+from virft.training.zero import AnyOptimizer
 from virft.types import Sample
 
 
@@ -27,31 +29,44 @@ class SFTTrainer:
     """The parts of a run. ``answer_ids``: token ids of the right answer to a sample, its end token among them.
 
     ``feature_cache``: set if the vision tower is frozen, so each image is encoded once a run. With several processes
-    (``ranks``) each takes every so many-th sample; ``is_sharded``: they share out the weights, and compute together.
+    (``ranks``) each takes every so many-th sample; ``is_sharded``: they compute together; ``engine``: what the policy
+    is called through where gradients are wanted. ``encoder``: what encodes images, in the context ``encoding_mode``,
+    where the policy has not all weights.
     """
 
     policy: Policy
     render: Callable[[Sample], RenderedPrompt]
     answer_ids: Callable[[Sample, RenderedPrompt], Sequence[int]]
-    optimizer: torch.optim.Optimizer
+    optimizer: AnyOptimizer
     learning_rate_at: Callable[[int], float]
     max_grad_norm: float
     microbatch_tokens: int
     feature_cache: FeatureCache | None = None
     ranks: Ranks = field(default_factory=Ranks)
     is_sharded: bool = False
+    engine: Callable[..., Tensor] | None = None
+    encoder: Policy | None = None
+    encoding_mode: Callable[[], AbstractContextManager[Any]] = nullcontext
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: Callable[[], AbstractContextManager[Any]] | None = None
 
     def __post_init__(self) -> None:
-        self._passes = Passes(policy=self.policy, cache=self.feature_cache, device=self.device, autocast=self.autocast)
+        self._passes = Passes(
+            policy=self.policy,
+            engine=self.engine,
+            encoder=self.encoder,
+            cache=self.feature_cache,
+            device=self.device,
+            autocast=self.autocast,
+        )
 
     def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
         """One optimizer step on the mean negative log-probability of all answer tokens of the samples."""
         watch = Stopwatch()
         own = self.ranks.share(samples)
         rendered = [self.render(sample) for sample in own]
-        features = self._passes.features(rendered) if self.feature_cache is not None else []
+        with self.encoding_mode():
+            features = self._passes.features(rendered) if self.feature_cache is not None else []
         watch.lap("images")
         answers = [self.answer_ids(sample, one) for sample, one in zip(own, rendered, strict=True)]
         rows = pack_answers(rendered, answers, microbatch_tokens=self.microbatch_tokens)

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from virft.errors import RunError
 from virft.files import OLD, UNFINISHED, make_folder, remove_folder, replace_folder, sync
-from virft.training.ranks import Ranks, whole_tensor
+from virft.models.sharding import is_partitioned, put_whole, shard_like, whole_tensor
+from virft.training.ranks import Ranks
+from virft.training.zero import AnyOptimizer, ZeroOptimizer
 
 WEIGHTS, OPTIMIZER, STATE, MANIFEST = (
     "trained.safetensors",
@@ -50,7 +51,7 @@ def save_checkpoint(
     folder: Path,
     *,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AnyOptimizer,
     state: TrainingState,
     keep: int,
     ranks: Ranks | None = None,
@@ -61,7 +62,7 @@ def save_checkpoint(
     """
     path = checkpoint_path(folder, state.num_steps)
     writes = ranks is None or ranks.is_first
-    weights = {name: _whole(tensor, keep=writes) for name, tensor in trained_tensors(module).items()}
+    weights = {name: _whole(tensor, keep=writes) for name, tensor in trained_parameters(module).items()}
     optimizer_state = optimizer.state_dict()
     optimizer_state["state"] = {
         number: {name: _whole(value, keep=writes) for name, value in of_parameter.items()}
@@ -78,7 +79,7 @@ def save_checkpoint(
 
 def _whole(value: Any, *, keep: bool) -> Any:
     """A value that may be sharded, all of it; on the CPU if it had to be gathered. None unless it is kept."""
-    if isinstance(value, DTensor):
+    if isinstance(value, DTensor) or (isinstance(value, Tensor) and is_partitioned(value)):
         value = whole_tensor(value).cpu() if keep else whole_tensor(value)
     return value if keep else None
 
@@ -175,33 +176,25 @@ def _problem_of(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path, *, module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+def load_checkpoint(path: Path, *, module: nn.Module, optimizer: AnyOptimizer) -> TrainingState:
     """Puts weights and optimizer state back, of what is sharded this process's part, and returns the rest."""
     saved: Mapping[str, Tensor] = load_file(path / WEIGHTS)
-    with torch.no_grad():
-        own = trained_tensors(module)
-        if own.keys() != saved.keys():
-            odd = sorted(own.keys() ^ saved.keys())[0]
-            raise RunError(f"{path}: the weights that are trained differ from those saved, the first is {odd}")
-        for name, tensor in own.items():
-            tensor.copy_(_shard_like(tensor, saved[name]))
+    own = trained_parameters(module)
+    if own.keys() != saved.keys():
+        odd = sorted(own.keys() ^ saved.keys())[0]
+        raise RunError(f"{path}: the weights that are trained differ from those saved, the first is {odd}")
+    for name, parameter in own.items():
+        put_whole(parameter, saved[name])
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     of_optimizer = _together(load_file(path / OPTIMIZER), state["optimizer"]["values"])
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, of_parameter in of_optimizer.items():
-        for name, value in of_parameter.items():
-            if isinstance(value, Tensor) and value.shape == parameters[number].shape:
-                of_parameter[name] = _shard_like(parameters[number], value)
+    if not isinstance(optimizer, ZeroOptimizer):  # which takes the whole
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, of_parameter in of_optimizer.items():
+            for name, value in of_parameter.items():
+                if isinstance(value, Tensor) and value.shape == parameters[number].shape:
+                    of_parameter[name] = shard_like(parameters[number], value)
     optimizer.load_state_dict({"state": of_optimizer, "param_groups": state["optimizer"]["groups"]})
     return TrainingState(num_steps=state["num_steps"])
-
-
-def _shard_like(own: Tensor, whole: Tensor) -> Tensor:
-    """Of a whole tensor what this process holds, if ``own`` is sharded."""
-    if not isinstance(own, DTensor):
-        return whole
-    # no one sends anything: every process has read the whole
-    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -224,6 +217,6 @@ def num_steps_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
-def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name; tied ones once."""
-    return {name: parameter.data for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

@@ -14,7 +14,8 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from virft.models.sharding import own_part
 
 GuardName = Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"]
 
@@ -204,8 +205,8 @@ def _is_of_training(record: Mapping[str, float]) -> bool:
 
 def is_finite(module: nn.Module) -> bool:
     """Whether every trained weight that this process has is a finite number."""
-    trained = (parameter.detach() for parameter in module.parameters() if parameter.requires_grad)
-    flags = [(one.to_local() if isinstance(one, DTensor) else one).isfinite().all() for one in trained]
+    trained = (own_part(parameter) for parameter in module.parameters() if parameter.requires_grad)
+    flags = [one.isfinite().all() for one in trained]
     return not flags or bool(torch.stack(flags).all())  # one wait for the device, not one a parameter
 
 

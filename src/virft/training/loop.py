@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import nn
 
 from virft.errors import RunError, RunStopped, VirftError
@@ -29,6 +28,7 @@ from virft.training.run import EVENTS, INCIDENT, METRICS, ROLLOUTS, TIMINGS, Run
 from virft.training.step import StepReport
 from virft.training.stopping import stop_signals
 from virft.training.trackers import Trackers
+from virft.training.zero import AnyOptimizer
 from virft.types import Sample
 
 
@@ -72,7 +72,7 @@ class Trainer(Protocol):
     def policy(self) -> nn.Module: ...
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
+    def optimizer(self) -> AnyOptimizer: ...
 
     def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
         """One optimizer step."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from virft.errors import ConfigError
-from virft.training.ranks import Ranks, whole_tensor
+from virft.models.sharding import whole_tensor
+from virft.training.ranks import Ranks
+from virft.training.zero import AnyOptimizer, ZeroOptimizer
 
 Schedule = Literal["linear", "constant", "cosine"]
 
@@ -116,17 +118,19 @@ def _adamw_8bit() -> Any:
     return AdamW8bit
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: AnyOptimizer, rate: float) -> None:
     """The rate of the next step, in every group times the group's own scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get(_SCALE, 1.0)
 
 
-def update_weights(optimizer: torch.optim.Optimizer, *, max_grad_norm: float, ranks: Ranks) -> float:
+def update_weights(optimizer: AnyOptimizer, *, max_grad_norm: float, ranks: Ranks) -> float:
     """One step down the sum of all processes' gradients; the norm of it, before it was scaled to ``max_grad_norm``.
 
     Where the norm is not a finite number, the weights and the optimizer's state stay as they are.
     """
+    if isinstance(optimizer, ZeroOptimizer):
+        return optimizer.update()
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ranks.sum_gradients(trained)
     norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)

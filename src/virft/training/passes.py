@@ -20,10 +20,11 @@ from virft.models.vision import FeatureCache, ImageFeatures
 class Passes:
     """``cache``: set if the vision tower is frozen, so each image is encoded once a run. ``autocast``: None for off.
 
-    ``encoder``: what encodes images without gradient, if not the policy.
+    ``encoder``: what encodes images without gradient, if not the policy. ``engine``: what the policy is called through.
     """
 
     policy: Policy
+    engine: Callable[..., Tensor] | None = None
     encoder: Policy | None = None
     cache: FeatureCache | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -45,12 +46,12 @@ class Passes:
 
         With features made before, or through the tower if that is trained.
         """
-        policy = policy or self.policy
+        call: Callable[..., Tensor] = policy or self.engine or self.policy
         row = row.to(self.device)
         with self.precision():
             if self.cache is not None:
-                return policy(row, features=features)  # type: ignore[no-any-return]
-            return policy(row, vision=[one.vision.to(self.device) for one in prompts])  # type: ignore[no-any-return]
+                return call(row, features=features)
+            return call(row, vision=[one.vision.to(self.device) for one in prompts])
 
     @torch.no_grad()
     def features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:

@@ -114,11 +114,6 @@ class Ranks:
             )
 
 
-def whole_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be sharded. Every process must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def _buckets(tensors: Sequence[Tensor]) -> Iterable[list[Tensor]]:
     """Tensors of one dtype that are sent together, in order."""
     bucket: list[Tensor] = []

@@ -17,7 +17,7 @@ from virft.training.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    trained_tensors,
+    trained_parameters,
 )
 
 
@@ -65,7 +65,7 @@ def test_only_trained_weights_are_saved_and_tied_ones_once(tmp_path: Path) -> No
         "trained.safetensors",
     ]
     assert list(load_file(path / "trained.safetensors")) == ["embedding.weight"]
-    assert list(trained_tensors(Tied())) == ["embedding.weight"]
+    assert list(trained_parameters(Tied())) == ["embedding.weight"]
 
 
 def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
