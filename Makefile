@@ -6,6 +6,7 @@
 # make mutants  faults put into rewards, reading and loss one at a time: does a test notice?
 # make crash-test  runs killed CRASH_KILLS times (200) at moments of CRASH_SEED (0), and gone on with; half an hour
 # make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
+# make test-deepspeed  a step shared out by DeepSpeed's ZeRO, two processes on a CPU; needs a C++ compiler
 # make docs    the documentation as a site, into site/; a broken link fails
 # make dist    wheel and source archive of the commit, built twice and compared, into dist/
 # make check   style, types, import directions, and every test
@@ -30,7 +31,10 @@ APP_INSTALLED := $(APP)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo test coverage mutants test-app test-vllm fuzz crash-test docs dist check install
+ZERO := .venv-deepspeed
+ZERO_INSTALLED := $(ZERO)/.installed
+
+.PHONY: demo test coverage mutants test-app test-vllm test-deepspeed fuzz crash-test docs dist check install
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
@@ -71,6 +75,10 @@ crash-test: $(INSTALLED)
 test-vllm: $(VLLM_INSTALLED)
 	$(VLLM)/bin/python -m pytest -m vllm tests/on_vllm
 
+# A place of its own: DeepSpeed is built when it is installed, and compiles what sends between processes.
+test-deepspeed: $(ZERO_INSTALLED)
+	$(ZERO)/bin/python -m pytest -m deepspeed tests/on_deepspeed
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -92,6 +100,12 @@ $(APP_INSTALLED): pyproject.toml constraints.txt constraints-app.txt
 	grep -v "^pillow==" constraints.txt | cat - constraints-app.txt > $(APP)/constraints.txt
 	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt torch==2.13.0
 	$(APP)/bin/python -m pip install $(PIP_ARGS) -c $(APP)/constraints.txt -e ".[dev,browser]"
+	touch $@
+
+$(ZERO_INSTALLED): pyproject.toml constraints.txt
+	test -x $(ZERO)/bin/python || $(PYTHON) -m venv $(ZERO)
+	$(ZERO)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt torch==2.13.0
+	$(ZERO)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[dev,deepspeed]"
 	touch $@
 
 $(VLLM_INSTALLED): pyproject.toml constraints.txt constraints-vllm.txt scripts/declare_torchvision.py

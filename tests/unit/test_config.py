@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,11 @@ from virft.config import (
     GRPOConfig,
     MixtureConfig,
     ModelConfig,
+    ParallelConfig,
     RewardConfig,
     RunConfig,
     SamplingConfig,
+    SFTConfig,
     settings,
     values,
     without_effect,
@@ -103,6 +106,21 @@ def test_min_pixels_above_max_pixels_is_refused() -> None:
         replace(config(), model=ModelConfig(min_pixels=9, max_pixels=4))
 
 
+@pytest.mark.parametrize(
+    ("told", "changes"),
+    [
+        ("model.load_in_4bit is true", {"model": ModelConfig(train="lora", load_in_4bit=True)}),
+        ('grpo.optimizer is "adamw_8bit"', {"grpo": GRPOConfig(optimizer="adamw_8bit")}),
+        ("sft.name_lr_scale is 10", {"sft": SFTConfig(name_lr_scale=10.0)}),
+    ],
+)
+def test_what_zero_cannot_step_on_is_refused(told: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        replace(config(), parallel=ParallelConfig(strategy="zero3"), **changes)
+    assert str(refused.value).startswith(f'{told} with parallel.strategy = "zero3"; expected')
+    replace(config(), parallel=ParallelConfig(strategy="fsdp2"), **changes)
+
+
 def test_an_empty_range_of_scores_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^grpo.min_base_score is 0.5; expected at most grpo.max_base_score, which"):
         replace(config(), grpo=GRPOConfig(min_base_score=0.5, max_base_score=0.4))
@@ -134,6 +152,7 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
         "run.keep_best",
         "run.patience",
         "run.tracker_images_every",
+        "parallel.offload_optimizer",
     }
     busy = replace(
         config(),
@@ -144,7 +163,9 @@ def test_what_has_no_effect_depends_on_other_settings() -> None:
         run=RunConfig(dir="run", save_every=0, trackers=("wandb",)),
     )
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
-    assert set(without_effect(busy)) == rates | {"sampling.prompts_per_batch", "run.keep_checkpoints"}
+    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "parallel.offload_optimizer"}
+    assert set(without_effect(busy)) == rates | others
+    assert "parallel.offload_optimizer" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="zero2")))
 
 
 def test_weights_of_4_bits_are_for_adapters() -> None:

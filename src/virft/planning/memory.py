@@ -29,6 +29,7 @@ from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
 from virft.planning.towers import Tiles, Tower
 from virft.training.optim import OptimizerName
+from virft.training.zero import SENT_AT_ONCE
 from virft.types import ImageSize
 
 TrainerName = Literal["grpo", "sft"]
@@ -172,10 +173,15 @@ class Planner:
         if self.trainer == "grpo" and self.config.grpo.has_reference and self.config.model.train == "full":
             held["reference model"] = num_bytes(parameters)
         section = self.config.grpo if self.trainer == "grpo" else self.config.sft
-        held["optimizer states"] = optimizer_bytes(trained, section.optimizer)
+        held["optimizer states"] = 0 if self._is_offloaded else optimizer_bytes(trained, section.optimizer)
         held["image features"] = self._feature_bytes
         held["pictures of a step"] = self.prompts_per_step * self.question.pixel_values * 4
         return held
+
+    @property
+    def _is_offloaded(self) -> bool:
+        """Whether gradients and optimizer lie in main memory."""
+        return self.config.parallel.offload_optimizer
 
     @property
     def _packed(self) -> list[Tensor]:
@@ -232,7 +238,7 @@ class Planner:
         found = self.activations(shape, choice.gradient_checkpointing)
         trained = [one for one in self.loaded.model.parameters() if one.requires_grad]
         parts = {
-            "gradients": num_bytes(trained),
+            "gradients": min(num_bytes(trained), 4 * SENT_AT_ONCE) if self._is_offloaded else num_bytes(trained),
             "activations kept": found.kept,
             "logits and temporary": found.temporary,
         }

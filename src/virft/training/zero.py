@@ -21,6 +21,9 @@ from virft.errors import ConfigError
 
 Stage = Literal[2, 3]
 
+SENT_AT_ONCE = 1 << 26
+"""Numbers of gradients that are gathered before they are sent (256 MiB of float32)."""
+
 
 def require_deepspeed() -> None:
     """``ConfigError`` without the package."""
@@ -143,10 +146,13 @@ def share_out(
         "managed_gradient_accumulation": False,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": SENT_AT_ONCE,
+            "allgather_bucket_size": SENT_AT_ONCE,
+            "overlap_comm": False,
+        },
     }
-    if stage == 2:
-        settings["zero_optimization"]["overlap_comm"] = False
     if offload:
         settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if autocast_dtype is not None:
