@@ -34,7 +34,7 @@ from virft.sft.trainer import SFTTrainer
 from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from virft.training.optim import FastRows, make_optimizer, set_learning_rate, update_weights
 from virft.training.ranks import Ranks
-from virft.training.zero import AnyOptimizer, ZeroPolicy, share_out
+from virft.training.zero import AnyOptimizer, ZeroPolicy, start_zero
 from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSize, Prompt, RewardReport
 
 CPU = torch.device("cpu")
@@ -171,7 +171,7 @@ def stepper(
     """As ``virft.assembly`` does it: what the policy is called through, and what steps."""
     if ranks.count == 1 or not strategy.startswith("zero"):
         return None, optimizer
-    return share_out(
+    return start_zero(
         policy,
         optimizer,
         stage=3 if strategy.startswith("zero3") else 2,

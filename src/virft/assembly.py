@@ -44,8 +44,7 @@ from virft.training.optim import FastRows, learning_rate, make_optimizer
 from virft.training.progress import duration
 from virft.training.ranks import Ranks
 from virft.training.trackers import ShownAnswer, Trackers
-from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed
-from virft.training.zero import share_out as zero_share_out
+from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed, start_zero
 from virft.types import RolloutGroup, Sample
 
 DEFAULT_TEMPLATE = "paper"
@@ -392,7 +391,7 @@ def _share_out(
     if not dist.is_initialized():
         backend = "nccl" if among.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    engine, shared = zero_share_out(
+    engine, shared = start_zero(
         policy,
         optimizer,
         stage=3 if how == "zero3" else 2,

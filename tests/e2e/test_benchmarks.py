@@ -39,6 +39,12 @@ def test_a_step_without_sharing_runs_beside_ours(tmp_path: Path) -> None:
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)
 
 
+def test_processes_share_out_whole_runs(tmp_path: Path) -> None:
+    text = run("processes.py", tmp_path, "--repeats", "1", "--steps", "2", "--prompts", "2", "--group", "2")
+    for way in ("one process", "ddp", "fsdp2"):
+        assert re.search(rf"^\|\s+{way} \|", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("train_vision", [False, True])
 def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, train_vision: bool) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))

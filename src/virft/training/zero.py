@@ -119,7 +119,7 @@ AnyOptimizer: TypeAlias = torch.optim.Optimizer | ZeroOptimizer
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def share_out(
+def start_zero(
     policy: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
