@@ -17,8 +17,9 @@ side is a process of its own that loads the model, renders images and text itsel
 order while the others wait; the first turn is not counted. Memory: resident set sampled every 5 ms, highest of all
 turns, above the moment when model and trainer were set up.
 The limit is the ratio of counted operations of plain and virft, see ``counting.py``. The rate of the matrix units is
-taken in every turn, beside the sides: a product of two square matrices of ``--dtype``. A second table tells virft's
-stages, and what share of that rate its counted operations reach over the whole step, and in the update alone.
+taken in every turn, beside the sides: a product of two square matrices of ``--dtype``. A second table tells the stages
+of virft and of plain, and what share of that rate virft's counted operations reach over the whole step, and in the
+policy's forward and backward alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from sides import Server, Side
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+import virft.grpo.trainer as grpo
 from virft.data.images import load_image
 from virft.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.models.generator import EncodedPrompt, GenerationParams, Generator
@@ -173,14 +175,56 @@ def run_side(kind: str, folder: Path) -> None:
         loaded.freeze_vision()
     trainer = make_trainer(loaded, task, folder, UnsharedTrainer if kind == "plain" else GRPOTrainer)
     samples = make_samples(task, folder)
+    clock = Clock(trainer)
     server.ready()
     number = 0
     while True:
+        clock.seconds.clear()
+        began = time.perf_counter()
         report = trainer.step(number, samples)
+        seconds = time.perf_counter() - began
         assert report.metrics["spread_frac"] == 1
         assert {len(c.token_ids) for group in report.groups for c in group.completions} == {task.completion}
-        server.done(timings=report.timings)
+        server.done(timings=clock.stages(report.timings, seconds))
         number += 1
+
+
+class Clock:
+    """Seconds inside the stages that a trainer tells together: prompts in sampling; passes and step in the update."""
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        self.seconds: dict[str, float] = {}
+        generator: Any = trainer.generator
+        generator = getattr(generator, "_inner", generator)
+        generator.prefill = self._timed("prompt", generator.prefill)
+        passes: Any = trainer._passes
+        passes.logprobs = self._timed("forward", passes.logprobs)
+        torch.Tensor.backward = self._timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
+        grpo.update_weights = self._timed("optimizer", grpo.update_weights)
+
+    def _timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+        return timed
+
+    def stages(self, told: Mapping[str, float], total: float) -> dict[str, float]:
+        """All stages of a step that took ``total``; beta is 0, so a forward is the policy's."""
+        found = {
+            "image": told["images"],
+            "prompt": self.seconds["prompt"],
+            "decode": told["sampling"] - self.seconds["prompt"],
+            "reward": told["reward"],
+            "reference": told["reference"],
+            "forward": self.seconds["forward"],
+            "backward": self.seconds["backward"],
+            "optimizer": self.seconds["optimizer"],
+        }
+        return found | {"rest": total - sum(found.values())}
 
 
 def make_samples(task: Task, folder: Path) -> list[Sample]:
@@ -321,11 +365,11 @@ def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random)
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Of each side median seconds and highest memory above the loaded model, in MiB; medians of virft's stages, and of
-    the matrix rate in operations a second."""
+    """Of each side median seconds and highest memory above the loaded model, in MiB; of virft and plain medians of the
+    stages; the median of the matrix rate in operations a second."""
 
     sides: dict[str, dict[str, float]]
-    stages: dict[str, float]
+    stages: dict[str, dict[str, float]]
     rate: float
 
 
@@ -347,8 +391,10 @@ def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: t
             "mib": max(turn["peak_mib"] for turn in turns[name]) - side.facts["loaded_mib"],
         }
         print(f"  {name}: {results[name]}  {turns[name][-1].get('timings', '')}", flush=True)
-    told = [turn["timings"] for turn in turns["virft"][1:]]
-    stages = {name: statistics.median(one[name] for one in told) for name in told[0]}
+    stages = {}
+    for name in ("virft", "plain"):
+        told = [turn["timings"] for turn in turns[name][1:]]
+        stages[name] = {stage: statistics.median(one[stage] for one in told) for stage in told[0]}
     return Measured(sides=results, stages=stages, rate=statistics.median(rates[1:]))
 
 
@@ -391,32 +437,27 @@ def main(arguments: argparse.Namespace) -> None:
             row += [f"{found['TRL']['seconds'] / ours['seconds']:.2f}", f"{ours['mib'] / found['TRL']['mib']:.0%}"]
         rows.append([str(cell) for cell in row])
         done = counted[1] * arguments.num_prompts / ours["seconds"]
-        spent = [*measured.stages.values(), ours["seconds"]]
         update = update_stage_operations(config, shape, frozen_vision=frozen) * arguments.num_prompts
-        of_update = update / measured.stages["update"] / measured.rate
-        rates = [f"{done / 1e9:.0f}", f"{measured.rate / 1e9:.0f}", f"{done / measured.rate:.0%}", f"{of_update:.0%}"]
-        stage_rows.append([*map(str, spec.split(",")), *(f"{seconds:.2f}" for seconds in spent), *rates])
+        passes = measured.stages["virft"]["forward"] + measured.stages["virft"]["backward"]
+        of_passes = update / passes / measured.rate
+        rates = [f"{done / 1e9:.0f}", f"{measured.rate / 1e9:.0f}", f"{done / measured.rate:.0%}", f"{of_passes:.0%}"]
+        for way, stages in measured.stages.items():
+            seconds = found[way]["seconds"]
+            told = [f"{one:.2f}" for one in (*stages.values(), seconds)]
+            speed = f"{arguments.num_prompts * group * completion / seconds:.0f}"
+            stage_rows.append([way, *spec.split(","), *told, speed, *(rates if way == "virft" else [""] * len(rates))])
     head = ["P", "image", "C", "G", "limit", "plain/virft", "share of it"]
     head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
     head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
-    stage_head = [
-        "P",
-        "image",
-        "C",
-        "G",
-        *(f"{name} s" for name in measured.stages),
-        "step s",
-        "Gop/s",
-        "rate",
-        "share",
-        "of update",
-    ]
+    shown = [f"{name} s" for name in (*measured.stages["virft"], "step")]
+    stage_head = ["", "P", "image", "C", "G", *shown, "tokens/s", "Gop/s", "rate", "share", "of passes"]
     tables = (
         f"{arguments.model} in {arguments.dtype}. One step of {arguments.num_prompts} prompts x G completions, "
         f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a "
         f"completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: "
-        f"peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nvirft's stages; counted operations a second "
-        "over the whole step, the matrix rate beside it, and their share; that of the update alone.\n\n"
+        f"peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nStages; completion tokens a second; counted "
+        "operations a second over the whole step, the matrix rate beside it, and their share; that of forward and "
+        "backward alone.\n\n"
         f"{markdown_table(stage_head, stage_rows)}"
     )
     options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
