@@ -61,6 +61,33 @@ def update_stage_operations(config: Any, shape: GroupShape, *, frozen_vision: bo
     return update - (_embedding(config, shape.patches) + _tower(config, shape.patches) if frozen_vision else 0)
 
 
+def forward_operations(config: Any, shape: GroupShape) -> int:
+    """The shared forward over a group with its logits, images encoded before: what a reference costs."""
+    return _text(config, shape, shared=True) + shape.group * _logits(config, shape.completion)
+
+
+def adapters_update_operations(config: Any, shape: GroupShape, *, rank: int) -> int:
+    """The shared update with LoRA in every linear layer of the language model, images encoded before.
+
+    A frozen weight's product has no gradient but its input's; scores, and the adapters' two products, have both.
+    """
+    text = config.text_config
+    hidden, kv = text.hidden_size, text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    widths = 2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + text.intermediate_size)
+    tokens = shape.prompt + shape.group * shape.completion
+    pairs = _causal(shape.prompt) + shape.group * _after(shape.prompt, shape.completion)
+    frozen = _language(config, tokens, 0) + shape.group * _logits(config, shape.completion)
+    adapters = text.num_hidden_layers * 2 * tokens * rank * widths
+    return 2 * frozen + 3 * (_language(config, 0, pairs) + adapters)
+
+
+def sampling_operations(config: Any, shape: GroupShape) -> int:
+    """Prompt and tokens of a group, images encoded before."""
+    prefill = _language(config, shape.prompt, _causal(shape.prompt)) + _logits(config, 1)
+    tokens = shape.completion - 1
+    return prefill + shape.group * (_language(config, tokens, _after(shape.prompt, tokens)) + _logits(config, tokens))
+
+
 def _text(config: Any, shape: GroupShape, *, shared: bool) -> int:
     """The language model's forward over a group, without logits."""
     prompt = _language(config, shape.prompt, _causal(shape.prompt))

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from counting import GroupShape, adapters_update_operations, forward_operations, sampling_operations
 from PIL import Image
-from record import RESULTS, markdown_table, write_results
+from record import RESULTS, markdown_table, matrix_rate, write_results
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -124,6 +125,31 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
     return {**found, "peak": _status("VmHWM") - before, "imports": before}
 
 
+def stage_table(arguments: argparse.Namespace, measured: dict[str, float]) -> str:
+    """Seconds of the last step's stages, their counted operations, and the share of the matrix rate, measured after."""
+    config, rank = model_config(arguments.shape), ModelConfig().lora_rank
+    shape = GroupShape(
+        prompt=int(measured["prompt_tokens"]),
+        completion=round(measured["completion_tokens"]),
+        group=arguments.group,
+        patches=0,  # encoded before
+    )
+    counted = {
+        "sampling": sampling_operations(config, shape),
+        "reference": forward_operations(config, shape),
+        "update": adapters_update_operations(config, shape, rank=rank),
+    }
+    if arguments.checkpointing:
+        counted["update"] += forward_operations(config, shape)  # layers are computed again
+    rate = matrix_rate(getattr(torch, arguments.dtype))
+    rows = [
+        [name, f"{measured[f'{name}_s']:.1f}", f"{done / 1e12:.2f}", f"{done / measured[f'{name}_s'] / rate:.0%}"]
+        for name, done in counted.items()
+    ]
+    head = ["stage", "s", "counted Top", f"of {rate / 1e9:.0f} Gop/s"]
+    return f"The last step, {torch.get_num_threads()} threads:\n\n{markdown_table(head, rows)}"
+
+
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
@@ -150,6 +176,7 @@ def main(arguments: argparse.Namespace) -> None:
             run_config(arguments, folder), image=IMAGE, text_tokens=int(measured["prompt_tokens"]) - image_tokens
         )
         memory = planner.memory(planner.choice)
+    seconds = stage_table(arguments, measured)
     row = [
         arguments.shape, str(arguments.checkpointing).lower(), f"{measured['prompt_tokens']:.0f}",
         f"{arguments.group} x {measured['completion_tokens']:.0f}", f"{memory.peak / 2**30:.2f}",
@@ -160,7 +187,7 @@ def main(arguments: argparse.Namespace) -> None:
         f"{markdown_table(head, [row])}\n\nImports took {measured['imports'] / 2**30:.2f} GiB more. "
         f"{arguments.dtype}, adapters of rank 32, {arguments.steps} steps, an image of "
         f"{IMAGE.width} x {IMAGE.height}. glibc {'as it is' if arguments.default_allocator else ALLOCATOR}.\n\n"
-        f"```\n{memory_text(memory)}\n```"
+        f"{seconds}\n\n```\n{memory_text(memory)}\n```"
     )
     print(tables)
     command = " ".join(["python benchmarks/memory_2b.py", *sys.argv[1:]])

@@ -40,7 +40,7 @@ import torch
 from counting import GroupShape, step_operations, update_stage_operations
 from memory_2b import model_config
 from PIL import Image
-from record import RESULTS, markdown_table, write_results
+from record import RESULTS, markdown_table, matrix_rate, write_results
 from sides import Server, Side
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -323,17 +323,6 @@ def make_folder(
 def shape_config(model: str) -> Any:
     """``tiny``: that of virft-tiny. ``100m``: a Qwen2-VL with its tokenizer's special tokens."""
     return AutoConfig.from_pretrained(tiny_folder()) if model == "tiny" else model_config("small")
-
-
-def matrix_rate(dtype: torch.dtype, *, size: int = 2048) -> float:
-    """Operations a second of a product of two square matrices, now: the fastest of three."""
-    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(4):
-        began = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds[1:])
 
 
 def _set_pixels(folder: Path, pixels: int) -> None:
