@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from virft.errors import ConfigError
@@ -80,12 +81,18 @@ class ZeroOptimizer:
         return float(self._engine.get_global_grad_norm())
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer in one process. All must ask."""
+        """That of the optimizer in one process. All must ask; the first gets the tensors, on the CPU, others None."""
         from deepspeed.utils import safe_get_full_optimizer_state
+
+        keep = dist.get_rank() == 0
+
+        def whole(parameter: nn.Parameter, name: str) -> Tensor | None:
+            found: Tensor = safe_get_full_optimizer_state(parameter, name)
+            return found.cpu() if keep else None  # one at a time: a GPU need not have room for all of them
 
         steps = [values["step"] for values in self._inner.state.values() if "step" in values]
         state = {
-            number: {"step": steps[0].clone(), **{k: safe_get_full_optimizer_state(one, k) for k in _MOMENTS}}
+            number: {"step": steps[0].clone(), **{name: whole(one, name) for name in _MOMENTS}}
             for number, one in enumerate(self.parameters if steps else [])
         }
         numbers = iter(range(len(self.parameters)))
