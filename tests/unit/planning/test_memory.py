@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from virft.assembly import load_for_training, make_policy, make_trainer
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
 from virft.models.layout import pack_row
+from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import Choice, Planner, RowShape
 from virft.types import ImageSize
@@ -145,6 +146,17 @@ def test_weights_of_4_bits_and_states_of_8_take_less() -> None:
     assert small.held["frozen weights, bfloat16"] == whole - 2 * linear
     assert small.held["frozen weights, 4 bits"] == pytest.approx(linear * (0.5 + 1 / 64), rel=0.01)
     assert small.held["optimizer states"] == pytest.approx(8 * planner("lora").held["optimizer states"] / 4, rel=0.02)
+
+
+def test_an_optimizer_in_main_memory_is_not_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SENT_AT_ONCE", 1000)
+    away = replace(FULL, parallel=ParallelConfig(strategy="zero2", offload_optimizer=True))
+    found, whole = Planner(away, image=IMAGE, text_tokens=20), planner("full")
+    assert found.held["optimizer states"] == 0 < whole.held["optimizer states"]
+    assert {**found.held, "optimizer states": 1} == {**whole.held, "optimizer states": 1}
+    trained = sum(size for part, size in whole.held.items() if part.startswith("trained"))
+    gradients = [one.memory(one.choice).stages["update"]["gradients"] for one in (found, whole)]
+    assert gradients == [4000, trained]
 
 
 def test_a_plan_leaves_nothing_behind_that_a_real_run_could_meet() -> None:
