@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -144,6 +145,8 @@ def start_zero(
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # told at each of DeepSpeed's calls; no one here can call otherwise
+    warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+. is deprecated", FutureWarning)
     os.environ.setdefault("LOCAL_RANK", "0")  # a launcher sets it; without one there is one process
     groups = [list(group["params"]) for group in optimizer.param_groups]
     settings: dict[str, Any] = {
