@@ -126,7 +126,10 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
 
 
 def stage_table(arguments: argparse.Namespace, measured: dict[str, float]) -> str:
-    """Seconds of the last step's stages, their counted operations, and the share of the matrix rate, measured after."""
+    """Seconds of the last step's stages, their counted operations, and the share of the matrix rate, measured after.
+
+    What is computed again, layers under checkpointing and logits that are not kept, is not counted again.
+    """
     config, rank = model_config(arguments.shape), ModelConfig().lora_rank
     shape = GroupShape(
         prompt=int(measured["prompt_tokens"]),
@@ -139,8 +142,6 @@ def stage_table(arguments: argparse.Namespace, measured: dict[str, float]) -> st
         "reference": forward_operations(config, shape),
         "update": adapters_update_operations(config, shape, rank=rank),
     }
-    if arguments.checkpointing:
-        counted["update"] += forward_operations(config, shape)  # layers are computed again
     rate = matrix_rate(getattr(torch, arguments.dtype))
     rows = [
         [name, f"{measured[f'{name}_s']:.1f}", f"{done / 1e12:.2f}", f"{done / measured[f'{name}_s'] / rate:.0%}"]

@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 
 from factories import reading, sample
 from plain_computation import RULES, make_groups
@@ -369,13 +371,56 @@ def shard_of(one: Any, full: torch.Tensor) -> Any:
     return distribute_tensor(full, one.device_mesh, one.placements) if isinstance(one, DTensor) else full
 
 
+def run_two(process: Callable[[int, str, str], None], out: Path) -> list[dict[str, Any]]:
+    """What two processes, which meet in a folder, have left there."""
+    torch.multiprocessing.spawn(process, args=(str(out / "meeting"), str(out)), nprocs=2)
+    return [torch.load(out / f"{index}.pt", weights_only=False) for index in range(2)]
+
+
+def assert_learnt_alike(found: dict[str, Any], expected: dict[str, Any], *, atol: float) -> None:
+    """The same metrics, the same shown group, and weights that are equal to ``atol``."""
+    assert found["metrics"] == {
+        key: pytest.approx(value, abs=1e-5, rel=1e-5) for key, value in expected["metrics"].items()
+    }
+    assert found["shown"] == expected["shown"]
+    torch.testing.assert_close(found["weights"], expected["weights"], atol=atol, rtol=0)
+
+
+def in_bfloat16(ranks: Ranks) -> bool:
+    """Whether a policy of float32 that DeepSpeed was told to run in bfloat16 computes as under autocast, bit by bit."""
+    loaded = load(Case())
+    policy = Policy(loaded.model, loaded.family, RULES)
+    group = make_groups(policy.config)[ranks.index]
+
+    def logprobs(call: Any) -> torch.Tensor:
+        positions = loaded.family.prompt_positions(policy.model, torch.tensor(group[0]), group[1])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found: torch.Tensor = call(pack_row([group[0]], [positions], [group[2]]), vision=[group[1]])
+        return found
+
+    expected = logprobs(policy)
+    engine, _ = start_zero(
+        policy,
+        Descent(list(policy.parameters())),
+        stage=2,
+        num_processes=ranks.count,
+        max_grad_norm=1.0,
+        autocast_dtype=torch.bfloat16,
+        offload=False,
+    )
+    return torch.equal(logprobs(engine), expected)
+
+
 def run_zero(index: int, meeting: str, out: str) -> None:
     """What each of the two processes does with DeepSpeed."""
     os.environ["LOCAL_RANK"] = str(index)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=2)
     ranks = Ranks(index=index, count=2)
-    found = {f"{strategy}: {name}": outcome(case, strategy, ranks) for strategy in ZERO for name, case in CASES.items()}
+    found: dict[str, Any] = {
+        f"{strategy}: {name}": outcome(case, strategy, ranks) for strategy in ZERO for name, case in CASES.items()
+    }
+    found["in bfloat16"] = in_bfloat16(ranks)
     for strategy in ZERO:
         found |= {f"{strategy}: {name}": value for name, value in spoilt_steps(strategy, ranks).items()}
         for resume in (False, True):
