@@ -51,6 +51,7 @@ def test_logprobs_depend_on_the_image(model_type):
 def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers(model_type, monkeypatch):
     monkeypatch.setattr(attention, "_SHORT_PROMPT", 0)
     monkeypatch.setattr(attention, "_SHORT_VISION", 0)
+    monkeypatch.setattr(attention, "_SMALL_TABLES", 0)
     plain, policy = make_pair(model_type)
     groups = make_groups(plain.config)
     expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)

@@ -8,7 +8,8 @@ are plain scaled dot-product attention, so the name may stay set on the model.
 transformers loops over the images in Python.
 
 On a CPU, plain matrix products beat PyTorch's fused kernel for short sequences, most of all backwards
-(7 times in a tower of 64-token images, see docs/log.md).
+(7 times in a tower of 64-token images, see docs/log.md). Tables of a group's scores are larger: from some size on
+that kernel takes them, in two parts, see ``virft.models.merged_attention``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 from virft.models.cache import GroupCache
 from virft.models.layout import AttentionLayout
+from virft.models.merged_attention import MergedAttention
 
 SHARED_PROMPT = "virft_shared_prompt"
 # transformers hands over ``cu_seq_lens_q`` only where the implementation's name contains "flash"
@@ -32,6 +34,8 @@ VISION_ATTENTION = "virft_flash_vision"
 
 _SHORT_VISION = 256
 _SHORT_PROMPT = 256
+_SMALL_TABLES = 2**22
+"""Scores of completions: up to here tables of them are as fast as the fused kernel; larger ones leave the cache."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
@@ -128,6 +132,16 @@ def _completion_attention(
     """Attention of [P, kv, G, repeat, C, d] over the prompt's [P, kv, L, d] and its own [P, kv, G, C, d]."""
     _, length, group, size = layout.table_shape
     repeat = query.shape[3]
+    if query.device.type == "cpu" and window is None and query[..., 0].numel() * (length + size) > _SMALL_TABLES:
+        bias = None if layout.equal_prompts else _as_bias(_prompt_seen(layout, None)[:, :1], value.dtype)
+        merged: Tensor = MergedAttention.apply(  # type: ignore[no-untyped-call]
+            # autocast leaves rotated queries and keys in float32, and no kernel takes two types
+            *(x.flatten(0, 1).to(value.dtype) for x in (query.flatten(3, 4), key, value, prompt_key, prompt_value)),
+            causal_bias(size, None, repeat, value.dtype, query.device),
+            None if bias is None else bias.repeat_interleave(query.shape[1], 0)[:, None],
+            scaling,
+        )
+        return merged.view(query.shape)
     folded = (query * scaling).flatten(2, 4)  # all the queries that share a prompt's keys: [P, kv, G * repeat * C, d]
     to_prompt = (folded @ prompt_key.transpose(-1, -2)).unflatten(2, (group, repeat * size))
     to_own = folded.unflatten(2, (group, repeat * size)) @ key.transpose(-1, -2)
