@@ -174,7 +174,10 @@ def main(arguments: argparse.Namespace) -> None:
         measured = json.loads(child.stdout.splitlines()[-1])
         image_tokens = Planner(run_config(arguments, folder), image=IMAGE, text_tokens=1).question.image_tokens
         planner = Planner(
-            run_config(arguments, folder), image=IMAGE, text_tokens=int(measured["prompt_tokens"]) - image_tokens
+            run_config(arguments, folder),
+            image=IMAGE,
+            text_tokens=int(measured["prompt_tokens"]) - image_tokens,
+            on_cpu=True,
         )
         memory = planner.memory(planner.choice)
     seconds = stage_table(arguments, measured)

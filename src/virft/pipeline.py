@@ -203,13 +203,15 @@ def plan(
     from virft.config_file import load
 
     settings = load(config, overrides).config
+    from virft.assembly import device
     from virft.planning.device import device_memory
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner
     from virft.planning.words import fit_text, plan_text
 
     size = int(memory * 2**30) if memory is not None else device_memory()
-    planner = Planner(settings, image=image, text_tokens=text_tokens, trainer=trainer)
+    on_cpu = memory is None and device().type == "cpu"
+    planner = Planner(settings, image=image, text_tokens=text_tokens, trainer=trainer, on_cpu=on_cpu)
     _say(plan_text(planner))
     _say("")
     fit = find_fit(settings, planner, memory=size, image=image, text_tokens=text_tokens)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from plain_computation import make_groups, make_pair, plain_inputs
 from tiny_models import EOS, IMAGE_TOKEN, MAKERS
+from virft.models import hf_generator
 from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.hf_generator import HFGenerator, draw
 from virft.models.layout import pack_row
@@ -35,8 +38,9 @@ def encode(policy, groups):
     return encoded
 
 
-def sample(model_type, group_size=6, chosen=(0, 1), params=PARAMS):
+def sample(model_type, group_size=6, chosen=(0, 1), params=PARAMS, dtype=torch.float32):
     _, policy = make_pair(model_type)
+    policy.to(dtype)
     policy.model.generation_config.eos_token_id = [EOS, *range(20)]  # so that rows end at different times
     groups = make_groups(policy.config)
     encoded = encode(policy, groups)
@@ -59,6 +63,18 @@ def test_sampler_logprobs_equal_the_policys(model_type):
     sampled = torch.tensor([x for group in drawn for c in group for x in c.sampler_logprobs])
     assert sampled.std() > 0.3
     torch.testing.assert_close(scored, sampled, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_weights_laid_out_once_in_bfloat16_draw_the_same(model_type, monkeypatch):
+    def as_they_are(layers):
+        assert len(layers) > 10
+        return nullcontext()
+
+    policy, _, drawn = sample(model_type, dtype=torch.bfloat16)
+    assert not any("forward" in vars(layer) for layer in policy.token_layers())
+    monkeypatch.setattr(hf_generator, "ready_for_sampling", as_they_are)
+    assert sample(model_type, dtype=torch.bfloat16)[2] == drawn
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

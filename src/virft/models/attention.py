@@ -132,7 +132,8 @@ def _completion_attention(
     """Attention of [P, kv, G, repeat, C, d] over the prompt's [P, kv, L, d] and its own [P, kv, G, C, d]."""
     _, length, group, size = layout.table_shape
     repeat = query.shape[3]
-    if query.device.type == "cpu" and window is None and query[..., 0].numel() * (length + size) > _SMALL_TABLES:
+    is_large = query[..., 0].numel() * (length + size) > _SMALL_TABLES
+    if query.device.type == "cpu" and window is None and is_large and not layout.in_tables:
         bias = None if layout.equal_prompts else _as_bias(_prompt_seen(layout, None)[:, :1], value.dtype)
         merged: Tensor = MergedAttention.apply(  # type: ignore[no-untyped-call]
             # autocast leaves rotated queries and keys in float32, and no kernel takes two types

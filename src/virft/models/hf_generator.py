@@ -15,6 +15,7 @@ from virft.models.generator import EncodedPrompt, GenerationParams
 from virft.models.layout import pack_row, position_ids
 from virft.models.logprobs import Policy, no_mask
 from virft.models.noise import StepKey
+from virft.models.sampling_weights import ready_for_sampling
 from virft.types import Completion, FinishReason
 
 _COMPACT_BELOW = 0.85
@@ -49,7 +50,8 @@ class HFGenerator:
         was_training = self._policy.training
         self._policy.eval()
         try:
-            columns = list(self._columns(prompts, group_size, params, key))
+            with ready_for_sampling(self._policy.token_layers()):
+                columns = list(self._columns(prompts, group_size, params, key))
         finally:
             self._policy.train(was_training)
         drawn = self._by_completion(columns, len(prompts) * group_size)

@@ -19,6 +19,7 @@ class AttentionLayout:
     ``table_shape`` is (P, L, G, C). ``row_place`` [P * L + P * G * C] is the place in the row of every entry of both
     tables (padding: 0), ``table_place`` [T] the entry of every row token. ``image_blocks`` [P, L], where images are
     seen both ways: the number of the image that a prompt's token is of, -1 for text; None: all is seen causally.
+    ``in_tables``: the scores of completions are tables on every device, as they are on a GPU; for counting.
     """
 
     table_shape: tuple[int, int, int, int]
@@ -27,6 +28,7 @@ class AttentionLayout:
     table_place: Tensor
     equal_prompts: bool
     image_blocks: Tensor | None = None
+    in_tables: bool = False
 
     def to_tables(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """Of values [T, n]: those of the prompts [P * L, n] and of the completions [P * G * C, n]."""

@@ -167,6 +167,11 @@ class Policy(nn.Module):
         """Log-probabilities [R, V] that follow last hidden states [R, hidden]."""
         return self.rules.log_distribution(self.model.get_output_embeddings()(hidden))
 
+    def token_layers(self) -> list[nn.Linear]:
+        """The linear layers that every sampled token goes through."""
+        parts = (self.model.get_submodule(self.family.language_module), self.model.get_output_embeddings())
+        return [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear)]
+
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.model.get_output_embeddings()(hidden)
         return _Chosen.apply(logits, targets, self.rules)  # type: ignore[no-any-return, no-untyped-call]

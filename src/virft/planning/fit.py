@@ -33,7 +33,13 @@ def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize,
     while (pixels := pixels // 2) >= _LEAST_PIXELS and sum(planner.held.values()) <= budget:
         low = config.model.min_pixels
         model = replace(config.model, max_pixels=pixels, min_pixels=None if low is None else min(low, pixels))
-        smaller = Planner(replace(config, model=model), image=image, text_tokens=text_tokens, trainer=trainer)
+        smaller = Planner(
+            replace(config, model=model),
+            image=image,
+            text_tokens=text_tokens,
+            trainer=trainer,
+            on_cpu=planner.on_cpu,
+        )
         if (found := _largest(smaller, budget)) is not None:
             return replace(found, max_pixels=pixels)
     return None

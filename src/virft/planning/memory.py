@@ -24,6 +24,7 @@ from virft.models.attention import causal_bias
 from virft.models.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel
 from virft.models.logprobs import PASS_NUMBERS, Policy, TokenRules
+from virft.models.sampling_weights import MOST_SECOND_BYTES
 from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
@@ -94,10 +95,19 @@ class Activations(NamedTuple):
 
 
 class Planner:
-    """The memory of a config's run under one choice or another."""
+    """The memory of a config's run under one choice or another, on a GPU unless ``on_cpu``."""
 
-    def __init__(self, config: Config, *, image: ImageSize, text_tokens: int, trainer: TrainerName = "grpo") -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        image: ImageSize,
+        text_tokens: int,
+        trainer: TrainerName = "grpo",
+        on_cpu: bool = False,
+    ) -> None:
         self.config = config
+        self.on_cpu = on_cpu
         self.trainer = trainer
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.loaded = load_skeleton(config, self._mode)
@@ -217,7 +227,7 @@ class Planner:
 
         Cache: keys and values, 2 x layers x kv heads x head dim numbers for each of P (L + G C) tokens: each prompt
         once. Logits: P G rows of the vocabulary, 16 bytes a number, see ``_LOGIT_BYTES``. Prompts' forward: counted
-        with one layer. Weights in float32 that are computed with in bfloat16 are copied, one at a time.
+        with one layer. Copies of weights: see ``ready_for_sampling``.
         """
         text, head = self._text, self.loaded.model.get_output_embeddings().weight
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -228,8 +238,12 @@ class Planner:
             "prompts' forward": prompts * self._prefill,
             "next-token logits": prompts * self.group_size * head.shape[0] * _LOGIT_BYTES,
         }
-        if head.element_size() != self._item:
-            parts["copy of a weight"] = head.numel() * self._item
+        weights = [layer.weight for layer in self._policy.token_layers()]
+        cast = sum(one.numel() * self._item for one in weights if one.element_size() != self._item)
+        laid_out = sum(one.nbytes for one in weights if one.element_size() == self._item)
+        if not (self.on_cpu and self._item == 2):
+            laid_out = 0
+        parts["copies of weights"] = cast + min(laid_out, MOST_SECOND_BYTES)
         return parts
 
     def _update(self, choice: Choice) -> Mapping[str, int]:
@@ -295,7 +309,7 @@ class Planner:
             [torch.arange(prompt).expand(self.question.position_axes, -1)] * shape.groups,
             [[[0] * own] * shape.completions] * shape.groups,
         )
-        return _emptied(row, self._mode)
+        return _emptied(row, self._mode, in_tables=not self.on_cpu)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.config.model.dtype == "bfloat16")
@@ -383,9 +397,10 @@ def ask(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> Question:
     )
 
 
-def _emptied(row: PackedRow, mode: FakeTensorMode) -> PackedRow:
+def _emptied(row: PackedRow, mode: FakeTensorMode, *, in_tables: bool) -> PackedRow:
     layout = replace(
         row.layout,
+        in_tables=in_tables,
         prompt_lengths=unfilled(row.layout.prompt_lengths, mode),
         row_place=unfilled(row.layout.row_place, mode),
         table_place=unfilled(row.layout.table_place, mode),

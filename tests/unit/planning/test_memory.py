@@ -178,3 +178,31 @@ def test_a_trained_tower_keeps_about_what_is_planned() -> None:
     planned = Planner(settings, image=IMAGE, text_tokens=20)
     memory = planned.memory(Choice(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=1))
     assert memory.stages["update"]["vision tower"] == pytest.approx(kept, rel=0.25)
+
+
+def test_the_copies_of_weights_that_sampling_makes_are_counted() -> None:
+    # a layer's q, o: 256 x 256; k, v: 256 x 128; gate, up, down: 256 x 704
+    a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
+    halved = replace(FULL, model=replace(FULL.model, dtype="bfloat16"))  # weights in float32, cast once for a step
+    expected = {("full", False): 0, ("full", True): 0, ("lora", False): 0, ("lora", True): 1, ("cast", False): 1}
+    for (name, on_cpu), copied in expected.items():
+        settings = {"full": FULL, "lora": LORA, "cast": halved}[name]
+        planned = Planner(settings, image=IMAGE, text_tokens=20, on_cpu=on_cpu)
+        numbers = copied * (4 * a_layer + planned.loaded.model.get_output_embeddings().weight.numel())
+        if name == "lora":  # adapters are linear layers too, of float32
+            numbers += planned.held["trained weights, float32"] // 4
+        parts = planned.memory(planned.choice).stages["sampling"]
+        assert parts["copies of weights"] == 2 * numbers, (name, on_cpu)
+
+
+def test_long_completions_keep_no_tables_of_scores_on_a_cpu() -> None:
+    settings = replace(LORA, sampling=SamplingConfig(max_completion_tokens=600))
+    shape = RowShape(groups=1, completions=4)
+    of_cpu, of_gpu = (
+        Planner(settings, image=IMAGE, text_tokens=200, on_cpu=on_cpu).activations(shape, False)
+        for on_cpu in (True, False)
+    )
+    prompt = Planner(settings, image=IMAGE, text_tokens=200).question.prompt_tokens
+    table = 4 * 600 * 4 * (prompt + 600)  # completions x tokens x heads x what they see
+    assert table > 2**22
+    assert of_gpu.kept - of_cpu.kept > 4 * 2 * table  # of each layer, in bfloat16
