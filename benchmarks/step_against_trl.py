@@ -57,6 +57,7 @@ from virft.models.noise import StepKey
 from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
+from virft.training.freed_memory import keep_freed_memory
 from virft.training.optim import make_optimizer
 from virft.training.passes import Passes
 from virft.types import (
@@ -249,6 +250,7 @@ def make_samples(task: Task, folder: Path) -> list[Sample]:
 
 def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOTrainer]) -> GRPOTrainer:
     """As ``virft.assembly`` makes it, with the settings of the comparison."""
+    keep_freed_memory()
     ends = stop_token_ids(loaded.model)
     policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=tuple({*task.forbidden_ids, *ends})))
     renderer = Renderer(loaded, load_image)

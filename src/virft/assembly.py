@@ -38,6 +38,7 @@ from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
 from virft.sft.trainer import SFTTrainer
 from virft.tasks import TASKS
+from virft.training.freed_memory import keep_freed_memory
 from virft.training.guards import GuardSettings
 from virft.training.loop import LookAt, LoopSettings
 from virft.training.optim import FastRows, learning_rate, make_optimizer
@@ -110,6 +111,8 @@ def load_for_training(config: Config) -> LoadedModel:
     prepare_for_training(config, loaded)
     if strategy(config) == "ddp":
         loaded.model.to(device())
+    if device().type == "cpu":
+        keep_freed_memory()
     return loaded
 
 
