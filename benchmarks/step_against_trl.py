@@ -14,7 +14,8 @@ All have the built-in model's shape, or a larger one (``--model``: 100 million w
 in ``--dtype``, a frozen vision tower, the same images and questions, completions of exactly C tokens (end tokens are
 forbidden), equally many a backward, no gradient checkpointing, beta 0, a trivial reward, AdamW, equal threads. Each
 side is a process of its own that loads the model, renders images and text itself and takes its turns in alternating
-order while the others wait; the first turn is not counted. Memory: resident set sampled every 5 ms, highest of all
+order while the others wait; the first turn is not counted. virft and plain keep freed memory as a training does, unless
+a ``MALLOC_*`` variable says otherwise, which holds for TRL too. Memory: resident set sampled every 5 ms, highest of all
 turns, above the moment when model and trainer were set up.
 The limit is the ratio of counted operations of plain and virft, see ``counting.py``. The rate of the matrix units is
 taken in every turn, beside the sides: a product of two square matrices of ``--dtype``. A second table tells the stages
