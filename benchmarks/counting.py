@@ -35,7 +35,7 @@ def update_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_vi
 
 def prefill_operations(config: Any, shape: GroupShape, *, shared: bool) -> int:
     """What sampling computes before it draws the first token: the image, the prompt, the logits after it."""
-    once = _embedding(config, shape.patches) + _tower(config, shape.patches)
+    once = image_operations(config, shape.patches)
     once += _language(config, shape.prompt, _causal(shape.prompt)) + _logits(config, 1)
     return once * (1 if shared else shape.group)
 
@@ -58,7 +58,12 @@ def step_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_visi
 def update_stage_operations(config: Any, shape: GroupShape, *, frozen_vision: bool) -> int:
     """The shared update where what a frozen tower made for sampling is at hand."""
     update = update_operations(config, shape, shared=True, frozen_vision=frozen_vision)
-    return update - (_embedding(config, shape.patches) + _tower(config, shape.patches) if frozen_vision else 0)
+    return update - (image_operations(config, shape.patches) if frozen_vision else 0)
+
+
+def image_operations(config: Any, patches: int) -> int:
+    """The vision tower's forward over an image."""
+    return _embedding(config, patches) + _tower(config, patches)
 
 
 def forward_operations(config: Any, shape: GroupShape) -> int:

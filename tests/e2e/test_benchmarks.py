@@ -39,6 +39,11 @@ def test_a_step_without_sharing_runs_beside_ours(tmp_path: Path) -> None:
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)
 
 
+def test_an_update_with_adapters_is_the_same_with_image_and_prompt_for_each(tmp_path: Path) -> None:
+    options = ("--shape", "small", "--prompt", "410", "--completion", "3", "--group", "2")
+    assert re.search(r"\|\s+small \|\s+410 \|\s+3 \|\s+2 \|", run("update_2b.py", tmp_path, *ONCE, *options))
+
+
 def test_processes_share_out_whole_runs(tmp_path: Path) -> None:
     text = run("processes.py", tmp_path, "--repeats", "1", "--steps", "2", "--prompts", "2", "--group", "2")
     for way in ("one process", "ddp", "fsdp2"):

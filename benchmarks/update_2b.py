@@ -1,0 +1,122 @@
+"""What sharing saves in an update of a model of the 2B's shape: image and prompt once, or for every completion.
+
+    python benchmarks/update_2b.py                   # 7 minutes on two idle cores, 13 GiB
+    python benchmarks/update_2b.py --shape small     # 86 million weights, for trying it out
+
+Random weights in bfloat16, adapters of rank 32 (the default), a frozen vision tower, one question with an image of
+560 x 560 and G completions of C random tokens. Shared: one packed row, forwards and backwards. Plain: each completion
+alone with its image and its prompt, one after the other, as all of them at once do not fit. Both go through the same
+policy in one process, in alternating order; times are medians. Their gradients are compared first: more than 5 % of the
+norm apart ends the program (bfloat16). The limit is the ratio of counted operations, see ``counting.py``; images are
+counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from counting import GroupShape, adapters_update_operations, image_operations
+from memory_2b import SHAPES, model_config
+from record import RESULTS, markdown_table, matrix_rate, write_results
+from shared_prefix import Group, Shared, alternating_medians, make_group
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from virft.assembly import make_policy, prepare_for_training
+from virft.config import Config, DataConfig, ModelConfig, RunConfig
+from virft.models.load import wrap_model
+from virft.models.tiny import tiny_folder
+from virft.training.freed_memory import keep_freed_memory
+
+PATCHES = 40 * 40
+TOLERANCE = 0.05
+
+
+def make_side(shape: str) -> Shared:
+    """A policy with adapters, as a training makes it."""
+    config = Config(
+        model=ModelConfig(path="none", train="lora", dtype="bfloat16"),
+        data=DataConfig(train="none"),
+        run=RunConfig(dir="none"),
+    )
+    torch.manual_seed(0)
+    model: Any = AutoModelForImageTextToText.from_config(model_config(shape), dtype=torch.bfloat16)
+    loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), Qwen2VLImageProcessorPil())
+    prepare_for_training(config, loaded)
+    for name, weight in loaded.model.named_parameters():
+        if "lora_B" in name:  # new adapters have zeros here, and half of the gradients would be nothing
+            torch.nn.init.normal_(weight, std=0.02)
+    keep_freed_memory()
+    return Shared(make_policy(loaded, temperature=1.0), loaded.tokenizer)
+
+
+def update(side: Shared, parts: list[Group]) -> None:
+    """Forward and backward of one part after the other; gradients add up to those of the mean."""
+    side.policy.zero_grad(set_to_none=True)
+    for part in parts:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = side.loss([part]) / len(parts)
+        loss.backward()
+
+
+def gradients(side: Shared, parts: list[Group]) -> Tensor:
+    """All of them in a row."""
+    update(side, parts)
+    return torch.cat([p.grad.flatten() for p in side.policy.parameters() if p.grad is not None])
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Compare, measure, write."""
+    side = make_side(arguments.shape)
+    config = side.policy.config
+    shape = GroupShape(prompt=arguments.prompt, completion=arguments.completion, group=arguments.group, patches=PATCHES)
+    group = make_group(side.policy, shape, seed=0)
+    alone = [
+        replace(group, completions=[tokens], advantages=advantages)
+        for tokens, advantages in zip(group.completions, group.advantages.split(shape.completion), strict=True)
+    ]
+    shared, plain = gradients(side, [group]), gradients(side, alone)
+    error = float((shared - plain).norm() / plain.norm())
+    if not error < TOLERANCE:
+        sys.exit(f"gradients of shared and plain differ by {error:.1%}")
+    seconds = alternating_medians(lambda: update(side, [group]), lambda: update(side, alone), arguments.repeats)
+    rank, image = ModelConfig().lora_rank, image_operations(config, shape.patches)
+    once = image + adapters_update_operations(config, shape, rank=rank)
+    each = image + adapters_update_operations(config, replace(shape, group=1), rank=rank)
+    limit, found = shape.group * each / once, seconds[1] / seconds[0]
+    rate = matrix_rate(torch.bfloat16)
+    row = [
+        arguments.shape, str(shape.prompt), str(shape.completion), str(shape.group), f"{limit:.2f}", f"{found:.2f}",
+        f"{found / limit:.0%}", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"{error:.1%}",
+        f"{once / seconds[0] / rate:.0%}", f"{shape.group * each / seconds[1] / rate:.0%}",
+    ]  # fmt: skip
+    head = ["shape", "P", "C", "G", "limit", "plain/shared", "share of it", "shared s", "plain s", "gradients apart"]
+    head += [f"shared of {rate / 1e9:.0f} Gop/s", "plain of it"]
+    tables = (
+        f"Update with adapters of rank {rank}, image of {PATCHES} patches included. Medians of {arguments.repeats}.\n\n"
+        f"{markdown_table(head, [row])}"
+    )
+    command = " ".join(["python benchmarks/update_2b.py", *sys.argv[1:]])
+    print(tables)
+    print(write_results(f"update_{arguments.shape}", command=command, tables=tables, date=None, folder=arguments.out))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="2b")
+    parser.add_argument("--prompt", type=int, default=541, help="tokens, 400 of the image included")
+    parser.add_argument("--completion", type=int, default=128)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of PyTorch; default: its own choice")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parsed = parser.parse_args()
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    main(parsed)
