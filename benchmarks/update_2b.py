@@ -6,9 +6,9 @@
 Random weights in bfloat16, adapters of rank 32 (the default), a frozen vision tower, one question with an image of
 560 x 560 and G completions of C random tokens. Shared: one packed row, forwards and backwards. Plain: each completion
 alone with its image and its prompt, one after the other, as all of them at once do not fit. Both go through the same
-policy in one process, in alternating order; times are medians. Their gradients are compared first: more than 5 % of the
-norm apart ends the program (bfloat16). The limit is the ratio of counted operations, see ``counting.py``; images are
-counted.
+policy in one process, in alternating order; times are medians. Their gradients are compared first: more than 10 % of
+the norm apart ends the program, with ``--dtype float32`` more than 0.01 %. The limit is the ratio of counted
+operations, see ``counting.py``; images are counted.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ from virft.models.tiny import tiny_folder
 from virft.training.freed_memory import keep_freed_memory
 
 PATCHES = 40 * 40
-TOLERANCE = 0.05
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
+"""Of the norm of all gradients."""
 
 
-def make_side(shape: str) -> Shared:
+def make_side(shape: str, dtype: str) -> Shared:
     """A policy with adapters, as a training makes it."""
     config = Config(
-        model=ModelConfig(path="none", train="lora", dtype="bfloat16"),
+        model=ModelConfig(path="none", train="lora", dtype=dtype),
         data=DataConfig(train="none"),
         run=RunConfig(dir="none"),
     )
     torch.manual_seed(0)
-    model: Any = AutoModelForImageTextToText.from_config(model_config(shape), dtype=torch.bfloat16)
+    model: Any = AutoModelForImageTextToText.from_config(model_config(shape), dtype=getattr(torch, dtype))
     loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), Qwen2VLImageProcessorPil())
     prepare_for_training(config, loaded)
     for name, weight in loaded.model.named_parameters():
@@ -60,7 +61,7 @@ def update(side: Shared, parts: list[Group]) -> None:
     """Forward and backward of one part after the other; gradients add up to those of the mean."""
     side.policy.zero_grad(set_to_none=True)
     for part in parts:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=side.policy.model.dtype == torch.bfloat16):
             loss = side.loss([part]) / len(parts)
         loss.backward()
 
@@ -73,7 +74,7 @@ def gradients(side: Shared, parts: list[Group]) -> Tensor:
 
 def main(arguments: argparse.Namespace) -> None:
     """Compare, measure, write."""
-    side = make_side(arguments.shape)
+    side = make_side(arguments.shape, arguments.dtype)
     config = side.policy.config
     shape = GroupShape(prompt=arguments.prompt, completion=arguments.completion, group=arguments.group, patches=PATCHES)
     group = make_group(side.policy, shape, seed=0)
@@ -83,17 +84,17 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     shared, plain = gradients(side, [group]), gradients(side, alone)
     error = float((shared - plain).norm() / plain.norm())
-    if not error < TOLERANCE:
-        sys.exit(f"gradients of shared and plain differ by {error:.1%}")
+    if not error < TOLERANCE[arguments.dtype]:
+        sys.exit(f"gradients of shared and plain differ by {error:.2g} of their norm")
     seconds = alternating_medians(lambda: update(side, [group]), lambda: update(side, alone), arguments.repeats)
     rank, image = ModelConfig().lora_rank, image_operations(config, shape.patches)
     once = image + adapters_update_operations(config, shape, rank=rank)
     each = image + adapters_update_operations(config, replace(shape, group=1), rank=rank)
     limit, found = shape.group * each / once, seconds[1] / seconds[0]
-    rate = matrix_rate(torch.bfloat16)
+    rate = matrix_rate(getattr(torch, arguments.dtype))
     row = [
         arguments.shape, str(shape.prompt), str(shape.completion), str(shape.group), f"{limit:.2f}", f"{found:.2f}",
-        f"{found / limit:.0%}", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"{error:.1%}",
+        f"{found / limit:.0%}", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"{error:.1g}",
         f"{once / seconds[0] / rate:.0%}", f"{shape.group * each / seconds[1] / rate:.0%}",
     ]  # fmt: skip
     head = ["shape", "P", "C", "G", "limit", "plain/shared", "share of it", "shared s", "plain s", "gradients apart"]
@@ -110,6 +111,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="2b")
+    parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="bfloat16")
     parser.add_argument("--prompt", type=int, default=541, help="tokens, 400 of the image included")
     parser.add_argument("--completion", type=int, default=128)
     parser.add_argument("--group", type=int, default=8)
