@@ -1,6 +1,6 @@
 """What sharing saves in an update of a model of the 2B's shape: image and prompt once, or for every completion.
 
-    python benchmarks/update_2b.py                   # 7 minutes on two idle cores, 13 GiB
+    python benchmarks/update_2b.py                   # 11 minutes on two idle cores
     python benchmarks/update_2b.py --shape small     # 86 million weights, for trying it out
 
 Random weights in bfloat16, adapters of rank 32 (the default), a frozen vision tower, one question with an image of

@@ -20,8 +20,9 @@ def ready_for_sampling(layers: Iterable[nn.Linear]) -> Iterator[None]:
     """Inside, linear layers compute with a copy of their weights: in autocast's dtype, and on a CPU in oneDNN's layout.
 
     Autocast would cast every weight for every token, and on a CPU PyTorch lays out a weight in bfloat16 for every
-    product. The numbers are the same. Weights must not change inside, nor autocast. Layers that are quantized, sharded
-    or hooked are left alone. The operators of the layout are those of PyTorch's compiler for frozen weights.
+    product. The numbers are the same, but for the last bit of a few in layers with very many inputs. Weights must not
+    change inside, nor autocast. Layers that are quantized, sharded or hooked are left alone. The operators of the
+    layout are those of PyTorch's compiler for frozen weights.
     """
     replaced: list[nn.Linear] = []
     room = MOST_SECOND_BYTES

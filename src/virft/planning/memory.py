@@ -238,7 +238,8 @@ class Planner:
             "prompts' forward": prompts * self._prefill,
             "next-token logits": prompts * self.group_size * head.shape[0] * _LOGIT_BYTES,
         }
-        weights = [layer.weight for layer in self._policy.token_layers()]
+        packed_ids = {id(one) for one in self._packed}  # layers of 4 bits are left alone
+        weights = [layer.weight for layer in self._policy.token_layers() if id(layer.weight) not in packed_ids]
         cast = sum(one.numel() * self._item for one in weights if one.element_size() != self._item)
         laid_out = sum(one.nbytes for one in weights if one.element_size() == self._item)
         if not (self.on_cpu and self._item == 2):

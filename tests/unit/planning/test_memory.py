@@ -184,6 +184,12 @@ def test_the_copies_of_weights_that_sampling_makes_are_counted() -> None:
     # a layer's q, o: 256 x 256; k, v: 256 x 128; gate, up, down: 256 x 704
     a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
     halved = replace(FULL, model=replace(FULL.model, dtype="bfloat16"))  # weights in float32, cast once for a step
+    quantized = replace(LORA, model=replace(LORA.model, load_in_4bit=True))
+    with_head_and_adapters = Planner(quantized, image=IMAGE, text_tokens=20, on_cpu=True)
+    head = with_head_and_adapters.loaded.model.get_output_embeddings().weight.numel()
+    adapters = with_head_and_adapters.held["trained weights, float32"] // 4
+    parts = with_head_and_adapters.memory(with_head_and_adapters.choice).stages["sampling"]
+    assert parts["copies of weights"] == 2 * (head + adapters)
     expected = {("full", False): 0, ("full", True): 0, ("lora", False): 0, ("lora", True): 1, ("cast", False): 1}
     for (name, on_cpu), copied in expected.items():
         settings = {"full": FULL, "lora": LORA, "cast": halved}[name]
