@@ -73,6 +73,8 @@ from virft.types import (
     View,
 )
 
+_COMPILED = "; layers of virft and of plain compiled (`model.compile`), at the turn that is not counted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -88,6 +90,7 @@ class Task:
     frozen_vision: bool
     threads: int
     dtype: str
+    compile: bool
 
 
 class LetterGrader:
@@ -175,6 +178,8 @@ def run_side(kind: str, folder: Path) -> None:
     loaded = load_model(str(folder), dtype=getattr(torch, task.dtype))
     if task.frozen_vision:
         loaded.freeze_vision()
+    if task.compile:
+        loaded.compile_layers()
     trainer = make_trainer(loaded, task, folder, UnsharedTrainer if kind == "plain" else GRPOTrainer)
     samples = make_samples(task, folder)
     clock = Clock(trainer)
@@ -290,6 +295,7 @@ def make_folder(
     threads: int,
     model: str,
     dtype: str,
+    compiled: bool = False,
 ) -> None:
     """A model folder for images of ``shape``, the images, and ``task.json`` with questions of the right length."""
     loaded = load_model(TINY_NAME)
@@ -319,6 +325,7 @@ def make_folder(
         frozen_vision=frozen_vision,
         threads=threads,
         dtype=dtype,
+        compile=compiled,
     )
     (folder / "task.json").write_text(json.dumps(asdict(task)))
 
@@ -415,6 +422,7 @@ def main(arguments: argparse.Namespace) -> None:
                 threads=threads,
                 model=arguments.model,
                 dtype=arguments.dtype,
+                compiled=arguments.compile,
             )
             commands = {way: [sys.executable, __file__, "--side", way, "--folder", name] for way in ("virft", "plain")}
             if arguments.trl_python:
@@ -446,8 +454,8 @@ def main(arguments: argparse.Namespace) -> None:
     tables = (
         f"{arguments.model} in {arguments.dtype}. One step of {arguments.num_prompts} prompts x G completions, "
         f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a "
-        f"completion. Vision tower {'frozen' if frozen else 'trained'}. Medians of {arguments.repeats} steps; MiB: "
-        f"peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nStages; completion tokens a second; counted "
+        f"completion. Vision tower {'frozen' if frozen else 'trained'}{_COMPILED if arguments.compile else ''}. "
+        f"Medians of {arguments.repeats} steps; MiB: peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nStages; completion tokens a second; counted "
         "operations a second over the whole step, the matrix rate beside it, and their share; that of forward and "
         "backward alone.\n\n"
         f"{markdown_table(stage_head, stage_rows)}"
@@ -472,6 +480,7 @@ if __name__ == "__main__":
         "--groups-per-backward", type=int, default=4, help="on every side; virft's own 4096 tokens hold 3 to 9"
     )
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="layers of virft and of plain, as model.compile does")
     parser.add_argument("--train-vision", action="store_true")
     parser.add_argument("--threads", type=int, help="of PyTorch, on every side; default: its own choice")
     parser.add_argument("--date", help="of the result file; default: today")

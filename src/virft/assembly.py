@@ -111,6 +111,8 @@ def load_for_training(config: Config) -> LoadedModel:
     prepare_for_training(config, loaded)
     if strategy(config) == "ddp":
         loaded.model.to(device())
+    if config.model.compile:
+        loaded.compile_layers()
     if device().type == "cpu":
         keep_freed_memory()
     return loaded

@@ -12,17 +12,9 @@ from torch import nn
 from literal_grpo import assert_same_gradients
 from plain_computation import make_groups, make_pair, shared_logprobs
 from tiny_models import MAKERS
-from virft.models.generator import EncodedPrompt
+from tiny_policies import adapters, encode, loaded_of
 from virft.models.hf_generator import HFGenerator
 from virft.models.load import LoadedModel
-from virft.models.logprobs import Policy
-from virft.types import Prompt
-
-
-def loaded_of(policy: Policy) -> LoadedModel:
-    return LoadedModel(
-        model=policy.model, tokenizer=None, image_processor=None, family=policy.family, folder=None, card={}
-    )
 
 
 def full(loaded: LoadedModel) -> None:
@@ -31,15 +23,6 @@ def full(loaded: LoadedModel) -> None:
 
 def frozen_vision(loaded: LoadedModel) -> None:
     loaded.freeze_vision()
-
-
-def adapters(loaded: LoadedModel) -> None:
-    loaded.add_lora(4, 8)
-    generator = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for name, parameter in loaded.model.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.1, generator=generator)
 
 
 @contextlib.contextmanager
@@ -89,15 +72,8 @@ def test_logprobs_and_gradients_are_the_same_and_less_is_kept(
 def test_sampling_while_layers_are_checkpointed_is_refused_rather_than_blind() -> None:
     _, policy = make_pair("qwen2_vl")
     loaded_of(policy).checkpoint_gradients()
-    prompt, vision, _ = make_groups(policy.config)[0]
-    positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
     policy.model.generation_config.eos_token_id = 94
-    encoded = EncodedPrompt(
-        prompt=Prompt(sample_id="a", text="", token_ids=tuple(prompt), images=()),
-        positions=positions,
-        features=policy.encode_images([vision])[0].detach(),
-        noise_id="a",
-    )
+    (encoded,) = encode(policy, make_groups(policy.config)[:1])
     generator = HFGenerator(policy, tokenizer=None)
     with pytest.raises(AssertionError, match="is gradient checkpointing on"), torch.no_grad():
         policy.train()
@@ -106,7 +82,7 @@ def test_sampling_while_layers_are_checkpointed_is_refused_rather_than_blind() -
         policy.eval()
         cache, _ = generator.prefill([encoded], 2, 4)
     # every layer holds the whole prompt
-    assert [layer.prompt_keys.shape[2] for layer in cache.layers] == [len(prompt)] * 3
+    assert [layer.prompt_keys.shape[2] for layer in cache.layers] == [len(encoded.prompt.token_ids)] * 3
 
 
 def test_a_reference_without_gradient_keeps_nothing() -> None:

@@ -9,33 +9,16 @@ import torch
 
 from plain_computation import make_groups, make_pair, plain_inputs
 from tiny_models import EOS, IMAGE_TOKEN, MAKERS
+from tiny_policies import Tokenizer, encode
 from virft.models import hf_generator
-from virft.models.generator import EncodedPrompt, GenerationParams
+from virft.models.generator import GenerationParams
 from virft.models.hf_generator import HFGenerator, draw
 from virft.models.layout import pack_row
 from virft.models.noise import StepKey
-from virft.types import FinishReason, Prompt
+from virft.types import FinishReason
 
 KEY = StepKey(seed=5, step=2)
 PARAMS = GenerationParams(max_completion_tokens=12, temperature=0.9)
-
-
-class Tokenizer:
-    """Every token is a letter; enough for a generator."""
-
-    def decode(self, ids, **_):
-        return "".join(chr(0x100 + i) for i in ids)
-
-
-def encode(policy, groups):
-    encoded = []
-    for number, (prompt, vision, _) in enumerate(groups):
-        positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
-        with torch.no_grad():
-            (features,) = policy.encode_images([vision])
-        made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
-        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
-    return encoded
 
 
 def sample(model_type, group_size=6, chosen=(0, 1), params=PARAMS, dtype=torch.float32):

@@ -7,20 +7,13 @@ import torch
 from literal_grpo import assert_same_gradients
 from plain_computation import make_groups, pair_of, plain_logprobs, shared_logprobs
 from tiny_models import tiny_model, tiny_model_with_window
-from virft.models.generator import EncodedPrompt, GenerationParams
+from tiny_policies import Tokenizer, encode
+from virft.models.generator import GenerationParams
 from virft.models.hf_generator import HFGenerator
 from virft.models.layout import pack_row
 from virft.models.noise import StepKey
-from virft.types import Prompt
 
 TOLERANCE = 1e-5
-
-
-class Letters:
-    """A tokenizer of one letter a token."""
-
-    def decode(self, ids, **_):
-        return "".join(chr(0x100 + i) for i in ids)
 
 
 def test_the_window_changes_the_model():
@@ -48,15 +41,9 @@ def test_logprobs_and_gradients_equal_the_plain_ones():
 def test_sampler_logprobs_equal_the_policys():
     _, policy = pair_of(tiny_model_with_window())
     groups = make_groups(policy.config)
-    encoded = []
-    for number, (prompt, vision, _) in enumerate(groups):
-        with torch.no_grad():
-            (features,) = policy.encode_images([vision])
-        made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
-        positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
-        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
+    encoded = encode(policy, groups)
     params = GenerationParams(max_completion_tokens=12, temperature=0.9)
-    drawn = HFGenerator(policy, Letters()).generate(encoded, 4, params, StepKey(seed=0, step=0))
+    drawn = HFGenerator(policy, Tokenizer()).generate(encoded, 4, params, StepKey(seed=0, step=0))
     assert max(len(one.token_ids) for group in drawn for one in group) > 7, "longer than the window"
     row = pack_row(
         [one.prompt.token_ids for one in encoded],

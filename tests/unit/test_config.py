@@ -110,6 +110,7 @@ def test_min_pixels_above_max_pixels_is_refused() -> None:
     ("told", "changes"),
     [
         ("model.load_in_4bit is true", {"model": ModelConfig(train="lora", load_in_4bit=True)}),
+        ("model.compile is true", {"model": ModelConfig(compile=True)}),
         ('grpo.optimizer is "adamw_8bit"', {"grpo": GRPOConfig(optimizer="adamw_8bit")}),
         ("sft.name_lr_scale is 10", {"sft": SFTConfig(name_lr_scale=10.0)}),
     ],
@@ -172,6 +173,8 @@ def test_weights_of_4_bits_are_for_adapters() -> None:
     with pytest.raises(ConfigError, match="weights of 4 bits cannot be trained"):
         replace(config(), model=ModelConfig(load_in_4bit=True))
     assert replace(config(), model=ModelConfig(load_in_4bit=True, train="lora")).model.load_in_4bit
+    with pytest.raises(ConfigError, match=r"^model.compile is true with model.load_in_4bit = true"):
+        replace(config(), model=ModelConfig(load_in_4bit=True, train="lora", compile=True))
 
 
 def test_every_setting_has_a_value_and_a_help_text() -> None:

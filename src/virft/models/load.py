@@ -99,6 +99,12 @@ class LoadedModel:
         # transformers also asks for gradients of the embedded tokens, which only the reentrant kind needs.
         self.model.disable_input_require_grads()
 
+    def compile_layers(self) -> None:
+        """Compile the language model's layers for packed rows; ``ConfigError`` on a machine that cannot."""
+        from virft.models.compiled_layers import compile_layers
+
+        compile_layers(self.model.get_submodule(self.family.language_module))
+
     def add_lora(self, rank: int, alpha: int) -> None:
         """Adapters in every linear layer of the language model, float32; everything else is frozen.
 

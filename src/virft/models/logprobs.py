@@ -49,6 +49,20 @@ class TokenRules:
         """Log-probabilities [N] of ``tokens`` [N] by logits [N, V]."""
         return self.log_distribution(logits).gather(-1, tokens[:, None])[:, 0]
 
+    def chosen_gradient(self, logits: Tensor, tokens: Tensor, outer: Tensor) -> Tensor:
+        """Gradient [N, V] in float32, by ``logits``, of the sum of ``outer`` [N] times ``chosen``.
+
+        Step by step what autograd would do, so with the same bits, in fewer tables.
+        """
+        distribution = self.log_distribution(logits)
+        gradient = torch.zeros_like(distribution).scatter_(-1, tokens[:, None], outer[:, None])
+        torch._log_softmax_backward_data(gradient, distribution, -1, torch.float32, out=gradient)
+        if self.forbidden_ids:
+            gradient.index_fill_(-1, torch.tensor(self.forbidden_ids, device=logits.device), 0.0)
+        if self.temperature != 1.0:
+            gradient /= self.temperature
+        return gradient
+
 
 class _Chosen(torch.autograd.Function):
     """Log-probs [N] of ``targets`` [N] by logits [N, V], a block of rows at a time, in both directions.
@@ -68,10 +82,7 @@ class _Chosen(torch.autograd.Function):
         logits, targets = ctx.saved_tensors
         found = torch.empty_like(logits)
         for some, wanted, outer, inner in _blocks(logits, targets, gradient, found):
-            with torch.enable_grad():
-                some = some.detach().requires_grad_()
-                chosen = ctx.rules.chosen(some, wanted)
-            inner.copy_(torch.autograd.grad(chosen, some, outer)[0])
+            inner.copy_(ctx.rules.chosen_gradient(some, wanted, outer))
         return found, None, None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,19 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+@contextmanager
+def _products_in(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, if ``dtype`` is bfloat16, a CPU multiplies numbers of float32 as bfloat16, and sums them in float32."""
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    if dtype == torch.bfloat16:
+        settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
 class MergedAttention(torch.autograd.Function):
     """Softmax attention of queries over two sets of keys, each by the fused kernel, put together by their log-sum-exps.
 
@@ -20,7 +35,9 @@ class MergedAttention(torch.autograd.Function):
     [Q, C] and ``prompt_bias`` ([B, 1, 1, L] or None) are added to the scores and get no gradient. Returns [B, G, Q, d].
 
     Backwards, each kernel gets the output and the log-sum-exp over both sets: the shares that it computes again are
-    then those of all keys, and the gradients exact. It runs in float32, up to three times faster than in bfloat16.
+    then those of all keys, and the gradients exact. It runs in float32, up to three times faster than in bfloat16. If
+    the inputs are bfloat16, products with the prompt's keys and values are of that type, too, and their sums float32;
+    the kernel for bfloat16 would round the prompt's gradients after every block of queries.
     """
 
     @staticmethod
@@ -85,7 +102,8 @@ class MergedAttention(torch.autograd.Function):
             )
             return found
 
-        by_prompt, grad_prompt_keys, grad_prompt_values = run((1, 2), prompt_keys, prompt_values, prompt_bias)
+        with _products_in(query.dtype):
+            by_prompt, grad_prompt_keys, grad_prompt_values = run((1, 2), prompt_keys, prompt_values, prompt_bias)
         by_own, grad_keys, grad_values = run((0, 1), keys.flatten(0, 1), values.flatten(0, 1), own_bias)
         found = (
             (by_prompt.reshape(query.shape) + by_own.reshape(query.shape), query),

@@ -30,6 +30,7 @@ INCIDENT = "incident"
 
 _MAY_CHANGE = (
     "model.gradient_checkpointing",
+    "model.compile",
     "sampling.prompts_per_batch",
     "grpo.microbatch_tokens",
     "sft.microbatch_tokens",
@@ -37,7 +38,7 @@ _MAY_CHANGE = (
     "run.keep_checkpoints",
     "run.log_every",
 )
-"""Settings that bound memory or say when something is written: a run may go on with others, as with other guards."""
+"""Settings that bound memory or time, or say when something is written: a run may go on with others, as with guards."""
 
 _OF_THE_START = {CARD, CARD + UNFINISHED, CONFIG + UNFINISHED}
 """What a run that was killed as it began leaves behind, without having begun."""

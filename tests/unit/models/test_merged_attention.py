@@ -61,6 +61,16 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_tables_are(monkeypatch):
         assert error < 1.1 * of_tables < 0.02
 
 
+def test_precision_elsewhere_is_as_it_was(monkeypatch):
+    parts, layout = _make([40, 33], _GROUPS["unequal"], torch.bfloat16)
+    monkeypatch.setattr(attention, "_SMALL_TABLES", 0)
+    wide = torch.randn(64, 64)
+    before, setting = wide @ wide, torch.backends.mkldnn.matmul.fp32_precision
+    _run(parts, layout, torch.ones_like(parts[0]))
+    assert torch.backends.mkldnn.matmul.fp32_precision == setting
+    assert torch.equal(wide @ wide, before)
+
+
 def test_it_takes_queries_that_autocast_left_in_float32(monkeypatch):
     (query, keys, values, *prompt), layout = _make([9, 5], _GROUPS["unequal"])
     halves = [query, keys, values.bfloat16(), prompt[0], prompt[1].bfloat16()]

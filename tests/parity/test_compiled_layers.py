@@ -1,0 +1,116 @@
+"""Compiled layers give what the layers give, for rows of every length, and sampling goes on without them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import AttentionInterface
+
+from literal_grpo import assert_same_gradients
+from plain_computation import make_groups, make_pair, plain_logprobs, shared_logprobs
+from tiny_policies import Tokenizer, adapters, encode, loaded_of, needs_compiler
+from virft.errors import ConfigError
+from virft.models.attention import SHARED_PROMPT, shared_prompt_attention
+from virft.models.generator import GenerationParams
+from virft.models.hf_generator import HFGenerator
+from virft.models.logprobs import Policy
+from virft.models.noise import StepKey
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
+
+
+def num_graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+@needs_compiler
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3"])
+def test_logprobs_and_gradients_are_the_plain_ones_for_rows_of_every_length(model_type: str) -> None:
+    plain, policy = make_pair(model_type)
+    loaded_of(policy).compile_layers()
+    groups = make_groups(plain.config)
+    expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)
+    assert num_graphs() > 0
+    assert expected.std() > 0.3
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+    expected.mean().backward()
+    found.mean().backward()
+    assert_same_gradients(plain, policy.model, at_least=20)
+
+    before = num_graphs()
+    for others in (groups[:1], groups[1:], make_groups(plain.config, seed=1)[::-1]):
+        with torch.no_grad():
+            expected = plain_logprobs(plain, others)
+        torch.testing.assert_close(shared_logprobs(policy, others), expected, atol=TOLERANCE, rtol=0)
+    assert num_graphs() == before
+
+
+@needs_compiler
+def test_adapters_and_checkpointing_go_with_it() -> None:
+    policies: list[Policy] = []
+    for is_compiled in (False, True):
+        _, policy = make_pair("qwen2_vl")
+        adapters(loaded := loaded_of(policy))
+        loaded.checkpoint_gradients()
+        if is_compiled:
+            loaded.compile_layers()
+        policies.append(policy.train())
+    by_layers, by_compiled = (shared_logprobs(policy, make_groups(policy.config)) for policy in policies)
+    assert num_graphs() > 0
+    torch.testing.assert_close(by_compiled, by_layers, atol=TOLERANCE, rtol=0)
+    by_layers.mean().backward()
+    by_compiled.mean().backward()
+    assert_same_gradients(policies[0].model, policies[1].model, at_least=42)
+
+
+@needs_compiler
+def test_a_copy_computes_with_its_own_weights() -> None:
+    _, policy = make_pair("qwen2_vl")
+    loaded_of(policy).compile_layers()
+    groups = make_groups(policy.config)
+    reference = copy.deepcopy(policy)
+    with torch.no_grad():
+        before = shared_logprobs(policy, groups)
+        for weight in policy.model.model.language_model.layers.parameters():
+            weight *= 1.5
+        assert (shared_logprobs(policy, groups) - before).abs().max() > 0.1
+        torch.testing.assert_close(shared_logprobs(reference, groups), before, atol=TOLERANCE, rtol=0)
+
+
+@needs_compiler
+def test_sampling_is_not_compiled_and_draws_the_same() -> None:
+    drawn = []
+    for is_compiled in (False, True):
+        _, policy = make_pair("qwen2_vl")
+        policy.model.generation_config.eos_token_id = 94
+        if is_compiled:
+            loaded_of(policy).compile_layers()
+            counters.clear()
+        prompts = encode(policy, make_groups(policy.config))
+        params, key = GenerationParams(max_completion_tokens=12), StepKey(seed=5, step=2)
+        drawn.append(HFGenerator(policy, Tokenizer()).generate(prompts, 4, params, key))
+    assert drawn[0] == drawn[1]
+    assert num_graphs() == 0
+
+
+def test_a_machine_that_cannot_compile_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> object:
+        raise RuntimeError("No working C++ compiler found\nin many places")
+
+    _, policy = make_pair("qwen2_vl")
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(ConfigError, match=r"^model\.compile is true, .*: No working C\+\+ compiler found; expected"):
+        loaded_of(policy).compile_layers()
+    assert not any("forward" in vars(layer) for layer in policy.model.model.language_model.layers)

@@ -1,0 +1,54 @@
+"""What the tests need around a tiny policy: to train it, and to sample from it."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from virft.models.generator import EncodedPrompt
+from virft.models.load import LoadedModel
+from virft.models.logprobs import Policy
+from virft.types import Prompt
+
+_COMPILES = any(map(shutil.which, ("g++", "clang++"))) and Path(sysconfig.get_path("include"), "Python.h").exists()
+needs_compiler = pytest.mark.skipif(not _COMPILES, reason="no C++ compiler, or no headers of Python")
+
+
+def loaded_of(policy: Policy) -> LoadedModel:
+    return LoadedModel(
+        model=policy.model, tokenizer=None, image_processor=None, family=policy.family, folder=None, card={}
+    )
+
+
+def adapters(loaded: LoadedModel) -> None:
+    loaded.add_lora(4, 8)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1, generator=generator)
+
+
+class Tokenizer:
+    """Every token is a letter; enough for a generator."""
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return "".join(chr(0x100 + i) for i in ids)
+
+
+def encode(policy: Policy, groups: Sequence[Any]) -> list[EncodedPrompt]:
+    """The prompts of ``make_groups``, ready to be sampled from."""
+    encoded = []
+    for number, (prompt, vision, _) in enumerate(groups):
+        positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
+        with torch.no_grad():
+            (features,) = policy.encode_images([vision])
+        made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
+        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
+    return encoded
