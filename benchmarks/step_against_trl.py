@@ -451,11 +451,12 @@ def main(arguments: argparse.Namespace) -> None:
     head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
     shown = [f"{name} s" for name in (*measured.stages["virft"], "step")]
     stage_head = ["", "P", "image", "C", "G", *shown, "tokens/s", "Gop/s", "rate", "share", "of passes"]
+    tower = f"Vision tower {'frozen' if frozen else 'trained'}{_COMPILED if arguments.compile else ''}."
     tables = (
         f"{arguments.model} in {arguments.dtype}. One step of {arguments.num_prompts} prompts x G completions, "
         f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a "
-        f"completion. Vision tower {'frozen' if frozen else 'trained'}{_COMPILED if arguments.compile else ''}. "
-        f"Medians of {arguments.repeats} steps; MiB: peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nStages; completion tokens a second; counted "
+        f"completion. {tower} Medians of {arguments.repeats} steps; MiB: "
+        f"peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nStages; completion tokens a second; counted "
         "operations a second over the whole step, the matrix rate beside it, and their share; that of forward and "
         "backward alone.\n\n"
         f"{markdown_table(stage_head, stage_rows)}"
