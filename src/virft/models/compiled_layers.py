@@ -40,12 +40,10 @@ def compile_layers(module: nn.Module) -> None:
             layer.forward = MethodType(_forward, layer)
 
 
-def _forward(self: Any, *args: Any, group_layout: Any = None, group_cache: Any = None, **kwargs: Any) -> Tensor:
+def _forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
     plain = type(self).forward
-    is_row = group_layout is not None and group_cache is None
-    found: Tensor = (_compiled(plain) if is_row else plain)(
-        self, *args, group_layout=group_layout, group_cache=group_cache, **kwargs
-    )
+    is_row = kwargs.get("group_layout") is not None and kwargs.get("group_cache") is None
+    found: Tensor = (_compiled(plain) if is_row else plain)(self, *args, **kwargs)
     return found
 
 

@@ -32,6 +32,7 @@ from transformers.utils import logging as hf_logging
 from virft.errors import ConfigError, ModelError
 from virft.files import UNFINISHED, replace_folder
 from virft.models.attention import SHARED_PROMPT
+from virft.models.compiled_layers import compile_layers
 from virft.models.families import Family, family_of
 from virft.models.saved_files import PROCESSOR_FILES, pixel_budget, settle_files, settle_pixels
 from virft.models.sharding import WholeCopy
@@ -101,8 +102,6 @@ class LoadedModel:
 
     def compile_layers(self) -> None:
         """Compile the language model's layers for packed rows; ``ConfigError`` on a machine that cannot."""
-        from virft.models.compiled_layers import compile_layers
-
         compile_layers(self.model.get_submodule(self.family.language_module))
 
     def add_lora(self, rank: int, alpha: int) -> None:

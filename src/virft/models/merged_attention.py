@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,12 +15,17 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+@cache
+def _has_amx() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 @contextmanager
 def _products_in(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, if ``dtype`` is bfloat16, a CPU multiplies numbers of float32 as bfloat16, and sums them in float32."""
+    """Inside, if ``dtype`` is bfloat16, a CPU with AMX multiplies float32 as bfloat16, and sums products in float32."""
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
-    if dtype == torch.bfloat16:
+    if dtype == torch.bfloat16 and _has_amx():
         settings.fp32_precision = "bf16"
     try:
         yield
@@ -35,9 +41,9 @@ class MergedAttention(torch.autograd.Function):
     [Q, C] and ``prompt_bias`` ([B, 1, 1, L] or None) are added to the scores and get no gradient. Returns [B, G, Q, d].
 
     Backwards, each kernel gets the output and the log-sum-exp over both sets: the shares that it computes again are
-    then those of all keys, and the gradients exact. It runs in float32, up to three times faster than in bfloat16. If
-    the inputs are bfloat16, products with the prompt's keys and values are of that type, too, and their sums float32;
-    the kernel for bfloat16 would round the prompt's gradients after every block of queries.
+    then those of all keys, and the gradients exact. It runs in float32, up to three times faster than in bfloat16. With
+    inputs in bfloat16 and AMX, factors of the prompt's part are rounded to that type, too, and products summed up in
+    float32; the kernel for bfloat16 would round the prompt's gradients after every block of queries.
     """
 
     @staticmethod
