@@ -391,7 +391,9 @@ def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: t
         }
         print(f"  {name}: {results[name]}  {turns[name][-1].get('timings', '')}", flush=True)
     stages = {}
-    for name in ("virft", "plain"):
+    for name in sides:
+        if name == "TRL":
+            continue
         told = [turn["timings"] for turn in turns[name][1:]]
         stages[name] = {stage: statistics.median(one[stage] for one in told) for stage in told[0]}
     return Measured(sides=results, stages=stages, rate=statistics.median(rates[1:]))
@@ -424,14 +426,17 @@ def main(arguments: argparse.Namespace) -> None:
                 dtype=arguments.dtype,
                 compiled=arguments.compile,
             )
-            commands = {way: [sys.executable, __file__, "--side", way, "--folder", name] for way in ("virft", "plain")}
+            ways = ("virft",) if arguments.without_plain else ("virft", "plain")
+            commands = {way: [sys.executable, __file__, "--side", way, "--folder", name] for way in ways}
             if arguments.trl_python:
                 commands["TRL"] = [arguments.trl_python, str(Path(__file__).with_name("trl_side.py")), name]
             measured = measure(commands, folder, arguments.repeats, getattr(torch, arguments.dtype))
         found = measured.sides
-        ours, plain = found["virft"], found["plain"]
-        ratio = plain["seconds"] / ours["seconds"]
-        row = [prompt, side, completion, group, f"{limit:.2f}", f"{ratio:.2f}", f"{ratio / limit:.0%}"]
+        ours = found["virft"]
+        row = [prompt, side, completion, group, f"{limit:.2f}"]
+        if "plain" in found:
+            ratio = found["plain"]["seconds"] / ours["seconds"]
+            row += [f"{ratio:.2f}", f"{ratio / limit:.0%}"]
         row += [f"{one['seconds']:.2f}" for one in found.values()] + [f"{one['mib']:.0f}" for one in found.values()]
         if "TRL" in found:
             row += [f"{found['TRL']['seconds'] / ours['seconds']:.2f}", f"{ours['mib'] / found['TRL']['mib']:.0%}"]
@@ -446,7 +451,7 @@ def main(arguments: argparse.Namespace) -> None:
             told = [f"{one:.2f}" for one in (*stages.values(), seconds)]
             speed = f"{arguments.num_prompts * group * completion / seconds:.0f}"
             stage_rows.append([way, *spec.split(","), *told, speed, *(rates if way == "virft" else [""] * len(rates))])
-    head = ["P", "image", "C", "G", "limit", "plain/virft", "share of it"]
+    head = ["P", "image", "C", "G", "limit"] + (["plain/virft", "share of it"] if "plain" in found else [])
     head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
     head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
     shown = [f"{name} s" for name in (*measured.stages["virft"], "step")]
@@ -482,6 +487,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="layers of virft and of plain, as model.compile does")
+    parser.add_argument("--without-plain", action="store_true", help="where three sides do not fit into the memory")
     parser.add_argument("--train-vision", action="store_true")
     parser.add_argument("--threads", type=int, help="of PyTorch, on every side; default: its own choice")
     parser.add_argument("--date", help="of the result file; default: today")
