@@ -7,7 +7,8 @@
     python benchmarks/step_against_trl.py --trl-python .. --model 100m --dtype bfloat16 --num-prompts 4
 
 - virft: ``GRPOTrainer.step`` as it is, on views of the images as with ``[augment]``: no features of earlier steps;
-- plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update;
+- plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update
+  (left out with ``--without-plain``);
 - TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
 
 All have the built-in model's shape, or a larger one (``--model``: 100 million weights, 32,000 tokens), random weights
@@ -391,9 +392,7 @@ def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: t
         }
         print(f"  {name}: {results[name]}  {turns[name][-1].get('timings', '')}", flush=True)
     stages = {}
-    for name in sides:
-        if name == "TRL":
-            continue
+    for name in [name for name in sides if name != "TRL"]:
         told = [turn["timings"] for turn in turns[name][1:]]
         stages[name] = {stage: statistics.median(one[stage] for one in told) for stage in told[0]}
     return Measured(sides=results, stages=stages, rate=statistics.median(rates[1:]))
