@@ -374,14 +374,14 @@ class Measured:
 
 
 def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: torch.dtype) -> Measured:
-    """Turns in alternating order, the first not counted."""
+    """Turns in one order and the other by turns, the first not counted."""
     sides = {name: Side(command, folder / f"{name}.log") for name, command in commands.items()}
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     rates = []
-    for _ in range(repeats + 1):
+    for turn in range(repeats + 1):
         rates.append(matrix_rate(dtype))
-        for name, side in sides.items():
-            turns[name].append(side.step())
+        for name in sorted(sides, reverse=turn % 2 == 1):
+            turns[name].append(sides[name].step())
     results = {}
     for name, side in sides.items():
         side.close()
