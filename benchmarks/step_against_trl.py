@@ -14,8 +14,8 @@
 All have the built-in model's shape, or a larger one (``--model``: 100 million weights, 32,000 tokens), random weights
 in ``--dtype``, a frozen vision tower, the same images and questions, completions of exactly C tokens (end tokens are
 forbidden), equally many a backward, no gradient checkpointing, beta 0, a trivial reward, AdamW, equal threads. Each
-side is a process of its own that loads the model, renders images and text itself and takes its turns in alternating
-order while the others wait; the first turn is not counted. virft and plain keep freed memory as a training does, unless
+side is a process of its own that loads the model, renders images and text itself and takes its turns while the others
+wait, in every order of the sides equally often; the first turn is not counted. virft and plain keep freed memory as a training does, unless
 a ``MALLOC_*`` variable says otherwise, which holds for TRL too. Memory: resident set sampled every 5 ms, highest of all
 turns, above the moment when model and trainer were set up.
 The limit is the ratio of counted operations of plain and virft, see ``counting.py``. The rate of the matrix units is
@@ -35,6 +35,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle, islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -374,13 +375,13 @@ class Measured:
 
 
 def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: torch.dtype) -> Measured:
-    """Turns in one order and the other by turns, the first not counted."""
+    """Turns in every order of the sides, one after the other; the first is not counted."""
     sides = {name: Side(command, folder / f"{name}.log") for name, command in commands.items()}
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     rates = []
-    for turn in range(repeats + 1):
+    for order in islice(cycle(permutations(sides)), repeats + 1):
         rates.append(matrix_rate(dtype))
-        for name in sorted(sides, reverse=turn % 2 == 1):
+        for name in order:
             turns[name].append(sides[name].step())
     results = {}
     for name, side in sides.items():
@@ -484,7 +485,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--groups-per-backward", type=int, default=4, help="on every side; virft's own 4096 tokens hold 3 to 9"
     )
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--repeats", type=int, default=6, help="a multiple of 6 has every order of 3 sides equally often"
+    )
     parser.add_argument("--compile", action="store_true", help="layers of virft and of plain, as model.compile does")
     parser.add_argument("--without-plain", action="store_true", help="where three sides do not fit into the memory")
     parser.add_argument("--train-vision", action="store_true")
