@@ -15,9 +15,9 @@ All have the built-in model's shape, or a larger one (``--model``: 100 million w
 in ``--dtype``, a frozen vision tower, the same images and questions, completions of exactly C tokens (end tokens are
 forbidden), equally many a backward, no gradient checkpointing, beta 0, a trivial reward, AdamW, equal threads. Each
 side is a process of its own that loads the model, renders images and text itself and takes its turns while the others
-wait, in every order of the sides equally often; the first turn is not counted. virft and plain keep freed memory as a training does, unless
-a ``MALLOC_*`` variable says otherwise, which holds for TRL too. Memory: resident set sampled every 5 ms, highest of all
-turns, above the moment when model and trainer were set up.
+wait, in every order of the sides equally often; the first turn is not counted. virft and plain keep freed memory as a
+training does, unless a ``MALLOC_*`` variable says otherwise, which holds for TRL too. Memory: resident set sampled
+every 5 ms, highest of all turns, above the moment when model and trainer were set up.
 The limit is the ratio of counted operations of plain and virft, see ``counting.py``. The rate of the matrix units is
 taken in every turn, beside the sides: a product of two square matrices of ``--dtype``. A second table tells the stages
 of virft and of plain, and what share of that rate virft's counted operations reach over the whole step, and in the
