@@ -29,12 +29,12 @@ from record import RESULTS, markdown_table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from virft.assembly import make_policy, prepare_for_training
-from virft.config import Config, DataConfig, ModelConfig, RunConfig
-from virft.models.layout import PackedRow, pack_row
+from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.load import wrap_model
-from virft.models.logprobs import Policy
+from virft.models.policy import Policy, make_policy
 from virft.models.tiny import tiny_folder
+from virft.training.trainable import prepare_for_training
 
 
 def make_policy_on(device: torch.device, shape: str, *, checkpointing: bool) -> Policy:

@@ -22,13 +22,13 @@ import numpy as np
 from PIL import Image
 from record import RESULTS, markdown_table, write_results
 
-from virft.boxes import BoxSpace
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.evaluation.masks import MaskMaker
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.evaluation.score import score_predictions
-from virft.masks import Mask
+from virft.geometry.boxes import BoxSpace
+from virft.geometry.masks import Mask
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.types import Box, FinishReason, Prediction, Sample, TaskName

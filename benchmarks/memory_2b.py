@@ -29,12 +29,13 @@ from record import RESULTS, markdown_table, matrix_rate, write_results
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from virft.assembly import make_trainer, prepare_for_training
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.models.load import wrap_model
 from virft.models.tiny import tiny_config, tiny_folder
 from virft.planning.memory import Planner
-from virft.planning.words import memory_text
+from virft.planning.text import memory_text
+from virft.recipes.setup import make_trainer
+from virft.training.trainable import prepare_for_training
 from virft.types import Detections, ImageSize, Sample, TaskName
 
 IMAGE = ImageSize(640, 480)

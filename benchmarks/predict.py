@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 from record import RESULTS, markdown_table, write_results
 
-from virft.assembly import make_policy, make_renderer
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.evaluation.predict import predict
 from virft.evaluation.prediction_run import plan_batches
-from virft.models.hf_generator import HFGenerator
+from virft.generation.hf_generator import HFGenerator
+from virft.inference.prompting import make_renderer
 from virft.models.load import load_model
+from virft.models.policy import make_policy
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind

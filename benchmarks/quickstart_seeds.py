@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from record import RESULTS, write_results
 
-from virft.quickstart import TESTS, run_quickstart
+from virft.recipes.quickstart import TESTS, run_quickstart
 from virft.scenes.assets import class_names
 
 MODELS = ("base", "sft", "rft")

@@ -23,12 +23,12 @@ from pathlib import Path
 from PIL import Image, ImageFilter
 from record import RESULTS, markdown_table, write_results
 
-from virft.boxes import BoxSpace
-from virft.config import Config, DataConfig, GRPOConfig, RunConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
-from virft.run_report import report_folders
+from virft.geometry.boxes import BoxSpace
+from virft.report.read import report_folders
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
 from virft.types import Box, Detection, Detections, FinishReason, ImageSize, Prediction, Sample, TaskName
 

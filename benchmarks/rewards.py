@@ -14,9 +14,9 @@ import timeit
 
 from record import markdown_table, write_results
 
-from virft.answers import read_detection, render_detection
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.rewards.combine import RewardRule, reward
+from virft.text.answers import read_detection, render_detection
 from virft.types import Box, Detection, Detections, ImageSize, TaskName
 
 SIZE = ImageSize(640, 480)

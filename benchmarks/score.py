@@ -20,10 +20,10 @@ from pathlib import Path
 
 from record import RESULTS, markdown_table, write_results
 
-from virft.boxes import BoxSpace
-from virft.builds import build_coco
+from virft.cli.build import build_coco
 from virft.data.store import Store
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
+from virft.geometry.boxes import BoxSpace
 from virft.types import Detections, FinishReason, ImageSize, Prediction, Sample
 
 SIZE = ImageSize(640, 480)

@@ -37,14 +37,14 @@ from record import RESULTS, markdown_table, write_results
 from torch import Tensor
 from transformers import DynamicCache
 
-from virft.grpo.loss import policy_loss
-from virft.models.generator import EncodedPrompt
-from virft.models.hf_generator import HFGenerator
-from virft.models.layout import pack_row
+from virft.generation.generator import EncodedPrompt
+from virft.generation.hf_generator import HFGenerator
+from virft.models.attention.layout import pack_row
 from virft.models.load import load_model
-from virft.models.logprobs import Policy, TokenRules
+from virft.models.policy import Policy, TokenRules
 from virft.models.tiny import TINY_NAME
 from virft.models.vision import VisionInputs
+from virft.training.grpo.loss import policy_loss
 from virft.types import Prompt
 
 TOLERANCE = 1e-5

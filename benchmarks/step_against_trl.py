@@ -48,21 +48,21 @@ from sides import Server, Side
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-import virft.grpo.trainer as grpo
+import virft.training.grpo.trainer as grpo
 from virft.data.images import load_image
-from virft.grpo.trainer import GRPOSettings, GRPOTrainer
-from virft.models.generator import EncodedPrompt, GenerationParams, Generator
-from virft.models.hf_generator import HFGenerator, stop_token_ids
-from virft.models.layout import PackedRow, pack_row
+from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
+from virft.generation.hf_generator import HFGenerator, stop_token_ids
+from virft.generation.random_streams import StepKey
+from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel, load_model
-from virft.models.logprobs import Policy, TokenRules
-from virft.models.noise import StepKey
+from virft.models.policy import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.training.freed_memory import keep_freed_memory
+from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.training.optim import make_optimizer
-from virft.training.passes import Passes
+from virft.training.policy_runner import Passes
 from virft.types import (
     Completion,
     Detections,
@@ -257,7 +257,7 @@ def make_samples(task: Task, folder: Path) -> list[Sample]:
 
 
 def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOTrainer]) -> GRPOTrainer:
-    """As ``virft.assembly`` makes it, with the settings of the comparison."""
+    """As ``virft.recipes.setup`` makes it, with the settings of the comparison."""
     keep_freed_memory()
     ends = stop_token_ids(loaded.model)
     policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=tuple({*task.forbidden_ids, *ends})))

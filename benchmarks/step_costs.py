@@ -29,8 +29,8 @@ from counting import GroupShape, step_operations
 from record import RESULTS, machine, markdown_table, write_results
 from step_against_trl import Task, make_folder, make_samples, make_trainer, shape_config
 
-from virft.grpo.trainer import GRPOTrainer
 from virft.models.load import load_model
+from virft.training.grpo.trainer import GRPOTrainer
 
 FACTORS: dict[str, Sequence[int | str]] = {
     "G": (2, 4, 8, 16, 32),

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from virft.answering import Asking, evaluate
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
+from virft.recipes.evaluate import Asking, evaluate
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.types import TaskName

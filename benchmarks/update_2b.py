@@ -28,11 +28,12 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from virft.assembly import make_policy, prepare_for_training
-from virft.config import Config, DataConfig, ModelConfig, RunConfig
+from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from virft.models.load import wrap_model
+from virft.models.policy import make_policy
 from virft.models.tiny import tiny_folder
 from virft.training.freed_memory import keep_freed_memory
+from virft.training.trainable import prepare_for_training
 
 PATCHES = 40 * 40
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}

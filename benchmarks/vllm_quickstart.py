@@ -18,7 +18,7 @@ from statistics import fmean
 
 from record import RESULTS, markdown_table, write_results
 
-from virft.quickstart import write_data
+from virft.recipes.quickstart import write_data
 
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.toml"
 TESTS = ("same_sprites", "other_style")

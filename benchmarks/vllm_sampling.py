@@ -19,17 +19,17 @@ from pathlib import Path
 import torch
 from record import RESULTS, markdown_table, write_results
 
-from virft.assembly import make_policy, make_renderer
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
-from virft.models.generator import EncodedPrompt, GenerationParams, Generator
-from virft.models.hf_generator import HFGenerator, stop_token_ids
-from virft.models.layout import pack_row
+from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
+from virft.generation.hf_generator import HFGenerator, stop_token_ids
+from virft.generation.random_streams import StepKey
+from virft.generation.vllm_generator import start_vllm
+from virft.inference.prompting import make_renderer
+from virft.models.attention.layout import pack_row
 from virft.models.load import load_model
-from virft.models.logprobs import Policy, TokenRules
-from virft.models.noise import StepKey
+from virft.models.policy import Policy, TokenRules, make_policy
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
-from virft.models.vllm_generator import start_vllm
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.types import Completion, TaskName

@@ -5,7 +5,7 @@ python examples/01_reward.py
 
 from __future__ import annotations
 
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.rewards.combine import RewardRule, reward
 from virft.rewards.explain import explain_reward
 from virft.tasks import TASKS

@@ -7,7 +7,7 @@ In a config: reward.extra = ["examples/02_own_reward.py:few_boxes"] and reward.w
 
 from __future__ import annotations
 
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.rewards.combine import RewardRule, reward
 from virft.tasks import TASKS
 from virft.types import Detections, ImageSize, Reading, RewardContext, Target, TaskName

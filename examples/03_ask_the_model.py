@@ -11,15 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from virft.assembly import make_policy, make_renderer
 from virft.data.images import load_image
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.evaluation.predict import predict
-from virft.models.hf_generator import HFGenerator
+from virft.generation.hf_generator import HFGenerator
+from virft.inference.prompting import make_renderer
 from virft.models.load import load_model
+from virft.models.policy import make_policy
 from virft.models.tiny import IMAGE_SIZE
-from virft.report.pictures import draw_answer
+from virft.report.render.images import draw_answer
 from virft.scenes.sets import SceneKind
 from virft.tasks import TASKS
 from virft.types import TaskName

@@ -8,11 +8,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from virft.assembly import load_for_training, make_trainer
-from virft.config import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.training_data import open_training_data
 from virft.models.tiny import IMAGE_SIZE
+from virft.recipes.setup import load_for_training, make_trainer
 from virft.types import TaskName
 
 

@@ -16,7 +16,7 @@ from mutations import arguments, counted
 from PIL import Image
 
 from virft.data.annotations import Skipped
-from virft.data.asked_map import read_asked_map
+from virft.data.query_map import read_asked_map
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.sources.labelme import read_labelme
 from virft.data.sources.labels import read_aliases, read_label_csv
@@ -27,7 +27,7 @@ from virft.data.sources.voc import read_voc
 from virft.data.sources.yolo import read_yolo
 from virft.data.store import read_card
 from virft.errors import VirftError
-from virft.model_card.facts import front_matter
+from virft.publishing.card_facts import front_matter
 
 Read = Callable[[Path], Any]
 """Reads the folder in which the text lies under its name."""

@@ -13,11 +13,11 @@ import time
 
 from mutations import arguments, counted, cut
 
-from virft.answers import read_classification, read_detection, read_grounding
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.metrics.question_score import question_score
 from virft.rewards.combine import PARTS, RewardRule, reward
 from virft.tasks import TASKS
+from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target, TaskName
 
 SLOW_S = 0.05

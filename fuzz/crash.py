@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
-from virft import assembly, train
-from virft.cli import main as virft
-from virft.config_file import load
+from virft.cli.main import main as virft
+from virft.config.toml_file import load
+from virft.recipes import setup, train
 from virft.training.checkpoint import latest_checkpoint, num_steps_of
 from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
 
@@ -129,7 +129,7 @@ def main() -> int:
             virft(["build", "scenes", str(data / name), "--classes", "novel", "--questions", str(questions)])
         (data / "variety.py").write_text(VARIETY, encoding="utf-8")
         whole = begin(Path(place) / "whole", data)
-        loaded = assembly.load_for_training(load(whole / "config.toml").config)
+        loaded = setup.load_for_training(load(whole / "config.toml").config)
         train.load_for_training = lambda config: loaded  # every process has a copy of it from the fork
         since = time.monotonic()
         _, status = os.waitpid(start(whole), 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mutations import arguments, counted, cut
 
-from virft.config_file import dump, parse
+from virft.config.toml_file import dump, parse
 from virft.data.samples import sample_from_line, sample_to_line
 from virft.errors import ConfigError, DataError
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from virft.builds import build_scenes
-from virft.cli import main as virft
-from virft.compare.runs import RESULT
-from virft.compare.words import shown_numbers
+from virft.cli.build import build_scenes
+from virft.cli.main import main as virft
+from virft.recipes.compare.runs import RESULT
+from virft.recipes.compare.text import shown_numbers
 from virft.scenes.assets import class_names
 from virft.types import TaskName
 

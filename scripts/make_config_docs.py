@@ -1,10 +1,10 @@
-"""Writes docs/config.md from the settings of virft.config. Run it after a setting has changed."""
+"""Writes docs/config.md from the settings of virft.config.schema. Run it after a setting has changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from virft.config import REQUIRED, Setting, sections, settings
+from virft.config.schema import REQUIRED, Setting, sections, settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 

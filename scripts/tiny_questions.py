@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from transformers import Qwen2Tokenizer
 
-from virft.answers import render_classification, render_detection, render_grounding
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.models.tiny import IMAGE_SIZE
-from virft.prompts import question
-from virft.report.pictures import boxes_of
+from virft.report.render.images import boxes_of
 from virft.scenes.assets import THING, Style, class_names, group_names, group_of, scene_classes, thing_names
 from virft.scenes.questions import SceneQuestion, classification_question, detection_question, questions_for
 from virft.scenes.render import Scene, SceneObject
+from virft.text.answers import render_classification, render_detection, render_grounding
+from virft.text.prompts import question
 from virft.types import Box, Detection, Detections, ImageSize, Label, TaskName
 
 SIZE = ImageSize(IMAGE_SIZE, IMAGE_SIZE)

@@ -39,7 +39,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForC
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-from virft.models.attention import VISION_ATTENTION, attend, causal_bias
+from virft.models.attention.shared_prompt import VISION_ATTENTION, attend, causal_bias
 from virft.models.tiny import IMAGE_SIZE, VISION, tiny_config, train_tokenizer
 from virft.scenes.assets import BASE_STYLES, class_names, thing_names
 

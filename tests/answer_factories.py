@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from virft.answers import read_classification, read_detection, read_grounding
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
+from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Box, Detection, Detections, ImageSize, Reading
 
 SIZE = ImageSize(1000, 1000)

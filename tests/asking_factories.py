@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image
 
 from group_factories import completion
-from virft.asking.answered import Answered
-from virft.asking.questions import Question
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
+from virft.inference.questions import Question
+from virft.inference.result import Answered
 from virft.tasks import TASKS
 from virft.types import ImageSize, TaskName
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from virft.boxes import xywh_to_xyxy
+from virft.geometry.boxes import xywh_to_xyxy
 from virft.metrics.average_precision import BoxQuestion
 
 LVIS_NAMES = {

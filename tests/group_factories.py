@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from factories import reading, sample
-from virft.models.generator import EncodedPrompt
+from virft.generation.generator import EncodedPrompt
 from virft.models.vision import ImageFeatures
 from virft.types import (
     Completion,

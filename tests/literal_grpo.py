@@ -1,6 +1,6 @@
 """GRPO written out as in the paper, each completion alone, against which the packed step is held.
 
-Nothing here is shared with ``virft.grpo``: neither the advantages nor the weights nor the clipping.
+Nothing here is shared with ``virft.training.grpo``: neither the advantages nor the weights nor the clipping.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from factories import reading, sample
 from group_factories import completion
 from plain_computation import plain_logprobs
-from virft.grpo.loss import policy_loss
-from virft.grpo.pack import LossKind, Microbatch, pack_step
-from virft.models.generator import EncodedPrompt
-from virft.models.logprobs import Policy
+from virft.generation.generator import EncodedPrompt
+from virft.models.policy import Policy
 from virft.models.vision import ImageFeatures, VisionInputs
+from virft.training.grpo.loss import policy_loss
+from virft.training.grpo.pack import LossKind, Microbatch, pack_step
 from virft.types import Detections, Prompt, RewardReport, RolloutGroup
 
 TinyGroup = tuple[list[int], VisionInputs, list[list[int]]]

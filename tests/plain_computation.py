@@ -8,10 +8,10 @@ from itertools import chain
 import torch
 
 from tiny_models import EOS, IMAGE_TOKEN, QWEN, VISION_END, VISION_START, tiny_model
+from virft.models.attention.layout import pack_row
 from virft.models.families import family_of
-from virft.models.layout import pack_row
 from virft.models.load import prepare_attention
-from virft.models.logprobs import Policy, TokenRules
+from virft.models.policy import Policy, TokenRules
 from virft.models.vision import VisionInputs
 
 RULES = TokenRules(temperature=0.9, forbidden_ids=(IMAGE_TOKEN,))

@@ -22,20 +22,20 @@ import torch.multiprocessing
 from factories import reading, sample
 from plain_computation import RULES, make_groups
 from tiny_models import tiny_model
-from virft.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.hf_generator import HFGenerator
+from virft.models.attention.layout import pack_row
 from virft.models.families import family_of
-from virft.models.generator import EncodedPrompt, GenerationParams
-from virft.models.hf_generator import HFGenerator
-from virft.models.layout import pack_row
 from virft.models.load import LoadedModel, prepare_attention
-from virft.models.logprobs import Policy
+from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
 from virft.models.sharding import put_whole, shard, whole_tensor
 from virft.models.vision import FeatureCache
-from virft.sft.trainer import SFTTrainer
 from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from virft.training.distributed import Ranks
+from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.training.optim import FastRows, make_optimizer, set_learning_rate, update_weights
-from virft.training.ranks import Ranks
+from virft.training.sft.trainer import SFTTrainer
 from virft.training.zero import AnyOptimizer, ZeroPolicy, start_zero
 from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSize, Prompt, RewardReport
 
@@ -157,7 +157,7 @@ def load(case: Case) -> LoadedModel:
 
 
 def spread(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> Policy | None:
-    """As ``virft.assembly`` does it: the sampler, if there is one of its own."""
+    """As ``virft.recipes.setup`` does it: the sampler, if there is one of its own."""
     if ranks.count == 1 or not strategy.startswith(("fsdp2", "zero3")):
         return None
     loaded.add_copy(CPU, linear_dtype=None, keep_tower=strategy == "fsdp2")
@@ -170,7 +170,7 @@ def spread(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> 
 def stepper(
     policy: Policy, optimizer: torch.optim.Optimizer, ranks: Ranks, strategy: str, max_grad_norm: float = 1e9
 ) -> tuple[ZeroPolicy | None, AnyOptimizer]:
-    """As ``virft.assembly`` does it: what the policy is called through, and what steps."""
+    """As ``virft.recipes.setup`` does it: what the policy is called through, and what steps."""
     if ranks.count == 1 or not strategy.startswith("zero"):
         return None, optimizer
     return start_zero(

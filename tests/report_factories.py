@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image
 
 from factories import detections, sample
-from virft.boxes import BoxSpace
-from virft.config import Config, DataConfig, GRPOConfig, RunConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
-from virft.report.reported import QuestionScore, ReportedAnswers
+from virft.geometry.boxes import BoxSpace
+from virft.report.render.reported import QuestionScore, ReportedAnswers
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
 from virft.types import FinishReason, ImageSize, Prediction, Reading, Sample, Scores, TaskName
 

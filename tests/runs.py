@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from virft.cli import main
+from virft.cli.main import main
 
 CONFIG = """
 data.train = "{data}"

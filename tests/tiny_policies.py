@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from virft.models.generator import EncodedPrompt
+from virft.generation.generator import EncodedPrompt
 from virft.models.load import LoadedModel
-from virft.models.logprobs import Policy
+from virft.models.policy import Policy
 from virft.types import Prompt
 
 _COMPILES = any(map(shutil.which, ("g++", "clang++"))) and Path(sysconfig.get_path("include"), "Python.h").exists()

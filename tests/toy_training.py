@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from factories import detections, sample
 from group_factories import completion, prompt
-from virft.boxes import BoxSpace
-from virft.grading import Grader
-from virft.grpo.trainer import GRPOSettings, GRPOTrainer
-from virft.models.generator import EncodedPrompt, GenerationParams
-from virft.models.noise import StepKey
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.random_streams import StepKey
+from virft.geometry.boxes import BoxSpace
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.rewards.combine import RewardRule
+from virft.tasks.grader import Grader
+from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.training.optim import learning_rate
 from virft.types import Completion, ImageRef, ImageSize, Sample
 

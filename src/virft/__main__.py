@@ -1,5 +1,5 @@
 """``python -m virft``, for launchers that want a module: ``accelerate launch -m virft predict ...``."""
 
-from virft.cli import run
+from virft.cli.main import run
 
 run()

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from runs import virft
-from virft.report.pictures import ANSWER_COLOUR
+from virft.report.render.images import ANSWER_COLOUR
 
 pytestmark = pytest.mark.browser
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from factories import save_picture
 from runs import files, virft
-from virft.cli import EXIT_NOT_ALL_WELL
+from virft.cli.main import EXIT_NOT_ALL_WELL
 
 SHORT = ("--max-completion-tokens", 48)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from virft.boxes import BoxSpace
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.store import Store
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
+from virft.geometry.boxes import BoxSpace
 from virft.types import Detections, FinishReason, ImageSize, Prediction
 
 

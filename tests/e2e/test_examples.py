@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from virft import cli
-from virft.config_file import load, parse
+from virft.cli import main as cli
+from virft.config.toml_file import load, parse
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.models.tiny import IMAGE_SIZE, tiny_folder
 from virft.rewards.extra import load_function

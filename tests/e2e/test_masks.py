@@ -13,9 +13,9 @@ import pytest
 from factories import save_picture
 from runs import virft
 from tiny_segmenters import KINDS, save_segmenter
-from virft.boxes import BoxSpace
 from virft.data.store import Store
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
+from virft.geometry.boxes import BoxSpace
 from virft.types import FinishReason, ImageSize, Prediction
 
 SIZE = ImageSize(64, 48)
@@ -79,7 +79,7 @@ def test_boxes_as_masks_give_the_numbers_by_hand(
 def test_boxes_as_masks_leave_pytorch_alone(written: tuple[Path, Path]) -> None:
     data, predictions = written
     argv = ["score", str(predictions), str(data), "--masks", "box"]
-    code = f"import sys; from virft.cli import main; sys.exit(main({argv!r}) or 10 * ('torch' in sys.modules))"
+    code = f"import sys; from virft.cli.main import main; sys.exit(main({argv!r}) or 10 * ('torch' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runs import virft
-from virft.config_file import parse
+from virft.config.toml_file import parse
 
 TOML = """
 data.train = "nowhere"

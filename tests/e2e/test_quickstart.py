@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from runs import files, log, virft
-from virft import quickstart
-from virft.config import Config
+from virft.config.schema import Config
 from virft.errors import RunStopped
+from virft.recipes import quickstart
 
 full_config = quickstart.quickstart_config
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runs import files, log, virft, write_config
-from virft.cli import EXIT_INTERRUPTED
+from virft.cli.main import EXIT_INTERRUPTED
 
 STEPS = ("grpo.steps=8", "grpo.refill_rounds=1", "grpo.max_base_score=0.95", "grpo.kl_coef_end=0.0")
 SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safetensors", "model/model.safetensors")
@@ -19,7 +19,7 @@ SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safe
 
 def interrupted(config: Path) -> tuple[int, str]:
     """Exit status and last line of a run that gets Ctrl-C after its first step."""
-    code = "import sys; from virft.cli import main; sys.exit(main())"
+    code = "import sys; from virft.cli.main import main; sys.exit(main())"
     with subprocess.Popen(
         [sys.executable, "-c", code, "grpo", str(config), *STEPS],
         stdout=subprocess.PIPE,

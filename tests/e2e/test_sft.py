@@ -11,11 +11,11 @@ import torch
 
 from runs import log, virft, write_config
 from thinking_models import save_thinking_folder
-from virft.assembly import load_for_training, make_trainer
-from virft.config_file import load
+from virft.config.toml_file import load
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.models.load import load_model
+from virft.recipes.setup import load_for_training, make_trainer
 
 STEPS = ("sft.steps=4", "sft.samples_per_step=2", "sft.learning_rate=1e-3")
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForImageTextToText
 
 from factories import save_coco
 from runs import files, log, virft, write_config
-from virft.assembly import make_renderer
 from virft.data.store import Store
+from virft.inference.prompting import make_renderer
 from virft.models.load import load_model
 from virft.models.tiny import TINY_NAME
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from factories import box, detections, sample, save_picture
-from virft.boxes import BoxSpace
 from virft.data.store_writer import StoreWriter
-from virft.export import trl_dataset
+from virft.geometry.boxes import BoxSpace
+from virft.integrations.export import trl_dataset
+from virft.integrations.trl import QwenResize, VisualReward
 from virft.models.tiny import tiny_folder
-from virft.rewards.trl import QwenResize, VisualReward
 from virft.types import Label, TaskName
 
 trl = pytest.importorskip("trl", reason="TRL is not installed here (docs/other_trainers.md)")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runs import log, virft, write_config
-from virft.config_file import load
+from virft.config.toml_file import load
 
 REWARD = '''
 def brevity(reading, target, context):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from process_cases import CASES, ZERO, adam_steps, assert_learnt_alike, outcome, run_two, run_zero, spoilt_steps
 from runs import files, launch, log, one_thread, virft, write_config
-from virft.training.ranks import Ranks
+from virft.training.distributed import Ranks
 
 pytestmark = pytest.mark.deepspeed
 

@@ -15,14 +15,15 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from virft.assembly import make_policy, make_renderer
 from virft.data.store import Store
-from virft.models.generator import EncodedPrompt, GenerationParams
-from virft.models.layout import pack_row
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.random_streams import StepKey
+from virft.generation.vllm_generator import start_vllm
+from virft.inference.prompting import make_renderer
+from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel, load_model, wrap_model
-from virft.models.noise import StepKey
+from virft.models.policy import make_policy
 from virft.models.tiny import tiny_folder
-from virft.models.vllm_generator import start_vllm
 
 pytestmark = pytest.mark.vllm
 

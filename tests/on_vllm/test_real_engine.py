@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from virft.assembly import load_for_training, make_policy, make_renderer, make_trainer
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.data.store import Store
-from virft.models.engine_weights import engine_weights
-from virft.models.generator import EncodedPrompt, GenerationParams
-from virft.models.hf_generator import HFGenerator
-from virft.models.layout import pack_row
+from virft.generation.engine_weights import engine_weights
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.hf_generator import HFGenerator
+from virft.generation.random_streams import StepKey
+from virft.generation.vllm_engine import Engine, EngineSettings
+from virft.generation.vllm_generator import VLLMGenerator
+from virft.generation.vllm_server import ServedEngine
+from virft.inference.prompting import make_renderer
+from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel, load_model
-from virft.models.logprobs import Policy
-from virft.models.noise import StepKey
-from virft.models.vllm_engine import Engine, EngineSettings
-from virft.models.vllm_generator import VLLMGenerator
-from virft.models.vllm_server import ServedEngine
+from virft.models.policy import Policy, make_policy
+from virft.recipes.setup import load_for_training, make_trainer
 from virft.types import Completion
 
 pytestmark = pytest.mark.vllm
@@ -142,7 +143,7 @@ def test_weights_have_arrived_after_a_step(
         run=RunConfig(dir="unused"),
     )
     loaded = load_for_training(config)
-    monkeypatch.setattr("virft.assembly.start_vllm", lambda loaded, rules, **_: VLLMGenerator(
+    monkeypatch.setattr("virft.recipes.setup.start_vllm", lambda loaded, rules, **_: VLLMGenerator(
         loaded, rules, engine=engine, dtype=torch.float32, sleeps=False
     ))  # fmt: skip
     trainer = make_trainer(config, loaded)

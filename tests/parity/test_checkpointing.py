@@ -13,7 +13,7 @@ from literal_grpo import assert_same_gradients
 from plain_computation import make_groups, make_pair, shared_logprobs
 from tiny_models import MAKERS
 from tiny_policies import adapters, encode, loaded_of
-from virft.models.hf_generator import HFGenerator
+from virft.generation.hf_generator import HFGenerator
 from virft.models.load import LoadedModel
 
 

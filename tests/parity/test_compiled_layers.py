@@ -14,11 +14,11 @@ from literal_grpo import assert_same_gradients
 from plain_computation import make_groups, make_pair, plain_logprobs, shared_logprobs
 from tiny_policies import Tokenizer, adapters, encode, loaded_of, needs_compiler
 from virft.errors import ConfigError
-from virft.models.attention import SHARED_PROMPT, shared_prompt_attention
-from virft.models.generator import GenerationParams
-from virft.models.hf_generator import HFGenerator
-from virft.models.logprobs import Policy
-from virft.models.noise import StepKey
+from virft.generation.generator import GenerationParams
+from virft.generation.hf_generator import HFGenerator
+from virft.generation.random_streams import StepKey
+from virft.models.attention.shared_prompt import SHARED_PROMPT, shared_prompt_attention
+from virft.models.policy import Policy
 
 TOLERANCE = 1e-5
 

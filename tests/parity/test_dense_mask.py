@@ -7,7 +7,7 @@ import torch
 
 from plain_computation import make_groups, make_pair
 from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
-from virft.models.layout import pack_row, position_ids
+from virft.models.attention.layout import pack_row, position_ids
 
 
 def dense_mask(groups):

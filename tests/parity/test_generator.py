@@ -10,11 +10,11 @@ import torch
 from plain_computation import make_groups, make_pair, plain_inputs
 from tiny_models import EOS, IMAGE_TOKEN, MAKERS
 from tiny_policies import Tokenizer, encode
-from virft.models import hf_generator
-from virft.models.generator import GenerationParams
-from virft.models.hf_generator import HFGenerator, draw
-from virft.models.layout import pack_row
-from virft.models.noise import StepKey
+from virft.generation import hf_generator
+from virft.generation.generator import GenerationParams
+from virft.generation.hf_generator import HFGenerator, draw
+from virft.generation.random_streams import StepKey
+from virft.models.attention.layout import pack_row
 from virft.types import FinishReason
 
 KEY = StepKey(seed=5, step=2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from process_cases import CASES, CPU, STRATEGIES, Case, assert_learnt_alike, checkpointed, outcome, run_process, run_two
-from virft.training.ranks import Ranks
+from virft.training.distributed import Ranks
 
 TOLERANCE = 1e-5
 

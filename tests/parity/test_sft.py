@@ -13,10 +13,10 @@ from plain_computation import make_groups, plain_inputs
 from tiny_models import MAKERS, tiny_model
 from virft.models.families import family_of
 from virft.models.load import prepare_attention
-from virft.models.logprobs import Policy, TokenRules
+from virft.models.policy import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import FeatureCache
-from virft.sft.trainer import SFTTrainer
+from virft.training.sft.trainer import SFTTrainer
 from virft.types import ImageRef, ImageSize, Prompt
 
 RATE = 0.05

@@ -8,7 +8,7 @@ import torch
 from literal_grpo import assert_same_gradients
 from plain_computation import make_groups, make_pair, plain_logprobs, shared_logprobs
 from tiny_models import MAKERS
-from virft.models import attention
+from virft.models.attention import shared_prompt
 from virft.models.vision import VisionInputs
 
 TOLERANCE = 1e-5
@@ -49,9 +49,9 @@ def test_logprobs_depend_on_the_image(model_type):
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3"])
 def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers(model_type, monkeypatch):
-    monkeypatch.setattr(attention, "_SHORT_PROMPT", 0)
-    monkeypatch.setattr(attention, "_SHORT_VISION", 0)
-    monkeypatch.setattr(attention, "_SMALL_TABLES", 0)
+    monkeypatch.setattr(shared_prompt, "_SHORT_PROMPT", 0)
+    monkeypatch.setattr(shared_prompt, "_SHORT_VISION", 0)
+    monkeypatch.setattr(shared_prompt, "_SMALL_TABLES", 0)
     plain, policy = make_pair(model_type)
     groups = make_groups(plain.config)
     expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)

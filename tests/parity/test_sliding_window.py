@@ -8,10 +8,10 @@ from literal_grpo import assert_same_gradients
 from plain_computation import make_groups, pair_of, plain_logprobs, shared_logprobs
 from tiny_models import tiny_model, tiny_model_with_window
 from tiny_policies import Tokenizer, encode
-from virft.models.generator import GenerationParams
-from virft.models.hf_generator import HFGenerator
-from virft.models.layout import pack_row
-from virft.models.noise import StepKey
+from virft.generation.generator import GenerationParams
+from virft.generation.hf_generator import HFGenerator
+from virft.generation.random_streams import StepKey
+from virft.models.attention.layout import pack_row
 
 TOLERANCE = 1e-5
 

@@ -11,9 +11,9 @@ import torch
 from factories import reading, sample
 from literal_grpo import MAX_COMPLETION_TOKENS, REWARDS, literal_loss, plain
 from plain_computation import make_groups, make_pair, plain_logprobs
-from virft.grpo.trainer import GRPOSettings, GRPOTrainer
-from virft.models.generator import GenerationParams
+from virft.generation.generator import GenerationParams
 from virft.models.renderer import RenderedPrompt
+from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.training.optim import learning_rate
 from virft.types import (
     Completion,

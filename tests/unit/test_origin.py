@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from virft import cli, origin
+from virft import origin
+from virft.cli import main as cli
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from virft.boxes import BoxSpace
-from virft.prompts import question_of
+from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
+from virft.text.prompts import question_of
 from virft.types import Box, ImageSize, Label, Sample, TaskName
 
 _WHOLE = (0, 0, 1000, 1000)

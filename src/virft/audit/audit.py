@@ -10,12 +10,12 @@ from statistics import fmean
 from scipy.stats import spearmanr
 
 from virft.audit.attacks import attack_texts, known_answers
-from virft.audit.honest import HALF_RIGHT, honest_texts
-from virft.boxes import BoxSpace
-from virft.grading import Grader
+from virft.audit.oracle import HALF_RIGHT, honest_texts
+from virft.geometry.boxes import BoxSpace
 from virft.metrics.question_score import question_score
 from virft.rewards.combine import reward
 from virft.tasks import TASKS
+from virft.tasks.grader import Grader
 from virft.types import RewardContext, Sample, TaskName
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from virft.audit.audit import rank_correlation
-from virft.grpo.trainer import GRPOTrainer
 from virft.metrics.question_score import question_score
+from virft.training.grpo.trainer import GRPOTrainer
 from virft.types import RolloutGroup, Sample
 
 

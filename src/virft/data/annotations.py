@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from virft.boxes import XYXY
 from virft.errors import DataError
+from virft.geometry.boxes import XYXY
 from virft.types import ImageSize, Polygon
 
 

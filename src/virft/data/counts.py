@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virft.boxes import size_of
+from virft.geometry.boxes import size_of
 from virft.types import Detections, Label, Sample
 
 Counts = dict[str, dict[str, dict[str, int]]]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from virft.boxes import XYXY, box_of, clip_xyxy
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import ConfigError
+from virft.geometry.boxes import XYXY, box_of, clip_xyxy
 from virft.types import Box, Detection, Detections, Sample, TaskName
 
 

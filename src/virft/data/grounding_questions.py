@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from virft.boxes import box_of, clip_xyxy
 from virft.data.annotations import Expression, ReferringSet, Skipped
 from virft.data.samples import box_fault, polygons_fault
 from virft.data.sampling import SplitPlan, is_trained_on, shares, shuffled
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import DataError
+from virft.geometry.boxes import box_of, clip_xyxy
 from virft.types import Sample, TaskName
 
 

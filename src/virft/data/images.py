@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from virft.boxes import XYXY
 from virft.data.views import look
 from virft.errors import DataError
-from virft.masks import Mask
+from virft.geometry.boxes import XYXY
+from virft.geometry.masks import Mask
 from virft.types import ImageSize, View
 
 _ORIENTATION_TAG = 0x0112

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from virft.boxes import XYXY, box_of, clip_xyxy
 from virft.errors import DataError
-from virft.masks import mask_to_rle, rle_to_mask
+from virft.geometry.boxes import XYXY, box_of, clip_xyxy
+from virft.geometry.masks import mask_to_rle, rle_to_mask
 from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, Sample, Target, TaskName
 
 _REQUIRED = {"id", "task", "images", "query", "target"}

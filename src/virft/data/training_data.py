@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from virft.config import Config
+from virft.config.schema import Config
 from virft.data.store import Store
 from virft.data.stream import ShuffledStream
 from virft.types import Sample

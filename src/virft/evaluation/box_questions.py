@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from virft.evaluation.answered import Answered
+from virft.evaluation.joined import Answered
 from virft.metrics.average_precision import BoxQuestion
 from virft.types import Detections
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from virft.data.store import Store
 from virft.errors import DataError
-from virft.evaluation.answered import read_answered
 from virft.evaluation.headlines import headline_statistics, images_of
+from virft.evaluation.joined import read_answered
 from virft.evaluation.predictions import PredictionsCard
 from virft.metrics.bootstrap import Resampled, difference_intervals, resample
 from virft.types import TaskName

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from virft.evaluation.answered import Answered
 from virft.evaluation.box_questions import box_questions, confidences
+from virft.evaluation.joined import Answered
 from virft.metrics.bootstrap import Statistic, ap_statistic, ratio_statistic
 from virft.tasks import TASKS
 from virft.types import Reading, Target, TaskName

@@ -11,7 +11,7 @@ from PIL import Image
 from virft.data.images import load_image
 from virft.data.store import Store
 from virft.errors import DataError
-from virft.masks import Mask, box_to_mask, ignored_mask, target_mask
+from virft.geometry.masks import Mask, box_to_mask, ignored_mask, target_mask
 from virft.metrics.bootstrap import ratio_statistic, resample
 from virft.metrics.masks import MaskOverlap, mask_metrics, mask_overlap
 from virft.types import Box, Reading, Sample, TaskName

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from virft.evaluation.predictions import SizedPrediction
-from virft.models.generator import EncodedPrompt, GenerationParams, Generator
-from virft.models.noise import StepKey
+from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
+from virft.generation.random_streams import StepKey
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import Prediction, Sample

@@ -34,7 +34,7 @@ def find_prediction_folders(run: Path) -> list[Path]:
 def data_name(card: PredictionsCard) -> str:
     """What to call the data set that was asked: its folder, with the folder above where it is but a part.
 
-    >>> from virft.boxes import BoxSpace
+    >>> from virft.geometry.boxes import BoxSpace
     >>> card = PredictionsCard(model="m", data="data/coins/test", data_hash="", num_samples=1, thinking=False,
     ...                        box_space=BoxSpace.RELATIVE_1000, settings={})
     >>> data_name(card)

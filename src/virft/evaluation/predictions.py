@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from virft.boxes import BoxSpace
 from virft.errors import DataError
 from virft.files import write_text
+from virft.geometry.boxes import BoxSpace
 from virft.types import FinishReason, ImageSize, Prediction
 
 PREDICTIONS, CARD = "predictions.jsonl", "card.json"

@@ -11,10 +11,10 @@ from typing import Any
 
 from virft.data.store import Store
 from virft.errors import ConfigError
-from virft.evaluation.answered import Answered, AnsweredSet, collector_paused, read_answered
 from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
+from virft.evaluation.joined import Answered, AnsweredSet, collector_paused, read_answered
 from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
 from virft.files import write_text

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from virft.labels import is_same_label, is_substring_match
 from virft.metrics.measurement import Measurement, share
+from virft.text.labels import is_same_label, is_substring_match
 from virft.types import Label, Reading, Unreadable
 
 

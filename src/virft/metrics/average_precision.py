@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from virft.boxes import XYXY
+from virft.geometry.boxes import XYXY
 
 COCO_NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 RECALL_NAMES = ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")

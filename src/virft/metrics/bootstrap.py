@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virft.boxes import XYXY
+from virft.geometry.boxes import XYXY
 from virft.metrics.average_precision import BoxQuestion
 from virft.metrics.detection import IOU_THRESHOLDS
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from virft.boxes import iou_matrix, match_greedily
+from virft.geometry.boxes import iou_matrix, match_greedily
 from virft.metrics.measurement import Measurement, share
 from virft.types import Detections, Reading, Unreadable
 

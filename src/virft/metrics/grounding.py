@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from virft.boxes import intersection_over_union, size_of
+from virft.geometry.boxes import intersection_over_union, size_of
 from virft.metrics.measurement import Measurement, share
 from virft.types import Box, Reading, Unreadable
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from virft.masks import Mask
+from virft.geometry.masks import Mask
 from virft.metrics.measurement import Measurement, share
 
 

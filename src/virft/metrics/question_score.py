@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from virft.boxes import intersection_over_union
-from virft.labels import is_same_label
+from virft.geometry.boxes import intersection_over_union
 from virft.metrics.detection import find_hits
+from virft.text.labels import is_same_label
 from virft.types import Box, Detections, Label, Reading, Target
 
 

@@ -31,8 +31,8 @@ from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
 from virft.files import UNFINISHED, replace_folder
-from virft.models.attention import SHARED_PROMPT
-from virft.models.compiled_layers import compile_layers
+from virft.models.attention.compiled_layers import compile_layers
+from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.saved_files import PROCESSOR_FILES, pixel_budget, settle_files, settle_pixels
 from virft.models.sharding import WholeCopy

@@ -12,7 +12,7 @@ from torch import Tensor
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
-from virft.prompts import opened_by
+from virft.text.prompts import opened_by
 from virft.types import ImageRef, Prompt, Sample, View
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, Sam2Model, SamModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from virft.errors import ModelError
-from virft.masks import Mask
+from virft.geometry.masks import Mask
 from virft.models.load import check_folder, explained, without_progress_bars
 from virft.types import Box, ImageSize
 

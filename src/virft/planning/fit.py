@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from virft.config import Config
+from virft.config.schema import Config
 from virft.planning.memory import Choice, Memory, Planner, RowShape, TrainerName
 from virft.types import ImageSize
 

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from virft.config import Config
-from virft.models.attention import causal_bias
-from virft.models.layout import PackedRow, pack_row
+from virft.config.schema import Config
+from virft.generation.sampling_weights import MOST_SECOND_BYTES
+from virft.models.attention.layout import PackedRow, pack_row
+from virft.models.attention.shared_prompt import causal_bias
 from virft.models.load import LoadedModel
-from virft.models.logprobs import PASS_NUMBERS, Policy, TokenRules
-from virft.models.sampling_weights import MOST_SECOND_BYTES
+from virft.models.policy import PASS_NUMBERS, Policy, TokenRules
 from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
@@ -146,7 +146,7 @@ class Planner:
     def row_shape(self, microbatch_tokens: int) -> RowShape:
         """The largest row that a step is packed into, every completion being as long as it may.
 
-        As ``virft.grpo.pack`` does it: whole groups, as many as fit, or of one that does not fit some completions.
+        As in ``virft.training.grpo.pack``: as many whole groups as fit, else some completions of one group.
         """
         if microbatch_tokens >= self.group_tokens:
             groups = min(microbatch_tokens // self.group_tokens, self.prompts_per_step)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from virft.assembly import prepare_for_training, weights_dtype
-from virft.config import Config
+from virft.config.schema import Config
 from virft.models.families import family_of
 from virft.models.load import LoadedModel, explained, image_processor, prepare_attention
 from virft.models.tiny import TINY_NAME, tiny_folder
+from virft.training.trainable import prepare_for_training, weights_dtype
 
 _EXPECTED = f"{TINY_NAME}, a folder with the model's config.json, or a hub id owner/name"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from virft.boxes import XYXY, assign_by_worth, iou_matrix, match_greedily, undisputed_pairs
+from virft.geometry.boxes import XYXY, assign_by_worth, iou_matrix, match_greedily, undisputed_pairs
 from virft.types import Detections, Reading, RewardContext
 
 

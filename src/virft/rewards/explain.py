@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virft.boxes import intersection_over_union
+from virft.geometry.boxes import intersection_over_union
 from virft.rewards.combine import RewardRule, reward
 from virft.rewards.detection import iou_threshold_at, match_best, match_like_paper
 from virft.types import Box, Detections, InvalidElement, Label, Reading, RewardContext, Target, TaskName, Unreadable

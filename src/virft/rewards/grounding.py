@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virft.boxes import generalized_iou
+from virft.geometry.boxes import generalized_iou
 from virft.types import Box, Reading, RewardContext
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virft.labels import is_same_label, is_substring_match
+from virft.text.labels import is_same_label, is_substring_match
 from virft.types import Label, Reading, RewardContext
 
 

@@ -1,58 +1,9 @@
-"""A reward class for ms-swift: a plug-in puts it into ``orms``."""
+"""Moved to ``virft.integrations.ms_swift``; this path stays, as configs of other trainers name it."""
 
-from __future__ import annotations
+from importlib import import_module
 
-from collections.abc import Sequence
-from typing import Any
-
-from virft.boxes import BoxSpace
-from virft.errors import ConfigError
-from virft.rewards.combine import RewardRule
-from virft.rewards.resizing import QwenResize, Resize
-from virft.rewards.rows import DEFAULT_RULE, RowGrader, row_of_ground_truth
-from virft.rewards.trl import context_of
-
-__all__ = ["BoxSpace", "QwenResize", "RewardRule", "make_orm"]
-
-
-def make_orm(
-    *,
-    box_space: BoxSpace | str,
-    thinking: bool,
-    think_opened: bool = False,
-    rule: RewardRule = DEFAULT_RULE,
-    resize: Resize | None = None,
-) -> type:
-    """A class for ``orms``, whose objects give the total reward of each completion. The arguments: ``RowGrader``'s.
-
-    The data set's column ``ground_truth`` holds what ``virft.rewards.rows.ground_truth_of`` made of each row.
-
-    Source: ms-swift, docs/source_en/Instruction/GRPO/DeveloperGuide/reward_function.md (commit 1f9e821d) and
-    swift/rewards/orm.py (commit 20ec4613): made without arguments, called with ``completions``, the columns of the
-    data set and ``trainer_state``.
-
-    >>> truth = '{"task": "classification", "target": {"label": "pug"}, "image_size": [4, 3], '
-    >>> truth += '"box_space": "relative_1000", "thinking": false}'
-    >>> orms = {"virft": make_orm(box_space=BoxSpace.RELATIVE_1000, thinking=False)}
-    >>> orms["virft"]()(completions=["<answer>Pug</answer>"], ground_truth=[truth])
-    [2.0]
-    """
-    grader = RowGrader(box_space=box_space, thinking=thinking, think_opened=think_opened, rule=rule, resize=resize)
-
-    class VisualORM:
-        """virft's reward."""
-
-        def __init__(self, args: Any = None, **kwargs: Any) -> None:
-            pass
-
-        def __call__(self, completions: Sequence[str], **kwargs: Any) -> list[float]:
-            truths = kwargs.get("ground_truth")
-            if truths is None:
-                raise ConfigError("no column ground_truth in the data set; expected the texts of ground_truth_of(row)")
-            context = context_of(kwargs.get("trainer_state"))
-            return [
-                grader.grade(text, row_of_ground_truth(truth), context=context).total
-                for text, truth in zip(completions, truths, strict=True)
-            ]
-
-    return VisualORM
+_moved = import_module("virft.integrations.ms_swift")
+make_orm = _moved.make_orm
+BoxSpace = _moved.BoxSpace
+QwenResize = _moved.QwenResize
+RewardRule = _moved.RewardRule

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from virft.answers import read_classification, render_classification
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.metrics.accuracy import accuracy
 from virft.tasks.task import Task
+from virft.text.answers import read_classification, render_classification
 from virft.types import ImageSize, Label, Reading, TaskName
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from virft.answers import read_detection, render_detection
 from virft.metrics.calibration import calibration_metrics
 from virft.metrics.detection import detection_metrics
 from virft.metrics.measurement import Measurement
 from virft.tasks.task import Task
+from virft.text.answers import read_detection, render_detection
 from virft.types import Detections, Reading, TaskName
 
 

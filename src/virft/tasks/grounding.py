@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from virft.answers import read_grounding, render_grounding
 from virft.metrics.grounding import grounding_metrics
 from virft.tasks.task import Task
+from virft.text.answers import read_grounding, render_grounding
 from virft.types import Box, TaskName
 
 GROUNDING = Task(

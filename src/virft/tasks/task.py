@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.metrics.measurement import Measurement
 from virft.rewards.combine import PARTS
 from virft.types import ImageSize, Reading, Sample, Target, TaskName

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from virft.errors import RunError
 from virft.files import OLD, UNFINISHED, make_folder, remove_folder, replace_folder, sync
 from virft.models.sharding import is_partitioned, put_whole, shard_like, whole_tensor
-from virft.training.ranks import Ranks
+from virft.training.distributed import Ranks
 from virft.training.zero import AnyOptimizer, ZeroOptimizer
 
 WEIGHTS, OPTIMIZER, STATE, MANIFEST = (

@@ -20,10 +20,10 @@ from virft.training.checkpoint import (
     num_steps_of,
     save_checkpoint,
 )
-from virft.training.faults import faults_told
-from virft.training.guards import VALIDATION_SCORE, Alarm, GuardSettings, NonFinite, Watch, is_finite
+from virft.training.distributed import Ranks
+from virft.training.failures import faults_told
+from virft.training.monitors import VALIDATION_SCORE, Alarm, GuardSettings, NonFinite, Watch, is_finite
 from virft.training.progress import Progress, step_line
-from virft.training.ranks import Ranks
 from virft.training.run import EVENTS, INCIDENT, METRICS, ROLLOUTS, TIMINGS, RunFolder
 from virft.training.step import StepReport
 from virft.training.stopping import stop_signals

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from virft.errors import ConfigError
 from virft.models.sharding import whole_tensor
-from virft.training.ranks import Ranks
+from virft.training.distributed import Ranks
 from virft.training.zero import AnyOptimizer, ZeroOptimizer
 
 Schedule = Literal["linear", "constant", "cosine"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from virft import __version__
-from virft.config import Config
-from virft.config_file import dump, first_difference, load
+from virft.config.schema import Config
+from virft.config.toml_file import dump, first_difference, load
 from virft.errors import RunError
 from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from virft.training.guards import NonFinite
+from virft.training.monitors import NonFinite
 from virft.types import RolloutGroup
 
 

@@ -7,11 +7,11 @@ import pytest
 from factories import box, detections, sample
 from virft.audit.audit import audit, rank_correlation
 from virft.audit.groups import judge_groups
-from virft.audit.honest import HALF_RIGHT, honest_texts, shrunk
-from virft.audit.words import audit_text, groups_text
-from virft.boxes import BoxSpace, intersection_over_union
-from virft.grading import Grader
+from virft.audit.oracle import HALF_RIGHT, honest_texts, shrunk
+from virft.audit.text import audit_text, groups_text
+from virft.geometry.boxes import BoxSpace, intersection_over_union
 from virft.rewards.combine import RewardRule
+from virft.tasks.grader import Grader
 from virft.types import (
     Completion,
     Detections,

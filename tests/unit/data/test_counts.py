@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import box, detections, sample, save_picture
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.counts import Counts, count_sample, counts_text, negatives_frac
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter

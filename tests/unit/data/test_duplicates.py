@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from factories import save_coco
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.duplicates import MAX_DISTANCE, picture_hash, same_pictures
 from virft.scenes.assets import Split, background, background_files
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from factories import box, detections, sample
 from virft.data.samples import box_fault, sample_from_line, sample_to_line
 from virft.errors import DataError
-from virft.masks import mask_to_rle
+from virft.geometry.masks import mask_to_rle
 from virft.types import ImageSize, Label, Sample, TaskName
 
 WHERE = "coco8/samples.jsonl:17"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import save_coco
-from virft.builds import build_coco
-from virft.config import Config, DataConfig, MixtureConfig, RunConfig
+from virft.cli.build import build_coco
+from virft.config.schema import Config, DataConfig, MixtureConfig, RunConfig
 from virft.data.store import Store
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import DataError

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from factories import detections, sample
-from virft.boxes import BoxSpace
+from virft.cli.verbs import score
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
 from virft.evaluation import comparison
 from virft.evaluation.comparison import Comparison, comparisons_to_text, measure
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
-from virft.pipeline import score
+from virft.geometry.boxes import BoxSpace
 from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
 
 SIZE = ImageSize(64, 48)

@@ -14,7 +14,7 @@ from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
 from virft.evaluation.masks import MaskMaker, mask_scores, require_masks
-from virft.masks import Mask, box_to_mask, mask_to_rle, polygons_to_mask
+from virft.geometry.masks import Mask, box_to_mask, mask_to_rle, polygons_to_mask
 from virft.metrics.bootstrap import ratio_statistic, resample
 from virft.types import Box, ImageSize, Polygon, Reading, Sample, TaskName, Unreadable
 

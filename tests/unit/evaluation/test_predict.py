@@ -8,8 +8,8 @@ from group_factories import completion
 from toy_training import question, render
 from virft.evaluation.predict import predict
 from virft.evaluation.predictions import SizedPrediction
-from virft.models.generator import EncodedPrompt, GenerationParams
-from virft.models.noise import StepKey
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.random_streams import StepKey
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import Completion, FinishReason, ImageSize
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories import sample
-from virft.boxes import BoxSpace
 from virft.errors import RunError
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PARTS, PREDICTIONS, PredictionsCard, SizedPrediction, read_predictions
+from virft.geometry.boxes import BoxSpace
 from virft.types import FinishReason, ImageSize, Prediction
 
 IDS = [f"é{i}" for i in range(11)]

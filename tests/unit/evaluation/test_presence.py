@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import save_coco
-from virft.builds import build_coco
+from virft.cli.build import build_coco
 from virft.data.store import Store
 from virft.evaluation.predictions import SizedPrediction
 from virft.evaluation.presence import PresenceQuestions, asked_map, says_yes

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from factories import box, detections, edit_json, sample
-from virft.boxes import BoxSpace
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, DataError
@@ -25,6 +24,7 @@ from virft.evaluation.predictions import (
     write_predictions,
 )
 from virft.evaluation.score import score_predictions
+from virft.geometry.boxes import BoxSpace
 from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
 
 SIZE = ImageSize(64, 48)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from toy_training import ToyGenerator, question, toy_trainer
-from virft.grpo.trainer import GRPOTrainer
-from virft.training.guards import SKIPPED
+from virft.training.grpo.trainer import GRPOTrainer
+from virft.training.monitors import SKIPPED
 from virft.types import Sample
 
 

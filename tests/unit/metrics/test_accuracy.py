@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from answer_factories import classification
-from virft.answers import read_classification
 from virft.metrics.accuracy import accuracy
+from virft.text.answers import read_classification
 from virft.types import Label
 
 CAT = Label(text="cat")

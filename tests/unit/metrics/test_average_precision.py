@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from box_questions import box_questions
 from coco_factories import LVIS_NAMES, perturbed, questions_of
-from virft.boxes import XYXY
+from virft.geometry.boxes import XYXY
 from virft.metrics.average_precision import COCO_NAMES, RECALL_NAMES, BoxQuestion, average_precision
 
 pycocotools_coco = pytest.importorskip("pycocotools.coco")

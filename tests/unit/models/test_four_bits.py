@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from factories import detections, sample, save_picture
-from virft.assembly import load_for_training, make_trainer
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.errors import ConfigError, ModelError
 from virft.models.load import load_model
+from virft.recipes.setup import load_for_training, make_trainer
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs virft[quant], which is not installed"

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText
 from tiny_folders import save_tiny_folder
 from tiny_models import MAKERS, QWEN, tiny_model
 from virft.errors import ModelError
-from virft.models.attention import SHARED_PROMPT
+from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import family_of
 from virft.models.load import LoadedModel, load_model, prepare_attention, wrap_model
 from virft.models.saved_files import pixel_budget

@@ -6,11 +6,11 @@ from functools import cache
 
 import pytest
 
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
-from virft.config_file import parse
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config.toml_file import parse
 from virft.planning.fit import USED, Fit, find_fit
 from virft.planning.memory import Choice, Planner
-from virft.planning.words import fit_text, plan_text
+from virft.planning.text import fit_text, plan_text
 from virft.types import ImageSize
 
 IMAGE = ImageSize(112, 112)

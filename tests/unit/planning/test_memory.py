@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from virft.assembly import load_for_training, make_policy, make_trainer
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
-from virft.models.layout import pack_row
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
+from virft.models.attention.layout import pack_row
+from virft.models.policy import make_policy
 from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import Choice, Planner, RowShape
+from virft.recipes.setup import load_for_training, make_trainer
 from virft.types import ImageSize
 
 IMAGE = ImageSize(112, 112)

@@ -12,16 +12,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tiny_folders import TILED, save_tiny_folder
 from tiny_models import MAKERS
-from virft.assembly import load_for_training, make_policy
-from virft.config import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.models.attention.layout import pack_row
 from virft.models.families import family_of
-from virft.models.layout import pack_row
 from virft.models.load import LoadedModel, prepare_attention
+from virft.models.policy import make_policy
 from virft.models.vision import VisionInputs
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import Planner, RowShape
 from virft.planning.skeleton import replace_tensors, unfilled
 from virft.planning.towers import Tiles, Tower
+from virft.recipes.setup import load_for_training
 from virft.types import ImageSize
 
 PIECES = 5

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answer_factories import FRAME, box, classification, detection, detections, grid_boxes, mutated_answers, written
-from virft.answers import read_classification, read_detection, read_grounding
 from virft.errors import ConfigError, NonFiniteReward, VirftError
 from virft.rewards.combine import PARTS, RewardRule, reward
+from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Label, Reading, RewardContext, TaskName
 
 CAT = Label(text="cat")

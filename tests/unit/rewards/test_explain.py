@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answer_factories import FRAME, box, detection, detections, grounding, mutated_answers, written
-from virft.answers import read_detection
 from virft.rewards.combine import RewardRule
 from virft.rewards.explain import explain_reward
+from virft.text.answers import read_detection
 from virft.types import Label, Reading, RewardContext, TaskName, Unreadable
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answer_factories import mutated_answers
-from virft.answers import read_classification
 from virft.rewards.format import format_reward, paper_format_reward
+from virft.text.answers import read_classification
 from virft.types import Label, RewardContext
 
 CAT, CONTEXT = Label(text="cat"), RewardContext()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from answer_factories import FRAME, box, detections
-from virft.answers import read_classification, read_detection, read_grounding
 from virft.rewards.combine import RewardRule, reward
+from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Label, RewardContext, TaskName
 
 GOLDEN = Path(__file__).parents[2] / "data" / "paper_rewards.json"

@@ -19,8 +19,8 @@ from answer_factories import (
     in_blocks,
     written,
 )
-from virft.answers import read_classification, read_detection, read_grounding
 from virft.rewards.combine import RewardRule, reward
+from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Label, RewardContext, TaskName, Unreadable
 
 ROBUST, PAPER = RewardRule(), RewardRule(preset="paper")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import box, detections, reading, sample
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.types import Box, Detections, ImageSize, Label, Sample, TaskName, Unreadable
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from toy_training import question, toy_trainer
-from virft.config import Config, DataConfig, RunConfig
+from virft.config.schema import Config, DataConfig, RunConfig
 from virft.errors import DataError, RunError, RunStopped
-from virft.grpo.trainer import GRPOTrainer
 from virft.training import checkpoint
 from virft.training.checkpoint import checkpoints
-from virft.training.guards import GuardSettings
+from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import LoopSettings, rounded, run_training
+from virft.training.monitors import GuardSettings
 from virft.training.run import EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
 
 QUESTIONS = [question(id) for id in "abcde"]

@@ -13,7 +13,7 @@ import pytest
 
 from power_cut import Cut, drop, watched_disk
 from toy_training import question, toy_trainer
-from virft.config import Config, DataConfig, RunConfig
+from virft.config.schema import Config, DataConfig, RunConfig
 from virft.files import write_text
 from virft.training.loop import LoopSettings, run_training
 from virft.training.run import METRICS, ROLLOUTS, RunFolder

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from virft.config import Config, DataConfig, GRPOConfig, GuardsConfig, ModelConfig, RunConfig
-from virft.config_file import load
+from virft.config.schema import Config, DataConfig, GRPOConfig, GuardsConfig, ModelConfig, RunConfig
+from virft.config.toml_file import load
 from virft.errors import RunError
 from virft.training.run import EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, LabelledSet, Skipped
 from virft.errors import ConfigError, DataError, did_you_mean
-from virft.labels import normalize_label
+from virft.text.labels import normalize_label
 
 Aliases = Mapping[str, tuple[str, ...]]
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from virft.boxes import XYXY, xywh_to_xyxy
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
 from virft.data.samples import is_number, is_side, polygons_of
 from virft.errors import DataError
+from virft.geometry.boxes import XYXY, xywh_to_xyxy
 from virft.types import ImageSize, Polygon
 
 BoxFormat = Literal["xywh", "xyxy"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, did_you_mean
-from virft.masks import mask_to_rle
+from virft.geometry.masks import mask_to_rle
 from virft.scenes.assets import class_names
 from virft.scenes.render import Scene
 from virft.scenes.sets import ABSENT_SHARE, SceneKind, SceneSample, evaluation_set, few_shot_set

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from virft.answers import read_classification, read_detection, read_grounding
-from virft.boxes import BoxSpace, box_of
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import PictureFolder
 from virft.errors import DataError
+from virft.geometry.boxes import BoxSpace, box_of
+from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, Target, TaskName
 
 COLUMNS = ("image", "problem", "solution")

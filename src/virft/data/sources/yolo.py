@@ -13,12 +13,12 @@ from typing import Any
 
 from PIL import Image
 
-from virft.boxes import XYXY
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import stored_size
 from virft.data.samples import box_fault
 from virft.data.sources.detection_files import detection_set
 from virft.errors import DataError
+from virft.geometry.boxes import XYXY
 
 _NAME_FILES = ("classes.txt", "obj.names")
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from virft.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 

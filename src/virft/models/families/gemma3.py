@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from virft.boxes import BoxSpace
 from virft.errors import ModelError
+from virft.geometry.boxes import BoxSpace
 from virft.models.families.family import Family
 from virft.models.families.tiles import by_image, one_tensor, plain_positions
 from virft.models.vision import ImageFeatures, VisionInputs

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from virft.boxes import BoxSpace
 from virft.errors import ModelError
+from virft.geometry.boxes import BoxSpace
 from virft.models.families.family import Family
 from virft.models.families.tiles import by_image, grid_sizes, ids_of, one_tensor, plain_positions
 from virft.models.vision import ImageFeatures, VisionInputs

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from virft.boxes import BoxSpace
 from virft.errors import ModelError
+from virft.geometry.boxes import BoxSpace
 from virft.models.families.family import Family
 from virft.models.families.tiles import by_image, ids_of, one_tensor, plain_positions
 from virft.models.vision import ImageFeatures, VisionInputs

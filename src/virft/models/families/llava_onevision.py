@@ -17,8 +17,8 @@ from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from virft.boxes import BoxSpace
 from virft.errors import ModelError
+from virft.geometry.boxes import BoxSpace
 from virft.models.families.family import Family
 from virft.models.families.tiles import plain_positions
 from virft.models.vision import ImageFeatures, VisionInputs

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from virft.boxes import BoxSpace
-from virft.models.attention import VISION_ATTENTION
+from virft.geometry.boxes import BoxSpace
+from virft.models.attention.shared_prompt import VISION_ATTENTION
 from virft.models.families.family import Family
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize

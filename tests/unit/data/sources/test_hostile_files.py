@@ -10,7 +10,7 @@ import pytest
 
 from factories import save_picture
 from virft.data.annotations import Skipped
-from virft.data.asked_map import read_asked_map
+from virft.data.query_map import read_asked_map
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.sources.labelme import read_labelme
 from virft.data.sources.labels import read_aliases

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from factories import save_picture
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.labelme import read_labelme
 from virft.data.store import Store

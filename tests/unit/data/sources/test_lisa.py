@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from factories import box, save_picture
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.annotations import ReferringSet, Skipped
 from virft.data.sources.lisa import read_lisa
 from virft.data.store import Store

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from factories import box, save_picture
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.annotations import ReferringSet, Skipped
 from virft.data.images import load_image
 from virft.data.sources.refcoco import read_refcoco
 from virft.data.store import Store
 from virft.errors import DataError
-from virft.masks import mask_to_rle, target_mask
+from virft.geometry.masks import mask_to_rle, target_mask
 
 ONE = {"image": "a.png", "expression": "the left one", "bbox": [10, 10, 20, 30]}
 

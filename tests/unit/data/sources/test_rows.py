@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from factories import box, detections, save_picture
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan
 from virft.data.sources.rows import ROW_SCHEMA, write_row_stores

@@ -10,7 +10,7 @@ import pytest
 from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
 from virft.data.store import Store
 from virft.errors import ConfigError
-from virft.masks import box_to_mask, target_mask
+from virft.geometry.masks import box_to_mask, target_mask
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.types import Box, Detections, TaskName

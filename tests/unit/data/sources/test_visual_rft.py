@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from factories import box, detections, save_picture
-from virft.boxes import BoxSpace
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan
 from virft.data.sources.visual_rft import VisualRFTPlan, open_rows, write_visual_rft_stores
 from virft.data.store import Store
 from virft.errors import DataError
+from virft.geometry.boxes import BoxSpace
 from virft.types import Label, Sample, TaskName
 
 datasets = pytest.importorskip("datasets")
@@ -185,7 +185,7 @@ def test_a_hub_id_is_read_from_the_local_cache(tmp_path: Path) -> None:
         "HF_DATASETS_CACHE": str(tmp_path / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
-    program = "import sys; from virft.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from virft.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "build", "visual-rft", "someone/virft_set", str(tmp_path / "d")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr

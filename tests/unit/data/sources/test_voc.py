@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import save_picture
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.voc import read_voc
 from virft.data.store import Store

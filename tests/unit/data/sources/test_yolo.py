@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from factories import save_picture
-from virft.cli import main
+from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.yolo import read_yolo
 from virft.data.store import Store

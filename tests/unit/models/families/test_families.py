@@ -10,13 +10,13 @@ import torch
 from factories import box, detections, sample
 from plain_computation import make_groups, make_pair
 from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
-from virft.answers import render_detection, render_grounding
-from virft.boxes import BoxSpace
 from virft.errors import ModelError
-from virft.grading import Grader
+from virft.geometry.boxes import BoxSpace
 from virft.models.families import FAMILIES, family_of
-from virft.prompts import question_of
 from virft.rewards.combine import RewardRule
+from virft.tasks.grader import Grader
+from virft.text.answers import render_detection, render_grounding
+from virft.text.prompts import question_of
 from virft.types import ImageSize, RewardContext, TaskName
 
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(560, 420)

@@ -10,8 +10,8 @@ import torch
 from plain_computation import make_groups, make_pair, shared_logprobs
 from tiny_folders import picture, tiny_image_processor
 from virft.errors import ModelError
+from virft.models.attention.layout import pack_row
 from virft.models.families import family_of
-from virft.models.layout import pack_row
 from virft.types import ImageSize
 
 FAMILY = family_of("gemma3")

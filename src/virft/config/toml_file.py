@@ -1,0 +1,302 @@
+"""TOML <-> the tree of ``config.py``: strict, with the nearest name for what is unknown."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_origin
+
+import tomli_w
+
+from virft.config.schema import (
+    MIXTURE,
+    REQUIRED,
+    Config,
+    MixtureConfig,
+    Setting,
+    sections,
+    setting_at,
+    settings,
+    shown,
+    values,
+    without_effect,
+)
+from virft.errors import ConfigError
+
+COMMAND_LINE = "command line"
+LARGEST_BYTES = 2**20
+DEEPEST = 8
+"""Tables and lists inside one another; settings need four."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedConfig:
+    """A tree with the dotted keys that the file or the command line set, defaults left out."""
+
+    config: Config
+    explicit: frozenset[str]
+
+
+class Difference(NamedTuple):
+    """A setting that two trees disagree about."""
+
+    key: str
+    left: Any
+    right: Any
+
+    def in_words(self, left: str, right: str) -> str:
+        """What the two trees, by these names, say.
+
+        >>> Difference("grpo.steps", 5, 9).in_words("saved", "now")
+        'grpo.steps is 5 (saved) and 9 (now)'
+        """
+        return f"{self.key} is {shown(self.left)} ({left}) and {shown(self.right)} ({right})"
+
+
+class _Entry(NamedTuple):
+    """A value with the place it was set."""
+
+    value: Any
+    origin: str
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The tree of a TOML file, with ``key=value`` overrides put over it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML file") from error
+    if len(data) > LARGEST_BYTES:
+        raise ConfigError(f"{path}: larger than {LARGEST_BYTES // 2**20} MiB; expected a TOML file of settings")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text; expected a TOML file") from error
+    return parse(text, origin=str(path), overrides=overrides)
+
+
+def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The tree of a TOML text; ``origin`` names the text in messages.
+
+    >>> toml = 'data.train = "coco8"\\nrun.dir = "runs/a"\\ngrpo.steps = 5'
+    >>> parse(toml, origin="x.toml", overrides=["grpo.group_size=4"]).config.grpo.group_size
+    4
+    >>> parse(toml, origin="x.toml", overrides=["grpo.group_sise=4"])
+    Traceback (most recent call last):
+    virft.errors.ConfigError: command line: grpo.group_sise is not a setting; did you mean group_size?
+    """
+    try:
+        table = tomllib.loads(text)
+    except ValueError as error:  # a number of 5,000 digits is one too
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin}: not valid TOML: brackets are nested too deeply") from error
+    _refuse_monsters(table, origin)
+    entries = {key: _Entry(value, origin) for key, value in _flatten(table, origin)}
+    for override in overrides:
+        key, value = _parse_override(override)
+        entries[key] = _Entry(value, COMMAND_LINE)
+    checked = {key: _checked(key, entry) for key, entry in entries.items()}
+    config = _build(_with_part_weights(checked), origin)
+    _refuse_without_effect(config, entries)
+    return LoadedConfig(config=config, explicit=frozenset(entries))
+
+
+def dump(config: Config) -> str:
+    """The resolved tree as TOML: every setting that has an effect. Reading it gives the tree back."""
+    idle = without_effect(config)
+    tables: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections()) if name != MIXTURE}
+    notes: list[str] = []
+    for setting, value in values(config):
+        section, _, name = setting.key.rpartition(".")
+        if setting.key in idle:
+            notes.append(f"# {setting.key} has no effect: {idle[setting.key]}")
+        elif value is None:
+            notes.append(f"# {setting.key} is not set")
+        else:
+            tables.setdefault(section, {})[name] = _as_toml_value(value)
+    tree: dict[str, Any] = tables.pop("")
+    for section, table in tables.items():
+        if section.startswith("mixture."):
+            tree.setdefault("mixture", {})[section.removeprefix("mixture.")] = table
+        elif table:
+            tree[section] = table
+    return "\n".join([tomli_w.dumps(tree), *notes, ""])
+
+
+def first_difference(left: Config, right: Config) -> Difference | None:
+    """The first setting, in the order of the tree, in which two trees differ; None if they are equal.
+
+    Settings without effect in both trees do not count.
+    """
+    idle = without_effect(left).keys() & without_effect(right).keys()
+    there, here = ({setting.key: value for setting, value in values(config)} for config in (left, right))
+    for key in there | here:
+        if key not in idle and there.get(key) != here.get(key):
+            return Difference(key, there.get(key), here.get(key))
+    return None
+
+
+def _refuse_monsters(tree: Any, origin: str) -> None:
+    """``ConfigError`` for what could not even be shown in a message: depth without end, integers of hundreds of digits.
+
+    Dotted keys make tables in tables without a bracket, and hexadecimal digits are not counted when they are read.
+    """
+    level = [tree]
+    for _ in range(DEEPEST):
+        values = [one for item in level for one in (item.values() if isinstance(item, Mapping) else item)]
+        if any(isinstance(value, int) and value.bit_length() > 1023 for value in values):
+            raise ConfigError(f"{origin}: has an integer of more than 300 digits; expected one that a float can hold")
+        level = [value for value in values if isinstance(value, (Mapping, list))]
+    if level:
+        raise ConfigError(f"{origin}: has tables or lists nested over {DEEPEST} deep; expected settings in sections")
+
+
+def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
+    """Dotted key and value of every leaf. The one table-valued setting gives a key per entry."""
+    leaves: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        if name == "mixture":
+            leaves += _flatten_mixture(value, origin)
+        elif name not in sections():
+            leaves.append((name, value))
+        elif not isinstance(value, Mapping):
+            raise ConfigError(f"{origin}: {name} is {value!r}; expected a table [{name}]")
+        else:
+            leaves += [(f"{name}.{key}", item) for key, item in value.items() if not _is_table(f"{name}.{key}", item)]
+            leaves += [
+                (f"{name}.{key}.{entry}", number)
+                for key, item in value.items()
+                if _is_table(f"{name}.{key}", item)
+                for entry, number in item.items()
+            ]
+    return leaves
+
+
+def _flatten_mixture(value: Any, origin: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping) or not all(isinstance(part, Mapping) for part in value.values()):
+        raise ConfigError(f"{origin}: mixture is {value!r}; expected tables [mixture.NAME], one for each data set")
+    return [(f"mixture.{name}.{key}", item) for name, part in value.items() for key, item in part.items()]
+
+
+def _is_table(key: str, value: Any) -> bool:
+    return isinstance(value, Mapping) and key in _table_keys()
+
+
+def _table_keys() -> tuple[str, ...]:
+    return tuple(setting.key for setting in settings() if get_origin(setting.kind) is Mapping)
+
+
+def _table_of(key: str) -> str | None:
+    """The table-valued setting that a key such as ``reward.weights.iou`` points into."""
+    return next((table for table in _table_keys() if key.startswith(table + ".")), None)
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of ``key=value``. What is no TOML value is a string without its quotes."""
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key:
+        raise ConfigError(f"{COMMAND_LINE}: {text!r} is no override; expected key=value, such as grpo.steps=10")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except (ValueError, RecursionError):
+        return key, raw
+    _refuse_monsters([value], COMMAND_LINE)
+    # A folder may be called 2024 or true.
+    setting = _setting(key)
+    wants_text = setting is not None and setting.takes(str)
+    return key, raw if wants_text and not isinstance(value, str) else value
+
+
+def _checked(key: str, entry: _Entry) -> Any:
+    """The entry's value as the setting's own type."""
+    table = _table_of(key)
+    setting = _setting(table or key)
+    if setting is None:
+        raise ConfigError(f"{entry.origin}: {key:.80} is not a setting; {_nearest(key)}")
+    value = tuple(entry.value) if isinstance(entry.value, list) else entry.value
+    try:
+        setting.check({key.removeprefix(f"{table}."): value} if table else value)
+    except ConfigError as error:
+        raise ConfigError(f"{entry.origin}: {error}") from error
+    return float(value) if type(value) is int and (table or setting.takes(float)) else value
+
+
+def _setting(key: str) -> Setting | None:
+    try:
+        return setting_at(key)
+    except KeyError:
+        return None
+
+
+def _nearest(key: str) -> str:
+    """The setting that was probably meant, or the settings of the same section."""
+    if key.startswith("mixture."):
+        key = MIXTURE + "." + key.rpartition(".")[2]
+    section, _, name = key.rpartition(".")
+    known = [setting.key for setting in settings()]
+    # The right name in the wrong section comes before a similar name in the right one.
+    moved = [other for other in known if other.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if guess := next(iter(moved + close), None):
+        return f"did you mean {guess.removeprefix(section + '.') if section else guess}?"
+    siblings = [other for other in known if other.rpartition(".")[0] == section]
+    if section in sections() and siblings:
+        return f"[{section}] has {', '.join(other.rpartition('.')[2] for other in siblings)}"
+    near = difflib.get_close_matches(key.partition(".")[0], list(sections()), n=1)
+    return f"did you mean the section {near[0]}?" if near else f"expected seed or a key of {', '.join(sections())}"
+
+
+def _with_part_weights(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys such as ``reward.weights.iou`` gathered into the table they belong to."""
+    gathered: dict[str, Any] = {}
+    for key, value in flat.items():
+        if table := _table_of(key):
+            gathered.setdefault(table, {})[key.removeprefix(f"{table}.")] = value
+        else:
+            gathered[key] = value
+    return gathered
+
+
+def _build(flat: Mapping[str, Any], origin: str) -> Config:
+    """The tree of checked values by dotted key."""
+    for setting in settings():
+        section = setting.key.rpartition(".")[0]
+        if setting.default is REQUIRED and section != MIXTURE and setting.key not in flat:
+            raise ConfigError(f"{origin}: {setting.key} is missing; expected a {setting.unit} ({setting.help})")
+    parts: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections()) if name != MIXTURE}
+    mixture: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        if section.startswith("mixture."):
+            mixture.setdefault(section.removeprefix("mixture."), {})[name] = value
+        else:
+            parts[section][name] = value
+    for name, part in mixture.items():
+        if "data" not in part:
+            raise ConfigError(f"{origin}: mixture.{name}.data is missing; expected a folder that `virft build` made")
+    try:
+        return Config(
+            **parts.pop(""),
+            mixture={name: MixtureConfig(**part) for name, part in mixture.items()},
+            **{name: sections()[name](**part) for name, part in parts.items()},
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _refuse_without_effect(config: Config, entries: Mapping[str, _Entry]) -> None:
+    for key, reason in without_effect(config).items():
+        if key in entries:
+            raise ConfigError(f"{entries[key].origin}: {key} has no effect: {reason}; take it out")
+
+
+def _as_toml_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value

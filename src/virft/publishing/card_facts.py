@@ -1,0 +1,77 @@
+"""What only the start of a run knows, kept in its ``card.json``: base, data, how the model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import virft
+from virft.data.store import Store
+from virft.geometry.boxes import BoxSpace
+
+TINY_NAME = "virft-tiny"
+_TINY_FOLDER = Path(virft.__file__).parent / "models" / "tiny_weights"
+
+
+def card_facts(*, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store]) -> dict[str, Any]:
+    """Further facts of a run's card, none of which names a folder of this machine but by its last part.
+
+    ``model`` as in ``model.path``; ``template``: a built-in's name or the text with ``{query}``; ``stores``: the data
+    sets by their name in a mixture.
+    """
+    return {
+        "base": base_facts(model),
+        "box_space": str(box_space),
+        "prompt_template": template,
+        "data": [_data_facts(store) for store in stores.values()],
+    }
+
+
+def base_facts(model: str) -> dict[str, str | None]:
+    """``name`` of the base as a reader knows it, its ``hub_id`` and ``license``, each None where it is not known.
+
+    A folder's are those that its own model card names: of a model that was trained from a hub's, that one.
+    """
+    folder = _TINY_FOLDER if model == TINY_NAME else Path(model)
+    if model != TINY_NAME and not folder.is_dir():
+        return {"name": model, "hub_id": model, "license": None}
+    front = front_matter(folder / "README.md")
+    base = front.get("base_model")
+    return {
+        "name": TINY_NAME if model == TINY_NAME else folder.absolute().name,
+        "hub_id": base if isinstance(base, str) else None,
+        "license": front["license"] if isinstance(front.get("license"), str) else None,
+    }
+
+
+def front_matter(readme: Path) -> dict[str, Any]:
+    """The YAML at the head of a model card; nothing of a file that is not there or has none."""
+    if not readme.is_file():
+        return {}
+    start, fence, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    head, end, _ = rest.partition("\n---")
+    if start.strip() or not fence or not end:
+        return {}
+    try:
+        tree = yaml.safe_load(head)
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date of month 13, brackets in brackets
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _data_facts(store: Store) -> dict[str, Any]:
+    """A data set's name, hash and size, its tasks, the hub id it was built from and its licence, if it says so."""
+    source = store.card.get("source") or {}
+    name = source.get("name")
+    is_hub_id = source.get("kind") == "visual_rft" and isinstance(name, str) and name.count("/") == 1
+    return {
+        "name": store.folder.absolute().name,
+        "hash": store.hash,
+        "num_samples": len(store),
+        "tasks": sorted(store.card.get("counts") or {}),
+        "hub_id": name if is_hub_id else None,
+        "licence": source.get("licence"),
+    }

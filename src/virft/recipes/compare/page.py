@@ -1,0 +1,67 @@
+"""A comparison as one HTML page: what it shows in sentences, then scores, curves, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from virft.evaluation.predictions import read_predictions_card
+from virft.recipes.compare.runs import IN_WORDS, Compared, TrainedSystem
+from virft.recipes.compare.text import sentences, shown_numbers
+from virft.report.read import read_reported_answers, read_run
+from virft.report.render.page import html_table, paragraph
+from virft.report.render.reported import ReportedSystem, Section
+from virft.report.render.run_page import render_run_page
+from virft.training.progress import duration
+
+
+def compare_page(found: Compared, *, title: str, intro: str, sections: Sequence[Section] = ()) -> str:
+    """The page. ``sections`` stand before its own."""
+    return render_run_page(
+        [_reported(system, found.answers[system.name]) for system in found.systems],
+        title=title,
+        intro=intro,
+        sections=[*sections, *_shown(found), Section(heading="What it took", body=_costs(found))],
+    )
+
+
+def _reported(system: TrainedSystem, answers: Mapping[str, tuple[Path, ...]]) -> ReportedSystem:
+    name = IN_WORDS[system.name]
+    return ReportedSystem(
+        name=name,
+        runs=tuple(read_run(run, name=f"{name}, {run.name.rpartition('_seed_')[2]}") for run in system.runs),
+        answers={
+            test: tuple(
+                read_reported_answers(path.parent, read_predictions_card(path), near=path.parent) for path in paths
+            )
+            for test, paths in answers.items()
+        },
+    )
+
+
+def _shown(found: Compared) -> Iterator[Section]:
+    """Sentences about each test."""
+    for test, by_pair in found.comparisons.items():
+        for number, one in enumerate(next(iter(by_pair.values()))):
+            body = Markup().join(paragraph(text) for text in sentences(by_pair, number))
+            yield Section(heading=f"What {test} shows ({', '.join(shown_numbers(one.task))})", body=body)
+
+
+def _costs(found: Compared) -> Markup:
+    rows = [
+        [
+            IN_WORDS[one.name],
+            str(len(one.runs)),
+            f"{one.learning_rate:g}",
+            ", ".join(f"{rate:g}: {score:.3f}" for rate, score in (one.tried or {}).items()) or "not tuned",
+            str(one.steps),
+            f"{one.tokens:,}",
+            duration(one.seconds),
+        ]
+        for one in found.systems
+        if one.runs
+    ]
+    header = ["", "seeds", "learning rate", "validation by learning rate", "steps", "tokens a run", "time a run"]
+    return html_table(header, rows)

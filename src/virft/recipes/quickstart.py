@@ -1,0 +1,167 @@
+"""The quickstart: teach the built-in model new classes, by reward and by right answers, and show what changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from virft.config.schema import (
+    AugmentConfig,
+    CompareConfig,
+    Config,
+    DataConfig,
+    GRPOConfig,
+    RewardConfig,
+    RunConfig,
+    SamplingConfig,
+    SFTConfig,
+)
+from virft.data.images import load_image
+from virft.data.sources.scenes import write_few_shot_scenes, write_test_scenes
+from virft.data.store import Store
+from virft.errors import RunError
+from virft.evaluation.predictions import SizedPrediction, read_predictions, read_predictions_card
+from virft.models.tiny import IMAGE_SIZE
+from virft.recipes.compare.page import compare_page
+from virft.recipes.compare.runs import COMPARE, Compared, run_compare
+from virft.recipes.compare.text import compared_text
+from virft.report.render.images import BeforeAfter, before_after_sheet
+from virft.report.render.page import html_table
+from virft.report.render.reported import Section
+from virft.scenes.assets import class_names
+from virft.scenes.sets import SceneKind
+from virft.tasks import TASKS
+from virft.types import Answer, Sample, TaskName
+
+SHOTS = 4
+STEPS = 80
+TEST_QUESTIONS = 200
+TESTS = {
+    "same_sprites": ("novel", SceneKind.SAME_SPRITES),
+    "other_style": ("novel", SceneKind.OTHER_STYLE),
+    "never_trained": ("heldout", SceneKind.SAME_SPRITES),
+}
+"""Test set -> its classes and scenes: the learnt classes on unseen backgrounds, in another style, and others."""
+
+ASKED = {
+    "same_sprites": "the learnt classes, in scenes it has not seen",
+    "other_style": "the learnt classes in another style of pictures",
+    "never_trained": "other classes that it was never taught, as a control",
+}
+
+
+def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
+    """The comparison's settings; a copy with comments is ``configs/quickstart.toml``."""
+    warmup_steps = min(5, steps - 1)
+    return Config(
+        seed=seed,
+        data=DataConfig(train=str(out / "data" / "train")),
+        augment=AugmentConfig(zoom=0.35, mirror=True, tones=0.3),
+        sampling=SamplingConfig(max_completion_tokens=128),
+        reward=RewardConfig(weights={"confidence": 0.1}, iou_threshold=0.0, iou_threshold_end=0.5),
+        grpo=GRPOConfig(
+            steps=steps,
+            prompts_per_step=16,
+            group_size=8,
+            learning_rate=1e-4,
+            name_lr_scale=10.0,
+            schedule="cosine",
+            warmup_steps=warmup_steps,
+            kl_coef=0.0,
+        ),
+        sft=SFTConfig(learning_rate=1e-4, name_lr_scale=10.0, warmup_steps=warmup_steps),
+        compare=CompareConfig(seeds=1, tests=tuple(str(out / "data" / test) for test in TESTS)),
+        run=RunConfig(dir=str(out / "compare"), save_every=50, log_every=5),
+    )
+
+
+def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None) -> None:
+    """The few-shot training set and the tests. What is there is kept: the same seed gives the same bytes.
+
+    ``renamed``: class -> the name it is asked by in training, a control.
+    """
+    common: dict[str, Any] = {"task": TaskName.DETECTION, "seed": seed, "size": IMAGE_SIZE}
+    if not (out / "train").exists():
+        write_few_shot_scenes(out / "train", classes=class_names("novel"), shots=SHOTS, renamed=renamed, **common)
+    for name, (split, kind) in TESTS.items():
+        if not (out / name).exists():
+            write_test_scenes(out / name, classes=class_names(split), num_questions=TEST_QUESTIONS, kind=kind, **common)
+
+
+def run_quickstart(
+    out: Path,
+    *,
+    seed: int,
+    steps: int | None,
+    resume: bool,
+    say: Callable[[str], None],
+    renamed: Mapping[str, str] | None = None,
+) -> Compared:
+    """All of it, ending with the page. ``renamed`` as in ``write_data``."""
+    config = quickstart_config(out, seed=seed, steps=steps or STEPS)
+    _require_free(out, seed=seed, resume=resume)
+    say(f"drawing {SHOTS} images of each of {len(class_names('novel'))} new classes, and the tests")
+    write_data(out / "data", seed=seed, renamed=renamed)
+    found = run_compare(config, resume=(out / "compare" / COMPARE).exists(), say=say)
+    before_after_sheet(before_after_rows(found, out, "same_sprites", count=12)).save(out / "before_after.png")
+    (out / "report.html").write_text(_page(found), encoding="utf-8")
+    say(compared_text(found))
+    say(f"pictures: {out / 'report.html'}")
+    return found
+
+
+def _require_free(out: Path, *, seed: int, resume: bool) -> None:
+    """``RunError`` where the folder holds a quickstart that is not to be resumed, or anything else."""
+    if (out / "compare").exists():
+        if not resume:
+            raise RunError(f"{out}: already holds a quickstart; go on with --resume, or name another folder")
+    elif out.exists() and (not out.is_dir() or any(file.name != "data" for file in out.iterdir())):
+        raise RunError(f"{out}: is not empty and holds no quickstart; name another folder")
+    for card in sorted(out.glob("data/*/card.json")):
+        if (found := json.loads(card.read_text(encoding="utf-8"))["seed"]) != seed:
+            raise RunError(f"{card.parent}: was drawn with seed {found}, not {seed}; name another folder")
+
+
+def _page(found: Compared) -> str:
+    return compare_page(
+        found,
+        title="virft quickstart",
+        intro=(
+            f"The built-in model was shown {SHOTS} labelled images of each of {len(class_names('novel'))} classes it "
+            "had never been taught: once with the right answers to learn from (SFT), once without, answering itself "
+            "while rules rewarded the answers (RFT). The same samples, the same number of steps."
+        ),
+        sections=[Section(heading="What was asked", body=html_table(["test", "what"], ASKED.items(), of_texts=True))],
+    )
+
+
+def before_after_rows(found: Compared, out: Path, test: str, *, count: int) -> list[BeforeAfter]:
+    """The first questions of a test that the base and the reinforced model answered differently, then others."""
+    store = Store(out / "data" / test)
+    before, after = (found.answers[name][test][0] for name in ("base", "rft"))
+    texts = (read_predictions(before), read_predictions(after))
+    chosen = sorted(range(len(store)), key=lambda i: _same_text(texts, store[i].id))[:count]
+    card = read_predictions_card(after)
+
+    def answer(sample: Sample, answers: Mapping[str, SizedPrediction]) -> Answer:
+        prediction, resized = answers[sample.id]
+        task = TASKS[sample.task]
+        reading = task.read_for(prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized)
+        return reading.answer
+
+    return [
+        BeforeAfter(
+            image=load_image(sample.images[sample.target_image]),
+            question=sample.query,
+            target=sample.target,
+            before=answer(sample, texts[0]),
+            after=answer(sample, texts[1]),
+        )
+        for sample in (store[i] for i in sorted(chosen))
+    ]
+
+
+def _same_text(texts: tuple[Mapping[str, SizedPrediction], ...], sample_id: str) -> bool:
+    return texts[0][sample_id].prediction.text == texts[1][sample_id].prediction.text

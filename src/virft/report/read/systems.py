@@ -1,0 +1,229 @@
+"""Whose answers are whose: runs and predictions put together as systems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from virft.data.store_writer import file_hash
+from virft.errors import DataError, RunError
+from virft.evaluation.prediction_folders import data_name, find_prediction_folders, holds_predictions
+from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
+from virft.report.read.answers import read_reported_answers
+from virft.report.read.runs import is_run, read_run
+from virft.report.render.reported import ReportedAnswers, ReportedRun, ReportedSystem
+from virft.training.run import CARD, CONFIG
+
+BASE = "base"
+
+
+def read_systems(
+    places: Sequence[Path], *, with_intervals: bool = True
+) -> tuple[tuple[ReportedSystem, ...], tuple[str, ...]]:
+    """The systems of some folders, and notes on what must not be compared or was not read.
+
+    ``base`` is the model that the runs began with, as far as predictions of it are there; it comes first. Then each
+    run, with predictions of its model; then models that belong to none of the runs.
+    """
+    folders = [place for place in dict.fromkeys(places) if is_run(place)]
+    for place in places:
+        if place not in folders and not holds_predictions(place):
+            raise RunError(
+                f"{place}: {'no run' if place.is_dir() else 'no such folder'}; expected a run folder (with {CONFIG}), "
+                f"or a folder of predictions (with {PREDICTIONS} and {CARD})"
+            )
+    runs = [
+        _Origin(folder=folder, run=read_run(folder, name=name))
+        for folder, name in zip(folders, short_names(folders), strict=True)
+    ]
+    found: _Found = {}
+    scored: dict[tuple[str, str, str], ReportedAnswers] = {}
+    notes: list[str] = []
+    for folder, near in _prediction_folders(places, folders):
+        try:
+            card = read_predictions_card(folder / PREDICTIONS)
+        except DataError as error:
+            notes.append(str(error))
+            continue
+        # the base model's answers may lie in every run: equal ones are scored once, and count once
+        same = (_system_of(card, folder, runs), repr(replace(card, data="")), _digest(folder / PREDICTIONS))
+        if same not in scored or not scored[same].scores:
+            scored[same] = read_reported_answers(folder, card, near=near, with_intervals=with_intervals)
+            found.setdefault(same[0], {}).setdefault(data_name(card), []).append(scored[same])
+    for origin in runs:
+        # where only the best model was asked, it stands for its run
+        best = found.pop(_best_of(origin.run.name), None) if origin.run.name not in found else None
+        if best is not None:
+            found[origin.run.name] = best
+    notes += _split_by_content(found)
+    systems = _in_order(_one_way_of_asking(found), runs)
+    return systems, tuple(notes)
+
+
+def short_names(folders: Iterable[Path]) -> list[str]:
+    """A name for each folder that tells it from the others: its own, or as much of its path as it takes.
+
+    A last part that all have in common says nothing, nor does ``run``.
+
+    >>> short_names([Path("a/1/run"), Path("a/2/run")]), short_names([Path("runs/mine")])
+    (['1', '2'], ['mine'])
+    """
+    parts = [folder.absolute().parts[1:] for folder in folders]
+    while (
+        all(len(one) > 1 for one in parts)
+        and len({one[-1] for one in parts}) == 1
+        and (parts[0][-1] == "run" or len(set(parts)) > 1)
+    ):
+        parts = [one[:-1] for one in parts]
+    length = 1
+    while len({one[-length:] for one in parts}) < len(set(parts)):
+        length += 1
+    return ["/".join(one[-length:]) for one in parts]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Origin:
+    """A run, and where it lies now."""
+
+    folder: Path
+    run: ReportedRun
+
+
+def _prediction_folders(places: Sequence[Path], runs: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Folders of predictions, each once, with the folder to look for their data from."""
+    seen = set()
+    for place in places:
+        for folder in find_prediction_folders(place) if place in runs else [place]:
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                yield folder, place
+
+
+def _system_of(card: PredictionsCard, folder: Path, runs: Sequence[_Origin]) -> str:
+    """Whose predictions these are: of a run's model, of the model that runs began with, or of another one."""
+    names = [origin.run.name for origin in runs]
+    for origin in runs:
+        for kind, name in (("model", origin.run.name), ("best", _best_of(origin.run.name))):
+            if _is_own(card.model, kind, origin, inside=folder.is_relative_to(origin.folder)):
+                return name
+    bases = {str(one.run.settings["model.path"]): None for one in runs if "model.path" in one.run.settings}
+    if card.model in bases or any(_same_place(card.model, base) for base in bases):
+        base = f"{BASE} model" if BASE in names else BASE
+        return base if len(bases) == 1 else f"{base} {_model_name(card.model)}"
+    name = _model_name(card.model)
+    return card.model if name in names else name
+
+
+def _best_of(run: str) -> str:
+    return f"{run}, best by validation"
+
+
+def _is_own(model: str, kind: str, origin: _Origin, *, inside: bool) -> bool:
+    """Whether a card's model is a run's own.
+
+    ``inside`` the run's folder, also one that was the run's before it was moved or renamed: where ``run.dir`` was, or
+    of the same last two parts.
+    """
+    place = origin.folder / kind
+    before = Path(str(origin.run.settings.get("run.dir", origin.folder))) / kind
+    was_own = Path(model) == before or Path(model).parts[-2:] == place.absolute().parts[-2:]
+    return _same_place(model, str(place)) or (inside and was_own)
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
+
+
+def _model_name(model: str) -> str:
+    """A model's name: of ``runs/a/model``, the run's."""
+    parts = Path(model).parts
+    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else "/".join(parts[-2:])
+
+
+_Found = dict[str, dict[str, list[ReportedAnswers]]]
+"""System -> test set -> answers."""
+
+
+def _split_by_content(found: _Found) -> list[str]:
+    """Tests of one name and other content get names of their own, in place; what was split, in words.
+
+    They are told apart by the system that alone was asked them, the base model aside, else by their hash.
+    """
+    askers: dict[str, dict[str, list[str]]] = {}
+    for system, tests in found.items():
+        for test, answers in tests.items():
+            for one in answers:
+                askers.setdefault(test, {}).setdefault(one.data_hash, []).append(system)
+    split: dict[tuple[str, ...], list[str]] = {}
+    for test, by_hash in askers.items():
+        if len(by_hash) == 1:
+            continue
+        names = {}
+        for data_hash, systems in by_hash.items():
+            own = sorted({system for system in systems if not _is_base(system)})
+            alone = len(own) == 1 and sum(own[0] in others for others in by_hash.values()) == 1
+            names[data_hash] = own[0] if alone else data_hash[:8]
+        split.setdefault(tuple(names.values()), []).append(test)
+        for tests in found.values():
+            for one in tests.pop(test, []):
+                tests.setdefault(f"{test} ({names[one.data_hash]})", []).append(one)
+    return [
+        f"{', '.join(tests)}: not the same questions everywhere, the data differs ({', '.join(names)}). Do not compare "
+        "numbers across these tables."
+        for names, tests in split.items()
+    ]
+
+
+def _is_base(system: str) -> bool:
+    return system == BASE or system.startswith(f"{BASE} ")
+
+
+def _one_way_of_asking(found: _Found) -> dict[str, dict[str, tuple[ReportedAnswers, ...]]]:
+    """Each system with one lot of answers to a test; others, such as with another template, as systems of their own.
+
+    Of several, those that are whole come first.
+    """
+    split: dict[str, dict[str, tuple[ReportedAnswers, ...]]] = {}
+    for system, tests in found.items():
+        for test, answers in tests.items():
+            in_order = sorted(answers, key=lambda one: bool(one.problem))
+            for number, one in enumerate(in_order):
+                name = system if number == 0 else f"{system}, {_way(one, in_order[0]) or f'again ({number})'}"
+                split.setdefault(name, {})[test] = (one,)
+    return split
+
+
+def _way(one: ReportedAnswers, first: ReportedAnswers) -> str:
+    """How it was asked otherwise than the first."""
+    ways = []
+    for name, value in one.asked.items():
+        if first.asked.get(name) != value:
+            words = name.replace("_", " ")
+            ways.append(f"{'with' if value else 'without'} {words}" if isinstance(value, bool) else f"{words} {value}")
+    return ", ".join(ways)
+
+
+def _in_order(
+    found: Mapping[str, Mapping[str, tuple[ReportedAnswers, ...]]], runs: Sequence[_Origin]
+) -> tuple[ReportedSystem, ...]:
+    """Base models, then runs with what belongs to them, then others."""
+    by_run = {one.run.name: one.run for one in runs}
+    order = {name: place for place, name in enumerate(by_run)}
+
+    def place(name: str) -> tuple[int, int]:
+        if _is_base(name.partition(",")[0]) and name not in by_run:
+            return (0, 0)
+        owner = next((run for run in order if name == run or name.startswith(f"{run}, ")), None)
+        return (1, order[owner]) if owner is not None else (2, 0)
+
+    names = sorted(dict.fromkeys([*by_run, *found]), key=place)
+    return tuple(
+        ReportedSystem(name=name, runs=(by_run[name],) if name in by_run else (), answers=found.get(name, {}))
+        for name in names
+    )
+
+
+def _digest(path: Path) -> str:
+    """Of a file that may not be finished, so not be there."""
+    return file_hash(path).hex() if path.exists() else str(path)

@@ -1,0 +1,152 @@
+"""A chart as places on paper: the template only has to draw it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from virft.report.render.curves import Chart, Line, Points
+
+WIDTH, HEIGHT = 360, 190
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A place on an axis and what stands there."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawnLine:
+    """Paths of SVG: ``faint`` is the noisy number behind a smoothed one; ``dots`` where there are few points.
+
+    ``first`` and ``last``: the line's ends in figures, smoothed if it is.
+    """
+
+    name: str
+    tone: int
+    system: int | None
+    path: str
+    faint: str
+    dots: tuple[tuple[float, float], ...]
+    first: str
+    last: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawnChart:
+    """``in_words``: the chart for someone who does not see it; ``readings``: JSON with the figures under the cursor."""
+
+    chart: Chart
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[DrawnLine, ...]
+    in_words: str
+    readings: str
+
+
+def draw_chart(chart: Chart) -> DrawnChart:
+    """Axes that begin and end at round numbers, lines between them."""
+    steps = [step for line in chart.lines for step in line.points.steps]
+    values = [value for line in chart.lines for value in line.points.values]
+    x_low, x_high = min(steps), max(steps)
+    y_ticks = ticks(min(values), max(values))
+    y_low, y_high = min(y_ticks[0], *values), max(y_ticks[-1], *values)
+
+    def across(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * ((step - x_low) / (x_high - x_low) if x_high > x_low else 0.5)
+
+    def down(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - y_low) / (y_high - y_low))
+
+    def place(points: Points) -> list[tuple[float, float]]:
+        return [(round(across(s), 1), round(down(v), 1)) for s, v in zip(*points, strict=True)]
+
+    def draw(line: Line) -> DrawnLine:
+        clear = line.smooth or line.points
+        return DrawnLine(
+            name=line.name,
+            tone=line.tone,
+            system=line.system,
+            path=_path(place(clear)),
+            faint=_path(place(line.points)) if line.smooth else "",
+            dots=tuple(place(line.points)) if len(line.points.steps) <= 12 else (),
+            first=figure(clear.values[0], is_share=chart.is_share),
+            last=figure(clear.values[-1], is_share=chart.is_share),
+        )
+
+    lines = tuple(draw(line) for line in chart.lines)
+    told = "; ".join(f"{line.name} from {line.first} to {line.last}" for line in lines)
+    return DrawnChart(
+        chart=chart,
+        x_ticks=tuple(
+            Tick(at=round(across(tick), 1), text=f"{tick:g}")
+            for tick in ticks(x_low, x_high)
+            if x_low <= tick <= x_high and tick == int(tick)
+        ),
+        y_ticks=tuple(
+            Tick(at=round(down(tick), 1), text=figure(tick, is_share=chart.is_share, of=y_ticks)) for tick in y_ticks
+        ),
+        lines=lines,
+        in_words=f"{chart.title}, step {x_low:g} to {x_high:g}: {told}",
+        readings=_readings(chart, (x_low, x_high)),
+    )
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers, at most ``most``, whose first is not above ``low`` and whose last is not below ``high``.
+
+    >>> ticks(0.12, 0.97), ticks(0, 0)
+    ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0])
+    """
+    size = max(abs(low), abs(high))
+    if size < 1e-30:
+        low, high = 0.0, 1.0
+    elif high - low < 1e-9 * size:  # flat: from 0 to twice as far
+        low, high = min(0.0, 2 * low), max(0.0, 2 * high)
+    power = 10.0 ** math.floor(math.log10((high - low) / (most - 1)))
+    for scale in (1, 2, 2.5, 5, 10, 20):
+        step = scale * power
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        if last - first < most:
+            break
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
+
+
+def figure(value: float, *, is_share: bool = False, of: Sequence[float] = ()) -> str:
+    """A number short enough for an axis; ``of``: the ticks it stands among.
+
+    >>> figure(0.025, is_share=True), figure(1.23456), figure(1e-05), figure(0.5, of=[0.0, 0.5, 1.0])
+    ('2.5%', '1.23', '1e-5', '0.5')
+    """
+    if is_share:
+        text = f"{value:.0%}" if value == 0 or value >= 0.1 or (of and of[-1] - of[0] >= 0.04) else f"{value:.1%}"
+    elif of:
+        text = f"{value:.4g}"
+    else:
+        text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return text.replace("e-0", "e-").replace("e+0", "e+").replace("-", "−", 1 if value < 0 else 0)
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
+
+
+def _readings(chart: Chart, ends: tuple[float, float]) -> str:
+    lines = [
+        {
+            "name": line.name,
+            "tone": line.tone,
+            "system": line.system,
+            "steps": [int(step) for step in line.points.steps],
+            "values": [figure(value, is_share=chart.is_share) for value in line.points.values],
+        }
+        for line in chart.lines
+    ]
+    frame = {"left": LEFT, "right": WIDTH - RIGHT, "first": ends[0], "last": ends[1]}
+    return json.dumps(frame | {"lines": lines}, separators=(",", ":"))

@@ -1,0 +1,409 @@
+"""Text of a model to ``Reading``, and facts to the canonical text: the one reader of virft.
+
+Training, SFT, evaluation and ``ask`` all read here, and only here are boxes converted between the
+box space of a model's text and pixels of the original image. Model text never raises.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from virft.geometry.boxes import XYXY, BoxSpace, clip_xyxy
+from virft.text.literals import Brackets, TooComplex, Value, Word, read_elements
+from virft.types import Box, Detection, Detections, ImageSize, InvalidElement, Label, Reading, Unreadable
+
+MAX_TEXT_BYTES = 32 * 1024
+CLIP_FRAC = 0.01
+"""A coordinate may pass the edge of the box space by this share of its extent."""
+
+_THINK, _THINK_END, _ANSWER, _ANSWER_END = _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_NO_OBJECTS = frozenset({"no objects", "no object"})
+_BOX_KEYS = frozenset({"position", "bbox_2d", "bbox", "box"})
+_CONFIDENCE_KEYS = frozenset({"confidence", "score"})
+_LABEL_KEYS = frozenset({"label", "category", "class", "name"})
+_PIECE_CHARACTERS = 80
+
+_N = r"\s*([+-]?[0-9]{1,9}(?:\.[0-9]{1,9})?)\s*"
+_USUAL_ELEMENT = re.compile(
+    rf"""\s*(\{{\s*(?:'Position'|"Position"|"bbox_2d")\s*:\s*\[{_N},{_N},{_N},{_N}\]\s*"""
+    rf"""(?:,\s*(?:'Confidence'|"Confidence")\s*:{_N})?\}})\s*([,\]])"""
+)
+_CORNER_PAIR = re.compile(rf"[(\[]?\s*[(\[]{_N},{_N}[)\]]\s*(?:,\s*)?[(\[]{_N},{_N}[)\]]\s*[)\]]?")
+_FENCE = re.compile(r"```(?:[A-Za-z]*[ \t]*\r?\n|json\b|python\b)?")
+_BOX_TAG = re.compile(
+    r"(?:<ref>[^<]*</ref>\s*|<\|object_ref_start\|>[^<]*<\|object_ref_end\|>\s*)?(<box>|<\|box_start\|>)"
+)
+_BOX_TAG_END = {"<box>": "</box>", "<|box_start|>": "<|box_end|>"}
+
+
+class _Frame(NamedTuple):
+    """Extents of the box space and of the original image: ``pixel = written * width / extent_x``."""
+
+    extent_x: float
+    extent_y: float
+    width: int
+    height: int
+
+
+class _NoBoxError(Exception):
+    """Why an element is no usable box. Raised and caught in this file only."""
+
+
+# --- text -> Reading ---------------------------------------------------------------------------------
+
+
+def read_detection(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
+    """``Detections`` in pixels of the original image, in text order, or ``Unreadable``.
+
+    Element by element: what is no usable box becomes an ``InvalidElement``, the rest still counts.
+    "No objects" must be said: ``No Objects`` or ``[]``. A coordinate up to 1 % of the extent outside
+    is clipped; corners are reordered only if both are swapped (one swapped pair could be any box, so
+    it is invalid); a box without area is invalid. Spans are characters of ``text``.
+
+    >>> size = ImageSize(500, 200)
+    >>> text = "<answer>[{'Position': [100, 100, 200, 500], 'Confidence': 0.9}, {'Position': [1, 2]}]</answer>"
+    >>> answer = read_detection(text, thinking=False, space=BoxSpace.RELATIVE_1000, original=size, resized=size).answer
+    >>> answer.items[0].box, answer.items[0].confidence
+    (Box(x1=50.0, y1=20.0, x2=100.0, y2=100.0), 0.9)
+    >>> answer.invalid[0].reason
+    '2 values in a box; expected 4 numbers'
+    """
+    well_formed, block = _find_answer(text, thinking)
+    if isinstance(block, Unreadable):
+        return Reading(text=text, well_formed=well_formed, answer=block)
+    answer = _read_boxes(text, *block, _frame_of(space, original, resized))
+    return Reading(text=text, well_formed=well_formed, answer=answer)
+
+
+def read_classification(text: str, *, thinking: bool) -> Reading:
+    """The ``Label`` in the answer block as it stands, without fences and outer spaces, or ``Unreadable``.
+
+    >>> read_classification("<think>whiskers</think><answer> Siamese cat </answer>", thinking=True).answer.text
+    'Siamese cat'
+    """
+    well_formed, block = _find_answer(text, thinking)
+    if isinstance(block, Unreadable):
+        return Reading(text=text, well_formed=well_formed, answer=block)
+    start, end = _strip_fence(text, *block)
+    label = text[start:end]
+    answer = Label(text=label) if _is_visible(label) else Unreadable(reason="the answer block is empty")
+    return Reading(text=text, well_formed=well_formed, answer=answer)
+
+
+def read_grounding(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
+    """The one ``Box`` of the answer in pixels of the original image, or ``Unreadable``.
+
+    ``(x1,y1),(x2,y2)``, any shape that detection reads, and the habits of Qwen and InternVL. Two
+    boxes are not one answer. Clipping and order of corners as in detection.
+
+    >>> size = ImageSize(1000, 1000)
+    >>> text = "<answer>(10,20),(30,40)</answer>"
+    >>> read_grounding(text, thinking=False, space=BoxSpace.RELATIVE_1000, original=size, resized=size).answer
+    Box(x1=10.0, y1=20.0, x2=30.0, y2=40.0)
+    """
+    well_formed, block = _find_answer(text, thinking)
+    if isinstance(block, Unreadable):
+        return Reading(text=text, well_formed=well_formed, answer=block)
+    answer = _read_one_box(text, *block, _frame_of(space, original, resized))
+    return Reading(text=text, well_formed=well_formed, answer=answer)
+
+
+def split_reasoning(text: str, *, unfinished: bool = False) -> tuple[str, str]:
+    """Reasoning and answer for people to read, without tags.
+
+    Reasoning is the think block and what else stands before the answer block; a text without blocks is all answer.
+    Nothing is judged here: whether the answer can be read is what a ``Reading`` says. ``unfinished``: the text is still
+    being written, and a tag that it ends inside of is left out.
+
+    >>> split_reasoning("<think>red fur</think><answer>fox</answer>")
+    ('red fur', 'fox')
+    >>> split_reasoning("<think>red fur</thi", unfinished=True)
+    ('red fur', '')
+    """
+    begun = text.rfind("<")
+    if unfinished and begun >= 0 and any(tag.startswith(text[begun:]) for tag in _TAGS if tag != text[begun:]):
+        text = text[:begun]
+    mark = next((tag for tag in (_ANSWER, _THINK_END) if tag in text), None)
+    if mark is None:
+        before, answer = (text, "") if _THINK in text else ("", text)
+    else:
+        before, _, answer = text.partition(mark)
+    reasoning = before.replace(_THINK, "").replace(_THINK_END, "")
+    return reasoning.strip(), answer.partition(_ANSWER_END)[0].strip()
+
+
+def _find_answer(text: str, thinking: bool) -> tuple[bool, tuple[int, int] | Unreadable]:
+    """Whether the text is exactly the blocks asked for, and where the content of its one answer block is.
+
+    Tags are counted in the whole text: a think block that quotes ``<answer>`` makes two of them, and
+    which one is meant would be a guess.
+    """
+    if len(text) > MAX_TEXT_BYTES or (not text.isascii() and len(text.encode(errors="replace")) > MAX_TEXT_BYTES):
+        return False, Unreadable(reason=f"longer than {MAX_TEXT_BYTES} bytes", piece=_piece(text))
+    num_starts, num_ends = text.count(_ANSWER), text.count(_ANSWER_END)
+    if not num_starts and not num_ends:
+        return False, Unreadable(reason="no answer block", piece=_piece(text))
+    if num_starts != 1 or num_ends != 1:
+        reason = f"{num_starts} {_ANSWER} and {num_ends} {_ANSWER_END}; expected one of each"
+        return False, Unreadable(reason=reason, piece=_piece(text))
+    tag_start, end = text.find(_ANSWER), text.find(_ANSWER_END)
+    start = tag_start + len(_ANSWER)
+    if end < start:
+        return False, Unreadable(reason=f"{_ANSWER_END} comes before {_ANSWER}", piece=_piece(text))
+    if not _is_visible(text[start:end]):
+        return False, Unreadable(reason="the answer block is empty")
+    after = text[end + len(_ANSWER_END) :].strip()
+    well_formed = not after and _is_well_formed_before(text, tag_start, thinking)
+    return well_formed, (start, end)
+
+
+def _is_well_formed_before(text: str, tag_start: int, thinking: bool) -> bool:
+    """Thinking on: one non-empty think block stands before the answer and nothing else; off: nothing stands there."""
+    before = text[:tag_start].strip()
+    num_tags = int(thinking)
+    if text.count(_THINK) != num_tags or text.count(_THINK_END) != num_tags:
+        return False
+    if not thinking:
+        return not before
+    is_block = before.startswith(_THINK) and before.endswith(_THINK_END)
+    return is_block and _is_visible(before[len(_THINK) : -len(_THINK_END)])
+
+
+def _is_visible(text: str) -> bool:
+    """Whether there is more than spaces and zero-width characters."""
+    return any(character.isprintable() and character != " " for character in text)
+
+
+def _read_boxes(text: str, start: int, end: int, frame: _Frame) -> Detections | Unreadable:
+    usual = _read_usual_list(text, start, end, frame)
+    if usual is not None:
+        return usual
+    start, end = _strip_box_tag(text, *_strip_fence(text, start, end))
+    if end - start < 32 and " ".join(text[start:end].strip(" '\"`.!*").split()).casefold() in _NO_OBJECTS:
+        return Detections()
+    elements = read_elements(text, start, end)
+    if elements is None:
+        return Unreadable(reason="neither a list of boxes nor No Objects", piece=_piece(text[start:end]))
+    if isinstance(elements, TooComplex):
+        return Unreadable(reason=elements.reason, piece=_piece(text[start:end]))
+    items, invalid, num_clipped = [], [], 0
+    for element in elements:
+        span = (element.start, element.end)
+        try:
+            if element.value is None:
+                raise _NoBoxError(element.fault)
+            numbers, confidence, label = _parts_of(element.value)
+            box, clipped = _place(numbers, frame)
+        except _NoBoxError as fault:
+            invalid.append(InvalidElement(reason=str(fault), piece=_piece(text[slice(*span)]), span=span))
+        else:
+            items.append(Detection(box=box, confidence=confidence, label=label, span=span))
+            num_clipped += clipped
+    return Detections(items=tuple(items), invalid=tuple(invalid), num_clipped=num_clipped)
+
+
+def _read_usual_list(text: str, start: int, end: int, frame: _Frame) -> Detections | None:
+    """The same as the general way, several times faster, for the canonical list; ``None`` if it is not quite that."""
+    while start < end and text[start].isspace():
+        start += 1
+    if text[start] != "[":
+        return None
+    items: list[Detection] = []
+    num_clipped = 0
+    while True:
+        match = _USUAL_ELEMENT.match(text, start + 1 if not items else start, end)
+        if match is None:
+            return None
+        _, x1, y1, x2, y2, confidence, mark = match.groups()
+        score = 1.0 if confidence is None else float(confidence)
+        try:
+            box, clipped = _place((float(x1), float(y1), float(x2), float(y2)), frame)
+        except _NoBoxError:
+            return None
+        if not 0.0 <= score <= 1.0:
+            return None
+        span = match.span(1)
+        items.append(Detection(box=box, confidence=score, span=span))
+        num_clipped += clipped
+        start = match.end()
+        if mark == "]":
+            whole = not text[start:end].strip()
+            return Detections(items=tuple(items), num_clipped=num_clipped) if whole else None
+
+
+def _read_one_box(text: str, start: int, end: int, frame: _Frame) -> Box | Unreadable:
+    start, end = _strip_box_tag(text, *_strip_fence(text, start, end))
+    pair = _CORNER_PAIR.fullmatch(text, start, end)
+    if pair is not None:
+        try:
+            return _place([float(number) for number in pair.groups()], frame)[0]
+        except _NoBoxError as fault:
+            return Unreadable(reason=str(fault), piece=_piece(text[start:end]))
+    answer = _read_boxes(text, start, end, frame)
+    if isinstance(answer, Unreadable):
+        return answer
+    if answer.num_predicted != 1:
+        reason = f"{answer.num_predicted} boxes or parts of boxes; expected one box"
+        return Unreadable(reason=reason, piece=_piece(text[start:end]))
+    if answer.invalid:
+        return Unreadable(reason=answer.invalid[0].reason, piece=answer.invalid[0].piece)
+    return answer.items[0].box
+
+
+def _parts_of(value: Brackets) -> tuple[Sequence[Value], float, str | None]:
+    """The four values, the confidence and the label of an element."""
+    if isinstance(value, list):
+        return value, 1.0, None
+    found: dict[frozenset[str], Value] = {}
+    for key, held in value:
+        for keys in (_BOX_KEYS, _CONFIDENCE_KEYS, _LABEL_KEYS):
+            if key.lower() in keys:
+                if keys in found:
+                    raise _NoBoxError(f"more than one of {', '.join(sorted(keys))}")
+                found[keys] = held
+    numbers = found.get(_BOX_KEYS)
+    if not isinstance(numbers, list):
+        raise _NoBoxError("no Position" if numbers is None else "Position is no list")
+    confidence = found.get(_CONFIDENCE_KEYS, 1.0)
+    if not isinstance(confidence, float) or not 0.0 <= confidence <= 1.0:
+        raise _NoBoxError(f"Confidence {_piece(str(confidence))}; expected a number from 0 to 1")
+    label = found.get(_LABEL_KEYS)
+    return numbers, confidence, label if isinstance(label, str) and not isinstance(label, Word) else None
+
+
+def _place(numbers: Sequence[Value], frame: _Frame) -> tuple[Box, bool]:
+    """The box in pixels of the original image, and whether it was clipped."""
+    if len(numbers) != 4:
+        raise _NoBoxError(f"{len(numbers)} values in a box; expected 4 numbers")
+    x1, y1, x2, y2 = numbers
+    if not (isinstance(x1, float) and isinstance(y1, float) and isinstance(x2, float) and isinstance(y2, float)):
+        raise _NoBoxError("a box holds something that is no number")
+    extent_x, extent_y, width, height = frame
+    if x1 > x2 and y1 > y2:
+        x1, y1, x2, y2 = x2, y2, x1, y1
+    if not (x1 < x2 and y1 < y2):
+        raise _NoBoxError("a box without area" if x1 == x2 or y1 == y2 else "one pair of coordinates is swapped")
+    clipped = x1 < 0.0 or y1 < 0.0 or x2 > extent_x or y2 > extent_y
+    if clipped:
+        margin_x, margin_y = CLIP_FRAC * extent_x, CLIP_FRAC * extent_y
+        if x1 < -margin_x or y1 < -margin_y or x2 > extent_x + margin_x or y2 > extent_y + margin_y:
+            raise _NoBoxError(f"outside 0..{extent_x:g} x 0..{extent_y:g} by more than {CLIP_FRAC:.0%}")
+        x1, y1, x2, y2 = clip_xyxy((x1, y1, x2, y2), extent_x, extent_y)
+    # Multiply first: 1000 * 641 / 1000 is exactly 641, 1000 * (641 / 1000) need not be.
+    x1, y1, x2, y2 = x1 * width / extent_x, y1 * height / extent_y, x2 * width / extent_x, y2 * height / extent_y
+    if not (x1 < x2 and y1 < y2):
+        raise _NoBoxError("a box without area")
+    return Box(x1=x1, y1=y1, x2=x2, y2=y2), clipped
+
+
+def _frame_of(space: BoxSpace, original: ImageSize, resized: ImageSize) -> _Frame:
+    return _Frame(*space.extent(original, resized), *original)
+
+
+def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _strip_fence(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without outer spaces and without one fence around it."""
+    start, end = _strip(text, start, end)
+    fence = _FENCE.match(text, start, end)
+    if fence is None or not text.endswith("```", fence.end(), end):
+        return start, end
+    return _strip(text, fence.end(), end - 3)
+
+
+def _strip_box_tag(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without InternVL's ``<box>`` or Qwen's ``<|box_start|>`` around it, and the name before it."""
+    tag = _BOX_TAG.match(text, start, end)
+    if tag is None or not text.endswith(_BOX_TAG_END[tag.group(1)], tag.end(), end):
+        return start, end
+    return _strip(text, tag.end(), end - len(_BOX_TAG_END[tag.group(1)]))
+
+
+def _piece(text: str) -> str:
+    """Short enough to log."""
+    return text if len(text) <= _PIECE_CHARACTERS else text[:_PIECE_CHARACTERS] + "…"
+
+
+# --- facts -> canonical text -------------------------------------------------------------------------
+
+
+def render_detection(
+    detections: Detections,
+    *,
+    space: BoxSpace,
+    original: ImageSize,
+    resized: ImageSize,
+    thinking_text: str | None = None,
+) -> str:
+    """The canonical completion for these boxes: whole numbers of ``space``, two digits of confidence.
+
+    Labels are left out (the question names the class); invalid elements too. A box narrower than
+    half a unit is written one unit wide: the reader takes no box without area.
+
+    >>> size = ImageSize(500, 500)
+    >>> detections = Detections(items=(Detection(box=Box(x1=6, y1=17, x2=28, y2=39), confidence=0.9),))
+    >>> render_detection(detections, space=BoxSpace.RELATIVE_1000, original=size, resized=size)
+    "<answer>[{'Position':[12,34,56,78],'Confidence':0.9}]</answer>"
+    >>> render_detection(Detections(), space=BoxSpace.RELATIVE_1000, original=size, resized=size, thinking_text="None.")
+    '<think>None.</think><answer>No Objects</answer>'
+    """
+    frame = _frame_of(space, original, resized)
+    elements = []
+    for item in detections.items:
+        x1, y1, x2, y2 = _grid(item.box.xyxy, frame)
+        elements.append(f"{{'Position':[{x1},{y1},{x2},{y2}],'Confidence':{round(float(item.confidence), 2)}}}")
+    return _wrap(f"[{','.join(elements)}]" if elements else "No Objects", thinking_text)
+
+
+def render_classification(label: Label, *, thinking_text: str | None = None) -> str:
+    """The canonical completion for a class name.
+
+    >>> render_classification(Label(text="pug"))
+    '<answer>pug</answer>'
+    """
+    return _wrap(label.text, thinking_text)
+
+
+def render_grounding(
+    box: Box, *, space: BoxSpace, original: ImageSize, resized: ImageSize, thinking_text: str | None = None
+) -> str:
+    """The canonical completion for one box, in whole numbers of ``space``.
+
+    >>> size = ImageSize(500, 500)
+    >>> render_grounding(Box(x1=6, y1=17, x2=28, y2=39), space=BoxSpace.RELATIVE_1000, original=size, resized=size)
+    '<answer>(12,34),(56,78)</answer>'
+    """
+    x1, y1, x2, y2 = _grid(box.xyxy, _frame_of(space, original, resized))
+    return _wrap(f"({x1},{y1}),({x2},{y2})", thinking_text)
+
+
+def _grid(box: XYXY, frame: _Frame) -> tuple[int, int, int, int]:
+    x1, x2 = _grid_pair(box[0] * frame.extent_x / frame.width, box[2] * frame.extent_x / frame.width, frame.extent_x)
+    y1, y2 = _grid_pair(box[1] * frame.extent_y / frame.height, box[3] * frame.extent_y / frame.height, frame.extent_y)
+    return x1, y1, x2, y2
+
+
+def _grid_pair(low: float, high: float, extent: float) -> tuple[int, int]:
+    """The nearest whole numbers, halves up (so that what is a unit wide stays so), at least one apart."""
+    first, second = math.floor(low + 0.5), math.floor(high + 0.5)
+    if first == second:
+        first = min(math.floor(low), int(extent) - 1)
+        second = first + 1
+    return first, second
+
+
+def _wrap(answer: str, thinking_text: str | None) -> str:
+    for text in (answer, thinking_text):
+        if text is not None and (not _is_visible(text) or any(tag in text for tag in _TAGS)):
+            raise ValueError(f"a block must hold text and no tags, got {text!r}")
+    block = f"{_ANSWER}{answer}{_ANSWER_END}"
+    return block if thinking_text is None else f"{_THINK}{thinking_text}{_THINK_END}{block}"

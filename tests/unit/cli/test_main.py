@@ -1,0 +1,304 @@
+"""The command line starts fast, explains itself, and reports a user's mistake as one message."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from factories import save_coco
+from virft.cli import build
+from virft.cli import main as cli
+from virft.cli import verbs as pipeline
+from virft.data.store import Store
+from virft.errors import RunStopped
+
+TWO = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
+
+
+def run(*argv: object) -> int:
+    return cli.main([str(argument) for argument in argv])
+
+
+def leaves_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Every parser without sub-parsers."""
+    subs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [leaf for sub in subs for child in sub.choices.values() for leaf in leaves_of(child)] if subs else [parser]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "virft",
+        "virft.cli.main",
+        "virft.cli.verbs",
+        "virft.rewards.combine",
+        "virft.rewards.explain",
+        "virft.integrations.easyr1",
+        "virft.integrations.ms_swift",
+        "virft.integrations.trl",
+        "virft.integrations.verl",
+        "virft.metrics.detection",
+        "virft.data.store",
+        "virft.data.sources.coco",
+        "virft.data.sources.scenes",
+        "virft.scenes.sets",
+        "virft.tasks",
+        "virft.evaluation.score",
+        "virft.inference.annotated_image",
+        "virft.geometry.masks",
+        "virft.report.read",
+        "virft.config.toml_file",
+    ],
+)
+def test_import_leaves_pytorch_alone(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_a_process_of_a_launcher_ends_without_the_interpreters_clean_up(is_launched: bool, tmp_path: Path) -> None:
+    code = "import atexit; from virft.cli.main import run; atexit.register(print, 'cleaned up'); run()"
+    command = [sys.executable, "-c", code, "check", str(tmp_path / "nowhere")]
+    launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"} if is_launched else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **launched})
+    assert done.returncode == cli.EXIT_USER_ERROR
+    assert done.stderr.startswith(f"virft: {tmp_path / 'nowhere'}")  # what was said is not lost
+    assert done.stdout == ("" if is_launched else "cleaned up\n")
+
+
+def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
+    code = "import sys\nfrom virft.cli.main import main\ntry:\n main(['--help'])\nexcept SystemExit as end:\n"
+    code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in (
+        "build",
+        "check",
+        "look",
+        "grpo",
+        "sft",
+        "plan",
+        "compare",
+        "audit",
+        "doctor",
+        "predict",
+        "score",
+        "report",
+        "explain",
+        "ask",
+        "app",
+        "quickstart",
+    ):
+        assert verb in done.stdout
+
+
+def test_every_option_is_an_argument_of_its_function() -> None:
+    leaves = leaves_of(cli._parser())
+    assert len(leaves) == 31
+    for leaf in leaves:
+        verb = leaf.get_default("verb")
+        function = getattr(build if verb.startswith("build_") else pipeline, verb)
+        options = {action.dest for action in leaf._actions if action.dest != "help"} | leaf._defaults.keys() - {"verb"}
+        arguments = set(inspect.signature(function).parameters)
+        if "choices" in arguments:
+            arguments = arguments - {"choices"} | {field.name for field in fields(build.BuildChoices)}
+            options |= {"link"}  # where pictures are no files there is nothing to link
+        assert options == arguments, leaf.prog
+
+
+@pytest.mark.parametrize("leaf", leaves_of(cli._parser()), ids=lambda leaf: leaf.prog)
+def test_every_verb_has_help(leaf: argparse.ArgumentParser) -> None:
+    assert leaf.description
+    assert leaf.format_help()
+
+
+def test_built_data_set_can_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_coco(tmp_path, TWO)
+    assert run("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d") == 0
+    assert "d: 2 questions on 2 images, 0% about an absent class, hash " in capsys.readouterr().out
+    assert len(Store(tmp_path / "d")) == 2
+
+
+def test_skipped_records_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_coco(tmp_path, TWO | {f"{i}.png": [("cat", [1, 1, 0, 0])] for i in range(7)})
+    assert run("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith("skipped annotations.json: annotation 3 (0.png): box [1, 1, 1, 1] has x2 <= x1")
+    assert told[-1] == "and 2 more skipped: see card.json"
+
+
+def test_scenes_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("build", "scenes", tmp_path / "s", "--classes", "panda", "--shots", 2, "--task", "classification") == 0
+    assert "s: 2 questions on 2 images, hash" in capsys.readouterr().out
+    assert run("build", "scenes", tmp_path / "t", "--shots", 2, "--questions", 2) == 2
+    assert "expected either --shots (a training set) or --questions (a test set)" in capsys.readouterr().err
+
+
+def test_explain_prints_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "<answer>[{'Position':[0,0,100,100],'Confidence':0.5},{'Position':[500,500,600,600]}]</answer>"
+    assert run("explain", text, "--task", "detection", "--target", "[[0,0,100,100]]") == 0
+    told = capsys.readouterr().out
+    assert "target 1, IoU 1.000, hit" in told
+    assert "no target left, best IoU 0.000, miss" in told
+
+
+def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("<think>left</think><answer>(0,0),(32,24)</answer>\n")
+    options = ["--task", "grounding", "--target", "(0,0),(32,48)", "--space", "original_pixels"]
+    assert run("explain", "--file", tmp_path / "text", *options, "--image-size", "64x48", "--thinking") == 0
+    assert "box [0.0, 0.0, 32.0, 24.0], target [0.0, 0.0, 32.0, 48.0], IoU 0.500" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("build", "coco", "none.json", ".", "out"), "virft: none.json: cannot be read (No such file or directory)"),
+        (
+            ("build", "coco", "none.json", "nowhere", "out"),
+            "virft: nowhere: no such folder; expected the folder of the",
+        ),
+        (("score", "none", "nowhere"), "virft: nowhere: does not exist; expected a data set made by `virft build`"),
+        (("explain", "x", "--task", "detection", "--target", "?"), "virft: --target '?': neither a list of boxes nor"),
+        (("explain", "x", "--task", "grounding", "--target", "(1,1)"), "virft: --target '(1,1)': "),
+        (
+            ("explain", "x", "--task", "detection", "--target", "[[1,2,3]]"),
+            "virft: --target '[[1,2,3]]': 3 values in a",
+        ),
+        (("explain", "--file", "none", "--task", "detection", "--target", "[]"), "virft: none: cannot be read (No su"),
+        (("ask", "virft-tiny", "a.png"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
+        (("ask", "virft-tiny", "-", "fox"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
+        (("ask", "virft-tiny", "a.png", " "), "virft: the question is empty; expected a class name, a domain such as"),
+        (("ask", "virft-tiny", "none.png", "fox"), "virft: none.png: no such image"),
+        (("ask", "virft-tiny", "a.png", "fox", "--seed", "1"), "virft: --seed has no effect: it needs --temperature"),
+        (("ask", "virft-tiny", "-", "--template", "none"), "virft: prompt.template: cannot read none (No such file"),
+        (("build", "scenes", "out", "--classes", "pandda", "--shots", "1"), "virft: class 'pandda' is not in the bui"),
+    ],
+)
+def test_users_mistake_is_one_message(
+    argv: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "VERB"),
+        (("train",), "invalid choice: 'train'"),
+        (("explain", "--task", "detection", "--target", "[]"), "one of the arguments TEXT --file is required"),
+        (("explain", "x", "--task", "detect", "--target", "[]"), "'detect'"),
+        (("explain", "x", "--task", "detection", "--target", "[]", "--image-size", "64"), "'64'; expected a size such"),
+        (("build", "coco", "a", "b", "c", "--shots", "0"), "0; expected an integer of at least 1"),
+        (("build", "coco", "a", "b", "c", "--test-frac", "1"), "1; expected a number of at least 0 and below 1"),
+        (("build", "scenes", "a", "--shots", "1", "--seed", "-1"), "-1; expected an integer of at least 0"),
+        (("build", "scenes", "a", "--shots", "1", "--size", "8"), "8; expected at least 28 pixels"),
+        (("quickstart", "a", "--steps", "0"), "0; expected an integer of at least 1"),
+        (("grpo", "a.toml", "--dry-run", "b=1", "--frist"), "unrecognized arguments: --frist"),
+        (("ask", "a", "b", "c", "--temperature", "-1"), "-1; expected a number from 0 to 10"),
+        (("app", "a", "--port", "70000"), "70000; expected a port from 0 to 65535"),
+        (("plan", "a", "--memory", "0"), "0; expected GiB above 0, such as 24"),
+        (("predict", "a", "b", "c", "d"), "unrecognized arguments: d"),
+        (("build", "coco", "a", "b", "c", "--neg", "0.1"), "unrecognized arguments: --neg"),
+    ],
+)
+def test_argument_that_makes_no_sense_is_told(
+    argv: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(*argv)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("grpo", "a.toml", "x=1", "y=2", "--dry-run"),
+        ("grpo", "a.toml", "--dry-run", "x=1", "y=2"),
+        ("grpo", "--dry-run", "a.toml", "x=1", "y=2"),
+        ("grpo", "a.toml", "x=1", "--dry-run", "y=2"),
+    ],
+)
+def test_overrides_may_stand_before_and_behind_options(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(pipeline, "grpo", lambda **arguments: seen.update(arguments))
+    assert run(*argv) == 0
+    assert seen == {"config": Path("a.toml"), "overrides": ["x=1", "y=2"], "resume": False, "dry_run": True}
+
+
+def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(**_: object) -> None:
+        raise RunStopped("stopped after step 3; go on with --resume")
+
+    monkeypatch.setattr(pipeline, "grpo", stop)
+    assert run("grpo", "a.toml") == 130
+    assert capsys.readouterr().err == "virft: stopped after step 3; go on with --resume\n"
+
+
+def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "score", stop)
+    assert run("score", "a", "b") == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_our_own_bug_crashes_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "score", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("score", "a", "b")
+
+
+@pytest.mark.parametrize("end", [None, RunStopped("stopped")])
+def test_a_launched_process_leaves_its_group(
+    end: RunStopped | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verb(**_: object) -> None:
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+        if end is not None:
+            raise end
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(pipeline, "check", verb)
+    assert cli.main(["check", "nowhere"]) == (130 if end else 0)
+    assert not dist.is_initialized()
+
+
+def test_a_launcher_is_refused_for_what_one_process_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # some platforms count machines by the same name
+    assert cli.main(["check", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
+    for argv, told in ((["check", "nowhere"], "check"), (["grpo", "c.toml", "--dry-run"], "grpo --dry-run")):
+        assert cli.main(argv) == 2
+        assert capsys.readouterr().err == (
+            f"virft (process 1): virft {told} runs in one process, and 2 were started; "
+            "expected no launcher, or one of grpo, sft, predict, presence\n"
+        )

@@ -1,0 +1,268 @@
+"""What an engine is given of the policy, and when; the engine is a list of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from factories import sample, save_picture
+from virft.errors import ConfigError, ModelError
+from virft.generation import vllm_generator
+from virft.generation.engine_weights import engine_weights
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.random_streams import StepKey
+from virft.generation.vllm_engine import EngineAnswer, EngineRequest, EngineSampling
+from virft.generation.vllm_generator import VLLMGenerator, engine_is_served, start_vllm
+from virft.inference.prompting import make_renderer
+from virft.models.families import family_of
+from virft.models.load import LoadedModel, load_model
+from virft.models.policy import TokenRules, make_policy
+from virft.models.vision import ImageFeatures
+from virft.types import FinishReason
+
+PARAMS = GenerationParams(max_completion_tokens=4, temperature=0.7)
+KEY = StepKey(seed=0, step=3)
+
+
+class NotingEngine:
+    """Answers with the prompt's first tokens; ``calls`` in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.weights: dict[str, Tensor] = {}
+        self.requests: list[EngineRequest] = []
+        self.sampling: EngineSampling | None = None
+        self.answer: tuple[int, ...] = (40, 41)
+
+    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineAnswer]]:
+        self.calls.append("generate")
+        self.requests, self.sampling = list(requests), sampling
+        return [[EngineAnswer(token_ids=self.answer, logprobs=(-0.5,) * len(self.answer))] * r.count for r in requests]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self.calls.append("load_weights")
+        self.weights = dict(weights)
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+
+    def wake_up(self) -> None:
+        self.calls.append("wake_up")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    return load_model("virft-tiny")
+
+
+@pytest.fixture
+def encoded(loaded: LoadedModel, tmp_path: Path) -> EncodedPrompt:
+    """A question about a picture that is seen as 112 x 84 pixels: 8 x 6 patches."""
+    path = save_picture(tmp_path / "a.png", (112, 84))
+    asked = sample(image=str(path), size=(112, 84))
+    rendered = make_renderer(loaded, template="auto", thinking=False)(asked)
+    with torch.no_grad():
+        (features,) = make_policy(loaded, temperature=0.7).encode_images([rendered.vision])
+    return EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features, noise_id="0/a")
+
+
+def generator(loaded: LoadedModel, engine: NotingEngine, **changes: Any) -> VLLMGenerator:
+    rules = make_policy(loaded, temperature=0.7).rules
+    return VLLMGenerator(loaded, rules, **{"engine": engine, "dtype": torch.float32, "sleeps": False} | changes)
+
+
+def test_weights_go_over_before_the_first_answers_and_once_after_each_step(
+    loaded: LoadedModel, encoded: EncodedPrompt
+) -> None:
+    engine = NotingEngine()
+    made = generator(loaded, engine)
+    made.update()
+    for _ in range(2):
+        made.generate([encoded], 2, PARAMS, KEY)
+    made.update()
+    made.update()
+    made.generate([encoded], 2, PARAMS, KEY)
+    made.close()
+    assert engine.calls == ["load_weights", "generate", "generate", "load_weights", "generate", "close"]
+
+
+def test_what_is_not_trained_goes_over_once(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    loaded.model.requires_grad_(False)
+    loaded.model.lm_head.requires_grad_(True)
+    engine = NotingEngine()
+    made = generator(loaded, engine)
+    made.generate([encoded], 1, PARAMS, KEY)
+    everything = {name for name, _ in loaded.model.named_parameters() if not name.startswith("model.visual.")}
+    assert engine.weights.keys() == everything
+    with torch.no_grad():
+        loaded.model.lm_head.weight.fill_(2.0)
+    made.update()
+    made.generate([encoded], 1, PARAMS, KEY)
+    assert engine.weights.keys() == {"lm_head.weight"}
+    assert engine.weights["lm_head.weight"].unique().tolist() == [2.0]
+
+
+def test_adapters_go_over_as_part_of_the_weights_with_the_biases_beside_them(loaded: LoadedModel) -> None:
+    before = {name: weight.clone() for name, weight in engine_weights(loaded, torch.float32, only_trained=False)}
+    loaded.add_lora(rank=4, alpha=8)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if ".lora_" in name:
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    changed = dict(engine_weights(loaded, torch.float32, only_trained=True))
+    everything = dict(engine_weights(loaded, torch.float32, only_trained=False))
+    assert everything.keys() == before.keys()
+    # 4 layers: 7 matrices each, and biases of queries, keys and values
+    assert len(changed) == 4 * (7 + 3)
+    assert not any("lora" in name or "base_layer" in name for name in changed)
+    loaded.merge_adapters()
+    merged = dict(loaded.model.named_parameters())
+    for name, weight in everything.items():
+        torch.testing.assert_close(weight, merged[name].detach(), atol=1e-6, rtol=0)
+        if name.endswith("_proj.weight"):
+            assert (weight - before[name]).abs().max() > 0.01
+
+
+def test_weights_go_over_in_the_engines_precision_without_gradient(loaded: LoadedModel) -> None:
+    weights = dict(engine_weights(loaded, torch.bfloat16, only_trained=True))
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    assert not any(weight.requires_grad for weight in weights.values())
+
+
+def test_a_tied_output_layer_goes_over_by_both_names(loaded: LoadedModel) -> None:
+    loaded.model.lm_head.weight = loaded.model.get_input_embeddings().weight
+    weights = dict(engine_weights(loaded, torch.float32, only_trained=True))
+    assert weights["lm_head.weight"].equal(weights["model.language_model.embed_tokens.weight"])
+
+
+def test_the_engine_is_asked_as_the_policy_would_be(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = NotingEngine()
+    generator(loaded, engine).generate([encoded], 3, PARAMS, KEY)
+    (request,) = engine.requests
+    assert request.token_ids == encoded.prompt.token_ids
+    assert request.placeholder_id == loaded.model.config.image_token_id
+    assert request.grid_thw.tolist() == [[1, 6, 8]]
+    assert request.token_ids.count(request.placeholder_id) == len(request.image_embeds) == 6 * 8 // 4
+    torch.testing.assert_close(request.image_embeds, encoded.features.tokens[0])
+    assert request.count == 3
+    assert engine.sampling == EngineSampling(
+        max_tokens=4,
+        temperature=0.7,
+        stop_ids=(loaded.model.config.get_text_config().eos_token_id,),
+        forbidden=("<|image_pad|>", "<|video_pad|>"),
+    )
+
+
+def test_deep_features_stand_beside_the_plain_ones(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    features = ImageFeatures(
+        tokens=(torch.full((2, 3), 1.0), torch.full((1, 3), 2.0)),
+        deep=((torch.full((2, 3), 3.0), torch.full((1, 3), 4.0)),),
+    )
+    engine = NotingEngine()
+    one = EncodedPrompt(prompt=encoded.prompt, positions=encoded.positions, features=features)
+    generator(loaded, engine).generate([one], 1, PARAMS, KEY)
+    assert engine.requests[0].image_embeds.tolist() == [[1.0] * 3 + [3.0] * 3] * 2 + [[2.0] * 3 + [4.0] * 3]
+
+
+def test_seeds_are_of_the_step_and_the_place_and_repeat(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = NotingEngine()
+    other = EncodedPrompt(prompt=encoded.prompt, positions=encoded.positions, features=encoded.features, noise_id="1/a")
+
+    def seeds(step: int) -> list[int]:
+        generator(loaded, engine).generate([encoded, other], 2, PARAMS, StepKey(seed=0, step=step))
+        return [request.seed for request in engine.requests]
+
+    assert seeds(3) == seeds(3)
+    assert len({*seeds(3), *seeds(4)}) == 4
+
+
+def test_an_answer_becomes_a_completion(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = NotingEngine()
+    end = loaded.model.config.get_text_config().eos_token_id
+    word = loaded.tokenizer("No Objects", add_special_tokens=False).input_ids
+    engine.answer = (*word, end)
+    ((stopped,),) = generator(loaded, engine).generate([encoded], 1, PARAMS, KEY)
+    assert stopped.text == "No Objects"
+    assert stopped.finish_reason is FinishReason.STOP
+    assert stopped.token_ids == engine.answer
+    assert stopped.token_ends[-2:] == (10, 10)
+    assert stopped.sampler_logprobs == (-0.5,) * len(engine.answer)
+    engine.answer = tuple(word)
+    ((cut,),) = generator(loaded, engine).generate([encoded], 1, PARAMS, KEY)
+    assert cut.finish_reason is FinishReason.LENGTH
+
+
+def test_a_sleeping_engine_is_woken_before_it_gets_weights(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = NotingEngine()
+    made = generator(loaded, engine, sleeps=True)
+    made.generate([encoded], 1, PARAMS, KEY)
+    made.update()
+    made.generate([encoded], 1, PARAMS, KEY)
+    assert engine.calls == [
+        "load_weights", "generate", "sleep",
+        "wake_up", "load_weights", "generate", "sleep",
+    ]  # fmt: skip
+
+
+def test_a_forbidden_token_without_a_text_of_its_own_is_refused(loaded: LoadedModel) -> None:
+    byte = loaded.tokenizer("é", add_special_tokens=False).input_ids[0]  # half of a letter, or another spelling of it
+    with pytest.raises(ModelError, match=f"token {byte} has no text of its own"):
+        VLLMGenerator(
+            loaded, TokenRules(forbidden_ids=(byte,)), engine=NotingEngine(), dtype=torch.float32, sleeps=False
+        )
+
+
+def with_vllm(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
+    monkeypatch.setattr(vllm_generator, "find_spec", lambda name: ModuleSpec(name, None) if there else None)
+
+
+def test_the_mode_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_vllm(monkeypatch, there=True)
+    assert engine_is_served("auto", on_cpu=True)
+    assert engine_is_served("server", on_cpu=True)
+    assert engine_is_served("server", on_cpu=False)
+    assert not engine_is_served("auto", on_cpu=False)
+    assert not engine_is_served("colocated", on_cpu=False)
+
+
+def test_no_engine_sleeps_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_vllm(monkeypatch, there=True)
+    with pytest.raises(ConfigError, match=r'vllm_mode is "colocated" on a CPU.* cannot sleep .*expected "server" or'):
+        engine_is_served("colocated", on_cpu=True)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_vllm(monkeypatch, there=False)
+    with pytest.raises(ConfigError, match=r'"vllm", which is not installed; pip install "virft\[vllm\]"'):
+        engine_is_served("auto", on_cpu=True)
+
+
+def test_a_family_that_vllm_is_not_given_is_refused(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> None:
+    with_vllm(monkeypatch, there=True)
+    monkeypatch.setattr(vllm_generator, "VLLM_FAMILIES", ("qwen3_vl",))
+    with pytest.raises(ConfigError, match="cannot be given images of qwen2_vl; expected"):
+        start_vllm(loaded, TokenRules(), dtype="float32", mode="auto", memory_frac=0.3, on_cpu=True)
+
+
+def test_every_family_that_is_named_exists() -> None:
+    assert [family_of(name).model_type for name in vllm_generator.VLLM_FAMILIES] == [*vllm_generator.VLLM_FAMILIES]
+
+
+def test_an_answer_begins_with_what_the_prompt_has_written_of_it(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = NotingEngine()
+    engine.answer = tuple(loaded.tokenizer("a</think>", add_special_tokens=False).input_ids)
+    begun = replace(encoded, prompt=replace(encoded.prompt, opened="<think>\n"))
+    plain, thinking = generator(loaded, engine).generate([encoded, begun], 2, PARAMS, KEY)
+    assert [one.text for one in plain] == ["a</think>"] * 2
+    assert [one.text for one in thinking] == ["<think>\na</think>"] * 2
+    assert thinking[0].token_ids == plain[0].token_ids

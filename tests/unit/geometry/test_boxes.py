@@ -1,0 +1,183 @@
+"""Tests of ``virft.geometry.boxes``."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from answer_factories import grid_boxes, near_boxes
+from virft.geometry.boxes import (
+    BoxSpace,
+    assign_by_iou,
+    assign_by_worth,
+    box_of,
+    clip_xyxy,
+    generalized_iou,
+    intersection_over_union,
+    iou_matrix,
+    match_greedily,
+    size_of,
+    undisputed_pairs,
+    xywh_to_xyxy,
+)
+from virft.types import Box, ImageSize
+
+pairs_of_boxes = grid_boxes().flatmap(lambda row: st.tuples(st.just(row), st.one_of(grid_boxes(), near_boxes(row))))
+
+
+@given(pairs_of_boxes)
+def test_iou_is_symmetric_and_in_0_1(pair):
+    first, second = pair
+    assert intersection_over_union(first, second) == intersection_over_union(second, first)
+    assert 0.0 <= intersection_over_union(first, second) <= 1.0
+
+
+@given(pairs_of_boxes)
+def test_generalized_iou_is_symmetric_and_at_most_iou(pair):
+    first, second = pair
+    assert generalized_iou(first, second) == generalized_iou(second, first)
+    assert -1.0 <= generalized_iou(first, second) <= intersection_over_union(first, second)
+
+
+@given(grid_boxes())
+def test_a_box_has_iou_1_with_itself(row):
+    assert intersection_over_union(row, row) == generalized_iou(row, row) == 1.0
+
+
+@given(pairs_of_boxes, st.floats(0, 1), st.floats(0, 1))
+def test_iou_does_not_fall_on_the_straight_way_to_the_target(pair, first, second):
+    target, start = pair
+    near, far = sorted((first, second), reverse=True)
+
+    def at(way):
+        return tuple((1 - way) * a + way * b for a, b in zip(start, target, strict=True))
+
+    assert intersection_over_union(at(near), target) >= intersection_over_union(at(far), target) - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0, 0, 10, 10), (0, 0, 10, 5), 0.5),  # 50 / (100 + 50 - 50)
+        ((0, 0, 10, 10), (5, 5, 15, 15), 25 / 175),  # 25 / (100 + 100 - 25)
+        ((0, 0, 10, 10), (10, 0, 20, 10), 0.0),  # they touch
+        ((0, 0, 10, 10), (20, 0, 30, 10), 0.0),
+        ((3, 3, 3, 3), (3, 3, 3, 3), 0.0),  # no union
+        ((0, 0, 1e-200, 1e-200), (0, 0, 1e-200, 1e-200), 0.0),  # its area is too small for a number
+    ],
+)
+def test_iou_of_known_boxes(first, second, expected):
+    assert intersection_over_union(first, second) == expected
+    assert iou_matrix([first], [second]) == [[expected]]
+
+
+def test_generalized_iou_of_boxes_that_do_not_touch():
+    # hull 300, union 200: 0 - 100 / 300
+    assert generalized_iou((0, 0, 10, 10), (20, 0, 30, 10)) == pytest.approx(-1 / 3)
+    assert generalized_iou((0, 0, 10, 10), (0, 20, 10, 30)) == pytest.approx(-1 / 3)
+
+
+def test_boxes_of_less_than_a_pixel_overlap_too():
+    assert iou_matrix([(0, 0, 0.5, 0.5)], [(0, 0, 0.5, 0.25), (0, 0, 0.25, 0.5)]) == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [(31.9, "small"), (32, "medium"), (96, "medium"), (96.1, "large")]
+)  # COCO's bounds: 32 x 32 and 96 x 96 pixels
+def test_sizes_are_cocos(side, size):
+    assert size_of(box_of((0, 0, side, side))) == size
+
+
+def test_generalized_iou_of_empty_boxes_is_minus_1():
+    assert generalized_iou((3, 3, 3, 3), (3, 3, 3, 3)) == -1.0
+    # two points apart: a hull without a union
+    assert generalized_iou((0, 0, 0, 0), (2, 2, 2, 2)) == -1.0
+
+
+@given(st.lists(grid_boxes(), max_size=4), st.lists(grid_boxes(), max_size=4))
+def test_iou_matrix_holds_the_iou_of_each_pair(rows, columns):
+    assert iou_matrix(rows, columns) == [[intersection_over_union(row, column) for column in columns] for row in rows]
+
+
+def test_iou_matrix_has_a_row_for_each_first_box():
+    assert iou_matrix([(0, 0, 2, 2)], [(0, 0, 2, 2), (5, 5, 6, 6)]) == [[1.0, 0.0]]
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda columns: st.lists(
+            st.lists(st.integers(-2, 9), min_size=columns, max_size=columns), min_size=1, max_size=4
+        )
+    )
+)
+def test_assignment_is_as_good_as_trying_every_one(worth):
+    pairs = assign_by_worth(worth)
+    rows, columns = len(worth), len(worth[0])
+    padded = [[max(value, 0) for value in row] + [0] * rows for row in worth]
+    best = max(
+        sum(padded[row][column] for row, column in enumerate(choice))
+        for choice in itertools.permutations(range(columns + rows), rows)
+    )
+    assert sum(worth[row][column] for row, column in pairs) == best
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    assert all(worth[row][column] > 0 for row, column in pairs)
+
+
+def test_what_is_worth_less_than_nothing_weighs_nothing_in_the_assignment():
+    # 5 and nothing beats 1 + 3, though -10 is on the way
+    assert assign_by_worth([[5, 1], [3, -10]]) == [(0, 0)]
+
+
+def test_pairs_compete_where_a_column_or_a_row_has_two():
+    assert undisputed_pairs([[0, 8, 0], [1, 0, 0]]) == [(0, 1), (1, 0)]
+    assert undisputed_pairs([[0, 8], [0, 1]]) is None
+    assert undisputed_pairs([[1, 8], [0, 0]]) is None
+
+
+@pytest.mark.parametrize("worth", [[], [[]], [[], []], [[0.0, 0.0]]])
+def test_assignment_of_nothing_is_empty(worth):
+    assert assign_by_worth(worth) == []
+
+
+def test_assignment_by_iou_leaves_out_pairs_at_the_threshold():
+    assert assign_by_iou([[0.5, 0.4], [0.1, 0.6]], threshold=0.5) == [(1, 1)]
+
+
+def test_greedy_matching_follows_the_order_and_takes_the_earlier_of_equals():
+    assert match_greedily([[0.6, 0.6], [0.9, 0.0]], order=[0, 1], threshold=0.5) == [(0, 0)]
+    assert match_greedily([[0.6, 0.6], [0.9, 0.0]], order=[1, 0], threshold=0.5) == [(1, 0), (0, 1)]
+
+
+def test_clipping_cuts_every_side():
+    assert clip_xyxy((-1, -2, 12, 13), 10, 11) == (0, 0, 10, 11)
+    assert clip_xyxy((1, 2, 0.25, 0.5), 10, 11) == (1, 2, 0.25, 0.5)
+    assert clip_xyxy((12, 13, -3, -4), 10, 11) == (10, 11, 0, 0)
+
+
+def test_xywh_become_corners():
+    assert xywh_to_xyxy((1, 2, 3, 4)) == (1, 2, 4, 6)
+    assert box_of((1, 2, 4, 6)) == Box(x1=1, y1=2, x2=4, y2=6)
+
+
+@pytest.mark.parametrize(
+    ("space", "extent", "scale"),
+    [
+        (BoxSpace.RELATIVE_1000, (1000, 1000), (0.5, 0.2)),
+        (BoxSpace.RESIZED_PIXELS, (250, 100), (2.0, 2.0)),
+        (BoxSpace.ORIGINAL_PIXELS, (500, 200), (1.0, 1.0)),
+    ],
+)
+def test_extent_and_scale_of_a_box_space(space, extent, scale):
+    original, resized = ImageSize(500, 200), ImageSize(250, 100)
+    assert space.extent(original, resized) == extent
+    assert space.scale_to_pixels(original, resized) == scale
+
+
+def test_importing_boxes_leaves_scipy_alone():
+    code = "import sys, virft.geometry.boxes; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,131 @@
+"""Data sets in the formats of others hold the same boxes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from factories import box, detections, sample, save_picture
+from virft.cli.main import main
+from virft.data.annotations import Skipped
+from virft.data.sources.coco import open_coco, read_coco
+from virft.data.store import Store
+from virft.data.store_writer import StoreWriter
+from virft.geometry.boxes import BoxSpace, intersection_over_union
+from virft.integrations.export import trl_dataset
+from virft.report.render.images import boxes_of
+from virft.tasks import TASKS
+from virft.types import Answer, Label, Sample, Target, TaskName
+
+FOX = sample(detections((10, 10, 30.5, 40)), id="1")
+NONE = sample(detections(), id="2", query="hen")
+LABEL = sample(Label(text="red fox"), id="3", task=TaskName.CLASSIFICATION, query="animal")
+LEFT = sample(box(0, 0, 20, 20), id="4", task=TaskName.GROUNDING, query="the left one", question="Find it.")
+
+
+def only_iou(answer: Answer, target: Target) -> float:
+    """IoU of the only box of each."""
+    ((found,), (right,)) = (boxes_of(answer), boxes_of(target))
+    return intersection_over_union(found.xyxy, right.xyxy)
+
+
+def save(folder: Path, *samples: Sample) -> Path:
+    save_picture(folder / "a.png")
+    with StoreWriter(folder / "d") as writer:
+        writer.add_image_file("a.png", folder / "a.png")
+        for one in samples:
+            writer.add(one)
+        writer.finish(source={}, seed=0)
+    return folder / "d"
+
+
+def export(folder: Path, *options: str) -> int:
+    return main(["export", str(folder / "d"), str(folder / "out"), *options])
+
+
+def test_coco_is_read_back_with_the_same_boxes(tmp_path: Path) -> None:
+    data = save(tmp_path, FOX, NONE)
+    assert export(tmp_path, "--format", "coco") == 0
+    skipped = Skipped()
+    annotated = read_coco(open_coco(tmp_path / "out" / "annotations.json"), data, skipped=skipped)
+    (image,) = annotated.images.values()
+    assert image.boxes == {"fox": ((10.0, 10.0, 30.5, 40.0),)}
+    assert image.file.is_file()
+    assert annotated.classes == ("fox", "hen")
+    assert skipped.records == []
+
+
+def test_coco_holds_detection_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, FOX, LABEL)
+    assert export(tmp_path, "--format", "coco") == 2
+    assert "sample 3 is of classification; COCO holds detection only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_trl_rows_ask_as_virft_does(tmp_path: Path) -> None:
+    save(tmp_path, FOX, LEFT)
+    assert export(tmp_path, "--format", "trl", "--template", "short", "--thinking") == 0
+    first, second = (json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines())
+    (message,) = first["prompt"]
+    assert message["content"] == [{"type": "image"}, {"type": "text", "text": "Detect fox. Think first."}]
+    assert first["target"] == {"boxes": [[10, 10, 30.5, 40]]}
+    assert Path(first["images"][0]).is_absolute()
+    assert Path(first["images"][0]).is_file()
+    assert second["prompt"][0]["content"][1]["text"] == "Find it."
+
+
+@pytest.mark.parametrize("space", [BoxSpace.RELATIVE_1000, BoxSpace.ORIGINAL_PIXELS])
+def test_llama_factory_answers_are_read_as_right(tmp_path: Path, space: BoxSpace) -> None:
+    store = Store(save(tmp_path, FOX, NONE, LABEL, LEFT))
+    assert export(tmp_path, "--format", "llama-factory", "--space", space) == 0
+    info = json.loads((tmp_path / "out" / "dataset_info.json").read_text())["virft"]
+    rows = json.loads((tmp_path / "out" / info["file_name"]).read_text())
+    assert len(rows) == 4
+    for row, one in zip(rows, store, strict=True):
+        asked, answered = row["messages"]
+        assert asked["content"].count("<image>") == len(row["images"]) == 1
+        reading = TASKS[one.task].read_for(
+            answered["content"], one, thinking=False, space=space, resized=one.target_size
+        )
+        assert reading.well_formed
+        if boxes_of(one.target):
+            assert only_iou(reading.answer, one.target) > 0.95
+        else:
+            assert reading.answer == one.target
+
+
+def test_a_trl_row_says_how_it_was_asked_and_how_large_its_image_is(tmp_path: Path) -> None:
+    save(tmp_path, FOX)
+    assert export(tmp_path, "--format", "trl", "--space", "resized_pixels") == 0
+    row = json.loads((tmp_path / "out" / "rows.jsonl").read_text())
+    assert (row["box_space"], row["thinking"]) == ("resized_pixels", False)
+    assert (row["image_size"], row["target_image"]) == ([64, 48], 0)
+
+
+def test_a_trl_data_set_has_the_same_rows_with_pictures_to_open(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    data = save(tmp_path, FOX, LABEL)
+    table = trl_dataset(data, template="short", thinking=False, space="relative_1000")
+    assert export(tmp_path, "--format", "trl", "--template", "short") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert table.column_names == list(lines[0])
+    assert [picture.size for picture in table[0]["images"]] == [(64, 48)]
+    assert list(table["query"]) == ["fox", "animal"]
+    assert table[1]["prompt"] == [{"role": "user", "content": "Which animal is this?"}]
+    # one table has one set of keys: what a row does not have is None
+    assert table[0]["target"] == {"boxes": [[10.0, 10.0, 30.5, 40.0]], "label": None}
+
+
+def test_answers_in_pixels_of_a_resized_image_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, FOX)
+    assert export(tmp_path, "--format", "llama-factory", "--space", "resized_pixels") == 2
+    assert "depend on the model; expected relative_1000 or original_pixels" in capsys.readouterr().err
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, FOX)
+    assert export(tmp_path, "--format", "trl") == 0
+    assert export(tmp_path, "--format", "trl") == 2
+    assert "out: is there already; expected a new or empty folder" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""A run is shown in whatever state it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from report_factories import (
+    NOTHING,
+    RIGHT,
+    PageReader,
+    edit_config,
+    make_run,
+    make_set,
+    rollout,
+    run_with_answers,
+    write_answers,
+)
+from virft.evaluation.predictions import PARTS, PREDICTIONS
+from virft.report.read import read_systems, report_folders
+from virft.training.run import METRICS, ROLLOUTS
+
+
+def page_of(*places: Path) -> PageReader:
+    return PageReader(report_folders(places))
+
+
+def test_a_run_that_is_being_written_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    store = make_set(tmp_path / "coins")
+    run = make_run(tmp_path / "mine", store, steps=2)
+    for name in (METRICS, ROLLOUTS):
+        with (run.folder / name).open("a") as file:
+            file.write('{"step":2,"rew')
+    folder = write_answers(run.folder / "eval" / "test", store, [RIGHT, NOTHING], model=str(run.folder / "model"))
+    (folder / PREDICTIONS).rename(folder / PARTS.format(0))
+    found = page_of(run.folder)
+    reward = found.charts()[0]["lines"][0]
+    assert (reward["steps"], reward["values"]) == ([1, 2], ["1", "2"])
+    assert "2 of 200" in found.texts
+    # 1 hit, 1 box, 2 targets so far: 2 / 3
+    assert "0.667" in found.texts
+    assert f"mine: {folder}: predictions are still being written, 2 so far" in found.texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("card.json", None, "card.json: cannot be read (No such file or directory)"),
+        ("card.json", b"{", "card.json: not valid JSON"),
+        ("card.json", b"[]", "card.json: no card of a run"),
+        ("config.toml", b"[[", "config.toml: not valid TOML"),
+        ("config.toml", b"a = 1\n\xff", "config.toml: not valid TOML"),
+        ("metrics.jsonl", b"", "seconds of a step"),
+        ("metrics.jsonl", b'{"step":"0","reward":1}\n', "seconds of a step"),
+        ("rollouts.jsonl", b'{"step":0,"rewards":[0,1]}\n', "no group has differed so far"),
+        ("metrics.jsonl", b"\xff\xfe{\n[1]\n3\n", "seconds of a step"),
+        ("rollouts.jsonl", b"", "no step of it has logged its answers yet"),
+    ],
+)
+def test_a_broken_file_of_a_run_is_told_in_its_place(
+    tmp_path: Path, name: str, content: bytes | None, told: str
+) -> None:
+    run = run_with_answers(tmp_path, make_set(tmp_path / "coins"))
+    if content is None:
+        (run.folder / name).unlink()
+    else:
+        (run.folder / name).write_bytes(content)
+    assert told in page_of(run.folder).text
+
+
+def test_an_empty_run_is_a_page_that_says_so(tmp_path: Path) -> None:
+    found = page_of(make_run(tmp_path / "mine", make_set(tmp_path / "coins"), steps=0).folder)
+    assert "No step has been logged yet." in found.texts
+    assert "0 of 200" in found.texts
+
+
+def test_a_mixtures_rollouts_find_their_samples(tmp_path: Path) -> None:
+    stores = {name: make_set(tmp_path / name, query=name) for name in ("fox", "hen")}
+    run = make_run(tmp_path / "mine", stores["fox"], steps=0)
+    tables = "".join(f'[mixture.{name}]\ndata = "{store.folder}"\n' for name, store in stores.items())
+    edit_config(run, f'[data]\ntrain = "{stores["fox"].folder}"', tables)
+    for step, name in enumerate(("fox", "hen")):
+        run.append(ROLLOUTS, rollout(step, sample=f"{name}/q1"))
+    ((system,), _) = read_systems([run.folder])
+    assert {key: one.query for key, one in system.runs[0].samples.items()} == {"fox/q1": "fox", "hen/q1": "hen"}

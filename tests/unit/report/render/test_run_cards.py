@@ -1,0 +1,64 @@
+"""Where runs came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from virft.report.render.reported import ReportedRun, ReportedSystem
+from virft.report.render.run_cards import ShownEvent, run_card_views, settings_that_differ
+
+
+def run(**more: Any) -> ReportedRun:
+    return ReportedRun(**{"name": "a", "folder": "runs/a"} | more)
+
+
+def facts(one: ReportedRun) -> dict[str, str]:
+    (view,) = run_card_views([ReportedSystem(name="a", runs=(one,))])
+    return dict(view.facts)
+
+
+def test_a_card_tells_what_happened_to_the_run() -> None:
+    events = [{"step": 3, "event": "kl", "did": "went on", "told": "step 4: KL is 11", "incident": False}]
+    (view,) = run_card_views([ReportedSystem(name="a", runs=(run(events=events),))])
+    assert view.events == (ShownEvent(event="kl", told="step 4: KL is 11", did="went on"),)
+
+
+def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
+    card = {
+        "argv": ["virft", "grpo", "a b.toml"],
+        "commit": "abc",
+        "seed": 0,
+        "data_hash": "1234",
+        "virft": "0.1.0",
+        "versions": {"torch": "2.13.0"},
+        "machine": "x86_64",
+        "python": "3.11.7",
+        "model": "virft-tiny",
+        "trainer": "sft",
+    }
+    timings = [{"step": step, "update": 1.0} for step in range(3)]
+    assert facts(run(card=card, settings={"grpo.steps": 7, "sft.steps": 9}, timings=timings)) == {
+        "folder": "runs/a",
+        "trained by": "sft",
+        "steps": "3 of 9",
+        "model": "virft-tiny",
+        "command": "virft grpo 'a b.toml'",
+        "commit": "abc",
+        "seed": "0",
+        "data hash": "1234",
+        "versions": "virft 0.1.0, torch 2.13.0",
+        "machine": "x86_64, Python 3.11.7",
+    }
+
+
+def test_a_run_without_a_card_or_logs_is_told_as_far_as_it_goes() -> None:
+    assert facts(run()) == {"folder": "runs/a", "steps": "0"}
+    assert facts(run(metrics=[{"step": 4, "loss": 1.0}], settings={"model.path": "m"}))["steps"] == "5"
+
+
+def test_settings_that_differ_are_told_and_where_runs_write_is_not() -> None:
+    first = run(settings={"seed": 0, "run.dir": "a", "grpo.steps": 5, "model.train": "full", "prompt.thinking": True})
+    other = run(settings={"seed": 0, "run.dir": "b", "grpo.steps": 9, "model.train": "full", "model.lora_rank": 8})
+    rows = [(row.key, row.values) for row in settings_that_differ([first, other])]
+    assert rows == [("grpo.steps", ("5", "9")), ("prompt.thinking", ("true", "–")), ("model.lora_rank", ("–", "8"))]
+    assert settings_that_differ([first, first]) == []

@@ -1,0 +1,610 @@
+"""Tests of ``virft.text.answers``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from answer_factories import (
+    FRAME,
+    SIZE,
+    box,
+    classification,
+    detection,
+    grid_boxes,
+    grounding,
+    mutated_answers,
+    written,
+)
+from virft.geometry.boxes import BoxSpace
+from virft.text.answers import (
+    read_classification,
+    read_detection,
+    read_grounding,
+    render_classification,
+    render_detection,
+    render_grounding,
+    split_reasoning,
+)
+from virft.text.prompts import left_to_write
+from virft.types import Box, Detection, Detections, ImageSize, Label, Unreadable
+
+A, B = "{'Position': [0, 0, 100, 100]}", "{'Position': [5, 5, 50, 50], 'Confidence': 0.5}"
+
+
+def boxes_of(answer):
+    return [item.box.xyxy for item in answer.items]
+
+
+# --- blocks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>hm</think><answer>cat</answer>",
+        "  <think>\nhm\n</think>\n\n<answer>\ncat\n</answer>\n",
+        "<think>.</think><answer>cat</answer>",
+    ],
+)
+def test_one_think_block_then_one_answer_block_is_well_formed_with_thinking(text):
+    reading = read_classification(text, thinking=True)
+    assert reading.well_formed
+    assert reading.answer == Label(text="cat")
+    assert reading.text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>cat</answer>",
+        "<think></think><answer>cat</answer>",
+        "<think> \u200b\u00a0\n</think><answer>cat</answer>",
+        "<think>hm<answer>cat</answer>",
+        "hm</think><answer>cat</answer>",
+        "So: <think>hm</think><answer>cat</answer>",
+        "<think>hm</think> so <answer>cat</answer>",
+        "<think>hm</think><answer>cat</answer> I am sure.",
+        "<answer>cat</answer><think>hm</think>",
+        "<think>hm</think><think>hm</think><answer>cat</answer>",
+        "<think><think>hm</think><answer>cat</answer>",
+    ],
+)
+def test_other_forms_are_a_fault_with_thinking_but_the_one_answer_counts(text):
+    reading = read_classification(text, thinking=True)
+    assert not reading.well_formed
+    assert reading.answer == Label(text="cat")
+
+
+def test_without_thinking_one_answer_block_is_well_formed():
+    assert classification("cat").well_formed
+    assert read_classification(" \n<answer>cat</answer>\n", thinking=False).well_formed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>hm</think><answer>cat</answer>",
+        "It is <answer>cat</answer>",
+        "<answer>cat</answer>.",
+        "</think><answer>cat</answer>",
+    ],
+)
+def test_without_thinking_a_stray_think_block_or_text_is_a_fault_but_the_answer_counts(text):
+    reading = read_classification(text, thinking=False)
+    assert not reading.well_formed
+    assert reading.answer == Label(text="cat")
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no answer block"),
+        ("cat", "no answer block"),
+        ("<think>cat</think>", "no answer block"),
+        ("<Answer>cat</Answer>", "no answer block"),
+        ("<answer>cat", "1 <answer> and 0 </answer>; expected one of each"),
+        ("cat</answer>", "0 <answer> and 1 </answer>; expected one of each"),
+        ("<answer>cat</answer><answer>dog</answer>", "2 <answer> and 2 </answer>; expected one of each"),
+        ("<think>in <answer> tags</think><answer>cat</answer>", "2 <answer> and 1 </answer>; expected one of each"),
+        ("</answer>cat<answer>", "</answer> comes before <answer>"),
+        ("<answer></answer>", "the answer block is empty"),
+        ("<answer> \n\u200b</answer>", "the answer block is empty"),
+        ("<answer>```\n```</answer>", "the answer block is empty"),
+    ],
+)
+def test_without_exactly_one_answer_block_nothing_is_read(text, reason, thinking):
+    reading = read_classification(text, thinking=thinking)
+    assert reading.answer == Unreadable(reason=reason, piece="" if reason == "the answer block is empty" else text)
+    assert not reading.well_formed or reason == "the answer block is empty"
+
+
+@pytest.mark.parametrize("filler", ["a" * 32_768, "é" * 16_384])
+def test_a_text_of_more_than_32_kilobytes_is_not_read(filler):
+    reading = read_classification(f"<answer>cat</answer>{filler}", thinking=False)
+    assert reading.answer == Unreadable(reason="longer than 32768 bytes", piece=reading.text[:80] + "…")
+
+
+@pytest.mark.parametrize("label", ["cat", "chaté"])
+def test_a_text_of_32_kilobytes_is_read(label):
+    text = f"<answer>{label}</answer>"
+    assert read_classification(text + " " * (32_768 - len(text.encode())), thinking=False).well_formed
+
+
+# --- detection ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{'Position': [1, 2, 30, 40], 'Confidence': 0.5}]",
+        "[{'Position':[1,2,30,40],'Confidence':0.5}]",
+        '[{"Position": [1, 2, 30, 40], "Confidence": 0.5}]',
+        '[{"bbox_2d": [1, 2, 30, 40], "score": 0.50}]',
+        "[{'bbox': (1, 2, 30, 40), 'score': 5e-1}]",
+        "[{'Confidence': .5, 'box': [1.0, 2.0, 30.0, 40.0]}]",
+        '[{"label": "dog", "bbox_2d": [1, 2, 30, 40], "Confidence": 0.5, "note": null}]',
+        "{'Position': [1, 2, 30, 40], 'Confidence': 0.5}",
+        "  [\n  {\n 'Position' : [ 1 , 2 , 30 , 40 ] ,\n 'Confidence' : 0.5 }\n ]\n",
+        "```json\n[{'Position': [1, 2, 30, 40], 'Confidence': 0.5}]\n```",
+        "```\n[{'Position': [1, 2, 30, 40], 'Confidence': 0.5},]\n```",
+        "```json[{'Position': [1, 2, 30, 40], 'Confidence': 0.5}]```",
+        "[{'Position': [30, 40, 1, 2], 'Confidence': 0.5}]",
+    ],
+)
+def test_every_accepted_shape_reads_as_the_same_box(text):
+    (item,) = detection(text).answer.items
+    assert (item.box, item.confidence) == (box(1, 2, 30, 40), 0.5)
+    assert detection(text).answer.num_predicted == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[1, 2, 30, 40], [5, 6, 70, 80]]",
+        "[1, 2, 30, 40], [5, 6, 70, 80]",
+        "<box>[[1, 2, 30, 40], [5, 6, 70, 80]]</box>",
+    ],
+)
+def test_lists_of_bare_boxes_have_confidence_1(text):
+    answer = detection(text).answer
+    assert boxes_of(answer) == [(1, 2, 30, 40), (5, 6, 70, 80)]
+    assert [item.confidence for item in answer.items] == [1.0, 1.0]
+
+
+def test_a_lone_bare_box_is_read():
+    assert boxes_of(detection("[1, 2, 30, 40]").answer) == [(1, 2, 30, 40)]
+
+
+def test_a_label_is_kept_and_null_is_none():
+    answer = detection(
+        '[{"bbox_2d": [1, 2, 30, 40], "label": "dog"}, {"bbox_2d": [1, 2, 30, 40], "label": null}]'
+    ).answer
+    assert [item.label for item in answer.items] == ["dog", None]
+
+
+@pytest.mark.parametrize(
+    "text", ["No Objects", "no objects.", " 'No Objects' ", "No  object", "[]", "[ ]", "```json\n[]\n```"]
+)
+@pytest.mark.parametrize("thinking", [False, True])
+def test_no_objects_must_be_said(text, thinking):
+    assert detection(text, thinking=thinking).answer == Detections()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "None",
+        "nothing",
+        "X",
+        "There are no objects",
+        "XNo Objects",
+        "Position",
+        "0.5",
+        "'[1, 2, 30, 40]'",
+        "the list [1, 2, 30, 40]",
+    ],
+)
+def test_other_text_is_unreadable_not_empty(text):
+    assert detection(text).answer.reason == "neither a list of boxes nor No Objects"
+
+
+@pytest.mark.parametrize(
+    ("element", "reason"),
+    [
+        ("{'Position': [1, 2, 30]}", "3 values in a box; expected 4 numbers"),
+        ("{'Position': [1, 2, 30, 40, 50]}", "5 values in a box; expected 4 numbers"),
+        ("{'Position': [1, 2, 'x', 40]}", "a box holds something that is no number"),
+        ("{'Position': [1, 2, True, 40]}", "a box holds something that is no number"),
+        ("{'Position': [1, 2, NaN, 40]}", "a box holds something that is no number"),
+        ("{'Position': [1, 2, ٣٠, 40]}", "a box holds something that is no number"),
+        ("{'Position': [[1, 2], [30, 40]]}", "2 values in a box; expected 4 numbers"),
+        ("{'Position': '1, 2, 30, 40'}", "Position is no list"),
+        ("{'Confidence': 0.5}", "no Position"),
+        ("{}", "no Position"),
+        ("{'Position': [1, 2, 30, 40], 'bbox': [1, 2, 30, 40]}", "more than one of bbox, bbox_2d, box, position"),
+        ("{'Position': [1, 2, 30, 40], 'Position': [5, 6, 70, 80]}", "more than one of bbox, bbox_2d, box, position"),
+        ("{'Position': [1, 2, 30, 40], 'Confidence': 0.1, 'score': 0.9}", "more than one of confidence, score"),
+        ("{'Position': [1, 2, 30, 40], 'Confidence': '0.9'}", "Confidence 0.9; expected a number from 0 to 1"),
+        ("{'Position': [1, 2, 30, 40], 'Confidence': True}", "Confidence True; expected a number from 0 to 1"),
+        ("{'Position': [1, 2, 30, 40], 'Confidence': 1e999}", "Confidence inf; expected a number from 0 to 1"),
+        ("{'Position': [1, 2, 30, 40], 'Confidence': 1.01}", "Confidence 1.01; expected a number from 0 to 1"),
+        ("{'Position': [30, 2, 1, 40]}", "one pair of coordinates is swapped"),
+        ("{'Position': [1, 40, 30, 2]}", "one pair of coordinates is swapped"),
+        ("{'Position': [1, 2, 1, 40]}", "a box without area"),
+        ("{'Position': [1000, 0, 1009, 40]}", "a box without area"),
+        ("{'Position': [0, 1000, 40, 1009]}", "a box without area"),
+        ("{'Position': [1, 2, 1011, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
+        ("{'Position': [-11, 2, 30, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
+        ("{'Position': [1, 2, 1e999, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
+        ("{'Position': [1, 2, 30 40]}", "'40' where a comma belongs"),
+        ("{Position: [1, 2, 30, 40]}", "'Position' where a quoted key and a colon belong"),
+        ("'No Objects'", "neither a list nor a dictionary"),
+        ("[]", "0 values in a box; expected 4 numbers"),
+    ],
+)
+def test_an_unusable_element_is_invalid_and_its_neighbours_count(element, reason):
+    answer = detection(f"[{A}, {element}, {B}]").answer
+    assert boxes_of(answer) == [(0, 0, 100, 100), (5, 5, 50, 50)]
+    assert [(fault.reason, fault.piece) for fault in answer.invalid] == [(reason, element)]
+    assert answer.num_predicted == 3
+
+
+@pytest.mark.parametrize("key", ["", "'Position': ", "'box': "])  # bare, the usual way, and the general one
+def test_up_to_1_percent_outside_is_clipped_and_counted_once_per_box(key):
+    rows = "[-10, -10, 1010, 1010]", "[0, 0, 1000, 1000]", "[5, 5, 1001, 1000]"
+    answer = detection(f"[{', '.join(f'{{{key}{row}}}' if key else row for row in rows)}]").answer
+    assert boxes_of(answer) == [(0, 0, 1000, 1000), (0, 0, 1000, 1000), (5, 5, 1000, 1000)]
+    assert answer.num_clipped == 2
+
+
+@pytest.mark.parametrize("key", ["Position", "box"])
+def test_a_confidence_may_be_0_or_1(key):
+    rows = ", ".join(f"{{'{key}': [1, 2, 30, 40], 'Confidence': {value}}}" for value in ("0", "0.0", "1", "1.0"))
+    assert [item.confidence for item in detection(f"[{rows}]").answer.items] == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "num_boxes", "num_invalid"),
+    [
+        (f"[{A}, {B}", 2, 1),  # only the bracket is missing: still a fault
+        (f"[{A}, {{'Position': [1, 2", 1, 1),
+        (f"[{A}, {{'Position: [1, 2, 3, 4]}}, {B}]", 1, 1),  # a quote that never ends swallows B
+        (f"[{A}, [1, 2, 30, 40), {B}]", 1, 1),
+        (f"[{A}] and {B}", 1, 1),
+        (f"[{A}], [{B}]", 1, 1),
+        (f"[{A}, {A}] [{A}, {A}, {A}]", 2, 1),
+        ("[] or maybe [1, 2, 30, 40]", 1, 2),  # "[]", "or maybe", the box: not "no objects"
+        ("[[]]", 0, 1),
+        ("[,]", 0, 1),
+        ("[", 0, 1),
+        ("{", 0, 1),
+    ],
+)
+def test_a_broken_rest_is_one_invalid_element_and_whole_ones_count(text, num_boxes, num_invalid):
+    answer = detection(text).answer
+    assert (len(answer.items), len(answer.invalid)) == (num_boxes, num_invalid)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[[[[[1, 2, 30, 40]]]]]", "brackets more than 4 deep"),
+        ("[[1, 2, 30, " + "4" * 21 + "]]", "a number of more than 20 digits"),
+        ("[{'Position': [1, 2, 30, 40], 'Confidence': 0." + "3" * 5000 + "}]", "a number of more than 20 digits"),
+    ],
+)
+def test_text_past_a_limit_is_unreadable(text, reason):
+    piece = text if len(text) <= 80 else text[:80] + "…"
+    assert detection(text).answer == Unreadable(reason=reason, piece=piece)
+    assert grounding(text).answer == Unreadable(reason=reason, piece=piece)
+
+
+def test_spans_are_characters_of_the_completion():
+    text = f"<think>hm</think>\n<answer>[{A}, oops,\n{B}]</answer>"
+    answer = read_detection(text, thinking=True, **FRAME).answer
+    assert [text[slice(*item.span)] for item in answer.items] == [A, B]
+    assert [text[slice(*fault.span)] for fault in answer.invalid] == ["oops"]
+    usual = read_detection(text.replace(" oops,", ""), thinking=True, **FRAME)
+    assert [usual.text[slice(*item.span)] for item in usual.answer.items] == [A, B]
+
+
+def test_pieces_kept_for_logs_are_short():
+    assert detection("x" * 81).answer.piece == "x" * 80 + "…"
+    assert detection("x" * 80).answer.piece == "x" * 80
+
+
+@pytest.mark.parametrize(
+    ("space", "written_box"),
+    [
+        (BoxSpace.RELATIVE_1000, "[100, 500, 200, 1000]"),
+        (BoxSpace.RESIZED_PIXELS, "[28, 42, 56, 84]"),
+        (BoxSpace.ORIGINAL_PIXELS, "[50, 100, 100, 200]"),
+    ],
+)
+def test_every_box_space_leads_to_pixels_of_the_original_image(space, written_box):
+    text = f"<answer>{written_box}</answer>"
+    frame = {"space": space, "original": ImageSize(500, 200), "resized": ImageSize(280, 84)}
+    assert boxes_of(read_detection(text, thinking=False, **frame).answer) == [(50, 100, 100, 200)]
+    assert read_grounding(text, thinking=False, **frame).answer == box(50, 100, 100, 200)
+
+
+def test_a_relative_coordinate_of_1000_is_exactly_the_edge():
+    frame = {"space": BoxSpace.RELATIVE_1000, "original": ImageSize(641, 479), "resized": ImageSize(644, 476)}
+    answer = read_detection("<answer>[0, 0, 1000, 1000]</answer>", thinking=False, **frame).answer
+    assert boxes_of(answer) == [(0, 0, 641, 479)]
+
+
+# --- grounding ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(1,2),(30,40)",
+        " ( 1 , 2 ) , ( 30 , 40 ) ",
+        "(1,2) (30,40)",
+        "((1,2),(30,40))",
+        "[[1, 2], [30, 40]]",
+        "(30,40),(1,2)",
+        "[1, 2, 30, 40]",
+        "(1, 2, 30, 40)",
+        "[[1, 2, 30, 40]]",
+        "<box>[[1, 2, 30, 40]]</box>",
+        "<ref>the dog</ref><box>[[1, 2, 30, 40]]</box>",
+        "<|box_start|>(1,2),(30,40)<|box_end|>",
+        "<|object_ref_start|>the dog<|object_ref_end|><|box_start|>(1,2),(30,40)<|box_end|>",
+        '{"bbox_2d": [1, 2, 30, 40], "label": "the dog"}',
+        '```json\n[{"bbox_2d": [1, 2, 30, 40], "label": "the dog"}]\n```',
+        "[{'Position': [1, 2, 30, 40], 'Confidence': 0.5}]",
+    ],
+)
+def test_every_accepted_shape_of_one_box_is_read(text):
+    assert grounding(text).answer == box(1, 2, 30, 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("(1,2),(30,40),(5,6),(70,80)", "4 boxes or parts of boxes; expected one box"),
+        ("[[1, 2, 30, 40], [5, 6, 70, 80]]", "2 boxes or parts of boxes; expected one box"),
+        ("<box>[[1, 2, 30, 40]]</box><box>[[5, 6, 70, 80]]</box>", "2 boxes or parts of boxes; expected one box"),
+        ("(1,2)", "2 values in a box; expected 4 numbers"),
+        ("No Objects", "0 boxes or parts of boxes; expected one box"),
+        ("(30,2),(1,40)", "one pair of coordinates is swapped"),
+        ("(1,2),(1,40)", "a box without area"),
+        ("(1,2),(3000,40)", "outside 0..1000 x 0..1000 by more than 1%"),
+        ("at (1,2),(30,40)", "neither a list of boxes nor No Objects"),
+    ],
+)
+def test_what_is_not_one_box_is_unreadable(text, reason):
+    answer = grounding(text).answer
+    assert answer.reason == reason
+    assert answer.piece
+    assert answer.piece in text
+
+
+# --- classification ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["tabby cat", "\n tabby cat ", "```\ntabby cat\n```", "```text\ntabby cat\n```"])
+def test_a_label_is_the_text_without_fences_and_outer_spaces(text):
+    assert classification(text).answer == Label(text="tabby cat")
+
+
+@pytest.mark.parametrize("text", ["```", "```tabby cat", "tabby cat```"])
+def test_half_a_fence_is_text(text):
+    assert classification(text).answer == Label(text=text)
+
+
+# --- rendering ---------------------------------------------------------------------------------------
+
+
+def test_rendering_is_canonical():
+    boxes = Detections(
+        items=(
+            Detection(box=box(1.4, 2.5, 30.2, 40), confidence=0.934, label="dog"),
+            Detection(box=box(0, 0, 1000, 1000)),
+        )
+    )
+    assert render_detection(boxes, **FRAME, thinking_text="Two.") == (
+        "<think>Two.</think><answer>"
+        "[{'Position':[1,3,30,40],'Confidence':0.93},{'Position':[0,0,1000,1000],'Confidence':1.0}]</answer>"
+    )
+    assert render_classification(Label(text="pug"), thinking_text="Flat.") == "<think>Flat.</think><answer>pug</answer>"
+    assert render_grounding(box(1, 2, 30, 40), **FRAME, thinking_text="Left.") == (
+        "<think>Left.</think><answer>(1,2),(30,40)</answer>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(10.2, 10.3, (10, 11)), (9.9, 10.1, (9, 10)), (999.8, 999.9, (999, 1000)), (1.5, 2.5, (2, 3)), (0.1, 0.2, (0, 1))],
+)
+def test_a_box_below_the_grid_is_written_one_unit_wide(low, high, expected):
+    x1, x2 = expected
+    assert render_grounding(box(low, 0, high, 10), **FRAME) == f"<answer>({x1},0),({x2},10)</answer>"
+
+
+@pytest.mark.parametrize("thinking_text", ["", " ", "I use <answer> tags", "</think>"])
+def test_a_thought_that_would_break_the_blocks_is_refused(thinking_text):
+    with pytest.raises(ValueError, match="must hold text and no tags"):
+        render_classification(Label(text="pug"), thinking_text=thinking_text)
+
+
+image_sizes = st.builds(ImageSize, st.integers(28, 4000), st.integers(28, 4000))
+frames = st.fixed_dictionaries({"space": st.sampled_from(BoxSpace), "original": image_sizes, "resized": image_sizes})
+
+
+@st.composite
+def framed_grid_boxes(draw, max_size=4):
+    """A frame and boxes on the grid of its space, as the reader makes them."""
+    frame = draw(frames)
+    width, height = frame["space"].extent(frame["original"], frame["resized"])
+    rows = draw(st.lists(grid_boxes(int(width), int(height)), max_size=max_size))
+    original = frame["original"]
+
+    def pixels(row):
+        x1, y1, x2, y2 = row
+        factors = (original.width, width), (original.height, height)
+        (by_x, over_x), (by_y, over_y) = factors
+        return Box(x1=x1 * by_x / over_x, y1=y1 * by_y / over_y, x2=x2 * by_x / over_x, y2=y2 * by_y / over_y)
+
+    return frame, [pixels(row) for row in rows]
+
+
+@given(framed_grid_boxes(), st.lists(st.integers(0, 100), min_size=4, max_size=4), st.booleans())
+def test_reading_what_was_rendered_gives_back_boxes_on_the_grid(framed, hundredths, thinking):
+    frame, boxes = framed
+    items = tuple(
+        Detection(box=held, confidence=hundredth / 100) for held, hundredth in zip(boxes, hundredths, strict=False)
+    )
+    text = render_detection(Detections(items=items), **frame, thinking_text="So." if thinking else None)
+    reading = read_detection(text, thinking=thinking, **frame)
+    assert reading.well_formed
+    assert Detections(items=tuple(replace(item, span=None) for item in reading.answer.items)) == Detections(items=items)
+    assert not reading.answer.invalid
+    for held in boxes:
+        assert read_grounding(render_grounding(held, **frame), thinking=False, **frame).answer == held
+
+
+@given(frames, st.data())
+def test_reading_what_was_rendered_is_within_half_a_unit_or_a_whole_one_below_the_grid(frame, data):
+    original = frame["original"]
+    extents = frame["space"].extent(original, frame["resized"])
+    corners = []
+    for size in original:
+        low = data.draw(st.floats(0, size - 0.01))
+        corners.append((low, data.draw(st.floats(low, size).filter(lambda high, low=low: high > low))))
+    (x1, x2), (y1, y2) = corners
+    answer = read_grounding(render_grounding(box(x1, y1, x2, y2), **frame), thinking=False, **frame).answer
+    read = ((answer.x1, answer.x2), (answer.y1, answer.y2))
+    for (low, high), (read_low, read_high), size, extent in zip(corners, read, original, extents, strict=True):
+        unit = size / extent
+        allowed = (0.5 if high - low >= unit else 1.0) * unit + 1e-6
+        assert abs(read_low - low) <= allowed
+        assert abs(read_high - high) <= allowed
+
+
+@given(st.text(min_size=1).filter(lambda text: "<" not in text and "`" not in text and text.strip().isprintable()))
+def test_reading_a_rendered_label_gives_back_its_text(text):
+    if text.strip():
+        assert read_classification(render_classification(Label(text=text)), thinking=False).answer.text == text.strip()
+
+
+# --- any text ----------------------------------------------------------------------------------------
+
+
+@given(st.one_of(st.text(), mutated_answers()), st.booleans())
+def test_no_text_makes_a_reader_raise_and_spans_lie_in_the_text(text, thinking):
+    read_classification(text, thinking=thinking)
+    read_grounding(text, thinking=thinking, **FRAME)
+    answer = read_detection(text, thinking=thinking, **FRAME).answer
+    if isinstance(answer, Detections):
+        for element in (*answer.items, *answer.invalid):
+            start, end = element.span
+            assert 0 <= start <= end <= len(text)
+        for item in answer.items:
+            assert 0 <= item.box.x1 < item.box.x2 <= SIZE.width
+            assert 0 <= item.box.y1 < item.box.y2 <= SIZE.height
+            assert 0 <= item.confidence <= 1
+
+
+@pytest.mark.parametrize("around", ["", " ", "\n  "])
+def test_the_canonical_list_takes_the_fast_way(around, monkeypatch):
+    def general(*arguments):
+        raise AssertionError("the general reader was asked")
+
+    monkeypatch.setattr("virft.text.answers.read_elements", general)
+    rows = (0, 0, 100, 100), (5, 5, 50, 50, 0.5), (1, 2, 30, 40, 0.0), (1, 2, 30, 40, 1.0)
+    answer = detection(f"{around}{written(*rows)}{around}").answer
+    assert [(*item.box.xyxy, item.confidence) for item in answer.items] == [(*rows[0], 1.0), *rows[1:]]
+
+
+@given(mutated_answers())
+def test_the_fast_way_and_the_general_way_agree(text):
+    def read(text):
+        answer = read_detection(text, thinking=False, **FRAME).answer
+        if isinstance(answer, Unreadable):
+            return None
+        return [(item.box, item.confidence) for item in answer.items], len(answer.invalid), answer.num_clipped
+
+    # The key "bbox" is known to the general reader only.
+    assert read(text) == read(text.replace("'Position'", "'bbox'"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[" * 30_000,
+        "[]" * 15_000,
+        "[1,2,3,4]," * 3_000,
+        "'\\" * 15_000,
+        "\"'" * 15_000,
+        "[" + "'\\\"" * 10_000,
+        "(1,2)" + " " * 30_000 + "(3",
+        "[{'Position':[" + " " * 30_000,
+        "1" * 20 + "a" + ("1" * 20 + " ") * 1_400,
+        "[" + "11111111111111111111a " * 1_400,
+        "{" + "'a':" * 7_000,
+        "```" + "a" * 30_000,
+        "<ref>" * 6_000,
+        "[{}" + "]" * 30_000,
+        written((0, 0, 10, 10, 0.5)) * 600,
+    ],
+)
+def test_no_text_takes_long_to_read(answer):
+    assert len(answer) < 32_000
+    start = time.process_time()
+    detection(answer)
+    grounding(answer)
+    classification(answer)
+    assert time.process_time() - start < 2.0  # seconds; about 0.05 when linear, minutes when not
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [
+        ("<think> red fur </think>\n<answer> fox </answer>", "red fur", "fox"),
+        ("It has red fur. <answer>fox</answer> Indeed.", "It has red fur.", "fox"),
+        ("<think>red</think> fox", "red", "fox"),
+        ("a fox", "", "a fox"),
+        ("", "", ""),
+        # while it is being written
+        ("<think>red f", "red f", ""),
+        ("<think>red fur</think>", "red fur", ""),
+        ("<think>red fur</think><answer>[{'Pos", "red fur", "[{'Pos"),
+        # the first answer block is the one that is shown; the reader takes neither
+        ("<answer>fox</answer><answer>dog</answer>", "", "fox"),
+    ],
+)
+def test_reasoning_and_answer_are_told_apart_for_people(text, reasoning, answer):
+    assert split_reasoning(text) == (reasoning, answer)
+
+
+def test_a_text_that_is_being_written_never_shows_a_piece_of_a_tag():
+    whole = "<think>a < b</think><answer>fox</answer>"
+    shown = [split_reasoning(whole[:n], unfinished=True) for n in range(len(whole) + 1)]
+    assert shown[0] == ("", "")
+    assert shown[-1] == ("a < b", "fox")
+    # each part only grows, but for a mark that turns out to begin a tag: "a <" stands while "a < b" is on its way
+    assert {answer for _, answer in shown} == {"", "f", "fo", "fox"}
+    assert {reasoning for reasoning, _ in shown} == {"", "a", "a < b", "a <"}
+    # "a <" may be the beginning of a tag, and what is left out without need comes back with the next letter
+    assert split_reasoning("<think>a <", unfinished=True) == ("a", "")
+    assert split_reasoning("<think>a <") == ("a <", "")
+
+
+def test_an_answer_whose_thought_the_prompt_began_is_well_formed_as_a_whole():
+    whole = render_classification(Label(text="fox"), thinking_text="red fur")
+    rest = left_to_write(whole, "<think>\n")
+    assert rest == "red fur</think><answer>fox</answer>"
+    assert read_classification("<think>\n" + rest, thinking=True).well_formed
+    assert not read_classification(rest, thinking=True).well_formed
+    assert not read_classification("<think>\n" + whole, thinking=True).well_formed
+    assert left_to_write(whole, "") == whole

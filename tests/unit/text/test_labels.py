@@ -1,0 +1,55 @@
+"""Tests of ``virft.text.labels``."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virft.text.labels import is_same_label, is_substring_match, normalize_label
+from virft.types import Label
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Siamese_Cat", "siamesecat"),
+        ("  **Boeing 737-200**. ", "boeing737200"),
+        ("ＦＵＬＬ　ｗｉｄｔｈ", "fullwidth"),
+        ("Straße", "strasse"),
+        ("ﬁg", "fig"),
+        ("cat\u200b", "cat"),
+        ("`pug`", "pug"),
+        ("C++", "c++"),
+        ("हिन्दी", "हिन्दी"),  # vowel signs are marks, not punctuation
+        ("...", ""),
+    ],
+)
+def test_normalizing_keeps_letters_marks_digits_and_symbols(text, expected):
+    assert normalize_label(text) == expected
+
+
+@given(st.text())
+def test_normalizing_twice_changes_nothing(text):
+    assert normalize_label(normalize_label(text)) == normalize_label(text)
+
+
+@pytest.mark.parametrize("answer", ["", "  ", "...", "a cat", "cats", "cat or dog", "cat, dog", "caterpillar"])
+def test_only_the_name_itself_is_the_label(answer):
+    assert not is_same_label(answer, Label(text="cat"))
+
+
+def test_an_alias_of_the_target_is_the_label():
+    cat = Label(text="cat", aliases=("felis-catus", "..."))
+    assert is_same_label("Felis catus", cat)
+    assert not is_same_label("kitty", cat)
+    assert not is_same_label(" ! ", cat), "what normalises to nothing names nothing"
+
+
+@pytest.mark.parametrize("answer", ["", "a", "Cat or dog", "c_at"])
+def test_the_papers_rule_takes_parts_of_names(answer):
+    assert is_substring_match(answer, Label(text="Cat"))
+
+
+def test_the_papers_rule_still_refuses_other_names():
+    assert not is_substring_match("dog", Label(text="cat"))

@@ -1,0 +1,51 @@
+"""Advantages compare completions inside their group, and only there."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virft.training.grpo.advantages import group_advantages, has_spread
+
+REWARDS = st.lists(st.floats(-3, 3, allow_nan=False), min_size=2, max_size=16)
+
+
+def test_advantages_are_divided_by_the_unbiased_standard_deviation() -> None:
+    # mean 2, squared distances 1 + 0 + 1 = 2, unbiased variance 2 / 2 = 1, so 1 / (1 + 0.0001)
+    assert group_advantages([1.0, 2.0, 3.0]).tolist() == pytest.approx([-1 / 1.0001, 0.0, 1 / 1.0001])
+
+
+def test_without_the_division_they_are_distances_to_the_mean() -> None:
+    # mean (0 + 0.5 + 1) / 3 = 0.5
+    assert group_advantages([0.0, 0.5, 1.0], scale_by_std=False).tolist() == [-0.5, 0.0, 0.5]
+
+
+def test_equal_rewards_teach_nothing() -> None:
+    assert group_advantages([0.7, 0.7, 0.7]).tolist() == [0.0, 0.0, 0.0]
+    assert not has_spread([0.7, 0.7, 0.7])
+
+
+def test_rounding_of_a_sum_is_no_spread() -> None:
+    # 0.1 + 0.2 is 0.30000000000000004: dividing its distance to 0.3 by a tiny deviation would make noise a lesson
+    assert group_advantages([0.1 + 0.2, 0.3]).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("scale_by_std", [True, False])
+@given(rewards=REWARDS)
+def test_advantages_add_up_to_zero(scale_by_std: bool, rewards: list[float]) -> None:
+    assert sum(group_advantages(rewards, scale_by_std=scale_by_std)) == pytest.approx(0.0, abs=1e-9)
+
+
+@given(rewards=REWARDS, shift=st.floats(-2, 2))
+def test_a_reward_that_everyone_gets_changes_nothing(rewards: list[float], shift: float) -> None:
+    shifted = group_advantages([reward + shift for reward in rewards], scale_by_std=False)
+    assert shifted.tolist() == pytest.approx(group_advantages(rewards, scale_by_std=False).tolist(), abs=1e-8)
+
+
+@given(rewards=REWARDS)
+def test_a_higher_reward_never_has_a_lower_advantage(rewards: list[float]) -> None:
+    ordered = group_advantages(sorted(rewards))
+    assert all(low <= high for low, high in pairwise(ordered))

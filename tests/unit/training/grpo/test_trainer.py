@@ -1,0 +1,320 @@
+"""One step of training, with a toy in place of the model; exactness on real models is in ``tests/parity``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from factories import box, detections, reading
+from group_factories import completion, group, report
+from toy_training import question, toy_trainer
+from virft.models.vision import FeatureCache
+from virft.rewards.combine import RewardRule
+from virft.training.grpo.group_metrics import best_and_worst, group_metrics
+from virft.training.monitors import NonFinite
+from virft.types import Answer, Detections, RewardReport, RolloutGroup, View
+
+SAMPLES = [question("a"), question("b")]
+
+
+def toy(trainer: Any) -> Any:
+    """The toy policy of a trainer."""
+    return trainer.policy
+
+
+def test_a_step_makes_the_better_answer_likelier() -> None:
+    trainer = toy_trainer()
+    trainer.step(0, SAMPLES)
+    weight = toy(trainer).weight.detach()
+    assert weight[1] > 0 > weight[2]
+
+
+def test_a_step_tells_reward_loss_norm_and_rate() -> None:
+    metrics = toy_trainer().step(0, SAMPLES).metrics
+    # half of the answers earn 3, half earn 1
+    assert metrics["reward"] == 2.0
+    assert metrics["reward_iou"] == 0.5
+    assert metrics["learning_rate"] == 0.1
+    assert metrics["sampler_gap"] == 0.0
+    assert metrics["loss"] == pytest.approx(0.0, abs=1e-6)
+    # gradient of token 1: 2 of 4 completions, weight 1 / 4 each, advantage 1 / (1.1547 + 0.0001): -0.43298,
+    # token 2 the opposite; the softmax's own part is 0 as advantages add up to 0
+    assert metrics["grad_norm"] == pytest.approx(math.sqrt(2) * 0.5 / (math.sqrt(4 / 3) + 1e-4), rel=1e-5)
+    assert {"kl", "clip_frac"}.isdisjoint(metrics)
+
+
+def test_timings_name_every_stage() -> None:
+    assert list(toy_trainer().step(0, SAMPLES).timings) == [
+        "images", "sampling", "reward", "pack", "reference", "update",
+    ]  # fmt: skip
+
+
+def test_a_step_in_which_all_answers_are_equal_changes_nothing() -> None:
+    trainer = toy_trainer(equal=True)
+    metrics = trainer.step(0, SAMPLES).metrics
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert metrics["spread_frac"] == 0.0
+    assert "loss" not in metrics
+
+
+def test_the_gap_to_the_sampler_is_that_before_the_first_update() -> None:
+    metrics = toy_trainer(updates_per_batch=3, max_grad_norm=1e9).step(0, SAMPLES).metrics
+    assert metrics["sampler_gap"] == 0.0
+    # the other numbers are the last update's: after two of rate 0.1 on both tokens the ratio of the better one
+    # is about exp(0.2), above 1.2, and so is clipped; that of the worse one, about exp(-0.2), is above 0.8
+    assert metrics["loss"] < -0.01
+    assert metrics["clip_frac"] == 0.5
+
+
+def test_the_learning_rate_follows_the_schedule() -> None:
+    trainer = toy_trainer(num_steps=4)
+    assert [trainer.step(number, SAMPLES).metrics["learning_rate"] for number in range(4)] == pytest.approx(
+        [0.1, 0.075, 0.05, 0.025]
+    )
+
+
+def test_the_reference_is_asked_only_where_kl_counts() -> None:
+    trainer = toy_trainer(kl_coef=0.1)
+    with pytest.raises(AssertionError, match="needs a reference"):
+        trainer.step(0, SAMPLES)
+
+
+def test_a_frozen_reference_pulls_back() -> None:
+    free, held = toy_trainer(num_steps=30), toy_trainer(num_steps=30, kl_coef=2.0)
+    held.reference = type(toy(held))()
+    for number in range(30):
+        free.step(number, SAMPLES)
+        metrics = held.step(number, SAMPLES).metrics
+    assert metrics["kl"] > 0
+    assert toy(held).weight.abs().max() < toy(free).weight.abs().max()
+
+
+def test_the_weight_of_kl_moves_over_the_run() -> None:
+    trainer = toy_trainer(num_steps=5, kl_coef=0.04, kl_coef_end=0.0, updates_per_batch=2)
+    trainer.reference = toy(toy_trainer())
+    found = [trainer.step(number, SAMPLES).metrics for number in range(5)]
+    assert [one["kl_coef"] for one in found] == pytest.approx([0.04, 0.03, 0.02, 0.01, 0.0])
+    assert found[-1]["kl"] > 0
+
+
+def test_a_kl_term_that_begins_at_nothing_needs_a_reference_and_pulls_back_later() -> None:
+    trainer, free = toy_trainer(num_steps=2, kl_coef_end=50.0), toy_trainer(num_steps=2)
+    assert trainer.settings.has_reference and not free.settings.has_reference
+    trainer.reference = toy(toy_trainer())
+    for one in (trainer, free):
+        one.learning_rate_at = lambda number: 0.1
+        one.step(0, SAMPLES)
+    assert torch.equal(toy(trainer).weight, toy(free).weight)
+    for one in (trainer, free):
+        one.step(1, SAMPLES)
+    assert toy(trainer).weight[1] < toy(free).weight[1]
+
+
+def test_a_completion_near_the_end_of_its_room_costs() -> None:
+    trainer = toy_trainer()
+    trainer.grader = replace(trainer.grader, rule=RewardRule(overlong_tokens=8))
+    # 1 of 8 tokens
+    assert trainer.step(0, SAMPLES).metrics["reward_overlong"] == pytest.approx(-1 / 8)
+
+
+def test_a_sample_that_comes_twice_in_a_step_has_other_noise() -> None:
+    trainer = toy_trainer()
+    trainer.step(2, [question("a"), question("a")])
+    generator: Any = trainer.generator
+    assert generator.calls == [["0/a", "1/a"]]
+    assert (generator.keys[0].seed, generator.keys[0].step) == (3, 2)
+
+
+def test_images_of_a_frozen_tower_are_encoded_once_a_run() -> None:
+    cached, plain = toy_trainer(feature_cache=FeatureCache()), toy_trainer()
+    for number in range(3):
+        cached.step(number, SAMPLES)
+        plain.step(number, SAMPLES)
+    assert (toy(cached).encoded, toy(plain).encoded) == (2, 6)
+
+
+def test_features_of_a_view_are_not_kept() -> None:
+    cache = FeatureCache()
+    trainer = toy_trainer(feature_cache=cache)
+    seen = [replace(sample, view=View(crop=(0, 0, 50, 50))) for sample in SAMPLES]
+    for number in range(2):
+        trainer.step(number, seen)
+    assert toy(trainer).encoded == 4
+    assert (cache.hits, cache.misses) == (0, 0)
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_and_names_the_samples() -> None:
+    # the first of two microbatches: 3 + 4 tokens each
+    trainer = toy_trainer(microbatch_tokens=7)
+    real, rows = trainer.policy.forward, iter([True, False])
+
+    def forward(row: Any, **more: Any) -> torch.Tensor:
+        return real(row, **more) * (math.nan if next(rows) else 1.0)
+
+    trainer.policy.forward = forward  # type: ignore[method-assign]
+    report = trainer.step(7, SAMPLES)
+    assert report.nonfinite == NonFinite(what="loss", samples=("a",))
+    assert report.metrics["skipped"] == 1
+    assert report.metrics["reward"] == 2.0
+    assert {"loss", "grad_norm"}.isdisjoint(report.metrics)
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert not trainer.optimizer.state and toy(trainer).weight.grad is None
+
+
+def test_a_gradient_that_is_no_number_leaves_the_weights_and_names_all_that_were_learnt() -> None:
+    trainer = toy_trainer()
+    toy(trainer).weight.register_hook(lambda gradient: gradient * math.inf)
+    report = trainer.step(0, SAMPLES)
+    assert report.nonfinite == NonFinite(what="gradient norm", samples=("a", "b"))
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert not trainer.optimizer.state and toy(trainer).weight.grad is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_skips_the_step_and_names_its_sample(value: float) -> None:
+    def odd(reading: Any, target: Any, context: Any) -> float:
+        return value if reading.text == "odd" else 0.5
+
+    trainer = toy_trainer()
+    trainer.grader = replace(trainer.grader, rule=RewardRule(extra=(odd,)))
+    drawn = trainer.generator.generate
+    trainer.generator.generate = lambda *given: [  # type: ignore[method-assign]
+        [replace(one, text="odd") if place == number == 0 else one for number, one in enumerate(of_prompt)]
+        for place, of_prompt in enumerate(drawn(*given))
+    ]
+    report = trainer.step(0, SAMPLES)
+    why = f"reward odd (of {odd.__module__}) returned {value}; expected a finite number in [-1, 1]"
+    assert report.nonfinite == NonFinite(what="reward", samples=("a",), why=why)
+    # what is counted is the other group: 2 of its own, 0.5 of the extra
+    assert (report.metrics["reward"], report.metrics["skipped"]) == (2.5, 1)
+    assert report.shown is not None and report.shown["sample"] == "b"
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+
+
+def test_a_rehearsal_changes_nothing() -> None:
+    trainer = toy_trainer()
+    (rehearsed,) = trainer.rehearse(question())
+    assert len(rehearsed.completions) == 4
+    assert toy(trainer).weight.tolist() == [0.0] * 4
+    assert toy(trainer).weight.grad is None
+
+
+def test_metrics_are_means_over_completions() -> None:
+    groups = [group([0.0, 1.0], [1, 3]), group([2.0, 2.0], [2, 2], id="b")]
+    metrics = group_metrics(groups)
+    assert metrics["reward"] == 1.25  # (0 + 1 + 2 + 2) / 4
+    assert metrics["completion_tokens"] == 2.0  # (1 + 3 + 2 + 2) / 4
+    assert metrics["spread_frac"] == 0.5
+    assert metrics["unreadable_frac"] == metrics["truncated_frac"] == 0.0
+    # log-probs -1; -2, -2.1, -2.2; -1, -1.1; -2, -2.1: 13.5 over 8 tokens
+    assert metrics["entropy"] == pytest.approx(13.5 / 8)
+
+
+def test_boxes_and_those_that_repeat_another_are_counted_over_answers_that_have_any_number() -> None:
+    once, moved, far = (0, 0, 10, 10), (0, 0, 10, 8), (50, 50, 60, 60)  # the second overlaps the first by 0.8
+    answers = [detections(once, moved, far, once), detections(), detections(far)]
+    reports = tuple(RewardReport(total=0.0, parts={}, reading=reading(answer)) for answer in answers)
+    one = made(group([0.0, 0.0, 0.0, 0.0]), reports=(*reports, report(0.0, unreadable=True)))
+    metrics = group_metrics([one])
+    # 5 boxes in 3 answers that could be read; two of the first answer's repeat its first
+    assert (metrics["boxes_per_answer"], metrics["duplicate_frac"]) == (5 / 3, 2 / 5)
+    of_labels = made(
+        one, reports=tuple(RewardReport(total=0.0, parts={}, reading=reading(box(0, 0, 9, 9))) for _ in range(4))
+    )
+    assert {"boxes_per_answer", "duplicate_frac"}.isdisjoint(group_metrics([of_labels]))
+
+
+def made(one: RolloutGroup, **changes: Any) -> RolloutGroup:
+    fields = {name: getattr(one, name) for name in one.__slots__}
+    return RolloutGroup(**fields | changes)
+
+
+def test_unreadable_and_cut_answers_are_counted() -> None:
+    one = made(
+        group([0.0, 1.0]),
+        completions=(completion([1], cut=True), completion([1])),
+        reports=(report(0.0, unreadable=True, iou=0.0), report(1.0, iou=0.5, label=1.0)),
+    )
+    metrics = group_metrics([one])
+    assert (metrics["unreadable_frac"], metrics["truncated_frac"]) == (0.5, 0.5)
+    # a part that only some tasks have is the mean over those
+    assert (metrics["reward_iou"], metrics["reward_label"]) == (0.25, 1.0)
+
+
+def test_the_log_keeps_best_and_worst_of_the_group_that_differed_most() -> None:
+    texts = (completion([1], text="bad"), completion([2], text="good"), completion([3], text="fair"))
+    wide = made(group([0.1, 0.9, 0.5], id="wide"), completions=texts)
+    record = best_and_worst([group([0.4, 0.5]), wide], 6, scale_by_std=False)
+    assert (record["step"], record["sample"], record["rewards"]) == (6, "wide", [0.1, 0.9, 0.5])
+    assert (record["best"]["text"], record["best"]["reward"]) == ("good", 0.9)
+    assert (record["worst"]["text"], record["worst"]["reward"]) == ("bad", 0.1)
+    # 0.9 and 0.1 less the mean of 0.5
+    assert (record["best"]["advantage"], record["worst"]["advantage"]) == (0.4, -0.4)
+
+
+def test_the_log_keeps_boxes_as_they_were_read() -> None:
+    answers: list[Answer] = [detections((1, 2, 3, 4.125), confidence=0.5), Detections(), box(5, 6, 7, 8)]
+    reports = tuple(
+        RewardReport(total=total, parts={}, reading=reading(answer))
+        for total, answer in zip((1.0, 0.0, 2.0), answers, strict=True)
+    )
+    pair = made(group([1.0, 0.0]), reports=reports[:2])
+    record = best_and_worst([pair], 0, scale_by_std=True)
+    assert (record["best"]["boxes"], record["worst"]["boxes"]) == ([[1, 2, 3, 4.12, 0.5]], [])
+    record = best_and_worst([made(group([0.0, 2.0]), reports=reports[1:])], 0, scale_by_std=True)
+    assert record["best"]["boxes"] == [[5, 6, 7, 8, 1.0]]
+
+
+def test_the_generator_is_told_of_new_weights_once_a_step() -> None:
+    trainer = toy_trainer(updates_per_batch=2)
+    generator: Any = trainer.generator
+    told = []
+    for number in range(2):
+        trainer.step(number, SAMPLES)
+        told.append(generator.num_updates)
+    assert told == [1, 2]
+
+
+GAPS = (math.log(1.5), math.log(4.0))
+"""The policy makes the right answer 1.5 times and the wrong one 4 times as likely as the engine that samples."""
+
+
+def test_tokens_of_another_engine_weigh_what_the_policy_thinks_of_them() -> None:
+    metrics = toy_trainer(gaps=GAPS, importance_cap=2.0).step(0, SAMPLES).metrics
+    assert metrics["sampler_gap"] == pytest.approx(math.log(4), rel=1e-5)
+    assert metrics["sampler_gap_mean"] == pytest.approx((math.log(1.5) + math.log(4)) / 2, rel=1e-5)
+    assert metrics["capped_frac"] == 0.5
+    # half of the weight is on token 1 with advantage A and weight 1.5, half on token 2 with -A and the cap, 2:
+    # 0.75 A and -A, together -0.25 A, of which the softmax gives a quarter back to each of the four tokens
+    advantage = 1 / (math.sqrt(4 / 3) + 1e-4)
+    gradient = [0.75 + 0.0625, -1 + 0.0625, 0.0625, 0.0625]
+    norm = advantage * math.sqrt(sum(part**2 for part in gradient))
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_ratio_that_is_clipped_is_to_the_policy_before_the_step_not_to_the_engine() -> None:
+    settings: dict[str, Any] = {"updates_per_batch": 3, "max_grad_norm": 1e9, "importance_cap": 5.0}
+    metrics = toy_trainer(gaps=(0.5, 0.5), **settings).step(0, SAMPLES).metrics
+    # as without a gap: to the engine both ratios would be above exp(0.3), and only one of two would be clipped at all
+    assert metrics["clip_frac"] == 0.5
+    same = toy_trainer(**settings).step(0, SAMPLES).metrics
+    assert metrics["loss"] == pytest.approx(same["loss"] * math.exp(0.5), rel=1e-4)
+    assert metrics["sampler_gap_mean"] == pytest.approx(0.5, rel=1e-5)
+
+
+def test_the_alarm_is_raised_where_the_engine_is_far_from_the_policy() -> None:
+    far = toy_trainer(gaps=(0.3, 0.1), importance_cap=2.0, gap_alarm=0.1).step(0, SAMPLES)
+    assert far.alarm is not None
+    assert far.alarm.startswith("step 1: what vLLM says of a sampled token and what the policy says differ by 0.2 nats")
+    near = toy_trainer(gaps=(0.1, 0.05), importance_cap=2.0, gap_alarm=0.1).step(0, SAMPLES)
+    assert near.alarm is None
+
+
+def test_the_built_in_generator_is_taken_at_its_word() -> None:
+    report = toy_trainer(gaps=GAPS).step(0, SAMPLES)
+    assert {"sampler_gap_mean", "capped_frac"}.isdisjoint(report.metrics)
+    assert report.alarm is None
