@@ -28,10 +28,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_reference_has_signatures_and_examples(site: Path) -> None:
-    page = re.sub(r"<[^>]+>", "", (site / "reference" / "geometry" / "boxes.html").read_text(encoding="utf-8"))
+    page = re.sub(r"<[^>]+>", "", (site / "reference" / "geometry.html").read_text(encoding="utf-8"))
     assert "intersection_over_union" in page
     assert "&gt;&gt;&gt; " in page
-    assert "geometry/boxes.html" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
+    assert "geometry.html" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
 
 
 def test_what_pages_link_to_outside_docs_is_in_the_site(site: Path) -> None:
