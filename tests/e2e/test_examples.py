@@ -121,7 +121,7 @@ def test_json_in_a_page_is_json() -> None:
 QUICK = (
     "explain",
     "check",
-    "look",
+    "preview",
     "export raccoon",
     "ask virft-tiny photo",
     "audit mine.toml",
