@@ -1,4 +1,4 @@
-"""What the repository prints for users to run, runs."""
+"""Commands, configs and programs in README, docs and examples run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import pytest
 from virft.cli import main as cli
 from virft.config.toml_file import load, parse
 from virft.data.sources.scenes import write_few_shot_scenes
+from virft.data.store import Store
+from virft.integrations.export import export_coco
 from virft.models.tiny import IMAGE_SIZE, tiny_folder
 from virft.rewards.extra import load_function
 from virft.scenes.assets import class_names
@@ -29,13 +31,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language in a page; "" for those that name none."""
+    """Return the fenced blocks of a language in a page; "" for blocks without a language."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [block for named, block in found if named == language]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs_and_says_something(
+def test_an_example_runs_and_prints_its_result(
     example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -44,7 +46,7 @@ def test_an_example_runs_and_says_something(
     assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
-def test_asking_the_model_draws_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_inference_example_writes_an_annotated_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["ask", str(tmp_path / "a.png")])
     runpy.run_path(str(ROOT / "examples" / "03_ask_the_model.py"), run_name="__main__")
     assert (tmp_path / "a.png").stat().st_size > 1000
@@ -76,7 +78,7 @@ def test_configs_in_a_page_are_valid(page: Path) -> None:
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of a page's blocks without a language (and of shell), put together where they go on."""
+    """Return the lines of a page's shell blocks, those without a language too; continued lines are joined."""
     shell = [block for language in ("", "sh") for block in blocks(page, language)]
     return [line for block in shell for line in block.replace("\\\n", " ").splitlines()]
 
@@ -87,11 +89,11 @@ def test_commands_in_a_page_are_ones_that_the_command_line_takes(page: Path) -> 
         launched = re.match(r"accelerate launch .*-m virft (.*)", line)
         if launched or (line.startswith("virft ") and "VERB" not in line):
             words = launched[1] if launched else line.removeprefix("virft ")
-            # what a page calls CONFIG [KEY=VALUE ...] [--option] stands for one that is given
+            # placeholders such as CONFIG [KEY=VALUE ...] [--option] become arguments
             cli._arguments(shlex.split(re.sub(r"\[KEY=VALUE \.\.\.\]|[][]", "", words), comments=True))
 
 
-def test_other_commands_in_pages_name_what_is_there() -> None:
+def test_other_commands_in_pages_name_existing_targets_and_files() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     found = set()
@@ -131,7 +133,7 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages' commands and programs name."""
+    """A folder with the files that commands and programs of the pages name."""
     folder = tmp_path_factory.mktemp("world")
     train = folder / "data" / "mine" / "train"
     write_few_shot_scenes(
@@ -141,6 +143,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copyfile(next((train / "images").iterdir()), folder / "photo.jpg")
     shutil.copytree(tiny_folder(), folder / "runs" / "mine" / "model")
     (folder / "mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
+    write_few_shot_scenes(
+        folder / "images", task=TaskName.DETECTION, classes=class_names("novel")[:1], shots=25, seed=0, size=IMAGE_SIZE
+    )
+    shutil.copyfile(export_coco(Store(folder / "images"), folder / "coco"), folder / "annotations.json")
     return folder
 
 
@@ -160,17 +166,23 @@ def test_there_are_quick_commands_of_every_kind() -> None:
 
 
 ELSEWHERE = ("trl", "vllm", "swift")
-"""Packages of other tools' environments: of a program that needs them, only what it takes from virft is tried."""
+"""Packages of other environments: of a program that needs them, only its imports from virft are tested."""
 
 
 @pytest.mark.parametrize(
     "page",
-    # the program of report.md runs in the tests of run_report, on two runs
+    # the program of report.md runs in tests/unit/report/read, on two runs
     [page for page in PAGES if blocks(page, "python") and page.name != "report.md"],
     ids=lambda path: path.stem,
 )
-def test_python_in_a_page_runs(page: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(world)
+def test_python_in_a_page_runs(page: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(world, tmp_path / "world")
+    monkeypatch.chdir(folder)
+    if page.name == "README.md":
+        # its program builds the dataset itself, and trains: one small step, into a new run folder
+        shutil.rmtree(folder / "data")
+        config = (folder / "mine.toml").read_text().replace("runs/mine", "runs/python")
+        (folder / "mine.toml").write_text(f"{config}grpo.steps = 1\ngrpo.prompts_per_step = 2\ngrpo.group_size = 2\n")
     if importlib.util.find_spec("torchvision") is None:
         monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda _: None)
     for block in blocks(page, "python"):

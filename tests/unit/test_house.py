@@ -1,4 +1,4 @@
-"""Rules of the house that no other tool checks."""
+"""Rules of the repository that no other tool checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_import_directions_are_kept() -> None:
 
 def test_every_required_package_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    # what the page of `virft app` needs, and what vLLM needs, is in files of their own, for environments of their own
+    # `virft app` and vLLM have constraints files of their own, for environments of their own
     files = ("constraints-vllm.txt", "constraints-app.txt", "constraints.txt")
     lines = [line for name in files for line in (ROOT / name).read_text().split("\n")]
     pins = dict(line.split("==") for line in lines if line and line[0] != "#")
@@ -49,7 +49,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_no_registry_and_no_folder_of_one_machine_is_named(path: Path) -> None:
-    text = path.read_bytes().decode(errors="ignore")  # docs hold pictures too
+    text = path.read_bytes().decode(errors="ignore")  # docs hold images too
     assert not re.search(r"https?://[^ )]*(pypi|pythonhosted|download\.pytorch|mirror)|/home/|/root/|/opt/", text)
 
 
@@ -68,13 +68,12 @@ def test_every_page_is_in_the_index() -> None:
 def test_the_readme_names_every_file_and_folder_of_the_package() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     names = {path.name + "/" * path.is_dir() for path in (ROOT / "src" / "virft").iterdir() if path.name[0] not in "_."}
-    # sft/ is empty so far
-    assert {name for name in names - {"py.typed", "sft/"} if name not in readme} == set()
+    assert {name for name in names - {"py.typed"} if name not in readme} == set()
 
 
 def test_the_demo_is_the_quickstart() -> None:
-    # inside "make test" a second make would say which folder it enters, or take over its flags
+    # inside "make test" a second make would print the folder that it enters, or inherit the flags of the first
     own = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     command = ["make", "-n", "demo"]
-    told = subprocess.run(command, cwd=ROOT, env=own, check=True, capture_output=True, text=True).stdout
-    assert told.splitlines()[-1] == ".venv/bin/virft quickstart runs/quickstart "
+    printed = subprocess.run(command, cwd=ROOT, env=own, check=True, capture_output=True, text=True).stdout
+    assert printed.splitlines()[-1] == ".venv/bin/virft quickstart runs/quickstart "
