@@ -13,7 +13,7 @@ def test_a_reward_that_cannot_be_gamed_passes_and_the_models_groups_are_looked_a
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path, scenes / "train")
-    assert virft("audit", config, "--model", 2, "grpo.group_size=2") == 0
+    assert virft("audit", config, "--groups", 2, "grpo.group_size=2") == 0
     told = capsys.readouterr().out
     assert "best-paid cheat: " in told
     assert "margin +" in told

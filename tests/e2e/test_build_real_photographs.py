@@ -123,7 +123,7 @@ def test_annotations_alone_are_enough_to_score_and_to_export(
     sized = (SizedPrediction(one, ImageSize(28, 28)) for one in nothing)
     assert main(["score", str(write_predictions(tmp_path / "p", card, sized)), str(bare.folder)]) == 0
     for refused in (
-        ["look", str(bare.folder)],
+        ["preview", str(bare.folder)],
         ["export", str(bare.folder), str(tmp_path / "trl"), "--format", "trl"],
         ["predict", "virft-tiny", str(bare.folder), str(tmp_path / "q")],
     ):

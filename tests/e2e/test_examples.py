@@ -90,7 +90,7 @@ def test_commands_in_a_page_are_ones_that_the_command_line_takes(page: Path) -> 
         if launched or (line.startswith("virft ") and "VERB" not in line):
             words = launched[1] if launched else line.removeprefix("virft ")
             # placeholders such as CONFIG [KEY=VALUE ...] [--option] become arguments
-            cli._arguments(shlex.split(re.sub(r"\[KEY=VALUE \.\.\.\]|[][]", "", words), comments=True))
+            cli.parse_arguments(shlex.split(re.sub(r"\[KEY=VALUE \.\.\.\]|[][]", "", words), comments=True))
 
 
 def test_other_commands_in_pages_name_existing_targets_and_files() -> None:

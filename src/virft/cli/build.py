@@ -1,61 +1,273 @@
-"""One function per source of ``virft build``: read what is there, make questions of it, say what was built.
+"""Verb ``build``: one parser and one function per source. Imports are inside the functions: help needs none of them.
 
-Imports stand inside the functions: a verb that needs no model must not wait for PyTorch.
+A source reads its format; ``BuildOptions.write`` writes the datasets, logs the command and prints the summary.
 """
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from virft import __version__
+from virft.cli import arguments
+from virft.cli.parsers import Verbs, add_parser, add_task, add_verb
 from virft.errors import ConfigError, DataError
+from virft.geometry.boxes import BoxSpace
 from virft.types import TaskName
 
 if TYPE_CHECKING:
     from virft.data.annotations import Skipped
     from virft.data.sampling import SplitPlan
 
+Cards: TypeAlias = dict[str, dict[str, Any]]
+"""Card of each dataset by its folder."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BuildChoices:
-    """What every build from files can be told; ``licence``: a word for the card."""
+class BuildOptions:
+    """Options of every build from files."""
 
     test_frac: float = 0.0
+    """Fraction of images in ``OUT/test``."""
     validation_frac: float = 0.0
+    """Fraction of images in ``OUT/validation``."""
     seed: int = 0
+    """Random seed of split, shots and negatives."""
     strict: bool = False
+    """Stop at the first record that cannot be used, instead of skipping it."""
     link: bool = False
+    """Create symbolic links to the images, instead of copies."""
     overwrite: bool = False
+    """Replace datasets that exist."""
     licence: str | None = None
+    """Licence of the images, recorded in the card."""
 
     def split(self) -> SplitPlan:
-        """Shares of the parts."""
+        """Return the fractions of the parts."""
         from virft.data.sampling import SplitPlan
 
         return SplitPlan(test_frac=self.test_frac, validation_frac=self.validation_frac, seed=self.seed)
 
     def skipped(self) -> Skipped:
-        """A new list of what is left out."""
+        """Return a new list for skipped records."""
         from virft.data.annotations import Skipped
 
         return Skipped(strict=self.strict)
 
-    def source(self, kind: str, *, file: Path | None = None, **facts: Any) -> dict[str, Any]:
-        """What a card says of where a set comes from; ``file``: by its name and hash."""
-        from virft.data.store_writer import file_hash
+    def write(
+        self,
+        write_stores: Callable[..., Cards],
+        *arguments: Any,
+        source: Mapping[str, Any],
+        skipped: Skipped,
+        **plan: Any,
+    ) -> Cards:
+        """Call ``write_stores`` with these options; log the command, print what was built, and return the cards.
 
-        if file is not None:
-            try:
-                facts = {"file": file.name, "sha256": file_hash(file).hex(), **facts}
-            except OSError as error:
-                raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-        return {"kind": kind, **facts, "licence": self.licence}
+        ``arguments`` and ``plan`` are those of ``write_stores``; ``source`` is the origin for the card, see
+        ``source_of``.
+        """
+        if self.link:  # only writers of image files have it
+            plan["link"] = True
+        return report_build(
+            write_stores(
+                *arguments,
+                source={**source, "licence": self.licence},
+                skipped=skipped,
+                overwrite=self.overwrite,
+                **plan,
+            )
+        )
 
 
-DEFAULT_CHOICES = BuildChoices()
+DEFAULT_OPTIONS = BuildOptions()
+
+
+def source_of(kind: str, file: Path | None = None, **facts: Any) -> dict[str, Any]:
+    """Return the origin of a dataset for its card; ``file`` is recorded by name and SHA-256.
+
+    Raises ``DataError`` for a file that cannot be read.
+    """
+    from virft.data.store_writer import file_hash
+
+    if file is not None:
+        try:
+            facts = {"file": file.name, "sha256": file_hash(file).hex(), **facts}
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    return {"kind": kind, **facts}
+
+
+def report_build(cards: Cards) -> Cards:
+    """Log the command next to each dataset, print what was built, and return the cards.
+
+    Command and date go into ``build.log``, so that cards of equal builds are equal.
+    """
+    line = f"{datetime.now(UTC).isoformat(timespec='seconds')}  virft {__version__}  {shlex.join(sys.argv)}\n"
+    for folder in cards:
+        (Path(folder) / "build.log").write_text(line, encoding="utf-8", errors="surrogateescape")
+    _print_cards(cards)
+    return cards
+
+
+def _print_cards(cards: Cards) -> None:
+    """Print one line per dataset, the first skipped records, and the first images that are in two parts."""
+    for folder, card in cards.items():
+        line = f"{folder}: {card['num_samples']} questions on {card['num_images']} images"
+        if card["negatives_frac"] is not None:
+            line += f", {card['negatives_frac']:.0%} about an absent class"
+        print(f"{line}, hash {card['hash'][:12]}")
+    skipped = [record for card in cards.values() for record in card["skipped"]]
+    unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
+    for where, reason in unique[:5]:
+        print(f"skipped {where}: {reason}")
+    if len(unique) > 5:
+        print(f"and {len(unique) - 5} more skipped: see card.json")
+    source = next(iter(cards.values()))["source"]
+    if number := source.get("num_same_pictures", 0):
+        first, second = source["same_pictures"][0]
+        print(f"{number} images are duplicates in two parts, such as {first} and {second}: see card.json")
+
+
+def add_build(verbs: Verbs) -> None:
+    """Add the parser of ``build``, with one of its own for each source."""
+    sources = add_parser(verbs, "build", "convert annotations to a dataset").add_subparsers(
+        metavar="SOURCE", required=True
+    )
+    _add_coco(sources)
+    _add_files(sources)
+    _add_folders(sources)
+    _add_csv(sources)
+    _add_lisa(sources)
+    _add_refcoco(sources)
+    _add_rows(sources)
+    _add_visual_rft(sources)
+    _add_scenes(sources)
+
+
+def _add_source(sources: Verbs, name: str, help: str, build: Callable[..., Cards]) -> argparse.ArgumentParser:
+    """Add the parser of a source. Arguments that are fields of ``BuildOptions`` reach ``build`` as its ``options``."""
+
+    @wraps(build)
+    def build_with_options(**given: Any) -> Cards:
+        options = {field.name: given.pop(field.name) for field in fields(BuildOptions) if field.name in given}
+        return build(options=BuildOptions(**options), **given)
+
+    return add_verb(sources, name, help, build_with_options)
+
+
+def _add_out(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "out", metavar="OUT", type=Path, help="dataset folder; with a split, the folder of train, validation and test"
+    )
+
+
+def _add_images(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("images", metavar="IMAGES", type=Path, help="folder of the images")
+
+
+def _add_options(verb: argparse.ArgumentParser, *, can_link: bool = True) -> None:
+    """Add the fields of ``BuildOptions``; images that are not files cannot be linked."""
+    verb.add_argument(
+        "--test-frac",
+        type=arguments.fraction,
+        metavar="F",
+        default=0.0,
+        help="fraction of images held out in OUT/test; 0 makes no test split",
+    )
+    verb.add_argument(
+        "--validation-frac",
+        type=arguments.fraction,
+        metavar="F",
+        default=0.0,
+        help="fraction of images held out in OUT/validation, none of the test split; 0 makes no validation split",
+    )
+    verb.add_argument(
+        "--seed",
+        type=arguments.not_negative,
+        metavar="N",
+        default=0,
+        help="random seed of split, few-shot selection and absent classes",
+    )
+    verb.add_argument(
+        "--strict", action="store_true", help="stop at the first invalid record; without it, invalid ones are skipped"
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace a dataset that exists")
+    verb.add_argument("--licence", help="licence of the images, recorded in card.json")
+    if can_link:
+        verb.add_argument("--link", action="store_true", help="link images instead of copying them")
+
+
+def _add_negatives(verb: argparse.ArgumentParser, *, default: float | None) -> None:
+    verb.add_argument(
+        "--negatives-frac",
+        type=arguments.fraction,
+        metavar="F",
+        default=default,
+        help="fraction of questions about a class that the image does not show",
+    )
+
+
+def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
+    _add_out(verb)
+    verb.add_argument(
+        "--classes",
+        type=arguments.names,
+        default=(),
+        metavar="A,B",
+        help="class names, or @coco-8, @coco-base-65, @coco-novel-15, @lvis-6, @lvis-rare-13 (default: all)",
+    )
+    verb.add_argument(
+        "--shots", type=arguments.positive, metavar="K", help="few-shot: K questions per class (default: all)"
+    )
+    _add_negatives(verb, default=0.0)
+    _add_options(verb)
+
+
+def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
+    _add_out(verb)
+    verb.add_argument("--domain", required=True, help='what the labels name, such as "aircraft"; part of the question')
+    verb.add_argument("--classes", type=arguments.names, default=(), metavar="A,B", help="labels (default: all)")
+    verb.add_argument(
+        "--aliases", type=Path, metavar="JSON", help="JSON file {label: [other names that count as correct]}"
+    )
+    verb.add_argument(
+        "--shots", type=arguments.positive, metavar="K", help="few-shot: K images per label (default: all)"
+    )
+    _add_options(verb)
+
+
+def _add_number_of_expressions(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--questions", type=arguments.positive, metavar="N", help="number of training questions (default: all)"
+    )
+
+
+def _add_coco(sources: Verbs) -> None:
+    for name, federated in (("coco", False), ("lvis", True)):
+        verb = _add_source(sources, name, f"{name.upper()} JSON and its images: detection", build_coco)
+        verb.set_defaults(federated=federated)
+        verb.add_argument("annotations", metavar="JSON", type=Path, help=f"{name.upper()} annotation file")
+        verb.add_argument(
+            "images",
+            metavar="IMAGES",
+            type=arguments.folder_or_none,
+            help="folder of the images; - builds without images",
+        )
+        verb.add_argument(
+            "--protocol",
+            metavar="PROTOCOL",
+            help="test sets: `all` queries every class on every image, `map:FILE` the classes that a JSON file lists "
+            "for each image (default: the classes that the image shows)",
+        )
+        _add_detection_arguments(verb)
 
 
 def build_coco(
@@ -67,13 +279,13 @@ def build_coco(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     federated: bool = False,
-    ask: str | None = None,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Detection data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
+    protocol: str | None = None,
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build detection datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
 
-    ``images`` None: no pictures are at hand, see ``Store.has_pictures``. ``classes``: names, or ``@set`` of
-    ``virft.data.class_sets``. ``ask``: a protocol, ``all`` or ``map:FILE``, see ``QuestionPlan``.
+    ``images`` None: build without images, see ``Store.has_pictures``. ``classes``: names, or an ``@set`` of
+    ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
@@ -82,30 +294,35 @@ def build_coco(
 
     if images is not None:
         _require_images(images, annotations)
-    if ask is not None and ask != "all" and not ask.startswith("map:"):
-        raise ConfigError(f"--ask {ask}: expected all, or map:FILE")
-    asked_file = Path(ask.removeprefix("map:")) if ask is not None and ask != "all" else None
-    skipped = choices.skipped()
-    return _close_build(
-        write_detection_stores(
-            read_coco(
-                open_coco(annotations), images, classes=expand_class_sets(classes), federated=federated, skipped=skipped
-            ),
-            out,
-            plan=QuestionPlan(
-                shots=shots,
-                negatives_frac=negatives_frac,
-                every_class=ask == "all",
-                asked_map=read_asked_map(asked_file) if asked_file else None,
-                split=choices.split(),
-            ),
-            source=choices.source("lvis" if federated else "coco", file=annotations)
-            | ({"map": choices.source("map", file=asked_file)} if asked_file else {}),
-            skipped=skipped,
-            overwrite=choices.overwrite,
-            link=choices.link,
-        )
+    if protocol not in (None, "all") and not protocol.startswith("map:"):
+        raise ConfigError(f"--protocol {protocol}: expected all, or map:FILE")
+    map_file = Path(protocol.removeprefix("map:")) if protocol not in (None, "all") else None
+    skipped = options.skipped()
+    names = expand_class_sets(classes)
+    annotated = read_coco(open_coco(annotations), images, classes=names, federated=federated, skipped=skipped)
+    plan = QuestionPlan(
+        shots=shots,
+        negatives_frac=negatives_frac,
+        every_class=protocol == "all",
+        asked_map=read_asked_map(map_file) if map_file else None,
+        split=options.split(),
     )
+    source = source_of("lvis" if federated else "coco", annotations)
+    if map_file is not None:
+        source["map"] = source_of("map", map_file)
+    return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_files(sources: Verbs) -> None:
+    for kind, description in (
+        ("labelme", "LabelMe JSON files next to their images"),
+        ("voc", "Pascal VOC XML files, images in JPEGImages or next to them"),
+        ("yolo", "YOLO text files, with images, labels and names"),
+    ):
+        verb = _add_source(sources, kind, f"{description}: detection", build_files)
+        verb.set_defaults(kind=kind)
+        verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
+        _add_detection_arguments(verb)
 
 
 def build_files(
@@ -116,28 +333,27 @@ def build_files(
     classes: Sequence[str] = (),
     shots: int | None = None,
     negatives_frac: float = 0.0,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Detection data sets of a folder with an annotation file for each image; their cards by folder."""
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build detection datasets from a folder with one annotation file per image; return their cards by folder."""
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.labelme import read_labelme
     from virft.data.sources.voc import read_voc
     from virft.data.sources.yolo import read_yolo
 
-    skipped = choices.skipped()
+    skipped = options.skipped()
     read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
-    return _close_build(
-        write_detection_stores(
-            read(root, classes=expand_class_sets(classes), skipped=skipped),
-            out,
-            plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
-            source=choices.source(kind, name=root.absolute().name),
-            skipped=skipped,
-            overwrite=choices.overwrite,
-            link=choices.link,
-        )
-    )
+    annotated = read(root, classes=expand_class_sets(classes), skipped=skipped)
+    plan = QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=options.split())
+    source = source_of(kind, name=root.absolute().name)
+    return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_folders(sources: Verbs) -> None:
+    verb = _add_source(sources, "folders", "a folder of images for each class: classification", build_folders)
+    verb.add_argument("root", metavar="FOLDER", type=Path, help="folder that holds one folder per class")
+    _add_label_arguments(verb)
 
 
 def build_folders(
@@ -148,23 +364,23 @@ def build_folders(
     classes: Sequence[str] = (),
     aliases: Path | None = None,
     shots: int | None = None,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Classification data sets of a folder of images for each class; their cards by folder."""
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build classification datasets from a folder of images for each class; return their cards by folder."""
     from virft.data.label_questions import LabelPlan, write_label_stores
     from virft.data.sources.labels import read_aliases, read_label_folders
 
-    return _close_build(
-        write_label_stores(
-            read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {}),
-            out,
-            plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
-            source=choices.source("folders", name=root.absolute().name),
-            skipped=choices.skipped(),
-            overwrite=choices.overwrite,
-            link=choices.link,
-        )
-    )
+    labelled = read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {})
+    plan = LabelPlan(domain=domain, shots=shots, split=options.split())
+    source = source_of("folders", name=root.absolute().name)
+    return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=options.skipped())
+
+
+def _add_csv(sources: Verbs) -> None:
+    verb = _add_source(sources, "csv", "a CSV file of paths and labels: classification", build_csv)
+    verb.add_argument("table", metavar="CSV", type=Path, help="CSV file with the columns path and label")
+    _add_images(verb)
+    _add_label_arguments(verb)
 
 
 def build_csv(
@@ -176,51 +392,55 @@ def build_csv(
     classes: Sequence[str] = (),
     aliases: Path | None = None,
     shots: int | None = None,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Classification data sets of a CSV file with the columns path and label; their cards by folder."""
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build classification datasets from a CSV file with the columns path and label; return their cards by folder."""
     from virft.data.label_questions import LabelPlan, write_label_stores
     from virft.data.sources.labels import read_aliases, read_label_csv
 
     _require_images(images, table)
-    skipped = choices.skipped()
+    skipped = options.skipped()
     known = read_aliases(aliases) if aliases else {}
-    return _close_build(
-        write_label_stores(
-            read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped),
-            out,
-            plan=LabelPlan(domain=domain, shots=shots, split=choices.split()),
-            source=choices.source("csv", file=table),
-            skipped=skipped,
-            overwrite=choices.overwrite,
-            link=choices.link,
-        )
+    labelled = read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped)
+    plan = LabelPlan(domain=domain, shots=shots, split=options.split())
+    source = source_of("csv", table)
+    return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_lisa(sources: Verbs) -> None:
+    verb = _add_source(sources, "lisa", "ReasonSeg folder of instructions and masks: grounding", build_lisa)
+    verb.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="folder of LabelMe JSON files with `text`, next to their images"
     )
+    _add_out(verb)
+    _add_number_of_expressions(verb)
+    _add_options(verb)
 
 
 def build_lisa(
-    *,
-    folder: Path,
-    out: Path,
-    questions: int | None = None,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Grounding data sets of a ReasonSeg folder, with masks; their cards by folder."""
+    *, folder: Path, out: Path, questions: int | None = None, options: BuildOptions = DEFAULT_OPTIONS
+) -> Cards:
+    """Build grounding datasets from a ReasonSeg folder, with masks; return their cards by folder."""
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
     from virft.data.sources.lisa import read_lisa
 
-    skipped = choices.skipped()
-    return _close_build(
-        write_grounding_stores(
-            read_lisa(folder, skipped=skipped),
-            out,
-            plan=GroundingPlan(questions=questions, split=choices.split()),
-            source=choices.source("lisa", name=folder.absolute().name),
-            skipped=skipped,
-            overwrite=choices.overwrite,
-            link=choices.link,
-        )
+    skipped = options.skipped()
+    referring = read_lisa(folder, skipped=skipped)
+    plan = GroundingPlan(questions=questions, split=options.split())
+    source = source_of("lisa", name=folder.absolute().name)
+    return options.write(write_grounding_stores, referring, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_refcoco(sources: Verbs) -> None:
+    verb = _add_source(sources, "refcoco", "JSON of referring expressions and boxes: grounding", build_refcoco)
+    verb.add_argument(
+        "expressions", metavar="JSON", type=Path, help="list of records, or a COCO file whose annotations have captions"
     )
+    _add_images(verb)
+    _add_out(verb)
+    verb.add_argument("--box-format", choices=("xywh", "xyxy"), default="xywh", help="format of bbox, in pixels")
+    _add_number_of_expressions(verb)
+    _add_options(verb)
 
 
 def build_refcoco(
@@ -230,50 +450,61 @@ def build_refcoco(
     out: Path,
     box_format: Literal["xywh", "xyxy"] = "xywh",
     questions: int | None = None,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Grounding data sets of a JSON file of referring expressions; their cards by folder."""
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build grounding datasets from a JSON file of referring expressions; return their cards by folder."""
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
     from virft.data.sources.refcoco import read_refcoco
 
     _require_images(images, expressions)
-    skipped = choices.skipped()
-    return _close_build(
-        write_grounding_stores(
-            read_refcoco(expressions, images, box_format=box_format, skipped=skipped),
-            out,
-            plan=GroundingPlan(questions=questions, split=choices.split()),
-            source=choices.source("refcoco", file=expressions, box_format=box_format),
-            skipped=skipped,
-            overwrite=choices.overwrite,
-            link=choices.link,
-        )
+    skipped = options.skipped()
+    referring = read_refcoco(expressions, images, box_format=box_format, skipped=skipped)
+    plan = GroundingPlan(questions=questions, split=options.split())
+    source = source_of("refcoco", expressions, box_format=box_format)
+    return options.write(write_grounding_stores, referring, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_rows(sources: Verbs) -> None:
+    verb = _add_source(sources, "rows", "JSON rows of image, question and target: any task", build_rows)
+    verb.add_argument(
+        "rows", metavar="FILE", type=Path, help="a .json list, or JSON lines, by the schema docs/rows.schema.json"
     )
+    _add_images(verb)
+    _add_out(verb)
+    _add_options(verb)
 
 
-def build_rows(
-    *,
-    rows: Path,
-    images: Path,
-    out: Path,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Data sets of rows of JSON, of any task; their cards by folder."""
+def build_rows(*, rows: Path, images: Path, out: Path, options: BuildOptions = DEFAULT_OPTIONS) -> Cards:
+    """Build datasets of any task from rows of JSON; return their cards by folder."""
     from virft.data.sources.rows import write_row_stores
 
     _require_images(images, rows)
-    return _close_build(
-        write_row_stores(
-            rows,
-            images,
-            out,
-            split=choices.split(),
-            source=choices.source("rows", file=rows),
-            skipped=choices.skipped(),
-            overwrite=choices.overwrite,
-            link=choices.link,
-        )
+    source = source_of("rows", rows)
+    return options.write(
+        write_row_stores, rows, images, out, split=options.split(), source=source, skipped=options.skipped()
     )
+
+
+def _add_visual_rft(sources: Verbs) -> None:
+    verb = _add_source(
+        sources, "visual-rft", "Hugging Face dataset with image, problem, solution: any task", build_visual_rft
+    )
+    verb.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of a saved dataset, parquet file, or hub id; needs the extra virft[hf]",
+    )
+    _add_out(verb)
+    add_task(verb, default=None, help="task of all rows (default: each row's, recognized by its solution)")
+    verb.add_argument(
+        "--space",
+        type=arguments.one_of(BoxSpace),
+        choices=[BoxSpace.RELATIVE_1000, BoxSpace.ORIGINAL_PIXELS],
+        default=BoxSpace.RELATIVE_1000,
+        help="coordinates of the boxes: relative_1000 is 0 to 1000 of width and height",
+    )
+    verb.add_argument("--hf-split", metavar="NAME", help="split of the source; required if it has several")
+    _add_options(verb, can_link=False)
 
 
 def build_visual_rft(
@@ -281,24 +512,48 @@ def build_visual_rft(
     source: str,
     out: Path,
     task: TaskName | None = None,
-    space: str = "relative_1000",
+    space: str = BoxSpace.RELATIVE_1000,
     hf_split: str | None = None,
-    choices: BuildChoices = DEFAULT_CHOICES,
-) -> dict[str, dict[str, Any]]:
-    """Data sets of a Hugging Face set with the columns of Visual-RFT; their cards by folder."""
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build datasets from a Hugging Face dataset with the columns of Visual-RFT; return their cards by folder."""
     from virft.data.sources.visual_rft import VisualRFTPlan, open_rows, write_visual_rft_stores
-    from virft.geometry.boxes import BoxSpace
 
-    return _close_build(
-        write_visual_rft_stores(
-            open_rows(source, split=hf_split),
-            out,
-            plan=VisualRFTPlan(task=task, space=BoxSpace(space), split=choices.split()),
-            source=choices.source("visual_rft", name=Path(source).name if Path(source).exists() else source),
-            skipped=choices.skipped(),
-            overwrite=choices.overwrite,
-        )
+    rows = open_rows(source, split=hf_split)
+    plan = VisualRFTPlan(task=task, space=BoxSpace(space), split=options.split())
+    origin = source_of("visual_rft", name=Path(source).name if Path(source).exists() else source)
+    return options.write(write_visual_rft_stores, rows, out, plan=plan, source=origin, skipped=options.skipped())
+
+
+def _add_scenes(sources: Verbs) -> None:
+    verb = add_verb(sources, "scenes", "synthetic scenes drawn from built-in assets: any task", build_scenes)
+    verb.add_argument("out", metavar="OUT", type=Path, help="dataset folder")
+    add_task(verb)
+    verb.add_argument(
+        "--classes",
+        type=arguments.names,
+        default=("novel",),
+        metavar="A,B",
+        help="class names, or the sets base, novel, heldout",
     )
+    verb.add_argument(
+        "--shots", type=arguments.positive, metavar="K", help="make a few-shot training set of K scenes per class"
+    )
+    verb.add_argument("--questions", type=arguments.positive, metavar="N", help="make a test set of N questions")
+    verb.add_argument(
+        "--kind",
+        choices=("train", "train_other_style", "same_sprites", "other_style"),
+        help="assets of the scenes (default: train with --shots, same_sprites with --questions)",
+    )
+    _add_negatives(verb, default=None)
+    verb.add_argument(
+        "--size",
+        type=arguments.number(int, at_least=28, unit="pixels"),
+        metavar="PIXELS",
+        help="side of the images; at least 28, one token of a model",
+    )
+    verb.add_argument("--seed", type=arguments.not_negative, metavar="N", default=0, help="random seed of the scenes")
+    verb.add_argument("--overwrite", action="store_true", help="replace a dataset that exists")
 
 
 def build_scenes(
@@ -313,10 +568,11 @@ def build_scenes(
     size: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """A data set of built-in scenes: ``shots`` per class to train on, or ``questions`` to test with.
+) -> Cards:
+    """Build a dataset of synthetic scenes: ``shots`` per class for training, or ``questions`` for a test.
 
-    ``kind``: a ``SceneKind``; ``train`` for shots and ``same_sprites`` for questions if not said.
+    ``kind`` is a ``SceneKind``; default: ``train`` for shots and ``same_sprites`` for questions. Raises ``ConfigError``
+    for both or none of the two.
     """
     from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
     from virft.scenes.patches import REFERENCE_SIZE
@@ -336,45 +592,9 @@ def build_scenes(
         card = write_test_scenes(out, num_questions=questions, kind=SceneKind(kind or "same_sprites"), **common)
     else:
         raise ConfigError("build scenes: expected either --shots (a training set) or --questions (a test set)")
-    return _close_build({str(out): card})
+    return report_build({str(out): card})
 
 
 def _require_images(folder: Path, annotations: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected the folder of the images of {annotations.name}")
-
-
-def _close_build(cards: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Say what was built, and give it back.
-
-    Command and date go into ``build.log``, so that cards of equal builds are equal.
-    """
-    import shlex
-    from datetime import UTC, datetime
-
-    from virft import __version__
-
-    line = f"{datetime.now(UTC).isoformat(timespec='seconds')}  virft {__version__}  {shlex.join(sys.argv)}\n"
-    for folder in cards:
-        (Path(folder) / "build.log").write_text(line, encoding="utf-8", errors="surrogateescape")
-    _print_cards(cards)
-    return cards
-
-
-def _print_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
-    """One line per data set, the first records that were left out, the first pictures that are in two parts."""
-    for folder, card in cards.items():
-        line = f"{folder}: {card['num_samples']} questions on {card['num_images']} images"
-        if card["negatives_frac"] is not None:
-            line += f", {card['negatives_frac']:.0%} about an absent class"
-        print(f"{line}, hash {card['hash'][:12]}")
-    skipped = [record for card in cards.values() for record in card["skipped"]]
-    unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
-    for where, reason in unique[:5]:
-        print(f"skipped {where}: {reason}")
-    if len(unique) > 5:
-        print(f"and {len(unique) - 5} more skipped: see card.json")
-    source = next(iter(cards.values()))["source"]
-    if number := source.get("num_same_pictures", 0):
-        first, second = source["same_pictures"][0]
-        print(f"{number} pictures look the same in two parts, such as {first} and {second}: see card.json")

@@ -1,4 +1,4 @@
-"""Every knob of a run: one tree of dataclasses. Each field states its default, unit, limits, source.
+"""Settings of a run as one tree of dataclasses. Each field states its default, unit, limits and source.
 
 ``settings()`` lists them as data; ``docs/config.md`` and ``--dry-run`` print that list.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from virft.errors import ConfigError
 
@@ -29,7 +29,7 @@ def _setting(
     at_most: float | None = None,
     default_factory: Any = MISSING,
 ) -> Any:
-    """A dataclass field that carries what the docs and the checks need to know about it."""
+    """Return a dataclass field with the metadata that checks and documentation use."""
     metadata = {
         "help": help,
         "unit": unit,
@@ -46,7 +46,7 @@ def _setting(
 
 
 class _Section:
-    """Checks its own values, so that a tree built in Python is held to the same limits as a file."""
+    """Checks its own values, so that the limits hold for a tree built in Python as for a file."""
 
     __slots__ = ()
 
@@ -55,46 +55,55 @@ class _Section:
             setting.check(getattr(self, setting.key.rpartition(".")[2]))
 
 
+Method = Literal["grpo", "sft"]
+"""Training methods: GRPO, and supervised fine-tuning."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(_Section):
-    """``[model]``: what is trained, and which of its weights."""
+    """``[model]``: the model, the precision, and the weights that are trained."""
 
-    path: str = _setting("virft-tiny", help="`virft-tiny` (ships with virft), a model folder, or a hub id.")
+    path: str = _setting("virft-tiny", help="`virft-tiny` (part of virft), a model folder, or a Hugging Face hub id.")
     dtype: Literal["float32", "bfloat16"] = _setting(
         "float32",
-        help="What the model computes in. Weights that are trained and optimizer states are float32 always.",
+        help="Precision of forward and backward passes. Trained weights and optimizer states are always float32.",
     )
     train: Literal["full", "lora"] = _setting(
-        "full", help="`full` trains every weight that is not frozen; `lora` trains adapters in the language model."
+        "full", help="`full` trains all weights that are not frozen; `lora` trains adapters in the language model."
     )
     freeze_vision: bool = _setting(
         True,
-        help="Leave the vision tower as it is. Training it collapsed detection in V-Triune.",
+        help="Freeze the vision tower and the projector. In V-Triune, training the tower made detection collapse.",
         source="V-Triune",
     )
-    lora_rank: int = _setting(32, help="Rank of the adapters.", at_least=1)
-    lora_alpha: int = _setting(64, help="Adapters are scaled by lora_alpha / lora_rank.", at_least=1)
+    lora_rank: int = _setting(32, help="Rank of the LoRA adapters.", at_least=1)
+    lora_alpha: int = _setting(64, help="LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.", at_least=1)
     load_in_4bit: bool = _setting(
         False,
-        help="Keep the language model's frozen weights in 4 bits under adapters (QLoRA, NF4). Needs `virft[quant]`.",
+        help="Store the frozen weights of the language model in 4 bits under LoRA adapters (QLoRA, NF4). Needs "
+        "`virft[quant]`.",
         source="QLoRA",
     )
     gradient_checkpointing: bool = _setting(
         False,
-        help="Keep only what enters each layer and compute the rest again in the backward: far less memory, about a "
-        "third more time in the update, the same gradients.",
+        help="Store only the input of each layer and recompute its activations in the backward pass: much less memory, "
+        "about a third more time per optimizer step, the same gradients.",
     )
     compile: bool = _setting(
         False,
-        help="Have PyTorch compile the language model's layers: the first step waits for it, up to half a minute; from "
-        "then on update and reference take less time, in bfloat16. Sampling stays as it is. Needs a C++ compiler.",
+        help="Compile the layers of the language model with torch.compile: the first step takes up to half a minute "
+        "longer; after that, policy and reference forward passes are faster in bfloat16. Does not change sampling. "
+        "Needs a C++ compiler.",
     )
     min_pixels: int | None = _setting(
-        None, help="Smaller images are enlarged to this. Not set: the model's own.", unit="pixels", at_least=1
+        None,
+        help="Minimum area of a resized image; smaller images are enlarged. Not set: the model's own.",
+        unit="pixels",
+        at_least=1,
     )
     max_pixels: int | None = _setting(
         None,
-        help="Larger images are shrunk to this (the paper: 401408). Not set: the model's own.",
+        help="Maximum area of a resized image; larger images are shrunk (the paper: 401408). Not set: the model's own.",
         unit="pixels",
         at_least=1,
     )
@@ -102,17 +111,19 @@ class ModelConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig(_Section):
-    """``[data]``: folders that ``virft build`` made."""
+    """``[data]``: training and validation datasets, folders made by ``virft build``."""
 
     train: str | None = _setting(
-        None, help="Data set to train on. Not set only if there are tables `[mixture.NAME]`.", unit="folder"
+        None, help="Training dataset. Not set: the tables `[mixture.NAME]` are required.", unit="folder"
     )
     validation: str | None = _setting(
-        None, help="Data set to score during the run; never the test set. Not set: no scoring.", unit="folder"
+        None,
+        help="Validation dataset, scored during training; never use the test set. Not set: no validation.",
+        unit="folder",
     )
     validate_every: int = _setting(
         0,
-        help="Score the validation sets so often; 0: before the first and after the last step.",
+        help="Validate every N steps. 0: only before the first and after the last step.",
         unit="steps",
         at_least=0,
     )
@@ -120,33 +131,49 @@ class DataConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureConfig(_Section):
-    """``[mixture.NAME]``: one of several data sets of a run, in place of ``data.train``; NAME stands in the logs."""
+    """``[mixture.NAME]``: one of several training datasets, in place of ``data.train``; logs call it NAME."""
 
-    data: str = _setting(help="Data set to train on; each sample says its task.", unit="folder")
-    weight: float = _setting(1.0, help="Share of the questions, against the weights of the other sets.", above=0)
-    thinking: bool | None = _setting(None, help="Of this set. Not set: as `prompt.thinking` says.")
-    preset: Literal["robust", "paper"] | None = _setting(None, help="Of this set. Not set: as `reward.preset` says.")
+    data: str = _setting(help="Training dataset; each sample has its own task.", unit="folder")
+    weight: float = _setting(
+        1.0,
+        help="Fraction of training samples from this dataset: weight / sum of the weights of all datasets.",
+        above=0,
+    )
+    thinking: bool | None = _setting(
+        None, help="Overrides `prompt.thinking` for this dataset. Not set: as `prompt.thinking`."
+    )
+    preset: Literal["robust", "paper"] | None = _setting(
+        None, help="Overrides `reward.preset` for this dataset. Not set: as `reward.preset`."
+    )
     validation: str | None = _setting(
-        None, help="Data set to score during the run, asked as this one is; never the test set.", unit="folder"
+        None,
+        help="Validation dataset, prompted like this one; never use the test set. Not set: no validation on it.",
+        unit="folder",
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig(_Section):
-    """``[augment]``: another look at the picture each time it is asked about. Boxes move along; meanings stay."""
+    """``[augment]``: data augmentation, drawn anew at each use of a sample. Boxes are transformed with the image."""
 
-    zoom: float = _setting(
+    resized_crop: float = _setting(
         0.0,
-        help="Detection: enlarge a random part that takes away up to this share of width and height, boxes whole.",
+        help="Random resized crop (detection): remove at most this fraction of width and height; no target box is cut. "
+        "0 disables it.",
+        unit="fraction",
         at_least=0,
         at_most=0.9,
     )
-    mirror: bool = _setting(
-        False, help="Mirror every other picture; never for expressions, which may say left or right."
+    horizontal_flip: bool = _setting(
+        False,
+        help="Flip half of the images horizontally. Referring expressions and classes that name a side (left, right) "
+        "are never flipped.",
     )
-    tones: float = _setting(
+    colour_jitter: float = _setting(
         0.0,
-        help="Change saturation and contrast by up to this share, brightness by a quarter of it.",
+        help="Colour jitter: change saturation and contrast by at most this fraction, brightness by a quarter of it. "
+        "0 disables it.",
+        unit="fraction",
         at_least=0,
         at_most=1,
     )
@@ -154,31 +181,40 @@ class AugmentConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptConfig(_Section):
-    """``[prompt]``: how a sample is put to the model."""
+    """``[prompt]``: prompt template and thinking mode."""
 
     template: str = _setting(
-        "auto", help="`paper`, `short`, `auto` (what the model's card says), or a text file with `{query}` in it."
+        "auto",
+        help="`paper`, `short`, `auto` (the template in the model card, else `paper`), or a text file with `{query}`.",
     )
     thinking: bool = _setting(
         False,
-        help="Ask for a think block before the answer. It hurts plain perception and helps reasoning.",
+        help="Prompt for a `<think>` block before the answer. It hurts plain perception and helps reasoning.",
         source="Perception-R1",
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig(_Section):
-    """``[sampling]``: how completions are drawn during training. Top-k and top-p are always off."""
+    """``[sampling]``: sampling of rollout completions. Top-k and top-p are always off."""
 
     temperature: float = _setting(
-        1.0, help="Divides the logits, in sampling and in scoring alike.", source=_PAPER, above=0, at_most=10
+        1.0,
+        help="Sampling temperature; log-probs of policy and reference are computed at the same one.",
+        source=_PAPER,
+        above=0,
+        at_most=10,
     )
     max_completion_tokens: int = _setting(
-        256, help="A longer completion is cut and counted as truncated.", unit="tokens", source=_PAPER, at_least=1
+        256,
+        help="Maximum length of a completion; longer ones are truncated and counted in `truncated_frac`.",
+        unit="tokens",
+        source=_PAPER,
+        at_least=1,
     )
     prompts_per_batch: int | None = _setting(
         None,
-        help="Prompts sampled at once; fewer need less memory. Not set: all of a step.",
+        help="Batch size of sampling: fewer prompts need less memory for the KV cache. Not set: all prompts of a step.",
         unit="prompts",
         at_least=1,
     )
@@ -187,20 +223,20 @@ class SamplingConfig(_Section):
     )
     vllm_mode: Literal["auto", "colocated", "server"] = _setting(
         "auto",
-        help="`colocated`: in the training process, asleep while it trains; `server`: in a process of its own; "
-        "`auto`: `server` on a CPU, else `colocated`.",
+        help="`colocated`: vLLM runs in the training process and sleeps during optimizer steps; `server`: in a process "
+        "of its own; `auto`: `server` on a CPU, else `colocated`.",
     )
     vllm_gpu_memory: float = _setting(
         0.3,
-        help="What vLLM takes of the accelerator's memory; on a CPU it takes 1 GiB for its cache whatever this says.",
-        unit="share",
+        help="Fraction of the accelerator's memory for vLLM. On a CPU vLLM always takes 1 GiB for its KV cache.",
+        unit="fraction",
         source="TRL",
         above=0,
         at_most=0.95,
     )
     importance_cap: float = _setting(
         2.0,
-        help="A token of another engine weighs exp(policy - engine) of its log-probs in the loss, at most this.",
+        help="Maximum importance weight of a token that vLLM sampled: exp(log-prob of the policy - log-prob of vLLM).",
         source="truncated importance sampling (Yao et al., 2025)",
         at_least=1,
         at_most=100,
@@ -209,108 +245,132 @@ class SamplingConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardConfig(_Section):
-    """``[reward]``: what a completion is paid for."""
+    """``[reward]``: reward functions and their weights."""
 
     preset: Literal["robust", "paper"] = _setting(
         "robust", help="`paper`: the published formulas. `robust`: the same idea with known exploits closed."
     )
     weights: Mapping[str, float] = _setting(
         default_factory=dict,
-        help="Part -> weight in the total; parts not named keep the preset's weight. May be 0.",
+        help="Weight of each reward part in the total, by name. Parts without an entry have the preset's weight; 0 "
+        "disables a part.",
         at_least=0,
     )
     iou_threshold: float = _setting(
-        0.5, help="A box counts as found above this IoU.", source=_PAPER, at_least=0, at_most=1
+        0.5, help="IoU above which a box matches the ground truth.", unit="IoU", source=_PAPER, at_least=0, at_most=1
     )
     iou_threshold_end: float | None = _setting(
         None,
-        help="The threshold moves from `iou_threshold` to this over the run. Not set: it stays.",
+        help="Schedule: move the threshold linearly from `iou_threshold` to this over the run. Not set: constant.",
+        unit="IoU",
         at_least=0,
         at_most=1,
     )
     overlong_tokens: int = _setting(
         0,
-        help="The part `overlong` falls from 0 to -1 over so many tokens before `sampling.max_completion_tokens`; what "
-        "was cut has -1. 0: length is not paid for.",
+        help="Length penalty: the part `overlong` falls from 0 to -1 over the last N tokens before "
+        "`sampling.max_completion_tokens`; truncated completions have -1. 0 disables it.",
         unit="tokens",
         source="DAPO, soft overlong punishment",
         at_least=0,
     )
-    extra: tuple[str, ...] = _setting((), help='Your own rewards, each as "file.py:function".')
+    extra: tuple[str, ...] = _setting((), help='Custom reward functions, each as "file.py:function".')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRPOConfig(_Section):
-    """``[grpo]``: the algorithm."""
+    """``[grpo]``: hyperparameters of GRPO."""
 
-    steps: int = _setting(200, help="Optimizer steps of the run.", unit="steps", source=_PAPER, at_least=1)
+    steps: int = _setting(200, help="Training steps.", unit="steps", source=_PAPER, at_least=1)
     prompts_per_step: int = _setting(
-        16, help="Samples (so groups) of one step.", unit="prompts", source=_PAPER, at_least=1
+        16,
+        help="Batch size: prompts per step, over all processes. Each gets `group_size` completions.",
+        unit="prompts",
+        source=_PAPER,
+        at_least=1,
     )
-    group_size: int = _setting(8, help="Completions of one prompt (G).", unit="completions", source=_PAPER, at_least=2)
+    group_size: int = _setting(
+        8,
+        help="Completions per prompt (G); advantages are relative to their mean reward.",
+        unit="completions",
+        source=_PAPER,
+        at_least=2,
+    )
     learning_rate: float = _setting(
         1e-6,
-        help="Peak learning rate of AdamW. LoRA wants about 1e-5 to 1e-4.",
+        help="Peak learning rate of AdamW. LoRA usually needs 1e-5 to 1e-4.",
         source=_PAPER,
         above=0,
         at_most=1,
     )
     name_lr_scale: float = _setting(
         1.0,
-        help="Input embeddings of the words that are asked for (class names) learn so many times as fast: a name the "
-        "model has no use for yet has far to go. Where embeddings are tied to the output layer, that learns along.",
+        help="Learning-rate multiplier for the input embeddings of class-name tokens: rows that pre-training hardly "
+        "used need larger steps. With tied embeddings it applies to the output layer too.",
         above=0,
         at_most=1000,
     )
     vision_lr_scale: float = _setting(
         1.0,
-        help="A vision tower that is trained learns so many times as fast as the language model; less than 1 is usual.",
+        help="Learning-rate multiplier for the vision tower; usually below 1.",
         above=0,
         at_most=1000,
     )
     projector_lr_scale: float = _setting(
         1.0,
-        help="The same of the projector, which carries the tower's features into the language model.",
+        help="Learning-rate multiplier for the projector between vision tower and language model.",
         above=0,
         at_most=1000,
     )
     optimizer: Literal["adamw", "adamw_8bit"] = _setting(
         "adamw",
-        help="`adamw_8bit` keeps its states in 8 bits: 2 bytes for a trained number, not 8. Needs `virft[quant]`.",
+        help="`adamw_8bit` stores the optimizer states in 8 bits: 2 bytes per trained weight instead of 8. Needs "
+        "`virft[quant]`.",
     )
     schedule: Literal["linear", "constant", "cosine"] = _setting(
-        "linear", help="Path of the learning rate after the warm-up; `linear` and `cosine` end at 0.", source=_PAPER
+        "linear", help="Learning-rate schedule after warm-up; `linear` and `cosine` decay to 0.", source=_PAPER
     )
-    warmup_steps: int = _setting(0, help="The learning rate rises from 0 over these.", unit="steps", at_least=0)
-    weight_decay: float = _setting(0.0, help="Of AdamW.", source=_PAPER, at_least=0, at_most=1)
-    max_grad_norm: float = _setting(1.0, help="Gradients are scaled down to this norm.", source=_PAPER, above=0)
+    warmup_steps: int = _setting(
+        0, help="Linear warm-up of the learning rate from 0. 0 disables it.", unit="steps", at_least=0
+    )
+    weight_decay: float = _setting(
+        0.0, help="AdamW weight decay (decoupled). 0 disables it.", source=_PAPER, at_least=0, at_most=1
+    )
+    max_grad_norm: float = _setting(
+        1.0, help="Gradient clipping: larger global norms are scaled down to this.", source=_PAPER, above=0
+    )
     kl_coef: float = _setting(
         0.04,
-        help="Weight of the KL term against the reference (beta). 0 skips the reference.",
+        help="Coefficient of the KL penalty against the reference model (the paper's beta). 0: no KL penalty, no "
+        "reference model.",
         source=_PAPER,
         at_least=0,
     )
     kl_coef_end: float | None = _setting(
-        None, help="The weight moves from `kl_coef` to this over the run. Not set: it stays.", at_least=0
+        None, help="Schedule: move the coefficient linearly from `kl_coef` to this. Not set: constant.", at_least=0
     )
     loss: Literal["sequence_mean", "token_mean", "constant_length"] = _setting(
         "sequence_mean",
-        help="Mean over a completion's tokens, then completions (paper); over all tokens (DAPO); "
-        "sum over tokens / max_completion_tokens (Dr.GRPO).",
+        help="Aggregation of token losses. `sequence_mean`: mean over the tokens of a completion, then over "
+        "completions (GRPO); `token_mean`: mean over all tokens (DAPO); `constant_length`: sum over tokens / "
+        "max_completion_tokens (Dr. GRPO).",
         source=_PAPER,
     )
     scale_by_std: bool = _setting(
-        True, help="Divide advantages by the group's standard deviation (off: Dr.GRPO).", source=_PAPER
+        True,
+        help="Divide advantages by the reward standard deviation of the group. false: subtract only the mean "
+        "(Dr. GRPO).",
+        source=_PAPER,
     )
     mask_truncated: bool = _setting(
         False,
-        help="A completion that was cut teaches nothing; it still counts in its group's mean.",
+        help="Exclude truncated completions from the loss; they still count in the mean reward of their group.",
         source="DAPO, overlong filtering",
     )
     refill_rounds: int = _setting(
         0,
-        help="Groups whose completions are all paid the same teach nothing: other samples take their place, in at most "
-        "so many further rounds of sampling a step.",
+        help="Dynamic sampling: replace groups without reward variance, whose advantages are all 0, by groups of other "
+        "samples, in at most N additional sampling rounds per step. 0 disables it.",
         unit="rounds",
         source="DAPO, dynamic sampling",
         at_least=0,
@@ -318,186 +378,269 @@ class GRPOConfig(_Section):
     )
     min_base_score: float = _setting(
         0.0,
-        help="Before the first step each sample is answered `group_size` times by the untrained model; samples whose "
-        "mean score (F1, IoU, or right or wrong) is below this are left out. 0 and 1: no sample is, and none is asked. "
-        "`virft sft` leaves none out.",
+        help="Before training, sample `group_size` completions of each training sample from the base model and exclude "
+        "samples whose mean score (F1, IoU or accuracy) is below this. If it is 0 and `max_base_score` is 1, no sample "
+        "is excluded and the base model is not evaluated. Ignored by `virft sft`.",
+        unit="score",
         at_least=0,
         at_most=1,
     )
-    max_base_score: float = _setting(1.0, help="Samples above this are left out too.", at_least=0, at_most=1)
+    max_base_score: float = _setting(
+        1.0, help="Exclude samples whose mean score is above this too.", unit="score", at_least=0, at_most=1
+    )
     updates_per_batch: int = _setting(
-        1, help="Optimizer updates with one step's completions.", unit="updates", source=_PAPER, at_least=1
+        1,
+        help="Optimizer steps on the completions of one step. 1: on-policy; above 1 the later ones are off-policy and "
+        "clipped by `clip_range`.",
+        unit="updates",
+        source=_PAPER,
+        at_least=1,
     )
     clip_range: float = _setting(
-        0.2, help="The ratio to the sampler's probability is clipped to 1 +- this.", source="PPO", above=0, at_most=1
+        0.2,
+        help="PPO clipping (epsilon): the probability ratio is clipped to [1 - epsilon, 1 + epsilon].",
+        source="PPO",
+        above=0,
+        at_most=1,
     )
     microbatch_tokens: int = _setting(
-        4096, help="Row tokens of one forward and backward; bounds memory, not the result.", unit="tokens", at_least=1
+        4096,
+        help="Maximum tokens of one forward and backward pass (gradient accumulation): bounds memory and does not "
+        "change the result.",
+        unit="tokens",
+        at_least=1,
     )
 
     @property
     def has_reference(self) -> bool:
-        """Whether a KL term is added in any step, so that a reference is needed."""
+        """True if any step has a KL penalty, so that a reference model is needed."""
         return self.kl_coef > 0 or bool(self.kl_coef_end)
 
     @property
     def filters(self) -> bool:
-        """Whether samples are left out by what the untrained model makes of them."""
+        """True if samples are excluded by the score of the base model."""
         return self.min_base_score > 0 or self.max_base_score < 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFTConfig(_Section):
-    """``[sft]``: supervised fine-tuning by ``virft sft``, with model, data, prompts and views of the other tables."""
+    """``[sft]``: hyperparameters of ``virft sft``; model, data, prompt and augmentation are set in their own tables."""
 
-    steps: int = _setting(100, help="Optimizer steps of the run.", unit="steps", at_least=1)
-    samples_per_step: int = _setting(16, help="Samples with their right answers.", unit="samples", at_least=1)
+    steps: int = _setting(100, help="Training steps.", unit="steps", at_least=1)
+    samples_per_step: int = _setting(
+        16, help="Batch size: samples per step, over all processes.", unit="samples", at_least=1
+    )
     learning_rate: float = _setting(
-        1e-5, help="Peak learning rate of AdamW. LoRA wants about 1e-4.", above=0, at_most=1
+        1e-5, help="Peak learning rate of AdamW. LoRA usually needs about 1e-4.", above=0, at_most=1
     )
     name_lr_scale: float = _setting(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
     vision_lr_scale: float = _setting(1.0, help="As `grpo.vision_lr_scale`.", above=0, at_most=1000)
     projector_lr_scale: float = _setting(1.0, help="As `grpo.projector_lr_scale`.", above=0, at_most=1000)
     optimizer: Literal["adamw", "adamw_8bit"] = _setting("adamw", help="As `grpo.optimizer`.")
-    schedule: Literal["linear", "constant", "cosine"] = _setting(
-        "cosine", help="Path of the learning rate after the warm-up; `linear` and `cosine` end at 0."
+    schedule: Literal["linear", "constant", "cosine"] = _setting("cosine", help="As `grpo.schedule`.")
+    warmup_steps: int = _setting(
+        0, help="Linear warm-up of the learning rate from 0. 0 disables it.", unit="steps", at_least=0
     )
-    warmup_steps: int = _setting(0, help="The learning rate rises from 0 over these.", unit="steps", at_least=0)
-    weight_decay: float = _setting(0.0, help="Of AdamW.", at_least=0, at_most=1)
-    max_grad_norm: float = _setting(1.0, help="Gradients are scaled down to this norm.", above=0)
-    microbatch_tokens: int = _setting(
-        4096, help="Row tokens of one forward and backward; bounds memory, not the result.", unit="tokens", at_least=1
-    )
+    weight_decay: float = _setting(0.0, help="As `grpo.weight_decay`.", at_least=0, at_most=1)
+    max_grad_norm: float = _setting(1.0, help="As `grpo.max_grad_norm`.", above=0)
+    microbatch_tokens: int = _setting(4096, help="As `grpo.microbatch_tokens`.", unit="tokens", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig(_Section):
-    """``[parallel]``: what several processes share out. How many there are, `accelerate launch` says."""
+    """``[parallel]``: distributed training. The number of processes (world size) is set by `accelerate launch`."""
 
     strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = _setting(
         "ddp",
-        help="`ddp`: every process has the whole model and its optimizer. `fsdp2`: each keeps a part of both; sampling "
-        "still gathers all weights. `zero2`, `zero3`: DeepSpeed's ZeRO; each keeps a part of gradients and optimizer, "
-        "with `zero3` of the weights too. One process alone has everything, whatever it says here.",
+        help="`ddp`: each process has a full copy of weights and optimizer states. `fsdp2`: both are sharded; all "
+        "weights are gathered for sampling. `zero2`, `zero3`: DeepSpeed ZeRO, gradients and optimizer states are "
+        "sharded, with `zero3` the weights too. A single process shards nothing.",
     )
     offload_optimizer: bool = _setting(
         False,
-        help="Gradients and optimizer states lie in main memory, and the step is taken there. By DeepSpeed; helps one "
-        "process alone, too.",
+        help="Store gradients and optimizer states in CPU memory and take the optimizer step there (DeepSpeed). It "
+        "saves accelerator memory with a single process too.",
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardsConfig(_Section):
-    """``[guards]``: what a run looks out for. What a guard saw and did is told and stands in `events.jsonl`."""
+    """``[guards]``: training-health monitors. Each warning is printed and recorded in `events.jsonl`."""
 
     nonfinite: Literal["skip", "stop"] = _setting(
         "skip",
-        help="Where a reward, the loss or the gradient is not a finite number, the weights stay as they are; the run "
-        "goes on with the next step, or stops. The samples are named.",
+        help="If a reward, the loss or the gradient norm is NaN or infinite: `skip` the optimizer step and continue, "
+        "or `stop` the run. The samples are named.",
     )
     nonfinite_steps: int = _setting(
         3,
-        help="After so many skipped steps in a row the run goes back to its last checkpoint, and stops if they come "
-        "again.",
+        help="After N skipped steps in a row, roll back to the last checkpoint; stop if it happens again.",
         unit="steps",
         at_least=1,
     )
-    window: int = _setting(10, help="Means are taken over so many steps.", unit="steps", at_least=1)
-    max_kl: float = _setting(10.0, help="Mean KL of a token; 0: any.", unit="nats", at_least=0)
+    window: int = _setting(
+        10, help="Length of the moving averages that the checks below compare.", unit="steps", at_least=1
+    )
+    max_kl: float = _setting(
+        10.0,
+        help="Warn if the mean per-token KL exceeds this value. 0 disables the check.",
+        unit="nats",
+        at_least=0,
+    )
     max_length_ratio: float = _setting(
-        4.0, help="Mean length of completions, to that of the first steps; 0: any.", at_least=0
+        4.0,
+        help="Warn if completions are longer than this multiple of their mean length in the first `window` steps. 0 "
+        "disables the check.",
+        unit="ratio",
+        at_least=0,
     )
     min_entropy_ratio: float = _setting(
-        0.1, help="Mean entropy of a token, to that of the first steps; 0: any.", at_least=0, at_most=1
+        0.1,
+        help="Entropy collapse: warn if the mean per-token entropy falls below this fraction of its value in the first "
+        "`window` steps. 0 disables the check.",
+        unit="ratio",
+        at_least=0,
+        at_most=1,
     )
     max_equal_steps: int = _setting(
-        20, help="Steps in a row without a group whose rewards differ; 0: any.", unit="steps", at_least=0
+        20,
+        help="Warn after N steps in a row in which no group had reward variance, so nothing was learned. 0 disables "
+        "the check.",
+        unit="steps",
+        at_least=0,
     )
     max_unreadable_frac: float = _setting(
-        0.5, help="Share of answers that cannot be read; 0: any.", at_least=0, at_most=1
+        0.5,
+        help="Warn if more than this fraction of completions cannot be parsed. 0 disables the check.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
     )
-    max_truncated_frac: float = _setting(0.5, help="Share of answers that were cut; 0: any.", at_least=0, at_most=1)
+    max_truncated_frac: float = _setting(
+        0.5,
+        help="Warn if more than this fraction of completions is truncated. 0 disables the check.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
+    )
     max_score_drop: float = _setting(
         0.05,
-        help="Fall of the validation score below its best while the reward rises (gaming), or boxes or repeated boxes "
-        "(boxes); 0: any.",
+        help="Warn if the validation score falls below its best value by more than this while the mean reward (reward "
+        "hacking), the number of boxes, or the fraction of duplicate boxes rises. 0 disables the check.",
+        unit="score",
         at_least=0,
         at_most=1,
     )
     stop_on: tuple[Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"], ...] = (
-        _setting((), help="Guards that end the run, saved; the others warn. `spread` is that of `max_equal_steps`.")
+        _setting(
+            (),
+            help="Checks that save a checkpoint and end the run instead of warning. `spread` is the check of "
+            "`max_equal_steps`, `gaming` and `boxes` are those of `max_score_drop`.",
+        )
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareConfig(_Section):
-    """``[compare]``: what `virft compare` trains and holds side by side; other verbs do not read it."""
+    """``[compare]``: systems, tests and budget of ``virft compare``; other verbs do not read it."""
 
     systems: tuple[str, ...] = _setting(
-        ("sft", "rft"), help="Beside the base: `sft`, `rft` (GRPO), `sft_rft` (GRPO from the SFT model)."
+        ("sft", "rft"),
+        help="Systems to train and compare with the base: `sft`, `rft` (GRPO), `sft_rft` (GRPO from the SFT model).",
     )
-    tests: tuple[str, ...] = _setting((), help="Data sets to compare on; the tuning never sees them.")
-    seeds: int = _setting(3, help="Runs of each system, with `seed` and those after it.", unit="runs", at_least=1)
+    tests: tuple[str, ...] = _setting((), help="Test datasets; they are never used for tuning.")
+    seeds: int = _setting(
+        3, help="Training runs per system, with the seeds `seed`, `seed` + 1, ...", unit="runs", at_least=1
+    )
     budget: Literal["samples", "tokens", "seconds", "own"] = _setting(
         "samples",
-        help="What SFT gets as much of as RFT took: samples and steps, tokens of prompts and answers, or seconds. "
-        "`own`: as `[sft]` says.",
+        help="SFT gets the same budget as RFT: of samples (and steps), of tokens (prompts and completions), or of "
+        "seconds. `own`: SFT trains as `[sft]` says.",
     )
     sft_learning_rates: tuple[float, ...] = _setting(
         (),
-        help="Tried with the first seed; the best on `data.validation` is taken. None: `sft.learning_rate`.",
+        help="Learning rates tried for SFT with the first seed; the best on `data.validation` is used. Empty: "
+        "`sft.learning_rate`.",
         above=0,
     )
     rft_learning_rates: tuple[float, ...] = _setting(
         (),
-        help="The same for RFT: as many as for SFT, so that none is tuned more. None: `grpo.learning_rate`.",
+        help="The same for RFT; as many as for SFT, so that neither is tuned more. Empty: `grpo.learning_rate`.",
         above=0,
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig(_Section):
-    """``[run]``: where files go, and how often."""
+    """``[run]``: run folder, checkpoints, logging."""
 
-    dir: str = _setting(help="Folder of this run; refused if it holds another one.", unit="folder")
+    dir: str = _setting(help="Output folder of this run; an error if it holds another run.", unit="folder")
     save_every: int = _setting(
-        50, help="Save a checkpoint so often; 0: only after the last step.", unit="steps", at_least=0
+        50, help="Save a checkpoint every N steps. 0: only after the last step.", unit="steps", at_least=0
     )
-    keep_best: bool = _setting(
-        True, help="After a validation better than all before, save the model into `best` of `run.dir`."
-    )
+    keep_best: bool = _setting(True, help="Save the model with the best validation score in `best` of `run.dir`.")
     patience: int = _setting(
-        0, help="End the run after so many validations that were not better; 0: never.", unit="validations", at_least=0
+        0,
+        help="Early stopping: end the run after N validations in a row without a better score. 0 disables it.",
+        unit="validations",
+        at_least=0,
     )
-    keep_checkpoints: int = _setting(2, help="Older checkpoints are deleted.", unit="checkpoints", at_least=1)
-    log_every: int = _setting(1, help="Print a line so often. Every step is logged.", unit="steps", at_least=1)
+    keep_checkpoints: int = _setting(
+        2, help="Number of checkpoints to retain; older ones are deleted.", unit="checkpoints", at_least=1
+    )
+    log_every: int = _setting(
+        1,
+        help="Print a line every N steps. `metrics.jsonl` has every step.",
+        unit="steps",
+        at_least=1,
+    )
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = _setting(
-        (), help="Show the numbers of `metrics.jsonl` in these too; each is a package that must be installed."
+        (), help="Experiment trackers that receive the metrics too; each is a package that must be installed."
     )
     tracker_images_every: int = _setting(
-        20, help="Give the trackers drawn answers of the step so often; 0: never.", unit="steps", at_least=0
+        20,
+        help="Log images of completions to the trackers every N steps. 0: never.",
+        unit="steps",
+        at_least=0,
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(_Section):
-    """A whole run. ``run.dir`` and something to train on, ``data.train`` or ``mixture``, have no default."""
+    """Settings of a run. ``run.dir`` and the training data, ``data.train`` or ``mixture``, have no default."""
 
-    seed: int = _setting(0, help="Seed of everything random in the run.", at_least=0, at_most=2**63 - 1)
+    seed: int = _setting(
+        0,
+        help="Random seed of the run: data order, sampling, augmentation, LoRA initialization.",
+        at_least=0,
+        at_most=2**63 - 1,
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Model, precision and trained weights."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Training and validation datasets."""
     mixture: Mapping[str, MixtureConfig] = field(default_factory=dict)
+    """Several training datasets by name, in place of ``data.train``."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Data augmentation."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    """Prompt template and thinking mode."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Sampling of rollout completions."""
     reward: RewardConfig = field(default_factory=RewardConfig)
+    """Reward functions and their weights."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    """Hyperparameters of GRPO."""
     sft: SFTConfig = field(default_factory=SFTConfig)
+    """Hyperparameters of SFT."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """Distributed training."""
     guards: GuardsConfig = field(default_factory=GuardsConfig)
+    """Training-health monitors."""
     compare: CompareConfig = field(default_factory=CompareConfig)
+    """Systems, tests and budget of a comparison."""
     run: RunConfig
+    """Run folder, checkpoints, logging."""
 
     def __post_init__(self) -> None:
         _Section.__post_init__(self)
@@ -505,30 +648,43 @@ class Config(_Section):
             raise ConfigError(conflict)
 
 
+SYSTEMS = ("sft", "rft", "sft_rft")
+"""Systems of a comparison, next to the base."""
+
 MIXTURE = "mixture.NAME"
-"""Section of each set of a mixture, whatever its name."""
+"""Section of each dataset of a mixture, whatever its name."""
+_MIXTURE_KEY = re.compile(r"mixture\.[A-Za-z0-9_-]+")
 
 REQUIRED: Any = MISSING
-"""Default of a setting that has none."""
+"""Default of a required setting."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """One knob as data. ``default`` is ``REQUIRED`` where a file must say it."""
+    """One setting as data."""
 
     key: str
+    """Dotted key, such as ``grpo.steps``."""
     kind: Any
+    """Annotated type of the value."""
     default: Any
+    """Default value, or ``REQUIRED``."""
     help: str
+    """Quantity, and the effect of 0 or "not set"."""
     unit: str
+    """Unit of the value, "" for none."""
     source: str
+    """Paper or code that the default or method comes from, "" for none."""
     at_least: float | None
+    """Lower limit, inclusive."""
     above: float | None
+    """Lower limit, exclusive."""
     at_most: float | None
+    """Upper limit, inclusive."""
 
     @property
     def allowed(self) -> str:
-        """What a value may be, in words.
+        """Describe the allowed values.
 
         >>> setting_at("grpo.group_size").allowed
         'an integer of at least 2'
@@ -540,10 +696,10 @@ class Setting:
             limits.append(f"above {self.above:g}")
         if self.at_most is not None and self.at_most < 2**53:
             limits.append(f"of at most {self.at_most:g}")
-        return " ".join([_kind_in_words(self.kind), " and ".join(limits)]).rstrip()
+        return " ".join([_describe_kind(self.kind), " and ".join(limits)]).rstrip()
 
     def takes(self, kind: type) -> bool:
-        """Whether a plain value of this kind is among what the setting may be.
+        """Return True if a plain value of this type is allowed.
 
         >>> setting_at("model.max_pixels").takes(int), setting_at("reward.extra").takes(str)
         (True, False)
@@ -552,9 +708,9 @@ class Setting:
         return kind in options or (kind is str and any(get_origin(option) is Literal for option in options))
 
     def check(self, value: Any) -> None:
-        """Raise ``ConfigError`` unless the value is of this kind and inside the limits."""
+        """Raise ``ConfigError`` unless the value has the type of the setting and is inside its limits."""
         if not _is_kind(value, self.kind) or not all(self._inside(number) for number in _numbers(value)):
-            raise ConfigError(f"{self.key} is {shown(value)}; expected {self.allowed}")
+            raise ConfigError(f"{self.key} is {format_value(value)}; expected {self.allowed}")
 
     def _inside(self, number: float) -> bool:
         return (
@@ -567,7 +723,7 @@ class Setting:
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of the tree; those of a mixture's sets as ``mixture.NAME.data`` and so on.
+    """Return every setting in the order of the tree; those of a mixture as ``mixture.NAME.data`` and so on.
 
     >>> settings()[0].key, settings()[1].key
     ('seed', 'model.path')
@@ -577,14 +733,14 @@ def settings() -> tuple[Setting, ...]:
 
 @cache
 def sections() -> Mapping[str, type]:
-    """Section name -> its dataclass, in the order of the tree. A mixture's sets have one each, ``mixture.NAME``."""
+    """Return the dataclass of each section by name, in the order of the tree; last that of ``mixture.NAME``."""
     hints = get_type_hints(Config)
     own = {f.name: hints[f.name] for f in fields(Config) if is_dataclass(hints[f.name])}
     return {**own, MIXTURE: MixtureConfig}
 
 
 def settings_of(section: type) -> tuple[Setting, ...]:
-    """The settings that one dataclass of the tree holds itself, with full dotted keys."""
+    """Return the settings of one dataclass of the tree, without those of its sections, with full dotted keys."""
     prefix = "" if section is Config else next(f"{name}." for name, kind in sections().items() if kind is section)
     hints = get_type_hints(section)
     return tuple(
@@ -595,18 +751,18 @@ def settings_of(section: type) -> tuple[Setting, ...]:
 
 
 def setting_at(key: str) -> Setting:
-    """The setting of a dotted key; ``KeyError`` if there is none.
+    """Return the setting of a dotted key; ``KeyError`` if there is none.
 
     >>> setting_at("mixture.coco.weight").key
     'mixture.coco.weight'
     """
     section, _, name = key.rpartition(".")
-    general = f"{MIXTURE}.{name}" if _NAMED_SET.fullmatch(section) else key
+    general = f"{MIXTURE}.{name}" if _MIXTURE_KEY.fullmatch(section) else key
     return replace({setting.key: setting for setting in settings()}[general], key=key)
 
 
 def values(config: Config) -> Iterator[tuple[Setting, Any]]:
-    """Every setting with its value in this tree."""
+    """Yield every setting with its value in this tree."""
     parts = {"": config} | {f"{section}.": getattr(config, section) for section in sections() if section != MIXTURE}
     parts |= {f"mixture.{name}.": part for name, part in config.mixture.items()}
     for prefix, part in parts.items():
@@ -615,107 +771,174 @@ def values(config: Config) -> Iterator[tuple[Setting, Any]]:
             yield replace(setting, key=prefix + name), getattr(part, name)
 
 
+class _Rule(NamedTuple):
+    """A condition of a tree, and what it means there.
+
+    ``message`` is formatted with the tree as ``c``, and with the value of the condition as ``found``.
+    """
+
+    applies: Callable[[Config], object]
+    message: str
+
+    def check(self, config: Config) -> str | None:
+        """Return the message if the condition holds."""
+        found = self.applies(config)
+        return self.message.format(c=config, found=found) if found else None
+
+
+_WITHOUT_EFFECT: tuple[tuple[_Rule, tuple[str, ...]], ...] = (
+    (
+        _Rule(lambda c: c.model.train != "lora", 'it needs model.train = "lora", which is "{c.model.train}"'),
+        ("model.lora_rank", "model.lora_alpha"),
+    ),
+    (
+        _Rule(lambda c: c.model.train == "lora", 'with model.train = "lora" embeddings are not trained'),
+        ("grpo.name_lr_scale", "sft.name_lr_scale"),
+    ),
+    (
+        _Rule(lambda c: c.sampling.engine == "builtin", 'it needs sampling.engine = "vllm", which is "builtin"'),
+        ("sampling.vllm_mode", "sampling.vllm_gpu_memory", "sampling.importance_cap"),
+    ),
+    (
+        _Rule(lambda c: c.sampling.engine == "vllm", "vLLM makes batches of its own"),
+        ("sampling.prompts_per_batch",),
+    ),
+    (
+        _Rule(lambda c: c.model.freeze_vision, "it needs model.freeze_vision = false"),
+        ("grpo.vision_lr_scale", "grpo.projector_lr_scale", "sft.vision_lr_scale", "sft.projector_lr_scale"),
+    ),
+    (
+        _Rule(
+            lambda c: c.grpo.updates_per_batch == 1,
+            "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)",
+        ),
+        ("grpo.clip_range",),
+    ),
+    (
+        _Rule(
+            lambda c: not _uses_zero(c),
+            'it needs parallel.strategy = "zero2" or "zero3", which is "{c.parallel.strategy}"',
+        ),
+        ("parallel.offload_optimizer",),
+    ),
+    (_Rule(lambda c: c.run.save_every == 0, "it needs run.save_every above 0"), ("run.keep_checkpoints",)),
+    (_Rule(lambda c: not c.run.trackers, "it needs run.trackers"), ("run.tracker_images_every",)),
+    (
+        _Rule(
+            lambda c: c.data.validation is None and not any(part.validation for part in c.mixture.values()),
+            "it needs data.validation",
+        ),
+        ("data.validate_every", "run.keep_best", "run.patience"),
+    ),
+)
+"""Conditions, and the settings that change nothing where they hold."""
+
+
 def without_effect(config: Config) -> dict[str, str]:
-    """Key -> why it changes nothing in this tree. Setting such a key by hand is an error."""
-    reasons: dict[str, str] = {}
-    if config.model.train != "lora":
-        for name in ("lora_rank", "lora_alpha"):
-            reasons[f"model.{name}"] = f'it needs model.train = "lora", which is "{config.model.train}"'
-    else:
-        for section in ("grpo", "sft"):
-            reasons[f"{section}.name_lr_scale"] = 'with model.train = "lora" embeddings are not trained'
-    if config.sampling.engine == "builtin":
-        for name in ("vllm_mode", "vllm_gpu_memory", "importance_cap"):
-            reasons[f"sampling.{name}"] = 'it needs sampling.engine = "vllm", which is "builtin"'
-    else:
-        reasons["sampling.prompts_per_batch"] = "vLLM makes batches of its own"
-    if config.model.freeze_vision:
-        for section in ("grpo", "sft"):
-            for name in ("vision_lr_scale", "projector_lr_scale"):
-                reasons[f"{section}.{name}"] = "it needs model.freeze_vision = false"
-    if config.grpo.updates_per_batch == 1:
-        reasons["grpo.clip_range"] = "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)"
-    if not config.parallel.strategy.startswith("zero"):
-        how = shown(config.parallel.strategy)
-        reasons["parallel.offload_optimizer"] = f'it needs parallel.strategy = "zero2" or "zero3", which is {how}'
-    if config.run.save_every == 0:
-        reasons["run.keep_checkpoints"] = "it needs run.save_every above 0"
-    if not config.run.trackers:
-        reasons["run.tracker_images_every"] = "it needs run.trackers"
-    if config.data.validation is None and not any(part.validation for part in config.mixture.values()):
-        for key in ("data.validate_every", "run.keep_best", "run.patience"):
-            reasons[key] = "it needs data.validation"
-    return reasons
+    """Return key -> reason of the settings that change nothing in this tree. Setting such a key is an error."""
+    return {key: reason for rule, keys in _WITHOUT_EFFECT if (reason := rule.check(config)) for key in keys}
+
+
+_CONFLICTS = (
+    _Rule(
+        lambda c: c.data.train is None and not c.mixture,
+        "data.train is missing; expected a folder that `virft build` made, or tables [mixture.NAME] of several",
+    ),
+    _Rule(
+        lambda c: c.mixture and c.data.train is not None,
+        'data.train is "{c.data.train}" with a mixture; expected it as data of a table [mixture.NAME]',
+    ),
+    _Rule(
+        lambda c: c.mixture and c.data.validation is not None,
+        'data.validation is "{c.data.validation}" with a mixture; expected it as validation of a table [mixture.NAME]',
+    ),
+    _Rule(
+        lambda c: next((name for name in c.mixture if not _MIXTURE_KEY.fullmatch(f"mixture.{name}")), None),
+        "mixture.{found}: expected a name of letters, digits, _ and -",
+    ),
+    _Rule(
+        lambda c: c.model.train == "lora" and not c.model.freeze_vision,
+        'model.freeze_vision is false with model.train = "lora", which adds adapters to the language model only; '
+        'expected freeze_vision = true, or train = "full"',
+    ),
+    _Rule(
+        lambda c: c.model.load_in_4bit and c.model.train != "lora",
+        'model.load_in_4bit is true with model.train = "full"; weights of 4 bits cannot be trained, expected "lora"',
+    ),
+    _Rule(
+        lambda c: c.model.load_in_4bit and c.model.compile,
+        "model.compile is true with model.load_in_4bit = true, which is untested; expected one of the two",
+    ),
+    _Rule(
+        lambda c: _untested_with_zero(c) if _uses_zero(c) else None,
+        '{found} with parallel.strategy = "{c.parallel.strategy}"; expected its default, or the strategy fsdp2',
+    ),
+    _Rule(
+        lambda c: (c.model.min_pixels or 0) > (c.model.max_pixels or math.inf),
+        "model.min_pixels is {c.model.min_pixels}; expected at most model.max_pixels, which is {c.model.max_pixels}",
+    ),
+    _Rule(
+        lambda c: c.grpo.min_base_score > c.grpo.max_base_score,
+        "grpo.min_base_score is {c.grpo.min_base_score:g}; expected at most grpo.max_base_score, which is "
+        "{c.grpo.max_base_score:g}",
+    ),
+    _Rule(
+        lambda c: c.reward.overlong_tokens > c.sampling.max_completion_tokens,
+        "reward.overlong_tokens is {c.reward.overlong_tokens}; expected at most sampling.max_completion_tokens, which "
+        "is {c.sampling.max_completion_tokens}",
+    ),
+    _Rule(
+        lambda c: c.grpo.warmup_steps >= c.grpo.steps,
+        "grpo.warmup_steps is {c.grpo.warmup_steps}; expected less than grpo.steps, which is {c.grpo.steps}",
+    ),
+    _Rule(
+        lambda c: c.sft.warmup_steps >= c.sft.steps,
+        "sft.warmup_steps is {c.sft.warmup_steps}; expected less than sft.steps, which is {c.sft.steps}",
+    ),
+    _Rule(
+        lambda c: next((repr(name) for name in c.compare.systems if name not in SYSTEMS), None),
+        f"compare.systems: {{found}} is none; expected some of {', '.join(SYSTEMS)}",
+    ),
+    _Rule(
+        lambda c: "sft_rft" in c.compare.systems and not {"sft", "rft"} <= set(c.compare.systems),
+        "compare.systems: sft_rft starts from sft and trains as rft does; expected both in the list",
+    ),
+    _Rule(
+        lambda c: len(c.compare.sft_learning_rates) != len(c.compare.rft_learning_rates) and _num_rates(c.compare),
+        "compare: {found[0]} learning rates for SFT and {found[1]} for RFT; expected the same number for both",
+    ),
+    _Rule(
+        lambda c: len(c.compare.sft_learning_rates) > 1 and c.data.validation is None,
+        "compare: learning rates are chosen on data.validation, which is not set",
+    ),
+)
+"""Combinations of settings that are refused, in the order in which they are checked."""
 
 
 def first_conflict(config: Config) -> str | None:
-    """Two settings that cannot both hold, or none of two of which one must, as a message; None if there are none."""
-    if config.data.train is None and not config.mixture:
-        return "data.train is missing; expected a folder that `virft build` made, or tables [mixture.NAME] of several"
-    for key in ("train", "validation"):
-        if (value := getattr(config.data, key)) is not None and config.mixture:
-            wanted = "data" if key == "train" else key
-            return f"data.{key} is {shown(value)} beside a mixture; expected it as {wanted} of a table [mixture.NAME]"
-    for name in config.mixture:
-        if not _NAMED_SET.fullmatch(f"mixture.{name}"):
-            return f"mixture.{name}: expected a name of letters, digits, _ and -"
-    if config.model.train == "lora" and not config.model.freeze_vision:
-        return (
-            'model.freeze_vision is false with model.train = "lora", which puts adapters into the language '
-            'model only; expected freeze_vision = true, or train = "full"'
-        )
-    if config.model.load_in_4bit and config.model.train != "lora":
-        return 'model.load_in_4bit is true with model.train = "full"; weights of 4 bits cannot be trained: "lora" can'
-    if config.model.load_in_4bit and config.model.compile:
-        return "model.compile is true with model.load_in_4bit = true, which was never tried; expected one of the two"
-    if config.parallel.strategy.startswith("zero") and (odd := _odd_with_zero(config)):
-        return f'{odd} with parallel.strategy = "{config.parallel.strategy}"; expected it as it is by default, or fsdp2'
-    low, high = config.model.min_pixels, config.model.max_pixels
-    if low is not None and high is not None and low > high:
-        return f"model.min_pixels is {low}; expected at most model.max_pixels, which is {high}"
-    least, most = config.grpo.min_base_score, config.grpo.max_base_score
-    if least > most:
-        return f"grpo.min_base_score is {least:g}; expected at most grpo.max_base_score, which is {most:g}"
-    overlong, room = config.reward.overlong_tokens, config.sampling.max_completion_tokens
-    if overlong > room:
-        return f"reward.overlong_tokens is {overlong}; expected at most sampling.max_completion_tokens, which is {room}"
-    for section, part in (("grpo", config.grpo), ("sft", config.sft)):
-        if part.warmup_steps >= part.steps:
-            warmup, steps = part.warmup_steps, part.steps
-            return f"{section}.warmup_steps is {warmup}; expected less than {section}.steps, which is {steps}"
-    return _compare_conflict(config.compare, has_validation=config.data.validation is not None)
+    """Return a message about the first settings that cannot be combined, or that are missing; None without one."""
+    return next((message for rule in _CONFLICTS if (message := rule.check(config))), None)
 
 
-def _odd_with_zero(config: Config) -> str | None:
-    """What DeepSpeed's optimizer is not tried with, or cannot do: it steps on flat parts of many weights at once."""
+def _uses_zero(config: Config) -> bool:
+    return config.parallel.strategy.startswith("zero")
+
+
+def _untested_with_zero(config: Config) -> str | None:
+    """Return what DeepSpeed's optimizer cannot do or was not tested with: it updates flat parts of many weights."""
     for name in ("load_in_4bit", "compile"):
         if getattr(config.model, name):
             return f"model.{name} is true"
     for section, part in (("grpo", config.grpo), ("sft", config.sft)):
         if part.optimizer != "adamw":
-            return f"{section}.optimizer is {shown(part.optimizer)}"
+            return f"{section}.optimizer is {format_value(part.optimizer)}"
         if config.model.train == "full" and part.name_lr_scale != 1:
             return f"{section}.name_lr_scale is {part.name_lr_scale:g}"
     return None
 
 
-def _compare_conflict(compare: CompareConfig, *, has_validation: bool) -> str | None:
-    for name in compare.systems:
-        if name not in SYSTEMS:
-            return f"compare.systems: {name!r} is none; expected some of {', '.join(SYSTEMS)}"
-    if "sft_rft" in compare.systems and not {"sft", "rft"} <= set(compare.systems):
-        return "compare.systems: sft_rft starts from sft and learns as rft does; expected both beside it"
-    sft, rft = len(compare.sft_learning_rates), len(compare.rft_learning_rates)
-    if sft != rft:
-        return f"compare: {sft} learning rates for SFT and {rft} for RFT; expected as many for both"
-    if sft > 1 and not has_validation:
-        return "compare: learning rates are chosen on data.validation, which is not set"
-    return None
-
-
-SYSTEMS = ("sft", "rft", "sft_rft")
-
-_NAMED_SET = re.compile(r"mixture\.[A-Za-z0-9_-]+")
+def _num_rates(compare: CompareConfig) -> tuple[int, int]:
+    return len(compare.sft_learning_rates), len(compare.rft_learning_rates)
 
 
 def _default(f: Field[Any]) -> Any:
@@ -727,7 +950,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _is_kind(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated kind. True is no integer; an integer is no float here."""
+    """Return True if a value has an annotated type. True is no integer; an integer is also a number here."""
     if len(options := _alternatives(kind)) > 1:
         return any(_is_kind(value, option) for option in options)
     origin = get_origin(kind)
@@ -753,10 +976,10 @@ def _numbers(value: Any) -> list[float]:
     return [value] if type(value) in (int, float) else []
 
 
-_WORDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+_KINDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
-def _kind_in_words(kind: Any) -> str:
+def _describe_kind(kind: Any) -> str:
     kind = next(option for option in _alternatives(kind) if option is not type(None))
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
@@ -767,13 +990,13 @@ def _kind_in_words(kind: Any) -> str:
         return "a list of strings" if item is str else "a list of numbers, each"
     if get_origin(kind) is Mapping:
         return "a table of numbers, each"
-    return _WORDS[kind]
+    return _KINDS[kind]
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it.
+def format_value(value: Any) -> str:
+    """Format a value for a message.
 
-    >>> shown(None), shown(True), shown("lora"), shown(("a.py:f",))
+    >>> format_value(None), format_value(True), format_value("lora"), format_value(("a.py:f",))
     ('not set', 'true', '"lora"', "['a.py:f']")
     """
     if value is None:

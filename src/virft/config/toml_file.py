@@ -1,4 +1,4 @@
-"""TOML <-> the tree of ``config.py``: strict, with the nearest name for what is unknown."""
+"""Read and write the tree of ``virft.config.schema`` as TOML: strict, suggesting the nearest name for unknown keys."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from virft.config.schema import (
     Config,
     MixtureConfig,
     Setting,
+    format_value,
     sections,
     setting_at,
     settings,
-    shown,
     values,
     without_effect,
 )
@@ -28,43 +28,76 @@ from virft.errors import ConfigError
 
 COMMAND_LINE = "command line"
 LARGEST_BYTES = 2**20
+OTHER_NAMES = {
+    "lr": "grpo.learning_rate",
+    "batch_size": "grpo.prompts_per_step",
+    "max_steps": "grpo.steps",
+    "num_steps": "grpo.steps",
+    "epochs": "grpo.steps",
+    "num_train_epochs": "grpo.steps",
+    "num_generations": "grpo.group_size",
+    "beta": "grpo.kl_coef",
+    "epsilon": "grpo.clip_range",
+    "num_iterations": "grpo.updates_per_batch",
+    "loss_type": "grpo.loss",
+    "scale_rewards": "grpo.scale_by_std",
+    "lr_scheduler_type": "grpo.schedule",
+    "max_completion_length": "sampling.max_completion_tokens",
+    "use_vllm": "sampling.engine",
+    "reward_funcs": "reward.preset",
+    "reward_weights": "reward.weights",
+    "freeze_vision_modules": "model.freeze_vision",
+    "model_name_or_path": "model.path",
+    "save_steps": "run.save_every",
+    "logging_steps": "run.log_every",
+    "output_dir": "run.dir",
+    "report_to": "run.trackers",
+    "deepspeed": "parallel.strategy",
+    "zoom": "augment.resized_crop",
+    "mirror": "augment.horizontal_flip",
+    "tones": "augment.colour_jitter",
+}
+"""Names of other trainers and of earlier versions, suggested for an unknown key."""
 DEEPEST = 8
-"""Tables and lists inside one another; settings need four."""
+"""Largest nesting of tables and lists; settings need four."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedConfig:
-    """A tree with the dotted keys that the file or the command line set, defaults left out."""
+    """A tree, and the dotted keys that the file or the command line set explicitly."""
 
     config: Config
     explicit: frozenset[str]
 
 
-class Difference(NamedTuple):
-    """A setting that two trees disagree about."""
+class SettingDifference(NamedTuple):
+    """A setting that has different values in two trees."""
 
     key: str
     left: Any
     right: Any
 
-    def in_words(self, left: str, right: str) -> str:
-        """What the two trees, by these names, say.
+    def describe(self, left: str, right: str) -> str:
+        """Describe both values, with names for the two trees.
 
-        >>> Difference("grpo.steps", 5, 9).in_words("saved", "now")
+        >>> SettingDifference("grpo.steps", 5, 9).describe("saved", "now")
         'grpo.steps is 5 (saved) and 9 (now)'
         """
-        return f"{self.key} is {shown(self.left)} ({left}) and {shown(self.right)} ({right})"
+        return f"{self.key} is {format_value(self.left)} ({left}) and {format_value(self.right)} ({right})"
 
 
 class _Entry(NamedTuple):
-    """A value with the place it was set."""
+    """A value, and the file or command line that set it."""
 
     value: Any
     origin: str
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """The tree of a TOML file, with ``key=value`` overrides put over it."""
+    """Return the tree of a TOML file with ``key=value`` overrides applied.
+
+    Raises ``ConfigError`` for a file that cannot be read, and as ``parse`` does.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_BYTES + 1)
@@ -80,7 +113,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
 
 def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """The tree of a TOML text; ``origin`` names the text in messages.
+    """Return the tree of a TOML text; ``origin`` names the text in messages.
+
+    Raises ``ConfigError`` for invalid TOML, unknown keys, and values that are not allowed or have no effect.
 
     >>> toml = 'data.train = "coco8"\\nrun.dir = "runs/a"\\ngrpo.steps = 5'
     >>> parse(toml, origin="x.toml", overrides=["grpo.group_size=4"]).config.grpo.group_size
@@ -107,7 +142,7 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
 
 
 def dump(config: Config) -> str:
-    """The resolved tree as TOML: every setting that has an effect. Reading it gives the tree back."""
+    """Return the resolved tree as TOML: every setting that has an effect. Reading it returns the same tree."""
     idle = without_effect(config)
     tables: dict[str, dict[str, Any]] = {name: {} for name in ("", *sections()) if name != MIXTURE}
     notes: list[str] = []
@@ -128,23 +163,23 @@ def dump(config: Config) -> str:
     return "\n".join([tomli_w.dumps(tree), *notes, ""])
 
 
-def first_difference(left: Config, right: Config) -> Difference | None:
-    """The first setting, in the order of the tree, in which two trees differ; None if they are equal.
+def first_difference(left: Config, right: Config) -> SettingDifference | None:
+    """Return the first setting, in the order of the tree, in which two trees differ; None if they are equal.
 
-    Settings without effect in both trees do not count.
+    Settings without effect in both trees are ignored.
     """
     idle = without_effect(left).keys() & without_effect(right).keys()
     there, here = ({setting.key: value for setting, value in values(config)} for config in (left, right))
     for key in there | here:
         if key not in idle and there.get(key) != here.get(key):
-            return Difference(key, there.get(key), here.get(key))
+            return SettingDifference(key, there.get(key), here.get(key))
     return None
 
 
 def _refuse_monsters(tree: Any, origin: str) -> None:
-    """``ConfigError`` for what could not even be shown in a message: depth without end, integers of hundreds of digits.
+    """Raise ``ConfigError`` for values that no message could show: unlimited nesting, integers of hundreds of digits.
 
-    Dotted keys make tables in tables without a bracket, and hexadecimal digits are not counted when they are read.
+    Dotted keys nest tables without brackets, and ``tomllib`` does not limit hexadecimal digits.
     """
     level = [tree]
     for _ in range(DEEPEST):
@@ -157,7 +192,7 @@ def _refuse_monsters(tree: Any, origin: str) -> None:
 
 
 def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
-    """Dotted key and value of every leaf. The one table-valued setting gives a key per entry."""
+    """Return dotted key and value of every leaf. A table-valued setting has one key per entry."""
     leaves: list[tuple[str, Any]] = []
     for name, value in table.items():
         if name == "mixture":
@@ -192,12 +227,12 @@ def _table_keys() -> tuple[str, ...]:
 
 
 def _table_of(key: str) -> str | None:
-    """The table-valued setting that a key such as ``reward.weights.iou`` points into."""
+    """Return the table-valued setting that a key such as ``reward.weights.iou`` belongs to."""
     return next((table for table in _table_keys() if key.startswith(table + ".")), None)
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
-    """Key and value of ``key=value``. What is no TOML value is a string without its quotes."""
+    """Return key and value of ``key=value``. A text that is not a TOML value is a string without quotes."""
     key, equals, raw = text.partition("=")
     key, raw = key.strip(), raw.strip()
     if not equals or not key:
@@ -207,14 +242,14 @@ def _parse_override(text: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         return key, raw
     _refuse_monsters([value], COMMAND_LINE)
-    # A folder may be called 2024 or true.
+    # a folder may be named 2024 or true
     setting = _setting(key)
     wants_text = setting is not None and setting.takes(str)
     return key, raw if wants_text and not isinstance(value, str) else value
 
 
 def _checked(key: str, entry: _Entry) -> Any:
-    """The entry's value as the setting's own type."""
+    """Return the value of an entry, checked and converted to the type of its setting."""
     table = _table_of(key)
     setting = _setting(table or key)
     if setting is None:
@@ -235,15 +270,17 @@ def _setting(key: str) -> Setting | None:
 
 
 def _nearest(key: str) -> str:
-    """The setting that was probably meant, or the settings of the same section."""
+    """Suggest the setting that was probably meant, or list those of the same section."""
     if key.startswith("mixture."):
         key = MIXTURE + "." + key.rpartition(".")[2]
     section, _, name = key.rpartition(".")
     known = [setting.key for setting in settings()]
-    # The right name in the wrong section comes before a similar name in the right one.
+    # the right name in the wrong section comes before a similar name in the right one
     moved = [other for other in known if other.rpartition(".")[2] == name]
+    other = OTHER_NAMES.get(name)
+    meant = [f"{section}.{other.rpartition('.')[2]}", other] if other else []
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    if guess := next(iter(moved + close), None):
+    if guess := next((one for one in [*moved, *meant, *close] if one in known), None):
         return f"did you mean {guess.removeprefix(section + '.') if section else guess}?"
     siblings = [other for other in known if other.rpartition(".")[0] == section]
     if section in sections() and siblings:
@@ -253,7 +290,7 @@ def _nearest(key: str) -> str:
 
 
 def _with_part_weights(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys such as ``reward.weights.iou`` gathered into the table they belong to."""
+    """Collect keys such as ``reward.weights.iou`` in the table that they belong to."""
     gathered: dict[str, Any] = {}
     for key, value in flat.items():
         if table := _table_of(key):
@@ -264,7 +301,7 @@ def _with_part_weights(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(flat: Mapping[str, Any], origin: str) -> Config:
-    """The tree of checked values by dotted key."""
+    """Return the tree of checked values by dotted key."""
     for setting in settings():
         section = setting.key.rpartition(".")[0]
         if setting.default is REQUIRED and section != MIXTURE and setting.key not in flat:

@@ -36,7 +36,7 @@ class QuestionPlan:
     def __post_init__(self) -> None:
         given = [self.shots is not None, self.negatives_frac > 0, self.every_class, self.asked_map is not None]
         if (self.every_class or self.asked_map is not None) and sum(given) > 1:
-            raise ConfigError("--ask stands alone; expected no --shots, --negatives-frac or second --ask beside it")
+            raise ConfigError("--protocol cannot be combined; expected no --shots and no --negatives-frac with it")
 
     @property
     def protocol(self) -> str | None:

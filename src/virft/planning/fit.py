@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from virft.config.schema import Config
-from virft.planning.memory import Choice, Memory, Planner, RowShape, TrainerName
+from virft.config.schema import Config, Method
+from virft.planning.memory import Choice, Memory, Planner, RowShape
 from virft.types import ImageSize
 
 USED = 0.9
@@ -29,7 +29,7 @@ def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize,
     if (found := _largest(planner, budget)) is not None:
         return found
     pixels = image.width * image.height
-    trainer: TrainerName = planner.trainer
+    trainer: Method = planner.trainer
     while (pixels := pixels // 2) >= _LEAST_PIXELS and sum(planner.held.values()) <= budget:
         low = config.model.min_pixels
         model = replace(config.model, max_pixels=pixels, min_pixels=None if low is None else min(low, pixels))

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from virft.config.schema import Config
+from virft.config.schema import Config, Method
 from virft.generation.sampling_weights import MOST_SECOND_BYTES
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
@@ -32,8 +32,6 @@ from virft.planning.towers import Tiles, Tower
 from virft.training.optim import OptimizerName
 from virft.training.zero import SENT_AT_ONCE
 from virft.types import ImageSize
-
-TrainerName = Literal["grpo", "sft"]
 
 _LOGIT_BYTES = 16
 """Of a number of the vocabulary and a row while a token is drawn: float32 log-probs and their exponentials, and the
@@ -103,7 +101,7 @@ class Planner:
         *,
         image: ImageSize,
         text_tokens: int,
-        trainer: TrainerName = "grpo",
+        trainer: Method = "grpo",
         on_cpu: bool = False,
     ) -> None:
         self.config = config

@@ -58,7 +58,7 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
     return Config(
         seed=seed,
         data=DataConfig(train=str(out / "data" / "train")),
-        augment=AugmentConfig(zoom=0.35, mirror=True, tones=0.3),
+        augment=AugmentConfig(resized_crop=0.35, horizontal_flip=True, colour_jitter=0.3),
         sampling=SamplingConfig(max_completion_tokens=128),
         reward=RewardConfig(weights={"confidence": 0.1}, iou_threshold=0.0, iou_threshold_end=0.5),
         grpo=GRPOConfig(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from virft.config.schema import AugmentConfig, Config, GRPOConfig, SFTConfig, shown, values
+from virft.config.schema import AugmentConfig, Config, GRPOConfig, SFTConfig, format_value, values
 from virft.data.views import ViewRange, viewer
 from virft.errors import ConfigError, DataError
 from virft.generation.generator import GenerationParams, Generator
@@ -382,7 +382,7 @@ def make_trackers(config: Config, folder: Path) -> Trackers:
 
 
 def _plain(value: Any) -> str | int | float | bool:
-    return value if isinstance(value, str | int | float | bool) else shown(value)
+    return value if isinstance(value, str | int | float | bool) else format_value(value)
 
 
 def make_look_at(config: Config) -> LookAt | None:
@@ -390,7 +390,9 @@ def make_look_at(config: Config) -> LookAt | None:
     augment = config.augment
     if augment == AugmentConfig():
         return None
-    return viewer(ViewRange(zoom=augment.zoom, mirror=augment.mirror, tones=augment.tones), config.seed)
+    return viewer(
+        ViewRange(zoom=augment.resized_crop, mirror=augment.horizontal_flip, tones=augment.colour_jitter), config.seed
+    )
 
 
 def _autocast(config: Config) -> Callable[[], AbstractContextManager[Any]] | None:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from virft.config.schema import Config
+from virft.config.schema import Config, Method
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError
 from virft.files import writing
@@ -37,16 +37,14 @@ from virft.training.run import BEST, MODEL, RunFolder, require_free, run_card
 from virft.training.trackers import require_installed
 from virft.types import Sample
 
-TrainerName = Literal["grpo", "sft"]
 
-
-def training_data(config: Config, trainer: TrainerName) -> TrainingData:
+def training_data(config: Config, trainer: Method) -> TrainingData:
     """What a run by this trainer learns from, step by step."""
     per_step = config.grpo.prompts_per_step if trainer == "grpo" else config.sft.samples_per_step
     return open_training_data(config, batch_size=per_step)
 
 
-def train(config: Config, trainer: TrainerName, *, resume: bool, say: Callable[[str], None]) -> Path:
+def train(config: Config, trainer: Method, *, resume: bool, say: Callable[[str], None]) -> Path:
     """Trains as the config says; the folder of the trained model, ``model`` of ``run.dir``.
 
     Nothing is written before all that can be refused was looked at. With several processes (`accelerate launch`) all
@@ -147,7 +145,7 @@ def _require_no_plugins() -> None:
         )
 
 
-def _require_work(config: Config, trainer: TrainerName, among: Ranks) -> None:
+def _require_work(config: Config, trainer: Method, among: Ranks) -> None:
     """``ConfigError`` where a step has less to do than there are processes."""
     key, number = (
         ("grpo.prompts_per_step", config.grpo.prompts_per_step)
@@ -164,7 +162,7 @@ def _require_work(config: Config, trainer: TrainerName, among: Ranks) -> None:
 
 
 def _open_run(
-    config: Config, trainer: TrainerName, *, resume: bool, data_hash: str, among: Ranks, facts: Mapping[str, Any]
+    config: Config, trainer: Method, *, resume: bool, data_hash: str, among: Ranks, facts: Mapping[str, Any]
 ) -> RunFolder:
     """The run folder: the first process takes it when all have seen that it is free, then the others join."""
     among.wait()

@@ -84,7 +84,7 @@ class RunFolder:
         """Settings that may change have changed."""
         there = load(self.folder / CONFIG).config
         if (difference := first_difference(there, config)) is not None:
-            told = f"goes on with other settings: {difference.in_words('before', 'now')}"
+            told = f"goes on with other settings: {difference.describe('before', 'now')}"
             self.append(EVENTS, {"step": 0, "event": "settings", "did": "went on", "told": told, INCIDENT: True})
             write_text(self.folder / CONFIG, dump(config))
 
@@ -130,7 +130,7 @@ def require_free(config: Config, *, resume: bool, data_hash: str, trainer: str) 
         there = _with_changes(load(folder / CONFIG).config, config)
         if (difference := first_difference(there, config)) is not None:
             raise RunError(
-                f"{folder}: holds a run of another config: {difference.in_words('there', 'now')}; "
+                f"{folder}: holds a run of another config: {difference.describe('there', 'now')}; "
                 "resume with the same settings, or name another run.dir"
             )
         started = json.loads((folder / CARD).read_text(encoding="utf-8"))

@@ -1,10 +1,12 @@
-"""The command line starts fast, explains itself, and reports a user's mistake as one message."""
+"""The command line starts fast, documents itself, and prints a user's mistake as one message."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import os
+import re
+import resource
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,9 +16,8 @@ import pytest
 import torch.distributed as dist
 
 from factories import save_coco
-from virft.cli import build
+from virft.cli import build, data, evaluate, train
 from virft.cli import main as cli
-from virft.cli import verbs as pipeline
 from virft.data.store import Store
 from virft.errors import RunStopped
 
@@ -38,7 +39,8 @@ def leaves_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     [
         "virft",
         "virft.cli.main",
-        "virft.cli.verbs",
+        "virft.cli.build",
+        "virft.cli.evaluate",
         "virft.rewards.combine",
         "virft.rewards.explain",
         "virft.integrations.easyr1",
@@ -70,7 +72,7 @@ def test_a_process_of_a_launcher_ends_without_the_interpreters_clean_up(is_launc
     launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"} if is_launched else {}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **launched})
     assert done.returncode == cli.EXIT_USER_ERROR
-    assert done.stderr.startswith(f"virft: {tmp_path / 'nowhere'}")  # what was said is not lost
+    assert done.stderr.startswith(f"virft: {tmp_path / 'nowhere'}")  # printed text is not lost
     assert done.stdout == ("" if is_launched else "cleaned up\n")
 
 
@@ -82,7 +84,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
     for verb in (
         "build",
         "check",
-        "look",
+        "preview",
         "grpo",
         "sft",
         "plan",
@@ -100,24 +102,60 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
         assert verb in done.stdout
 
 
+def test_help_needs_little_time() -> None:
+    # CPU time, best of three: 0.1 s where this was written; another process cannot change it by much
+    assert min(_cpu_seconds([sys.executable, "-m", "virft", "--help"]) for _ in range(3)) < 0.3
+
+
+def _cpu_seconds(command: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def test_every_option_is_an_argument_of_its_function() -> None:
-    leaves = leaves_of(cli._parser())
+    leaves = leaves_of(cli.make_parser())
     assert len(leaves) == 31
     for leaf in leaves:
-        verb = leaf.get_default("verb")
-        function = getattr(build if verb.startswith("build_") else pipeline, verb)
-        options = {action.dest for action in leaf._actions if action.dest != "help"} | leaf._defaults.keys() - {"verb"}
+        function = leaf.get_default("function")
+        given = {action.dest for action in leaf._actions if action.dest != "help"}
+        given |= leaf._defaults.keys() - {"verb", "function"}
         arguments = set(inspect.signature(function).parameters)
-        if "choices" in arguments:
-            arguments = arguments - {"choices"} | {field.name for field in fields(build.BuildChoices)}
-            options |= {"link"}  # where pictures are no files there is nothing to link
-        assert options == arguments, leaf.prog
+        if "options" in arguments:
+            arguments = arguments - {"options"} | {field.name for field in fields(build.BuildOptions)}
+            given |= {"link"}  # images that are not files cannot be linked
+        assert given == arguments, leaf.prog
 
 
-@pytest.mark.parametrize("leaf", leaves_of(cli._parser()), ids=lambda leaf: leaf.prog)
-def test_every_verb_has_help(leaf: argparse.ArgumentParser) -> None:
+def test_defaults_of_the_command_line_are_those_of_the_functions() -> None:
+    for leaf in leaves_of(cli.make_parser()):
+        parameters = inspect.signature(leaf.get_default("function")).parameters
+        for action in leaf._actions:
+            known = parameters[action.dest].default if action.dest in parameters else inspect.Parameter.empty
+            if action.option_strings and not action.required and known is not inspect.Parameter.empty:
+                assert action.default == known or (action.default, known) == ([], ()), (leaf.prog, action.dest)
+
+
+@pytest.mark.parametrize("leaf", leaves_of(cli.make_parser()), ids=lambda leaf: leaf.prog)
+def test_every_verb_and_argument_has_help_without_raw_defaults(leaf: argparse.ArgumentParser) -> None:
     assert leaf.description
-    assert leaf.format_help()
+    for action in leaf._actions:
+        assert action.help, action.dest
+    for raw in ("default: None", "default: True", "default: False", "default: ()", "default: []", "ImageSize"):
+        assert raw not in leaf.format_help()
+
+
+def test_help_prints_the_defaults_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, expected in (
+        (["plan", "--help"], "in pixels (default: 640x480)"),
+        (["build", "scenes", "--help"], "novel, heldout (default: novel)"),
+        (["ask", "--help"], "task of the question (default: detection)"),
+        (["push", "--help"], "only you and your organization can see it\n"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(argv)
+        assert expected in re.sub(r"\n {8,}", " ", capsys.readouterr().out)
 
 
 def test_built_data_set_can_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,12 +165,12 @@ def test_built_data_set_can_be_opened(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(Store(tmp_path / "d")) == 2
 
 
-def test_skipped_records_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipped_records_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_coco(tmp_path, TWO | {f"{i}.png": [("cat", [1, 1, 0, 0])] for i in range(7)})
     assert run("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d") == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[1].startswith("skipped annotations.json: annotation 3 (0.png): box [1, 1, 1, 1] has x2 <= x1")
-    assert told[-1] == "and 2 more skipped: see card.json"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("skipped annotations.json: annotation 3 (0.png): box [1, 1, 1, 1] has x2 <= x1")
+    assert lines[-1] == "and 2 more skipped: see card.json"
 
 
 def test_scenes_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,9 +183,9 @@ def test_scenes_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_explain_prints_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
     text = "<answer>[{'Position':[0,0,100,100],'Confidence':0.5},{'Position':[500,500,600,600]}]</answer>"
     assert run("explain", text, "--task", "detection", "--target", "[[0,0,100,100]]") == 0
-    told = capsys.readouterr().out
-    assert "target 1, IoU 1.000, hit" in told
-    assert "no target left, best IoU 0.000, miss" in told
+    out = capsys.readouterr().out
+    assert "target 1, IoU 1.000, hit" in out
+    assert "no target left, best IoU 0.000, miss" in out
 
 
 def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,22 +241,24 @@ def test_users_mistake_is_one_message(
         ((), "VERB"),
         (("train",), "invalid choice: 'train'"),
         (("explain", "--task", "detection", "--target", "[]"), "one of the arguments TEXT --file is required"),
-        (("explain", "x", "--task", "detect", "--target", "[]"), "'detect'"),
+        (("explain", "x", "--task", "detect", "--target", "[]"), "'detect'; expected one of detection, cl"),
         (("explain", "x", "--task", "detection", "--target", "[]", "--image-size", "64"), "'64'; expected a size such"),
         (("build", "coco", "a", "b", "c", "--shots", "0"), "0; expected an integer of at least 1"),
         (("build", "coco", "a", "b", "c", "--test-frac", "1"), "1; expected a number of at least 0 and below 1"),
         (("build", "scenes", "a", "--shots", "1", "--seed", "-1"), "-1; expected an integer of at least 0"),
-        (("build", "scenes", "a", "--shots", "1", "--size", "8"), "8; expected at least 28 pixels"),
+        (("build", "scenes", "a", "--shots", "1", "--size", "8"), "8; expected an integer of at least 28, in pixels"),
         (("quickstart", "a", "--steps", "0"), "0; expected an integer of at least 1"),
         (("grpo", "a.toml", "--dry-run", "b=1", "--frist"), "unrecognized arguments: --frist"),
-        (("ask", "a", "b", "c", "--temperature", "-1"), "-1; expected a number from 0 to 10"),
-        (("app", "a", "--port", "70000"), "70000; expected a port from 0 to 65535"),
-        (("plan", "a", "--memory", "0"), "0; expected GiB above 0, such as 24"),
+        (("ask", "a", "b", "c", "--temperature", "-1"), "-1; expected a number of at least 0 and of at most 10"),
+        (("app", "a", "--port", "70000"), "70000; expected an integer of at least 0 and of at most 65535"),
+        (("plan", "a", "--memory", "0"), "0; expected a number above 0 and below 1e+06, in GiB"),
+        (("score", "a", "b", "--class-group", "x"), "'x'; expected a name and its classes, such as base=cat,dog"),
+        (("report", "a", "--images", "many"), "invalid integer value: 'many'"),
         (("predict", "a", "b", "c", "d"), "unrecognized arguments: d"),
         (("build", "coco", "a", "b", "c", "--neg", "0.1"), "unrecognized arguments: --neg"),
     ],
 )
-def test_argument_that_makes_no_sense_is_told(
+def test_an_invalid_argument_says_what_is_allowed(
     argv: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -236,38 +276,38 @@ def test_argument_that_makes_no_sense_is_told(
         ("grpo", "a.toml", "x=1", "--dry-run", "y=2"),
     ],
 )
-def test_overrides_may_stand_before_and_behind_options(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrides_may_be_before_and_after_options(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
-    monkeypatch.setattr(pipeline, "grpo", lambda **arguments: seen.update(arguments))
+    monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
     assert run(*argv) == 0
     assert seen == {"config": Path("a.toml"), "overrides": ["x=1", "y=2"], "resume": False, "dry_run": True}
 
 
-def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_go_on(
+def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_resume(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(**_: object) -> None:
-        raise RunStopped("stopped after step 3; go on with --resume")
+        raise RunStopped("stopped after step 3; resume with --resume")
 
-    monkeypatch.setattr(pipeline, "grpo", stop)
+    monkeypatch.setattr(train, "grpo", stop)
     assert run("grpo", "a.toml") == 130
-    assert capsys.readouterr().err == "virft: stopped after step 3; go on with --resume\n"
+    assert capsys.readouterr().err == "virft: stopped after step 3; resume with --resume\n"
 
 
 def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "score", stop)
+    monkeypatch.setattr(evaluate, "score", stop)
     assert run("score", "a", "b") == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_our_own_bug_crashes_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(**_: object) -> None:
+    def fail(**_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "score", broken)
+    monkeypatch.setattr(evaluate, "score", fail)
     with pytest.raises(ZeroDivisionError):
         run("score", "a", "b")
 
@@ -282,23 +322,27 @@ def test_a_launched_process_leaves_its_group(
             raise end
 
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(pipeline, "check", verb)
+    monkeypatch.setattr(data, "check", verb)
     assert cli.main(["check", "nowhere"]) == (130 if end else 0)
     assert not dist.is_initialized()
 
 
-def test_a_launcher_is_refused_for_what_one_process_does(
+def test_a_launcher_is_refused_for_verbs_of_one_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    # some platforms count machines by the same name
+    # some platforms use this name for the number of machines
     assert cli.main(["check", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("RANK", "1")
-    for argv, told in ((["check", "nowhere"], "check"), (["grpo", "c.toml", "--dry-run"], "grpo --dry-run")):
+    for argv, verb in (
+        (["check", "nowhere"], "check"),
+        (["build", "rows", "a", "b", "c"], "build rows"),
+        (["grpo", "c.toml", "--dry-run"], "grpo --dry-run"),
+    ):
         assert cli.main(argv) == 2
         assert capsys.readouterr().err == (
-            f"virft (process 1): virft {told} runs in one process, and 2 were started; "
+            f"virft (process 1): virft {verb} runs in one process, and 2 were started; "
             "expected no launcher, or one of grpo, sft, predict, presence\n"
         )

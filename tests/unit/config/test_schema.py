@@ -1,4 +1,4 @@
-"""The tree of settings: limits, conflicts, and the page that lists them."""
+"""The tree of settings: limits, conflicts, and the page that documents them."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_only_data_and_run_folder_must_be_given() -> None:
 
 def test_one_data_set_or_a_mixture_but_not_both() -> None:
     mixture = {"a": MixtureConfig(data="x"), "b": MixtureConfig(data="y", weight=2.0)}
-    with pytest.raises(ConfigError, match=r'^data\.train is "data" beside a mixture; expected it as data of a table'):
+    with pytest.raises(ConfigError, match=r'^data\.train is "data" with a mixture; expected it as data of a table'):
         replace(config(), mixture=mixture)
-    with pytest.raises(ConfigError, match=r'^data\.validation is "v" beside a mixture; expected it as validation of a'):
+    with pytest.raises(ConfigError, match=r'^data\.validation is "v" with a mixture; expected it as validation of a'):
         replace(config(), mixture=mixture, data=DataConfig(validation="v"))
     with pytest.raises(ConfigError, match=r"^mixture\.a b: expected a name of letters, digits"):
         replace(config(), data=DataConfig(), mixture={"a b": MixtureConfig(data="x")})
@@ -90,7 +90,7 @@ def test_one_data_set_or_a_mixture_but_not_both() -> None:
         (lambda: replace(config(), seed=-1), "seed is -1; expected an integer of at least 0"),
     ],
 )
-def test_value_out_of_range_says_key_found_and_allowed(build: object, message: str) -> None:
+def test_a_value_out_of_range_says_key_found_and_allowed(build: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build()  # type: ignore[operator]
     assert str(caught.value).startswith(message)
@@ -107,7 +107,7 @@ def test_min_pixels_above_max_pixels_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "changes"),
+    ("found", "changes"),
     [
         ("model.load_in_4bit is true", {"model": ModelConfig(train="lora", load_in_4bit=True)}),
         ("model.compile is true", {"model": ModelConfig(compile=True)}),
@@ -115,10 +115,10 @@ def test_min_pixels_above_max_pixels_is_refused() -> None:
         ("sft.name_lr_scale is 10", {"sft": SFTConfig(name_lr_scale=10.0)}),
     ],
 )
-def test_what_zero_cannot_step_on_is_refused(told: str, changes: dict[str, Any]) -> None:
+def test_settings_that_zero_does_not_support_are_refused(found: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as refused:
         replace(config(), parallel=ParallelConfig(strategy="zero3"), **changes)
-    assert str(refused.value).startswith(f'{told} with parallel.strategy = "zero3"; expected')
+    assert str(refused.value).startswith(f'{found} with parallel.strategy = "zero3"; expected')
     replace(config(), parallel=ParallelConfig(strategy="fsdp2"), **changes)
 
 
@@ -127,7 +127,7 @@ def test_an_empty_range_of_scores_is_refused() -> None:
         replace(config(), grpo=GRPOConfig(min_base_score=0.5, max_base_score=0.4))
 
 
-def test_more_tokens_that_cost_than_there_are_is_refused() -> None:
+def test_a_length_penalty_over_more_tokens_than_a_completion_has_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^reward.overlong_tokens is 9; expected at most sampling.max_completion_to"):
         replace(config(), reward=RewardConfig(overlong_tokens=9), sampling=SamplingConfig(max_completion_tokens=8))
 
@@ -137,7 +137,7 @@ def test_warm_up_longer_than_the_run_is_refused() -> None:
         replace(config(), grpo=GRPOConfig(steps=5, warmup_steps=5))
 
 
-def test_what_has_no_effect_depends_on_other_settings() -> None:
+def test_settings_without_effect_depend_on_other_settings() -> None:
     assert set(without_effect(config())) == {
         "model.lora_rank",
         "model.lora_alpha",

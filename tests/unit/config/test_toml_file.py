@@ -1,4 +1,4 @@
-"""TOML to the tree and back; every mistake is told with the place it was made."""
+"""TOML to the tree and back; every mistake is reported with the file or command line that made it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virft.config.schema import MixtureConfig
-from virft.config.toml_file import Difference, dump, first_difference, load, parse
+from virft.config.toml_file import SettingDifference, dump, first_difference, load, parse
 from virft.errors import ConfigError
 
 SMALLEST = 'data.train = "coco8"\nrun.dir = "runs/a"\n'
@@ -58,6 +58,14 @@ def test_override_takes_lists_and_entries_of_a_table() -> None:
         ("[gpro]\nsteps = 4", "x.toml: gpro is not a setting; did you mean the section grpo?"),
         ("sead = 4", "x.toml: sead is not a setting; did you mean seed?"),
         ("quite = 'other'", "x.toml: quite is not a setting; expected seed or a key of model, data, augment, "),
+        ("lr = 1e-4", "x.toml: lr is not a setting; did you mean grpo.learning_rate?"),
+        ("[sft]\nlr = 1e-4", "x.toml: sft.lr is not a setting; did you mean learning_rate?"),
+        ("[grpo]\nnum_generations = 4", "x.toml: grpo.num_generations is not a setting; did you mean group_size?"),
+        (
+            "[grpo]\nmax_completion_length = 4",
+            "x.toml: grpo.max_completion_length is not a setting; did you mean sampling",
+        ),
+        ("[augment]\nzoom = 0.3", "x.toml: augment.zoom is not a setting; did you mean resized_crop?"),
         ("[prompt]\nxyz = 1", "x.toml: prompt.xyz is not a setting; [prompt] has template, thinking"),
         ("grpo = 3", "x.toml: grpo is 3; expected a table [grpo]"),
         ("grpo.steps = 2.0", "x.toml: grpo.steps is 2.0; expected an integer of at least 1"),
@@ -118,7 +126,9 @@ def test_a_mixture_is_a_table_for_each_set() -> None:
 def test_a_third_set_can_be_added_on_the_command_line() -> None:
     config = parse(MIXED, origin="x.toml", overrides=["mixture.cars.data=cars"]).config
     assert list(config.mixture) == ["coco-8", "planes", "cars"]
-    assert first_difference(parse(MIXED, origin="x").config, config) == Difference("mixture.cars.data", None, "cars")
+    assert first_difference(parse(MIXED, origin="x").config, config) == SettingDifference(
+        "mixture.cars.data", None, "cars"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,10 +141,10 @@ def test_a_third_set_can_be_added_on_the_command_line() -> None:
         ("run.dir = 'a'\nmixture = 3", "x.toml: mixture is 3; expected tables [mixture.NAME]"),
         ("run.dir = 'a'\nmixture.data = 'x'", "x.toml: mixture is {'data': 'x'}; expected tables [mixture.NAME]"),
         ("run.dir = 'a'\nmixture.'a b'.data = 'x'", "x.toml: mixture.a b.data is not a setting"),
-        (MIXED + "[data]\ntrain = 'c'", 'x.toml: data.train is "c" beside a mixture'),
+        (MIXED + "[data]\ntrain = 'c'", 'x.toml: data.train is "c" with a mixture'),
     ],
 )
-def test_a_mistake_in_a_mixture_is_told_with_its_set(text: str, message: str) -> None:
+def test_a_mistake_in_a_mixture_names_its_dataset(text: str, message: str) -> None:
     assert message_of(text).startswith(message)
 
 

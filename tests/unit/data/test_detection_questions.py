@@ -199,5 +199,5 @@ def test_a_map_leaves_out_what_it_does_not_name_and_that_is_missed(tmp_path: Pat
 
 @pytest.mark.parametrize("more", [{"shots": 2}, {"negatives_frac": 0.1}, {"asked_map": {}}])
 def test_a_protocol_stands_alone(more: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"--ask stands alone"):
+    with pytest.raises(ConfigError, match=r"--protocol cannot be combined"):
         QuestionPlan(every_class=True, **more)  # type: ignore[arg-type]

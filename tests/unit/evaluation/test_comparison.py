@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from factories import detections, sample
-from virft.cli.verbs import score
+from virft.cli.evaluate import score
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError

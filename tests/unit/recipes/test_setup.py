@@ -325,7 +325,7 @@ def test_only_the_words_that_are_asked_for_learn_faster(tiny: LoadedModel) -> No
 
 def test_samples_are_seen_through_views_only_if_asked_for() -> None:
     assert make_look_at(config()) is None
-    look_at = make_look_at(config(augment=AugmentConfig(tones=0.5)))
+    look_at = make_look_at(config(augment=AugmentConfig(colour_jitter=0.5)))
     assert look_at is not None
     view = look_at(sample(), 3, 1).view
     assert view is not None

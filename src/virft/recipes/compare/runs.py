@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from virft.config.schema import CompareConfig, Config
+from virft.config.schema import CompareConfig, Config, Method
 from virft.config.toml_file import dump, first_difference, load
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
@@ -21,14 +21,14 @@ from virft.files import UNFINISHED, write_text
 from virft.models.load import load_model
 from virft.recipes.evaluate import Asking, evaluate
 from virft.recipes.setup import load_for_training, make_sft_trainer
-from virft.recipes.train import TrainerName, train, training_data
+from virft.recipes.train import train, training_data
 from virft.training.monitors import VALIDATION_SCORE
 from virft.training.progress import Progress
 from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder
 
 COMPARE = "compare.toml"
 RESULT = "compare.json"
-TRAINERS: Mapping[str, TrainerName] = {"sft": "sft", "rft": "grpo", "sft_rft": "grpo"}
+TRAINERS: Mapping[str, Method] = {"sft": "sft", "rft": "grpo", "sft_rft": "grpo"}
 IN_WORDS = {"base": "base", "sft": "SFT", "rft": "RFT", "sft_rft": "SFT then RFT"}
 
 
@@ -260,11 +260,11 @@ def _spent(run: Path) -> tuple[int, float]:
     return round(tokens), sum(sum(v for k, v in record.items() if k != "step") for record in folder.records(TIMINGS))
 
 
-def _rates(plan: CompareConfig, trainer: TrainerName) -> tuple[float, ...]:
+def _rates(plan: CompareConfig, trainer: Method) -> tuple[float, ...]:
     return plan.sft_learning_rates if trainer == "sft" else plan.rft_learning_rates
 
 
-def _rate(config: Config, trainer: TrainerName) -> float:
+def _rate(config: Config, trainer: Method) -> float:
     return config.sft.learning_rate if trainer == "sft" else config.grpo.learning_rate
 
 
@@ -284,7 +284,7 @@ def _begin(out: Path, config: Config, *, resume: bool) -> None:
             raise RunError(f"{out}: already holds a comparison; go on with --resume, or name another run.dir")
         if (difference := first_difference(load(out / COMPARE).config, config)) is not None:
             raise RunError(
-                f"{out}: holds a comparison of another config: {difference.in_words('there', 'now')}; "
+                f"{out}: holds a comparison of another config: {difference.describe('there', 'now')}; "
                 "resume with the same settings, or name another run.dir"
             )
     elif out.exists() and (not out.is_dir() or {one.name for one in out.iterdir()} - {COMPARE + UNFINISHED}):

@@ -93,7 +93,7 @@ class _Update(NamedTuple):
 
 @dataclass(kw_only=True)
 class GRPOTrainer:
-    """The parts of a run, put together by ``virft.cli.verbs``.
+    """The parts of a run, put together by ``virft.recipes.setup``.
 
     ``reference``: a frozen second policy; or ``reference_mode``, a context in which ``policy`` is its own reference
     (LoRA: adapters off). ``refill``: the samples that step and round (from 1) may take in place of those whose groups

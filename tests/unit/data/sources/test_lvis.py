@@ -67,13 +67,13 @@ def test_a_class_that_is_not_all_marked_is_never_absent(tmp_path: Path) -> None:
 def test_a_class_that_is_not_all_marked_is_asked_in_tests_alone(tmp_path: Path) -> None:
     path = save_lvis(tmp_path, not_exhaustive_category_ids=[2], neg_category_ids=[3])
 
-    def asked(out: str, **choices: Any) -> set[tuple[str, bool]]:
-        build_coco(annotations=path, images=tmp_path / "images", out=tmp_path / out, federated=True, **choices)
+    def asked(out: str, **options: Any) -> set[tuple[str, bool]]:
+        build_coco(annotations=path, images=tmp_path / "images", out=tmp_path / out, federated=True, **options)
         return {(one.id, one.exhaustive) for one in Store(tmp_path / out)}
 
     complete = {("a.png:egg roll", True), ("b.png:die", True)}
     assert asked("train") == complete
-    assert asked("test", ask="all") == complete | {("a.png:die", False), ("a.png:futon", True)}
+    assert asked("test", protocol="all") == complete | {("a.png:die", False), ("a.png:futon", True)}
 
 
 @pytest.mark.parametrize("value", [None, 3, [99], ["3"], [[3]]])

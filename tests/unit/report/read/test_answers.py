@@ -15,7 +15,7 @@ from report_factories import (
     run_with_answers,
     write_answers,
 )
-from virft.cli.verbs import score
+from virft.cli.evaluate import score
 from virft.evaluation.predictions import PREDICTIONS
 from virft.report.read import read_systems, report_folders
 

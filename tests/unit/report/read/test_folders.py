@@ -25,7 +25,7 @@ def test_the_page_lands_in_the_first_folder_or_where_it_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_with_answers(tmp_path, make_set(tmp_path / "coins"))
-    assert main(["report", str(run.folder), "--pictures", "0"]) == 0
+    assert main(["report", str(run.folder), "--images", "0"]) == 0
     assert capsys.readouterr().out == f"{run.folder}/report.html: 0.0 MB\n"
     page = PageReader((run.folder / "report.html").read_text(encoding="utf-8"))
     assert page.texts[0] == "mine"
@@ -49,7 +49,7 @@ def test_the_page_of_predictions_alone_lands_here_and_not_among_them(
 
 def test_pictures_are_at_most_two_hundred(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["report", "a", "--pictures", "201"])
+        main(["report", "a", "--images", "201"])
     assert "201; expected an integer of at most 200" in capsys.readouterr().err
 
 

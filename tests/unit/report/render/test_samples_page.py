@@ -83,8 +83,8 @@ def test_the_verb_spreads_its_questions_over_the_set(tmp_path: Path, capsys: pyt
         for number in range(10):
             writer.add(sample(id=f"number {number}"))
         writer.finish(source={}, seed=0)
-    assert main(["look", str(tmp_path / "d"), "--limit", "5"]) == 0
-    page = (tmp_path / "d" / "look.html").read_text(encoding="utf-8")
-    assert capsys.readouterr().out.strip() == str(tmp_path / "d" / "look.html")
+    assert main(["preview", str(tmp_path / "d"), "--limit", "5"]) == 0
+    page = (tmp_path / "d" / "preview.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "d" / "preview.html")
     assert re.findall(r"number \d", page) == [f"number {n}" for n in (0, 2, 4, 6, 8)]
     assert "5 of 10 questions" in page

@@ -1,0 +1,162 @@
+"""Verbs that query a model interactively: ask, app. Imports are inside the functions: help needs none of them."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from virft.cli import arguments
+from virft.cli.output import print_records, say
+from virft.cli.parsers import (
+    Verbs,
+    add_max_completion_tokens,
+    add_model,
+    add_prompting,
+    add_task,
+    add_verb,
+)
+from virft.errors import ConfigError
+from virft.types import TaskName
+
+
+def add_ask(verbs: Verbs) -> None:
+    """Add the parser of ``ask``."""
+    verb = add_verb(verbs, "ask", "query a model about an image, and draw the predicted boxes", ask)
+    add_model(verb)
+    verb.add_argument("image", metavar="IMAGE", help="image file; - reads questions as JSON lines from standard input")
+    verb.add_argument(
+        "question",
+        metavar="QUESTION",
+        nargs="?",
+        help='detection: a class name; classification: a domain such as "animal"; grounding: a referring expression',
+    )
+    add_task(verb)
+    add_prompting(verb)
+    verb.add_argument(
+        "--out",
+        type=Path,
+        help="output image (default: NAME_answer.png here); with -: output folder (default: the current one)",
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="also replace a file that was not written by `virft ask`"
+    )
+    add_max_completion_tokens(verb, 256)
+    verb.add_argument(
+        "--temperature",
+        type=arguments.number(float, at_least=0, at_most=10),
+        metavar="T",
+        default=0.0,
+        help="sampling temperature; 0 decodes greedily",
+    )
+    verb.add_argument(
+        "--seed",
+        type=arguments.not_negative,
+        metavar="N",
+        help="random seed of sampling; needs --temperature above 0 (default: 0)",
+    )
+
+
+def ask(
+    *,
+    model: str,
+    image: str,
+    question: str | None = None,
+    task: TaskName = TaskName.DETECTION,
+    template: str = "auto",
+    thinking: bool | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    max_completion_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> None:
+    """Print a model's reasoning and answer about an image, and write the image with the predicted boxes.
+
+    ``image`` "-": read questions from standard input, and print a record of JSON for each. Raises ``ConfigError`` for
+    arguments that do not fit together.
+    """
+    if (image == "-") != (question is None):
+        raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
+    if seed is not None and temperature == 0:
+        raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
+    from virft.data.images import load_image
+    from virft.inference.annotated_image import default_path, require_free, save_picture
+    from virft.inference.questions import make_question
+    from virft.inference.result import in_lines
+    from virft.text.prompts import read_template
+
+    if template != "auto":
+        read_template(template)
+    query = None if question is None else make_question(image, question, task)
+    if query is not None:
+        load_image(query.image)
+        out = out or default_path(query.image, Path(), set())
+        require_free(out, image=query.image, overwrite=overwrite)
+    elif out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; with - expected a folder for the images")
+    from virft.inference.asker import Asker
+    from virft.inference.json_lines import answer_lines
+    from virft.models.load import load_model
+
+    asker = Asker(
+        load_model(model),
+        template=template,
+        thinking=thinking,
+        max_completion_tokens=max_completion_tokens,
+        temperature=temperature,
+        seed=seed or 0,
+    )
+    if query is None:
+        print_records(answer_lines(sys.stdin.buffer, asker, task=task, folder=out or Path(), overwrite=overwrite))
+        return
+    assert out is not None
+    result = asker.answer(query)
+    save_picture(out, result)
+    for line in in_lines(result):
+        say(line)
+    say(f"image: {out}")
+
+
+def add_app(verbs: Verbs) -> None:
+    """Add the parser of ``app``."""
+    verb = add_verb(verbs, "app", "query a model in the browser; needs the extra virft[app]", app)
+    add_model(verb)
+    verb.add_argument(
+        "--base",
+        metavar="MODEL",
+        help="second model, such as the base of the first; its predictions are shown next to the first one's",
+    )
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 allows other machines")
+    verb.add_argument(
+        "--port",
+        type=arguments.number(int, at_least=0, at_most=65535),
+        metavar="N",
+        default=7860,
+        help="port to listen on; 0 selects a free one",
+    )
+    add_prompting(verb)
+    add_max_completion_tokens(verb, 256)
+
+
+def app(
+    *,
+    model: str,
+    base: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    template: str = "auto",
+    thinking: bool | None = None,
+    max_completion_tokens: int = 256,
+) -> None:
+    """Serve a page that queries a model, and with ``base`` also the model that it was trained from."""
+    from virft.inference.app import import_gradio, listen, serve
+
+    import_gradio()
+    with listen(host, port) as listening:
+        from virft.inference.asker import Asker
+        from virft.models.load import load_model
+
+        models = {"base": base, "tuned": model} if base is not None else {"model": model}
+        asker = partial(Asker, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
+        serve({name: asker(load_model(path)) for name, path in models.items()}, listening, say=say)

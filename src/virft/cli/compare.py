@@ -1,0 +1,40 @@
+"""Verb ``compare``: base, SFT and RFT on the same data and budget. Imports are inside: help needs none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from virft.cli.output import REPORT, say
+from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
+
+
+def add_compare(verbs: Verbs) -> None:
+    """Add the parser of ``compare``."""
+    verb = add_verb(
+        verbs, "compare", "train SFT and GRPO on the same data and budget, and compare both with the base", compare
+    )
+    add_config(verb, example="compare.seeds=1")
+    add_resume(verb, "a comparison")
+
+
+def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
+    """Train and evaluate base, SFT and RFT as a config says; print the differences and write a page of them."""
+    from virft.config.toml_file import load
+
+    settings = load(config, overrides).config
+    from virft.recipes.compare.page import compare_page
+    from virft.recipes.compare.runs import RESULT, run_compare
+    from virft.recipes.compare.text import compared_text
+
+    found = run_compare(settings, resume=resume, say=say)
+    page = Path(settings.run.dir) / REPORT
+    html = compare_page(
+        found,
+        title="Base, supervised, reinforced",
+        intro="The same samples, the same budget "
+        f"({settings.compare.budget}) and the same tests for each method. Seeds per method: {settings.compare.seeds}.",
+    )
+    page.write_text(html, encoding="utf-8", errors="backslashreplace")
+    say(compared_text(found))
+    say(f"all numbers: {Path(settings.run.dir) / RESULT}; report: {page}")

@@ -1,0 +1,114 @@
+"""Verbs that read a dataset: check, preview, export. Imports are inside the functions: help needs none of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from virft.cli import arguments
+from virft.cli.output import describe_skipped, say
+from virft.cli.parsers import Verbs, add_data, add_verb
+from virft.geometry.boxes import BoxSpace
+
+PREVIEW = "preview.html"
+
+
+def add_check(verbs: Verbs) -> None:
+    """Add the parser of ``check``."""
+    verb = add_verb(verbs, "check", "validate a dataset and print its statistics", check)
+    add_data(verb)
+
+
+def check(*, data: Path) -> None:
+    """Validate a dataset, decode every image, and print the number of questions and boxes of each class."""
+    from virft.data.counts import Counts, count_sample, counts_text
+    from virft.data.store import Store
+
+    store = Store(data)
+    if store.has_pictures:
+        store.check(decode=True)
+    counts: Counts = {}
+    for sample in store:
+        count_sample(sample, counts)
+    print(counts_text(counts))
+    images = "all images can be read" if store.has_pictures else "built without images"
+    skipped = describe_skipped(store.card.get("num_skipped", 0))
+    print(f"{len(store)} questions, hash {store.hash[:12]}; {images}{skipped}")
+
+
+def add_preview(verbs: Verbs) -> None:
+    """Add the parser of ``preview``."""
+    verb = add_verb(verbs, "preview", "write an HTML page of a dataset's images with their ground truth", preview)
+    add_data(verb)
+    verb.add_argument("--out", type=Path, help=f"output file (default: {PREVIEW} in the dataset folder)")
+    verb.add_argument(
+        "--limit",
+        type=arguments.positive,
+        metavar="N",
+        default=60,
+        help="maximum number of questions, evenly spaced over the dataset",
+    )
+
+
+def preview(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
+    """Write one HTML page of at most ``limit`` questions, evenly spaced over a dataset, with their targets."""
+    from virft.data.store import Store
+    from virft.report.render.samples import write_samples_page
+
+    store = Store(data)
+    store.check()
+    num_shown = min(limit, len(store))
+    shown = (store[i * len(store) // num_shown] for i in range(num_shown))
+    page = out or store.folder / PREVIEW
+    intro = f"{num_shown} of {len(store)} questions" + describe_skipped(store.card.get("num_skipped", 0))
+    with page.open("w", encoding="utf-8") as file:
+        file.writelines(write_samples_page(shown, title=store.folder.absolute().name, intro=intro))
+    say(str(page))
+
+
+def add_export(verbs: Verbs) -> None:
+    """Add the parser of ``export``."""
+    verb = add_verb(verbs, "export", "convert a dataset to the format of another tool", export)
+    add_data(verb)
+    verb.add_argument("out", metavar="OUT", type=Path, help="output folder; must not exist or be empty")
+    verb.add_argument("--format", choices=("coco", "trl", "llama-factory"), required=True, help="format to write")
+    verb.add_argument(
+        "--template", default="paper", help="prompt template: paper, short, or a text file with {query}; not for coco"
+    )
+    verb.add_argument("--thinking", action="store_true", help="prompt for a <think> block before the answer (trl)")
+    verb.add_argument(
+        "--space",
+        type=arguments.one_of(BoxSpace),
+        choices=list(BoxSpace),
+        default=BoxSpace.RELATIVE_1000,
+        help="coordinates of boxes in texts: relative_1000 is 0 to 1000 of width and height; not for coco",
+    )
+
+
+def export(
+    *,
+    data: Path,
+    out: Path,
+    format: Literal["coco", "trl", "llama-factory"],
+    template: str = "paper",
+    thinking: bool = False,
+    space: str = BoxSpace.RELATIVE_1000,
+) -> Path:
+    """Write a dataset in the format of another tool into the folder ``out``; return the path of the file."""
+    from virft.data.store import Store
+    from virft.integrations.export import export_coco, export_llama_factory, export_trl
+    from virft.text.prompts import read_template
+
+    store = Store(data)
+    if format != "coco" or store.has_pictures:
+        store.check()
+    text = read_template(template)
+    match format:
+        case "coco":
+            path = export_coco(store, out)
+        case "trl":
+            path = export_trl(store, out, template=text, thinking=thinking, space=BoxSpace(space))
+        case "llama-factory":
+            path = export_llama_factory(store, out, template=text, space=BoxSpace(space))
+    say(f"{path}: {len(store)} questions")
+    return path

@@ -1,0 +1,63 @@
+"""Verbs to begin with: quickstart and doctor. Imports are inside the functions: help needs none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from virft.cli import arguments
+from virft.cli.output import say
+from virft.cli.parsers import Verbs, add_resume, add_verb
+from virft.errors import CheckFailed
+
+
+def add_quickstart(verbs: Verbs) -> None:
+    """Add the parser of ``quickstart``."""
+    verb = add_verb(verbs, "quickstart", "train the built-in model on new classes in minutes, on a CPU", quickstart)
+    verb.add_argument(
+        "out",
+        metavar="OUT",
+        type=Path,
+        nargs="?",
+        default=Path("runs/quickstart"),
+        help="run folder (default: runs/quickstart)",
+    )
+    verb.add_argument("--seed", type=arguments.not_negative, default=0, metavar="N", help="random seed")
+    verb.add_argument(
+        "--steps", type=arguments.positive, metavar="N", help="optimizer steps of each method (default: 80)"
+    )
+    add_resume(verb, "a quickstart")
+
+
+def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
+    """Train the built-in model on new classes with GRPO and with SFT; write scores, curves and images as a page."""
+    from virft.recipes.quickstart import run_quickstart
+
+    run_quickstart(out, seed=seed, steps=steps, resume=resume, say=say)
+
+
+def add_doctor(verbs: Verbs) -> None:
+    """Add the parser of ``doctor``."""
+    verb = add_verb(verbs, "doctor", "check this machine, and with a config the model and data of its run", doctor)
+    verb.add_argument("config", metavar="CONFIG", type=Path, nargs="?", help="TOML file of a run to check too")
+    verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that override the file")
+
+
+def doctor(*, config: Path | None = None, overrides: Sequence[str] = ()) -> None:
+    """Print packages, device, memory and disk line by line; raise ``CheckFailed`` if something has to be fixed."""
+    settings = None
+    if config is not None:
+        from virft.config.toml_file import load
+
+        settings = load(config, overrides).config
+    from virft.recipes.doctor import State, examine
+
+    to_fix = []
+    for finding in examine(settings, folder=Path(settings.run.dir if settings else "runs")):
+        say(f"{finding.state:4}  {finding.about:12}{finding.told}")
+        if finding.cure:
+            say(f"{'':18}-> {finding.cure}")
+        to_fix += [finding.about] if finding.state is State.BROKEN else []
+    if to_fix:
+        raise CheckFailed(f"to be fixed: {', '.join(to_fix)}")
+    say("no problems found")

@@ -1,0 +1,428 @@
+"""Verbs that measure a model, its predictions, or the reward itself: predict, presence, score, audit, explain.
+
+Imports are inside the functions: a verb without a model does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from virft.cli import arguments
+from virft.cli.output import progress_bar, say
+from virft.cli.parsers import (
+    Verbs,
+    add_config,
+    add_data,
+    add_intervals,
+    add_max_completion_tokens,
+    add_model,
+    add_prompting,
+    add_resume,
+    add_task,
+    add_thinking,
+    add_verb,
+)
+from virft.errors import CheckFailed, ConfigError, DataError
+from virft.geometry.boxes import BoxSpace
+from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
+
+if TYPE_CHECKING:
+    from virft.data.store import Store
+    from virft.evaluation.masks import MaskMaker
+
+MAP = "map.json"
+
+
+def add_predict(verbs: Verbs) -> None:
+    """Add the parser of ``predict``."""
+    verb = add_verb(verbs, "predict", "write a model's predictions on a dataset, and score them", predict)
+    add_model(verb)
+    add_data(verb)
+    verb.add_argument("out", metavar="OUT", type=Path, help="output folder for predictions.jsonl and scores.json")
+    add_prompting(verb)
+    add_max_completion_tokens(verb, 256)
+    verb.add_argument(
+        "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
+    )
+    add_resume(verb, "predictions")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="print the number of predictions and of tokens; load no model"
+    )
+
+
+def predict(
+    *,
+    model: str,
+    data: Path,
+    out: Path,
+    template: str = "auto",
+    thinking: bool | None = None,
+    max_completion_tokens: int = 256,
+    limit: int | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number."""
+    from virft.data.store import Store
+    from virft.evaluation.prediction_run import count_answers, require_free
+    from virft.evaluation.predictions import PREDICTIONS
+
+    require_free(out, resume=resume)
+    store = Store(data)
+    if dry_run:
+        print(f"{count_answers(islice(store, limit))}, at most {max_completion_tokens} tokens each")
+        return
+    store.check(decode=True)
+    from virft.evaluation.score import scores_to_text, write_scores
+    from virft.inference.prompting import asks_thinking
+    from virft.models.load import load_model
+    from virft.recipes.evaluate import Asking, evaluate
+    from virft.training.distributed import is_main_process
+
+    loaded = load_model(model)
+    with progress_bar() as show:
+        settings = Asking(
+            template=template,
+            thinking=asks_thinking(loaded, thinking),
+            max_completion_tokens=max_completion_tokens,
+            model_name=model,
+            resume=resume,
+            progress=show,
+        )
+        scores = evaluate(loaded, store, out, asking=settings, limit=limit, with_intervals=is_main_process())
+    if not is_main_process():
+        return
+    write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
+    print(scores_to_text(scores))
+
+
+def add_presence(verbs: Verbs) -> None:
+    """Add the parser of ``presence``."""
+    verb = add_verb(
+        verbs, "presence", "query a model which classes each image shows, for `build coco --protocol map:`", presence
+    )
+    add_model(verb)
+    add_data(verb, "folder of a detection dataset")
+    verb.add_argument("out", metavar="OUT", type=Path, help=f"output folder for predictions.jsonl and {MAP}")
+    verb.add_argument("--question", help="yes-or-no question with {query} in place of the class name")
+    add_thinking(verb)
+    add_max_completion_tokens(verb, 64)
+    add_resume(verb, "predictions")
+
+
+def presence(
+    *,
+    model: str,
+    data: Path,
+    out: Path,
+    question: str | None = None,
+    thinking: bool | None = None,
+    max_completion_tokens: int = 64,
+    resume: bool = False,
+) -> None:
+    """Query a model which classes of a dataset each of its images shows, and write the result into ``out/map.json``.
+
+    Raises ``ConfigError`` for a question without ``{query}``.
+    """
+    from virft.data.store import Store
+    from virft.evaluation.prediction_run import require_free
+
+    require_free(out, resume=resume)
+    store = Store(data)
+    store.check(decode=True)
+    from virft.evaluation.predictions import read_predictions
+    from virft.evaluation.presence import QUESTION, PresenceQuestions, asked_map, write_asked_map
+    from virft.inference.prompting import asks_thinking
+    from virft.models.load import load_model
+    from virft.recipes.evaluate import Asking, answer
+    from virft.training.distributed import is_main_process
+
+    text = question or QUESTION
+    if "{query}" not in text:
+        raise ConfigError(f"--question {text!r}: expected a text with {{query}} in it, in place of the class name")
+    loaded = load_model(model)
+    questions = PresenceQuestions(store, question=text)
+    if is_main_process():
+        say(f"{len(questions)} questions")
+    with progress_bar() as show:
+        settings = Asking(
+            template="auto",
+            thinking=asks_thinking(loaded, thinking),
+            max_completion_tokens=max_completion_tokens,
+            model_name=model,
+            resume=resume,
+            progress=show,
+        )
+        card = settings.card(loaded, data=store, num_samples=len(questions))
+        card = replace(card, settings=card.settings | {"template": text})
+        path = answer(loaded, out, card, sample_at=questions.__getitem__, number=len(questions), asking=settings)
+    if is_main_process():
+        write_asked_map(out / MAP, asked_map(questions, read_predictions(path).items()))
+        say(f"{out / MAP}: for `virft build coco ... --protocol map:{out / MAP}`")
+
+
+def add_score(verbs: Verbs) -> None:
+    """Add the parser of ``score``."""
+    verb = add_verb(verbs, "score", "score saved predictions against the ground truth, without a model", score)
+    verb.add_argument(
+        "predictions", metavar="PREDICTIONS", type=Path, help="predictions.jsonl, or a folder that holds it"
+    )
+    add_data(verb, "folder of the dataset that was predicted")
+    verb.add_argument("--out", type=Path, help="output file (default: scores.json next to the predictions)")
+    add_intervals(verb)
+    verb.add_argument(
+        "--class-group",
+        dest="class_groups",
+        action="append",
+        type=arguments.class_group,
+        default=[],
+        metavar="NAME=A,B",
+        help="also score the questions about these classes (or an @set) separately; repeat for more groups, whose "
+        "harmonic mean is reported too",
+    )
+    verb.add_argument(
+        "--seeds",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="predictions of the same system trained with other seeds: report mean and standard deviation",
+    )
+    verb.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="predictions of a second system, one path per seed: report the difference with its confidence interval",
+    )
+    verb.add_argument(
+        "--masks",
+        metavar="SEGMENTER",
+        help="measure mask IoU of grounding too: `box` fills the boxes; else a folder or hub id of SAM or SAM 2",
+    )
+
+
+def score(
+    *,
+    predictions: Path,
+    data: Path,
+    out: Path | None = None,
+    intervals: bool = True,
+    class_groups: Sequence[tuple[str, Sequence[str]]] = (),
+    seeds: Sequence[Path] = (),
+    against: Sequence[Path] = (),
+    masks: str | None = None,
+) -> Mapping[str, Any]:
+    """Score the texts of ``predictions`` (a file, or a run folder) against a dataset; no model is needed.
+
+    ``seeds``: predictions of the same system with other seeds. ``against``: those of a second system. ``masks``:
+    measure masks of grounding too, made by ``box`` (filled boxes) or by the segmenter of a folder or hub id.
+    """
+    from virft.data.class_sets import expand_class_sets
+    from virft.data.store import Store
+    from virft.evaluation.comparison import compare as compare_measured
+    from virft.evaluation.comparison import comparisons_to_text, measure
+    from virft.evaluation.predictions import find_predictions
+    from virft.evaluation.score import score_predictions, scores_to_text, seeds_to_text, write_scores
+
+    store = Store(data)
+    groups = {name: expand_class_sets(classes) for name, classes in class_groups}
+    find = partial(find_predictions, data_name=store.folder.absolute().name)
+    paths, others = [find(place) for place in (predictions, *seeds)], [find(place) for place in against]
+    with _mask_maker(masks, store) as maker:
+        scores, *scores_of_seeds = (
+            score_predictions(
+                path, store, with_intervals=intervals and path == paths[0], class_groups=groups, masks=maker
+            )
+            for path in paths
+        )
+    both = [[measure(path, store) for path in side] for side in (others, paths)] if others else []
+    comparisons = compare_measured(*both) if both else ()
+    written = write_scores(
+        scores, out or paths[0].with_name("scores.json"), predictions=paths[0], comparisons=comparisons
+    )
+    print(scores_to_text(scores))
+    if scores_of_seeds:
+        print(seeds_to_text([scores, *scores_of_seeds]))
+    if comparisons:
+        print(comparisons_to_text(comparisons, first=str(against[0]), second=str(predictions)))
+    return written
+
+
+@contextmanager
+def _mask_maker(name: str | None, store: Store) -> Iterator[MaskMaker | None]:
+    """Give the function that turns boxes into masks; a segmenter is loaded only for a dataset that needs one."""
+    from virft.evaluation.masks import BOX, MaskMaker, require_masks
+
+    if name is None:
+        yield None
+        return
+    require_masks(store)
+    if name == BOX:
+        yield MaskMaker()
+        return
+    store.check(decode=True)
+    from virft.recipes.setup import make_segmenter
+
+    segment = make_segmenter(name)
+    with progress_bar("masks") as show:
+        # a folder by its last name only: scores hold no path of this machine
+        short = Path(name).absolute().name if Path(name).is_dir() else name
+        yield MaskMaker(name=short, segment=segment, progress=show)
+
+
+def add_audit(verbs: Verbs) -> None:
+    """Add the parser of ``audit``."""
+    verb = add_verb(
+        verbs, "audit", "check whether a config's reward can be exploited by image-blind completions", audit
+    )
+    add_config(verb, example="reward.preset=paper")
+    verb.add_argument(
+        "--limit",
+        type=arguments.positive,
+        metavar="N",
+        default=500,
+        help="maximum number of questions, evenly spaced over the dataset",
+    )
+    verb.add_argument(
+        "--groups",
+        dest="num_groups",
+        type=arguments.positive,
+        metavar="N",
+        help="also sample N groups of completions of the config's model: fraction of groups without reward variance, "
+        "correlation of reward and metric (default: none)",
+    )
+
+
+def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_groups: int | None = None) -> None:
+    """Print the rewards of image-blind probes and of oracle answers of graded quality.
+
+    ``num_groups``: also sample that number of groups of the config's model. Raises ``CheckFailed`` if a probe earns at
+    least as much reward as a half-correct answer.
+    """
+    from virft.config.toml_file import load
+
+    settings = load(config, overrides).config
+    from virft.audit.audit import audit as audit_reward
+    from virft.audit.groups import judge_groups, sample_groups
+    from virft.audit.text import audit_text, groups_text
+    from virft.recipes.setup import load_for_training, make_grader, make_trainer
+    from virft.recipes.train import training_data
+
+    data = training_data(settings, "grpo")
+    samples = list(data)
+    num_probed = min(limit, len(samples))
+    probed = [samples[i * len(samples) // num_probed] for i in range(num_probed)]
+    with progress_bar("questions") as show:
+        reports = audit_reward(probed, make_grader(settings, BoxSpace.RELATIVE_1000), progress=show)
+    for one in reports:
+        say(audit_text(one))
+    if num_groups is not None:
+        trainer = make_trainer(settings, load_for_training(settings), (sample.query for sample in samples))
+        prompted = list(islice(chain.from_iterable(map(data.batch, count())), num_groups))
+        with progress_bar("groups") as show:
+            groups = sample_groups(trainer, prompted, progress=show)
+        say(groups_text(judge_groups(groups)))
+    if failed := [one for one in reports if one.margin <= 0]:
+        exploits = "; ".join(f"{one.best_cheat.name} ({one.task}, margin {one.margin:+.3f})" for one in failed)
+        raise CheckFailed(f"reward hacking: {exploits}; change reward.preset, reward.weights or the data")
+
+
+def add_explain(verbs: Verbs) -> None:
+    """Add the parser of ``explain``."""
+    verb = add_verb(verbs, "explain", "print the reward of one completion, part by part", explain)
+    completion = verb.add_mutually_exclusive_group(required=True)
+    completion.add_argument("text", metavar="TEXT", nargs="?", help="the completion")
+    completion.add_argument("--file", type=Path, help="file with the completion")
+    add_task(verb, required=True, help="task of the completion")
+    verb.add_argument("--target", required=True, help="ground truth, written like the content of <answer>")
+    verb.add_argument("--preset", choices=("robust", "paper"), default="robust", help="reward.preset")
+    verb.add_argument(
+        "--iou-threshold",
+        type=arguments.number(float, at_least=0, at_most=1),
+        metavar="IOU",
+        default=0.5,
+        help="a box matches the ground truth above this IoU",
+    )
+    verb.add_argument(
+        "--image-size",
+        type=arguments.image_size,
+        default=ImageSize(1000, 1000),
+        metavar="WxH",
+        help="size of the original image, in pixels",
+    )
+    verb.add_argument(
+        "--resized",
+        type=arguments.image_size,
+        metavar="WxH",
+        help="size of the image after preprocessing, in pixels (default: --image-size)",
+    )
+    verb.add_argument(
+        "--space",
+        type=arguments.one_of(BoxSpace),
+        choices=list(BoxSpace),
+        default=BoxSpace.RELATIVE_1000,
+        help="coordinates of the boxes: relative_1000 is 0 to 1000 of width and height",
+    )
+    verb.add_argument(
+        "--thinking", action="store_true", help="the prompt requires a <think> block: the format reward expects one"
+    )
+
+
+def explain(
+    *,
+    text: str | None = None,
+    file: Path | None = None,
+    task: TaskName,
+    target: str,
+    preset: Literal["robust", "paper"] = "robust",
+    iou_threshold: float = 0.5,
+    image_size: ImageSize,
+    resized: ImageSize | None = None,
+    space: str = BoxSpace.RELATIVE_1000,
+    thinking: bool = False,
+) -> None:
+    """Print the reward of one completion with each matched pair of boxes. ``target`` is written like an answer.
+
+    Raises ``ConfigError`` for a target that cannot be parsed, ``DataError`` for a file that cannot be read.
+    """
+    from virft.rewards.combine import RewardRule
+    from virft.rewards.explain import explain_reward
+    from virft.tasks import TASKS
+
+    if text is None:
+        text = _read_text(file)
+    read = partial(TASKS[task].read, space=BoxSpace(space), original=image_size, resized=resized or image_size)
+    known = read(f"<answer>{target}</answer>", thinking=False)
+    if fault := _fault_of_target(known):
+        raise ConfigError(f"--target {target!r}: {fault}; expected an answer of {task}, such as {TASKS[task].example}")
+    assert not isinstance(known.answer, Unreadable)
+    rule = RewardRule(preset=preset, iou_threshold=iou_threshold)
+    print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
+
+
+def _read_text(file: Path | None) -> str:
+    """Return the text of a file without its last line break."""
+    if file is None:
+        raise ConfigError("explain: no text; expected TEXT or --file")
+    try:
+        return file.read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); expected the text of one completion") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text; expected the text of one completion") from error
+
+
+def _fault_of_target(known: Reading) -> str | None:
+    if isinstance(known.answer, Unreadable):
+        return known.answer.reason
+    if isinstance(known.answer, Detections) and known.answer.invalid:
+        return known.answer.invalid[0].reason
+    return None

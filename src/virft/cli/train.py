@@ -1,0 +1,133 @@
+"""Verbs that train from a config, or plan the memory of it: grpo, sft, plan.
+
+Imports are inside the functions: help needs none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virft.cli import arguments
+from virft.cli.output import say
+from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
+from virft.types import ImageSize
+
+if TYPE_CHECKING:
+    from virft.config.schema import Config, Method
+
+
+def add_grpo(verbs: Verbs) -> None:
+    """Add the parser of ``grpo``."""
+    verb = add_verb(verbs, "grpo", "train a model with GRPO and rule-based visual rewards", grpo)
+    add_config(verb, example="grpo.steps=10")
+    add_resume(verb, "a run")
+    verb.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print all settings and the expected cost (tokens, seconds), measured on one group; train nothing",
+    )
+
+
+def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, dry_run: bool = False) -> None:
+    """Train a model with GRPO as a config says; the trained model is saved in ``run.dir/model``."""
+    from virft.config.toml_file import dump, load
+
+    settings = load(config, overrides).config
+    if not dry_run:
+        _train(settings, "grpo", resume=resume)
+        return
+    print(dump(settings), end="")
+    from virft.recipes.estimate import estimate
+    from virft.recipes.setup import load_for_training, make_trainer
+    from virft.recipes.train import training_data
+
+    data = training_data(settings, "grpo")
+    data.check()
+    with closing(make_trainer(settings, load_for_training(settings), (sample.query for sample in data))) as trainer:
+        num_samples = sum(map(len, data.stores.values()))
+        print(estimate(settings, trainer, next(iter(data)), num_samples=num_samples))
+
+
+def add_sft(verbs: Verbs) -> None:
+    """Add the parser of ``sft``."""
+    verb = add_verb(verbs, "sft", "train a model on the ground truth of a dataset (supervised fine-tuning)", sft)
+    add_config(verb, example="sft.steps=10")
+    add_resume(verb, "a run")
+
+
+def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
+    """Train a model on the ground truth as a config says; the trained model is saved in ``run.dir/model``."""
+    from virft.config.toml_file import load
+
+    _train(load(config, overrides).config, "sft", resume=resume)
+
+
+def _train(config: Config, method: Method, *, resume: bool) -> None:
+    from virft.recipes.train import train
+    from virft.training.distributed import is_main_process
+    from virft.training.run import BEST
+
+    model = train(config, method, resume=resume, say=say)
+    if not is_main_process():
+        return
+    say(f"trained model: {model}")
+    if (best := model.with_name(BEST)).exists():
+        say(f"best model by validation: {best}")
+
+
+def add_plan(verbs: Verbs) -> None:
+    """Add the parser of ``plan``."""
+    verb = add_verb(verbs, "plan", "print the memory that a run needs, and settings with which it fits", plan)
+    add_config(verb, example="model.train=lora")
+    verb.add_argument(
+        "--memory",
+        type=arguments.number(float, above=0, below=1e6, unit="GiB"),
+        metavar="GIB",
+        help="memory of the device in GiB, such as 24 (default: that of this machine)",
+    )
+    verb.add_argument(
+        "--image",
+        type=arguments.image_size,
+        default=ImageSize(640, 480),
+        metavar="WxH",
+        help="size of the images before preprocessing, in pixels",
+    )
+    verb.add_argument(
+        "--text-tokens",
+        type=arguments.positive,
+        default=150,
+        metavar="N",
+        help="text tokens of a prompt, without its image tokens",
+    )
+    verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method to plan for")
+
+
+def plan(
+    *,
+    config: Path,
+    overrides: Sequence[str] = (),
+    memory: float | None = None,
+    image: ImageSize,
+    text_tokens: int = 150,
+    method: Method = "grpo",
+) -> None:
+    """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB."""
+    from virft.config.toml_file import load
+
+    settings = load(config, overrides).config
+    from virft.planning.device import device_memory
+    from virft.planning.fit import find_fit
+    from virft.planning.memory import Planner
+    from virft.planning.text import fit_text, plan_text
+    from virft.training.distributed import device
+
+    size = int(memory * 2**30) if memory is not None else device_memory()
+    on_cpu = memory is None and device().type == "cpu"
+    planner = Planner(settings, image=image, text_tokens=text_tokens, trainer=method, on_cpu=on_cpu)
+    say(plan_text(planner))
+    say("")
+    fit = find_fit(settings, planner, memory=size, image=image, text_tokens=text_tokens)
+    say(fit_text(planner, fit, memory=size))
