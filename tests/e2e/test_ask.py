@@ -43,7 +43,7 @@ def test_an_answer_is_printed_and_drawn_here(here: Path, capsys: pytest.CaptureF
     assert virft("ask", "virft-tiny", "../photos/fox.png", "top hat", *SHORT) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("answer: ")
-    assert told[-1] == "picture: fox_answer.png"
+    assert told[-1] == "image: fox_answer.png"
     assert list(files(here)) == ["fox_answer.png"]
     # asked again, its own picture is replaced; another's is not
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT, "--task", "classification") == 0
@@ -63,7 +63,7 @@ def test_an_answer_that_cannot_be_read_is_an_answer(here: Path, capsys: pytest.C
     assert told[0] == "cut at 1 tokens: see --max-completion-tokens"
     assert told[1].startswith("answer: unreadable: ")
     assert told[2].startswith("text: ")
-    assert told[-1] == "picture: x/a.png"
+    assert told[-1] == "image: x/a.png"
     with Image.open(here / "x" / "a.png") as picture:
         assert picture.size == (448, 448)
 

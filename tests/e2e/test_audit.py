@@ -28,4 +28,4 @@ def test_a_reward_that_can_be_gamed_fails_with_a_status_for_ci(
     assert virft("audit", config, "reward.preset=paper") == 1
     captured = capsys.readouterr()
     assert "CHEATING PAYS" in captured.out
-    assert "virft: cheating pays: " in captured.err
+    assert "virft: reward hacking: " in captured.err

@@ -105,7 +105,7 @@ def test_annotations_alone_are_enough_to_score_and_to_export(
 
     capsys.readouterr()
     assert main(["check", str(bare.folder)]) == 0
-    assert "built without pictures" in capsys.readouterr().out
+    assert "built without images" in capsys.readouterr().out
     assert main(["export", str(bare.folder), str(tmp_path / "coco"), "--format", "coco"]) == 0
     card = PredictionsCard(
         model="none",

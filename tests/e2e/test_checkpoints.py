@@ -77,7 +77,7 @@ def test_merged_adapters_answer_alike_with_virft_and_without(trained: Path, scen
 def test_merging_says_what_it_cannot_do(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there").mkdir()
     assert virft("merge", trained / "model", tmp_path / "there") == 2
-    assert "there: is there already; name a new folder" in capsys.readouterr().err
+    assert "there: already exists; name a new folder" in capsys.readouterr().err
     assert virft("merge", trained, tmp_path / "m") == 2
     assert "holds no adapters; expected a folder with adapter_config.json, such as RUN/model" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()

@@ -34,6 +34,8 @@ def number(
     name = "integer" if kind is int else "number"
     words = {"of at least": at_least, "above": above, "of at most": at_most, "below": below}
     limits = " and ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
+    if at_least is not None and at_most is not None:
+        limits = f"from {at_least:g} to {at_most:g}"
     expected = " ".join(["an integer" if kind is int else "a number", limits]) + (f", in {unit}" if unit else "")
 
     def parse(text: str) -> _Number:

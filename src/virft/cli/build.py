@@ -133,7 +133,7 @@ def _print_cards(cards: Cards) -> None:
     source = next(iter(cards.values()))["source"]
     if number := source.get("num_same_pictures", 0):
         first, second = source["same_pictures"][0]
-        print(f"{number} images are duplicates in two parts, such as {first} and {second}: see card.json")
+        print(f"{number} near-duplicate images in two parts, such as {first} and {second}: see card.json")
 
 
 def add_build(verbs: Verbs) -> None:

@@ -221,9 +221,9 @@ def test_a_value_that_no_parser_takes_is_refused_with_its_file(value: str) -> No
     ],
 )
 def test_a_monster_is_refused_with_its_file(text: str, message: str) -> None:
-    told = message_of(text)
-    assert told.startswith(message)
-    assert len(told) < 400
+    found = message_of(text)
+    assert found.startswith(message)
+    assert len(found) < 400
 
 
 def test_a_monster_on_the_command_line_is_refused() -> None:

@@ -53,7 +53,7 @@ def test_a_build_tells_and_its_log_has_command_and_date(tmp_path: Path, capsys: 
         Image.fromarray(first).save(tmp_path / "images" / f"{name}.png", compress_level=int(name))
     argv = ["build", "coco", str(path), str(tmp_path / "images"), str(tmp_path / "d"), "--test-frac", "0.25"]
     assert main(argv) == 0
-    assert "3 pictures look the same in two parts, such as train/" in capsys.readouterr().out
+    assert "3 near-duplicate images in two parts, such as train/" in capsys.readouterr().out
     card = json.loads((tmp_path / "d" / "test" / "card.json").read_text())["source"]
     assert card["num_same_pictures"] == len(card["same_pictures"]) == 3
     log = (tmp_path / "d" / "train" / "build.log").read_text()

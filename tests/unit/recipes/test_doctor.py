@@ -98,8 +98,8 @@ def test_a_runs_model_data_and_room_are_looked_at(tmp_path: Path, monkeypatch: p
 
 def test_the_verb_ends_with_what_must_be_put_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert virft("doctor") == 0
-    assert capsys.readouterr().out.endswith("nothing to be put right\n")
+    assert capsys.readouterr().out.endswith("no problems found\n")
     assert virft("doctor", write_config(tmp_path, tmp_path / "nowhere")) == 1
     captured = capsys.readouterr()
     assert "\nFIX   data        " in captured.out
-    assert captured.err == "virft: to be put right: data\n"
+    assert captured.err == "virft: to be fixed: data\n"

@@ -50,7 +50,7 @@ def test_the_page_of_predictions_alone_lands_here_and_not_among_them(
 def test_pictures_are_at_most_two_hundred(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", "a", "--images", "201"])
-    assert "201; expected an integer of at most 200" in capsys.readouterr().err
+    assert "201; expected an integer from 0 to 200" in capsys.readouterr().err
 
 
 def test_half_a_character_in_an_answer_does_not_stop_a_page(tmp_path: Path) -> None:
