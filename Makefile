@@ -1,16 +1,20 @@
-# make demo    the built-in model learns to detect new classes, in minutes, on a CPU
-# make test    every test
-# make test-app  the page of `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
-# make coverage  lines and branches that the unit tests reach
-# make fuzz    every reader with whatever atheris finds, FUZZ_SECONDS each (60)
-# make mutants  faults put into rewards, reading and loss one at a time: does a test notice?
-# make crash-test  runs killed CRASH_KILLS times (200) at moments of CRASH_SEED (0), and gone on with; half an hour
-# make test-vllm  sampling with vLLM, on a CPU; 3 GB of packages
-# make test-deepspeed  a step shared out by DeepSpeed's ZeRO, two processes on a CPU; needs a C++ compiler
-# make docs    the documentation as a site, into site/; a broken link fails
-# make dist    wheel and source archive of the commit, built twice and compared, into dist/
-# make check   style, types, import directions, and every test
-# Extra arguments for pip: make test PIP_ARGS="--no-index --find-links wheels"
+# make install         create .venv with the pinned packages and virft in editable mode
+# make demo            train the built-in model on new classes, in minutes, on a CPU
+# make check           what CI runs: lint, typecheck, and every test and doctest
+# make lint            ruff (rules and format), import contracts
+# make typecheck       mypy, strict
+# make test-fast       unit tests and doctests; about 75 s on two cores
+# make test            every test and doctest
+# make coverage        line and branch coverage of unit tests and doctests
+# make docs            build the documentation site into site/; a broken link fails
+# make dist            build wheel and source archive of the commit twice, compare them, and write them into dist/
+# make fuzz            coverage-guided fuzzing of every parser, FUZZ_SECONDS each (60)
+# make mutants         mutation testing of rewards, parsing and loss
+# make crash-test      kill runs CRASH_KILLS times (200) at moments of CRASH_SEED (0), and resume them; half an hour
+# make test-app        `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
+# make test-vllm       sampling with vLLM, on a CPU; 3 GB of packages
+# make test-deepspeed  training steps with DeepSpeed ZeRO, two processes on a CPU; needs a C++ compiler
+# Arguments for pip: make install PIP_ARGS="--no-index --find-links wheels"
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -34,21 +38,38 @@ VLLM_INSTALLED := $(VLLM)/.installed
 ZERO := .venv-deepspeed
 ZERO_INSTALLED := $(ZERO)/.installed
 
-.PHONY: demo test coverage mutants test-app test-vllm test-deepspeed fuzz crash-test docs dist check install
+.PHONY: install demo check lint typecheck test test-fast coverage docs dist fuzz mutants crash-test test-app test-vllm \
+	test-deepspeed
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
 
-# Tests that need the data are skipped, and say so, where the folder does not exist.
+check: lint typecheck test
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+typecheck: $(INSTALLED)
+	$(BIN)/mypy
+
+# Tests on real images are skipped, with the reason, if the folder does not exist.
+PYTEST = VIRFT_TEST_DATA="$(abspath $(VIRFT_TEST_DATA))" $(BIN)/python -m pytest $(PYTEST_ARGS)
+FAST := src tests/unit
+
 test: $(INSTALLED)
-	VIRFT_TEST_DATA="$(abspath $(VIRFT_TEST_DATA))" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) --durations=15
+
+test-fast: $(INSTALLED)
+	$(PYTEST) $(FAST)
 
 coverage: $(INSTALLED)
-	VIRFT_TEST_DATA="$(abspath $(VIRFT_TEST_DATA))" $(BIN)/python -m pytest $(PYTEST_ARGS) --cov --cov-report=term src tests/unit
+	$(PYTEST) --cov --cov-report=term $(FAST)
 
-# A place of its own: Gradio wants another Pillow than virft is tested with.
+# An environment of its own: Gradio needs another Pillow than virft is tested with.
 test-app: $(APP_INSTALLED)
-	@command -v chromium >/dev/null || { echo "test-app: no chromium here; expected it on the PATH"; exit 1; }
+	@command -v chromium >/dev/null || { echo "test-app: chromium not found; expected it on the PATH"; exit 1; }
 	$(APP)/bin/python -m pytest -m browser tests/e2e/test_app.py
 
 fuzz: $(INSTALLED)
@@ -71,24 +92,17 @@ mutants: $(INSTALLED)
 crash-test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python fuzz/crash.py $(CRASH_KILLS) --seed $(CRASH_SEED)
 
-# A place of its own: vLLM fixes the versions of a hundred packages. One engine at a time, so one process.
+# An environment of its own: vLLM pins a hundred packages. One engine at a time, so one process.
 test-vllm: $(VLLM_INSTALLED)
 	$(VLLM)/bin/python -m pytest -m vllm tests/on_vllm
 
-# A place of its own: DeepSpeed is built when it is installed, and compiles what sends between processes.
+# An environment of its own: DeepSpeed is built at installation, and compiles its communication operators.
 test-deepspeed: $(ZERO_INSTALLED)
 	$(ZERO)/bin/python -m pytest -m deepspeed tests/on_deepspeed
 
-check: $(INSTALLED)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(MAKE) test
-
 install: $(INSTALLED)
 
-# PyTorch first: its index or wheel can then be chosen by PIP_ARGS without touching the rest.
+# PyTorch first: PIP_ARGS can then select its index or wheel without changing the other packages.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt torch==2.13.0

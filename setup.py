@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: what is built knows its commit, and the archive has the same bytes each time."""
+"""Build steps that pyproject.toml cannot express: builds contain their commit, and archives are reproducible."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
 
 
 def write_commit(package: Path) -> None:
-    """Leave the commit of these files in a copy of them; empty where it is not known."""
+    """Write the commit of these files into a copy of the package; empty if it is unknown."""
     (package / COMMIT_FILE).write_text(f"{source_commit(ROOT / 'src' / 'virft') or ''}\n", encoding="utf-8")
 
 
 class BuildWithCommit(build_py):
-    """The files of the package, and their commit; an editable install goes on asking its checkout."""
+    """Add the commit to the built package; an editable install reads it from its checkout."""
 
     def run(self) -> None:
         super().run()
@@ -36,7 +36,7 @@ class BuildWithCommit(build_py):
 
 
 class ReproducibleArchive(sdist):
-    """A source archive with the commit in it, and without names, times and rights of the machine."""
+    """Build a source archive with its commit, without user names, times and permissions of the machine."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, files)
@@ -57,11 +57,11 @@ class ReproducibleArchive(sdist):
             gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=EPOCH) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
         ):
-            archive.add(str(base_dir), filter=_of_no_machine)
+            archive.add(str(base_dir), filter=_without_machine)
         return path
 
 
-def _of_no_machine(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _without_machine(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mtime = EPOCH

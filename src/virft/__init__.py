@@ -1,3 +1,3 @@
 """virft: reinforcement fine-tuning of vision-language models with rewards that rules compute."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -46,7 +46,7 @@ def test_two_builds_have_the_same_bytes_and_hold_what_is_committed(small_checkou
     told = subprocess.run(command, cwd=small_checkout, check=True, capture_output=True, text=True).stdout
     archive, wheel = sorted((tmp_path / "dist").iterdir(), reverse=True)
     assert [line.split()[1] for line in told.splitlines()] == [wheel.name, archive.name]
-    assert (archive.name, wheel.name) == ("virft-0.1.0.tar.gz", "virft-0.1.0-py3-none-any.whl")
+    assert (archive.name, wheel.name) == ("virft-0.2.0.tar.gz", "virft-0.2.0-py3-none-any.whl")
     commit = git(small_checkout, "rev-parse", "HEAD")[:12]
     committed = set(git(small_checkout, "ls-files").splitlines())
 
@@ -57,7 +57,7 @@ def test_two_builds_have_the_same_bytes_and_hold_what_is_committed(small_checkou
 
     with tarfile.open(archive) as unpacked:
         members = unpacked.getmembers()
-    inside = {member.name.removeprefix("virft-0.1.0/") for member in members if member.isfile()}
+    inside = {member.name.removeprefix("virft-0.2.0/") for member in members if member.isfile()}
     assert committed - inside == set()
     assert "src/virft/not_committed.py" not in inside
     committed_s = int(git(small_checkout, "log", "-1", "--format=%ct"))

@@ -62,6 +62,6 @@ def test_the_version_names_the_commit(capsys: pytest.CaptureFixture[str], monkey
     with pytest.raises(SystemExit) as end:
         cli.main(["--version"])
     assert end.value.code == 0
-    assert re.fullmatch(r"virft 0\.1\.0, commit ([0-9a-f]{12}\+?|unknown)\n", capsys.readouterr().out)
+    assert re.fullmatch(r"virft 0\.2\.0, commit ([0-9a-f]{12}\+?|unknown)\n", capsys.readouterr().out)
     monkeypatch.setattr(origin, "source_commit", lambda: None)
-    assert origin.version_and_commit() == "0.1.0, commit unknown"
+    assert origin.version_and_commit() == "0.2.0, commit unknown"
