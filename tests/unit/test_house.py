@@ -98,11 +98,10 @@ def test_no_function_is_longer_than_80_lines() -> None:
     assert long == []
 
 
-# names that an interface requires: each module of such a group defines the same ones
 STUBS = {f"rewards/{name}.py" for name in ("easyr1", "ms_swift", "trl", "verl")}
 """Old paths of the adapters, which are named in users' configs."""
-SHARED_NAMES = {"main"}
-"""Entry points."""
+SHARED_NAMES = {"compute_score"}
+"""Names that an interface requires: verl and EasyR1 both call a function of this name."""
 
 
 def _public_names(tree: ast.Module) -> Iterator[str]:
