@@ -47,7 +47,7 @@ def test_a_run_of_two_processes_is_that_of_one(scenes: Path, alone: Path, tmp_pa
     done = launch("grpo", config, *THREE, "grpo.learning_rate=1e-4", f"parallel.strategy={strategy}")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
-    assert done.stdout.count("step 1/3") == done.stdout.count("trained model: ") == 1, "one process prints"
+    assert done.stdout.count("step 1/3") == done.stdout.count("saved model: ") == 1, "one process prints"
     assert json.loads((run / "card.json").read_text())["num_processes"] == 2
     assert (run / "rollouts.jsonl").read_bytes() == (alone / "rollouts.jsonl").read_bytes()
     # Adam moves a weight by up to the learning rate wherever a gradient is not 0, rounding too

@@ -73,7 +73,7 @@ def _train(config: Config, method: Method, *, resume: bool) -> None:
     model = train(config, method, resume=resume, say=say)
     if not is_main_process():
         return
-    say(f"trained model: {model}")
+    say(f"saved model: {model}")
     if (best := model.with_name(BEST)).exists():
         say(f"best model by validation: {best}")
 
