@@ -78,15 +78,15 @@ def test_a_comparison_that_was_stopped_goes_on(config: Path, tmp_path: Path) -> 
     [
         ("compare.tests=[]", "compare.tests is empty; expected the folders of the test sets"),
         ('compare.systems=["rtf"]', "compare.systems: 'rtf' is none; expected some of sft, rft, sft_rft"),
-        ('compare.systems=["sft_rft"]', "sft_rft starts from sft and learns as rft does; expected both beside it"),
-        ("compare.sft_learning_rates=[1e-4]", "1 learning rates for SFT and 0 for RFT; expected as many for both"),
+        ('compare.systems=["sft_rft"]', "sft_rft starts from sft and trains as rft does; expected both in the list"),
+        ("compare.sft_learning_rates=[1e-4]", "1 learning rates for SFT and 0 for RFT; expected the same number for both"),
         (
             "compare.sft_learning_rates=[0.0]",
             "compare.sft_learning_rates is [0.0]; expected a list of numbers, each above 0",
         ),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(
+def test_an_impossible_comparison_is_refused(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     assert virft("compare", config, *SMALL, override) == 2
