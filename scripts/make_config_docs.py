@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from virft.config.schema import REQUIRED, Setting, sections, setting_at, settings
+from virft.config.schema import sections, setting_at, settings
+from virft.config.setting import REQUIRED, Setting
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 

@@ -79,7 +79,10 @@ def test_a_comparison_that_was_stopped_goes_on(config: Path, tmp_path: Path) -> 
         ("compare.tests=[]", "compare.tests is empty; expected the folders of the test sets"),
         ('compare.systems=["rtf"]', "compare.systems: 'rtf' is none; expected some of sft, rft, sft_rft"),
         ('compare.systems=["sft_rft"]', "sft_rft starts from sft and trains as rft does; expected both in the list"),
-        ("compare.sft_learning_rates=[1e-4]", "1 learning rates for SFT and 0 for RFT; expected the same number for both"),
+        (
+            "compare.sft_learning_rates=[1e-4]",
+            "1 learning rates for SFT and 0 for RFT; expected the same number for both",
+        ),
         (
             "compare.sft_learning_rates=[0.0]",
             "compare.sft_learning_rates is [0.0]; expected a list of numbers, each above 0",

@@ -8,41 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
+from virft.config.setting import Setting, default_of, format_value, setting_field
 from virft.errors import ConfigError
 
 _PAPER = "Visual-RFT code"
-
-
-def _setting(
-    default: Any = MISSING,
-    *,
-    help: str,
-    unit: str = "",
-    source: str = "",
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    default_factory: Any = MISSING,
-) -> Any:
-    """Return a dataclass field with the metadata that checks and documentation use."""
-    metadata = {
-        "help": help,
-        "unit": unit,
-        "source": source,
-        "at_least": at_least,
-        "above": above,
-        "at_most": at_most,
-    }
-    if default_factory is not MISSING:
-        return field(default_factory=default_factory, metadata=metadata)
-    if default is MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 class _Section:
@@ -63,45 +36,49 @@ Method = Literal["grpo", "sft"]
 class ModelConfig(_Section):
     """``[model]``: the model, the precision, and the weights that are trained."""
 
-    path: str = _setting("virft-tiny", help="`virft-tiny` (part of virft), a model folder, or a Hugging Face hub id.")
-    dtype: Literal["float32", "bfloat16"] = _setting(
+    path: str = setting_field(
+        "virft-tiny", help="`virft-tiny` (part of virft), a model folder, or a Hugging Face hub id."
+    )
+    dtype: Literal["float32", "bfloat16"] = setting_field(
         "float32",
         help="Precision of forward and backward passes. Trained weights and optimizer states are always float32.",
     )
-    train: Literal["full", "lora"] = _setting(
+    train: Literal["full", "lora"] = setting_field(
         "full", help="`full` trains all weights that are not frozen; `lora` trains adapters in the language model."
     )
-    freeze_vision: bool = _setting(
+    freeze_vision: bool = setting_field(
         True,
         help="Freeze the vision tower and the projector. In V-Triune, training the tower made detection collapse.",
         source="V-Triune",
     )
-    lora_rank: int = _setting(32, help="Rank of the LoRA adapters.", at_least=1)
-    lora_alpha: int = _setting(64, help="LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.", at_least=1)
-    load_in_4bit: bool = _setting(
+    lora_rank: int = setting_field(32, help="Rank of the LoRA adapters.", at_least=1)
+    lora_alpha: int = setting_field(
+        64, help="LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.", at_least=1
+    )
+    load_in_4bit: bool = setting_field(
         False,
         help="Store the frozen weights of the language model in 4 bits under LoRA adapters (QLoRA, NF4). Needs "
         "`virft[quant]`.",
         source="QLoRA",
     )
-    gradient_checkpointing: bool = _setting(
+    gradient_checkpointing: bool = setting_field(
         False,
         help="Store only the input of each layer and recompute its activations in the backward pass: much less memory, "
         "about a third more time per optimizer step, the same gradients.",
     )
-    compile: bool = _setting(
+    compile: bool = setting_field(
         False,
         help="Compile the layers of the language model with torch.compile: the first step takes up to half a minute "
         "longer; after that, policy and reference forward passes are faster in bfloat16. Does not change sampling. "
         "Needs a C++ compiler.",
     )
-    min_pixels: int | None = _setting(
+    min_pixels: int | None = setting_field(
         None,
         help="Minimum area of a resized image; smaller images are enlarged. Not set: the model's own.",
         unit="pixels",
         at_least=1,
     )
-    max_pixels: int | None = _setting(
+    max_pixels: int | None = setting_field(
         None,
         help="Maximum area of a resized image; larger images are shrunk (the paper: 401408). Not set: the model's own.",
         unit="pixels",
@@ -113,15 +90,15 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """``[data]``: training and validation datasets, folders made by ``virft build``."""
 
-    train: str | None = _setting(
+    train: str | None = setting_field(
         None, help="Training dataset. Not set: the tables `[mixture.NAME]` are required.", unit="folder"
     )
-    validation: str | None = _setting(
+    validation: str | None = setting_field(
         None,
         help="Validation dataset, scored during training; never use the test set. Not set: no validation.",
         unit="folder",
     )
-    validate_every: int = _setting(
+    validate_every: int = setting_field(
         0,
         help="Validate every N steps. 0: only before the first and after the last step.",
         unit="steps",
@@ -133,19 +110,19 @@ class DataConfig(_Section):
 class MixtureConfig(_Section):
     """``[mixture.NAME]``: one of several training datasets, in place of ``data.train``; logs call it NAME."""
 
-    data: str = _setting(help="Training dataset; each sample has its own task.", unit="folder")
-    weight: float = _setting(
+    data: str = setting_field(help="Training dataset; each sample has its own task.", unit="folder")
+    weight: float = setting_field(
         1.0,
         help="Fraction of training samples from this dataset: weight / sum of the weights of all datasets.",
         above=0,
     )
-    thinking: bool | None = _setting(
+    thinking: bool | None = setting_field(
         None, help="Overrides `prompt.thinking` for this dataset. Not set: as `prompt.thinking`."
     )
-    preset: Literal["robust", "paper"] | None = _setting(
+    preset: Literal["robust", "paper"] | None = setting_field(
         None, help="Overrides `reward.preset` for this dataset. Not set: as `reward.preset`."
     )
-    validation: str | None = _setting(
+    validation: str | None = setting_field(
         None,
         help="Validation dataset, prompted like this one; never use the test set. Not set: no validation on it.",
         unit="folder",
@@ -156,7 +133,7 @@ class MixtureConfig(_Section):
 class AugmentConfig(_Section):
     """``[augment]``: data augmentation, drawn anew at each use of a sample. Boxes are transformed with the image."""
 
-    resized_crop: float = _setting(
+    resized_crop: float = setting_field(
         0.0,
         help="Random resized crop (detection): remove at most this fraction of width and height; no target box is cut. "
         "0 disables it.",
@@ -164,12 +141,12 @@ class AugmentConfig(_Section):
         at_least=0,
         at_most=0.9,
     )
-    horizontal_flip: bool = _setting(
+    horizontal_flip: bool = setting_field(
         False,
         help="Flip half of the images horizontally. Referring expressions and classes that name a side (left, right) "
         "are never flipped.",
     )
-    colour_jitter: float = _setting(
+    colour_jitter: float = setting_field(
         0.0,
         help="Colour jitter: change saturation and contrast by at most this fraction, brightness by a quarter of it. "
         "0 disables it.",
@@ -183,11 +160,11 @@ class AugmentConfig(_Section):
 class PromptConfig(_Section):
     """``[prompt]``: prompt template and thinking mode."""
 
-    template: str = _setting(
+    template: str = setting_field(
         "auto",
         help="`paper`, `short`, `auto` (the template in the model card, else `paper`), or a text file with `{query}`.",
     )
-    thinking: bool = _setting(
+    thinking: bool = setting_field(
         False,
         help="Prompt for a `<think>` block before the answer. It hurts plain perception and helps reasoning.",
         source="Perception-R1",
@@ -198,35 +175,35 @@ class PromptConfig(_Section):
 class SamplingConfig(_Section):
     """``[sampling]``: sampling of rollout completions. Top-k and top-p are always off."""
 
-    temperature: float = _setting(
+    temperature: float = setting_field(
         1.0,
         help="Sampling temperature; log-probs of policy and reference are computed at the same one.",
         source=_PAPER,
         above=0,
         at_most=10,
     )
-    max_completion_tokens: int = _setting(
+    max_completion_tokens: int = setting_field(
         256,
         help="Maximum length of a completion; longer ones are truncated and counted in `truncated_frac`.",
         unit="tokens",
         source=_PAPER,
         at_least=1,
     )
-    prompts_per_batch: int | None = _setting(
+    prompts_per_batch: int | None = setting_field(
         None,
         help="Batch size of sampling: fewer prompts need less memory for the KV cache. Not set: all prompts of a step.",
         unit="prompts",
         at_least=1,
     )
-    engine: Literal["builtin", "vllm"] = _setting(
+    engine: Literal["builtin", "vllm"] = setting_field(
         "builtin", help="`builtin` samples with the policy itself; `vllm` needs `virft[vllm]`, see docs/vllm.md."
     )
-    vllm_mode: Literal["auto", "colocated", "server"] = _setting(
+    vllm_mode: Literal["auto", "colocated", "server"] = setting_field(
         "auto",
         help="`colocated`: vLLM runs in the training process and sleeps during optimizer steps; `server`: in a process "
         "of its own; `auto`: `server` on a CPU, else `colocated`.",
     )
-    vllm_gpu_memory: float = _setting(
+    vllm_gpu_memory: float = setting_field(
         0.3,
         help="Fraction of the accelerator's memory for vLLM. On a CPU vLLM always takes 1 GiB for its KV cache.",
         unit="fraction",
@@ -234,7 +211,7 @@ class SamplingConfig(_Section):
         above=0,
         at_most=0.95,
     )
-    importance_cap: float = _setting(
+    importance_cap: float = setting_field(
         2.0,
         help="Maximum importance weight of a token that vLLM sampled: exp(log-prob of the policy - log-prob of vLLM).",
         source="truncated importance sampling (Yao et al., 2025)",
@@ -247,26 +224,26 @@ class SamplingConfig(_Section):
 class RewardConfig(_Section):
     """``[reward]``: reward functions and their weights."""
 
-    preset: Literal["robust", "paper"] = _setting(
+    preset: Literal["robust", "paper"] = setting_field(
         "robust", help="`paper`: the published formulas. `robust`: the same idea with known exploits closed."
     )
-    weights: Mapping[str, float] = _setting(
+    weights: Mapping[str, float] = setting_field(
         default_factory=dict,
         help="Weight of each reward part in the total, by name. Parts without an entry have the preset's weight; 0 "
         "disables a part.",
         at_least=0,
     )
-    iou_threshold: float = _setting(
+    iou_threshold: float = setting_field(
         0.5, help="IoU above which a box matches the ground truth.", unit="IoU", source=_PAPER, at_least=0, at_most=1
     )
-    iou_threshold_end: float | None = _setting(
+    iou_threshold_end: float | None = setting_field(
         None,
         help="Schedule: move the threshold linearly from `iou_threshold` to this over the run. Not set: constant.",
         unit="IoU",
         at_least=0,
         at_most=1,
     )
-    overlong_tokens: int = _setting(
+    overlong_tokens: int = setting_field(
         0,
         help="Length penalty: the part `overlong` falls from 0 to -1 over the last N tokens before "
         "`sampling.max_completion_tokens`; truncated completions have -1. 0 disables it.",
@@ -274,100 +251,100 @@ class RewardConfig(_Section):
         source="DAPO, soft overlong punishment",
         at_least=0,
     )
-    extra: tuple[str, ...] = _setting((), help='Custom reward functions, each as "file.py:function".')
+    extra: tuple[str, ...] = setting_field((), help='Custom reward functions, each as "file.py:function".')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRPOConfig(_Section):
     """``[grpo]``: hyperparameters of GRPO."""
 
-    steps: int = _setting(200, help="Training steps.", unit="steps", source=_PAPER, at_least=1)
-    prompts_per_step: int = _setting(
+    steps: int = setting_field(200, help="Training steps.", unit="steps", source=_PAPER, at_least=1)
+    prompts_per_step: int = setting_field(
         16,
         help="Batch size: prompts per step, over all processes. Each gets `group_size` completions.",
         unit="prompts",
         source=_PAPER,
         at_least=1,
     )
-    group_size: int = _setting(
+    group_size: int = setting_field(
         8,
         help="Completions per prompt (G); advantages are relative to their mean reward.",
         unit="completions",
         source=_PAPER,
         at_least=2,
     )
-    learning_rate: float = _setting(
+    learning_rate: float = setting_field(
         1e-6,
         help="Peak learning rate of AdamW. LoRA usually needs 1e-5 to 1e-4.",
         source=_PAPER,
         above=0,
         at_most=1,
     )
-    name_lr_scale: float = _setting(
+    name_lr_scale: float = setting_field(
         1.0,
         help="Learning-rate multiplier for the input embeddings of class-name tokens: rows that pre-training hardly "
         "used need larger steps. With tied embeddings it applies to the output layer too.",
         above=0,
         at_most=1000,
     )
-    vision_lr_scale: float = _setting(
+    vision_lr_scale: float = setting_field(
         1.0,
         help="Learning-rate multiplier for the vision tower; usually below 1.",
         above=0,
         at_most=1000,
     )
-    projector_lr_scale: float = _setting(
+    projector_lr_scale: float = setting_field(
         1.0,
         help="Learning-rate multiplier for the projector between vision tower and language model.",
         above=0,
         at_most=1000,
     )
-    optimizer: Literal["adamw", "adamw_8bit"] = _setting(
+    optimizer: Literal["adamw", "adamw_8bit"] = setting_field(
         "adamw",
         help="`adamw_8bit` stores the optimizer states in 8 bits: 2 bytes per trained weight instead of 8. Needs "
         "`virft[quant]`.",
     )
-    schedule: Literal["linear", "constant", "cosine"] = _setting(
+    schedule: Literal["linear", "constant", "cosine"] = setting_field(
         "linear", help="Learning-rate schedule after warm-up; `linear` and `cosine` decay to 0.", source=_PAPER
     )
-    warmup_steps: int = _setting(
+    warmup_steps: int = setting_field(
         0, help="Linear warm-up of the learning rate from 0. 0 disables it.", unit="steps", at_least=0
     )
-    weight_decay: float = _setting(
+    weight_decay: float = setting_field(
         0.0, help="AdamW weight decay (decoupled). 0 disables it.", source=_PAPER, at_least=0, at_most=1
     )
-    max_grad_norm: float = _setting(
+    max_grad_norm: float = setting_field(
         1.0, help="Gradient clipping: larger global norms are scaled down to this.", source=_PAPER, above=0
     )
-    kl_coef: float = _setting(
+    kl_coef: float = setting_field(
         0.04,
         help="Coefficient of the KL penalty against the reference model (the paper's beta). 0: no KL penalty, no "
         "reference model.",
         source=_PAPER,
         at_least=0,
     )
-    kl_coef_end: float | None = _setting(
+    kl_coef_end: float | None = setting_field(
         None, help="Schedule: move the coefficient linearly from `kl_coef` to this. Not set: constant.", at_least=0
     )
-    loss: Literal["sequence_mean", "token_mean", "constant_length"] = _setting(
+    loss: Literal["sequence_mean", "token_mean", "constant_length"] = setting_field(
         "sequence_mean",
         help="Aggregation of token losses. `sequence_mean`: mean over the tokens of a completion, then over "
         "completions (GRPO); `token_mean`: mean over all tokens (DAPO); `constant_length`: sum over tokens / "
         "max_completion_tokens (Dr. GRPO).",
         source=_PAPER,
     )
-    scale_by_std: bool = _setting(
+    scale_by_std: bool = setting_field(
         True,
         help="Divide advantages by the reward standard deviation of the group. false: subtract only the mean "
         "(Dr. GRPO).",
         source=_PAPER,
     )
-    mask_truncated: bool = _setting(
+    mask_truncated: bool = setting_field(
         False,
         help="Exclude truncated completions from the loss; they still count in the mean reward of their group.",
         source="DAPO, overlong filtering",
     )
-    refill_rounds: int = _setting(
+    refill_rounds: int = setting_field(
         0,
         help="Dynamic sampling: replace groups without reward variance, whose advantages are all 0, by groups of other "
         "samples, in at most N additional sampling rounds per step. 0 disables it.",
@@ -376,7 +353,7 @@ class GRPOConfig(_Section):
         at_least=0,
         at_most=10,
     )
-    min_base_score: float = _setting(
+    min_base_score: float = setting_field(
         0.0,
         help="Before training, sample `group_size` completions of each training sample from the base model and exclude "
         "samples whose mean score (F1, IoU or accuracy) is below this. If it is 0 and `max_base_score` is 1, no sample "
@@ -385,10 +362,10 @@ class GRPOConfig(_Section):
         at_least=0,
         at_most=1,
     )
-    max_base_score: float = _setting(
+    max_base_score: float = setting_field(
         1.0, help="Exclude samples whose mean score is above this too.", unit="score", at_least=0, at_most=1
     )
-    updates_per_batch: int = _setting(
+    updates_per_batch: int = setting_field(
         1,
         help="Optimizer steps on the completions of one step. 1: on-policy; above 1 the later ones are off-policy and "
         "clipped by `clip_range`.",
@@ -396,14 +373,14 @@ class GRPOConfig(_Section):
         source=_PAPER,
         at_least=1,
     )
-    clip_range: float = _setting(
+    clip_range: float = setting_field(
         0.2,
         help="PPO clipping (epsilon): the probability ratio is clipped to [1 - epsilon, 1 + epsilon].",
         source="PPO",
         above=0,
         at_most=1,
     )
-    microbatch_tokens: int = _setting(
+    microbatch_tokens: int = setting_field(
         4096,
         help="Maximum tokens of one forward and backward pass (gradient accumulation): bounds memory and does not "
         "change the result.",
@@ -426,37 +403,37 @@ class GRPOConfig(_Section):
 class SFTConfig(_Section):
     """``[sft]``: hyperparameters of ``virft sft``; model, data, prompt and augmentation are set in their own tables."""
 
-    steps: int = _setting(100, help="Training steps.", unit="steps", at_least=1)
-    samples_per_step: int = _setting(
+    steps: int = setting_field(100, help="Training steps.", unit="steps", at_least=1)
+    samples_per_step: int = setting_field(
         16, help="Batch size: samples per step, over all processes.", unit="samples", at_least=1
     )
-    learning_rate: float = _setting(
+    learning_rate: float = setting_field(
         1e-5, help="Peak learning rate of AdamW. LoRA usually needs about 1e-4.", above=0, at_most=1
     )
-    name_lr_scale: float = _setting(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
-    vision_lr_scale: float = _setting(1.0, help="As `grpo.vision_lr_scale`.", above=0, at_most=1000)
-    projector_lr_scale: float = _setting(1.0, help="As `grpo.projector_lr_scale`.", above=0, at_most=1000)
-    optimizer: Literal["adamw", "adamw_8bit"] = _setting("adamw", help="As `grpo.optimizer`.")
-    schedule: Literal["linear", "constant", "cosine"] = _setting("cosine", help="As `grpo.schedule`.")
-    warmup_steps: int = _setting(
+    name_lr_scale: float = setting_field(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
+    vision_lr_scale: float = setting_field(1.0, help="As `grpo.vision_lr_scale`.", above=0, at_most=1000)
+    projector_lr_scale: float = setting_field(1.0, help="As `grpo.projector_lr_scale`.", above=0, at_most=1000)
+    optimizer: Literal["adamw", "adamw_8bit"] = setting_field("adamw", help="As `grpo.optimizer`.")
+    schedule: Literal["linear", "constant", "cosine"] = setting_field("cosine", help="As `grpo.schedule`.")
+    warmup_steps: int = setting_field(
         0, help="Linear warm-up of the learning rate from 0. 0 disables it.", unit="steps", at_least=0
     )
-    weight_decay: float = _setting(0.0, help="As `grpo.weight_decay`.", at_least=0, at_most=1)
-    max_grad_norm: float = _setting(1.0, help="As `grpo.max_grad_norm`.", above=0)
-    microbatch_tokens: int = _setting(4096, help="As `grpo.microbatch_tokens`.", unit="tokens", at_least=1)
+    weight_decay: float = setting_field(0.0, help="As `grpo.weight_decay`.", at_least=0, at_most=1)
+    max_grad_norm: float = setting_field(1.0, help="As `grpo.max_grad_norm`.", above=0)
+    microbatch_tokens: int = setting_field(4096, help="As `grpo.microbatch_tokens`.", unit="tokens", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig(_Section):
     """``[parallel]``: distributed training. The number of processes (world size) is set by `accelerate launch`."""
 
-    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = _setting(
+    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = setting_field(
         "ddp",
         help="`ddp`: each process has a full copy of weights and optimizer states. `fsdp2`: both are sharded; all "
         "weights are gathered for sampling. `zero2`, `zero3`: DeepSpeed ZeRO, gradients and optimizer states are "
         "sharded, with `zero3` the weights too. A single process shards nothing.",
     )
-    offload_optimizer: bool = _setting(
+    offload_optimizer: bool = setting_field(
         False,
         help="Store gradients and optimizer states in CPU memory and take the optimizer step there (DeepSpeed). It "
         "saves accelerator memory with a single process too.",
@@ -467,34 +444,34 @@ class ParallelConfig(_Section):
 class GuardsConfig(_Section):
     """``[guards]``: training-health monitors. Each warning is printed and recorded in `events.jsonl`."""
 
-    nonfinite: Literal["skip", "stop"] = _setting(
+    nonfinite: Literal["skip", "stop"] = setting_field(
         "skip",
         help="If a reward, the loss or the gradient norm is NaN or infinite: `skip` the optimizer step and continue, "
         "or `stop` the run. The samples are named.",
     )
-    nonfinite_steps: int = _setting(
+    nonfinite_steps: int = setting_field(
         3,
         help="After N skipped steps in a row, roll back to the last checkpoint; stop if it happens again.",
         unit="steps",
         at_least=1,
     )
-    window: int = _setting(
+    window: int = setting_field(
         10, help="Length of the moving averages that the checks below compare.", unit="steps", at_least=1
     )
-    max_kl: float = _setting(
+    max_kl: float = setting_field(
         10.0,
         help="Warn if the mean per-token KL exceeds this value. 0 disables the check.",
         unit="nats",
         at_least=0,
     )
-    max_length_ratio: float = _setting(
+    max_length_ratio: float = setting_field(
         4.0,
         help="Warn if completions are longer than this multiple of their mean length in the first `window` steps. 0 "
         "disables the check.",
         unit="ratio",
         at_least=0,
     )
-    min_entropy_ratio: float = _setting(
+    min_entropy_ratio: float = setting_field(
         0.1,
         help="Entropy collapse: warn if the mean per-token entropy falls below this fraction of its value in the first "
         "`window` steps. 0 disables the check.",
@@ -502,28 +479,28 @@ class GuardsConfig(_Section):
         at_least=0,
         at_most=1,
     )
-    max_equal_steps: int = _setting(
+    max_equal_steps: int = setting_field(
         20,
         help="Warn after N steps in a row in which no group had reward variance, so nothing was learned. 0 disables "
         "the check.",
         unit="steps",
         at_least=0,
     )
-    max_unreadable_frac: float = _setting(
+    max_unreadable_frac: float = setting_field(
         0.5,
         help="Warn if more than this fraction of completions cannot be parsed. 0 disables the check.",
         unit="fraction",
         at_least=0,
         at_most=1,
     )
-    max_truncated_frac: float = _setting(
+    max_truncated_frac: float = setting_field(
         0.5,
         help="Warn if more than this fraction of completions is truncated. 0 disables the check.",
         unit="fraction",
         at_least=0,
         at_most=1,
     )
-    max_score_drop: float = _setting(
+    max_score_drop: float = setting_field(
         0.05,
         help="Warn if the validation score falls below its best value by more than this while the mean reward (reward "
         "hacking), the number of boxes, or the fraction of duplicate boxes rises. 0 disables the check.",
@@ -532,7 +509,7 @@ class GuardsConfig(_Section):
         at_most=1,
     )
     stop_on: tuple[Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"], ...] = (
-        _setting(
+        setting_field(
             (),
             help="Checks that save a checkpoint and end the run instead of warning. `spread` is the check of "
             "`max_equal_steps`, `gaming` and `boxes` are those of `max_score_drop`.",
@@ -544,26 +521,26 @@ class GuardsConfig(_Section):
 class CompareConfig(_Section):
     """``[compare]``: systems, tests and budget of ``virft compare``; other verbs do not read it."""
 
-    systems: tuple[str, ...] = _setting(
+    systems: tuple[str, ...] = setting_field(
         ("sft", "rft"),
         help="Systems to train and compare with the base: `sft`, `rft` (GRPO), `sft_rft` (GRPO from the SFT model).",
     )
-    tests: tuple[str, ...] = _setting((), help="Test datasets; they are never used for tuning.")
-    seeds: int = _setting(
+    tests: tuple[str, ...] = setting_field((), help="Test datasets; they are never used for tuning.")
+    seeds: int = setting_field(
         3, help="Training runs per system, with the seeds `seed`, `seed` + 1, ...", unit="runs", at_least=1
     )
-    budget: Literal["samples", "tokens", "seconds", "own"] = _setting(
+    budget: Literal["samples", "tokens", "seconds", "own"] = setting_field(
         "samples",
         help="SFT gets the same budget as RFT: of samples (and steps), of tokens (prompts and completions), or of "
         "seconds. `own`: SFT trains as `[sft]` says.",
     )
-    sft_learning_rates: tuple[float, ...] = _setting(
+    sft_learning_rates: tuple[float, ...] = setting_field(
         (),
         help="Learning rates tried for SFT with the first seed; the best on `data.validation` is used. Empty: "
         "`sft.learning_rate`.",
         above=0,
     )
-    rft_learning_rates: tuple[float, ...] = _setting(
+    rft_learning_rates: tuple[float, ...] = setting_field(
         (),
         help="The same for RFT; as many as for SFT, so that neither is tuned more. Empty: `grpo.learning_rate`.",
         above=0,
@@ -574,30 +551,30 @@ class CompareConfig(_Section):
 class RunConfig(_Section):
     """``[run]``: run folder, checkpoints, logging."""
 
-    dir: str = _setting(help="Output folder of this run; an error if it holds another run.", unit="folder")
-    save_every: int = _setting(
+    dir: str = setting_field(help="Output folder of this run; an error if it holds another run.", unit="folder")
+    save_every: int = setting_field(
         50, help="Save a checkpoint every N steps. 0: only after the last step.", unit="steps", at_least=0
     )
-    keep_best: bool = _setting(True, help="Save the model with the best validation score in `best` of `run.dir`.")
-    patience: int = _setting(
+    keep_best: bool = setting_field(True, help="Save the model with the best validation score in `best` of `run.dir`.")
+    patience: int = setting_field(
         0,
         help="Early stopping: end the run after N validations in a row without a better score. 0 disables it.",
         unit="validations",
         at_least=0,
     )
-    keep_checkpoints: int = _setting(
+    keep_checkpoints: int = setting_field(
         2, help="Number of checkpoints to retain; older ones are deleted.", unit="checkpoints", at_least=1
     )
-    log_every: int = _setting(
+    log_every: int = setting_field(
         1,
         help="Print a line every N steps. `metrics.jsonl` has every step.",
         unit="steps",
         at_least=1,
     )
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = _setting(
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = setting_field(
         (), help="Experiment trackers that receive the metrics too; each is a package that must be installed."
     )
-    tracker_images_every: int = _setting(
+    tracker_images_every: int = setting_field(
         20,
         help="Log images of completions to the trackers every N steps. 0: never.",
         unit="steps",
@@ -609,7 +586,7 @@ class RunConfig(_Section):
 class Config(_Section):
     """Settings of a run. ``run.dir`` and the training data, ``data.train`` or ``mixture``, have no default."""
 
-    seed: int = _setting(
+    seed: int = setting_field(
         0,
         help="Random seed of the run: data order, sampling, augmentation, LoRA initialization.",
         at_least=0,
@@ -655,71 +632,6 @@ MIXTURE = "mixture.NAME"
 """Section of each dataset of a mixture, whatever its name."""
 _MIXTURE_KEY = re.compile(r"mixture\.[A-Za-z0-9_-]+")
 
-REQUIRED: Any = MISSING
-"""Default of a required setting."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """One setting as data."""
-
-    key: str
-    """Dotted key, such as ``grpo.steps``."""
-    kind: Any
-    """Annotated type of the value."""
-    default: Any
-    """Default value, or ``REQUIRED``."""
-    help: str
-    """Quantity, and the effect of 0 or "not set"."""
-    unit: str
-    """Unit of the value, "" for none."""
-    source: str
-    """Paper or code that the default or method comes from, "" for none."""
-    at_least: float | None
-    """Lower limit, inclusive."""
-    above: float | None
-    """Lower limit, exclusive."""
-    at_most: float | None
-    """Upper limit, inclusive."""
-
-    @property
-    def allowed(self) -> str:
-        """Describe the allowed values.
-
-        >>> setting_at("grpo.group_size").allowed
-        'an integer of at least 2'
-        """
-        limits = []
-        if self.at_least is not None:
-            limits.append(f"of at least {self.at_least:g}")
-        if self.above is not None:
-            limits.append(f"above {self.above:g}")
-        if self.at_most is not None and self.at_most < 2**53:
-            limits.append(f"of at most {self.at_most:g}")
-        return " ".join([_describe_kind(self.kind), " and ".join(limits)]).rstrip()
-
-    def takes(self, kind: type) -> bool:
-        """Return True if a plain value of this type is allowed.
-
-        >>> setting_at("model.max_pixels").takes(int), setting_at("reward.extra").takes(str)
-        (True, False)
-        """
-        options = _alternatives(self.kind)
-        return kind in options or (kind is str and any(get_origin(option) is Literal for option in options))
-
-    def check(self, value: Any) -> None:
-        """Raise ``ConfigError`` unless the value has the type of the setting and is inside its limits."""
-        if not _is_kind(value, self.kind) or not all(self._inside(number) for number in _numbers(value)):
-            raise ConfigError(f"{self.key} is {format_value(value)}; expected {self.allowed}")
-
-    def _inside(self, number: float) -> bool:
-        return (
-            math.isfinite(number)
-            and (self.at_least is None or number >= self.at_least)
-            and (self.above is None or number > self.above)
-            and (self.at_most is None or number <= self.at_most)
-        )
-
 
 @cache
 def settings() -> tuple[Setting, ...]:
@@ -744,7 +656,7 @@ def settings_of(section: type) -> tuple[Setting, ...]:
     prefix = "" if section is Config else next(f"{name}." for name, kind in sections().items() if kind is section)
     hints = get_type_hints(section)
     return tuple(
-        Setting(key=prefix + f.name, kind=hints[f.name], default=_default(f), **f.metadata)
+        Setting(key=prefix + f.name, kind=hints[f.name], default=default_of(f), **f.metadata)
         for f in fields(section)
         if f.metadata
     )
@@ -939,70 +851,3 @@ def _untested_with_zero(config: Config) -> str | None:
 
 def _num_rates(compare: CompareConfig) -> tuple[int, int]:
     return len(compare.sft_learning_rates), len(compare.rft_learning_rates)
-
-
-def _default(f: Field[Any]) -> Any:
-    return f.default_factory() if f.default_factory is not MISSING else f.default
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
-def _is_kind(value: Any, kind: Any) -> bool:
-    """Return True if a value has an annotated type. True is no integer; an integer is also a number here."""
-    if len(options := _alternatives(kind)) > 1:
-        return any(_is_kind(value, option) for option in options)
-    origin = get_origin(kind)
-    if origin is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if origin is tuple:
-        item = get_args(kind)[0]
-        return isinstance(value, tuple) and all(_is_kind(one, item) for one in value)
-    if origin is Mapping:
-        return isinstance(value, Mapping) and all(
-            isinstance(name, str) and type(number) in (int, float) for name, number in value.items()
-        )
-    if kind is float:
-        return type(value) in (int, float)
-    return type(value) is kind
-
-
-def _numbers(value: Any) -> list[float]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, tuple):
-        return [one for one in value if type(one) in (int, float)]
-    return [value] if type(value) in (int, float) else []
-
-
-_KINDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
-
-
-def _describe_kind(kind: Any) -> str:
-    kind = next(option for option in _alternatives(kind) if option is not type(None))
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        if names := get_args(item):
-            return "a list of " + ", ".join(f'"{name}"' for name in names)
-        return "a list of strings" if item is str else "a list of numbers, each"
-    if get_origin(kind) is Mapping:
-        return "a table of numbers, each"
-    return _KINDS[kind]
-
-
-def format_value(value: Any) -> str:
-    """Format a value for a message.
-
-    >>> format_value(None), format_value(True), format_value("lora"), format_value(("a.py:f",))
-    ('not set', 'true', '"lora"', "['a.py:f']")
-    """
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return str(list(value))
-    return f'"{value}"' if isinstance(value, str) else str(value)

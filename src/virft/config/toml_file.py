@@ -13,17 +13,15 @@ import tomli_w
 
 from virft.config.schema import (
     MIXTURE,
-    REQUIRED,
     Config,
     MixtureConfig,
-    Setting,
-    format_value,
     sections,
     setting_at,
     settings,
     values,
     without_effect,
 )
+from virft.config.setting import REQUIRED, Setting, format_value
 from virft.errors import ConfigError
 
 COMMAND_LINE = "command line"

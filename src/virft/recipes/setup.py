@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from virft.config.schema import AugmentConfig, Config, GRPOConfig, SFTConfig, format_value, values
+from virft.config.schema import AugmentConfig, Config, GRPOConfig, SFTConfig, values
+from virft.config.setting import format_value
 from virft.data.views import ViewRange, viewer
 from virft.errors import ConfigError, DataError
 from virft.generation.generator import GenerationParams, Generator

@@ -16,8 +16,9 @@ import pytest
 import torch.distributed as dist
 
 from factories import save_coco
-from virft.cli import build, data, evaluate, train
+from virft.cli import data, evaluate, train
 from virft.cli import main as cli
+from virft.cli.build_options import BuildOptions
 from virft.data.store import Store
 from virft.errors import RunStopped
 
@@ -123,7 +124,7 @@ def test_every_option_is_an_argument_of_its_function() -> None:
         given |= leaf._defaults.keys() - {"verb", "function"}
         arguments = set(inspect.signature(function).parameters)
         if "options" in arguments:
-            arguments = arguments - {"options"} | {field.name for field in fields(build.BuildOptions)}
+            arguments = arguments - {"options"} | {field.name for field in fields(BuildOptions)}
             given |= {"link"}  # images that are not files cannot be linked
         assert given == arguments, leaf.prog
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from virft.config.schema import (
-    REQUIRED,
     Config,
     DataConfig,
     GRPOConfig,
@@ -25,6 +24,7 @@ from virft.config.schema import (
     values,
     without_effect,
 )
+from virft.config.setting import REQUIRED
 from virft.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
