@@ -161,7 +161,7 @@ class Policy(nn.Module):
     def hidden_states(self, row: PackedRow, features: Sequence[ImageFeatures], **kwargs: Any) -> Tensor:
         """Last hidden states [T, hidden] of a packed row."""
         layout = row.layout
-        if self.family.two_way_images:
+        if self.family.bidirectional_images:
             layout = layout.with_image_blocks(row.token_ids == self.config.image_token_id)
         out = self.model.model(
             input_ids=row.token_ids[None],

@@ -140,7 +140,7 @@ class GroupCache(Cache):
         self.decoding = True
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Continue with some of the rows only. ``rows``: int64 [R'], in ascending order."""
+        """Continue with some of the rows only. ``rows``: their numbers, int64 [num_rows], in ascending order."""
         # Ascending rows are grouped by prompt, so consecutive duplicates are all duplicates.
         prompts, renumbered = torch.unique_consecutive(self._prompt_of_row[rows], return_inverse=True)
         dropped_prompts = len(prompts) < len(self.prompt_lengths)

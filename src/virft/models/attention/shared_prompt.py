@@ -234,7 +234,7 @@ def _prompt_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, blocks: Tensor | None
 ) -> Tensor:
     """Attention of prompts [P, kv, repeat, L, d] over [P, kv, L, d], causal but for images of ``blocks``."""
-    # Padding is on the right, so a causal mask hides it from every real token; no further mask is needed.
+    # Padding is on the right, so a causal mask hides it from every real token; no other mask is needed.
     repeat, length = query.shape[2:4]
     both_ways = None if blocks is None else _two_way_bias(blocks, window, query.dtype)
     if query.device.type == "cpu" and length <= _SHORT_PROMPT:

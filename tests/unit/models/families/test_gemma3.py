@@ -23,7 +23,7 @@ def test_images_seen_one_way_only_would_give_other_numbers() -> None:
     groups = make_groups(policy.config)
     with torch.no_grad():
         right = shared_logprobs(policy, groups)
-        policy.family = replace(policy.family, two_way_images=False)
+        policy.family = replace(policy.family, bidirectional_images=False)
         causal = shared_logprobs(policy, groups)
     assert (right - causal).abs().max() > 0.05
 
