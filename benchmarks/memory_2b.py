@@ -31,7 +31,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.models.load import wrap_model
-from virft.models.tiny import tiny_config, tiny_folder
+from virft.models.tiny import tiny_folder
+from virft.models.tiny_config import tiny_config
 from virft.planning.memory import Planner
 from virft.planning.text import memory_text
 from virft.recipes.setup import make_trainer

@@ -50,5 +50,5 @@ def encode(policy: Policy, groups: Sequence[Any]) -> list[EncodedPrompt]:
         with torch.no_grad():
             (features,) = policy.encode_images([vision])
         made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
-        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
+        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, stream_id=str(number)))
     return encoded

@@ -69,7 +69,7 @@ def test_logprobs_are_the_policys(model_type: str, scenes: Path) -> None:
     with torch.no_grad():
         features = policy.encode_images([one.vision for one in rendered])
     encoded = [
-        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, noise_id=one.prompt.sample_id)
+        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, stream_id=one.prompt.sample_id)
         for one, made in zip(rendered, features, strict=True)
     ]
     generator = start_vllm(loaded, policy.rules, dtype="float32", mode="auto", memory_frac=0.3, on_cpu=True)

@@ -54,7 +54,7 @@ def encode(loaded: LoadedModel, policy: Policy, data: Path) -> list[EncodedPromp
     rendered = [render(sample) for sample in Store(str(data))]
     features = policy.encode_images([one.vision for one in rendered])
     return [
-        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, noise_id=one.prompt.sample_id)
+        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, stream_id=one.prompt.sample_id)
         for one, made in zip(rendered, features, strict=True)
     ]
 

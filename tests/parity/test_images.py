@@ -12,7 +12,7 @@ from tiny_models import MAKERS
 @pytest.mark.parametrize("model_type", MAKERS)
 @pytest.mark.parametrize("numbers_at_once", [16 * 96, 1 << 24])  # a picture of 16 patches of 2 x 3 x 4 x 4 values
 def test_images_of_many_prompts_are_encoded_as_each_alone(model_type, numbers_at_once, monkeypatch):
-    monkeypatch.setattr("virft.models.policy.PASS_NUMBERS", numbers_at_once)
+    monkeypatch.setattr("virft.models.policy.MAX_PASS_VALUES", numbers_at_once)
     _, policy = make_pair(model_type)
     visions = [vision for _, vision, _ in make_groups(policy.config)] * 2
     with torch.no_grad():

@@ -25,13 +25,13 @@ class GenerationParams:
 class EncodedPrompt:
     """A prompt with its rotary positions [A, L] and the features of its images.
 
-    ``noise_id`` names its noise within a step: a sample that comes twice in a step must not give the same answers.
+    ``stream_id`` names its noise within a step: a sample that comes twice in a step must not give the same answers.
     """
 
     prompt: Prompt
     positions: Tensor
     features: ImageFeatures
-    noise_id: str = ""
+    stream_id: str = ""
 
 
 class Generator(Protocol):

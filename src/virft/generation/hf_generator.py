@@ -90,7 +90,7 @@ class HFGenerator:
         start = start.repeat_interleave(group_size)
         axes = len(prompts[0].positions)
 
-        noise = np.stack([key.uniforms(one.noise_id, g, limit) for one in prompts for g in range(group_size)])
+        noise = np.stack([key.uniforms(one.stream_id, g, limit) for one in prompts for g in range(group_size)])
         uniforms = torch.from_numpy(noise).to(device)
         stop = torch.tensor(sorted(self._stop_ids), device=device)
         rows = torch.arange(len(uniforms), device=device)  # number of the completion in each row

@@ -16,23 +16,23 @@ class StepKey:
     seed: int
     step: int
 
-    def uniforms(self, noise_id: str, completion: int, count: int) -> NDArray[np.float64]:
+    def uniforms(self, stream_id: str, completion: int, count: int) -> NDArray[np.float64]:
         """``count`` numbers in [0, 1), one per token position of a completion.
 
         >>> key = StepKey(seed=0, step=3)
         >>> bool((key.uniforms("a", 1, 5)[:2] == key.uniforms("a", 1, 2)).all())
         True
         """
-        key = _hashed(f"{self.seed}/{self.step}/{completion}/{noise_id}", num_bytes=16)
+        key = _hashed(f"{self.seed}/{self.step}/{completion}/{stream_id}", num_bytes=16)
         return np.random.Generator(np.random.Philox(key=key)).random(count)
 
-    def engine_seed(self, noise_id: str) -> int:
+    def engine_seed(self, stream_id: str) -> int:
         """A seed for an engine that draws by its own noise; it may add the completion's number to it.
 
         >>> StepKey(seed=0, step=3).engine_seed("a") < 2**56
         True
         """
-        return _hashed(f"{self.seed}/{self.step}/{noise_id}", num_bytes=7)
+        return _hashed(f"{self.seed}/{self.step}/{stream_id}", num_bytes=7)
 
 
 def _hashed(text: str, *, num_bytes: int) -> int:

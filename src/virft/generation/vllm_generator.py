@@ -121,7 +121,7 @@ class VLLMGenerator:
             image_embeds=_joined(one.features).cpu(),
             grid_thw=torch.tensor([[1, size.height // unit, size.width // unit] for size in sizes]),
             count=group_size,
-            seed=key.engine_seed(one.noise_id),
+            seed=key.engine_seed(one.stream_id),
         )
 
     def _completion(self, answer: EngineAnswer, opened: str) -> Completion:

@@ -24,7 +24,7 @@ from virft.generation.sampling_weights import MOST_SECOND_BYTES
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
 from virft.models.load import LoadedModel
-from virft.models.policy import PASS_NUMBERS, Policy, TokenRules
+from virft.models.policy import MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
@@ -215,7 +215,7 @@ class Planner:
         """One pass of the tower without gradient. A frozen tower takes one prompt at a time, a trained one several."""
         images = 1
         if not self.config.model.freeze_vision:
-            images = max(1, min(self.prompts_per_step, PASS_NUMBERS // self.question.pixel_values))
+            images = max(1, min(self.prompts_per_step, MAX_PASS_VALUES // self.question.pixel_values))
         return {"one pass": self._tower.encoding(self._tiles_of(images))}
 
     def _tiles_of(self, images: int) -> Tiles:

@@ -73,7 +73,7 @@ def encoded(loaded: LoadedModel, tmp_path: Path) -> EncodedPrompt:
     rendered = make_renderer(loaded, template="auto", thinking=False)(asked)
     with torch.no_grad():
         (features,) = make_policy(loaded, temperature=0.7).encode_images([rendered.vision])
-    return EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features, noise_id="0/a")
+    return EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features, stream_id="0/a")
 
 
 def generator(loaded: LoadedModel, engine: NotingEngine, **changes: Any) -> VLLMGenerator:
@@ -176,7 +176,7 @@ def test_deep_features_stand_beside_the_plain_ones(loaded: LoadedModel, encoded:
 
 def test_seeds_are_of_the_step_and_the_place_and_repeat(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
     engine = NotingEngine()
-    other = EncodedPrompt(prompt=encoded.prompt, positions=encoded.positions, features=encoded.features, noise_id="1/a")
+    other = replace(encoded, stream_id="1/a")
 
     def seeds(step: int) -> list[int]:
         generator(loaded, engine).generate([encoded, other], 2, PARAMS, StepKey(seed=0, step=step))

@@ -60,7 +60,7 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "adapters without weights": (
         lambda f: (f / "adapter_config.json").write_text("{}"),
-        "no adapters in this folder; expected adapter_model.safetensors beside adapter_config.json",
+        "no adapters in this folder; expected adapter_model.safetensors next to adapter_config.json",
     ),
 }
 

@@ -115,12 +115,12 @@ def test_a_thought_that_the_template_begins_is_part_of_the_answer(tmp_path: Path
 
 def test_a_thought_that_no_one_wants_and_the_template_begins_is_refused(tmp_path: Path) -> None:
     renderer = Renderer(load_model(str(save_thinking_folder(tmp_path / "always"))), picture(112, 112))
-    told = (
-        r"template begins a thought in every answer \(prompts end with '<think>\\n'\); expected prompt\.thinking = true"
+    message = (
+        r"begins a think block in every completion \(prompts end with '<think>\\n'\); expected prompt\.thinking = true"
     )
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         renderer.render(asked(112, 112), "Detect fox.", thinking=False)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         renderer.check(thinking=False)
     renderer.check(thinking=True)
 

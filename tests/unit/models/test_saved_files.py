@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from virft.models.load import load_model
-from virft.models.saved_files import settle_files, settle_pixels
+from virft.models.saved_files import correct_files, write_pixel_budget
 from virft.models.tiny import TINY_NAME
 
 
@@ -25,7 +25,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 def test_the_cache_is_on_whatever_a_trainer_left_behind(tmp_path: Path) -> None:
     save(tmp_path, "config.json", {"use_cache": False, "text_config": {"use_cache": None, "eos_token_id": 7}})
-    settle_files(tmp_path)
+    correct_files(tmp_path)
     config = read(tmp_path, "config.json")
     assert (config["use_cache"], config["text_config"]["use_cache"]) == (True, True)
 
@@ -33,7 +33,7 @@ def test_the_cache_is_on_whatever_a_trainer_left_behind(tmp_path: Path) -> None:
 def test_ends_that_are_missing_come_from_the_configuration(tmp_path: Path) -> None:
     save(tmp_path, "config.json", {"pad_token_id": 3, "text_config": {"eos_token_id": 7, "bos_token_id": 2}})
     save(tmp_path, "generation_config.json", {"eos_token_id": [7, 8], "top_k": 1})
-    settle_files(tmp_path)
+    correct_files(tmp_path)
     # what the base says of its ends and of sampling is the base's
     assert read(tmp_path, "generation_config.json") == {
         "eos_token_id": [7, 8],
@@ -47,7 +47,7 @@ def test_ends_that_are_missing_come_from_the_configuration(tmp_path: Path) -> No
 def test_a_folder_of_adapters_is_left_as_it_is_but_for_rights(tmp_path: Path) -> None:
     save(tmp_path, "adapter_config.json", {"r": 4})
     (tmp_path / "adapter_model.safetensors").touch(mode=0o600)
-    settle_files(tmp_path)
+    correct_files(tmp_path)
     assert read(tmp_path, "adapter_config.json") == {"r": 4}
     modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
     assert modes["adapter_model.safetensors"] == modes["adapter_config.json"]
@@ -96,7 +96,7 @@ def test_adapters_on_merged_ones_are_saved_as_a_whole_model(tmp_path: Path) -> N
 def test_a_pixel_budget_goes_into_the_files_by_the_names_that_they_have(tmp_path: Path) -> None:
     save(tmp_path, "preprocessor_config.json", {"min_pixels": 1, "max_pixels": 9, "patch_size": 14})
     save(tmp_path, "processor_config.json", {"image_processor": {"size": {"longest_edge": 9}}, "processor_class": "P"})
-    settle_pixels(tmp_path, {"size": {"shortest_edge": 4, "longest_edge": 16}, "max_patches": 6})
+    write_pixel_budget(tmp_path, {"size": {"shortest_edge": 4, "longest_edge": 16}, "max_patches": 6})
     size = {"shortest_edge": 4, "longest_edge": 16}
     assert read(tmp_path, "preprocessor_config.json") == {
         "min_pixels": 4,
@@ -114,5 +114,5 @@ def test_a_pixel_budget_goes_into_the_files_by_the_names_that_they_have(tmp_path
 def test_a_file_without_an_image_processor_is_left_as_it_is(tmp_path: Path) -> None:
     save(tmp_path, "processor_config.json", {"processor_class": "P"})
     before = (tmp_path / "processor_config.json").read_bytes()
-    settle_pixels(tmp_path, {"size": {"longest_edge": 16}})
+    write_pixel_budget(tmp_path, {"size": {"longest_edge": 16}})
     assert (tmp_path / "processor_config.json").read_bytes() == before

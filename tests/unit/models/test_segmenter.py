@@ -128,7 +128,7 @@ def edit(folder: Path, **changes: Any) -> None:
         (lambda f: (f / "model.safetensors").write_bytes(b"cut"), r"cannot be loaded: .*; expected box, a folder of"),
         (
             lambda f: (f / "preprocessor_config.json").write_text('{"size": {"longest_edge": 1024}}'),
-            r"its image processor makes pictures of 1024 pixels a side; expected 64, as in its model",
+            r"its image processor makes images of 1024 pixels a side; expected 64, as in its model",
         ),
         (lambda f: (f / "preprocessor_config.json").write_text("{"), r"cannot be loaded: .*preprocessor_config"),
     ],

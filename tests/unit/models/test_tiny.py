@@ -9,15 +9,8 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig, Qwen2Tokenizer, Qwen2VLForConditionalGeneration
 
 from virft.models.load import LoadedModel, load_model
-from virft.models.tiny import (
-    END_OF_TEXT,
-    END_OF_TURN,
-    SPECIAL_TOKENS,
-    TINY_NAME,
-    tiny_config,
-    tiny_folder,
-    train_tokenizer,
-)
+from virft.models.tiny import TINY_NAME, tiny_folder
+from virft.models.tiny_config import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, tiny_config, train_tokenizer
 
 TEXTS = (
     "<answer>[{'Position':[411,125,714,723],'Confidence':0.9}]</answer>",
