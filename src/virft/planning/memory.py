@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from virft.config.schema import Config
-from virft.generation.sampling_weights import MOST_SECOND_BYTES
+from virft.generation.sampling_weights import MAX_COPY_BYTES
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
 from virft.models.load import LoadedModel
@@ -244,7 +244,7 @@ class Planner:
         laid_out = sum(one.nbytes for one in weights if one.element_size() == self._item)
         if not (self.on_cpu and self._item == 2):
             laid_out = 0
-        parts["copies of weights"] = cast + min(laid_out, MOST_SECOND_BYTES)
+        parts["copies of weights"] = cast + min(laid_out, MAX_COPY_BYTES)
         return parts
 
     def _update(self, choice: Choice) -> Mapping[str, int]:

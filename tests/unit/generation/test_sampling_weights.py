@@ -54,7 +54,7 @@ def test_under_autocast_the_numbers_are_autocasts(weights, given, packs, monkeyp
 
 @needs_bfloat16
 def test_what_is_cast_anyway_has_no_bound(monkeypatch):
-    monkeypatch.setattr(sampling_weights, "MOST_SECOND_BYTES", 0)
+    monkeypatch.setattr(sampling_weights, "MAX_COPY_BYTES", 0)
     layer = nn.Linear(8, 8)
     with torch.autocast("cpu", torch.bfloat16), ready_for_sampling([layer]):
         assert _is_ready(layer)
@@ -87,6 +87,6 @@ def test_others_are_left_alone():
 @needs_bfloat16
 def test_no_more_is_held_than_may_be(monkeypatch):
     layers = [nn.Linear(8, 8).bfloat16(), nn.Linear(64, 64).bfloat16(), nn.Linear(8, 8).bfloat16()]
-    monkeypatch.setattr(sampling_weights, "MOST_SECOND_BYTES", 2 * 8 * 8 * 2)
+    monkeypatch.setattr(sampling_weights, "MAX_COPY_BYTES", 2 * 8 * 8 * 2)
     with ready_for_sampling(layers):
         assert [_is_ready(layer) for layer in layers] == [True, False, True]

@@ -14,7 +14,7 @@ import torch
 
 import fake_vllm
 from virft.errors import ModelError
-from virft.generation.vllm_engine import EngineAnswer, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
+from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
 from virft.generation.vllm_server import ServedEngine, engine_environment
 
 SAMPLING = EngineSampling(max_tokens=5, temperature=0.7, stop_ids=(3,), forbidden=("<pad>",))
@@ -68,8 +68,8 @@ def test_sampling_is_that_of_the_policy(made: list[fake_vllm.LLM]) -> None:
 def test_answers_come_in_order_with_their_logprobs(made: list[fake_vllm.LLM]) -> None:
     (answers,) = VLLMEngine(settings()).generate([request(count=2)], SAMPLING)
     assert answers == [
-        EngineAnswer(token_ids=(7, 3), logprobs=(-0.5, -0.25)),
-        EngineAnswer(token_ids=(8, 3), logprobs=(-0.5, -0.25)),
+        EngineOutput(token_ids=(7, 3), logprobs=(-0.5, -0.25)),
+        EngineOutput(token_ids=(8, 3), logprobs=(-0.5, -0.25)),
     ]
 
 

@@ -18,10 +18,10 @@ from virft.generation import vllm_generator
 from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
-from virft.generation.vllm_engine import EngineAnswer, EngineRequest, EngineSampling
+from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling
 from virft.generation.vllm_generator import VLLMGenerator, engine_is_served, start_vllm
 from virft.inference.prompting import make_renderer
-from virft.models.families import family_of
+from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel, load_model
 from virft.models.policy import TokenRules, make_policy
 from virft.models.vision import ImageFeatures
@@ -41,10 +41,10 @@ class NotingEngine:
         self.sampling: EngineSampling | None = None
         self.answer: tuple[int, ...] = (40, 41)
 
-    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineAnswer]]:
+    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
         self.calls.append("generate")
         self.requests, self.sampling = list(requests), sampling
-        return [[EngineAnswer(token_ids=self.answer, logprobs=(-0.5,) * len(self.answer))] * r.count for r in requests]
+        return [[EngineOutput(token_ids=self.answer, logprobs=(-0.5,) * len(self.answer))] * r.count for r in requests]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.calls.append("load_weights")
@@ -249,13 +249,13 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_family_that_vllm_is_not_given_is_refused(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> None:
     with_vllm(monkeypatch, there=True)
-    monkeypatch.setattr(vllm_generator, "VLLM_FAMILIES", ("qwen3_vl",))
-    with pytest.raises(ConfigError, match="cannot be given images of qwen2_vl; expected"):
+    loaded.family = replace(loaded.family, on_vllm=False)
+    with pytest.raises(ConfigError, match="does not take image features of qwen2_vl; expected"):
         start_vllm(loaded, TokenRules(), dtype="float32", mode="auto", memory_frac=0.3, on_cpu=True)
 
 
-def test_every_family_that_is_named_exists() -> None:
-    assert [family_of(name).model_type for name in vllm_generator.VLLM_FAMILIES] == [*vllm_generator.VLLM_FAMILIES]
+def test_the_qwen_families_run_on_vllm() -> None:
+    assert [name for name, family in FAMILIES.items() if family.on_vllm] == ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 
 def test_an_answer_begins_with_what_the_prompt_has_written_of_it(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
