@@ -55,6 +55,10 @@ class _Section:
             setting.check(getattr(self, setting.key.rpartition(".")[2]))
 
 
+Method = Literal["grpo", "sft"]
+"""Training methods: GRPO, and supervised fine-tuning."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(_Section):
     """``[model]``: what is trained, and which of its weights."""

@@ -14,7 +14,7 @@ from virft.models.attention.layout import pack_row
 from virft.models.policy import make_policy
 from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
-from virft.planning.memory import Choice, Planner, RowShape
+from virft.planning.memory import FitOption, Planner, RowShape
 from virft.recipes.setup import load_for_training, make_trainer
 from virft.types import ImageSize
 
@@ -85,7 +85,7 @@ def test_the_adams_states_are_as_planned_after_a_step() -> None:
     [(10_000, 3, 4), (228, 3, 4), (227, 2, 4), (76, 1, 4), (75, 1, 3), (46, 1, 1), (1, 1, 1)],
 )
 def test_rows_are_filled_as_a_step_is_packed(microbatch_tokens: int, groups: int, completions: int) -> None:
-    assert planner("lora").question.prompt_tokens == 36
+    assert planner("lora").prompt.prompt_tokens == 36
     assert planner("lora").row_shape(microbatch_tokens) == RowShape(groups=groups, completions=completions)
 
 
@@ -109,28 +109,28 @@ def test_activations_are_those_of_the_real_model(name: str, settings: Config, ch
         kept = live.now
         logprobs.sum().backward()
     # all 4 layers, against 1 and 2 that were counted
-    assert predicted.kept == pytest.approx(kept, rel=0.03)
-    assert predicted.kept + predicted.temporary == pytest.approx(live.peak, rel=0.03)
+    assert predicted.saved == pytest.approx(kept, rel=0.03)
+    assert predicted.saved + predicted.temporary == pytest.approx(live.peak, rel=0.03)
 
 
 def test_checkpointing_and_smaller_rows_take_less() -> None:
-    def update(choice: Choice) -> int:
-        return sum(planner("lora").memory(choice).stages["update"].values())
+    def update(option: FitOption) -> int:
+        return sum(planner("lora").memory(option).stages["update"].values())
 
-    choice = Choice(gradient_checkpointing=False, microbatch_tokens=228, prompts_per_batch=3)
-    assert update(replace(choice, gradient_checkpointing=True)) < 0.6 * update(choice)
-    assert update(replace(choice, microbatch_tokens=76)) < 0.6 * update(choice)
+    option = FitOption(gradient_checkpointing=False, microbatch_tokens=228, prompts_per_batch=3)
+    assert update(replace(option, gradient_checkpointing=True)) < 0.6 * update(option)
+    assert update(replace(option, microbatch_tokens=76)) < 0.6 * update(option)
 
 
 def test_the_cache_holds_each_prompt_once() -> None:
     # 4 layers x 2 kv heads x 64 numbers, keys and values, 2 bytes; 3 prompts of 36 + 4 x 10 tokens
-    memory = planner("lora").memory(Choice(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=3))
-    assert memory.stages["sampling"]["key-value cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
+    memory = planner("lora").memory(FitOption(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=3))
+    assert memory.stages["sampling"]["KV cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
 
 
 def test_supervision_samples_nothing() -> None:
-    supervised = Planner(LORA, image=IMAGE, text_tokens=20, trainer="sft")
-    memory = supervised.memory(supervised.choice)
+    supervised = Planner(LORA, image=IMAGE, text_tokens=20, method="sft")
+    memory = supervised.memory(supervised.configured)
     assert set(memory.stages) == {"vision tower", "update"}
     # 4096 tokens hold 16 samples of 36 + 10
     assert supervised.row_shape(4096) == RowShape(groups=16, completions=1)
@@ -156,7 +156,7 @@ def test_an_optimizer_in_main_memory_is_not_the_devices(monkeypatch: pytest.Monk
     assert found.held["optimizer states"] == 0 < whole.held["optimizer states"]
     assert {**found.held, "optimizer states": 1} == {**whole.held, "optimizer states": 1}
     trained = sum(size for part, size in whole.held.items() if part.startswith("trained"))
-    gradients = [one.memory(one.choice).stages["update"]["gradients"] for one in (found, whole)]
+    gradients = [one.memory(one.configured).stages["update"]["gradients"] for one in (found, whole)]
     assert gradients == [4000, trained]
 
 
@@ -177,7 +177,7 @@ def test_a_trained_tower_keeps_about_what_is_planned() -> None:
         kept = live.now
     assert features.pooler_output.requires_grad
     planned = Planner(settings, image=IMAGE, text_tokens=20)
-    memory = planned.memory(Choice(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=1))
+    memory = planned.memory(FitOption(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=1))
     assert memory.stages["update"]["vision tower"] == pytest.approx(kept, rel=0.25)
 
 
@@ -189,7 +189,7 @@ def test_the_copies_of_weights_that_sampling_makes_are_counted() -> None:
     with_head_and_adapters = Planner(quantized, image=IMAGE, text_tokens=20, on_cpu=True)
     head = with_head_and_adapters.loaded.model.get_output_embeddings().weight.numel()
     adapters = with_head_and_adapters.held["trained weights, float32"] // 4
-    parts = with_head_and_adapters.memory(with_head_and_adapters.choice).stages["sampling"]
+    parts = with_head_and_adapters.memory(with_head_and_adapters.configured).stages["sampling"]
     assert parts["copies of weights"] == 2 * (head + adapters)
     expected = {("full", False): 0, ("full", True): 0, ("lora", False): 0, ("lora", True): 1, ("cast", False): 1}
     for (name, on_cpu), copied in expected.items():
@@ -198,7 +198,7 @@ def test_the_copies_of_weights_that_sampling_makes_are_counted() -> None:
         numbers = copied * (4 * a_layer + planned.loaded.model.get_output_embeddings().weight.numel())
         if name == "lora":  # adapters are linear layers too, of float32
             numbers += planned.held["trained weights, float32"] // 4
-        parts = planned.memory(planned.choice).stages["sampling"]
+        parts = planned.memory(planned.configured).stages["sampling"]
         assert parts["copies of weights"] == 2 * numbers, (name, on_cpu)
 
 
@@ -209,7 +209,7 @@ def test_long_completions_keep_no_tables_of_scores_on_a_cpu() -> None:
         Planner(settings, image=IMAGE, text_tokens=200, on_cpu=on_cpu).activations(shape, False)
         for on_cpu in (True, False)
     )
-    prompt = Planner(settings, image=IMAGE, text_tokens=200).question.prompt_tokens
+    prompt = Planner(settings, image=IMAGE, text_tokens=200).prompt.prompt_tokens
     table = 4 * 600 * 4 * (prompt + 600)  # completions x tokens x heads x what they see
     assert table > 2**22
-    assert of_gpu.kept - of_cpu.kept > 4 * 2 * table  # of each layer, in bfloat16
+    assert of_gpu.saved - of_cpu.saved > 4 * 2 * table  # of each layer, in bfloat16

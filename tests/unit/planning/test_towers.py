@@ -84,7 +84,7 @@ def test_a_trained_tower_keeps_what_is_planned(model_type: str, checkpointing: b
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     replace_tensors(without_contents.model, lambda tensor: unfilled(tensor, mode))
     tower = Tower(without_contents, mode, item=4, precision=_plain)
-    planned = tower.kept(Tiles(pieces=PIECES, patches=SIDE * SIDE), checkpointing=checkpointing)
+    planned = tower.saved(Tiles(pieces=PIECES, patches=SIDE * SIDE), checkpointing=checkpointing)
     # Idefics3 and SmolVLM choose the pieces that are not empty, which copies all pixels
     copied = 4 * vision.pixel_values.numel() if model_type in ("idefics3", "smolvlm") else 0
     assert planned + copied == pytest.approx(live.peak if checkpointing else kept, rel=0.1)
@@ -102,7 +102,7 @@ def test_a_row_of_every_family_is_counted_as_it_is(tmp_path: Path, model_type: s
     planner = Planner(settings, image=ImageSize(40, 40), text_tokens=200)
     # as many as in test_the_dry_run_counts_image_tokens, whose pictures are square too
     tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
-    assert planner.question.image_tokens == tokens
+    assert planner.prompt.image_tokens == tokens
     predicted = planner.activations(RowShape(groups=2, completions=4), False)
     loaded = load_for_training(settings)
     for parameter in loaded.model.parameters():
@@ -116,8 +116,8 @@ def test_a_row_of_every_family_is_counted_as_it_is(tmp_path: Path, model_type: s
         logprobs = policy(row, features=[])
         kept = live.now
         logprobs.sum().backward()
-    assert predicted.kept == pytest.approx(kept, rel=0.05)
-    assert predicted.kept + predicted.temporary == pytest.approx(live.peak, rel=0.05)
+    assert predicted.saved == pytest.approx(kept, rel=0.05)
+    assert predicted.saved + predicted.temporary == pytest.approx(live.peak, rel=0.05)
 
 
 def test_what_a_frozen_tower_needs_is_for_one_picture_of_all_its_tiles(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_what_a_frozen_tower_needs_is_for_one_picture_of_all_its_tiles(tmp_path:
     )
     planner = Planner(settings, image=ImageSize(40, 40), text_tokens=20)
     # 3 x 3 tiles and the whole, 4 x 4 patches each; 3 x 16 x 16 numbers a tile
-    assert planner.question.tiles == Tiles(pieces=10, patches=16)
-    assert planner.question.pixel_values == 10 * 768
-    one = planner.memory(planner.choice).stages["vision tower"]["one pass"]
+    assert planner.prompt.tiles == Tiles(pieces=10, patches=16)
+    assert planner.prompt.pixel_values == 10 * 768
+    one = planner.memory(planner.configured).stages["vision tower"]["one forward pass"]
     # alive at once in a block: at least its input, a norm of it and the MLP's inner numbers, float32
     assert one >= 160 * (16 + 16 + 24) * 4
