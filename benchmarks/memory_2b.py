@@ -31,9 +31,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.models.load import wrap_model
-from virft.models.tiny import tiny_config, tiny_folder
+from virft.models.tiny import tiny_folder
+from virft.models.tiny_config import tiny_config
 from virft.planning.memory import Planner
-from virft.planning.text import memory_text
+from virft.planning.text import format_memory
 from virft.recipes.setup import make_trainer
 from virft.training.trainable import prepare_for_training
 from virft.types import Detections, ImageSize, Sample, TaskName
@@ -173,14 +174,14 @@ def main(arguments: argparse.Namespace) -> None:
             env=os.environ | ({} if arguments.default_allocator else ALLOCATOR),
         )
         measured = json.loads(child.stdout.splitlines()[-1])
-        image_tokens = Planner(run_config(arguments, folder), image=IMAGE, text_tokens=1).question.image_tokens
+        image_tokens = Planner(run_config(arguments, folder), image=IMAGE, text_tokens=1).prompt.image_tokens
         planner = Planner(
             run_config(arguments, folder),
             image=IMAGE,
             text_tokens=int(measured["prompt_tokens"]) - image_tokens,
             on_cpu=True,
         )
-        memory = planner.memory(planner.choice)
+        memory = planner.memory(planner.configured)
     seconds = stage_table(arguments, measured)
     row = [
         arguments.shape, str(arguments.checkpointing).lower(), f"{measured['prompt_tokens']:.0f}",
@@ -192,7 +193,7 @@ def main(arguments: argparse.Namespace) -> None:
         f"{markdown_table(head, [row])}\n\nImports took {measured['imports'] / 2**30:.2f} GiB more. "
         f"{arguments.dtype}, adapters of rank 32, {arguments.steps} steps, an image of "
         f"{IMAGE.width} x {IMAGE.height}. glibc {'as it is' if arguments.default_allocator else ALLOCATOR}.\n\n"
-        f"{seconds}\n\n```\n{memory_text(memory)}\n```"
+        f"{seconds}\n\n```\n{format_memory(memory)}\n```"
     )
     print(tables)
     command = " ".join(["python benchmarks/memory_2b.py", *sys.argv[1:]])

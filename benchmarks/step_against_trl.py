@@ -115,7 +115,9 @@ class UnsharedGenerator:
     ) -> list[list[Completion]]:
         """As ``Generator.generate``."""
         copies = [
-            replace(one, features=ImageFeatures(tokens=one.features.tokens[g : g + 1]), noise_id=f"{one.noise_id}/{g}")
+            replace(
+                one, features=ImageFeatures(tokens=one.features.tokens[g : g + 1]), stream_id=f"{one.stream_id}/{g}"
+            )
             for one in prompts
             for g in range(group_size)
         ]

@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
         rendered = [render(sample) for sample in Store(Path(name) / "d")]
         features = policy.encode_images([one.vision for one in rendered])
     encoded = [
-        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, noise_id=one.prompt.sample_id)
+        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, stream_id=one.prompt.sample_id)
         for one, made in zip(rendered, features, strict=True)
     ]
     began = time.perf_counter()

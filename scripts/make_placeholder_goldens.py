@@ -69,7 +69,7 @@ def asked(model_type: str, count: int) -> list[dict[str, str]]:
 def made_of(model_type: str, sizes: list[tuple[int, int]]) -> dict[str, Any]:
     """One prompt's ids, runs of equal ones written once, and of its pixels the shape and a few numbers."""
     processors = {backend: processor_of(model_type, backend=backend) for backend in ("pil", "torchvision")}
-    pictures = [tiny.picture(*size, number) for number, size in enumerate(sizes)]
+    pictures = [tiny.striped_image(*size, number) for number, size in enumerate(sizes)]
     text = processors["pil"].apply_chat_template(
         [{"role": "user", "content": asked(model_type, len(sizes))}], tokenize=False, add_generation_prompt=True
     )

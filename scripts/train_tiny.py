@@ -40,7 +40,8 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionCon
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from virft.models.attention.shared_prompt import VISION_ATTENTION, attend, causal_bias
-from virft.models.tiny import IMAGE_SIZE, VISION, tiny_config, train_tokenizer
+from virft.models.tiny import IMAGE_SIZE
+from virft.models.tiny_config import VISION, tiny_config, train_tokenizer
 from virft.scenes.assets import BASE_STYLES, class_names, thing_names
 
 PATCH, MERGE = 14, 2

@@ -1,6 +1,6 @@
-"""As much of vLLM's public interface as virft uses. It answers every prompt with its number of requests so far.
+"""A fake ``vllm`` module: the part of its public interface that virft uses, without a model.
 
-Imported as ``vllm`` it stands in for the real one; ``calls`` of the engine say what was asked of it, in order.
+Its outputs are fixed tokens. ``calls`` of an engine lists the calls of its methods, in order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class SamplingParams:
-    """Keeps what it is given."""
+    """Stores its arguments."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -28,7 +28,7 @@ class LLM:
         self.llm_engine = SimpleNamespace(reset_encoder_cache=lambda: self.calls.append("reset_encoder_cache"))
 
     def generate(self, prompts: list[Any], params: list[SamplingParams], *, use_tqdm: bool) -> list[Any]:
-        """Token 7 and an end token 3; of several answers the last one comes first."""
+        """Return tokens 7, 8, .. and a stop token 3; of several outputs the last one comes first."""
         if os.environ.get("FAKE_VLLM_DIES"):
             os._exit(9)
         self.calls.append(("generate", prompts, params))
@@ -38,30 +38,30 @@ class LLM:
         images = iter(prompt["multi_modal_data"]["image"]["image_grid_thw"].prod(-1).tolist())
         ids = [t for i in prompt["prompt_token_ids"] for t in ([i] * (next(images) // 4) if i == 9 else [i])]
 
-        def answer(index: int) -> Any:
+        def output(index: int) -> Any:
             logprobs = [{token: SimpleNamespace(logprob=value)} for token, value in ((7 + index, -0.5), (3, -0.25))]
             return SimpleNamespace(index=index, token_ids=[7 + index, 3], logprobs=logprobs)
 
-        outputs = [answer(index) for index in reversed(range(settings["n"]))]
+        outputs = [output(index) for index in reversed(range(settings["n"]))]
         return SimpleNamespace(prompt_token_ids=ids, outputs=outputs)
 
     def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> None:
-        """Takes weights one by one."""
+        """Record the weights, one by one."""
         self.calls.append((method, {name: weight.tolist() for name, weight in kwargs["weights_iterator"]}))
 
     def reset_mm_cache(self) -> None:
-        """Remembers that it was asked."""
+        """Record the call."""
         self.calls.append("reset_mm_cache")
 
     def reset_prefix_cache(self) -> bool:
-        """Remembers that it was asked."""
+        """Record the call."""
         self.calls.append("reset_prefix_cache")
         return True
 
     def sleep(self, level: int) -> None:
-        """Remembers that it was asked."""
+        """Record the call."""
         self.calls.append(f"sleep {level}")
 
     def wake_up(self) -> None:
-        """Remembers that it was asked."""
+        """Record the call."""
         self.calls.append("wake_up")

@@ -1,6 +1,8 @@
-"""GRPO written out as in the paper, each completion alone, against which the packed step is held.
+"""GRPO written out as in the paper, each completion alone: the reference for the packed step.
 
-Nothing here is shared with ``virft.training.grpo``: neither the advantages nor the weights nor the clipping.
+Its advantages, weights and clipping are independent of ``virft.training.grpo``.
+
+Source: DeepSeekMath (arXiv 2402.03300).
 """
 
 from __future__ import annotations
@@ -40,15 +42,15 @@ def literal_loss(
     sampler: Sequence[Sequence[Tensor]] | None = None,
     clip_range: float = 0.2,
 ) -> Tensor:
-    """The loss of a step. ``logprobs(group)`` and ``reference(group)`` are those of a group with one completion."""
+    """Return the loss of a step. ``logprobs`` and ``reference`` get groups of one completion."""
     num_completions = sum(len(completions) for _, _, completions in groups)
     num_tokens = sum(len(one) for _, _, completions in groups for one in completions)
     total = torch.zeros(())
     for g, (prompt, vision, completions) in enumerate(groups):
-        mean, spread = statistics.mean(rewards[g]), statistics.stdev(rewards[g])
+        mean, std = statistics.mean(rewards[g]), statistics.stdev(rewards[g])
         for i, one in enumerate(completions):
             alone: TinyGroup = (prompt, vision, [one])
-            advantage = (rewards[g][i] - mean) / (spread + 1e-4) if spread > 0 else 0.0
+            advantage = (rewards[g][i] - mean) / (std + 1e-4) if std > 0 else 0.0
             policy = logprobs(alone)
             old = policy.detach() if sampler is None else sampler[g][i]
             ratio = (policy - old).exp()
@@ -71,7 +73,7 @@ def literal_loss(
 
 
 def plain(model: nn.Module) -> Callable[[TinyGroup], Tensor]:
-    """Log-probs of a group by the untouched model."""
+    """Return a function that computes log-probs of a group with the unmodified model."""
     return lambda group: plain_logprobs(model, [group])
 
 
@@ -81,7 +83,7 @@ def as_rollouts(
     rewards: Sequence[Sequence[float]],
     sampler: Sequence[Sequence[Tensor]] | None = None,
 ) -> tuple[list[RolloutGroup], list[EncodedPrompt]]:
-    """The same groups as the trainer's types; image features made by the policy, without gradient."""
+    """Convert groups to the types of the trainer, with image features of the policy, without gradient."""
     rollouts, encoded = [], []
     for g, (ids, vision, completions) in enumerate(groups):
         prompt = Prompt(sample_id=str(g), text="", token_ids=tuple(ids), images=())
@@ -111,7 +113,7 @@ def packed_batches(
     microbatch_tokens: int = 4096,
     drop_equal: bool = False,
 ) -> tuple[list[Microbatch], list[ImageFeatures]]:
-    """The rows of a step, and the groups' image features."""
+    """Return the packed rows of a step, and the image features of its groups."""
     rollouts, encoded = as_rollouts(policy, groups, rewards)
     batches = pack_step(
         rollouts,
@@ -134,7 +136,7 @@ def packed_backward(
     reference: Callable[[Microbatch], Tensor] | None = None,
     kl_coef: float = 0.0,
 ) -> float:
-    """The loss of a step, run backward row by row. ``features``: a frozen tower's; None runs images through it."""
+    """Return the loss of a step, after a backward per row. ``features``: of a frozen tower; None: run the tower."""
     total = 0.0
     for batch in batches:
         result = policy_loss(
@@ -152,14 +154,14 @@ def packed_backward(
 def shared(
     policy: Policy, groups: Sequence[TinyGroup], batch: Microbatch, features: Sequence[ImageFeatures] | None = None
 ) -> Tensor:
-    """Log-probs of a row."""
+    """Return the log-probs of a row."""
     if features is not None:
         return policy(batch.row, features=[features[i] for i in batch.prompts])  # type: ignore[no-any-return]
     return policy(batch.row, vision=[groups[i][1] for i in batch.prompts])  # type: ignore[no-any-return]
 
 
 def assert_same_gradients(expected: nn.Module, found: Any, *, at_least: int, tolerance: float = 1e-5) -> None:
-    """Every gradient is equal, and at least so many parameters have one that is clearly not 0."""
+    """Assert that all gradients are equal, and that ``at_least`` parameters have one that is clearly not 0."""
     clear = 0
     for (name, a), (other, b) in zip(expected.named_parameters(), found.named_parameters(), strict=True):
         assert name == other

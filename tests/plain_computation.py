@@ -1,4 +1,4 @@
-"""Tiny random groups and the plain computation that the group-shared one must equal."""
+"""Tiny random groups, and the plain computation without prefix sharing as the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RULES = TokenRules(temperature=0.9, forbidden_ids=(IMAGE_TOKEN,))
 
 
 def make_groups(config, seed=0):
-    """Two groups: images of different sizes, prompts and completions of different lengths.
+    """Return two groups: images of different sizes, prompts and completions of different lengths.
 
     Qwen: one image each, of 16 and 24 patches. All others: one image, and two of different shapes.
     """
@@ -27,7 +27,7 @@ def make_groups(config, seed=0):
     num_image_tokens = family_of(config.model_type).num_image_tokens
     groups = []
     for number, (before, after, lengths) in enumerate(((3, 5, (7, 4, 1)), (5, 9, (3, 9, 6, 2)))):
-        pixels, per_image = _pictures(config, number)
+        pixels, per_image = _image_inputs(config, number)
         blank = VisionInputs(pixel_values=torch.zeros(pixels), per_image=per_image)
         images = [[VISION_START, *[IMAGE_TOKEN] * n, VISION_END] for n in num_image_tokens(config, blank)]
         prompt = [*draw(before), *chain.from_iterable(images), *draw(after)]
@@ -37,8 +37,8 @@ def make_groups(config, seed=0):
     return groups
 
 
-def _pictures(config, number):
-    """The shape of the pixels of a group's images, and what the family knows of each."""
+def _image_inputs(config, number):
+    """Return the shape of the pixels of a group's images, and ``per_image`` of its family."""
     vision = config.vision_config
     if config.model_type in QWEN:
         patches, grid = ((16, [1, 4, 4]), (24, [1, 4, 6]))[number]
@@ -51,7 +51,7 @@ def _pictures(config, number):
     if config.model_type == "gemma3":
         return (number + 1, 3, 16, 16), {"pieces": torch.ones(number + 1, dtype=torch.long)}
     if config.model_type == "llava_onevision":
-        # one of 48 x 12 pixels: the whole and 1 x 3 tiles, partly padding; two, of which nothing but the whole is seen
+        # one image of 48 x 12 pixels: the whole and 1 x 3 tiles, partly padding; two images: the whole of each
         pieces, sizes = (([4], [[12, 48]]), ([1, 1], [[20, 30], [30, 10]]))[number]
         return (sum(pieces), 3, 16, 16), {"pieces": torch.tensor(pieces), "size": torch.tensor(sizes)}
     rows, columns = (([1], [2]), ([0, 2], [0, 1]))[number]
@@ -59,7 +59,7 @@ def _pictures(config, number):
 
 
 def plain_inputs(config, ids, vision):
-    """The images as transformers' own processor hands them to the model's forward and to ``generate``."""
+    """Return the arguments that transformers' own processor makes for ``forward`` and ``generate``."""
     if config.model_type in QWEN:
         is_image = (ids == IMAGE_TOKEN).int()
         grid = vision.per_image["grid_thw"]
@@ -75,7 +75,7 @@ def plain_inputs(config, ids, vision):
 
 
 def plain_logprobs(model, groups):
-    """Each completion in its own forward of the untouched model, as transformers computes it by itself."""
+    """Return log-probs of each completion from its own forward pass of the unmodified transformers model."""
     parts = []
     for prompt, vision, completions in groups:
         for completion in completions:
@@ -91,7 +91,7 @@ def plain_logprobs(model, groups):
 
 
 def shared_logprobs(policy, groups):
-    """All groups in one packed row."""
+    """Return log-probs of all groups from one packed row."""
     positions = [
         policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision) for prompt, vision, _ in groups
     ]
@@ -100,12 +100,12 @@ def shared_logprobs(policy, groups):
 
 
 def make_pair(model_type):
-    """A plain model and a policy around its copy."""
+    """Return an unmodified model and a policy around its copy."""
     return pair_of(tiny_model(model_type))
 
 
 def pair_of(plain):
-    """This model, computing as transformers does by itself, and a policy around its copy."""
+    """Return the model with transformers' own attention, and a policy around its copy."""
     plain.set_attn_implementation("sdpa")
     shared = copy.deepcopy(plain)
     family = family_of(plain.config.model_type)

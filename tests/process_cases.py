@@ -29,7 +29,7 @@ from virft.models.families import family_of
 from virft.models.load import LoadedModel, prepare_attention
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
-from virft.models.sharding import put_whole, shard, whole_tensor
+from virft.models.sharding import full_tensor, shard, write_full_tensor
 from virft.models.vision import FeatureCache
 from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from virft.training.distributed import Ranks
@@ -88,7 +88,7 @@ class Descent(torch.optim.SGD):
 
     def step(self, closure: Any = None) -> Any:
         found = [one.grad for group in self.param_groups for one in group["params"]]
-        self.seen.append([whole_tensor(one).clone() if one is not None else torch.zeros(()) for one in found])
+        self.seen.append([full_tensor(one).clone() if one is not None else torch.zeros(()) for one in found])
         return super().step(closure)
 
 
@@ -160,11 +160,11 @@ def spread(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> 
     """As ``virft.recipes.setup`` does it: the sampler, if there is one of its own."""
     if ranks.count == 1 or not strategy.startswith(("fsdp2", "zero3")):
         return None
-    loaded.add_copy(CPU, linear_dtype=None, keep_tower=strategy == "fsdp2")
-    assert loaded.copied is not None
+    loaded.add_gathered_copy(CPU, linear_dtype=None, replicate_tower=strategy == "fsdp2")
+    assert loaded.gathered_copy is not None
     if strategy == "fsdp2":
-        shard(policy, CPU, ranks.count, whole=loaded.copied.shared)
-    return Policy(loaded.copy().model, loaded.family, RULES)
+        shard(policy, CPU, ranks.count, replicated=loaded.gathered_copy.shared)
+    return Policy(loaded.unsharded().model, loaded.family, RULES)
 
 
 def stepper(
@@ -226,7 +226,11 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
             answer_ids=lambda asked, _: groups[int(asked.id)][2][0],
             max_grad_norm=settings["max_grad_norm"],
             microbatch_tokens=settings["microbatch_tokens"],
-            **({"encoder": sampler, "encoding_mode": loaded.whole} if strategy.startswith("zero3") and sampler else {}),
+            **(
+                {"encoder": sampler, "encoding_mode": loaded.gathered}
+                if strategy.startswith("zero3") and sampler
+                else {}
+            ),
             **common,
         )
     else:
@@ -240,7 +244,7 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
             reference=reference,
             reference_mode=loaded.adapters_disabled if case.lora else None,
             sampler=sampler,
-            sampling_mode=loaded.whole if sampler is not None else None,
+            sampling_mode=loaded.gathered if sampler is not None else None,
             **common,
         )
     report = trainer.step(1, [sample(id=str(number)) for number in range(len(groups))])
@@ -248,7 +252,7 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
         "metrics": dict(report.metrics),
         "shown": report.shown,
         "gradients": descent.seen,
-        "weights": [whole_tensor(one).detach().clone() for one in policy.parameters()],
+        "weights": [full_tensor(one).detach().clone() for one in policy.parameters()],
     }
 
 
@@ -275,7 +279,7 @@ class Rows:
         return update_weights(self.optimizer, max_grad_norm=1e9, ranks=Ranks())
 
     def weights(self) -> list[torch.Tensor]:
-        return [whole_tensor(one).detach().clone() for one in self.policy.parameters()]
+        return [full_tensor(one).detach().clone() for one in self.policy.parameters()]
 
 
 def spoilt_steps(strategy: str, ranks: Ranks) -> dict[str, Any]:
@@ -299,7 +303,7 @@ def adam_steps(folder: Path, strategy: str, ranks: Ranks, *, resume: bool) -> li
     first = 0
     if resume:
         for one in rows.policy.parameters():
-            put_whole(one, torch.zeros_like(whole_tensor(one)))
+            write_full_tensor(one, torch.zeros_like(full_tensor(one)))
         first = load_checkpoint(folder / "step_000002", module=rows.policy, optimizer=rows.optimizer).num_steps
     for number in range(first, 3):
         rows.backward()
@@ -329,12 +333,12 @@ def copies(ranks: Ranks) -> dict[str, Any]:
             return HFGenerator(policy, None).prefill([one], 1, 4)[1]
 
     expected = first_tokens(policy)
-    loaded.add_copy(CPU, linear_dtype=torch.bfloat16)
+    loaded.add_gathered_copy(CPU, linear_dtype=torch.bfloat16)
     shard(policy, CPU, ranks.count)
-    with loaded.whole() as whole:
+    with loaded.gathered() as whole:
         found = first_tokens(Policy(whole.model, whole.family, RULES))
         dtypes = {str(parameter.dtype) for parameter in whole.model.parameters()}
-    left = sum(parameter.numel() for parameter in loaded.copy().model.parameters())
+    left = sum(parameter.numel() for parameter in loaded.unsharded().model.parameters())
     return {"expected": expected, "found": found, "dtypes": dtypes, "left": left}
 
 
@@ -356,13 +360,13 @@ def checkpointed(folder: Path, ranks: Ranks, *, strategy: str, resume: bool) -> 
     for number in range(first, 2):
         for at, one in enumerate(policy.parameters()):
             generator = torch.Generator().manual_seed(1000 * number + at)
-            full = torch.randn(whole_tensor(one).shape, generator=generator)
+            full = torch.randn(full_tensor(one).shape, generator=generator)
             one.grad = shard_of(one, full)
         optimizer.step()
         if number == 0:
             state = TrainingState(num_steps=1)
             save_checkpoint(folder, module=policy, optimizer=optimizer, state=state, keep=1, ranks=ranks)
-    return [whole_tensor(one).detach().clone() for one in policy.parameters()]
+    return [full_tensor(one).detach().clone() for one in policy.parameters()]
 
 
 def shard_of(one: Any, full: torch.Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""The built-in model with chat templates of models that think, as folders."""
+"""Copies of the built-in model with chat templates of thinking models."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from virft.models.tiny import tiny_folder
 
 ALWAYS = "<think>\n"
-"""Behind `assistant`, in every prompt. Source: the chat template of Qwen3-VL-Thinking, as of QwQ."""
-WHEN_ASKED = "{% if enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
-"""A thought begun, or an empty one, as the caller wants. Source: the chat template of Qwen3.5."""
+"""After `assistant`, in every prompt. Source: the chat templates of Qwen3-VL-Thinking and QwQ."""
+OPTIONAL = "{% if enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+"""An open think block or an empty one, by ``enable_thinking``. Source: the chat template of Qwen3.5."""
 
 
 def save_thinking_folder(folder: Path, beginning: str = ALWAYS) -> Path:
-    """A copy of virft-tiny whose template begins answers like this."""
+    """Return a copy of virft-tiny whose chat template begins completions with ``beginning``."""
     shutil.copytree(tiny_folder(), folder)
     template = folder / "chat_template.jinja"
     text = template.read_text()

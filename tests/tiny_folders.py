@@ -1,4 +1,4 @@
-"""Tiny random models with a tokenizer and an image processor of their family's kind, as folders.
+"""Folders of tiny random models, with tokenizer and image processor of their family.
 
 Needs transformers and nothing of virft, so that ``scripts/make_placeholder_goldens.py`` can use it elsewhere.
 """
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from tiny_models import LLAVA_GRID, MAKERS, with_large_weights
 
 TILE = 16
-"""Pixels per side of a tile, of what the tiny towers take."""
+"""Pixels per side of a tile, the input of the tiny towers."""
 
 _ROWS = tuple(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7))
 _SMOLVLM_TEMPLATE = (
@@ -36,7 +36,7 @@ _IDEFICS_IMAGES = {"size": {"longest_edge": 3 * TILE}, "max_image_size": {"longe
 class _Kind(NamedTuple):
     """``special`` tokens: the first ends a turn. ``named``: those with a name of their own in the tokenizer.
 
-    ``module`` and ``images``: where the image processor is and its name; ``settings``: what it is told.
+    ``module`` and ``images``: module and name of the image processor; ``settings``: its arguments.
     """
 
     special: tuple[str, ...]
@@ -98,20 +98,20 @@ _KINDS["gemma3"] = _Kind(
     {"size": {"height": TILE, "width": TILE}},
 )
 TILED = tuple(_KINDS)
-"""The families that are not Qwen's."""
+"""Families other than Qwen's."""
 _SOFT = {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>"}
-"""What the tower fills."""
+"""Tokens that the tower fills, where they differ from the placeholder."""
 
 
-def picture(width: int, height: int, number: int = 0) -> Image.Image:
-    """A picture of slopes and stripes, the same in every version of every library."""
+def striped_image(width: int, height: int, number: int = 0) -> Image.Image:
+    """Return an image of gradients and stripes, the same in every version of every library."""
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     layers = [x * 255 // width, y * 255 // height, (x // 3 + y // 5 + number) % 5 * 50]
     return Image.fromarray(np.stack(layers, -1).astype(np.uint8))
 
 
 def tiny_tokenizer(model_type: str) -> PreTrainedTokenizerFast:
-    """Bytes, two line breaks as one token (as in all these families), and the family's special tokens."""
+    """Return a tokenizer of bytes, two line breaks as one token (as in all these families), and special tokens."""
     special, named, template = _KINDS[model_type][:3]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate([*letters, "ĊĊ"])}, [("Ċ", "Ċ")]))
@@ -126,7 +126,7 @@ def tiny_tokenizer(model_type: str) -> PreTrainedTokenizerFast:
 
 
 def tiny_image_processor(model_type: str, *, backend: str = "pil") -> Any:
-    """The family's image processor; ``backend`` may be torchvision where that is installed."""
+    """Return the image processor of the family; ``backend`` "torchvision" needs torchvision."""
     module, name, settings = _KINDS[model_type][3:]
     end = "_pil" if backend == "pil" else ""
     found = import_module(f"transformers.models.{module}.image_processing{end}_{module}")
@@ -134,7 +134,7 @@ def tiny_image_processor(model_type: str, *, backend: str = "pil") -> Any:
 
 
 def pixel_digest(tiles: torch.Tensor) -> list[list[float]]:
-    """Of each tile: sides, mean and a few of its numbers, rounded."""
+    """Return sides, mean and a few numbers of each tile, rounded."""
     flat = tiles.reshape(-1, *tiles.shape[-3:])
     return [
         [*one.shape, *(round(x.item(), 4) for x in (one.float().mean(), *one.flatten()[:: one.numel() // 7]))]
@@ -143,7 +143,7 @@ def pixel_digest(tiles: torch.Tensor) -> list[list[float]]:
 
 
 def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
-    """The family's tiny model over the tokenizer's vocabulary."""
+    """Return the family's tiny model with the vocabulary of its tokenizer."""
     tokenizer = tiny_tokenizer(model_type)
 
     def make() -> Any:
@@ -164,7 +164,7 @@ def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
 
 
 def save_tiny_folder(folder: Path, model_type: str) -> Path:
-    """A model folder as the hub has them."""
+    """Save a model folder such as those on the hub."""
     tiny_chat_model(model_type).save_pretrained(folder)
     tiny_tokenizer(model_type).save_pretrained(folder)
     tiny_image_processor(model_type).save_pretrained(folder)

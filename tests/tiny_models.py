@@ -53,7 +53,7 @@ def _qwen2_vl(**text):
 
 
 def _qwen2_vl_with_window():
-    """Every layer sees the latest 5 tokens only: fewer than a prompt has."""
+    """Sliding window of 5 tokens in every layer: fewer than a prompt has."""
     return _qwen2_vl(use_sliding_window=True, sliding_window=5, max_window_layers=0)
 
 
@@ -102,7 +102,7 @@ def _internvl():
 
 
 def _gemma3():
-    """An image of 16 x 16 pixels is 4 tokens. Two layers of three see 5 tokens only, fewer than a prompt has."""
+    """An image of 16 x 16 pixels is 4 tokens. Two layers of three have a sliding window of 5 tokens."""
     layers = ["sliding_attention", "full_attention", "sliding_attention"]
     text = _PLAIN_TEXT | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "layer_types": layers}
     ids = {"image_token_index": IMAGE_TOKEN, "boi_token_index": VISION_START, "eoi_token_index": VISION_END}
@@ -138,12 +138,12 @@ MAKERS = QWEN | {
 
 
 def tiny_model(model_type: str, seed: int = 0) -> torch.nn.Module:
-    """A random model in float32 whose answers depend clearly on image, prompt and position."""
+    """Return a random float32 model whose logits depend clearly on image, prompt and position."""
     return with_large_weights(MAKERS[model_type], seed)
 
 
 def tiny_model_with_window(seed: int = 0) -> torch.nn.Module:
-    """A Qwen2-VL with sliding windows."""
+    """Return a Qwen2-VL with sliding windows."""
     return with_large_weights(_qwen2_vl_with_window, seed)
 
 

@@ -1,4 +1,4 @@
-"""What the tests need around a tiny policy: to train it, and to sample from it."""
+"""Helpers of tests that train a tiny policy or sample from it."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def adapters(loaded: LoadedModel) -> None:
 
 
 class Tokenizer:
-    """Every token is a letter; enough for a generator."""
+    """A tokenizer whose tokens are one character each."""
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return "".join(chr(0x100 + i) for i in ids)
 
 
 def encode(policy: Policy, groups: Sequence[Any]) -> list[EncodedPrompt]:
-    """The prompts of ``make_groups``, ready to be sampled from."""
+    """Return the prompts of ``make_groups``, encoded for sampling."""
     encoded = []
     for number, (prompt, vision, _) in enumerate(groups):
         positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
         with torch.no_grad():
             (features,) = policy.encode_images([vision])
         made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
-        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, noise_id=str(number)))
+        encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, stream_id=str(number)))
     return encoded

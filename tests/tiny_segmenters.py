@@ -1,4 +1,4 @@
-"""Tiny random segmenters of 64 pixels a side, as folders."""
+"""Folders of tiny random segmenters with inputs of 64 pixels per side."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _sam2() -> Sam2Model:
 
 
 def save_segmenter(folder: Path, kind: str, **processor: Any) -> str:
-    """A folder whose masks depend clearly on picture and box; ``processor``: what its preprocessor file says."""
+    """Save a segmenter whose masks depend clearly on image and box; ``processor``: content of its processor file."""
     torch.manual_seed(0)
     model = {"sam": _sam, "sam2": _sam2}[kind]()
     generator = torch.Generator().manual_seed(0)

@@ -69,7 +69,7 @@ class ToyGenerator:
     def generate(
         self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
     ) -> list[list[Completion]]:
-        self.calls.append([one.noise_id for one in prompts])
+        self.calls.append([one.stream_id for one in prompts])
         self.keys.append(key)
         chances = torch.log_softmax(self._policy.weight.detach(), -1).tolist()
         right, wrong = (
@@ -79,7 +79,7 @@ class ToyGenerator:
         return [[right if g % 2 or self._is_equal(one) else wrong for g in range(group_size)] for one in prompts]
 
     def _is_equal(self, prompt: EncodedPrompt) -> bool:
-        return self._equal if isinstance(self._equal, bool) else prompt.noise_id.partition("/")[2] in self._equal
+        return self._equal if isinstance(self._equal, bool) else prompt.stream_id.partition("/")[2] in self._equal
 
     def update(self) -> None:
         self.num_updates += 1

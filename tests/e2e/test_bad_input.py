@@ -126,7 +126,7 @@ def test_a_wrong_type_in_the_file_names_the_file(
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("model.safetensors", "no weights in this folder; expected *.safetensors beside config.json"),
+        ("model.safetensors", "no weights in this folder; expected *.safetensors next to config.json"),
         ("config.json", "no config.json in this folder; expected a Hugging Face model folder"),
     ],
 )

@@ -24,9 +24,9 @@ def test_what_is_printed_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "c.toml").write_text(TOML)
     assert virft("plan", tmp_path / "c.toml", "grpo.group_size=3", "--memory", "8", "--image", "112x112") == 0
     told = capsys.readouterr().out
-    assert "prompt      166 tokens: 16 of a picture of 112 x 112, 150 of text" in told
+    assert "prompt      166 tokens: 16 of an image of 112 x 112, 150 of text" in told
     table, _, settings = told.partition("# The largest that fits into 90% of 8 GiB")
-    assert "peak: held and the largest stage" in table
+    assert "peak: throughout + largest stage" in table
     # 2 groups of 166 + 3 x 16 tokens
     pasted = parse(TOML + settings.partition(":\n")[2], origin="pasted").config
     assert (pasted.grpo.microbatch_tokens, pasted.sampling.prompts_per_batch) == (428, 2)

@@ -117,7 +117,7 @@ def test_a_model_that_always_thinks_learns_answers_as_one_whole(
     config = write_config(tmp_path, with_rationales(scenes / "train", tmp_path / "told", "I look."))
     learning = (f"model.path={base}", *STEPS, "sft.steps=50", "grpo.steps=1", "sampling.max_completion_tokens=160")
     assert virft("sft", config, *learning) == 2
-    assert "begins a thought in every answer" in capsys.readouterr().err
+    assert "begins a think block in every completion" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert virft("sft", config, *learning, "prompt.thinking=true") == 0
     model = tmp_path / "run" / "model"

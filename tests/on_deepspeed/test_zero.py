@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO, two processes on a CPU: they do what one process does without it. ``make test-deepspeed``."""
+"""DeepSpeed's ZeRO in two processes on a CPU equals one process without it (``make test-deepspeed``)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(folder: Path) -> list[dict[str, Any]]:
-    """What came of every case in each of two processes; their checkpoints are in ``folder``."""
+    """Return the results of all cases in each of two processes; checkpoints are in ``folder``."""
     return run_two(run_zero, folder)
 
 
@@ -38,17 +38,17 @@ def alone() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("strategy", ZERO)
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_what_one_does(name: str, strategy: str, both: Any, alone: Any) -> None:
+def test_two_processes_compute_the_step_of_one(name: str, strategy: str, both: Any, alone: Any) -> None:
     for one in both:
         assert_learnt_alike(one[f"{strategy}: {name}"], alone[name], atol=1e-6)
 
 
-def test_bfloat16_is_that_of_autocast(both: Any) -> None:
+def test_bfloat16_equals_autocast_in_one_process(both: Any) -> None:
     assert [one["in bfloat16"] for one in both] == [True, True]
 
 
 @pytest.mark.parametrize("strategy", ZERO)
-def test_what_was_forgotten_or_no_number_leaves_nothing_behind(strategy: str, both: Any) -> None:
+def test_discarded_or_nonfinite_gradients_leave_no_trace(strategy: str, both: Any) -> None:
     expected = spoilt_steps("ddp", Ranks())
     assert expected["unchanged"]
     for one in both:
@@ -59,13 +59,13 @@ def test_what_was_forgotten_or_no_number_leaves_nothing_behind(strategy: str, bo
 
 
 @pytest.mark.parametrize("strategy", ZERO)
-def test_a_checkpoint_is_that_of_one_process(strategy: str, both: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_equals_that_of_one_process(strategy: str, both: Any, folder: Path, tmp_path: Path) -> None:
     expected = adam_steps(tmp_path, "ddp", Ranks(), resume=False)
     for one in both:
         for state in ("whole", "resumed"):
             torch.testing.assert_close(one[f"{strategy}: {state}"], expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(one[f"{strategy}: resumed"], one[f"{strategy}: whole"], atol=1e-7, rtol=0)
-    # one process goes on from what two have saved
+    # one process resumes from the checkpoint of two
     torch.testing.assert_close(adam_steps(folder / strategy, "ddp", Ranks(), resume=True), expected, atol=1e-5, rtol=0)
     states = [load_file(path / "step_000002" / "optimizer.safetensors") for path in (folder / strategy, tmp_path)]
     assert states[0].keys() == states[1].keys()
@@ -83,7 +83,7 @@ SETTINGS = ("grpo.prompts_per_step=3", "grpo.learning_rate=1e-4", "grpo.kl_coef=
 
 
 def by_itself(*argv: object) -> subprocess.CompletedProcess[str]:
-    """A verb in one process, which is not this one: with DeepSpeed it connects with itself, and stays connected."""
+    """Run a verb in a process of its own: DeepSpeed connects the process with itself, and it stays connected."""
     command = [sys.executable, "-m", "virft", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, env=one_thread(), check=False)
 
@@ -92,7 +92,7 @@ def by_itself(*argv: object) -> subprocess.CompletedProcess[str]:
     "more", [(), ("model.train=lora",), ("model.dtype=bfloat16", "parallel.offload_optimizer=true")], ids=str
 )
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
-def test_a_run_of_two_processes_is_that_of_one(
+def test_a_run_of_two_processes_equals_that_of_one(
     strategy: str, more: tuple[str, ...], data: Path, tmp_path: Path
 ) -> None:
     run, alone = (tmp_path / name / "run" for name in ("both", "alone"))
@@ -113,7 +113,7 @@ def test_a_run_of_two_processes_is_that_of_one(
         if "model.dtype=bfloat16" not in more:
             assert one == {key: pytest.approx(value, abs=1e-4, rel=1e-3) for key, value in other.items()}
     assert files(run / "model").keys() == files(alone / "model").keys()
-    # the same run goes on alone from its second step
+    # the same run resumes in one process from its second step
     shutil.rmtree(run / "checkpoints" / "step_000003")
     done = by_itself("grpo", configs[0], *settings, "--resume")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What both files ask about. An engine takes 2 GB, so no test leaves one to the next file."""
+"""Data shared by the test files. An engine takes 2 GB, so each file ends its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runs import virft
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Questions about new classes and some that are absent."""
+    """Build a dataset of novel classes, some of them absent."""
     folder = tmp_path_factory.mktemp("scenes") / "train"
     assert virft("build", "scenes", folder, "--classes", "novel", "--questions", 12) == 0
     return folder

@@ -1,4 +1,4 @@
-"""Each family that vLLM is given, as a small random model: its log-probs are the policy's (``make test-vllm``)."""
+"""Log-probs of vLLM equal the policy's, for small random models of its families (``make test-vllm``)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.vllm
 
 
 def small_model(model_type: str, tiny: LoadedModel) -> LoadedModel:
-    """Random weights, large enough to matter, with the built-in tokenizer; embeddings are the output layer too."""
+    """Return a model of random weights, large enough to matter, with tied embeddings and the built-in tokenizer."""
     config = tiny.model.config
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     ids: dict[str, Any] = {name: getattr(config, name) for name in names}
@@ -61,7 +61,7 @@ def small_model(model_type: str, tiny: LoadedModel) -> LoadedModel:
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
-def test_logprobs_are_the_policys(model_type: str, scenes: Path) -> None:
+def test_sampler_logprobs_equal_the_policys(model_type: str, scenes: Path) -> None:
     loaded = small_model(model_type, load_model("virft-tiny"))
     policy = make_policy(loaded, temperature=1.0).eval()
     render = make_renderer(loaded, template="short", thinking=False)
@@ -69,7 +69,7 @@ def test_logprobs_are_the_policys(model_type: str, scenes: Path) -> None:
     with torch.no_grad():
         features = policy.encode_images([one.vision for one in rendered])
     encoded = [
-        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, noise_id=one.prompt.sample_id)
+        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, stream_id=one.prompt.sample_id)
         for one, made in zip(rendered, features, strict=True)
     ]
     generator = start_vllm(loaded, policy.rules, dtype="float32", mode="auto", memory_frac=0.3, on_cpu=True)

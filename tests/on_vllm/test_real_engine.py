@@ -1,4 +1,4 @@
-"""vLLM itself, on a CPU: it samples as the policy does, before and after training (``make test-vllm``)."""
+"""Real vLLM on a CPU samples as the policy does, before and after training (``make test-vllm``)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """One engine for all tests: each gives it its own weights."""
+    """Start one engine for all tests, each of which loads its own weights."""
     folder = tmp_path_factory.mktemp("description")
     load_model("virft-tiny").save_description(folder)
     made = ServedEngine(EngineSettings(folder=folder, dtype="float32", on_cpu=True, memory_frac=0.3, sleeps=False))
@@ -54,7 +54,7 @@ def encode(loaded: LoadedModel, policy: Policy, data: Path) -> list[EncodedPromp
     rendered = [render(sample) for sample in Store(str(data))]
     features = policy.encode_images([one.vision for one in rendered])
     return [
-        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, noise_id=one.prompt.sample_id)
+        EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, stream_id=one.prompt.sample_id)
         for one, made in zip(rendered, features, strict=True)
     ]
 
@@ -63,7 +63,7 @@ def drawn_tokens(drawn: Sequence[Sequence[Completion]]) -> list[tuple[int, ...]]
     return [one.token_ids for group in drawn for one in group]
 
 
-def test_the_likeliest_answers_are_those_of_the_built_in_generator(engine: Engine, scenes: Path) -> None:
+def test_greedy_completions_equal_those_of_the_built_in_generator(engine: Engine, scenes: Path) -> None:
     loaded = load_model("virft-tiny")
     policy = make_policy(loaded, temperature=1.0)
     encoded = encode(loaded, policy, scenes)
@@ -75,7 +75,7 @@ def test_the_likeliest_answers_are_those_of_the_built_in_generator(engine: Engin
     assert len(set(drawn_tokens(ours))) > 6
 
 
-def test_more_prompt_tokens_than_one_batch_of_the_engine_are_answered(engine: Engine, scenes: Path) -> None:
+def test_more_prompt_tokens_than_an_engine_batch_are_sampled(engine: Engine, scenes: Path) -> None:
     loaded = load_model("virft-tiny")
     policy = make_policy(loaded, temperature=1.0)
     encoded = encode(loaded, policy, scenes)
@@ -86,7 +86,7 @@ def test_more_prompt_tokens_than_one_batch_of_the_engine_are_answered(engine: En
     assert drawn_tokens(again) == drawn_tokens(drawn[:2])
 
 
-def test_its_logprobs_are_the_policys_at_the_same_temperature(engine: Engine, scenes: Path) -> None:
+def test_sampler_logprobs_equal_the_policys_at_the_same_temperature(engine: Engine, scenes: Path) -> None:
     loaded = load_model("virft-tiny")
     policy = make_policy(loaded, temperature=0.8).eval()
     encoded = encode(loaded, policy, scenes)
@@ -104,7 +104,7 @@ def test_its_logprobs_are_the_policys_at_the_same_temperature(engine: Engine, sc
     torch.testing.assert_close(sampled, scored, atol=TOLERANCE, rtol=0)
 
 
-def test_the_same_key_gives_the_same_answers_and_another_one_others(engine: Engine, scenes: Path) -> None:
+def test_completions_depend_on_the_step_key_alone(engine: Engine, scenes: Path) -> None:
     loaded = load_model("virft-tiny")
     policy = make_policy(loaded, temperature=0.8)
     encoded = encode(loaded, policy, scenes)
@@ -114,7 +114,7 @@ def test_the_same_key_gives_the_same_answers_and_another_one_others(engine: Engi
     assert drawn_tokens(made.generate(encoded, 4, SAMPLED, replace(KEY, step=5))) != first
 
 
-def test_a_forbidden_token_is_not_drawn_though_it_is_the_likeliest(engine: Engine, scenes: Path) -> None:
+def test_a_forbidden_token_is_never_sampled_even_if_it_is_the_likeliest(engine: Engine, scenes: Path) -> None:
     loaded = load_model("virft-tiny")
     policy = make_policy(loaded, temperature=0.8)
     encoded = encode(loaded, policy, scenes)[:4]
@@ -132,7 +132,7 @@ def test_a_forbidden_token_is_not_drawn_though_it_is_the_likeliest(engine: Engin
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "full with the tower"])
-def test_weights_have_arrived_after_a_step(
+def test_the_engine_has_the_new_weights_after_a_step(
     engine: Engine, scenes: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Config(
@@ -163,4 +163,4 @@ def test_weights_have_arrived_after_a_step(
     untrained = load_model("virft-tiny")
     first = make_policy(untrained, temperature=1.0)
     then = HFGenerator(first, untrained.tokenizer).generate(encode(untrained, first, scenes), 1, GREEDY, KEY)
-    assert drawn_tokens(ours) != drawn_tokens(then), "a step that changes no answer shows nothing"
+    assert drawn_tokens(ours) != drawn_tokens(then), "a step that changes no completion proves nothing"

@@ -1,4 +1,4 @@
-"""A run of the command line on vLLM itself (``make test-vllm``)."""
+"""A run of the command line with real vLLM (``make test-vllm``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runs import log, virft, write_config
 pytestmark = pytest.mark.vllm
 
 
-def test_a_run_on_vllm_goes_on_after_a_stop_as_if_there_was_none(scenes: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_on_vllm_equals_an_uninterrupted_one(scenes: Path, tmp_path: Path) -> None:
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
         write_config(tmp_path / name, scenes)

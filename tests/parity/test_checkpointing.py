@@ -18,7 +18,7 @@ from virft.models.load import LoadedModel
 
 
 def full(loaded: LoadedModel) -> None:
-    """Everything is trained."""
+    """Train all weights."""
 
 
 def frozen_vision(loaded: LoadedModel) -> None:
@@ -27,7 +27,7 @@ def frozen_vision(loaded: LoadedModel) -> None:
 
 @contextlib.contextmanager
 def saved_bytes() -> Iterator[list[int]]:
-    """Sizes of the storages that autograd keeps for the backward, each once."""
+    """Record the size of each storage that autograd saves for the backward."""
     seen: dict[int, torch.UntypedStorage] = {}
     sizes: list[int] = []
 
@@ -44,11 +44,11 @@ def saved_bytes() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("trained", [full, frozen_vision, adapters])
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_logprobs_and_gradients_are_the_same_and_less_is_kept(
+def test_checkpointing_leaves_logprobs_and_gradients_and_saves_less(
     model_type: str, trained: Callable[[LoadedModel], None]
 ) -> None:
     autocast = trained is adapters  # in bfloat16, as adapters mostly are
-    logprobs, policies, kept = [], [], []
+    logprobs, policies, saved = [], [], []
     for checkpointing in (False, True):
         _, policy = make_pair(model_type)
         trained(loaded := loaded_of(policy))
@@ -61,15 +61,15 @@ def test_logprobs_and_gradients_are_the_same_and_less_is_kept(
         (found * weights).sum().backward()
         logprobs.append(found)
         policies.append(policy)
-        kept.append(sum(sizes))
+        saved.append(sum(sizes))
     assert logprobs[0].std() > 0.3
     assert torch.equal(logprobs[0], logprobs[1])
-    assert kept[1] < 0.5 * kept[0]
+    assert saved[1] < 0.5 * saved[0]
     # 3 layers of 7 matrices; of adapters two halves each
     assert_same_gradients(policies[0].model, policies[1].model, at_least=42 if trained is adapters else 15)
 
 
-def test_sampling_while_layers_are_checkpointed_is_refused_rather_than_blind() -> None:
+def test_sampling_with_checkpointed_layers_is_refused() -> None:
     _, policy = make_pair("qwen2_vl")
     loaded_of(policy).checkpoint_gradients()
     policy.model.generation_config.eos_token_id = 94
@@ -85,7 +85,7 @@ def test_sampling_while_layers_are_checkpointed_is_refused_rather_than_blind() -
     assert [layer.prompt_keys.shape[2] for layer in cache.layers] == [len(encoded.prompt.token_ids)] * 3
 
 
-def test_a_reference_without_gradient_keeps_nothing() -> None:
+def test_a_reference_without_gradient_saves_no_tensors() -> None:
     _, policy = make_pair("qwen2_vl")
     loaded_of(policy).checkpoint_gradients()
     policy.train()

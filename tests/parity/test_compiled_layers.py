@@ -1,4 +1,4 @@
-"""Compiled layers give what the layers give, for rows of every length, and sampling goes on without them."""
+"""Compiled layers equal eager ones for rows of every length, and sampling stays eager."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def num_graphs() -> int:
 
 @needs_compiler
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3"])
-def test_logprobs_and_gradients_are_the_plain_ones_for_rows_of_every_length(model_type: str) -> None:
+def test_compiled_logprobs_and_gradients_equal_eager_for_rows_of_every_length(model_type: str) -> None:
     plain, policy = make_pair(model_type)
     loaded_of(policy).compile_layers()
     groups = make_groups(plain.config)
@@ -58,7 +58,7 @@ def test_logprobs_and_gradients_are_the_plain_ones_for_rows_of_every_length(mode
 
 
 @needs_compiler
-def test_adapters_and_checkpointing_go_with_it() -> None:
+def test_compiled_layers_work_with_adapters_and_checkpointing() -> None:
     policies: list[Policy] = []
     for is_compiled in (False, True):
         _, policy = make_pair("qwen2_vl")
@@ -76,7 +76,7 @@ def test_adapters_and_checkpointing_go_with_it() -> None:
 
 
 @needs_compiler
-def test_a_copy_computes_with_its_own_weights() -> None:
+def test_a_copy_of_compiled_layers_uses_its_own_weights() -> None:
     _, policy = make_pair("qwen2_vl")
     loaded_of(policy).compile_layers()
     groups = make_groups(policy.config)
@@ -90,7 +90,7 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 
 
 @needs_compiler
-def test_sampling_is_not_compiled_and_draws_the_same() -> None:
+def test_sampling_stays_eager_and_samples_the_same_tokens() -> None:
     drawn = []
     for is_compiled in (False, True):
         _, policy = make_pair("qwen2_vl")
@@ -105,7 +105,7 @@ def test_sampling_is_not_compiled_and_draws_the_same() -> None:
     assert num_graphs() == 0
 
 
-def test_a_machine_that_cannot_compile_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler_gets_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> object:
         raise RuntimeError("No working C++ compiler found\nin many places")
 

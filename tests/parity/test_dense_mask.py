@@ -1,4 +1,4 @@
-"""The oracle: split attention equals plain attention under a dense mask, on the same packed row."""
+"""Shared-prompt attention equals plain attention with a dense mask (the oracle), on the same packed row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from virft.models.attention.layout import pack_row, position_ids
 
 
 def dense_mask(groups):
-    """[1, 1, T, T], True where a token looks: back, within its prompt, and if of a completion within that too."""
+    """Return the mask, bool [1, 1, T, T]: causal, within a prompt, and for a completion within itself too."""
     owners = []  # of every row token: group and completion (0: the prompt)
     for number, (prompt, _, completions) in enumerate(groups):
         owners += [(number, 0)] * len(prompt)
@@ -27,10 +27,10 @@ def dense_mask(groups):
 
 
 def masks_of(config, mask, row):
-    """As it is; for Gemma 3 one of each kind of layer, with images seen both ways and a window of positions."""
+    """Return the mask; for Gemma 3 one per layer type, bidirectional inside images and with a sliding window."""
     if config.model_type != "gemma3":
         return mask
-    # neighbouring image tokens are of one image: markers stand between two
+    # neighbouring image tokens are of one image: markers separate two images
     is_image = row.token_ids == IMAGE_TOKEN
     block = torch.where(is_image, (~is_image).cumsum(0), -1)
     mask = mask | ((block[:, None] == block) & is_image)
@@ -39,7 +39,7 @@ def masks_of(config, mask, row):
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_split_attention_equals_a_dense_mask(model_type):
+def test_shared_prompt_attention_equals_a_dense_mask(model_type):
     plain, policy = make_pair(model_type)
     groups = make_groups(plain.config)
     features = policy.encode_images([vision for _, vision, _ in groups])
@@ -58,7 +58,7 @@ def test_split_attention_equals_a_dense_mask(model_type):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_the_mask_matters():
+def test_the_mask_differs_from_a_causal_one():
     # under a causal mask over the whole row completions would see their siblings
     mask_of = make_groups(tiny_model("qwen2_vl").config)
     mask = dense_mask(mask_of)

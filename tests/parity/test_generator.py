@@ -1,4 +1,4 @@
-"""Sampling with a shared cache equals the plain computation, whatever else is in the batch."""
+"""Sampling with prefix sharing equals the plain computation, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_sampler_logprobs_equal_the_policys(model_type):
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_weights_laid_out_once_in_bfloat16_draw_the_same(model_type, monkeypatch):
+def test_prepared_bfloat16_weights_sample_the_same_tokens(model_type, monkeypatch):
     def as_they_are(layers):
         assert len(layers) > 10
         return nullcontext()
@@ -61,7 +61,7 @@ def test_weights_laid_out_once_in_bfloat16_draw_the_same(model_type, monkeypatch
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_a_streamed_completion_is_the_one_that_is_generated(temperature):
+def test_a_streamed_completion_equals_the_generated_one(temperature):
     params = GenerationParams(max_completion_tokens=12, temperature=temperature)
     policy, encoded, _ = sample("qwen2_vl", group_size=1)
     generator = HFGenerator(policy.eval(), Tokenizer())
@@ -92,7 +92,7 @@ def test_forbidden_tokens_are_never_sampled():
     assert IMAGE_TOKEN not in {token for group in drawn for c in group for token in c.token_ids}
 
 
-def test_completions_end_with_an_end_token_or_are_cut():
+def test_completions_end_with_a_stop_token_or_are_truncated():
     _, _, drawn = sample("qwen2_vl")
     for completion in (c for group in drawn for c in group):
         if completion.finish_reason is FinishReason.STOP:
@@ -103,7 +103,7 @@ def test_completions_end_with_an_end_token_or_are_cut():
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_greedy_answers_equal_those_of_transformers(model_type):
+def test_greedy_completions_equal_those_of_transformers(model_type):
     params = GenerationParams(max_completion_tokens=8, temperature=0.0)
     plain, policy = make_pair(model_type)
     groups = make_groups(policy.config)
@@ -121,7 +121,7 @@ def test_greedy_answers_equal_those_of_transformers(model_type):
         assert tuple(out[0, len(prompt) :].tolist()) == completion.token_ids
 
 
-def test_draws_follow_the_distribution():
+def test_sampled_tokens_follow_the_distribution():
     distribution = torch.log(torch.tensor([[0.5, 0.0, 0.25, 0.25]])).expand(4000, -1)
     uniforms = torch.arange(4000, dtype=torch.float64) / 4000
     counts = torch.bincount(draw(distribution, uniforms), minlength=4)
@@ -129,7 +129,7 @@ def test_draws_follow_the_distribution():
     assert (counts - torch.tensor([2000, 0, 1000, 1000])).abs().max() <= 1  # rounding at the borders
 
 
-def test_a_draw_at_the_edge_is_no_token_of_probability_zero():
+def test_a_uniform_number_near_1_never_samples_probability_zero():
     distribution = torch.log(torch.tensor([[0.0, 1.0, 0.0]]))
     assert draw(distribution, torch.tensor([0.0], dtype=torch.float64)).item() == 1
     assert draw(distribution, torch.tensor([1 - 2**-53], dtype=torch.float64)).item() == 1

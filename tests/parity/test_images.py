@@ -1,4 +1,4 @@
-"""Images of many prompts go through the vision tower together and come out as if each had gone alone."""
+"""Encoding images of several prompts in one forward pass equals encoding each alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tiny_models import MAKERS
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-@pytest.mark.parametrize("numbers_at_once", [16 * 96, 1 << 24])  # a picture of 16 patches of 2 x 3 x 4 x 4 values
-def test_images_of_many_prompts_are_encoded_as_each_alone(model_type, numbers_at_once, monkeypatch):
-    monkeypatch.setattr("virft.models.policy.PASS_NUMBERS", numbers_at_once)
+@pytest.mark.parametrize("values_per_pass", [16 * 96, 1 << 24])  # an image of 16 patches of 2 x 3 x 4 x 4 values
+def test_images_encoded_in_one_batch_equal_those_encoded_alone(model_type, values_per_pass, monkeypatch):
+    monkeypatch.setattr("virft.models.policy.MAX_PASS_VALUES", values_per_pass)
     _, policy = make_pair(model_type)
     visions = [vision for _, vision, _ in make_groups(policy.config)] * 2
     with torch.no_grad():

@@ -33,7 +33,7 @@ def alone() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_what_one_does(name: str, strategy: str, both: Any, alone: Any) -> None:
+def test_two_processes_compute_the_step_of_one(name: str, strategy: str, both: Any, alone: Any) -> None:
     expected = alone[name]
     for found in (one[f"{strategy}: {name}"] for one in both):
         assert_learnt_alike(found, expected, atol=TOLERANCE)
@@ -42,7 +42,7 @@ def test_two_processes_learn_what_one_does(name: str, strategy: str, both: Any, 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_cases_say_something(name: str, alone: Any) -> None:
+def test_the_cases_are_not_trivial(name: str, alone: Any) -> None:
     # 55 weights of Qwen2-VL, the fewest; 21 matrices with two adapters each
     clear = sum(bool(one.abs().max() > 100 * TOLERANCE) for step in alone[name]["gradients"][:1] for one in step)
     least = {"nothing to learn": 0, "adapters": 42}.get(name, 20)
@@ -50,18 +50,18 @@ def test_the_cases_say_something(name: str, alone: Any) -> None:
     assert (clear == 0) is (name == "nothing to learn")
 
 
-def test_a_process_with_other_groups_would_be_seen(alone: Any) -> None:
-    # the same comparison fails when the second process's groups are left out: it can fail
+def test_the_comparison_fails_for_other_groups(alone: Any) -> None:
+    # without the groups of the second process the same comparison fails, so it can fail
     half = outcome(Case(rewards=CASES["two groups"].rewards[:1]), "ddp", Ranks())
     with pytest.raises(AssertionError):
         torch.testing.assert_close(half["gradients"], alone["two groups"]["gradients"], atol=TOLERANCE, rtol=0)
 
 
-def test_groups_come_back_in_the_order_of_the_batch(both: Any) -> None:
+def test_gathered_groups_have_the_order_of_the_batch(both: Any) -> None:
     assert [one["gathered"] for one in both] == [list("abcde")] * 2
 
 
-def test_the_gathered_copy_samples_as_the_model_and_is_empty_afterwards(both: Any) -> None:
+def test_the_gathered_copy_samples_as_the_model_and_is_freed_afterwards(both: Any) -> None:
     for one in both:
         found = one["copies"]
         assert torch.equal(found["found"], found["expected"])
@@ -70,23 +70,27 @@ def test_the_gathered_copy_samples_as_the_model_and_is_empty_afterwards(both: An
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_checkpoint_of_two_processes_is_that_of_one(strategy: str, both: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_two_processes_equals_that_of_one(
+    strategy: str, both: Any, folder: Path, tmp_path: Path
+) -> None:
     expected = checkpointed(tmp_path, Ranks(), strategy=strategy, resume=False)
     for one in both:
         for state in ("whole", "resumed"):
             torch.testing.assert_close(one[f"{strategy}: {state}"], expected, atol=1e-7, rtol=0)
-    # one process goes on from what two have saved
+    # one process resumes from the checkpoint of two
     torch.testing.assert_close(
         checkpointed(folder / strategy, Ranks(), strategy=strategy, resume=True), expected, atol=1e-7, rtol=0
     )
 
 
-def test_other_weights_in_another_process_are_refused(both: Any) -> None:
-    told = "RunError: the processes would begin with different weights; expected the same files of the model on every"
-    assert all(one["unequal"].startswith(told) for one in both)
+def test_different_weights_in_two_processes_are_refused(both: Any) -> None:
+    message = (
+        "RunError: the processes would begin with different weights; expected the same files of the model on every"
+    )
+    assert all(one["unequal"].startswith(message) for one in both)
 
 
-def test_a_process_alone_sends_nothing() -> None:
+def test_a_single_process_communicates_nothing() -> None:
     ranks = Ranks(device=CPU)
     assert (ranks.sums({"a": 1.5}), ranks.largest(2.0), ranks.gather("ab")) == ({"a": 1.5}, 2.0, ["a", "b"])
     weight = torch.nn.Parameter(torch.ones(1))

@@ -1,6 +1,6 @@
-"""Pictures and boxes reach SAM as through transformers' own processor, and masks come back as from it.
+"""Pixels, boxes and masks of SAM equal those of transformers' own processor.
 
-The picture processor of SAM 2 needs torchvision; of that model only the boxes can be compared here.
+The image processor of SAM 2 needs torchvision; for that model only the boxes are compared here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> SamSegmenter:
 
 
 @pytest.mark.parametrize("size", [(100, 80), (37, 150), (64, 64), (20, 31), (333, 250)])
-def test_pixels_boxes_and_masks_are_those_of_the_processor(segmenter: SamSegmenter, size: tuple[int, int]) -> None:
+def test_pixels_boxes_and_masks_equal_those_of_the_processor(segmenter: SamSegmenter, size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     boxes = [box(2.5, 1, 15, 28), box(0, 0, *size)]
@@ -47,7 +47,7 @@ def test_pixels_boxes_and_masks_are_those_of_the_processor(segmenter: SamSegment
         assert (mask != reference).mean() < 1e-3
 
 
-def test_boxes_reach_sam2_as_through_its_processor(tmp_path: Path) -> None:
+def test_boxes_for_sam2_equal_those_of_its_processor(tmp_path: Path) -> None:
     segmenter = load_segmenter(save_segmenter(tmp_path / "s", "sam2"), device=torch.device("cpu"))
     seen = []
     segmenter.model.prompt_encoder.register_forward_pre_hook(

@@ -1,4 +1,4 @@
-"""A supervised step on packed rows equals transformers' own loss, one sample at a time, without packing."""
+"""An SFT step on packed rows equals transformers' own cross-entropy loss, sample by sample, without packing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATE = 0.05
 
 
 def rendered(policy: Policy, number: int, ids: list[int], vision: Any) -> RenderedPrompt:
-    """A prompt of its own picture."""
+    """Return a prompt with an image of its own."""
     size = ImageSize(4, 4)
     return RenderedPrompt(
         prompt=Prompt(
@@ -38,7 +38,7 @@ def rendered(policy: Policy, number: int, ids: list[int], vision: Any) -> Render
 
 
 def plain_step(model: Any, questions: list[tuple[list[int], Any, list[int]]]) -> float:
-    """The loss that transformers computes itself of each sample alone, weighed by tokens, and one step of SGD."""
+    """Return the token-weighted mean of transformers' own loss of each sample, after one step of SGD."""
     total = 0.0
     num_tokens = sum(len(answer) for _, _, answer in questions)
     for prompt, vision, answer in questions:
@@ -62,7 +62,9 @@ def plain_step(model: Any, questions: list[tuple[list[int], Any, list[int]]]) ->
 @pytest.mark.parametrize("microbatch_tokens", [10_000, 40])
 @pytest.mark.parametrize("frozen_vision", [False, True])
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_a_step_is_that_of_the_plain_loss(model_type: str, frozen_vision: bool, microbatch_tokens: int) -> None:
+def test_an_sft_step_equals_the_plain_cross_entropy_loss(
+    model_type: str, frozen_vision: bool, microbatch_tokens: int
+) -> None:
     plain = tiny_model(model_type)
     plain.set_attn_implementation("sdpa")
     packed = copy.deepcopy(plain)

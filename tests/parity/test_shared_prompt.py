@@ -1,4 +1,4 @@
-"""The group-shared computation equals the plain one: each completion alone, image and prompt every time."""
+"""Prefix sharing equals the plain computation: each completion alone, with image and prompt every time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_shared_logprobs_and_gradients_equal_the_plain_ones(model_type):
+def test_prefix_sharing_leaves_logprobs_and_gradients(model_type):
     plain, policy = make_pair(model_type)
     groups = make_groups(plain.config)
     expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)
@@ -48,7 +48,7 @@ def test_logprobs_depend_on_the_image(model_type):
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3"])
-def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers(model_type, monkeypatch):
+def test_long_prompts_and_images_give_the_same_numbers_with_the_fused_kernel(model_type, monkeypatch):
     monkeypatch.setattr(shared_prompt, "_SHORT_PROMPT", 0)
     monkeypatch.setattr(shared_prompt, "_SHORT_VISION", 0)
     monkeypatch.setattr(shared_prompt, "_SMALL_TABLES", 0)
@@ -62,8 +62,8 @@ def test_long_prompts_and_images_which_take_another_kernel_give_the_same_numbers
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_logprobs_do_not_depend_on_what_else_is_in_the_row(model_type):
-    # a longer prompt and more, longer completions beside a group pad its tables
+def test_logprobs_do_not_depend_on_other_groups_of_the_row(model_type):
+    # another group with a longer prompt and more, longer completions pads the tables
     _, policy = make_pair(model_type)
     groups = make_groups(policy.config)
     with torch.no_grad():

@@ -17,7 +17,7 @@ TOLERANCE = 1e-5
 
 
 def test_the_window_changes_the_model():
-    # the same weights without the window: otherwise the test below says nothing
+    # the same weights without the window: if they gave the same, the tests below could not fail
     windowed, _ = pair_of(tiny_model_with_window())
     whole, _ = pair_of(tiny_model("qwen2_vl"))
     whole.load_state_dict(windowed.state_dict())
@@ -26,7 +26,7 @@ def test_the_window_changes_the_model():
     assert (plain_logprobs(windowed, groups) - plain_logprobs(whole, groups)).abs().max() > 0.1
 
 
-def test_logprobs_and_gradients_equal_the_plain_ones():
+def test_logprobs_and_gradients_equal_transformers():
     plain, policy = pair_of(tiny_model_with_window())
     groups = make_groups(plain.config)
     expected, found = plain_logprobs(plain, groups), shared_logprobs(policy, groups)

@@ -1,4 +1,4 @@
-"""Loss and every gradient of a whole step equal GRPO written out, each completion alone."""
+"""Loss and every gradient of a whole step equal GRPO written out as in the paper, each completion alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def reference_of(policy: Policy, groups: list[TinyGroup]) -> Callable[[Microbatc
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_loss_and_gradients_of_a_step(model_type: str, kind: LossKind) -> None:
+def test_loss_and_gradients_of_a_step_equal_the_paper(model_type: str, kind: LossKind) -> None:
     model, policy = make_pair(model_type)
     groups = make_groups(model.config)
     assert_varied(model, groups)
@@ -70,7 +70,7 @@ def test_loss_and_gradients_of_a_step(model_type: str, kind: LossKind) -> None:
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_with_a_kl_term_against_a_reference(model_type: str) -> None:
+def test_a_step_with_a_kl_term_equals_the_paper(model_type: str) -> None:
     model, policy = make_pair(model_type)
     groups = make_groups(model.config)
     reference = nudged(model, seed=5)
@@ -93,7 +93,7 @@ def test_with_a_kl_term_against_a_reference(model_type: str) -> None:
 # Groups of 14 + 12 = 26 and 22 + 20 = 42 tokens. 45: a row for each; 30: the second, whose completions have 3, 9, 6
 # and 2 tokens, in rows of 22 + 3, 22 + 9 and 22 + 6 + 2; 1: every completion in a row of its own.
 @pytest.mark.parametrize(("microbatch_tokens", "rows"), [(1000, 1), (45, 2), (30, 4), (1, 7)])
-def test_a_step_may_be_split_into_rows(microbatch_tokens: int, rows: int) -> None:
+def test_splitting_a_step_into_rows_leaves_the_gradients(microbatch_tokens: int, rows: int) -> None:
     model, policy = make_pair("qwen2_vl")
     groups = make_groups(model.config)
     expected = literal_loss(groups, REWARDS, plain(model), kind="sequence_mean", kl_coef=0.0)
@@ -106,7 +106,7 @@ def test_a_step_may_be_split_into_rows(microbatch_tokens: int, rows: int) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_groups_without_spread_may_be_left_out(kind: LossKind) -> None:
+def test_dropping_groups_of_zero_reward_variance_leaves_the_gradients(kind: LossKind) -> None:
     rewards = ((1.0, 1.0, 1.0), REWARDS[1])
     model, policy = make_pair("qwen2_vl")
     groups = make_groups(model.config)
@@ -120,7 +120,7 @@ def test_groups_without_spread_may_be_left_out(kind: LossKind) -> None:
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_with_a_frozen_tower_and_features_made_once(model_type: str) -> None:
+def test_a_frozen_tower_with_cached_features_equals_the_paper(model_type: str) -> None:
     model, policy = make_pair(model_type)
     for one in (model, policy.model):
         for parameter in policy.family.vision_parameters(one):
@@ -148,7 +148,7 @@ def with_adapters(model: torch.nn.Module, policy: Policy) -> LoadedModel:
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_with_adapters_and_the_base_as_reference(model_type: str) -> None:
+def test_adapters_with_the_base_as_reference_equal_the_paper(model_type: str) -> None:
     model, policy = make_pair(model_type)
     groups = make_groups(model.config)
     base = plain_logprobs(model, groups).detach()
@@ -174,7 +174,7 @@ def test_with_adapters_and_the_base_as_reference(model_type: str) -> None:
     assert_same_gradients(model, policy.model, at_least=42)
 
 
-def test_different_models_are_told_apart() -> None:
+def test_the_comparison_fails_for_a_different_model() -> None:
     # the same comparison fails for a model of another seed: it can fail
     model, policy = make_pair("qwen2_vl")
     groups = make_groups(model.config)

@@ -1,4 +1,4 @@
-"""``GRPOTrainer.step`` with two updates a batch: ratio, clipping, KL, gradient clipping, as written out by hand."""
+"""``GRPOTrainer.step`` with several updates per batch equals ratio, clipping, KL and gradient clipping written out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RATE, NORM, CLIP, BETA = 0.5, 0.4, 0.1, 0.3
 
 
 def sampled(groups, model):
-    """What a sampler of slightly other log-probs would say: ratios around 1, some of them outside the clip range."""
+    """Return log-probs of a slightly different sampler: ratios around 1, some outside the clip range."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         return [
@@ -39,7 +39,7 @@ def sampled(groups, model):
 
 
 class Replay:
-    """A generator that "samples" what the test says."""
+    """A generator that "samples" given completions."""
 
     def __init__(self, groups, logprobs):
         self._drawn = [
@@ -64,15 +64,15 @@ class Replay:
 
 
 class Table:
-    """A grader that pays what the test says."""
+    """A grader with given rewards."""
 
     def grade(self, text, sample, *, resized, context):
         g, i = map(int, text.split())
         return RewardReport(total=REWARDS[g][i], parts={}, reading=reading(Detections()))
 
 
-def render(policy, groups, asked):
-    number = int(asked.id)
+def render(policy, groups, one):
+    number = int(one.id)
     ids, vision, _ = groups[number]
     image = ImageRef(path=str(number), original=ImageSize(1, 1), resized=ImageSize(1, 1))
     return RenderedPrompt(
@@ -109,7 +109,7 @@ def trainer_of(policy, groups, logprobs, updates):
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3])
-def test_weights_after_a_step(updates):
+def test_weights_after_several_updates_equal_the_paper(updates):
     model, policy = make_pair("qwen2_vl")
     groups = make_groups(model.config)
     logprobs = sampled(groups, model)

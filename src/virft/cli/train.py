@@ -121,13 +121,13 @@ def plan(
     from virft.planning.device import device_memory
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner
-    from virft.planning.text import fit_text, plan_text
+    from virft.planning.text import format_fit, format_plan
     from virft.training.distributed import device
 
     size = int(memory * 2**30) if memory is not None else device_memory()
     on_cpu = memory is None and device().type == "cpu"
-    planner = Planner(settings, image=image, text_tokens=text_tokens, trainer=method, on_cpu=on_cpu)
-    say(plan_text(planner))
+    planner = Planner(settings, image=image, text_tokens=text_tokens, method=method, on_cpu=on_cpu)
+    say(format_plan(planner))
     say("")
     fit = find_fit(settings, planner, memory=size, image=image, text_tokens=text_tokens)
-    say(fit_text(planner, fit, memory=size))
+    say(format_fit(planner, fit, memory=size))

@@ -1,4 +1,4 @@
-"""The weights that another engine needs of a policy: adapters merged, the vision tower left out."""
+"""Weights of a policy for another inference engine: adapters merged, without the vision tower."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ _BASE = ".base_layer."
 
 @torch.no_grad()
 def engine_weights(loaded: LoadedModel, dtype: torch.dtype, *, only_trained: bool) -> Iterator[tuple[str, Tensor]]:
-    """Names as transformers has them without adapters, and tensors of ``dtype`` without gradient.
+    """Yield weights by the names that transformers gives them without adapters.
 
-    Not those of the vision tower: images are given as features. A weight that has two names comes twice: vLLM on a CPU
-    keeps a copy of the output layer in another layout, and one that is tied would not be made anew.
-
-    ``only_trained``: those that training changes. Of a layer with adapters the bias comes too: engines put several such
-    layers into one, which must come as a whole.
+    Tensors have the shape of the parameter, ``dtype``, and no gradient. Weights of the vision tower are skipped, as
+    images are passed as features. ``only_trained``: yield only what training changes.
     """
     model = loaded.model
+    # Tied weights are yielded under both names: vLLM on a CPU has a copy of the output layer in another layout, and
+    # would not update it if the embeddings came alone.
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name.startswith(loaded.family.vision_names) or ".lora_" in name:
             continue
         layer_name, is_adapted, _ = name.partition(_BASE)
+        # With adapters the bias of the layer is yielded too, though it is frozen: engines fuse layers (q, k, v), and
+        # take a fused layer as a whole only.
         if only_trained and not is_adapted and not parameter.requires_grad:
             continue
         weight = parameter.detach()
@@ -37,6 +38,7 @@ def engine_weights(loaded: LoadedModel, dtype: torch.dtype, *, only_trained: boo
 
 
 def _merged(layer: Any, weight: Tensor) -> Tensor:
-    """The layer's weight with its adapters, float32."""
+    """Weight of a layer with its adapters, float32 [out, in]."""
+    # Summed in float32: adapters can change a weight by less than a rounding step of bfloat16.
     changes = [layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters]
     return weight.float() + torch.stack(changes).sum(0)

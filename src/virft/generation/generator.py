@@ -1,4 +1,4 @@
-"""What a sampler does, whatever engine it runs on."""
+"""The interface of a sampler, for every inference engine."""
 
 from __future__ import annotations
 
@@ -15,27 +15,35 @@ from virft.types import Completion, Prompt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationParams:
-    """``temperature`` 0 takes the likeliest token; above 0 it must be that of the policy's ``TokenRules``."""
+    """Parameters of sampling."""
 
     max_completion_tokens: int
+    """Tokens after which a completion is truncated, its stop token included."""
+
     temperature: float = 1.0
+    """0: greedy decoding. Above 0: must equal the temperature of the policy's ``TokenRules``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedPrompt:
-    """A prompt with its rotary positions [A, L] and the features of its images.
-
-    ``noise_id`` names its noise within a step: a sample that comes twice in a step must not give the same answers.
-    """
+    """A prompt whose images have gone through the vision tower."""
 
     prompt: Prompt
+    """Text and token ids."""
+
     positions: Tensor
+    """Rotary position ids along A axes, int64 [A, L]."""
+
     features: ImageFeatures
-    noise_id: str = ""
+    """Features of its images."""
+
+    stream_id: str = ""
+    """Name of its random stream within a step. A sample that is drawn twice in a step needs two, or its completions
+    would be the same."""
 
 
 class Generator(Protocol):
-    """Samples completions. Top-k and top-p are off, whatever a model's own generation config says."""
+    """Samples completions of a policy. Top-k and top-p are off, whatever a model's own generation config says."""
 
     def generate(
         self,
@@ -44,13 +52,16 @@ class Generator(Protocol):
         params: GenerationParams,
         key: StepKey,
     ) -> list[list[Completion]]:
-        """``group_size`` completions of each prompt, in the order of the prompts."""
+        """Sample ``group_size`` completions of each prompt, in the order of the prompts.
+
+        Equal weights, prompts and keys give equal completions.
+        """
         ...
 
     def update(self) -> None:
-        """The policy's weights have changed; what is generated from now on is by them."""
+        """Declare that the policy's weights have changed; later calls of ``generate`` use the new ones."""
         ...
 
     def close(self) -> None:
-        """Let go of memory and processes of its own; nothing is generated after this."""
+        """Release its memory and processes; ``generate`` must not be called after this."""
         ...

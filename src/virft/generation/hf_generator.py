@@ -1,4 +1,8 @@
-"""Sampling with the policy's own weights: each prompt once, its cache shared by its completions."""
+"""Sampling with the policy's own weights and prefix sharing: completions share the KV cache of their prompt.
+
+One prefill computes all prompts in a packed row. Then each decode step adds one token to every completion that has not
+ended. See ``virft.models.attention.cache`` for the layout of the cache.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,26 @@ from virft.models.policy import Policy, no_mask
 from virft.types import Completion, FinishReason
 
 _COMPACT_BELOW = 0.85
-"""Ended rows are dropped once fewer than this share of the rows is alive: dropping copies the cache."""
+"""Ended rows are dropped from the cache once the fraction of active rows is below this. Dropping copies the cache."""
 
 
 class _Column(NamedTuple):
-    """A token of each row [R] that goes on: the number of its completion, the token, its log-prob."""
+    """One decode step: the next token of each active row, [R] each."""
 
     rows: Tensor
+    """Number of the completion in each row, int64: prompt * group_size + number in the group."""
     tokens: Tensor
+    """Sampled token, int64."""
     logprobs: Tensor
+    """Its log-prob under the policy's rules, float32, in nats."""
 
 
 class HFGenerator:
-    """A ``Generator`` that runs the policy itself, in ``eval()`` and inference mode."""
+    """A ``Generator`` that runs the policy itself, in ``eval()`` and inference mode.
+
+    On-policy by construction: sampler and policy are the same weights, rules and attention function, so their log-probs
+    differ by rounding alone.
+    """
 
     def __init__(self, policy: Policy, tokenizer: Any) -> None:
         self._policy = policy
@@ -46,7 +57,8 @@ class HFGenerator:
         params: GenerationParams,
         key: StepKey,
     ) -> list[list[Completion]]:
-        """``group_size`` completions of each prompt, in the order of the prompts."""
+        """Sample ``group_size`` completions of each prompt, in the order of the prompts."""
+        # In train() with gradient checkpointing, layers would write no KV cache and decode without the prompt.
         was_training = self._policy.training
         self._policy.eval()
         try:
@@ -62,9 +74,9 @@ class HFGenerator:
 
     @torch.inference_mode()
     def stream(self, prompt: EncodedPrompt, params: GenerationParams, key: StepKey) -> Generator[str, None, Completion]:
-        """The text so far, after every token; returned in the end, the completion that ``generate`` gives.
+        """Yield the text so far after every token; return the completion, the same as that of ``generate``.
 
-        For a policy in ``eval()``: between two tokens anyone may come, so its mode is not changed.
+        The policy must be in ``eval()``: other code may run between two tokens, so its mode is not changed here.
         """
         opened = prompt.prompt.opened
         tokens: list[int] = []
@@ -72,6 +84,7 @@ class HFGenerator:
         for column in self._columns([prompt], 1, params, key):
             tokens += column.tokens.tolist()
             logprobs += column.logprobs.tolist()
+            # Decoded from the start each time: the last token may complete a character of the one before.
             yield opened + self._decoder.text([token for token in tokens if token not in self._stop_ids])
         return self._decoder.completion(tokens, logprobs, tokens[-1] in self._stop_ids, opened=opened)
 
@@ -82,42 +95,46 @@ class HFGenerator:
         params: GenerationParams,
         key: StepKey,
     ) -> Iterator[_Column]:
-        """The next token of every completion that goes on, as often as there is one."""
+        """Prefill, then one column per decode step until all completions have ended."""
         policy, limit = self._policy, params.max_completion_tokens
         cache, distribution = self.prefill(prompts, group_size, limit)
         device = distribution.device
+        # First position id of each completion, behind the largest of its prompt, as in `pack_row`: [R].
         start = torch.tensor([int(one.positions.max()) + 1 for one in prompts], device=device)
         start = start.repeat_interleave(group_size)
         axes = len(prompts[0].positions)
 
-        noise = np.stack([key.uniforms(one.noise_id, g, limit) for one in prompts for g in range(group_size)])
-        uniforms = torch.from_numpy(noise).to(device)
+        # All random numbers are drawn before: a completion's do not depend on when others end. [R, limit], float64.
+        streams = np.stack([key.uniforms(one.stream_id, g, limit) for one in prompts for g in range(group_size)])
+        uniforms = torch.from_numpy(streams).to(device)
         stop = torch.tensor(sorted(self._stop_ids), device=device)
         rows = torch.arange(len(uniforms), device=device)  # number of the completion in each row
         ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
         for step in range(limit):
             chosen = distribution.argmax(-1) if params.temperature == 0 else draw(distribution, uniforms[:, step])
-            yield _Column(rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0])
+            yield _Column(rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0])  # [R, V] -> [R]
             ended |= torch.isin(chosen, stop)
-            num_going = len(rows) - int(ended.sum())
-            if step + 1 == limit or not num_going:
+            num_active = len(rows) - int(ended.sum())
+            if step + 1 == limit or not num_active:
                 break
-            if num_going < _COMPACT_BELOW * len(rows):
-                going = (~ended).nonzero()[:, 0]
-                cache.keep_rows(going)
-                rows, chosen, ended, start, uniforms = (x[going] for x in (rows, chosen, ended, start, uniforms))
+            # Before, ended rows are decoded too and their tokens ignored, which is cheaper than copying.
+            if num_active < _COMPACT_BELOW * len(rows):
+                active = (~ended).nonzero()[:, 0]
+                cache.keep_rows(active)
+                rows, chosen, ended, start, uniforms = (x[active] for x in (rows, chosen, ended, start, uniforms))
             hidden = policy.model.model(
-                input_ids=chosen[:, None],
+                input_ids=chosen[:, None],  # [R, 1]
+                # [R] -> [axes, R, 1]. Always passed: the length of this cache is not that of the sequence.
                 position_ids=position_ids((start + step).expand(axes, -1)[..., None]),
                 attention_mask=no_mask(chosen),
                 past_key_values=cache,
                 group_cache=cache,
                 use_cache=True,
-            ).last_hidden_state[:, 0]
+            ).last_hidden_state[:, 0]  # [R, hidden]
             distribution = policy.next_log_distribution(hidden)
 
     def _by_completion(self, columns: Sequence[_Column], count: int) -> list[tuple[list[int], list[float], bool]]:
-        """Token ids, log-probs and "ended by itself" of every completion, each cut after its end token."""
+        """Token ids, log-probs and "has stopped" of every completion, each up to and including its stop token."""
         tokens: list[list[int]] = [[] for _ in range(count)]
         logprobs: list[list[float]] = [[] for _ in range(count)]
         for column in columns:
@@ -128,7 +145,11 @@ class HFGenerator:
         return [(ids, values, ids[-1] in self._stop_ids) for ids, values in zip(tokens, logprobs, strict=True)]
 
     def prefill(self, prompts: Sequence[EncodedPrompt], group_size: int, limit: int) -> tuple[GroupCache, Tensor]:
-        """Each prompt once: a cache for ``limit`` tokens of every completion, the log-probs [R, V] of their first."""
+        """Run all prompts once, in one packed row.
+
+        Returns the KV cache, with room for ``limit`` tokens of every completion, and the log-probabilities of their
+        first token, float32 [R, V].
+        """
         policy = self._policy
         device = policy.model.get_input_embeddings().weight.device
         ids, positions = [one.prompt.token_ids for one in prompts], [one.positions for one in prompts]
@@ -137,29 +158,33 @@ class HFGenerator:
         features = [one.features for one in prompts]
         hidden = policy.hidden_states(row, features, past_key_values=cache, group_cache=cache)
         cache.start_rows(group_size)
+        # Prompts follow each other in the row: the last token of each is at the sum of lengths, minus 1. [P, V]
         distribution = policy.next_log_distribution(hidden[row.layout.prompt_lengths.cumsum(0) - 1])
         return cache, distribution.repeat_interleave(group_size, 0)
 
     def update(self) -> None:
-        """Nothing to do: it samples with the policy's own weights."""
+        """Do nothing: the sampler uses the policy's own weights."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the sampler has no memory or processes of its own."""
 
 
 def draw(log_distribution: Tensor, uniforms: Tensor) -> Tensor:
-    """One token per row [R] of log-probabilities [R, V] by inverting the cumulative sum at ``uniforms`` [R].
+    """Sample one token per row by inverse transform sampling; return int64 [R].
 
-    The sum runs in float64: in float32 the tail of a large vocabulary would be lost. Never a token of probability 0.
+    ``log_distribution``: log-probabilities [R, V]. ``uniforms``: numbers in [0, 1), [R]. A token of probability 0 is
+    never returned.
     """
+    # Summed in float64: in float32 the tail of a large vocabulary would be lost.
     cumulative = log_distribution.exp().cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
+    # The total is not exactly 1, and a level equal to it would be behind the last token.
     level = torch.minimum(uniforms.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, level, right=True)[:, 0]
 
 
 def stop_token_ids(model: Any) -> set[int]:
-    """End tokens of the model's generation config, else of its text configuration."""
+    """Return the stop tokens of the model's generation config, else of its text configuration."""
     found = model.generation_config.eos_token_id if model.generation_config is not None else None
     if found is None:
         found = model.config.get_text_config().eos_token_id
@@ -167,7 +192,7 @@ def stop_token_ids(model: Any) -> set[int]:
 
 
 class TextDecoder:
-    """Text of sampled tokens with the place of each; special tokens stay visible."""
+    """Decodes sampled tokens to text, with the end of each token in it. Special tokens are part of the text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -176,9 +201,10 @@ class TextDecoder:
     def completion(
         self, token_ids: Sequence[int], logprobs: Sequence[float], stopped: bool, *, opened: str
     ) -> Completion:
-        """What was sampled, as a completion; ``stopped``: its last token is an end token, which is no text.
+        """Return sampled tokens as a completion.
 
-        ``opened``: the text of an answer begins with what the prompt has written of it.
+        ``logprobs``: of each token, in nats. ``stopped``: the last token is a stop token, which has no text.
+        ``opened``: the beginning of the completion that the prompt contains already; its text starts with it.
         """
         written, ends = self.decode(token_ids[:-1] if stopped else token_ids)
         text = opened + written
@@ -191,11 +217,12 @@ class TextDecoder:
         )
 
     def decode(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
-        """The text, and how many of its characters the first i + 1 tokens make."""
+        """Return the text, and for each token i the number of characters of the first i + 1 tokens."""
+        # Fast path: tokens are decoded one by one, each only once, and joined.
         pieces = [self._piece(token) for token in token_ids]
         if not any("\ufffd" in piece for piece in pieces):
             return "".join(pieces), list(accumulate(len(piece) for piece in pieces))
-        # a character of several tokens: until it is complete, its bytes decode to a replacement mark
+        # A character of several tokens: until it is complete, its bytes decode to a replacement character.
         text = self.text(token_ids)
         return text, [min(len(text), len(self.text(token_ids[: i + 1]))) for i in range(len(token_ids))]
 
@@ -205,7 +232,8 @@ class TextDecoder:
         return self._pieces[token]
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """The text alone."""
+        """Return the text of some tokens."""
+        # Special tokens included: box tokens of some families are special, and would be missing in completions.
         return str(
             self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )

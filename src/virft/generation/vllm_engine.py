@@ -1,6 +1,6 @@
-"""The vLLM engine in the process that asks for it: requests in, tokens and log-probs out, weights loaded anew.
+"""A vLLM engine in the current process: requests in, tokens and log-probs out, weights reloaded on demand.
 
-Nothing here knows a policy. vLLM is imported when an engine is made, so this module can be read without it.
+Independent of policies. vLLM is imported when an engine is made, so this module can be imported without it.
 """
 
 from __future__ import annotations
@@ -14,89 +14,115 @@ from typing import Any, Protocol
 from torch import Tensor
 
 CPU_CACHE_BYTES = 1 << 30
-"""Memory for keys and values on a CPU, where a share of all memory would be too much."""
+"""Bytes of the KV cache on a CPU, where a fraction of all memory would be too much."""
 
-_MOST_IMAGES = 64
-"""Images of a prompt, where vLLM wants to know."""
+_MAX_IMAGES = 64
+"""Largest number of images in a prompt, which vLLM needs for models with deepstack features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
-    """``folder``: config, tokenizer and processor files; weights are given by ``Engine.load_weights``.
-
-    ``dtype``: "float32" or "bfloat16". ``on_cpu``: fixed memory, nothing compiled. ``memory_frac``: share of an
-    accelerator's memory. ``sleeps``: whether that memory can be given back in between. ``has_deep_features``: later
-    layers receive image features too.
-    """
+    """Settings with which an engine is started."""
 
     folder: Path
+    """Folder with config, tokenizer and processor files. Weights come through ``Engine.load_weights``."""
+
     dtype: str
+    """dtype of weights and computation, "float32" or "bfloat16"."""
+
     on_cpu: bool
+    """Run on a CPU: a KV cache of fixed size, and nothing is compiled."""
+
     memory_frac: float
+    """Fraction of an accelerator's memory that the engine may use."""
+
     sleeps: bool
+    """True if the engine can release that memory between two calls."""
+
     has_deep_features: bool = False
+    """True if later layers of the language model receive image features too (deepstack)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRequest:
-    """A prompt to be answered ``count`` times.
-
-    ``token_ids`` hold one ``placeholder_id`` for each image token. ``image_embeds`` [image tokens, values] are the
-    features of its images one after the other, ``grid_thw`` [images, 3] their patches along time, height, width.
-    """
+    """A prompt, and the number of completions to sample for it."""
 
     token_ids: tuple[int, ...]
+    """Token ids of the prompt, with one ``placeholder_id`` for each image token."""
+
     placeholder_id: int
+    """Id of the image token."""
+
     image_embeds: Tensor
+    """Features of its images, concatenated, on the CPU: [image tokens, hidden]."""
+
     grid_thw: Tensor
+    """Patches of each image along time, height and width: int64 [images, 3]."""
+
     count: int
+    """Number of completions."""
+
     seed: int
+    """Seed of the engine's own random generator for this request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSampling:
-    """``forbidden``: texts of tokens that are never drawn. ``temperature`` 0 takes the likeliest token."""
+    """Sampling parameters of a call, the same for all its requests."""
 
     max_tokens: int
+    """Tokens after which a completion is truncated."""
+
     temperature: float
+    """0: greedy decoding."""
+
     stop_ids: tuple[int, ...]
+    """Stop tokens."""
+
     forbidden: tuple[str, ...]
+    """Texts of tokens that are never sampled; vLLM takes no ids for them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EngineAnswer:
-    """Token ids with the end token, if there is one, and the log-prob of each in nats."""
+class EngineOutput:
+    """One sampled completion."""
 
     token_ids: tuple[int, ...]
+    """Token ids, the stop token included if there is one."""
+
     logprobs: tuple[float, ...]
+    """Log-prob of each token, in nats."""
 
 
 class Engine(Protocol):
-    """vLLM, in this process or in one of its own."""
+    """A vLLM engine, in this process or in a server process."""
 
-    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineAnswer]]:
-        """``count`` answers to each request, in order."""
+    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
+        """Sample ``count`` completions for each request, in order."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Weights by the names that transformers gives them; all parts of a layer at once. Caches are emptied."""
+        """Load weights by the names that transformers gives them, and clear all caches of the engine.
+
+        Tensors have the shape of the model's parameters. Layers that an engine fuses (q, k, v) must come as a whole.
+        """
         ...
 
     def sleep(self) -> None:
-        """Give the accelerator's memory back until ``wake_up``."""
+        """Release the accelerator's memory until ``wake_up``."""
         ...
 
     def wake_up(self) -> None:
-        """Take the memory again."""
+        """Allocate the memory again."""
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """End the engine and release its memory."""
         ...
 
 
 class VLLMEngine:
-    """An ``Engine`` in this process. On a CPU vLLM then owns the process's threads: see ``vllm_server``."""
+    """An ``Engine`` in this process. On a CPU vLLM would take over the process's threads: see ``vllm_server``."""
 
     def __init__(self, settings: EngineSettings) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read when the engine is made
@@ -104,7 +130,8 @@ class VLLMEngine:
 
         by_device: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
         if settings.on_cpu:
-            # A prompt that is read in pieces takes back what its generator drew too early, which a CPU's cannot.
+            # With chunked prefill, vLLM rewinds the random generator of a prompt after each chunk, which a CPU
+            # generator does not support.
             by_device = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "enable_chunked_prefill": False}
         self._llm: Any = LLM(
             model=str(settings.folder),
@@ -112,26 +139,27 @@ class VLLMEngine:
             dtype=settings.dtype,
             enforce_eager=settings.on_cpu,
             enable_sleep_mode=settings.sleeps,
-            max_model_len=-1,  # what the memory allows, at most the model's own
+            max_model_len=-1,  # as long as memory allows, at most the model's own limit
             enable_prefix_caching=True,
-            # Images come as features: no encoder runs here, and nothing made by one is kept. With a limit of 0 vLLM
-            # makes no encoder either, but then does not know deep features.
+            # Images are passed as features: no vision tower runs here, and none of its output is cached. With a limit
+            # of 0 images vLLM does not even build the tower, but then deepstack features are not supported.
             enable_mm_embeds=True,
-            limit_mm_per_prompt={"image": _MOST_IMAGES if settings.has_deep_features else 0, "video": 0},
+            limit_mm_per_prompt={"image": _MAX_IMAGES if settings.has_deep_features else 0, "video": 0},
             mm_processor_cache_gb=0,
-            # By default log-probs are those of untouched logits, and a model's own top-k and top-p are applied.
+            # By default log-probs are those of raw logits (before temperature), and the top-k and top-p of the model's
+            # own generation config apply.
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             disable_log_stats=True,
             **by_device,
         )
 
-    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineAnswer]]:
-        """``count`` answers to each request, in order."""
+    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
+        """Sample ``count`` completions for each request, in order."""
         from vllm import SamplingParams
 
-        greedy = sampling.temperature == 0  # vLLM refuses to take the likeliest token several times
-        asked = [
+        greedy = sampling.temperature == 0  # vLLM refuses greedy decoding with n > 1
+        prompts = [
             {
                 "prompt_token_ids": _without_repeats(one.token_ids, one.placeholder_id),
                 "multi_modal_data": {"image": {"image_embeds": one.image_embeds, "image_grid_thw": one.grid_thw}},
@@ -146,43 +174,46 @@ class VLLMEngine:
                 top_p=1.0,
                 top_k=0,
                 max_tokens=sampling.max_tokens,
-                logprobs=0,  # that of the drawn token alone
-                ignore_eos=True,  # the end tokens are those of stop_ids, no others
+                logprobs=0,  # of the sampled token only
+                ignore_eos=True,  # stop tokens are those of stop_ids, no others
                 stop_token_ids=list(sampling.stop_ids),
                 bad_words=list(sampling.forbidden),
                 detokenize=False,
             )
             for one in requests
         ]
-        answers: list[list[EngineAnswer]] = []
-        for request, output in zip(requests, self._llm.generate(asked, params, use_tqdm=False), strict=True):
-            assert list(output.prompt_token_ids) == list(request.token_ids), "vLLM reads another prompt than the policy"
-            drawn = [_answer(one) for one in sorted(output.outputs, key=lambda one: one.index)]
-            answers.append(drawn * request.count if greedy else drawn)
-        return answers
+        sampled: list[list[EngineOutput]] = []
+        for request, result in zip(requests, self._llm.generate(prompts, params, use_tqdm=False), strict=True):
+            # Placeholders are expanded by vLLM: with another number of image tokens, positions would be shifted.
+            assert list(result.prompt_token_ids) == list(request.token_ids), "vLLM reads another prompt than the policy"
+            outputs = [_output(one) for one in sorted(result.outputs, key=lambda one: one.index)]
+            sampled.append(outputs * request.count if greedy else outputs)
+        return sampled
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Weights by the names that transformers gives them; all parts of a layer at once. Caches are emptied."""
+        """Load weights by name, each of the shape of its parameter, see ``Engine.load_weights``."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self._llm.reset_mm_cache()
-        self._llm.llm_engine.reset_encoder_cache()  # else the scheduler relies on features that the worker forgot
-        assert self._llm.reset_prefix_cache(), "vLLM kept the cache of other weights"
+        # Otherwise the scheduler relies on features that the worker has dropped.
+        self._llm.llm_engine.reset_encoder_cache()
+        # Cached prefixes are keys and values of the old weights.
+        assert self._llm.reset_prefix_cache(), "vLLM has not cleared its prefix cache of other weights"
 
     def sleep(self) -> None:
-        """Give the accelerator's memory back until ``wake_up``; weights wait in main memory."""
+        """Release the accelerator's memory until ``wake_up``; weights are moved to main memory."""
         self._llm.sleep(level=1)
 
     def wake_up(self) -> None:
-        """Take the memory again."""
+        """Allocate the memory again."""
         self._llm.wake_up()
 
     def close(self) -> None:
-        """Let go of everything."""
+        """End the engine and release its memory."""
         self._llm = None
 
 
 def _without_repeats(token_ids: Sequence[int], placeholder: int) -> list[int]:
-    """One placeholder for each image, as vLLM wants them; it expands them again.
+    """Token ids with one placeholder for each image, as vLLM takes them; it expands them again.
 
     >>> _without_repeats([5, 9, 9, 9, 6, 9, 7, 7], placeholder=9)
     [5, 9, 6, 9, 7, 7]
@@ -191,7 +222,7 @@ def _without_repeats(token_ids: Sequence[int], placeholder: int) -> list[int]:
     return [token for token, before in pairs if token != placeholder or before != placeholder]
 
 
-def _answer(output: Any) -> EngineAnswer:
+def _output(output: Any) -> EngineOutput:
     ids = tuple(output.token_ids)
     logprobs = tuple(float(of_token[i].logprob) for i, of_token in zip(ids, output.logprobs, strict=True))
-    return EngineAnswer(token_ids=ids, logprobs=logprobs)
+    return EngineOutput(token_ids=ids, logprobs=logprobs)

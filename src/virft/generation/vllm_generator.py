@@ -1,4 +1,4 @@
-"""Sampling with vLLM: another engine, given the policy's weights after each step and the policy's image features."""
+"""Sampling with vLLM, which gets the policy's weights after each step, and the policy's image features."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import TextDecoder, stop_token_ids
 from virft.generation.random_streams import StepKey
-from virft.generation.vllm_engine import Engine, EngineAnswer, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
+from virft.generation.vllm_engine import Engine, EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
 from virft.generation.vllm_server import ServedEngine
+from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel
 from virft.models.policy import TokenRules
 from virft.models.vision import ImageFeatures
 from virft.types import Completion
 
-VLLM_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Families whose image features vLLM takes in the form that is made here."""
-
 VLLMMode = Literal["auto", "colocated", "server"]
 
 
 def engine_is_served(mode: VLLMMode, *, on_cpu: bool) -> bool:
-    """Whether the engine gets a process of its own. ``ConfigError`` where vLLM is missing or cannot do what is asked.
+    """Return True if the engine runs in a server process, False if it runs in the current one (colocated).
 
-    ``auto``: in a process of its own on a CPU, else in ours.
+    With ``auto``, it is a server on a CPU only. Raises ``ConfigError`` if vLLM is not installed, and for a colocated
+    engine on a CPU.
     """
     if find_spec("vllm") is None:
         raise ConfigError(
@@ -48,11 +47,11 @@ def engine_is_served(mode: VLLMMode, *, on_cpu: bool) -> bool:
 
 
 class VLLMGenerator:
-    """A ``Generator`` that asks an engine of vLLM.
+    """A ``Generator`` that samples with a vLLM engine.
 
-    The engine is given image features, not pictures: so its pixels are the policy's, and a tower that is trained need
-    not be sent. Weights go over before the first answers and, after ``update``, before the next ones. An engine that
-    sleeps does so from the last answer to the next question. Equal weights and keys give equal completions.
+    The engine gets image features, not images: pixels are those of the policy, and the weights of a trained vision
+    tower need not be sent. Weights are sent before the first call of ``generate`` and, after ``update``, before the
+    next one. An engine that sleeps does so between two calls. Equal weights and keys give equal completions.
     """
 
     def __init__(self, loaded: LoadedModel, rules: TokenRules, *, engine: Engine, dtype: torch.dtype, sleeps: bool):
@@ -63,7 +62,8 @@ class VLLMGenerator:
         self._decoder = TextDecoder(loaded.tokenizer)
         self._stop_ids = stop_token_ids(loaded.model)
         self._forbidden = tuple(_text_of(token, loaded.tokenizer) for token in rules.forbidden_ids)
-        self._missing: Literal["all", "trained", "none"] = "all"
+        # The engine starts with dummy weights. Later only those that training changes are outdated.
+        self._outdated: Literal["all", "trained", "none"] = "all"
         self._is_asleep = False
 
     @torch.no_grad()
@@ -74,19 +74,19 @@ class VLLMGenerator:
         params: GenerationParams,
         key: StepKey,
     ) -> list[list[Completion]]:
-        """``group_size`` completions of each prompt, in the order of the prompts.
+        """Sample ``group_size`` completions of each prompt, in the order of the prompts.
 
-        Of the likeliest tokens (``temperature`` 0) log-probs are those at temperature 1.
+        With greedy decoding (``temperature`` 0), log-probs are those at temperature 1.
         """
         if self._is_asleep:
             self._engine.wake_up()
             self._is_asleep = False
-        if self._missing != "none":
+        if self._outdated != "none":
             self._engine.load_weights(
-                engine_weights(self._loaded, self._dtype, only_trained=self._missing == "trained")
+                engine_weights(self._loaded, self._dtype, only_trained=self._outdated == "trained")
             )
-            self._missing = "none"
-        drawn = self._engine.generate(
+            self._outdated = "none"
+        outputs = self._engine.generate(
             [self._request(one, group_size, key) for one in prompts],
             EngineSampling(
                 max_tokens=params.max_completion_tokens,
@@ -96,17 +96,18 @@ class VLLMGenerator:
             ),
         )
         if self._sleeps:
+            # The update needs the memory.
             self._engine.sleep()
             self._is_asleep = True
         return [
-            [self._completion(answer, one.prompt.opened) for answer in answers]
-            for one, answers in zip(prompts, drawn, strict=True)
+            [self._completion(output, one.prompt.opened) for output in of_prompt]
+            for one, of_prompt in zip(prompts, outputs, strict=True)
         ]
 
     def update(self) -> None:
-        """The policy's weights have changed; they are sent before the next question."""
-        if self._missing == "none":
-            self._missing = "trained"
+        """Declare that the policy's weights have changed; they are sent before the next call of ``generate``."""
+        if self._outdated == "none":
+            self._outdated = "trained"
 
     def close(self) -> None:
         """End the engine."""
@@ -121,29 +122,32 @@ class VLLMGenerator:
             image_embeds=_joined(one.features).cpu(),
             grid_thw=torch.tensor([[1, size.height // unit, size.width // unit] for size in sizes]),
             count=group_size,
-            seed=key.engine_seed(one.noise_id),
+            seed=key.engine_seed(one.stream_id),
         )
 
-    def _completion(self, answer: EngineAnswer, opened: str) -> Completion:
-        stopped = answer.token_ids[-1] in self._stop_ids
-        return self._decoder.completion(answer.token_ids, answer.logprobs, stopped, opened=opened)
+    def _completion(self, output: EngineOutput, opened: str) -> Completion:
+        stopped = output.token_ids[-1] in self._stop_ids
+        return self._decoder.completion(output.token_ids, output.logprobs, stopped, opened=opened)
 
 
 def start_vllm(
     loaded: LoadedModel, rules: TokenRules, *, dtype: str, mode: VLLMMode, memory_frac: float, on_cpu: bool
 ) -> VLLMGenerator:
-    """A generator with its engine started, which takes about a minute.
+    """Start an engine, which takes about a minute, and return a generator around it.
 
-    ``dtype`` "float32" or "bfloat16", ``memory_frac``: share of an accelerator's memory. ``ConfigError`` as
-    ``engine_is_served`` says and for families that vLLM cannot be given; ``ModelError`` where it does not start.
+    ``dtype``: "float32" or "bfloat16". ``memory_frac``: fraction of an accelerator's memory for the engine. Raises
+    ``ConfigError`` as ``engine_is_served`` does and for families whose image features vLLM does not accept, and
+    ``ModelError`` if the engine does not start.
     """
     is_served = engine_is_served(mode, on_cpu=on_cpu)
-    if loaded.family.model_type not in VLLM_FAMILIES:
+    if not loaded.family.on_vllm:
+        supported = ", ".join(name for name, family in FAMILIES.items() if family.on_vllm)
         raise ConfigError(
-            f'sampling.engine is "vllm", which cannot be given images of {loaded.family.model_type}; '
-            f'expected "builtin", or a model of {", ".join(VLLM_FAMILIES)}'
+            f'sampling.engine is "vllm", which does not take image features of {loaded.family.model_type}; '
+            f'expected "builtin", or a model of {supported}'
         )
     make: Callable[[EngineSettings], Engine] = ServedEngine if is_served else VLLMEngine
+    # The folder holds no weights and is needed while the engine starts only.
     with tempfile.TemporaryDirectory(prefix="virft-vllm-") as folder:
         loaded.save_description(Path(folder))
         engine = make(
@@ -160,14 +164,17 @@ def start_vllm(
 
 
 def _joined(features: ImageFeatures) -> Tensor:
-    """Features [image tokens, hidden x (1 + deep layers)] of all images, as vLLM wants them in one tensor."""
+    """Features of all images in one tensor, as vLLM takes them: [image tokens, hidden * (1 + deepstack layers)]."""
     of_images = [torch.cat(parts, dim=-1) for parts in zip(features.tokens, *features.deep, strict=True)]
     return torch.cat(of_images).detach()
 
 
 def _text_of(token: int, tokenizer: Any) -> str:
-    """The text by which vLLM is told of a token that it must not draw."""
+    """The text of a token that vLLM must not sample."""
     text = str(tokenizer.convert_ids_to_tokens(token))
     if list(tokenizer(text, add_special_tokens=False).input_ids) != [token]:
-        raise ModelError(f"token {token} has no text of its own, by which vLLM could be told not to draw it")
+        raise ModelError(
+            f"token {token} has no text of its own, by which vLLM could exclude it from sampling; "
+            "expected a tokenizer in which it is a special token"
+        )
     return text

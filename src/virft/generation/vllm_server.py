@@ -1,6 +1,6 @@
-"""The vLLM engine in a process of its own, spoken to through a pipe.
+"""A vLLM engine in a server process, connected by a pipe.
 
-On a CPU it must be: vLLM replaces ``torch.set_num_threads`` and binds the threads of the process it runs in.
+Required on a CPU: vLLM replaces ``torch.set_num_threads`` and binds the threads of the process that it runs in.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from virft.errors import ModelError
-from virft.generation.vllm_engine import EngineAnswer, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
+from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
 
-_TOLD_LINES = 12
-"""Lines of the engine's own log that are shown when it fails."""
-_OF_THE_LAUNCHER = (
+_SHOWN_LINES = 12
+"""Lines of the engine's log in the message of an error."""
+_LAUNCHER_VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-"""What ``accelerate launch`` tells a process about its like; the engine is none of them."""
+"""Set by ``accelerate launch`` for the ranks of a run; the engine is not a rank."""
 
 
 class ServedEngine:
-    """An ``Engine`` in a process of its own, which ends with this one. Weights go through a file.
+    """An ``Engine`` in a server process, which ends with this one. Weights are sent as a file.
 
-    Raises ``ModelError`` with the end of the engine's log where it does not start, ends, or refuses a request.
+    Its methods raise ``ModelError``, with the end of the engine's log, if it does not start, dies, or refuses a call.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -50,37 +50,37 @@ class ServedEngine:
                 stderr=subprocess.STDOUT,
                 env=engine_environment(os.environ, on_cpu=settings.on_cpu) | {"TMPDIR": self._folder.name},
             )
-        theirs.close()  # ours would keep the pipe open when the engine has ended
+        theirs.close()  # or the pipe would stay open when the engine has ended, and reading from it would wait forever
         try:
             self._call("start", settings)
         except ModelError:
             self.close()
             raise
 
-    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineAnswer]]:
-        """``count`` answers to each request, in order."""
-        made: list[list[EngineAnswer]] = self._call("generate", requests, sampling)
-        return made
+    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
+        """Sample ``count`` completions for each request, in order."""
+        outputs: list[list[EngineOutput]] = self._call("generate", requests, sampling)
+        return outputs
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Weights by the names that transformers gives them; all parts of a layer at once. Caches are emptied."""
+        """Load weights by name, each of the shape of its parameter, see ``Engine.load_weights``."""
         path = Path(self._folder.name) / "weights.safetensors"
-        # Copies: safetensors writes no two names of one memory.
+        # Copies: safetensors refuses two names of the same memory (tied weights).
         save_file({name: tensor.to("cpu", copy=True).contiguous() for name, tensor in weights}, path)
         self._call("load_weights", path)
         path.unlink()
 
     def sleep(self) -> None:
-        """Give the accelerator's memory back until ``wake_up``."""
+        """Release the accelerator's memory until ``wake_up``."""
         self._call("sleep")
 
     def wake_up(self) -> None:
-        """Take the memory again."""
+        """Allocate the memory again."""
         self._call("wake_up")
 
     def close(self) -> None:
-        """End the process; nothing to do where it has ended."""
-        self._pipe.close()  # at the end of its pipe the engine ends by itself
+        """End the server process, if it has not ended."""
+        self._pipe.close()  # the engine ends by itself when its pipe is closed
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -90,37 +90,41 @@ class ServedEngine:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
-            # Not Connection.send, by which PyTorch would share the tensors' memory with the other process.
+            # Not Connection.send: PyTorch would share the memory of tensors with the other process.
             self._pipe.send_bytes(pickle.dumps((name, arguments)))
             failure, result = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
             status = self._process.wait()
-            raise ModelError(f"the vLLM engine ended with status {status}; its log ends so:\n{self._told()}") from error
+            raise ModelError(
+                f"the vLLM engine ended with status {status}; its log ends so:\n{self._log_end()}"
+            ) from error
         if failure is not None:
-            raise ModelError(f"vLLM: {failure}; its log ends so:\n{self._told()}")
+            raise ModelError(f"vLLM: {failure}; its log ends so:\n{self._log_end()}")
         return result
 
-    def _told(self) -> str:
+    def _log_end(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_TOLD_LINES:])
+        return "\n".join(lines[-_SHOWN_LINES:])
 
 
 def engine_environment(ours: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
-    """Environment of the engine's process: ours without the launcher's part, and vLLM told to say little.
+    """Return the environment of the server process: ours without the variables of the launcher, with less logging.
 
-    On a CPU nothing is compiled: looking for compilers takes half a minute and saves nothing.
+    ``on_cpu``: nothing is compiled.
     """
-    theirs = {name: value for name, value in ours.items() if name not in _OF_THE_LAUNCHER}
+    theirs = {name: value for name, value in ours.items() if name not in _LAUNCHER_VARIABLES}
     theirs.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if on_cpu:
+        # Searching for compilers takes half a minute and saves nothing.
         theirs["TORCHDYNAMO_DISABLE"] = "1"
     return theirs
 
 
-def serve(pipe: Connection) -> None:
-    """Do what comes through the pipe until it is closed: the name of a method of ``Engine`` and its arguments."""
+def serve_engine(pipe: Connection) -> None:
+    """Run calls from the pipe until it is closed: each is the name of an ``Engine`` method and its arguments."""
     for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)  # it is for the run, which ends after the step in hand
+        # Signals reach the whole process group. The run handles them: it finishes its step, which needs the engine.
+        signal.signal(one, signal.SIG_IGN)
     engine: VLLMEngine | None = None
     while True:
         try:
@@ -136,11 +140,11 @@ def serve(pipe: Connection) -> None:
                 engine.load_weights(load_file(*arguments).items())
             else:
                 result = getattr(engine, name)(*arguments)
-        except Exception as error:  # noqa: BLE001 - the other side raises it
+        except Exception as error:  # noqa: BLE001 - the other process raises it
             failure = f"{type(error).__name__}: {error}"
         pipe.send_bytes(pickle.dumps((failure, result)))
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
+    serve_engine(Connection(int(sys.argv[1])))
     os._exit(0)  # the libraries take many seconds to clean up what ends with the process anyway

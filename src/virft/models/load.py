@@ -1,4 +1,4 @@
-"""A model folder or hub id, loaded: weights, tokenizer, image processor, family; and saved again."""
+"""Load a model folder or hub id (weights, tokenizer, image processor, family), and save it again."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from virft.files import UNFINISHED, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
-from virft.models.saved_files import PROCESSOR_FILES, pixel_budget, settle_files, settle_pixels
-from virft.models.sharding import WholeCopy
+from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
+from virft.models.sharding import GatheredCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
 
 _WEIGHTS = "*.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NO_CODE = {"trust_remote_code": False}
-"""Said outright: left open, transformers may ask at the terminal whether to run a folder's own Python."""
+"""Explicit: by default, transformers may prompt at the terminal whether to run Python code of a model folder."""
 _ADAPTERS = "adapter_config.json"
 _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
@@ -50,40 +50,53 @@ _COMPANIONS = (
 _EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
 README = "README.md"
 CARD = "virft_card.json"
-"""How a model wants to be asked: ``prompt_template`` (a built-in's name, or a text with ``{query}``), ``thinking``."""
+"""File with prompt settings: ``prompt_template`` (name of a built-in, or a text with ``{query}``) and ``thinking``."""
 
 
 @dataclass(kw_only=True, slots=True)
 class LoadedModel:
-    """A model with everything needed to ask it. ``adapters`` is set under LoRA; ``model`` holds its layers too.
-
-    ``was_merged``: adapters were merged into it after loading, so its weights are in no folder. ``copied``: set once
-    processes share out its weights.
-    """
+    """A model with its tokenizer, image processor, family and prompt settings."""
 
     model: Any
+    """The model of transformers; with LoRA, its linear layers contain the adapters."""
+
     tokenizer: Any
+    """Tokenizer of transformers, with the chat template of the processor."""
+
     image_processor: Any
+    """Image processor of transformers, PIL backend."""
+
     family: Family
+    """Facts and functions of the model's family."""
+
     folder: Path | None
+    """Folder that it was loaded from; None for a hub id and for a model made in memory."""
+
     adapters: PeftModel | None = None
+    """PEFT's wrapper around ``model`` with LoRA, else None."""
+
     card: dict[str, Any]
+    """Prompt settings from ``virft_card.json``; empty for most models."""
+
     was_merged: bool = False
-    copied: WholeCopy | None = None
+    """True if adapters were merged after loading, so that the weights are in no folder."""
+
+    gathered_copy: GatheredCopy | None = None
+    """Unsharded copy; set where the weights are sharded."""
 
     def merge_adapters(self) -> None:
-        """Make the adapters part of the weights: of what was a base and its change, one model remains."""
+        """Add the adapters to the weights of the base, and remove them."""
         assert self.adapters is not None
         self.model = self.adapters.merge_and_unload()
         self.adapters, self.was_merged = None, True
 
     def freeze_vision(self) -> None:
-        """No gradient for the vision tower and its projector."""
+        """Turn gradients off for the vision tower and its projector."""
         for parameter in self.family.vision_parameters(self.model):
             parameter.requires_grad_(False)
 
     def vision_parts(self) -> dict[nn.Parameter, Literal["vision", "projector"]]:
-        """Where the parameters belong that are not the language model's; a projector's do, even inside the tower."""
+        """Return the part of each parameter outside the language model; a projector inside the tower is "projector"."""
         return {
             parameter: "projector" if name.startswith(self.family.projector_names) else "vision"
             for name, parameter in self.model.named_parameters()
@@ -91,73 +104,86 @@ class LoadedModel:
         }
 
     def checkpoint_gradients(self) -> None:
-        """In ``train()``, keep only the input of each layer (the tower's too) and compute it again in the backward.
+        """Turn gradient checkpointing on, in the vision tower too.
 
-        In ``eval()`` nothing changes. Sampling is for ``eval()``: a layer that is computed twice cannot write a cache.
+        In ``train()``, only the input of each layer is saved, and the layer is computed again in the backward. In
+        ``eval()`` nothing changes. Sampling needs ``eval()``: a checkpointed layer writes no KV cache.
         """
-        # No dropout, so no random state to bring back.
+        # No random state to restore, as there is no dropout.
         self.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
-        # transformers also asks for gradients of the embedded tokens, which only the reentrant kind needs.
+        # transformers also requires gradients of the embedded tokens, which only reentrant checkpointing needs.
         self.model.disable_input_require_grads()
 
     def compile_layers(self) -> None:
-        """Compile the language model's layers for packed rows; ``ConfigError`` on a machine that cannot."""
+        """Compile the language model's layers for packed rows; raises ``ConfigError`` on a machine that cannot."""
         compile_layers(self.model.get_submodule(self.family.language_module))
 
     def add_lora(self, rank: int, alpha: int) -> None:
-        """Adapters in every linear layer of the language model, float32; everything else is frozen.
+        """Add LoRA adapters (float32) to every linear layer of the language model, and freeze everything else.
 
-        The pattern is anchored at the language model: by suffix alone it would hit vision towers too.
+        Source: LoRA (arXiv 2106.09685).
         """
+        # Anchored at the language model: suffixes such as "gate_proj" also match layers of vision towers. No dropout,
+        # which would make sampler and policy differ.
         target = re.escape(self.family.language_module) + r"\..*_proj"
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=target, bias="none")
         self.adapters = get_peft_model(self.model, config)
         if self.folder == tiny_folder():
-            # The package's folder is another one on the next machine.
+            # By name: the package is installed in another folder on the next machine.
             self.adapters.peft_config["default"].base_model_name_or_path = TINY_NAME
 
-    def add_copy(self, device: torch.device, *, linear_dtype: torch.dtype | None, keep_tower: bool = True) -> None:
-        """Prepare for processes to share out the weights: from then on ``whole`` has them all.
+    def add_gathered_copy(
+        self, device: torch.device, *, linear_dtype: torch.dtype | None, replicate_tower: bool = True
+    ) -> None:
+        """Make the unsharded copy, before the weights are sharded.
 
-        ``keep_tower``: a frozen vision tower is not shared out.
+        ``linear_dtype``: see ``GatheredCopy``. ``replicate_tower``: a frozen vision tower is not sharded, and serves
+        model and copy.
         """
         frozen = []
-        if keep_tower:
+        if replicate_tower:
             for name, module in self.model.named_modules():
                 if f"{name}.".startswith(self.family.vision_names):
                     module.to(device)
             frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
-        self.copied = WholeCopy(self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype)
+        self.gathered_copy = GatheredCopy(self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype)
 
-    def copy(self) -> LoadedModel:
-        """The same model around the copy, whose weights are there inside ``whole`` alone; itself if there is none."""
-        if self.copied is None:
+    def unsharded(self) -> LoadedModel:
+        """Return the same model around the unsharded copy; itself if weights are not sharded.
+
+        The copy has weights inside ``gathered`` only.
+        """
+        if self.gathered_copy is None:
             return self
-        adapters: Any = self.copied.model if self.adapters is not None else None
-        return replace(self, model=self.copied.copy_of(self.model), adapters=adapters, copied=None)
+        adapters: Any = self.gathered_copy.model if self.adapters is not None else None
+        return replace(self, model=self.gathered_copy.copy_of(self.model), adapters=adapters, gathered_copy=None)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[LoadedModel]:
-        """The model with all its weights, for as long as the block runs. Where they are shared out, all must ask."""
-        with self.copied.gathered() if self.copied is not None else contextlib.nullcontext():
-            yield self.copy()
+    def gathered(self) -> Iterator[LoadedModel]:
+        """Inside the block, the unsharded model with all weights.
+
+        A collective operation if weights are sharded: every process must enter it.
+        """
+        with self.gathered_copy.gathered() if self.gathered_copy is not None else contextlib.nullcontext():
+            yield self.unsharded()
 
     @contextlib.contextmanager
     def adapters_disabled(self) -> Iterator[None]:
-        """The base model, for as long as the block runs."""
+        """Inside the block, the model computes without its adapters: the base model, a free reference."""
         assert self.adapters is not None
         with self.adapters.disable_adapter():
             yield
 
     @property
     def saves_adapters(self) -> bool:
-        """Whether a saved folder holds adapters. Those on top of merged ones do not: their base is in no folder."""
+        """True if ``save`` writes adapters, not a whole model. With merged adapters below, no folder has their base."""
         return self.adapters is not None and not self.was_merged
 
     def save(self, folder: Path, *, readme: str | None = None) -> None:
-        """An ordinary Hugging Face folder: weights (or PEFT adapters), tokenizer and processor files, and a model card.
+        """Write a Hugging Face model folder: weights (or PEFT adapters), tokenizer and processor files, model card.
 
-        It appears whole or not at all, and replaces what was there.
+        Atomic: the folder appears complete or not at all, and replaces an existing one. ``readme``: text of the model
+        card.
         """
         new = folder.with_name(folder.name + UNFINISHED)
         shutil.rmtree(new, ignore_errors=True)
@@ -168,22 +194,22 @@ class LoadedModel:
             elif not self.saves_adapters:
                 copy.deepcopy(self.adapters).merge_and_unload().save_pretrained(new)
             else:
-                # Embeddings have no adapters; left to itself, PEFT asks the hub for the base model to find that out.
+                # Embeddings have no adapters. By default, PEFT queries the hub for the base model to find that out.
                 self.adapters.save_pretrained(str(new), save_embedding_layers=False)
         self._save_companions(new)
-        settle_files(new)
-        (new / README).unlink(missing_ok=True)  # PEFT's own names a folder of this machine, and nothing else
+        correct_files(new)
+        (new / README).unlink(missing_ok=True)  # PEFT writes one that names a local folder
         if readme is not None:
             (new / README).write_text(readme, encoding="utf-8")
         replace_folder(new, folder)
 
     def save_description(self, folder: Path) -> None:
-        """All but the weights into an existing folder: the model's configuration, tokenizer and processor files.
+        """Write configuration, tokenizer and processor files, but no weights, into an existing folder.
 
-        Embeddings and output layer are two there, also where they are one here.
+        Embeddings and output layer are described as untied, even where they are tied here.
         """
         config = copy.deepcopy(self.model.config)
-        config.architectures = [type(self.model).__name__]  # else only a saved model says what it is
+        config.architectures = [type(self.model).__name__]  # transformers sets it in saved models only
         config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
         config.save_pretrained(folder)
         self._save_companions(folder)
@@ -195,12 +221,13 @@ class LoadedModel:
             self.tokenizer.save_pretrained(folder)
             self.image_processor.save_pretrained(folder)
             return
+        # Byte for byte: loading and saving them again would drop what transformers cannot load without torchvision.
         for pattern in _COMPANIONS:
             for file in sorted(self.folder.glob(pattern)):
                 shutil.copyfile(file, folder / file.name)
-        wanted = pixel_budget(self.image_processor)
-        if pixel_budget(image_processor(str(folder), self.family, (None, None))) != wanted:
-            settle_pixels(folder, wanted)
+        budget = pixel_budget(self.image_processor)
+        if pixel_budget(image_processor(str(folder), self.family, (None, None))) != budget:
+            write_pixel_budget(folder, budget)
 
 
 def load_model(
@@ -210,12 +237,14 @@ def load_model(
     pixels: tuple[int | None, int | None] = (None, None),
     in_4bit: bool = False,
 ) -> LoadedModel:
-    """``virft-tiny``, a folder, or a hub id. ``pixels``: smallest and largest image area; None keeps the model's own.
+    """Load a model: ``virft-tiny``, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
 
-    ``in_4bit``: the language model's layers get weights of 4 bits (NF4, their scales in 8 bits); tower, embeddings and
-    output layer keep ``dtype``. Needs bitsandbytes: ``ConfigError`` without. Not for a folder of adapters.
+    ``dtype``: of all weights. ``pixels``: smallest and largest image area in pixels; None retains the model's own.
+    ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and
+    output layer have ``dtype``. Not for a folder of adapters.
 
-    Raises ``ModelError`` for a folder that is missing or incomplete, and for a type of model without a family.
+    Raises ``ModelError`` for a folder that is missing or incomplete, and for a ``model_type`` without a family, and
+    ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
     folder = tiny_folder() if path == TINY_NAME else Path(path)
     is_folder = folder.is_dir()
@@ -234,7 +263,7 @@ def load_model(
             base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
             loaded = load_model(base, dtype=dtype, pixels=pixels)
             loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
-            # They were trained with pixels, and asked in a way, that need not be the base's.
+            # Adapters may have been trained with another pixel budget and other prompt settings than the base.
             if any((folder / name).exists() for name in PROCESSOR_FILES):
                 loaded.image_processor = image_processor(source, loaded.family, pixels)
             loaded.card |= _card_in(folder)
@@ -242,23 +271,24 @@ def load_model(
         config = AutoConfig.from_pretrained(source, **_NO_CODE)
         family = family_of(config.model_type)
         tokenizer = AutoTokenizer.from_pretrained(source, **_NO_CODE)
-        # The processor's template goes first: some tokenizers bring one that knows no images (LLaVA-OneVision's).
+        # The processor's template has precedence: some tokenizers have one without images (LLaVA-OneVision).
         if isinstance(template := ProcessorMixin.get_processor_dict(source)[0].get("chat_template"), str):
             tokenizer.chat_template = template
-        # Without its files transformers makes an empty tokenizer, and says nothing.
+        # If its files are missing, transformers makes an empty tokenizer without a warning.
         if (placeholder := config.image_token_id) >= len(tokenizer):
             raise ModelError(
                 f"{path}: its tokenizer has {len(tokenizer)} tokens, but images are token {placeholder}; "
                 "expected the model's own tokenizer files"
             )
         with without_progress_bars():
-            further = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
+            options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
             model = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, **_NO_CODE, **further
+                source, dtype=dtype, use_safetensors=True, **_NO_CODE, **options
             )
         layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
         for layer in layers:
-            # On a CPU bitsandbytes would repack weights for inference at the first sampling: no gradient goes through.
+            # On a CPU bitsandbytes would repack weights for inference at the first sampling, and no gradient could
+            # flow through them any more.
             layer.support_avx512bf16_for_cpu = False
         return _finish(
             family=family,
@@ -270,7 +300,7 @@ def load_model(
 
 
 def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 with scales in 8 bits, computed with in ``dtype``, for the language model alone. Source: QLoRA."""
+    """NF4 with double quantization, for the language model only. Source: QLoRA (arXiv 2305.14314)."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "model.load_in_4bit needs bitsandbytes, which is not installed; "
@@ -287,7 +317,7 @@ def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """No progress bars of transformers, which would stand between the lines of a run."""
+    """Inside the block, transformers shows no progress bars, which would interrupt the log of a run."""
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -299,7 +329,7 @@ def without_progress_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(path: str, *, expected: str) -> Iterator[None]:
-    """What transformers raises for files that are missing, cut or no JSON, and for hub ids it cannot reach, told."""
+    """Raise ``ModelError`` in place of what transformers raises for missing or invalid files and unknown hub ids."""
     try:
         yield
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
@@ -308,7 +338,7 @@ def explained(path: str, *, expected: str) -> Iterator[None]:
 
 
 def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
-    """A model made in memory, as the tests make them."""
+    """Return a ``LoadedModel`` around a model made in memory, such as those of the tests."""
     return _finish(
         model=model,
         tokenizer=tokenizer,
@@ -331,7 +361,7 @@ def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family,
 
 
 def _card_in(folder: Path) -> dict[str, Any]:
-    """What a folder says of how its model wants to be asked; nothing of most."""
+    """Prompt settings in the folder of a model; empty for most."""
     if not (folder / CARD).exists():
         return {}
     card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
@@ -339,27 +369,27 @@ def _card_in(folder: Path) -> dict[str, Any]:
 
 
 def prepare_attention(model: Any, family: Family) -> None:
-    """Our attention functions, each in its own part of the model, and the patch embedding as a matrix product."""
+    """Set virft's attention functions in language model and tower, and make the patch embedding a matrix product."""
+    # By sub-config: a single name would reach the tower too, and be saved with the model.
     parts = {"": "sdpa", "text_config": SHARED_PROMPT, "vision_config": family.vision_attention}
     model.set_attn_implementation(parts)
     for module in model.modules():
         projection = getattr(module, "proj", None)
         if isinstance(projection, nn.Conv3d) and projection.stride == projection.kernel_size:
-            # A method, so that a copy of the model (the reference) embeds patches with its own weights.
+            # A bound method: a deep copy of the model (the reference) must embed patches with its own weights.
             module.forward = MethodType(_embed_patches, module)
 
 
 def _embed_patches(self: Any, patches: torch.Tensor) -> torch.Tensor:
-    """A convolution whose stride is its kernel is one matrix product; as that it is several times faster on a CPU."""
+    """Patch embedding of patches [patches, values] as a matrix product."""
+    # A convolution whose stride is its kernel size is the same product, and several times slower on a CPU.
     weight = self.proj.weight
     return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
 def image_processor(source: str, family: Family, pixels: tuple[int | None, int | None]) -> Any:
-    """The PIL image processor of a folder or hub id: the one of torchvision makes slightly other pixels.
-
-    ``pixels``: as for ``load_model``.
-    """
+    """Load the image processor of a folder or hub id, PIL backend. ``pixels``: as for ``load_model``."""
+    # Always PIL: torchvision's differs by up to 0.1 in normalised pixels, so results would depend on its installation.
     processor = AutoImageProcessor.from_pretrained(source, backend="pil", **_NO_CODE)
     if pixels != (None, None):
         family.limit_pixels(processor, *pixels)
@@ -367,19 +397,19 @@ def image_processor(source: str, family: Family, pixels: tuple[int | None, int |
 
 
 def check_folder(folder: Path, path: str) -> None:
-    """``ModelError`` unless there are a config and weights in the folder, or adapters."""
+    """Raise ``ModelError`` unless the folder has a config and weights, or adapters. ``path``: its name in messages."""
     if (folder / _ADAPTERS).exists():
-        _check_weights(folder, path, "adapter_model.safetensors", beside=_ADAPTERS, what="adapters")
+        _check_weights(folder, path, "adapter_model.safetensors", config=_ADAPTERS, what="adapters")
         return
     if not (folder / "config.json").exists():
         raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
-    _check_weights(folder, path, _WEIGHTS, beside="config.json", what="weights")
+    _check_weights(folder, path, _WEIGHTS, config="config.json", what="weights")
 
 
-def _check_weights(folder: Path, path: str, pattern: str, *, beside: str, what: str) -> None:
-    """``ModelError`` unless there are weights that are data alone: reading a pickle runs what its writer wants."""
+def _check_weights(folder: Path, path: str, pattern: str, *, config: str, what: str) -> None:
+    """Raise ``ModelError`` unless there are safetensors: reading a pickle can run arbitrary code."""
     if any(folder.glob(pattern)):
         return
     pickled = sorted(file.name for ending in _PICKLED for file in folder.glob(ending))
     found = f"only pickled {what} ({pickled[0]}), which may run code when they are read" if pickled else f"no {what}"
-    raise ModelError(f"{path}: {found} in this folder; expected {pattern} beside {beside}")
+    raise ModelError(f"{path}: {found} in this folder; expected {pattern} next to {config}")

@@ -1,4 +1,4 @@
-"""The one place where log-probabilities are computed: policy, reference, sampler check, SFT and scoring use it.
+"""``Policy``: log-probs of completion tokens, for policy, reference, sampler check, SFT and scoring alike.
 
 Everything happens inside ``Policy.forward``, so that a wrapper (DDP, FSDP, accelerate) sees each use of a weight.
 """
@@ -20,25 +20,34 @@ from virft.models.families import Family
 from virft.models.load import LoadedModel
 from virft.models.vision import ImageFeatures, VisionInputs
 
-PASS_NUMBERS = (1 << 14) * 1176
-"""Pixel numbers that go through the vision tower at once, unless a prompt has more: 16,384 patches of Qwen2-VL."""
+MAX_PASS_VALUES = (1 << 14) * 1176
+"""Pixel values in one forward pass of the vision tower, unless one prompt has more: 16,384 patches of Qwen2-VL."""
 _CHUNK_BYTES = 1 << 27
-"""Logits held at once, and as much for their gradient; more are computed in chunks and again in the backward."""
+"""Bytes of logits in memory, and as many of their gradient. More are computed in chunks, and again in the backward."""
 _BLOCK_LOGITS = {"cpu": 1 << 19}
-"""Logits that are made probabilities at once, in numbers: on a CPU 2 MiB of float32, which stay in its cache."""
+"""Logits that go through one softmax call, by device: on a CPU 2 MiB of float32, which fit into its cache."""
 _BLOCK_ELSEWHERE = 1 << 24
+"""The same on other devices, where fewer and larger kernels are faster."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRules:
-    """What turns logits into the distribution that is sampled and scored: the same on both sides."""
+    """Rules that turn logits into a distribution. Sampler and policy share them: on-policy log-probs must agree."""
 
     temperature: float = 1.0
+    """Logits are divided by this. 1 leaves them as they are."""
+
     forbidden_ids: tuple[int, ...] = ()
+    """Tokens of probability 0, such as image placeholders."""
 
     def log_distribution(self, logits: Tensor) -> Tensor:
-        """Log-probabilities in float32 over the last axis: logits / temperature, forbidden tokens at minus infinity."""
-        scaled = logits.to(torch.float32, copy=True)  # in place below; a division by 1 would cost another pass back
+        """Return log-probabilities [..., V], float32, in nats, of logits [..., V].
+
+        Formula: log_softmax(logits / temperature), with the logits of forbidden tokens at minus infinity.
+        """
+        # A copy, so that the lines below may work in place. No division by 1: it would cost another pass over the table
+        # in the backward.
+        scaled = logits.to(torch.float32, copy=True)
         if self.temperature != 1.0:
             scaled /= self.temperature
         if self.forbidden_ids:
@@ -47,14 +56,16 @@ class TokenRules:
         return torch.log_softmax(scaled, dim=-1)
 
     def chosen(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities [N] of ``tokens`` [N] by logits [N, V]."""
+        """Return the log-probs [N], float32, in nats, of ``tokens`` (int64 [N]) under logits [N, V]."""
         return self.log_distribution(logits).gather(-1, tokens[:, None])[:, 0]
 
     def chosen_gradient(self, logits: Tensor, tokens: Tensor, outer: Tensor) -> Tensor:
-        """Gradient [N, V] in float32, by ``logits``, of the sum of ``outer`` [N] times ``chosen``.
+        """Return the gradient [N, V], float32, of sum(``outer`` * ``chosen``) with respect to ``logits`` [N, V].
 
-        Step by step what autograd would do, so with the same bits, in fewer tables.
+        ``tokens``: int64 [N]. ``outer``: float32 [N], the gradient of each log-prob. Formula:
+        outer * (onehot(token) - softmax) / temperature.
         """
+        # Step by step as autograd does it, so that the result has the same bits, but with fewer [N, V] tables alive.
         distribution = self.log_distribution(logits)
         gradient = torch.zeros_like(distribution).scatter_(-1, tokens[:, None], outer[:, None])
         torch._log_softmax_backward_data(gradient, distribution, -1, torch.float32, out=gradient)
@@ -66,10 +77,10 @@ class TokenRules:
 
 
 class _Chosen(torch.autograd.Function):
-    """Log-probs [N] of ``targets`` [N] by logits [N, V], a block of rows at a time, in both directions.
+    """Log-probs [N] of ``targets`` [N] under logits [N, V], a block of rows at a time, forward and backward.
 
-    Kept for the backward are the logits alone, in their own dtype: whole tables of float32 would cost more time to fill
-    than the numbers in them.
+    Only the logits are saved for the backward, in their own dtype. With autograd, float32 tables of [N, V] would be
+    saved, and writing new memory takes longer than computing the numbers again.
     """
 
     @staticmethod
@@ -82,27 +93,28 @@ class _Chosen(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         logits, targets = ctx.saved_tensors
         found = torch.empty_like(logits)
-        for some, wanted, outer, inner in _blocks(logits, targets, gradient, found):
-            inner.copy_(ctx.rules.chosen_gradient(some, wanted, outer))
+        for block, tokens, outer, out in _blocks(logits, targets, gradient, found):
+            out.copy_(ctx.rules.chosen_gradient(block, tokens, outer))
         return found, None, None
 
 
-def _blocks(logits: Tensor, *further: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of logits, and of what belongs to them, as many as are best at once."""
+def _blocks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of rows of logits [N, V], and the same rows of ``others`` [N, ...]; views, not copies."""
     rows = max(1, _BLOCK_LOGITS.get(logits.device.type, _BLOCK_ELSEWHERE) // logits.shape[-1])
-    return zip(*(one.split(rows) for one in (logits, *further)), strict=True)
+    return zip(*(one.split(rows) for one in (logits, *others)), strict=True)
 
 
 def no_mask(like: Tensor) -> Tensor:
-    """An attention mask that no one reads: masks follow from the layout.
+    """Return a placeholder for the attention mask, bool of shape [1, 1, 1, 1], on the device of ``like``.
 
-    Being 4D it is passed through as it is; with None transformers would make a T x T mask.
+    The registered attention function derives masks from the layout and ignores this one.
     """
+    # 4D masks pass through transformers unchanged. With None it would build one of T x T scores.
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=like.device)
 
 
 class Policy(nn.Module):
-    """A vision-language model as the trainers see it: packed rows in, log-probs of completion tokens out."""
+    """A vision-language model for training: packed rows in, log-probs of completion tokens out."""
 
     model: Any
 
@@ -114,20 +126,27 @@ class Policy(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The model's configuration."""
+        """Configuration of the model."""
         return self.model.config
 
     def encode_images(self, prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
-        """The features of each prompt's images, many prompts in one pass of the vision tower."""
+        """Return the image features of each prompt, several prompts per forward pass of the vision tower.
+
+        Features are [image tokens, hidden] of each image. Raises ``ModelError`` if an image gets more or fewer tokens
+        than its placeholders in the prompt.
+        """
         encoded: list[ImageFeatures] = []
         while len(encoded) < len(prompts):
             first = len(encoded)
+            # As many prompts as fit: the memory of a pass grows with its pixels. At least one, whatever its size.
             sizes = accumulate(one.pixel_values.numel() for one in prompts[first:])
-            count = max(1, sum(1 for _ in takewhile(lambda size: size <= PASS_NUMBERS, sizes)))
+            count = max(1, sum(1 for _ in takewhile(lambda size: size <= MAX_PASS_VALUES, sizes)))
             chosen = prompts[first : first + count]
             joined = VisionInputs.join(chosen)
             features = self.family.encode_images(self.model, joined)
             found, expected = [len(one) for one in features.tokens], self.family.num_image_tokens(self.config, joined)
+            # Checked here, because transformers compares totals only: a token too many of one image and one too few of
+            # the next would shift features unnoticed.
             if found != expected:
                 raise ModelError(f"the vision tower made {found} tokens of these images; expected {expected}")
             encoded += features.split([one.num_images for one in chosen])
@@ -139,14 +158,18 @@ class Policy(nn.Module):
         features: Sequence[ImageFeatures] | None = None,
         vision: Sequence[VisionInputs] | None = None,
     ) -> Tensor:
-        """Log-probs [N] of ``row.targets`` in nats, float32, under ``rules``.
+        """Return the log-probs of ``row.targets`` under ``rules``: float32 [N], in nats.
 
-        Images come as ``features`` of each prompt, or as ``vision`` inputs to be encoded here, with gradient.
+        Images are given as ``features`` of each prompt (a frozen tower), or as ``vision`` inputs, which are encoded
+        here, with gradient.
         """
         if features is None:
             features = self.encode_images(vision or ())
+        # Only the hidden states that predict a completion token reach the head: [T, hidden] -> [N, hidden].
         hidden = self.hidden_states(row, features).index_select(0, row.logit_index)
         head = self.model.get_output_embeddings()
+        # Logits [N, V] are the largest tensor of an update (0.6 GB for 1,000 tokens and a vocabulary of 152,000 in
+        # float32). Above a limit they are computed in chunks, and each chunk again in the backward.
         rows = max(1, _CHUNK_BYTES // (head.out_features * hidden.element_size()))
         if len(hidden) <= rows:
             return self._chosen(hidden, row.targets)
@@ -159,10 +182,13 @@ class Policy(nn.Module):
         return torch.cat(parts)
 
     def hidden_states(self, row: PackedRow, features: Sequence[ImageFeatures], **kwargs: Any) -> Tensor:
-        """Last hidden states [T, hidden] of a packed row."""
+        """Return the last hidden states [T, hidden] of a packed row; ``kwargs`` go to the model's forward."""
         layout = row.layout
-        if self.family.two_way_images:
+        # Added here and not when rows are packed: a packed row does not know which token is an image's.
+        if self.family.bidirectional_images:
             layout = layout.with_image_blocks(row.token_ids == self.config.image_token_id)
+        # The inner model: the head is applied to the needed rows only. Position ids are always passed, as those that
+        # transformers builds would continue from one group to the next.
         out = self.model.model(
             input_ids=row.token_ids[None],
             position_ids=position_ids(row.positions[:, None]),
@@ -176,11 +202,11 @@ class Policy(nn.Module):
         return hidden
 
     def next_log_distribution(self, hidden: Tensor) -> Tensor:
-        """Log-probabilities [R, V] that follow last hidden states [R, hidden]."""
+        """Return the log-probabilities of the next token, float32 [R, V], for last hidden states [R, hidden]."""
         return self.rules.log_distribution(self.model.get_output_embeddings()(hidden))
 
     def token_layers(self) -> list[nn.Linear]:
-        """The linear layers that every sampled token goes through."""
+        """Return the linear layers that every decode step runs: those of the language model, and the head."""
         parts = (self.model.get_submodule(self.family.language_module), self.model.get_output_embeddings())
         return [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear)]
 
@@ -190,6 +216,7 @@ class Policy(nn.Module):
 
 
 def make_policy(loaded: LoadedModel, *, temperature: float) -> Policy:
-    """The model under the rules that its samples are drawn and scored with."""
+    """Return a policy around the model, with the rules that its completions are sampled and scored with."""
+    # Sorted, so that equal models have equal rules: sets have no order.
     forbidden = tuple(sorted(loaded.family.forbidden_token_ids(loaded.tokenizer, loaded.model.config)))
     return Policy(loaded.model, loaded.family, TokenRules(temperature=temperature, forbidden_ids=forbidden))

@@ -1,4 +1,4 @@
-"""From a sample to what a model is given: the prompt's tokens and the images' pixels."""
+"""From a sample to the input of a model: token ids of the prompt and pixels of its images."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from virft.types import ImageRef, Prompt, Sample, View
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderedPrompt:
-    """A prompt with its images' pixels and its rotary positions [A, L]."""
+    """A prompt with the tensors that a model needs for it."""
 
     prompt: Prompt
+    """Text, token ids with expanded image placeholders, and references to the images."""
+
     vision: VisionInputs
+    """Pixels of its images."""
+
     positions: Tensor
+    """Rotary position ids along A axes, int64 [A, L]."""
 
 
 LoadImage = Callable[[str, View | None], Image.Image]
-"""The picture of a path, as a view shows it if there is one."""
+"""Load the image of a path, with data augmentation applied if the second argument is given."""
 
 
 class Renderer:
-    """Makes prompts of samples. Prompts are never cut: image tokens must all be there."""
+    """Makes prompts of samples with the model's chat template. Prompts are never truncated: all image tokens count."""
 
     def __init__(self, loaded: LoadedModel, load_image: LoadImage) -> None:
         self._model = loaded.model
@@ -40,10 +45,11 @@ class Renderer:
         self._load_image = load_image
 
     def render(self, sample: Sample, question: str, *, thinking: bool = False) -> RenderedPrompt:
-        """The prompt that asks ``question`` about the sample's images.
+        """Return the prompt with ``question`` about the images of the sample.
 
-        ``thinking``: told to chat templates that can open or leave out a thought. ``ModelError`` where the template
-        opens one although none is wanted.
+        ``thinking`` is passed to chat templates that can begin a think block. Raises ``ModelError`` if the template
+        begins one although ``thinking`` is false, or if it writes another number of image placeholders, and
+        ``DataError`` for an image of extreme aspect ratio and for a question that contains image placeholders.
         """
         views = [sample.view if i == sample.target_image else None for i in range(len(sample.images))]
         images = [self._load_image(path, view) for path, view in zip(sample.images, views, strict=True)]
@@ -61,17 +67,17 @@ class Renderer:
         return RenderedPrompt(prompt=prompt, vision=vision, positions=positions)
 
     def check(self, *, thinking: bool) -> None:
-        """``ModelError`` where every prompt would be refused: see ``thinking`` of ``render``."""
+        """Raise ``ModelError`` if ``render`` would refuse every prompt with this setting of ``thinking``."""
         _opened(self._chat_text("?", 1, 0, thinking), thinking)
 
     def _process(self, images: Sequence[Image.Image], sample: Sample) -> VisionInputs:
         for path, image in zip(sample.images, images, strict=True):
-            if max(image.size) > 200 * min(image.size):
+            if max(image.size) > 200 * min(image.size):  # Qwen's image processor raises above this ratio
                 raise DataError(f"{path}: {image.width} x {image.height} is longer than 200 times its width")
         return self._family.read_images(self._processor, images)
 
     def _chat_text(self, question: str, count: int, target: int, thinking: bool) -> str:
-        """The chat so far, with one placeholder for each image. Of several images, the one asked about is named."""
+        """The text of the chat, with one placeholder for each image. If there are several, the target is named."""
         image = {"type": "image"}
         if count == 1 or self._family.images_first:
             content = [image] * count
@@ -91,23 +97,25 @@ class Renderer:
         )
 
     def _expand(self, text: str, vision: VisionInputs, sample: Sample) -> list[int]:
-        """Token ids, each image placeholder replaced by what stands for its image."""
+        """Token ids, with each image placeholder replaced by the family's text for its image."""
         config, token_of = self._model.config, self._tokenizer.convert_ids_to_tokens
         placeholder, filled = token_of(self._family.placeholder_id(config)), config.image_token_id
         texts = self._family.image_texts(self._tokenizer, config, vision)
         parts = text.split(placeholder)
-        own = len(parts) - 1 - len(texts)
+        own = len(parts) - 1 - len(texts)  # placeholders that the question itself contains
         if own < 0:
             raise ModelError(
                 f"{sample.id}: the chat template wrote {len(parts) - 1} image placeholders ({placeholder}) "
                 f"for {len(texts)} images; expected the model's own template"
             )
+        # Gemma 3 writes one token in the template and has the tower fill another; a question could contain either.
         if token_of(filled) != placeholder:
             own += text.count(token_of(filled))
         if own:
             raise DataError(f"{sample.id}: the question holds {own} image placeholders of its own; expected none")
-        whole = parts[0] + "".join(image + after for image, after in zip(texts, parts[1:], strict=True))
-        ids: list[int] = self._tokenizer(whole, add_special_tokens=False).input_ids
+        # Expanded as text and then tokenized: line breaks around markers of tiles merge with the text next to them.
+        expanded = parts[0] + "".join(image + after for image, after in zip(texts, parts[1:], strict=True))
+        ids: list[int] = self._tokenizer(expanded, add_special_tokens=False).input_ids
         found, expected = ids.count(filled), sum(self._family.num_image_tokens(config, vision))
         if found != expected:
             raise ModelError(
@@ -118,11 +126,12 @@ class Renderer:
 
 
 def _opened(text: str, thinking: bool) -> str:
-    """What a chat has written of the answer. A thought that was not asked for would be part of every answer."""
+    """The beginning of the completion that the prompt contains already, such as an open think tag."""
+    # Without thinking, the model would complete the think block, and every completion would have the wrong format.
     opened = opened_by(text)
     if opened and not thinking:
         raise ModelError(
-            f"the model's chat template begins a thought in every answer (prompts end with {opened!r}); "
+            f"the model's chat template begins a think block in every completion (prompts end with {opened!r}); "
             "expected prompt.thinking = true (--thinking)"
         )
     return opened

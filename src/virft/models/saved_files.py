@@ -1,4 +1,4 @@
-"""What makes a saved model folder load, and answer, anywhere: settled in its files after they were written."""
+"""Corrections in the files of a saved model folder, so that it loads and generates in other programs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ PROCESSOR_FILES = (_PREPROCESSOR, "processor_config.json")
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def settle_files(folder: Path) -> None:
-    """A model keeps its cache on, and knows where answers end; all files may be read by whoever may read the config.
+def correct_files(folder: Path) -> None:
+    """Turn the KV cache on, set the stop tokens, and give all files the permissions of the config.
 
-    A base that was saved by a trainer with ``use_cache`` off would answer slowly, and at some places wrongly. End and
-    padding come from the base's generation config, else from its configuration. Weights are written readable by
-    their owner alone.
+    Stop and padding tokens are those of the base's generation config, else of its configuration.
     """
     if (folder / _CONFIG).exists():
         config = _read(folder / _CONFIG)
         text = config.get("text_config", config)
+        # A base saved by a trainer with `use_cache` off would generate slowly, and in some programs wrongly.
         for part in (config, text):
             if "use_cache" in part:
                 part["use_cache"] = True
@@ -35,24 +34,25 @@ def settle_files(folder: Path) -> None:
             _write(folder / _GENERATION, generation)
     described = next((folder / name for name in (_CONFIG, _ADAPTERS) if (folder / name).exists()), None)
     if described is not None:
+        # safetensors writes files that only their owner can read.
         for file in folder.iterdir():
             file.chmod(stat.S_IMODE(described.stat().st_mode))
 
 
 def pixel_budget(processor: Any) -> dict[str, Any]:
-    """What families may be told of how large a picture is seen: ``size``, and numbers of tiles where there are any."""
+    """Return the settings that determine the size of an image: ``size``, and for InternVL the numbers of tiles."""
     tiles = {key: getattr(processor, key) for key in ("min_patches", "max_patches") if hasattr(processor, key)}
     return {"size": {key: value for key, value in dict(processor.size).items() if value is not None}, **tiles}
 
 
-def settle_pixels(folder: Path, budget: Mapping[str, Any]) -> None:
-    """The files of a folder's image processor say this ``pixel_budget``."""
+def write_pixel_budget(folder: Path, budget: Mapping[str, Any]) -> None:
+    """Write a ``pixel_budget`` into the image processor files of a folder."""
     for name in PROCESSOR_FILES:
         if not (folder / name).exists():
             continue
         tree = _read(folder / name)
         part = tree if name == _PREPROCESSOR else tree.get("image_processor", {})
-        # Qwen's files may hold the two areas by names of their own, which count for more than `size`.
+        # Qwen's files may have the two areas under other names as well, which override `size`.
         size = budget["size"]
         areas = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
         if part:
@@ -66,5 +66,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:
-    """As transformers writes it."""
+    """Write JSON in the style of transformers."""
     path.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Weights shared out over processes, and a copy of the model that has all of them for as long as it is asked.
+"""Weights sharded over processes (FSDP2 or ZeRO-3), and a gathered, unsharded copy of the model.
 
-A sharded model computes only where every process computes along. Sampling, encoding images and saving do not: they
-use the copy.
+A sharded model computes only where every process runs the same forward pass. Sampling, encoding images, validation and
+saving run a different number of them in each process, so they use the copy, whose weights exist for that time only.
 """
 
 from __future__ import annotations
@@ -18,32 +18,38 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(module: nn.Module, device: torch.device, num_processes: int, *, whole: Iterable[nn.Parameter] = ()) -> None:
-    """Leave each process a part of every weight, on its device; ``whole`` ones stay as they are.
+def shard(
+    module: nn.Module, device: torch.device, num_processes: int, *, replicated: Iterable[nn.Parameter] = ()
+) -> None:
+    """Shard the weights of a module over all processes with FSDP2; ``replicated`` ones stay complete everywhere.
 
-    Blocks of the model are gathered one at a time, when they compute; what is in no block (embeddings, norm, head)
-    as long as ``module`` does. Gradients are summed over the processes, not averaged: losses have the denominator of
-    the whole step.
+    Decoder layers and vision blocks are gathered one at a time, when they compute. What is in no block (embeddings,
+    norm, head) is gathered for the whole forward and backward of ``module``. Gradients are summed over the processes.
     """
     mesh = init_device_mesh(device.type, (num_processes,))
-    kept = set(whole)
+    ignored = set(replicated)
     blocks = [one for one in module.modules() if type(one).__name__ in _block_names(module)]
-    for one in [*(block for block in blocks if not set(block.parameters()) <= kept), module]:
-        fully_shard(one, mesh=mesh, ignored_params=kept)
+    # A block of replicated weights only (a frozen tower) has nothing to shard.
+    for one in [*(block for block in blocks if not set(block.parameters()) <= ignored), module]:
+        fully_shard(one, mesh=mesh, ignored_params=ignored)
     sharded = [one for one in module.modules() if isinstance(one, FSDPModule)]
     for one in sharded:
+        # Sums, not means: losses already have the denominator of the whole step.
         one.set_gradient_divide_factor(1.0)
         one.set_force_sum_reduction_for_comms(True)
     for one in sharded:
-        # Gathered once as they are: FSDP2 remembers which weights want a gradient from the first time, which might
-        # be the reference's pass, when adapters want none.
+        # Gathered once now: FSDP2 records which weights want a gradient at the first time. That could be the forward
+        # pass of the reference, with adapters disabled, and adapters would never get a gradient.
         one.unshard()
         one.reshard()
 
 
 @torch.no_grad()
-def whole_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be shared out, by FSDP2 or, if it is a parameter, ZeRO-3. Every process must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor, of the unsharded shape, of one that may be sharded by FSDP2 or, a parameter, by ZeRO-3.
+
+    A collective operation: every process must call it.
+    """
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
     if is_partitioned(tensor):
@@ -55,8 +61,8 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def put_whole(parameter: nn.Parameter, value: Tensor) -> None:
-    """Give a parameter that may be shared out its whole value, which every process has."""
+def write_full_tensor(parameter: nn.Parameter, value: Tensor) -> None:
+    """Set a parameter that may be sharded to ``value``, of its unsharded shape, which every process has."""
     value = value.to(parameter.device)
     if isinstance(parameter, DTensor):
         parameter.copy_(shard_like(parameter, value))
@@ -70,19 +76,20 @@ def put_whole(parameter: nn.Parameter, value: Tensor) -> None:
     if is_partitioned(parameter) or hasattr(parameter, "_hp_mapping"):
         from deepspeed.utils import safe_set_full_fp32_param
 
-        safe_set_full_fp32_param(parameter, value)  # ZeRO steps on a copy of its own
+        # ZeRO's optimizer steps on a float32 copy of its own, which would overwrite the new value.
+        safe_set_full_fp32_param(parameter, value)
 
 
-def shard_like(own: Tensor, whole: Tensor) -> Tensor:
-    """Of a whole tensor what this process holds, if ``own`` is sharded by FSDP2."""
+def shard_like(own: Tensor, full: Tensor) -> Tensor:
+    """Return this process's shard of ``full``, of the shape of ``own``; ``full`` itself if ``own`` is not sharded."""
     if not isinstance(own, DTensor):
-        return whole
-    # no one sends anything: every process has read the whole
-    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+        return full
+    # No source rank: every process has read the full tensor, so nothing has to be sent.
+    return distribute_tensor(full.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
 
 
-def own_part(parameter: nn.Parameter) -> Tensor:
-    """What this process has of a parameter that may be shared out."""
+def local_shard(parameter: nn.Parameter) -> Tensor:
+    """Return this process's part of a parameter, detached; its shape is the parameter's own if it is not sharded."""
     if is_partitioned(parameter):
         return parameter.ds_tensor  # type: ignore[no-any-return, attr-defined]
     own: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
@@ -90,21 +97,21 @@ def own_part(parameter: nn.Parameter) -> Tensor:
 
 
 def is_partitioned(tensor: Tensor) -> bool:
-    """Whether a parameter's numbers are shared out by ZeRO-3: it is empty itself."""
+    """True if a parameter is sharded by ZeRO-3; its own shape is then [0]."""
     return hasattr(tensor, "ds_tensor")
 
 
 def _block_names(module: nn.Module) -> set[str]:
-    """Classes that transformers says to keep together: decoder layers and blocks of the vision tower."""
+    """Class names of decoder layers and vision blocks, which transformers lists as not to be split."""
     found = (getattr(one, "_no_split_modules", None) or () for one in module.modules())
     return {name for names in found for name in names}
 
 
-class WholeCopy:
-    """A copy of a model that is to be sharded, made before it is; its weights take no memory outside of ``gathered``.
+class GatheredCopy:
+    """Unsharded copy of a model, made before the model is sharded. Its weights use memory inside ``gathered`` only.
 
-    ``shared``: weights that will stay whole, and serve both. ``linear_dtype``: what linear layers are gathered in,
-    where autocast would make that of them at every token; None: as they are.
+    ``shared``: weights that are not sharded; model and copy use the same tensors. ``linear_dtype``: dtype in which
+    weights of linear layers are gathered, where autocast would cast them for every token; None retains theirs.
     """
 
     def __init__(
@@ -117,6 +124,8 @@ class WholeCopy:
     ) -> None:
         self._model = model
         self.shared = tuple(shared)
+        # deepcopy takes a parameter from this memo where it has one: shared ones as they are, the others empty, so
+        # that no second set of weights is ever in memory.
         self._copies: dict[int, Any] = {id(one): one for one in self.shared}
         for one in model.parameters():
             self._copies.setdefault(id(one), nn.Parameter(one.data.new_empty(0), requires_grad=False))
@@ -124,21 +133,21 @@ class WholeCopy:
         self._dtypes: dict[int, torch.dtype] = {}
         for module in self.model.modules():
             for one in module.parameters(recurse=False):
-                # a head that is tied to the embeddings is no linear layer alone
-                alone = isinstance(module, nn.Linear) and self._dtypes.get(id(one)) != one.dtype
-                self._dtypes[id(one)] = linear_dtype if alone and linear_dtype is not None else one.dtype
+                # A head that is tied to the embeddings retains its dtype: an embedding is not cast by autocast.
+                only_linear = isinstance(module, nn.Linear) and self._dtypes.get(id(one)) != one.dtype
+                self._dtypes[id(one)] = linear_dtype if only_linear and linear_dtype is not None else one.dtype
 
     def copy_of(self, module: nn.Module) -> Any:
-        """The module of the copy that stands for one of the model."""
+        """Return the module of the copy that corresponds to a module of the model."""
         return self._copies[id(module)]
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """All weights here, as long as the block runs. Every process must ask at once."""
+        """Inside the block, the copy has all weights. A collective operation: every process must enter it."""
         filled = []
         for one, twin in zip(self._model.parameters(), self.model.parameters(), strict=True):
             if isinstance(one, DTensor) or is_partitioned(one):
-                twin.data = whole_tensor(one).to(self._dtypes[id(twin)])
+                twin.data = full_tensor(one).to(self._dtypes[id(twin)])
                 filled.append(twin)
         try:
             yield

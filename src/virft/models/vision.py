@@ -1,4 +1,4 @@
-"""Images on their way into a model: what the processor made, what the tower made, and the cache of the latter."""
+"""Images on their way into a model: output of the image processor, features of the vision tower, and their cache."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionInputs:
-    """What the image processor made of a prompt's images.
-
-    ``pixel_values`` [pieces, ...]: one entry for each patch (Qwen) or tile (all others), image after image.
-    ``per_image``: what the family needs to know of each image, by name, [images, ...] each: how many patches along
-    time, height and width; or how many tiles, in which rows.
-    """
+    """Output of the image processor for the images of a prompt."""
 
     pixel_values: Tensor
+    """Normalised pixels, float32 [pieces, ...]: one entry per patch (Qwen) or tile (other families), image by image."""
+
     per_image: Mapping[str, Tensor]
+    """Facts about each image that its family needs, by name, int64 [images, ...] each: numbers of patches along time,
+    height and width, or numbers of tiles in rows and columns."""
 
     @property
     def num_images(self) -> int:
-        """Images of the prompt."""
+        """Number of images of the prompt."""
         return len(next(iter(self.per_image.values())))
 
     def to(self, device: torch.device) -> VisionInputs:
-        """The same inputs on another device."""
+        """Return the same inputs on another device."""
         return VisionInputs(
             pixel_values=self.pixel_values.to(device),
             per_image={name: values.to(device) for name, values in self.per_image.items()},
@@ -37,7 +36,7 @@ class VisionInputs:
 
     @staticmethod
     def join(prompts: Sequence[VisionInputs]) -> VisionInputs:
-        """The images of several prompts, in order, as if they were one prompt's."""
+        """Concatenate the images of several prompts, in order, as if they were of one prompt."""
         return VisionInputs(
             pixel_values=torch.cat([one.pixel_values for one in prompts]),
             per_image={name: torch.cat([one.per_image[name] for one in prompts]) for name in prompts[0].per_image},
@@ -46,23 +45,22 @@ class VisionInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFeatures:
-    """What the vision tower made of a prompt's images.
-
-    ``tokens``: one [image tokens, hidden] per image. ``deep``: per layer that receives more of them (Qwen3-VL),
-    one such list.
-    """
+    """Output of the vision tower for the images of a prompt."""
 
     tokens: tuple[Tensor, ...]
+    """Features of each image, [image tokens, hidden], in the dtype of the tower."""
+
     deep: tuple[tuple[Tensor, ...], ...] = ()
+    """Deepstack features (Qwen3-VL): for each decoder layer that adds them, [image tokens, hidden] of each image."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory held by the tensors."""
+        """Bytes of all tensors."""
         tensors = [*self.tokens, *(tensor for layer in self.deep for tensor in layer)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def split(self, counts: Sequence[int]) -> list[ImageFeatures]:
-        """The way back from ``VisionInputs.join``: ``counts[i]`` images for prompt i."""
+        """Undo ``VisionInputs.join``: one entry per prompt, with ``counts[i]`` images for prompt i."""
         ends = list(accumulate(counts))
         return [
             ImageFeatures(
@@ -72,7 +70,7 @@ class ImageFeatures:
         ]
 
     def detach(self) -> ImageFeatures:
-        """The same values outside of any gradient."""
+        """Return the same features, detached from the autograd graph."""
         return ImageFeatures(
             tokens=tuple(tensor.detach() for tensor in self.tokens),
             deep=tuple(tuple(tensor.detach() for tensor in layer) for layer in self.deep),
@@ -81,28 +79,38 @@ class ImageFeatures:
 
 @dataclass(kw_only=True)
 class FeatureCache:
-    """Image features of the latest images, at most ``max_bytes`` of them.
+    """Least-recently-used cache of image features.
 
-    For a frozen tower only: a key must name the picture and its pixel budget, nothing else changes the features.
+    For a frozen tower only. A key must name the image and its pixel budget; nothing else changes the features.
     """
 
     max_bytes: int = 2 << 30
+    """Most bytes of features to store; a single entry may exceed it."""
+
     hits: int = 0
+    """Number of look-ups that found their entry."""
+
     misses: int = 0
-    _kept: OrderedDict[Hashable, ImageFeatures] = field(default_factory=OrderedDict)
+    """Number of look-ups that ran the tower."""
+
+    _entries: OrderedDict[Hashable, ImageFeatures] = field(default_factory=OrderedDict)
+    """Features by key, the least recently used first."""
+
     _bytes: int = 0
+    """Bytes of all entries."""
 
     def get(self, key: Hashable, encode: Callable[[], ImageFeatures]) -> ImageFeatures:
-        """The features kept under ``key``, else those that ``encode`` makes now, without gradient."""
-        if key in self._kept:
+        """Return the features stored under ``key``, else those that ``encode`` computes now, without gradient."""
+        if key in self._entries:
             self.hits += 1
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            self._entries.move_to_end(key)
+            return self._entries[key]
         self.misses += 1
+        # An autograd graph of a stored entry would be used by a second backward, which fails.
         with torch.no_grad():
             features = encode()
-        self._kept[key] = features
+        self._entries[key] = features
         self._bytes += features.num_bytes
-        while self._bytes > self.max_bytes and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].num_bytes
+        while self._bytes > self.max_bytes and len(self._entries) > 1:
+            self._bytes -= self._entries.popitem(last=False)[1].num_bytes
         return features

@@ -1,1 +1,1 @@
-"""What a run will need of a device's memory, from its config and the model's configuration alone."""
+"""Estimate of the device memory that a run needs, from its config and the model's configuration alone."""

@@ -1,4 +1,4 @@
-"""The largest choice that fits a device, and smaller pictures where none does."""
+"""Search for the settings that fit a device: the largest rows, and smaller images if nothing else fits."""
 
 from __future__ import annotations
 
@@ -6,38 +6,47 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from virft.config.schema import Config, Method
-from virft.planning.memory import Choice, Memory, Planner, RowShape
+from virft.planning.memory import FitOption, Memory, Planner, RowShape
 from virft.types import ImageSize
 
-USED = 0.9
-"""Share of a device that is planned with; the rest is for the runtime's own needs and for gaps between tensors."""
-_LEAST_PIXELS = 56 * 56
+USABLE_FRAC = 0.9
+"""Fraction of a device's memory that is planned with. The rest is for the runtime and for fragmentation."""
+_MIN_PIXELS = 56 * 56
+"""Image area in pixels below which the search ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """A choice with its memory, and the pixels a picture may have if those of the config are too many."""
+    """Settings that fit."""
 
-    choice: Choice
+    option: FitOption
+    """Settings of the largest rows that fit."""
+
     memory: Memory
+    """Memory of a run with them."""
+
     max_pixels: int | None = None
+    """Largest image area in pixels, if that of the config does not fit."""
 
 
 def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize, text_tokens: int) -> Fit | None:
-    """What fits into ``memory`` bytes, with such pictures, else of half the pixels, and so on; None: nothing does."""
-    budget = int(USED * memory)
+    """Return the settings that fit into ``memory`` bytes, or None if nothing does.
+
+    ``image``: size in pixels of the images of the run. If they do not fit, half as many pixels are tried, and so on.
+    """
+    budget = int(USABLE_FRAC * memory)
     if (found := _largest(planner, budget)) is not None:
         return found
     pixels = image.width * image.height
-    trainer: Method = planner.trainer
-    while (pixels := pixels // 2) >= _LEAST_PIXELS and sum(planner.held.values()) <= budget:
+    method: Method = planner.method
+    while (pixels := pixels // 2) >= _MIN_PIXELS and sum(planner.held.values()) <= budget:
         low = config.model.min_pixels
         model = replace(config.model, max_pixels=pixels, min_pixels=None if low is None else min(low, pixels))
         smaller = Planner(
             replace(config, model=model),
             image=image,
             text_tokens=text_tokens,
-            trainer=trainer,
+            method=method,
             on_cpu=planner.on_cpu,
         )
         if (found := _largest(smaller, budget)) is not None:
@@ -46,11 +55,9 @@ def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize,
 
 
 def _largest(planner: Planner, budget: int) -> Fit | None:
-    """The largest row and the most prompts at once under this many bytes; checkpointing only where it is needed.
-
-    A whole group in a row without checkpointing comes first, as computing layers twice costs time; then one with
-    it, then a part of a group, whose prompt is computed again in each row.
-    """
+    """The largest row, and the most prompts in a sampling batch, that fit into ``budget`` bytes."""
+    # In the order of their cost in time: a whole group in a row; with gradient checkpointing, which computes layers
+    # twice; a part of a group, whose prompt is computed again in each row.
     for checkpointing in (False, True):
         if (row := _most_groups(planner, budget, checkpointing)) is not None:
             return _fit(planner, budget, row, checkpointing)
@@ -61,7 +68,8 @@ def _largest(planner: Planner, budget: int) -> Fit | None:
 
 
 def _most_groups(planner: Planner, budget: int, checkpointing: bool) -> RowShape | None:
-    """Whole groups of a row. Memory grows evenly with them, so two counts tell how many there may be."""
+    """The row with the most whole groups that fits; None if not even one does."""
+    # Memory is linear in the number of groups, so two measurements give the number that fits.
     one, two = (RowShape(groups=n, completions=planner.group_size) for n in (1, 2))
     first = _peak(planner, one, checkpointing)
     if first > budget:
@@ -82,15 +90,15 @@ def _parts_of_a_group(planner: Planner) -> Iterator[RowShape]:
 
 
 def _fit(planner: Planner, budget: int, row: RowShape, checkpointing: bool) -> Fit | None:
-    """With as many prompts sampled at once as there is room for; None if there is none for a single one."""
+    """The row with the most prompts per sampling batch that fit; None if not even one does."""
     for prompts in range(planner.prompts_per_step, 0, -1):
-        choice = Choice(
+        option = FitOption(
             gradient_checkpointing=checkpointing,
             microbatch_tokens=planner.row_tokens(row),
             prompts_per_batch=prompts,
         )
-        if (memory := planner.memory(choice)).peak <= budget:
-            return Fit(choice=choice, memory=memory)
+        if (memory := planner.memory(option)).peak <= budget:
+            return Fit(option=option, memory=memory)
     return None
 
 
@@ -99,8 +107,8 @@ def _fits(planner: Planner, budget: int, row: RowShape, checkpointing: bool) -> 
 
 
 def _peak(planner: Planner, row: RowShape, checkpointing: bool) -> int:
-    """With one prompt sampled at a time, so that it is the row that decides."""
-    choice = Choice(
+    """Peak bytes with one prompt per sampling batch, so that the row decides."""
+    option = FitOption(
         gradient_checkpointing=checkpointing, microbatch_tokens=planner.row_tokens(row), prompts_per_batch=1
     )
-    return planner.memory(choice).peak
+    return planner.memory(option).peak

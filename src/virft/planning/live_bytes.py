@@ -1,4 +1,4 @@
-"""The bytes that are alive while tensors without contents are computed with."""
+"""Count of the bytes that are allocated while tensors are computed, also those of fake tensors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts every storage that an operation makes, from then until nobody holds it: ``now`` and ``peak`` in bytes.
+    """Counts each new storage from the operation that makes it until it is freed: ``now`` and ``peak`` in bytes.
 
-    Views and results in place make no storage. What an operation needs inside itself is not seen. Tensors ``known``
-    before count nothing. Works on ordinary tensors, too.
+    Views and in-place results make no storage. Temporary memory inside an operation is not counted, and neither are the
+    tensors in ``known``, which may have any shape. Works for fake tensors and for ordinary ones.
 
     >>> with LiveBytes() as live:
     ...     a = torch.zeros(1000)
     ...     b = (a + 1).view(10, 100) * 2
     ...     del a
-    >>> live.now, live.peak  # float32: b, then a, a + 1 and b at once
+    >>> live.now, live.peak  # float32: b now; at the peak a, a + 1 and b
     (4000, 12000)
     """
 
@@ -41,6 +41,7 @@ class LiveBytes(TorchDispatchMode):
         return made
 
     def _add(self, storage: torch.UntypedStorage) -> None:
+        # The address of the storage object: fake tensors have no data pointer.
         key = storage._cdata
         if key not in self._alive:
             self._alive.add(key)

@@ -1,9 +1,8 @@
-"""The memory of one device in a run, part by part.
+"""Memory of one device in a run, part by part.
 
-What autograd keeps of a row is counted, not guessed: ``Policy`` itself runs forward and backward over a packed row on
-tensors without contents (PyTorch's fake tensors), with one layer and with two, and every further layer costs what the
-second did; the vision tower in ``virft.planning.towers``. The other parts are formulas, each in the function that gives
-it.
+Activations are measured, not estimated: ``Policy`` itself runs forward and backward over a packed row of fake tensors
+(which have shapes but no memory), with one layer and with two, and each additional layer costs what the second did. The
+vision tower is in ``virft.planning.towers``. All other parts are formulas, each in the docstring of its function.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from virft.config.schema import Config, Method
-from virft.generation.sampling_weights import MOST_SECOND_BYTES
+from virft.generation.sampling_weights import MAX_COPY_BYTES
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
 from virft.models.load import LoadedModel
-from virft.models.policy import PASS_NUMBERS, Policy, TokenRules
+from virft.models.policy import MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
@@ -34,66 +33,91 @@ from virft.training.zero import SENT_AT_ONCE
 from virft.types import ImageSize
 
 _LOGIT_BYTES = 16
-"""Of a number of the vocabulary and a row while a token is drawn: float32 log-probs and their exponentials, and the
-cumulative sum in float64; while the next ones are made it is as much."""
+"""Bytes per token of the vocabulary and row while a token is sampled: float32 log-probs, their exponentials, and the
+cumulative sum in float64. While the next logits are computed it is as much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """One picture and its text, in tokens. ``pixel_values``: numbers that the image processor makes of it."""
+class PromptShape:
+    """Sizes of a prompt with one image."""
 
     image: ImageSize
+    """Size of the image in pixels."""
+
     image_tokens: int
+    """Language-model tokens of the image."""
+
     tiles: Tiles
+    """Input of the vision tower for the image."""
+
     pixel_values: int
+    """Numbers in the output of the image processor."""
+
     text_tokens: int
+    """Tokens of the text."""
+
     position_axes: int
+    """Axes of the rotary position ids, 3 or 1."""
 
     @property
     def prompt_tokens(self) -> int:
-        """All of them: L."""
+        """All tokens of the prompt, L."""
         return self.image_tokens + self.text_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """What may be chosen to make a run fit, none of which changes its result."""
+class FitOption:
+    """Settings that change the memory of a run, but not its result."""
 
     gradient_checkpointing: bool
+    """Save only the input of each layer and compute it again in the backward."""
+
     microbatch_tokens: int
+    """Largest number of tokens in a packed row."""
+
     prompts_per_batch: int
+    """Prompts in a sampling batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowShape:
-    """Of one microbatch: so many prompts with so many completions each."""
+    """Sizes of one microbatch."""
 
     groups: int
+    """Number of prompts."""
+
     completions: int
+    """Completions of each prompt."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes by part: those held all the time, and those of the stages of a step, of which one runs at a time."""
+    """Bytes of a run, by part."""
 
     held: Mapping[str, int]
+    """Parts that are allocated throughout the run."""
+
     stages: Mapping[str, Mapping[str, int]]
+    """Parts of each stage of a step. One stage runs at a time."""
 
     @property
     def peak(self) -> int:
-        """What is held, and the largest stage."""
+        """Bytes of the parts allocated throughout, and of the largest stage."""
         return sum(self.held.values()) + max(sum(parts.values()) for parts in self.stages.values())
 
 
 class Activations(NamedTuple):
-    """``kept`` from the forward to the backward, and what is alive for a moment beside it at most."""
+    """Bytes of activations in an update."""
 
-    kept: int
+    saved: int
+    """Saved from the forward to the backward."""
+
     temporary: int
+    """Peak of everything else, logits included."""
 
 
 class Planner:
-    """The memory of a config's run under one choice or another, on a GPU unless ``on_cpu``."""
+    """Memory of a config's run with different options, on a GPU unless ``on_cpu``."""
 
     def __init__(
         self,
@@ -101,29 +125,29 @@ class Planner:
         *,
         image: ImageSize,
         text_tokens: int,
-        trainer: Method = "grpo",
+        method: Method = "grpo",
         on_cpu: bool = False,
     ) -> None:
         self.config = config
         self.on_cpu = on_cpu
-        self.trainer = trainer
+        self.method = method
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.loaded = load_skeleton(config, self._mode)
-        self.question = ask(self.loaded, image=image, text_tokens=text_tokens)
-        # Without a tokenizer one forbidden token stands for all of them.
+        self.prompt = prompt_shape(self.loaded, image=image, text_tokens=text_tokens)
+        # The skeleton has no tokenizer. One forbidden token takes the same memory as several.
         rules = TokenRules(forbidden_ids=(self.loaded.model.config.image_token_id,))
         self._policy = Policy(self.loaded.model, self.loaded.family, rules)
         self._layers = self.loaded.model.get_submodule(self.loaded.family.language_module).layers
-        self.group_size = config.grpo.group_size if trainer == "grpo" else 1
-        self.prompts_per_step = config.grpo.prompts_per_step if trainer == "grpo" else config.sft.samples_per_step
+        self.group_size = config.grpo.group_size if method == "grpo" else 1
+        self.prompts_per_step = config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
         self._tower = Tower(self.loaded, self._mode, item=self._item, precision=self._precision)
         self.activations = lru_cache(maxsize=None)(self._activations)
 
     @property
-    def choice(self) -> Choice:
-        """What the config says itself."""
-        section = self.config.grpo if self.trainer == "grpo" else self.config.sft
-        return Choice(
+    def configured(self) -> FitOption:
+        """The option that the config has."""
+        section = self.config.grpo if self.method == "grpo" else self.config.sft
+        return FitOption(
             gradient_checkpointing=self.config.model.gradient_checkpointing,
             microbatch_tokens=section.microbatch_tokens,
             prompts_per_batch=min(
@@ -133,41 +157,41 @@ class Planner:
 
     @property
     def group_tokens(self) -> int:
-        """Tokens of a prompt with all its completions: L + G * C."""
+        """Tokens of a prompt with all its completions, L + G * C."""
         return self.row_tokens(RowShape(groups=1, completions=self.group_size))
 
     def row_tokens(self, shape: RowShape) -> int:
-        """Tokens of a row."""
+        """Return the tokens of a row, groups * (L + completions * C)."""
         own = shape.completions * self.config.sampling.max_completion_tokens
-        return shape.groups * (self.question.prompt_tokens + own)
+        return shape.groups * (self.prompt.prompt_tokens + own)
 
     def row_shape(self, microbatch_tokens: int) -> RowShape:
-        """The largest row that a step is packed into, every completion being as long as it may.
+        """Return the largest row of a step whose completions all have the largest number of tokens.
 
         As in ``virft.training.grpo.pack``: as many whole groups as fit, else some completions of one group.
         """
         if microbatch_tokens >= self.group_tokens:
             groups = min(microbatch_tokens // self.group_tokens, self.prompts_per_step)
             return RowShape(groups=groups, completions=self.group_size)
-        room = microbatch_tokens - self.question.prompt_tokens
+        room = microbatch_tokens - self.prompt.prompt_tokens
         fitting = room // self.config.sampling.max_completion_tokens
         return RowShape(groups=1, completions=min(max(fitting, 1), self.group_size))
 
-    def memory(self, choice: Choice) -> Memory:
-        """Every part under a choice."""
-        stages = {"vision tower": self._encoding, "update": self._update(choice)}
-        if self.trainer == "grpo":
-            stages["sampling"] = self._sampling(choice.prompts_per_batch)
+    def memory(self, option: FitOption) -> Memory:
+        """Return the memory of the run, part by part, with an option."""
+        stages = {"vision tower": self._encoding, "update": self._update(option)}
+        if self.method == "grpo":
+            stages["sampling"] = self._sampling(option.prompts_per_batch)
         return Memory(held=self.held, stages=stages)
 
     @cached_property
     def held(self) -> Mapping[str, int]:
-        """What is there from the first update on: weights, reference, optimizer, image features.
+        """Parts that are allocated from the first update on: weights, reference, optimizer, image features.
 
-        Optimizer and weights of 4 bits: ``optimizer_bytes``, ``four_bit_bytes``. Reference: in a full training with a
-        KL term a second copy of the model; adapters need none. Features: of as many images as the run may show, until
-        the cache is full, each [image tokens, hidden]; of a trained tower those of a step. Pictures: pixels of a
-        step's prompts, float32.
+        Optimizer states and 4-bit weights: ``optimizer_bytes``, ``four_bit_bytes``. Reference model: a second copy of
+        the weights in full training with a KL term; with adapters, the base is the reference. Image features: [image
+        tokens, hidden] of each image of the run until the cache is full; with a trained tower, those of one step.
+        Images: float32 pixels of the prompts of one step.
         """
         parameters = list(self.loaded.model.parameters())
         trained = [one for one in parameters if one.requires_grad]
@@ -178,22 +202,22 @@ class Planner:
         frozen = [one for one in frozen if id(one) not in packed_ids]
         held |= {f"frozen weights, {name}": num_bytes(of) for name, of in _by_dtype(frozen).items()}
         held |= {f"trained weights, {name}": num_bytes(of) for name, of in _by_dtype(trained).items()}
-        if self.trainer == "grpo" and self.config.grpo.has_reference and self.config.model.train == "full":
+        if self.method == "grpo" and self.config.grpo.has_reference and self.config.model.train == "full":
             held["reference model"] = num_bytes(parameters)
-        section = self.config.grpo if self.trainer == "grpo" else self.config.sft
+        section = self.config.grpo if self.method == "grpo" else self.config.sft
         held["optimizer states"] = 0 if self._is_offloaded else optimizer_bytes(trained, section.optimizer)
         held["image features"] = self._feature_bytes
-        held["pictures of a step"] = self.prompts_per_step * self.question.pixel_values * 4
+        held["images of a step"] = self.prompts_per_step * self.prompt.pixel_values * 4
         return held
 
     @property
     def _is_offloaded(self) -> bool:
-        """Whether gradients and optimizer lie in main memory."""
+        """True if gradients and optimizer states are in main memory."""
         return self.config.parallel.offload_optimizer
 
     @property
     def _packed(self) -> list[Tensor]:
-        """The weights that are kept in 4 bits: those of the language model's linear layers."""
+        """The weights that are stored in 4 bits: those of the language model's linear layers."""
         if not self.config.model.load_in_4bit:
             return []
         language = self.loaded.model.get_submodule(self.loaded.family.language_module)
@@ -202,78 +226,80 @@ class Planner:
 
     @property
     def _feature_bytes(self) -> int:
-        one = self.question.image_tokens * int(self._text.hidden_size) * self._item
+        one = self.prompt.image_tokens * int(self._text.hidden_size) * self._item
         if not self.config.model.freeze_vision:
             return self.prompts_per_step * one
-        steps = self.config.grpo.steps if self.trainer == "grpo" else self.config.sft.steps
+        steps = self.config.grpo.steps if self.method == "grpo" else self.config.sft.steps
         return min(FeatureCache().max_bytes, steps * self.prompts_per_step * one)
 
     @cached_property
     def _encoding(self) -> Mapping[str, int]:
-        """One pass of the tower without gradient. A frozen tower takes one prompt at a time, a trained one several."""
+        """A forward pass of the tower without gradient: one prompt with a frozen tower, several with a trained one."""
         images = 1
         if not self.config.model.freeze_vision:
-            images = max(1, min(self.prompts_per_step, PASS_NUMBERS // self.question.pixel_values))
-        return {"one pass": self._tower.encoding(self._tiles_of(images))}
+            images = max(1, min(self.prompts_per_step, MAX_PASS_VALUES // self.prompt.pixel_values))
+        return {"one forward pass": self._tower.encoding(self._tiles_of(images))}
 
     def _tiles_of(self, images: int) -> Tiles:
-        one = self.question.tiles
+        one = self.prompt.tiles
         return replace(one, pieces=images * one.pieces)
 
     def _sampling(self, prompts: int) -> Mapping[str, int]:
-        """A batch of P prompts with G completions each, all as long as they may.
+        """A sampling batch of P prompts with G completions each, all of the largest number of tokens.
 
-        Cache: keys and values, 2 x layers x kv heads x head dim numbers for each of P (L + G C) tokens: each prompt
-        once. Logits: P G rows of the vocabulary, 16 bytes a number, see ``_LOGIT_BYTES``. Prompts' forward: counted
-        with one layer. Copies of weights: see ``ready_for_sampling``.
+        KV cache: 2 * layers * KV heads * head dim numbers for each of P (L + G C) tokens, as each prompt is stored
+        once. Logits: P G rows of the vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one
+        layer. Copies of weights: see ``ready_for_sampling``.
         """
         text, head = self._text, self.loaded.model.get_output_embeddings().weight
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * self._item
         own = self.group_size * self.config.sampling.max_completion_tokens
         parts = {
-            "key-value cache": prompts * (self.question.prompt_tokens + own) * a_token,
-            "prompts' forward": prompts * self._prefill,
+            "KV cache": prompts * (self.prompt.prompt_tokens + own) * a_token,
+            "prefill": prompts * self._prefill,
             "next-token logits": prompts * self.group_size * head.shape[0] * _LOGIT_BYTES,
         }
-        packed_ids = {id(one) for one in self._packed}  # layers of 4 bits are left alone
+        packed_ids = {id(one) for one in self._packed}  # 4-bit layers are not copied
         weights = [layer.weight for layer in self._policy.token_layers() if id(layer.weight) not in packed_ids]
         cast = sum(one.numel() * self._item for one in weights if one.element_size() != self._item)
         laid_out = sum(one.nbytes for one in weights if one.element_size() == self._item)
         if not (self.on_cpu and self._item == 2):
             laid_out = 0
-        parts["copies of weights"] = cast + min(laid_out, MOST_SECOND_BYTES)
+        parts["copies of weights"] = cast + min(laid_out, MAX_COPY_BYTES)
         return parts
 
-    def _update(self, choice: Choice) -> Mapping[str, int]:
-        """Gradients, 4 bytes for each trained number, and one row on its way forward and backward."""
-        shape = self.row_shape(choice.microbatch_tokens)
-        found = self.activations(shape, choice.gradient_checkpointing)
+    def _update(self, option: FitOption) -> Mapping[str, int]:
+        """Gradients, as large as the trained weights, and the forward and backward of one row."""
+        shape = self.row_shape(option.microbatch_tokens)
+        found = self.activations(shape, option.gradient_checkpointing)
         trained = [one for one in self.loaded.model.parameters() if one.requires_grad]
         parts = {
             "gradients": min(num_bytes(trained), 4 * SENT_AT_ONCE) if self._is_offloaded else num_bytes(trained),
-            "activations kept": found.kept,
+            "activations": found.saved,
             "logits and temporary": found.temporary,
         }
         if self._packed:
-            parts["an unpacked weight"] = max(one.numel() for one in self._packed) * self._item
+            # bitsandbytes unpacks one weight at a time.
+            parts["one unpacked weight"] = max(one.numel() for one in self._packed) * self._item
         if not self.config.model.freeze_vision:
-            self._set_checkpointing(choice.gradient_checkpointing)
-            parts["vision tower"] = self._tower.kept(
-                self._tiles_of(shape.groups), checkpointing=choice.gradient_checkpointing
+            self._set_checkpointing(option.gradient_checkpointing)
+            parts["vision tower"] = self._tower.saved(
+                self._tiles_of(shape.groups), checkpointing=option.gradient_checkpointing
             )
         return parts
 
     def _activations(self, shape: RowShape, checkpointing: bool) -> Activations:
-        """Counted over one layer and over two; every further layer keeps what the second did."""
+        """Measured with one layer and with two; each additional layer saves as much as the second."""
         one, two = (self._count(shape, checkpointing, layers) for layers in (1, 2))
-        further = self._text.num_hidden_layers - 2
-        return Activations(kept=two.kept + further * (two.kept - one.kept), temporary=two.temporary)
+        others = self._text.num_hidden_layers - 2
+        return Activations(saved=two.saved + others * (two.saved - one.saved), temporary=two.temporary)
 
     def _count(self, shape: RowShape, checkpointing: bool, num_layers: int) -> Activations:
-        """Forward and backward of the language model's first layers, the head behind them."""
+        """Run forward and backward of the first layers of the language model, and of the head."""
         model = self.loaded.model
         self._set_checkpointing(checkpointing)
+        # Gradients exist from the start, as after the first row of a step: they are a part of their own.
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = unfilled(parameter, self._mode)
@@ -282,35 +308,36 @@ class Planner:
         with _Run(self, num_layers, training=True, known=known) as live:
             with self._precision():
                 logprobs = self._policy(row, features=[])
-            kept = live.now
+            saved = live.now
             logprobs.sum().backward()
-        return Activations(kept=kept, temporary=live.peak - kept)
+        return Activations(saved=saved, temporary=live.peak - saved)
 
-    def _set_checkpointing(self, wanted: bool) -> None:
-        if wanted:
+    def _set_checkpointing(self, on: bool) -> None:
+        if on:
             self.loaded.checkpoint_gradients()
         else:
             self.loaded.model.gradient_checkpointing_disable()
 
     @cached_property
     def _prefill(self) -> int:
-        """The most that is alive while a prompt goes through a layer, without gradient."""
+        """Peak bytes while a prompt goes through one layer, without gradient."""
         row = self._row(RowShape(groups=1, completions=0))
         with _Run(self, 1, training=False) as live, torch.no_grad(), self._precision():
             self._policy.hidden_states(row, [])
         return live.peak
 
     def _row(self, shape: RowShape) -> PackedRow:
-        """A packed row of this shape whose tensors hold nothing."""
-        prompt, own = self.question.prompt_tokens, self.config.sampling.max_completion_tokens
+        """A packed row of this shape, of fake tensors."""
+        prompt, own = self.prompt.prompt_tokens, self.config.sampling.max_completion_tokens
         row = pack_row(
             [[0] * prompt] * shape.groups,
-            [torch.arange(prompt).expand(self.question.position_axes, -1)] * shape.groups,
+            [torch.arange(prompt).expand(self.prompt.position_axes, -1)] * shape.groups,
             [[[0] * own] * shape.completions] * shape.groups,
         )
         return _emptied(row, self._mode, in_tables=not self.on_cpu)
 
     def _precision(self) -> torch.autocast:
+        # "cpu": fake tensors are on the CPU, whatever device is planned for.
         return torch.autocast("cpu", torch.bfloat16, enabled=self.config.model.dtype == "bfloat16")
 
     @property
@@ -319,15 +346,15 @@ class Planner:
 
     @property
     def _item(self) -> int:
-        """Bytes of a number that the model computes."""
+        """Bytes per number that the model computes."""
         return 2 if self.config.model.dtype == "bfloat16" else 4
 
 
 def optimizer_bytes(trained: Sequence[Tensor], kind: OptimizerName) -> int:
-    """Two moments of every trained number: 4 bytes each.
+    """Return the bytes of the optimizer states of trained tensors of any shape.
 
-    In 8 bits one byte each and for 256 of them a scale of 4; tensors of fewer than 4096 numbers stay as they were.
-    Source: bitsandbytes, ``Optimizer2State``.
+    AdamW: two moments of 4 bytes per number. 8-bit AdamW: two moments of one byte per number, and a scale of 4 bytes
+    for 256 of them; tensors of fewer than 4,096 numbers have 4-byte moments. Source: bitsandbytes, ``Optimizer2State``.
 
     >>> optimizer_bytes([torch.empty(64, 64), torch.empty(10)], "adamw_8bit")  # 2 x (4096 + 16 x 4) + 8 x 10
     8400
@@ -338,7 +365,10 @@ def optimizer_bytes(trained: Sequence[Tensor], kind: OptimizerName) -> int:
 
 
 def four_bit_bytes(weights: Sequence[Tensor]) -> int:
-    """Half a byte a number, for 64 of them a scale of one byte, for 256 scales one of 4 bytes. Source: QLoRA.
+    """Return the bytes of weights of any shape in NF4 with double quantization.
+
+    Half a byte per number, a scale of one byte for 64 numbers, one of 4 bytes for 256 scales. Source: QLoRA
+    (arXiv 2305.14314).
 
     >>> four_bit_bytes([torch.empty(256, 256)])  # 32768 + 1024 + 4 x 4
     33808
@@ -347,7 +377,7 @@ def four_bit_bytes(weights: Sequence[Tensor]) -> int:
 
 
 class _Run:
-    """A count over the first layers, with everything put back afterwards."""
+    """Inside the block, the language model has its first layers only, and live bytes are counted."""
 
     def __init__(self, planner: Planner, num_layers: int, *, training: bool, known: Sequence[Tensor] = ()) -> None:
         self._planner, self._num_layers, self._training = planner, num_layers, training
@@ -359,6 +389,7 @@ class _Run:
         planner = self._planner
         planner._policy.train(self._training)
         self._set_layers(planner._layers[: self._num_layers])
+        # The bias of a real run in the cache would not be counted.
         causal_bias.cache_clear()
         self._stack.enter_context(planner._mode)
         self._stack.enter_context(self._live)
@@ -366,7 +397,7 @@ class _Run:
 
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
-        causal_bias.cache_clear()  # what was kept there holds nothing
+        causal_bias.cache_clear()  # it holds fake tensors now, which a real run must not use
         self._set_layers(self._planner._layers)
 
     def _set_layers(self, layers: nn.ModuleList) -> None:
@@ -374,19 +405,19 @@ class _Run:
         loaded.model.get_submodule(loaded.family.language_module).layers = layers
 
 
-def ask(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> Question:
-    """What the model's own image processor makes of a picture of this size: rows of patches, or tiles of them."""
+def prompt_shape(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> PromptShape:
+    """Return the sizes of a prompt with an image of ``image`` pixels, by running the model's image processor."""
     family, config = loaded.family, loaded.model.config
     vision = family.read_images(loaded.image_processor, [Image.new("RGB", (image.width, image.height))])
     (tokens,) = family.num_image_tokens(config, vision)
     pixels = vision.pixel_values
     patches = 1
-    if pixels.ndim > 2:
+    if pixels.ndim > 2:  # tiles [pieces, 3, height, width], not a row of patches [patches, values]
         side = config.vision_config.patch_size
         height, width = (side, side) if isinstance(side, int) else side
         patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
     ids = torch.tensor([config.image_token_id] * tokens)
-    return Question(
+    return PromptShape(
         image=image,
         image_tokens=tokens,
         tiles=Tiles(pieces=len(pixels), patches=patches),
@@ -415,7 +446,7 @@ def _emptied(row: PackedRow, mode: FakeTensorMode, *, in_tables: bool) -> Packed
 
 
 def _by_dtype(parameters: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
-    """Parameters by the name of their kind of number, the most numerous kind first."""
+    """Parameters by the name of their dtype, the one with most numbers first."""
     names = {str(one.dtype).removeprefix("torch.") for one in parameters}
     found = {name: [one for one in parameters if str(one.dtype).endswith(name)] for name in names}
     return dict(sorted(found.items(), key=lambda item: -_num_numbers(item[1])))

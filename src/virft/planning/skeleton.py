@@ -1,4 +1,4 @@
-"""A config's model without its weights: every shape, nothing in it."""
+"""The model of a config with fake tensors: all shapes and dtypes, but no memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _EXPECTED = f"{TINY_NAME}, a folder with the model's config.json, or a hub id ow
 
 
 def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
-    """The model as ``load_for_training`` gives it, of tensors that belong to ``mode``. Reads no weights.
+    """Return the model that ``load_for_training`` would return, with fake tensors of ``mode``. Reads no weights.
 
-    Needs ``config.json`` and the image processor's file; of adapters those of their base, as they get merged.
-    Raises ``ModelError`` where they are missing.
+    Needs ``config.json`` and the file of the image processor; for a folder of adapters, those of their base, as
+    adapters get merged. Raises ``ModelError`` if they are missing.
     """
     path = config.model.path
     folder = tiny_folder() if path == TINY_NAME else Path(path)
@@ -34,6 +34,7 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
         settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         family = family_of(settings.model_type)
         processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
+    # "meta" first and fake tensors at the end: adapters and initialisation in between then take no time either.
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(settings, dtype=weights_dtype(config))
     prepare_attention(model, family)
@@ -44,18 +45,18 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
 
 
 def unfilled(like: Tensor, mode: FakeTensorMode) -> Tensor:
-    """A tensor of this shape and kind that says it is on the CPU, and holds nothing."""
+    """Return a fake tensor on the CPU with the shape and dtype of ``like``."""
     with mode:
         return torch.empty(like.shape, dtype=like.dtype, device="cpu")
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors, each counted once."""
+    """Return the bytes of tensors of any shape, each counted once."""
     return sum(tensor.numel() * tensor.element_size() for tensor in {id(one): one for one in tensors}.values())
 
 
 def _base_of(source: str) -> str:
-    """The model's own folder, or that of the base that adapters in a folder name."""
+    """Folder or hub id of the model, or of the base if the folder has adapters."""
     adapters = Path(source) / "adapter_config.json"
     if not adapters.exists():
         return source
@@ -64,15 +65,15 @@ def _base_of(source: str) -> str:
 
 
 def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    """Every parameter and buffer by another one; what is shared stays shared."""
+    """Replace every parameter and buffer by the result of ``make``, of the same shape. Tied weights stay tied."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
-        for kept in (module._parameters, module._buffers):
-            for name, tensor in list(kept.items()):
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in list(tensors.items()):
                 if tensor is None:
                     continue
                 if id(tensor) not in made:
                     new = make(tensor)
                     is_parameter = isinstance(tensor, nn.Parameter)
                     made[id(tensor)] = nn.Parameter(new, requires_grad=tensor.requires_grad) if is_parameter else new
-                kept[name] = made[id(tensor)]  # type: ignore[assignment]
+                tensors[name] = made[id(tensor)]  # type: ignore[assignment]

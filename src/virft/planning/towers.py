@@ -1,8 +1,8 @@
-"""The memory of a vision tower.
+"""Memory of a vision tower.
 
-Towers of tiles are counted like the language model, layer by layer on tensors without contents. Qwen's read sizes out
-of tensors, which those without contents do not have: they have formulas. What embeds patches and what projects features
-is not counted: each is less than a layer.
+Towers of tiles are counted like the language model, layer by layer with fake tensors. Qwen's towers read sizes from the
+values of tensors, which fake tensors do not have, so they have formulas. Patch embedding and projector are not counted:
+each needs less than a layer.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ from virft.planning.skeleton import unfilled
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TowerSizes:
-    """Numbers of a patch in a block, in its MLP, and how many blocks there are."""
+    """Sizes of a vision transformer."""
 
     width: int
+    """Numbers per patch in a block."""
+
     inner: int
+    """Numbers per patch inside the MLP of a block."""
+
     depth: int
+    """Number of blocks."""
 
     @classmethod
     def of(cls, settings: Any) -> TowerSizes:
-        """Read from a ``vision_config`` of any family."""
-        # Qwen2-VL calls the language model's width hidden_size
+        """Read the sizes from the ``vision_config`` of any family."""
+        # In Qwen2-VL's `vision_config`, `hidden_size` is the width of the language model.
         width = int(getattr(settings, "embed_dim", None) or settings.hidden_size)
         inner = getattr(settings, "intermediate_size", None) or settings.mlp_ratio * width
         depth = getattr(settings, "depth", None) or settings.num_hidden_layers
@@ -42,24 +47,27 @@ class TowerSizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiles:
-    """What a tower is given: so many pieces of so many patches each. Qwen's images are rows: each patch is a piece."""
+    """Input of a tower: tiles of equal size, or, for Qwen, rows of patches."""
 
     pieces: int
+    """Number of tiles; for a row, the number of patches."""
+
     patches: int
+    """Patches per tile; 1 for a row."""
 
     @property
     def is_row(self) -> bool:
-        """Whether the images are rows of patches, of any aspect."""
+        """True if images are rows of patches, of any aspect ratio."""
         return self.patches == 1
 
     @property
     def total(self) -> int:
-        """Patches of all pieces."""
+        """Number of patches of all pieces."""
         return self.pieces * self.patches
 
 
 class Tower:
-    """The vision tower of a model without contents. ``item``: bytes of a number that it computes."""
+    """Memory of the vision tower of a model with fake tensors. ``item``: bytes per number that it computes."""
 
     def __init__(
         self,
@@ -74,31 +82,32 @@ class Tower:
         self._item, self._precision = item, precision
 
     def encoding(self, tiles: Tiles) -> int:
-        """One pass without gradient: what is alive at most in a block, of the pieces all together.
+        """Return the peak bytes of a forward pass of all pieces, without gradient.
 
-        Formula: in a block's MLP, N patches x 2 (width + inner) numbers.
+        Formula for rows: in the MLP of a block, N patches * 2 (width + inner) numbers.
         """
         if tiles.is_row:
             return tiles.total * 2 * (self._sizes.width + self._sizes.inner) * self._item
         with torch.no_grad():
             return self._run(tiles, 1)[1]
 
-    def kept(self, tiles: Tiles, *, checkpointing: bool) -> int:
-        """What a trained tower keeps for its backward.
+    def saved(self, tiles: Tiles, *, checkpointing: bool) -> int:
+        """Return the bytes that a trained tower saves for the backward.
 
-        Formula: of each block and patch two inputs of norms (float32), 9 tensors of its width and 4 of its MLP's inner
-        width. Under checkpointing the input of each block, and all that of one block.
+        Formula for rows: per block and patch, two inputs of norms (float32), 9 tensors of the width and 4 of the inner
+        width of the MLP. With gradient checkpointing, the input of each block, and everything of one block.
         """
         width, inner, depth = self._sizes.width, self._sizes.inner, self._sizes.depth
         if tiles.is_row:
             block = tiles.total * (8 * width + (9 * width + 4 * inner) * self._item)
             return depth * tiles.total * width * 4 + block if checkpointing else depth * block
+        # Each layer after the first saves as much as the second.
         (one, _), (two, peak) = self._run(tiles, 1), self._run(tiles, 2)
         whole = two + (depth - 2) * (two - one)
         return whole + peak - two if checkpointing else whole
 
     def _run(self, tiles: Tiles, num_layers: int) -> tuple[int, int]:
-        """Bytes after the first layers, and the most there were at once, in the backward too if there is one."""
+        """Bytes after the forward of the first layers, and peak bytes, including the backward if gradients are on."""
         layers = self._layers()
         training = torch.is_grad_enabled()
         weights = [weight for layer in layers for weight in layer.parameters()]
@@ -109,7 +118,7 @@ class Tower:
         known += [weight.grad for weight in weights if weight.grad is not None]
         shape = (tiles.pieces, tiles.patches, self._sizes.width)
         with self._mode, LiveBytes(known) as live:
-            # What stands before the layers: the embedded patches, with a gradient of their own.
+            # Input of the layers: the embedded patches, with a gradient of their own.
             hidden = torch.empty(shape, dtype=weights[0].dtype, requires_grad=training)
             with self._precision():
                 for layer in layers[:num_layers]:
@@ -118,10 +127,10 @@ class Tower:
                         {"attention_mask": None} if "attention_mask" in signature(layer.forward).parameters else {}
                     )
                     hidden = layer(hidden, **options)
-            kept = live.now
+            saved = live.now
             if training:
                 hidden.sum().backward()
-        return kept, live.peak
+        return saved, live.peak
 
     def _layers(self) -> nn.ModuleList:
         tower = self._loaded.model.get_submodule(self._loaded.family.vision_names[0].rstrip("."))

@@ -8,12 +8,9 @@ from typing import Any
 
 import yaml
 
-import virft
 from virft.data.store import Store
 from virft.geometry.boxes import BoxSpace
-
-TINY_NAME = "virft-tiny"
-_TINY_FOLDER = Path(virft.__file__).parent / "models" / "tiny_weights"
+from virft.models.tiny import TINY_NAME, tiny_folder
 
 
 def card_facts(*, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store]) -> dict[str, Any]:
@@ -35,7 +32,7 @@ def base_facts(model: str) -> dict[str, str | None]:
 
     A folder's are those that its own model card names: of a model that was trained from a hub's, that one.
     """
-    folder = _TINY_FOLDER if model == TINY_NAME else Path(model)
+    folder = tiny_folder() if model == TINY_NAME else Path(model)
     if model != TINY_NAME and not folder.is_dir():
         return {"name": model, "hub_id": model, "license": None}
     front = front_matter(folder / "README.md")

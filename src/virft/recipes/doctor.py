@@ -24,13 +24,13 @@ from virft.errors import VirftError
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
+from virft.planning.device import GIB
 from virft.recipes.setup import load_for_training, make_trainer
 from virft.recipes.train import training_data
 from virft.scenes.assets import class_names
 from virft.training.distributed import device
 from virft.types import TaskName
 
-GIB = 2**30
 EXTRAS = ("hf", "app")
 """What a user may add; the others are for work on virft itself."""
 LOW_DISK_GIB = 2.0

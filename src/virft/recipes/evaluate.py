@@ -159,7 +159,7 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
         return {value_name + end: value for one in scores for value_name, value in one.values.items()}
 
     def validate(num_steps: int) -> Mapping[str, float]:
-        with loaded.whole() as whole:
+        with loaded.gathered() as whole:
             found = {key: value for name in stores for key, value in validate_on(whole, name, num_steps).items()}
         headlines = [value for key, value in found.items() if key.partition("@")[0] in HEADLINE.values()]
         return found | {"score": fmean(headlines)}

@@ -209,7 +209,7 @@ def make_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] = ())
         is_sharded=strategy(config) != "ddp",
         engine=shared.engine,
         sampler=shared.sampler,
-        sampling_mode=loaded.whole if shared.sampler is not None else None,
+        sampling_mode=loaded.gathered if shared.sampler is not None else None,
         device=device(),
         autocast=_autocast(config),
     )
@@ -260,7 +260,7 @@ def _encoding(config: Config, loaded: LoadedModel, whole: Policy | None) -> dict
     """What encodes images of a frozen tower that is shared out; FSDP2 leaves it whole."""
     if whole is None or not config.model.freeze_vision or strategy(config) == "fsdp2":
         return {}
-    return {"encoder": whole, "encoding_mode": loaded.whole}
+    return {"encoder": whole, "encoding_mode": loaded.gathered}
 
 
 class _Shared(NamedTuple):
@@ -283,11 +283,11 @@ def _share_out(
     halved = torch.bfloat16 if config.model.dtype == "bfloat16" else None
     sampler = None
     if how in ("fsdp2", "zero3"):
-        loaded.add_copy(among.device, linear_dtype=halved, keep_tower=how == "fsdp2")
-        sampler = make_policy(loaded.copy(), temperature=policy.rules.temperature)
+        loaded.add_gathered_copy(among.device, linear_dtype=halved, replicate_tower=how == "fsdp2")
+        sampler = make_policy(loaded.unsharded(), temperature=policy.rules.temperature)
     if how == "fsdp2":
-        assert loaded.copied is not None
-        shard(policy, among.device, among.count, whole=loaded.copied.shared)
+        assert loaded.gathered_copy is not None
+        shard(policy, among.device, among.count, replicated=loaded.gathered_copy.shared)
     optimizer = _make_optimizer(settings, loaded, policy, names)
     if how in ("ddp", "fsdp2"):
         return _Shared(optimizer, sampler)

@@ -184,7 +184,7 @@ def _open_run(
 
 def _save(loaded: LoadedModel, run: Path, name: str, among: Ranks) -> None:
     """The folder ``name`` of a run, with the model as it is and its model card."""
-    with loaded.whole() as whole:
+    with loaded.gathered() as whole:
         if among.is_first:
             whole.save(run / name, readme=model_card(run, model=name, adapters=whole.saves_adapters))
     among.wait()

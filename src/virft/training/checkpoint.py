@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from virft.errors import RunError
 from virft.files import OLD, UNFINISHED, make_folder, remove_folder, replace_folder, sync
-from virft.models.sharding import is_partitioned, put_whole, shard_like, whole_tensor
+from virft.models.sharding import full_tensor, is_partitioned, shard_like, write_full_tensor
 from virft.training.distributed import Ranks
 from virft.training.zero import AnyOptimizer, ZeroOptimizer
 
@@ -80,7 +80,7 @@ def save_checkpoint(
 def _whole(value: Any, *, keep: bool) -> Any:
     """A value that may be sharded, all of it; on the CPU if it had to be gathered. None unless it is kept."""
     if isinstance(value, DTensor) or (isinstance(value, Tensor) and is_partitioned(value)):
-        value = whole_tensor(value).cpu() if keep else whole_tensor(value)
+        value = full_tensor(value).cpu() if keep else full_tensor(value)
     return value if keep else None
 
 
@@ -184,7 +184,7 @@ def load_checkpoint(path: Path, *, module: nn.Module, optimizer: AnyOptimizer) -
         odd = sorted(own.keys() ^ saved.keys())[0]
         raise RunError(f"{path}: the weights that are trained differ from those saved, the first is {odd}")
     for name, parameter in own.items():
-        put_whole(parameter, saved[name])
+        write_full_tensor(parameter, saved[name])
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     of_optimizer = _together(load_file(path / OPTIMIZER), state["optimizer"]["values"])
     if not isinstance(optimizer, ZeroOptimizer):  # which takes the whole

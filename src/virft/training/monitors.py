@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from virft.models.sharding import own_part
+from virft.models.sharding import local_shard
 
 GuardName = Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"]
 
@@ -205,7 +205,7 @@ def _is_of_training(record: Mapping[str, float]) -> bool:
 
 def is_finite(module: nn.Module) -> bool:
     """Whether every trained weight that this process has is a finite number."""
-    trained = (own_part(parameter) for parameter in module.parameters() if parameter.requires_grad)
+    trained = (local_shard(parameter) for parameter in module.parameters() if parameter.requires_grad)
     flags = [one.isfinite().all() for one in trained]
     return not flags or bool(torch.stack(flags).all())  # one wait for the device, not one a parameter
 

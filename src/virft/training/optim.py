@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from virft.errors import ConfigError
-from virft.models.sharding import whole_tensor
+from virft.models.sharding import full_tensor
 from virft.training.distributed import Ranks
 from virft.training.zero import AnyOptimizer, ZeroOptimizer
 
@@ -134,7 +134,7 @@ def update_weights(optimizer: AnyOptimizer, *, max_grad_norm: float, ranks: Rank
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ranks.sum_gradients(trained)
     norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)
-    value: float = whole_tensor(norm).item()
+    value: float = full_tensor(norm).item()
     if math.isfinite(value):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Text of sampled tokens, and where generation stops; exactness is in ``tests/parity``."""
+"""Decoding of sampled tokens, and stop tokens. Parity with transformers: ``tests/parity``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tiny() -> Iterator[LoadedModel]:
     yield load_model(TINY_NAME)
 
 
-def test_ends_say_how_many_characters_the_tokens_so_far_make(tiny: LoadedModel) -> None:
+def test_token_ends_count_the_characters_up_to_each_token(tiny: LoadedModel) -> None:
     text = "<answer>[{'Position':[1,2,30,40]}]</answer>"
     ids = tiny.tokenizer(text).input_ids
     decoded, ends = TextDecoder(tiny.tokenizer).decode(ids)
@@ -28,7 +28,7 @@ def test_ends_say_how_many_characters_the_tokens_so_far_make(tiny: LoadedModel) 
     assert pieces == [tiny.tokenizer.decode([token]) for token in ids]
 
 
-def test_a_character_of_several_tokens_is_whole_and_its_ends_never_fall(tiny: LoadedModel) -> None:
+def test_a_character_of_several_tokens_is_decoded_whole_with_ascending_ends(tiny: LoadedModel) -> None:
     ids = tiny.tokenizer("a 🦝 b").input_ids
     text, ends = TextDecoder(tiny.tokenizer).decode(ids)
     assert text == "a 🦝 b"
@@ -37,12 +37,12 @@ def test_a_character_of_several_tokens_is_whole_and_its_ends_never_fall(tiny: Lo
     assert ends[-1] == len(text)
 
 
-def test_special_tokens_stay_visible(tiny: LoadedModel) -> None:
+def test_special_tokens_are_part_of_the_text(tiny: LoadedModel) -> None:
     ids = tiny.tokenizer("<|box_start|>1<|box_end|>").input_ids
     assert TextDecoder(tiny.tokenizer).decode(ids)[0] == "<|box_start|>1<|box_end|>"
 
 
-def test_nothing_sampled_is_an_empty_text(tiny: LoadedModel) -> None:
+def test_no_tokens_are_an_empty_text(tiny: LoadedModel) -> None:
     assert TextDecoder(tiny.tokenizer).decode([]) == ("", [])
 
 
@@ -51,20 +51,20 @@ def model(generation: Any, text: Any = 7) -> Any:
     return SimpleNamespace(generation_config=generation, config=config)
 
 
-def test_generation_stops_at_the_ends_of_the_generation_config_first() -> None:
+def test_stop_tokens_come_from_the_generation_config_first() -> None:
     assert stop_token_ids(model(SimpleNamespace(eos_token_id=5))) == {5}
     assert stop_token_ids(model(SimpleNamespace(eos_token_id=[5, 6]))) == {5, 6}
     assert stop_token_ids(model(SimpleNamespace(eos_token_id=None))) == {7}
     assert stop_token_ids(model(None, [8, 9])) == {8, 9}
 
 
-def test_an_answer_begins_with_what_the_prompt_has_written_of_it(tiny: LoadedModel) -> None:
+def test_a_completion_begins_with_the_prefix_that_the_prompt_opened(tiny: LoadedModel) -> None:
     words = tiny.tokenizer("a</think>").input_ids
     completion = TextDecoder(tiny.tokenizer).completion(
         [*words, 0], [-1.0] * (len(words) + 1), True, opened="<think>\n"
     )
     assert completion.text == "<think>\na</think>"
-    # 8 characters of the prompt, then those of the tokens; the end token has none
+    # 8 characters of the prompt, then those of the tokens; the stop token has none
     ends = TextDecoder(tiny.tokenizer).decode(words)[1]
     assert completion.token_ends == (*(8 + end for end in ends), 17)
     assert completion.token_ids == (*words, 0)

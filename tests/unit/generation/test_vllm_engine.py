@@ -1,4 +1,4 @@
-"""What vLLM is told, with a stand-in for it; the real one is in ``tests/on_vllm``."""
+"""Arguments that vLLM gets, with a fake module in its place. Real vLLM: ``tests/on_vllm``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 import fake_vllm
 from virft.errors import ModelError
-from virft.generation.vllm_engine import EngineAnswer, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
+from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
 from virft.generation.vllm_server import ServedEngine, engine_environment
 
 SAMPLING = EngineSampling(max_tokens=5, temperature=0.7, stop_ids=(3,), forbidden=("<pad>",))
@@ -39,21 +39,21 @@ def request(*, count: int = 2) -> EngineRequest:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[fake_vllm.LLM]:
-    """The engines that were made of the stand-in."""
+    """Return the engines that were made with the fake module."""
     engines: list[fake_vllm.LLM] = []
 
-    class Noted(fake_vllm.LLM):
+    class Recorded(fake_vllm.LLM):
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
             engines.append(self)
 
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm)
-    monkeypatch.setattr(fake_vllm, "LLM", Noted)
+    monkeypatch.setattr(fake_vllm, "LLM", Recorded)
     return engines
 
 
-def test_sampling_is_that_of_the_policy(made: list[fake_vllm.LLM]) -> None:
+def test_sampling_parameters_are_those_of_the_policy(made: list[fake_vllm.LLM]) -> None:
     VLLMEngine(settings()).generate([request()], SAMPLING)
     assert made[0].settings["logprobs_mode"] == "processed_logprobs"
     assert made[0].settings["generation_config"] == "vllm"  # not the model's own top-k
@@ -65,22 +65,22 @@ def test_sampling_is_that_of_the_policy(made: list[fake_vllm.LLM]) -> None:
     }  # fmt: skip
 
 
-def test_answers_come_in_order_with_their_logprobs(made: list[fake_vllm.LLM]) -> None:
-    (answers,) = VLLMEngine(settings()).generate([request(count=2)], SAMPLING)
-    assert answers == [
-        EngineAnswer(token_ids=(7, 3), logprobs=(-0.5, -0.25)),
-        EngineAnswer(token_ids=(8, 3), logprobs=(-0.5, -0.25)),
+def test_completions_are_in_order_with_their_logprobs(made: list[fake_vllm.LLM]) -> None:
+    (outputs,) = VLLMEngine(settings()).generate([request(count=2)], SAMPLING)
+    assert outputs == [
+        EngineOutput(token_ids=(7, 3), logprobs=(-0.5, -0.25)),
+        EngineOutput(token_ids=(8, 3), logprobs=(-0.5, -0.25)),
     ]
 
 
-def test_the_likeliest_answer_is_computed_once(made: list[fake_vllm.LLM]) -> None:
+def test_a_greedy_completion_is_computed_once(made: list[fake_vllm.LLM]) -> None:
     greedy = EngineSampling(max_tokens=5, temperature=0.0, stop_ids=(3,), forbidden=())
-    (answers,) = VLLMEngine(settings()).generate([request(count=3)], greedy)
-    assert [one.token_ids for one in answers] == [(7, 3)] * 3
+    (outputs,) = VLLMEngine(settings()).generate([request(count=3)], greedy)
+    assert [one.token_ids for one in outputs] == [(7, 3)] * 3
     assert made[0].calls[0][2][0].settings["n"] == 1
 
 
-def test_a_prompt_that_vllm_reads_otherwise_is_a_bug(made: list[fake_vllm.LLM]) -> None:
+def test_another_prompt_in_vllm_is_an_assertion_error(made: list[fake_vllm.LLM]) -> None:
     odd = EngineRequest(
         token_ids=(5, 9, 8),  # one token for an image of two
         placeholder_id=9,
@@ -93,7 +93,7 @@ def test_a_prompt_that_vllm_reads_otherwise_is_a_bug(made: list[fake_vllm.LLM]) 
         VLLMEngine(settings()).generate([odd], SAMPLING)
 
 
-def test_every_cache_is_emptied_after_weights(made: list[fake_vllm.LLM]) -> None:
+def test_new_weights_clear_every_cache(made: list[fake_vllm.LLM]) -> None:
     VLLMEngine(settings()).load_weights([("a", torch.tensor([1.0, 2.0]))])
     assert made[0].calls == [
         ("reload_weights", {"a": [1.0, 2.0]}),
@@ -103,7 +103,7 @@ def test_every_cache_is_emptied_after_weights(made: list[fake_vllm.LLM]) -> None
     ]
 
 
-def test_memory_is_fixed_on_a_cpu_and_a_share_elsewhere(made: list[fake_vllm.LLM]) -> None:
+def test_memory_is_fixed_on_a_cpu_and_a_fraction_on_a_gpu(made: list[fake_vllm.LLM]) -> None:
     VLLMEngine(settings())
     VLLMEngine(settings(on_cpu=False, sleeps=True))
     on_cpu, elsewhere = (one.settings for one in made)
@@ -115,7 +115,7 @@ def test_memory_is_fixed_on_a_cpu_and_a_share_elsewhere(made: list[fake_vllm.LLM
     assert not elsewhere["enforce_eager"]
 
 
-def test_an_encoder_is_made_only_where_deep_features_need_one(made: list[fake_vllm.LLM]) -> None:
+def test_a_vision_tower_is_built_for_deepstack_features_only(made: list[fake_vllm.LLM]) -> None:
     VLLMEngine(settings())
     VLLMEngine(settings(has_deep_features=True))
     assert [one.settings["limit_mm_per_prompt"] for one in made] == [
@@ -124,7 +124,7 @@ def test_an_encoder_is_made_only_where_deep_features_need_one(made: list[fake_vl
     ]
 
 
-def test_sleep_keeps_the_weights(made: list[fake_vllm.LLM]) -> None:
+def test_sleep_retains_the_weights(made: list[fake_vllm.LLM]) -> None:
     engine = VLLMEngine(settings())
     engine.sleep()
     engine.wake_up()
@@ -133,15 +133,13 @@ def test_sleep_keeps_the_weights(made: list[fake_vllm.LLM]) -> None:
 
 @pytest.fixture
 def server_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in is what the engine's process imports as vllm."""
+    """Have the server process import the fake module as vllm."""
     shutil.copyfile(fake_vllm.__file__, tmp_path / "vllm.py")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
 
 @pytest.mark.usefixtures("server_path")
-def test_an_engine_in_a_process_of_its_own_answers_as_one_in_ours(
-    made: list[fake_vllm.LLM], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_served_engine_gives_the_same_completions(made: list[fake_vllm.LLM], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     start = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
@@ -149,22 +147,22 @@ def test_an_engine_in_a_process_of_its_own_answers_as_one_in_ours(
     assert started[0].poll() is None
     tied = torch.ones(2, dtype=torch.bfloat16)
     served.load_weights([("a", tied), ("b", tied)])
-    answers = served.generate([request()], SAMPLING)
+    outputs = served.generate([request()], SAMPLING)
     served.sleep()
     served.wake_up()
-    assert answers == VLLMEngine(settings()).generate([request()], SAMPLING)
+    assert outputs == VLLMEngine(settings()).generate([request()], SAMPLING)
     served.close()
     assert started[0].returncode == 0
 
 
 @pytest.mark.usefixtures("server_path")
-def test_an_engine_that_does_not_start_is_told_with_its_reason() -> None:
+def test_an_engine_that_does_not_start_raises_with_its_reason() -> None:
     with pytest.raises(ModelError, match="vLLM: ValueError: not enough memory; its log ends so"):
         ServedEngine(settings(dtype="bfloat16"))
 
 
 @pytest.mark.usefixtures("server_path")
-def test_an_engine_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_dies_raises_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VLLM_DIES", "1")
     served = ServedEngine(settings())
     with pytest.raises(ModelError, match="the vLLM engine ended with status 9"):
@@ -172,7 +170,7 @@ def test_an_engine_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     served.close()
 
 
-def test_the_engine_knows_nothing_of_the_launcher() -> None:
+def test_the_engine_gets_no_variables_of_the_launcher() -> None:
     ours = {"RANK": "1", "WORLD_SIZE": "2", "PATH": "/bin", "VLLM_LOGGING_LEVEL": "INFO"}
     assert engine_environment(ours, on_cpu=False) == {"PATH": "/bin", "VLLM_LOGGING_LEVEL": "INFO"}
     assert engine_environment({}, on_cpu=True) == {"VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"}

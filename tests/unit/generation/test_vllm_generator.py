@@ -1,4 +1,4 @@
-"""What an engine is given of the policy, and when; the engine is a list of calls."""
+"""Weights and requests that an engine gets from the policy, and when; the engine records its calls."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from virft.generation import vllm_generator
 from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
-from virft.generation.vllm_engine import EngineAnswer, EngineRequest, EngineSampling
+from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling
 from virft.generation.vllm_generator import VLLMGenerator, engine_is_served, start_vllm
 from virft.inference.prompting import make_renderer
-from virft.models.families import family_of
+from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel, load_model
 from virft.models.policy import TokenRules, make_policy
 from virft.models.vision import ImageFeatures
@@ -31,20 +31,20 @@ PARAMS = GenerationParams(max_completion_tokens=4, temperature=0.7)
 KEY = StepKey(seed=0, step=3)
 
 
-class NotingEngine:
-    """Answers with the prompt's first tokens; ``calls`` in order."""
+class RecordingEngine:
+    """Returns fixed tokens; ``calls`` lists the calls of its methods, in order."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.weights: dict[str, Tensor] = {}
         self.requests: list[EngineRequest] = []
         self.sampling: EngineSampling | None = None
-        self.answer: tuple[int, ...] = (40, 41)
+        self.tokens: tuple[int, ...] = (40, 41)
 
-    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineAnswer]]:
+    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
         self.calls.append("generate")
         self.requests, self.sampling = list(requests), sampling
-        return [[EngineAnswer(token_ids=self.answer, logprobs=(-0.5,) * len(self.answer))] * r.count for r in requests]
+        return [[EngineOutput(token_ids=self.tokens, logprobs=(-0.5,) * len(self.tokens))] * r.count for r in requests]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self.calls.append("load_weights")
@@ -67,24 +67,24 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture
 def encoded(loaded: LoadedModel, tmp_path: Path) -> EncodedPrompt:
-    """A question about a picture that is seen as 112 x 84 pixels: 8 x 6 patches."""
+    """Return a prompt with an image of 112 x 84 pixels: 8 x 6 patches."""
     path = save_picture(tmp_path / "a.png", (112, 84))
-    asked = sample(image=str(path), size=(112, 84))
-    rendered = make_renderer(loaded, template="auto", thinking=False)(asked)
+    one = sample(image=str(path), size=(112, 84))
+    rendered = make_renderer(loaded, template="auto", thinking=False)(one)
     with torch.no_grad():
         (features,) = make_policy(loaded, temperature=0.7).encode_images([rendered.vision])
-    return EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features, noise_id="0/a")
+    return EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features, stream_id="0/a")
 
 
-def generator(loaded: LoadedModel, engine: NotingEngine, **changes: Any) -> VLLMGenerator:
+def generator(loaded: LoadedModel, engine: RecordingEngine, **changes: Any) -> VLLMGenerator:
     rules = make_policy(loaded, temperature=0.7).rules
     return VLLMGenerator(loaded, rules, **{"engine": engine, "dtype": torch.float32, "sleeps": False} | changes)
 
 
-def test_weights_go_over_before_the_first_answers_and_once_after_each_step(
+def test_weights_are_sent_before_the_first_sampling_and_once_after_each_step(
     loaded: LoadedModel, encoded: EncodedPrompt
 ) -> None:
-    engine = NotingEngine()
+    engine = RecordingEngine()
     made = generator(loaded, engine)
     made.update()
     for _ in range(2):
@@ -96,10 +96,10 @@ def test_weights_go_over_before_the_first_answers_and_once_after_each_step(
     assert engine.calls == ["load_weights", "generate", "generate", "load_weights", "generate", "close"]
 
 
-def test_what_is_not_trained_goes_over_once(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+def test_frozen_weights_are_sent_once(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
     loaded.model.requires_grad_(False)
     loaded.model.lm_head.requires_grad_(True)
-    engine = NotingEngine()
+    engine = RecordingEngine()
     made = generator(loaded, engine)
     made.generate([encoded], 1, PARAMS, KEY)
     everything = {name for name, _ in loaded.model.named_parameters() if not name.startswith("model.visual.")}
@@ -112,7 +112,7 @@ def test_what_is_not_trained_goes_over_once(loaded: LoadedModel, encoded: Encode
     assert engine.weights["lm_head.weight"].unique().tolist() == [2.0]
 
 
-def test_adapters_go_over_as_part_of_the_weights_with_the_biases_beside_them(loaded: LoadedModel) -> None:
+def test_adapters_are_sent_merged_with_the_biases_of_their_layers(loaded: LoadedModel) -> None:
     before = {name: weight.clone() for name, weight in engine_weights(loaded, torch.float32, only_trained=False)}
     loaded.add_lora(rank=4, alpha=8)
     with torch.no_grad():
@@ -133,20 +133,20 @@ def test_adapters_go_over_as_part_of_the_weights_with_the_biases_beside_them(loa
             assert (weight - before[name]).abs().max() > 0.01
 
 
-def test_weights_go_over_in_the_engines_precision_without_gradient(loaded: LoadedModel) -> None:
+def test_weights_are_sent_in_the_dtype_of_the_engine_without_gradient(loaded: LoadedModel) -> None:
     weights = dict(engine_weights(loaded, torch.bfloat16, only_trained=True))
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     assert not any(weight.requires_grad for weight in weights.values())
 
 
-def test_a_tied_output_layer_goes_over_by_both_names(loaded: LoadedModel) -> None:
+def test_a_tied_output_layer_is_sent_under_both_names(loaded: LoadedModel) -> None:
     loaded.model.lm_head.weight = loaded.model.get_input_embeddings().weight
     weights = dict(engine_weights(loaded, torch.float32, only_trained=True))
     assert weights["lm_head.weight"].equal(weights["model.language_model.embed_tokens.weight"])
 
 
-def test_the_engine_is_asked_as_the_policy_would_be(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
-    engine = NotingEngine()
+def test_the_engine_gets_the_prompt_and_rules_of_the_policy(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = RecordingEngine()
     generator(loaded, engine).generate([encoded], 3, PARAMS, KEY)
     (request,) = engine.requests
     assert request.token_ids == encoded.prompt.token_ids
@@ -163,20 +163,20 @@ def test_the_engine_is_asked_as_the_policy_would_be(loaded: LoadedModel, encoded
     )
 
 
-def test_deep_features_stand_beside_the_plain_ones(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+def test_deepstack_features_are_concatenated_to_the_others(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
     features = ImageFeatures(
         tokens=(torch.full((2, 3), 1.0), torch.full((1, 3), 2.0)),
         deep=((torch.full((2, 3), 3.0), torch.full((1, 3), 4.0)),),
     )
-    engine = NotingEngine()
+    engine = RecordingEngine()
     one = EncodedPrompt(prompt=encoded.prompt, positions=encoded.positions, features=features)
     generator(loaded, engine).generate([one], 1, PARAMS, KEY)
     assert engine.requests[0].image_embeds.tolist() == [[1.0] * 3 + [3.0] * 3] * 2 + [[2.0] * 3 + [4.0] * 3]
 
 
-def test_seeds_are_of_the_step_and_the_place_and_repeat(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
-    engine = NotingEngine()
-    other = EncodedPrompt(prompt=encoded.prompt, positions=encoded.positions, features=encoded.features, noise_id="1/a")
+def test_seeds_follow_from_step_and_stream_id(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = RecordingEngine()
+    other = replace(encoded, stream_id="1/a")
 
     def seeds(step: int) -> list[int]:
         generator(loaded, engine).generate([encoded, other], 2, PARAMS, StepKey(seed=0, step=step))
@@ -186,24 +186,24 @@ def test_seeds_are_of_the_step_and_the_place_and_repeat(loaded: LoadedModel, enc
     assert len({*seeds(3), *seeds(4)}) == 4
 
 
-def test_an_answer_becomes_a_completion(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
-    engine = NotingEngine()
+def test_an_engine_output_becomes_a_completion(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = RecordingEngine()
     end = loaded.model.config.get_text_config().eos_token_id
     word = loaded.tokenizer("No Objects", add_special_tokens=False).input_ids
-    engine.answer = (*word, end)
+    engine.tokens = (*word, end)
     ((stopped,),) = generator(loaded, engine).generate([encoded], 1, PARAMS, KEY)
     assert stopped.text == "No Objects"
     assert stopped.finish_reason is FinishReason.STOP
-    assert stopped.token_ids == engine.answer
+    assert stopped.token_ids == engine.tokens
     assert stopped.token_ends[-2:] == (10, 10)
-    assert stopped.sampler_logprobs == (-0.5,) * len(engine.answer)
-    engine.answer = tuple(word)
+    assert stopped.sampler_logprobs == (-0.5,) * len(engine.tokens)
+    engine.tokens = tuple(word)
     ((cut,),) = generator(loaded, engine).generate([encoded], 1, PARAMS, KEY)
     assert cut.finish_reason is FinishReason.LENGTH
 
 
-def test_a_sleeping_engine_is_woken_before_it_gets_weights(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
-    engine = NotingEngine()
+def test_a_sleeping_engine_wakes_up_before_it_gets_weights(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = RecordingEngine()
     made = generator(loaded, engine, sleeps=True)
     made.generate([encoded], 1, PARAMS, KEY)
     made.update()
@@ -215,10 +215,10 @@ def test_a_sleeping_engine_is_woken_before_it_gets_weights(loaded: LoadedModel, 
 
 
 def test_a_forbidden_token_without_a_text_of_its_own_is_refused(loaded: LoadedModel) -> None:
-    byte = loaded.tokenizer("é", add_special_tokens=False).input_ids[0]  # half of a letter, or another spelling of it
+    byte = loaded.tokenizer("é", add_special_tokens=False).input_ids[0]  # a part of a character
     with pytest.raises(ModelError, match=f"token {byte} has no text of its own"):
         VLLMGenerator(
-            loaded, TokenRules(forbidden_ids=(byte,)), engine=NotingEngine(), dtype=torch.float32, sleeps=False
+            loaded, TokenRules(forbidden_ids=(byte,)), engine=RecordingEngine(), dtype=torch.float32, sleeps=False
         )
 
 
@@ -241,26 +241,28 @@ def test_no_engine_sleeps_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         engine_is_served("colocated", on_cpu=True)
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with_vllm(monkeypatch, there=False)
     with pytest.raises(ConfigError, match=r'"vllm", which is not installed; pip install "virft\[vllm\]"'):
         engine_is_served("auto", on_cpu=True)
 
 
-def test_a_family_that_vllm_is_not_given_is_refused(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> None:
+def test_a_family_without_vllm_support_is_refused(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> None:
     with_vllm(monkeypatch, there=True)
-    monkeypatch.setattr(vllm_generator, "VLLM_FAMILIES", ("qwen3_vl",))
-    with pytest.raises(ConfigError, match="cannot be given images of qwen2_vl; expected"):
+    loaded.family = replace(loaded.family, on_vllm=False)
+    with pytest.raises(ConfigError, match="does not take image features of qwen2_vl; expected"):
         start_vllm(loaded, TokenRules(), dtype="float32", mode="auto", memory_frac=0.3, on_cpu=True)
 
 
-def test_every_family_that_is_named_exists() -> None:
-    assert [family_of(name).model_type for name in vllm_generator.VLLM_FAMILIES] == [*vllm_generator.VLLM_FAMILIES]
+def test_the_qwen_families_run_on_vllm() -> None:
+    assert [name for name, family in FAMILIES.items() if family.on_vllm] == ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 
-def test_an_answer_begins_with_what_the_prompt_has_written_of_it(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
-    engine = NotingEngine()
-    engine.answer = tuple(loaded.tokenizer("a</think>", add_special_tokens=False).input_ids)
+def test_a_completion_begins_with_the_prefix_that_the_prompt_opened(
+    loaded: LoadedModel, encoded: EncodedPrompt
+) -> None:
+    engine = RecordingEngine()
+    engine.tokens = tuple(loaded.tokenizer("a</think>", add_special_tokens=False).input_ids)
     begun = replace(encoded, prompt=replace(encoded.prompt, opened="<think>\n"))
     plain, thinking = generator(loaded, engine).generate([encoded, begun], 2, PARAMS, KEY)
     assert [one.text for one in plain] == ["a</think>"] * 2

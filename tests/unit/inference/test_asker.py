@@ -144,5 +144,5 @@ def test_a_thought_that_the_template_begins_is_shown_from_the_first_token(dog: S
     assert all(isinstance(text, str) and text.startswith("<think>\n") for text in texts)
     assert answered.completion.text.startswith("<think>\n")
     assert answered.completion == asker.answer(answered.question).completion
-    with pytest.raises(ModelError, match="begins a thought in every answer"):
+    with pytest.raises(ModelError, match="begins a think block in every completion"):
         Asker(loaded)

@@ -1,4 +1,4 @@
-"""A base of 4 bits under adapters: the language model alone, trained, saved, and refused where it cannot be."""
+"""4-bit base weights under adapters: which weights, training, saving, and errors."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CONFIG = Config(
 )
 
 
-def test_it_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4_bit_weights_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"load_in_4bit needs bitsandbytes.* pip install virft\[quant\]"):
         load_model("virft-tiny", in_4bit=True)
 
 
-def test_adapters_in_a_folder_cannot_be_merged_into_it(tmp_path: Path) -> None:
+def test_adapters_in_a_folder_cannot_be_merged_into_4_bit_weights(tmp_path: Path) -> None:
     loaded = load_model("virft-tiny")
     loaded.add_lora(2, 4)
     loaded.save(tmp_path / "adapters")
@@ -41,7 +41,7 @@ def test_adapters_in_a_folder_cannot_be_merged_into_it(tmp_path: Path) -> None:
 
 
 @needs_bitsandbytes
-def test_the_language_models_layers_are_packed_and_nothing_else() -> None:
+def test_only_the_language_models_layers_have_4_bits() -> None:
     packed = {n for n, p in load_for_training(CONFIG).model.named_parameters() if p.dtype == torch.uint8}
     # 4 layers of 7 matrices
     assert len(packed) == 28
@@ -49,11 +49,11 @@ def test_the_language_models_layers_are_packed_and_nothing_else() -> None:
 
 
 @needs_bitsandbytes
-def test_it_answers_nearly_as_the_model_of_16_bits() -> None:
+def test_logits_of_4_bit_weights_correlate_with_those_of_16_bits() -> None:
     ids = torch.arange(40, 60)[None]
     whole, packed = (
-        load_model("virft-tiny", dtype=torch.bfloat16, in_4bit=wanted).model(input_ids=ids).logits.float()
-        for wanted in (False, True)
+        load_model("virft-tiny", dtype=torch.bfloat16, in_4bit=in_4bit).model(input_ids=ids).logits.float()
+        for in_4bit in (False, True)
     )
     assert whole.std() > 0.5
     assert torch.corrcoef(torch.stack([whole.flatten(), packed.flatten()]))[0, 1] > 0.95
@@ -61,7 +61,7 @@ def test_it_answers_nearly_as_the_model_of_16_bits() -> None:
 
 
 @needs_bitsandbytes
-def test_steps_sample_and_train_in_turns_and_adapters_are_saved(tmp_path: Path) -> None:
+def test_sampling_and_training_alternate_and_adapters_are_saved(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "a.png", (112, 112))
     loaded = load_for_training(CONFIG)
     trainer = make_trainer(CONFIG, loaded)

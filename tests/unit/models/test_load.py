@@ -1,4 +1,4 @@
-"""A model folder loads whole, or the message says what is missing; what is saved loads anywhere."""
+"""Loading and saving of model folders: completeness, errors, adapters, code that is never run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from virft.models.tiny import TINY_NAME, tiny_folder
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of virft-tiny that a test may spoil."""
+    """Return a copy of virft-tiny that a test may damage."""
     return Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
 
 
@@ -41,7 +41,7 @@ def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no configuration": (lambda f: (f / "config.json").unlink(), "no config.json in this folder; expected a Hugging"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights in this folder; expected *.safetensors"),
     "cut weights": (
@@ -60,14 +60,14 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "adapters without weights": (
         lambda f: (f / "adapter_config.json").write_text("{}"),
-        "no adapters in this folder; expected adapter_model.safetensors beside adapter_config.json",
+        "no adapters in this folder; expected adapter_model.safetensors next to adapter_config.json",
     ),
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILS)
-def test_a_folder_that_is_incomplete_is_told(folder: Path, spoil: str) -> None:
-    change, message = SPOILS[spoil]
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_incomplete_folder_is_refused(folder: Path, damage: str) -> None:
+    change, message = DAMAGES[damage]
     change(folder)
     with pytest.raises(ModelError) as caught:
         load_model(str(folder))
@@ -77,16 +77,16 @@ def test_a_folder_that_is_incomplete_is_told(folder: Path, spoil: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["nowhere", "./nowhere", "/no/where", "a/b/c"])
-def test_a_path_that_leads_nowhere_is_told(path: str) -> None:
+def test_a_missing_folder_is_refused(path: str) -> None:
     with pytest.raises(ModelError, match="there is no such folder; expected virft-tiny, a model folder, or a hub id"):
         load_model(path)
 
 
-def test_the_card_says_how_to_ask() -> None:
+def test_the_card_has_the_prompt_template() -> None:
     assert load_model(TINY_NAME).card["prompt_template"] == "short"
 
 
-def test_parts_of_the_model_get_their_own_attention() -> None:
+def test_language_model_and_tower_have_their_own_attention() -> None:
     config = load_model(TINY_NAME).model.config
     assert config.text_config._attn_implementation == SHARED_PROMPT
     assert config.vision_config._attn_implementation != SHARED_PROMPT
@@ -99,7 +99,7 @@ def test_pixel_limits_reach_the_processor() -> None:
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_adapters_lie_in_the_language_model_only(model_type: str) -> None:
+def test_adapters_are_in_the_language_model_only(model_type: str) -> None:
     loaded = in_memory(model_type)
     loaded.add_lora(4, 8)
     adapted = {name for name, module in loaded.model.named_modules() if hasattr(module, "lora_A")}
@@ -112,7 +112,7 @@ def test_adapters_lie_in_the_language_model_only(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_a_frozen_vision_tower_has_no_gradient_and_all_else_does(model_type: str) -> None:
+def test_freezing_the_vision_tower_leaves_the_language_model_trainable(model_type: str) -> None:
     loaded = in_memory(model_type)
     loaded.freeze_vision()
     for name, parameter in loaded.model.named_parameters():
@@ -134,7 +134,7 @@ def test_a_copy_embeds_patches_with_its_own_weights(model_type: str) -> None:
     assert embed(patches).std() == 0 != before.std()
 
 
-def test_a_saved_model_is_an_ordinary_folder(tmp_path: Path) -> None:
+def test_a_saved_model_is_a_hugging_face_folder(tmp_path: Path) -> None:
     loaded = load_model(TINY_NAME)
     loaded.save(tmp_path / "m")
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "m", dtype=torch.float32)
@@ -146,7 +146,7 @@ def test_a_saved_model_is_an_ordinary_folder(tmp_path: Path) -> None:
         assert (tmp_path / "m" / name).read_bytes() == (tiny_folder() / name).read_bytes()
 
 
-def test_saving_replaces_an_older_model_whole(tmp_path: Path) -> None:
+def test_saving_replaces_an_existing_folder(tmp_path: Path) -> None:
     loaded = load_model(TINY_NAME)
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "old").touch()
@@ -165,7 +165,7 @@ def test_saved_adapters_load_with_their_base(tmp_path: Path) -> None:
                 parameter.fill_(0.01)
     loaded.save(tmp_path / "a")
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
-    # by name: the package lies elsewhere on the next machine
+    # by name: the package is installed in another folder on the next machine
     assert config["base_model_name_or_path"] == TINY_NAME
     assert not (tmp_path / "a" / "model.safetensors").exists()
     again = load_model(str(tmp_path / "a"))
@@ -177,7 +177,7 @@ def test_saved_adapters_load_with_their_base(tmp_path: Path) -> None:
         assert (again.model(input_ids=ids).logits - expected).abs().max() > 1e-2
 
 
-def test_the_processors_chat_template_goes_before_the_tokenizers(tmp_path: Path) -> None:
+def test_the_processors_chat_template_has_precedence(tmp_path: Path) -> None:
     # as on the hub in LLaVA-OneVision, whose tokenizer brings the language model's template, without images
     folder = save_tiny_folder(tmp_path / "m", "llava_onevision")
     template = (folder / "chat_template.jinja").read_text()
@@ -209,9 +209,7 @@ def test_the_description_of_a_model_made_in_memory_names_its_class(model_type: s
 
 # three tiles of 16 x 16 where the models are tiled
 @pytest.mark.parametrize(("model_type", "pixels"), [("tiny", 6272), ("smolvlm", 16 * 32), ("internvl", 3 * 256)])
-def test_a_saved_model_sees_pictures_as_large_as_it_was_trained_to(
-    tmp_path: Path, model_type: str, pixels: int
-) -> None:
+def test_a_saved_model_has_the_pixel_budget_of_its_training(tmp_path: Path, model_type: str, pixels: int) -> None:
     base = tiny_folder() if model_type == "tiny" else save_tiny_folder(tmp_path / "base", model_type)
     loaded = load_model(str(base), pixels=(None, pixels))
     loaded.save(tmp_path / "saved")
@@ -227,7 +225,7 @@ def test_a_saved_model_sees_pictures_as_large_as_it_was_trained_to(
     assert (tmp_path / "as_it_was" / name).read_bytes() == (base / name).read_bytes()
 
 
-def test_adapters_bring_their_pixels_and_how_to_ask(tmp_path: Path) -> None:
+def test_adapters_have_their_own_pixel_budget_and_prompt_settings(tmp_path: Path) -> None:
     loaded = load_model(TINY_NAME, pixels=(None, 6272))
     loaded.card |= {"prompt_template": "Where is {query}?", "thinking": True}
     loaded.add_lora(rank=2, alpha=4)
@@ -243,7 +241,7 @@ def test_adapters_bring_their_pixels_and_how_to_ask(tmp_path: Path) -> None:
 
 
 class Touch:
-    """Pickled, it makes a file where it is read."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -264,7 +262,7 @@ def test_pickled_weights_are_refused_unread(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_weights_beside_safe_ones_are_not_read(tmp_path: Path) -> None:
+def test_pickled_weights_next_to_safetensors_are_not_read(tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder(), tmp_path / "m")
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
     load_model(str(folder))
@@ -273,7 +271,7 @@ def test_pickled_weights_beside_safe_ones_are_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "of_its_own"])
 def test_code_in_a_model_folder_is_not_run(tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask, and take a yes
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would prompt, and accept a yes
     folder = shutil.copytree(tiny_folder(), tmp_path / "m")
     for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
         tree = json.loads((folder / name).read_text())

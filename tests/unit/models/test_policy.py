@@ -1,4 +1,4 @@
-"""What turns logits into the distribution that is sampled and scored."""
+"""Token rules and log-probs: temperature, forbidden tokens, blocks and chunks of logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_temperature_divides_the_logits() -> None:
     assert found.exp().tolist() == pytest.approx([0.25, 0.75])
 
 
-def test_forbidden_tokens_have_probability_0_and_the_others_share_the_rest() -> None:
+def test_forbidden_tokens_have_probability_0() -> None:
     found = TokenRules(forbidden_ids=(1,)).log_distribution(torch.zeros(2, 3))
     assert found[1].tolist() == pytest.approx([math.log(0.5), -math.inf, math.log(0.5)])
 
@@ -29,16 +29,16 @@ def test_half_precision_logits_are_scored_in_float32() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_block_of_rows_at_a_time_changes_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_in_blocks_of_rows_changes_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(7, 96, generator=generator).to(dtype)
     targets, outer = torch.randint(50, 96, (7,), generator=generator), torch.randn(7, generator=generator)
     rules = TokenRules(temperature=0.7, forbidden_ids=(3, 4))
 
     def run(chosen: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        wanted = logits.clone().requires_grad_()
-        found = chosen(wanted)
-        return found.detach(), torch.autograd.grad(found, wanted, outer)[0]
+        leaf = logits.clone().requires_grad_()
+        found = chosen(leaf)
+        return found.detach(), torch.autograd.grad(found, leaf, outer)[0]
 
     whole, gradient = run(lambda one: rules.chosen(one, targets))
     monkeypatch.setattr(policy_module, "_BLOCK_LOGITS", {"cpu": 2 * 96})  # the last block has one row
@@ -61,7 +61,7 @@ def test_logits_in_chunks_give_the_same_numbers_and_gradients(monkeypatch: pytes
         return found.detach(), policy.model.lm_head.weight.grad.clone()
 
     whole, gradient = run()
-    monkeypatch.setattr(policy_module, "_CHUNK_BYTES", 5 * 96 * 4)  # 5 rows of 96 tokens at once
+    monkeypatch.setattr(policy_module, "_CHUNK_BYTES", 5 * 96 * 4)  # 5 rows of 96 tokens in a chunk
     monkeypatch.setattr(policy_module, "_BLOCK_LOGITS", {"cpu": 2 * 96})
     chunked, chunked_gradient = run()
     torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""From a sample to a prompt: placeholders for every image token, sizes, positions."""
+"""Rendering of prompts: one placeholder per image token, sizes, position ids, think blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from factories import sample
-from thinking_models import WHEN_ASKED, save_thinking_folder
+from thinking_models import OPTIONAL, save_thinking_folder
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel, load_model
 from virft.models.renderer import LoadImage, Renderer
@@ -24,11 +24,11 @@ def tiny() -> Iterator[LoadedModel]:
     yield load_model(TINY_NAME)
 
 
-def picture(width: int, height: int) -> LoadImage:
+def image_loader(width: int, height: int) -> LoadImage:
     return lambda path, view: Image.linear_gradient("L").resize((width, height)).convert("RGB")
 
 
-def asked(width: int, height: int) -> Sample:
+def sample_of(width: int, height: int) -> Sample:
     return sample(size=(width, height))
 
 
@@ -41,10 +41,10 @@ def asked(width: int, height: int) -> Sample:
         ((56, 112), (56, 112), 8),
     ],
 )
-def test_an_image_becomes_as_many_placeholders_as_it_has_tokens(
+def test_an_image_has_one_placeholder_per_token(
     tiny: LoadedModel, size: tuple[int, int], resized: tuple[int, int], tokens: int
 ) -> None:
-    rendered = Renderer(tiny, picture(*size)).render(asked(*size), "Detect fox.")
+    rendered = Renderer(tiny, image_loader(*size)).render(sample_of(*size), "Detect fox.")
     (image,) = rendered.prompt.images
     assert (image.original, image.resized) == (size, resized)
     assert rendered.prompt.token_ids.count(tiny.model.config.image_token_id) == tokens
@@ -53,8 +53,8 @@ def test_an_image_becomes_as_many_placeholders_as_it_has_tokens(
     assert rendered.vision.pixel_values.shape == (4 * tokens, 1176)
 
 
-def test_the_prompt_keeps_its_text_and_asks_the_question(tiny: LoadedModel) -> None:
-    prompt = Renderer(tiny, picture(112, 112)).render(asked(112, 112), "Detect fox.").prompt
+def test_the_prompt_has_its_text_and_the_question(tiny: LoadedModel) -> None:
+    prompt = Renderer(tiny, image_loader(112, 112)).render(sample_of(112, 112), "Detect fox.").prompt
     assert prompt.text.count("<|image_pad|>") == 1
     assert "<|vision_end|>Detect fox.<|im_end|>" in prompt.text
     assert prompt.text.endswith("<|im_start|>assistant\n")
@@ -63,7 +63,7 @@ def test_the_prompt_keeps_its_text_and_asks_the_question(tiny: LoadedModel) -> N
 
 
 def test_positions_of_an_image_run_along_height_and_width(tiny: LoadedModel) -> None:
-    rendered = Renderer(tiny, picture(56, 112)).render(asked(56, 112), "Detect fox.")
+    rendered = Renderer(tiny, image_loader(56, 112)).render(sample_of(56, 112), "Detect fox.")
     ids = torch.tensor(rendered.prompt.token_ids)
     inside = rendered.positions[:, ids == tiny.model.config.image_token_id]
     first = int(inside[0, 0])
@@ -72,66 +72,66 @@ def test_positions_of_an_image_run_along_height_and_width(tiny: LoadedModel) -> 
     assert (inside[2] - first).tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
-def test_a_long_question_is_never_cut(tiny: LoadedModel) -> None:
+def test_a_long_question_is_never_truncated(tiny: LoadedModel) -> None:
     question = "Detect fox. " * 500
-    prompt = Renderer(tiny, picture(112, 112)).render(asked(112, 112), question).prompt
+    prompt = Renderer(tiny, image_loader(112, 112)).render(sample_of(112, 112), question).prompt
     assert question in tiny.tokenizer.decode(prompt.token_ids)
 
 
-def test_a_question_with_a_placeholder_of_its_own_is_refused(tiny: LoadedModel) -> None:
+def test_a_question_with_an_image_placeholder_is_refused(tiny: LoadedModel) -> None:
     with pytest.raises(DataError, match=r"a\.png:fox: the question holds 1 image placeholders of its own"):
-        Renderer(tiny, picture(112, 112)).render(asked(112, 112), "Detect <|image_pad|>.")
+        Renderer(tiny, image_loader(112, 112)).render(sample_of(112, 112), "Detect <|image_pad|>.")
 
 
-def test_an_image_that_no_model_can_see_is_refused(tiny: LoadedModel) -> None:
+def test_an_image_of_extreme_aspect_ratio_is_refused(tiny: LoadedModel) -> None:
     with pytest.raises(DataError, match=r"images/a\.png: 1000 x 4 is longer than 200 times its width"):
-        Renderer(tiny, picture(1000, 4)).render(asked(1000, 4), "Detect fox.")
+        Renderer(tiny, image_loader(1000, 4)).render(sample_of(1000, 4), "Detect fox.")
 
 
 def test_sizes_are_those_of_the_sample(tiny: LoadedModel) -> None:
-    refs = Renderer(tiny, picture(112, 56)).render(asked(112, 56), "?").prompt.images
+    refs = Renderer(tiny, image_loader(112, 56)).render(sample_of(112, 56), "?").prompt.images
     assert refs[0].original == ImageSize(112, 56)
 
 
-def test_of_several_images_each_is_numbered_and_the_one_asked_about_named(tiny: LoadedModel) -> None:
-    asked_about_the_first = replace(asked(112, 112), images=("a.png", "b.png"), image_sizes=(ImageSize(112, 112),) * 2)
-    rendered = Renderer(tiny, picture(112, 112)).render(asked_about_the_first, "Detect fox.")
+def test_several_images_are_numbered_and_the_target_is_named(tiny: LoadedModel) -> None:
+    about_the_first = replace(sample_of(112, 112), images=("a.png", "b.png"), image_sizes=(ImageSize(112, 112),) * 2)
+    rendered = Renderer(tiny, image_loader(112, 112)).render(about_the_first, "Detect fox.")
     mark = "<|vision_start|><|image_pad|><|vision_end|>"
     assert f"Image 1: {mark}\nImage 2: {mark}\nAbout image 1: Detect fox.<|im_end|>" in rendered.prompt.text
     assert rendered.prompt.token_ids.count(tiny.model.config.image_token_id) == 32
     assert rendered.vision.num_images == len(rendered.prompt.images) == 2
-    about_the_second = replace(asked_about_the_first, target_image=1)
-    assert "About image 2: " in Renderer(tiny, picture(112, 112)).render(about_the_second, "?").prompt.text
+    about_the_second = replace(about_the_first, target_image=1)
+    assert "About image 2: " in Renderer(tiny, image_loader(112, 112)).render(about_the_second, "?").prompt.text
 
 
-def test_a_thought_that_the_template_begins_is_part_of_the_answer(tmp_path: Path) -> None:
+def test_a_think_block_opened_by_the_template_is_part_of_the_completion(tmp_path: Path) -> None:
     loaded = load_model(str(save_thinking_folder(tmp_path / "always")))
-    renderer = Renderer(loaded, picture(112, 112))
-    prompt = renderer.render(asked(112, 112), "Detect fox.", thinking=True).prompt
+    renderer = Renderer(loaded, image_loader(112, 112))
+    prompt = renderer.render(sample_of(112, 112), "Detect fox.", thinking=True).prompt
     assert prompt.text.endswith("<|im_start|>assistant\n<think>\n")
     assert prompt.opened == "<think>\n"
     assert loaded.tokenizer.decode(prompt.token_ids).endswith(prompt.opened)
 
 
-def test_a_thought_that_no_one_wants_and_the_template_begins_is_refused(tmp_path: Path) -> None:
-    renderer = Renderer(load_model(str(save_thinking_folder(tmp_path / "always"))), picture(112, 112))
-    told = (
-        r"template begins a thought in every answer \(prompts end with '<think>\\n'\); expected prompt\.thinking = true"
+def test_a_template_that_opens_a_think_block_is_refused_without_thinking(tmp_path: Path) -> None:
+    renderer = Renderer(load_model(str(save_thinking_folder(tmp_path / "always"))), image_loader(112, 112))
+    message = (
+        r"begins a think block in every completion \(prompts end with '<think>\\n'\); expected prompt\.thinking = true"
     )
-    with pytest.raises(ModelError, match=told):
-        renderer.render(asked(112, 112), "Detect fox.", thinking=False)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
+        renderer.render(sample_of(112, 112), "Detect fox.", thinking=False)
+    with pytest.raises(ModelError, match=message):
         renderer.check(thinking=False)
     renderer.check(thinking=True)
 
 
-def test_a_template_that_can_think_or_not_is_told_which(tmp_path: Path) -> None:
-    loaded = load_model(str(save_thinking_folder(tmp_path / "when_asked", WHEN_ASKED)))
-    renderer = Renderer(loaded, picture(112, 112))
-    on, off = (renderer.render(asked(112, 112), "?", thinking=thinking).prompt for thinking in (True, False))
+def test_the_template_gets_the_thinking_setting(tmp_path: Path) -> None:
+    loaded = load_model(str(save_thinking_folder(tmp_path / "optional", OPTIONAL)))
+    renderer = Renderer(loaded, image_loader(112, 112))
+    on, off = (renderer.render(sample_of(112, 112), "?", thinking=thinking).prompt for thinking in (True, False))
     assert (on.opened, off.opened) == ("<think>\n", "")
     assert off.text.endswith("<think>\n\n</think>\n\n")
 
 
-def test_words_of_a_question_begin_no_answer(tiny: LoadedModel) -> None:
-    assert Renderer(tiny, picture(112, 112)).render(asked(112, 112), "Say <think>\n").prompt.opened == ""
+def test_a_think_tag_in_the_question_opens_no_completion(tiny: LoadedModel) -> None:
+    assert Renderer(tiny, image_loader(112, 112)).render(sample_of(112, 112), "Say <think>\n").prompt.opened == ""

@@ -1,4 +1,4 @@
-"""SAM and SAM 2: a mask of the picture's size for each box, and messages for what is neither."""
+"""SAM and SAM 2: a mask of the size of the image for each box, and errors for other folders."""
 
 from __future__ import annotations
 
@@ -26,60 +26,60 @@ def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return load_segmenter(save_segmenter(tmp_path_factory.mktemp("m") / "s", request.param), device=CPU)
 
 
-def picture(width: int = 100, height: int = 80) -> Image.Image:
-    """Noise under a slope, so that every place looks different."""
-    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
+def textured_image(width: int = 100, height: int = 80) -> Image.Image:
+    """Return a gradient with random texture, so that every place is different."""
+    texture = np.random.default_rng(0).integers(0, 60, (height, width, 3))
     slope = np.linspace(0, 190, width)[None, :, None] * np.array([1.0, 0.5, 0.2])
-    return Image.fromarray((noise + slope).astype(np.uint8))
+    return Image.fromarray((texture + slope).astype(np.uint8))
 
 
-def test_a_box_gives_a_mask_of_the_pictures_size(segmenter: SamSegmenter) -> None:
-    masks = segmenter(picture(), BOXES)
+def test_a_box_gives_a_mask_of_the_size_of_the_image(segmenter: SamSegmenter) -> None:
+    masks = segmenter(textured_image(), BOXES)
     assert [(mask.shape, mask.dtype) for mask in masks] == [((80, 100), np.dtype(bool))] * 4
     assert any(0 < mask.mean() < 1 for mask in masks), "random weights that show nothing"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (37, 150), (300, 1)])
-def test_any_aspect_will_do(segmenter: SamSegmenter, size: tuple[int, int]) -> None:
-    (mask,) = segmenter(picture(*size), [box(0, 0, *size)])
+def test_any_aspect_ratio_is_accepted(segmenter: SamSegmenter, size: tuple[int, int]) -> None:
+    (mask,) = segmenter(textured_image(*size), [box(0, 0, *size)])
     assert mask.shape == size[::-1]
 
 
-def test_the_same_picture_and_boxes_give_the_same_masks(segmenter: SamSegmenter) -> None:
-    first, second = segmenter(picture(), BOXES), segmenter(picture(), BOXES)
+def test_masks_are_deterministic(segmenter: SamSegmenter) -> None:
+    first, second = segmenter(textured_image(), BOXES), segmenter(textured_image(), BOXES)
     assert all((one == other).all() for one, other in zip(first, second, strict=True))
 
 
-def test_masks_depend_on_the_box_and_the_picture(segmenter: SamSegmenter) -> None:
-    masks = segmenter(picture(), BOXES)
+def test_masks_depend_on_the_box_and_the_image(segmenter: SamSegmenter) -> None:
+    masks = segmenter(textured_image(), BOXES)
     assert (masks[0] != masks[1]).any()
-    mirrored = segmenter(picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT), BOXES)
+    mirrored = segmenter(textured_image().transpose(Image.Transpose.FLIP_LEFT_RIGHT), BOXES)
     assert (masks[0] != mirrored[0]).any()
 
 
-def test_boxes_together_give_what_each_gives_alone(segmenter: SamSegmenter) -> None:
-    boxes = [box(i, i, 40 + 3 * i, 50 + i) for i in range(19)]  # more than go at once
-    together = segmenter(picture(), boxes)
+def test_masks_do_not_depend_on_other_boxes(segmenter: SamSegmenter) -> None:
+    boxes = [box(i, i, 40 + 3 * i, 50 + i) for i in range(19)]  # more than one batch
+    together = segmenter(textured_image(), boxes)
     assert len(together) == 19
     for one, mask in zip(boxes, together, strict=True):
-        (alone,) = segmenter(picture(), [one])
+        (alone,) = segmenter(textured_image(), [one])
         # a logit at 0 may fall to either side
         assert (alone != mask).mean() < 1e-3
 
 
-def test_no_boxes_no_masks(segmenter: SamSegmenter) -> None:
-    assert segmenter(picture(), []) == []
+def test_no_boxes_give_no_masks(segmenter: SamSegmenter) -> None:
+    assert segmenter(textured_image(), []) == []
 
 
-def test_a_picture_is_encoded_once_for_all_its_boxes(segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_encoded_once_for_all_its_boxes(segmenter: SamSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     encode = segmenter.model.get_image_embeddings
     monkeypatch.setattr(segmenter.model, "get_image_embeddings", lambda pixels: calls.append(1) or encode(pixels))
-    segmenter(picture(), BOXES * 9)
+    segmenter(textured_image(), BOXES * 9)
     assert calls == [1]
 
 
-def test_sam_keeps_the_aspect_and_sam2_does_not(tmp_path: Path) -> None:
+def test_sam_keeps_the_aspect_ratio_and_sam2_does_not(tmp_path: Path) -> None:
     white = Image.new("RGB", (100, 50), "white")
     sam = load_segmenter(save_segmenter(tmp_path / "1", "sam"), device=CPU).pixel_values(white)
     sam2 = load_segmenter(save_segmenter(tmp_path / "2", "sam2"), device=CPU).pixel_values(white)
@@ -92,7 +92,7 @@ def test_sam_keeps_the_aspect_and_sam2_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mean_and_deviation_are_those_of_the_processors_file(tmp_path: Path, kind: str) -> None:
+def test_mean_and_std_come_from_the_processor_file(tmp_path: Path, kind: str) -> None:
     size = {"longest_edge": SIDE} if kind == "sam" else {"height": SIDE, "width": SIDE}
     path = save_segmenter(tmp_path, kind, size=size, image_mean=[0.5, 0.5, 0.0], image_std=[0.5, 0.25, 1.0])
     white = Image.new("RGB", (SIDE, SIDE), "white")
@@ -100,15 +100,15 @@ def test_mean_and_deviation_are_those_of_the_processors_file(tmp_path: Path, kin
     assert load_segmenter(path, device=CPU).pixel_values(white)[:, 3, 3].tolist() == [1.0, 2.0, 1.0]
 
 
-def test_the_weights_for_videos_are_those_for_pictures(tmp_path: Path) -> None:
+def test_video_weights_of_sam2_serve_for_images(tmp_path: Path) -> None:
     path = save_segmenter(tmp_path, "sam2")
-    expected = load_segmenter(path, device=CPU)(picture(), BOXES)
+    expected = load_segmenter(path, device=CPU)(textured_image(), BOXES)
     edit(tmp_path, model_type="sam2_video")
-    found = load_segmenter(path, device=CPU)(picture(), BOXES)
+    found = load_segmenter(path, device=CPU)(textured_image(), BOXES)
     assert all((one == other).all() for one, other in zip(found, expected, strict=True))
 
 
-def test_the_kind_is_that_of_the_config_whatever_the_folder_is_called(tmp_path: Path) -> None:
+def test_the_model_type_comes_from_the_config_not_from_the_folder_name(tmp_path: Path) -> None:
     assert load_segmenter(save_segmenter(tmp_path / "sam2-large", "sam"), device=CPU).keeps_aspect
     assert not load_segmenter(save_segmenter(tmp_path / "sam-vit", "sam2"), device=CPU).keeps_aspect
 
@@ -119,7 +119,7 @@ def edit(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda f: edit(f, model_type="sam_hq"), r"a model of type 'sam_hq'; expected one of sam, sam2, sam2_video$"),
         (lambda f: edit(f, model_type=None), r"a model of type None; expected one of sam"),
@@ -128,19 +128,21 @@ def edit(folder: Path, **changes: Any) -> None:
         (lambda f: (f / "model.safetensors").write_bytes(b"cut"), r"cannot be loaded: .*; expected box, a folder of"),
         (
             lambda f: (f / "preprocessor_config.json").write_text('{"size": {"longest_edge": 1024}}'),
-            r"its image processor makes pictures of 1024 pixels a side; expected 64, as in its model",
+            r"its image processor makes images of 1024 pixels a side; expected 64, as in its model",
         ),
         (lambda f: (f / "preprocessor_config.json").write_text("{"), r"cannot be loaded: .*preprocessor_config"),
     ],
 )
-def test_a_folder_that_is_no_segmenter_is_told(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
+def test_a_folder_without_a_segmenter_is_refused(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
     path = save_segmenter(tmp_path, "sam")
-    spoil(tmp_path)
+    damage(tmp_path)
     with pytest.raises(ModelError, match=message):
         load_segmenter(path, device=CPU)
 
 
-def test_weights_that_are_missing_are_told(tmp_path: Path) -> None:
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     path = save_segmenter(tmp_path, "sam")
@@ -152,6 +154,6 @@ def test_weights_that_are_missing_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "nowhere", "a/b/c"])
-def test_no_such_folder(path: str) -> None:
+def test_a_missing_segmenter_folder_is_refused(path: str) -> None:
     with pytest.raises(ModelError, match=r"there is no such folder; expected box, a folder of a SAM or SAM 2"):
         load_segmenter(path, device=CPU)

@@ -9,15 +9,8 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig, Qwen2Tokenizer, Qwen2VLForConditionalGeneration
 
 from virft.models.load import LoadedModel, load_model
-from virft.models.tiny import (
-    END_OF_TEXT,
-    END_OF_TURN,
-    SPECIAL_TOKENS,
-    TINY_NAME,
-    tiny_config,
-    tiny_folder,
-    train_tokenizer,
-)
+from virft.models.tiny import TINY_NAME, tiny_folder
+from virft.models.tiny_config import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, tiny_config, train_tokenizer
 
 TEXTS = (
     "<answer>[{'Position':[411,125,714,723],'Confidence':0.9}]</answer>",
@@ -54,7 +47,7 @@ def test_rotary_sections_add_up_to_half_of_the_head(tiny: LoadedModel) -> None:
     assert sum(config.rope_parameters["mrope_section"]) == config.hidden_size // config.num_attention_heads // 2
 
 
-def test_ends_are_set_in_text_and_generation_config(tiny: LoadedModel) -> None:
+def test_stop_tokens_are_set_in_text_and_generation_config(tiny: LoadedModel) -> None:
     ids = {token: tiny.tokenizer.convert_tokens_to_ids(token) for token in (END_OF_TEXT, END_OF_TURN)}
     for config in (tiny.model.config.text_config, tiny.model.generation_config):
         assert config.bos_token_id == config.pad_token_id == ids[END_OF_TEXT]
@@ -62,7 +55,7 @@ def test_ends_are_set_in_text_and_generation_config(tiny: LoadedModel) -> None:
     assert max(ids.values()) < tiny.model.config.text_config.vocab_size
 
 
-def test_nothing_of_the_generation_config_narrows_sampling() -> None:
+def test_the_generation_config_restricts_no_sampling() -> None:
     config = GenerationConfig.from_pretrained(tiny_folder())
     assert not config.do_sample
     assert config.top_k in (None, 50)
@@ -79,7 +72,7 @@ def test_every_special_token_has_a_row_of_the_embedding(tiny: LoadedModel) -> No
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_shipped_tokenizer_gives_back_any_text(tiny: LoadedModel, text: str) -> None:
+def test_the_shipped_tokenizer_round_trips_any_text(tiny: LoadedModel, text: str) -> None:
     ids = tiny.tokenizer(text, add_special_tokens=False).input_ids
     assert tiny.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
 
@@ -99,14 +92,14 @@ def test_the_shipped_tokenizer_survives_saving(tiny: LoadedModel, tmp_path: Path
         assert loaded(text).input_ids == tiny.tokenizer(text).input_ids
 
 
-def test_a_trained_tokenizer_merges_what_it_has_seen(tokenizer: Qwen2Tokenizer) -> None:
+def test_a_trained_tokenizer_merges_frequent_text(tokenizer: Qwen2Tokenizer) -> None:
     assert len(tokenizer) == 320
     assert len(tokenizer("<answer>").input_ids) < len("<answer>")
     # Qwen's pre-tokenizer splits digits, so a number is one token a digit
     assert len(tokenizer("411125").input_ids) == 6
 
 
-def test_special_tokens_are_one_id_each(tokenizer: Qwen2Tokenizer) -> None:
+def test_each_special_token_is_one_id(tokenizer: Qwen2Tokenizer) -> None:
     for token in SPECIAL_TOKENS:
         assert len(tokenizer(token).input_ids) == 1, token
 

@@ -1,4 +1,4 @@
-"""The cache of image features: bounded, without gradient, the least used forgotten first."""
+"""Vision inputs and features; the feature cache is bounded, without gradient, least recently used first out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_an_image_is_encoded_once() -> None:
     assert (cache.hits, cache.misses) == (1, 1)
 
 
-def test_the_least_recently_used_go_first_when_memory_is_short() -> None:
+def test_the_least_recently_used_entry_is_evicted_first() -> None:
     cache = FeatureCache(max_bytes=2048)
     for key in "ab":
         cache.get(key, lambda: features(1.0))
@@ -38,19 +38,19 @@ def test_the_least_recently_used_go_first_when_memory_is_short() -> None:
     assert value(cache.get("b", lambda: features(2.0))) == 2.0
 
 
-def test_one_entry_is_kept_even_if_it_is_too_large() -> None:
+def test_one_entry_is_cached_even_if_it_exceeds_the_limit() -> None:
     cache = FeatureCache(max_bytes=10)
     cache.get("a", lambda: features(1.0))
     assert value(cache.get("a", lambda: features(2.0))) == 1.0
 
 
-def test_kept_features_carry_no_gradient() -> None:
+def test_cached_features_have_no_gradient() -> None:
     weight = torch.ones(1, requires_grad=True)
     found = FeatureCache().get("a", lambda: ImageFeatures(tokens=(weight * 2,)))
     assert not found.tokens[0].requires_grad
 
 
-def test_bytes_count_deep_features_too() -> None:
+def test_num_bytes_includes_deepstack_features() -> None:
     tensor = torch.zeros(3, 5)
     # (1 + 2) x 15 numbers x 4 bytes
     assert ImageFeatures(tokens=(tensor,), deep=((tensor,), (tensor,))).num_bytes == 180
@@ -68,7 +68,7 @@ def test_inputs_move_to_a_device() -> None:
     assert inputs.pixel_values.device.type == inputs.per_image["grid_thw"].device.type == "meta"
 
 
-def test_features_of_joined_prompts_are_told_apart_again() -> None:
+def test_split_undoes_join() -> None:
     joined = VisionInputs.join(
         [
             VisionInputs(pixel_values=torch.zeros(16, 6), per_image=grid([1, 4, 4])),

@@ -1,4 +1,4 @@
-"""What fits is the largest that does, and says what to write into the config."""
+"""The search finds the largest settings that fit, and prints what to write into the config."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.config.toml_file import parse
-from virft.planning.fit import USED, Fit, find_fit
-from virft.planning.memory import Choice, Planner
-from virft.planning.text import fit_text, plan_text
+from virft.planning.fit import USABLE_FRAC, Fit, find_fit
+from virft.planning.memory import FitOption, Planner
+from virft.planning.text import format_fit, format_plan
 from virft.types import ImageSize
 
 IMAGE = ImageSize(112, 112)
@@ -33,48 +33,48 @@ def fit(memory: int) -> Fit | None:
 
 
 def peak(checkpointing: bool, microbatch_tokens: int) -> int:
-    choice = Choice(gradient_checkpointing=checkpointing, microbatch_tokens=microbatch_tokens, prompts_per_batch=1)
-    return planner().memory(choice).peak
+    option = FitOption(gradient_checkpointing=checkpointing, microbatch_tokens=microbatch_tokens, prompts_per_batch=1)
+    return planner().memory(option).peak
 
 
-def test_with_much_memory_a_step_is_one_row() -> None:
+def test_with_enough_memory_a_step_is_one_row() -> None:
     found = fit(1 << 40)
     assert found is not None
     # 3 groups of 16 + 20 + 4 x 10 tokens
-    assert found.choice == Choice(gradient_checkpointing=False, microbatch_tokens=228, prompts_per_batch=3)
+    assert found.option == FitOption(gradient_checkpointing=False, microbatch_tokens=228, prompts_per_batch=3)
     assert found.max_pixels is None
 
 
 @pytest.mark.parametrize(("checkpointing", "groups"), [(False, 2), (False, 1), (True, 1)])
-def test_what_just_fits_is_chosen_and_with_less_it_is_not(checkpointing: bool, groups: int) -> None:
+def test_the_largest_row_that_fits_is_found(checkpointing: bool, groups: int) -> None:
     size = peak(checkpointing, groups * 76)
-    enough = fit(int(size / USED) + 2)
+    enough = fit(int(size / USABLE_FRAC) + 2)
     assert enough is not None
-    assert (enough.choice.gradient_checkpointing, enough.choice.microbatch_tokens) == (checkpointing, groups * 76)
+    assert (enough.option.gradient_checkpointing, enough.option.microbatch_tokens) == (checkpointing, groups * 76)
     assert enough.memory.peak <= size
-    less = fit(int(size / USED) - 1000)
-    assert less is None or less.choice != enough.choice
+    less = fit(int(size / USABLE_FRAC) - 1000)
+    assert less is None or less.option != enough.option
 
 
-def test_where_nothing_fits_it_is_said_with_what_is_smaller() -> None:
+def test_if_nothing_fits_the_text_names_smaller_settings() -> None:
     assert fit(1 << 20) is None
-    told = fit_text(planner(), None, memory=1 << 20)
-    assert told.startswith("# Nothing fits into 90% of 0.0009766 GiB")
+    text = format_fit(planner(), None, memory=1 << 20)
+    assert text.startswith("# Nothing fits into 90% of 0.0009766 GiB")
 
 
 def test_the_settings_can_be_pasted_into_a_config() -> None:
     found = fit(1 << 40)
-    toml = fit_text(planner(), found, memory=1 << 40)
+    toml = format_fit(planner(), found, memory=1 << 40)
     read = parse('data.train = "d"\nrun.dir = "r"\n' + toml, origin="x.toml").config
     assert read.grpo.microbatch_tokens == 228
     assert read.sampling.prompts_per_batch == 3
     assert read.model.gradient_checkpointing is False
 
 
-def test_a_plan_says_what_the_run_is_made_of() -> None:
-    lines = plan_text(planner()).splitlines()
+def test_a_plan_lists_the_sizes_of_the_run() -> None:
+    lines = format_plan(planner()).splitlines()
     # rank 32, see test_memory: 32 x 4 layers x 4672
     assert lines[0] == "model       7,693,056 parameters, 598,016 of them trained"
-    assert lines[1] == "prompt      36 tokens: 16 of a picture of 112 x 112, 20 of text"
+    assert lines[1] == "prompt      36 tokens: 16 of an image of 112 x 112, 20 of text"
     assert lines[2] == "row         228 tokens: 3 x (prompt + 4 x 10)"
-    assert lines[-1].startswith("peak: held and the largest stage")
+    assert lines[-1].startswith("peak: throughout + largest stage")

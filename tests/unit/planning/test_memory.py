@@ -1,4 +1,4 @@
-"""A plan's numbers are those of the real model, its real packing, and what a small step really holds."""
+"""Planned memory equals that of the real model, its packing and its activations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from virft.models.attention.layout import pack_row
 from virft.models.policy import make_policy
 from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
-from virft.planning.memory import Choice, Planner, RowShape
+from virft.planning.memory import FitOption, Planner, RowShape
 from virft.recipes.setup import load_for_training, make_trainer
 from virft.types import ImageSize
 
@@ -41,7 +41,7 @@ def planner(settings_name: str) -> Planner:
 
 
 @pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
-def test_weights_are_those_of_the_loaded_model_to_the_byte(name: str, settings: Config) -> None:
+def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Config) -> None:
     real = load_for_training(settings).model
     shapes = {n: (p.shape, p.dtype, p.requires_grad) for n, p in real.named_parameters()}
     found = planner(name).loaded.model
@@ -54,14 +54,14 @@ def test_weights_are_those_of_the_loaded_model_to_the_byte(name: str, settings: 
     assert sum(size for part, size in held.items() if part.startswith("frozen")) == sizes[False]
 
 
-def test_adapters_are_as_many_as_peft_makes() -> None:
+def test_planned_adapters_equal_those_of_peft() -> None:
     # rank 4; a layer's q, o: 256 -> 256; k, v: 256 -> 128; gate, up: 256 -> 704; down: 704 -> 256
     a_layer = 4 * (2 * (256 + 256) + 2 * (256 + 128) + 2 * (256 + 704) + (704 + 256))
     assert planner("lora").held["trained weights, float32"] == 4 * 4 * a_layer  # 4 layers, 4 bytes
     assert planner("lora").held["optimizer states"] == 2 * 4 * 4 * a_layer
 
 
-def test_only_a_full_training_with_a_kl_term_has_a_second_model() -> None:
+def test_only_full_training_with_a_kl_term_has_a_reference_model() -> None:
     assert "reference model" not in planner("lora").held
     parameters = sum(p.numel() for p in planner("full").loaded.model.parameters())
     assert planner("full").held["reference model"] == 4 * parameters
@@ -69,7 +69,7 @@ def test_only_a_full_training_with_a_kl_term_has_a_second_model() -> None:
     assert "reference model" not in Planner(without, image=IMAGE, text_tokens=20).held
 
 
-def test_the_adams_states_are_as_planned_after_a_step() -> None:
+def test_planned_optimizer_states_equal_those_of_adam() -> None:
     trainer = make_trainer(LORA, load_for_training(LORA))
     for group in trainer.optimizer.param_groups:
         for parameter in group["params"]:
@@ -84,14 +84,14 @@ def test_the_adams_states_are_as_planned_after_a_step() -> None:
     ("microbatch_tokens", "groups", "completions"),
     [(10_000, 3, 4), (228, 3, 4), (227, 2, 4), (76, 1, 4), (75, 1, 3), (46, 1, 1), (1, 1, 1)],
 )
-def test_rows_are_filled_as_a_step_is_packed(microbatch_tokens: int, groups: int, completions: int) -> None:
-    assert planner("lora").question.prompt_tokens == 36
+def test_row_shapes_follow_the_packing_of_a_step(microbatch_tokens: int, groups: int, completions: int) -> None:
+    assert planner("lora").prompt.prompt_tokens == 36
     assert planner("lora").row_shape(microbatch_tokens) == RowShape(groups=groups, completions=completions)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
-def test_activations_are_those_of_the_real_model(name: str, settings: Config, checkpointing: bool) -> None:
+def test_planned_activations_equal_those_of_the_real_model(name: str, settings: Config, checkpointing: bool) -> None:
     shape = RowShape(groups=2, completions=4)
     predicted = planner(name).activations(shape, checkpointing)
     loaded = load_for_training(settings)
@@ -106,37 +106,37 @@ def test_activations_are_those_of_the_real_model(name: str, settings: Config, ch
     with LiveBytes([*known, *loaded.model.buffers()]) as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=settings is LORA):
             logprobs = policy(row, features=[])
-        kept = live.now
+        saved = live.now
         logprobs.sum().backward()
     # all 4 layers, against 1 and 2 that were counted
-    assert predicted.kept == pytest.approx(kept, rel=0.03)
-    assert predicted.kept + predicted.temporary == pytest.approx(live.peak, rel=0.03)
+    assert predicted.saved == pytest.approx(saved, rel=0.03)
+    assert predicted.saved + predicted.temporary == pytest.approx(live.peak, rel=0.03)
 
 
-def test_checkpointing_and_smaller_rows_take_less() -> None:
-    def update(choice: Choice) -> int:
-        return sum(planner("lora").memory(choice).stages["update"].values())
+def test_checkpointing_and_smaller_rows_need_less_memory() -> None:
+    def update(option: FitOption) -> int:
+        return sum(planner("lora").memory(option).stages["update"].values())
 
-    choice = Choice(gradient_checkpointing=False, microbatch_tokens=228, prompts_per_batch=3)
-    assert update(replace(choice, gradient_checkpointing=True)) < 0.6 * update(choice)
-    assert update(replace(choice, microbatch_tokens=76)) < 0.6 * update(choice)
+    option = FitOption(gradient_checkpointing=False, microbatch_tokens=228, prompts_per_batch=3)
+    assert update(replace(option, gradient_checkpointing=True)) < 0.6 * update(option)
+    assert update(replace(option, microbatch_tokens=76)) < 0.6 * update(option)
 
 
-def test_the_cache_holds_each_prompt_once() -> None:
+def test_the_kv_cache_holds_each_prompt_once() -> None:
     # 4 layers x 2 kv heads x 64 numbers, keys and values, 2 bytes; 3 prompts of 36 + 4 x 10 tokens
-    memory = planner("lora").memory(Choice(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=3))
-    assert memory.stages["sampling"]["key-value cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
+    memory = planner("lora").memory(FitOption(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=3))
+    assert memory.stages["sampling"]["KV cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
 
 
-def test_supervision_samples_nothing() -> None:
-    supervised = Planner(LORA, image=IMAGE, text_tokens=20, trainer="sft")
-    memory = supervised.memory(supervised.choice)
+def test_sft_has_no_sampling_stage() -> None:
+    supervised = Planner(LORA, image=IMAGE, text_tokens=20, method="sft")
+    memory = supervised.memory(supervised.configured)
     assert set(memory.stages) == {"vision tower", "update"}
     # 4096 tokens hold 16 samples of 36 + 10
     assert supervised.row_shape(4096) == RowShape(groups=16, completions=1)
 
 
-def test_weights_of_4_bits_and_states_of_8_take_less() -> None:
+def test_4_bit_weights_and_8_bit_states_need_less_memory() -> None:
     # rank 32: no adapter is so small that its states stay in 32 bits
     model = replace(LORA.model, load_in_4bit=True, lora_rank=32)
     small = Planner(
@@ -149,39 +149,39 @@ def test_weights_of_4_bits_and_states_of_8_take_less() -> None:
     assert small.held["optimizer states"] == pytest.approx(8 * planner("lora").held["optimizer states"] / 4, rel=0.02)
 
 
-def test_an_optimizer_in_main_memory_is_not_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offloaded_optimizer_needs_no_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SENT_AT_ONCE", 1000)
     away = replace(FULL, parallel=ParallelConfig(strategy="zero2", offload_optimizer=True))
     found, whole = Planner(away, image=IMAGE, text_tokens=20), planner("full")
     assert found.held["optimizer states"] == 0 < whole.held["optimizer states"]
     assert {**found.held, "optimizer states": 1} == {**whole.held, "optimizer states": 1}
     trained = sum(size for part, size in whole.held.items() if part.startswith("trained"))
-    gradients = [one.memory(one.choice).stages["update"]["gradients"] for one in (found, whole)]
+    gradients = [one.memory(one.configured).stages["update"]["gradients"] for one in (found, whole)]
     assert gradients == [4000, trained]
 
 
-def test_a_plan_leaves_nothing_behind_that_a_real_run_could_meet() -> None:
+def test_a_real_run_after_a_plan_meets_no_fake_tensors() -> None:
     planner("full").activations(RowShape(groups=1, completions=2), False)
     policy = make_policy(load_for_training(FULL), temperature=1.0)
     row = pack_row([[5] * 36], [torch.arange(36).expand(3, -1)], [[[7] * 10] * 2])
     assert torch.isfinite(policy(row, features=[])).all()
 
 
-def test_a_trained_tower_keeps_about_what_is_planned() -> None:
+def test_a_trained_qwen_tower_saves_about_what_is_planned() -> None:
     settings = config(freeze_vision=False)
     loaded = load_for_training(settings)
     tower = loaded.model.get_submodule("model.visual")
     pixels, grid = torch.randn(64, 1176), torch.tensor([[1, 8, 8]])
     with LiveBytes([*tower.parameters(), *tower.buffers(), pixels]) as live:
         features = tower(pixels, grid_thw=grid)
-        kept = live.now
+        saved = live.now
     assert features.pooler_output.requires_grad
     planned = Planner(settings, image=IMAGE, text_tokens=20)
-    memory = planned.memory(Choice(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=1))
-    assert memory.stages["update"]["vision tower"] == pytest.approx(kept, rel=0.25)
+    memory = planned.memory(FitOption(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=1))
+    assert memory.stages["update"]["vision tower"] == pytest.approx(saved, rel=0.25)
 
 
-def test_the_copies_of_weights_that_sampling_makes_are_counted() -> None:
+def test_copies_of_weights_for_sampling_are_counted() -> None:
     # a layer's q, o: 256 x 256; k, v: 256 x 128; gate, up, down: 256 x 704
     a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
     halved = replace(FULL, model=replace(FULL.model, dtype="bfloat16"))  # weights in float32, cast once for a step
@@ -189,7 +189,7 @@ def test_the_copies_of_weights_that_sampling_makes_are_counted() -> None:
     with_head_and_adapters = Planner(quantized, image=IMAGE, text_tokens=20, on_cpu=True)
     head = with_head_and_adapters.loaded.model.get_output_embeddings().weight.numel()
     adapters = with_head_and_adapters.held["trained weights, float32"] // 4
-    parts = with_head_and_adapters.memory(with_head_and_adapters.choice).stages["sampling"]
+    parts = with_head_and_adapters.memory(with_head_and_adapters.configured).stages["sampling"]
     assert parts["copies of weights"] == 2 * (head + adapters)
     expected = {("full", False): 0, ("full", True): 0, ("lora", False): 0, ("lora", True): 1, ("cast", False): 1}
     for (name, on_cpu), copied in expected.items():
@@ -198,18 +198,18 @@ def test_the_copies_of_weights_that_sampling_makes_are_counted() -> None:
         numbers = copied * (4 * a_layer + planned.loaded.model.get_output_embeddings().weight.numel())
         if name == "lora":  # adapters are linear layers too, of float32
             numbers += planned.held["trained weights, float32"] // 4
-        parts = planned.memory(planned.choice).stages["sampling"]
+        parts = planned.memory(planned.configured).stages["sampling"]
         assert parts["copies of weights"] == 2 * numbers, (name, on_cpu)
 
 
-def test_long_completions_keep_no_tables_of_scores_on_a_cpu() -> None:
+def test_long_completions_save_no_tables_of_scores_on_a_cpu() -> None:
     settings = replace(LORA, sampling=SamplingConfig(max_completion_tokens=600))
     shape = RowShape(groups=1, completions=4)
     of_cpu, of_gpu = (
         Planner(settings, image=IMAGE, text_tokens=200, on_cpu=on_cpu).activations(shape, False)
         for on_cpu in (True, False)
     )
-    prompt = Planner(settings, image=IMAGE, text_tokens=200).question.prompt_tokens
+    prompt = Planner(settings, image=IMAGE, text_tokens=200).prompt.prompt_tokens
     table = 4 * 600 * 4 * (prompt + 600)  # completions x tokens x heads x what they see
     assert table > 2**22
-    assert of_gpu.kept - of_cpu.kept > 4 * 2 * table  # of each layer, in bfloat16
+    assert of_gpu.saved - of_cpu.saved > 4 * 2 * table  # of each layer, in bfloat16

@@ -1,4 +1,4 @@
-"""What is planned of towers of tiles is what real ones keep, and the rows beside them are counted for every family."""
+"""Planned memory of towers of tiles, and of rows of every family, equals the measured one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def seen(model_type: str) -> VisionInputs:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("model_type", TILED)
-def test_a_trained_tower_keeps_what_is_planned(model_type: str, checkpointing: bool) -> None:
+def test_a_trained_tower_of_tiles_saves_what_is_planned(model_type: str, checkpointing: bool) -> None:
     model = tower_of_size(model_type).train()
     loaded = loaded_tower(model_type, model)
     if checkpointing:
@@ -76,7 +76,7 @@ def test_a_trained_tower_keeps_what_is_planned(model_type: str, checkpointing: b
     vision = seen(model_type)
     with LiveBytes([*model.parameters(), *model.buffers(), *grads, vision.pixel_values]) as live:
         features = loaded.family.encode_images(model, vision)
-        kept = live.now
+        saved = live.now
         torch.cat(features.tokens).sum().backward()
     without_contents = loaded_tower(model_type, tower_of_size(model_type).train())
     if checkpointing:
@@ -84,14 +84,14 @@ def test_a_trained_tower_keeps_what_is_planned(model_type: str, checkpointing: b
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     replace_tensors(without_contents.model, lambda tensor: unfilled(tensor, mode))
     tower = Tower(without_contents, mode, item=4, precision=_plain)
-    planned = tower.kept(Tiles(pieces=PIECES, patches=SIDE * SIDE), checkpointing=checkpointing)
+    planned = tower.saved(Tiles(pieces=PIECES, patches=SIDE * SIDE), checkpointing=checkpointing)
     # Idefics3 and SmolVLM choose the pieces that are not empty, which copies all pixels
     copied = 4 * vision.pixel_values.numel() if model_type in ("idefics3", "smolvlm") else 0
-    assert planned + copied == pytest.approx(live.peak if checkpointing else kept, rel=0.1)
+    assert planned + copied == pytest.approx(live.peak if checkpointing else saved, rel=0.1)
 
 
 @pytest.mark.parametrize("model_type", TILED)
-def test_a_row_of_every_family_is_counted_as_it_is(tmp_path: Path, model_type: str) -> None:
+def test_planned_activations_of_every_family_equal_the_real_ones(tmp_path: Path, model_type: str) -> None:
     settings = Config(
         data=DataConfig(train="d"),
         run=RunConfig(dir="r"),
@@ -100,9 +100,9 @@ def test_a_row_of_every_family_is_counted_as_it_is(tmp_path: Path, model_type: s
         sampling=SamplingConfig(max_completion_tokens=10),
     )
     planner = Planner(settings, image=ImageSize(40, 40), text_tokens=200)
-    # as many as in test_the_dry_run_counts_image_tokens, whose pictures are square too
+    # as many as in test_the_dry_run_counts_image_tokens, whose images are square too
     tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
-    assert planner.question.image_tokens == tokens
+    assert planner.prompt.image_tokens == tokens
     predicted = planner.activations(RowShape(groups=2, completions=4), False)
     loaded = load_for_training(settings)
     for parameter in loaded.model.parameters():
@@ -114,13 +114,13 @@ def test_a_row_of_every_family_is_counted_as_it_is(tmp_path: Path, model_type: s
     known = [x for p in loaded.model.parameters() for x in (p, p.grad) if x is not None]
     with LiveBytes([*known, *loaded.model.buffers()]) as live:
         logprobs = policy(row, features=[])
-        kept = live.now
+        saved = live.now
         logprobs.sum().backward()
-    assert predicted.kept == pytest.approx(kept, rel=0.05)
-    assert predicted.kept + predicted.temporary == pytest.approx(live.peak, rel=0.05)
+    assert predicted.saved == pytest.approx(saved, rel=0.05)
+    assert predicted.saved + predicted.temporary == pytest.approx(live.peak, rel=0.05)
 
 
-def test_what_a_frozen_tower_needs_is_for_one_picture_of_all_its_tiles(tmp_path: Path) -> None:
+def test_a_frozen_tower_is_planned_for_one_image_with_all_its_tiles(tmp_path: Path) -> None:
     settings = Config(
         data=DataConfig(train="d"),
         run=RunConfig(dir="r"),
@@ -128,8 +128,8 @@ def test_what_a_frozen_tower_needs_is_for_one_picture_of_all_its_tiles(tmp_path:
     )
     planner = Planner(settings, image=ImageSize(40, 40), text_tokens=20)
     # 3 x 3 tiles and the whole, 4 x 4 patches each; 3 x 16 x 16 numbers a tile
-    assert planner.question.tiles == Tiles(pieces=10, patches=16)
-    assert planner.question.pixel_values == 10 * 768
-    one = planner.memory(planner.choice).stages["vision tower"]["one pass"]
-    # alive at once in a block: at least its input, a norm of it and the MLP's inner numbers, float32
+    assert planner.prompt.tiles == Tiles(pieces=10, patches=16)
+    assert planner.prompt.pixel_values == 10 * 768
+    one = planner.memory(planner.configured).stages["vision tower"]["one forward pass"]
+    # allocated together in a block: at least its input, a norm of it and the MLP's inner numbers, float32
     assert one >= 160 * (16 + 16 + 24) * 4

@@ -11,8 +11,9 @@ import torch
 
 from runs import virft, write_config
 from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from virft.planning.device import GIB
 from virft.recipes import doctor
-from virft.recipes.doctor import GIB, Finding, State, disk, memory, of_run, one_step, packages, processor
+from virft.recipes.doctor import Finding, State, disk, memory, of_run, one_step, packages, processor
 
 
 def test_packages_that_fit_are_listed_with_their_versions() -> None:

@@ -1,4 +1,17 @@
-"""The key-value cache of sampling: every prompt stored once, every completion its own tokens."""
+"""The KV cache of sampling: each prompt once (prefix sharing), each completion its own tokens.
+
+transformers' caches repeat the prompt for every completion. Here R completions ("rows") of P prompts share it::
+
+    prompt_keys [P, kv, L, d]        keys [P * kv * W, max tokens, d]
+    p1  k k k k                      p1  c11  k k ..
+    p2  k k k -                          c12  k k ..
+                                     p2  c21  k k ..
+                                         -    (spare place: W is 2 for every prompt)
+
+Values are stored in the same way. Prefill fills the left side with one forward pass of a packed row of prompts. Each
+decode step adds one token per row to the right side. Rows that have ended are dropped with ``GroupCache.keep_rows``,
+and a prompt is dropped with the last of its rows.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +25,10 @@ from virft.models.attention.layout import AttentionLayout
 
 
 class GroupCacheLayer(CacheLayerMixin):
-    """One layer: keys of the prompts [P, kv, L, d] and of the rows' own tokens [P * kv * W, max tokens, d]; values too.
+    """KV cache of one decoder layer.
 
-    Each prompt has W places for its rows, see ``GroupCache.fold``.
+    ``prompt_keys`` and ``prompt_values`` [P, kv, L, d] hold the prompts, ``keys`` and ``values``
+    [P * kv * W, max tokens, d] the rows' own tokens. Each prompt has W places for its rows, see ``GroupCache``.
     """
 
     prompt_keys: Tensor
@@ -27,36 +41,47 @@ class GroupCacheLayer(CacheLayerMixin):
         self._num_tokens = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take the prompts out of the packed row [1, kv, T, d] of the prefill."""
+        """Store the prompts from the keys and values of the prefill's packed row, [1, kv, T, d] each."""
         self.prompt_keys, self.prompt_values = (self._prompts_of(x[0]) for x in (key_states, value_states))
         self.is_initialized = True
 
     def _prompts_of(self, row: Tensor) -> Tensor:
         prompts, length, _, _ = self._layout.table_shape
         kv, _, dim = row.shape
-        table, _ = self._layout.to_tables(row.transpose(0, 1).flatten(1))
+        table, _ = self._layout.to_tables(row.transpose(0, 1).flatten(1))  # [T, kv * d] -> [P * L, kv * d]
+        # [P, L, kv, d] -> [P, kv, L, d]; contiguous, because every decode step multiplies by it
         return table.view(prompts, length, kv, dim).transpose(1, 2).contiguous()
 
     def start_rows(self, fold: Tensor) -> None:
-        """Make room for the rows' own tokens."""
+        """Allocate memory for the rows' own tokens. ``fold``: int64 [P * kv * W], see ``GroupCache``."""
         self._fold = fold
+        # Allocated once for all tokens: growing by concatenation would copy the whole cache at each decode step.
         self.keys = self.prompt_keys.new_empty(len(fold), self._max_tokens, self.prompt_keys.shape[-1])
         self.values = torch.empty_like(self.keys)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Prefill: store the prompts, return the row as it came. Decoding: add one token a row, return all of them."""
+        """Add keys and values, and return those that attention needs.
+
+        Prefill: takes and returns those of the packed row, [1, kv, T, d] each. Decode step: takes one token per row,
+        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
         assert self.keys is not None and self.values is not None
         at = self._num_tokens
-        for kept, new in ((self.keys, key_states), (self.values, value_states)):  # new: [R, kv, 1, d]
-            kept[:, at] = new.reshape(-1, new.shape[-1]).index_select(0, self._fold)
+        for stored, new in ((self.keys, key_states), (self.values, value_states)):
+            # [R, kv, 1, d] -> [R * kv, d] -> [P * kv * W, d]; spare places get a copy of some row, which is not read
+            stored[:, at] = new.reshape(-1, new.shape[-1]).index_select(0, self._fold)
         self._num_tokens = at + 1
         return self.keys[:, : at + 1], self.values[:, : at + 1]
 
     def keep_rows(self, places: Tensor, fold: Tensor, prompts: Tensor | None) -> None:
-        """Take the rows from ``places``, and drop every prompt but ``prompts`` unless that is None."""
+        """Retain some rows and drop the others.
+
+        ``places``: int64 [P' * kv * W'], the old place of each new one. ``fold``: the new ``GroupCache.fold``, of the
+        same shape. ``prompts``: int64 [P'], the prompts to retain; None retains all.
+        """
         assert self.keys is not None and self.values is not None
         self._fold = fold
         self.keys, self.values = self.keys.index_select(0, places), self.values.index_select(0, places)
@@ -64,24 +89,33 @@ class GroupCacheLayer(CacheLayerMixin):
             self.prompt_keys, self.prompt_values = self.prompt_keys[prompts], self.prompt_values[prompts]
 
     def get_seq_length(self) -> int:
-        """Own tokens of a row. Positions are never derived from it."""
+        """Return the number of own tokens of a row. Position ids are never derived from it."""
         return self._num_tokens
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Not used: masks follow from the layout."""
+        """Raise ``NotImplementedError``: masks follow from the layout, and transformers must not build one."""
         raise NotImplementedError("the group cache makes no masks")
 
     def get_max_length(self) -> int:
-        """Own tokens that fit."""
+        """Return the number of own tokens of a row that fit."""
         return self._max_tokens
 
 
 class GroupCache(Cache):
-    """Cache of R rows that continue P prompts; rows that have ended are dropped with ``keep_rows``.
+    """KV cache of R rows that continue P prompts.
 
-    The rows of a prompt are kept side by side, in W places for each prompt and head (W: rows of the prompt that has
-    most), so that they share one product with its keys. ``fold`` [P * kv * W] says which of [R, kv] is in each
-    place (spare places: any), ``unfold`` [R * kv] where each of them is.
+    The rows of a prompt are adjacent, in W places for each prompt and KV head (W: the largest number of rows of a
+    prompt), so that one matrix product computes the scores of all of them with the keys of their prompt. Two index
+    tables translate: ``fold`` int64 [P * kv * W] gives the row and head (row * kv + head) in each place,
+    ``unfold`` int64 [R * kv] the place of each row and head. Two KV heads, two rows of p1, one of p2, so W = 2::
+
+        place             0      1      2      3      4      5      6      7
+        prompt, head      p1 h0  p1 h0  p1 h1  p1 h1  p2 h0  p2 h0  p2 h1  p2 h1
+        row, head         r0 h0  r1 h0  r0 h1  r1 h1  r2 h0  spare  r2 h1  spare
+        fold              0      2      1      3      4      0      5      1
+
+        row, head         r0 h0  r0 h1  r1 h0  r1 h1  r2 h0  r2 h1
+        unfold            0      2      1      3      4      6
     """
 
     layers: list[GroupCacheLayer]  # type: ignore[assignment]
@@ -95,8 +129,9 @@ class GroupCache(Cache):
         self.equal_prompts = layout.equal_prompts
 
     def start_rows(self, group_size: int) -> None:
-        """After the prefill: ``group_size`` rows for every prompt, in the order of the prompts."""
+        """Begin decoding, after the prefill: ``group_size`` rows for every prompt, in the order of the prompts."""
         for layer in self.layers:
+            # Gradient checkpointing sets the cache of a layer to None; decoding would then not see the prompt.
             assert layer.is_initialized, "the prefill did not reach this layer: is gradient checkpointing on?"
         prompts = torch.arange(len(self.prompt_lengths), device=self.prompt_lengths.device)
         self._index_rows(prompts.repeat_interleave(group_size))
@@ -105,24 +140,29 @@ class GroupCache(Cache):
         self.decoding = True
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows only, [R'] in rising order."""
+        """Continue with some of the rows only. ``rows``: their numbers, int64 [num_rows], in ascending order."""
+        # Ascending rows are grouped by prompt, so consecutive duplicates are all duplicates.
         prompts, renumbered = torch.unique_consecutive(self._prompt_of_row[rows], return_inverse=True)
         dropped_prompts = len(prompts) < len(self.prompt_lengths)
         if dropped_prompts:
             self.prompt_lengths = self.prompt_lengths[prompts]
+        # Old places of the remaining rows, before `_index_rows` replaces both tables: [R', kv] -> [R' * kv].
         places = self.unfold.view(len(self._prompt_of_row), -1)[rows].flatten()
         self._index_rows(renumbered)
         for layer in self.layers:
             layer.keep_rows(places[self.fold], self.fold, prompts if dropped_prompts else None)
 
     def _index_rows(self, prompt_of_row: Tensor) -> None:
+        """Set ``fold`` and ``unfold`` for rows of these prompts, [R] in ascending order."""
         counts = torch.bincount(prompt_of_row, minlength=len(self.prompt_lengths))
         numbers = torch.arange(len(prompt_of_row), device=prompt_of_row.device)
+        # Number of a row within its prompt: its own number minus the rows of all prompts before.
         place = numbers - (counts.cumsum(0) - counts)[prompt_of_row]
-        rows = numbers.new_zeros(len(counts), 1, int(counts.max()))  # [P, 1, W]
+        rows = numbers.new_zeros(len(counts), 1, int(counts.max()))  # [P, 1, W]; spare places: row 0
         rows[prompt_of_row, 0, place] = numbers
         num_heads = self.layers[0].prompt_keys.shape[1]
         heads = torch.arange(num_heads, device=prompt_of_row.device)
         self._prompt_of_row = prompt_of_row
-        self.fold = (rows * num_heads + heads[:, None]).flatten()
+        self.fold = (rows * num_heads + heads[:, None]).flatten()  # [P, kv, W] -> [P * kv * W]
+        # (prompt * kv + head) * W + place: [R, kv] -> [R * kv]
         self.unfold = ((prompt_of_row[:, None] * num_heads + heads) * rows.shape[-1] + place[:, None]).flatten()

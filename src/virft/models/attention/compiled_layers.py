@@ -1,4 +1,7 @@
-"""Decoder layers compiled for packed rows; sampling, whose shapes change with every token, stays as it is."""
+"""Decoder layers compiled with ``torch.compile`` for the update.
+
+Sampling stays eager: its shapes change with every token, and each length of the KV cache would be a graph of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,16 @@ from virft.models.attention.shared_prompt import SHARED_PROMPT, shared_prompt_at
 
 
 def compile_layers(module: nn.Module) -> None:
-    """Have PyTorch compile the layers of a language model, at their first packed row.
+    """Compile the decoder layers of a language model, at their first packed row.
 
-    All layers share what is compiled, and it serves rows of every length: attention, whose code depends on the shapes
-    of a row, is left out of it. With and without gradient are compiled each on their own.
+    All layers share one graph, which serves rows of every length: attention, whose code depends on the shapes of a
+    row, stays eager. The graphs with and without gradient are compiled separately.
 
     Raises ``ConfigError`` on a machine that cannot compile.
     """
     device = next(module.parameters()).device
     try:
+        # Compile something small now: a missing compiler should fail before training, not in its first step.
         torch.compile(torch.exp)(torch.zeros(16, device=device))
     except (RuntimeError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -33,15 +37,17 @@ def compile_layers(module: nn.Module) -> None:
             f"model.compile is true, but PyTorch cannot compile on this machine: {reason:.300}; expected a compiler of "
             "C++ and Python's headers (on a GPU Triton), or model.compile = false"
         ) from error
+    # A graph break at attention. Its branches depend on the row: compiled, each new length took 16 s (docs/log.md).
     AttentionInterface.register(SHARED_PROMPT, torch.compiler.disable(shared_prompt_attention))
     for layer in module.modules():
         if isinstance(layer, GradientCheckpointingLayer):
-            # a method, so that a copy of the model (the reference) computes with its own weights
+            # A bound method, not a closure: a deep copy of the model (the reference) must use its own weights.
             layer.forward = MethodType(_forward, layer)
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
     plain = type(self).forward
+    # A packed row without a KV cache is an update or a reference. Prefill and decode steps carry a cache.
     is_row = kwargs.get("group_layout") is not None and kwargs.get("group_cache") is None
     found: Tensor = (_compiled(plain) if is_row else plain)(self, *args, **kwargs)
     return found
@@ -49,5 +55,6 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # rounded where the layer itself rounds: else policy, reference and sampler would differ by more in bfloat16
+    # Casts are emulated so that a compiled layer rounds where the eager one does. Otherwise policy, reference and
+    # sampler would differ in bfloat16: the KL divergence of the first step would not be 0.
     return torch.compile(function, dynamic=True, options={"emulate_precision_casts": True})

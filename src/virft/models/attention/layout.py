@@ -1,4 +1,32 @@
-"""Packed rows: several groups in one row of tokens, each prompt once and its completions after it."""
+"""Packed rows: several groups in one row of tokens, each prompt once and its completions after it (prefix sharing).
+
+A row of two groups, the first with completions of 2 and 1 tokens, the second with completions of 1 and 3::
+
+    row index      0   1   2   3    4    5    6   7   8    9    10   11
+    token          p1  p1  p1  c11  c11  c12  p2  p2  c21  c22  c22  c22
+    position id    0   1   2   3    4    3    0   1   2    2    3    4
+
+A prompt is computed once, whatever the number of its completions. Position ids of a completion continue from its own
+prompt, so rotary embeddings are those of the unpacked sequence [prompt | completion]. Which query (line) attends to
+which key (column); ``c``: causal, to itself and to earlier tokens; ``#``: to all of them; ``.``: to none of them::
+
+                 p1   c11  c12  p2   c21  c22
+            p1   c    .    .    .    .    .
+            c11  #    c    .    .    .    .
+            c12  #    .    c    .    .    .
+            p2   .    .    .    c    .    .
+            c21  .    .    .    #    c    .
+            c22  .    .    .    #    .    c
+
+No mask of T x T scores is built for that. Attention copies the row into two padded tables instead and runs over each as
+a batch (``-``: padding)::
+
+    prompts [P, L]        completions [P, G, C]
+    p1 p1 p1              p1:  c11 c11 -
+    p2 p2 -                    c12 -   -
+                          p2:  c21 -   -
+                               c22 c22 c22
+"""
 
 from __future__ import annotations
 
@@ -15,44 +43,60 @@ from torch.nn import functional as F
 class AttentionLayout:
     """Attention pattern of a packed row of T tokens, for ``shared_prompt.shared_prompt_attention``.
 
-    Attention works on two tables: P prompts of at most L tokens, and for each at most G completions of at most C.
-    ``table_shape`` is (P, L, G, C). ``row_place`` [P * L + P * G * C] is the place in the row of every entry of both
-    tables (padding: 0), ``table_place`` [T] the entry of every row token. ``image_blocks`` [P, L], where images are
-    seen both ways: the number of the image that a prompt's token is of, -1 for text; None: all is seen causally.
-    ``in_tables``: the scores of completions are tables on every device, as they are on a GPU; for counting.
+    Letters: P prompts of at most L tokens, at most G completions for each, of at most C tokens.
     """
 
     table_shape: tuple[int, int, int, int]
+    """(P, L, G, C)."""
+
     prompt_lengths: Tensor
+    """Tokens of each prompt: int64 [P]."""
+
     row_place: Tensor
+    """Row index of each entry of both tables, prompts first: int64 [P * L + P * G * C]. Padding has index 0."""
+
     table_place: Tensor
+    """Entry of both tables, prompts first, that holds each token of the row: int64 [T]."""
+
     equal_prompts: bool
+    """True if all prompts have L tokens, so that no completion has to mask padding of its prompt."""
+
     image_blocks: Tensor | None = None
+    """Image number of each prompt token, -1 for text: int64 [P, L]. Tokens of one image attend to each other in both
+    directions. None: attention is causal everywhere."""
+
     in_tables: bool = False
+    """Compute attention of completions with tables of scores on a CPU too, as on a GPU. For memory estimates."""
 
     def to_tables(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Of values [T, n]: those of the prompts [P * L, n] and of the completions [P * G * C, n]."""
-        # rows of memory by index_select: other ways of indexing are several times slower on a CPU, most backwards
+        """Copy values of a row [T, n] into the table of prompts [P * L, n] and of completions [P * G * C, n]."""
+        # index_select along the first axis copies whole lines of memory. Other ways of indexing are several times
+        # slower on a CPU, most of all backwards.
         prompts, length, group, size = self.table_shape
-        table = row.index_select(0, self.row_place)
+        table = row.index_select(0, self.row_place)  # [P * L + P * G * C, n]
         parts: tuple[Tensor, Tensor] = table.split([prompts * length, prompts * group * size])
         return parts
 
     def to_row(self, table: Tensor) -> Tensor:
-        """The way back: [P * L + P * G * C, n] to [T, n]."""
+        """Copy values of both tables [P * L + P * G * C, n] into a row [T, n]; the inverse of ``to_tables``."""
         return table.index_select(0, self.table_place)
 
     def with_image_blocks(self, is_image: Tensor) -> AttentionLayout:
-        """The same layout with neighbouring image tokens (``is_image`` [T]) of a prompt seen both ways."""
+        """Return the layout with bidirectional attention inside each image of a prompt.
+
+        ``is_image``: bool [T], true for image tokens. Neighbouring image tokens belong to the same image.
+        """
         prompts, length, _, _ = self.table_shape
         columns = torch.arange(length, device=is_image.device)
-        inside = columns < self.prompt_lengths[:, None]
+        inside = columns < self.prompt_lengths[:, None]  # [P, L]
+        # Padding copies row index 0, which may be an image token: `inside` removes it.
         table = is_image.index_select(0, self.row_place[: prompts * length]).view(prompts, length) & inside
+        # An image starts where the token before is not of an image; counting the starts numbers the images.
         first = table & ~F.pad(table[:, :-1], (1, 0))
         return replace(self, image_blocks=torch.where(table, first.cumsum(1) - 1, -1))
 
     def to(self, device: torch.device) -> AttentionLayout:
-        """The same layout on another device."""
+        """Return the layout with its tensors on another device."""
         names = ("prompt_lengths", "row_place", "table_place")
         blocks = None if self.image_blocks is None else self.image_blocks.to(device)
         return replace(self, image_blocks=blocks, **{name: getattr(self, name).to(device) for name in names})
@@ -60,21 +104,25 @@ class AttentionLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRow:
-    """One row of T tokens: [prompt | c1 .. cG] of each group, and where its log-probs are read.
-
-    ``token_ids`` [T]; ``positions`` [A, T] along A axes (see ``position_ids``), restarting after the prompt for every
-    completion; ``logit_index`` [N]: the place whose hidden state predicts each completion token; ``targets`` [N]: those
-    tokens, in the order of the groups, their completions, their tokens.
-    """
+    """One row of T tokens, [prompt | c1 .. cG] of each group, with N completion tokens to predict."""
 
     token_ids: Tensor
+    """Token ids: int64 [T]."""
+
     positions: Tensor
+    """Rotary position ids along A axes: int64 [A, T]. Each completion continues from the end of its prompt."""
+
     logit_index: Tensor
+    """Row index of the hidden state that predicts each completion token: int64 [N]."""
+
     targets: Tensor
+    """Completion tokens, ordered by group, completion and token: int64 [N]."""
+
     layout: AttentionLayout
+    """Attention pattern of the row."""
 
     def to(self, device: torch.device) -> PackedRow:
-        """The same row on another device."""
+        """Return the row with its tensors on another device."""
         return PackedRow(
             token_ids=self.token_ids.to(device),
             positions=self.positions.to(device),
@@ -85,7 +133,10 @@ class PackedRow:
 
 
 def position_ids(positions: Tensor) -> Tensor:
-    """Positions [A, batch, tokens] as transformers wants them: as they are for three axes, [batch, tokens] for one."""
+    """Return positions [A, batch, tokens] in the form that transformers expects.
+
+    Three axes (time, height, width of Qwen-VL) stay [3, batch, tokens], one axis becomes [batch, tokens].
+    """
     return positions if len(positions) > 1 else positions[0]
 
 
@@ -94,15 +145,19 @@ def pack_row(
     prompt_positions: Sequence[Tensor],
     completions: Sequence[Sequence[Sequence[int]]],
 ) -> PackedRow:
-    """A row of groups: ``prompts[p]`` with positions [A, L_p] and its ``completions[p]`` (token ids; maybe none).
+    """Pack groups into one row.
 
-    The last prompt token predicts the first token of every completion; positions of a completion go on from the
-    largest position of its prompt. An empty completion takes no place and predicts nothing.
+    ``prompts[p]``: token ids, L_p of them. ``prompt_positions[p]``: their position ids, int64 [A, L_p].
+    ``completions[p]``: token ids of each completion of the prompt; the list may be empty.
+
+    The last prompt token predicts the first token of every completion. Position ids of a completion continue from the
+    largest position id of its prompt. An empty completion takes no place and predicts nothing.
     """
     num_prompts = len(prompts)
     longest_prompt = max(len(prompt) for prompt in prompts)
     group = max((len(group) for group in completions), default=0)
     longest = max((len(one) for group in completions for one in group), default=0)
+    # NumPy, not PyTorch: many small slices are written below, which costs tensors several times as much.
     prompt_index = np.zeros((num_prompts, longest_prompt), np.int64)
     completion_index = np.zeros((num_prompts, group, longest), np.int64)
     ids: list[int] = []
@@ -110,13 +165,14 @@ def pack_row(
     positions: list[Tensor] = []
     logit_index: list[np.ndarray] = []
     targets: list[int] = []
-    first_completion_slot = num_prompts * longest_prompt
+    first_completion_slot = num_prompts * longest_prompt  # the table of completions follows that of prompts
     for p, prompt in enumerate(prompts):
         start, length = len(ids), len(prompt)
         prompt_index[p, :length] = np.arange(start, start + length)
         slots.append(p * longest_prompt + np.arange(length))
         ids.extend(prompt)
         positions.append(prompt_positions[p])
+        # The largest on any axis: behind an image, Qwen's time, height and width positions differ.
         next_position = int(prompt_positions[p].max()) + 1
         for g, tokens in enumerate(completions[p]):
             at, count = len(ids), len(tokens)
@@ -125,6 +181,7 @@ def pack_row(
             completion_index[p, g, :count] = np.arange(at, at + count)
             slots.append(first_completion_slot + (p * group + g) * longest + np.arange(count))
             positions.append((next_position + torch.arange(count)).expand(len(prompt_positions[p]), -1))
+            # Shifted by one: token 0 is predicted by the end of the prompt, token i by token i - 1.
             logit_index.append(np.concatenate([[start + length - 1], np.arange(at, at + count - 1)]))
             ids.extend(tokens)
             targets.extend(tokens)

@@ -1,4 +1,8 @@
-"""Attention of completions over [prompt | own tokens] on a CPU: PyTorch's fused kernel, no tables of scores."""
+"""Attention of completions over [prompt | own tokens] with PyTorch's fused CPU kernel, without tables of scores.
+
+The kernel runs twice, over the prompt's keys and over the completion's own, and the two outputs are merged by their
+log-sum-exps. Source: Hydragen (arXiv 2402.05099), which does the same for decoding.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What ``torch.nn.functional.scaled_dot_product_attention`` calls on a CPU; these give back the log-sum-exp as well.
+# The operators behind ``torch.nn.functional.scaled_dot_product_attention`` on a CPU. No public function returns the
+# log-sum-exp, and the backward needs it as an argument.
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -23,6 +28,7 @@ def _has_amx() -> bool:
 @contextmanager
 def _products_in(dtype: torch.dtype) -> Iterator[None]:
     """Inside, if ``dtype`` is bfloat16, a CPU with AMX multiplies float32 as bfloat16, and sums products in float32."""
+    # A setting of the whole process, so the value from before is restored whatever happens.
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     if dtype == torch.bfloat16 and _has_amx():
@@ -34,16 +40,21 @@ def _products_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 class MergedAttention(torch.autograd.Function):
-    """Softmax attention of queries over two sets of keys, each by the fused kernel, put together by their log-sum-exps.
+    """Softmax attention of queries over two sets of keys, merged from two calls of the fused kernel.
 
-    ``apply(query, keys, values, prompt_keys, prompt_values, own_bias, prompt_bias, scaling)``: queries [B, G, Q, d]
-    with keys and values of their own [B, G, C, d], and those of the prompt [B, L, d], which all G share. ``own_bias``
-    [Q, C] and ``prompt_bias`` ([B, 1, 1, L] or None) are added to the scores and get no gradient. Returns [B, G, Q, d].
+    ``apply(query, keys, values, prompt_keys, prompt_values, own_bias, prompt_bias, scaling)`` takes queries
+    [B, G, Q, d], their own keys and values [B, G, C, d], and those of the prompt [B, L, d], which all G completions
+    share. ``own_bias`` [Q, C] and ``prompt_bias`` ([B, 1, 1, L] or None) are added to the scores and get no gradient.
+    B: prompts * KV heads. Q: query heads per KV head * C. Returns the output [B, G, Q, d].
 
-    Backwards, each kernel gets the output and the log-sum-exp over both sets: the shares that it computes again are
-    then those of all keys, and the gradients exact. It runs in float32, up to three times faster than in bfloat16. With
-    inputs in bfloat16 and AMX, factors of the prompt's part are rounded to that type, too, and products summed up in
-    float32; the kernel for bfloat16 would round the prompt's gradients after every block of queries.
+    Formula, with o the output and l the log-sum-exp of each part: w = sigmoid(l_own - l_prompt) is the softmax mass of
+    the own keys, and output = (1 - w) o_prompt + w o_own.
+
+    The gradients are exact: each backward kernel gets the merged output and the log-sum-exp over both sets of keys, so
+    the attention weights that it recomputes are those over all keys. The backward runs in float32, up to three times
+    faster than in bfloat16. With bfloat16 inputs and AMX, the factors of the prompt's part are rounded to bfloat16 and
+    products are summed in float32; the kernel for bfloat16 would round the prompt's gradients after every block of
+    queries.
     """
 
     @staticmethod
@@ -58,8 +69,10 @@ class MergedAttention(torch.autograd.Function):
         prompt_bias: Tensor | None,
         scaling: float,
     ) -> Tensor:
-        """See the class."""
+        """Return the output [B, G, Q, d]; arguments and shapes are those of ``apply``, see the class."""
         query = query.contiguous()
+        # The kernel takes [batch, heads, tokens, d] and returns the output and its log-sum-exp [batch, heads, tokens].
+        # All G completions share the prompt's keys, so their queries are one long sequence: [B, 1, G * Q, d].
         to_prompt, prompt_sums = _forward(
             query.flatten(1, 2)[:, None],
             prompt_keys[:, None],
@@ -67,6 +80,7 @@ class MergedAttention(torch.autograd.Function):
             attn_mask=prompt_bias,
             scale=scaling,
         )
+        # Own keys differ between completions, so each is an entry of the batch: [B * G, 1, Q, d].
         to_own, own_sums = _forward(
             query.flatten(0, 1)[:, None],
             keys.flatten(0, 1)[:, None],
@@ -74,9 +88,10 @@ class MergedAttention(torch.autograd.Function):
             attn_mask=own_bias,
             scale=scaling,
         )
-        prompt_sums, own_sums = prompt_sums.view(query.shape[:-1]), own_sums.view(query.shape[:-1])
-        share = torch.sigmoid(own_sums - prompt_sums)[..., None]
-        output = torch.lerp(to_prompt.view(query.shape).float(), to_own.view(query.shape).float(), share)
+        prompt_sums, own_sums = prompt_sums.view(query.shape[:-1]), own_sums.view(query.shape[:-1])  # [B, G, Q] each
+        own_mass = torch.sigmoid(own_sums - prompt_sums)[..., None]  # [B, G, Q, 1]
+        # Merged in float32 and rounded once: a lerp in bfloat16 would round the mass and both products as well.
+        output = torch.lerp(to_prompt.view(query.shape).float(), to_own.view(query.shape).float(), own_mass)
         output = output.to(query.dtype)
         ctx.save_for_backward(
             query, keys, values, prompt_keys, prompt_values, own_bias, prompt_bias, output,
@@ -87,13 +102,14 @@ class MergedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys and values."""
+        """Return the gradients of queries, keys and values, each of the shape and dtype of its argument."""
         query, keys, values, prompt_keys, prompt_values, own_bias, prompt_bias, output, sums = ctx.saved_tensors
         grad, wide_query, wide_output = (x.float() for x in (grads[0], query, output))
 
         def run(
             axes: tuple[int, int], key: Tensor, value: Tensor, bias: Tensor | None
         ) -> tuple[Tensor, Tensor, Tensor]:
+            # axes (1, 2): one sequence of G * Q queries for each prompt; (0, 1): a batch of B * G completions
             found: tuple[Tensor, Tensor, Tensor] = _backward(
                 grad.flatten(*axes)[:, None],
                 wide_query.flatten(*axes)[:, None],
@@ -111,6 +127,7 @@ class MergedAttention(torch.autograd.Function):
         with _products_in(query.dtype):
             by_prompt, grad_prompt_keys, grad_prompt_values = run((1, 2), prompt_keys, prompt_values, prompt_bias)
         by_own, grad_keys, grad_values = run((0, 1), keys.flatten(0, 1), values.flatten(0, 1), own_bias)
+        # A query gets gradient through both parts: [B, 1, G * Q, d] and [B * G, 1, Q, d], added as [B, G, Q, d].
         found = (
             (by_prompt.reshape(query.shape) + by_own.reshape(query.shape), query),
             (grad_keys, keys),

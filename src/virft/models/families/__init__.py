@@ -1,12 +1,73 @@
-"""The model families that virft can drive, by ``model_type``."""
+"""The model families that virft supports: one row of facts for each, found by ``model_type``.
+
+A row names the module of its functions and says what differs from the defaults of ``family_from``. A family like one
+that exists is that row with a few changes, see ``QWEN2_5_VL``. Everything else follows from the row: LoRA targets,
+freezing, rendering, sampling, tests of exactness.
+"""
+
+from dataclasses import replace
 
 from virft.errors import ModelError
-from virft.models.families.family import Family
-from virft.models.families.gemma3 import GEMMA3
-from virft.models.families.idefics import IDEFICS3, SMOLVLM
-from virft.models.families.internvl import INTERNVL
-from virft.models.families.llava_onevision import LLAVA_ONEVISION
-from virft.models.families.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from virft.geometry.boxes import BoxSpace
+from virft.models.attention.shared_prompt import VISION_ATTENTION
+from virft.models.families import gemma3, idefics, internvl, llava_onevision, qwen
+from virft.models.families.family import Family, family_from
+
+QWEN2_VL = family_from(
+    qwen,
+    model_type="qwen2_vl",
+    box_space=BoxSpace.RELATIVE_1000,
+    vision_names=("model.visual.",),
+    projector_names=("model.visual.merger.",),
+    vision_attention=VISION_ATTENTION,
+    prompt_positions=qwen.prompt_positions,
+    forward_features=qwen.forward_features,
+    on_vllm=True,
+)
+QWEN2_5_VL = replace(QWEN2_VL, model_type="qwen2_5_vl", box_space=BoxSpace.RESIZED_PIXELS)
+QWEN3_VL = replace(
+    QWEN2_VL,
+    model_type="qwen3_vl",
+    projector_names=("model.visual.merger.", "model.visual.deepstack_merger_list."),
+)
+
+IDEFICS3 = family_from(
+    idefics,
+    model_type="idefics3",
+    box_space=BoxSpace.RELATIVE_1000,
+    language_module="model.text_model",
+    vision_names=("model.vision_model.", "model.connector."),
+    projector_names=("model.connector.",),
+)
+SMOLVLM = replace(IDEFICS3, model_type="smolvlm")
+
+INTERNVL = family_from(
+    internvl,
+    model_type="internvl",
+    box_space=BoxSpace.RELATIVE_1000,
+    vision_names=("model.vision_tower.", "model.multi_modal_projector."),
+    projector_names=("model.multi_modal_projector.",),
+)
+
+LLAVA_ONEVISION = family_from(
+    llava_onevision,
+    model_type="llava_onevision",
+    box_space=BoxSpace.RELATIVE_1000,
+    vision_names=("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline"),
+    projector_names=("model.multi_modal_projector.", "model.image_newline"),
+    forward_features=llava_onevision.forward_features,
+    images_first=True,
+)
+
+GEMMA3 = family_from(
+    gemma3,
+    model_type="gemma3",
+    box_space=BoxSpace.RELATIVE_1000,
+    vision_names=("model.vision_tower.", "model.multi_modal_projector."),
+    projector_names=("model.multi_modal_projector.",),
+    placeholder="boi_token_id",
+    bidirectional_images=True,
+)
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -15,7 +76,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model_type: str) -> Family:
-    """The row of a configuration's ``model_type``; ``ModelError`` names the types there are."""
+    """Return the row of a configuration's ``model_type``.
+
+    Raises ``ModelError``, which names the supported types, for any other.
+    """
     if model_type not in FAMILIES:
         raise ModelError(f"models of type {model_type!r} are not supported; supported are {', '.join(FAMILIES)}")
     return FAMILIES[model_type]

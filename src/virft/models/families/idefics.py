@@ -1,6 +1,6 @@
-"""Idefics3 and SmolVLM: an image is cut into rows of square tiles, and comes once more as a whole.
+"""Functions of Idefics3 and SmolVLM: an image is cut into rows of square tiles, followed by the image as a whole.
 
-Neither model's card or report names a habit of writing boxes, so they are taught 0..1000 as the Qwen models.
+Neither model's card or report names a format of boxes, so boxes are taught as 0..1000, like those of the Qwen models.
 Source: HuggingFaceM4/Idefics3-8B-Llama3 and HuggingFaceTB/SmolVLM-Instruct, whose training sets (the Cauldron,
 Docmatix) hold no detection.
 """
@@ -16,19 +16,21 @@ from PIL import Image
 from torch import Tensor
 
 from virft.errors import ModelError
-from virft.geometry.boxes import BoxSpace
-from virft.models.families.family import Family
-from virft.models.families.tiles import by_image, grid_sizes, ids_of, one_tensor, plain_positions
+from virft.models.families.tiles import by_image, grid_sizes, ids_of
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
 _WHOLE, _AROUND = "<global-img>", "<fake_token_around_image>"
 _MOST_ROWS = 6
-"""Of which both families' tokenizers know the markers, ``<row_1_col_1>`` and on."""
+"""Rows and columns for which the tokenizers of both families have markers, ``<row_1_col_1>`` to ``<row_6_col_6>``."""
 
 
 def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
-    """Tiles [tiles, 3, side, side]; ``rows`` and ``columns`` [images] of tiles, 0 and 0 for one that is not cut."""
+    """Run the image processor.
+
+    Returns pixels float32 [tiles, 3, side, side], and ``rows`` and ``columns`` int64 [images] of tiles; both are 0 for
+    an image that is not cut.
+    """
     made = processor(images=[list(images)], return_tensors="pt", return_row_col_info=True)
     return VisionInputs(
         # All tiles of a prompt are of one size and none is padded, so the attention mask is 1 everywhere.
@@ -38,12 +40,15 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:
-    """Of all tiles of each image together."""
+    """Return the size of each image after resizing, in pixels: that of all its tiles together."""
     return grid_sizes(vision.per_image["rows"], vision.per_image["columns"], vision.pixel_values.shape[-1])
 
 
 def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
-    """The longest edge becomes the largest number of tiles whose square is at most ``high``: six or fewer."""
+    """Set the longest edge to the largest number of tiles (at most six) whose square has at most ``high`` pixels.
+
+    Raises ``ModelError`` if ``low`` is set, or if ``high`` is less than one tile.
+    """
     side = processor.max_image_size["longest_edge"]
     if low is not None:
         raise ModelError(
@@ -59,7 +64,7 @@ def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
 
 def _num_tiles(vision: VisionInputs) -> Tensor:
     cut = vision.per_image["rows"] * vision.per_image["columns"]
-    return cut + 1
+    return cut + 1  # the whole image
 
 
 def _tokens_of_a_tile(config: Any, vision: VisionInputs) -> int:
@@ -68,13 +73,14 @@ def _tokens_of_a_tile(config: Any, vision: VisionInputs) -> int:
 
 
 def num_image_tokens(config: Any, vision: VisionInputs) -> list[int]:
-    """Tiles, the whole image among them, times the tokens of a tile."""
+    """Return the language-model tokens of each image: tiles, the whole image included, times tokens of a tile."""
     each = _tokens_of_a_tile(config, vision)
     return [int(count) * each for count in _num_tiles(vision)]
 
 
 def image_texts(tokenizer: Any, config: Any, vision: VisionInputs) -> list[str]:
-    """Row by row, each tile behind its marker, then the whole image. Source: ``SmolVLMProcessor`` of transformers."""
+    """Return the text of each image: tiles row by row, each after its marker, then the whole. Source:
+    ``SmolVLMProcessor`` of transformers."""
     tile = tokenizer.convert_ids_to_tokens(config.image_token_id) * _tokens_of_a_tile(config, vision)
     whole = f"{_AROUND}{_WHOLE}{tile}{_AROUND}"
 
@@ -93,37 +99,12 @@ def _count(number: int) -> range:
 
 
 def encode_images(model: Any, vision: VisionInputs) -> ImageFeatures:
-    """One pass of tower and connector over all tiles."""
+    """Run tower and connector once over all tiles: features [image tokens, hidden] of each image."""
     made = model.model.get_image_features(vision.pixel_values[None], return_dict=True)
     return by_image(made.pooler_output, _num_tiles(vision))
 
 
 def forbidden_token_ids(tokenizer: Any, config: Any) -> frozenset[int]:
-    """The placeholder and the markers of tiles."""
+    """Return the placeholder and the markers of tiles."""
     markers = [f"<row_{r}_col_{c}>" for r in _count(_MOST_ROWS) for c in _count(_MOST_ROWS)]
     return ids_of(tokenizer, [_WHOLE, _AROUND, "<video>", *markers]) | {config.image_token_id}
-
-
-def _idefics(model_type: str) -> Family:
-    return Family(
-        model_type=model_type,
-        box_space=BoxSpace.RELATIVE_1000,
-        language_module="model.text_model",
-        vision_names=("model.vision_model.", "model.connector."),
-        projector_names=("model.connector.",),
-        vision_attention="sdpa",
-        placeholder_id=lambda config: int(config.image_token_id),
-        read_images=read_images,
-        resized_sizes=resized_sizes,
-        limit_pixels=limit_pixels,
-        image_texts=image_texts,
-        num_image_tokens=num_image_tokens,
-        prompt_positions=plain_positions,
-        encode_images=encode_images,
-        forward_features=one_tensor,
-        forbidden_token_ids=forbidden_token_ids,
-    )
-
-
-IDEFICS3 = _idefics("idefics3")
-SMOLVLM = _idefics("smolvlm")

@@ -1,4 +1,4 @@
-"""InternVL 3 in the format of transformers: an image is cut into square tiles, and comes once more as a thumbnail.
+"""Functions of InternVL 3 in the format of transformers: an image is cut into square tiles, followed by a thumbnail.
 
 Boxes are 0..1000 of width and height. Source: InternVL's "Chat Data Format", section on grounding and detection.
 """
@@ -14,9 +14,7 @@ from torch import Tensor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from virft.errors import ModelError
-from virft.geometry.boxes import BoxSpace
-from virft.models.families.family import Family
-from virft.models.families.tiles import by_image, ids_of, one_tensor, plain_positions
+from virft.models.families.tiles import by_image, ids_of
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
@@ -24,8 +22,12 @@ _START, _END = "<img>", "</img>"
 
 
 def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
-    """Pieces [tiles and thumbnails, 3, side, side]; ``tiles`` [images, 2]: columns, rows; no thumbnail of 1 x 1."""
-    # InternVLProcessor cuts, whatever the image processor's own file says.
+    """Run the image processor.
+
+    Returns pixels float32 [tiles and thumbnails, 3, side, side] and ``tiles`` int64 [images, 2]: columns and rows. An
+    image of one tile has no thumbnail.
+    """
+    # InternVLProcessor of transformers cuts images, whatever the image processor's own file says.
     made = processor(images=list(images), return_tensors="pt", crop_to_patches=True)
     side = (processor.size["height"], processor.size["width"])
     bounds = (processor.min_patches, processor.max_patches)
@@ -34,13 +36,17 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:
-    """Of all tiles of each image together."""
+    """Return the size of each image after resizing, in pixels: that of all its tiles together."""
     side = vision.pixel_values.shape[-1]
     return [ImageSize(columns * side, rows * side) for columns, rows in vision.per_image["tiles"].tolist()]
 
 
 def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
-    """As many tiles as fit into the two areas; the thumbnail comes on top."""
+    """Set the smallest and the largest number of tiles to those that fit into the two areas, in pixels.
+
+    The thumbnail is added to them. Raises ``ModelError`` if ``high`` is less than one tile, or if ``low`` takes more
+    tiles than an image may have.
+    """
     tile = processor.size["height"] * processor.size["width"]
     if high is not None and high < tile:
         raise ModelError(f"model.max_pixels is {high}; expected at least {tile}, one tile of this model")
@@ -68,19 +74,19 @@ def _tokens_of_a_piece(config: Any, vision: VisionInputs) -> int:
 
 
 def num_image_tokens(config: Any, vision: VisionInputs) -> list[int]:
-    """Tiles, the thumbnail among them, times the tokens of a tile."""
+    """Return the language-model tokens of each image: tiles, the thumbnail included, times tokens of a tile."""
     each = _tokens_of_a_piece(config, vision)
     return [count * each for count in _num_pieces(vision).tolist()]
 
 
 def image_texts(tokenizer: Any, config: Any, vision: VisionInputs) -> list[str]:
-    """All tiles in a row, between two markers. Source: ``InternVLProcessor`` of transformers."""
+    """Return the text of each image: all its tokens between two markers. Source: ``InternVLProcessor``."""
     token = tokenizer.convert_ids_to_tokens(config.image_token_id)
     return [f"{_START}{token * count}{_END}" for count in num_image_tokens(config, vision)]
 
 
 def encode_images(model: Any, vision: VisionInputs) -> ImageFeatures:
-    """One pass of tower and projector over all tiles."""
+    """Run tower and projector once over all tiles: features [image tokens, hidden] of each image."""
     made = model.model.get_image_features(
         vision.pixel_values,
         vision_feature_layer=model.config.vision_feature_layer,
@@ -91,25 +97,5 @@ def encode_images(model: Any, vision: VisionInputs) -> ImageFeatures:
 
 
 def forbidden_token_ids(tokenizer: Any, config: Any) -> frozenset[int]:
-    """The placeholder, the markers around it, and the placeholder of videos."""
+    """Return the placeholder, the markers around it, and the placeholder of videos."""
     return ids_of(tokenizer, [_START, _END, "<video>"]) | {config.image_token_id}
-
-
-INTERNVL = Family(
-    model_type="internvl",
-    box_space=BoxSpace.RELATIVE_1000,
-    language_module="model.language_model",
-    vision_names=("model.vision_tower.", "model.multi_modal_projector."),
-    projector_names=("model.multi_modal_projector.",),
-    vision_attention="sdpa",
-    placeholder_id=lambda config: int(config.image_token_id),
-    read_images=read_images,
-    resized_sizes=resized_sizes,
-    limit_pixels=limit_pixels,
-    image_texts=image_texts,
-    num_image_tokens=num_image_tokens,
-    prompt_positions=plain_positions,
-    encode_images=encode_images,
-    forward_features=one_tensor,
-    forbidden_token_ids=forbidden_token_ids,
-)

@@ -1,8 +1,8 @@
-"""LLaVA-OneVision: one image is cut into tiles and comes whole before them; several images come whole only.
+"""Functions of LLaVA-OneVision: a single image is whole and in tiles, several images of a sample are whole only.
 
-Boxes are taught, as 0..1000: how the model was trained to write them is not settled. The data it was trained on has
-LLaVA's shares of 1, some of the image and some of the square it was padded to. Source: arXiv 2408.03326, which says
-nothing of boxes; haotian-liu/LLaVA, issues 606 and 822.
+Boxes are taught, as 0..1000, because it is not known how the model was trained to write them: its training data has
+LLaVA's fractions of 1, some of the image and some of the square that the image was padded to. Source: arXiv 2408.03326,
+which does not mention boxes; haotian-liu/LLaVA, issues 606 and 822.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from virft.errors import ModelError
-from virft.geometry.boxes import BoxSpace
-from virft.models.families.family import Family
-from virft.models.families.tiles import plain_positions
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
 
 def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
-    """Pieces [pieces, 3, side, side], the whole image first; ``pieces`` [images] and ``size`` [images, 2].
+    """Run the image processor.
 
-    ``size`` is the image's own height and width: the tower's features of what was padded are thrown away.
+    Returns pixels float32 [pieces, 3, side, side], the whole of each image first, ``pieces`` int64 [images], and
+    ``size`` int64 [images, 2]: the original height and width, by which features of padding are removed.
     """
     made = processor(images=[list(images)], return_tensors="pt")
     pixels = made["pixel_values"]  # [images, pieces, 3, side, side]
@@ -37,7 +35,7 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:
-    """Of all tiles together; of several images, each is one."""
+    """Return the size of each image after resizing, in pixels: that of all its tiles together."""
     side = vision.pixel_values.shape[-1]
 
     def size(pieces: int, own: list[int]) -> ImageSize:
@@ -50,12 +48,12 @@ def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:
 
 
 def _images(vision: VisionInputs) -> list[tuple[int, list[int]]]:
-    """Pieces, height and width of each image."""
+    """Return the number of pieces, and height and width in pixels, of each image."""
     return list(zip(vision.per_image["pieces"].tolist(), vision.per_image["size"].tolist(), strict=True))
 
 
 def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
-    """Refused: sizes are those of ``image_grid_pinpoints``, which the model's configuration has too."""
+    """Raise ``ModelError``: sizes are those of ``image_grid_pinpoints``, which is in the model's configuration too."""
     raise ModelError(
         "model.min_pixels or model.max_pixels is set, but LLaVA-OneVision takes the sizes in image_grid_pinpoints of "
         "config.json and preprocessor_config.json; expected neither"
@@ -63,11 +61,13 @@ def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
 
 
 def num_image_tokens(config: Any, vision: VisionInputs) -> list[int]:
-    """Of one image: those of the whole, of its tiles without what was padded, and of the end of each line.
+    """Return the language-model tokens of each image.
 
-    Of several images: those of the whole, and one for its end. Source: ``pack_image_features`` of transformers.
+    An image in tiles has those of the whole, those of the tiles without padding, and one at the end of each line.
+    An image that is whole only has those of the whole and one at the end. Source: ``pack_image_features``.
     """
     side = config.vision_config.image_size // config.vision_config.patch_size
+    # "default" drops the first of the tower's tokens
     whole = side * side - (config.vision_feature_select_strategy == "default")
     return [whole + (1 if pieces == 1 else _of_tiles(config, pieces, size, side)) for pieces, size in _images(vision)]
 
@@ -81,27 +81,29 @@ def _of_tiles(config: Any, pieces: int, size: list[int], side: int) -> int:
             f"the image processor cut an image into {pieces - 1} tiles, but image_grid_pinpoints of config.json make "
             f"{rows * columns} of it; expected one and the same list in preprocessor_config.json"
         )
-    height, width = rows * side, columns * side
+    height, width = rows * side, columns * side  # tokens, padding included
+    # Remove padding on both sides. The rounding is that of transformers: one line off, and the counts would differ.
     if size[1] / size[0] > width / height:
         height -= (height - int(round(size[0] * (width / size[1]), 7))) // 2 * 2
     else:
         width -= (width - int(round(size[1] * (height / size[0]), 7))) // 2 * 2
-    # "anyres_max_9": more than the tokens of nine tiles are scaled down to that
+    # "anyres_max_9": more tokens than those of nine tiles are interpolated down to that number.
     ratio = math.sqrt(height * width / (int(config.vision_aspect_ratio.removeprefix("anyres_max_")) * side**2))
     if ratio > 1.1:
         height, width = int(height // ratio), int(width // ratio)
-    return height * (width + 1)
+    return height * (width + 1)  # a newline token ends each line
 
 
 def image_texts(tokenizer: Any, config: Any, vision: VisionInputs) -> list[str]:
-    """The placeholder, once for every token."""
+    """Return, for each image, the placeholder repeated once for every token."""
     token = tokenizer.convert_ids_to_tokens(config.image_token_id)
     return [token * count for count in num_image_tokens(config, vision)]
 
 
 def encode_images(model: Any, vision: VisionInputs) -> ImageFeatures:
-    """One pass of tower and projector over all pieces."""
-    # Told as prompts of one image, which are cut, and of several: which of those belong together does not matter.
+    """Run tower and projector once over all pieces: features [image tokens, hidden] of each image."""
+    # transformers takes the number of images of each prompt: 1 means tiles, more mean whole images. Neighbouring
+    # whole images can be declared as one prompt, even if they belong to several: the result is the same.
     runs = groupby(vision.per_image["pieces"].tolist(), key=lambda pieces: pieces > 1)
     prompts = [count for cut, run in runs for count in ([1] * len(list(run)) if cut else [len(list(run))])]
     made = model.model.get_image_features(
@@ -111,32 +113,14 @@ def encode_images(model: Any, vision: VisionInputs) -> ImageFeatures:
 
 
 def forward_features(features: Sequence[ImageFeatures]) -> dict[str, Any]:
-    """``mm_encoder_outputs`` as a list of one tensor an image; nothing without images."""
+    """Return ``mm_encoder_outputs`` of several prompts in order: a list of [image tokens, hidden], one per image.
+
+    Empty without images.
+    """
     tokens: Any = [tensor for one in features for tensor in one.tokens]
     return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=tokens)}} if tokens else {}
 
 
 def forbidden_token_ids(tokenizer: Any, config: Any) -> frozenset[int]:
-    """Placeholders of images and videos."""
+    """Return the placeholders of images and videos."""
     return frozenset({config.image_token_id, config.video_token_id})
-
-
-LLAVA_ONEVISION = Family(
-    model_type="llava_onevision",
-    box_space=BoxSpace.RELATIVE_1000,
-    language_module="model.language_model",
-    vision_names=("model.vision_tower.", "model.multi_modal_projector.", "model.image_newline"),
-    projector_names=("model.multi_modal_projector.", "model.image_newline"),
-    vision_attention="sdpa",
-    images_first=True,
-    placeholder_id=lambda config: int(config.image_token_id),
-    read_images=read_images,
-    resized_sizes=resized_sizes,
-    limit_pixels=limit_pixels,
-    image_texts=image_texts,
-    num_image_tokens=num_image_tokens,
-    prompt_positions=plain_positions,
-    encode_images=encode_images,
-    forward_features=forward_features,
-    forbidden_token_ids=forbidden_token_ids,
-)

@@ -1,4 +1,4 @@
-"""The Qwen-VL families: 2, 2.5 and 3. Images at their own aspect ratio, three-axis positions."""
+"""Functions of the Qwen-VL families 2, 2.5 and 3: native aspect ratio, three-axis rotary position ids (M-RoPE)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from virft.geometry.boxes import BoxSpace
-from virft.models.attention.shared_prompt import VISION_ATTENTION
-from virft.models.families.family import Family
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
 
 def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
-    """Patches [patches, patch values] and ``grid_thw`` [images, 3]: patches along time, height, width."""
+    """Run the image processor.
+
+    Returns pixels float32 [patches, patch values] and ``grid_thw`` int64 [images, 3]: patches of each image along time,
+    height and width.
+    """
     made = processor(images=list(images), return_tensors="pt")
     return VisionInputs(pixel_values=made["pixel_values"], per_image={"grid_thw": made["image_grid_thw"]})
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:
-    """Patches times their size."""
+    """Return the size of each image after resizing, in pixels: patches times their size."""
     side = processor.patch_size
     return [ImageSize(w * side, h * side) for _, h, w in vision.per_image["grid_thw"].tolist()]
 
 
 def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
-    """Images are scaled, keeping their aspect, until their area lies between the two."""
+    """Set the smallest and the largest image area in pixels; None retains the model's own.
+
+    Images are scaled, with their aspect ratio, until their area is between the two.
+    """
+    # The files call the two areas shortest and longest edge, whatever they hold.
     size = dict(processor.size)
     size["shortest_edge"] = low if low is not None else size["shortest_edge"]
     size["longest_edge"] = high if high is not None else size["longest_edge"]
@@ -37,19 +42,24 @@ def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
 
 
 def num_image_tokens(config: Any, vision: VisionInputs) -> list[int]:
-    """Language-model tokens of each image: patches / merge^2."""
+    """Return the language-model tokens of each image: patches / merge_size^2."""
     merged = config.vision_config.spatial_merge_size**2
     return [int(count) // merged for count in vision.per_image["grid_thw"].prod(-1).tolist()]
 
 
 def image_texts(tokenizer: Any, config: Any, vision: VisionInputs) -> list[str]:
-    """The placeholder, once for every token."""
+    """Return, for each image, the placeholder repeated once for every token."""
     token = tokenizer.convert_ids_to_tokens(config.image_token_id)
     return [token * count for count in num_image_tokens(config, vision)]
 
 
 def prompt_positions(model: Any, token_ids: Tensor, vision: VisionInputs) -> Tensor:
-    """Rotary positions [3, L] of one prompt: time, height, width. Never read from the model's own state."""
+    """Return the rotary position ids of one prompt, int64 [3, L]: time, height, width.
+
+    ``token_ids``: int64 [L]. Source: M-RoPE of Qwen2-VL (arXiv 2409.12191).
+    """
+    # One prompt at a time: over a packed row, positions would continue from one prompt to the next. Never read from
+    # the model's own state (`rope_deltas`), which any forward pass with images overwrites.
     is_image = (token_ids == model.config.image_token_id).int()[None]
     grid = vision.per_image["grid_thw"]
     positions: Tensor = model.model.get_rope_index(token_ids[None], is_image, image_grid_thw=grid)[0]
@@ -57,14 +67,18 @@ def prompt_positions(model: Any, token_ids: Tensor, vision: VisionInputs) -> Ten
 
 
 def encode_images(model: Any, vision: VisionInputs) -> ImageFeatures:
-    """One pass of the vision tower over the images of ``vision``."""
+    """Run the vision tower once over all images: features [image tokens, hidden] of each, and those of deepstack."""
     made = model.model.get_image_features(vision.pixel_values, vision.per_image["grid_thw"], return_dict=True)
     deep = getattr(made, "deepstack_features", None) or ()
     return ImageFeatures(tokens=tuple(made.pooler_output), deep=tuple(tuple(layer) for layer in deep))
 
 
 def forward_features(features: Sequence[ImageFeatures]) -> dict[str, Any]:
-    """``mm_encoder_outputs`` of several prompts in order; made anew each time, as transformers may rewrite it."""
+    """Return ``mm_encoder_outputs`` of several prompts in order: a list of [image tokens, hidden], one per image.
+
+    Empty without images.
+    """
+    # A new object at each call: transformers may rewrite it in place, and features may be cached.
     if not any(one.tokens for one in features):
         return {}
     tokens: Any = [tensor for one in features for tensor in one.tokens]
@@ -76,31 +90,5 @@ def forward_features(features: Sequence[ImageFeatures]) -> dict[str, Any]:
 
 
 def forbidden_token_ids(tokenizer: Any, config: Any) -> frozenset[int]:
-    """Placeholders of images and videos: a sampled one has no picture behind it and breaks the next forward."""
+    """Return the placeholders of images and videos: a sampled one has no image, and the next forward pass fails."""
     return frozenset({config.image_token_id, config.video_token_id})
-
-
-def _qwen(model_type: str, box_space: BoxSpace, *mergers: str) -> Family:
-    return Family(
-        model_type=model_type,
-        box_space=box_space,
-        language_module="model.language_model",
-        vision_names=("model.visual.",),
-        vision_attention=VISION_ATTENTION,
-        placeholder_id=lambda config: int(config.image_token_id),
-        read_images=read_images,
-        resized_sizes=resized_sizes,
-        limit_pixels=limit_pixels,
-        image_texts=image_texts,
-        num_image_tokens=num_image_tokens,
-        prompt_positions=prompt_positions,
-        encode_images=encode_images,
-        forward_features=forward_features,
-        forbidden_token_ids=forbidden_token_ids,
-        projector_names=("model.visual.merger.", *mergers),
-    )
-
-
-QWEN2_VL = _qwen("qwen2_vl", BoxSpace.RELATIVE_1000)
-QWEN2_5_VL = _qwen("qwen2_5_vl", BoxSpace.RESIZED_PIXELS)
-QWEN3_VL = _qwen("qwen3_vl", BoxSpace.RELATIVE_1000, "model.visual.deepstack_merger_list.")

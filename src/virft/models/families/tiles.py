@@ -1,4 +1,4 @@
-"""What the families have in common whose images are tiles of one size, and whose positions are plain counts."""
+"""Functions shared by the families whose images are tiles of one size and whose position ids are 0, 1, 2, .."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from virft.types import ImageSize
 
 
 def plain_positions(model: Any, token_ids: Tensor, vision: VisionInputs) -> Tensor:
-    """Positions [1, L]: 0, 1, 2, .."""
+    """Return the position ids of a prompt of L tokens, int64 [1, L]: 0, 1, 2, .."""
     return torch.arange(len(token_ids))[None]
 
 
 def by_image(tiles: Tensor, num_tiles: Tensor) -> ImageFeatures:
-    """Features [tiles, tokens of a tile, hidden] as those of each image, whose tiles follow one another."""
+    """Split features [tiles, tokens of a tile, hidden] by image: [image tokens, hidden] of each.
+
+    ``num_tiles``: int64 [images], the number of tiles of each image; tiles of one image are adjacent. Raises
+    ``ModelError`` if the number of tiles is another.
+    """
     if len(tiles) != (expected := int(num_tiles.sum())):
-        # Idefics3 and SmolVLM leave out tiles that are zero everywhere, which none is after their normalisation.
+        # Idefics3 and SmolVLM drop tiles that are zero everywhere, which would shift features to the next image.
+        # After their normalisation no tile is zero everywhere.
         raise ModelError(f"the vision tower made features of {len(tiles)} tiles; expected {expected}")
     return ImageFeatures(tokens=tuple(part.flatten(0, 1) for part in tiles.split(num_tiles.tolist())))
 
 
 def one_tensor(features: Sequence[ImageFeatures]) -> dict[str, Any]:
-    """``mm_encoder_outputs`` as one tensor [1, all image tokens of the row, hidden]; nothing without images."""
+    """Return ``mm_encoder_outputs`` as one tensor [1, all image tokens of the row, hidden]; empty without images."""
     tokens = [tensor for one in features for tensor in one.tokens]
     if not tokens:
         return {}
@@ -37,11 +42,14 @@ def one_tensor(features: Sequence[ImageFeatures]) -> dict[str, Any]:
 
 
 def ids_of(tokenizer: Any, tokens: Sequence[str]) -> frozenset[int]:
-    """The ids of those tokens that the tokenizer has as one."""
+    """Return the ids of those ``tokens`` that are single tokens of the tokenizer."""
     vocabulary = tokenizer.get_vocab()
     return frozenset(vocabulary[token] for token in tokens if token in vocabulary)
 
 
 def grid_sizes(rows: Tensor, columns: Tensor, side: int) -> list[ImageSize]:
-    """Sizes of images of so many square tiles; 0 x 0 stands for an image in one piece."""
+    """Return the sizes in pixels of images of ``rows`` x ``columns`` (int64 [images] each) square tiles of ``side``.
+
+    0 x 0 tiles mean an image in one piece.
+    """
     return [ImageSize(max(1, c) * side, max(1, r) * side) for r, c in zip(rows.tolist(), columns.tolist(), strict=True)]

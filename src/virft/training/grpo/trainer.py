@@ -425,7 +425,7 @@ class GRPOTrainer:
                 prompt=one.prompt,
                 positions=one.positions,
                 features=features,
-                noise_id=f"{place}/{one.prompt.sample_id}",
+                stream_id=f"{place}/{one.prompt.sample_id}",
             )
             for place, one, features in zip(places, rendered, self._passes.features(rendered), strict=True)
         ]

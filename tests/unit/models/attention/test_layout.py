@@ -1,4 +1,4 @@
-"""A packed row: what stands where, at which position, and what predicts what."""
+"""A packed row: order of tokens, position ids, tables, and which token predicts which."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virft.models.attention.layout import PackedRow, pack_row
 
 
 def positions(length: int, *, largest: int | None = None) -> Tensor:
-    """0, 1, 2, .. on all axes; ``largest``: the last one (as behind an image, whose axes do not grow alike)."""
+    """0, 1, 2, .. on all axes; ``largest``: the last one (as after an image, whose axes differ)."""
     made = torch.arange(length).repeat(3, 1)
     if largest is not None:
         made[:, -1] = largest
@@ -27,11 +27,11 @@ def two_groups() -> PackedRow:
     )
 
 
-def test_each_prompt_stands_once_and_its_completions_follow_it() -> None:
+def test_each_prompt_is_in_the_row_once_followed_by_its_completions() -> None:
     assert two_groups().token_ids.tolist() == [1, 2, 3, 10, 11, 12, 4, 5, 13, 14, 15, 16]
 
 
-def test_positions_restart_behind_the_prompt_for_every_completion() -> None:
+def test_positions_of_every_completion_continue_from_the_prompt() -> None:
     # the first prompt ends at 7, so its completions begin at 8; the second ends at 1
     assert two_groups().positions[0].tolist() == [0, 1, 7, 8, 9, 8, 0, 1, 2, 2, 3, 4]
     assert two_groups().positions.shape == (3, 12)
@@ -62,7 +62,7 @@ def test_a_layout_knows_whether_prompts_are_equally_long() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_values_go_into_the_tables_and_come_back(dtype: torch.dtype) -> None:
+def test_copying_into_the_tables_and_back_is_the_identity(dtype: torch.dtype) -> None:
     layout = two_groups().layout
     values = torch.arange(100, 112)[:, None].to(dtype)
     prompts, completions = layout.to_tables(values)
@@ -78,7 +78,7 @@ GROUPS = st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(0, 5), max_s
 
 
 @given(groups=GROUPS)
-def test_targets_are_the_completions_in_order_and_each_follows_its_place(groups: list[tuple[int, list[int]]]) -> None:
+def test_each_target_follows_the_token_at_its_logit_index(groups: list[tuple[int, list[int]]]) -> None:
     token = iter(range(1, 1000))
     prompts = [[next(token) for _ in range(length)] for length, _ in groups]
     completions = [[[next(token) for _ in range(n)] for n in lengths] for _, lengths in groups]

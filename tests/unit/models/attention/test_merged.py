@@ -42,7 +42,7 @@ def _both(parts: list[Tensor], layout: AttentionLayout, monkeypatch) -> tuple[li
 
 
 @pytest.mark.parametrize(("prompts", "name"), [([9, 9], "equal"), ([9, 5], "unequal"), ([1, 600], "unequal")])
-def test_output_and_gradients_are_those_of_tables_of_scores(prompts, name, monkeypatch):
+def test_output_and_gradients_equal_those_of_tables_of_scores(prompts, name, monkeypatch):
     parts, layout = _make(prompts, _GROUPS[name])
     assert layout.equal_prompts == (prompts[0] == prompts[1])
     tables, merged = _both(parts, layout, monkeypatch)
@@ -51,7 +51,7 @@ def test_output_and_gradients_are_those_of_tables_of_scores(prompts, name, monke
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_in_bfloat16_it_is_as_near_to_float32_as_tables_are(monkeypatch):
+def test_merged_attention_in_bfloat16_is_as_exact_as_tables_of_scores(monkeypatch):
     parts, layout = _make([40, 33], _GROUPS["unequal"], torch.bfloat16)
     tables, merged = _both(parts, layout, monkeypatch)
     exact, _ = _both([x.detach().float().requires_grad_() for x in parts], layout, monkeypatch)
@@ -61,7 +61,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_tables_are(monkeypatch):
         assert error < 1.1 * of_tables < 0.02
 
 
-def test_precision_elsewhere_is_as_it_was(monkeypatch):
+def test_the_precision_of_other_products_is_restored(monkeypatch):
     parts, layout = _make([40, 33], _GROUPS["unequal"], torch.bfloat16)
     monkeypatch.setattr(shared_prompt, "_SMALL_TABLES", 0)
     wide = torch.randn(64, 64)
@@ -71,7 +71,7 @@ def test_precision_elsewhere_is_as_it_was(monkeypatch):
     assert torch.equal(wide @ wide, before)
 
 
-def test_it_takes_queries_that_autocast_left_in_float32(monkeypatch):
+def test_merged_attention_takes_float32_queries_from_autocast(monkeypatch):
     (query, keys, values, *prompt), layout = _make([9, 5], _GROUPS["unequal"])
     halves = [query, keys, values.bfloat16(), prompt[0], prompt[1].bfloat16()]
     monkeypatch.setattr(shared_prompt, "_SMALL_TABLES", 0)
@@ -81,7 +81,7 @@ def test_it_takes_queries_that_autocast_left_in_float32(monkeypatch):
     assert grad.dtype == torch.float32 and grad.abs().max() > 0.01
 
 
-def test_the_same_numbers_every_time(monkeypatch):
+def test_merged_attention_is_deterministic(monkeypatch):
     parts, layout = _make([300, 280], [[60] * 8] * 2)
     monkeypatch.setattr(shared_prompt, "_SMALL_TABLES", 0)
     grad = torch.ones_like(parts[0])
@@ -91,7 +91,7 @@ def test_the_same_numbers_every_time(monkeypatch):
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_a_window_keeps_its_tables(window, monkeypatch):
+def test_a_sliding_window_uses_tables_of_scores(window, monkeypatch):
     parts, layout = _make([9, 9], _GROUPS["equal"])
     monkeypatch.setattr(shared_prompt, "_SMALL_TABLES", 0)
     output = shared_prompt._completion_attention(*parts, _DIM**-0.5, window, layout)

@@ -1,4 +1,4 @@
-"""Facts that every family's row must have right, against the models themselves."""
+"""Facts of every family's row, checked against the models themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_family_has_a_tiny_model() -> None:
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_modules_are_where_the_row_says(model_type: str) -> None:
+def test_module_paths_of_the_row_cover_all_parameters(model_type: str) -> None:
     model, family = tiny_model(model_type), family_of(model_type)
     vision = sum(p.numel() for p in family.vision_parameters(model))
     language = sum(p.numel() for p in model.get_submodule(family.language_module).parameters())
@@ -45,7 +45,7 @@ def test_an_image_has_as_many_features_as_placeholders(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_features_are_handed_over_in_a_new_object_each_time(model_type: str) -> None:
+def test_forward_features_are_a_new_object_each_time(model_type: str) -> None:
     model, family = tiny_model(model_type), family_of(model_type)
     with torch.no_grad():
         features = [family.encode_images(model, vision) for _, vision, _ in make_groups(model.config)]
@@ -55,7 +55,7 @@ def test_features_are_handed_over_in_a_new_object_each_time(model_type: str) -> 
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_a_tower_that_makes_another_number_of_tokens_is_told(model_type: str) -> None:
+def test_a_tower_with_another_number_of_tokens_is_refused(model_type: str) -> None:
     _, policy = make_pair(model_type)
     policy.family = replace(policy.family, num_image_tokens=lambda config, vision: [1] * vision.num_images)
     with pytest.raises(ModelError, match=r"the vision tower made \[\d+(, \d+)*\] tokens of these images; expected \[1"):
@@ -79,17 +79,17 @@ def test_each_family_has_its_own_box_space() -> None:
 
 
 def reward(text: str, task: TaskName, target: object, model_type: str) -> float:
-    """What the robust reward pays for a text in the family's box space."""
+    """Return the robust reward of a text in the family's box space."""
     space = family_of(model_type).box_space
-    asked = sample(target, task=task, size=ORIGINAL)  # type: ignore[arg-type]
+    one = sample(target, task=task, size=ORIGINAL)  # type: ignore[arg-type]
     grader = Grader(rule=RewardRule(), thinking=False, box_space=space)
-    report = grader.grade(text, asked, resized=RESIZED, context=RewardContext())
+    report = grader.grade(text, one, resized=RESIZED, context=RewardContext())
     return report.parts["iou" if task is TaskName.DETECTION else "giou"]
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_perfect_answer_in_the_familys_own_space_scores_1_and_in_another_it_does_not(model_type: str) -> None:
-    # a box that stands on whole numbers of every space: 640, 560 and 1000 wide, 480, 420 and 1000 high
+def test_ground_truth_in_the_familys_box_space_has_reward_1_and_in_another_less(model_type: str) -> None:
+    # a box of whole numbers in every space: 640, 560 and 1000 wide, 480, 420 and 1000 high
     x1, y1, x2, y2 = 160, 120, 480, 360
     for task, target, render in (
         (TaskName.DETECTION, detections((x1, y1, x2, y2)), render_detection),
@@ -97,20 +97,20 @@ def test_a_perfect_answer_in_the_familys_own_space_scores_1_and_in_another_it_do
     ):
         for space in BoxSpace:
             text = render(target, space=space, original=ORIGINAL, resized=RESIZED)  # type: ignore[operator]
-            paid = reward(text, task, target, model_type)
+            found = reward(text, task, target, model_type)
             if space is family_of(model_type).box_space:
-                assert paid == pytest.approx(1.0)
+                assert found == pytest.approx(1.0)
             else:
-                assert paid < 0.9, (space, task)
+                assert found < 0.9, (space, task)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_the_paper_template_names_the_familys_space(model_type: str) -> None:
+def test_the_paper_template_names_the_familys_box_space(model_type: str) -> None:
     space = family_of(model_type).box_space
     text = question_of(sample(), template="paper", thinking=False, space=space)
     assert ("from 0 to 1000" in text) == (space is BoxSpace.RELATIVE_1000)
 
 
-def test_an_unknown_type_is_told_with_the_known_ones() -> None:
+def test_an_unknown_model_type_raises_with_the_supported_ones() -> None:
     with pytest.raises(ModelError, match="'llava' are not supported; supported are qwen2_vl, qwen2_5_vl, qwen3_vl, sm"):
         family_of("llava")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiny_folders import picture, tiny_image_processor
+from tiny_folders import striped_image, tiny_image_processor
 from virft.errors import ModelError
 from virft.models.families import family_of
 from virft.types import ImageSize
@@ -18,7 +18,7 @@ def test_the_longest_edge_is_as_many_tiles_as_the_budget_holds(limit: int, edge:
     processor = tiny_image_processor("smolvlm")
     FAMILY.limit_pixels(processor, None, limit)
     for size in ((90, 60), (60, 90), (33, 31)):
-        vision = FAMILY.read_images(processor, [picture(*size)])
+        vision = FAMILY.read_images(processor, [striped_image(*size)])
         (seen,) = FAMILY.resized_sizes(processor, vision)
         assert seen.width * seen.height <= limit
         assert max(seen) == edge
@@ -30,7 +30,7 @@ def test_the_longest_edge_is_as_many_tiles_as_the_budget_holds(limit: int, edge:
 def test_an_image_in_one_piece_is_as_large_as_a_tile() -> None:
     processor = tiny_image_processor("smolvlm")
     FAMILY.limit_pixels(processor, None, 256)
-    vision = FAMILY.read_images(processor, [picture(90, 60)])
+    vision = FAMILY.read_images(processor, [striped_image(90, 60)])
     assert FAMILY.resized_sizes(processor, vision) == [ImageSize(16, 16)]
 
 
@@ -41,6 +41,6 @@ def test_an_image_in_one_piece_is_as_large_as_a_tile() -> None:
         (100, 1000, "model.min_pixels is set, but this family scales every image to one longest edge"),
     ],
 )
-def test_budgets_that_cannot_be_kept_are_refused(low: int | None, high: int, message: str) -> None:
+def test_impossible_pixel_budgets_are_refused(low: int | None, high: int, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         FAMILY.limit_pixels(tiny_image_processor("smolvlm"), low, high)

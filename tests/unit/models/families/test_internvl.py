@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiny_folders import picture, tiny_image_processor
+from tiny_folders import striped_image, tiny_image_processor
 from virft.errors import ModelError
 from virft.models.families import family_of
 
@@ -18,7 +18,7 @@ def test_a_budget_is_as_many_tiles_as_fit(low: int | None, high: int | None, bou
     FAMILY.limit_pixels(processor, low, high)
     assert (processor.min_patches, processor.max_patches) == bounds
     for size in ((90, 60), (30, 90), (16, 16)):
-        vision = FAMILY.read_images(processor, [picture(*size)])
+        vision = FAMILY.read_images(processor, [striped_image(*size)])
         (seen,) = FAMILY.resized_sizes(processor, vision)
         tiles = seen.width * seen.height // 256
         assert bounds[0] <= tiles <= bounds[1]
@@ -34,6 +34,6 @@ def test_a_budget_is_as_many_tiles_as_fit(low: int | None, high: int | None, bou
         (1800, None, "model.min_pixels is 1800, which takes 8 tiles of 256 pixels, but .* expected at most 1536"),
     ],
 )
-def test_budgets_that_cannot_be_kept_are_refused(low: int | None, high: int | None, message: str) -> None:
+def test_impossible_pixel_budgets_are_refused(low: int | None, high: int | None, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         FAMILY.limit_pixels(tiny_image_processor("internvl"), low, high)

@@ -1,4 +1,4 @@
-"""Prompts and pixels are those of transformers' own processors; ``scripts/make_placeholder_goldens.py`` asked them."""
+"""Prompts and pixels equal those of transformers' own processors (``scripts/make_placeholder_goldens.py``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from factories import sample
-from tiny_folders import TILED, picture, pixel_digest, tiny_chat_model, tiny_image_processor, tiny_tokenizer
+from tiny_folders import TILED, pixel_digest, striped_image, tiny_chat_model, tiny_image_processor, tiny_tokenizer
 from virft.errors import DataError, ModelError
 from virft.models.families import family_of
 from virft.models.load import wrap_model
@@ -22,19 +22,21 @@ CASES = json.loads((Path(__file__).parents[3] / "data" / "placeholders.json").re
 
 
 def render(model_type: str, sizes: list[list[int]], question: str = "Where is it?") -> RenderedPrompt:
-    """A question about the last of the pictures."""
-    asked = replace(
+    """Render a prompt about the last of several images."""
+    about_the_last = replace(
         sample(id="a"),
         images=tuple(str(number) for number in range(len(sizes))),
         image_sizes=tuple(ImageSize(*size) for size in sizes),
         target_image=len(sizes) - 1,
     )
     loaded = wrap_model(tiny_chat_model(model_type), tiny_tokenizer(model_type), tiny_image_processor(model_type))
-    return Renderer(loaded, lambda path, view: picture(*sizes[int(path)], int(path))).render(asked, question)
+    return Renderer(loaded, lambda path, view: striped_image(*sizes[int(path)], int(path))).render(
+        about_the_last, question
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['family']}-{case['sizes']}")
-def test_prompts_and_pixels_are_the_processors(case: dict[str, Any]) -> None:
+def test_prompts_and_pixels_equal_those_of_the_processor(case: dict[str, Any]) -> None:
     rendered = render(case["family"], case["sizes"])
     assert rendered.prompt.text == case["text"]
     assert [[token, len(list(run))] for token, run in groupby(rendered.prompt.token_ids)] == case["ids"]
@@ -52,7 +54,7 @@ def test_every_family_was_compared(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", TILED)
-def test_the_image_asked_about_is_named(model_type: str) -> None:
+def test_the_target_image_is_named(model_type: str) -> None:
     text = render(model_type, [[60, 40], [20, 50]]).prompt.text
     assert "About image 2: Where is it?" in text
     if not family_of(model_type).images_first:
@@ -61,7 +63,7 @@ def test_the_image_asked_about_is_named(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", TILED)
-def test_a_question_may_not_hold_what_stands_for_a_picture(model_type: str) -> None:
+def test_a_question_with_an_image_placeholder_is_refused(model_type: str) -> None:
     config, tokenizer = tiny_chat_model(model_type).config, tiny_tokenizer(model_type)
     for token in {config.image_token_id, family_of(model_type).placeholder_id(config)}:
         mark = tokenizer.convert_ids_to_tokens(token)
@@ -70,18 +72,18 @@ def test_a_question_may_not_hold_what_stands_for_a_picture(model_type: str) -> N
 
 
 @pytest.mark.parametrize("model_type", TILED)
-def test_a_template_that_leaves_images_out_is_told(model_type: str) -> None:
+def test_a_template_without_images_is_refused(model_type: str) -> None:
     tokenizer = tiny_tokenizer(model_type)
     tokenizer.chat_template = "{{ messages[0]['role'] }}:"
     loaded = wrap_model(tiny_chat_model(model_type), tokenizer, tiny_image_processor(model_type))
     with pytest.raises(
         ModelError, match=r"a\.png:fox: the chat template wrote 0 image placeholders \(.*\) for 1 images"
     ):
-        Renderer(loaded, lambda path, view: picture(20, 20)).render(sample(size=(20, 20)), "?")
+        Renderer(loaded, lambda path, view: striped_image(20, 20)).render(sample(size=(20, 20)), "?")
 
 
 @pytest.mark.parametrize("model_type", TILED)
-def test_what_stands_for_pictures_is_never_sampled(model_type: str) -> None:
+def test_image_tokens_and_markers_are_forbidden(model_type: str) -> None:
     config, tokenizer = tiny_chat_model(model_type).config, tiny_tokenizer(model_type)
     forbidden = family_of(model_type).forbidden_token_ids(tokenizer, config)
     # all special tokens of the prompts but those of the chat

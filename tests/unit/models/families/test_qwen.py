@@ -12,20 +12,20 @@ from virft.models.vision import ImageFeatures, VisionInputs
 
 
 @pytest.mark.parametrize("model_type", QWEN)
-def test_qwen3_hands_features_of_two_layers_of_its_tower_to_the_language_model(model_type: str) -> None:
+def test_qwen3_has_deepstack_features_of_two_layers(model_type: str) -> None:
     model = tiny_model(model_type)
     for _, vision, _ in make_groups(model.config):
         features = family_of(model_type).encode_images(model, vision)
         assert len(features.deep) == (2 if model_type == "qwen3_vl" else 0)
 
 
-def test_several_images_are_counted_apart() -> None:
+def test_tokens_of_several_images_are_counted_separately() -> None:
     vision = VisionInputs(pixel_values=torch.zeros(0), per_image={"grid_thw": torch.tensor([[1, 4, 4], [1, 4, 6]])})
     # patches / 4: 16 / 4 and 24 / 4
     assert family_of("qwen2_vl").num_image_tokens(tiny_model("qwen2_vl").config, vision) == [4, 6]
 
 
-def test_features_are_handed_over_in_a_new_object_each_time() -> None:
+def test_forward_features_are_a_new_object_each_time() -> None:
     # transformers may rewrite the object in place; the cached features must not change
     one = ImageFeatures(tokens=(torch.ones(2, 3),))
     family = family_of("qwen2_vl")
