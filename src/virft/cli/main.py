@@ -427,7 +427,7 @@ def _add_report(verbs: _Verbs) -> None:
     )
     verb.add_argument("--out", type=Path, help="the page (report.html in the first run by default)")
     verb.add_argument(
-        "--pictures", dest="num_pictures", type=_pictures, default=40, metavar="N", help="questions shown, 200 at most"
+        "--pictures", dest="num_images", type=_pictures, default=40, metavar="N", help="questions shown, 200 at most"
     )
     verb.add_argument(
         "--no-intervals", dest="intervals", action="store_false", help="leave out the bootstrap, for large sets"
