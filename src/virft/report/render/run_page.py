@@ -25,7 +25,7 @@ def render_run_page(
     notes: Sequence[str] = (),
     num_images: int = NUM_IMAGES,
 ) -> str:
-    """Render the page: scores, training curves, examples with images, rollouts, run cards.
+    """Render the page: scores, training curves, images with predictions, rollouts, run cards.
 
     Differences are to the first system. ``notes``: messages at the top, such as missing data or reasons not to compare
     numbers. ``sections``: the caller's own, below the notes. ``num_images``: maximum number of questions shown with

@@ -42,7 +42,7 @@ def test_every_part_has_a_heading_and_a_link(tmp_path: Path) -> None:
     found = read(two_systems(tmp_path), sections=[section], notes=["a note"], intro="an intro")
     ids = {one.get("id") for _, one in found.elements}
     links = [one["href"][1:] for one in found.all("a") if one["href"].startswith("#")]
-    assert links[:7] == ["content", "section-1", "scores", "curves", "examples", "rollouts", "runs"]
+    assert links[:7] == ["content", "section-1", "scores", "curves", "images", "rollouts", "runs"]
     assert set(links) <= ids
     for text in ("Compared", "RFT wins.", "a note", "an intro", "Largest changes", "Worst failures"):
         assert text in found.texts
@@ -123,8 +123,8 @@ def test_supervised_runs_have_no_rollouts() -> None:
 
 def test_predictions_alone_make_a_page_without_curves() -> None:
     found = read([ReportedSystem(name="base", predictions={"coins": (predictions(scores({"f1": 0.25})),)})])
-    headings = [one for one in found.texts if one in ("Scores", "Curves", "Runs", "Examples")]
-    assert headings == ["Scores", "Examples"] * 2  # links, then parts
+    headings = [one for one in found.texts if one in ("Scores", "Curves", "Runs", "Images")]
+    assert headings == ["Scores", "Images"] * 2  # links, then parts
     assert "0.250" in found.text
 
 
