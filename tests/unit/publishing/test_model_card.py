@@ -99,9 +99,9 @@ def test_it_says_how_it_was_trained_and_how_to_ask(tmp_path: Path) -> None:
         "| commit | abc123 |",
         "| detection | Detect {query}. Think first. |",
         "| classification | Which {query} is this? Think first. |",
-        "The completion is a think block, then an answer block: `<think> .. </think><answer> .. </answer>`.",
+        "The answer is a think block, then an answer block: `<think> .. </think><answer> .. </answer>`.",
         "Boxes are `[x1, y1, x2, y2]`, 0..1000 relative to width and height of the image.",
-        "The model was trained on images of at most 401408 pixels: set `max_pixels` of the image processor.",
+        "It was trained on pictures of at most 401408 pixels: set `max_pixels` of the image processor.",
         "Not measured.",
     ):
         assert line in text.splitlines(), line
@@ -111,7 +111,7 @@ def test_it_says_how_it_was_trained_and_how_to_ask(tmp_path: Path) -> None:
 def test_supervised_training_and_adapters_are_told(tmp_path: Path) -> None:
     run = make_run(tmp_path, trainer="sft", model=ModelConfig(train="lora", lora_rank=4, lora_alpha=8))
     text = model_card(run, model="model", adapters=True)
-    assert "Qwen/Qwen2-VL-2B-Instruct, supervised fine-tuning (SFT) on ground-truth answers," in text
+    assert "Qwen/Qwen2-VL-2B-Instruct, fine-tuned on right answers (SFT)," in text
     assert "| trained | adapters of the language model (LoRA, rank 4, alpha 8) |" in text
     assert "PeftModel.from_pretrained" in text
     assert "reward" not in text
@@ -155,14 +155,14 @@ def test_a_validation_is_no_test(tmp_path: Path) -> None:
         RunFolder(run).append("metrics.jsonl", {"step": step, "validation_score": score})
     text = model_card(run, model="model", adapters=False)
     assert "Not measured on a test set." in text
-    assert "so not a test result): 0.125 before the first step, 0.500 at the last validation." in text
+    assert "so it is no test): 0.125 before the first step, 0.500 at the last validation." in text
 
 
 def test_a_run_of_an_older_virft_has_a_card_too(tmp_path: Path) -> None:
     text = model_card(make_run(tmp_path, facts={}), model="model", adapters=False)
     assert "| base | a base model |" in text
     assert "| data | hash 0123456789ab |" in text
-    assert "| task | prompt |" not in text
+    assert "| task | question |" not in text
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
