@@ -22,7 +22,7 @@ from record import RESULTS, markdown_table, write_results
 
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
-from virft.evaluation.predict import predict
+from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import plan_batches
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import make_renderer
@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
 
         def answers(batches: Sequence[Sequence[int]]) -> tuple[float, dict[str, Prediction]]:
             began = time.perf_counter()
-            made = predict(
+            made = generate_predictions(
                 ([store[i] for i in batch] for batch in batches),
                 render=make_renderer(loaded, template="auto", thinking=False),
                 encode=policy.encode_images,

@@ -156,7 +156,7 @@ def main(arguments: argparse.Namespace) -> None:
         store = make_set(folder / "data", number=2 * arguments.pictures, rng=rng)
         make_run(folder / "run", store, steps=arguments.steps, rng=rng)
         began = time.perf_counter()
-        page = report_folders([folder / "run"], num_pictures=arguments.pictures)
+        page = report_folders([folder / "run"], num_images=arguments.pictures)
         seconds = time.perf_counter() - began
         opened = "not measured"
         if arguments.chromium:

@@ -14,7 +14,7 @@ from pathlib import Path
 from virft.data.images import load_image
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
-from virft.evaluation.predict import predict
+from virft.evaluation.predict import generate_predictions
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import make_renderer
 from virft.models.load import load_model
@@ -36,7 +36,7 @@ def main(picture: Path) -> None:
         sample = Store(data)[0]
         loaded = load_model("virft-tiny")
         policy = make_policy(loaded, temperature=1.0)
-        (((prediction, resized),),) = predict(
+        (((prediction, resized),),) = generate_predictions(
             [[sample]],
             render=make_renderer(loaded, template="auto", thinking=False),
             encode=policy.encode_images,

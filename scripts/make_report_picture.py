@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
         page, DESK, chromium=arguments.chromium, dark=False,
         style="[id^=section-], .tables, .hint, #curves h3 { display: none }"
         ".charts ~ .charts, .charts > :nth-child(n+4) { display: none }"
-        "h2 { margin-top: 1.5rem } #pictures h3 { margin-top: 0.5rem }",
+        "h2 { margin-top: 1.5rem } #images h3 { margin-top: 0.5rem }",
     )  # fmt: skip
     phone = screenshot(
         page, PHONE, chromium=arguments.chromium, dark=True,

@@ -1,4 +1,4 @@
-"""Small run folders and answers, so that a test of a page says only what it is about."""
+"""Builders of small run folders and predictions for tests of report pages."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
-from virft.report.render.reported import QuestionScore, ReportedAnswers
+from virft.report.render.reported import QuestionScore, ReportedPredictions
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
 from virft.types import FinishReason, ImageSize, Prediction, Reading, Sample, Scores, TaskName
 
 SIZE = ImageSize(64, 48)
 NOTHING = "<answer>No Objects</answer>"
 RIGHT = "<answer>[{'Position':[0,0,500,500],'Confidence':0.8}]</answer>"
-"""The upper left quarter of a picture, which is the target of ``make_set``."""
+"""The upper left quarter of an image, which is the target of ``make_set``."""
 
 
 def make_set(folder: Path, *, number: int = 3, query: str = "fox") -> Store:
-    """Questions q0, q1, .. about pictures of their own, each with one box in the upper left quarter."""
+    """Questions q0, q1, ..., one image each, with one target box in the upper left quarter."""
     with StoreWriter(folder) as writer:
         for i in range(number):
             path = writer.add_image(f"{i}.png", Image.new("RGB", SIZE, (40 * i, 90, 120)))
@@ -38,28 +38,28 @@ def make_set(folder: Path, *, number: int = 3, query: str = "fox") -> Store:
 
 
 def make_run(folder: Path, data: Store, *, steps: int = 3, **grpo: Any) -> RunFolder:
-    """A run on a data set that has done ``steps`` steps; its log of rollouts is about sample q0."""
+    """A run with ``steps`` completed steps; all its rollouts are about sample q0."""
     config = Config(data=DataConfig(train=str(data.folder)), grpo=GRPOConfig(**grpo), run=RunConfig(dir=str(folder)))
     card = run_card(trainer="grpo", commit="abc", data_hash=data.hash, model="virft-tiny")
     run = RunFolder.open(config, resume=False, card=card | {"argv": ["virft", "grpo", "a b.toml"]})
     for step in range(steps):
-        run.append(METRICS, {"step": step, "reward": 1.0 + step, "reward_iou": 0.5, "spread_frac": 0.25})
+        run.append(METRICS, {"step": step, "reward": 1.0 + step, "reward_iou": 0.5, "nonzero_std_frac": 0.25})
         run.append(ROLLOUTS, rollout(step))
         run.append(TIMINGS, {"step": step, "sampling": 3.0, "update": 1.0})
     return run
 
 
 def rollout(step: int, **changes: Any) -> dict[str, Any]:
-    """A line of ``rollouts.jsonl``: the best answer has the target's box, the worst has none."""
+    """A record of ``rollouts.jsonl``: the best completion has the target's box, the worst has none."""
     best = {"reward": 2.0, "advantage": 0.7, "parts": {"iou": 1.0}, "text": RIGHT, "boxes": [[0, 0, 32, 24, 0.8]]}
     worst = {"reward": 0.5, "advantage": -0.7, "parts": {"iou": 0.0}, "text": NOTHING, "boxes": []}
     record = {"step": step, "sample": "q0", "prompt": "Detect fox.", "rewards": [0.5, 2.0]}
     return record | {"best": best, "worst": worst} | changes
 
 
-def write_answers(folder: Path, store: Store, texts: Sequence[str], *, model: str = "virft-tiny", **card: Any) -> Path:
+def write_texts(folder: Path, store: Store, texts: Sequence[str], *, model: str = "virft-tiny", **card: Any) -> Path:
     """Predictions with these texts for the first samples of a store."""
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "model": model,
         "data": str(store.folder),
         "data_hash": store.hash,
@@ -72,20 +72,20 @@ def write_answers(folder: Path, store: Store, texts: Sequence[str], *, model: st
         SizedPrediction(Prediction(sample_id=store[i].id, text=text, finish_reason=FinishReason.STOP), SIZE)
         for i, text in enumerate(texts)
     ]
-    write_predictions(folder, PredictionsCard(**told | card), rows)
+    write_predictions(folder, PredictionsCard(**facts | card), rows)
     return folder
 
 
-def run_with_answers(folder: Path, store: Store, *, name: str = "mine") -> RunFolder:
-    """A run whose model finds two of three foxes, and whose base finds none."""
+def run_with_predictions(folder: Path, store: Store, *, name: str = "mine") -> RunFolder:
+    """A run whose model finds two of three foxes; the base model finds none."""
     run = make_run(folder / name, store)
-    write_answers(run.folder / "eval" / "base", store, [NOTHING] * 3)
-    write_answers(run.folder / "eval" / "test", store, [RIGHT, RIGHT, NOTHING], model=str(run.folder / "model"))
+    write_texts(run.folder / "eval" / "base", store, [NOTHING] * 3)
+    write_texts(run.folder / "eval" / "test", store, [RIGHT, RIGHT, NOTHING], model=str(run.folder / "model"))
     return run
 
 
 def edit_config(run: RunFolder, old: str, new: str) -> None:
-    """Other settings in a run's ``config.toml``."""
+    """Replace text in a run's ``config.toml``."""
     path = run.folder / "config.toml"
     text = path.read_text()
     assert old in text
@@ -94,30 +94,30 @@ def edit_config(run: RunFolder, old: str, new: str) -> None:
 
 def scores(values: Mapping[str, float], *, task: TaskName = TaskName.DETECTION, **more: Any) -> Scores:
     """Scores of ten questions with the hash ``aaaa``."""
-    told = {"protocol": "positives", "data_hash": "aaaa", "num_samples": 10}
-    return Scores(task=task, values=values, **told | more)
+    facts = {"protocol": "positives", "data_hash": "aaaa", "num_samples": 10}
+    return Scores(task=task, values=values, **facts | more)
 
 
-def answers(*of_tasks: Scores, **more: Any) -> ReportedAnswers:
-    """Answers to the data with the hash ``aaaa``, scores only."""
-    told: dict[str, Any] = {"data": "d", "data_hash": "aaaa", "asked": {"thinking": False}, "scored": "now"}
-    return ReportedAnswers(scores=of_tasks, **told | more)
+def predictions(*of_tasks: Scores, **more: Any) -> ReportedPredictions:
+    """Predictions on the dataset with the hash ``aaaa``, scores only."""
+    facts: dict[str, Any] = {"data": "d", "data_hash": "aaaa", "settings": {"thinking": False}, "scored": "now"}
+    return ReportedPredictions(scores=of_tasks, **facts | more)
 
 
-def answers_to(
+def predictions_on(
     samples: Sequence[Sample], readings: Mapping[str, Reading], question_scores: Mapping[str, float]
-) -> ReportedAnswers:
-    """Answers that can be shown on pictures; every box is equally sure."""
+) -> ReportedPredictions:
+    """Predictions that can be shown on images; every box has the same confidence."""
     return replace(
-        answers(scores({"f1": 0.5})),
+        predictions(scores({"f1": 0.5})),
         samples=samples,
         question_scores={name: QuestionScore(score, 0.5) for name, score in question_scores.items()},
-        read=lambda wanted: {one.id: readings[one.id] for one in wanted if one.id in readings},
+        read=lambda samples: {one.id: readings[one.id] for one in samples if one.id in readings},
     )
 
 
 class PageReader(HTMLParser):
-    """A page's texts, its elements with what they carry; every element is closed in its order."""
+    """The texts and elements of a page; asserts that elements are closed in order."""
 
     _VOID = ("meta", "br", "input", "img")
 
@@ -147,11 +147,11 @@ class PageReader(HTMLParser):
 
     @property
     def text(self) -> str:
-        """All of it, without what only machines read."""
+        """All visible text."""
         return "\n".join(self.texts)
 
     def all(self, tag: str, **attrs: str) -> list[dict[str, str]]:
-        """Attributes of the elements of a tag that have these (``cls`` for one of its classes)."""
+        """Attributes of the elements of a tag that match ``attrs`` (``cls``: one of its classes)."""
         cls = attrs.pop("cls", None)
         return [
             found
@@ -160,5 +160,5 @@ class PageReader(HTMLParser):
         ]
 
     def charts(self) -> list[dict[str, Any]]:
-        """What the script reads of each chart."""
+        """The JSON readings of each chart."""
         return [json.loads(text) for text in self.texts if text.startswith('{"left":')]

@@ -104,8 +104,8 @@ def test_other_commands_in_pages_name_existing_targets_and_files() -> None:
         match words:
             case ["make", target, *_]:
                 assert target in targets, line
-            case ["pip", "install", package, *_]:
-                assert package.removeprefix("virft[").removesuffix("]") in extras, line
+            case ["pip", "install", "-e", package]:
+                assert package.removeprefix(".[").removesuffix("]") in extras, line
             case ["python", program, *_]:
                 assert (ROOT / program).is_file(), line
             case ["sbatch", *_]:

@@ -58,7 +58,7 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     assert "data:image/webp;base64," in page
     assert "http://" not in page, "the page must not need a network"
     assert "https://" not in page, "the page must not need a network"
-    for text in (*quickstart.ASKED.values(), "Answers in training", "Worst failures"):
+    for text in (*quickstart.ASKED.values(), "Rollouts", "Worst failures"):
         assert text in page
     assert "No step has been logged" not in page
     assert len(log(out / "compare" / "rft" / "lr_0.0001_seed_0")) == 2

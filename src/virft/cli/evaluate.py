@@ -70,13 +70,13 @@ def predict(
 ) -> None:
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number."""
     from virft.data.store import Store
-    from virft.evaluation.prediction_run import count_answers, require_free
+    from virft.evaluation.prediction_run import describe_workload, require_new_predictions
     from virft.evaluation.predictions import PREDICTIONS
 
-    require_free(out, resume=resume)
+    require_new_predictions(out, resume=resume)
     store = Store(data)
     if dry_run:
-        print(f"{count_answers(islice(store, limit))}, at most {max_completion_tokens} tokens each")
+        print(f"{describe_workload(islice(store, limit))}, at most {max_completion_tokens} tokens each")
         return
     store.check(decode=True)
     from virft.evaluation.score import scores_to_text, write_scores
@@ -131,13 +131,13 @@ def presence(
     Raises ``ConfigError`` for a question without ``{query}``.
     """
     from virft.data.store import Store
-    from virft.evaluation.prediction_run import require_free
+    from virft.evaluation.prediction_run import require_new_predictions
 
-    require_free(out, resume=resume)
+    require_new_predictions(out, resume=resume)
     store = Store(data)
     store.check(decode=True)
     from virft.evaluation.predictions import read_predictions
-    from virft.evaluation.presence import QUESTION, PresenceQuestions, asked_map, write_asked_map
+    from virft.evaluation.presence import QUESTION, PresenceQuestions, query_map, write_query_map
     from virft.inference.prompting import asks_thinking
     from virft.models.load import load_model
     from virft.recipes.evaluate import Asking, answer
@@ -163,7 +163,7 @@ def presence(
         card = replace(card, settings=card.settings | {"template": text})
         path = answer(loaded, out, card, sample_at=questions.__getitem__, number=len(questions), asking=settings)
     if is_main_process():
-        write_asked_map(out / MAP, asked_map(questions, read_predictions(path).items()))
+        write_query_map(out / MAP, query_map(questions, read_predictions(path).items()))
         say(f"{out / MAP}: for `virft build coco ... --protocol map:{out / MAP}`")
 
 
@@ -227,8 +227,7 @@ def score(
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.store import Store
-    from virft.evaluation.comparison import compare as compare_measured
-    from virft.evaluation.comparison import comparisons_to_text, measure
+    from virft.evaluation.comparison import compare_systems, comparisons_to_text, measure
     from virft.evaluation.predictions import find_predictions
     from virft.evaluation.score import score_predictions, scores_to_text, seeds_to_text, write_scores
 
@@ -244,7 +243,7 @@ def score(
             for path in paths
         )
     both = [[measure(path, store) for path in side] for side in (others, paths)] if others else []
-    comparisons = compare_measured(*both) if both else ()
+    comparisons = compare_systems(*both) if both else ()
     written = write_scores(
         scores, out or paths[0].with_name("scores.json"), predictions=paths[0], comparisons=comparisons
     )

@@ -41,7 +41,7 @@ def report(*, folders: Sequence[Path], out: Path | None = None, num_images: int 
     from virft.report.read import report_folders
     from virft.report.read.runs import is_run
 
-    html = report_folders(folders, num_pictures=num_images, with_intervals=intervals)
+    html = report_folders(folders, num_images=num_images, with_intervals=intervals)
     page = out or next(filter(is_run, folders), Path()) / REPORT
     page = page / REPORT if page.is_dir() else page
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,22 @@
-"""Answers about boxes as the evaluators of average precision take them, with one of three scores for each box."""
+"""Convert detection predictions to the input of the average-precision evaluators, with one of three box scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from virft.evaluation.joined import Answered
+from virft.evaluation.joined import JoinedPrediction
 from virft.metrics.average_precision import BoxQuestion
 from virft.types import Detections
 
-BoxScore = Callable[[Answered, Detections], list[float]]
-"""A score for each box of an answer."""
+BoxScore = Callable[[JoinedPrediction, Detections], list[float]]
+"""A function that returns a score for each box of an answer."""
 
 
-def box_questions(answered: Sequence[Answered], score: BoxScore) -> list[BoxQuestion]:
-    """Those about which there is anything to say. Where nothing was found and nothing is, no evaluator looks."""
+def box_questions(joined: Sequence[JoinedPrediction], score: BoxScore) -> list[BoxQuestion]:
+    """Return the questions that have a predicted box, a target or a crowd region; evaluators ignore all others."""
     questions = []
-    for one in answered:
+    for one in joined:
         answer = one.reading.answer if isinstance(one.reading.answer, Detections) else Detections()
         target = one.sample.target
         assert isinstance(target, Detections)
@@ -35,23 +35,23 @@ def box_questions(answered: Sequence[Answered], score: BoxScore) -> list[BoxQues
     return questions
 
 
-def confidences(one: Answered, answer: Detections) -> list[float]:
-    """What the text says of each box."""
+def confidences(one: JoinedPrediction, answer: Detections) -> list[float]:
+    """Return the confidence that the completion states for each box."""
     return [item.confidence for item in answer.items]
 
 
-def constants(one: Answered, answer: Detections) -> list[float]:
-    """The same for all: they stay in the order of the text."""
+def constants(one: JoinedPrediction, answer: Detections) -> list[float]:
+    """Return the same score for all boxes, which ranks them in the order of the text."""
     return [1.0] * len(answer.items)
 
 
-def logprobs(one: Answered, answer: Detections) -> list[float]:
-    """Mean log-probability of the tokens that wrote each box."""
+def logprobs(one: JoinedPrediction, answer: Detections) -> list[float]:
+    """Return the mean log-probability, in nats, of the tokens that spell each box."""
     ends = one.prediction.token_ends
     spans = list(zip((0, *ends), ends, one.prediction.token_logprobs, strict=False))
     scores = []
     for item in answer.items:
-        assert item.span is not None, "a box that was read has a place in the text"
+        assert item.span is not None, "a parsed box has a span in the text"
         inside = [value for start, end, value in spans if start < item.span[1] and end > item.span[0]]
         scores.append(fmean(inside))
     return scores

@@ -1,7 +1,8 @@
-"""Two systems on one data set: what differs between their headline numbers, and how sure that is.
+"""Compare two systems on one dataset: differences of headline metrics with paired-bootstrap confidence intervals.
 
-The same images are drawn for both (a paired bootstrap), so what makes an image hard for both does not blur the
-difference. A system trained with several seeds is the mean over them: three seeds say nothing about chance, images do.
+Both systems are evaluated on the same resampled images, so the difficulty of an image cancels in the difference. A
+system trained with several seeds is represented by their mean: three seeds are too few to estimate a variance, images
+are not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.headlines import headline_statistics, images_of
-from virft.evaluation.joined import read_answered
+from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PredictionsCard
 from virft.metrics.bootstrap import Resampled, difference_intervals, resample
 from virft.types import TaskName
@@ -25,7 +26,7 @@ from virft.types import TaskName
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SystemValue:
-    """One number of a system: its mean over seeds, and the lowest and highest of them."""
+    """One metric of a system: its mean, minimum and maximum over seeds."""
 
     mean: float
     low: float
@@ -34,8 +35,8 @@ class SystemValue:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """``second`` minus ``first``; ``interval``: 95 % of resamples of the images lie between, None of a single image."""
+class ScoreDifference:
+    """``second`` minus ``first``. ``interval``: 95 % confidence interval; None with a single image."""
 
     first: SystemValue
     second: SystemValue
@@ -44,23 +45,23 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """True if the confidence interval excludes 0."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Differences by number's name, on the questions of one task, and in what the systems were asked differently."""
+    """Differences by metric, on the questions of one task. ``warnings``: settings in which the predictions differ."""
 
     task: TaskName
     num_images: int
-    differences: Mapping[str, Difference]
+    differences: Mapping[str, ScoreDifference]
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """The headline numbers of one predictions file by task, as they are and over resamples of the images."""
+    """The headline metrics of one predictions file by task: values, and bootstrap resamples of the images."""
 
     path: Path
     card: PredictionsCard
@@ -70,34 +71,37 @@ class Measured:
 
 
 def measure(path: Path, store: Store) -> Measured:
-    """Read the answers to a data set again and measure them."""
-    answered = read_answered(path, store)
+    """Parse the predictions on a dataset and compute the headline metrics."""
+    joined = join_predictions(path, store)
     values, resampled = {}, {}
-    for task, held in answered.by_task.items():
-        images = images_of(held)
-        statistics = headline_statistics(task, held, images)
+    for task, found in joined.by_task.items():
+        images = images_of(found)
+        statistics = headline_statistics(task, found, images)
         once = np.ones(len(images))
         values[task] = {name: value for one in statistics for name, value in one(once).items()}
         resampled[task] = resample(statistics, images)
     return Measured(
         path=path,
-        card=answered.card,
-        sample_ids=frozenset(one.sample.id for held in answered.by_task.values() for one in held),
+        card=joined.card,
+        sample_ids=frozenset(one.sample.id for found in joined.by_task.values() for one in found),
         values=values,
         resampled=resampled,
     )
 
 
-def compare(first: Sequence[Measured], second: Sequence[Measured]) -> tuple[Comparison, ...]:
-    """Two systems, each by one or several seeds, task by task. ``DataError`` where they answered other questions."""
+def compare_systems(first: Sequence[Measured], second: Sequence[Measured]) -> tuple[Comparison, ...]:
+    """Compare two systems, each given by one or several seeds, for each task.
+
+    ``DataError``: the systems have predictions for different questions.
+    """
     everything = [*first, *second]
     for one in everything[1:]:
         if one.sample_ids != everything[0].sample_ids:
             raise DataError(
-                f"{one.path}: answers other questions than {everything[0].path} ({len(one.sample_ids)} and "
-                f"{len(everything[0].sample_ids)}); expected both systems to be asked the same"
+                f"{one.path}: has predictions for other questions than {everything[0].path} ({len(one.sample_ids)} and "
+                f"{len(everything[0].sample_ids)}); expected the same questions for both systems"
             )
-    warnings = asked_differently({str(one.path): one.card for one in everything})
+    warnings = describe_setting_differences({str(one.path): one.card for one in everything})
     return tuple(
         Comparison(
             task=task,
@@ -109,12 +113,14 @@ def compare(first: Sequence[Measured], second: Sequence[Measured]) -> tuple[Comp
     )
 
 
-def _differences(task: TaskName, first: Sequence[Measured], second: Sequence[Measured]) -> dict[str, Difference]:
+def _differences(task: TaskName, first: Sequence[Measured], second: Sequence[Measured]) -> dict[str, ScoreDifference]:
     between = difference_intervals([one.resampled[task] for one in first], [one.resampled[task] for one in second])
     found = {}
     for name in first[0].values[task]:
         before, after = (_system_value([one.values[task][name] for one in held]) for held in (first, second))
-        found[name] = Difference(first=before, second=after, value=after.mean - before.mean, interval=between.get(name))
+        found[name] = ScoreDifference(
+            first=before, second=after, value=after.mean - before.mean, interval=between.get(name)
+        )
     return found
 
 
@@ -122,33 +128,32 @@ def _system_value(numbers: Sequence[float]) -> SystemValue:
     return SystemValue(mean=fmean(numbers), low=min(numbers), high=max(numbers), num_seeds=len(numbers))
 
 
-def asked_differently(cards: Mapping[str, PredictionsCard]) -> tuple[str, ...]:
-    """A sentence for each thing in which answers were got differently, so that numbers may not compare."""
+def describe_setting_differences(cards: Mapping[str, PredictionsCard]) -> tuple[str, ...]:
+    """Return a sentence for each setting that differs between predictions, so that metrics may not be comparable."""
     found = []
     facts = {name: _facts(card) for name, card in cards.items()}
     for fact in sorted({key for held in facts.values() for key in held}):
         values = {name: held.get(fact) for name, held in facts.items()}
         if len(set(map(repr, values.values()))) > 1:
-            told = ", ".join(f"{value!r} ({name})" for name, value in values.items())
-            found.append(f"{fact} differs: {told}")
+            listed = ", ".join(f"{value!r} ({name})" for name, value in values.items())
+            found.append(f"{fact} differs: {listed}")
     return tuple(found)
 
 
 def comparisons_to_text(comparisons: Sequence[Comparison], *, first: str, second: str) -> str:
-    """A table for each task, with the warnings first."""
+    """Format a table for each task, warnings first."""
     lines = [f"warning: {text}" for text in (comparisons[0].warnings if comparisons else ())]
     for one in comparisons:
         lines.append(f"{one.task}, {second} against {first}, {one.num_images} images")
         for name, found in one.differences.items():
             between = f"  ({found.interval[0]:+.3f} to {found.interval[1]:+.3f})" if found.interval else ""
-            lines.append(
-                f"  {name:<20} {_told(found.first):>22} -> {_told(found.second):<22} {found.value:+.3f}{between}"
-            )
+            before, after = _format_value(found.first), _format_value(found.second)
+            lines.append(f"  {name:<20} {before:>22} -> {after:<22} {found.value:+.3f}{between}")
     return "\n".join(lines)
 
 
 def comparison_tree(one: Comparison) -> dict[str, Any]:
-    """The comparison as JSON."""
+    """Return the comparison as a JSON tree."""
 
     def side(value: SystemValue) -> dict[str, Any]:
         return {
@@ -173,11 +178,11 @@ def comparison_tree(one: Comparison) -> dict[str, Any]:
 
 
 def _facts(card: PredictionsCard) -> dict[str, Any]:
-    """How answers were got, but for what is meant to differ: the model, and the commit of the program."""
+    """Return the settings of predictions, without those that may differ: model and commit."""
     settings = {name: value for name, value in card.settings.items() if name != "commit"}
     return {"thinking": card.thinking, "data_hash": card.data_hash, **settings}
 
 
-def _told(value: SystemValue) -> str:
-    many = f" [{value.low:.3f}, {value.high:.3f}]" if value.num_seeds > 1 else ""
-    return f"{value.mean:.3f}{many}"
+def _format_value(value: SystemValue) -> str:
+    seed_range = f" [{value.low:.3f}, {value.high:.3f}]" if value.num_seeds > 1 else ""
+    return f"{value.mean:.3f}{seed_range}"

@@ -1,34 +1,35 @@
-"""The numbers that say how good a model is, as they would be over resampled images."""
+"""Headline metrics of each task, as statistics that the bootstrap evaluates on resampled images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from virft.evaluation.box_questions import box_questions, confidences
-from virft.evaluation.joined import Answered
+from virft.evaluation.joined import JoinedPrediction
 from virft.metrics.bootstrap import Statistic, ap_statistic, ratio_statistic
 from virft.tasks import TASKS
 from virft.types import Reading, Target, TaskName
 
 HEADLINE = {TaskName.DETECTION: "f1", TaskName.CLASSIFICATION: "accuracy", TaskName.GROUNDING: "box_miou"}
-"""The one number of each task that says how good a model is."""
+"""The headline metric of each task."""
 
 MEANS = {TaskName.CLASSIFICATION: ("accuracy",), TaskName.GROUNDING: ("box_miou", "accuracy_at_50")}
-"""Headline numbers that are means over questions."""
+"""Headline metrics that are means over questions."""
 
 
-def images_of(answered: Sequence[Answered]) -> list[str]:
-    """Every image once, in the order of the questions."""
-    return list(dict.fromkeys(one.image for one in answered))
+def images_of(joined: Sequence[JoinedPrediction]) -> list[str]:
+    """Return every image once, in the order of the questions."""
+    return list(dict.fromkeys(one.image for one in joined))
 
 
-def headline_statistics(name: TaskName, answered: Sequence[Answered], images: Sequence[str]) -> list[Statistic]:
-    """The task's headline numbers as functions of how often each of ``images`` is drawn.
+def headline_statistics(name: TaskName, joined: Sequence[JoinedPrediction], images: Sequence[str]) -> list[Statistic]:
+    """Return the task's headline metrics as functions of the number of times that each image is drawn.
 
-    Detection: precision, recall, f1, ap and ap50 (COCO's; of an LVIS set too, whose limits an image play no part).
+    Detection: precision, recall, f1, and COCO's ap and ap50, also for LVIS datasets (without LVIS's limit of boxes per
+    image).
     """
-    by_image: dict[str, list[Answered]] = {image: [] for image in images}
-    for one in answered:
+    by_image: dict[str, list[JoinedPrediction]] = {image: [] for image in images}
+    for one in joined:
         by_image[one.image].append(one)
     measured = [TASKS[name].measure(scored_pairs(held)) for held in by_image.values()]
     if name is not TaskName.DETECTION:
@@ -46,9 +47,12 @@ def headline_statistics(name: TaskName, answered: Sequence[Answered], images: Se
         "recall": (hits, targets),
         "f1": ([2 * hit for hit in hits], [box + target for box, target in zip(boxes, targets, strict=True)]),
     }
-    return [ratio_statistic(ratios), ap_statistic(box_questions(answered, confidences), images=images)]
+    return [ratio_statistic(ratios), ap_statistic(box_questions(joined, confidences), images=images)]
 
 
-def scored_pairs(answered: Sequence[Answered]) -> list[tuple[Reading, Target]]:
-    """Reading and target of each question; those where some objects are not marked are left to AP, which has a rule."""
-    return [(one.reading, one.sample.target) for one in answered if one.sample.exhaustive]
+def scored_pairs(joined: Sequence[JoinedPrediction]) -> list[tuple[Reading, Target]]:
+    """Return reading and target of each exhaustively annotated question.
+
+    If some objects are not annotated, only average precision has a rule for additional boxes.
+    """
+    return [(one.reading, one.sample.target) for one in joined if one.sample.exhaustive]

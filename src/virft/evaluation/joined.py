@@ -1,4 +1,4 @@
-"""Samples with what was written about them, read again."""
+"""Join predictions with their samples and parse the completions again."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from virft.tasks import TASKS
 from virft.types import Detections, FinishReason, ImageSize, Prediction, Reading, Sample, TaskName
 
 
-class Answered(NamedTuple):
-    """A sample with what was written about it, and what that is read as."""
+class JoinedPrediction(NamedTuple):
+    """A sample, its prediction, and the parsed reading of the completion."""
 
     sample: Sample
     prediction: Prediction
@@ -28,59 +28,59 @@ class Answered(NamedTuple):
 
     @property
     def image(self) -> str:
-        """The image that boxes refer to."""
+        """Path of the image that boxes refer to."""
         return self.sample.images[self.sample.target_image]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AnsweredSet:
-    """The answers to a data set by task, and how many questions of each task the set holds."""
+class JoinedPredictions:
+    """The predictions on a dataset by task, and the number of questions of each task in the dataset."""
 
     card: PredictionsCard
-    by_task: Mapping[TaskName, Sequence[Answered]]
+    by_task: Mapping[TaskName, Sequence[JoinedPrediction]]
     num_questions: Mapping[TaskName, int]
 
 
-def read_answered(path: Path, store: Store) -> AnsweredSet:
-    """The texts of a predictions file, read again beside their samples.
+def join_predictions(path: Path, store: Store) -> JoinedPredictions:
+    """Parse the completions of a predictions file and join them with their samples.
 
-    A question that a protocol leaves out is answered by nothing. ``DataError``: answers to another data set or to a
-    sample that is not in it, or none at all.
+    A question that the protocol does not query counts as answered with "no objects". ``DataError``: the file holds no
+    predictions, or predictions for another dataset or for a sample that is not in it.
     """
     card = read_predictions_card(path)
     if card.data_hash != store.hash:
         raise DataError(
-            f"{path}: answers to another data set ({card.data}, hash {card.data_hash[:12]}); "
+            f"{path}: holds predictions for another dataset ({card.data}, hash {card.data_hash[:12]}); "
             f"{store.folder} has hash {store.hash[:12]}"
         )
     with collector_paused():
-        return _put_together(path, store, card)
+        return _join(path, store, card)
 
 
-def _put_together(path: Path, store: Store, card: PredictionsCard) -> AnsweredSet:
+def _join(path: Path, store: Store, card: PredictionsCard) -> JoinedPredictions:
     predictions = read_predictions(path)
     if not predictions:
-        raise DataError(f"{path}: holds no answers; expected {card.num_samples}")
-    answered: dict[TaskName, list[Answered]] = {}
+        raise DataError(f"{path}: holds no predictions; expected {card.num_samples}")
+    joined: dict[TaskName, list[JoinedPrediction]] = {}
     num_questions: Counter[TaskName] = Counter()
     for number, sample in enumerate(store):
         num_questions[sample.task] += 1
         if not sample.asked and number < card.num_samples:
-            nothing = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
+            empty = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
             reading = Reading(text="", well_formed=True, answer=Detections())
-            answered.setdefault(sample.task, []).append(Answered(sample, nothing, reading))
+            joined.setdefault(sample.task, []).append(JoinedPrediction(sample, empty, reading))
         elif (found := predictions.pop(sample.id, None)) is not None:
             prediction, resized = found
             reading = _read(sample.task, prediction.text, card.thinking, card.box_space, sample.target_size, resized)
-            answered.setdefault(sample.task, []).append(Answered(sample, prediction, reading))
+            joined.setdefault(sample.task, []).append(JoinedPrediction(sample, prediction, reading))
     if predictions:
         raise DataError(f"{path}: sample {min(predictions)!r} is not in {store.folder}")
-    return AnsweredSet(card=card, by_task=dict(sorted(answered.items())), num_questions=num_questions)
+    return JoinedPredictions(card=card, by_task=dict(sorted(joined.items())), num_questions=num_questions)
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Millions of small things are made here that all stay; the collector would go through them again and again."""
+    """Pause garbage collection: millions of small objects are made that all survive, and each collection visits all."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -94,5 +94,5 @@ def collector_paused() -> Iterator[None]:
 def _read(
     task: TaskName, text: str, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize
 ) -> Reading:
-    """Kept, for of many questions about absent classes the answer is the same text."""
+    """Parse a completion; cached, because many questions about absent classes have the same completion."""
     return TASKS[task].read(text, thinking=thinking, space=space, original=original, resized=resized)

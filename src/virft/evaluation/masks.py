@@ -1,4 +1,4 @@
-"""Boxes of answers made into masks, and how near these come to the targets'."""
+"""Convert predicted boxes to masks and score them against the targets' masks (gIoU, cIoU)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from virft.metrics.masks import MaskOverlap, mask_metrics, mask_overlap
 from virft.types import Box, Reading, Sample, TaskName
 
 BOX = "box"
-"""The name of the masks that are the boxes themselves."""
+"""Name of the mask maker that fills the boxes themselves."""
 
 Segmenter = Callable[[Image.Image, Sequence[Box]], Sequence[Mask]]
-"""An upright picture and boxes in its pixels to a mask of its size for each box."""
+"""(image, boxes in its pixels) -> one mask per box, of the image's size; the image is upright."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskMaker:
-    """How boxes become masks; ``name`` stands behind every number.
+    """A method of converting boxes to masks. ``name``: appended to the name of every metric.
 
-    ``segment`` None: the box itself, filled. ``progress`` is told how many questions have their mask, and of how many.
+    ``segment`` None: the filled box. ``progress``: called with the number of finished and of all questions.
     """
 
     name: str = BOX
@@ -36,7 +36,7 @@ class MaskMaker:
 
 
 class MaskScores(NamedTuple):
-    """Numbers, what they rest on, and their intervals, by name."""
+    """Metrics, counts and confidence intervals by name."""
 
     values: Mapping[str, float]
     counts: Mapping[str, int]
@@ -44,31 +44,34 @@ class MaskScores(NamedTuple):
 
 
 def require_masks(store: Store) -> None:
-    """``DataError`` unless a grounding question of the set has a mask."""
-    asked = [sample for sample in store if sample.task is TaskName.GROUNDING]
-    if not any(_has_mask(sample) for sample in asked):
-        found = f"none of its {len(asked)} grounding questions has a mask" if asked else "has no grounding question"
+    """Raise ``DataError`` unless a grounding question of the dataset has a mask."""
+    questions = [sample for sample in store if sample.task is TaskName.GROUNDING]
+    if not any(_has_mask(sample) for sample in questions):
+        found = (
+            f"none of its {len(questions)} grounding questions has a mask" if questions else "has no grounding question"
+        )
         raise DataError(
             f"{store.folder}: {found}; expected polygons or rle in a target of samples.jsonl, or no --masks"
         )
 
 
 def mask_scores(
-    answered: Sequence[tuple[Sample, Reading]], maker: MaskMaker, *, with_intervals: bool = False
+    pairs: Sequence[tuple[Sample, Reading]], maker: MaskMaker, *, with_intervals: bool = False
 ) -> MaskScores:
-    """``giou`` and ``ciou`` over the questions whose target has a mask, named after the maker; ``num_with_mask``.
+    """Return ``giou`` and ``ciou`` over the questions whose target has a mask, and the count ``num_with_mask``.
 
-    An unreadable answer is an empty mask. Each picture is opened once and segmented once, for all its boxes.
+    Metric names contain the maker's name. An unreadable answer is an empty mask. Each image is opened and segmented
+    once, for all its boxes.
     """
     by_image: dict[str, list[tuple[Sample, Reading]]] = {}
-    for sample, reading in answered:
+    for sample, reading in pairs:
         if _has_mask(sample):
             by_image.setdefault(sample.images[sample.target_image], []).append((sample, reading))
     num_done, total = 0, sum(map(len, by_image.values()))
     overlaps: list[list[MaskOverlap]] = []
-    for asked in by_image.values():
-        overlaps.append(_overlaps(asked, maker.segment))
-        num_done += len(asked)
+    for same_image in by_image.values():
+        overlaps.append(_overlaps(same_image, maker.segment))
+        num_done += len(same_image)
         if maker.progress is not None:
             maker.progress(num_done, total)
     measured = mask_metrics([one for found in overlaps for one in found])
@@ -85,16 +88,16 @@ def _has_mask(sample: Sample) -> bool:
     return bool(sample.polygons) or sample.rle is not None
 
 
-def _overlaps(asked: Sequence[tuple[Sample, Reading]], segment: Segmenter | None) -> list[MaskOverlap]:
-    """Of the questions about one image."""
-    first = asked[0][0]
-    boxes = list(dict.fromkeys(reading.answer for _, reading in asked if isinstance(reading.answer, Box)))
+def _overlaps(pairs: Sequence[tuple[Sample, Reading]], segment: Segmenter | None) -> list[MaskOverlap]:
+    """Return the mask overlap of each question about one image."""
+    first = pairs[0][0]
+    boxes = list(dict.fromkeys(reading.answer for _, reading in pairs if isinstance(reading.answer, Box)))
     if segment is None or not boxes:
         masks = [box_to_mask(box, first.target_size) for box in boxes]
     else:
         masks = list(segment(load_image(first.images[first.target_image], sample_id=first.id), boxes))
     found = []
-    for sample, reading in asked:
+    for sample, reading in pairs:
         target = target_mask(sample)
         assert target is not None
         answer = masks[boxes.index(reading.answer)] if isinstance(reading.answer, Box) else target & False
@@ -103,7 +106,7 @@ def _overlaps(asked: Sequence[tuple[Sample, Reading]], segment: Segmenter | None
 
 
 def _ratios(overlaps: Sequence[Sequence[MaskOverlap]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Parts and wholes of every image: a mean over questions, and a ratio of sums."""
+    """Return numerators and denominators by image: giou is a mean over questions, ciou a ratio of sums."""
     return {
         "giou": ([sum(one.iou for one in found) for found in overlaps], [len(found) for found in overlaps]),
         "ciou": (

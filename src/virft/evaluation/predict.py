@@ -1,4 +1,4 @@
-"""A model's answers to samples."""
+"""Generate a model's predictions by greedy decoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import Prediction, Sample
 
 
-def predict(
+def generate_predictions(
     batches: Iterable[Sequence[Sample]],
     *,
     render: Callable[[Sample], RenderedPrompt],
@@ -22,7 +22,10 @@ def predict(
     generator: Generator,
     max_completion_tokens: int,
 ) -> Iterator[list[SizedPrediction]]:
-    """The likeliest answer to each sample, temperature 0, batch by batch."""
+    """Yield the greedy completion (temperature 0) of each sample, batch by batch.
+
+    ``encode`` maps vision inputs to image features; a completion has at most ``max_completion_tokens`` tokens.
+    """
     params = GenerationParams(max_completion_tokens=max_completion_tokens, temperature=0.0)
     for batch in batches:
         rendered = [render(sample) for sample in batch]
@@ -32,7 +35,7 @@ def predict(
             EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made)
             for one, made in zip(rendered, features, strict=True)
         ]
-        drawn = generator.generate(encoded, 1, params, StepKey(seed=0, step=0))
+        completions = generator.generate(encoded, 1, params, StepKey(seed=0, step=0))
         yield [
             SizedPrediction(
                 Prediction(
@@ -44,5 +47,5 @@ def predict(
                 ),
                 one.prompt.images[sample.target_image].resized,
             )
-            for sample, one, (completion,) in zip(batch, rendered, drawn, strict=True)
+            for sample, one, (completion,) in zip(batch, rendered, completions, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""Which folders hold predictions, whose they are, and where the data set is that was asked."""
+"""Find folders of predictions and the dataset that they were made on."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.predictions import CARD, PARTS, PREDICTIONS, PredictionsCard
 
-VALIDATION = re.compile(r"validation_(.+_)?\d{6}")
-"""A folder of answers during a run. Its scores are points of a curve, not a system."""
+VALIDATION_FOLDER = re.compile(r"validation_(.+_)?\d{6}")
+"""Name of a folder of validation predictions: its scores are points of a training curve, not a system."""
 PART_NAMES = ("train", "test", "validation", "val", "valid")
 
 
 def holds_predictions(folder: Path) -> bool:
-    """Whether answers lie there, finished or not."""
+    """Return True if the folder holds predictions, finished or not."""
     return (folder / CARD).is_file() and ((folder / PREDICTIONS).is_file() or any(folder.glob(PARTS.format("*"))))
 
 
 def find_prediction_folders(run: Path) -> list[Path]:
-    """Every folder with predictions below ``run/eval``, at any depth, sorted; validations of the run are left out."""
+    """Return every folder with predictions below ``run/eval``, at any depth, sorted; validations are excluded."""
     return [
         card.parent
         for card in sorted((run / "eval").rglob(CARD))
         if holds_predictions(card.parent)
-        and not any(VALIDATION.fullmatch(part) for part in card.parent.relative_to(run).parts)
+        and not any(VALIDATION_FOLDER.fullmatch(part) for part in card.parent.relative_to(run).parts)
     ]
 
 
 def data_name(card: PredictionsCard) -> str:
-    """What to call the data set that was asked: its folder, with the folder above where it is but a part.
+    """Return the name of the predictions' dataset: its folder, with the parent folder for a part such as ``test``.
 
     >>> from virft.geometry.boxes import BoxSpace
     >>> card = PredictionsCard(model="m", data="data/coins/test", data_hash="", num_samples=1, thinking=False,
@@ -45,10 +45,10 @@ def data_name(card: PredictionsCard) -> str:
 
 
 def find_data(card: PredictionsCard, near: Path) -> Store:
-    """The data set that was asked, by its content.
+    """Find the dataset of predictions, identified by its hash.
 
-    Looked for where the card says, from here and from ``near`` (a run folder, or that of the predictions) and the
-    folders above it, so that runs and data can be moved together. ``DataError`` if it is nowhere.
+    The path in the card is tried from the current folder, then from ``near`` (a run folder or predictions folder) and
+    its parents, so that runs and data can be moved together. ``DataError``: not found, or its content has changed.
     """
     changed = None
     for folder in _places(Path(card.data), near):
@@ -59,10 +59,10 @@ def find_data(card: PredictionsCard, near: Path) -> Store:
             changed = changed or store
     if changed is not None:
         raise DataError(
-            f"{changed.folder}: has changed since it was asked (hash {changed.hash[:12]}; the answers are to "
+            f"{changed.folder}: has changed since the predictions were made (hash {changed.hash[:12]}; expected "
             f"{card.data_hash[:12]})"
         )
-    raise DataError(f"{card.data}: the data set is not there (hash {card.data_hash[:12]})")
+    raise DataError(f"{card.data}: dataset not found (hash {card.data_hash[:12]})")
 
 
 def _places(data: Path, near: Path) -> Iterator[Path]:

@@ -1,7 +1,8 @@
-"""Predictions in the making: whole batches are kept as they come, and put in the order of the data set at the end.
+"""Write predictions so that they can be interrupted, resumed and sharded over processes.
 
-Which samples go together is a pure function of the data set. A batch is kept whole or made again, so a run that was
-killed, or that several processes share, writes the same file as one that was left alone.
+Complete batches are appended to part files, and sorted into the order of the dataset at the end. The batches are a pure
+function of the dataset, and an incomplete batch is generated again. So an interrupted or sharded run writes the same
+file as one process that ran without interruption.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ BATCH_SIZE = 32
 
 
 def plan_batches(samples: Iterable[Sample], batch_size: int = BATCH_SIZE) -> list[list[int]]:
-    """Indices of samples that are answered together: of similar length, so that none waits long for the others.
+    """Return the sample indices of each batch; samples of similar length share a batch, to reduce padding.
 
-    Length is told by pixels and characters: prompts need not be rendered to plan.
+    Length is estimated by pixels and characters, so that no prompt has to be rendered.
     """
     sizes = [
         (sum(size.width * size.height for size in one.image_sizes), one.task, len(one.question or one.query), number)
@@ -41,24 +42,24 @@ def plan_batches(samples: Iterable[Sample], batch_size: int = BATCH_SIZE) -> lis
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def count_answers(samples: Iterable[Sample]) -> str:
-    """What answering takes, in words.
+def describe_workload(samples: Iterable[Sample]) -> str:
+    """Format the number of predictions and of images that a run needs.
 
-    >>> count_answers([])
-    '0 answers about 0 images'
+    >>> describe_workload([])
+    '0 predictions on 0 images'
     """
     number, images = 0, set()
     for one in samples:
         if one.asked:
             number += 1
             images.add(one.images)
-    return f"{number:,} answers about {len(images):,} images"
+    return f"{number:,} predictions on {len(images):,} images"
 
 
 class PredictionRun:
-    """A folder for the answers to ``ids`` (of samples, in the order of the data set), planned in ``batches`` of them.
+    """A folder of predictions for the samples ``ids`` (in dataset order), planned in ``batches`` of indices into them.
 
-    ``begin`` and ``finish`` are for one process alone; in between, each process appends batches to a file of its own.
+    Only one process may call ``begin`` and ``finish``; in between, each process appends batches to its own part file.
     """
 
     def __init__(self, folder: Path, card: PredictionsCard, *, ids: Sequence[str], batches: Sequence[Sequence[int]]):
@@ -66,8 +67,8 @@ class PredictionRun:
         self._batches = batches
 
     def begin(self, *, resume: bool) -> None:
-        """Take a new folder, or go on in one of the same card; ``RunError`` for any other."""
-        require_free(self._folder, resume=resume)
+        """Start in a new folder or resume one with the same card; ``RunError`` for any other folder."""
+        require_new_predictions(self._folder, resume=resume)
         if (self._folder / CARD).exists():
             _require_same(self._folder, read_predictions_card(self._folder / PREDICTIONS), self._card)
         else:
@@ -81,53 +82,57 @@ class PredictionRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every answer is in its place."""
+        """True if the predictions are complete and sorted."""
         return (self._folder / PREDICTIONS).exists()
 
     def missing(self) -> list[Sequence[int]]:
-        """The batches that no process has answered yet."""
+        """Return the batches without predictions."""
         if self.is_finished:
             return []
-        kept = self._kept()
-        return [batch for batch in self._batches if any(self._ids[i] not in kept for i in batch)]
+        lines = self._read_parts()
+        return [batch for batch in self._batches if any(self._ids[i] not in lines for i in batch)]
 
     def append(self, batch: Iterable[SizedPrediction], *, process: int) -> None:
-        """Keep the answers to one batch."""
+        """Append the predictions of one batch to the part file of ``process``."""
         with (self._folder / PARTS.format(process)).open("a", encoding="utf-8") as file:
             file.write("".join(line_of(one) for one in batch))
 
     def finish(self) -> Path:
-        """Put all answers in the order of the data set; the path of the file."""
+        """Sort all predictions into dataset order; return the path of the file."""
         path = self._folder / PREDICTIONS
         if not self.is_finished:
-            kept = self._kept()
-            self._write(path, (kept[one] for one in self._ids))
+            lines = self._read_parts()
+            self._write(path, (lines[one] for one in self._ids))
             for part in self._parts():
                 part.unlink()
         return path
 
     def _whole_batches(self) -> Iterator[str]:
-        kept = self._kept()
+        lines = self._read_parts()
         for batch in self._batches:
-            if all(self._ids[i] in kept for i in batch):
-                yield from (kept[self._ids[i]] for i in batch)
+            if all(self._ids[i] in lines for i in batch):
+                yield from (lines[self._ids[i]] for i in batch)
 
-    def _kept(self) -> dict[str, str]:
-        """Line by sample id, cut lines left out."""
-        kept = {}
+    def _read_parts(self) -> dict[str, str]:
+        """Return the lines of all part files by sample id, without truncated lines."""
+        lines = {}
         for path in self._parts():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
                 try:
-                    kept[json.loads(line)["sample_id"]] = line
+                    lines[json.loads(line)["sample_id"]] = line
                 except ValueError:
-                    continue  # cut when the run was killed
-        return {name: line for name, line in kept.items() if line.endswith("\n")}
+                    continue  # truncated when the run was killed
+        return {name: line for name, line in lines.items() if line.endswith("\n")}
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob(PARTS.format("*")))
 
     def _write(self, path: Path, lines: Iterable[str]) -> None:
-        """All at once. What a kill leaves behind is a part like the others: its lines are those of other parts."""
+        """Replace a file atomically.
+
+        If the process is killed before the rename, the new file is left as one more part file; its lines are
+        duplicates of lines in other parts.
+        """
         text = "".join(lines)
         new = self._folder / PARTS.format("new")
         new.write_text(text, encoding="utf-8")
@@ -136,30 +141,30 @@ class PredictionRun:
         sync(self._folder)
 
 
-def require_free(folder: Path, *, resume: bool) -> None:
-    """``RunError`` unless predictions may be written there: it is new, empty, or holds those of a run to go on with."""
-    there = {path.name for path in folder.iterdir()} - {CARD + UNFINISHED} if folder.is_dir() else set()
+def require_new_predictions(folder: Path, *, resume: bool) -> None:
+    """Raise ``RunError`` unless the folder is new, is empty, or holds predictions to resume."""
+    present = {path.name for path in folder.iterdir()} - {CARD + UNFINISHED} if folder.is_dir() else set()
     own = {CARD, PREDICTIONS, "scores.json", "map.json"}
-    foreign = [name for name in there - own if not fnmatch(name, PARTS.format("*"))]
-    if folder.is_file() or foreign or (there and CARD not in there):
+    foreign = [name for name in present - own if not fnmatch(name, PARTS.format("*"))]
+    if folder.is_file() or foreign or (present and CARD not in present):
         raise RunError(f"{folder}: holds other files; name a new folder for the predictions")
-    if PREDICTIONS in there and not resume:
+    if PREDICTIONS in present and not resume:
         raise RunError(f"{folder}: already holds predictions; name another folder")
-    if there and not resume:
-        raise RunError(f"{folder}: holds predictions of a run that was stopped; go on with --resume, or name another")
+    if present and not resume:
+        raise RunError(f"{folder}: holds unfinished predictions; resume with --resume, or name another folder")
 
 
-def _require_same(folder: Path, there: PredictionsCard, now: PredictionsCard) -> None:
-    """The folder's name of the data set may have changed, its content and everything else may not."""
+def _require_same(folder: Path, saved: PredictionsCard, new: PredictionsCard) -> None:
+    """Raise ``RunError`` if cards differ in more than the path of the dataset."""
     for name in PredictionsCard.__slots__:
-        before, wanted = getattr(there, name), getattr(now, name)
+        before, after = getattr(saved, name), getattr(new, name)
         if name == "settings":
-            for key in sorted(before.keys() | wanted.keys()):
-                if before.get(key) != wanted.get(key):
-                    name, before, wanted = key, before.get(key), wanted.get(key)
+            for key in sorted(before.keys() | after.keys()):
+                if before.get(key) != after.get(key):
+                    name, before, after = key, before.get(key), after.get(key)
                     break
-        if name != "data" and before != wanted:
+        if name != "data" and before != after:
             raise RunError(
-                f"{folder}: holds predictions made otherwise: {name} is {before!r} (there) and {wanted!r} (now); "
-                "go on as it was begun, or name another folder"
+                f"{folder}: holds predictions made with other settings: {name} is {before!r} (saved) and {after!r} "
+                "(now); resume with the same settings, or name another folder"
             )

@@ -1,4 +1,4 @@
-"""``predictions.jsonl``: what a model wrote about each sample, and ``card.json`` beside it: how it was asked."""
+"""Read and write ``predictions.jsonl`` (a model's completion of each sample) and its ``card.json`` (the settings)."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from virft.types import FinishReason, ImageSize, Prediction
 
 PREDICTIONS, CARD = "predictions.jsonl", "card.json"
 PARTS = "predictions.part-{}.jsonl"
-"""What the processes of a run that is not finished have written, in the order they came."""
-SCHEMA_VERSION = 1
+"""Part files of unfinished predictions, one per process, in the order of generation."""
+PREDICTIONS_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictionsCard:
-    """What reading the texts again needs to know, and where they come from.
-
-    ``settings``: anything else worth keeping, such as template, limit, seed, commit and versions.
-    """
+    """Provenance of predictions, and the facts that parsing their completions needs."""
 
     model: str
+    """Path or hub id of the model."""
     data: str
+    """Path of the dataset."""
     data_hash: str
+    """Hash of the dataset's content."""
     num_samples: int
+    """Number of samples that the run covers, counted from the first."""
     box_space: BoxSpace
+    """Coordinates in which the model writes boxes."""
     thinking: bool
+    """True if the prompt requests a think block."""
     settings: dict[str, Any]
+    """Additional provenance: template, limit, seed, commit, versions and the like."""
 
 
 class SizedPrediction(NamedTuple):
-    """A prediction with the size that the target image had for the model: some box spaces need it."""
+    """A prediction and the size of the target image after resizing, which some box spaces need."""
 
     prediction: Prediction
     resized: ImageSize
@@ -53,7 +57,7 @@ def write_predictions(folder: Path, card: PredictionsCard, predictions: Iterable
 
 
 def line_of(sized: SizedPrediction) -> str:
-    """A line of ``predictions.jsonl``, with its end."""
+    """Return a record as a line of ``predictions.jsonl``, with its newline."""
     prediction, resized = sized
     record = {
         "sample_id": prediction.sample_id,
@@ -67,13 +71,15 @@ def line_of(sized: SizedPrediction) -> str:
 
 
 def write_card(folder: Path, card: PredictionsCard) -> None:
-    """``card.json`` of a folder of predictions."""
-    record = {"schema_version": SCHEMA_VERSION} | {name: getattr(card, name) for name in PredictionsCard.__slots__}
+    """Write ``card.json`` of a folder of predictions."""
+    record = {"schema_version": PREDICTIONS_SCHEMA_VERSION} | {
+        name: getattr(card, name) for name in PredictionsCard.__slots__
+    }
     write_text(folder / CARD, json.dumps(record, indent=2) + "\n")
 
 
 def read_predictions_card(path: Path) -> PredictionsCard:
-    """The card beside a predictions file."""
+    """Read the card next to a predictions file; ``DataError`` if it cannot be read or is not valid."""
     where = path.with_name(CARD)
     try:
         record = json.loads(where.read_text(encoding="utf-8"))
@@ -84,15 +90,18 @@ def read_predictions_card(path: Path) -> PredictionsCard:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error})") from error
     found = record.pop("schema_version", None) if isinstance(record, dict) else None
-    if found != SCHEMA_VERSION or record.keys() != set(PredictionsCard.__slots__):
-        raise DataError(f"{where}: no card of predictions of schema_version {SCHEMA_VERSION}")
+    if found != PREDICTIONS_SCHEMA_VERSION or record.keys() != set(PredictionsCard.__slots__):
+        raise DataError(f"{where}: not a predictions card of schema_version {PREDICTIONS_SCHEMA_VERSION}")
     if record["box_space"] not in tuple(BoxSpace):
         raise DataError(f"{where}: box_space is {record['box_space']!r}; expected one of {', '.join(BoxSpace)}")
     return PredictionsCard(**record | {"box_space": BoxSpace(record["box_space"])})
 
 
 def read_predictions(path: Path) -> dict[str, SizedPrediction]:
-    """Predictions by sample id; each id once. Where the file is not there yet, what an unfinished run has written."""
+    """Read predictions by sample id; if the file does not exist yet, read the part files of the unfinished run.
+
+    ``DataError``: a file cannot be read, a line is not a prediction, or a sample occurs twice.
+    """
     if not path.exists() and (parts := sorted(path.parent.glob(PARTS.format("*")))):
         return {name: one for part in parts for name, one in _read_lines(part, unfinished=True).items()}
     return _read_lines(path, unfinished=False)
@@ -105,10 +114,10 @@ def _read_lines(path: Path, *, unfinished: bool) -> dict[str, SizedPrediction]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if unfinished and not line.endswith("\n"):
-                    break  # being written, or cut
+                    break  # still being written, or truncated
                 one = _from_line(line, where=f"{name}:{number}")
                 if one.prediction.sample_id in found:
-                    raise DataError(f"{path}:{number}: sample {one.prediction.sample_id!r} was answered before")
+                    raise DataError(f"{path}:{number}: sample {one.prediction.sample_id!r} occurs twice")
                 found[one.prediction.sample_id] = one
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected predictions.jsonl") from error
@@ -118,9 +127,9 @@ def _read_lines(path: Path, *, unfinished: bool) -> dict[str, SizedPrediction]:
 
 
 def find_predictions(place: Path, *, data_name: str) -> Path:
-    """The predictions file that a path means: itself, one in the folder, or one of a run about that data set.
+    """Resolve a path to a predictions file: the file itself, one in the folder, or a run's file for that dataset.
 
-    Of a run that is not finished, the file that is to be.
+    For unfinished predictions, the path that the file will have. ``DataError``: there are no predictions.
     """
     if place.is_file():
         return place
@@ -148,6 +157,6 @@ def _from_line(line: str, *, where: str) -> SizedPrediction:
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{where}: no prediction ({type(error).__name__}: {error}); "
+            f"{where}: not a prediction ({type(error).__name__}: {error}); "
             "expected sample_id, text, finish_reason and resized"
         ) from error

@@ -1,4 +1,4 @@
-"""Which classes a model says are in which images: the list that Visual-RFT evaluated with (``map:FILE``)."""
+"""Query a model for the classes present in each image: the map that Visual-RFT evaluates with (``map:FILE``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUESTION = "Is there {query} in this image? Answer yes or no."
 
 
 class PresenceQuestions(Sequence[Sample]):
-    """A yes-or-no question for every image of a data set and every class that it asks for; made when it is wanted."""
+    """A yes-or-no question for each pair of an image and a class of a dataset, created on access."""
 
     def __init__(self, store: Store, *, question: str = QUESTION) -> None:
         images: dict[str, ImageSize] = {}
@@ -53,12 +53,12 @@ class PresenceQuestions(Sequence[Sample]):
         )
 
     def name_of(self, path: str) -> str:
-        """An image's name in the data set's folder of images."""
+        """Return an image's path relative to the dataset's image folder."""
         return Path(path).relative_to(self._folder).as_posix()
 
 
 def says_yes(text: str) -> bool:
-    """Whether an answer means yes: its first word, outside of a think block and tags, does.
+    """Return True if the first word of a completion, outside of a think block and tags, is "yes".
 
     >>> says_yes("<think>No hat, but</think><answer>Yes, one.</answer>"), says_yes("There is none"), says_yes("yes")
     (True, False, True)
@@ -67,9 +67,9 @@ def says_yes(text: str) -> bool:
     return bool(words) and words[0].strip(".,!'\"*").casefold().startswith("yes")
 
 
-def asked_map(questions: PresenceQuestions, answers: Iterable[tuple[str, SizedPrediction]]) -> dict[str, list[str]]:
-    """Image -> the classes that the model says are there, for every image."""
-    yes = {name for name, one in answers if says_yes(one.prediction.text)}
+def query_map(questions: PresenceQuestions, predictions: Iterable[tuple[str, SizedPrediction]]) -> dict[str, list[str]]:
+    """Return, for every image, the classes that the model reports as present."""
+    yes = {name for name, one in predictions if says_yes(one.prediction.text)}
     found: dict[str, list[str]] = {}
     for sample in questions:
         named = found.setdefault(questions.name_of(sample.images[0]), [])
@@ -78,6 +78,6 @@ def asked_map(questions: PresenceQuestions, answers: Iterable[tuple[str, SizedPr
     return found
 
 
-def write_asked_map(path: Path, found: dict[str, list[str]]) -> None:
-    """As ``virft build coco --protocol map:FILE`` reads it."""
+def write_query_map(path: Path, found: dict[str, list[str]]) -> None:
+    """Write the map in the format of ``virft build coco --protocol map:FILE``."""
     write_text(path, json.dumps(found, indent=1) + "\n")

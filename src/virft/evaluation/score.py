@@ -1,4 +1,4 @@
-"""Scores of written answers. The texts are read again, so an old run gains from a better reader."""
+"""Score predictions. Completions are parsed again, so old predictions benefit from parser fixes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from virft.errors import ConfigError
 from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
-from virft.evaluation.joined import Answered, AnsweredSet, collector_paused, read_answered
+from virft.evaluation.joined import JoinedPrediction, JoinedPredictions, collector_paused, join_predictions
 from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
 from virft.files import write_text
@@ -25,12 +25,12 @@ from virft.tasks import TASKS
 from virft.types import Detections, Label, Reading, Scores, TaskName
 
 RULES = 1
-"""Raised when the same answers may get other numbers than before."""
+"""Version of the scoring rules, incremented when equal predictions may get other scores than before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Wanted:
-    """What is scored beside the task's own numbers."""
+class _ScoreOptions:
+    """Scores in addition to the task's own metrics."""
 
     intervals: bool
     class_groups: Mapping[str, Sequence[str]]
@@ -45,16 +45,17 @@ def score_predictions(
     class_groups: Mapping[str, Sequence[str]] | None = None,
     masks: MaskMaker | None = None,
 ) -> tuple[Scores, ...]:
-    """One ``Scores`` per task of the data set.
+    """Return one ``Scores`` per task of the dataset.
 
-    Beside the task's own metrics: ``truncated_frac``, the share of texts cut by the token limit, average precision
-    (``box_scores``), and with ``masks`` gIoU and cIoU of grounding (``mask_scores``). Where only some samples were
-    asked (``--limit``), or answered so far, every number says so in its name: ``f1 (120 of 320)``.
-    ``with_intervals``: bootstrap over images for the headline numbers. ``class_groups``: see ``group_scores``.
+    In addition to the task's own metrics: ``truncated_frac``, the fraction of completions cut at the token limit,
+    average precision (``box_scores``), and with ``masks`` the gIoU and cIoU of grounding (``mask_scores``). If only
+    some samples have predictions (``--limit``, or an unfinished run), the name of every metric contains the coverage:
+    ``f1 (120 of 320)``. ``with_intervals``: confidence intervals of the headline metrics, bootstrap over images.
+    ``class_groups``: see ``group_scores``.
     """
     with collector_paused():
-        return score_answered(
-            read_answered(path, store),
+        return score_joined(
+            join_predictions(path, store),
             store,
             with_intervals=with_intervals,
             class_groups=class_groups,
@@ -62,25 +63,25 @@ def score_predictions(
         )
 
 
-def score_answered(
-    answered: AnsweredSet,
+def score_joined(
+    joined: JoinedPredictions,
     store: Store,
     *,
     with_intervals: bool = False,
     class_groups: Mapping[str, Sequence[str]] | None = None,
     masks: MaskMaker | None = None,
 ) -> tuple[Scores, ...]:
-    """As ``score_predictions``, of answers that were read already."""
-    wanted = _Wanted(intervals=with_intervals, class_groups=class_groups or {}, masks=masks)
+    """Score predictions that are joined with their samples already; see ``score_predictions``."""
+    options = _ScoreOptions(intervals=with_intervals, class_groups=class_groups or {}, masks=masks)
     return tuple(
-        _scores(name, found, answered.num_questions[name], store, wanted) for name, found in answered.by_task.items()
+        _scores(name, found, joined.num_questions[name], store, options) for name, found in joined.by_task.items()
     )
 
 
 def write_scores(
     scores: tuple[Scores, ...], out: Path, *, predictions: Path, comparisons: Sequence[Comparison] = ()
 ) -> Mapping[str, Any]:
-    """Write the scores as JSON with what they rest on and what they were compared with, and return that."""
+    """Write scores, their provenance and comparisons as JSON; return the JSON tree."""
     card = read_predictions_card(predictions)
     tree = {
         "model": card.model,
@@ -109,7 +110,7 @@ def write_scores(
 
 
 def scores_to_text(scores: tuple[Scores, ...]) -> str:
-    """A plain table, a block per task; behind a number its 95 % interval, if there is one.
+    """Format a plain table, one block per task, with 95 % confidence intervals where available.
 
     >>> one = Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3, values={"box_miou": 0.5})
     >>> print(scores_to_text((one,)))
@@ -128,7 +129,7 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
 
 
 def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:
-    """Mean and range over several seeds of a system, for each task.
+    """Format mean and range over several seeds of a system, for each task.
 
     >>> one, two = (Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3,
     ...                    values={"box_miou": value}) for value in (0.5, 0.7))
@@ -148,36 +149,36 @@ def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:
 
 def _scores(
     name: TaskName,
-    answered: Sequence[Answered],
+    joined: Sequence[JoinedPrediction],
     num_questions: int,
     store: Store,
-    wanted: _Wanted,
+    options: _ScoreOptions,
 ) -> Scores:
-    measured = TASKS[name].measure(scored_pairs(answered))
-    num_truncated = sum(one.prediction.finish_reason == "length" for one in answered)
-    values = {**measured.values, "truncated_frac": num_truncated / len(answered)}
+    measured = TASKS[name].measure(scored_pairs(joined))
+    num_truncated = sum(one.prediction.finish_reason == "length" for one in joined)
+    values = {**measured.values, "truncated_frac": num_truncated / len(joined)}
     tables = dict(measured.tables)
     if name is TaskName.DETECTION:
-        precise = box_scores(answered, frequency=store.card.get("source", {}).get("frequency"))
+        precise = box_scores(joined, frequency=store.card.get("source", {}).get("frequency"))
         values |= precise.values
-        tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
-    values |= group_scores(name, answered, wanted.class_groups, ap_by_class=tables.get("ap", {}))
-    images = images_of(answered)
-    statistics = headline_statistics(name, answered, images) if wanted.intervals else []
+        tables |= {"ap": precise.by_class, "f1": _f1_by_class(joined)}
+    values |= group_scores(name, joined, options.class_groups, ap_by_class=tables.get("ap", {}))
+    images = images_of(joined)
+    statistics = headline_statistics(name, joined, images) if options.intervals else []
     between = resample(statistics, images).intervals()
     counts = {**measured.counts, "num_truncated": num_truncated}
-    if name is TaskName.GROUNDING and wanted.masks is not None:
-        marked = [(one.sample, one.reading) for one in answered]
-        masked = mask_scores(marked, wanted.masks, with_intervals=wanted.intervals)
+    if name is TaskName.GROUNDING and options.masks is not None:
+        pairs = [(one.sample, one.reading) for one in joined]
+        masked = mask_scores(pairs, options.masks, with_intervals=options.intervals)
         values |= masked.values
         between |= masked.intervals
         counts |= masked.counts
-    incomplete = f" ({len(answered)} of {num_questions})" if len(answered) < num_questions else ""
+    incomplete = f" ({len(joined)} of {num_questions})" if len(joined) < num_questions else ""
     return Scores(
         task=name,
         protocol=_protocol(store) if name is TaskName.DETECTION else "all",
         data_hash=store.hash,
-        num_samples=len(answered),
+        num_samples=len(joined),
         values={value_name + incomplete: value for value_name, value in values.items()},
         counts=counts,
         tables={table + incomplete: rows for table, rows in tables.items()},
@@ -185,19 +186,19 @@ def _scores(
     )
 
 
-def box_scores(answered: Sequence[Answered], *, frequency: Mapping[str, str] | None) -> AveragePrecision:
-    """Average precision with the confidences in the text as scores; ``ap`` and ``ap50`` also with two other scores.
+def box_scores(joined: Sequence[JoinedPrediction], *, frequency: Mapping[str, str] | None) -> AveragePrecision:
+    """Return average precision with the stated confidences as scores; ``ap`` and ``ap50`` also with two other scores.
 
-    ``_constant``: every box counts the same, in the order of the text; ``_logprob``: mean log-probability of the tokens
-    of its element. Elements that are no boxes do not count here.
+    ``_constant``: equal scores, boxes ranked in the order of the text. ``_logprob``: mean log-probability of the tokens
+    of a box. Invalid elements do not count here.
     """
-    precise = average_precision(box_questions(answered, confidences), frequency=frequency)
+    precise = average_precision(box_questions(joined, confidences), frequency=frequency)
     values = dict(precise.values)
     others: dict[str, BoxScore] = {"constant": constants}
-    if all(one.prediction.token_logprobs for one in answered if one.sample.asked):
+    if all(one.prediction.token_logprobs for one in joined if one.sample.asked):
         others["logprob"] = logprobs
     for name, score in others.items():
-        other = average_precision(box_questions(answered, score), frequency=frequency).values
+        other = average_precision(box_questions(joined, score), frequency=frequency).values
         values |= {f"{key}_{name}": other[key] for key in ("ap", "ap50") if key in other}
     return AveragePrecision(values=values, by_class=precise.by_class)
 
@@ -207,32 +208,32 @@ HARMONIC_MEAN = "harmonic_mean"
 
 def group_scores(
     name: TaskName,
-    answered: Sequence[Answered],
+    joined: Sequence[JoinedPrediction],
     class_groups: Mapping[str, Sequence[str]],
     *,
     ap_by_class: Mapping[str, float],
 ) -> dict[str, float]:
-    """The headline numbers of the questions about some classes, such as those trained on and others.
+    """Return the headline metrics on groups of classes, such as base and novel classes.
 
-    ``accuracy@NAME``; of detection ``f1@NAME``, and ``ap@NAME``, the mean over classes with targets. Of two groups or
-    more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes. A group of which no class was
-    asked is a ``ConfigError``. Source: base-to-new generalisation in CoCoOp, arXiv 2203.05557.
+    Classification: ``accuracy@NAME``. Detection: ``f1@NAME``, and ``ap@NAME``, the mean over classes with targets. With
+    two groups or more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes. ``ConfigError``:
+    no question is about a class of the group. Source: base-to-new generalisation in CoCoOp, arXiv 2203.05557.
     """
     if name is TaskName.GROUNDING or not class_groups:
         return {}
-    by_class: dict[str, list[Answered]] = {}
-    for one in answered:
+    by_class: dict[str, list[JoinedPrediction]] = {}
+    for one in joined:
         target = one.sample.target
         by_class.setdefault(target.text if isinstance(target, Label) else one.sample.query, []).append(one)
     found: dict[str, dict[str, float]] = {}
     for group, classes in class_groups.items():
-        held = [one for label in sorted(set(classes)) for one in by_class.get(label, ())]
-        if not held:
+        members = [one for label in sorted(set(classes)) for one in by_class.get(label, ())]
+        if not members:
             raise ConfigError(
                 f"class group {group}: no question is about {', '.join(classes[:3]) or 'any of its classes'}; expected "
                 f"some of {', '.join(sorted(by_class)[:8])}{', ..' if len(by_class) > 8 else ''}"
             )
-        values = TASKS[name].measure(scored_pairs(held)).values
+        values = TASKS[name].measure(scored_pairs(members)).values
         if name is TaskName.CLASSIFICATION:
             found.setdefault("accuracy", {})[group] = values["accuracy"]
         else:
@@ -246,9 +247,9 @@ def group_scores(
     return {f"{value}@{group}": number for value, groups in found.items() for group, number in groups.items()}
 
 
-def _f1_by_class(answered: Sequence[Answered]) -> dict[str, float]:
+def _f1_by_class(joined: Sequence[JoinedPrediction]) -> dict[str, float]:
     by_class: dict[str, list[tuple[Reading, Detections]]] = {}
-    for one in answered:
+    for one in joined:
         assert isinstance(one.sample.target, Detections)
         if one.sample.exhaustive:
             by_class.setdefault(one.sample.query, []).append((one.reading, one.sample.target))
@@ -256,7 +257,7 @@ def _f1_by_class(answered: Sequence[Answered]) -> dict[str, float]:
 
 
 def _protocol(store: Store) -> str:
-    """Which classes were asked: those present, or also a sampled share of absent ones; or as the set was built."""
+    """Describe which classes were queried: present ones, sampled absent ones too, or the protocol of the build."""
     source = store.card.get("source", {})
     if (named := source.get("protocol")) is not None:
         return f"map:{source['map']['file']}" if named == "map" else str(named)

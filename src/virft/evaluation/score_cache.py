@@ -1,4 +1,4 @@
-"""Scores as ``scores.json`` kept them, where the data set is no longer at hand to score again."""
+"""Read ``scores.json``, for predictions whose dataset is not available to score them again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from virft.errors import DataError
 from virft.types import Scores, TaskName
 
 
-class KeptScores(NamedTuple):
-    """One ``Scores`` per task, and the version of the rules that they were made by; None where it was not told."""
+class SavedScores(NamedTuple):
+    """One ``Scores`` per task, and the version of the scoring rules; None if it was not recorded."""
 
     scores: tuple[Scores, ...]
     rules: int | None
 
 
-def read_scores(path: Path) -> KeptScores:
-    """What ``virft score`` wrote."""
+def read_scores(path: Path) -> SavedScores:
+    """Read a file written by ``virft score``; ``DataError`` if it cannot be read or holds no scores."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         scores = tuple(
@@ -37,17 +37,17 @@ def read_scores(path: Path) -> KeptScores:
             for name, one in tree["tasks"].items()
             if one["values"]
         )
-        return KeptScores(scores, tree.get("rules"))
+        return SavedScores(scores, tree.get("rules"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected what `virft score` writes") from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: no scores ({type(error).__name__}: {error}); expected what `virft score` writes"
+            f"{path}: holds no scores ({type(error).__name__}: {error}); expected what `virft score` writes"
         ) from error
 
 
 def _number(value: Any) -> float:
-    """The number itself, so that a count stays one; ``TypeError`` for anything else."""
+    """Return a number unchanged, so that a count stays an integer; ``TypeError`` for anything else."""
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     return value

@@ -12,7 +12,7 @@ from statistics import fmean
 from virft.config.schema import Config
 from virft.data.store import Store
 from virft.evaluation.headlines import HEADLINE
-from virft.evaluation.predict import predict
+from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
@@ -103,7 +103,7 @@ def answer(
     among.wait()
     missing = among.share(run.missing())
     among.wait()  # no one answers before all have seen what is missing
-    answers = predict(
+    answers = generate_predictions(
         ([sample_at(i) for i in batch] for batch in missing),
         render=make_renderer(loaded, template=asking.template, thinking=asking.thinking),
         encode=encode,

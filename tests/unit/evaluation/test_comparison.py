@@ -1,4 +1,4 @@
-"""Two systems on the same questions: differences of headline numbers, over images."""
+"""Two systems on the same questions: differences of headline metrics, bootstrapped over images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from virft.cli.evaluate import score
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
-from virft.evaluation import comparison
-from virft.evaluation.comparison import Comparison, comparisons_to_text, measure
+from virft.evaluation.comparison import Comparison, compare_systems, comparisons_to_text, measure
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
 from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
@@ -28,7 +27,7 @@ FOUND, NOTHING = "<answer>[{'Position':[0,0,500,500],'Confidence':1.0}]</answer>
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A fox in the same corner of 20 pictures."""
+    """A fox in the same corner of 20 images."""
     with StoreWriter(tmp_path / "d") as writer:
         for number in range(NUM_IMAGES):
             path = writer.add_image(f"{number:02d}.png", Image.new("RGB", SIZE, (number, 0, 0)))
@@ -38,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def write(store: Store, folder: Path, texts: Mapping[int, str], **card: Any) -> Path:
-    """Answers to the questions by number; ``NOTHING`` to those not named."""
+    """Predictions for the questions by number; ``NOTHING`` for those not named."""
     facts = {
         "model": "m",
         "data": "d",
@@ -62,7 +61,7 @@ def finds(*numbers: int) -> dict[int, str]:
 
 
 def compare(first: list[Path], second: list[Path], store: Store) -> Comparison:
-    (one,) = comparison.compare([measure(path, store) for path in first], [measure(path, store) for path in second])
+    (one,) = compare_systems([measure(path, store) for path in first], [measure(path, store) for path in second])
     return one
 
 
@@ -76,7 +75,7 @@ def test_a_difference_has_the_sign_of_the_second_system(store: Store, tmp_path: 
     assert recall.is_clear
 
 
-def test_a_system_and_itself_do_not_differ_on_any_images(store: Store, tmp_path: Path) -> None:
+def test_a_system_does_not_differ_from_itself_on_any_images(store: Store, tmp_path: Path) -> None:
     path = write(store, tmp_path / "a", finds(*range(10)))
     found = compare([path], [path], store)
     assert found.warnings == ()
@@ -85,9 +84,9 @@ def test_a_system_and_itself_do_not_differ_on_any_images(store: Store, tmp_path:
     assert not any(one.is_clear for one in found.differences.values())
 
 
-def test_images_that_are_hard_for_both_do_not_blur_the_difference(store: Store, tmp_path: Path) -> None:
+def test_pairing_removes_the_difficulty_of_images_from_the_difference(store: Store, tmp_path: Path) -> None:
     first = write(store, tmp_path / "a", finds(*range(10)))
-    nested = write(store, tmp_path / "b", finds(*range(14)))  # all that the first finds, and four more
+    nested = write(store, tmp_path / "b", finds(*range(14)))  # all that the first finds, plus four
     apart = write(store, tmp_path / "c", finds(*range(6, 20)))  # as many, but six of the first are lost
     width = []
     for other in (nested, apart):
@@ -97,7 +96,7 @@ def test_images_that_are_hard_for_both_do_not_blur_the_difference(store: Store, 
     assert width[0] < 0.6 * width[1]
 
 
-def test_a_system_of_several_seeds_is_their_mean_with_its_range(store: Store, tmp_path: Path) -> None:
+def test_several_seeds_are_a_mean_with_its_range(store: Store, tmp_path: Path) -> None:
     first = [write(store, tmp_path / f"a{seed}", finds(*range(10))) for seed in range(2)]
     second = [write(store, tmp_path / f"b{number}", finds(*range(number))) for number in (10, 14, 18)]
     recall = compare(first, second, store).differences["recall"]
@@ -106,7 +105,7 @@ def test_a_system_of_several_seeds_is_their_mean_with_its_range(store: Store, tm
     assert recall.value == pytest.approx(0.2)
 
 
-def test_what_was_asked_otherwise_is_said(store: Store, tmp_path: Path) -> None:
+def test_settings_that_differ_are_warned_about(store: Store, tmp_path: Path) -> None:
     first = write(store, tmp_path / "a", finds(1), settings={"template": "paper", "commit": "1"})
     second = write(store, tmp_path / "b", finds(1), settings={"template": "short", "commit": "2"}, model="n")
     found = compare([first], [second], store)
@@ -115,15 +114,15 @@ def test_what_was_asked_otherwise_is_said(store: Store, tmp_path: Path) -> None:
     assert comparisons_to_text([found], first="a", second="b").startswith(f"warning: {warning}\ndetection, b against a")
 
 
-def test_answers_to_other_questions_are_refused(store: Store, tmp_path: Path) -> None:
+def test_predictions_for_other_questions_are_refused(store: Store, tmp_path: Path) -> None:
     first = write(store, tmp_path / "a", finds(1))
     second = write(store, tmp_path / "b", finds(1))
     second.write_text("".join(second.read_text().splitlines(keepends=True)[:7]))
-    with pytest.raises(DataError, match=r"answers other questions than .* \(7 and 20\)"):
+    with pytest.raises(DataError, match=r"has predictions for other questions than .* \(7 and 20\)"):
         compare([first], [second], store)
 
 
-def test_of_one_image_there_is_no_interval(tmp_path: Path) -> None:
+def test_a_single_image_has_no_interval(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         writer.add(sample(Label(text="cat"), id="cat", image=path, query="animal", task=TaskName.CLASSIFICATION))

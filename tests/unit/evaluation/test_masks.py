@@ -1,4 +1,4 @@
-"""gIoU and cIoU of written boxes, with any segmenter that is a function."""
+"""gIoU and cIoU of predicted boxes, with any segmenter that is a function."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ SQUARE = (0.0, 0.0, 32.0, 0.0, 32.0, 24.0, 0.0, 24.0)
 TRIANGLE = (0.0, 0.0, 32.0, 0.0, 0.0, 24.0)
 
 
-def asked(id: str = "a", *, image: str = "a.png", polygons: tuple[Polygon, ...] = (SQUARE,), **more) -> Sample:
+def question(id: str = "a", *, image: str = "a.png", polygons: tuple[Polygon, ...] = (SQUARE,), **more) -> Sample:
     return sample(box(0, 0, 32, 24), id=id, image=image, task=TaskName.GROUNDING, polygons=polygons, **more)
 
 
 def scored(pairs: Sequence[tuple[Sample, Box | Unreadable]], maker: MaskMaker | None = None, **options: bool):
-    answered: list[tuple[Sample, Reading]] = [(one, reading(answer)) for one, answer in pairs]
-    return mask_scores(answered, maker or MaskMaker(), **options)
+    joined: list[tuple[Sample, Reading]] = [(one, reading(answer)) for one, answer in pairs]
+    return mask_scores(joined, maker or MaskMaker(), **options)
 
 
-def test_the_box_itself_stands_for_its_mask() -> None:
-    found = scored([(asked(), box(0, 0, 16, 24)), (asked("b", image="b.png"), box(0, 0, 64, 24))])
+def test_by_default_the_filled_box_is_the_mask() -> None:
+    found = scored([(question(), box(0, 0, 16, 24)), (question("b", image="b.png"), box(0, 0, 64, 24))])
     # 16 x 24 of 32 x 24: 384 / 768; 32 x 24 of 64 x 24: 768 / 1536. Sums: 1152 / 2304.
     assert found.values == {"giou (masks: box)": 0.5, "ciou (masks: box)": 0.5}
     assert found.counts == {"num_with_mask": 2}
 
 
 def test_unreadable_is_an_empty_mask() -> None:
-    found = scored([(asked(), UNREADABLE), (asked("b"), box(0, 0, 32, 24))])
+    found = scored([(question(), UNREADABLE), (question("b"), box(0, 0, 32, 24))])
     # (0 + 1) / 2; 768 / (768 + 768)
     assert found.values == {"giou (masks: box)": 0.5, "ciou (masks: box)": 0.5}
-    # of a mask without pixels it is all there is
-    nothing = asked("c", polygons=(), rle=mask_to_rle(np.zeros((48, 64))))
+    # an empty mask equals a target mask without pixels
+    nothing = question("c", polygons=(), rle=mask_to_rle(np.zeros((48, 64))))
     assert scored([(nothing, UNREADABLE)]).values["giou (masks: box)"] == 1.0
     assert scored([(nothing, box(0, 0, 1, 1))]).values["giou (masks: box)"] == 0.0
 
 
-def test_questions_without_mask_are_left_out() -> None:
-    found = scored([(asked(), box(0, 0, 16, 24)), (asked("b", polygons=()), box(0, 0, 32, 24))])
+def test_questions_without_mask_are_skipped() -> None:
+    found = scored([(question(), box(0, 0, 16, 24)), (question("b", polygons=()), box(0, 0, 32, 24))])
     assert found.values["giou (masks: box)"] == 0.5
     assert found.counts == {"num_with_mask": 1}
 
 
-def test_ignored_regions_are_neither_right_nor_wrong() -> None:
+def test_ignored_regions_do_not_count() -> None:
     right_half = (16.0, 0.0, 64.0, 0.0, 64.0, 48.0, 16.0, 48.0)
-    # the smaller target holds where they overlap: 32 x 24 of 32 x 24, the rest of the box is ignored
-    found = scored([(asked(ignored=(right_half,)), box(0, 0, 64, 24))])
+    # where they overlap the target counts: 32 x 24 of 32 x 24; the rest of the box is ignored
+    found = scored([(question(ignored=(right_half,)), box(0, 0, 64, 24))])
     assert found.values["giou (masks: box)"] == 1.0
 
 
-def test_a_segmenter_is_any_function_of_a_picture_and_boxes(tmp_path: Path) -> None:
-    """One that takes what is bright in the box finds the triangle that the box can only bound."""
+def test_a_segmenter_is_any_function_of_an_image_and_boxes(tmp_path: Path) -> None:
+    """A segmenter of bright pixels finds the triangle; the box is only its bound."""
     bright = np.zeros((48, 64, 3), dtype=np.uint8)
     bright[polygons_to_mask([TRIANGLE], SIZE)] = 255
     Image.fromarray(bright).save(tmp_path / "a.png")
@@ -75,37 +75,37 @@ def test_a_segmenter_is_any_function_of_a_picture_and_boxes(tmp_path: Path) -> N
         light = np.asarray(image.convert("L")) > 127
         return [light & box_to_mask(one, ImageSize(*image.size)) for one in boxes]
 
-    told: list[tuple[int, int]] = []
-    maker = MaskMaker(name="bright", segment=brightest, progress=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    maker = MaskMaker(name="bright", segment=brightest, progress=lambda done, total: reported.append((done, total)))
     path = str(tmp_path / "a.png")
-    one, two, three = (asked(id, image=path, polygons=(TRIANGLE,)) for id in "abc")
+    one, two, three = (question(id, image=path, polygons=(TRIANGLE,)) for id in "abc")
     whole = box(0, 0, 32, 24)
     pairs = [(one, whole), (two, whole), (three, UNREADABLE)]
     found = scored(pairs, maker)
     assert found.values["giou (masks: bright)"] == pytest.approx(2 / 3)
-    assert calls == [1], "one picture, and the same box once"
-    assert told == [(3, 3)]
+    assert calls == [1], "one image, and the same box once"
+    assert reported == [(3, 3)]
     # the box: half of it is the triangle
     bound = scored(pairs).values["giou (masks: box)"]
     assert bound == pytest.approx(2 / 3 * 0.5)
 
 
-def test_a_picture_without_a_readable_answer_is_not_opened() -> None:
+def test_an_image_without_a_readable_answer_is_not_opened() -> None:
     def never(image: Image.Image, boxes: Sequence[Box]) -> list[Mask]:
         raise AssertionError
 
-    found = scored([(asked(image="nowhere.png"), UNREADABLE)], MaskMaker(name="n", segment=never))
+    found = scored([(question(image="nowhere.png"), UNREADABLE)], MaskMaker(name="n", segment=never))
     assert found.values == {"giou (masks: n)": 0.0, "ciou (masks: n)": 0.0}
 
 
-def test_intervals_draw_pictures_and_keep_their_questions_together() -> None:
+def test_intervals_resample_images_with_all_their_questions() -> None:
     pairs = [
-        (asked("a"), box(0, 0, 16, 24)),
-        (asked("b"), box(0, 0, 32, 24)),
-        (asked("c", image="c.png"), box(0, 0, 64, 24)),
-        (asked("d", image="d.png"), UNREADABLE),
+        (question("a"), box(0, 0, 16, 24)),
+        (question("b"), box(0, 0, 32, 24)),
+        (question("c", image="c.png"), box(0, 0, 64, 24)),
+        (question("d", image="d.png"), UNREADABLE),
     ]
-    # of each picture: sum of IoU and questions; sums of intersections and unions
+    # for each image: sum of IoU and questions; sums of intersections and unions
     ratios = {
         "giou (masks: box)": ([1.5, 0.5, 0.0], [2, 1, 1]),
         "ciou (masks: box)": ([384 + 768, 768, 0], [768 + 768, 1536, 768]),
@@ -122,7 +122,7 @@ def test_intervals_draw_pictures_and_keep_their_questions_together() -> None:
         (None, r"d: has no grounding question; expected polygons or rle in a target of samples\.jsonl, or no --masks"),
     ],
 )
-def test_a_set_without_masks_is_refused(tmp_path: Path, target: Box | None, message: str) -> None:
+def test_a_dataset_without_masks_is_refused(tmp_path: Path, target: Box | None, message: str) -> None:
     task = TaskName.GROUNDING if target else TaskName.DETECTION
     with StoreWriter(tmp_path / "d") as writer:
         writer.add(sample(target, task=task, image=writer.add_image("a.png", Image.new("RGB", SIZE))))

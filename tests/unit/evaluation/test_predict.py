@@ -1,4 +1,4 @@
-"""A model's answers to batches of samples."""
+"""Predictions for batches of samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from group_factories import completion
 from toy_training import question, render
-from virft.evaluation.predict import predict
+from virft.evaluation.predict import generate_predictions
 from virft.evaluation.predictions import SizedPrediction
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
@@ -15,7 +15,7 @@ from virft.types import Completion, FinishReason, ImageSize
 
 
 class Echo:
-    """Answers with the name of the sample; ``batches`` are the sizes of its calls."""
+    """A generator that returns the sample's id; ``batches`` are the sizes of its calls."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -30,11 +30,11 @@ class Echo:
         return [[completion([1, 2], logprobs=[-0.5, -0.25], text=one.prompt.sample_id, cut=True)] for one in prompts]
 
 
-def answers(generator: Echo, *batches: str) -> list[list[SizedPrediction]]:
+def predict(generator: Echo, *batches: str) -> list[list[SizedPrediction]]:
     def encode(prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
         return [ImageFeatures(tokens=()) for _ in prompts]
 
-    made = predict(
+    made = generate_predictions(
         [[question(id) for id in batch] for batch in batches],
         render=render,
         encode=encode,
@@ -44,22 +44,22 @@ def answers(generator: Echo, *batches: str) -> list[list[SizedPrediction]]:
     return list(made)
 
 
-def test_every_sample_is_answered_in_the_batch_it_came_in() -> None:
+def test_every_sample_is_predicted_in_its_batch() -> None:
     generator = Echo()
-    found = answers(generator, "ba", "c")
+    found = predict(generator, "ba", "c")
     assert [[one.prediction.sample_id for one in batch] for batch in found] == [["b", "a"], ["c"]]
     assert [[one.prediction.text for one in batch] for batch in found] == [["b", "a"], ["c"]]
     assert generator.batches == [2, 1]
 
 
-def test_answers_are_the_likeliest() -> None:
+def test_decoding_is_greedy() -> None:
     generator = Echo()
-    answers(generator, "a")
+    predict(generator, "a")
     assert generator.temperatures == {0.0}
 
 
-def test_an_answer_keeps_what_scoring_may_need() -> None:
-    ((first,),) = answers(Echo(), "a")
+def test_a_prediction_has_the_facts_that_scoring_needs() -> None:
+    ((first,),) = predict(Echo(), "a")
     assert first.prediction.token_logprobs == (-0.5, -0.25)
     assert first.prediction.finish_reason is FinishReason.LENGTH
     assert first.resized == ImageSize(100, 100)

@@ -1,4 +1,4 @@
-"""Predictions that were stopped anywhere and gone on with are those of a run that was left alone."""
+"""Predictions that are interrupted anywhere and resumed equal those of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def run_in(folder: Path, **changes: Any) -> PredictionRun:
     return PredictionRun(folder, replace(CARD, **changes), ids=IDS, batches=BATCHES)
 
 
-def answer_to(batch: Sequence[int]) -> list[SizedPrediction]:
-    """Answers that depend on the whole batch, as those of a model do in the last digit."""
-    texts = {i: f"{IDS[i]} beside {sorted(batch)}" for i in batch}
+def predict(batch: Sequence[int]) -> list[SizedPrediction]:
+    """Predictions that depend on the whole batch, as floating-point results do in the last digit."""
+    texts = {i: f"{IDS[i]} in {sorted(batch)}" for i in batch}
     return [
         SizedPrediction(
             Prediction(sample_id=IDS[i], text=text, finish_reason=FinishReason.STOP, token_logprobs=(-0.5,)),
@@ -48,24 +48,24 @@ def answer_to(batch: Sequence[int]) -> list[SizedPrediction]:
     ]
 
 
-def answer_all(folder: Path, *, processes: int = 1, resume: bool = False) -> bytes:
+def predict_all(folder: Path, *, processes: int = 1, resume: bool = False) -> bytes:
     run = run_in(folder)
     run.begin(resume=resume)
     for process in range(processes):
         for batch in run.missing()[:: processes - process]:
-            run.append(answer_to(batch), process=process)
+            run.append(predict(batch), process=process)
     return run.finish().read_bytes()
 
 
-def test_answers_end_in_the_order_of_the_data_set(tmp_path: Path) -> None:
-    answer_all(tmp_path / "p")
+def test_predictions_have_the_order_of_the_dataset(tmp_path: Path) -> None:
+    predict_all(tmp_path / "p")
     assert list(read_predictions(tmp_path / "p" / PREDICTIONS)) == IDS
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["card.json", PREDICTIONS]
 
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_write_the_same_file_as_one(tmp_path: Path, processes: int) -> None:
-    assert answer_all(tmp_path / "several", processes=processes) == answer_all(tmp_path / "one")
+    assert predict_all(tmp_path / "several", processes=processes) == predict_all(tmp_path / "one")
 
 
 @settings(max_examples=10, deadline=None)
@@ -78,16 +78,16 @@ def test_a_run_that_is_killed_twenty_times_writes_the_same_file(
         run = run_in(folder)
         run.begin(resume=attempt > 0)
         for batch in run.missing()[: rng.randint(0, 2)]:
-            run.append(answer_to(batch), process=rng.randint(0, 1))
+            run.append(predict(batch), process=rng.randint(0, 1))
         if parts := sorted(folder.glob(PARTS.format("*"))):
-            last = rng.choice(parts)  # the last write was cut
+            last = rng.choice(parts)  # the last write was truncated
             last.write_bytes(last.read_bytes()[: -rng.randint(1, 60) or None])
     whole = tmp_path_factory.mktemp("whole") / "p"
-    assert answer_all(folder, resume=True) == answer_all(whole)
+    assert predict_all(folder, resume=True) == predict_all(whole)
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
-    before = answer_all(tmp_path / "p")
+def test_a_finished_run_is_not_changed(tmp_path: Path) -> None:
+    before = predict_all(tmp_path / "p")
     run = run_in(tmp_path / "p")
     run.begin(resume=True)
     assert run.is_finished
@@ -98,32 +98,32 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_hash": "1"}, r"made otherwise: data_hash is '0' \(there\) and '1' \(now\)"),
-        ({"thinking": True}, r"thinking is False \(there\) and True \(now\)"),
-        ({"settings": {"template": "paper", "commit": "c"}}, r"template is 'short' \(there\) and 'paper' \(now\)"),
+        ({"data_hash": "1"}, r"made with other settings: data_hash is '0' \(saved\) and '1' \(now\)"),
+        ({"thinking": True}, r"thinking is False \(saved\) and True \(now\)"),
+        ({"settings": {"template": "paper", "commit": "c"}}, r"template is 'short' \(saved\) and 'paper' \(now\)"),
     ],
 )
-def test_a_run_made_otherwise_is_not_gone_on_with(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     run_in(tmp_path / "p").begin(resume=False)
     with pytest.raises(RunError, match=message):
         run_in(tmp_path / "p", **changes).begin(resume=True)
     run_in(tmp_path / "p", data="moved").begin(resume=True)
 
 
-def test_what_is_there_is_only_gone_on_with_if_asked_for(tmp_path: Path) -> None:
+def test_predictions_are_resumed_only_on_request(tmp_path: Path) -> None:
     run_in(tmp_path / "p").begin(resume=False)
-    with pytest.raises(RunError, match=r"p: holds predictions of a run that was stopped; go on with --resume"):
+    with pytest.raises(RunError, match=r"p: holds unfinished predictions; resume with --resume"):
         run_in(tmp_path / "p").begin(resume=False)
-    answer_all(tmp_path / "p", resume=True)
+    predict_all(tmp_path / "p", resume=True)
     with pytest.raises(RunError, match=r"p: already holds predictions; name another folder"):
         run_in(tmp_path / "p").begin(resume=False)
 
 
-def test_what_is_answered_so_far_can_be_read(tmp_path: Path) -> None:
+def test_unfinished_predictions_can_be_read(tmp_path: Path) -> None:
     run = run_in(tmp_path / "p")
     run.begin(resume=False)
-    run.append(answer_to(BATCHES[0]), process=0)
-    run.append(answer_to(BATCHES[1]), process=1)
+    run.append(predict(BATCHES[0]), process=0)
+    run.append(predict(BATCHES[1]), process=1)
     part = tmp_path / "p" / PARTS.format(1)
     part.write_bytes(part.read_bytes()[:-5])
     found = read_predictions(tmp_path / "p" / PREDICTIONS)
@@ -134,7 +134,7 @@ def test_batches_hold_samples_of_similar_length() -> None:
     samples = [
         sample(id="wide", size=(900, 900)),
         sample(id="a", query="fox"),
-        sample(id="long", query="a fox that stands behind a tree"),
+        sample(id="long", query="a fox that sits behind a tree"),
         sample(id="b", query="hen"),
         sample(id="wide too", size=(900, 900)),
     ]

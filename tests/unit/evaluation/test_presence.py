@@ -1,4 +1,4 @@
-"""Which classes a model says are in which images."""
+"""Map of the classes that a model reports in each image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from factories import save_coco
 from virft.cli.build import build_coco
 from virft.data.store import Store
 from virft.evaluation.predictions import SizedPrediction
-from virft.evaluation.presence import PresenceQuestions, asked_map, says_yes
+from virft.evaluation.presence import PresenceQuestions, query_map, says_yes
 from virft.types import FinishReason, ImageSize, Prediction
 
 
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "d")
 
 
-def test_every_class_is_asked_about_every_image(store: Store) -> None:
+def test_every_class_is_queried_for_every_image(store: Store) -> None:
     questions = PresenceQuestions(store, question="A {query}?")
     assert [one.id for one in questions] == [
         f"{image}:{label}" for image in ("c.png", "in/a.png", "in/b.png") for label in ("cat", "dog")
@@ -33,15 +33,15 @@ def test_every_class_is_asked_about_every_image(store: Store) -> None:
         questions[6]
 
 
-def test_the_map_holds_what_was_answered_by_yes(store: Store) -> None:
+def test_the_map_holds_the_classes_answered_by_yes(store: Store) -> None:
     questions = PresenceQuestions(store)
-    answers = [
+    predictions = [
         (id, SizedPrediction(Prediction(sample_id=id, text=text, finish_reason=FinishReason.STOP), ImageSize(28, 28)))
         for id, text in (("in/a.png:cat", "Yes"), ("in/a.png:dog", "no"), ("in/b.png:dog", "<answer>yes.</answer>"))
     ]
-    assert asked_map(questions, answers) == {"c.png": [], "in/a.png": ["cat"], "in/b.png": ["dog"]}
+    assert query_map(questions, predictions) == {"c.png": [], "in/a.png": ["cat"], "in/b.png": ["dog"]}
 
 
 @pytest.mark.parametrize("text", ["", "no", "No, yes would be wrong", "<think>yes</think>no", "I say yes", "<answer>"])
-def test_what_is_no_yes(text: str) -> None:
+def test_other_texts_are_not_a_yes(text: str) -> None:
     assert not says_yes(text)

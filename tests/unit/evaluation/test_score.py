@@ -1,4 +1,4 @@
-"""Written answers, their card, and their scores."""
+"""Predictions, their card, and their scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZE = ImageSize(64, 48)
 
 
 def make_store(folder: Path) -> Store:
-    """A fox, no hen, and one box to ground, on one picture of 64 x 48."""
+    """A fox, no hen, and one grounding box, on one image of 64 x 48."""
     with StoreWriter(folder) as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
@@ -41,14 +41,14 @@ def make_store(folder: Path) -> Store:
     return Store(folder)
 
 
-ANSWERS = {
+TEXTS = {
     "fox": "<answer>[{'Position':[0,0,500,500],'Confidence':1.0}]</answer>",
     "hen": "<answer>No Objects</answer>",
     "box": "<answer>(0,0),(500,250)</answer>",
 }
 
 
-def answer(
+def predict(
     store: Store, folder: Path, *, resized: ImageSize = SIZE, finish: FinishReason = FinishReason.STOP, **card: Any
 ) -> Path:
     settings = {
@@ -62,23 +62,23 @@ def answer(
     }
     rows = [
         SizedPrediction(Prediction(sample_id=id, text=text, finish_reason=finish), resized)
-        for id, text in ANSWERS.items()
+        for id, text in TEXTS.items()
     ]
     return write_predictions(folder, PredictionsCard(**settings | card), rows)
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    path = answer(make_store(tmp_path / "d"), tmp_path / "p")
+def test_predictions_are_read_back(tmp_path: Path) -> None:
+    path = predict(make_store(tmp_path / "d"), tmp_path / "p")
     read = read_predictions(path)
     assert list(read) == ["fox", "hen", "box"]
-    assert read["fox"].prediction.text == ANSWERS["fox"]
+    assert read["fox"].prediction.text == TEXTS["fox"]
     assert read["fox"].resized == SIZE
     assert read_predictions_card(path).box_space is BoxSpace.RELATIVE_1000
 
 
 def test_scores_come_by_task(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    detection, grounding = score_predictions(answer(store, tmp_path / "p"), store)
+    detection, grounding = score_predictions(predict(store, tmp_path / "p"), store)
     assert detection.values["f1"] == 1.0
     assert detection.values["false_positive_rate"] == 0.0
     assert detection.num_samples == 2
@@ -89,29 +89,29 @@ def test_scores_come_by_task(tmp_path: Path) -> None:
     assert grounding.values["truncated_frac"] == 0.0
 
 
-def test_cut_texts_are_counted(tmp_path: Path) -> None:
+def test_truncated_completions_are_counted(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    scores = score_predictions(answer(store, tmp_path / "p", finish=FinishReason.LENGTH), store)
+    scores = score_predictions(predict(store, tmp_path / "p", finish=FinishReason.LENGTH), store)
     assert [one.values["truncated_frac"] for one in scores] == [1.0, 1.0]
 
 
-def test_box_space_of_the_card_is_used(tmp_path: Path) -> None:
+def test_the_box_space_of_the_card_is_used(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p", box_space=BoxSpace.RESIZED_PIXELS, resized=ImageSize(1000, 1000))
+    path = predict(store, tmp_path / "p", box_space=BoxSpace.RESIZED_PIXELS, resized=ImageSize(1000, 1000))
     assert score_predictions(path, store)[0].values["f1"] == 1.0
 
 
-def test_answers_to_another_data_set_are_refused(tmp_path: Path) -> None:
+def test_predictions_for_another_dataset_are_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p", data_hash="0123456789abcdef")
-    with pytest.raises(DataError, match=r"answers to another data set \(d, hash 0123456789ab\); .* has hash"):
+    path = predict(store, tmp_path / "p", data_hash="0123456789abcdef")
+    with pytest.raises(DataError, match=r"holds predictions for another dataset \(d, hash 0123456789ab\); .* has hash"):
         score_predictions(path, store)
 
 
-@pytest.mark.parametrize("num_samples", [1, 3])  # asked with --limit 1, or stopped after the first
-def test_a_score_of_some_samples_says_so_in_its_name(tmp_path: Path, num_samples: int) -> None:
+@pytest.mark.parametrize("num_samples", [1, 3])  # run with --limit 1, or stopped after the first
+def test_a_metric_of_some_samples_has_its_coverage_in_its_name(tmp_path: Path, num_samples: int) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p", num_samples=num_samples)
+    path = predict(store, tmp_path / "p", num_samples=num_samples)
     path.write_text(path.read_text().splitlines()[0] + "\n")
     (scores,) = score_predictions(path, store)
     assert scores.num_samples == 1
@@ -125,9 +125,9 @@ def test_average_precision_comes_with_three_kinds_of_scores(tmp_path: Path) -> N
         writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
-    wrong, right = "{'Position':[500,500,900,900],'Confidence':0.5}", "{'Position':[0,0,500,500],'Confidence':0.75}"
-    text = f"<answer>[{wrong},{right}]</answer>"
-    ends = tuple(text.index(piece) + len(piece) for piece in ("[", wrong, right, "</answer>"))
+    miss, hit = "{'Position':[500,500,900,900],'Confidence':0.5}", "{'Position':[0,0,500,500],'Confidence':0.75}"
+    text = f"<answer>[{miss},{hit}]</answer>"
+    ends = tuple(text.index(piece) + len(piece) for piece in ("[", miss, hit, "</answer>"))
     one = Prediction(
         sample_id="fox",
         text=text,
@@ -140,7 +140,7 @@ def test_average_precision_comes_with_three_kinds_of_scores(tmp_path: Path) -> N
         settings={},
     )  # fmt: skip
     (scores,) = score_predictions(write_predictions(tmp_path / "p", card, [SizedPrediction(one, SIZE)]), store)
-    # sure of the right box; the wrong one comes first in the text, and its tokens were likelier
+    # the hit has the higher confidence; the miss comes first in the text, and its tokens have higher log-probs
     assert scores.values["ap50"] == 1.0
     assert scores.values["ap50_constant"] == pytest.approx(0.5)
     assert scores.values["ap50_logprob"] == pytest.approx(0.5)
@@ -151,7 +151,7 @@ def test_average_precision_comes_with_three_kinds_of_scores(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("num_samples", "recall"), [(1, {"recall (1 of 2)": 1.0}), (2, {"recall": 0.5})])
-def test_what_a_protocol_leaves_out_is_missed_where_the_run_came_to_it(
+def test_targets_excluded_by_the_protocol_count_as_missed_once_the_run_has_passed_them(
     tmp_path: Path, num_samples: int, recall: dict[str, float]
 ) -> None:
     with StoreWriter(tmp_path / "d") as writer:
@@ -160,13 +160,13 @@ def test_what_a_protocol_leaves_out_is_missed_where_the_run_came_to_it(
         writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen", asked=False))
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
-    predictions = answer(store, tmp_path / "p", num_samples=num_samples)
+    predictions = predict(store, tmp_path / "p", num_samples=num_samples)
     predictions.write_text(predictions.read_text().splitlines()[0] + "\n")
     (scores,) = score_predictions(predictions, store)
     assert {name: value for name, value in scores.values.items() if name.split()[0] == "recall"} == recall
 
 
-def test_a_box_in_a_crowd_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+def test_a_box_in_a_crowd_does_not_count(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         writer.add(
@@ -177,31 +177,33 @@ def test_a_box_in_a_crowd_is_neither_right_nor_wrong(tmp_path: Path) -> None:
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
     assert next(iter(store)).crowd == (box(32, 24, 64, 48),)
-    path = answer(store, tmp_path / "p")
+    path = predict(store, tmp_path / "p")
     crowded = "[{'Position':[500,500,1000,1000]},{'Position':[0,0,312,500],'Confidence':0.5}]"
-    path.write_text(path.read_text().replace(ANSWERS["fox"][8:-9], crowded))
+    path.write_text(path.read_text().replace(TEXTS["fox"][8:-9], crowded))
     assert score_predictions(path, store)[0].values["ap50"] == 1.0
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
-        (lambda lines: [], r"holds no answers; expected 3"),
-        (lambda lines: [*lines, lines[0]], r"predictions\.jsonl:4: sample 'fox' was answered before"),
+        (lambda lines: [], r"holds no predictions; expected 3"),
+        (lambda lines: [*lines, lines[0]], r"predictions\.jsonl:4: sample 'fox' occurs twice"),
         (lambda lines: [*lines, lines[0].replace("fox", "cow")], r"sample 'cow' is not in"),
-        (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: no prediction \(JSONDecodeError"),
+        (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: not a prediction \(JSONDecodeError"),
         (
             lambda lines: ["{}", *lines[1:]],
-            r"predictions\.jsonl:1: no prediction \(KeyError: 'resized'\); expected",
+            r"predictions\.jsonl:1: not a prediction \(KeyError: 'resized'\); expected",
         ),
-        (lambda lines: ["[]", *lines[1:]], r"predictions\.jsonl:1: no prediction \(TypeError"),
-        (lambda lines: [lines[0].replace('"stop"', '"gone"')], r"predictions\.jsonl:1: no prediction \(ValueError"),
+        (lambda lines: ["[]", *lines[1:]], r"predictions\.jsonl:1: not a prediction \(TypeError"),
+        (lambda lines: [lines[0].replace('"stop"', '"gone"')], r"predictions\.jsonl:1: not a prediction \(ValueError"),
     ],
 )
-def test_broken_predictions_are_told(tmp_path: Path, spoil: Callable[[list[str]], list[str]], message: str) -> None:
+def test_corrupt_predictions_are_refused(
+    tmp_path: Path, corrupt: Callable[[list[str]], list[str]], message: str
+) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p")
-    path.write_text("".join(line + "\n" for line in spoil(path.read_text().splitlines())))
+    path = predict(store, tmp_path / "p")
+    path.write_text("".join(line + "\n" for line in corrupt(path.read_text().splitlines())))
     with pytest.raises(DataError, match=message):
         score_predictions(path, store)
 
@@ -209,20 +211,20 @@ def test_broken_predictions_are_told(tmp_path: Path, spoil: Callable[[list[str]]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card: card.update(schema_version=2), r"card\.json: no card of predictions of schema_version 1"),
-        (lambda card: card.pop("model"), r"card\.json: no card of predictions of schema_version 1"),
+        (lambda card: card.update(schema_version=2), r"card\.json: not a predictions card of schema_version 1"),
+        (lambda card: card.pop("model"), r"card\.json: not a predictions card of schema_version 1"),
         (lambda card: card.update(box_space="yards"), r"card\.json: box_space is 'yards'; expected one of relative_10"),
     ],
 )
-def test_broken_card_is_told(tmp_path: Path, change: object, message: str) -> None:
-    path = answer(make_store(tmp_path / "d"), tmp_path / "p")
+def test_a_corrupt_card_is_refused(tmp_path: Path, change: object, message: str) -> None:
+    path = predict(make_store(tmp_path / "d"), tmp_path / "p")
     edit_json(path.with_name("card.json"), change)
     with pytest.raises(DataError, match=message):
         read_predictions_card(path)
 
 
-def test_missing_card_is_told(tmp_path: Path) -> None:
-    path = answer(make_store(tmp_path / "d"), tmp_path / "p")
+def test_a_missing_card_is_reported(tmp_path: Path) -> None:
+    path = predict(make_store(tmp_path / "d"), tmp_path / "p")
     path.with_name("card.json").unlink()
     with pytest.raises(DataError, match=r"card\.json: cannot be read \(No such file"):
         read_predictions_card(path)
@@ -230,7 +232,7 @@ def test_missing_card_is_told(tmp_path: Path) -> None:
 
 def test_predictions_are_found_by_file_folder_or_run(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "run" / "eval" / "d")
+    path = predict(store, tmp_path / "run" / "eval" / "d")
     assert find_predictions(path, data_name="d") == path
     assert find_predictions(path.parent, data_name="d") == path
     assert find_predictions(tmp_path / "run", data_name="d") == path
@@ -240,7 +242,7 @@ def test_predictions_are_found_by_file_folder_or_run(tmp_path: Path) -> None:
 
 def test_scoring_changes_no_predictions(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p")
+    path = predict(store, tmp_path / "p")
     before = path.read_bytes()
     score_predictions(path, store)
     assert path.read_bytes() == before
@@ -266,29 +268,29 @@ def test_groups_of_classes_have_scores_of_their_own_and_a_harmonic_mean(tmp_path
         )
         for id, text in texts.items()
     ]
-    answers = write_predictions(tmp_path / "p", card, rows)
-    groups = {"base": ["cat"], "novel": ["dog", "owl", "not asked"]}
-    (scores,) = score_predictions(answers, store, class_groups=groups)
+    path = write_predictions(tmp_path / "p", card, rows)
+    groups = {"base": ["cat"], "novel": ["dog", "owl", "not queried"]}
+    (scores,) = score_predictions(path, store, class_groups=groups)
     assert scores.values["accuracy@base"] == 0.5
     assert scores.values["accuracy@novel"] == 0.5
     assert scores.values["accuracy@harmonic_mean"] == 0.5
-    (scores,) = score_predictions(answers, store, class_groups={"seen": ["dog"], "rest": ["cat"]})
+    (scores,) = score_predictions(path, store, class_groups={"seen": ["dog"], "rest": ["cat"]})
     assert scores.values["accuracy@harmonic_mean"] == pytest.approx(2 / 3)  # 2 / (1 / 1 + 1 / 0.5)
     with pytest.raises(ConfigError, match="class group new: no question is about emu; expected some of cat, dog, owl"):
-        score_predictions(answers, store, class_groups={"new": ["emu"]})
+        score_predictions(path, store, class_groups={"new": ["emu"]})
 
 
 def test_groups_of_classes_of_detection(tmp_path: Path) -> None:
     store = make_store(tmp_path / "d")
-    path = answer(store, tmp_path / "p")
+    path = predict(store, tmp_path / "p")
     values = score_predictions(path, store, class_groups={"seen": ["fox"], "new": ["hen"]})[0].values
     assert (values["f1@seen"], values["ap@seen"]) == (1.0, 1.0)
-    # Nothing to find, and nothing found; a class without targets has no AP.
+    # No target and no predicted box; a class without targets has no AP.
     assert values["f1@new"] == 1.0
     assert "ap@new" not in values
 
 
-def test_where_not_all_are_marked_a_further_box_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+def test_without_exhaustive_annotation_an_additional_box_does_not_count(tmp_path: Path) -> None:
     def scores(*, exhaustive: bool) -> Any:
         folder = tmp_path / f"{exhaustive}"
         with StoreWriter(folder) as writer:
@@ -299,15 +301,16 @@ def test_where_not_all_are_marked_a_further_box_is_neither_right_nor_wrong(tmp_p
             writer.finish(source={"frequency": {"fox": "c", "hen": "c"}}, seed=0)
         store = Store(folder)
         assert [one.exhaustive for one in store] == [exhaustive, True, True]
-        answers = answer(store, folder / "p")
+        predictions = predict(store, folder / "p")
         twice = "[{'Position':[500,500,1000,1000]},{'Position':[0,0,500,500],'Confidence':0.5}]"
-        answers.write_text(answers.read_text().replace(ANSWERS["fox"][8:-9], twice))
-        return score_predictions(answers, store)[0]
+        predictions.write_text(predictions.read_text().replace(TEXTS["fox"][8:-9], twice))
+        return score_predictions(predictions, store)[0]
 
-    # hen: missed, AP 0. fox: the surer box is a false alarm, so precision is 1 / 2 at all recalls, unless ignored.
+    # hen: missed, AP 0. fox: the box of higher confidence is a false positive, so precision is 1 / 2 at all recalls,
+    # unless it is ignored.
     assert scores(exhaustive=True).values["ap"] == pytest.approx(0.25)
     not_all_marked = scores(exhaustive=False)
     assert not_all_marked.values["ap"] == pytest.approx(0.5)
-    # F1 has no rule for it, and is of the other question alone.
+    # F1 has no such rule and is computed on the other question alone.
     assert not_all_marked.tables["f1"] == {"hen": 0.0}
     assert not_all_marked.values["f1"] == 0.0

@@ -1,4 +1,4 @@
-"""Scores that were kept are read as they were written."""
+"""Saved scores are read as they were written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from report_factories import RIGHT, make_set, write_answers
+from report_factories import RIGHT, make_set, write_texts
 from virft.errors import DataError
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import RULES, score_predictions, write_scores
@@ -16,7 +16,7 @@ from virft.evaluation.score_cache import read_scores
 
 def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     store = make_set(tmp_path / "d")
-    path = write_answers(tmp_path / "p", store, [RIGHT] * 3) / PREDICTIONS
+    path = write_texts(tmp_path / "p", store, [RIGHT] * 3) / PREDICTIONS
     (found,) = score_predictions(path, store)
     found = replace(found, intervals={"f1": (0.25, 0.75)})
     write_scores((found,), tmp_path / "scores.json", predictions=path)
@@ -31,7 +31,7 @@ WRONG_VALUE = ONE_TASK % '"values": {"f1": "high"}, "tables": {}, "intervals": {
 WRONG_TABLE = ONE_TASK % '"values": {"f1": 1}, "tables": {"ap": {"fox": "high"}}, "intervals": {}'
 
 
-def test_a_task_without_numbers_is_left_out(tmp_path: Path) -> None:
+def test_a_task_without_metrics_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text(ONE_TASK % '"values": {}, "tables": {}, "intervals": {}')
     assert read_scores(tmp_path / "scores.json") == ((), None)
 
@@ -40,9 +40,9 @@ UNKNOWN_TASK = '{"tasks": {"flying": {"values": {"f1": 1}}}, "data_hash": ""}'
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": 3}', UNKNOWN_TASK, WRONG_VALUE, WRONG_TABLE])
-def test_a_file_that_holds_no_scores_is_told(tmp_path: Path, text: str) -> None:
+def test_a_file_without_scores_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "scores.json").write_text(text)
-    with pytest.raises(DataError, match=r"scores\.json: no scores .*expected what `virft score` writes"):
+    with pytest.raises(DataError, match=r"scores\.json: holds no scores .*expected what `virft score` writes"):
         read_scores(tmp_path / "scores.json")
     with pytest.raises(DataError, match="cannot be read"):
         read_scores(tmp_path / "none.json")

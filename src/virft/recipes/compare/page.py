@@ -10,7 +10,7 @@ from markupsafe import Markup
 from virft.evaluation.predictions import read_predictions_card
 from virft.recipes.compare.runs import IN_WORDS, Compared, TrainedSystem
 from virft.recipes.compare.text import sentences, shown_numbers
-from virft.report.read import read_reported_answers, read_run
+from virft.report.read import read_reported_predictions, read_run
 from virft.report.render.page import html_table, paragraph
 from virft.report.render.reported import ReportedSystem, Section
 from virft.report.render.run_page import render_run_page
@@ -32,9 +32,9 @@ def _reported(system: TrainedSystem, answers: Mapping[str, tuple[Path, ...]]) ->
     return ReportedSystem(
         name=name,
         runs=tuple(read_run(run, name=f"{name}, {run.name.rpartition('_seed_')[2]}") for run in system.runs),
-        answers={
+        predictions={
             test: tuple(
-                read_reported_answers(path.parent, read_predictions_card(path), near=path.parent) for path in paths
+                read_reported_predictions(path.parent, read_predictions_card(path), near=path.parent) for path in paths
             )
             for test, paths in answers.items()
         },

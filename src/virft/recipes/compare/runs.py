@@ -13,7 +13,7 @@ from virft.config.schema import CompareConfig, Config, Method
 from virft.config.toml_file import dump, first_difference, load
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
-from virft.evaluation.comparison import Comparison, compare, comparison_tree, measure
+from virft.evaluation.comparison import Comparison, compare_systems, comparison_tree, measure
 from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
@@ -87,7 +87,7 @@ def run_compare(config: Config, *, resume: bool, say: Callable[[str], None]) -> 
         for test, store in tests.items()
     }
     comparisons = {
-        test: {(first, second): compare(by_name[first], by_name[second]) for first, second in pairs(order)}
+        test: {(first, second): compare_systems(by_name[first], by_name[second]) for first, second in pairs(order)}
         for test, by_name in measured.items()
     }
     found = Compared(

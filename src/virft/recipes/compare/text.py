@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from virft.evaluation.comparison import Comparison, Difference
+from virft.evaluation.comparison import Comparison, ScoreDifference
 from virft.evaluation.headlines import HEADLINE
 from virft.recipes.compare.runs import IN_WORDS, Compared, TrainedSystem
 from virft.training.progress import duration
@@ -63,13 +63,13 @@ def sentences(by_pair: Mapping[tuple[str, str], Sequence[Comparison]], number: i
     )
 
 
-def _standing(found: Difference) -> str:
+def _standing(found: ScoreDifference) -> str:
     if not found.is_clear:
         return "cannot be told from"
     return "is better than" if found.value > 0 else "is worse than"
 
 
-def _change(found: Difference) -> str:
+def _change(found: ScoreDifference) -> str:
     if found.interval is None:
         return f"{found.value:+.3f} (one image: no interval)"
     return f"{found.value:+.3f} ({found.interval[0]:+.3f} to {found.interval[1]:+.3f})"

@@ -1,4 +1,4 @@
-"""Folders of runs and predictions as one page."""
+"""Render run folders and prediction folders as one page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from virft.report.read.systems import read_systems, short_names
-from virft.report.render.run_page import NUM_PICTURES, render_run_page
+from virft.report.render.run_page import NUM_IMAGES, render_run_page
 
 
 def report_folders(
-    places: Sequence[Path], *, num_pictures: int = NUM_PICTURES, with_intervals: bool = True, title: str | None = None
+    places: Sequence[Path], *, num_images: int = NUM_IMAGES, with_intervals: bool = True, title: str | None = None
 ) -> str:
-    """The page about run folders and folders of predictions, in any order, called by their names without a title."""
+    """Return the HTML page of run folders and prediction folders, in any order.
+
+    ``num_images``: maximum number of questions shown with their image. ``title``: default, the folders' short names.
+    """
     systems, notes = read_systems(places, with_intervals=with_intervals)
-    return render_run_page(
-        systems, title=title or ", ".join(short_names(places)), notes=notes, num_pictures=num_pictures
-    )
+    return render_run_page(systems, title=title or ", ".join(short_names(places)), notes=notes, num_images=num_images)

@@ -1,4 +1,4 @@
-"""A run folder, in whatever state it is, as a report shows it."""
+"""Read a run folder for a report, whether it is finished, running or damaged."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from virft.types import Sample
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a training stage has begun there."""
+    """Return True if a training run has been started in the folder."""
     return (folder / CONFIG).is_file()
 
 
 def read_run(folder: Path, *, name: str) -> ReportedRun:
-    """A run folder in whatever state it is."""
+    """Read a run folder. A file that is missing or corrupt is listed under ``problems``; it is not an error."""
     problems: list[str] = []
     logs = RunFolder(folder)
     config, settings = _read_config(folder, problems)
@@ -44,12 +44,15 @@ def read_run(folder: Path, *, name: str) -> ReportedRun:
         events=events,
         problems=tuple(problems),
     )
-    wanted = {str(one.get("sample")) for one in chosen_rollouts(rollouts)}
-    return replace(run, samples=_find_samples(settings, folder, wanted))
+    sample_ids = {str(one.get("sample")) for one in chosen_rollouts(rollouts)}
+    return replace(run, samples=_find_samples(settings, folder, sample_ids))
 
 
 def _read_config(folder: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
-    """Text and dotted settings. Read without our own checks: the run may be of another version."""
+    """Return the text of ``config.toml`` and its settings by dotted key.
+
+    No schema check: the run may have been made by another version.
+    """
     path = folder / CONFIG
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
@@ -78,12 +81,12 @@ def _read_card(folder: Path, problems: list[str]) -> dict[str, Any]:
     else:
         if isinstance(card, dict):
             return card
-        problems.append(f"{path}: no card of a run")
+        problems.append(f"{path}: not the card of a run")
     return {}
 
 
-def _find_samples(settings: Mapping[str, Any], folder: Path, wanted: set[str]) -> dict[str, Sample]:
-    """Samples of the run's training data by the ids of its log: in a mixture, the set's name stands before the id."""
+def _find_samples(settings: Mapping[str, Any], folder: Path, sample_ids: set[str]) -> dict[str, Sample]:
+    """Look up samples of the training data by the ids in the run's log; in a mixture an id is ``DATASET/id``."""
     sets = {"": settings["data.train"]} if "data.train" in settings else {}
     for key, value in settings.items():
         if key.startswith("mixture.") and key.endswith(".data"):
@@ -91,12 +94,12 @@ def _find_samples(settings: Mapping[str, Any], folder: Path, wanted: set[str]) -
     found: dict[str, Sample] = {}
     for name, data in sets.items():
         before = f"{name}/" if name and len(sets) > 1 else ""
-        own = {one.removeprefix(before) for one in wanted if one.startswith(before)}
+        own = {one.removeprefix(before) for one in sample_ids if one.startswith(before)}
         place = next((one for one in (Path(data), folder / data) if one.is_dir()), None)
         if not own or place is None:
             continue
         try:
             found |= {before + sample.id: sample for sample in Store(place) if sample.id in own}
         except DataError:
-            continue  # told where the pictures are missing
+            continue  # the page notes the missing images
     return found

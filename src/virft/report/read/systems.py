@@ -1,4 +1,4 @@
-"""Whose answers are whose: runs and predictions put together as systems."""
+"""Assign each predictions folder to a run, to the base model or to another model: the systems of a report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from virft.data.store_writer import file_hash
 from virft.errors import DataError, RunError
 from virft.evaluation.prediction_folders import data_name, find_prediction_folders, holds_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
-from virft.report.read.answers import read_reported_answers
+from virft.report.read.predictions import read_reported_predictions
 from virft.report.read.runs import is_run, read_run
-from virft.report.render.reported import ReportedAnswers, ReportedRun, ReportedSystem
+from virft.report.render.reported import ReportedPredictions, ReportedRun, ReportedSystem
 from virft.training.run import CARD, CONFIG
 
 BASE = "base"
@@ -21,24 +21,25 @@ BASE = "base"
 def read_systems(
     places: Sequence[Path], *, with_intervals: bool = True
 ) -> tuple[tuple[ReportedSystem, ...], tuple[str, ...]]:
-    """The systems of some folders, and notes on what must not be compared or was not read.
+    """Return the systems of some folders, and notes on what must not be compared or could not be read.
 
-    ``base`` is the model that the runs began with, as far as predictions of it are there; it comes first. Then each
-    run, with predictions of its model; then models that belong to none of the runs.
+    Order: ``base`` (the model that the runs were initialised from, if it has predictions), then each run with the
+    predictions of its model, then models that belong to none of the runs. ``RunError``: a folder is neither a run
+    nor holds predictions.
     """
     folders = [place for place in dict.fromkeys(places) if is_run(place)]
     for place in places:
         if place not in folders and not holds_predictions(place):
             raise RunError(
-                f"{place}: {'no run' if place.is_dir() else 'no such folder'}; expected a run folder (with {CONFIG}), "
-                f"or a folder of predictions (with {PREDICTIONS} and {CARD})"
+                f"{place}: {'not a run' if place.is_dir() else 'no such folder'}; expected a run folder (with {CONFIG})"
+                f" or a folder of predictions (with {PREDICTIONS} and {CARD})"
             )
     runs = [
         _Origin(folder=folder, run=read_run(folder, name=name))
         for folder, name in zip(folders, short_names(folders), strict=True)
     ]
     found: _Found = {}
-    scored: dict[tuple[str, str, str], ReportedAnswers] = {}
+    scored: dict[tuple[str, str, str], ReportedPredictions] = {}
     notes: list[str] = []
     for folder, near in _prediction_folders(places, folders):
         try:
@@ -46,25 +47,25 @@ def read_systems(
         except DataError as error:
             notes.append(str(error))
             continue
-        # the base model's answers may lie in every run: equal ones are scored once, and count once
-        same = (_system_of(card, folder, runs), repr(replace(card, data="")), _digest(folder / PREDICTIONS))
-        if same not in scored or not scored[same].scores:
-            scored[same] = read_reported_answers(folder, card, near=near, with_intervals=with_intervals)
-            found.setdefault(same[0], {}).setdefault(data_name(card), []).append(scored[same])
+        # every run may hold the same predictions of the base model: score identical files once, list them once
+        key = (_system_of(card, folder, runs), repr(replace(card, data="")), _digest(folder / PREDICTIONS))
+        if key not in scored or not scored[key].scores:
+            scored[key] = read_reported_predictions(folder, card, near=near, with_intervals=with_intervals)
+            found.setdefault(key[0], {}).setdefault(data_name(card), []).append(scored[key])
     for origin in runs:
-        # where only the best model was asked, it stands for its run
+        # if only the best checkpoint has predictions, it represents its run
         best = found.pop(_best_of(origin.run.name), None) if origin.run.name not in found else None
         if best is not None:
             found[origin.run.name] = best
     notes += _split_by_content(found)
-    systems = _in_order(_one_way_of_asking(found), runs)
+    systems = _in_order(_one_setting_per_system(found), runs)
     return systems, tuple(notes)
 
 
 def short_names(folders: Iterable[Path]) -> list[str]:
-    """A name for each folder that tells it from the others: its own, or as much of its path as it takes.
+    """Return the shortest path suffix that identifies each folder among the others.
 
-    A last part that all have in common says nothing, nor does ``run``.
+    A last path component that all folders share is dropped, and so is ``run``.
 
     >>> short_names([Path("a/1/run"), Path("a/2/run")]), short_names([Path("runs/mine")])
     (['1', '2'], ['mine'])
@@ -84,14 +85,14 @@ def short_names(folders: Iterable[Path]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Origin:
-    """A run, and where it lies now."""
+    """A run and its current folder, which may differ from ``run.dir`` in its config."""
 
     folder: Path
     run: ReportedRun
 
 
 def _prediction_folders(places: Sequence[Path], runs: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Folders of predictions, each once, with the folder to look for their data from."""
+    """Yield each folder of predictions once, with the folder to start the search for its dataset from."""
     seen = set()
     for place in places:
         for folder in find_prediction_folders(place) if place in runs else [place]:
@@ -101,7 +102,7 @@ def _prediction_folders(places: Sequence[Path], runs: Sequence[Path]) -> Iterato
 
 
 def _system_of(card: PredictionsCard, folder: Path, runs: Sequence[_Origin]) -> str:
-    """Whose predictions these are: of a run's model, of the model that runs began with, or of another one."""
+    """Return the name of the system that made the predictions: a run, the base model of the runs, or another model."""
     names = [origin.run.name for origin in runs]
     for origin in runs:
         for kind, name in (("model", origin.run.name), ("best", _best_of(origin.run.name))):
@@ -120,10 +121,10 @@ def _best_of(run: str) -> str:
 
 
 def _is_own(model: str, kind: str, origin: _Origin, *, inside: bool) -> bool:
-    """Whether a card's model is a run's own.
+    """Return True if a card's model is the run's own.
 
-    ``inside`` the run's folder, also one that was the run's before it was moved or renamed: where ``run.dir`` was, or
-    of the same last two parts.
+    ``inside``: the predictions are in the run's folder. Then a path from before the run was moved or renamed counts,
+    too: one below the old ``run.dir``, or one with the same last two components.
     """
     place = origin.folder / kind
     before = Path(str(origin.run.settings.get("run.dir", origin.folder))) / kind
@@ -136,27 +137,27 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _model_name(model: str) -> str:
-    """A model's name: of ``runs/a/model``, the run's."""
+    """Return a short name of a model path; for ``runs/a/model`` it is the run's name, ``a``."""
     parts = Path(model).parts
     return parts[-2] if len(parts) > 1 and parts[-1] == "model" else "/".join(parts[-2:])
 
 
-_Found = dict[str, dict[str, list[ReportedAnswers]]]
-"""System -> test set -> answers."""
+_Found = dict[str, dict[str, list[ReportedPredictions]]]
+"""System -> test set -> predictions."""
 
 
 def _split_by_content(found: _Found) -> list[str]:
-    """Tests of one name and other content get names of their own, in place; what was split, in words.
+    """Rename, in place, test sets that share a name but differ in content; return a note for each.
 
-    They are told apart by the system that alone was asked them, the base model aside, else by their hash.
+    A test set is named after the only system with predictions on it (the base model aside), else by its hash.
     """
-    askers: dict[str, dict[str, list[str]]] = {}
+    systems_of: dict[str, dict[str, list[str]]] = {}
     for system, tests in found.items():
-        for test, answers in tests.items():
-            for one in answers:
-                askers.setdefault(test, {}).setdefault(one.data_hash, []).append(system)
+        for test, predictions in tests.items():
+            for one in predictions:
+                systems_of.setdefault(test, {}).setdefault(one.data_hash, []).append(system)
     split: dict[tuple[str, ...], list[str]] = {}
-    for test, by_hash in askers.items():
+    for test, by_hash in systems_of.items():
         if len(by_hash) == 1:
             continue
         names = {}
@@ -169,8 +170,8 @@ def _split_by_content(found: _Found) -> list[str]:
             for one in tests.pop(test, []):
                 tests.setdefault(f"{test} ({names[one.data_hash]})", []).append(one)
     return [
-        f"{', '.join(tests)}: not the same questions everywhere, the data differs ({', '.join(names)}). Do not compare "
-        "numbers across these tables."
+        f"{', '.join(tests)}: the datasets of this name differ in content ({', '.join(names)}). Do not compare numbers "
+        "across these tables."
         for names, tests in split.items()
     ]
 
@@ -179,35 +180,39 @@ def _is_base(system: str) -> bool:
     return system == BASE or system.startswith(f"{BASE} ")
 
 
-def _one_way_of_asking(found: _Found) -> dict[str, dict[str, tuple[ReportedAnswers, ...]]]:
-    """Each system with one lot of answers to a test; others, such as with another template, as systems of their own.
+def _one_setting_per_system(found: _Found) -> dict[str, dict[str, tuple[ReportedPredictions, ...]]]:
+    """Give each system one set of predictions for a test; others, such as with another template, become own systems.
 
-    Of several, those that are whole come first.
+    If there are several, complete predictions come first.
     """
-    split: dict[str, dict[str, tuple[ReportedAnswers, ...]]] = {}
+    split: dict[str, dict[str, tuple[ReportedPredictions, ...]]] = {}
     for system, tests in found.items():
-        for test, answers in tests.items():
-            in_order = sorted(answers, key=lambda one: bool(one.problem))
+        for test, predictions in tests.items():
+            in_order = sorted(predictions, key=lambda one: bool(one.problem))
             for number, one in enumerate(in_order):
-                name = system if number == 0 else f"{system}, {_way(one, in_order[0]) or f'again ({number})'}"
+                name = (
+                    system
+                    if number == 0
+                    else f"{system}, {_describe_settings(one, in_order[0]) or f'again ({number})'}"
+                )
                 split.setdefault(name, {})[test] = (one,)
     return split
 
 
-def _way(one: ReportedAnswers, first: ReportedAnswers) -> str:
-    """How it was asked otherwise than the first."""
-    ways = []
-    for name, value in one.asked.items():
-        if first.asked.get(name) != value:
-            words = name.replace("_", " ")
-            ways.append(f"{'with' if value else 'without'} {words}" if isinstance(value, bool) else f"{words} {value}")
-    return ", ".join(ways)
+def _describe_settings(one: ReportedPredictions, first: ReportedPredictions) -> str:
+    """Describe the prompt settings that differ from the first predictions'."""
+    parts = []
+    for name, value in one.settings.items():
+        if first.settings.get(name) != value:
+            label = name.replace("_", " ")
+            parts.append(f"{'with' if value else 'without'} {label}" if isinstance(value, bool) else f"{label} {value}")
+    return ", ".join(parts)
 
 
 def _in_order(
-    found: Mapping[str, Mapping[str, tuple[ReportedAnswers, ...]]], runs: Sequence[_Origin]
+    found: Mapping[str, Mapping[str, tuple[ReportedPredictions, ...]]], runs: Sequence[_Origin]
 ) -> tuple[ReportedSystem, ...]:
-    """Base models, then runs with what belongs to them, then others."""
+    """Sort systems: base models, then runs with the systems derived from them, then others."""
     by_run = {one.run.name: one.run for one in runs}
     order = {name: place for place, name in enumerate(by_run)}
 
@@ -219,11 +224,11 @@ def _in_order(
 
     names = sorted(dict.fromkeys([*by_run, *found]), key=place)
     return tuple(
-        ReportedSystem(name=name, runs=(by_run[name],) if name in by_run else (), answers=found.get(name, {}))
+        ReportedSystem(name=name, runs=(by_run[name],) if name in by_run else (), predictions=found.get(name, {}))
         for name in names
     )
 
 
 def _digest(path: Path) -> str:
-    """Of a file that may not be finished, so not be there."""
+    """Hash a predictions file; return its path if it does not exist yet because predictions are unfinished."""
     return file_hash(path).hex() if path.exists() else str(path)

@@ -1,4 +1,4 @@
-"""The logs of runs as charts: which numbers go together, smoothed where they are noisy, thinned where they are many."""
+"""Turn run logs into charts: group metrics, smooth fluctuating ones, thin long ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from virft.data.samples import is_number
 from virft.report.render.reported import ReportedRun, ReportedSystem
 
-SMOOTHED_SHARE = 0.1
-"""A smoothed point comes from this share of the steps around it."""
+SMOOTHED_FRACTION = 0.1
+"""Width of the smoothing window as a fraction of the steps."""
 MOST_POINTS = 500
-VALIDATION = "validation_"
+VALIDATION_PREFIX = "validation_"
 
 
 class Points(NamedTuple):
-    """Steps done, rising, and a finite number at each."""
+    """Completed steps, increasing, and a finite value at each."""
 
     steps: tuple[float, ...]
     values: tuple[float, ...]
@@ -25,9 +26,9 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A number of one run. ``tone``: which colour; ``smooth``: of a noisy number, at the same steps.
+    """A metric of one run. ``tone``: index of the colour. ``smooth``: the smoothed curve of a fluctuating metric.
 
-    ``system``: its place among the systems, if the line belongs to one.
+    ``system``: index of the system that the line belongs to, if any.
     """
 
     name: str
@@ -39,56 +40,56 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """Lines over steps. ``words``: what the number is; ``is_share``: in [0, 1], shown as percent.
+    """Lines over steps. ``description``: definition of the metric. ``is_fraction``: values in [0, 1], shown as percent.
 
-    ``legend``: the lines are not the systems of the page, so the chart must name them.
+    ``legend``: the lines are not the systems of the page, so the chart needs its own legend.
     """
 
     title: str
-    words: str
+    description: str
     lines: tuple[Line, ...]
-    is_share: bool = False
+    is_fraction: bool = False
     legend: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChartGroup:
-    """Charts under one heading; ``more``: those that only some will look at."""
+    """Charts under one heading. ``more``: charts in a collapsed block."""
 
     heading: str
     charts: tuple[Chart, ...]
     more: tuple[Chart, ...] = ()
 
 
-_WORDS = {
-    "reward": "mean over the completions of a step",
-    "completion_tokens": "mean length of a completion",
-    "answer_tokens": "mean length of an answer that is learnt",
-    "num_tokens": "of prompts and completions in a step",
-    "unreadable_frac": "completions that hold no answer",
-    "truncated_frac": "completions cut by the token limit",
-    "spread_frac": "groups whose rewards differ: the others teach nothing",
-    "entropy": "of what is sampled, nats a token; near 0, all answers to a question are the same",
-    "boxes_per_answer": "of answers that may have any number",
-    "duplicate_frac": "boxes that repeat another of their answer (IoU above 0.7)",
-    "skipped": "steps that changed nothing, since a number was not finite",
-    "loss": "the number that is minimised; of GRPO near 0 whatever happens",
-    "kl": "distance from the model that training began with, nats a token",
-    "clip_frac": "weight of tokens whose change was clipped",
-    "grad_norm": "length of the gradient before clipping",
-    "learning_rate": "of AdamW",
-    "sampler_gap": "largest difference, in nats, between sampler and policy about a sampled token; more than 1e-4 in "
-    "float32 is a bug, unless another engine samples",
-    "sampler_gap_mean": "mean difference, in nats, between vLLM and policy about a sampled token",
-    "capped_frac": "tokens of vLLM whose importance weight was cut to the cap",
-    "validation_score": "mean of F1, accuracy and box mIoU, as many as there are",
+_DESCRIPTIONS = {
+    "reward": "mean total reward of the completions of a step",
+    "completion_tokens": "mean completion length in tokens",
+    "answer_tokens": "mean length of a supervised target in tokens",
+    "num_tokens": "tokens of prompts and completions in a step",
+    "unreadable_frac": "fraction of completions without a parsable answer",
+    "truncated_frac": "fraction of completions cut at the token limit",
+    "nonzero_std_frac": "fraction of groups with a non-zero reward standard deviation; the others have zero advantage",
+    "entropy": "sampling entropy, estimated from log-probs, nats per token; near 0 completions of a prompt are equal",
+    "boxes_per_answer": "mean number of boxes in a detection answer",
+    "duplicate_frac": "fraction of boxes that overlap another box of the same answer (IoU above 0.7)",
+    "skipped": "steps without a weight update, because a value was not finite",
+    "loss": "training loss; with GRPO it stays near 0 by construction",
+    "kl": "KL divergence from the reference model, nats per token",
+    "clip_frac": "fraction of token weight whose probability ratio was clipped",
+    "grad_norm": "gradient norm before clipping",
+    "learning_rate": "AdamW learning rate after the schedule",
+    "sampler_gap": "largest difference of sampler and policy log-probs of a sampled token, nats; above 1e-4 in float32 "
+    "it is a bug, unless another engine samples",
+    "sampler_gap_mean": "mean difference of vLLM and policy log-probs of sampled tokens, nats",
+    "capped_frac": "fraction of tokens sampled by vLLM whose importance weight was capped",
+    "validation_score": "mean of F1, accuracy and box mIoU, of the tasks in the validation set",
 }
-_ANSWERS = (
+_COMPLETIONS = (
     "completion_tokens",
     "answer_tokens",
     "unreadable_frac",
     "truncated_frac",
-    "spread_frac",
+    "nonzero_std_frac",
     "entropy",
     "boxes_per_answer",
     "duplicate_frac",
@@ -106,22 +107,22 @@ _UPDATE = (
     "skipped",
 )
 _FIRST_VALIDATIONS = tuple(
-    VALIDATION + name for name in ("score", "f1", "ap", "accuracy", "box_miou", "unreadable_frac")
+    VALIDATION_PREFIX + name for name in ("score", "f1", "ap", "accuracy", "box_miou", "unreadable_frac")
 )
 
 
 def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
-    """Every number of every log, most telling first; one that is not known stands under "Other"."""
+    """Chart every metric of every log, the most informative first; an unknown metric goes under "Other"."""
     runs = [(place, system, run) for place, system in enumerate(systems) for run in system.runs]
     several = len({run.trainer for _, _, run in runs}) > 1
     tables = [(place, _line_name(system, run), _of_run(run, several=several)) for place, system, run in runs]
     names = list(dict.fromkeys(name for _, _, table in tables for name in table))
-    validations = [one for one in names if one.startswith(VALIDATION)]
+    validations = [one for one in names if one.startswith(VALIDATION_PREFIX)]
     first = [one for one in validations if one.partition("@")[0] in _FIRST_VALIDATIONS]
     headings = {
         "Reward": [one for one in names if one == "reward" or one.startswith(("reward_", "reward@"))],
         "Validation": sorted(first, key=lambda one: _FIRST_VALIDATIONS.index(one.partition("@")[0])) or validations,
-        "Answers": [one for one in _ANSWERS if one in names],
+        "Completions": [one for one in _COMPLETIONS if one in names],
         "Update": [name for one in _UPDATE for name in names if name.partition(" of ")[0] == one],
     }
     known = {*validations, *(one for members in headings.values() for one in members)}
@@ -136,13 +137,13 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
 
 
 def smoothed(points: Points) -> Points | None:
-    """The mean around each point, near the ends a straight line; None of a number that is not noisy or has few points.
+    """Return the moving average, extrapolated linearly at both ends; None if the metric needs no smoothing.
 
-    Noisy: it goes up and down by more than five times its range, all ways added up.
+    It needs none if it has fewer than 20 points, or if its total variation is at most five times its range.
 
     >>> smoothed(Points(tuple(range(30)), tuple(range(30)))) is None
     True
-    >>> smoothed(Points(tuple(range(30)), (0.0, 1.0) * 15)).values[15]  # of 1, 0, 1, 0, 1
+    >>> smoothed(Points(tuple(range(30)), (0.0, 1.0) * 15)).values[15]  # mean of 1, 0, 1, 0, 1
     0.6
     """
     steps, values = points
@@ -151,7 +152,7 @@ def smoothed(points: Points) -> Points | None:
     way = sum(abs(after - before) for before, after in pairwise(values))
     if way <= 5 * (max(values) - min(values)):
         return None
-    width = 2 * max(1, round(len(values) * SMOOTHED_SHARE / 2)) + 1
+    width = 2 * max(1, round(len(values) * SMOOTHED_FRACTION / 2)) + 1
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
@@ -164,27 +165,27 @@ def smoothed(points: Points) -> Points | None:
 
 
 def _slope(values: Sequence[float]) -> float:
-    """Of the straight line through an odd number of values, in a least-squares sense."""
+    """Return the least-squares slope of an odd number of equally spaced values."""
     places = range(-(len(values) // 2), len(values) // 2 + 1)
     return sum(at * value for at, value in zip(places, values, strict=True)) / sum(at * at for at in places)
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> Points:
-    """At most about so many of the points: of each stretch the lowest and the highest, so that no spike is lost."""
+    """Return about ``most`` points: the minimum and maximum of each stretch, so that no spike is lost."""
     steps, values = points
     if len(steps) <= most:
         return points
     stretch = math.ceil(2 * len(steps) / most)
-    kept: set[int] = {0, len(steps) - 1}
+    selected: set[int] = {0, len(steps) - 1}
     for start in range(0, len(steps), stretch):
         places = range(start, min(start + stretch, len(steps)))
-        kept |= {min(places, key=values.__getitem__), max(places, key=values.__getitem__)}
-    order = sorted(kept)
+        selected |= {min(places, key=values.__getitem__), max(places, key=values.__getitem__)}
+    order = sorted(selected)
     return Points(tuple(steps[i] for i in order), tuple(values[i] for i in order))
 
 
 def _of_run(run: ReportedRun, *, several: bool) -> dict[str, Points]:
-    """Number -> its points. The losses of several trainers are different things, so each is called by its trainer."""
+    """Map metric to points. Losses of several trainers are different quantities, so their names contain the trainer."""
     return {
         f"loss of {run.trainer}" if name == "loss" and several else name: points
         for name, points in _by_name(run.metrics).items()
@@ -192,33 +193,23 @@ def _of_run(run: ReportedRun, *, several: bool) -> dict[str, Points]:
 
 
 def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
-    """Number -> its points. What is no finite number is left out.
+    """Map metric to points; values that are not finite numbers are skipped.
 
-    A record of training stands at the number of steps done. So does one of a validation: that of the untrained model
-    comes before the first step's, at 0.
+    The x position is the number of completed steps. The validation of the untrained model is at 0.
     """
     found: dict[str, tuple[list[float], list[float]]] = {}
     last_trained = -1
     for record in records:
         step = record["step"]
-        trained = any(not name.startswith(VALIDATION) for name in record if name != "step")
+        trained = any(not name.startswith(VALIDATION_PREFIX) for name in record if name != "step")
         last_trained = step if trained else last_trained
         done = step + 1 if last_trained >= step else step
         for name, value in record.items():
-            if name != "step" and is_number(value):
+            if name != "step" and is_number(value) and math.isfinite(value):
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(done)
                 values.append(float(value))
     return {name: Points(tuple(steps), tuple(values)) for name, (steps, values) in found.items()}
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a record can be drawn.
-
-    >>> is_number(3), is_number(True), is_number("3"), is_number(float("nan"))
-    (True, False, False, False)
-    """
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -> Chart:
@@ -227,9 +218,9 @@ def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -
     )
     return Chart(
         title=_title(name),
-        words=_WORDS.get(name.partition(" of ")[0], ""),
+        description=_DESCRIPTIONS.get(name.partition(" of ")[0], ""),
         lines=lines,
-        is_share=_is_share(name, lines),
+        is_fraction=_is_fraction(name, lines),
     )
 
 
@@ -245,7 +236,7 @@ def _line(name: str, points: Points, *, tone: int, system: int | None = None) ->
 
 
 def _time_charts(system: ReportedSystem, run: ReportedRun, *, alone: bool) -> list[Chart]:
-    """Seconds of a step by stage."""
+    """Chart the seconds of a step by stage."""
     stages = _by_name(run.timings)
     shown = {name: points for name, points in stages.items() if max(points.values) >= 0.001}
     total = sum(sum(points.values) for points in stages.values())
@@ -256,8 +247,8 @@ def _time_charts(system: ReportedSystem, run: ReportedRun, *, alone: bool) -> li
     if not lines:
         return []
     num_steps = max(len(points.steps) for points in stages.values())
-    title = "seconds of a step" if alone else f"seconds of a step, {_line_name(system, run)}"
-    return [Chart(title=title, words=f"{total / num_steps:.1f} s a step on average", lines=lines, legend=True)]
+    title = "seconds per step" if alone else f"seconds per step, {_line_name(system, run)}"
+    return [Chart(title=title, description=f"{total / num_steps:.1f} s per step on average", lines=lines, legend=True)]
 
 
 def _line_name(system: ReportedSystem, run: ReportedRun) -> str:
@@ -265,15 +256,15 @@ def _line_name(system: ReportedSystem, run: ReportedRun) -> str:
 
 
 def _title(name: str) -> str:
-    """A log's name as a person would say it.
+    """Format a metric's key as a chart title.
 
-    >>> _title("reward_iou"), _title("validation_f1@coins"), _title("spread_frac")
-    ('reward: iou', 'f1@coins', 'spread')
+    >>> _title("reward_iou"), _title("validation_f1@coins"), _title("nonzero_std_frac")
+    ('reward: iou', 'f1@coins', 'nonzero std')
     """
     if name.startswith("reward_"):
         return f"reward: {name.removeprefix('reward_').replace('_', ' ')}"
-    return name.removeprefix(VALIDATION).removesuffix("_frac").replace("_", " ")
+    return name.removeprefix(VALIDATION_PREFIX).removesuffix("_frac").replace("_", " ")
 
 
-def _is_share(name: str, lines: Sequence[Line]) -> bool:
+def _is_fraction(name: str, lines: Sequence[Line]) -> bool:
     return name.endswith("_frac") and all(0 <= value <= 1 for line in lines for value in line.points.values)

@@ -1,4 +1,4 @@
-"""Pictures of answers: target and predicted boxes drawn over the image, before beside after."""
+"""Draw target and predicted boxes on an image, and before/after sheets of several samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INK = (30, 30, 30)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BeforeAfter:
-    """One sample with the answers of two models. ``question``: a caption."""
+    """One sample with the predictions of two models. ``question``: the caption."""
 
     image: Image.Image
     question: str
@@ -29,31 +29,34 @@ class BeforeAfter:
 
 
 def draw_answer(image: Image.Image, target: Target | None, answer: Answer, *, side: int = 224) -> Image.Image:
-    """The image with target boxes (None: not known) in green and the answer's in red; its longer side is ``side``."""
+    """Draw target boxes in green and predicted boxes in red on a copy whose longer side is ``side`` pixels.
+
+    ``target`` None: the ground truth is not known. An answer without boxes becomes a caption at the bottom.
+    """
     scale = side / max(image.size)
-    picture = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
-    draw = ImageDraw.Draw(picture)
+    canvas = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
+    draw = ImageDraw.Draw(canvas)
     for colour, width, boxes in ((TARGET_COLOUR, 4, boxes_of(target)), (ANSWER_COLOUR, 2, boxes_of(answer))):
         for box in boxes:
             draw.rectangle([scale * value for value in box.xyxy], outline=colour, width=width)
-    text = in_words(answer)
+    text = format_caption(answer)
     if text:
-        draw.rectangle([0, picture.height - _CAPTION, picture.width, picture.height], fill=_INK)
-        draw.text((4, picture.height - _CAPTION + 2), text[:48], fill=_BACKGROUND)
-    return picture
+        draw.rectangle([0, canvas.height - _CAPTION, canvas.width, canvas.height], fill=_INK)
+        draw.text((4, canvas.height - _CAPTION + 2), text[:48], fill=_BACKGROUND)
+    return canvas
 
 
 def boxes_of(answer: Answer | Target | None) -> tuple[Box, ...]:
-    """The boxes of an answer or target, if it has any."""
+    """Return the boxes of an answer or target; empty for a label, an unreadable answer or None."""
     if isinstance(answer, Detections):
         return tuple(item.box for item in answer.items)
     return (answer,) if isinstance(answer, Box) else ()
 
 
-def in_words(answer: Answer) -> str:
-    """What an answer without boxes says; empty for one with boxes.
+def format_caption(answer: Answer) -> str:
+    """Describe an answer that has no box to draw; return an empty string for one with boxes.
 
-    >>> in_words(Detections())
+    >>> format_caption(Detections())
     'no objects'
     """
     if isinstance(answer, Detections):
@@ -64,7 +67,10 @@ def in_words(answer: Answer) -> str:
 
 
 def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns: int = 2) -> Image.Image:
-    """One picture: each sample's question and its two answers, ``columns`` samples beside each other."""
+    """Return one image of all samples: caption and both predictions each, ``columns`` samples in a line.
+
+    ``side``: longer side of a single image in pixels.
+    """
     cell_width = 2 * side + 3 * _MARGIN
     cell_height = side + _CAPTION + 2 * _MARGIN
     lines = -(-len(rows) // columns)
@@ -73,12 +79,12 @@ def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns:
     for column in range(columns):
         left = column * cell_width + _MARGIN
         draw.text((left, 2), "before", fill=_INK)
-        draw.text((left + side + _MARGIN, 2), "after   (green: target, red: answer)", fill=_INK)
+        draw.text((left + side + _MARGIN, 2), "after   (green: target, red: prediction)", fill=_INK)
     for number, row in enumerate(rows):
         left = number % columns * cell_width + _MARGIN
         top = number // columns * cell_height + _CAPTION + _MARGIN
         draw.text((left, top), row.question, fill=_INK)
         for i, answer in enumerate((row.before, row.after)):
-            picture = draw_answer(row.image, row.target, answer, side=side)
-            sheet.paste(picture, (left + i * (side + _MARGIN), top + _CAPTION))
+            drawn = draw_answer(row.image, row.target, answer, side=side)
+            sheet.paste(drawn, (left + i * (side + _MARGIN), top + _CAPTION))
     return sheet

@@ -1,4 +1,4 @@
-"""A chart as places on paper: the template only has to draw it."""
+"""Lay out a chart: ticks, SVG paths and readings, so that the template only has to draw them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tick:
-    """A place on an axis and what stands there."""
+    """A position on an axis and its label."""
 
     at: float
     text: str
@@ -23,35 +23,46 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DrawnLine:
-    """Paths of SVG: ``faint`` is the noisy number behind a smoothed one; ``dots`` where there are few points.
-
-    ``first`` and ``last``: the line's ends in figures, smoothed if it is.
-    """
+    """One line of a chart as SVG."""
 
     name: str
+    """Label in the legend."""
     tone: int
+    """Index of the colour."""
     system: int | None
+    """Index of the system that the line belongs to, if any."""
     path: str
+    """SVG path of the line, smoothed if the metric fluctuates."""
     faint: str
+    """SVG path of the unsmoothed values behind a smoothed line, else empty."""
     dots: tuple[tuple[float, float], ...]
+    """Positions of the points, if there are at most 12."""
     first: str
+    """First value, formatted."""
     last: str
+    """Last value, formatted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DrawnChart:
-    """``in_words``: the chart for someone who does not see it; ``readings``: JSON with the figures under the cursor."""
+    """A chart that is ready to draw."""
 
     chart: Chart
+    """The chart's data."""
     x_ticks: tuple[Tick, ...]
+    """Ticks of the step axis."""
     y_ticks: tuple[Tick, ...]
+    """Ticks of the value axis."""
     lines: tuple[DrawnLine, ...]
-    in_words: str
+    """Lines as SVG."""
+    alt_text: str
+    """Description for readers who cannot see the chart."""
     readings: str
+    """JSON with the values that the script shows under the cursor."""
 
 
 def draw_chart(chart: Chart) -> DrawnChart:
-    """Axes that begin and end at round numbers, lines between them."""
+    """Lay out a chart; the value axis begins and ends at round numbers."""
     steps = [step for line in chart.lines for step in line.points.steps]
     values = [value for line in chart.lines for value in line.points.values]
     x_low, x_high = min(steps), max(steps)
@@ -76,12 +87,12 @@ def draw_chart(chart: Chart) -> DrawnChart:
             path=_path(place(clear)),
             faint=_path(place(line.points)) if line.smooth else "",
             dots=tuple(place(line.points)) if len(line.points.steps) <= 12 else (),
-            first=figure(clear.values[0], is_share=chart.is_share),
-            last=figure(clear.values[-1], is_share=chart.is_share),
+            first=format_number(clear.values[0], is_fraction=chart.is_fraction),
+            last=format_number(clear.values[-1], is_fraction=chart.is_fraction),
         )
 
     lines = tuple(draw(line) for line in chart.lines)
-    told = "; ".join(f"{line.name} from {line.first} to {line.last}" for line in lines)
+    ends = "; ".join(f"{line.name} from {line.first} to {line.last}" for line in lines)
     return DrawnChart(
         chart=chart,
         x_ticks=tuple(
@@ -90,16 +101,17 @@ def draw_chart(chart: Chart) -> DrawnChart:
             if x_low <= tick <= x_high and tick == int(tick)
         ),
         y_ticks=tuple(
-            Tick(at=round(down(tick), 1), text=figure(tick, is_share=chart.is_share, of=y_ticks)) for tick in y_ticks
+            Tick(at=round(down(tick), 1), text=format_number(tick, is_fraction=chart.is_fraction, of=y_ticks))
+            for tick in y_ticks
         ),
         lines=lines,
-        in_words=f"{chart.title}, step {x_low:g} to {x_high:g}: {told}",
+        alt_text=f"{chart.title}, step {x_low:g} to {x_high:g}: {ends}",
         readings=_readings(chart, (x_low, x_high)),
     )
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers, at most ``most``, whose first is not above ``low`` and whose last is not below ``high``.
+    """Return at most ``most`` round numbers: the first is not above ``low``, the last not below ``high``.
 
     >>> ticks(0.12, 0.97), ticks(0, 0)
     ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0])
@@ -107,7 +119,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     size = max(abs(low), abs(high))
     if size < 1e-30:
         low, high = 0.0, 1.0
-    elif high - low < 1e-9 * size:  # flat: from 0 to twice as far
+    elif high - low < 1e-9 * size:  # a constant: from 0 to twice the value
         low, high = min(0.0, 2 * low), max(0.0, 2 * high)
     power = 10.0 ** math.floor(math.log10((high - low) / (most - 1)))
     for scale in (1, 2, 2.5, 5, 10, 20):
@@ -118,13 +130,13 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
-def figure(value: float, *, is_share: bool = False, of: Sequence[float] = ()) -> str:
-    """A number short enough for an axis; ``of``: the ticks it stands among.
+def format_number(value: float, *, is_fraction: bool = False, of: Sequence[float] = ()) -> str:
+    """Format a number for an axis. ``of``: all ticks of the axis, which decide the number of decimals.
 
-    >>> figure(0.025, is_share=True), figure(1.23456), figure(1e-05), figure(0.5, of=[0.0, 0.5, 1.0])
-    ('2.5%', '1.23', '1e-5', '0.5')
+    >>> format_number(0.025, is_fraction=True), format_number(1.23456), format_number(0.5, of=[0.0, 0.5, 1.0])
+    ('2.5%', '1.23', '0.5')
     """
-    if is_share:
+    if is_fraction:
         text = f"{value:.0%}" if value == 0 or value >= 0.1 or (of and of[-1] - of[0] >= 0.04) else f"{value:.1%}"
     elif of:
         text = f"{value:.4g}"
@@ -144,7 +156,7 @@ def _readings(chart: Chart, ends: tuple[float, float]) -> str:
             "tone": line.tone,
             "system": line.system,
             "steps": [int(step) for step in line.points.steps],
-            "values": [figure(value, is_share=chart.is_share) for value in line.points.values],
+            "values": [format_number(value, is_fraction=chart.is_fraction) for value in line.points.values],
         }
         for line in chart.lines
     ]

@@ -1,4 +1,4 @@
-"""Pages that need no network: templates filled in, everything inside."""
+"""Render HTML templates as self-contained pages that load nothing from a network."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from virft.report.render.line_chart import draw_chart
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of ``report/render/templates`` with every text escaped that is not ``Markup``."""
+    """Render a template of ``report/render/templates``; every text that is not ``Markup`` is escaped."""
     return "".join(stream(template, **values))
 
 
 def stream(template: str, **values: Any) -> Iterator[str]:
-    """The same in pieces, so that a long page need not lie in memory."""
+    """Render a template piece by piece, so that a long page is never in memory as a whole."""
     return _environment().get_template(template).generate(**values)
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, of_texts: bool = False) -> Markup:
-    """A table for a ``Section``; the first column names the row. Numbers stand right, ``of_texts`` everything left.
+    """Return a table for a ``Section``; the first column names the row.
+
+    Cells are aligned right, for numbers; with ``of_texts`` all are aligned left.
 
     >>> str(html_table(["", "f1"], [["<base>", "0.1"]])).split("<tbody>")[1]
     '<tr><th scope="row">&lt;base&gt;</th><td>0.1</td></tr></tbody></table></div>'
@@ -44,7 +46,7 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, of_texts
 
 
 def paragraph(text: str) -> Markup:
-    """A sentence or several for a ``Section``."""
+    """Return a paragraph for a ``Section``."""
     return Markup("<p>{}</p>").format(text)
 
 
@@ -62,12 +64,15 @@ def _environment() -> Environment:
 
 
 def _inline(name: str) -> Markup:
-    """A file of the templates as it is."""
+    """Return a template file unrendered."""
     environment = _environment()
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])
 
 
 def _hash_of(text: str) -> str:
-    """What a page's policy lets run, and nothing else: answers of models stand on the page."""
+    """Return the hash of the one script that the page's content security policy allows.
+
+    Nothing else may run: the page shows completions, which are untrusted text.
+    """
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""The pictures of a page: each is kept once, small, and drawn on by whoever shows it."""
+"""Images of a page: each is embedded once, as a small WebP, and referenced wherever it is shown."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ QUALITY = 72
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PagePicture:
-    """A picture in the page: ``uri`` holds it, empty if it could not be read, which ``problem`` tells.
+class PageImage:
+    """An image embedded in the page. ``uri``: its data URI, empty if it could not be read (then ``problem`` says why).
 
-    ``size`` is the original's: what is drawn on it is in its pixels.
+    ``size``: width and height of the original; boxes drawn on the image are in pixels of the original.
     """
 
     id: str
@@ -29,39 +29,39 @@ class PagePicture:
     problem: str = ""
 
 
-class PagePictures:
-    """Collects the pictures of a page. The same picture, seen in the same way, is read and kept once."""
+class PageImages:
+    """The images of a page. An image with the same augmentation is read and embedded once."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, View | None], PagePicture] = {}
+        self._images: dict[tuple[str, View | None], PageImage] = {}
 
-    def add(self, path: str, size: ImageSize, view: View | None = None) -> PagePicture:
-        """The picture of a file, or what stands in its place if there is none."""
+    def add(self, path: str, size: ImageSize, view: View | None = None) -> PageImage:
+        """Return the embedded image of a file, or a placeholder with its ``problem`` if the file cannot be read."""
         key = (path, view)
-        if key not in self._kept:
-            name = f"picture-{len(self._kept)}"
+        if key not in self._images:
+            name = f"image-{len(self._images)}"
             try:
-                uri = data_uri(shrunk(load_image(path, view), SIDE))
-                self._kept[key] = PagePicture(id=name, size=size, uri=uri)
+                uri = data_uri(shrink_image(load_image(path, view), SIDE))
+                self._images[key] = PageImage(id=name, size=size, uri=uri)
             except DataError as error:
-                self._kept[key] = PagePicture(id=name, size=size, problem=str(error))
-        return self._kept[key]
+                self._images[key] = PageImage(id=name, size=size, problem=str(error))
+        return self._images[key]
 
     @property
-    def found(self) -> list[PagePicture]:
-        """Those that could be read."""
-        return [one for one in self._kept.values() if one.uri]
+    def found(self) -> list[PageImage]:
+        """Images that could be read."""
+        return [one for one in self._images.values() if one.uri]
 
 
-def shrunk(image: Image.Image, side: int) -> Image.Image:
-    """A copy whose longer side is at most ``side``."""
-    picture = image.copy()
-    picture.thumbnail((side, side))
-    return picture
+def shrink_image(image: Image.Image, side: int) -> Image.Image:
+    """Return a copy whose longer side is at most ``side`` pixels."""
+    copy = image.copy()
+    copy.thumbnail((side, side))
+    return copy
 
 
-def data_uri(picture: Image.Image) -> str:
-    """The picture inside a URI, as WebP: half of what JPEG takes."""
+def data_uri(image: Image.Image) -> str:
+    """Encode an image as a data URI. WebP: half the bytes of JPEG."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "WEBP", quality=QUALITY)
+    image.convert("RGB").save(buffer, "WEBP", quality=QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

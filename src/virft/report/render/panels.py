@@ -1,4 +1,4 @@
-"""A picture with boxes on it, as shapes: the template only has to draw them."""
+"""Panels: an image with its boxes as shapes that the template draws as SVG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from virft.geometry.boxes import intersection_over_union
 from virft.metrics.detection import find_hits
 from virft.report.render.images import boxes_of
-from virft.report.render.page_images import PagePicture
+from virft.report.render.page_images import PageImage
 from virft.types import Answer, Box, Detections, Polygon, Target
 
 HIT_IOU = 0.5
@@ -16,35 +16,44 @@ HIT_IOU = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A box in pixels of the picture. ``kind``: target, hit or miss; ``text`` stands at its upper left corner."""
+    """A box to draw, in pixels of the original image."""
 
     kind: str
+    """``target``, ``hit`` or ``miss``."""
     x: float
+    """Left edge."""
     y: float
+    """Upper edge."""
     width: float
+    """Width."""
     height: float
+    """Height."""
     text: str = ""
+    """Label at the upper left corner: the confidence, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """A picture with shapes. ``in_words``: the same for someone who does not see it."""
+    """An image with shapes. ``outlines``: SVG points of polygons. ``alt_text``: for readers who cannot see images."""
 
-    picture: PagePicture
+    image: PageImage
     shapes: tuple[Shape, ...]
     outlines: tuple[str, ...]
-    in_words: str
+    alt_text: str
 
     @property
     def font_size(self) -> float:
-        """Pixels of the picture that letters need to be read when the panel is small."""
-        return round(max(self.picture.size) / 18, 1)
+        """Font size in pixels of the original image, readable in a small panel."""
+        return round(max(self.image.size) / 18, 1)
 
 
-def panel(
-    picture: PagePicture, target: Target | None, answer: Answer, *, in_words: str, polygons: Sequence[Polygon] = ()
+def make_panel(
+    image: PageImage, target: Target | None, answer: Answer, *, alt_text: str, polygons: Sequence[Polygon] = ()
 ) -> Panel:
-    """The target's boxes below, the answer's above: a hit overlaps a target by IoU 0.5 or more."""
+    """Return a panel with the target's boxes below the predicted ones. A hit has an IoU of at least 0.5 with a target.
+
+    ``target`` None: the ground truth is not known. ``polygons``: outlines of the target's mask.
+    """
     shapes = [_shape("target", box) for box in (boxes_of(target) if target is not None else ())]
     if isinstance(answer, Detections):
         hits = find_hits(answer, target).hits if isinstance(target, Detections) else (False,) * len(answer.items)
@@ -56,10 +65,10 @@ def panel(
         iou = intersection_over_union(answer.xyxy, target.xyxy) if isinstance(target, Box) else 0.0
         shapes.append(_shape("hit" if iou >= HIT_IOU else "miss", answer))
     return Panel(
-        picture=picture,
+        image=image,
         shapes=tuple(shapes),
         outlines=tuple(_points(polygon) for polygon in polygons),
-        in_words=in_words,
+        alt_text=alt_text,
     )
 
 

@@ -1,4 +1,4 @@
-"""The nouns of a page about runs: systems, the runs behind them, what they answered."""
+"""The nouns of a report page: systems, their runs and their predictions."""
 
 from __future__ import annotations
 
@@ -14,78 +14,89 @@ from virft.types import Reading, Sample, Scores, TaskName
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportedRun:
-    """A run folder as it was found, also while it is being written.
-
-    ``settings``: dotted key -> value; ``config``: the text of ``config.toml``. ``metrics``, ``timings``, ``rollouts``,
-    ``events``: the records of the logs. ``samples``: those of the rollouts that could be found, by id; ``problems``:
-    what could not, in words.
-    """
+    """The content of a run folder, finished or still being written."""
 
     name: str
+    """Name of the run on the page."""
     folder: str
+    """Path of the run folder."""
     card: Mapping[str, Any] = field(default_factory=dict)
+    """Content of ``card.json``: trainer, model, seed, commit, versions."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings by dotted key."""
     config: str = ""
+    """Text of ``config.toml``."""
     metrics: Sequence[Mapping[str, Any]] = ()
+    """Records of ``metrics.jsonl``."""
     timings: Sequence[Mapping[str, Any]] = ()
+    """Records of ``timings.jsonl``."""
     rollouts: Sequence[Mapping[str, Any]] = ()
+    """Records of ``rollouts.jsonl``."""
     events: Sequence[Mapping[str, Any]] = ()
+    """Records of ``events.jsonl``."""
     samples: Mapping[str, Sample] = field(default_factory=dict)
+    """Samples of the logged rollouts by id, as far as the dataset was found."""
     problems: tuple[str, ...] = ()
+    """Messages about files that could not be read."""
 
     @property
     def trainer(self) -> str:
-        """The verb that trained it, "grpo" where the card does not tell."""
+        """Training method, ``grpo`` or ``sft``; ``grpo`` if the card does not name it."""
         return str(self.card.get("trainer", "grpo"))
 
 
 class QuestionScore(NamedTuple):
-    """How right an answer is (``metrics.question_score``), and how sure its surest box; 1 for answers without boxes."""
+    """Score of a prediction (``metrics.question_score``) and its highest box confidence; 1 for answers without box."""
 
     score: float
     confidence: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportedAnswers:
-    """What a model answered to a data set.
-
-    ``asked``: how (thinking, template and so on); ``scored``: by which rule, in words. ``samples``: the data set, None
-    where it is not at hand; then there are no ``question_scores`` (by sample id). ``read``: samples -> what was
-    answered, by sample id. ``resampled``: for the intervals of differences. ``problem``: what is missing, in words.
-    """
+class ReportedPredictions:
+    """The predictions of one model on one dataset."""
 
     data: str
+    """Path of the dataset, as the predictions' card names it."""
     data_hash: str
+    """Hash of the dataset's content."""
     scores: tuple[Scores, ...] = ()
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    """Metrics, one ``Scores`` per task."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Prompt and sampling settings: thinking, template, max_completion_tokens, temperature."""
     scored: str = ""
+    """Origin of the scores: computed for this page or read from ``scores.json``, with the version of the rules."""
     samples: Iterable[Sample] | None = None
+    """The dataset; None if it was not found."""
     question_scores: Mapping[str, QuestionScore] = field(default_factory=dict)
+    """Score of each question by sample id; empty without the dataset."""
     read: Callable[[Sequence[Sample]], Mapping[str, Reading]] | None = None
+    """Function that parses the predictions of some samples, by sample id."""
     resampled: Mapping[TaskName, Resampled] = field(default_factory=dict)
+    """Bootstrap resamples by task, for confidence intervals of differences."""
     problem: str = ""
+    """Message about missing data or unfinished predictions."""
 
     def of_task(self, task: TaskName) -> Scores | None:
-        """The scores of a task, if it was asked."""
+        """Return the scores of a task, or None if the dataset has no such questions."""
         return next((one for one in self.scores if one.task is task), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportedSystem:
-    """One model or several seeds of it: its runs, if it was trained, and its answers by name of the test set.
+    """One model, or several seeds of it: its training runs, if any, and its predictions by test set.
 
-    Of several seeds, the answers to a test stand in the order of the runs.
+    With several seeds, the predictions on a test set have the order of the runs.
     """
 
     name: str
     runs: tuple[ReportedRun, ...] = ()
-    answers: Mapping[str, tuple[ReportedAnswers, ...]] = field(default_factory=dict)
+    predictions: Mapping[str, tuple[ReportedPredictions, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A part of the page that its caller makes: ``body`` is HTML that is safe as it stands, see ``page``."""
+    """A section of the page that the caller renders. ``body``: safe HTML, made with the functions of ``page``."""
 
     heading: str
     body: Markup

@@ -1,4 +1,4 @@
-"""Where runs came from, and in which settings they differ."""
+"""Provenance of runs (command, commit, versions, machine, events) and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from virft.report.render.reported import ReportedRun, ReportedSystem
 
 NOT_SET = "–"
-_OWN = ("run.dir",)
-"""Settings that differ between any two runs, and say nothing."""
+_IGNORED_SETTINGS = ("run.dir",)
+"""Settings that differ between any two runs and carry no information."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunCardView:
-    """A run's card: facts by name, the text of its config, what is missing, what happened to it."""
+    """A run's card: facts by name, text of its config, problems while reading it, events."""
 
     name: str
     facts: tuple[tuple[str, str], ...]
@@ -27,35 +27,35 @@ class RunCardView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownEvent:
-    """What a guard saw, or what happened, and what the run did."""
+    """A record of ``events.jsonl``: the event, its message and the run's action."""
 
     event: str
-    told: str
-    did: str
+    message: str
+    action: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SettingRow:
-    """A setting and what each run says."""
+    """A setting and its value in each run."""
 
     key: str
     values: tuple[str, ...]
 
 
 def run_card_views(systems: Sequence[ReportedSystem]) -> list[RunCardView]:
-    """A card for each run."""
+    """Return a card for each run."""
     return [_view(run) for system in systems for run in system.runs]
 
 
 def settings_that_differ(runs: Sequence[ReportedRun]) -> list[SettingRow]:
-    """Settings, in the order of the first run's config, that not all runs have alike; where they write is left out."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in _OWN))
-    rows = [SettingRow(key=key, values=tuple(_shown(run.settings.get(key)) for run in runs)) for key in keys]
+    """Return the settings that differ between runs, in the order of the first run's config, without ``run.dir``."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in _IGNORED_SETTINGS))
+    rows = [SettingRow(key=key, values=tuple(_format_value(run.settings.get(key)) for run in runs)) for key in keys]
     return [row for row in rows if len(set(row.values)) > 1]
 
 
 def num_steps_done(run: ReportedRun) -> int:
-    """Steps that the log of times or of metrics tells of; 0 of a run that has just begun."""
+    """Return the number of completed steps by ``timings.jsonl``, else by ``metrics.jsonl``; 0 for a new run."""
     steps = [record["step"] + 1 for record in (*run.timings, *run.metrics) if len(record) > 1]
     trained = [record["step"] + 1 for record in run.timings]
     return max(trained or steps, default=0)
@@ -67,7 +67,7 @@ def _view(run: ReportedRun) -> RunCardView:
     versions = card.get("versions", {})
     facts = {
         "folder": run.folder,
-        "trained by": card.get("trainer"),
+        "method": card.get("trainer"),
         "steps": f"{num_steps_done(run)}" + (f" of {planned}" if planned is not None else ""),
         "model": card.get("model") or run.settings.get("model.path"),
         "command": shlex.join(str(word) for word in card.get("argv", ())),
@@ -77,7 +77,7 @@ def _view(run: ReportedRun) -> RunCardView:
         "versions": ", ".join(
             f"{name} {version}" for name, version in ({"virft": card.get("virft")} | versions).items() if version
         ),
-        "machine": ", ".join(str(one) for one in (card.get("machine"), _python(card.get("python"))) if one),
+        "machine": ", ".join(str(one) for one in (card.get("machine"), _format_python(card.get("python"))) if one),
     }
     return RunCardView(
         name=run.name,
@@ -85,20 +85,24 @@ def _view(run: ReportedRun) -> RunCardView:
         config=run.config,
         problems=run.problems,
         events=tuple(
-            ShownEvent(event=str(one.get("event", "")), told=str(one.get("told", "")), did=str(one.get("did", "")))
+            ShownEvent(
+                event=str(one.get("event", "")),
+                message=str(one.get("message", "")),
+                action=str(one.get("action", "")),
+            )
             for one in run.events
         ),
     )
 
 
-def _python(version: Any) -> str:
+def _format_python(version: Any) -> str:
     return f"Python {version}" if version else ""
 
 
-def _shown(value: Any) -> str:
-    """As TOML says it, nearly.
+def _format_value(value: Any) -> str:
+    """Format a setting nearly as TOML does.
 
-    >>> _shown(None), _shown(True), _shown([1, 2]), _shown("a")
+    >>> _format_value(None), _format_value(True), _format_value([1, 2]), _format_value("a")
     ('–', 'true', '[1, 2]', 'a')
     """
     if value is None:

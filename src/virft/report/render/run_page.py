@@ -1,4 +1,4 @@
-"""Runs and what their models answered, as one HTML page."""
+"""Render runs and the predictions of their models as one HTML page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from virft.report.render.curves import chart_groups
 from virft.report.render.page import render
-from virft.report.render.page_images import PagePictures
+from virft.report.render.page_images import PageImages
 from virft.report.render.reported import ReportedSystem, Section
 from virft.report.render.run_cards import run_card_views, settings_that_differ
 from virft.report.render.score_tables import names_of_tests, score_tables
 from virft.report.render.shown_groups import shown_rollouts
 from virft.report.render.shown_questions import shown_tests
 
-NUM_PICTURES = 40
+NUM_IMAGES = 40
 
 
 def render_run_page(
@@ -23,14 +23,15 @@ def render_run_page(
     intro: str = "",
     sections: Sequence[Section] = (),
     notes: Sequence[str] = (),
-    num_pictures: int = NUM_PICTURES,
+    num_images: int = NUM_IMAGES,
 ) -> str:
-    """Scores, curves, pictures, groups of answers, cards.
+    """Render the page: scores, training curves, images with predictions, rollouts, run cards.
 
-    Everything is compared with the first system. ``sections`` stand at the top, ``notes`` (what was not found, why
-    numbers must not be compared) below them. At most ``num_pictures`` questions are shown in pictures.
+    Differences are to the first system. ``notes``: messages at the top, such as missing data or reasons not to compare
+    numbers. ``sections``: the caller's own, below the notes. ``num_images``: maximum number of questions shown with
+    their image.
     """
-    pictures = PagePictures()
+    images = PageImages()
     runs = [run for system in systems for run in system.runs]
     tables = score_tables(systems)
     return render(
@@ -44,21 +45,21 @@ def render_run_page(
         tables=tables,
         missing_scores=_missing_scores(systems),
         charts=chart_groups(systems),
-        tests=shown_tests(systems, pictures, number=num_pictures) if names_of_tests(systems) else [],
-        rollouts=[shown_rollouts(run, pictures) for run in runs if run.trainer != "sft"],
+        tests=shown_tests(systems, images, number=num_images) if names_of_tests(systems) else [],
+        rollouts=[shown_rollouts(run, images) for run in runs if run.trainer != "sft"],
         cards=run_card_views(systems),
         differing=settings_that_differ(runs) if len(runs) > 1 else [],
         runs=runs,
-        pictures=pictures,
+        images=images,
     )
 
 
 def _missing_scores(systems: Sequence[ReportedSystem]) -> list[str]:
-    """Answers that could not be scored, in words."""
+    """List predictions that could not be scored, with the reason."""
     return [
         f"{system.name} on {test}: {one.problem}"
         for test in names_of_tests(systems)
         for system in systems
-        for one in system.answers.get(test, ())
+        for one in system.predictions.get(test, ())
         if not one.scores and one.problem
     ]

@@ -1,4 +1,4 @@
-"""Scores of systems side by side: numbers with their intervals, differences, and what must not be compared."""
+"""Tables of metrics by system: confidence intervals, differences to the first system, warnings against comparing."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import NamedTuple
 
 from virft.metrics.bootstrap import difference_intervals
 from virft.report.render.line_chart import ticks
-from virft.report.render.reported import ReportedAnswers, ReportedSystem
+from virft.report.render.reported import ReportedPredictions, ReportedSystem
 from virft.types import Scores, TaskName
 
 
-class Number(NamedTuple):
-    """A score in words. ``better``: 1 if higher is better, -1 if lower is, 0 if neither."""
+class MetricInfo(NamedTuple):
+    """The definition of a metric. ``better``: 1 if higher is better, -1 if lower is, 0 if neither."""
 
     name: str
-    words: str
+    description: str
     better: int = 1
 
 
-NUMBERS = (
-    Number("f1", "2 hits / (boxes + targets) over all questions together, at IoU 0.5"),
-    Number("ap", "COCO's average precision, IoU 0.5 to 0.95, a box scored by its confidence"),
-    Number("ap50", "average precision at IoU 0.5"),
-    Number("precision", "hits / boxes answered, at IoU 0.5"),
-    Number("recall", "hits / boxes to find, at IoU 0.5"),
-    Number("accuracy", "share of names that are right after normalising, or by an alias"),
-    Number("box_miou", "mean IoU of the answered box with the right one; unreadable answers count 0"),
-    Number("accuracy_at_50", "share of boxes with an IoU of at least 0.5"),
-    Number("accuracy_at_75", "share of boxes with an IoU of at least 0.75"),
-    Number("accuracy_at_90", "share of boxes with an IoU of at least 0.9"),
-    Number("false_positive_rate", "share of questions about an absent class that were answered with a box", -1),
-    Number("calibration_error", "how far confidences are from the share of hits", -1),
-    Number("unreadable_frac", "share of answers that hold nothing readable", -1),
-    Number("truncated_frac", "share of answers cut by the token limit", -1),
-    Number("duplicates_per_question", "further boxes on a target that has one", -1),
-    Number("well_formed_frac", "share of answers in exactly the form that was asked for"),
-    Number("boxes_per_question", "boxes answered", 0),
-    Number("no_objects_frac", "share of answers that say there is nothing", 0),
-    Number("mean_confidence", "of all boxes answered", 0),
-    Number("f1_mean", "F1, mean over IoU 0.5 to 0.95"),
-    Number("precision_mean", "precision, mean over IoU 0.5 to 0.95"),
-    Number("recall_mean", "recall, mean over IoU 0.5 to 0.95"),
-    Number("accuracy_paper_substring", "the paper's rule, which also pays for naming several"),
+METRICS = (
+    MetricInfo("f1", "2 hits / (predicted boxes + targets), summed over all questions, at IoU 0.5"),
+    MetricInfo("ap", "COCO average precision (mAP), IoU 0.5 to 0.95, boxes ranked by their confidence"),
+    MetricInfo("ap50", "average precision at IoU 0.5"),
+    MetricInfo("precision", "hits / predicted boxes, at IoU 0.5"),
+    MetricInfo("recall", "hits / targets, at IoU 0.5"),
+    MetricInfo("accuracy", "fraction of names that equal the target or an alias after normalisation"),
+    MetricInfo("box_miou", "mean IoU of predicted and target box; an unreadable answer counts 0"),
+    MetricInfo("accuracy_at_50", "fraction of questions whose predicted box has an IoU of at least 0.5"),
+    MetricInfo("accuracy_at_75", "fraction of questions whose predicted box has an IoU of at least 0.75"),
+    MetricInfo("accuracy_at_90", "fraction of questions whose predicted box has an IoU of at least 0.9"),
+    MetricInfo("false_positive_rate", "fraction of questions about an absent class with a predicted box", -1),
+    MetricInfo("calibration_error", "expected calibration error: mean gap between confidence and fraction of hits", -1),
+    MetricInfo("unreadable_frac", "fraction of completions that cannot be parsed", -1),
+    MetricInfo("truncated_frac", "fraction of completions cut at the token limit", -1),
+    MetricInfo("duplicates_per_question", "additional boxes on a target that already has a hit", -1),
+    MetricInfo("well_formed_frac", "fraction of completions in exactly the requested format"),
+    MetricInfo("boxes_per_question", "predicted boxes", 0),
+    MetricInfo("no_objects_frac", "fraction of answers without objects", 0),
+    MetricInfo("mean_confidence", "mean confidence of all predicted boxes", 0),
+    MetricInfo("f1_mean", "F1, mean over IoU 0.5 to 0.95"),
+    MetricInfo("precision_mean", "precision, mean over IoU 0.5 to 0.95"),
+    MetricInfo("recall_mean", "recall, mean over IoU 0.5 to 0.95"),
+    MetricInfo("accuracy_paper_substring", "the paper's substring rule, which also accepts a list of several names"),
 )
-_KNOWN = {number.name: number for number in NUMBERS}
+_KNOWN = {metric.name: metric for metric in METRICS}
 _FIRST = {
     TaskName.DETECTION: ("f1", "ap", "ap50", "precision", "recall", "false_positive_rate", "unreadable_frac"),
     TaskName.CLASSIFICATION: ("accuracy", "unreadable_frac"),
@@ -58,99 +58,107 @@ MOST_TABLE_ROWS = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """A system's number. ``between``: its interval, or the range of its seeds; ``change``: against the first system.
-
-    ``change_between``: the change's interval; ``sense``: "better" or "worse" if that leaves out 0, else "". ``low`` and
-    ``high``: the ends of ``between``.
-    """
+    """A metric of one system."""
 
     value: float | None = None
+    """Value, the mean over seeds if there are several."""
     text: str = "–"
+    """Formatted value."""
     between: str = ""
+    """95 % confidence interval, or the range over seeds."""
     change: str = ""
+    """Difference to the first system."""
     change_between: str = ""
+    """95 % confidence interval of the difference."""
     sense: str = ""
+    """``better`` or ``worse`` if the interval of the difference excludes 0, else empty."""
     low: float | None = None
+    """Lower end of ``between``."""
     high: float | None = None
+    """Upper end of ``between``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A number of every system of the table."""
+    """A metric, for every system of the table."""
 
     name: str
-    words: str
+    description: str
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ByName:
-    """A further table, such as a number of each class; ``rest``: rows that were left out."""
+    """An additional table, such as a metric by class. ``num_omitted``: rows above the limit that are not shown."""
 
     title: str
     rows: tuple[tuple[str, tuple[str, ...]], ...]
-    rest: int = 0
+    num_omitted: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreTable:
-    """One task of one test set. ``systems``: name and place on the page; ``facts``: what was asked, in words.
-
-    ``warnings``: why its columns must not be compared as they stand; ``rows``: what to look at first, ``more``: all
-    other numbers, ``tables``: by class and the like.
-    """
+    """The metrics of one task of one test set."""
 
     test: str
+    """Name of the test set."""
     task: TaskName
+    """Task of the questions."""
     systems: tuple[tuple[str, int], ...]
+    """Name of each system and its index on the page."""
     facts: tuple[str, ...]
+    """Task, protocol, number of questions and dataset hash."""
     warnings: tuple[str, ...]
+    """Reasons why the columns must not be compared."""
     rows: tuple[Row, ...]
+    """The main metrics."""
     more: tuple[Row, ...]
+    """All other metrics."""
     tables: tuple[ByName, ...] = field(default=())
+    """Tables by class and the like."""
 
     @property
     def headline(self) -> Row:
-        """The number that says how good a model is."""
+        """The task's headline metric."""
         return self.rows[0]
 
     @property
     def axis(self) -> list[float]:
-        """Ticks for the headline's numbers and their intervals, from 0."""
+        """Ticks from 0 that cover the headline metric and its confidence intervals."""
         ends = [end for cell in self.headline.cells for end in (cell.value, cell.high) if end is not None]
         return ticks(0.0, max(ends, default=0.0))
 
     @property
     def explained(self) -> list[Row]:
-        """The rows whose numbers have words."""
-        return [row for row in (*self.rows, *self.more) if row.words]
+        """The rows whose metric has a description."""
+        return [row for row in (*self.rows, *self.more) if row.description]
 
 
 def names_of_tests(systems: Iterable[ReportedSystem]) -> list[str]:
-    """Every test set that a system has answered, in the order they come."""
-    return list(dict.fromkeys(name for system in systems for name in system.answers))
+    """Return the names of all test sets with predictions, in order of appearance."""
+    return list(dict.fromkeys(name for system in systems for name in system.predictions))
 
 
 def score_tables(systems: Sequence[ReportedSystem]) -> list[ScoreTable]:
-    """A table for each test set and task. Differences are to the first system of a table."""
+    """Return a table for each test set and task. Differences are to the first system of a table."""
     return [
         _table(test, task, systems)
         for test in names_of_tests(systems)
         for task in TaskName
-        if any(one.of_task(task) for system in systems for one in system.answers.get(test, ()))
+        if any(one.of_task(task) for system in systems for one in system.predictions.get(test, ()))
     ]
 
 
 def disagreements(
-    answers: Sequence[tuple[str, Sequence[ReportedAnswers]]], *, task: TaskName | None = None
+    systems: Sequence[tuple[str, Sequence[ReportedPredictions]]], *, task: TaskName | None = None
 ) -> list[str]:
-    """Why scores of these systems (name, answers of its seeds) are not of one kind, in words; of one ``task``, if set.
+    """Return the reasons why the scores of systems (name, predictions of its seeds) are not comparable.
 
-    They differ in the data set's content, its protocol, the number of questions, the rule of scoring, or the way of
-    asking.
+    Compared are the dataset's content, the protocol, the number of questions, the scoring rules and the prompt
+    settings. ``task``: compare the scores of this task only.
     """
     facts: dict[str, dict[str, list[str]]] = {}
-    for name, seeds in answers:
+    for name, seeds in systems:
         for what, found in _facts_to_compare(seeds, task).items():
             facts.setdefault(what, {}).setdefault(found, []).append(name)
     return [
@@ -160,34 +168,34 @@ def disagreements(
     ]
 
 
-def _facts_to_compare(seeds: Sequence[ReportedAnswers], task: TaskName | None) -> dict[str, str]:
-    """What must be the same -> what it is; of several seeds all of it."""
-    scores = [one for answers in seeds for one in answers.scores if task in (None, one.task)]
+def _facts_to_compare(seeds: Sequence[ReportedPredictions], task: TaskName | None) -> dict[str, str]:
+    """Return the facts that must agree between systems; several values if the seeds differ."""
+    scores = [one for predictions in seeds for one in predictions.scores if task in (None, one.task)]
     facts = {
-        "the data": [f"hash {answers.data_hash[:12]}" for answers in seeds],
+        "the data": [f"hash {one.data_hash[:12]}" for one in seeds],
         "the protocol": [one.protocol for one in scores],
         "the number of questions": [f"{one.num_samples}" for one in scores],
-        "the rule of scoring": [answers.scored for answers in seeds if answers.scored],
+        "the scoring": [one.scored for one in seeds if one.scored],
     }
-    for name in sorted({name for answers in seeds for name in answers.asked}):
-        facts[f"{name.replace('_', ' ')} in asking"] = [str(answers.asked.get(name)) for answers in seeds]
+    for name in sorted({name for one in seeds for name in one.settings}):
+        facts[f"the setting {name}"] = [str(one.settings.get(name)) for one in seeds]
     return {what: ", ".join(dict.fromkeys(found)) for what, found in facts.items() if found}
 
 
 class _Column(NamedTuple):
-    """A system's answers to the test of a table: scores of a task for each seed that has some."""
+    """A system's predictions on the test set of a table: scores of the task for each seed that has any."""
 
     name: str
     place: int
-    answers: tuple[ReportedAnswers, ...]
+    predictions: tuple[ReportedPredictions, ...]
     scores: tuple[Scores, ...]
 
     def values(self, name: str) -> list[float]:
         return [value for one in self.scores for key, value in one.values.items() if _plain(key) == name]
 
-    def asked(self, name: str) -> str:
-        """How many were asked where not all were: ``120 of 320``."""
-        found = (_ASKED.search(key) for one in self.scores for key in one.values if _plain(key) == name)
+    def coverage(self, name: str) -> str:
+        """Return ``120 of 320`` if only some questions have a prediction, else an empty string."""
+        found = (_COVERAGE.search(key) for one in self.scores for key in one.values if _plain(key) == name)
         return next((match[1] for match in found if match), "")
 
     def interval(self, name: str) -> tuple[float, float] | None:
@@ -197,17 +205,17 @@ class _Column(NamedTuple):
 def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> ScoreTable:
     columns = []
     for place, system in enumerate(systems):
-        answers = tuple(one for one in system.answers.get(test, ()) if one.of_task(task) is not None)
-        if answers:
-            scores = tuple(found for one in answers if (found := one.of_task(task)) is not None)
-            columns.append(_Column(system.name, place, answers, scores))
-    there = list(dict.fromkeys(_plain(name) for column in columns for one in column.scores for name in one.values))
-    first = [name for name in _FIRST[task] if name in there] or there[:1]
-    order = {number.name: at for at, number in enumerate(NUMBERS)}
-    more = sorted((name for name in there if name not in first), key=lambda name: order.get(name, len(order)))
+        predictions = tuple(one for one in system.predictions.get(test, ()) if one.of_task(task) is not None)
+        if predictions:
+            scores = tuple(found for one in predictions if (found := one.of_task(task)) is not None)
+            columns.append(_Column(system.name, place, predictions, scores))
+    names = list(dict.fromkeys(_plain(name) for column in columns for one in column.scores for name in one.values))
+    first = [name for name in _FIRST[task] if name in names] or names[:1]
+    order = {metric.name: at for at, metric in enumerate(METRICS)}
+    more = sorted((name for name in names if name not in first), key=lambda name: order.get(name, len(order)))
     differences = _difference_intervals(columns, task)
-    warnings = disagreements([(column.name, column.answers) for column in columns], task=task)
-    warnings += [f"{column.name}: {one.problem}" for column in columns for one in column.answers if one.problem]
+    warnings = disagreements([(column.name, column.predictions) for column in columns], task=task)
+    warnings += [f"{column.name}: {one.problem}" for column in columns for one in column.predictions if one.problem]
     return ScoreTable(
         test=test,
         task=task,
@@ -221,35 +229,35 @@ def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> Scor
 
 
 def _difference_intervals(columns: Sequence[_Column], task: TaskName) -> list[Mapping[str, tuple[float, float]]]:
-    """Of each column to the first, where the same was asked."""
+    """Return the intervals of each column's difference to the first, if both have the same questions."""
     first = columns[0]
     found: list[Mapping[str, tuple[float, float]]] = []
     for column in columns:
         before, after = (
-            [one.resampled[task] for one in each.answers if task in one.resampled] for each in (first, column)
+            [one.resampled[task] for one in each.predictions if task in one.resampled] for each in (first, column)
         )
-        complete = len(before) == len(first.answers) and len(after) == len(column.answers)
+        complete = len(before) == len(first.predictions) and len(after) == len(column.predictions)
         comparable = column is not first and complete and _same_questions(first, column)
         found.append(difference_intervals(before, after) if comparable else {})
     return found
 
 
 def _row(name: str, columns: Sequence[_Column], differences: Sequence[Mapping[str, tuple[float, float]]]) -> Row:
-    number = _KNOWN.get(name, Number(name, "", 0))
+    metric = _KNOWN.get(name, MetricInfo(name, "", 0))
     first = columns[0]
     cells = []
     for column, intervals in zip(columns, differences, strict=True):
         comparable = column is not first and _same_questions(first, column)
-        cells.append(_cell(column, number, first.values(name) if comparable else [], intervals.get(name)))
-    return Row(name=name, words=number.words, cells=tuple(cells))
+        cells.append(_cell(column, metric, first.values(name) if comparable else [], intervals.get(name)))
+    return Row(name=name, description=metric.description, cells=tuple(cells))
 
 
-def _cell(column: _Column, number: Number, before: Sequence[float], interval: tuple[float, float] | None) -> Cell:
-    values = column.values(number.name)
+def _cell(column: _Column, metric: MetricInfo, before: Sequence[float], interval: tuple[float, float] | None) -> Cell:
+    values = column.values(metric.name)
     if not values:
         return Cell()
     value = fmean(values)
-    ends = column.interval(number.name) if len(values) == 1 else (min(values), max(values))
+    ends = column.interval(metric.name) if len(values) == 1 else (min(values), max(values))
     between = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
     if len(values) > 1:
         between = f"{between}, {len(values)} seeds"
@@ -260,10 +268,10 @@ def _cell(column: _Column, number: Number, before: Sequence[float], interval: tu
         if interval is not None:
             change_between = f"{signed(interval[0])} to {signed(interval[1])}"
             if interval[0] > 0 or interval[1] < 0:
-                sense = {1: "better", -1: "worse", 0: ""}[number.better * (1 if difference > 0 else -1)]
+                sense = {1: "better", -1: "worse", 0: ""}[metric.better * (1 if difference > 0 else -1)]
     return Cell(
         value=value,
-        text=f"{value:.3f} ({asked})" if (asked := column.asked(number.name)) else f"{value:.3f}",
+        text=f"{value:.3f} ({coverage})" if (coverage := column.coverage(metric.name)) else f"{value:.3f}",
         between=between,
         change=change,
         change_between=change_between,
@@ -274,7 +282,7 @@ def _cell(column: _Column, number: Number, before: Sequence[float], interval: tu
 
 
 def signed(value: float) -> str:
-    """A difference with its sign, a real minus, and no negative zero.
+    """Format a difference with its sign, a typographic minus, and no negative zero.
 
     >>> signed(0.1234), signed(-0.5), signed(-0.0001)
     ('+0.123', '−0.500', '0.000')
@@ -284,7 +292,7 @@ def signed(value: float) -> str:
 
 
 def _same_questions(first: _Column, column: _Column) -> bool:
-    """Whether a difference between two systems means anything: the same questions, all of them."""
+    """Return True if both systems have predictions on exactly the same questions."""
     sets = [{(one.data_hash, one.protocol, one.num_samples) for one in each.scores} for each in (first, column)]
     return sets[0] == sets[1]
 
@@ -298,7 +306,7 @@ def _facts(columns: Sequence[_Column]) -> tuple[str, ...]:
 
 
 def _by_name(columns: Sequence[_Column]) -> list[ByName]:
-    """Tables of the first seed of each system."""
+    """Return the additional tables, of the first seed of each system."""
     names = list(dict.fromkeys(_plain(name) for column in columns for name in column.scores[0].tables))
     tables = []
     for name in names:
@@ -308,26 +316,26 @@ def _by_name(columns: Sequence[_Column]) -> list[ByName]:
         ]
         labels = list(dict.fromkeys(label for rows in found for label in rows))
         rows = tuple(
-            (label, tuple(_shown(one[label]) if label in one else "–" for one in found))
+            (label, tuple(_format_entry(one[label]) if label in one else "–" for one in found))
             for label in labels[:MOST_TABLE_ROWS]
         )
-        rest = max(0, len(labels) - MOST_TABLE_ROWS)
-        tables.append(ByName(title=name.replace("_", " "), rows=rows, rest=rest))
+        num_omitted = max(0, len(labels) - MOST_TABLE_ROWS)
+        tables.append(ByName(title=name.replace("_", " "), rows=rows, num_omitted=num_omitted))
     return tables
 
 
-def _shown(value: float) -> str:
-    """A share, or a count, as it is written."""
+def _format_entry(value: float) -> str:
+    """Format a fraction with three decimals, a count as an integer."""
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _plain(name: str) -> str:
-    """The name of a number without how many were asked.
+    """Return a metric's name without its coverage.
 
     >>> _plain("f1 (120 of 320)"), _plain("giou (masks: box)")
     ('f1', 'giou (masks: box)')
     """
-    return _ASKED.sub("", name)
+    return _COVERAGE.sub("", name)
 
 
-_ASKED = re.compile(r" \((\d+ of \d+)\)$")
+_COVERAGE = re.compile(r" \((\d+ of \d+)\)$")

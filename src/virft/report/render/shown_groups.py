@@ -1,4 +1,4 @@
-"""Groups of rollouts from a run's log: the best and the worst answer of a step beside each other."""
+"""Select rollout groups from a run's log and show the best completion of each next to the worst."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.data.views import target_in
-from virft.report.render.descriptions import target_in_full
-from virft.report.render.page_images import PagePictures
-from virft.report.render.panels import Panel, panel
+from virft.report.render.descriptions import describe_target
+from virft.report.render.page_images import PageImages
+from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import ReportedRun
 from virft.report.render.score_tables import signed
 from virft.types import Box, Detection, Detections, Sample, Target, Unreadable, View
@@ -19,33 +19,47 @@ NUM_GROUPS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownCompletion:
-    """One of a group. ``parts``: name and figure of each part of its reward; ``advantage``: empty in older logs."""
+    """A completion of a rollout group."""
 
     title: str
+    """``best`` or ``worst``."""
     text: str
+    """Text of the completion."""
     reward: str
+    """Total reward, formatted."""
     advantage: str
+    """Group-relative advantage, formatted; empty in logs of older versions."""
     parts: tuple[tuple[str, str], ...]
+    """Name and formatted value of each reward part."""
     panel: Panel | None
+    """Image with target and predicted boxes; None without the dataset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownGroup:
-    """The group that differed most in a step. ``rewards``: of all its completions, as places on a scale of [0, 1]."""
+    """The rollout group with the widest reward range of a step."""
 
     step: int
+    """Number of the step, from 1."""
     sample: str
+    """Sample id."""
     query: str
+    """Query of the sample; empty without the dataset."""
     target: str
+    """Description of the ground truth; empty without the dataset."""
     prompt: str
+    """Prompt text."""
     completions: tuple[ShownCompletion, ...]
+    """The best and the worst completion."""
     rewards: tuple[float, ...]
-    in_words: str
+    """Rewards of all completions, scaled to [0, 1] between the lowest and the highest."""
+    summary: str
+    """Number of rewards, lowest and highest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownRollouts:
-    """Groups of one run; ``problem``: why there are none, or no pictures."""
+    """Rollout groups of one run. ``problem``: the reason why groups or images are missing."""
 
     run: str
     groups: tuple[ShownGroup, ...]
@@ -53,34 +67,34 @@ class ShownRollouts:
 
 
 def chosen_rollouts(records: Sequence[Mapping[str, Any]], number: int = NUM_GROUPS) -> list[Mapping[str, Any]]:
-    """Records of groups that differ, evenly spread from the first to the last.
+    """Return records of groups with a non-zero reward range, at equal distances from the first to the last.
 
     >>> group = {"rewards": [0, 1], "best": {}, "worst": {}, "sample": ""}
     >>> [one["step"] for one in chosen_rollouts([{"step": i, **group} for i in range(9)], 3)]
     [0, 4, 8]
     """
-    whole = [one for one in records if one.get("rewards") and {"best", "worst", "sample"} <= one.keys()]
-    spread = [one for one in whole if max(one["rewards"]) > min(one["rewards"])]
-    if len(spread) <= number:
-        return spread
-    return [spread[round(place * (len(spread) - 1) / (number - 1))] for place in range(number)]
+    complete = [one for one in records if one.get("rewards") and {"best", "worst", "sample"} <= one.keys()]
+    usable = [one for one in complete if max(one["rewards"]) > min(one["rewards"])]
+    if len(usable) <= number:
+        return usable
+    return [usable[round(place * (len(usable) - 1) / (number - 1))] for place in range(number)]
 
 
-def shown_rollouts(run: ReportedRun, pictures: PagePictures) -> ShownRollouts:
-    """The chosen groups of a run, with pictures where its samples are at hand."""
+def shown_rollouts(run: ReportedRun, images: PageImages) -> ShownRollouts:
+    """Return the chosen groups of a run, with images if the dataset was found."""
     chosen = chosen_rollouts(run.rollouts)
-    groups = tuple(_group(record, run.samples.get(record["sample"]), pictures) for record in chosen)
+    groups = tuple(_group(record, run.samples.get(record["sample"]), images) for record in chosen)
     problem = ""
     if not run.rollouts:
-        problem = "no step of it has logged its answers yet"
+        problem = "no rollouts have been logged yet"
     elif not groups:
-        problem = "no group has differed so far: nothing to compare"
+        problem = "all rewards within each group are equal so far: nothing to compare"
     elif any(record["sample"] not in run.samples for record in chosen):
-        problem = "its data set is not at hand: answers are shown without pictures"
+        problem = "the dataset was not found: rollouts are shown without images"
     return ShownRollouts(run=run.name, groups=groups, problem=problem)
 
 
-def _group(record: Mapping[str, Any], sample: Sample | None, pictures: PagePictures) -> ShownGroup:
+def _group(record: Mapping[str, Any], sample: Sample | None, images: PageImages) -> ShownGroup:
     rewards = [float(one) for one in record["rewards"]]
     low, high = min(rewards), max(rewards)
     view = _view(record)
@@ -91,13 +105,13 @@ def _group(record: Mapping[str, Any], sample: Sample | None, pictures: PagePictu
         step=record["step"] + 1,
         sample=record["sample"],
         query=sample.query if sample is not None else "",
-        target=target_in_full(target) if target is not None else "",
+        target=describe_target(target) if target is not None else "",
         prompt=record.get("prompt", ""),
         completions=tuple(
-            _completion(title, record[title], sample, target, view, pictures) for title in ("best", "worst")
+            _completion(title, record[title], sample, target, view, images) for title in ("best", "worst")
         ),
         rewards=tuple(round((one - low) / (high - low), 3) for one in rewards),
-        in_words=f"{len(rewards)} rewards from {low:.2f} to {high:.2f}",
+        summary=f"{len(rewards)} rewards from {low:.2f} to {high:.2f}",
     )
 
 
@@ -107,16 +121,16 @@ def _completion(
     sample: Sample | None,
     target: Target | None,
     view: View | None,
-    pictures: PagePictures,
+    images: PageImages,
 ) -> ShownCompletion:
     drawn = None
     if sample is not None and target is not None:
-        picture = pictures.add(sample.images[sample.target_image], sample.target_size, view)
+        image = images.add(sample.images[sample.target_image], sample.target_size, view)
         answer = _answer(record, target)
-        words = (
-            f"The {title} answer, asked for {sample.query}. Right: {target_in_full(target)}. Written: {record['text']}"
+        alt_text = (
+            f"The {title} completion. Query: {sample.query}. Target: {describe_target(target)}. Text: {record['text']}"
         )
-        drawn = panel(picture, target, answer, in_words=words)
+        drawn = make_panel(image, target, answer, alt_text=alt_text)
     advantage = record.get("advantage")
     return ShownCompletion(
         title=title,
@@ -131,10 +145,10 @@ def _completion(
 
 
 def _answer(record: Mapping[str, Any], target: Target) -> Detections | Box | Unreadable:
-    """What the log kept of an answer's boxes."""
-    boxes = [(Box(x1=x1, y1=y1, x2=x2, y2=y2), sure) for x1, y1, x2, y2, sure in record.get("boxes", ())]
+    """Return the boxes of a completion as the log recorded them."""
+    boxes = [(Box(x1=x1, y1=y1, x2=x2, y2=y2), score) for x1, y1, x2, y2, score in record.get("boxes", ())]
     if isinstance(target, Detections):
-        return Detections(items=tuple(Detection(box=box, confidence=sure) for box, sure in boxes))
+        return Detections(items=tuple(Detection(box=box, confidence=score) for box, score in boxes))
     return boxes[0][0] if boxes else Unreadable(reason="no box")
 
 

@@ -1,4 +1,4 @@
-"""Which questions a page shows in pictures: those whose answers changed most, then the worst failures."""
+"""Select the questions that a page shows with their image: largest changes first, then the worst failures."""
 
 from __future__ import annotations
 
@@ -7,152 +7,167 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from virft.report.render.descriptions import in_full, in_short, target_in_full, target_in_short
-from virft.report.render.page_images import PagePictures
-from virft.report.render.panels import Panel, panel
-from virft.report.render.reported import QuestionScore, ReportedAnswers, ReportedSystem
+from virft.report.render.descriptions import describe_answer, describe_target, summarise_answer, summarise_target
+from virft.report.render.page_images import PageImages
+from virft.report.render.panels import Panel, make_panel
+from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
 from virft.report.render.score_tables import names_of_tests
 from virft.types import Answer, Reading, Sample, Unreadable
 
 MOST_SYSTEMS = 4
-"""Answers beside each other; of more systems the first and the last ones are shown."""
-_NO_ANSWER = Unreadable(reason="not answered")
+"""Maximum number of predictions per question; of more systems the first and the last ones are shown."""
+_NO_ANSWER = Unreadable(reason="no prediction")
 _EQUAL = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShownAnswer:
-    """A system's answer on the picture. ``place`` of the system on the page; ``text``: what it wrote."""
+class ShownPrediction:
+    """A system's prediction for a question."""
 
     system: str
+    """Name of the system."""
     place: int
+    """Index of the system on the page, which selects its colour."""
     panel: Panel
-    words: str
+    """Image with target and predicted boxes."""
+    summary: str
+    """The parsed answer in short."""
     score: str
+    """Score of the prediction, formatted."""
     text: str
+    """Text of the completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownQuestion:
-    """A question with what is right and what each system answered. ``change``: "better", "worse" or ""."""
+    """A question with its ground truth and the prediction of each system."""
 
     id: str
+    """Sample id."""
     query: str
+    """Class name, domain or expression."""
     question: str
+    """The sample's own question text, if it has one."""
     target: str
+    """The ground truth in short."""
     change: str
-    answers: tuple[ShownAnswer, ...]
+    """``better`` or ``worse``, last system against first; empty if equal."""
+    predictions: tuple[ShownPrediction, ...]
+    """Predictions in the order of the systems."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownTest:
-    """The pictures of a test set, with answers of ``num_systems`` each.
-
-    ``counts``: how many answers became better and worse, in words; ``problems``: why pictures are missing.
-    """
+    """The questions of a test set that are shown with their image."""
 
     test: str
+    """Name of the test set."""
     num_systems: int
+    """Predictions per question."""
     counts: str
+    """Sentence with the numbers of better, worse and equal predictions."""
     changed: tuple[ShownQuestion, ...]
+    """Questions with the largest changes."""
     failures: tuple[ShownQuestion, ...]
+    """Worst failures."""
     problems: tuple[str, ...]
+    """Reasons why images are missing."""
 
 
-class _Answering(NamedTuple):
-    """A system that is shown, with its place on the page."""
+class _ShownSystem(NamedTuple):
+    """A system with its index on the page."""
 
     place: int
     system: str
-    answers: ReportedAnswers
+    predictions: ReportedPredictions
 
 
-class Choice(NamedTuple):
-    """Ids of samples, most telling first."""
+class ExampleSelection(NamedTuple):
+    """Sample ids, the most informative first."""
 
     changed: list[str]
     failures: list[str]
 
 
-def choose_questions(scores: Sequence[Mapping[str, QuestionScore]], number: int) -> Choice:
-    """At most ``number`` questions, half of them changed; ``scores`` of each system, the one to compare with first.
+def select_examples(scores: Sequence[Mapping[str, QuestionScore]], number: int) -> ExampleSelection:
+    """Select at most ``number`` questions, at most half of them changed; ``scores`` of each system, the baseline first.
 
-    A change is the difference of a later system to the first one, the largest one counts; equal changes keep the order
-    of the data set. Failures are questions that the later systems got wrong, those they were surest about first. With
-    one system there are failures only.
+    The change of a question is its largest score difference between a later system and the first; equal changes have
+    the order of the dataset. Failures are questions that the later systems answered incorrectly, sorted by score, then
+    by confidence. With one system there are failures only.
     """
     first, later = scores[0], scores[1:] or scores[:1]
-    asked = [name for name in first if all(name in one for one in later)]
-    largest = {name: max(abs(one[name].score - first[name].score) for one in later) for name in asked}
-    changed = sorted((name for name in asked if largest[name] > _EQUAL), key=lambda name: -largest[name])
+    common = [name for name in first if all(name in one for one in later)]
+    largest = {name: max(abs(one[name].score - first[name].score) for one in later) for name in common}
+    changed = sorted((name for name in common if largest[name] > _EQUAL), key=lambda name: -largest[name])
     changed = changed[: number - number // 2]
 
     def badness(name: str) -> tuple[float, float]:
         return fmean(one[name].score for one in later), -max(one[name].confidence for one in later)
 
     taken = set(changed)
-    wrong = (name for name in asked if name not in taken and any(one[name].score < 1 for one in later))
-    return Choice(changed=changed, failures=sorted(wrong, key=badness)[: number - len(changed)])
+    wrong = (name for name in common if name not in taken and any(one[name].score < 1 for one in later))
+    return ExampleSelection(changed=changed, failures=sorted(wrong, key=badness)[: number - len(changed)])
 
 
-def shown_tests(systems: Sequence[ReportedSystem], pictures: PagePictures, *, number: int) -> list[ShownTest]:
-    """Every test set with at most ``number`` questions in all, evenly shared; pictures go into ``pictures``."""
+def shown_tests(systems: Sequence[ReportedSystem], images: PageImages, *, number: int) -> list[ShownTest]:
+    """Return every test set with its examples, ``number`` in all, divided evenly; their images go into ``images``."""
     names = names_of_tests(systems)
-    shares = [number // len(names) + (place < number % len(names)) for place in range(len(names))]
-    return [_test(name, systems, pictures, share) for name, share in zip(names, shares, strict=True)]
+    numbers = [number // len(names) + (place < number % len(names)) for place in range(len(names))]
+    return [_test(name, systems, images, each) for name, each in zip(names, numbers, strict=True)]
 
 
-def _test(name: str, systems: Sequence[ReportedSystem], pictures: PagePictures, number: int) -> ShownTest:
-    """Of several seeds the first one."""
-    asked = [
-        _Answering(place, system.name, system.answers[name][0])
+def _test(name: str, systems: Sequence[ReportedSystem], images: PageImages, number: int) -> ShownTest:
+    """Select and draw the examples of a test set; of several seeds, those of the first."""
+    available = [
+        _ShownSystem(place, system.name, system.predictions[name][0])
         for place, system in enumerate(systems)
-        if system.answers.get(name)
+        if system.predictions.get(name)
     ]
-    problems = tuple(dict.fromkeys(one.answers.problem for one in asked if one.answers.problem))
-    shown = [one for one in asked if one.answers.samples is not None and one.answers.read is not None]
-    # another data set of the same name has other questions
-    shown = [one for one in shown if one.answers.data_hash == shown[0].answers.data_hash]
+    problems = tuple(dict.fromkeys(one.predictions.problem for one in available if one.predictions.problem))
+    shown = [one for one in available if one.predictions.samples is not None and one.predictions.read is not None]
+    # a dataset of the same name with other content has other questions
+    shown = [one for one in shown if one.predictions.data_hash == shown[0].predictions.data_hash]
     if len(shown) > MOST_SYSTEMS:
         shown = [shown[0], *shown[-(MOST_SYSTEMS - 1) :]]
     if not shown or not number:
         return ShownTest(test=name, num_systems=0, counts="", changed=(), failures=(), problems=problems)
-    choice = choose_questions([one.answers.question_scores for one in shown], number)
-    wanted = {*choice.changed, *choice.failures}
-    samples = {one.id: one for one in shown[0].answers.samples or () if one.id in wanted}
-    readings = [one.answers.read(list(samples.values())) if one.answers.read else {} for one in shown]
+    selection = select_examples([one.predictions.question_scores for one in shown], number)
+    selected = {*selection.changed, *selection.failures}
+    samples = {one.id: one for one in shown[0].predictions.samples or () if one.id in selected}
+    readings = [one.predictions.read(list(samples.values())) if one.predictions.read else {} for one in shown]
 
     def question(sample_id: str) -> ShownQuestion:
-        return _question(samples[sample_id], shown, [one.get(sample_id) for one in readings], pictures)
+        return _question(samples[sample_id], shown, [one.get(sample_id) for one in readings], images)
 
-    changed, failures = tuple(map(question, choice.changed)), tuple(map(question, choice.failures))
-    lost = [each.answers[0].panel.picture.problem for each in (*changed, *failures)]
+    changed, failures = tuple(map(question, selection.changed)), tuple(map(question, selection.failures))
+    lost = [each.predictions[0].panel.image.problem for each in (*changed, *failures)]
     return ShownTest(
         test=name,
         num_systems=len(shown),
         counts=_counts(shown),
         changed=changed,
         failures=failures,
-        problems=(*problems, *_few(list(dict.fromkeys(one for one in lost if one)))),
+        problems=(*problems, *_truncate(list(dict.fromkeys(one for one in lost if one)))),
     )
 
 
 def _question(
-    sample: Sample, shown: Sequence[_Answering], readings: Sequence[Reading | None], pictures: PagePictures
+    sample: Sample, shown: Sequence[_ShownSystem], readings: Sequence[Reading | None], images: PageImages
 ) -> ShownQuestion:
-    picture = pictures.add(sample.images[sample.target_image], sample.target_size)
-    scores = [one.answers.question_scores[sample.id].score for one in shown]
-    right = target_in_full(sample.target)
+    image = images.add(sample.images[sample.target_image], sample.target_size)
+    scores = [one.predictions.question_scores[sample.id].score for one in shown]
+    target = describe_target(sample.target)
     drawn = []
     for one, reading, score in zip(shown, readings, scores, strict=True):
         answer: Answer = reading.answer if reading is not None else _NO_ANSWER
-        words = f"Asked for: {sample.query}. Right: {right}. {one.system} answered: {in_full(answer)}."
+        alt_text = f"Query: {sample.query}. Target: {target}. Prediction of {one.system}: {describe_answer(answer)}."
         drawn.append(
-            ShownAnswer(
+            ShownPrediction(
                 system=one.system,
                 place=one.place,
-                panel=panel(picture, sample.target, answer, in_words=words, polygons=sample.polygons),
-                words=in_short(answer),
+                panel=make_panel(image, sample.target, answer, alt_text=alt_text, polygons=sample.polygons),
+                summary=summarise_answer(answer),
                 score=f"{score:.2f}",
                 text=reading.text if reading is not None else "",
             )
@@ -162,29 +177,30 @@ def _question(
         id=sample.id,
         query=sample.query,
         question=sample.question or "",
-        target=target_in_short(sample.target),
+        target=summarise_target(sample.target),
         change="better" if change > _EQUAL else "worse" if change < -_EQUAL else "",
-        answers=tuple(drawn),
+        predictions=tuple(drawn),
     )
 
 
-def _counts(shown: Sequence[_Answering]) -> str:
-    """How many answers of the last system are better, equal and worse than the first one's."""
+def _counts(shown: Sequence[_ShownSystem]) -> str:
+    """Count the questions on which the last system is better, worse and equal to the first."""
     if len(shown) == 1:
         return ""
     first, last = shown[0], shown[-1]
     changes = [
-        last.answers.question_scores[name].score - was.score
-        for name, was in first.answers.question_scores.items()
-        if name in last.answers.question_scores
+        last.predictions.question_scores[name].score - was.score
+        for name, was in first.predictions.question_scores.items()
+        if name in last.predictions.question_scores
     ]
     better, worse = sum(one > _EQUAL for one in changes), sum(one < -_EQUAL for one in changes)
     return (
-        f"{last.system} against {first.system}: {better} answers are better, {worse} worse, "
-        f"{len(changes) - better - worse} as good as before."
+        f"{last.system} against {first.system}: {better} predictions are better, {worse} worse, "
+        f"{len(changes) - better - worse} equal."
     )
 
 
-def _few(problems: Sequence[str]) -> list[str]:
+def _truncate(problems: Sequence[str]) -> list[str]:
+    """Return the first three messages and the number of the others."""
     rest = len(problems) - 3
-    return [*problems[:3], *([f"and {rest} more pictures are missing"] if rest > 0 else [])]
+    return [*problems[:3], *([f"and {rest} more images are missing"] if rest > 0 else [])]

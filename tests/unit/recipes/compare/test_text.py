@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from virft.evaluation.comparison import Comparison, Difference, SystemValue
+from virft.evaluation.comparison import Comparison, ScoreDifference, SystemValue
 from virft.recipes.compare.text import sentences
 from virft.types import TaskName
 
 
-def difference(value: float, interval: tuple[float, float] | None, num_seeds: int = 3) -> Difference:
+def difference(value: float, interval: tuple[float, float] | None, num_seeds: int = 3) -> ScoreDifference:
     first = SystemValue(mean=0.25, low=0.25, high=0.25, num_seeds=1)
     second = SystemValue(mean=0.25 + value, low=0.25, high=0.5, num_seeds=num_seeds)
-    return Difference(first=first, second=second, value=value, interval=interval)
+    return ScoreDifference(first=first, second=second, value=value, interval=interval)
 
 
-def said(differences: dict[str, Difference], task: TaskName, warnings: tuple[str, ...] = ()) -> list[str]:
+def said(differences: dict[str, ScoreDifference], task: TaskName, warnings: tuple[str, ...] = ()) -> list[str]:
     one = Comparison(task=task, num_images=10, differences=differences, warnings=warnings)
     return list(sentences({("base", "rft"): [one]}, 0))
 

@@ -1,4 +1,4 @@
-"""The page of folders, and where it lands."""
+"""The page of folders, and the file that it is written to."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from report_factories import (
     PageReader,
     make_run,
     make_set,
-    run_with_answers,
-    write_answers,
+    run_with_predictions,
+    write_texts,
 )
 from runs import files
 from virft.cli.main import main
@@ -21,10 +21,8 @@ from virft.cli.main import main
 DOCS = Path(__file__).parents[4] / "docs"
 
 
-def test_the_page_lands_in_the_first_folder_or_where_it_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = run_with_answers(tmp_path, make_set(tmp_path / "coins"))
+def test_the_page_is_written_to_the_first_folder_or_to_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_with_predictions(tmp_path, make_set(tmp_path / "coins"))
     assert main(["report", str(run.folder), "--images", "0"]) == 0
     assert capsys.readouterr().out == f"{run.folder}/report.html: 0.0 MB\n"
     page = PageReader((run.folder / "report.html").read_text(encoding="utf-8"))
@@ -36,10 +34,10 @@ def test_the_page_lands_in_the_first_folder_or_where_it_is_told(
     assert (tmp_path / "new" / "report.html").is_file()
 
 
-def test_the_page_of_predictions_alone_lands_here_and_not_among_them(
+def test_the_page_of_predictions_alone_is_written_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_answers(tmp_path / "p", make_set(tmp_path / "coins"), [RIGHT] * 3)
+    folder = write_texts(tmp_path / "p", make_set(tmp_path / "coins"), [RIGHT] * 3)
     before = files(folder)
     monkeypatch.chdir(tmp_path)
     assert main(["report", "p"]) == 0
@@ -47,16 +45,16 @@ def test_the_page_of_predictions_alone_lands_here_and_not_among_them(
     assert files(folder) == before
 
 
-def test_pictures_are_at_most_two_hundred(capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_most_two_hundred_images_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", "a", "--images", "201"])
     assert "201; expected an integer from 0 to 200" in capsys.readouterr().err
 
 
-def test_half_a_character_in_an_answer_does_not_stop_a_page(tmp_path: Path) -> None:
+def test_a_lone_surrogate_in_a_completion_does_not_stop_a_page(tmp_path: Path) -> None:
     store = make_set(tmp_path / "coins")
     run = make_run(tmp_path / "mine", store)
-    write_answers(run.folder / "eval" / "test", store, ["<answer>\ud83d</answer>"], model=str(run.folder / "model"))
+    write_texts(run.folder / "eval" / "test", store, ["<answer>\ud83d</answer>"], model=str(run.folder / "model"))
     assert main(["report", str(run.folder)]) == 0
     assert "\\ud83d" in (run.folder / "report.html").read_text(encoding="utf-8")
 
@@ -64,7 +62,7 @@ def test_half_a_character_in_an_answer_does_not_stop_a_page(tmp_path: Path) -> N
 def test_the_documented_program_makes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_set(tmp_path / "coins")
     for name in ("a", "b"):
-        run_with_answers(tmp_path / "runs", store, name=name)
+        run_with_predictions(tmp_path / "runs", store, name=name)
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"```python\n(.*?)```", (DOCS / "report.md").read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, str] = {}

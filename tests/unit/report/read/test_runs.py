@@ -1,4 +1,4 @@
-"""A run is shown in whatever state it is."""
+"""A run is shown whether it is finished, running or damaged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from report_factories import (
     make_run,
     make_set,
     rollout,
-    run_with_answers,
-    write_answers,
+    run_with_predictions,
+    write_texts,
 )
 from virft.evaluation.predictions import PARTS, PREDICTIONS
 from virft.report.read import read_systems, report_folders
@@ -26,13 +26,13 @@ def page_of(*places: Path) -> PageReader:
     return PageReader(report_folders(places))
 
 
-def test_a_run_that_is_being_written_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+def test_a_run_that_is_being_written_is_shown_as_far_as_it_got(tmp_path: Path) -> None:
     store = make_set(tmp_path / "coins")
     run = make_run(tmp_path / "mine", store, steps=2)
     for name in (METRICS, ROLLOUTS):
         with (run.folder / name).open("a") as file:
             file.write('{"step":2,"rew')
-    folder = write_answers(run.folder / "eval" / "test", store, [RIGHT, NOTHING], model=str(run.folder / "model"))
+    folder = write_texts(run.folder / "eval" / "test", store, [RIGHT, NOTHING], model=str(run.folder / "model"))
     (folder / PREDICTIONS).rename(folder / PARTS.format(0))
     found = page_of(run.folder)
     reward = found.charts()[0]["lines"][0]
@@ -44,32 +44,32 @@ def test_a_run_that_is_being_written_is_shown_as_far_as_it_is(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("card.json", None, "card.json: cannot be read (No such file or directory)"),
         ("card.json", b"{", "card.json: not valid JSON"),
-        ("card.json", b"[]", "card.json: no card of a run"),
+        ("card.json", b"[]", "card.json: not the card of a run"),
         ("config.toml", b"[[", "config.toml: not valid TOML"),
         ("config.toml", b"a = 1\n\xff", "config.toml: not valid TOML"),
-        ("metrics.jsonl", b"", "seconds of a step"),
-        ("metrics.jsonl", b'{"step":"0","reward":1}\n', "seconds of a step"),
-        ("rollouts.jsonl", b'{"step":0,"rewards":[0,1]}\n', "no group has differed so far"),
-        ("metrics.jsonl", b"\xff\xfe{\n[1]\n3\n", "seconds of a step"),
-        ("rollouts.jsonl", b"", "no step of it has logged its answers yet"),
+        ("metrics.jsonl", b"", "seconds per step"),
+        ("metrics.jsonl", b'{"step":"0","reward":1}\n', "seconds per step"),
+        ("rollouts.jsonl", b'{"step":0,"rewards":[0,1]}\n', "all rewards within each group are equal so far"),
+        ("metrics.jsonl", b"\xff\xfe{\n[1]\n3\n", "seconds per step"),
+        ("rollouts.jsonl", b"", "no rollouts have been logged yet"),
     ],
 )
-def test_a_broken_file_of_a_run_is_told_in_its_place(
-    tmp_path: Path, name: str, content: bytes | None, told: str
+def test_a_corrupt_file_of_a_run_is_reported_in_its_place(
+    tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
-    run = run_with_answers(tmp_path, make_set(tmp_path / "coins"))
+    run = run_with_predictions(tmp_path, make_set(tmp_path / "coins"))
     if content is None:
         (run.folder / name).unlink()
     else:
         (run.folder / name).write_bytes(content)
-    assert told in page_of(run.folder).text
+    assert message in page_of(run.folder).text
 
 
-def test_an_empty_run_is_a_page_that_says_so(tmp_path: Path) -> None:
+def test_an_empty_run_has_a_page_with_notes(tmp_path: Path) -> None:
     found = page_of(make_run(tmp_path / "mine", make_set(tmp_path / "coins"), steps=0).folder)
     assert "No step has been logged yet." in found.texts
     assert "0 of 200" in found.texts

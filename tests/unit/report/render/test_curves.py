@@ -1,4 +1,4 @@
-"""Logs become charts: none is dropped, noise is smoothed, spikes stay."""
+"""Run logs become charts: no metric is dropped, fluctuations are smoothed, spikes stay."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def points(*values: float) -> Points:
     return Points(tuple(range(len(values))), values)
 
 
-def test_numbers_that_belong_together_stand_together_and_unknown_ones_are_not_dropped() -> None:
+def test_metrics_are_grouped_and_unknown_ones_are_not_dropped() -> None:
     record = {"step": 0, "learning_rate": 0.1, "token_accuracy": 0.5, "reward": 1.0, "reward_iou": 0.5, "kl": 0.0}
-    record |= {"reward@coins": 1.0, "spread_frac": 0.5, "loss": 3.0, "note": "text", "flag": True}
+    record |= {"reward@coins": 1.0, "nonzero_std_frac": 0.5, "loss": 3.0, "note": "text", "flag": True}
     assert titles(chart_groups([system("a", record)])) == {
         "Reward": ["reward", "reward: iou", "reward@coins"],
-        "Answers": ["spread"],
+        "Completions": ["nonzero std"],
         "Update": ["loss", "kl", "learning rate"],
         "Other": ["token accuracy"],
     }
 
 
-def test_the_scores_of_validations_come_first_and_the_rest_can_be_unfolded() -> None:
+def test_validation_scores_come_first_and_other_metrics_are_collapsed() -> None:
     record = {"step": 0, "validation_recall": 0.1, "validation_f1@coins": 0.2, "validation_score": 0.3}
     (group,) = chart_groups([system("a", record)])
     assert [chart.title for chart in group.charts] == ["score", "f1@coins"]
@@ -44,7 +44,7 @@ def test_the_scores_of_validations_come_first_and_the_rest_can_be_unfolded() -> 
     assert ([chart.title for chart in group.charts], group.more) == (["recall"], ())
 
 
-def test_a_number_stands_at_the_steps_done_and_the_untrained_models_validation_at_none() -> None:
+def test_x_is_the_number_of_completed_steps_and_the_untrained_model_is_validated_at_zero() -> None:
     records = (
         {"step": 0, "validation_f1": 0.1},
         {"step": 0, "reward": 1.0},
@@ -57,7 +57,7 @@ def test_a_number_stands_at_the_steps_done_and_the_untrained_models_validation_a
     assert validation == Points((0, 1, 2), (0.1, 0.2, 0.3))
 
 
-def test_runs_share_a_chart_and_one_that_lacks_the_number_has_no_line() -> None:
+def test_runs_share_a_chart_and_a_run_without_the_metric_has_no_line() -> None:
     both = [system("a", {"step": 0, "reward": 1.0, "kl": 0.1}), system("b", {"step": 0, "reward": 2.0})]
     reward, update = chart_groups([ReportedSystem(name="base"), *both])
     assert [(line.name, line.system) for line in reward.charts[0].lines] == [("a", 1), ("b", 2)]
@@ -84,7 +84,7 @@ def test_losses_of_several_trainers_are_charts_of_their_own() -> None:
     assert [chart.title for chart in update.charts] == ["loss"]
 
 
-def test_what_is_no_finite_number_is_left_out() -> None:
+def test_values_that_are_not_finite_are_skipped() -> None:
     records = ({"step": 0, "loss": float("nan")}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": float("inf")})
     (group,) = chart_groups([system("a", *records)])
     assert group.charts[0].lines[0].points == Points((2,), (2.0,))
@@ -92,46 +92,46 @@ def test_what_is_no_finite_number_is_left_out() -> None:
     assert chart_groups([system("a"), ReportedSystem(name="base")]) == []
 
 
-def test_the_time_of_each_stage_is_a_line_with_its_share() -> None:
+def test_the_time_of_each_stage_is_a_line_with_its_fraction() -> None:
     timings = ({"step": 0, "sampling": 3.0, "update": 1.0, "pack": 0.0002}, {"step": 1, "sampling": 3.0, "update": 1.0})
     (group,) = chart_groups([system("a", timings=timings)])
     (chart,) = group.charts
-    assert (chart.title, chart.words) == ("seconds of a step", "4.0 s a step on average")
+    assert (chart.title, chart.description) == ("seconds per step", "4.0 s per step on average")
     assert [line.name for line in chart.lines] == ["sampling 75%", "update 25%"]
     two = chart_groups([system("a", timings=timings), system("b", timings=timings)])
-    assert [one.title for one in two[0].charts] == ["seconds of a step, a", "seconds of a step, b"]
+    assert [one.title for one in two[0].charts] == ["seconds per step, a", "seconds per step, b"]
 
 
-@pytest.mark.parametrize("name", ["spread_frac", "validation_unreadable_frac"])
-def test_shares_are_shown_as_percent_unless_they_are_none(name: str) -> None:
+@pytest.mark.parametrize("name", ["nonzero_std_frac", "validation_unreadable_frac"])
+def test_fractions_are_shown_as_percent_unless_above_one(name: str) -> None:
     (group,) = chart_groups([system("a", {"step": 0, name: 0.5})])
-    assert group.charts[0].is_share
+    assert group.charts[0].is_fraction
     (group,) = chart_groups([system("a", {"step": 0, name: 1.5})])
-    assert not group.charts[0].is_share
+    assert not group.charts[0].is_fraction
 
 
-def test_noise_is_smoothed_to_what_lies_below() -> None:
+def test_gaussian_fluctuations_are_smoothed_to_the_trend() -> None:
     rng = random.Random(0)
-    noisy = points(*(step / 100 + rng.gauss(0, 0.2) for step in range(200)))
-    found = smoothed(noisy)
+    values = points(*(step / 100 + rng.gauss(0, 0.2) for step in range(200)))
+    found = smoothed(values)
     assert found is not None
     # 21 points each: a standard error of 0.2 / sqrt(21) = 0.044; at the ends about twice that
     assert all(abs(value - step / 100) < 0.2 for step, value in zip(*found, strict=True))
-    assert found.steps == noisy.steps
+    assert found.steps == values.steps
 
 
-def test_the_ends_of_a_slope_are_not_bent() -> None:
+def test_smoothing_does_not_bend_the_ends_of_a_slope() -> None:
     # up by 1 and down by 0.9, so 0.05 a step
     wave = points(*(0.05 * step + 0.475 * (step % 2) for step in range(100)))
     found = smoothed(wave)
     assert found is not None
-    # the line in the middle is 0.05 step + 0.2375; the smoothed ends lie on it to a fifth of the noise
+    # the mean line is 0.05 step + 0.2375; the smoothed ends lie on it within a fifth of the fluctuation
     assert found.values[0] == pytest.approx(0.2375, abs=0.1)
     assert found.values[-1] == pytest.approx(0.05 * 99 + 0.2375, abs=0.1)
 
 
 @pytest.mark.parametrize("values", [(1.0, 0.0) * 9, tuple(range(50)), (0.5,) * 50, (1.0,) + (0.0,) * 49])
-def test_few_points_a_schedule_and_a_single_spike_are_left_as_they_are(values: tuple[float, ...]) -> None:
+def test_few_points_a_schedule_and_a_single_spike_are_not_smoothed(values: tuple[float, ...]) -> None:
     assert smoothed(points(*values)) is None
 
 

@@ -1,4 +1,4 @@
-"""Answers drawn over their image: green what is right, red what was answered."""
+"""Predictions drawn on their image: target boxes green, predicted boxes red."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from virft.report.render.images import (
     before_after_sheet,
     boxes_of,
     draw_answer,
-    in_words,
+    format_caption,
 )
 from virft.types import Answer, Detections, InvalidElement, Label, Unreadable
 
 GREY = Image.new("RGB", (100, 50), (128, 128, 128))
 
 
-def colours(picture: Image.Image) -> set[tuple[int, ...]]:
-    return {picture.getpixel((x, y)) for x in range(picture.width) for y in range(picture.height)}  # type: ignore[misc]
+def colours(image: Image.Image) -> set[tuple[int, ...]]:
+    return {image.getpixel((x, y)) for x in range(image.width) for y in range(image.height)}  # type: ignore[misc]
 
 
 def test_boxes_are_scaled_with_the_image() -> None:
-    picture = draw_answer(GREY, detections((10, 10, 40, 40)), detections((50, 10, 90, 40)), side=200)
-    assert picture.size == (200, 100)
+    drawn = draw_answer(GREY, detections((10, 10, 40, 40)), detections((50, 10, 90, 40)), side=200)
+    assert drawn.size == (200, 100)
     # twice as large: left edges at 20 and 100
-    assert picture.getpixel((20, 50)) == TARGET_COLOUR
-    assert picture.getpixel((100, 50)) == ANSWER_COLOUR
-    assert picture.getpixel((60, 50)) == (128, 128, 128)
+    assert drawn.getpixel((20, 50)) == TARGET_COLOUR
+    assert drawn.getpixel((100, 50)) == ANSWER_COLOUR
+    assert drawn.getpixel((60, 50)) == (128, 128, 128)
 
 
-def test_an_answer_of_no_boxes_is_written_below() -> None:
-    picture = draw_answer(GREY, detections((10, 10, 40, 20)), Detections(), side=200)
-    assert ANSWER_COLOUR not in colours(picture)
-    assert picture.getpixel((199, 99)) == (30, 30, 30)
+def test_an_answer_without_boxes_is_written_as_a_caption() -> None:
+    drawn = draw_answer(GREY, detections((10, 10, 40, 20)), Detections(), side=200)
+    assert ANSWER_COLOUR not in colours(drawn)
+    assert drawn.getpixel((199, 99)) == (30, 30, 30)
 
 
-def test_where_nobody_knows_what_is_right_only_the_answer_is_drawn() -> None:
+def test_without_ground_truth_only_the_prediction_is_drawn() -> None:
     seen = colours(draw_answer(GREY, None, detections((50, 10, 90, 40)), side=200))
     assert ANSWER_COLOUR in seen
     assert TARGET_COLOUR not in seen
 
 
-def test_the_image_itself_is_left_alone() -> None:
+def test_the_input_image_is_not_modified() -> None:
     before = GREY.tobytes()
     draw_answer(GREY, detections((1, 1, 9, 9)), Detections())
     assert GREY.tobytes() == before
@@ -62,8 +62,8 @@ def test_the_image_itself_is_left_alone() -> None:
         (Unreadable(reason="no answer block"), "unreadable: no answer block"),
     ],
 )
-def test_an_answer_without_boxes_is_said_in_words(answer: Answer, words: str) -> None:
-    assert in_words(answer) == words
+def test_an_answer_without_boxes_has_a_caption(answer: Answer, words: str) -> None:
+    assert format_caption(answer) == words
 
 
 def test_grounding_has_one_box_and_a_label_none() -> None:
@@ -72,11 +72,11 @@ def test_grounding_has_one_box_and_a_label_none() -> None:
 
 
 @pytest.mark.parametrize(("rows", "lines"), [(0, 0), (1, 1), (2, 1), (5, 3)])
-def test_a_sheet_has_two_samples_a_line(rows: int, lines: int) -> None:
+def test_a_sheet_has_two_samples_per_line(rows: int, lines: int) -> None:
     row = BeforeAfter(
         image=GREY, question="fox", target=detections((1, 1, 9, 9)), before=Detections(), after=detections((2, 2, 9, 9))
     )
     sheet = before_after_sheet([row] * rows, side=100)
-    # two samples of two pictures of 100 with margins of 8; a line is picture, caption of 16 and two margins
+    # two samples of two images of 100 with margins of 8; a line is image, caption of 16 and two margins
     assert sheet.size == (2 * (200 + 24), lines * (100 + 16 + 16) + 24)
     assert (TARGET_COLOUR in colours(sheet)) is (rows > 0)

@@ -1,4 +1,4 @@
-"""Charts in places on paper."""
+"""Layout of charts: ticks, paths and readings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virft.report.render.curves import Chart, Line, Points
-from virft.report.render.line_chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_chart, figure, ticks
+from virft.report.render.line_chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_chart, format_number, ticks
 
 
-def chart(*values: float, is_share: bool = False, smooth: Points | None = None) -> Chart:
+def chart(*values: float, is_fraction: bool = False, smooth: Points | None = None) -> Chart:
     points = Points(tuple(range(1, len(values) + 1)), values)
     line = Line(name="a", tone=0, points=points, smooth=smooth, system=0)
-    return Chart(title="reward", words="", lines=(line,), is_share=is_share)
+    return Chart(title="reward", description="", lines=(line,), is_fraction=is_fraction)
 
 
 def test_a_line_goes_from_corner_to_corner() -> None:
@@ -27,10 +27,10 @@ def test_a_line_goes_from_corner_to_corner() -> None:
     assert drawn.lines[0].dots == ((left, bottom), (201, 87), (right, top))
     assert [tick.text for tick in drawn.y_ticks] == ["0", "0.5", "1", "1.5", "2"]
     assert [tick.text for tick in drawn.x_ticks] == ["1", "2", "3"]
-    assert drawn.in_words == "reward, step 1 to 3: a from 0 to 2"
+    assert drawn.alt_text == "reward, step 1 to 3: a from 0 to 2"
 
 
-def test_behind_a_smoothed_line_lies_the_noisy_one() -> None:
+def test_behind_a_smoothed_line_lies_the_unsmoothed_one() -> None:
     drawn = draw_chart(chart(*range(20), smooth=Points(tuple(range(1, 21)), (5.0,) * 20)))
     assert drawn.lines[0].faint.count("L") == 19
     assert (drawn.lines[0].first, drawn.lines[0].last) == ("5", "5")
@@ -38,21 +38,21 @@ def test_behind_a_smoothed_line_lies_the_noisy_one() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e-6])
-def test_one_point_and_a_line_without_slope_have_a_place(value: float) -> None:
+def test_one_point_and_a_constant_line_are_inside_the_chart(value: float) -> None:
     for values in ((value,), (value, value)):
         drawn = draw_chart(chart(*values))
         numbers = [float(one) for one in re.findall(r"[\d.]+", drawn.lines[0].path)]
         assert all(0 <= one <= WIDTH for one in numbers)
 
 
-def test_what_stands_under_the_cursor_are_the_figures_themselves() -> None:
-    found = json.loads(draw_chart(chart(0.25, 0.5, is_share=True)).readings)
+def test_readings_under_the_cursor_are_the_values_themselves() -> None:
+    found = json.loads(draw_chart(chart(0.25, 0.5, is_fraction=True)).readings)
     assert found["lines"] == [{"name": "a", "tone": 0, "system": 0, "steps": [1, 2], "values": ["25%", "50%"]}]
     assert (found["first"], found["last"], found["left"], found["right"]) == (1, 2, LEFT, WIDTH - RIGHT)
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
-def test_ticks_are_few_and_hold_every_value_between_them(one: float, other: float) -> None:
+def test_ticks_are_few_and_enclose_every_value(one: float, other: float) -> None:
     low, high = sorted((one, other))
     found = ticks(low, high)
     assert 2 <= len(found) <= 5
@@ -66,11 +66,11 @@ def test_ticks_are_few_and_hold_every_value_between_them(one: float, other: floa
     ("value", "text"),
     [(1234.5, "1234"), (0.00002, "2e-5"), (-0.5, "−0.5"), (-2e-5, "−2e-5"), (1e20, "1e+20")],
 )
-def test_figures_are_short(value: float, text: str) -> None:
-    assert figure(value) == text
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert format_number(value) == text
 
 
-def test_shares_have_a_decimal_where_they_need_one() -> None:
-    assert [figure(value, is_share=True) for value in (0.0, 0.004, 0.5)] == ["0%", "0.4%", "50%"]
-    assert figure(0.005, is_share=True, of=[0.0, 0.005, 0.01]) == "0.5%"
-    assert figure(0.05, is_share=True, of=[0.0, 0.05, 0.1]) == "5%"
+def test_percentages_have_a_decimal_where_they_need_one() -> None:
+    assert [format_number(value, is_fraction=True) for value in (0.0, 0.004, 0.5)] == ["0%", "0.4%", "50%"]
+    assert format_number(0.005, is_fraction=True, of=[0.0, 0.005, 0.01]) == "0.5%"
+    assert format_number(0.05, is_fraction=True, of=[0.0, 0.05, 0.1]) == "5%"

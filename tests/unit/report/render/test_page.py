@@ -1,4 +1,4 @@
-"""A page is one file that shows text as it is and lets nothing run but its own script."""
+"""A page is one file that escapes all text and runs no script but its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from virft.report.render.samples import Figure
 
 
 def page(title: str = "A <run>") -> str:
-    figure = Figure(uri="data:image/webp;base64,", in_words='a "red" fox', lines=["<script>alert(1)</script>"])
+    figure = Figure(uri="data:image/webp;base64,", alt_text='a "red" fox', lines=["<script>alert(1)</script>"])
     return render("samples.html.jinja", title=title, intro="a < b & c", figures=[figure])
 
 
-def test_text_is_shown_as_it_is_and_every_element_is_closed() -> None:
+def test_text_is_escaped_and_every_element_is_closed() -> None:
     found = PageReader(page())
     assert "A <run>" in found.texts
     assert "a < b & c" in found.texts
@@ -33,7 +33,7 @@ def policy_of(text: str) -> str:
     return str(policy)
 
 
-def test_a_page_of_pictures_runs_nothing() -> None:
+def test_a_page_of_samples_runs_no_script() -> None:
     assert policy_of(page()) == "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'none'"
     assert "<script>" not in page()
 
@@ -56,13 +56,13 @@ def test_nothing_is_fetched() -> None:
     assert "@import" not in page()
 
 
-def test_a_long_page_comes_in_pieces() -> None:
+def test_a_long_page_is_rendered_piece_by_piece() -> None:
     drawn = []
 
     def figures() -> object:
         for number in range(3):
             drawn.append(number)
-            yield Figure(uri="data:", in_words="", lines=[])
+            yield Figure(uri="data:", alt_text="", lines=[])
 
     pieces = stream("samples.html.jinja", title="t", intro="i", figures=figures())
     next(pieces)
@@ -71,7 +71,7 @@ def test_a_long_page_comes_in_pieces() -> None:
     assert drawn == [0, 1, 2]
 
 
-def test_a_value_that_a_template_lacks_is_our_bug() -> None:
+def test_a_missing_template_value_raises() -> None:
     with pytest.raises(UndefinedError):
         render("samples.html.jinja", title="t", figures=[])
 

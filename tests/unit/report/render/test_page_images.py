@@ -1,4 +1,4 @@
-"""Each picture of a page is kept once."""
+"""Each image of a page is embedded once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from factories import save_picture
-from virft.report.render.page_images import PagePictures, data_uri
+from virft.report.render.page_images import PageImages, data_uri
 from virft.types import ImageSize, View
 
 
@@ -18,35 +18,35 @@ def opened(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
 
-def test_the_same_picture_is_kept_once_and_another_look_at_it_apart(tmp_path: Path) -> None:
-    pictures, path = PagePictures(), str(save_picture(tmp_path / "a.png"))
-    first = pictures.add(path, ImageSize(64, 48))
-    assert pictures.add(path, ImageSize(64, 48)) is first
-    other = pictures.add(path, ImageSize(64, 48), View(crop=(0.0, 0.0, 32.0, 24.0)))
+def test_an_image_is_embedded_once_for_each_augmentation(tmp_path: Path) -> None:
+    images, path = PageImages(), str(save_picture(tmp_path / "a.png"))
+    first = images.add(path, ImageSize(64, 48))
+    assert images.add(path, ImageSize(64, 48)) is first
+    other = images.add(path, ImageSize(64, 48), View(crop=(0.0, 0.0, 32.0, 24.0)))
     assert other.id != first.id
     assert other.uri != first.uri
-    assert pictures.found == [first, other]
+    assert images.found == [first, other]
 
 
-def test_large_pictures_are_shrunk_and_small_ones_left(tmp_path: Path) -> None:
-    pictures = PagePictures()
-    large = pictures.add(str(save_picture(tmp_path / "a.png", (960, 600))), ImageSize(960, 600))
-    small = pictures.add(str(save_picture(tmp_path / "b.png", (64, 48))), ImageSize(64, 48))
+def test_large_images_are_shrunk_and_small_ones_are_not(tmp_path: Path) -> None:
+    images = PageImages()
+    large = images.add(str(save_picture(tmp_path / "a.png", (960, 600))), ImageSize(960, 600))
+    small = images.add(str(save_picture(tmp_path / "b.png", (64, 48))), ImageSize(64, 48))
     assert opened(large.uri).size == (480, 300)
     assert opened(small.uri).size == (64, 48)
     assert large.size == (960, 600)
 
 
-def test_a_picture_that_is_missing_or_broken_says_so(tmp_path: Path) -> None:
-    pictures = PagePictures()
-    (tmp_path / "broken.png").write_text("no picture")
-    missing, broken = (pictures.add(str(tmp_path / name), ImageSize(4, 3)) for name in ("none.png", "broken.png"))
+def test_a_missing_or_corrupt_image_has_a_problem(tmp_path: Path) -> None:
+    images = PageImages()
+    (tmp_path / "corrupt.png").write_text("not an image")
+    missing, corrupt = (images.add(str(tmp_path / name), ImageSize(4, 3)) for name in ("none.png", "corrupt.png"))
     assert (missing.uri, missing.problem) == ("", f"{tmp_path}/none.png: no such image")
-    assert "broken.png: cannot be read as an image" in broken.problem
-    assert pictures.found == []
+    assert "corrupt.png: cannot be read as an image" in corrupt.problem
+    assert images.found == []
 
 
-def test_a_uri_holds_the_picture_in_colour() -> None:
+def test_a_uri_holds_the_image_in_colour() -> None:
     again = opened(data_uri(Image.new("L", (4, 3), 200))).convert("RGB")
     assert again.size == (4, 3)
     assert all(abs(value - 200) < 4 for value in again.getpixel((0, 0)))  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Where runs came from."""
+"""Provenance of runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def facts(one: ReportedRun) -> dict[str, str]:
     return dict(view.facts)
 
 
-def test_a_card_tells_what_happened_to_the_run() -> None:
-    events = [{"step": 3, "event": "kl", "did": "went on", "told": "step 4: KL is 11", "incident": False}]
+def test_a_card_lists_the_events_of_the_run() -> None:
+    events = [{"step": 3, "event": "kl", "action": "continued", "message": "step 4: KL is 11", "incident": False}]
     (view,) = run_card_views([ReportedSystem(name="a", runs=(run(events=events),))])
-    assert view.events == (ShownEvent(event="kl", told="step 4: KL is 11", did="went on"),)
+    assert view.events == (ShownEvent(event="kl", message="step 4: KL is 11", action="continued"),)
 
 
-def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
+def test_a_card_has_command_versions_machine_and_progress() -> None:
     card = {
         "argv": ["virft", "grpo", "a b.toml"],
         "commit": "abc",
@@ -39,7 +39,7 @@ def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
     timings = [{"step": step, "update": 1.0} for step in range(3)]
     assert facts(run(card=card, settings={"grpo.steps": 7, "sft.steps": 9}, timings=timings)) == {
         "folder": "runs/a",
-        "trained by": "sft",
+        "method": "sft",
         "steps": "3 of 9",
         "model": "virft-tiny",
         "command": "virft grpo 'a b.toml'",
@@ -51,12 +51,12 @@ def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
     }
 
 
-def test_a_run_without_a_card_or_logs_is_told_as_far_as_it_goes() -> None:
+def test_a_run_without_card_or_logs_shows_what_is_known() -> None:
     assert facts(run()) == {"folder": "runs/a", "steps": "0"}
     assert facts(run(metrics=[{"step": 4, "loss": 1.0}], settings={"model.path": "m"}))["steps"] == "5"
 
 
-def test_settings_that_differ_are_told_and_where_runs_write_is_not() -> None:
+def test_settings_that_differ_are_listed_without_the_run_folder() -> None:
     first = run(settings={"seed": 0, "run.dir": "a", "grpo.steps": 5, "model.train": "full", "prompt.thinking": True})
     other = run(settings={"seed": 0, "run.dir": "b", "grpo.steps": 9, "model.train": "full", "model.lora_rank": 8})
     rows = [(row.key, row.values) for row in settings_that_differ([first, other])]

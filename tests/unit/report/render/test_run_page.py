@@ -1,4 +1,4 @@
-"""The whole page, from what it is told about systems."""
+"""The whole page, rendered from reported systems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from factories import detections, reading, sample, save_picture
-from report_factories import PageReader, answers, answers_to, rollout, scores
+from report_factories import PageReader, predictions, predictions_on, rollout, scores
 from virft.report.render.page import html_table, paragraph
 from virft.report.render.reported import ReportedRun, ReportedSystem, Section
 from virft.report.render.run_page import render_run_page
@@ -25,46 +25,46 @@ def read(systems: list[ReportedSystem], **more: Any) -> PageReader:
     return PageReader(render_run_page(systems, title="t", **more))
 
 
-def asked_twice(folder: Path) -> list[ReportedSystem]:
-    """Two systems, two questions, of which both got one wrong and one changed."""
+def two_systems(folder: Path) -> list[ReportedSystem]:
+    """Two systems and two questions: one prediction improves, one stays incorrect."""
     samples = [sample(id=f"q{i}", image=str(save_picture(folder / f"{i}.png", seed=i))) for i in range(2)]
     no, yes = reading(Detections()), reading(detections((10, 10, 30, 40)))
-    before = answers_to(samples, {"q0": no, "q1": no}, {"q0": 0.0, "q1": 0.0})
-    after = answers_to(samples, {"q0": yes, "q1": no}, {"q0": 1.0, "q1": 0.0})
+    before = predictions_on(samples, {"q0": no, "q1": no}, {"q0": 0.0, "q1": 0.0})
+    after = predictions_on(samples, {"q0": yes, "q1": no}, {"q0": 1.0, "q1": 0.0})
     return [
-        ReportedSystem(name="base", answers={"coins": (before,)}),
-        ReportedSystem(name="rft", runs=(run("rft"),), answers={"coins": (after,)}),
+        ReportedSystem(name="base", predictions={"coins": (before,)}),
+        ReportedSystem(name="rft", runs=(run("rft"),), predictions={"coins": (after,)}),
     ]
 
 
 def test_every_part_has_a_heading_and_a_link(tmp_path: Path) -> None:
     section = Section(heading="Compared", body=paragraph("RFT wins.") + html_table(["", "f1"], [["rft", "1"]]))
-    found = read(asked_twice(tmp_path), sections=[section], notes=["a note"], intro="an intro")
+    found = read(two_systems(tmp_path), sections=[section], notes=["a note"], intro="an intro")
     ids = {one.get("id") for _, one in found.elements}
     links = [one["href"][1:] for one in found.all("a") if one["href"].startswith("#")]
-    assert links[:7] == ["content", "section-1", "scores", "curves", "pictures", "groups", "runs"]
+    assert links[:7] == ["content", "section-1", "scores", "curves", "images", "rollouts", "runs"]
     assert set(links) <= ids
-    for text in ("Compared", "RFT wins.", "a note", "an intro", "What changed most", "Worst failures"):
+    for text in ("Compared", "RFT wins.", "a note", "an intro", "Largest changes", "Worst failures"):
         assert text in found.texts
     assert "Settings that differ" not in found.texts
 
 
-def test_a_picture_lies_in_the_page_once_however_often_it_is_shown(tmp_path: Path) -> None:
-    found = read(asked_twice(tmp_path))
-    pictures = [one["id"] for one in found.all("image")]
+def test_an_image_is_embedded_once_however_often_it_is_shown(tmp_path: Path) -> None:
+    found = read(two_systems(tmp_path))
+    embedded = [one["id"] for one in found.all("image")]
     shown = [one["href"][1:] for one in found.all("use")]
-    assert len(pictures) == 2
+    assert len(embedded) == 2
     # two questions, two systems each
-    assert sorted(shown) == sorted(pictures * 2)
+    assert sorted(shown) == sorted(embedded * 2)
     assert all(one["href"].startswith("data:image/webp;base64,") for one in found.all("image"))
 
 
-def test_every_picture_and_chart_has_words_and_can_be_reached_by_keyboard(tmp_path: Path) -> None:
-    found = read(asked_twice(tmp_path))
+def test_every_image_and_chart_has_a_text_and_can_be_reached_by_keyboard(tmp_path: Path) -> None:
+    found = read(two_systems(tmp_path))
     panels = found.all("svg", cls="panel")
     assert len(panels) == 4
     assert panels[1]["aria-label"] == (
-        "Asked for: fox. Right: 1 box: 10, 10 to 30, 40. rft answered: 1 box: 10, 10 to 30, 40 (confidence 1.00)."
+        "Query: fox. Target: 1 box: 10, 10 to 30, 40. Prediction of rft: 1 box: 10, 10 to 30, 40 (confidence 1.00)."
     )
     (chart,) = found.all("figure", cls="chart")
     assert chart["tabindex"] == "0"
@@ -72,15 +72,15 @@ def test_every_picture_and_chart_has_words_and_can_be_reached_by_keyboard(tmp_pa
     assert all(one["tabindex"] == "0" for one in found.all("div", cls="scroll"))
 
 
-def test_no_text_of_a_model_becomes_part_of_the_page(tmp_path: Path) -> None:
-    picture = str(save_picture(tmp_path / "a.png"))
-    samples = [sample(id="q0", image=picture, query=NASTY, question=NASTY)]
+def test_no_text_of_a_model_becomes_markup_of_the_page(tmp_path: Path) -> None:
+    image = str(save_picture(tmp_path / "a.png"))
+    samples = [sample(id="q0", image=image, query=NASTY, question=NASTY)]
     answer = reading(Unreadable(reason=NASTY))
     nasty = rollout(0, prompt=NASTY, best={"reward": 2.0, "parts": {NASTY: 1.0}, "text": NASTY})
     system = ReportedSystem(
         name=NASTY,
         runs=(run(NASTY, rollouts=(nasty,), config=NASTY, card={"argv": [NASTY]}),),
-        answers={NASTY: (answers_to(samples, {"q0": answer}, {"q0": 0.0}),)},
+        predictions={NASTY: (predictions_on(samples, {"q0": answer}, {"q0": 0.0}),)},
     )
     page = render_run_page([system], title=NASTY, notes=[NASTY])
     assert "<script>alert" not in page
@@ -92,10 +92,10 @@ def test_no_text_of_a_model_becomes_part_of_the_page(tmp_path: Path) -> None:
 
 
 def test_seeds_of_a_system_share_a_column_and_a_switch() -> None:
-    seeds = tuple(answers(scores({"f1": value})) for value in (0.25, 0.75))
+    seeds = tuple(predictions(scores({"f1": value})) for value in (0.25, 0.75))
     systems = [
-        ReportedSystem(name="base", answers={"coins": (answers(scores({"f1": 0.25})),)}),
-        ReportedSystem(name="sft", runs=(run("s0"), run("s1")), answers={"coins": seeds}),
+        ReportedSystem(name="base", predictions={"coins": (predictions(scores({"f1": 0.25})),)}),
+        ReportedSystem(name="sft", runs=(run("s0"), run("s1")), predictions={"coins": seeds}),
         ReportedSystem(name="rft", runs=(run("r0"), run("r1"))),
     ]
     found = read(systems)
@@ -106,40 +106,40 @@ def test_seeds_of_a_system_share_a_column_and_a_switch() -> None:
     assert [line["system"] for line in chart["lines"]] == [1, 1, 2, 2]
 
 
-def test_a_run_that_has_just_begun_is_a_page_that_says_so() -> None:
+def test_a_run_without_steps_has_a_page_with_notes() -> None:
     text = read([ReportedSystem(name="a", runs=(ReportedRun(name="a", folder="a", problems=("no card",)),))]).text
     assert "No step has been logged yet." in text
     assert "No predictions yet." in text
-    assert "no step of it has logged its answers yet" in text
+    assert "no rollouts have been logged yet" in text
     assert "no card" in text
 
 
-def test_supervised_runs_have_no_answers_to_show() -> None:
+def test_supervised_runs_have_no_rollouts() -> None:
     sft = run(card={"trainer": "sft"}, metrics=({"step": 0, "loss": 1.0},), rollouts=())
     found = read([ReportedSystem(name="a", runs=(sft,))])
-    assert "Answers in training" not in found.texts
+    assert "Rollouts" not in found.texts
     assert {"Curves", "Runs", "sft"} <= set(found.texts)
 
 
 def test_predictions_alone_make_a_page_without_curves() -> None:
-    found = read([ReportedSystem(name="base", answers={"coins": (answers(scores({"f1": 0.25})),)})])
-    headings = [one for one in found.texts if one in ("Scores", "Curves", "Runs", "Pictures")]
-    assert headings == ["Scores", "Pictures"] * 2  # links, then parts
+    found = read([ReportedSystem(name="base", predictions={"coins": (predictions(scores({"f1": 0.25})),)})])
+    headings = [one for one in found.texts if one in ("Scores", "Curves", "Runs", "Images")]
+    assert headings == ["Scores", "Images"] * 2  # links, then parts
     assert "0.250" in found.text
 
 
-def test_answers_that_could_not_be_scored_are_told() -> None:
-    found = read([ReportedSystem(name="base", answers={"coins": (answers(problem="d: is gone"),)})])
+def test_predictions_that_could_not_be_scored_are_listed() -> None:
+    found = read([ReportedSystem(name="base", predictions={"coins": (predictions(problem="d: is gone"),)})])
     assert "base on coins: d: is gone" in found.text
 
 
 def test_equal_input_gives_equal_pages(tmp_path: Path) -> None:
-    pages = {render_run_page(asked_twice(tmp_path), title="t") for _ in range(2)}
+    pages = {render_run_page(two_systems(tmp_path), title="t") for _ in range(2)}
     assert len(pages) == 1
 
 
 def test_the_page_needs_no_network(tmp_path: Path) -> None:
-    page = render_run_page(asked_twice(tmp_path), title="t")
+    page = render_run_page(two_systems(tmp_path), title="t")
     assert re.findall(r"https?://", page) == []
     found = PageReader(page)
     links = [value for _, attrs in found.elements for name, value in attrs.items() if name in ("src", "href")]

@@ -1,4 +1,4 @@
-"""The page of a data set's pictures."""
+"""The page of a dataset's images and targets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from virft.cli.main import main
 from virft.data.store_writer import StoreWriter
 from virft.geometry.masks import mask_to_rle
 from virft.report.render.images import TARGET_COLOUR
-from virft.report.render.samples import draw_target, target_in_words, write_samples_page
+from virft.report.render.samples import describe_sample_target, draw_target, write_samples_page
 from virft.types import Label, TaskName
 
 
-def test_the_target_is_drawn_and_small_pictures_stay_small() -> None:
+def test_the_target_is_drawn_and_small_images_are_not_enlarged() -> None:
     white = Image.new("RGB", (64, 48), "white")
     drawn = np.asarray(draw_target(white, sample(detections((10, 10, 30, 40)))))
     assert drawn.shape == (48, 64, 3)
@@ -28,7 +28,7 @@ def test_the_target_is_drawn_and_small_pictures_stay_small() -> None:
     assert tuple(drawn[25, 20]) == (255, 255, 255)
 
 
-def test_large_pictures_shrink_with_their_boxes() -> None:
+def test_large_images_shrink_with_their_boxes() -> None:
     large = Image.new("RGB", (1280, 640), "white")
     drawn = np.asarray(draw_target(large, sample(detections((400, 200, 800, 600)), size=(1280, 640))))
     assert drawn.shape == (160, 320, 3)
@@ -55,17 +55,17 @@ def test_a_mask_of_run_lengths_is_shaded() -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (detections(), "not there"),
+        (detections(), "absent"),
         (detections((1, 1, 2, 2)), "1 box"),
         (detections((1, 1, 2, 2), (3, 3, 4, 4)), "2 boxes"),
         (Label(text="red fox", aliases=("fox",)), "red fox or fox"),
     ],
 )
-def test_targets_in_words(target: object, words: str) -> None:
-    assert target_in_words(sample(target)) == words  # type: ignore[arg-type]
+def test_targets_are_described(target: object, words: str) -> None:
+    assert describe_sample_target(sample(target)) == words  # type: ignore[arg-type]
 
 
-def test_texts_are_escaped_and_pictures_are_inside(tmp_path: Path) -> None:
+def test_texts_are_escaped_and_images_are_embedded(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "a.png")
     one = sample(image=str(path), query="<b>&", question="<script>")
     page = "".join(write_samples_page([one], title="a & b", intro="two < three"))
@@ -76,7 +76,7 @@ def test_texts_are_escaped_and_pictures_are_inside(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(base64.b64decode(uri))).size == (64, 48)
 
 
-def test_the_verb_spreads_its_questions_over_the_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_selects_equally_spaced_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_picture(tmp_path / "a.png")
     with StoreWriter(tmp_path / "d") as writer:
         writer.add_image_file("a.png", tmp_path / "a.png")

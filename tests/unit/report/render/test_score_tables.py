@@ -1,4 +1,4 @@
-"""Scores side by side, and when they must not be compared."""
+"""Tables of metrics by system, and warnings against comparing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from report_factories import answers, scores
+from report_factories import predictions, scores
 from virft.metrics.bootstrap import Resampled
-from virft.report.render.reported import ReportedAnswers, ReportedSystem
+from virft.report.render.reported import ReportedPredictions, ReportedSystem
 from virft.report.render.score_tables import MOST_TABLE_ROWS, ScoreTable, disagreements, score_tables
 from virft.types import TaskName
 
 
-def system(name: str, *seeds: ReportedAnswers, test: str = "coins") -> ReportedSystem:
-    return ReportedSystem(name=name, answers={test: seeds})
+def system(name: str, *seeds: ReportedPredictions, test: str = "coins") -> ReportedSystem:
+    return ReportedSystem(name=name, predictions={test: seeds})
 
 
 def table(*systems: ReportedSystem) -> ScoreTable:
@@ -28,9 +28,9 @@ def resampled(*f1: float, images: Any = ("a", "b")) -> dict[TaskName, Resampled]
     return {TaskName.DETECTION: Resampled(images=images, values={"f1": np.array(f1)})}
 
 
-def test_every_number_stands_in_a_row_the_telling_ones_first() -> None:
+def test_every_metric_has_a_row_and_the_main_ones_come_first() -> None:
     values = {"surprise": 1.0, "recall": 0.5, "f1": 0.25, "no_objects_frac": 0.75}
-    found = table(system("base", answers(scores(values))))
+    found = table(system("base", predictions(scores(values))))
     assert [row.name for row in found.rows] == ["f1", "recall"]
     assert [row.name for row in found.more] == ["no_objects_frac", "surprise"]
     assert [row.name for row in found.explained] == ["f1", "recall", "no_objects_frac"]
@@ -40,9 +40,9 @@ def test_every_number_stands_in_a_row_the_telling_ones_first() -> None:
 
 def test_differences_are_to_the_first_system() -> None:
     found = table(
-        system("base", answers(scores({"f1": 0.5}, intervals={"f1": (0.4, 0.6)}))),
-        system("rft", answers(scores({"f1": 0.75}))),
-        system("other", answers(scores({"f1": 0.25}))),
+        system("base", predictions(scores({"f1": 0.5}, intervals={"f1": (0.4, 0.6)}))),
+        system("rft", predictions(scores({"f1": 0.75}))),
+        system("other", predictions(scores({"f1": 0.25}))),
     )
     base, rft, other = found.headline.cells
     assert (base.change, rft.change, other.change) == ("", "+0.250", "−0.250")
@@ -51,9 +51,9 @@ def test_differences_are_to_the_first_system() -> None:
     assert found.axis == [0.0, 0.2, 0.4, 0.6, 0.8]
 
 
-def test_a_difference_has_an_interval_and_a_sense_if_that_leaves_out_0() -> None:
-    def with_f1(value: float, *drawn: float, **more: Any) -> ReportedAnswers:
-        return replace(answers(scores({"f1": value})), resampled=resampled(*drawn, **more))
+def test_a_difference_has_an_interval_and_a_sense_if_that_excludes_0() -> None:
+    def with_f1(value: float, *drawn: float, **more: Any) -> ReportedPredictions:
+        return replace(predictions(scores({"f1": value})), resampled=resampled(*drawn, **more))
 
     base = system("base", with_f1(0.5, 0.4, 0.6))
     better, unclear, worse, elsewhere = table(
@@ -62,7 +62,7 @@ def test_a_difference_has_an_interval_and_a_sense_if_that_leaves_out_0() -> None
         system("better", with_f1(0.7, 0.5, 0.9)),
         system("unclear", with_f1(0.6, 0.3, 0.9)),
         system("worse", with_f1(0.3, 0.3, 0.3)),
-        system("other pictures", with_f1(0.7, 0.5, 0.9, images=("c", "d"))),
+        system("other images", with_f1(0.7, 0.5, 0.9, images=("c", "d"))),
     ).headline.cells[1:]
     assert (better.change_between, better.sense) == ("+0.105 to +0.295", "better")
     assert unclear.sense == ""
@@ -71,9 +71,9 @@ def test_a_difference_has_an_interval_and_a_sense_if_that_leaves_out_0() -> None
 
 
 def test_fewer_false_positives_are_better() -> None:
-    def with_rate(value: float) -> ReportedAnswers:
+    def with_rate(value: float) -> ReportedPredictions:
         drawn = Resampled(images=("a", "b"), values={"false_positive_rate": np.array([value, value])})
-        one = answers(scores({"f1": 0.5, "false_positive_rate": value}))
+        one = predictions(scores({"f1": 0.5, "false_positive_rate": value}))
         return replace(one, resampled={TaskName.DETECTION: drawn})
 
     found = table(system("base", with_rate(0.5)), system("rft", with_rate(0.25)))
@@ -81,27 +81,27 @@ def test_fewer_false_positives_are_better() -> None:
 
 
 def test_seeds_are_a_mean_with_their_range() -> None:
-    seeds = [answers(scores({"f1": value}, intervals={"f1": (0.0, 1.0)})) for value in (0.5, 0.75, 1.0)]
-    found = table(system("base", answers(scores({"f1": 0.5}))), system("rft", *seeds))
+    seeds = [predictions(scores({"f1": value}, intervals={"f1": (0.0, 1.0)})) for value in (0.5, 0.75, 1.0)]
+    found = table(system("base", predictions(scores({"f1": 0.5}))), system("rft", *seeds))
     cell = found.headline.cells[1]
     # the mean of 0.5, 0.75 and 1
     assert (cell.text, cell.between, cell.change) == ("0.750", "0.500 to 1.000, 3 seeds", "+0.250")
     assert (cell.low, cell.high) == (0.5, 1.0)
 
 
-def test_a_test_of_two_tasks_has_two_tables_and_one_that_was_not_asked_a_dash() -> None:
-    both = answers(scores({"f1": 0.5, "ap": 0.1}), scores({"box_miou": 0.5}, task=TaskName.GROUNDING))
-    detection, grounding = score_tables([system("base", both), system("rft", answers(scores({"f1": 0.5})))])
+def test_two_tasks_have_two_tables_and_a_missing_metric_is_a_dash() -> None:
+    both = predictions(scores({"f1": 0.5, "ap": 0.1}), scores({"box_miou": 0.5}, task=TaskName.GROUNDING))
+    detection, grounding = score_tables([system("base", both), system("rft", predictions(scores({"f1": 0.5})))])
     assert [name for name, _ in grounding.systems] == ["base"]
     assert grounding.facts[:2] == ("grounding", "10 questions")
     assert [cell.text for cell in detection.rows[1].cells] == ["0.100", "–"]
     assert score_tables([ReportedSystem(name="base")]) == []
 
 
-def test_numbers_of_unfinished_predictions_stand_in_the_same_row_without_a_difference() -> None:
+def test_metrics_of_unfinished_predictions_share_the_row_without_a_difference() -> None:
     found = table(
-        system("base", answers(scores({"f1": 0.5}))),
-        system("rft", answers(scores({"f1 (3 of 10)": 0.75}, num_samples=3), problem="p: still being written")),
+        system("base", predictions(scores({"f1": 0.5}))),
+        system("rft", predictions(scores({"f1 (3 of 10)": 0.75}, num_samples=3), problem="p: still being written")),
     )
     assert [(cell.text, cell.change) for cell in found.headline.cells] == [("0.500", ""), ("0.750 (3 of 10)", "")]
     assert found.warnings == (
@@ -110,49 +110,49 @@ def test_numbers_of_unfinished_predictions_stand_in_the_same_row_without_a_diffe
     )
 
 
-def test_systems_that_were_asked_otherwise_are_told() -> None:
-    base = answers(scores({"f1": 0.5}))
+def test_systems_with_other_data_or_settings_are_reported() -> None:
+    base = predictions(scores({"f1": 0.5}))
     others = {
         "data": replace(base, data_hash="bbbb"),
-        "protocol": answers(scores({"f1": 0.5}, protocol="all")),
-        "rule": replace(base, scored="as scores.json says"),
-        "asking": replace(base, asked={"thinking": True}),
+        "protocol": predictions(scores({"f1": 0.5}, protocol="all")),
+        "rules": replace(base, scored="from scores.json"),
+        "prompt": replace(base, settings={"thinking": True}),
     }
-    told = {name: disagreements([("base", [base]), (name, [one])]) for name, one in others.items()}
-    assert told == {
+    found = {name: disagreements([("base", [base]), (name, [one])]) for name, one in others.items()}
+    assert found == {
         "data": ["the data differs: hash aaaa (base); hash bbbb (data)"],
         "protocol": ["the protocol differs: positives (base); all (protocol)"],
-        "rule": ["the rule of scoring differs: now (base); as scores.json says (rule)"],
-        "asking": ["thinking in asking differs: False (base); True (asking)"],
+        "rules": ["the scoring differs: now (base); from scores.json (rules)"],
+        "prompt": ["the setting thinking differs: False (base); True (prompt)"],
     }
     assert disagreements([("base", [base]), ("same", [base, base])]) == []
 
 
-def test_there_is_no_difference_to_answers_about_other_data() -> None:
-    other = answers(scores({"f1": 0.75}, data_hash="bbbb"), data_hash="bbbb")
-    found = table(system("base", answers(scores({"f1": 0.5}))), system("rft", other))
+def test_predictions_on_other_data_have_no_difference() -> None:
+    other = predictions(scores({"f1": 0.75}, data_hash="bbbb"), data_hash="bbbb")
+    found = table(system("base", predictions(scores({"f1": 0.5}))), system("rft", other))
     assert found.headline.cells[1].change == ""
     assert found.warnings == ("the data differs: hash aaaa (base); hash bbbb (rft)",)
 
 
-def test_numbers_by_class_hold_every_class_of_every_system() -> None:
+def test_tables_by_class_hold_every_class_of_every_system() -> None:
     found = table(
-        system("base", answers(scores({"f1": 0.5}, tables={"f1": {"cat": 0.5, "dog": 0.25}}))),
-        system("rft", answers(scores({"f1": 0.5}, tables={"f1": {"dog": 1.0, "fox": 0.125}, "seen": {"dog": 3}}))),
+        system("base", predictions(scores({"f1": 0.5}, tables={"f1": {"cat": 0.5, "dog": 0.25}}))),
+        system("rft", predictions(scores({"f1": 0.5}, tables={"f1": {"dog": 1.0, "fox": 0.125}, "seen": {"dog": 3}}))),
     )
     by_class, seen = found.tables
     assert by_class.rows == (("cat", ("0.500", "–")), ("dog", ("0.250", "1.000")), ("fox", ("–", "0.125")))
     assert (seen.title, seen.rows) == ("seen", (("dog", ("–", "3")),))
 
 
-def test_a_table_of_very_many_classes_is_cut_and_says_so() -> None:
+def test_a_table_of_very_many_classes_is_truncated_with_a_count() -> None:
     rows = {str(number): 0.5 for number in range(MOST_TABLE_ROWS + 3)}
-    (by_class,) = table(system("base", answers(scores({"f1": 0.5}, tables={"f1": rows})))).tables
-    assert (len(by_class.rows), by_class.rest) == (MOST_TABLE_ROWS, 3)
+    (by_class,) = table(system("base", predictions(scores({"f1": 0.5}, tables={"f1": rows})))).tables
+    assert (len(by_class.rows), by_class.num_omitted) == (MOST_TABLE_ROWS, 3)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_an_axis_has_room_for_any_score(value: float) -> None:
-    found = table(system("base", answers(scores({"f1": value}))))
+    found = table(system("base", predictions(scores({"f1": value}))))
     assert found.axis[0] == 0.0
     assert found.axis[-1] >= max(value, 0.1)

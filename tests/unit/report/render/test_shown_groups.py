@@ -1,4 +1,4 @@
-"""The best and the worst answer of a step."""
+"""The best and the worst completion of a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from factories import box, detections, sample, save_picture
 from report_factories import NOTHING, RIGHT, rollout
-from virft.report.render.page_images import PagePictures
+from virft.report.render.page_images import PageImages
 from virft.report.render.reported import ReportedRun
 from virft.report.render.shown_groups import ShownRollouts, chosen_rollouts, shown_rollouts
 from virft.types import Sample, TaskName, View
@@ -18,7 +18,7 @@ from virft.types import Sample, TaskName, View
 
 def shown(*records: dict[str, Any], samples: dict[str, Sample] | None = None) -> ShownRollouts:
     run = ReportedRun(name="a", folder="a", rollouts=records, samples=samples or {})
-    return shown_rollouts(run, PagePictures())
+    return shown_rollouts(run, PageImages())
 
 
 def one_sample(folder: Path, target: Any = None, **more: Any) -> dict[str, Sample]:
@@ -33,10 +33,10 @@ def test_best_and_worst_are_shown_with_their_parts_and_advantages() -> None:
     assert (best.title, best.text, best.reward, best.advantage) == ("best", RIGHT, "2.00", "+0.700")
     assert (worst.title, worst.text, worst.reward, worst.parts) == ("worst", NOTHING, "0.50", (("iou", "0.00"),))
     assert best.panel is None
-    assert group.in_words == "2 rewards from 0.50 to 2.00"
+    assert group.summary == "2 rewards from 0.50 to 2.00"
 
 
-def test_boxes_are_drawn_where_the_sample_is_at_hand(tmp_path: Path) -> None:
+def test_boxes_are_drawn_if_the_sample_is_available(tmp_path: Path) -> None:
     found = shown(rollout(0), samples=one_sample(tmp_path))
     assert found.problem == ""
     best, worst = (one.panel for one in found.groups[0].completions)
@@ -44,11 +44,11 @@ def test_boxes_are_drawn_where_the_sample_is_at_hand(tmp_path: Path) -> None:
     assert worst is not None
     assert [(shape.kind, shape.width, shape.height) for shape in best.shapes] == [("target", 32, 24), ("hit", 32, 24)]
     assert [shape.kind for shape in worst.shapes] == ["target"]
-    assert best.in_words == (f"The best answer, asked for fox. Right: 1 box: 0, 0 to 32, 24. Written: {RIGHT}")
+    assert best.alt_text == (f"The best completion. Query: fox. Target: 1 box: 0, 0 to 32, 24. Text: {RIGHT}")
     assert found.groups[0].target == "1 box: 0, 0 to 32, 24"
 
 
-def test_a_view_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
+def test_an_augmented_sample_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
     # the left half, twice as wide: what was 0 to 32 is 0 to 64
     view = View(crop=(0.0, 0.0, 32.0, 48.0))
     found = shown(rollout(0, view=asdict(view)), samples=one_sample(tmp_path))
@@ -75,7 +75,7 @@ def test_logs_of_older_runs_have_no_boxes_and_no_advantages(tmp_path: Path) -> N
     assert [shape.kind for shape in best.panel.shapes] == ["target"]
 
 
-def test_groups_that_do_not_differ_are_passed_over() -> None:
+def test_groups_with_equal_rewards_are_skipped() -> None:
     records = [rollout(step, rewards=[1.0, 1.0] if step % 2 else [0.5, 2.0]) for step in range(40)]
     steps = [one["step"] for one in chosen_rollouts(records, 4)]
     # of 0, 2, .. 38: the first, the last, and two at a third and two thirds
@@ -85,10 +85,10 @@ def test_groups_that_do_not_differ_are_passed_over() -> None:
 @pytest.mark.parametrize(
     ("records", "problem"),
     [
-        ([], "no step of it has logged its answers yet"),
-        ([rollout(0, rewards=[1.0, 1.0])], "no group has differed so far: nothing to compare"),
-        ([rollout(0)], "its data set is not at hand: answers are shown without pictures"),
+        ([], "no rollouts have been logged yet"),
+        ([rollout(0, rewards=[1.0, 1.0])], "all rewards within each group are equal so far: nothing to compare"),
+        ([rollout(0)], "the dataset was not found: rollouts are shown without images"),
     ],
 )
-def test_what_is_missing_is_told(records: list[dict[str, Any]], problem: str) -> None:
+def test_missing_data_is_reported(records: list[dict[str, Any]], problem: str) -> None:
     assert shown(*records).problem == problem

@@ -1,4 +1,4 @@
-"""Which questions are shown, and how."""
+"""Selection and rendering of the examples of a page."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 import pytest
 
 from factories import box, detections, reading, sample, save_picture
-from report_factories import answers, answers_to, scores
-from virft.report.render.page_images import PagePictures
-from virft.report.render.reported import QuestionScore, ReportedAnswers, ReportedSystem
-from virft.report.render.shown_questions import ShownTest, choose_questions, shown_tests
+from report_factories import predictions, predictions_on, scores
+from virft.report.render.page_images import PageImages
+from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
+from virft.report.render.shown_questions import ShownTest, select_examples, shown_tests
 from virft.types import Detections, Label, Sample, TaskName, Unreadable
 
 FOX = detections((10, 10, 30, 40), confidence=0.5)
 
 
 def scored(*values: float, confidences: tuple[float, ...] = ()) -> dict[str, QuestionScore]:
-    sure = confidences or (0.5,) * len(values)
-    return {f"q{i}": QuestionScore(*both) for i, both in enumerate(zip(values, sure, strict=True))}
+    certain = confidences or (0.5,) * len(values)
+    return {f"q{i}": QuestionScore(*both) for i, both in enumerate(zip(values, certain, strict=True))}
 
 
-def system(name: str, *seeds: ReportedAnswers) -> ReportedSystem:
-    return ReportedSystem(name=name, answers={"coins": seeds})
+def system(name: str, *seeds: ReportedPredictions) -> ReportedSystem:
+    return ReportedSystem(name=name, predictions={"coins": seeds})
 
 
 def shown(*systems: ReportedSystem, number: int = 10) -> ShownTest:
-    (found,) = shown_tests(systems, PagePictures(), number=number)
+    (found,) = shown_tests(systems, PageImages(), number=number)
     return found
 
 
@@ -40,112 +40,112 @@ def make_samples(folder: Path, number: int = 2) -> list[Sample]:
 def test_the_largest_changes_come_first_then_failures_by_confidence() -> None:
     before = scored(0.0, 1.0, 0.5, 0.0, 0.0, 1.0)
     after = scored(0.5, 0.0, 0.5, 0.0, 0.0, 1.0, confidences=(0.5, 0.5, 0.5, 0.6, 0.9, 0.9))
-    # changes of 0.5 and 1; q3 and q4 are as wrong as before, q4 more surely; q2 is half right; q5 is right
-    assert choose_questions([before, after], 10) == (["q1", "q0"], ["q4", "q3", "q2"])
+    # changes of 0.5 and 1; q3 and q4 are as wrong as before, q4 with more confidence; q2 is half right; q5 is correct
+    assert select_examples([before, after], 10) == (["q1", "q0"], ["q4", "q3", "q2"])
     # half of two for each
-    assert choose_questions([before, after], 2) == (["q1"], ["q4"])
-    assert choose_questions([before, after], 1) == (["q1"], [])
-    assert choose_questions([before, after], 0) == ([], [])
+    assert select_examples([before, after], 2) == (["q1"], ["q4"])
+    assert select_examples([before, after], 1) == (["q1"], [])
+    assert select_examples([before, after], 0) == ([], [])
 
 
 def test_equal_changes_keep_the_order_of_the_data_so_that_better_and_worse_are_mixed() -> None:
-    assert choose_questions([scored(0, 1, 0, 1), scored(1, 0, 1, 0)], 8).changed == ["q0", "q1", "q2", "q3"]
+    assert select_examples([scored(0, 1, 0, 1), scored(1, 0, 1, 0)], 8).changed == ["q0", "q1", "q2", "q3"]
 
 
-def test_what_did_not_change_leaves_room_for_failures() -> None:
-    assert choose_questions([scored(0, 0, 1), scored(0, 0, 1)], 4) == ([], ["q0", "q1"])
+def test_without_changes_failures_fill_the_page() -> None:
+    assert select_examples([scored(0, 0, 1), scored(0, 0, 1)], 4) == ([], ["q0", "q1"])
 
 
-def test_with_several_systems_the_largest_change_counts_and_only_questions_all_were_asked() -> None:
+def test_with_several_systems_the_largest_change_counts_on_questions_common_to_all() -> None:
     later = [scored(0.5, 0.5, 0.0), scored(1.0, 0.5)]
-    assert choose_questions([scored(0.5, 0.5, 1.0), *later], 4) == (["q0"], ["q1"])
+    assert select_examples([scored(0.5, 0.5, 1.0), *later], 4) == (["q0"], ["q1"])
 
 
 def test_of_a_single_system_failures_are_shown() -> None:
-    assert choose_questions([scored(0.0, 1.0, 0.5)], 4) == ([], ["q0", "q2"])
+    assert select_examples([scored(0.0, 1.0, 0.5)], 4) == ([], ["q0", "q2"])
 
 
-def test_a_question_is_shown_with_each_systems_answer_on_one_picture(tmp_path: Path) -> None:
+def test_a_question_is_shown_with_each_systems_prediction_on_one_image(tmp_path: Path) -> None:
     samples = make_samples(tmp_path)
     nothing, found = reading(Detections()), reading(FOX)
-    pictures = PagePictures()
+    images = PageImages()
     systems = [
-        system("base", answers_to(samples, {"q0": nothing, "q1": nothing}, {"q0": 0.0, "q1": 0.0})),
-        system("rft", answers_to(samples, {"q0": found, "q1": nothing}, {"q0": 1.0, "q1": 0.0})),
+        system("base", predictions_on(samples, {"q0": nothing, "q1": nothing}, {"q0": 0.0, "q1": 0.0})),
+        system("rft", predictions_on(samples, {"q0": found, "q1": nothing}, {"q0": 1.0, "q1": 0.0})),
     ]
-    (test,) = shown_tests(systems, pictures, number=4)
+    (test,) = shown_tests(systems, images, number=4)
     (changed,), (failure,) = test.changed, test.failures
     assert (changed.id, changed.query, changed.question, changed.target, changed.change) == (
-        "q0", "fox", "Where?", "1 box to find", "better",
+        "q0", "fox", "Where?", "1 box", "better",
     )  # fmt: skip
-    assert [(one.system, one.words, one.score) for one in changed.answers] == [
+    assert [(one.system, one.summary, one.score) for one in changed.predictions] == [
         ("base", "no objects", "0.00"),
         ("rft", "1 box", "1.00"),
     ]
-    assert changed.answers[1].panel.in_words == (
-        "Asked for: fox. Right: 1 box: 10, 10 to 30, 40. rft answered: 1 box: 10, 10 to 30, 40 (confidence 0.50)."
+    assert changed.predictions[1].panel.alt_text == (
+        "Query: fox. Target: 1 box: 10, 10 to 30, 40. Prediction of rft: 1 box: 10, 10 to 30, 40 (confidence 0.50)."
     )
     assert failure.id == "q1"
     assert failure.change == ""
-    assert changed.answers[0].panel.picture is changed.answers[1].panel.picture
-    assert len(pictures.found) == 2
-    assert test.counts == "rft against base: 1 answers are better, 0 worse, 1 as good as before."
+    assert changed.predictions[0].panel.image is changed.predictions[1].panel.image
+    assert len(images.found) == 2
+    assert test.counts == "rft against base: 1 predictions are better, 0 worse, 1 equal."
 
 
-def test_names_and_grounding_are_shown_too(tmp_path: Path) -> None:
-    picture = str(save_picture(tmp_path / "a.png"))
-    asked = [
-        sample(Label(text="tit", aliases=("bird",)), id="q0", task=TaskName.CLASSIFICATION, image=picture),
-        sample(box(0, 0, 9, 9), id="q1", task=TaskName.GROUNDING, image=picture, polygons=((0, 0, 9, 0, 9, 9),)),
+def test_classification_and_grounding_are_shown_too(tmp_path: Path) -> None:
+    image = str(save_picture(tmp_path / "a.png"))
+    samples = [
+        sample(Label(text="tit", aliases=("bird",)), id="q0", task=TaskName.CLASSIFICATION, image=image),
+        sample(box(0, 0, 9, 9), id="q1", task=TaskName.GROUNDING, image=image, polygons=((0, 0, 9, 0, 9, 9),)),
     ]
     read = {"q0": reading(Label(text="hen")), "q1": reading(Unreadable(reason="no answer block"))}
-    test = shown(system("base", answers_to(asked, read, {"q0": 0.0, "q1": 0.0})))
+    test = shown(system("base", predictions_on(samples, read, {"q0": 0.0, "q1": 0.0})))
     name, grounding = test.failures
-    assert (name.target, name.answers[0].words) == ("tit or bird", "hen")
-    assert (grounding.target, grounding.answers[0].words) == ("1 box to find", "unreadable: no answer block")
-    assert grounding.answers[0].panel.outlines == ("0.0 0.0 9.0 0.0 9.0 9.0",)
+    assert (name.target, name.predictions[0].summary) == ("tit or bird", "hen")
+    assert (grounding.target, grounding.predictions[0].summary) == ("1 box", "unreadable: no answer block")
+    assert grounding.predictions[0].panel.outlines == ("0.0 0.0 9.0 0.0 9.0 9.0",)
 
 
-def test_a_picture_that_is_missing_is_told_and_its_boxes_stay(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported_and_its_boxes_are_drawn(tmp_path: Path) -> None:
     samples = make_samples(tmp_path, 5)
     for i in range(5):
         (tmp_path / f"{i}.png").unlink()
     read = {one.id: reading(Detections()) for one in samples}
-    test = shown(system("base", answers_to(samples, read, dict.fromkeys(read, 0.0))))
+    test = shown(system("base", predictions_on(samples, read, dict.fromkeys(read, 0.0))))
     assert len(test.failures) == 5
-    assert test.failures[0].answers[0].panel.shapes != ()
+    assert test.failures[0].predictions[0].panel.shapes != ()
     assert test.problems == (
         *(f"{tmp_path}/{i}.png: no such image" for i in range(3)),
-        "and 2 more pictures are missing",
+        "and 2 more images are missing",
     )
 
 
-def test_without_the_data_set_there_are_no_pictures_but_a_reason() -> None:
-    test = shown(system("base", answers(scores({"f1": 0.5}), problem="d: the data set is not there")))
-    assert (test.changed, test.failures, test.problems) == ((), (), ("d: the data set is not there",))
+def test_without_the_dataset_the_reason_is_shown() -> None:
+    test = shown(system("base", predictions(scores({"f1": 0.5}), problem="d: dataset not found")))
+    assert (test.changed, test.failures, test.problems) == ((), (), ("d: dataset not found",))
 
 
-def test_answers_to_other_questions_of_the_same_name_are_not_beside_each_other(tmp_path: Path) -> None:
+def test_predictions_on_another_dataset_of_the_same_name_are_not_shown_together(tmp_path: Path) -> None:
     samples = make_samples(tmp_path)
     read = {one.id: reading(Detections()) for one in samples}
-    first = answers_to(samples, read, {"q0": 0.0, "q1": 0.0})
-    other = answers(scores({"f1": 0.5}), data_hash="bbbb", samples=samples, read=first.read)
+    first = predictions_on(samples, read, {"q0": 0.0, "q1": 0.0})
+    other = predictions(scores({"f1": 0.5}), data_hash="bbbb", samples=samples, read=first.read)
     assert shown(system("base", first), system("other", other)).num_systems == 1
 
 
 def test_of_many_systems_the_first_and_the_last_are_shown(tmp_path: Path) -> None:
     samples = make_samples(tmp_path)
     read = {one.id: reading(Detections()) for one in samples}
-    systems = [system(str(i), answers_to(samples, read, {"q0": 0.0, "q1": 0.0})) for i in range(6)]
+    systems = [system(str(i), predictions_on(samples, read, {"q0": 0.0, "q1": 0.0})) for i in range(6)]
     (question, _) = shown(*systems).failures
-    assert [(one.system, one.place) for one in question.answers] == [("0", 0), ("3", 3), ("4", 4), ("5", 5)]
+    assert [(one.system, one.place) for one in question.predictions] == [("0", 0), ("3", 3), ("4", 4), ("5", 5)]
 
 
 @pytest.mark.parametrize(("number", "each"), [(5, [3, 2]), (1, [1, 0]), (0, [0, 0])])
-def test_tests_share_the_questions(tmp_path: Path, number: int, each: list[int]) -> None:
+def test_questions_are_divided_evenly_over_test_sets(tmp_path: Path, number: int, each: list[int]) -> None:
     samples = make_samples(tmp_path, 4)
     read = {one.id: reading(Detections()) for one in samples}
-    asked = answers_to(samples, read, dict.fromkeys(read, 0.0))
-    both = ReportedSystem(name="base", answers={"a": (asked,), "b": (asked,)})
-    tests = shown_tests([both], PagePictures(), number=number)
+    shared = predictions_on(samples, read, dict.fromkeys(read, 0.0))
+    both = ReportedSystem(name="base", predictions={"a": (shared,), "b": (shared,)})
+    tests = shown_tests([both], PageImages(), number=number)
     assert [len(one.failures) for one in tests] == each

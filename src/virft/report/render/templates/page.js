@@ -1,5 +1,5 @@
 "use strict";
-// Reading figures off a chart, by pointer or by arrow keys. Without it, the page shows the same lines and ends.
+// Show the values of a chart under the pointer or by arrow keys. Without this script the page shows the same lines with their first and last values.
 for (const figure of document.querySelectorAll("figure.chart")) {
   const chart = JSON.parse(figure.querySelector("script").textContent);
   const svg = figure.querySelector("svg");

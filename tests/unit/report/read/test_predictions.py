@@ -1,0 +1,81 @@
+"""Predictions are scored again if their dataset is found; missing data is reported."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from factories import edit_json
+from report_factories import (
+    NOTHING,
+    RIGHT,
+    PageReader,
+    make_run,
+    make_set,
+    run_with_predictions,
+    write_texts,
+)
+from virft.cli.evaluate import score
+from virft.evaluation.predictions import PREDICTIONS
+from virft.report.read import read_systems, report_folders
+
+WORSE = "<answer>[{'Position':[600,600,900,900],'Confidence':0.9}]</answer>"
+
+
+def page_of(*places: Path) -> PageReader:
+    return PageReader(report_folders(places))
+
+
+def test_scores_and_differences_have_intervals(tmp_path: Path) -> None:
+    store = make_set(tmp_path / "coins", number=8)
+    run = make_run(tmp_path / "mine", store)
+    write_texts(run.folder / "eval" / "base", store, [NOTHING] * 8)
+    write_texts(run.folder / "eval" / "test", store, [RIGHT] * 8, model=str(run.folder / "model"))
+    (base, mine), _ = read_systems([run.folder])
+    assert mine.predictions["coins"][0].scores[0].intervals["f1"] == (1.0, 1.0)
+    assert base.predictions["coins"][0].resampled.keys() == {"detection"}
+    assert "(+1.000 to +1.000)" in page_of(run.folder).text
+    (_, mine), _ = read_systems([run.folder], with_intervals=False)
+    assert mine.predictions["coins"][0].scores[0].intervals == {}
+
+
+def test_without_its_dataset_a_run_is_shown_by_its_saved_scores(tmp_path: Path) -> None:
+    store = make_set(tmp_path / "coins")
+    run = run_with_predictions(tmp_path, store)
+    score(predictions=run.folder / "eval" / "test", data=store.folder, intervals=False)
+    shutil.rmtree(store.folder)
+    found = page_of(run.folder)
+    assert "0.800" in found.texts
+    assert f"{store.folder}: dataset not found (hash {store.hash[:12]}); scores are from scores.json" in found.text
+    assert "base on coins: " + f"{store.folder}: dataset not found" in found.text
+    assert "the dataset was not found: rollouts are shown without images" in found.texts
+    assert found.all("svg", cls="panel") == []
+
+
+def test_missing_images_are_reported_in_their_place(tmp_path: Path) -> None:
+    store = make_set(tmp_path / "coins")
+    run = run_with_predictions(tmp_path, store)
+    for image in (store.folder / "images").iterdir():
+        image.unlink()
+    found = page_of(run.folder)
+    assert "image missing" in found.texts
+    assert f"{store.folder}/images/0.png: no such image" in found.texts
+    assert "0.800" in found.texts
+
+
+def test_corrupt_predictions_are_reported_and_the_rest_is_shown(tmp_path: Path) -> None:
+    store = make_set(tmp_path / "coins")
+    run = run_with_predictions(tmp_path, store)
+    other = make_set(tmp_path / "coins2", number=5)
+    write_texts(run.folder / "eval" / "bad_card", store, [RIGHT])
+    (run.folder / "eval" / "bad_card" / "card.json").write_text("{}")
+    bad_lines = write_texts(run.folder / "eval" / "bad_lines", store, [WORSE])
+    (bad_lines / PREDICTIONS).write_text("{}\n")
+    # predictions for other questions than the card states
+    mixed = write_texts(run.folder / "eval" / "mixed", other, [WORSE] * 5)
+    edit_json(mixed / "card.json", lambda tree: tree.update(data=str(store.folder), data_hash=store.hash))
+    found = page_of(run.folder)
+    assert f"{run.folder}/eval/bad_card/card.json: not a predictions card of schema_version 1" in found.texts
+    assert "bad_lines/predictions.jsonl:1: not a prediction" in found.text
+    assert f"mixed/predictions.jsonl: sample 'q3' is not in {store.folder}" in found.text
+    assert "0.800" in found.texts
