@@ -49,7 +49,7 @@ def make_set(folder: Path, *, images: int, classes: int, rng: random.Random) -> 
         "categories": [{"id": i, "name": f"class {i:02d}"} for i in range(1, classes + 1)],
     }
     (folder / "annotations.json").write_text(json.dumps(tree))
-    build_coco(annotations=folder / "annotations.json", images=None, out=folder / "d", ask="all")
+    build_coco(annotations=folder / "annotations.json", images=None, out=folder / "d", protocol="all")
     return Store(folder / "d")
 
 

@@ -6,7 +6,7 @@
     python benchmarks/step_against_trl.py --trl-python TRL_VENV/bin/python      # about 12 minutes on two idle cores
     python benchmarks/step_against_trl.py --trl-python .. --model 100m --dtype bfloat16 --num-prompts 4
 
-- virft: ``GRPOTrainer.step`` as it is, on views of the images as with ``[augment]``: no features of earlier steps;
+- virft: ``GRPOTrainer.step`` as it is, on augmented images as with ``[augment]``: no features of earlier steps;
 - plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update
   (left out with ``--without-plain``);
 - TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
@@ -64,6 +64,7 @@ from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.training.optim import make_optimizer
 from virft.training.policy_runner import Passes
 from virft.types import (
+    Augmentation,
     Completion,
     Detections,
     ImageSize,
@@ -72,7 +73,6 @@ from virft.types import (
     RewardReport,
     Sample,
     TaskName,
-    View,
 )
 
 _COMPILED = "; layers of virft and of plain compiled (`model.compile`), at the turn that is not counted"
@@ -237,7 +237,7 @@ class Clock:
 
 
 def make_samples(task: Task, folder: Path) -> list[Sample]:
-    """The questions, on views of the images."""
+    """The questions, on augmented images."""
     samples = []
     for i, (question, image) in enumerate(zip(task.questions, task.images, strict=True)):
         size = ImageSize(*load_image(str(folder / image)).size)
@@ -250,7 +250,7 @@ def make_samples(task: Task, folder: Path) -> list[Sample]:
                 query="",
                 target=Detections(),
                 question=question,
-                view=View(crop=(0.0, 0.0, size.width, size.height)),
+                augmentation=Augmentation(crop=(0.0, 0.0, size.width, size.height)),
             )
         )
     return samples

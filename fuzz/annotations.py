@@ -16,7 +16,7 @@ from mutations import arguments, counted
 from PIL import Image
 
 from virft.data.annotations import Skipped
-from virft.data.query_map import read_asked_map
+from virft.data.query_map import read_query_map
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.sources.labelme import read_labelme
 from virft.data.sources.labels import read_aliases, read_label_csv
@@ -59,7 +59,7 @@ FILES: dict[str, tuple[str, Read]] = {
     "rows.json": ('[{"image":"a.png","query":"fox","target":{"label":"fox"}}]', lambda at: _rows(at, "")),
     "labels.csv": ("path,label\na.png,fox\n", lambda at: read_label_csv(at / "labels.csv", at, skipped=Skipped())),
     "names.json": ('{"fox":["red fox"]}', lambda at: read_aliases(at / "names.json")),
-    "map.json": ('{"a.png":["fox"]}', lambda at: read_asked_map(at / "map.json")),
+    "map.json": ('{"a.png":["fox"]}', lambda at: read_query_map(at / "map.json")),
     "card.json": (CARD, read_card),
     "README.md": ("---\nlicense: mit\nbase_model: a/b\n---\n# A\n", lambda at: front_matter(at / "README.md")),
 }

@@ -50,7 +50,7 @@ def sample(
     )
 
 
-def save_picture(path: Path, size: tuple[int, int] = (64, 48), *, seed: int = 0, **options: Any) -> Path:
+def save_image(path: Path, size: tuple[int, int] = (64, 48), *, seed: int = 0, **options: Any) -> Path:
     """A picture of noise, in the format of the name's ending."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def save_coco(
     annotations = []
     images = []
     for number, (name, rows) in enumerate(boxes.items(), start=1):
-        save_picture(folder / "images" / name, size, seed=number)
+        save_image(folder / "images" / name, size, seed=number)
         images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
         for category, bbox in rows:
             annotations.append(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import edit_json, save_coco, save_picture
+from factories import edit_json, save_coco, save_image
 from runs import files, virft, write_config
 from virft.models.tiny import tiny_folder
 
@@ -45,7 +45,7 @@ SPOILED_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
         "{data}/images/b.png: cannot be read as an image (sample b.png:dog)",
     ),
     "an image of another size": (
-        lambda data: save_picture(data / "images" / "b.png", (32, 24)),
+        lambda data: save_image(data / "images" / "b.png", (32, 24)),
         "{data}/samples.jsonl:2: {data}/images/b.png has 32 x 24 pixels upright; expected 64 x 48, which its boxes",
     ),
     "a box outside": (
@@ -228,7 +228,7 @@ def test_a_run_whose_data_changed_is_not_resumed(
 ) -> None:
     config = write_config(tmp_path, data)
     assert virft("grpo", config, "grpo.steps=1") == 0
-    save_picture(tmp_path / "images" / "c.png", (64, 48))
+    save_image(tmp_path / "images" / "c.png", (64, 48))
     edit_json(tmp_path / "annotations.json", lambda tree: tree["annotations"].pop())
     coco = ("build", "coco", tmp_path / "annotations.json", tmp_path / "images", data, "--overwrite")
     assert virft(*coco) == 0

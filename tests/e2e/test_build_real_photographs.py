@@ -101,7 +101,7 @@ def test_annotations_alone_are_enough_to_score_and_to_export(
     assert main([*argv, "-", str(tmp_path / "bare"), *asked]) == 0
     bare, whole = (Store(tmp_path / name / "test") for name in ("bare", "whole"))
     assert bare.hash == whole.hash, "scores with it and with the whole set may be compared"
-    assert (bare.has_pictures, whole.has_pictures) == (False, True)
+    assert (bare.has_images, whole.has_images) == (False, True)
 
     capsys.readouterr()
     assert main(["check", str(bare.folder)]) == 0
@@ -140,6 +140,6 @@ def test_validation_is_neither_training_nor_test(shared_data: Path, tmp_path: Pa
 
 def test_pictures_that_the_raccoons_have_twice_are_told(shared_data: Path, tmp_path: Path) -> None:
     build(shared_data / "raccoon", tmp_path / "d", "--test-frac", "0.3")
-    told = Store(tmp_path / "d" / "test").card["source"]["same_pictures"]
+    told = Store(tmp_path / "d" / "test").card["source"]["duplicate_images"]
     assert ["train/raccoon-116.jpg", "test/raccoon-11.jpg"] in told  # the same photograph, another file
     assert len(told) == 5

@@ -67,19 +67,19 @@ def test_a_model_says_what_is_there_and_is_then_asked_for_that(
     boxes = {f"{i}.png": [("cat" if i % 2 else "dog", [4.0, 4.0, 30.0, 30.0])] for i in range(4)}
     coco = save_coco(tmp_path, boxes)
     source = ("build", "coco", coco, tmp_path / "images")
-    assert virft(*source, tmp_path / "d", "--ask", "all") == 0
+    assert virft(*source, tmp_path / "d", "--protocol", "all") == 0
     assert virft("presence", "virft-tiny", tmp_path / "d", tmp_path / "p", "--max-completion-tokens", 8) == 0
     assert "8 questions" in capsys.readouterr().out
     answers = tmp_path / "p" / "map.json"
     assert sorted(json.loads(answers.read_text())) == sorted(boxes)
 
     answers.write_text(json.dumps({"0.png": ["dog", "cat"], "1.png": []}))
-    assert virft(*source, tmp_path / "mapped", "--ask", f"map:{answers}") == 0
+    assert virft(*source, tmp_path / "mapped", "--protocol", f"map:{answers}") == 0
     assert virft("predict", "virft-tiny", tmp_path / "mapped", tmp_path / "q", "--max-completion-tokens", 48) == 0
     out = capsys.readouterr().out
     # one cat is there but not asked for on 1.png, two more pictures are not asked about at all
     assert "detection, protocol map:map.json, 5 questions" in out
     assert len((tmp_path / "q" / PREDICTIONS).read_text().splitlines()) == 2
     assert virft("score", tmp_path / "q", tmp_path / "mapped") == 0
-    assert virft(*source, tmp_path / "x", "--ask", "some") == 2
-    assert "--ask some: expected all, or map:FILE" in capsys.readouterr().err
+    assert virft(*source, tmp_path / "x", "--protocol", "some") == 2
+    assert "--protocol some: expected all, or map:FILE" in capsys.readouterr().err

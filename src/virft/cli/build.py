@@ -67,24 +67,24 @@ def build_coco(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     federated: bool = False,
-    ask: str | None = None,
+    protocol: str | None = None,
     choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
     """Detection data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
 
-    ``images`` None: no pictures are at hand, see ``Store.has_pictures``. ``classes``: names, or ``@set`` of
-    ``virft.data.class_sets``. ``ask``: a protocol, ``all`` or ``map:FILE``, see ``QuestionPlan``.
+    ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or ``@set`` of
+    ``virft.data.class_sets``. ``protocol``: of an evaluation, ``all`` or ``map:FILE``, see ``QuestionPlan``.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
-    from virft.data.query_map import read_asked_map
+    from virft.data.query_map import read_query_map
     from virft.data.sources.coco import open_coco, read_coco
 
     if images is not None:
         _require_images(images, annotations)
-    if ask is not None and ask != "all" and not ask.startswith("map:"):
-        raise ConfigError(f"--ask {ask}: expected all, or map:FILE")
-    asked_file = Path(ask.removeprefix("map:")) if ask is not None and ask != "all" else None
+    if protocol is not None and protocol != "all" and not protocol.startswith("map:"):
+        raise ConfigError(f"--protocol {protocol}: expected all, or map:FILE")
+    map_file = Path(protocol.removeprefix("map:")) if protocol is not None and protocol != "all" else None
     skipped = choices.skipped()
     return _close_build(
         write_detection_stores(
@@ -95,12 +95,12 @@ def build_coco(
             plan=QuestionPlan(
                 shots=shots,
                 negatives_frac=negatives_frac,
-                every_class=ask == "all",
-                asked_map=read_asked_map(asked_file) if asked_file else None,
+                every_class=protocol == "all",
+                query_map=read_query_map(map_file) if map_file else None,
                 split=choices.split(),
             ),
             source=choices.source("lvis" if federated else "coco", file=annotations)
-            | ({"map": choices.source("map", file=asked_file)} if asked_file else {}),
+            | ({"map": choices.source("map", file=map_file)} if map_file else {}),
             skipped=skipped,
             overwrite=choices.overwrite,
             link=choices.link,
@@ -320,13 +320,13 @@ def build_scenes(
     """
     from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
     from virft.scenes.patches import REFERENCE_SIZE
-    from virft.scenes.sets import ABSENT_SHARE, SceneKind
+    from virft.scenes.sets import ABSENT_FRAC, SceneKind
 
     common: dict[str, Any] = {
         "task": task,
         "classes": scene_classes_named(classes),
         "seed": seed,
-        "negatives_frac": ABSENT_SHARE if negatives_frac is None else negatives_frac,
+        "negatives_frac": ABSENT_FRAC if negatives_frac is None else negatives_frac,
         "size": size or REFERENCE_SIZE,
         "overwrite": overwrite,
     }
@@ -375,6 +375,6 @@ def _print_cards(cards: Mapping[str, Mapping[str, Any]]) -> None:
     if len(unique) > 5:
         print(f"and {len(unique) - 5} more skipped: see card.json")
     source = next(iter(cards.values()))["source"]
-    if number := source.get("num_same_pictures", 0):
-        first, second = source["same_pictures"][0]
-        print(f"{number} pictures look the same in two parts, such as {first} and {second}: see card.json")
+    if number := source.get("num_duplicate_images", 0):
+        first, second = source["duplicate_images"][0]
+        print(f"{number} near-duplicate images in two parts, such as {first} and {second}: see card.json")

@@ -187,7 +187,7 @@ def _add_build(verbs: _Verbs) -> None:
             "images", metavar="IMAGES", type=_folder_or_none, help="folder of the images; - builds without pictures"
         )
         verb.add_argument(
-            "--ask",
+            "--protocol",
             metavar="PROTOCOL",
             help="for a test set: `all` asks for every class on every image, `map:FILE` for those of a JSON file",
         )

@@ -30,13 +30,13 @@ def check(*, data: Path) -> None:
     from virft.data.store import Store
 
     store = Store(data)
-    if store.has_pictures:
+    if store.has_images:
         store.check(decode=True)
     counts: Counts = {}
     for sample in store:
         count_sample(sample, counts)
     print(counts_text(counts))
-    pictures = "every picture can be read" if store.has_pictures else "built without pictures"
+    pictures = "every picture can be read" if store.has_images else "built without pictures"
     told_skipped = _told_skipped(store.card.get("num_skipped", 0))
     print(f"{len(store)} questions, hash {store.hash[:12]}; {pictures}{told_skipped}")
 
@@ -73,7 +73,7 @@ def export(
     from virft.text.prompts import read_template
 
     store = Store(data)
-    if format != "coco" or store.has_pictures:
+    if format != "coco" or store.has_images:
         store.check()
     text = read_template(template)
     match format:
@@ -366,7 +366,7 @@ def presence(
         path = answer(loaded, out, card, sample_at=questions.__getitem__, number=len(questions), asking=asking)
     if is_main_process():
         write_asked_map(out / MAP, asked_map(questions, read_predictions(path).items()))
-        _say(f"{out / MAP}: for `virft build coco ... --ask map:{out / MAP}`")
+        _say(f"{out / MAP}: for `virft build coco ... --protocol map:{out / MAP}`")
 
 
 def ask(
@@ -392,7 +392,7 @@ def ask(
     if seed is not None and temperature == 0:
         raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
     from virft.data.images import load_image
-    from virft.inference.annotated_image import default_path, require_free, save_picture
+    from virft.inference.annotated_image import default_path, require_free, save_image
     from virft.inference.questions import make_question
     from virft.inference.result import in_lines
     from virft.text.prompts import read_template
@@ -423,7 +423,7 @@ def ask(
         return
     assert out is not None
     answered = asker.answer(asked)
-    save_picture(out, answered)
+    save_image(out, answered)
     for line in in_lines(answered):
         _say(line)
     _say(f"picture: {out}")

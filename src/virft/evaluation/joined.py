@@ -65,7 +65,7 @@ def _put_together(path: Path, store: Store, card: PredictionsCard) -> AnsweredSe
     num_questions: Counter[TaskName] = Counter()
     for number, sample in enumerate(store):
         num_questions[sample.task] += 1
-        if not sample.asked and number < card.num_samples:
+        if not sample.queried and number < card.num_samples:
             nothing = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
             reading = Reading(text="", well_formed=True, answer=Detections())
             answered.setdefault(sample.task, []).append(Answered(sample, nothing, reading))

@@ -49,7 +49,7 @@ def count_answers(samples: Iterable[Sample]) -> str:
     """
     number, images = 0, set()
     for one in samples:
-        if one.asked:
+        if one.queried:
             number += 1
             images.add(one.images)
     return f"{number:,} answers about {len(images):,} images"

@@ -79,5 +79,5 @@ def asked_map(questions: PresenceQuestions, answers: Iterable[tuple[str, SizedPr
 
 
 def write_asked_map(path: Path, found: dict[str, list[str]]) -> None:
-    """As ``virft build --ask map:FILE`` reads it."""
+    """As ``virft build --protocol map:FILE`` reads it."""
     write_text(path, json.dumps(found, indent=1) + "\n")

@@ -194,7 +194,7 @@ def box_scores(answered: Sequence[Answered], *, frequency: Mapping[str, str] | N
     precise = average_precision(box_questions(answered, confidences), frequency=frequency)
     values = dict(precise.values)
     others: dict[str, BoxScore] = {"constant": constants}
-    if all(one.prediction.token_logprobs for one in answered if one.sample.asked):
+    if all(one.prediction.token_logprobs for one in answered if one.sample.queried):
         others["logprob"] = logprobs
     for name, score in others.items():
         other = average_precision(box_questions(answered, score), frequency=frequency).values

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from virft.config.schema import AugmentConfig, Config, GRPOConfig, SFTConfig, shown, values
-from virft.data.views import ViewRange, viewer
+from virft.data import augmentation
 from virft.errors import ConfigError, DataError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator, stop_token_ids
@@ -390,7 +390,10 @@ def make_look_at(config: Config) -> LookAt | None:
     augment = config.augment
     if augment == AugmentConfig():
         return None
-    return viewer(ViewRange(zoom=augment.zoom, mirror=augment.mirror, tones=augment.tones), config.seed)
+    limits = augmentation.AugmentationLimits(
+        resized_crop=augment.zoom, horizontal_flip=augment.mirror, colour_jitter=augment.tones
+    )
+    return augmentation.make_augmenter(limits, config.seed)
 
 
 def _autocast(config: Config) -> Callable[[], AbstractContextManager[Any]] | None:

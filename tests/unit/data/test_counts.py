@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import box, detections, sample, save_picture
+from factories import box, detections, sample, save_image
 from virft.cli.main import main
 from virft.data.counts import Counts, count_sample, counts_text, negatives_frac
 from virft.data.store import Store
@@ -16,7 +16,7 @@ from virft.types import Label, Sample, TaskName
 
 def save(folder: Path, *samples: Sample) -> Path:
     """A data set of these samples on one picture of 200 x 150."""
-    save_picture(folder / "a.png", (200, 150))
+    save_image(folder / "a.png", (200, 150))
     with StoreWriter(folder / "d") as writer:
         writer.add_image_file("a.png", folder / "a.png")
         for one in samples:

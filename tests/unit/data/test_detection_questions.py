@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factories import detections, save_picture
+from factories import detections, save_image
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.detection_questions import QuestionPlan, write_detection_stores
 from virft.data.images import raw_to_upright
@@ -28,7 +28,7 @@ def annotated_set(
         images={
             name: AnnotatedImage(
                 name=name,
-                file=save_picture(folder / name, SIZE, seed=number),
+                file=save_image(folder / name, SIZE, seed=number),
                 declared=SIZE,
                 boxes=dict.fromkeys(labels, (BOX,)),
             )
@@ -104,7 +104,7 @@ def test_train_and_test_share_no_image(tmp_path: Path) -> None:
 def test_declared_size_tells_on_which_picture_boxes_were_drawn(tmp_path: Path, orientation: int, drawn_on: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    file = save_picture(tmp_path / "a.png", SIZE, exif=exif)
+    file = save_image(tmp_path / "a.png", SIZE, exif=exif)
     sideways = orientation >= 5
     upright = ImageSize(48, 64) if sideways else SIZE
     declared = upright if drawn_on == "upright" else SIZE
@@ -150,7 +150,7 @@ def test_strict_stops_at_a_broken_image(tmp_path: Path) -> None:
 
 def test_image_of_another_size_is_named(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",)})
-    save_picture(images.images["a.png"].file, (32, 24))
+    save_image(images.images["a.png"].file, (32, 24))
     skipped = Skipped()
     write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=skipped)
     reason = "the file is 32x24, the annotation says 64x48; expected the same size"

@@ -11,14 +11,14 @@ from PIL import Image, ImageEnhance
 
 from factories import save_coco
 from virft.cli.main import main
-from virft.data.duplicates import MAX_DISTANCE, picture_hash, same_pictures
+from virft.data.duplicates import MAX_DISTANCE, find_duplicates, image_hash
 from virft.scenes.assets import Split, background, background_files
 
 PHOTOGRAPHS = [*background_files(Split.TRAIN), *background_files(Split.TEST)]
 
 
 def distance(one: Image.Image, other: Image.Image) -> int:
-    return (picture_hash(one) ^ picture_hash(other)).bit_count()
+    return (image_hash(one) ^ image_hash(other)).bit_count()
 
 
 @pytest.mark.parametrize("file", PHOTOGRAPHS[:8])
@@ -31,19 +31,19 @@ def test_size_brightness_and_compression_hardly_change_a_hash(file: str, tmp_pat
 
 
 def test_no_two_photographs_look_the_same() -> None:
-    hashes = {file: picture_hash(background(file)) for file in PHOTOGRAPHS}
+    hashes = {file: image_hash(background(file)) for file in PHOTOGRAPHS}
     halves = {"a": dict(list(hashes.items())[::2]), "b": dict(list(hashes.items())[1::2])}
-    assert same_pictures(halves) == []
-    assert same_pictures({"a": hashes, "b": hashes}) == sorted((f"a/{file}", f"b/{file}") for file in PHOTOGRAPHS)
+    assert find_duplicates(halves) == []
+    assert find_duplicates({"a": hashes, "b": hashes}) == sorted((f"a/{file}", f"b/{file}") for file in PHOTOGRAPHS)
 
 
 def test_even_pictures_say_nothing() -> None:
-    grey = picture_hash(Image.new("RGB", (64, 48), "grey"))
-    assert same_pictures({"a": {"x": grey}, "b": {"y": grey}}) == []
+    grey = image_hash(Image.new("RGB", (64, 48), "grey"))
+    assert find_duplicates({"a": {"x": grey}, "b": {"y": grey}}) == []
 
 
 def test_nothing_in_a_part_is_nothing_the_same() -> None:
-    assert same_pictures({"a": {}, "b": {"x": 2**64 - 1}}) == []
+    assert find_duplicates({"a": {}, "b": {"x": 2**64 - 1}}) == []
 
 
 def test_a_build_tells_and_its_log_has_command_and_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +55,7 @@ def test_a_build_tells_and_its_log_has_command_and_date(tmp_path: Path, capsys: 
     assert main(argv) == 0
     assert "3 pictures look the same in two parts, such as train/" in capsys.readouterr().out
     card = json.loads((tmp_path / "d" / "test" / "card.json").read_text())["source"]
-    assert card["num_same_pictures"] == len(card["same_pictures"]) == 3
+    assert card["num_duplicate_images"] == len(card["duplicate_images"]) == 3
     log = (tmp_path / "d" / "train" / "build.log").read_text()
     assert log.startswith("20")
     assert "virft" in log

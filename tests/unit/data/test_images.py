@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factories import save_picture
+from factories import save_image
 from virft.data.images import is_file, load_image, raw_to_upright, stored_size
 from virft.errors import DataError
 from virft.types import ImageSize
@@ -79,7 +79,7 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_truncated_jpeg_is_named_with_its_sample(tmp_path: Path) -> None:
-    path = save_picture(tmp_path / "a.jpg", (200, 200))
+    path = save_image(tmp_path / "a.jpg", (200, 200))
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DataError, match=r"a\.jpg: cannot be read as an image \(sample s1\): image file is truncated"):
         load_image(path, sample_id="s1")
@@ -123,4 +123,4 @@ def test_a_picture_of_billions_of_pixels_is_refused_before_it_is_unpacked(tmp_pa
 def test_a_name_that_no_file_can_have_is_no_file(tmp_path: Path) -> None:
     assert not is_file(tmp_path / ("a" * 5000))
     assert not is_file(tmp_path / "a\x00b")
-    assert is_file(save_picture(tmp_path / "a.png"))
+    assert is_file(save_image(tmp_path / "a.png"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factories import detections, edit_json, sample, save_picture
+from factories import detections, edit_json, sample, save_image
 from virft.data.samples import sample_to_line
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
@@ -22,7 +22,7 @@ from virft.types import Box, Label, TaskName
 
 
 def write(folder: Path, *, num: int = 3, overwrite: bool = False, link: bool = False) -> Path:
-    source = save_picture(folder.parent / "source.png")
+    source = save_image(folder.parent / "source.png")
     with StoreWriter(folder, overwrite=overwrite, link=link) as writer:
         path = writer.add_image_file("a.png", source)
         for i in range(num):

@@ -157,7 +157,7 @@ def test_what_a_protocol_leaves_out_is_missed_where_the_run_came_to_it(
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
-        writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen", asked=False))
+        writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen", queried=False))
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
     predictions = answer(store, tmp_path / "p", num_samples=num_samples)

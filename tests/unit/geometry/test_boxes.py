@@ -14,7 +14,7 @@ from answer_factories import grid_boxes, near_boxes
 from virft.geometry.boxes import (
     BoxSpace,
     assign_by_iou,
-    assign_by_worth,
+    assign_by_weight,
     box_of,
     clip_xyxy,
     generalized_iou,
@@ -116,7 +116,7 @@ def test_iou_matrix_has_a_row_for_each_first_box():
     )
 )
 def test_assignment_is_as_good_as_trying_every_one(worth):
-    pairs = assign_by_worth(worth)
+    pairs = assign_by_weight(worth)
     rows, columns = len(worth), len(worth[0])
     padded = [[max(value, 0) for value in row] + [0] * rows for row in worth]
     best = max(
@@ -130,7 +130,7 @@ def test_assignment_is_as_good_as_trying_every_one(worth):
 
 def test_what_is_worth_less_than_nothing_weighs_nothing_in_the_assignment():
     # 5 and nothing beats 1 + 3, though -10 is on the way
-    assert assign_by_worth([[5, 1], [3, -10]]) == [(0, 0)]
+    assert assign_by_weight([[5, 1], [3, -10]]) == [(0, 0)]
 
 
 def test_pairs_compete_where_a_column_or_a_row_has_two():
@@ -141,7 +141,7 @@ def test_pairs_compete_where_a_column_or_a_row_has_two():
 
 @pytest.mark.parametrize("worth", [[], [[]], [[], []], [[0.0, 0.0]]])
 def test_assignment_of_nothing_is_empty(worth):
-    assert assign_by_worth(worth) == []
+    assert assign_by_weight(worth) == []
 
 
 def test_assignment_by_iou_leaves_out_pairs_at_the_threshold():

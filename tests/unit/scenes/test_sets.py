@@ -134,7 +134,7 @@ def test_absent_questions_ask_for_what_the_scene_does_not_show() -> None:
 
 def test_absent_questions_of_a_few_shot_set_have_the_stated_share() -> None:
     questions = [
-        q for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 7, absent_share=0.3) for q in sample.questions
+        q for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 7, absent_frac=0.3) for q in sample.questions
     ]
     # 56 positive questions are 70 % of 80.
     assert Counter(question.kind for question in questions) == {"present": 56, "absent": 24}
@@ -142,7 +142,7 @@ def test_absent_questions_of_a_few_shot_set_have_the_stated_share() -> None:
 
 
 def test_a_set_of_one_class_takes_its_absent_questions_from_the_base_classes() -> None:
-    samples = list(few_shot_set(0, TaskName.DETECTION, ("panda",), 7, absent_share=0.3))
+    samples = list(few_shot_set(0, TaskName.DETECTION, ("panda",), 7, absent_frac=0.3))
     absent = [question.query for sample in samples for question in sample.questions if question.kind == "absent"]
     assert len(absent) == 3
     assert set(absent) <= set(class_names("base"))

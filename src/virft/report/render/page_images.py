@@ -10,7 +10,7 @@ from PIL import Image
 
 from virft.data.images import load_image
 from virft.errors import DataError
-from virft.types import ImageSize, View
+from virft.types import Augmentation, ImageSize
 
 SIDE = 480
 QUALITY = 72
@@ -33,15 +33,15 @@ class PagePictures:
     """Collects the pictures of a page. The same picture, seen in the same way, is read and kept once."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, View | None], PagePicture] = {}
+        self._kept: dict[tuple[str, Augmentation | None], PagePicture] = {}
 
-    def add(self, path: str, size: ImageSize, view: View | None = None) -> PagePicture:
+    def add(self, path: str, size: ImageSize, augmentation: Augmentation | None = None) -> PagePicture:
         """The picture of a file, or what stands in its place if there is none."""
-        key = (path, view)
+        key = (path, augmentation)
         if key not in self._kept:
             name = f"picture-{len(self._kept)}"
             try:
-                uri = data_uri(shrunk(load_image(path, view), SIDE))
+                uri = data_uri(shrunk(load_image(path, augmentation), SIDE))
                 self._kept[key] = PagePicture(id=name, size=size, uri=uri)
             except DataError as error:
                 self._kept[key] = PagePicture(id=name, size=size, problem=str(error))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from virft.data.annotations import Skipped
-from virft.data.query_map import read_asked_map
+from virft.data.query_map import read_query_map
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.sources.labelme import read_labelme
 from virft.data.sources.labels import read_aliases
@@ -27,7 +27,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "refcoco.json": lambda path: read_refcoco(path, path.parent, skipped=Skipped()),
     "rows.json": lambda path: list(read_rows(path, Skipped(strict=True))),
     "names.json": read_aliases,
-    "map.json": read_asked_map,
+    "map.json": read_query_map,
     "card.json": lambda path: read_card(path.parent),
 }
 
@@ -48,8 +48,8 @@ def test_json_without_end_in_a_line_or_beside_a_picture_is_skipped_and_named(tmp
     (tmp_path / "b.json").write_text(
         '{"shapes": [{"label": "a", "shape_type": "rectangle", "points": [[1, 2], [3, 1%s]]}]}' % ("0" * 400)
     )
-    save_picture(tmp_path / "a.png")
-    save_picture(tmp_path / "b.png")
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "b.png")
     read_labelme(tmp_path, skipped=skipped)
     assert [where for where, _ in skipped.records] == ["rows.jsonl:1", "a.json", "b.json: shape 0"]
 
@@ -91,7 +91,7 @@ def test_entities_that_grow_are_not_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["aliases", "depth"])
 def test_yaml_that_grows_when_it_is_shown_is_refused(tmp_path: Path, kind: str) -> None:
-    save_picture(tmp_path / "a.png")
+    save_image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
     grown = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(30))
     text = f"a0: &a0 [fox]\n{grown}names: *a30\n" if kind == "aliases" else "names: " + DEEP

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.labelme import read_labelme
@@ -20,7 +20,7 @@ DOG = {"label": "dog", "shape_type": "polygon", "points": [[40, 5], [60, 5], [50
 
 
 def save(folder: Path, *shapes: Any, name: str = "a", **changes: Any) -> Path:
-    save_picture(folder / f"{name}.png")
+    save_image(folder / f"{name}.png")
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"shapes": shapes, "imageWidth": 64, "imageHeight": 48, "imagePath": "x"} | changes))
     return path
@@ -79,7 +79,7 @@ def test_broken_files_are_skipped_and_named(tmp_path: Path) -> None:
     assert set(annotated.images) == {"a.png"}
     assert [where for where, _ in skipped] == ["b.json", "c.json", "d.json"]
     with pytest.raises(DataError, match=r"holds no \.json file; expected LabelMe JSON files beside their images"):
-        read(save_picture(tmp_path / "p" / "a.png").parent)
+        read(save_image(tmp_path / "p" / "a.png").parent)
     with pytest.raises(DataError, match="no such folder"):
         read(tmp_path / "nowhere")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from virft.data.annotations import Skipped
 from virft.data.label_questions import LabelPlan, write_label_stores
 from virft.data.sampling import SplitPlan
@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
     """Six pictures of each of two aircraft, one of them deeper, and files that are no pictures."""
     for number, (folder, count) in enumerate((("Boeing_737", 6), ("Airbus A320/old", 1), ("Airbus A320", 5))):
         for i in range(count):
-            save_picture(tmp_path / "planes" / folder / f"{i}.png", SIZE, seed=10 * number + i)
+            save_image(tmp_path / "planes" / folder / f"{i}.png", SIZE, seed=10 * number + i)
     (tmp_path / "planes" / "Boeing_737" / "notes.txt").write_text("not a picture")
     (tmp_path / "planes" / "Boeing_737" / ".hidden.png").write_bytes(b"")
     return tmp_path / "planes"

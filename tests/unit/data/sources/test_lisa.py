@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from factories import box, save_picture
+from factories import box, save_image
 from virft.cli.main import main
 from virft.data.annotations import ReferringSet, Skipped
 from virft.data.sources.lisa import read_lisa
@@ -22,7 +22,7 @@ FAR = [[50, 5], [60, 5], [60, 8], [50, 8]]
 
 def save(folder: Path, name: str = "a", *, image: dict[str, Any] | None = None, **changes: Any) -> Path:
     """A picture of 64 x 48 with two instructions about two polygons, and one shape to ignore."""
-    save_picture(folder / f"{name}.jpg", **(image or {}))
+    save_image(folder / f"{name}.jpg", **(image or {}))
     shapes = [{"label": label, "points": points} for label, points in (("target", TRIANGLE), ("target", FAR))]
     shapes.append({"label": "ignore", "points": [[0, 0], [64, 0], [64, 48]]})
     tree = {"text": ["what bites", "the animal's mouth"], "is_sentence": True, "shapes": shapes} | changes
@@ -102,7 +102,7 @@ def test_no_image_and_no_json(tmp_path: Path) -> None:
     assert skipped[0][1].startswith("not valid JSON")
     assert skipped[1][1] == "no image lonely.jpg (or of another format) beside it"
     with pytest.raises(DataError, match=r"holds no \.json file; expected LabelMe JSON files"):
-        read_lisa(save_picture(tmp_path / "p" / "a.png").parent, skipped=Skipped())
+        read_lisa(save_image(tmp_path / "p" / "a.png").parent, skipped=Skipped())
 
 
 def test_strict_stops_at_the_first_and_names_it_once(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_class_that_is_not_all_marked_is_asked_in_tests_alone(tmp_path: Path) 
 
     complete = {("a.png:egg roll", True), ("b.png:die", True)}
     assert asked("train") == complete
-    assert asked("test", ask="all") == complete | {("a.png:die", False), ("a.png:futon", True)}
+    assert asked("test", protocol="all") == complete | {("a.png:die", False), ("a.png:futon", True)}
 
 
 @pytest.mark.parametrize("value", [None, 3, [99], ["3"], [[3]]])

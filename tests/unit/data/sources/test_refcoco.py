@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factories import box, save_picture
+from factories import box, save_image
 from virft.cli.main import main
 from virft.data.annotations import ReferringSet, Skipped
 from virft.data.images import load_image
@@ -24,7 +24,7 @@ ONE = {"image": "a.png", "expression": "the left one", "bbox": [10, 10, 20, 30]}
 
 def save(folder: Path, tree: Any) -> Path:
     for name in ("a.png", "b.png"):
-        save_picture(folder / "images" / name)
+        save_image(folder / "images" / name)
     path = folder / "refs.json"
     path.write_text(json.dumps(tree))
     return path

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from factories import box, detections, save_picture
+from factories import box, detections, save_image
 from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan
@@ -25,7 +25,7 @@ BOXES = {"boxes": [[10, 10, 30, 40]]}
 def build(folder: Path, *rows: Any, split: SplitPlan | None = None, ending: str = "jsonl") -> tuple[list[Sample], Any]:
     """The samples of the rows about a.png and b.png (64 x 48), and the card."""
     for name in ("a.png", "b.png"):
-        save_picture(folder / "images" / name)
+        save_image(folder / "images" / name)
     file = folder / f"rows.{ending}"
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     file.write_text("\n".join(lines) + "\n" if ending == "jsonl" else f"[{','.join(lines)}]")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from factories import box, detections, save_picture
+from factories import box, detections, save_image
 from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan
@@ -36,7 +36,7 @@ ROWS = [
 
 def make(folder: Path, rows: Any = ROWS) -> Any:
     """A data set of rows (number of a picture of 64 x 48, problem, solution)."""
-    pictures = [save_picture(folder / "in" / f"{number}.png", seed=number).read_bytes() for number in range(3)]
+    pictures = [save_image(folder / "in" / f"{number}.png", seed=number).read_bytes() for number in range(3)]
     columns = {
         "image": [None if number is None else {"bytes": pictures[number], "path": None} for number, _, _ in rows],
         "problem": [problem for _, problem, _ in rows],
@@ -120,7 +120,7 @@ def picture_bytes(kind: str) -> bytes:
 
 
 def test_a_set_may_name_files_in_place_of_bytes(tmp_path: Path) -> None:
-    path = str(save_picture(tmp_path / "a.png"))
+    path = str(save_image(tmp_path / "a.png"))
     rows = [{"image": {"bytes": None, "path": path}, "problem": "Which?", "solution": "bus"}]
     plan = VisualRFTPlan(split=SplitPlan())
     write_visual_rft_stores(rows, tmp_path / "out", plan=plan, source={}, skipped=Skipped())

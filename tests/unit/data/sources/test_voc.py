@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.voc import read_voc
@@ -23,7 +23,7 @@ def thing(name: str, *numbers: float | str, more: str = "") -> str:
 
 def save(root: Path, *objects: str, name: str = "a", head: str = SIZE) -> Path:
     """``Annotations/NAME.xml`` and ``JPEGImages/NAME.png`` of 64 x 48."""
-    save_picture(root / "JPEGImages" / f"{name}.png")
+    save_image(root / "JPEGImages" / f"{name}.png")
     path = root / "Annotations" / f"{name}.xml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"<annotation><filename>{name}.png</filename>{head}{''.join(objects)}</annotation>")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factories import save_picture
+from factories import save_image
 from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.yolo import read_yolo
@@ -17,7 +17,7 @@ from virft.errors import ConfigError, DataError
 
 def save(root: Path, labels: str | None, *, name: str = "train/a", names: str = "names: [cat, dog]\n") -> Path:
     """A picture of 64 x 48, its labels, and the names."""
-    save_picture(root / "images" / f"{name}.png")
+    save_image(root / "images" / f"{name}.png")
     if labels is not None:
         path = root / "labels" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
     save(tmp_path, "0 0.5 0.5 1 1\n")
-    save_picture(tmp_path / "images" / "train" / "a.png", exif=tags)
+    save_image(tmp_path / "images" / "train" / "a.png", exif=tags)
     assert read(tmp_path)[0].images["images/train/a.png"].boxes == {"cat": ((0, 0, 48, 64),)}
 
 
@@ -51,7 +51,7 @@ def test_names_come_as_a_list_or_by_number(tmp_path: Path, names: str) -> None:
 
 
 def test_names_may_come_from_a_text_file_and_labels_lie_beside_images(tmp_path: Path) -> None:
-    save_picture(tmp_path / "a.png")
+    save_image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert read(tmp_path)[0].images["a.png"].boxes == {"dog": ((16, 12, 48, 36),)}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from factories import save_picture
+from factories import save_image
 from virft.report.render.page_images import PagePictures, data_uri
-from virft.types import ImageSize, View
+from virft.types import Augmentation, ImageSize
 
 
 def opened(uri: str) -> Image.Image:
@@ -19,10 +19,10 @@ def opened(uri: str) -> Image.Image:
 
 
 def test_the_same_picture_is_kept_once_and_another_look_at_it_apart(tmp_path: Path) -> None:
-    pictures, path = PagePictures(), str(save_picture(tmp_path / "a.png"))
+    pictures, path = PagePictures(), str(save_image(tmp_path / "a.png"))
     first = pictures.add(path, ImageSize(64, 48))
     assert pictures.add(path, ImageSize(64, 48)) is first
-    other = pictures.add(path, ImageSize(64, 48), View(crop=(0.0, 0.0, 32.0, 24.0)))
+    other = pictures.add(path, ImageSize(64, 48), Augmentation(crop=(0.0, 0.0, 32.0, 24.0)))
     assert other.id != first.id
     assert other.uri != first.uri
     assert pictures.found == [first, other]
@@ -30,8 +30,8 @@ def test_the_same_picture_is_kept_once_and_another_look_at_it_apart(tmp_path: Pa
 
 def test_large_pictures_are_shrunk_and_small_ones_left(tmp_path: Path) -> None:
     pictures = PagePictures()
-    large = pictures.add(str(save_picture(tmp_path / "a.png", (960, 600))), ImageSize(960, 600))
-    small = pictures.add(str(save_picture(tmp_path / "b.png", (64, 48))), ImageSize(64, 48))
+    large = pictures.add(str(save_image(tmp_path / "a.png", (960, 600))), ImageSize(960, 600))
+    small = pictures.add(str(save_image(tmp_path / "b.png", (64, 48))), ImageSize(64, 48))
     assert opened(large.uri).size == (480, 300)
     assert opened(small.uri).size == (64, 48)
     assert large.size == (960, 600)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import box, detections, reading, sample, save_picture
+from factories import box, detections, reading, sample, save_image
 from report_factories import answers, answers_to, scores
 from virft.report.render.page_images import PagePictures
 from virft.report.render.reported import QuestionScore, ReportedAnswers, ReportedSystem
@@ -32,7 +32,7 @@ def shown(*systems: ReportedSystem, number: int = 10) -> ShownTest:
 
 def make_samples(folder: Path, number: int = 2) -> list[Sample]:
     return [
-        sample(FOX, id=f"q{i}", image=str(save_picture(folder / f"{i}.png", seed=i)), question="Where?")
+        sample(FOX, id=f"q{i}", image=str(save_image(folder / f"{i}.png", seed=i)), question="Where?")
         for i in range(number)
     ]
 
@@ -93,7 +93,7 @@ def test_a_question_is_shown_with_each_systems_answer_on_one_picture(tmp_path: P
 
 
 def test_names_and_grounding_are_shown_too(tmp_path: Path) -> None:
-    picture = str(save_picture(tmp_path / "a.png"))
+    picture = str(save_image(tmp_path / "a.png"))
     asked = [
         sample(Label(text="tit", aliases=("bird",)), id="q0", task=TaskName.CLASSIFICATION, image=picture),
         sample(box(0, 0, 9, 9), id="q1", task=TaskName.GROUNDING, image=picture, polygons=((0, 0, 9, 0, 9, 9),)),
