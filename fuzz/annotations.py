@@ -46,7 +46,7 @@ VOC = (
     "<difficult>0</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
     "</annotation>"
 )
-CARD = '{"schema_version":1,"hash":"0","counts":{"detection":1},"source":{"name":"a"}}'
+CARD = '{"schema_version":2,"hash":"0","counts":{"detection":1},"source":{"name":"a"}}'
 FILES: dict[str, tuple[str, Read]] = {
     "coco.json": (COCO, lambda at: read_coco(open_coco(at / "coco.json"), at, skipped=Skipped())),
     "lvis.json": (COCO, lambda at: read_coco(open_coco(at / "lvis.json"), at, federated=True, skipped=Skipped())),

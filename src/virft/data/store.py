@@ -128,7 +128,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     if found != DATASET_SCHEMA_VERSION:
         # Runs and predictions have a card.json too.
         if not (folder / SAMPLES).is_file():
-            raise DataError(f"{folder}: has no {SAMPLES}; expected a dataset made by `virft build`")
+            raise DataError(f"{path}: there is no {SAMPLES} next to it; expected a dataset made by `virft build`")
         raise DataError(
             f"{path}: schema_version is {found!r}; expected {DATASET_SCHEMA_VERSION}; "
             "build the dataset again with `virft build`"

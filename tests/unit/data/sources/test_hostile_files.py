@@ -1,4 +1,4 @@
-"""Files that are made to hurt: depth without end, words that grow when they are shown, huge numbers."""
+"""Malicious files: extreme nesting, entities that expand exponentially, huge numbers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("text", [DEEP, "[" * 900 + "]" * 900, "9" * 5000], ids=["open", "closed", "digits"])
-def test_json_without_end_is_refused_by_its_name(tmp_path: Path, name: str, text: str) -> None:
+def test_extremely_nested_json_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=name):
         READERS[name](tmp_path / name)
 
 
-def test_json_without_end_in_a_line_or_beside_a_picture_is_skipped_and_named(tmp_path: Path) -> None:
+def test_extremely_nested_json_in_a_line_or_next_to_an_image_is_skipped_and_reported(tmp_path: Path) -> None:
     skipped = Skipped()
     (tmp_path / "rows.jsonl").write_text(DEEP + '\n{"image": "a.png"}\n')
     assert [where for where, _ in read_rows(tmp_path / "rows.jsonl", skipped)] == ["rows.jsonl:2"]
@@ -63,7 +63,7 @@ def test_json_without_end_in_a_line_or_beside_a_picture_is_skipped_and_named(tmp
     ],
     ids=["width", "name", "id"],
 )
-def test_a_coco_record_beyond_measure_is_skipped(tmp_path: Path, change: str) -> None:
+def test_a_coco_record_with_huge_values_is_skipped(tmp_path: Path, change: str) -> None:
     image = f'{{"id": 1, "file_name": "a.png", "height": 48, {change}}}'
     box = f'{{"id": 5, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 1{"0" * 400}]}}'
     (tmp_path / "c.json").write_text(
@@ -74,7 +74,7 @@ def test_a_coco_record_beyond_measure_is_skipped(tmp_path: Path, change: str) ->
     assert skipped.records
 
 
-def test_entities_that_grow_are_not_unpacked(tmp_path: Path) -> None:
+def test_expanding_xml_entities_are_not_expanded(tmp_path: Path) -> None:
     entities = "".join(f'<!ENTITY a{i + 1} "{f"&a{i};" * 10}">' for i in range(12))
     (tmp_path / "a.xml").write_text(
         f'<!DOCTYPE a [<!ENTITY a0 "{"ha" * 1000}">{entities}]><annotation><filename>&a12;</filename></annotation>'
@@ -90,7 +90,7 @@ def test_entities_that_grow_are_not_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["aliases", "depth"])
-def test_yaml_that_grows_when_it_is_shown_is_refused(tmp_path: Path, kind: str) -> None:
+def test_expanding_yaml_is_refused_with_a_short_message(tmp_path: Path, kind: str) -> None:
     save_image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
     grown = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(30))
