@@ -1,4 +1,4 @@
-"""Fuzzes files that data sets are built from: each is read, or refused by an error of virft's own.
+"""Fuzz test of the files that datasets are built from: each is read, or refused with a ``VirftError``.
 
 python fuzz/annotations.py 20000 --seed 0
 """
@@ -30,7 +30,7 @@ from virft.errors import VirftError
 from virft.publishing.card_facts import front_matter
 
 Read = Callable[[Path], Any]
-"""Reads the folder in which the text lies under its name."""
+"""Reader of a folder that has the fuzzed file under its name."""
 
 COCO = (
     '{"images":[{"id":1,"file_name":"a.png","width":64,"height":48}],"categories":[{"id":3,"name":"fox"}],'
@@ -70,7 +70,7 @@ def _rows(at: Path, ending: str) -> object:
 
 
 def try_file(folder: Path, name: str, text: str) -> None:
-    """A file is read, or refused by an error of virft's own, which says which file or folder it is about."""
+    """Check that a file is read, or refused with a ``VirftError`` that names the file or its folder."""
     read = FILES[name][1]
     path = folder / name
     path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
@@ -87,7 +87,7 @@ def try_file(folder: Path, name: str, text: str) -> None:
 
 
 def main() -> None:
-    """Mutated files from a seed, each kind in its turn."""
+    """Check mutated files of each kind in turn, from a seed."""
     given = arguments(__doc__).parse_args()
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the settings of virft.config.schema. Run it after a setting has changed."""
+"""Write docs/config.md from the settings of virft.config.schema. Run it after a setting has changed."""
 
 from __future__ import annotations
 
