@@ -1,12 +1,12 @@
-"""Counted operations of a Qwen2-VL model: the limit that a measured speed-up can reach.
+"""Counted operations (FLOPs) of a Qwen2-VL model: the upper limit of a measured speedup.
 
-Counted: two operations for each multiply-add of every matrix product, attention scores and their product with the
-values included, and those only where a token may look (causally in the language model, inside its own image in the
-vision tower). Not counted: norms, rotations, activations, softmax, look-ups, the optimizer. A product costs as much
-again backwards for its weight, and as much for its input; the patch embedding's input needs no gradient, and a frozen
-tower is only run forwards. Logits are counted for completion tokens only, on both sides.
+Counted: two operations for each multiply-add of every matrix product, including attention scores and their product with
+the values, for the pairs of tokens that attend to each other (causal in the language model, within one image in the
+vision tower). Not counted: norms, rotary embeddings, activations, softmax, embedding lookups, the optimizer. In the
+backward pass a product costs the same again for its weight, and the same for its input; the patch embedding's input
+needs no gradient, and a frozen tower has no backward pass. Logits are counted for completion tokens only.
 
-``shared``: image once, prompt once, G completions after it. Plain: image and prompt again for every completion.
+``shared`` (prefix sharing): each image and prompt is computed once for G completions. Plain: once per completion.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupShape:
-    """A group: prompt tokens (image tokens included), tokens of each completion, completions, patches of the image."""
+    """Sizes of a rollout group."""
 
     prompt: int
+    """Prompt tokens, including image tokens."""
     completion: int
+    """Tokens of each completion."""
     group: int
+    """Number of completions."""
     patches: int
+    """Patches of the image."""
 
 
 def update_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_vision: bool) -> int:
-    """Forward and backward over one group."""
+    """Count the forward and backward pass over one group."""
     image = _embedding(config, shape.patches) * (1 if frozen_vision else 2)
     image += _tower(config, shape.patches) * (1 if frozen_vision else 3)
     text = _text(config, shape, shared=shared) + shape.group * _logits(config, shape.completion)
@@ -34,17 +38,17 @@ def update_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_vi
 
 
 def prefill_operations(config: Any, shape: GroupShape, *, shared: bool) -> int:
-    """What sampling computes before it draws the first token: the image, the prompt, the logits after it."""
+    """Count the work before the first token is sampled: the image, the prompt, the logits after it."""
     once = image_operations(config, shape.patches)
     once += _language(config, shape.prompt, _causal(shape.prompt)) + _logits(config, 1)
     return once * (1 if shared else shape.group)
 
 
 def step_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_vision: bool) -> int:
-    """Sampling of one group and the update on it.
+    """Count the sampling of one group and the update on it.
 
-    Once drawn, a completion's last token is not run for sampling. What a frozen tower made for sampling serves the
-    update too where work is shared.
+    The last token of a completion is not an input of sampling. With ``shared``, the image features that a frozen tower
+    computed for sampling are reused by the update.
     """
     tokens = shape.completion - 1
     decoding = _language(config, tokens, _after(shape.prompt, tokens)) + _logits(config, tokens)
@@ -56,25 +60,26 @@ def step_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_visi
 
 
 def update_stage_operations(config: Any, shape: GroupShape, *, frozen_vision: bool) -> int:
-    """The shared update where what a frozen tower made for sampling is at hand."""
+    """Count the shared update that reuses the image features of a frozen tower."""
     update = update_operations(config, shape, shared=True, frozen_vision=frozen_vision)
     return update - (image_operations(config, shape.patches) if frozen_vision else 0)
 
 
 def image_operations(config: Any, patches: int) -> int:
-    """The vision tower's forward over an image."""
+    """Count the vision tower's forward pass over one image."""
     return _embedding(config, patches) + _tower(config, patches)
 
 
 def forward_operations(config: Any, shape: GroupShape) -> int:
-    """The shared forward over a group with its logits, images encoded before: what a reference costs."""
+    """Count the shared forward pass over a group with its logits, without the images: the cost of a reference model."""
     return _text(config, shape, shared=True) + shape.group * _logits(config, shape.completion)
 
 
 def adapters_update_operations(config: Any, shape: GroupShape, *, rank: int) -> int:
-    """The shared update with LoRA in every linear layer of the language model, images encoded before.
+    """Count the shared update with LoRA in every linear layer of the language model, without the images.
 
-    A frozen weight's product has no gradient but its input's; scores, and the adapters' two products, have both.
+    The product with a frozen weight has only the gradient of its input; attention scores, and the two products of an
+    adapter, have both.
     """
     text = config.text_config
     hidden, kv = text.hidden_size, text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
@@ -87,26 +92,26 @@ def adapters_update_operations(config: Any, shape: GroupShape, *, rank: int) -> 
 
 
 def sampling_operations(config: Any, shape: GroupShape) -> int:
-    """Prompt and tokens of a group, images encoded before."""
+    """Count the sampling of a group, without the images."""
     prefill = _language(config, shape.prompt, _causal(shape.prompt)) + _logits(config, 1)
     tokens = shape.completion - 1
     return prefill + shape.group * (_language(config, tokens, _after(shape.prompt, tokens)) + _logits(config, tokens))
 
 
 def _text(config: Any, shape: GroupShape, *, shared: bool) -> int:
-    """The language model's forward over a group, without logits."""
+    """Count the language model's forward pass over a group, without logits."""
     prompt = _language(config, shape.prompt, _causal(shape.prompt))
     completion = _language(config, shape.completion, _after(shape.prompt, shape.completion))
     return prompt * (1 if shared else shape.group) + completion * shape.group
 
 
 def _causal(tokens: int) -> int:
-    """Pairs of a token and one that it sees."""
+    """Number of pairs of a token and a token that it attends to."""
     return tokens * (tokens + 1) // 2
 
 
 def _after(prompt: int, tokens: int) -> int:
-    """The same for tokens that follow a prompt."""
+    """Number of such pairs for tokens that follow a prompt."""
     return tokens * prompt + _causal(tokens)
 
 
@@ -128,7 +133,7 @@ def _embedding(config: Any, patches: int) -> int:
 
 
 def _tower(config: Any, patches: int) -> int:
-    """Blocks and merger."""
+    """Count the transformer blocks and the merger of the vision tower."""
     vision = config.vision_config
     width, merged = vision.embed_dim, vision.embed_dim * vision.spatial_merge_size**2
     weights = 4 * width * width + 2 * width * int(width * vision.mlp_ratio)

@@ -1,17 +1,17 @@
-"""An update of the 2B's shape on one GPU: speed, memory and exactness of the packed row against the plain computation.
+"""Update of a model of 2B size on one GPU: throughput, memory and accuracy of prefix sharing against the plain batch.
 
     python benchmarks/gpu_step.py                     # one GPU with 24 GB or more
     python benchmarks/gpu_step.py --checkpointing
 
-The model has the sizes of Qwen2-VL-2B, random weights in bfloat16, adapters of rank 32. Both sides run forward and
-backward over one group of G completions, in turns, medians of ``--repeats``:
+The model has the sizes of Qwen2-VL-2B, random weights in bfloat16, and LoRA adapters of rank 32. Both sides run a
+forward and a backward pass over one group of G completions, alternating; times are medians of ``--repeats``:
 
 - shared: one packed row; prompts attend by PyTorch's fused (flash) kernel, completions by matrix products;
-- plain: a batch [G, P + C] that repeats the prompt, all of it by the fused kernel.
+- plain: a batch [G, P + C] that repeats the prompt, with the fused kernel.
 
-Tokens a second are those of the completions, G x C, by the time of the side. Exactness: log-probs of both sides in
-bfloat16 against the shared ones in float32. Image tokens are text tokens here: features come once, from outside.
-``--try-on-cpu`` runs the program with a tiny shape; its numbers say nothing.
+Throughput: completion tokens (G x C) per second. Accuracy: log-probs of both sides in bfloat16 against the shared ones
+in float32. Image tokens are replaced by text tokens: image features are an input of the update. ``--try-on-cpu`` runs
+the program with a tiny shape; its numbers have no meaning.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from virft.training.trainable import prepare_for_training
 
 
 def make_policy_on(device: torch.device, shape: str, *, checkpointing: bool) -> Policy:
-    """A random model with adapters that do something."""
+    """Make a random model with adapters that are not zero."""
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(model_config(shape), dtype=torch.bfloat16)
@@ -53,12 +53,12 @@ def make_policy_on(device: torch.device, shape: str, *, checkpointing: bool) -> 
 
 
 def shared_logprobs(policy: Policy, row: PackedRow) -> Tensor:
-    """[G * C], the completions one after the other."""
+    """Return the log-probs [G * C] of the completions, one after the other, from one packed row."""
     return policy(row, features=[])
 
 
 def plain_logprobs(policy: Policy, prompt: list[int], completions: list[list[int]], device: torch.device) -> Tensor:
-    """The same tokens, each completion behind a prompt of its own."""
+    """Return the same log-probs [G * C] from a batch in which each completion follows its own copy of the prompt."""
     ids = torch.tensor([[*prompt, *one] for one in completions], device=device)
     positions = torch.arange(ids.shape[1], device=device).expand(3, len(completions), -1)
     hidden = policy.model.model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
@@ -68,7 +68,7 @@ def plain_logprobs(policy: Policy, prompt: list[int], completions: list[list[int
 
 
 def measure(run: Callable[[], Tensor], policy: Policy, device: torch.device) -> tuple[float, float]:
-    """Seconds and peak GiB above what was there, of one forward and backward."""
+    """Return seconds and additional peak memory in GiB of one forward and backward pass."""
     is_cuda = device.type == "cuda"
     policy.zero_grad(set_to_none=True)
     if is_cuda:
@@ -104,9 +104,9 @@ def main(arguments: argparse.Namespace) -> None:
     peaks: dict[str, float] = {}
     for turn in range(arguments.repeats + 1):
         for name, run in sides.items():
-            took, peaks[name] = measure(run, policy, device)
+            elapsed, peaks[name] = measure(run, policy, device)
             if turn:
-                seconds[name].append(took)
+                seconds[name].append(elapsed)
     policy.zero_grad(set_to_none=True)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         found = {name: run().float() for name, run in sides.items()}
@@ -115,14 +115,14 @@ def main(arguments: argparse.Namespace) -> None:
         exact = sides["shared"]()
     rows = []
     for name in sides:
-        took = statistics.median(seconds[name])
-        off = (found[name] - exact).abs()
+        median = statistics.median(seconds[name])
+        error = (found[name] - exact).abs()
         rows.append(
-            [name, f"{took * 1e3:.0f}", f"{arguments.group * own / took:.0f}", f"{peaks[name]:.2f}",
-             f"{off.max():.3f}", f"{off.mean():.4f}"]
+            [name, f"{median * 1e3:.0f}", f"{arguments.group * own / median:.0f}", f"{peaks[name]:.2f}",
+             f"{error.max():.3f}", f"{error.mean():.4f}"]
         )  # fmt: skip
     head = ["side", "ms", "tokens/s", "peak GiB", "largest gap", "mean gap"]
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU: a trial"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU: a trial run"
     tables = (
         f"{name}. P {prompt_tokens}, C {own}, G {arguments.group}, checkpointing {arguments.checkpointing}. "
         f"Gap: of log-probs in bfloat16 to float32, in nats.\n\n{markdown_table(head, rows)}"
@@ -135,12 +135,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompt", type=int, default=541, help="tokens: 391 of a picture of 640 x 480, 150 of text")
+    parser.add_argument(
+        "--prompt", type=int, default=541, help="prompt tokens: 391 of an image of 640 x 480, 150 of text"
+    )
     parser.add_argument("--own", type=int, default=128, help="tokens of a completion")
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--try-on-cpu", action="store_true")
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     main(parser.parse_args())

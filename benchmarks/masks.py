@@ -1,11 +1,11 @@
-"""Do masks of a segmenter that sees a box come nearer to exact masks than the box itself?
+"""Accuracy of masks of a box-prompted segmenter, against exact masks and the mask of the box itself.
 
     python benchmarks/masks.py PACKAGE [--model medium] [--questions 60] [--size 336]
 
 PACKAGE: the folder of npm @imgly/background-removal-data 1.4.5 (ISNet of arXiv 2203.03041, MIT), a salient-object model
-that stands in for SAM: it is shown what is in the box, and a margin around it, and takes what stands out. Needs
-onnxruntime. The questions are about built-in scenes, whose masks are exact; the answers are made up: right boxes, and
-right boxes whose corners were moved.
+that replaces SAM: its input is the image inside the box and a margin, its output the salient object. Needs onnxruntime.
+The questions are about built-in scenes, whose masks are exact; the predictions are synthetic: the ground-truth boxes,
+and the same boxes with displaced corners.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ from virft.types import Box, FinishReason, Prediction, Sample, TaskName
 
 SIDE = 1024
 MARGIN = 0.1
-ANSWERS = {"right boxes": 0.0, "moved by up to 10 % of a side": 0.1, "moved by up to 20 % of a side": 0.2}
+ANSWERS = {"ground-truth boxes": 0.0, "moved by up to 10 % of a side": 0.1, "moved by up to 20 % of a side": 0.2}
+"""Kind of predictions -> largest displacement of a corner, as a fraction of the box's side."""
 
 
 class SalientObject:
-    """Called with a picture and boxes: in each box, enlarged by a tenth of its sides, what stands out."""
+    """Segmenter: returns the mask of the salient object in each box, enlarged by a tenth of its sides."""
 
     def __init__(self, package: Path, name: str) -> None:
         import onnxruntime
@@ -52,25 +53,25 @@ class SalientObject:
         return [self._mask(image, box) for box in boxes]
 
     def _mask(self, image: Image.Image, box: Box) -> Mask:
-        across, down = MARGIN * (box.x2 - box.x1), MARGIN * (box.y2 - box.y1)
-        x1, y1 = max(0, round(box.x1 - across)), max(0, round(box.y1 - down))
-        x2, y2 = min(image.width, round(box.x2 + across)), min(image.height, round(box.y2 + down))
-        seen = image.crop((x1, y1, x2, y2)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        values = (np.asarray(seen, dtype=np.float32).transpose(2, 0, 1)[None] - 128) / 256
+        margin_x, margin_y = MARGIN * (box.x2 - box.x1), MARGIN * (box.y2 - box.y1)
+        x1, y1 = max(0, round(box.x1 - margin_x)), max(0, round(box.y1 - margin_y))
+        x2, y2 = min(image.width, round(box.x2 + margin_x)), min(image.height, round(box.y2 + margin_y))
+        crop = image.crop((x1, y1, x2, y2)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        values = (np.asarray(crop, dtype=np.float32).transpose(2, 0, 1)[None] - 128) / 256  # [1, 3, SIDE, SIDE]
         (found,) = self._session.run(["output"], {"input": values})
-        shade: Any = Image.fromarray(found[0, 0]).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR)
+        saliency: Any = Image.fromarray(found[0, 0]).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR)
         mask = np.zeros((image.height, image.width), dtype=bool)
-        mask[y1:y2, x1:x2] = np.asarray(shade) > 0.5
+        mask[y1:y2, x1:x2] = np.asarray(saliency) > 0.5
         return mask
 
 
 def answer(sample: Sample, moved: float, rng: random.Random) -> SizedPrediction:
-    """The right box, each corner moved by up to a share of its sides, inside the image."""
+    """Return the ground-truth box as a prediction, each corner moved by up to a fraction of the sides, and clipped."""
     assert isinstance(sample.target, Box)
     x1, y1, x2, y2 = sample.target.xyxy
-    across, down = moved * (x2 - x1), moved * (y2 - y1)
-    xs = [min(max(x + rng.uniform(-across, across), 0), sample.target_size.width) for x in (x1, x2)]
-    ys = [min(max(y + rng.uniform(-down, down), 0), sample.target_size.height) for y in (y1, y2)]
+    most_x, most_y = moved * (x2 - x1), moved * (y2 - y1)
+    xs = [min(max(x + rng.uniform(-most_x, most_x), 0), sample.target_size.width) for x in (x1, x2)]
+    ys = [min(max(y + rng.uniform(-most_y, most_y), 0), sample.target_size.height) for y in (y1, y2)]
     text = f"<answer>({xs[0]:.1f},{ys[0]:.1f}),({xs[1]:.1f},{ys[1]:.1f})</answer>"
     return SizedPrediction(
         Prediction(sample_id=sample.id, text=text, finish_reason=FinishReason.STOP), sample.target_size
@@ -78,7 +79,7 @@ def answer(sample: Sample, moved: float, rng: random.Random) -> SizedPrediction:
 
 
 def rows_of(store: Store, folder: Path, makers: Sequence[MaskMaker]) -> list[list[str]]:
-    """For each kind of answers and each maker a row: box mIoU, gIoU and cIoU with their intervals."""
+    """Return a row for each kind of predictions and each segmenter: box mIoU, gIoU and cIoU with their intervals."""
     card = PredictionsCard(
         model="none", data="d", data_hash=store.hash, num_samples=len(store), box_space=BoxSpace.ORIGINAL_PIXELS,
         thinking=False, settings={},
@@ -100,7 +101,7 @@ def rows_of(store: Store, folder: Path, makers: Sequence[MaskMaker]) -> list[lis
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Make scenes and answers, score them with each maker of masks, write the table."""
+    """Make scenes and predictions, score them with each segmenter, write the table."""
     makers = [MaskMaker(), MaskMaker(name="salient", segment=SalientObject(arguments.package, arguments.model))]
     with tempfile.TemporaryDirectory() as name:
         write_test_scenes(
@@ -114,13 +115,13 @@ def main(arguments: argparse.Namespace) -> None:
         )
         store = Store(Path(name) / "d")
         rows = rows_of(store, Path(name), makers)
-    head = ["answers", "masks", "box_miou", "giou", "ciou"]
+    head = ["predictions", "masks", "box_miou", "giou", "ciou"]
     text = (
         f"{len(store)} questions about built-in scenes of {arguments.size} px, data hash {store.hash[:12]}; "
         f"ISNet `{arguments.model}`.\n\n{markdown_table(head, rows)}"
     )
-    told = (f"--{name} {getattr(arguments, name)}" for name in ("model", "questions", "size", "seed"))
-    command = f"python benchmarks/masks.py PACKAGE {' '.join(told)}"
+    options = (f"--{name} {getattr(arguments, name)}" for name in ("model", "questions", "size", "seed"))
+    command = f"python benchmarks/masks.py PACKAGE {' '.join(options)}"
     print(write_results("masks", command=command, tables=text, date=arguments.date, folder=arguments.out))
 
 
@@ -131,6 +132,6 @@ if __name__ == "__main__":
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--size", type=int, default=336)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     main(parser.parse_args())

@@ -1,9 +1,10 @@
-"""Does `virft plan` say what a run takes? Two steps of a random model of the 2B's shape, measured and predicted.
+"""Accuracy of the memory that `virft plan` predicts: two steps of a random model of 2B size, measured and predicted.
 
-The model has the sizes of Qwen2-VL-2B and random weights in bfloat16; adapters of rank 32 are trained. The run is in a
-process of its own; its peak is resident memory (VmHWM) less what it had after imports. The tokenizer is the one of
-virft-tiny: what is sampled from the 151,936 tokens is no text, and almost never ends, so every completion has its full
-length. glibc gives freed tensors back at once (docs/memory.md), unless --default-allocator.
+The model has the sizes of Qwen2-VL-2B and random weights in bfloat16; adapters of rank 32 are trained. The run is a
+separate process; its peak is resident memory (VmHWM) minus its value after imports. The tokenizer is the one of
+virft-tiny: tokens sampled from the vocabulary of 151,936 are not text, and almost never the end token, so every
+completion has the maximum length. glibc returns freed tensors to the system immediately (docs/memory.md), unless
+--default-allocator is given.
 
     python benchmarks/memory_2b.py                     # 13 GiB
     python benchmarks/memory_2b.py --checkpointing     # 7 GiB
@@ -41,7 +42,7 @@ from virft.types import Detections, ImageSize, Sample, TaskName
 
 IMAGE = ImageSize(640, 480)
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
-"""Tensors of a MiB and more go back to the system when they are freed, see docs/memory.md."""
+"""Settings of glibc: memory of freed tensors of 1 MiB and more is returned to the system, see docs/memory.md."""
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {
     "2b": {
         "text": {
@@ -65,7 +66,7 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def model_config(shape: str) -> Qwen2VLConfig:
-    """A Qwen2-VL of these sizes with the special tokens of virft-tiny's tokenizer; embeddings tied as the 2B's are."""
+    """Return the config of a Qwen2-VL of these sizes with the special tokens of virft-tiny and tied embeddings."""
     known = tiny_config(AutoTokenizer.from_pretrained(tiny_folder()))
     text = dict(SHAPES[shape]["text"])
     section = text.pop("mrope_section")
@@ -82,7 +83,7 @@ def model_config(shape: str) -> Qwen2VLConfig:
 
 
 def run_config(arguments: argparse.Namespace, folder: str) -> Config:
-    """One prompt a step, all its completions in one row."""
+    """Return a run config with one prompt per step and all its completions in one packed row."""
     return Config(
         model=ModelConfig(
             path=folder, train="lora", dtype=arguments.dtype, gradient_checkpointing=arguments.checkpointing
@@ -97,7 +98,7 @@ def run_config(arguments: argparse.Namespace, folder: str) -> Config:
 
 
 def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
-    """Train in this process; bytes over what imports took, and what the prompt came to."""
+    """Train in this process; return the peak memory above that of imports in bytes, sizes and seconds."""
     before = _status("VmRSS")
     config = run_config(arguments, folder)
     settings = model_config(arguments.shape)
@@ -105,8 +106,8 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
     model = AutoModelForImageTextToText.from_config(settings, dtype=getattr(torch, arguments.dtype))
     loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), Qwen2VLImageProcessorPil())
     prepare_for_training(config, loaded)
-    with tempfile.TemporaryDirectory() as pictures:
-        path = f"{pictures}/a.png"
+    with tempfile.TemporaryDirectory() as image_folder:
+        path = f"{image_folder}/a.png"
         Image.effect_noise((IMAGE.width, IMAGE.height), 90).convert("RGB").save(path)
         trainer = make_trainer(config, loaded)
         sample = Sample(
@@ -128,16 +129,16 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
 
 
 def stage_table(arguments: argparse.Namespace, measured: dict[str, float]) -> str:
-    """Seconds of the last step's stages, their counted operations, and the share of the matrix rate, measured after.
+    """Return seconds of the last step's stages, counted operations, and the fraction of the matrix-product rate.
 
-    What is computed again, layers under checkpointing and logits that are not kept, is not counted again.
+    Recomputed work (checkpointed layers, logits that are not cached) is counted once.
     """
     config, rank = model_config(arguments.shape), ModelConfig().lora_rank
     shape = GroupShape(
         prompt=int(measured["prompt_tokens"]),
         completion=round(measured["completion_tokens"]),
         group=arguments.group,
-        patches=0,  # encoded before
+        patches=0,  # image features are cached
     )
     counted = {
         "sampling": sampling_operations(config, shape),
@@ -159,7 +160,7 @@ def _status(name: str) -> int:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Run the child, predict, and write both."""
+    """Measure in a child process, predict, and write both."""
     with tempfile.TemporaryDirectory() as folder:
         model_config(arguments.shape).save_pretrained(folder)
         Qwen2VLImageProcessorPil().save_pretrained(folder)
@@ -190,7 +191,7 @@ def main(arguments: argparse.Namespace) -> None:
     ]  # fmt: skip
     head = ["shape", "checkpointing", "P", "G x C", "predicted GiB", "measured GiB", "difference", "last step s"]
     tables = (
-        f"{markdown_table(head, [row])}\n\nImports took {measured['imports'] / 2**30:.2f} GiB more. "
+        f"{markdown_table(head, [row])}\n\nImports need {measured['imports'] / 2**30:.2f} GiB more. "
         f"{arguments.dtype}, adapters of rank 32, {arguments.steps} steps, an image of "
         f"{IMAGE.width} x {IMAGE.height}. glibc {'as it is' if arguments.default_allocator else ALLOCATOR}.\n\n"
         f"{seconds}\n\n```\n{format_memory(memory)}\n```"
@@ -209,8 +210,8 @@ if __name__ == "__main__":
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--completion-tokens", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--default-allocator", action="store_true", help="leave glibc as it is")
+    parser.add_argument("--default-allocator", action="store_true", help="use glibc's default settings")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     main(parser.parse_args())

@@ -1,10 +1,10 @@
-"""Answers in batches against one at a time, as the public evaluators of such models generate.
+"""Throughput of batched prediction against one question at a time, as public evaluators of such models generate.
 
     python benchmarks/predict.py [--questions 256]
 
-The built-in model, temperature 0, the same questions. The sides take turns; the first turn is not counted. Answers may
-differ where the two likeliest tokens are as good as equal: what is told then is how far the log-probabilities of the
-chosen tokens lie apart at the first place where two answers differ.
+The built-in model, temperature 0, the same questions. The sides alternate; the first turn is not counted. Predictions
+can differ if the two most likely tokens have almost equal probability. For such pairs the table gives the difference of
+the log-probabilities of the chosen tokens at the first place where the texts differ.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NEAR_TIE = 1e-4
 
 
 def margin(first: Prediction, second: Prediction) -> float:
-    """How far the log-probabilities of the tokens lie apart with which two answers begin to differ."""
+    """Return the difference of the log-probabilities, in nats, of the first tokens at which two predictions differ."""
     pairs = zip(first.text, second.text, strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first.text), len(second.text)))
     chosen = [one.token_logprobs[sum(end <= at for end in one.token_ends[:-1])] for one in (first, second)]
@@ -45,7 +45,7 @@ def margin(first: Prediction, second: Prediction) -> float:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure and write the table."""
+    """Measure both sides and write the table."""
     with tempfile.TemporaryDirectory() as name:
         write_test_scenes(
             Path(name) / "d", task=TaskName.DETECTION, classes=class_names("base"), num_questions=arguments.questions,
@@ -72,19 +72,19 @@ def main(arguments: argparse.Namespace) -> None:
         found: dict[str, dict[str, Prediction]] = {}
         for _ in range(arguments.repeats + 1):
             for side, batches in sides.items():
-                taken, found[side] = answers(batches)
-                seconds[side].append(taken)
+                elapsed, found[side] = answers(batches)
+                seconds[side].append(elapsed)
     medians = {side: statistics.median(times[1:]) for side, times in seconds.items()}
     both = [(one, found["one at a time"][key]) for key, one in found["in batches"].items()]
     margins = [margin(*pair) for pair in both if pair[0].text != pair[1].text]
-    rows = [[side, f"{taken:.1f}", f"{len(both) / taken:.1f}"] for side, taken in medians.items()]
+    rows = [[side, f"{median:.1f}", f"{len(both) / median:.1f}"] for side, median in medians.items()]
     ratio = medians["one at a time"] / medians["in batches"]
     near, largest = sum(one < NEAR_TIE for one in margins), max(margins, default=0.0)
     text = (
-        f"{len(both)} questions; medians of {arguments.repeats}. In batches {ratio:.1f} times as fast. {len(margins)} "
-        f"answers differ, {near} of them by a near-tie (below {NEAR_TIE:g}); largest margin {largest:.1e}."
+        f"{len(both)} questions; medians of {arguments.repeats}. Speedup of batches: {ratio:.1f}. {len(margins)} "
+        f"predictions differ, {near} of them at a near-tie (below {NEAR_TIE:g}); largest margin {largest:.1e}."
     )
-    text += "\n\n" + markdown_table(["side", "seconds", "answers a second"], rows)
+    text += "\n\n" + markdown_table(["side", "seconds", "predictions/s"], rows)
     print(text)
     command = " ".join(["python benchmarks/predict.py", *sys.argv[1:]])
     print(write_results("predict", command=command, tables=text, date=arguments.date, folder=arguments.out))
@@ -95,6 +95,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     main(parser.parse_args())

@@ -1,12 +1,11 @@
-"""What a step costs one process and two, by each way of sharing it out.
+"""Time of a step with one process and with two, for each data-parallel strategy.
 
     python benchmarks/processes.py            # about ten minutes on two idle cores
 
-Whole runs of the built-in model by ``virft grpo``, as users start them: one process with one thread, and two with one
-thread each, which is all that two cores have. They take turns, as often as ``--repeats`` says; of each run the first
-step is not counted. Seconds are medians over the steps of all runs, of the first process, whose ``gather`` is the time
-it waits for the other. The bound of two is half of one; what stands beside it is the share of that. ``zero2`` and
-``zero3`` are run where DeepSpeed is installed.
+Complete runs of the built-in model by ``virft grpo``: one process with one thread, and two processes with one thread
+each, on two cores. They alternate ``--repeats`` times; the first step of each run is not counted. Seconds are medians
+over the steps of all runs, of rank 0, whose ``gather`` is the time it waits for rank 1. The ideal speedup of two
+processes is 2; the last column is the fraction of it. ``zero2`` and ``zero3`` run only if DeepSpeed is installed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ STAGES = ("images", "sampling", "gather", "update")
 
 
 def seconds_of_steps(folder: Path, data: Path, settings: Sequence[str], strategy: str) -> list[dict[str, float]]:
-    """The timings of a run's steps but the first; ``strategy``: "" for one process."""
+    """Return the timings of all steps of a run but the first; ``strategy``: "" for one process."""
     config = folder / "config.toml"
     config.write_text(f'data.train = "{data}"\nrun.dir = "{folder / "run"}"\nrun.save_every = 0\n')
     start = ("-m", "virft") if not strategy else (*LAUNCHER, "--num_processes", "2", "-m", "virft")
@@ -45,7 +44,7 @@ def seconds_of_steps(folder: Path, data: Path, settings: Sequence[str], strategy
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Take turns and write the table."""
+    """Run the strategies in turn and write the table."""
     ways = ["", "ddp", "fsdp2"] + (["zero2", "zero3"] if importlib.util.find_spec("deepspeed") else [])
     settings = [
         f"grpo.steps={arguments.steps}",
@@ -70,12 +69,12 @@ def main(arguments: argparse.Namespace) -> None:
     for way, steps in found.items():
         parts = [f"{statistics.median(step.get(stage, 0.0) for step in steps):.2f}" for stage in STAGES]
         seconds = _median(steps)
-        share = [f"{alone / seconds:.2f}", f"{alone / seconds / 2:.0%}"] if way else ["1.00", ""]
-        rows.append([way or "one process", *parts, f"{seconds:.2f}", *share])
-    head = ["", *(f"{stage} s" for stage in STAGES), "step s", "times as fast", "of twice"]
+        speedup = [f"{alone / seconds:.2f}", f"{alone / seconds / 2:.0%}"] if way else ["1.00", ""]
+        rows.append([way or "one process", *parts, f"{seconds:.2f}", *speedup])
+    head = ["", *(f"{stage} s" for stage in STAGES), "step s", "speedup", "of ideal"]
     tables = (
         f"virft-tiny in float32, {arguments.prompts} prompts x {arguments.group} completions of at most 64 tokens, "
-        f"one thread a process, gloo. Medians over {len(found[''])} steps of {arguments.repeats} runs.\n\n"
+        f"one thread per process, gloo. Medians over {len(found[''])} steps of {arguments.repeats} runs.\n\n"
         f"{markdown_table(head, rows)}"
     )
     print(tables)
@@ -93,6 +92,6 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     main(parser.parse_args())

@@ -1,10 +1,10 @@
-"""Does reinforcement teach new classes, and better than right answers? The quickstart's seeds, with its controls.
+"""Quickstart over several seeds, with a control: does GRPO learn novel classes, and better than supervised fine-tuning?
 
-    python benchmarks/quickstart_seeds.py OUT [--seeds 0 1 2] [--at-once 2 --threads 1]
+    python benchmarks/quickstart_seeds.py OUT [--seeds 0 1 2] [--parallel 2 --threads 1]
 
-Each seed is run twice: as it is, and with the names of the few-shot questions permuted among the classes (control:
-what is learnt must then be of no use). The held-out classes, never trained on, show what is general skill. About
-10 minutes a run with two cores to itself. Runs that are there already are only scored; one that was stopped goes on.
+Each seed is run twice: unchanged, and with the class names of the few-shot questions permuted (control: the learned
+names are then wrong in the tests). The held-out classes, which are never trained on, measure general improvement. About
+10 minutes per run on two idle cores. Finished runs are only scored; an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ SHOWN = ("f1", "precision", "recall", "false_positive_rate", "duplicates_per_que
 
 
 def shifted_names() -> dict[str, str]:
-    """Each novel class -> the next one: no class keeps its name."""
+    """Return a permutation of the novel classes without a fixed point: each class -> the next one."""
     names = class_names("novel")
     return dict(zip(names, (*names[1:], names[0]), strict=True))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One quickstart: a seed, with the labels as they are or permuted."""
+    """One quickstart run: a seed, with correct ("labels") or permuted names."""
 
     control: str
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Where its files are."""
+        """Return the folder of its files."""
         return out / f"{self.control}_{self.seed}"
 
 
 def run_job(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The job in a process of its own: its scores, minutes and peak memory. What is there already is kept."""
+    """Run the job in a separate process, unless its result exists; return its scores, minutes and peak memory."""
     folder = job.folder(arguments.out)
     result = folder.with_suffix(".json")
     if not result.exists():
@@ -65,7 +65,7 @@ def run_job(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_here(job: Job, arguments: argparse.Namespace) -> None:
-    """The job itself. Minutes and memory are those of this process: of the last stretch, if it was resumed."""
+    """Run the job in this process. Minutes and memory are those of this process: after a resume, of the last part."""
     torch.set_num_threads(arguments.threads)
     began = time.perf_counter()
     compared = run_quickstart(
@@ -92,14 +92,14 @@ def _values(scores: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run every job, write the tables."""
+    """Run all jobs and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--at-once", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, for each run")
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--parallel", type=int, default=1, help="number of concurrent runs")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads of each run")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -108,18 +108,18 @@ def main() -> None:
         run_here(Job(args.job[0], int(args.job[1])), args)
         return
     jobs = [Job(control, seed) for seed in args.seeds for control in ("labels", "permuted")]
-    with ThreadPoolExecutor(args.at_once) as pool:
+    with ThreadPoolExecutor(args.parallel) as pool:
         found = dict(zip(jobs, pool.map(lambda job: run_job(job, args), jobs), strict=True))
     runs = {control: [found[Job(control, seed)] for seed in args.seeds] for control in ("labels", "permuted")}
     torch.set_num_threads(args.threads)
-    text = f"{args.at_once} runs at once, {args.threads} threads each.\n\n{table(runs, args.seeds)}"
+    text = f"{args.parallel} concurrent runs, {args.threads} threads each.\n\n{table(runs, args.seeds)}"
     print(text)
     command = " ".join(["python benchmarks/quickstart_seeds.py OUT", *sys.argv[2:]])
     print(write_results("quickstart_seeds", command=command, tables=text, date=args.date, folder=args.results))
 
 
 def table(runs: dict[str, list[dict]], seeds: list[int]) -> str:
-    """Means with the range over seeds, and the rise of F1 seed by seed."""
+    """Return means with the range over seeds, and the improvement of F1 for each seed."""
     lines = ["| run | test | model | " + " | ".join(SHOWN) + " |", "|---" * (3 + len(SHOWN)) + "|"]
     for control, found in runs.items():
         for test in TESTS:
@@ -129,7 +129,7 @@ def table(runs: dict[str, list[dict]], seeds: list[int]) -> str:
                     values = [one[model][test][name] for one in found]
                     cells.append(f"{fmean(values):.3f} ({min(values):.3f}..{max(values):.3f})")
                 lines.append(f"| {control} | {test} | {model} | " + " | ".join(cells) + " |")
-    lines += ["", "Rise of F1 by seed:", ""]
+    lines += ["", "Improvement of F1 over the base model by seed:", ""]
     for control, found in runs.items():
         for test in TESTS:
             for model in MODELS[1:]:
@@ -139,7 +139,7 @@ def table(runs: dict[str, list[dict]], seeds: list[int]) -> str:
     every = [one for found in runs.values() for one in found]
     minutes = ", ".join(f"{one['minutes']:.1f}" for one in every)
     peak = max(one["peak_gib"] for one in every)
-    lines += ["", f"Minutes a run: {minutes}. Highest memory of a run: {peak:.2f} GiB."]
+    lines += ["", f"Minutes per run: {minutes}. Highest memory of a run: {peak:.2f} GiB."]
     return "\n".join(lines)
 
 

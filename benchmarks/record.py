@@ -1,4 +1,4 @@
-"""Where a benchmark's numbers come from, and the file they go to."""
+"""Result files of the benchmarks: numbers with machine, versions and command."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> str:
-    """Processor, cores, threads of PyTorch."""
+    """Return processor, number of cores and threads of PyTorch."""
     return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def write_results(question: str, *, command: str, tables: str, date: str | None, folder: Path = RESULTS) -> Path:
-    """Writes ``<date>_<machine>_<question>.md``: what was run, on what, and the tables. An older file is replaced."""
+    """Write ``<date>_<machine>_<question>.md`` with command, machine, versions and tables, and return its path.
+
+    An existing file is replaced. ``date`` None: today.
+    """
     day = date or datetime.date.today().isoformat()
     versions = ", ".join(f"{name} {version(name)}" for name in ("virft", "torch", "transformers"))
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|cpu|processor|@.*", "", _processor().lower())).strip("-")
@@ -38,7 +41,7 @@ def write_results(question: str, *, command: str, tables: str, date: str | None,
 
 
 def matrix_rate(dtype: torch.dtype, *, size: int = 2048) -> float:
-    """Operations a second of a product of two square matrices, now: the fastest of three."""
+    """Measure the operations per second of a product of two square matrices: the fastest of three."""
     left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(4):
@@ -49,7 +52,7 @@ def matrix_rate(dtype: torch.dtype, *, size: int = 2048) -> float:
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """Rows of text as a table, columns aligned to be read as they are."""
+    """Format rows as a Markdown table with aligned columns."""
     widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
     lines = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in (head, *rows)]
     rule = ["-" * (width - 1) + ":" for width in widths]
@@ -57,7 +60,7 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _allocator() -> str:
-    """What was asked of glibc's memory by environment variables, as a line; nothing if nothing was."""
+    """Return the ``MALLOC_*`` environment variables as a line of the result file; "" if none is set."""
     found = " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_"))
     return f"- {found}\n" if found else ""
 

@@ -1,9 +1,9 @@
-"""How many completions per second are read and rewarded, on one core?
+"""Throughput of parsing and rewarding completions on one core.
 
     python benchmarks/rewards.py
 
-Five boxes per answer, five targets, preset robust. Target: 10,000 per second for the canonical text.
-The first line is the usual case; the others are what a model may write instead.
+Five boxes per completion, five targets, preset robust. Goal: 10,000 completions per second of the canonical text. The
+first line is the usual case; the others are alternative formats of models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPEATS = 200
 
 
 def random_detections(rng: random.Random) -> Detections:
-    """Five boxes, anywhere."""
+    """Return five random boxes."""
     items = []
     for _ in range(5):
         x1, y1 = rng.uniform(0, 480), rng.uniform(0, 360)
@@ -35,7 +35,7 @@ def random_detections(rng: random.Random) -> Detections:
 
 
 def jittered(detections: Detections, rng: random.Random, pixels: float) -> Detections:
-    """The same boxes, each corner moved by at most so many pixels and kept in the image."""
+    """Return the boxes, each corner moved by at most ``pixels`` and clipped to the image."""
     items = []
     for item in detections.items:
         x1, y1, x2, y2 = (value + rng.uniform(-pixels, pixels) for value in item.box.xyxy)
@@ -45,7 +45,7 @@ def jittered(detections: Detections, rng: random.Random, pixels: float) -> Detec
 
 
 def completions_per_second(texts: list[str], targets: list[Detections]) -> float:
-    """Best of several rounds over all texts, in processor time: the machine may have other work."""
+    """Return the best rate of several rounds over all texts, in processor time, since the machine may be busy."""
     rule = RewardRule()
 
     def read_and_reward() -> None:
@@ -57,7 +57,7 @@ def completions_per_second(texts: list[str], targets: list[Detections]) -> float
 
 
 def main() -> None:
-    """Print and keep one line per kind of text."""
+    """Print and save one line per kind of text."""
     rng = random.Random(0)
     targets = [random_detections(rng) for _ in range(NUM_TEXTS)]
 
@@ -67,20 +67,20 @@ def main() -> None:
             space=BoxSpace.RELATIVE_1000,
             original=SIZE,
             resized=SIZE,
-            thinking_text="Five of them stand in the picture, two behind the fence.",
+            thinking_text="There are five of them in the image, two behind the fence.",
         )
 
     canonical = [render(jittered(target, rng, 8.0)) for target in targets]
     crowded_targets = [Detections(items=target.items[:1] * 5) for target in targets]
     crowded = [render(jittered(target, rng, 8.0)) for target in crowded_targets]
     as_json = [text.replace("'Position'", '"bbox_2d"').replace("'Confidence'", '"score"') for text in canonical]
-    broken = [text.replace("}]", ", oops}]") for text in canonical]
+    invalid = [text.replace("}]", ", oops}]") for text in canonical]
     rows = []
     for name, texts, goals in (
         ("canonical text", canonical, targets),
         ("canonical text, all boxes compete (Hungarian)", crowded, crowded_targets),
-        ("JSON with other keys (general reader)", as_json, targets),
-        ("one broken element (general reader)", broken, targets),
+        ("JSON with other keys (general parser)", as_json, targets),
+        ("one invalid element (general parser)", invalid, targets),
     ):
         speed = completions_per_second(texts, goals)
         rows.append([name, f"{speed:,.0f}", f"{1e6 / speed:.0f}"])

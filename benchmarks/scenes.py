@@ -1,8 +1,8 @@
-"""How many scenes does one core make a second?
+"""Throughput of rendering scenes on one core.
 
     python benchmarks/scenes.py [--seconds 5] [--size 112]
 
-Prints scenes alone (1 to 6 objects on a background crop) and samples of the training stream (scene and questions).
+Prints the rates of scenes (1 to 6 objects on a background crop) and of training samples (scene and questions).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from virft.scenes.sets import training_sample
 
 
 def rate_per_s(make: Callable[[int], object], seconds: float) -> float:
-    """Calls of ``make(index)`` per second of this process; 300 calls before it warm the caches."""
+    """Return the calls of ``make(index)`` per second of processor time, after 300 calls that fill the caches."""
     for index in range(300):
         make(index)
     start, done = time.process_time(), 0

@@ -1,9 +1,9 @@
-"""How long does scoring take, and how much memory? 5,000 images x 80 classes, answers made up.
+"""Time and memory of scoring 5,000 images x 80 classes with synthetic predictions.
 
     python benchmarks/score.py [--images 5000] [--classes 80]
 
-About 3 % of the questions have boxes; their answers are the truth, moved. ``virft score`` runs as a process of its
-own, without the bootstrap.
+About 3 % of the questions have boxes; their predictions are the ground truth with moved corners. ``virft score`` runs
+in a separate process, without the bootstrap.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIZE = ImageSize(640, 480)
 
 
 def make_set(folder: Path, *, images: int, classes: int, rng: random.Random) -> Store:
-    """COCO annotations without pictures, every class asked on every image."""
+    """Build a dataset of COCO annotations without images, in which every class is queried on every image."""
     annotations = []
     for image in range(1, images + 1):
         for label in rng.sample(range(1, classes + 1), max(1, round(0.03 * classes))):
@@ -54,7 +54,7 @@ def make_set(folder: Path, *, images: int, classes: int, rng: random.Random) -> 
 
 
 def answer(sample: Sample, rng: random.Random) -> str:
-    """The truth, each corner moved by up to 2 % of the image; sometimes a box where there is none."""
+    """Return the ground truth as a completion, each corner moved by up to 1 % of the image, or a false positive."""
     assert isinstance(sample.target, Detections)
     corners = [item.box.xyxy for item in sample.target.items] or ([(10, 10, 99, 99)] if rng.random() < 0.02 else [])
     elements = []
@@ -66,7 +66,7 @@ def answer(sample: Sample, rng: random.Random) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Make the set and the answers, score them, write the table."""
+    """Make the dataset and the predictions, score them, write the table."""
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         store = make_set(Path(name), images=arguments.images, classes=arguments.classes, rng=rng)
@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> None:
         seconds = time.perf_counter() - began
         mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         found = [" ".join(line.split()) for line in done.stdout.splitlines() if line.split()[0] in ("f1", "ap", "ap50")]
-    table = markdown_table(["what", "number"], [["seconds", f"{seconds:.1f}"], ["peak MiB", f"{mib:.0f}"]])
+    table = markdown_table(["quantity", "value"], [["seconds", f"{seconds:.1f}"], ["peak MiB", f"{mib:.0f}"]])
     text = f"{arguments.images} images x {arguments.classes} classes; {', '.join(found)}.\n\n{table}"
     print(text)
     command_line = " ".join(["python benchmarks/score.py", *sys.argv[1:]])
@@ -95,6 +95,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     main(parser.parse_args())

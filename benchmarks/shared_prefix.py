@@ -1,22 +1,23 @@
-"""How much of the counted saving does computing a group's image and prompt once really save?
+"""Measured speedup of prefix sharing (image and prompt of a group are computed once), against the counted operations.
 
     python benchmarks/shared_prefix.py                       # every shape, half an hour on two idle cores
     python benchmarks/shared_prefix.py --prompts 150 --images 112 --completions 50 --groups 8
 
-Two things are timed: a policy update (forward and backward of the GRPO loss over a microbatch of ``--update-prompts``
-groups), and the prefill of sampling (what happens before the first token is drawn, for ``--prefill-prompts`` prompts).
-Each runs
+Two stages are timed: a policy update (forward and backward pass of the GRPO loss over a microbatch of
+``--update-prompts`` groups), and the prefill of sampling (the work before the first token, for ``--prefill-prompts``
+prompts). The two sides are
 
-- shared: as virft does it, one packed row [prompt | c1 .. cG], each image and each prompt once;
-- plain: image and prompt again for each of G completions, as trainers do that repeat their prompts; one batch
-  [groups * G, P + C], attention by PyTorch's fused causal kernel. All completions have C tokens: nothing is padding.
+- shared: virft's way, one packed row [prompt | c1 .. cG], with each image and each prompt once;
+- plain: image and prompt for each of G completions, as in trainers that repeat their prompts; one batch
+  [groups * G, P + C], attention by PyTorch's fused causal kernel. All completions have C tokens, so there is no
+  padding.
 
 Everything else is equal: the built-in model in float32, its vision attention (that of virft), logits for completion
-tokens only, the loss. The vision tower is frozen, as in the default configuration, so it only runs forwards, all images
-of a microbatch in one pass: each once in shared, G times in plain; ``--train-vision`` trains it. Both run in one
-process in alternating order; times are medians. Before anything is timed, loss and gradients are compared: a difference
-above 1e-5 (of the largest gradient) ends the program. The limit is the ratio of counted operations, see
-``counting.py``.
+tokens only, the loss. The vision tower is frozen, as in the default configuration, so it has no backward pass; all
+images of a microbatch are encoded in one batch, each once in shared and G times in plain; ``--train-vision`` trains it.
+Both sides run in one process in alternating order; times are medians. Loss and gradients are compared first: a
+difference above 1e-5 (relative to the largest gradient) ends the program. The limit is the ratio of counted operations,
+see ``counting.py``.
 """
 
 from __future__ import annotations
@@ -52,34 +53,39 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One question with its completions, all random: token ids [P] and [G, C], positions [3, P], an image."""
+    """Random prompt with its completions."""
 
     prompt: list[int]
+    """Token ids [P]."""
     completions: list[list[int]]
+    """Token ids [G, C]."""
     positions: Tensor
+    """Position ids of the prompt [3, P]."""
     vision: VisionInputs
+    """Processed image."""
     advantages: Tensor
+    """Advantage of each completion token [G * C]."""
 
     def repeated_image(self) -> VisionInputs:
-        """The image once for every completion."""
+        """Return one copy of the image per completion."""
         return VisionInputs.join([self.vision] * len(self.completions))
 
 
 def grpo_loss(groups: Sequence[Group], logprobs: Tensor) -> Tensor:
-    """The GRPO loss of log-probs [groups * G * C]."""
+    """Return the GRPO loss of log-probs [groups * G * C]."""
     advantages = torch.cat([group.advantages for group in groups])
     return policy_loss(logprobs, advantages=advantages, weights=torch.full_like(logprobs, 1 / len(logprobs))).loss
 
 
 class Shared:
-    """The way of virft."""
+    """Prefix sharing, as in virft."""
 
     def __init__(self, policy: Policy, tokenizer: object) -> None:
         self.policy = policy
         self._generator = HFGenerator(policy, tokenizer)
 
     def loss(self, groups: Sequence[Group]) -> Tensor:
-        """Of one packed row."""
+        """Return the loss of one packed row."""
         row = pack_row(
             [group.prompt for group in groups],
             [group.positions for group in groups],
@@ -89,7 +95,7 @@ class Shared:
 
     @torch.no_grad()
     def prefill(self, groups: Sequence[Group]) -> Tensor:
-        """Log-probs of the first token of every completion."""
+        """Return the log-probs [groups * G, V] of the first token of every completion."""
         features = self.policy.encode_images([group.vision for group in groups])
         encoded = [
             EncodedPrompt(
@@ -104,13 +110,13 @@ class Shared:
 
 
 class Plain:
-    """The usual way: a batch of prompts that repeat."""
+    """The usual way: a batch with one copy of the prompt per completion."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
     def loss(self, groups: Sequence[Group]) -> Tensor:
-        """Of one batch [groups * G, P + C]."""
+        """Return the loss of one batch [groups * G, P + C]."""
         completions = torch.tensor([one for group in groups for one in group.completions])
         prompts, positions = self._repeated(groups)
         length, tokens = prompts.shape[1], completions.shape[1]
@@ -122,13 +128,13 @@ class Plain:
 
     @torch.no_grad()
     def prefill(self, groups: Sequence[Group]) -> Tensor:
-        """Log-probs of the first token of every completion."""
+        """Return the log-probs [groups * G, V] of the first token of every completion."""
         cache = DynamicCache(config=self.policy.config)
         hidden = self._hidden(groups, *self._repeated(groups), past_key_values=cache)
         return self.policy.next_log_distribution(hidden[:, -1])
 
     def _repeated(self, groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-        """Prompts [groups * G, P] and their positions [3, groups * G, P]."""
+        """Return prompts [groups * G, P] and their position ids [3, groups * G, P]."""
         times = len(groups[0].completions)
         ids = torch.tensor([group.prompt for group in groups]).repeat_interleave(times, 0)
         return ids, torch.stack([group.positions for group in groups], 1).repeat_interleave(times, 1)
@@ -145,7 +151,7 @@ class Plain:
 
 
 def make_sides(*, train_vision: bool) -> tuple[Shared, Plain]:
-    """Both ways with the same weights."""
+    """Make both sides with the same weights."""
     loaded = load_model(TINY_NAME)
     if not train_vision:
         loaded.freeze_vision()
@@ -161,7 +167,7 @@ def make_sides(*, train_vision: bool) -> tuple[Shared, Plain]:
 
 
 def make_group(policy: Policy, shape: GroupShape, seed: int) -> Group:
-    """Random tokens around a random square image."""
+    """Make random tokens around a random square image."""
     generator = torch.Generator().manual_seed(seed)
     config, side = policy.config, round(shape.patches**0.5)
     image_tokens = shape.patches // config.vision_config.spatial_merge_size**2
@@ -188,7 +194,7 @@ def make_group(policy: Policy, shape: GroupShape, seed: int) -> Group:
 
 
 def difference(shared: Shared, plain: Plain, groups: Sequence[Group]) -> float:
-    """Largest difference of loss and gradients, the latter relative to the largest gradient."""
+    """Return the largest difference of loss and gradients, the latter relative to the largest gradient."""
     losses, gradients = [], []
     for side in (shared, plain):
         loss = side.loss(groups)
@@ -202,25 +208,25 @@ def difference(shared: Shared, plain: Plain, groups: Sequence[Group]) -> float:
 
 
 def alternating_medians(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Seconds of both: each runs once to warm up, then they take turns."""
+    """Return the median seconds of both: each runs once to warm up, then they alternate."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + 1):
-        for run, kept in zip((first, second), seconds, strict=True):
+        for run, times in zip((first, second), seconds, strict=True):
             began = time.perf_counter()
             run()
             if turn:
-                kept.append(time.perf_counter() - began)
+                times.append(time.perf_counter() - began)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
 def update(side: Shared | Plain, groups: Sequence[Group]) -> None:
-    """Forward and backward."""
+    """Run one forward and one backward pass."""
     side.loss(groups).backward()
     side.policy.zero_grad(set_to_none=True)
 
 
 def line(shape: list[int], limit: float, shared_s: float, plain_s: float, *rest: str) -> list[str]:
-    """A row of a table, printed too."""
+    """Print a row of a table and return it."""
     measured = plain_s / shared_s
     row = [*map(str, shape), f"{limit:.2f}", f"{measured:.2f}", f"{measured / limit:.0%}"]
     row += [f"{shared_s * 1e3:.0f}", f"{plain_s * 1e3:.0f}", *rest]
@@ -233,7 +239,7 @@ def main(arguments: argparse.Namespace) -> None:
     shared, plain = make_sides(train_vision=arguments.train_vision)
     config = shared.policy.config
     frozen = not arguments.train_vision
-    head = ["limit", "measured", "share", "shared ms", "plain ms"]
+    head = ["limit", "measured", "fraction", "shared ms", "plain ms"]
     patch = config.vision_config.patch_size
     updates, prefills = [], []
     for prompt, side in product(arguments.prompts, arguments.images):
@@ -260,7 +266,7 @@ def main(arguments: argparse.Namespace) -> None:
             )
             prefills.append(line([prompt, side, group_size], counted[0] / counted[1], *times))
     tables = (
-        f"P prompt tokens, C tokens a completion, G completions, image: pixels a side. Vision tower "
+        f"P prompt tokens, C tokens per completion, G completions, image: pixels a side. Vision tower "
         f"{'frozen' if frozen else 'trained'}. Medians of {arguments.repeats}. Limit: ratio of counted operations.\n\n"
         f"Policy update of {arguments.update_prompts} groups; difference: of loss, and of gradients relative to the "
         f"largest\n\n"
@@ -277,13 +283,13 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, nargs="+", default=[150, 300], help="prompt tokens, image included")
     parser.add_argument("--images", type=int, nargs="+", default=[112, 280], help="pixels a side: 16 or 100 tokens")
     parser.add_argument("--completions", type=int, nargs="+", default=[50, 128], help="tokens")
-    parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 16], help="completions of a prompt")
-    parser.add_argument("--update-prompts", type=int, default=4, help="groups of a microbatch")
+    parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 16], help="completions per prompt")
+    parser.add_argument("--update-prompts", type=int, default=4, help="groups per microbatch")
     parser.add_argument("--prefill-prompts", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--train-vision", action="store_true")
-    parser.add_argument("--threads", type=int, help="of PyTorch; default: its own choice")
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--threads", type=int, help="PyTorch threads; default: PyTorch's default")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parsed = parser.parse_args()
     if parsed.threads:

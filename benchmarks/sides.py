@@ -1,7 +1,7 @@
-"""Sides of a comparison: processes that take turns, each told when to run its step, each measuring itself.
+"""Sides of a comparison: processes that run their steps in turn and measure themselves.
 
-A side imports only this file, so it may run under an interpreter without virft. It speaks JSON lines: it says when it
-is ready, waits for a line, runs a step, reports seconds and memory, waits again.
+A side imports only this file, so that it can run under an interpreter without virft. The protocol is JSON lines: a side
+reports that it is ready, waits for a line, runs a step, reports seconds and memory, and waits again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAMPLE_EVERY_S = 0.005
 
 
 class Server:
-    """A side's own end. What libraries print goes to standard error."""
+    """End of the protocol in the process of a side. The output of libraries is redirected to standard error."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w")
@@ -33,14 +33,14 @@ class Server:
         threading.Thread(target=self._watch_memory, daemon=True).start()
 
     def ready(self, **facts: Any) -> None:
-        """The model is loaded: what memory is above is counted from here. Returns when a step is wanted."""
+        """Report that the model is loaded: memory is measured relative to now. Returns when a step is requested."""
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
         self._say(loaded_mib=resident_bytes() / MIB, **facts)
 
     def done(self, **facts: Any) -> None:
-        """A step is over. Returns when the next one is wanted."""
+        """Report that a step is done. Returns when the next one is requested."""
         seconds = time.perf_counter() - self._began
         cpu = time.process_time() - self._began_cpu
         self._say(seconds=seconds, cpu_seconds=cpu, peak_mib=max(self._peak, resident_bytes()) / MIB, **facts)
@@ -59,7 +59,7 @@ class Server:
 
 
 class Side:
-    """The comparison's end of a side: ``facts`` is what it said when it was ready."""
+    """End of the protocol in the comparing process. ``facts``: the report of the side when it was ready."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self._log = log
@@ -70,14 +70,14 @@ class Side:
         self.facts = self._listen()
 
     def step(self) -> dict[str, Any]:
-        """One step, now."""
+        """Let the side run one step and return its report."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return self._listen()
 
     def close(self) -> None:
-        """End of the process."""
+        """End the process of the side."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -91,5 +91,5 @@ class Side:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is really there."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""A whole GRPO step (sampling, reward, update): virft, the same without sharing, and TRL's GRPOTrainer.
+"""Time and memory of a complete GRPO step (sampling, reward, update): virft, virft without prefix sharing, and TRL.
 
     python -m venv TRL_VENV && TRL_VENV/bin/pip install torch==2.13.0    # once; on a CPU take a build for CPUs
     TRL_VENV/bin/pip install -c constraints.txt trl==1.16.0 transformers accelerate datasets pillow
@@ -6,22 +6,23 @@
     python benchmarks/step_against_trl.py --trl-python TRL_VENV/bin/python      # about 12 minutes on two idle cores
     python benchmarks/step_against_trl.py --trl-python .. --model 100m --dtype bfloat16 --num-prompts 4
 
-- virft: ``GRPOTrainer.step`` as it is, on views of the images as with ``[augment]``: no features of earlier steps;
+- virft: ``GRPOTrainer.step``, on augmented images as with ``[augment]``, so that image features of earlier steps are
+not
+  reused;
 - plain: the same engine and loop, but every completion has its own image and prompt, in sampling and in the update
-  (left out with ``--without-plain``);
-- TRL: its trainer with sampling by transformers (left out without ``--trl-python``).
+  (skipped with ``--without-plain``);
+- TRL: its GRPOTrainer with sampling by transformers (skipped without ``--trl-python``).
 
 All have the built-in model's shape, or a larger one (``--model``: 100 million weights, 32,000 tokens), random weights
 in ``--dtype``, a frozen vision tower, the same images and questions, completions of exactly C tokens (end tokens are
-forbidden), equally many a backward, no gradient checkpointing, beta 0, a trivial reward, AdamW, equal threads. Each
-side is a process of its own that loads the model, renders images and text itself and takes its turns while the others
-wait, in every order of the sides equally often; the first turn is not counted. virft and plain keep freed memory as a
-training does, unless a ``MALLOC_*`` variable says otherwise, which holds for TRL too. Memory: resident set sampled
-every 5 ms, highest of all turns, above the moment when model and trainer were set up.
-The limit is the ratio of counted operations of plain and virft, see ``counting.py``. The rate of the matrix units is
-taken in every turn, beside the sides: a product of two square matrices of ``--dtype``. A second table tells the stages
-of virft and of plain, and what share of that rate virft's counted operations reach over the whole step, and in the
-policy's forward and backward alone.
+forbidden), the same number of completions per backward pass, no gradient checkpointing, beta 0, a trivial reward,
+AdamW, and the same number of threads. Each side is a separate process that loads the model and renders images and text
+itself. The sides run in turn, in every order equally often; the first turn is not counted. virft and plain retain freed
+memory as in training, unless a ``MALLOC_*`` variable says otherwise, which also applies to TRL. Memory: resident set
+sampled every 5 ms, the highest of all turns, minus its value after model and trainer were set up. The limit is the
+ratio of counted operations of plain and virft, see ``counting.py``. The rate of matrix products of ``--dtype`` is
+measured in every turn. A second table gives the stages of virft and of plain, and the fraction of that rate that
+virft's counted operations reach over the whole step, and in the policy's forward and backward passes only.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
 from virft.training.optim import make_optimizer
 from virft.training.policy_runner import Passes
 from virft.types import (
+    Augmentation,
     Completion,
     Detections,
     ImageSize,
@@ -72,40 +74,50 @@ from virft.types import (
     RewardReport,
     Sample,
     TaskName,
-    View,
 )
 
-_COMPILED = "; layers of virft and of plain compiled (`model.compile`), at the turn that is not counted"
+_COMPILED = "; layers of virft and of plain compiled (`model.compile`), in the turn that is not counted"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What every side is given, as a file beside the model."""
+    """Input of every side, as a file next to the model."""
 
     questions: list[str]
+    """Question text of each prompt."""
     images: list[str]
+    """Image file of each prompt, in the folder of the model."""
     prompt: int
+    """Prompt tokens, including image tokens."""
     group: int
+    """Completions per prompt."""
     groups_per_backward: int
+    """Groups per backward pass."""
     completion: int
+    """Tokens of each completion."""
     forbidden_ids: list[int]
+    """Token ids that are never sampled."""
     frozen_vision: bool
+    """Freeze the vision tower."""
     threads: int
+    """PyTorch threads."""
     dtype: str
+    """Data type of the weights."""
     compile: bool
+    """Compile the layers of virft and of plain."""
 
 
 class LetterGrader:
-    """A reward that differs between any two texts, so no group is dropped."""
+    """Reward that differs between any two texts, so that no group has zero reward variance."""
 
     def grade(self, text: str, sample: Sample, *, resized: ImageSize, context: RewardContext) -> RewardReport:
-        """The mean letter, as a number."""
+        """Return the mean character code of the text as the reward."""
         total = sum(map(ord, text)) / (1000 * max(1, len(text)))
         return RewardReport(total=total, parts={}, reading=Reading(text=text, well_formed=True, answer=Detections()))
 
 
 class UnsharedGenerator:
-    """Every completion from its own copy of the prompt, with its own copy of the image's features."""
+    """Generator that samples every completion from its own copy of the prompt and of the image features."""
 
     def __init__(self, inner: Generator) -> None:
         self._inner = inner
@@ -135,12 +147,12 @@ class UnsharedGenerator:
 
 @dataclass(kw_only=True)
 class UnsharedPasses(Passes):
-    """The plain loop: image and prompt again for every completion, wherever they are needed."""
+    """Policy runner without prefix sharing: one copy of image and prompt per completion."""
 
     group_size: int
 
     def features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
-        """Of as many copies of the image as there are completions."""
+        """Return the features of one copy of the image per completion."""
         repeated = [VisionInputs.join([one.vision] * self.group_size) for one in rendered]
         frozen = self.cache is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -154,7 +166,7 @@ class UnsharedPasses(Passes):
         *,
         policy: Policy | None = None,
     ) -> Tensor:
-        """Of rows in which every completion has a prompt of its own."""
+        """Return the log-probs of a row in which every completion has its own copy of the prompt."""
         completions = row.targets.view(len(prompts) * self.group_size, -1).tolist()
         copies = [one for one in prompts for _ in range(self.group_size)]
         plain = pack_row(
@@ -166,7 +178,7 @@ class UnsharedPasses(Passes):
 
 
 class UnsharedTrainer(GRPOTrainer):
-    """GRPO that shares nothing within a group."""
+    """GRPO trainer without prefix sharing."""
 
     def __post_init__(self) -> None:
         self._passes = UnsharedPasses(
@@ -175,7 +187,7 @@ class UnsharedTrainer(GRPOTrainer):
 
 
 def run_side(kind: str, folder: Path) -> None:
-    """The process of virft or of plain: a step a turn."""
+    """Run the process of virft or of plain: one step per turn."""
     server = Server()
     task = Task(**json.loads((folder / "task.json").read_text()))
     torch.set_num_threads(task.threads)
@@ -201,7 +213,7 @@ def run_side(kind: str, folder: Path) -> None:
 
 
 class Clock:
-    """Seconds inside the stages that a trainer tells together: prompts in sampling; passes and step in the update."""
+    """Measures parts of the stages that a trainer reports: prefill of sampling; passes and optimizer of the update."""
 
     def __init__(self, trainer: GRPOTrainer) -> None:
         self.seconds: dict[str, float] = {}
@@ -223,14 +235,14 @@ class Clock:
 
         return timed
 
-    def stages(self, told: Mapping[str, float], total: float) -> dict[str, float]:
-        """All stages of a step that took ``total``; beta is 0, so a forward is the policy's."""
+    def stages(self, timings: Mapping[str, float], total: float) -> dict[str, float]:
+        """Return the seconds of each stage of a step of ``total`` seconds; with beta 0 only the policy runs forward."""
         found = {
-            "image": told["images"],
+            "image": timings["images"],
             "prompt": self.seconds["prompt"],
-            "decode": told["sampling"] - self.seconds["prompt"],
-            "reward": told["reward"],
-            "reference": told["reference"],
+            "decode": timings["sampling"] - self.seconds["prompt"],
+            "reward": timings["reward"],
+            "reference": timings["reference"],
             "forward": self.seconds["forward"],
             "backward": self.seconds["backward"],
             "optimizer": self.seconds["optimizer"],
@@ -239,7 +251,7 @@ class Clock:
 
 
 def make_samples(task: Task, folder: Path) -> list[Sample]:
-    """The questions, on views of the images."""
+    """Make a sample of each question, on an augmented image."""
     samples = []
     for i, (question, image) in enumerate(zip(task.questions, task.images, strict=True)):
         size = ImageSize(*load_image(str(folder / image)).size)
@@ -252,14 +264,14 @@ def make_samples(task: Task, folder: Path) -> list[Sample]:
                 query="",
                 target=Detections(),
                 question=question,
-                view=View(crop=(0.0, 0.0, size.width, size.height)),
+                augmentation=Augmentation(crop=(0.0, 0.0, size.width, size.height)),
             )
         )
     return samples
 
 
 def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOTrainer]) -> GRPOTrainer:
-    """As ``virft.recipes.setup`` makes it, with the settings of the comparison."""
+    """Make a trainer as ``virft.recipes.setup`` does, with the settings of the comparison."""
     keep_freed_memory()
     ends = stop_token_ids(loaded.model)
     policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=tuple({*task.forbidden_ids, *ends})))
@@ -301,12 +313,12 @@ def make_folder(
     dtype: str,
     compiled: bool = False,
 ) -> None:
-    """A model folder for images of ``shape``, the images, and ``task.json`` with questions of the right length."""
+    """Write a model folder for images of ``shape``, the images, and ``task.json`` with the questions."""
     loaded = load_model(TINY_NAME)
     patch = loaded.image_processor.patch_size
     side = round(shape.patches**0.5) * patch
     torch.manual_seed(0)
-    # untrained, it answers differently each time
+    # Random weights: an untrained model gives different completions.
     loaded.model = AutoModelForImageTextToText.from_config(shape_config(model), dtype=getattr(torch, dtype))
     loaded.save(folder)
     _set_pixels(folder, side * side)
@@ -314,9 +326,9 @@ def make_folder(
     rng = random.Random(0)
     images = []
     for i in range(num_prompts):
-        noise = Image.frombytes("RGB", (8, 8), rng.randbytes(192))
+        pixels = Image.frombytes("RGB", (8, 8), rng.randbytes(192))
         images.append(f"image_{i}.png")
-        noise.resize((side, side)).save(folder / images[-1])
+        pixels.resize((side, side)).save(folder / images[-1])
     questions = [_question(loaded, folder / image, shape.prompt, rng) for image in images]
     task = Task(
         questions=questions,
@@ -335,12 +347,12 @@ def make_folder(
 
 
 def shape_config(model: str) -> Any:
-    """``tiny``: that of virft-tiny. ``100m``: a Qwen2-VL with its tokenizer's special tokens."""
+    """Return the config of virft-tiny (``tiny``), or of a larger Qwen2-VL with its special tokens (``100m``)."""
     return AutoConfig.from_pretrained(tiny_folder()) if model == "tiny" else model_config("small")
 
 
 def _set_pixels(folder: Path, pixels: int) -> None:
-    """Images are resized to so many pixels; and a video processor's file, without which TRL's side cannot load."""
+    """Set the number of pixels that images are resized to, and add the video processor file that TRL's side needs."""
     path = folder / "preprocessor_config.json"
     config = json.loads(path.read_text())
     config |= {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
@@ -351,7 +363,7 @@ def _set_pixels(folder: Path, pixels: int) -> None:
 
 
 def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random) -> str:
-    """Random digits, a token each, that make a prompt of ``length`` tokens."""
+    """Return random digits, one token each, that make a prompt of ``length`` tokens."""
     size = ImageSize(*load_image(str(image)).size)
     sample = Sample(
         id="", task=TaskName.DETECTION, images=(str(image),), image_sizes=(size,), query="", target=Detections()
@@ -368,16 +380,18 @@ def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random)
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Of each side median seconds and highest memory above the loaded model, in MiB; of virft and plain medians of the
-    stages; the median of the matrix rate in operations a second."""
+    """Results of one shape."""
 
     sides: dict[str, dict[str, float]]
+    """Of each side: median seconds, median CPU seconds, peak memory above the loaded model in MiB."""
     stages: dict[str, dict[str, float]]
+    """Of virft and plain: median seconds of each stage."""
     rate: float
+    """Median matrix-product rate in operations per second."""
 
 
 def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: torch.dtype) -> Measured:
-    """Turns in every order of the sides, one after the other; the first is not counted."""
+    """Run ``repeats`` turns in all orders of the sides, after one turn that is not counted."""
     sides = {name: Side(command, folder / f"{name}.log") for name, command in commands.items()}
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     rates = []
@@ -396,13 +410,13 @@ def measure(commands: dict[str, list[str]], folder: Path, repeats: int, dtype: t
         print(f"  {name}: {results[name]}  {turns[name][-1].get('timings', '')}", flush=True)
     stages = {}
     for name in [name for name in sides if name != "TRL"]:
-        told = [turn["timings"] for turn in turns[name][1:]]
-        stages[name] = {stage: statistics.median(one[stage] for one in told) for stage in told[0]}
+        timings = [turn["timings"] for turn in turns[name][1:]]
+        stages[name] = {stage: statistics.median(one[stage] for one in timings) for stage in timings[0]}
     return Measured(sides=results, stages=stages, rate=statistics.median(rates[1:]))
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure every shape and write the table."""
+    """Measure every shape and write the tables."""
     threads = arguments.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     config = shape_config(arguments.model)
@@ -450,22 +464,22 @@ def main(arguments: argparse.Namespace) -> None:
         rates = [f"{done / 1e9:.0f}", f"{measured.rate / 1e9:.0f}", f"{done / measured.rate:.0%}", f"{of_passes:.0%}"]
         for way, stages in measured.stages.items():
             seconds = found[way]["seconds"]
-            told = [f"{one:.2f}" for one in (*stages.values(), seconds)]
+            cells = [f"{one:.2f}" for one in (*stages.values(), seconds)]
             speed = f"{arguments.num_prompts * group * completion / seconds:.0f}"
-            stage_rows.append([way, *spec.split(","), *told, speed, *(rates if way == "virft" else [""] * len(rates))])
-    head = ["P", "image", "C", "G", "limit"] + (["plain/virft", "share of it"] if "plain" in found else [])
+            stage_rows.append([way, *spec.split(","), *cells, speed, *(rates if way == "virft" else [""] * len(rates))])
+    head = ["P", "image", "C", "G", "limit"] + (["plain/virft", "of limit"] if "plain" in found else [])
     head += [f"{name} s" for name in found] + [f"{name} MiB" for name in found]
     head += ["TRL/virft", "virft MiB of TRL's"] if "TRL" in found else []
     shown = [f"{name} s" for name in (*measured.stages["virft"], "step")]
-    stage_head = ["", "P", "image", "C", "G", *shown, "tokens/s", "Gop/s", "rate", "share", "of passes"]
+    stage_head = ["", "P", "image", "C", "G", *shown, "tokens/s", "Gop/s", "rate", "fraction", "of passes"]
     tower = f"Vision tower {'frozen' if frozen else 'trained'}{_COMPILED if arguments.compile else ''}."
     tables = (
         f"{arguments.model} in {arguments.dtype}. One step of {arguments.num_prompts} prompts x G completions, "
-        f"{arguments.groups_per_backward} groups a backward; P prompt tokens, image: pixels a side, C tokens a "
-        f"completion. {tower} Medians of {arguments.repeats} steps; MiB: "
-        f"peak above the loaded model.\n\n{markdown_table(head, rows)}\n\nStages; completion tokens a second; counted "
-        "operations a second over the whole step, the matrix rate beside it, and their share; that of forward and "
-        "backward alone.\n\n"
+        f"{arguments.groups_per_backward} groups per backward pass; P prompt tokens, image: pixels a side, C tokens "
+        f"per completion. {tower} Medians of {arguments.repeats} steps; MiB: peak above the loaded model.\n\n"
+        f"{markdown_table(head, rows)}\n\nSeconds of the stages; completion tokens per second; counted operations per "
+        "second over the whole step, the matrix-product rate, and the fraction of it; the fraction in forward and "
+        "backward passes only.\n\n"
         f"{markdown_table(stage_head, stage_rows)}"
     )
     options = " ".join(sys.argv[1:]).replace(arguments.trl_python or "\0", "TRL_VENV/bin/python")
@@ -483,18 +497,20 @@ if __name__ == "__main__":
     )  # fmt: skip
     parser.add_argument("--model", choices=("tiny", "100m"), default="tiny")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--num-prompts", type=int, default=16, help="as virft's own")
+    parser.add_argument("--num-prompts", type=int, default=16, help="default: that of virft")
     parser.add_argument(
-        "--groups-per-backward", type=int, default=4, help="on every side; virft's own 4096 tokens hold 3 to 9"
+        "--groups-per-backward", type=int, default=4, help="on every side; virft's default of 4096 tokens fits 3 to 9"
     )
     parser.add_argument(
-        "--repeats", type=int, default=6, help="a multiple of 6 has every order of 3 sides equally often"
+        "--repeats", type=int, default=6, help="with a multiple of 6, every order of 3 sides is equally frequent"
     )
-    parser.add_argument("--compile", action="store_true", help="layers of virft and of plain, as model.compile does")
-    parser.add_argument("--without-plain", action="store_true", help="where three sides do not fit into the memory")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the layers of virft and of plain, as model.compile"
+    )
+    parser.add_argument("--without-plain", action="store_true", help="skip plain, if three sides do not fit in memory")
     parser.add_argument("--train-vision", action="store_true")
-    parser.add_argument("--threads", type=int, help="of PyTorch, on every side; default: its own choice")
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--threads", type=int, help="PyTorch threads of every side; default: PyTorch's default")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--side", choices=("virft", "plain"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
-"""How good is virft-tiny before any reinforcement? All three tasks, thinking off and on, on unseen scenes.
+"""Baseline scores of virft-tiny before any training: all three tasks, with and without thinking, on unseen scenes.
 
     python benchmarks/tiny_floor.py OUT [--model virft-tiny] [--questions 400]
 
-Base classes must be known (F1 0.6 wanted), novel ones clearly less. A few minutes on two cores.
+Base classes should be known (goal: F1 0.6), novel ones much less. A few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100)
     args = parser.parse_args()
     loaded = load_model(args.model)
-    print("| questions | thinking | format kept | scores |\n|---|---|---|---|")
+    print("| questions | thinking | well-formed | scores |\n|---|---|---|---|")
     for number, (name, (task, split, kind)) in enumerate(SETS.items()):
         folder = args.out / f"data_{number}"
         if not folder.exists():
@@ -57,8 +57,8 @@ def main() -> None:
                 asking=Asking(template="auto", thinking=thinking, max_completion_tokens=160, model_name=args.model),
             )[0]  # fmt: skip
             shown = ", ".join(f"{key} {scores.values[key]:.3f}" for key in HEADLINES[task] if key in scores.values)
-            kept = scores.values["well_formed_frac"]
-            print(f"| {task}, {name} | {'on' if thinking else 'off'} | {kept:.1%} | {shown} |", flush=True)
+            well_formed = scores.values["well_formed_frac"]
+            print(f"| {task}, {name} | {'on' if thinking else 'off'} | {well_formed:.1%} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TRL's side of ``step_against_trl.py``: its GRPOTrainer, one step a turn. Runs under TRL's interpreter, without virft.
+"""TRL's side of ``step_against_trl.py``: its GRPOTrainer, one step per turn. It runs without virft installed.
 
 python benchmarks/trl_side.py FOLDER_OF_THE_MODEL_AND_TASK
 """
@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 
 class Turns(TrainerCallback):
-    """Stops after each step until the next is wanted."""
+    """Waits after each step until the next is requested."""
 
     def __init__(self, server: Server, completion: int) -> None:
         self._server = server
@@ -27,11 +27,11 @@ class Turns(TrainerCallback):
         self.lengths: set[int] = set()
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:
-        """Everything is set up."""
+        """Report that the trainer is set up."""
         self._server.ready(trl=trl.__version__, transformers=transformers.__version__, torch=torch.__version__)
 
     def on_step_end(self, *args: object, **kwargs: object) -> None:
-        """Weights are updated."""
+        """Report that the weights are updated."""
         assert self.lengths == {self._completion}, self.lengths
         self._server.done()
 
@@ -56,12 +56,12 @@ def main(folder: Path) -> None:
     processor = AutoProcessor.from_pretrained(folder, padding_side="left")
     for question, row in zip(task["questions"], dataset, strict=True):
         content = [{"type": "image", "image": row["image"]}, {"type": "text", "text": question}]
-        asked = [{"role": "user", "content": content}]
-        made = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)
-        assert len(made["input_ids"][0]) == task["prompt"], len(made["input_ids"][0])
+        messages = [{"role": "user", "content": content}]
+        encoded = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        assert len(encoded["input_ids"][0]) == task["prompt"], len(encoded["input_ids"][0])
     config = GRPOConfig(
         output_dir=str(folder / "trl"),
-        per_device_train_batch_size=task["group"] * task["groups_per_backward"],  # completions of one backward
+        per_device_train_batch_size=task["group"] * task["groups_per_backward"],  # completions of one backward pass
         gradient_accumulation_steps=len(questions) // task["groups_per_backward"],
         num_generations=task["group"],
         max_completion_length=task["completion"],

@@ -1,14 +1,14 @@
-"""What sharing saves in an update of a model of the 2B's shape: image and prompt once, or for every completion.
+"""Speedup of prefix sharing in an update of a model of 2B size: image and prompt once, or once per completion.
 
     python benchmarks/update_2b.py                   # 11 minutes on two idle cores
-    python benchmarks/update_2b.py --shape small     # 86 million weights, for trying it out
+    python benchmarks/update_2b.py --shape small     # 86 million weights, for a trial
 
-Random weights in bfloat16, adapters of rank 32 (the default), a frozen vision tower, one question with an image of
-560 x 560 and G completions of C random tokens. Shared: one packed row, forwards and backwards. Plain: each completion
-alone with its image and its prompt, one after the other, as all of them at once do not fit. Both go through the same
-policy in one process, in alternating order; times are medians. Their gradients are compared first: more than 10 % of
-the norm apart ends the program, with ``--dtype float32`` more than 0.01 %. The limit is the ratio of counted
-operations, see ``counting.py``; images are counted.
+Random weights in bfloat16, adapters of rank 32 (the default), a frozen vision tower, one question with an image of 560
+x 560 and G completions of C random tokens. Shared: forward and backward pass of one packed row. Plain: one completion
+after the other with its image and prompt, since a batch of all of them does not fit in memory. Both use the same policy
+in one process, in alternating order; times are medians. The gradients are compared first: a difference of more than 10
+% of the norm ends the program (``--dtype float32``: 0.01 %). The limit is the ratio of counted operations, including
+the image, see ``counting.py``.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from virft.training.trainable import prepare_for_training
 
 PATCHES = 40 * 40
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
-"""Of the norm of all gradients."""
+"""Largest difference, as a fraction of the norm of all gradients."""
 
 
 def make_side(shape: str, dtype: str) -> Shared:
-    """A policy with adapters, as a training makes it."""
+    """Make a policy with adapters, as for training."""
     config = Config(
         model=ModelConfig(path="none", train="lora", dtype=dtype),
         data=DataConfig(train="none"),
@@ -52,14 +52,14 @@ def make_side(shape: str, dtype: str) -> Shared:
     loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), Qwen2VLImageProcessorPil())
     prepare_for_training(config, loaded)
     for name, weight in loaded.model.named_parameters():
-        if "lora_B" in name:  # new adapters have zeros here, and half of the gradients would be nothing
+        if "lora_B" in name:  # zero in new adapters: half of the gradients would be zero
             torch.nn.init.normal_(weight, std=0.02)
     keep_freed_memory()
     return Shared(make_policy(loaded, temperature=1.0), loaded.tokenizer)
 
 
 def update(side: Shared, parts: list[Group]) -> None:
-    """Forward and backward of one part after the other; gradients add up to those of the mean."""
+    """Run forward and backward passes of one part after the other; gradients accumulate to those of the mean."""
     side.policy.zero_grad(set_to_none=True)
     for part in parts:
         with torch.autocast("cpu", torch.bfloat16, enabled=side.policy.model.dtype == torch.bfloat16):
@@ -68,13 +68,13 @@ def update(side: Shared, parts: list[Group]) -> None:
 
 
 def gradients(side: Shared, parts: list[Group]) -> Tensor:
-    """All of them in a row."""
+    """Return all gradients as one flat tensor."""
     update(side, parts)
     return torch.cat([p.grad.flatten() for p in side.policy.parameters() if p.grad is not None])
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Compare, measure, write."""
+    """Compare the gradients, measure both sides, write the table."""
     side = make_side(arguments.shape, arguments.dtype)
     config = side.policy.config
     shape = GroupShape(prompt=arguments.prompt, completion=arguments.completion, group=arguments.group, patches=PATCHES)
@@ -98,8 +98,8 @@ def main(arguments: argparse.Namespace) -> None:
         f"{found / limit:.0%}", f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"{error:.1g}",
         f"{once / seconds[0] / rate:.0%}", f"{shape.group * each / seconds[1] / rate:.0%}",
     ]  # fmt: skip
-    head = ["shape", "P", "C", "G", "limit", "plain/shared", "share of it", "shared s", "plain s", "gradients apart"]
-    head += [f"shared of {rate / 1e9:.0f} Gop/s", "plain of it"]
+    head = ["shape", "P", "C", "G", "limit", "plain/shared", "of limit", "shared s", "plain s", "gradient error"]
+    head += [f"shared of {rate / 1e9:.0f} Gop/s", "plain of the same"]
     tables = (
         f"Update with adapters of rank {rank}, image of {PATCHES} patches included. Medians of {arguments.repeats}.\n\n"
         f"{markdown_table(head, [row])}"
@@ -113,11 +113,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="2b")
     parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="bfloat16")
-    parser.add_argument("--prompt", type=int, default=541, help="tokens, 400 of the image included")
+    parser.add_argument("--prompt", type=int, default=541, help="prompt tokens, including 400 of the image")
     parser.add_argument("--completion", type=int, default=128)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of PyTorch; default: its own choice")
+    parser.add_argument("--threads", type=int, help="PyTorch threads; default: PyTorch's default")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parsed = parser.parse_args()
     if parsed.threads:

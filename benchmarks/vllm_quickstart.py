@@ -1,10 +1,10 @@
-"""Does the quickstart come out the same with vLLM as with the built-in generator? Seed by seed, on the same test.
+"""Quickstart with vLLM and with the built-in generator: F1 of each seed on the same tests.
 
     make test-vllm  # once: makes the environment
     .venv-vllm/bin/python benchmarks/vllm_quickstart.py OUT [--seeds 0 1 2 --steps 40]
 
-Data, settings and both tests are the quickstart's; a seed is that of data, order and noise. Noise is not the same in
-both engines, so scores differ as those of two seeds do. Runs that are there already are only scored.
+Data, settings and both tests are those of the quickstart; a seed determines data, order and sampling. The engines use
+different random streams, so their scores differ like those of two seeds. Finished runs are only scored.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TESTS = ("same_sprites", "other_style")
 
 
 def virft(*arguments: object) -> None:
-    """A verb in a process of its own, as vLLM takes over threads."""
+    """Run a command of virft in a separate process, because vLLM changes the thread settings."""
     subprocess.run([sys.executable, "-m", "virft", *map(str, arguments)], check=True)
 
 
 def f1_of(run: Path, data: Path) -> dict[str, float]:
-    """F1 of the trained model on each test; asked now if it was not yet."""
+    """Return F1 of the trained model on each test; predictions are made if they are missing."""
     found = {}
     for test in TESTS:
         answers = run / "eval" / test
@@ -42,7 +42,7 @@ def f1_of(run: Path, data: Path) -> dict[str, float]:
 
 
 def train(folder: Path, *, engine: str, seed: int, steps: int) -> dict[str, float]:
-    """One run, and its scores."""
+    """Train one run, unless it is finished, and return its F1 on each test."""
     data, run = folder / f"data_{seed}", folder / f"{engine}_{seed}"
     if not data.exists():
         write_data(data, seed=seed)
@@ -53,13 +53,13 @@ def train(folder: Path, *, engine: str, seed: int, steps: int) -> dict[str, floa
 
 
 def main() -> None:
-    """Run what is missing, write the table."""
+    """Run all missing runs, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--engines", nargs="+", default=["builtin", "vllm"])
-    parser.add_argument("--date", help="of the result file; default: today")
+    parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def main() -> None:
             values = [one[test] for one in by_seed]
             each = ", ".join(f"{value:.3f}" for value in values)
             rows.append([test, engine, each, f"{fmean(values):.3f}", f"{max(values) - min(values):.3f}"])
-    text = markdown_table(["test", "engine", f"F1 of seeds {args.seeds}", "mean", "spread"], rows)
+    text = markdown_table(["test", "engine", f"F1 of seeds {args.seeds}", "mean", "range"], rows)
     print(text)
     command = " ".join(["python benchmarks/vllm_quickstart.py OUT", *sys.argv[2:]])
     tables = f"{args.steps} steps.\n\n{text}"

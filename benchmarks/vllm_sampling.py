@@ -1,10 +1,10 @@
-"""vLLM against the built-in generator on a CPU: seconds for the completions of a step, and how far log-probs are apart.
+"""vLLM against the built-in generator on a CPU: seconds for the completions of a step, and the gap of log-probs.
 
     make test-vllm  # once: makes the environment
     .venv-vllm/bin/python benchmarks/vllm_sampling.py [--prompts 8 --group 8 --tokens 50]
 
-The built-in model, temperature 1, end tokens forbidden, so that every completion has all tokens. Weights are sent anew
-each turn, as after a step. The sides take turns; the first turn is not counted.
+The built-in model, temperature 1, end tokens forbidden, so that every completion has the maximum length. The weights
+are sent to the engine in each turn, as after a step. The sides alternate; the first turn is not counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from virft.types import Completion, TaskName
 
 @torch.no_grad()
 def gap(policy: Policy, encoded: list[EncodedPrompt], drawn: list[list[Completion]]) -> torch.Tensor:
-    """How far the sampler's log-probs are from the policy's, in nats, for each token."""
+    """Return the absolute difference of the sampler's and the policy's log-probs of each token, in nats."""
     row = pack_row(
         [one.prompt.token_ids for one in encoded],
         [one.positions for one in encoded],
@@ -48,7 +48,7 @@ def gap(policy: Policy, encoded: list[EncodedPrompt], drawn: list[list[Completio
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure and write the table."""
+    """Measure both generators and write the table."""
     loaded = load_model(TINY_NAME)
     rules = make_policy(loaded, temperature=1.0).rules
     never = tuple(sorted({*rules.forbidden_ids, *stop_token_ids(loaded.model)}))

@@ -1,4 +1,4 @@
-"""Fuzzes files that data sets are built from: each is read, or refused by an error of virft's own.
+"""Fuzz test of the files that datasets are built from: each is read, or refused with a ``VirftError``.
 
 python fuzz/annotations.py 20000 --seed 0
 """
@@ -16,7 +16,7 @@ from mutations import arguments, counted
 from PIL import Image
 
 from virft.data.annotations import Skipped
-from virft.data.query_map import read_asked_map
+from virft.data.query_map import read_query_map
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.sources.labelme import read_labelme
 from virft.data.sources.labels import read_aliases, read_label_csv
@@ -30,7 +30,7 @@ from virft.errors import VirftError
 from virft.publishing.card_facts import front_matter
 
 Read = Callable[[Path], Any]
-"""Reads the folder in which the text lies under its name."""
+"""Reader of a folder that has the fuzzed file under its name."""
 
 COCO = (
     '{"images":[{"id":1,"file_name":"a.png","width":64,"height":48}],"categories":[{"id":3,"name":"fox"}],'
@@ -46,7 +46,7 @@ VOC = (
     "<difficult>0</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
     "</annotation>"
 )
-CARD = '{"schema_version":1,"hash":"0","counts":{"detection":1},"source":{"name":"a"}}'
+CARD = '{"schema_version":2,"hash":"0","counts":{"detection":1},"source":{"name":"a"}}'
 FILES: dict[str, tuple[str, Read]] = {
     "coco.json": (COCO, lambda at: read_coco(open_coco(at / "coco.json"), at, skipped=Skipped())),
     "lvis.json": (COCO, lambda at: read_coco(open_coco(at / "lvis.json"), at, federated=True, skipped=Skipped())),
@@ -59,7 +59,7 @@ FILES: dict[str, tuple[str, Read]] = {
     "rows.json": ('[{"image":"a.png","query":"fox","target":{"label":"fox"}}]', lambda at: _rows(at, "")),
     "labels.csv": ("path,label\na.png,fox\n", lambda at: read_label_csv(at / "labels.csv", at, skipped=Skipped())),
     "names.json": ('{"fox":["red fox"]}', lambda at: read_aliases(at / "names.json")),
-    "map.json": ('{"a.png":["fox"]}', lambda at: read_asked_map(at / "map.json")),
+    "map.json": ('{"a.png":["fox"]}', lambda at: read_query_map(at / "map.json")),
     "card.json": (CARD, read_card),
     "README.md": ("---\nlicense: mit\nbase_model: a/b\n---\n# A\n", lambda at: front_matter(at / "README.md")),
 }
@@ -70,7 +70,7 @@ def _rows(at: Path, ending: str) -> object:
 
 
 def try_file(folder: Path, name: str, text: str) -> None:
-    """A file is read, or refused by an error of virft's own, which says which file or folder it is about."""
+    """Check that a file is read, or refused with a ``VirftError`` that names the file or its folder."""
     read = FILES[name][1]
     path = folder / name
     path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
@@ -87,7 +87,7 @@ def try_file(folder: Path, name: str, text: str) -> None:
 
 
 def main() -> None:
-    """Mutated files from a seed, each kind in its turn."""
+    """Check mutated files of each kind in turn, from a seed."""
     given = arguments(__doc__).parse_args()
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,8 +1,8 @@
-"""Fuzzes every reader and every reward with completions of any bytes.
+"""Fuzz test of all parsers, rewards and metrics with completions of arbitrary bytes.
 
-    python fuzz/answers.py 1000000 --seed 0      # so many mutated completions; guided.py finds its own
+    python fuzz/answers.py 1000000 --seed 0      # number of mutated completions; guided.py generates its own
 
-What must hold: no exception; every part within its bounds and the total finite; none slower than 50 ms.
+Checked: no exception; every reward part within its bounds and the total finite; no completion takes more than 50 ms.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ PIECES = (
 
 
 def try_text(text: str, slow_s: float = SLOW_S) -> float:
-    """Every reader and reward on one completion; ``AssertionError`` where one does not hold what it must.
+    """Run all parsers, rewards and metrics on one completion. Raises ``AssertionError`` if a check fails.
 
-    Returns the seconds of the slowest task: reading once, then every reward and metric for every target.
+    Returns the seconds of the slowest task: parsing once, then all rewards and metrics for each target.
     """
     seconds = []
     for thinking in (False, True):
@@ -60,11 +60,11 @@ def try_text(text: str, slow_s: float = SLOW_S) -> float:
 
 
 def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s: float) -> float:
-    """One reader, then the rewards and the metric of its task; the seconds they took."""
+    """Run one parser, then the rewards and the metric of its task; return the seconds."""
     began = time.perf_counter()
     _try(task, text, thinking, space)
     seconds = time.perf_counter() - began
-    if seconds > slow_s / 10:  # once more, by processor time: other processes may have had the processor in between
+    if seconds > slow_s / 10:  # measure again in processor time: another process may have interrupted this one
         began = time.process_time()
         _try(task, text, thinking, space)
         seconds = time.process_time() - began
@@ -76,7 +76,7 @@ def _try(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> None:
     reading = _read(task, text, thinking, space)
     for target in TARGETS[task]:
         for rule in RULES:
-            report = reward(rule, task, reading, target)  # raises where a part is out of its bounds
+            report = reward(rule, task, reading, target)  # raises if a part is out of its bounds
             low = sum(ends[0] for ends in PARTS[rule.preset][task].values())
             high = sum(ends[1] for ends in PARTS[rule.preset][task].values())
             assert math.isfinite(report.total), (rule.preset, task, text)
@@ -93,7 +93,7 @@ def _read(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> Reading
 
 
 def mutated(rng: random.Random) -> str:
-    """A completion with pieces cut out, doubled, put in; sometimes long, sometimes bytes of no meaning."""
+    """Return a completion with pieces removed, duplicated or inserted; sometimes very long, sometimes random bytes."""
     if rng.random() < 0.05:
         return rng.randbytes(rng.randrange(200)).decode("utf-8", errors="surrogateescape")
     text = cut(rng, rng.choice(SEEDS), PIECES, times=6, longest=20)
@@ -103,17 +103,17 @@ def mutated(rng: random.Random) -> str:
 
 
 def main() -> None:
-    """Mutated completions from a seed."""
+    """Check mutated completions from a seed."""
     parser = arguments(__doc__)
-    parser.add_argument("--slow-s", type=float, default=SLOW_S, help="what one text may take")
+    parser.add_argument("--slow-s", type=float, default=SLOW_S, help="most seconds for one text")
     given = parser.parse_args()
     rng = random.Random(given.seed)
-    for text in SEEDS:  # loads what is loaded at first use
+    for text in SEEDS:  # some modules are imported at the first use
         try_text(text, slow_s=60)
     slowest_s = 0.0
     for _ in counted(given.number):
         slowest_s = max(slowest_s, try_text(mutated(rng), given.slow_s))
-    print(f"slowest reading with its rewards and metrics: {slowest_s * 1000:.1f} ms")
+    print(f"slowest completion, with parsing, rewards and metrics: {slowest_s * 1000:.1f} ms")
     held = f"no exception, every reward within its bounds, none slower than {given.slow_s:g} s"
     print(f"{given.number:,} completions: {held}")
 

@@ -1,11 +1,11 @@
-"""Kills short runs at random moments, goes on with them, and holds each against one that was left alone.
+"""Crash test: kill short runs at random moments, resume them, and compare each with an uninterrupted run.
 
-    python fuzz/crash.py 200 --seed 0      # so many kills; the moments and signals come from the seed
+    python fuzz/crash.py 200 --seed 0      # number of kills; moments and signals are drawn from the seed
 
-Each start is a process that is forked when the model is loaded, killed by SIGKILL, SIGTERM or SIGINT (sometimes twice),
-and started again with ``--resume`` until the run ends. Then weights, optimizer, ``metrics.jsonl``, ``rollouts.jsonl``,
-the best and the saved model must be those of the undisturbed run, byte by byte. After every kill the folder must be
-readable and its latest checkpoint whole.
+Each start is a process that is forked after the model is loaded, killed by SIGKILL, SIGTERM or SIGINT (sometimes
+twice), and started again with ``--resume`` until the run ends. Then weights, optimizer, ``metrics.jsonl``,
+``rollouts.jsonl``, the best and the saved model must be those of the uninterrupted run, byte by byte. After each kill
+the folder must be readable and its latest checkpoint complete.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ VARIETY = """
 def variety(reading, target, context):
     return len(set(reading.text)) / max(1, len(reading.text))
 """
-"""A reward that the first tokens of an answer earn, so that steps may be short."""
+"""Reward that depends on the first tokens of a completion, so that short completions have reward variance."""
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LAST = "checkpoints/step_000006/"
 
 
 def start(folder: Path) -> int:
-    """A process that begins the run in ``folder``, or goes on with it; its id."""
+    """Start or resume the run in ``folder`` in a forked process and return its id."""
     child = os.fork()
     if child:
         return child
@@ -67,7 +67,7 @@ def start(folder: Path) -> int:
 
 
 def kill(child: int, rng: random.Random, span_s: float) -> str:
-    """Wait for a moment, kill; what it was killed by, or "ended" if it had ended before."""
+    """Wait for a random time, then kill; return the name of the signal, or "ended" if the process ended before."""
     until = time.monotonic() + rng.uniform(0, span_s)
     while time.monotonic() < until:
         if os.waitpid(child, os.WNOHANG)[0]:
@@ -85,8 +85,8 @@ def kill(child: int, rng: random.Random, span_s: float) -> str:
     return by.name
 
 
-def look_at(run: Path) -> int:
-    """The steps that the run in a folder has saved; whatever cannot be read raises."""
+def check_folder(run: Path) -> int:
+    """Read the files of a run folder and return the number of saved steps; raises if a file is invalid."""
     if not (run / CONFIG).exists():
         return 0
     load(run / CONFIG)
@@ -99,7 +99,7 @@ def look_at(run: Path) -> int:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """What must be the same: all but times, events, the card, which names its folder, and checkpoints on the way."""
+    """Return the files that must be the same: all except timings, events, config, card and earlier checkpoints."""
     names = {path: str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     return {
         name: path.read_bytes()
@@ -116,9 +116,9 @@ def begin(folder: Path, data: Path) -> Path:
 
 
 def main() -> int:
-    """So many kills, in as many runs as that takes; 0 where every run came to the same end."""
+    """Kill runs until the number of kills is reached; return 0 if every run had the same result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("number", type=int)
+    parser.add_argument("number", type=int, help="number of kills")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng, began = random.Random(given.seed), time.monotonic()
@@ -130,7 +130,7 @@ def main() -> int:
         (data / "variety.py").write_text(VARIETY, encoding="utf-8")
         whole = begin(Path(place) / "whole", data)
         loaded = setup.load_for_training(load(whole / "config.toml").config)
-        train.load_for_training = lambda config: loaded  # every process has a copy of it from the fork
+        train.load_for_training = lambda config: loaded  # every forked process has a copy of it
         since = time.monotonic()
         _, status = os.waitpid(start(whole), 0)
         span_s = time.monotonic() - since
@@ -140,8 +140,8 @@ def main() -> int:
         expected = contents(whole / "run")
         weights = (f"{LAST}trained.safetensors", f"{LAST}optimizer.safetensors", "model/model.safetensors")
         assert {METRICS, ROLLOUTS, *weights} <= expected.keys(), expected.keys()
-        assert b'"grad_norm":0.0' not in expected[METRICS], "nothing was learnt"
-        print(f"left alone: {span_s:.1f} s, {len(expected)} files", flush=True)
+        assert b'"grad_norm":0.0' not in expected[METRICS], "the weights did not change"
+        print(f"uninterrupted: {span_s:.1f} s, {len(expected)} files", flush=True)
         killed: Counter[str] = Counter()
         num_runs = 0
         while killed.total() < given.number:
@@ -150,7 +150,7 @@ def main() -> int:
             while killed.total() < given.number and how != "ended":
                 how = kill(start(folder), rng, 0.7 * span_s)
                 killed[how] += how != "ended"
-                look_at(folder / "run")
+                check_folder(folder / "run")
             if how != "ended":
                 os.waitpid(start(folder), 0)
             num_runs += 1
@@ -158,14 +158,14 @@ def main() -> int:
             odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
             if odd:
                 print((folder / "started.log").read_text(encoding="utf-8"))
-                print(f"seed {given.seed}, run {num_runs}: not as the one left alone: {', '.join(odd)}")
+                print(f"seed {given.seed}, run {num_runs}: differs from the uninterrupted run in {', '.join(odd)}")
                 return 1
             if killed.total():
-                told = ", ".join(f"{name} {count}" for name, count in sorted(killed.items()) if count)
-                print(f"{killed.total()} kills ({told}), {num_runs} runs the same", flush=True)
+                signals = ", ".join(f"{name} {count}" for name, count in sorted(killed.items()) if count)
+                print(f"{killed.total()} kills ({signals}), {num_runs} equal runs", flush=True)
     minutes = (time.monotonic() - began) / 60
     print(f"{minutes:.1f} minutes", file=sys.stderr)
-    print(f"{killed.total()} kills in {num_runs} runs: every run came to the same end, byte by byte")
+    print(f"{killed.total()} kills in {num_runs} runs: every run has the same result, byte by byte")
     return 0
 
 

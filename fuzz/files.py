@@ -1,4 +1,4 @@
-"""Fuzzes config files and lines of data sets: each is accepted, or refused by a message that names the file (and line).
+"""Fuzz test of config files and lines of datasets: each is accepted, or refused with a message that names its place.
 
 make fuzz                            # a minute of each, guided by coverage (atheris)
 python fuzz/files.py N --seed 0      # N mutated texts without atheris, from a seed
@@ -34,7 +34,7 @@ WHERE = "the_file:7"
 
 
 def try_config(text: str) -> None:
-    """A config is refused by its own error with the file's name, or comes back the same from what is dumped."""
+    """Check that a config is refused with ``ConfigError`` and the file's name, or survives ``dump`` and ``parse``."""
     try:
         config = parse(text, origin=WHERE).config
     except ConfigError as error:
@@ -44,7 +44,7 @@ def try_config(text: str) -> None:
 
 
 def try_line(text: str) -> None:
-    """A line is refused by its own error with file and line, or is a sample that comes back the same."""
+    """Check that a line is refused with ``DataError`` and its place, or survives writing and reading."""
     try:
         sample = sample_from_line(text, where=WHERE)
     except DataError as error:
@@ -54,12 +54,12 @@ def try_line(text: str) -> None:
 
 
 def mutated(rng: random.Random, seeds: tuple[str, ...]) -> str:
-    """A good text with pieces cut out, doubled, put in or swapped."""
+    """Return a valid text with pieces removed, duplicated, inserted or replaced."""
     return cut(rng, rng.choice(seeds), PIECES, times=4, longest=12)
 
 
 def main() -> None:
-    """Mutated texts from a seed, configs and lines in turns."""
+    """Check mutated configs and lines in turn, from a seed."""
     given = arguments(__doc__).parse_args()
     rng = random.Random(given.seed)
     for index in counted(given.number):

@@ -1,4 +1,4 @@
-"""The same checks as ``answers.py`` and ``files.py``, with inputs that atheris (libFuzzer) finds by coverage.
+"""Coverage-guided fuzz test: the checks of ``answers.py`` and ``files.py`` with inputs from atheris (libFuzzer).
 
 make fuzz FUZZ_SECONDS=600
 python fuzz/guided.py answers -max_total_time=60
@@ -24,10 +24,10 @@ TARGETS = {
 
 
 def main() -> None:
-    """Fuzz one of the targets, beginning with its own good texts."""
+    """Fuzz one of the targets, starting from its valid texts."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in TARGETS:
-        raise SystemExit(f"guided.py: {name!r} is no target; expected one of {', '.join(TARGETS)}")
+        raise SystemExit(f"guided.py: {name!r} is not a target; expected one of {', '.join(TARGETS)}")
     check, seeds = TARGETS[name]
     with tempfile.TemporaryDirectory() as corpus:
         for number, text in enumerate(seeds):

@@ -1,4 +1,4 @@
-"""What the fuzzers share: texts cut up by a seed, and so many of them in turn."""
+"""Shared functions of the fuzz tests: arguments, progress, and mutations of texts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ EVERY = 10_000
 
 
 def arguments(about: str | None) -> argparse.ArgumentParser:
-    """``NUMBER [--seed SEED]``."""
+    """Return a parser of ``NUMBER [--seed SEED]``."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("number", type=int)
+    parser.add_argument("number", type=int, help="number of inputs")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
 def counted(number: int) -> Iterator[int]:
-    """0 to ``number - 1``; prints how many are done, the rate, and the time left."""
+    """Yield 0 to ``number - 1``; print the progress, the rate and the remaining time."""
     began = time.perf_counter()
     for index in range(number):
         yield index
@@ -30,7 +30,7 @@ def counted(number: int) -> Iterator[int]:
 
 
 def cut(rng: random.Random, text: str, pieces: tuple[str, ...], *, times: int, longest: int) -> str:
-    """Up to ``times`` short parts of a text left out, doubled, or replaced by one of ``pieces``."""
+    """Return the text with up to ``times`` short parts removed, duplicated, or replaced by one of ``pieces``."""
     for _ in range(rng.randint(0, times)):
         start = rng.randint(0, len(text))
         end = min(len(text), start + rng.randint(0, longest))

@@ -1,9 +1,9 @@
-"""Builds the source archive and the wheel of the checked-out commit, twice, and fails unless both have the same bytes.
+"""Build the source archive and the wheel of the checked-out commit twice, and fail unless both have the same bytes.
 
     python scripts/build_release.py dist      # `make dist`
 
-Each is built from a clone of its own, in a folder of its own: what is not committed does not get in, and no path of a
-machine may. The wheel is built of the archive, so the archive is known to be enough.
+Each build is made from a separate clone in a separate folder, so that no uncommitted file and no path of the machine is
+in it. The wheel is built from the archive, which proves that the archive is complete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def build(checkout: Path, folder: Path) -> dict[str, bytes]:
-    """Name and bytes of archive and wheel of a checkout's commit; ``folder`` is where the clone goes."""
+    """Build archive and wheel of a checkout's commit; return their bytes by name. ``folder``: place of the clone."""
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(checkout), str(folder)], check=True)
     committed_s = subprocess.run(
         ["git", "-C", str(folder), "log", "-1", "--format=%ct"], check=True, capture_output=True, text=True
@@ -29,7 +29,7 @@ def build(checkout: Path, folder: Path) -> dict[str, bytes]:
     out = folder / "dist"
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(folder)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    # bytecode beside the sources would be a change to the commit where nothing tells git to ignore it
+    # Without a .gitignore, bytecode files next to the sources would count as changes of the commit.
     environment |= {"SOURCE_DATE_EPOCH": committed_s, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -38,7 +38,7 @@ def build(checkout: Path, folder: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Two builds, compared, and one of them left in a folder."""
+    """Build twice, compare, and save one of the builds in a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()

@@ -1,11 +1,12 @@
-"""The task families on the built-in world: makes their data and compares base, SFT and RFT on each.
+"""Experiments on the built-in scenes: make the data of each family, and compare base model, SFT and RFT.
 
     python scripts/compare_families.py runs/families [FAMILY ..]
     python scripts/compare_families.py runs/one_shot few_shot_detection --shots 1
     python scripts/compare_families.py runs/thinking few_shot_detection --set prompt.thinking=true
 
-Hours on two CPU cores; stopped by Ctrl-C, it goes on where it was. Paths are those of ``configs/compare_FAMILY.toml``,
-below the folder that is named here. It ends with a table of all families that are finished there.
+Takes hours on two CPU cores; after Ctrl-C, the same command resumes. Settings are those of
+``configs/compare_FAMILY.toml``, paths are below the given folder. At the end, a table of all finished families is
+printed.
 """
 
 from __future__ import annotations
@@ -25,42 +26,42 @@ from virft.types import TaskName
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZE = 112
-"""What ``virft-tiny`` was taught on, in pixels."""
-VALIDATION = {"questions": 240, "seed": 1}
-"""Drawn as the first test is, by another seed: other scenes, that no one trains on."""
+"""Image side in pixels that ``virft-tiny`` was trained on."""
+VALIDATION_SET = {"questions": 240, "seed": 1}
+"""Options of a validation set: like the first test set with another seed, so its scenes are in no other set."""
 BASE = class_names("base")
 # every fourth, so that each group of look-alikes is in both
 OTHER = BASE[::4]
 TRAINED = tuple(name for name in BASE if name not in OTHER)
 KNOWN = BASE[1::8]
-"""Eight classes that the model knows, as the paper's eight of COCO are known to Qwen2-VL."""
+"""Eight classes that the model knows, like the paper's eight COCO classes for Qwen2-VL."""
 
 FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "few_shot_detection": {
         "train": {"classes": ["novel"], "shots": 4},
-        "validation": {"classes": ["novel"]} | VALIDATION,
+        "validation": {"classes": ["novel"]} | VALIDATION_SET,
         "same_sprites": {"classes": ["novel"], "questions": 640},
         "other_style": {"classes": ["novel"], "questions": 640, "kind": "other_style"},
     },
     "known_few_shot_detection": {
         "train": {"classes": KNOWN, "shots": 4, "kind": "train_other_style"},
-        "validation": {"classes": KNOWN, "kind": "other_style"} | VALIDATION,
+        "validation": {"classes": KNOWN, "kind": "other_style"} | VALIDATION_SET,
         "test": {"classes": KNOWN, "questions": 640, "kind": "other_style"},
     },
     "base_to_novel_detection": {
         "train": {"classes": TRAINED, "shots": 2, "kind": "train_other_style"},
-        "validation": {"classes": TRAINED, "kind": "other_style"} | VALIDATION,
+        "validation": {"classes": TRAINED, "kind": "other_style"} | VALIDATION_SET,
         "trained_classes": {"classes": TRAINED, "questions": 640, "kind": "other_style"},
         "other_classes": {"classes": OTHER, "questions": 640, "kind": "other_style"},
     },
     "lookalike_classification": {
         "train": {"classes": ["base"], "shots": 2, "kind": "train_other_style"},
-        "validation": {"classes": ["base"], "kind": "other_style"} | VALIDATION,
+        "validation": {"classes": ["base"], "kind": "other_style"} | VALIDATION_SET,
         "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
     "reasoning_grounding": {
         "train": {"classes": ["base"], "shots": 2, "kind": "train_other_style"},
-        "validation": {"classes": ["base"], "kind": "other_style"} | VALIDATION,
+        "validation": {"classes": ["base"], "kind": "other_style"} | VALIDATION_SET,
         "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
 }
@@ -68,7 +69,7 @@ TASKS = {"lookalike_classification": TaskName.CLASSIFICATION, "reasoning_groundi
 
 
 def compare_family(name: str, out: Path, overrides: list[str], shots: int | None = None) -> int:
-    """Data that are not there yet, then the comparison, from where it stands."""
+    """Build the missing data, then run or resume the comparison; return its exit status."""
     folder = out / name
     for part, given in FAMILIES[name].items():
         options = given | {"shots": shots} if part == "train" and shots is not None else given
@@ -91,8 +92,8 @@ def compare_family(name: str, out: Path, overrides: list[str], shots: int | None
 
 
 def results_table(out: Path) -> str:
-    """The finished families below ``out`` as Markdown: means of the seeds, 95 % of paired resamples of the images."""
-    head = "| family, test | number | base | SFT | RFT | RFT less base | RFT less SFT |"
+    """Return a Markdown table of finished families: means over seeds, 95 % confidence intervals (paired bootstrap)."""
+    head = "| family, test | metric | base | SFT | RFT | RFT - base | RFT - SFT |"
     rows = [
         row
         for name in FAMILIES
@@ -121,8 +122,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("families", nargs="*", metavar="FAMILY", default=list(FAMILIES), choices=[*FAMILIES, []])
-    parser.add_argument("--shots", type=int, help="training images a class, for all of the families named")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the config")
+    parser.add_argument("--shots", type=int, help="training images per class, for all given families")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     args = parser.parse_args()
     names = args.families or list(FAMILIES)
     status = max(compare_family(name, args.out, args.set, args.shots) for name in names)

@@ -1,8 +1,8 @@
-"""Puts a trained virft-tiny into the package: weights in bf16, tokenizer, processor files, card.
+"""Copy a trained virft-tiny into the package: weights in bf16, tokenizer, processor files, card.
 
     python scripts/export_tiny.py FOLDER [OUT]
 
-FOLDER is the ``model/`` that ``train_tiny.py`` wrote; OUT is the package's own folder unless given.
+FOLDER is the ``model/`` that ``train_tiny.py`` wrote; OUT is by default the folder in the package.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Writes tests/data/lvis_perturbed.json: what lvis-api says of perturbed truth.
+"""Write tests/data/lvis_perturbed.json: the metrics of lvis-api for perturbed ground truth.
 
-pip install lvis        # not among the pinned packages: it wants OpenCV and matplotlib
+pip install lvis        # not one of the pinned packages: it needs OpenCV and matplotlib
 python scripts/make_lvis_golden.py SHARED_DATA/lvis_val100/lvis_val_100.json
 """
 
@@ -20,7 +20,7 @@ from coco_factories import LVIS_NAMES, perturbed  # noqa: E402
 
 
 def main(annotations: Path) -> None:
-    """Three seeds."""
+    """Write the metrics of three seeds."""
     golden = {}
     for seed in range(3):
         truth = LVIS(str(annotations))

@@ -1,9 +1,9 @@
-"""What transformers' own processors make of tiny prompts and pictures, kept in ``tests/data/placeholders.json``.
+"""Write ``tests/data/placeholders.json``: the output of transformers' processors for tiny prompts and images.
 
-Their classes need torchvision, which virft does without; so this runs in an environment of its own, with transformers
-5.19.0, torch 2.13.0 and torchvision 0.28.0, and needs nothing of virft: ``python scripts/make_placeholder_goldens.py``.
-Ids and pixels are those of the real processor around the PIL image processor; ``torchvision_difference`` is the largest
-distance of a pixel to the same with the image processor of torchvision, which it takes by itself.
+The processors need torchvision, which virft does not use; so this script runs in a separate environment with
+transformers 5.19.0, torch 2.13.0 and torchvision 0.28.0, without virft: ``python scripts/make_placeholder_goldens.py``.
+Ids and pixels are those of the original processor with the PIL image processor; ``torchvision_difference`` is the
+largest difference of a pixel value from the torchvision image processor, which is the default.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUESTION = "Where is it?"
 
 
 def processor_of(model_type: str, *, backend: str) -> Any:
-    """The family's processor around the tiny tokenizer."""
+    """Return the family's processor with the tiny tokenizer."""
     tokenizer = tiny.tiny_tokenizer(model_type)
     images = tiny.tiny_image_processor(model_type, backend=backend)
     more: dict[str, Any] = {"chat_template": tokenizer.chat_template}
@@ -45,16 +45,20 @@ def processor_of(model_type: str, *, backend: str) -> Any:
             images, tokenizer, transformers.InternVLVideoProcessor(), image_seq_length=4, **more
         )
     if model_type == "llava_onevision":
-        told = {"num_image_tokens": 16, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_2"}
+        fixed = {
+            "num_image_tokens": 16,
+            "vision_feature_select_strategy": "full",
+            "vision_aspect_ratio": "anyres_max_2",
+        }
         videos = transformers.LlavaOnevisionVideoProcessor()
-        return transformers.LlavaOnevisionProcessor(images, tokenizer, videos, **told, **more)
+        return transformers.LlavaOnevisionProcessor(images, tokenizer, videos, **fixed, **more)
     if model_type == "gemma3":
         return transformers.Gemma3Processor(images, tokenizer, image_seq_length=4, **more)
     raise ValueError(model_type)
 
 
-def asked(model_type: str, count: int) -> list[dict[str, str]]:
-    """The message that the renderer makes of a question about the last of so many images."""
+def message_about_last(model_type: str, count: int) -> list[dict[str, str]]:
+    """Return the message content that the renderer makes of a question about the last of ``count`` images."""
     if count == 1:
         return [{"type": "image"}, {"type": "text", "text": QUESTION}]
     question = {"type": "text", "text": f"About image {count}: {QUESTION}"}
@@ -67,14 +71,16 @@ def asked(model_type: str, count: int) -> list[dict[str, str]]:
 
 
 def made_of(model_type: str, sizes: list[tuple[int, int]]) -> dict[str, Any]:
-    """One prompt's ids, runs of equal ones written once, and of its pixels the shape and a few numbers."""
+    """Return the token ids of one prompt, run-length encoded, and the shape and a digest of its pixels."""
     processors = {backend: processor_of(model_type, backend=backend) for backend in ("pil", "torchvision")}
-    pictures = [tiny.striped_image(*size, number) for number, size in enumerate(sizes)]
+    images = [tiny.striped_image(*size, number) for number, size in enumerate(sizes)]
     text = processors["pil"].apply_chat_template(
-        [{"role": "user", "content": asked(model_type, len(sizes))}], tokenize=False, add_generation_prompt=True
+        [{"role": "user", "content": message_about_last(model_type, len(sizes))}],
+        tokenize=False,
+        add_generation_prompt=True,
     )
     made = {
-        name: one(images=[pictures], text=[text], return_tensors="pt", add_special_tokens=False)
+        name: one(images=[images], text=[text], return_tensors="pt", add_special_tokens=False)
         for name, one in processors.items()
     }
     pixels = made["pil"]["pixel_values"]

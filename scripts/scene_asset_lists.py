@@ -1,4 +1,4 @@
-"""What the embedded world is made of: its classes, its photographs, and the text of NOTICE."""
+"""Lists of the assets of the built-in scenes: classes, things, photographs, and the text of NOTICE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPRITE_FILES = {  # style: path inside its archive
 
 
 class ClassRow(NamedTuple):
-    """One class. `lookalikes` names its set of look-alikes, or is empty."""
+    """One class. `lookalikes`: name of its set of look-alikes, or ""."""
 
     name: str
     plural: str
@@ -26,7 +26,7 @@ class ClassRow(NamedTuple):
 
 
 class Photograph(NamedTuple):
-    """One background. `archive` and `member` say where it is read, the rest goes into backgrounds.json."""
+    """One background. `archive` and `member`: its source; the other fields are written to backgrounds.json."""
 
     file: str
     split: str
@@ -111,7 +111,7 @@ def _classes(text: str) -> tuple[ClassRow, ...]:
 CLASSES = _classes(_CLASS_TEXT)
 
 
-# Things without a name in the world: short names of emoji. None looks like a novel or held-out class.
+# Things, which no question names: short names of emoji. None resembles a novel or held-out class.
 _THING_TEXT = """
 video_game dart slot_machine game_die crystal_ball joystick jigsaw teddy_bear yo-yo kite magic_wand pinata nesting_dolls
 mirror_ball chess_pawn closed_umbrella rainbow full_moon sun_with_face thermometer tornado droplet fire ringed_planet
@@ -243,7 +243,7 @@ Copyright the virft authors
 Licensed under the Apache License, Version 2.0.
 
 The package carries the works below in src/virft/scenes/assets. They were cropped, made smaller and stored
-in another file format by scripts/make_scene_assets.py; each keeps its own licence.
+in another file format by scripts/make_scene_assets.py; each remains under its own licence.
 
 Cut-outs, sprites/fluent and things/fluent.zip
   Fluent Emoji (3D), Copyright (c) Microsoft Corporation, MIT License.

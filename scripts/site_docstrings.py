@@ -1,4 +1,4 @@
-"""Doctests of docstrings as blocks of code, for the documentation site; an extension of Griffe, named in mkdocs.yml."""
+"""Griffe extension for the documentation site, listed in mkdocs.yml: doctests in docstrings become code blocks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import griffe
 
 
 class Doctests(griffe.Extension):
-    """Everything from a line that begins with >>> to the next empty line is a fenced block."""
+    """Fences the lines from each >>> to the next empty line."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Called for each module, class, function and attribute."""
+        """Fence the doctests of an object; Griffe calls this for each module, class, function and attribute."""
         if obj.docstring is not None:
             obj.docstring.value = fenced(obj.docstring.value)
 
 
 def fenced(text: str) -> str:
-    """A docstring with its doctests between fences.
+    """Return a docstring with its doctests in fenced code blocks.
 
     >>> fenced("The sum.\\n\\n>>> 1 + 1\\n2\\n\\nMore.")
     'The sum.\\n\\n```pycon\\n>>> 1 + 1\\n2\\n```\\n\\nMore.'

@@ -1,7 +1,7 @@
-"""Pages of the documentation site that are no files of docs/: the reference, and files that pages link to.
+"""MkDocs hook, listed in mkdocs.yml: pages that are not files of docs/, namely the reference, and linked files.
 
-A hook of MkDocs, named in mkdocs.yml. A link out of docs/ must lead to a file or folder of the repository: the file's
-text becomes a part of the site, and a folder a page that lists its files.
+A link out of docs/ must point to a file or folder of the repository: the file becomes a page of the site, and a folder
+a page that lists its files.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ TEXTS = (".toml", ".py", ".md")
 
 
 def on_config(config: Any) -> Any:
-    """A page of the reference for each module and each package at the top, below one tab."""
+    """Add the pages of the reference, one per top-level module or package, to the navigation."""
     config.nav.append({"Reference": [{name: f"reference/{name}.md"} for name in reference()]})
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """The pages that are made, among those that are read."""
+    """Add the generated pages to the pages of docs/."""
     for name, modules in reference().items():
         text = "\n".join([f"# {name}", *(f"\n::: {module}" for module in modules), ""])
         files.append(File.generated(config, f"reference/{name}.md", content=text))
@@ -43,19 +43,19 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links out of docs/ as links to what was made of their files."""
+    """Replace links out of docs/ by links to the generated pages."""
     here = posixpath.dirname(page.file.src_uri)
 
-    def made(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         target = match[1]
         name = f"{target}/index.md" if (ROOT / target).is_dir() else _page_of(target)
         return f"]({posixpath.relpath(name, here or '.')})"
 
-    return LINK_OUT.sub(made, markdown)
+    return LINK_OUT.sub(replacement, markdown)
 
 
 def reference() -> dict[str, list[str]]:
-    """Name of a page -> the modules on it; what begins with an underscore is nobody's business."""
+    """Return the modules of each page of the reference by its name, without private modules."""
     pages: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts

@@ -1,4 +1,4 @@
-"""The questions and answers that virft-tiny is taught: text and tokens for ``train_tiny.py``."""
+"""Training questions and answers of virft-tiny: text and tokens for ``train_tiny.py``."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from virft.text.prompts import question
 from virft.types import Box, Detection, Detections, ImageSize, Label, TaskName
 
 SIZE = ImageSize(IMAGE_SIZE, IMAGE_SIZE)
-THINKING_SHARE = 0.25
-STRANGE_SHARE = 0.12
-"""Questions that name a present class by a word that means nothing. Without them a model learns to answer
-
-"No Objects" to every name it does not know, and reinforcement has no answer to start from.
-"""
+THINKING_FRAC = 0.25
+"""Fraction of questions with thinking."""
+STRANGE_FRAC = 0.12
+"""Fraction of the questions about a present class that name it by a meaningless word. Without them, the model learns to
+answer "No Objects" for every unknown name, and GRPO would have no reward variance to start from."""
 NAMES = class_names("base")
 KINDS = (*NAMES, *thing_names())
+"""Names of all objects: base classes, then things."""
 WORD, NO_KIND = -2, -1
-"""What the name in a question stands for: itself, nothing the model could know, or else the index of a thing."""
+"""Meaning of the name in a question: the word, or nothing; any other number is the index of a thing in ``KINDS``."""
 _NO_MASK = np.zeros((1, 1), bool)
 
 
 def scene_of(records: np.ndarray) -> Scene:
-    """The scene of object records [kind, x1, y1, x2, y2, visible] (kind < 0: none); its picture is left black."""
+    """Return the scene of object records [kind, x1, y1, x2, y2, visible] (kind < 0: none), with a black image."""
     objects = tuple(
         SceneObject(
             class_name=KINDS[int(kind)],
@@ -54,46 +54,47 @@ def scene_of(records: np.ndarray) -> Scene:
 _BLACK = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
-def thought(asked: SceneQuestion) -> str:
-    """A short think text that holds a step towards the answer: how many, or what it looks like."""
-    if isinstance(asked.target, Detections):
-        count = len(asked.target.items)
-        name = scene_classes()[asked.query].plural if count > 1 else asked.query
+def reasoning(one: SceneQuestion) -> str:
+    """Return a short think text with one step towards the answer: the number of objects, the class, or the place."""
+    if isinstance(one.target, Detections):
+        count = len(one.target.items)
+        name = scene_classes()[one.query].plural if count > 1 else one.query
         return f"I see {count or 'no'} {name}."
-    if isinstance(asked.target, Label):
-        return f"This {asked.query} looks like a {asked.target.text}."
-    box = asked.target
+    if isinstance(one.target, Label):
+        return " ".join(("This", one.query, "looks", "like", "a", f"{one.target.text}."))
+    box = one.target
     across = ("left", "middle", "right")[min(2, int(3 * (box.x1 + box.x2) / 2 / IMAGE_SIZE))]
     down = ("top", "centre", "bottom")[min(2, int(3 * (box.y1 + box.y2) / 2 / IMAGE_SIZE))]
     return f"It is at the {down} {across}."
 
 
-def answer(asked: SceneQuestion, scene: Scene, thinking: bool) -> str:
-    """The right answer as text. Confidence says how much of the object can be seen."""
-    thinking_text = thought(asked) if thinking else None
+def answer(one: SceneQuestion, scene: Scene, thinking: bool) -> str:
+    """Return the ground truth as a completion. The confidence depends on the visible fraction of the object."""
+    thinking_text = reasoning(one) if thinking else None
     space = {"space": BoxSpace.RELATIVE_1000, "original": SIZE, "resized": SIZE}
-    if isinstance(asked.target, Detections):
+    if isinstance(one.target, Detections):
         visible = {o.box: o.visible_frac for o in scene.objects}
-        items = tuple(replace(d, confidence=0.9 if visible[d.box] > 0.9 else 0.7) for d in asked.target.items)
+        items = tuple(replace(d, confidence=0.9 if visible[d.box] > 0.9 else 0.7) for d in one.target.items)
         return render_detection(Detections(items=items), **space, thinking_text=thinking_text)
-    if isinstance(asked.target, Label):
-        return render_classification(asked.target, thinking_text=thinking_text)
-    return render_grounding(asked.target, **space, thinking_text=thinking_text)
+    if isinstance(one.target, Label):
+        return render_classification(one.target, thinking_text=thinking_text)
+    return render_grounding(one.target, **space, thinking_text=thinking_text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """A question and its answer as tokens.
-
-    ``asked_at``: place of the last token of what is asked for, such as the class name; ``boxes``: where that is.
-    ``stands_for``: what that token means, ``WORD``, ``NO_KIND``, or the index of a thing in ``KINDS``.
-    """
+    """Question and answer as tokens."""
 
     question: list[int]
+    """Token ids of the question."""
     answer: list[int]
-    asked_at: int | None
+    """Token ids of the answer."""
+    query_at: int | None
+    """Index of the last token of the query, such as the class name; None for classification."""
     boxes: tuple[Box, ...]
-    stands_for: int
+    """Boxes of the queried objects."""
+    meaning: int
+    """Meaning of the query: ``WORD``, ``NO_KIND``, or the index of a thing in ``KINDS``."""
 
 
 class QuestionWriter:
@@ -109,25 +110,25 @@ class QuestionWriter:
         self.prefix_ids = [*head, *[self.image_token_id] * num_image_tokens, *self._ids("<|vision_end|>")]
 
     def write(self, records: np.ndarray, rng: np.random.Generator) -> Iterator[Written]:
-        """A random choice of what can be asked, in random order."""
+        """Yield questions about a scene in random order."""
         everything = scene_of(records)
         named = tuple(o for o in everything.objects if o.group != THING)
         scene = Scene(image=_BLACK, objects=named)
-        asked = list(questions_for(scene, rng, classes=NAMES, num_absent=2, num_grounding=3))
+        questions = list(questions_for(scene, rng, classes=NAMES, num_absent=2, num_grounding=3))
         if len(named) < len(everything.objects):
-            # a thing may be an animal too: only questions that name a class have one answer
-            asked = [one for one in asked if one.class_name is not None]
+            # A thing may be an animal too: only questions that name a class have a unique answer.
+            questions = [one for one in questions if one.class_name is not None]
         else:
             groups = [o.group for o in named]
             main = max(named, key=lambda o: o.box.area)
             if groups.count(main.group) == 1:
-                asked.append(classification_question(scene, main.class_name))
-        asked += self._about_things(everything, rng)
-        for index in rng.permutation(len(asked)):
-            yield self._written(asked[index], everything, rng)
+                questions.append(classification_question(scene, main.class_name))
+        questions += self._about_things(everything, rng)
+        for index in rng.permutation(len(questions)):
+            yield self._written(questions[index], everything, rng)
 
     def _about_things(self, scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
-        """Detection of most things that are there and, often, of one that is not."""
+        """Return detection questions about most of the things in the scene and, often, about an absent one."""
         present = dict.fromkeys(o.class_name for o in scene.objects if o.group == THING)
         names = [name for name in present if rng.random() < 0.7]
         other = KINDS[int(rng.integers(len(NAMES), len(KINDS)))]
@@ -136,23 +137,23 @@ class QuestionWriter:
         return [detection_question(scene, name) for name in names]
 
     def _written(self, one: SceneQuestion, scene: Scene, rng: np.random.Generator) -> Written:
-        thinking = bool(rng.random() < THINKING_SHARE)
-        asked_for, stands_for = one.query, WORD
+        thinking = bool(rng.random() < THINKING_FRAC)
+        query, meaning = one.query, WORD
         if one.class_name not in (None, *NAMES):
-            stands_for = KINDS.index(one.class_name)
-        elif one.kind == "present" and rng.random() < STRANGE_SHARE:
-            stands_for = NO_KIND
-        if stands_for != WORD:
-            asked_for, thinking = self._strange_words[int(rng.integers(len(self._strange_words)))], False
-        text = question(one.task, asked_for, template="short", thinking=thinking)
+            meaning = KINDS.index(one.class_name)
+        elif one.kind == "present" and rng.random() < STRANGE_FRAC:
+            meaning = NO_KIND
+        if meaning != WORD:
+            query, thinking = self._strange_words[int(rng.integers(len(self._strange_words)))], False
+        text = question(one.task, query, template="short", thinking=thinking)
         question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
-        asked_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
+        query_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
         return Written(
             question=question_ids,
             answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
-            asked_at=None if isinstance(one.target, Label) else asked_at,
+            query_at=None if isinstance(one.target, Label) else query_at,
             boxes=boxes_of(one.target),
-            stands_for=stands_for,
+            meaning=meaning,
         )
 
     def _ids(self, text: str) -> list[int]:
@@ -160,7 +161,7 @@ class QuestionWriter:
 
 
 def strange_words(tokenizer: Qwen2Tokenizer) -> list[str]:
-    """Words of the vocabulary that no question or answer uses, and that are no name of any class."""
+    """Return words of the vocabulary that are in no question, answer or class name."""
     used = {word for name in class_names() for word in name.split()} | set(group_names())
     used |= {word for row in scene_classes().values() for word in row.plural.split()}
     used |= set(_QUESTION_WORDS.split())
@@ -170,15 +171,15 @@ def strange_words(tokenizer: Qwen2Tokenizer) -> list[str]:
 
 _QUESTION_WORDS = (
     "the only largest smallest leftmost rightmost topmost bottommost second third fourth from left right top bottom of "
-    "above below middle centre which this think first see looks like not and Objects"
+    "above below middle centre which this think first see like looks not and Objects"
 )
 
 
 def corpus() -> Iterable[str]:
-    """What the tokenizer is trained on: the words of questions and answers.
+    """Return the training texts of the tokenizer: the words of questions and answers.
 
-    The names of all classes are in it, as any tokenizer knows words that a model was never taught to see; those of
-    novel and held-out classes come up in no question.
+    They have the names of all classes, because a usual tokenizer also has words whose objects the model has never seen;
+    no training question has those of novel and held-out classes.
     """
     scene = scene_of(np.array([[0, 1, 2, 30, 40, 1.0], [1, 50, 50, 90, 99, 1.0]]))
     box = Box(x1=1, y1=2, x2=30, y2=40)
@@ -197,8 +198,8 @@ def corpus() -> Iterable[str]:
             facts += [(TaskName.CLASSIFICATION, group, Label(text=name)) for group in group_names()]
             facts += [(TaskName.GROUNDING, "the", box)]
             for task, query, target in facts:
-                asked = SceneQuestion(task=task, query=query, target=target, class_name=name, kind="name")
-                texts.append(answer(asked, scene, thinking))
+                one = SceneQuestion(task=task, query=query, target=target, class_name=name, kind="name")
+                texts.append(answer(one, scene, thinking))
             for words in ("only", "largest", "smallest", "leftmost", "rightmost", "topmost", "bottommost", "second"):
                 texts.append(f"Locate the {words} {name} from the left of the {name} right of the {name} above below.")
     for down in ("top", "centre", "bottom"):

@@ -1,22 +1,23 @@
-"""Trains virft-tiny by supervision on the base classes of the built-in world.
+"""Supervised pre-training of virft-tiny on the base classes of the built-in scenes.
 
-    python scripts/train_tiny.py dense FOLDER --steps N     the vision tower alone
+    python scripts/train_tiny.py dense FOLDER --steps N     the vision tower only
     python scripts/train_tiny.py joint FOLDER --steps N     the whole model, starting from the dense stage
 
-``--start-from MODEL`` begins either stage with a model's weights, and if MODEL is the FOLDER of an earlier training
-with its throw-away heads too; the joint stage takes the tower of the dense stage where there is one.
+``--start-from MODEL`` initialises either stage with the weights of a model, and also with the auxiliary heads if MODEL
+is the FOLDER of an earlier training; the joint stage uses the tower of the dense stage if it exists. Auxiliary heads
+are discarded after training.
 
-In the dense stage each patch predicts what it shows and the distances to the edges of its object (throw-away heads);
-next-token loss alone would take days to teach the tower to see. In the joint stage the language model answers
-several questions on each image, packed behind one image; the dense loss stays on.
+In the dense stage each patch predicts its class and the distances to the edges of its object (auxiliary heads); with
+the next-token loss only, the tower would take days to learn. In the joint stage the language model answers several
+questions about each image, packed after one copy of the image; the dense loss stays active.
 
-Beside the base classes scenes show nameless things. The tower learns to tell them apart, and questions ask for them by
-learnt vectors in place of a word's embedding, which are thrown away: 64 classes alone would teach neither what new
-things look like nor that any vector may be a name.
-Scenes are rendered by another process into a ring of the latest ones, from which batches are drawn.
+In addition to the base classes, scenes show things, which have no name. The tower learns to distinguish them, and
+questions refer to them by learned vectors in place of word embeddings, which are discarded. 64 classes would be too
+few: the model would learn neither the appearance of new objects nor that any embedding can be a name. Scenes are
+rendered by a separate process into a ring buffer, from which batches are drawn.
 
-FOLDER holds the ring, the states (a stage that was stopped goes on), logs, and ``model/``: the moving average
-of the weights, in bf16.
+FOLDER has the ring buffer, the training states (an interrupted stage is resumed), logs, and ``model/``: the moving
+average of the weights in bf16.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ RING_SIZE = 24_000
 LANE_WIDTH = 128
 LANES = 3
 LANE_ATTENTION = "tiny_lanes"
-HALF = 2  # of the language model's 4 layers: image tokens have their word and place by then
+HALF = 2  # of the language model's 4 layers: after it, image tokens encode class and position
 IGNORE = -100
 UNSEEN = -1e9
 UNKNOWN_STD = 0.04
-"""Spread of the random embedding that stands for a word the model does not know; known words have about as much."""
+"""Standard deviation of the random embedding of an unknown word, about that of known words."""
 NUM_BASE = len(class_names("base"))
 NUM_KINDS = NUM_BASE + len(thing_names())
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
@@ -68,7 +69,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
 @dataclass
 class Ring:
-    """Shared memory of the latest scenes: pixels, and per object [class, x1, y1, x2, y2, visible]."""
+    """Shared-memory ring buffer of scenes: pixels, and per object [class, x1, y1, x2, y2, visible]."""
 
     images: np.memmap
     objects: np.memmap
@@ -84,9 +85,9 @@ class Ring:
 
 
 def render_forever(folder: Path, seed: int) -> None:
-    """Fills the ring with scenes of base classes and things, round and round, at the lowest priority.
+    """Fill the ring buffer with scenes of base classes and things, endlessly, at the lowest process priority.
 
-    Half of the scenes have base classes only, so that questions about groups ("the largest animal") stay true.
+    Half of the scenes have base classes only, so that questions about groups ("the largest animal") are correct.
     """
     from virft.scenes.render import PlanItem, render_scene
 
@@ -98,7 +99,7 @@ def render_forever(folder: Path, seed: int) -> None:
     count = int(ring.filled[0])
     rng = np.random.default_rng([seed, count])
     trainer = os.getppid()
-    while os.getppid() == trainer:  # a killed trainer leaves no renderer behind
+    while os.getppid() == trainer:  # ends with the trainer, also if that is killed
         if rng.random() < 0.15:  # one large object, for "which animal is this?"
             plan = [PlanItem(names[rng.integers(NUM_BASE)], 1, (45.0, 80.0))]
         else:
@@ -126,10 +127,10 @@ def render_forever(folder: Path, seed: int) -> None:
 
 
 def jittered(images: Tensor) -> Tensor:
-    """Half of the uint8 images [B, H, W, 3] in other tones, blurred or sharpened, in 0..1 and float32.
+    """Apply colour jitter, blur or sharpening to half of the uint8 images [B, H, W, 3]; float32 in 0..1.
 
-    Other are contrast, brightness, saturation and colour cast. Another style draws the same thing in other tones,
-    flatter or with harder edges; what is learnt should not hang on them.
+    Contrast, brightness, saturation and colour cast vary. Other styles draw the same object in other colours, flatter
+    or with harder edges, and the model should not depend on them.
     """
     x = images.float() / 255
     changed, contrast, shift, saturation, detail = torch.rand(5, len(x), 1, 1, 1)
@@ -144,7 +145,7 @@ def jittered(images: Tensor) -> Tensor:
 
 
 def patches_of(images: Tensor) -> Tensor:
-    """Rows of the vision tower [B * patches, 3 * 2 * 14 * 14] of images [B, H, W, 3] in 0..1, as Qwen2-VL cuts them."""
+    """Return the patches [B * patches, 3 * 2 * 14 * 14] of images [B, H, W, 3] in 0..1, in the order of Qwen2-VL."""
     x = (images - MEAN) / STD
     b, blocks = len(x), GRID // MERGE
     x = x.view(b, blocks, MERGE, PATCH, blocks, MERGE, PATCH, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
@@ -153,7 +154,7 @@ def patches_of(images: Tensor) -> Tensor:
 
 
 def objects_of_patches(objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which object each patch shows, in the tower's order [B, 64] (-1: background), and the patches' centres [64]."""
+    """Return the object index of each patch, in the tower's order [B, 64] (-1: background), and patch centres [64]."""
     blocks = GRID // MERGE
     centres = (torch.arange(GRID) + 0.5) * PATCH
     y, x = (
@@ -161,14 +162,14 @@ def objects_of_patches(objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for t in torch.meshgrid(centres, centres, indexing="ij")
     )
     shown = torch.full((len(objects), GRID * GRID), -1)
-    for k in range(MAX_OBJECTS):  # later objects lie on top
+    for k in range(MAX_OBJECTS):  # later objects are on top
         kind, x1, y1, x2, y2 = (objects[:, k, i, None] for i in range(5))
         shown = torch.where((kind >= 0) & (x > x1) & (x < x2) & (y > y1) & (y < y2), k, shown)
     return shown, x, y
 
 
 def dense_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
-    """Per patch, in the tower's order: class (0 = background) [B, 64] and edge distances / image size [B, 64, 4]."""
+    """Return per patch, in the tower's order: class (0: background) [B, 64], edge distances / image size [B, 64, 4]."""
     shown, x, y = objects_of_patches(objects)
     records = objects.gather(1, shown.clamp(min=0)[..., None].expand(-1, -1, objects.shape[2]))
     classes = torch.where(shown >= 0, records[..., 0].long() + 1, 0)
@@ -177,7 +178,7 @@ def dense_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cell_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
-    """Per image token (4 patches): the class of its main object [B, 16] (0 = background) and its box / image size."""
+    """Return per image token (4 patches): class of its main object [B, 16] (0: background), box / image size."""
     shown, _, _ = objects_of_patches(objects)
     cells = shown.view(len(objects), NUM_IMAGE_TOKENS, MERGE * MERGE)
     counts = torch.stack([(cells == k).sum(-1) for k in range(MAX_OBJECTS)], -1)
@@ -187,12 +188,12 @@ def cell_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class WordHeads(nn.Module):
-    """Throw-away heads that tie image tokens to words: each token near the name of what it shows, and its box.
+    """Auxiliary heads that align image tokens with words: each token close to the name of its object, and its box.
 
-    The names of things are vectors that stand for no word.
+    The names of things are learned vectors that belong to no word.
 
-    Without them the language model takes very long to find that a name in the question and a place in the image
-    belong together, and, having only relative positions, where in the image a token lies.
+    Without these heads, the language model needs very long to learn the correspondence of a name in the question and a
+    place in the image, and, since positions are relative, the absolute position of an image token.
     """
 
     def __init__(self, width: int, name_ids: list[list[int]]) -> None:
@@ -203,7 +204,7 @@ class WordHeads(nn.Module):
         self.name_ids = name_ids
 
     def losses(self, states: Tensor, words: Tensor, things: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Cross-entropy, L1 of boxes, accuracy.
+        """Return cross-entropy, L1 of boxes, accuracy.
 
         ``states`` [B * 16, width], ``words``: the embedding table, ``things`` [things, width].
         """
@@ -217,7 +218,7 @@ class WordHeads(nn.Module):
 
 
 class DenseHeads(nn.Module):
-    """Throw-away heads on the patches of the tower's last layer."""
+    """Auxiliary heads on the patches of the tower's last layer."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -226,7 +227,7 @@ class DenseHeads(nn.Module):
         self.distances = nn.Linear(width, 4)
 
     def losses(self, patches: Tensor, objects: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy x 0.5 + L1 of the distances x 2, and the accuracy on covered patches."""
+        """Return cross-entropy x 0.5 + L1 of the distances x 2, and the accuracy on covered patches."""
         target, edges = dense_targets(objects)
         target, edges = target.flatten(), edges.flatten(0, 1)
         hidden = self.norm(patches)
@@ -239,7 +240,10 @@ class DenseHeads(nn.Module):
 
 
 def lane_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, lanes=None, **kwargs):
-    """Rows [prefix | lane 1 .. lane n]: the prefix is causal, a lane sees the prefix and, by ``lanes``, itself."""
+    """Attention over rows [prefix | lane 1 .. lane n]: causal in the prefix; a lane attends to the prefix and itself.
+
+    ``lanes``: prefix length, and the mask of the lanes.
+    """
     prefix, mask = lanes
     repeat = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
@@ -258,7 +262,7 @@ AttentionMaskInterface.register(LANE_ATTENTION, lambda *args, **kwargs: None)
 
 
 def encode_images(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch states [B * 64, width] and image tokens [B * 16, hidden] of jittered uint8 images."""
+    """Return patch states [B * 64, width] and image tokens [B * 16, hidden] of jittered uint8 images."""
     grid = torch.tensor([[1, GRID, GRID]]).expand(len(images), -1)
     out = visual(patches_of(jittered(images)), grid_thw=grid)
     return out.last_hidden_state, out.pooler_output
@@ -268,7 +272,7 @@ def encode_images(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LanePacker:
-    """Packs tokenised questions of an image into lanes behind the shared prefix."""
+    """Packs tokenised questions about an image into lanes after the shared prefix."""
 
     def __init__(self, writer: QuestionWriter) -> None:
         self.writer = writer
@@ -282,7 +286,7 @@ class LanePacker:
         self.next_position = int(self.prefix_positions.max()) + 1
 
     def pack(self, objects: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """ids, labels [B, T]; positions [3, B, T]; mask [B, lanes, 1, width, prefix + width], added to scores."""
+        """Return ids, labels [B, T]; positions [3, B, T]; additive mask [B, lanes, 1, width, prefix + width]."""
         b, total, p = len(objects), LANES * LANE_WIDTH, len(self.prefix)
         ids = np.full((b, p + total), self.writer.pad_id)
         labels = np.full((b, p + total), IGNORE)
@@ -290,9 +294,9 @@ class LanePacker:
         segment = np.zeros((b, LANES, LANE_WIDTH), np.int64)
         ids[:, :p] = self.prefix
         positions[:, :, :p] = self.prefix_positions[:, None]
-        asked: list[tuple[int, int]] = []
+        queries: list[tuple[int, int]] = []
         places: list[np.ndarray] = []
-        stands_for: list[int] = []
+        meanings: list[int] = []
         for row in range(b):
             used = [0] * LANES
             for number, one in enumerate(self.writer.write(objects[row], rng), start=1):
@@ -308,9 +312,9 @@ class LanePacker:
                 positions[:, row, at : at + length] = self.next_position + np.arange(length)
                 segment[row, lane, used[lane] : used[lane] + length] = number
                 used[lane] += length
-                if one.asked_at is not None:
-                    asked.append((row, at + one.asked_at))
-                    stands_for.append(one.stands_for)
+                if one.query_at is not None:
+                    queries.append((row, at + one.query_at))
+                    meanings.append(one.meaning)
                     places.append(cells_and_first_box([box.xyxy for box in one.boxes]))
         same = segment[..., :, None] == segment[..., None, :]
         own = same & np.tril(np.ones((LANE_WIDTH, LANE_WIDTH), bool))
@@ -320,14 +324,14 @@ class LanePacker:
             "labels": torch.from_numpy(labels),
             "positions": torch.from_numpy(positions),
             "mask": torch.zeros(mask.shape).masked_fill_(torch.from_numpy(~mask), UNSEEN),
-            "asked": torch.tensor(asked),
+            "queries": torch.tensor(queries),
             "places": torch.from_numpy(np.stack(places)),
-            "stands_for": torch.tensor(stands_for),
+            "meanings": torch.tensor(meanings),
         }
 
 
 def cells_and_first_box(boxes: list[tuple[float, ...]]) -> np.ndarray:
-    """[21]: which of the 16 image tokens have their centre in a box, the first box / image size, 1 if there is one."""
+    """Return [21]: 1 for each of the 16 image tokens with its centre in a box, first box / image size, 1 if any box."""
     side = GRID // MERGE
     centres = (np.arange(side) + 0.5) * PATCH * MERGE
     made = np.zeros(NUM_IMAGE_TOKENS + 5, np.float32)
@@ -341,47 +345,48 @@ def cells_and_first_box(boxes: list[tuple[float, ...]]) -> np.ndarray:
 
 
 class PlaceHead(nn.Module):
-    """Throw-away head on the last token of what is asked for: where in the image it is."""
+    """Auxiliary head on the last token of the query that predicts its place in the image."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out = nn.Linear(width, NUM_IMAGE_TOKENS + 4)
 
     def losses(self, states: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy of the cells, L1 of the first box; ``states`` [M, width], ``places`` [M, 21]."""
+        """Return binary cross-entropy of the cells, L1 of the first box; ``states`` [M, width], ``places`` [M, 21]."""
         made = self.out(F.rms_norm(states.float(), states.shape[-1:]))
         cells = F.binary_cross_entropy_with_logits(made[:, :NUM_IMAGE_TOKENS], places[:, :NUM_IMAGE_TOKENS])
-        there = places[:, -1] > 0
-        boxes = made[there, NUM_IMAGE_TOKENS:].sigmoid()
-        return cells, (boxes - places[there, NUM_IMAGE_TOKENS:-1]).abs().mean()
+        has_box = places[:, -1] > 0
+        boxes = made[has_box, NUM_IMAGE_TOKENS:].sigmoid()
+        return cells, (boxes - places[has_box, NUM_IMAGE_TOKENS:-1]).abs().mean()
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """``loss``: mean next-token loss over ``count`` answer tokens. States for the throw-away heads: of the image
-
-    tokens after ``HALF`` layers [B * 16, width], of what is asked for after one more [M, width].
-    """
+    """Output of the language model."""
 
     loss: Tensor
+    """Mean next-token loss over the answer tokens."""
     count: int
+    """Number of answer tokens."""
     image_states: Tensor
-    asked_states: Tensor
+    """States of the image tokens after ``HALF`` layers [B * 16, width], for the auxiliary heads."""
+    query_states: Tensor
+    """States of the last query tokens after one more layer [M, width], for the auxiliary heads."""
 
 
 def answer(
     model: Qwen2VLForConditionalGeneration, packed: dict[str, Tensor], features: Tensor, things: Tensor
 ) -> Answers:
-    """Runs the language model over packed questions; ``things`` [things, width] are their names."""
+    """Run the language model over packed questions; ``things`` [things, width]: their learned names."""
     language = model.model.language_model
     embeds = language.embed_tokens(packed["ids"])
     place = (packed["ids"] == model.config.image_token_id)[..., None]
     embeds = embeds.masked_scatter(place, features.to(embeds.dtype))
-    meant = packed["stands_for"]
-    rows, columns = packed["asked"][meant != WORD].unbind(1)
-    meant = meant[meant != WORD]
+    meanings = packed["meanings"]
+    rows, columns = packed["queries"][meanings != WORD].unbind(1)
+    meanings = meanings[meanings != WORD]
     unknown = torch.randn(len(rows), embeds.shape[-1]) * UNKNOWN_STD
-    names = torch.where((meant == NO_KIND)[:, None], unknown, things[meant.clamp(min=NUM_BASE) - NUM_BASE])
+    names = torch.where((meanings == NO_KIND)[:, None], unknown, things[meanings.clamp(min=NUM_BASE) - NUM_BASE])
     embeds = embeds.index_put((rows, columns), names.to(embeds.dtype))
     prefix = packed["ids"].shape[1] - LANES * LANE_WIDTH
     states: list[Tensor] = []
@@ -398,12 +403,12 @@ def answer(
     ).last_hidden_state
     for hook in hooks:
         hook.remove()
-    wanted = packed["labels"] != IGNORE
-    logits = model.lm_head(hidden[wanted]).float()
-    rows, columns = packed["asked"].unbind(1)
+    has_label = packed["labels"] != IGNORE
+    logits = model.lm_head(hidden[has_label]).float()
+    rows, columns = packed["queries"].unbind(1)
     return Answers(
-        F.cross_entropy(logits, packed["labels"][wanted]),
-        int(wanted.sum()),
+        F.cross_entropy(logits, packed["labels"][has_label]),
+        int(has_label.sum()),
         states[0][place[..., 0]],
         states[1][rows, columns],
     )
@@ -413,15 +418,15 @@ def answer(
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
-    """Linear warm-up, then a cosine to 2 % of the peak."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to 2 % of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    share = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 def save_model(model: nn.Module, average: dict[str, Tensor], tokenizer, folder: Path) -> None:
-    """Writes the averaged weights in bf16 with the tokenizer and processor files."""
+    """Save the averaged weights in bf16 with the tokenizer and processor files."""
     clone = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
     clone.load_state_dict(average)
     clone.to(torch.bfloat16).save_pretrained(folder)
@@ -429,7 +434,7 @@ def save_model(model: nn.Module, average: dict[str, Tensor], tokenizer, folder: 
 
 
 def open_ring(folder: Path, renderers: int) -> Ring:
-    """Starts the renderers and waits for the first scenes."""
+    """Start the renderers and wait for the first scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "images.u8").exists():
         Ring.open(folder, "w+")
@@ -442,42 +447,42 @@ def open_ring(folder: Path, renderers: int) -> Ring:
     return ring
 
 
-def make_optimizer(module: nn.Module, slow: str = "", slow_share: float = 1.0) -> torch.optim.Optimizer:
-    """AdamW; no weight decay on vectors. Parameters with ``slow`` in their name take a share of the rate."""
+def make_optimizer(module: nn.Module, slow: str = "", slow_scale: float = 1.0) -> torch.optim.Optimizer:
+    """Make AdamW without weight decay on vectors; ``slow_scale`` scales the rate of parameters named ``slow``."""
     groups = []
-    for share, chosen in ((slow_share, True), (1.0, False)):
+    for scale, chosen in ((slow_scale, True), (1.0, False)):
         named = [p for name, p in module.named_parameters() if (bool(slow) and slow in name) == chosen]
-        groups.append({"params": [p for p in named if p.ndim > 1], "weight_decay": 0.05, "share": share})
-        groups.append({"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0, "share": share})
+        groups.append({"params": [p for p in named if p.ndim > 1], "weight_decay": 0.05, "scale": scale})
+        groups.append({"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives each group its share of the rate."""
+    """Set the learning rate of each parameter group, scaled by its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+        group["lr"] = rate * group["scale"]
 
 
 def compile_blocks(blocks: nn.ModuleList) -> None:
-    """Fuses the elementwise work of each block; needs a C++ compiler."""
+    """Compile each block with torch.compile; needs a C++ compiler."""
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def batches(ring: Ring, size: int, seed: int, step: int) -> tuple[Tensor, np.ndarray, np.random.Generator]:
-    """Random scenes of the ring, half of them mirrored: uint8 images, object records, the generator for questions."""
+    """Draw random scenes from the ring buffer, half of them flipped: uint8 images, object records, a generator."""
     rng = np.random.default_rng([seed, step])
     slots = np.sort(rng.integers(0, min(int(ring.filled[0]), RING_SIZE), size))
     images, objects = ring.images[slots], ring.objects[slots]
-    mirrored = rng.random(size) < 0.5
-    images[mirrored] = images[mirrored, :, ::-1]
-    left, right = objects[mirrored, :, 1], objects[mirrored, :, 3]
-    objects[mirrored, :, 1], objects[mirrored, :, 3] = IMAGE_SIZE - right, IMAGE_SIZE - left
+    flipped = rng.random(size) < 0.5
+    images[flipped] = images[flipped, :, ::-1]
+    left, right = objects[flipped, :, 1], objects[flipped, :, 3]
+    objects[flipped, :, 1], objects[flipped, :, 3] = IMAGE_SIZE - right, IMAGE_SIZE - left
     return torch.from_numpy(images), objects, rng
 
 
 class Progress:
-    """Means over 50 steps, as JSON lines."""
+    """Log of means over 50 steps, as JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("a")
@@ -498,7 +503,7 @@ class Progress:
 
 
 def earlier_weights(place: Path) -> dict[str, Tensor]:
-    """The weights to begin with, named as in the joint stage: of a model folder, or of a training with its heads."""
+    """Return initial weights, named as in the joint stage: of a model folder, or of a training with its heads."""
     if (place / "joint.pt").exists():
         state = torch.load(place / "joint.pt")
         return state["module"] | {f"model.{name}": tensor for name, tensor in state["average"].items()}
@@ -507,24 +512,24 @@ def earlier_weights(place: Path) -> dict[str, Tensor]:
 
 
 def under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those below a prefix, without it."""
+    """Return the weights whose names begin with a prefix, without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def save(path: Path, content: dict[str, object]) -> None:
-    """Writes a state so that a kill leaves the old one."""
+    """Save a training state atomically."""
     torch.save(content, path.with_suffix(".new"))
     path.with_suffix(".new").rename(path)
 
 
 def fast_patch_embed(visual: nn.Module) -> None:
-    """The patch embedding as a matrix product: PyTorch's CPU convolution is several times slower."""
+    """Replace the patch embedding by a matrix product: PyTorch's CPU convolution is several times slower."""
     embed = visual.patch_embed
     embed.forward = lambda x: F.linear(x, embed.proj.weight.flatten(1))
 
 
 def train_dense(args: argparse.Namespace) -> None:
-    """Stage one: the vision tower with the throw-away heads."""
+    """Run stage one: the vision tower with the auxiliary heads."""
     ring = open_ring(args.folder, args.renderers)
     visual = Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**VISION))
     visual.config._attn_implementation = VISION_ATTENTION
@@ -562,7 +567,7 @@ def train_dense(args: argparse.Namespace) -> None:
 
 
 def train_joint(args: argparse.Namespace) -> None:
-    """Stage two: questions and answers, the dense loss as a companion."""
+    """Run stage two: questions and answers, with the dense loss as an auxiliary loss."""
     ring = open_ring(args.folder, args.renderers)
     tokenizer = train_tokenizer(corpus(), vocab_size=896)
     packer = LanePacker(QuestionWriter(tokenizer, NUM_IMAGE_TOKENS))
@@ -579,7 +584,7 @@ def train_joint(args: argparse.Namespace) -> None:
     module = nn.ModuleDict(
         {"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width), "things": names}
     )
-    optimizer = make_optimizer(module, slow="visual.blocks", slow_share=0.1)
+    optimizer = make_optimizer(module, slow="visual.blocks", slow_scale=0.1)
     if args.compile:
         compile_blocks(model.model.visual.blocks)
         compile_blocks(model.model.language_model.layers)
@@ -594,7 +599,7 @@ def train_joint(args: argparse.Namespace) -> None:
             module.load_state_dict(module.state_dict() | earlier_weights(args.start_from))
         if (args.folder / "dense.pt").exists():
             dense = torch.load(args.folder / "dense.pt")["module"]
-            # the merger was not trained by the dense stage: its weights are those that the stage began with
+            # The dense stage does not train the merger: its weights are the initial ones of that stage.
             model.model.visual.load_state_dict(under("visual.", dense))
             heads.load_state_dict(under("heads.", dense))
         average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -608,7 +613,7 @@ def train_joint(args: argparse.Namespace) -> None:
             loss, numbers = heads.losses(patches, torch.from_numpy(objects))
             packed = packer.pack(objects, rng)
             words = answer(model, packed, features, module["things"].weight)
-            cells, first = module["place"].losses(words.asked_states, packed["places"])
+            cells, first = module["place"].losses(words.query_states, packed["places"])
         table = model.model.language_model.embed_tokens.weight
         loss = args.dense_weight * loss + words.loss + args.place_weight * (cells + 2 * first)
         numbers |= {"cells": cells.item(), "first_l1": first.item()}
@@ -642,11 +647,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the dense loss in the joint stage")
-    parser.add_argument("--word-weight", type=float, default=0.25, help="weight of the heads that tie tokens to words")
-    parser.add_argument("--place-weight", type=float, default=1.0, help="weight of the head that says where it is")
-    parser.add_argument("--start-from", type=Path, help="a model folder, or that of an earlier training")
+    parser.add_argument(
+        "--word-weight", type=float, default=0.25, help="weight of the heads that align tokens with words"
+    )
+    parser.add_argument("--place-weight", type=float, default=1.0, help="weight of the head that predicts the place")
+    parser.add_argument("--start-from", type=Path, help="a model folder, or the folder of an earlier training")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="with torch.compile: 1.5 times as fast")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile: speedup 1.5")
     parser.add_argument("--renderers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Short ways to say boxes and answers in tests, and hypothesis strategies for them.
+"""Builders of boxes and answers for tests, and hypothesis strategies for them.
 
 The image is 1000 x 1000, so the numbers of the 0..1000 space are pixels.
 """
@@ -16,7 +16,7 @@ FRAME = {"space": BoxSpace.RELATIVE_1000, "original": SIZE, "resized": SIZE}
 
 
 def box(x1: float, y1: float, x2: float, y2: float) -> Box:
-    """A box by position."""
+    """The box with these corners."""
     return Box(x1=x1, y1=y1, x2=x2, y2=y2)
 
 
@@ -27,7 +27,7 @@ def detections(*rows: tuple[float, ...]) -> Detections:
 
 
 def detection(answer: str, *, thinking: bool = False) -> Reading:
-    """What is read from an answer block that holds this text, after a thought if thinking is on."""
+    """The reading of an answer block with this text, after a think block if thinking is on."""
     return read_detection(in_blocks(answer, thinking=thinking), thinking=thinking, **FRAME)
 
 
@@ -64,7 +64,7 @@ def grid_boxes(draw: st.DrawFn, max_x: int = 1000, max_y: int = 1000) -> tuple[i
 
 @st.composite
 def near_boxes(draw: st.DrawFn, corners: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Corners moved by up to a third of the box's size: they often still overlap it well."""
+    """Corners moved by up to a third of the box's size: they often still overlap the box well."""
     x1, y1, x2, y2 = corners
     shift_x, shift_y = (x2 - x1) / 3, (y2 - y1) / 3
     moved = [draw(st.floats(-1, 1, width=32)) for _ in range(4)]
@@ -72,7 +72,7 @@ def near_boxes(draw: st.DrawFn, corners: tuple[float, float, float, float]) -> t
 
 
 _LOOSE_CONFIDENCES = st.integers(0, 100).map(lambda hundredth: hundredth / 100)
-# Strips on a coarse grid: they share targets, and their IoUs tie, far more often than boxes anywhere.
+# Strips on a coarse grid: they compete for targets, and their IoUs are equal, far more often than random boxes.
 _strips = st.tuples(st.integers(0, 8), st.integers(1, 6)).map(lambda strip: (strip[0] * 10, 0, sum(strip) * 10, 100))
 
 
@@ -93,7 +93,7 @@ def _crowded_scenes(draw: st.DrawFn) -> tuple[Detections, Detections]:
 
 
 def scenes() -> st.SearchStrategy[tuple[Detections, Detections]]:
-    """Predictions that crowd around targets, and the targets, which may overlap each other."""
+    """Predictions close to targets, and the targets, which can overlap each other."""
     return st.one_of(_loose_scenes(), _crowded_scenes())
 
 
@@ -120,7 +120,7 @@ _SNIPPETS += ["NaN", "-5.5", "1e999", "١٢", "No Objects", "```", "<box>", "</b
 
 @st.composite
 def mutated_answers(draw: st.DrawFn) -> str:
-    """A good completion with a few pieces cut out, doubled, or put in."""
+    """A valid completion with a few pieces removed, duplicated or inserted."""
     boxes = draw(st.lists(grid_boxes(), max_size=3))
     answer = draw(
         st.sampled_from([written(*((*row, 0.5) for row in boxes)), "No Objects", "(1,2),(30,40)", "tabby cat"])

@@ -19,7 +19,7 @@ scores = st.sampled_from([1.0, 1.0, 0.9, 0.5, 0.25, 0.0])
 
 @st.composite
 def box_questions(draw: st.DrawFn, *, crowds: bool = True) -> list[BoxQuestion]:
-    """Questions about up to 5 images and 3 classes; answers near the targets, far, doubled, and many."""
+    """Questions about up to 5 images and 3 classes; predictions near the targets, far from them, repeated, and many."""
     found = []
     for image in range(draw(st.integers(1, 5))):
         for label in range(draw(st.integers(1, 3))):
@@ -29,7 +29,7 @@ def box_questions(draw: st.DrawFn, *, crowds: bool = True) -> list[BoxQuestion]:
             boxes = [box for box in near if box[0] < box[2] and box[1] < box[3]]
             boxes += draw(st.lists(corners | st.sampled_from([*targets, (1.0, 1.0, 9.0, 9.0)]), max_size=4))
             if draw(st.integers(0, 30)) == 7:
-                boxes += [(float(i), 0.0, i + 9.0, 9.0) for i in range(110)]  # more than the evaluator looks at
+                boxes += [(float(i), 0.0, i + 9.0, 9.0) for i in range(110)]  # over its limit
             areas = draw(st.lists(st.floats(1.0, 20000.0), min_size=len(targets), max_size=len(targets)))
             found.append(
                 BoxQuestion(

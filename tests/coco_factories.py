@@ -1,4 +1,4 @@
-"""COCO and LVIS files as questions about boxes, and results to go with them."""
+"""COCO and LVIS files as box questions, and synthetic results for them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ LVIS_NAMES = {
     "ARm@300": "ar_medium",
     "ARl@300": "ar_large",
 }
-"""lvis-api's names of numbers -> ours."""
+"""lvis-api's metric names -> virft's."""
 
 
 def questions_of(annotations: Path, results: list[dict[str, Any]]) -> list[BoxQuestion]:
-    """A question for each image and class that has a box on either side; with LVIS, only those it knows of."""
+    """A question for each image and class with a target or a prediction; with LVIS, only for the annotated classes."""
     truth = json.loads(annotations.read_text())
     pairs: dict[tuple[int, int], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for one in truth["annotations"]:
@@ -62,7 +62,7 @@ def questions_of(annotations: Path, results: list[dict[str, Any]]) -> list[BoxQu
 
 
 def perturbed(annotations: Path, seed: int = 0) -> list[dict[str, Any]]:
-    """Results made of the truth: moved, dropped, renamed and invented boxes."""
+    """Results made from the ground truth: moved, dropped, renamed and additional boxes."""
     truth = json.loads(annotations.read_text())
     rng = np.random.default_rng(seed)
     names = [category["id"] for category in truth["categories"]]

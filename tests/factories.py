@@ -1,4 +1,4 @@
-"""Small builders, so that a test says only what it is about."""
+"""Small builders of boxes, samples, images and files, with defaults for everything that a test does not state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from virft.types import Box, Detection, Detections, ImageSize, Reading, Sample, 
 
 
 def box(x1: float, y1: float, x2: float, y2: float) -> Box:
-    """A box of its corners."""
+    """The box with these corners."""
     return Box(x1=x1, y1=y1, x2=x2, y2=y2)
 
 
@@ -50,8 +50,8 @@ def sample(
     )
 
 
-def save_picture(path: Path, size: tuple[int, int] = (64, 48), *, seed: int = 0, **options: Any) -> Path:
-    """A picture of noise, in the format of the name's ending."""
+def save_image(path: Path, size: tuple[int, int] = (64, 48), *, seed: int = 0, **options: Any) -> Path:
+    """Save an image of random pixels, in the format of the name's suffix."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
@@ -65,11 +65,11 @@ def save_coco(
     size: tuple[int, int] = (64, 48),
     categories: Sequence[str] = ("cat", "dog"),
 ) -> Path:
-    """``annotations.json`` and pictures: image name -> (category, [x, y, width, height]) of each box."""
+    """Save ``annotations.json`` and images: image name -> (category, [x, y, width, height]) of each box."""
     annotations = []
     images = []
     for number, (name, rows) in enumerate(boxes.items(), start=1):
-        save_picture(folder / "images" / name, size, seed=number)
+        save_image(folder / "images" / name, size, seed=number)
         images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
         for category, bbox in rows:
             annotations.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 FOX_ANSWER = "<answer>[{'Position':[250,250,500,500],'Confidence':1.0}]</answer>"
-"""The fox of ``fox_row`` in thousandths: 16 / 64, 12 / 48, 32 / 64, 24 / 48."""
+"""The target of ``fox_row`` in thousandths: 16 / 64, 12 / 48, 32 / 64, 24 / 48."""
 
 
 def fox_row(**changes: Any) -> dict[str, Any]:
@@ -23,6 +23,6 @@ def fox_row(**changes: Any) -> dict[str, Any]:
 
 
 def label_row(**changes: Any) -> dict[str, Any]:
-    """A red fox, with the None that a table puts where other rows have boxes."""
+    """A red fox, with the None that a table has in the column ``boxes`` of other rows."""
     target = {"label": "red fox", "aliases": ["fox"], "boxes": None}
     return fox_row(id="b.png", task="classification", query="animal", target=target, **changes)

@@ -90,7 +90,9 @@ class ToyGenerator:
 
 def render(one: Sample) -> RenderedPrompt:
     """A prompt of three tokens about the sample's image."""
-    image = ImageRef(path=one.images[0], original=one.target_size, resized=ImageSize(100, 100), view=one.view)
+    image = ImageRef(
+        path=one.images[0], original=one.target_size, resized=ImageSize(100, 100), augmentation=one.augmentation
+    )
     return RenderedPrompt(
         prompt=replace(prompt(sample_id=one.id), images=(image,)),
         vision=VisionInputs(pixel_values=torch.zeros(1), per_image={"grid_thw": torch.zeros(1, 3)}),

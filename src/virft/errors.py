@@ -1,4 +1,4 @@
-"""The errors a user can cause. Everything else is our own bug and crashes with its own traceback."""
+"""Errors that a user can cause. Every other exception is a bug of virft and ends with its traceback."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class VirftError(Exception):
-    """Base of every error that the command line prints as one message instead of a traceback.
+    """Base class of the errors that the command line prints as one message instead of a traceback.
 
-    A message says where, what was found, and what is allowed.
+    A message states where the fault is, what was found, and what is allowed.
     """
 
 
@@ -18,35 +18,35 @@ class ConfigError(VirftError):
 
 
 class DataError(VirftError):
-    """A data set, an image or a predictions file cannot be used as it is."""
+    """A dataset, an image or a predictions file is missing or invalid."""
 
 
 class ModelError(VirftError):
-    """A model folder is missing, incomplete, or of a kind that virft cannot drive."""
+    """A model folder is missing, incomplete, or of an architecture that virft does not support."""
 
 
 class RunError(VirftError):
-    """A run folder already holds another run, or a training state that must not go on."""
+    """A run folder holds another run or cannot be written, or a training state must not be resumed."""
 
 
 class NonFiniteReward(VirftError):
-    """A user's own reward is not a finite number."""
+    """A reward function of the user returned a number that is not finite."""
 
 
 class RunStopped(VirftError):
-    """The user stopped a run; it was saved and can be resumed."""
+    """The user stopped a run. It is saved and can be resumed."""
 
 
 class PartlyDone(VirftError):
-    """Some of many pieces of work failed, each told in its place; the rest is done."""
+    """Some items of a batch job failed and were reported one by one; all others are done."""
 
 
 class CheckFailed(VirftError):
-    """Something was looked at and is not as it should be; what was found was printed."""
+    """A check failed; its findings are already printed."""
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    """How a message about an unknown name ends: the nearest that is known, else ``otherwise``.
+    """Return the end of a message about an unknown name: the closest known name, else ``otherwise``.
 
     >>> did_you_mean("dgo", ["cat", "dog"], otherwise="it has cat, dog")
     "did you mean 'dog'?"

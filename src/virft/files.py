@@ -1,7 +1,7 @@
-"""Files and folders that are whole or not there, also after a kill or a power cut; and what is told where none can be.
+"""Atomic writes: files and folders that are complete or absent, also after a kill or a power failure.
 
-A file system may keep a new name and lose what it names. So everything is written aside, synced, renamed, and the
-folder that holds the name is synced last.
+A file system may store a new name and lose the content that it names. Therefore everything is written under a temporary
+name, synced and renamed, and the folder that contains the name is synced last.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from virft.errors import RunError
 
 UNFINISHED, OLD = ".unfinished", ".old"
-"""Endings of what is being written, and of what it is about to replace."""
+"""Suffixes of a file that is being written, and of a folder that is being replaced."""
 
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What file systems say that cannot sync a folder, and need not."""
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""Errors of file systems that cannot sync a folder and do not need to."""
 
-_IN_THE_WAY = (
+_CANNOT_WRITE = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -31,22 +31,26 @@ _IN_THE_WAY = (
     errno.EPERM,
     errno.EIO,
 )
+"""Errors of a disk that is full, read-only, protected or defective."""
 
 
 def sync(path: Path) -> None:
-    """Go on when what the file holds, or which names the folder holds, would outlast a power cut."""
+    """Block until the content of a file, or the names in a folder, are on disk and survive a power failure.
+
+    Raises ``OSError`` if the system cannot write it.
+    """
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in _NO_SYNC:
+        if error.errno not in _CANNOT_SYNC:
             raise
     finally:
         os.close(number)
 
 
 def sync_tree(folder: Path) -> None:
-    """The same for a folder and everything in it."""
+    """``sync`` a folder and everything below it."""
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync(Path(place) / name)
@@ -54,7 +58,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder is there, and those above it."""
+    """Create a folder and its parents, if they do not exist, and sync each new name."""
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for one in made:
@@ -62,7 +66,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The file holds the text, or, after a kill, what it held before."""
+    """Write a UTF-8 text file atomically: after a kill it has either the new text or its earlier content."""
     new = path.with_name(path.name + UNFINISHED)
     try:
         new.write_text(text, encoding="utf-8")
@@ -75,7 +79,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_folder(new: Path, goal: Path) -> None:
-    """``new`` becomes ``goal``. What was there is deleted when that has happened; ``put_back`` is for kills between."""
+    """Rename the folder ``new`` to ``goal`` and delete the folder that ``goal`` was before.
+
+    A kill between the two renames leaves no ``goal``; ``put_back`` then restores the earlier folder.
+    """
     sync_tree(new)
     old = goal.with_name(goal.name + OLD)
     if goal.exists():
@@ -87,7 +94,7 @@ def replace_folder(new: Path, goal: Path) -> None:
 
 
 def put_back(goal: Path) -> None:
-    """Undo a ``replace_folder`` that was killed when the old folder was gone and the new one not there yet."""
+    """Restore the earlier folder after a ``replace_folder`` that was killed between its two renames."""
     old = goal.with_name(goal.name + OLD)
     if old.exists() and not goal.exists():
         old.rename(goal)
@@ -95,7 +102,7 @@ def put_back(goal: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """The folder is gone: at once by its name, so that a kill leaves no half of it."""
+    """Delete a folder. It is renamed first, so that a kill leaves no incomplete folder under its name."""
     old = folder.with_name(folder.name + OLD)
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
@@ -104,21 +111,22 @@ def remove_folder(folder: Path) -> None:
 
 @contextmanager
 def writing(place: Path, state: Callable[[], str]) -> Iterator[None]:
-    """``RunError`` where the block cannot write because a disk is full or read-only; ``state``: what is left, in words.
+    """Context manager that raises ``RunError`` if its block cannot write because a disk is full or read-only.
 
-    Other errors pass.
+    ``place`` is named in the message unless the error names a file itself; ``state()`` ends the message with what is
+    saved. Other errors pass unchanged.
     """
     try:
         yield
     except Exception as error:
-        if (number := _number_of(error)) not in _IN_THE_WAY:
+        if (number := _errno_of(error)) not in _CANNOT_WRITE:
             raise
         where = getattr(error, "filename", None) or place
         raise RunError(f"{where}: cannot be written ({os.strerror(number)}); {state()}") from error
 
 
-def _number_of(error: Exception) -> int:
-    """The system's number of what went wrong; 0 if it is not the system's. safetensors tells it in its text only."""
+def _errno_of(error: Exception) -> int:
+    """Return the errno of an exception, 0 if it has none. safetensors states it only in its message."""
     if isinstance(error, OSError):
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None

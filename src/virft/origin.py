@@ -1,4 +1,4 @@
-"""Which commit of virft this is: of a checkout, or of the package that was built from one."""
+"""The commit of the running virft: of a git checkout, or of the package that was built from one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from virft import __version__
 
 COMMIT_FILE = "commit.txt"
-"""Beside this file in a built package, and nowhere else; ``setup.py`` writes it."""
+"""File in the folder of a built package, written by ``setup.py``; a checkout has none."""
 
 
 def source_commit(package: Path = Path(__file__).parent) -> str | None:
-    """The first 12 digits of the commit, with "+" where files differ from it; None where none is known.
+    """Return the first 12 digits of the commit, with "+" if files differ from it; None if it is unknown.
 
-    ``package``: the folder of virft. What the build wrote down counts. Without that, a checkout is asked, but only one
-    that keeps these very files: virft may be installed inside the checkout of something else.
+    ``package``: the folder of virft. The commit that the build recorded has priority. Without one, git is queried, but
+    only if its checkout tracks these files: virft may be installed inside the checkout of another project.
     """
     try:
         return (package / COMMIT_FILE).read_text(encoding="utf-8").strip() or None
@@ -31,7 +31,7 @@ def source_commit(package: Path = Path(__file__).parent) -> str | None:
 
 
 def version_and_commit() -> str:
-    """Version and commit, as ``virft --version`` tells them."""
+    """Return version and commit, as ``virft --version`` prints them."""
     return f"{__version__}, commit {source_commit() or 'unknown'}"
 
 

@@ -1,6 +1,6 @@
-"""The nouns of virft, free of torch. Read this file first.
+"""The central types of virft, without torch. Read this file first.
 
-Every stage makes a new type instead of filling in a field of an old one:
+Each stage creates a new type; no stage fills in a field of an earlier one:
 ``Sample`` -> ``Prompt`` -> ``Completion`` -> ``Reading`` -> ``RewardReport`` -> ``RolloutGroup``.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class TaskName(StrEnum):
-    """The task families; ``virft.tasks.TASKS`` has one row for each."""
+    """Name of a task; ``virft.tasks.TASKS`` maps it to everything that differs between tasks."""
 
     DETECTION = "detection"
     CLASSIFICATION = "classification"
@@ -21,194 +21,232 @@ class TaskName(StrEnum):
 
 
 class ImageSize(NamedTuple):
-    """Width and height in pixels, in this order everywhere."""
+    """Width and height of an image in pixels, always in this order."""
 
     width: int
+    """Number of pixel columns, after the EXIF orientation unless stated otherwise."""
     height: int
+    """Number of pixel rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
-    """An axis-aligned box in float pixels of the *original* image, ``x1 < x2`` and ``y1 < y2``.
+    """Axis-aligned box in float pixels of the *original* image, ``x1 < x2`` and ``y1 < y2``.
+
+    The origin is the top left corner of the image; pixel (i, j) covers [i, i + 1] x [j, j + 1].
 
     >>> Box(x1=0, y1=0, x2=4, y2=3).area
     12
     """
 
     x1: float
+    """Left edge, pixels."""
     y1: float
+    """Top edge, pixels."""
     x2: float
+    """Right edge, pixels."""
     y2: float
+    """Bottom edge, pixels."""
 
     @property
     def area(self) -> float:
-        """Square pixels."""
+        """Area in square pixels."""
         return (self.x2 - self.x1) * (self.y2 - self.y1)
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
-        """``(x1, y1, x2, y2)``."""
+        """Corners as ``(x1, y1, x2, y2)``, pixels."""
         return (self.x1, self.y1, self.x2, self.y2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detection:
-    """One box with a confidence in [0, 1]; ``span`` are the characters of the completion it came from."""
+    """One detected or annotated object."""
 
     box: Box
+    """Bounding box in pixels of the original image."""
     confidence: float = 1.0
+    """Confidence in [0, 1]; 1 for a target and for a prediction that states none."""
     label: str | None = None
+    """Class name that the completion gives this box; None if it gives none, and in a target: the query is its class."""
     span: tuple[int, int] | None = None
+    """Start and end (exclusive) of the characters of the completion that this box was read from; None for a target."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InvalidElement:
-    """An element of a detection answer that is no usable box. It counts as a false positive."""
+    """Element of a detection answer that cannot be read as a box. It counts as a false positive."""
 
     reason: str
+    """Description of the fault, such as "2 values in a box; expected 4 numbers"."""
     piece: str
+    """Text of the element, shortened for logs."""
     span: tuple[int, int] | None = None
+    """Start and end (exclusive) of its characters in the completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detections:
-    """A detection answer or target. No items and no invalid elements means "no objects".
-
-    ``num_clipped`` counts boxes that reached outside the image by at most 1 % and were clipped.
-    """
+    """Detection answer or target. No items and no invalid elements means "no objects"."""
 
     items: tuple[Detection, ...] = ()
+    """Boxes, of an answer in the order of the text."""
     invalid: tuple[InvalidElement, ...] = ()
+    """Elements of an answer that are not boxes; empty for a target."""
     num_clipped: int = 0
+    """Number of boxes that reached outside the image by at most 1 % of its extent and were clipped."""
 
     @property
     def num_predicted(self) -> int:
-        """N of the reward formulas: usable boxes and invalid elements."""
+        """Number of predictions N in the reward formulas: valid boxes and invalid elements."""
         return len(self.items) + len(self.invalid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Label:
-    """A class name. ``aliases`` are further names that a target accepts; an answer has none."""
+    """Class name, as an answer or a target of classification."""
 
     text: str
+    """The name."""
     aliases: tuple[str, ...] = ()
+    """Additional names that a target accepts as correct; an answer has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unreadable:
-    """The text holds no answer that can be read. Not the same as "no objects"."""
+    """Result of parsing a completion that holds no valid answer. Not the same as "no objects"."""
 
     reason: str
+    """Description of the fault, such as "no answer block"."""
     piece: str = ""
+    """Text in which the fault was found, shortened for logs."""
 
 
 Answer = Detections | Label | Box | Unreadable
-"""What a reader makes of a completion: detection, classification, grounding, or nothing."""
+"""Parsed answer of a completion: of detection, classification or grounding, or unreadable."""
 
 Target = Detections | Label | Box
-"""What a source says is right: detection, classification, grounding."""
+"""Ground truth of a sample: of detection, classification or grounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """A completion as the rewards and metrics see it.
-
-    ``well_formed``: the whole text is exactly the blocks that were asked for, each one non-empty.
-    """
+    """Parsed completion: the input of rewards and metrics."""
 
     text: str
+    """Text of the completion."""
     well_formed: bool
+    """True if the text consists of exactly the requested blocks, each of them non-empty."""
     answer: Answer
+    """Content of the answer block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class View:
-    """A changed look at a picture: ``crop`` (x1, y1, x2, y2 in pixels) enlarged to the picture's size, then mirrored,
-
-    then in other tones: ``saturation`` and ``contrast`` are factors, ``brightness`` is added, as a share of the range.
-    """
+class Augmentation:
+    """Parameters of one image augmentation, applied in field order. The image size does not change."""
 
     crop: tuple[float, float, float, float]
-    mirrored: bool = False
+    """Region (x1, y1, x2, y2), in pixels of the upright original image, that is resized to the size of the image."""
+    horizontal_flip: bool = False
+    """Mirror the cropped image left to right."""
     saturation: float = 1.0
+    """Factor of each colour channel's distance to grey; 1 changes nothing."""
     contrast: float = 1.0
+    """Factor of each value's distance to mid-grey; 1 changes nothing."""
     brightness: float = 0.0
+    """Value added to each channel, as a fraction of the range from black to white; 0 changes nothing."""
 
 
 Polygon = tuple[float, ...]
-"""Corners of a closed outline, flat: (x1, y1, x2, y2, ..), at least three of them."""
+"""Corners of a closed outline, flat: (x1, y1, x2, y2, ..) in pixels, at least three corners."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One question about one image, as facts: what is asked for, never how it is asked.
+    """One question about one image, stored as facts: the query and its ground truth, but no prompt text.
 
-    ``images`` are file paths, ``image_sizes`` their sizes in pixels after EXIF orientation.
-    ``query`` is a class name (detection), the domain such as "animal" (classification), or a
-    referring expression (grounding). ``question`` keeps the text of a data set that brings its own.
-    ``view``: the target image is seen like this, and the target's boxes are in pixels of what is seen.
-    ``polygons`` of a grounding target, each (x1, y1, x2, y2, ..) in pixels of the upright original image, view or
-    not, and ``rle``, COCO's compressed run lengths of the same image: together they are its mask; ``ignored``: polygons
-    where a mask is neither right nor wrong. ``areas`` of a detection target's objects in pixels (of their outlines,
-    where the source knows them; empty: of the boxes), and ``crowd``: boxes of regions with more of them, where an
-    answer is neither right nor wrong. ``exhaustive``: false where some objects are not marked, so a further box may be
-    right. These six are for scores, no reward sees them. ``asked``: false where a protocol leaves the question out,
-    though there is something to find: it is then missed. ``origin``: the set it comes from, in a run on several.
-    ``rationale``: what one may think before the answer; supervised training with thinking needs it.
+    Six fields (``polygons``, ``rle``, ``ignored``, ``areas``, ``crowd``, ``exhaustive``) are for evaluation metrics
+    only; rewards do not use them.
     """
 
     id: str
+    """Name of the sample, unique in its dataset."""
     task: TaskName
+    """Task that the query belongs to."""
     images: tuple[str, ...]
+    """Paths of the image files."""
     image_sizes: tuple[ImageSize, ...]
+    """Size of each image in pixels, after the EXIF orientation is applied."""
     query: str
+    """Class name (detection), domain such as "animal" (classification), or referring expression (grounding)."""
     target: Target
+    """Ground truth; boxes are in pixels of the target image, and if ``augmentation`` is set, of the augmented image."""
     target_image: int = 0
+    """Index of the image in ``images`` that the target refers to."""
     question: str | None = None
-    view: View | None = None
+    """Question text of a dataset that has its own; None: the text is made from ``query`` and a prompt template."""
+    augmentation: Augmentation | None = None
+    """Augmentation of the target image; None: the image is used unchanged."""
     polygons: tuple[Polygon, ...] = ()
+    """Outlines of a grounding target in pixels of the upright original image, not of the augmented one. The mask of the
+    target is the union of ``polygons`` and ``rle``; it has no mask if both are missing. For metrics only."""
     rle: str | None = None
+    """COCO's compressed run lengths of a grounding target's mask, on the upright original image. For metrics only."""
     ignored: tuple[Polygon, ...] = ()
+    """Outlines of pixels that count neither as correct nor as wrong in a mask metric. For metrics only."""
     areas: tuple[float, ...] = ()
+    """Area in square pixels of each object of a detection target, from its outline if the source has one; empty: the
+    areas of the boxes are used. For metrics only."""
     crowd: tuple[Box, ...] = ()
+    """COCO crowd regions of the class: a prediction inside one is neither correct nor wrong. For metrics only."""
     exhaustive: bool = True
-    asked: bool = True
+    """False if some objects of the class are not annotated, so that an unmatched prediction is not counted as a false
+    positive (LVIS). For metrics only."""
+    queried: bool = True
+    """False if an evaluation protocol does not query this sample although it has objects: they count as missed."""
     origin: str = ""
+    """Name of the dataset that the sample comes from, in a run on a mixture of several; "" in a run on one."""
     rationale: str | None = None
+    """Reasoning before the answer, for supervised fine-tuning with thinking; None if the dataset has none."""
 
     @property
     def target_size(self) -> ImageSize:
-        """Size of the image that boxes refer to."""
+        """Size of the image that the target refers to, in pixels."""
         return self.image_sizes[self.target_image]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRef:
-    """An image as a model will see it: where it is, how it is seen, its own size, and the size after resizing."""
+    """Reference to an image of a prompt, with its sizes before and after the image processor."""
 
     path: str
+    """Path of the image file."""
     original: ImageSize
+    """Size of the upright image in pixels."""
     resized: ImageSize
-    view: View | None = None
+    """Size in pixels after the model's image processor has resized it."""
+    augmentation: Augmentation | None = None
+    """Augmentation that is applied when the image is loaded; None: the image is used unchanged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What a generator is given: token ids with image placeholders expanded; no tensors.
-
-    ``opened``: what of the answer the prompt has written already, at its end, such as an open think tag.
-    """
+    """Input of a generator: token ids with expanded image placeholders; no tensors."""
 
     sample_id: str
+    """Id of the sample that the prompt was made from."""
     text: str
+    """Text of the prompt after the chat template, before image placeholders are expanded."""
     token_ids: tuple[int, ...]
+    """Token ids, one placeholder token for each image token."""
     images: tuple[ImageRef, ...]
+    """Images in the order of their placeholders."""
     opened: str = ""
+    """Prefix of the completion that the chat template writes at the end of the prompt, such as an open think tag."""
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended."""
+    """Reason for the end of a completion: the model's end token, or the token limit."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -216,56 +254,63 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """One sampled answer. ``token_ids`` include the end token if there is one.
-
-    ``text`` is the whole answer: what the prompt has ``opened``, and what the tokens say. ``token_ends[i]`` is the
-    number of its characters up to the end of token i;
-    ``sampler_logprobs`` are nats per token under the sampler's own distribution.
-    """
+    """One sampled completion of a prompt."""
 
     token_ids: tuple[int, ...]
+    """Sampled token ids, with the end token if the model produced it."""
     token_ends: tuple[int, ...]
+    """For each token, the number of characters of ``text`` up to its end."""
     sampler_logprobs: tuple[float, ...]
+    """Log-probability of each token under the sampler's distribution (temperature and token filters applied), nats."""
     text: str
+    """Decoded text, including the prefix that the prompt has ``opened``."""
     finish_reason: FinishReason
+    """Reason for the end."""
 
     @property
     def truncated(self) -> bool:
-        """Cut by the token limit, not ended by the model."""
+        """True if the token limit ended the completion, not the model."""
         return self.finish_reason is FinishReason.LENGTH
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardContext:
-    """What a reward may know beside the reading and the target.
-
-    ``step_frac``: 0 at the first step, 1 at the last. ``num_tokens``: of the completion, its end token too, of
-    ``max_tokens`` that it may have; None where nobody counts.
-    """
+    """Additional inputs of a reward function, next to the reading and the target."""
 
     step_frac: float = 0.0
+    """Progress of the run: 0 at the first step, 1 at the last."""
     num_tokens: int | None = None
+    """Number of tokens of the completion, with its end token; None if it is not known."""
     max_tokens: int | None = None
+    """Limit of the number of tokens of a completion; None if it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardReport:
-    """``total`` is the weighted sum of ``parts``."""
+    """Reward of one completion, with its parts."""
 
     total: float
+    """Weighted sum of ``parts``: the reward that the advantages are computed from."""
     parts: Mapping[str, float]
+    """Value of each reward function by its name, before its weight."""
     reading: Reading
+    """Parsed completion that was rewarded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutGroup:
-    """G completions of one prompt, rewarded. ``policy_step``: the step whose weights sampled them."""
+    """Group of G completions of one prompt with their rewards."""
 
     sample: Sample
+    """Sample that the prompt was made from."""
     prompt: Prompt
+    """Prompt that all completions of the group share."""
     completions: tuple[Completion, ...]
+    """The G completions."""
     reports: tuple[RewardReport, ...]
+    """Reward of each completion, in the same order."""
     policy_step: int
+    """Training step whose weights sampled the completions."""
 
     @property
     def rewards(self) -> tuple[float, ...]:
@@ -275,28 +320,37 @@ class RolloutGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One line of ``predictions.jsonl``: what the model wrote about one sample."""
+    """Completion of one sample in an evaluation: one line of ``predictions.jsonl``."""
 
     sample_id: str
+    """Id of the sample."""
     text: str
+    """Text of the completion."""
     finish_reason: FinishReason
+    """Reason for the end of the completion."""
     token_logprobs: tuple[float, ...] = ()
+    """Log-probability of each token in nats; empty if the file does not store them."""
     token_ends: tuple[int, ...] = ()
+    """For each token, the number of characters of ``text`` up to its end; empty if the file does not store them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Numbers of one evaluation with what they rest on: ``values`` by name, ``counts`` by name.
-
-    ``tables``: further numbers, such as one for each class: table -> row -> number. ``intervals``: 95 % of a value's
-    resamples over images lie between these.
-    """
+    """Metrics of one evaluation, with the data they were computed on."""
 
     task: TaskName
+    """Task of the samples."""
     protocol: str
+    """Rules that decide which classes were queried on which images."""
     data_hash: str
+    """Hash of the evaluated dataset."""
     num_samples: int
+    """Number of samples of this task."""
     values: Mapping[str, float]
+    """Metric values by name."""
     counts: Mapping[str, int] = field(default_factory=dict)
+    """Counts that the metrics are based on, by name, such as the number of unreadable completions."""
     tables: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Additional values, such as one per class: table -> row -> value."""
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % bootstrap confidence interval of a metric, resampling images: name -> (low, high)."""

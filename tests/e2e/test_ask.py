@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from factories import save_picture
+from factories import save_image
 from runs import files, virft
 from virft.cli.main import EXIT_NOT_ALL_WELL
 
@@ -23,7 +23,7 @@ SHORT = ("--max-completion-tokens", 48)
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, beside one with a picture of a fox."""
-    save_picture(tmp_path / "photos" / "fox.png", (112, 112))
+    save_image(tmp_path / "photos" / "fox.png", (112, 112))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
@@ -47,7 +47,7 @@ def test_an_answer_is_printed_and_drawn_here(here: Path, capsys: pytest.CaptureF
     assert list(files(here)) == ["fox_answer.png"]
     # asked again, its own picture is replaced; another's is not
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT, "--task", "classification") == 0
-    save_picture(here / "fox_answer.png")
+    save_image(here / "fox_answer.png")
     before = files(here)
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT) == 2
     assert "virft: fox_answer.png: is there already, and no picture of an answer" in capsys.readouterr().err
@@ -73,7 +73,7 @@ def test_a_line_that_cannot_be_used_does_not_stop_the_rest(
 ) -> None:
     (here / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     photo = "../photos/fox.png"
-    save_picture(here / "fox_answer_2.png")
+    save_image(here / "fox_answer_2.png")
     feed(
         monkeypatch,
         f"{photo}\tfox",
@@ -100,7 +100,7 @@ def test_a_line_that_cannot_be_used_does_not_stop_the_rest(
 def test_many_answers_equal_those_to_single_questions(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_picture(here / "b.png", (200, 100), seed=1)
+    save_image(here / "b.png", (200, 100), seed=1)
     feed(monkeypatch, "../photos/fox.png\tfox", "b.png\tfox", "b.png\tdog")
     assert virft("ask", "virft-tiny", "-", *SHORT, "--out", "drawn") == 0
     many = records(capsys.readouterr().out)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import edit_json, save_coco, save_picture
+from factories import edit_json, save_coco, save_image
 from runs import files, virft, write_config
 from virft.models.tiny import tiny_folder
 
@@ -45,7 +45,7 @@ SPOILED_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
         "{data}/images/b.png: cannot be read as an image (sample b.png:dog)",
     ),
     "an image of another size": (
-        lambda data: save_picture(data / "images" / "b.png", (32, 24)),
+        lambda data: save_image(data / "images" / "b.png", (32, 24)),
         "{data}/samples.jsonl:2: {data}/images/b.png has 32 x 24 pixels upright; expected 64 x 48, which its boxes",
     ),
     "a box outside": (
@@ -68,7 +68,7 @@ SPOILED_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda data: (data / "samples.jsonl").write_text((data / "samples.jsonl").read_text().replace("cat", "dog")),
         "{data}/samples.jsonl: changed since card.json was written",
     ),
-    "no data set": (lambda data: shutil.rmtree(data), "{data}: does not exist; expected a data set made by"),
+    "no data set": (lambda data: shutil.rmtree(data), "{data}: does not exist; expected a dataset made by"),
 }
 
 
@@ -98,7 +98,7 @@ SPOILED_CONFIG = {
     "no template there": ("prompt.template=none.txt", "prompt.template: cannot read none.txt (No such file or directo"),
     "no reward there": ('reward.extra=["none.py:f"]', "reward.extra: 'none.py:f': there is no Python file"),
     "an unknown part": ("reward.weights.iuo=2", "reward.weights: iuo is no part of the robust reward; did you mean io"),
-    "no validation data": ("data.validation=none", "none: does not exist; expected a data set made by `virft build`"),
+    "no validation data": ("data.validation=none", "none: does not exist; expected a dataset made by `virft build`"),
 }
 
 
@@ -228,7 +228,7 @@ def test_a_run_whose_data_changed_is_not_resumed(
 ) -> None:
     config = write_config(tmp_path, data)
     assert virft("grpo", config, "grpo.steps=1") == 0
-    save_picture(tmp_path / "images" / "c.png", (64, 48))
+    save_image(tmp_path / "images" / "c.png", (64, 48))
     edit_json(tmp_path / "annotations.json", lambda tree: tree["annotations"].pop())
     coco = ("build", "coco", tmp_path / "annotations.json", tmp_path / "images", data, "--overwrite")
     assert virft(*coco) == 0
@@ -248,6 +248,10 @@ def test_a_reward_that_is_no_number_stops_the_run_by_name(
 
 
 def test_errors_are_told_in_one_line_of_json_free_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "card.json").write_text(json.dumps({"schema_version": 99}))
+    (tmp_path / "card.json").write_text(json.dumps({"schema_version": 1}))
+    (tmp_path / "samples.jsonl").touch()
     assert virft("predict", "virft-tiny", tmp_path, tmp_path / "p") == 2
-    assert capsys.readouterr().err == f"virft: {tmp_path / 'card.json'}: schema_version is 99; expected 1\n"
+    assert capsys.readouterr().err == (
+        f"virft: {tmp_path / 'card.json'}: schema_version is 1; expected 2; "
+        "build the dataset again with `virft build`\n"
+    )

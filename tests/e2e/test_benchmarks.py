@@ -1,4 +1,4 @@
-"""The benchmarks run, and their two ways of computing agree. Times are not looked at."""
+"""The benchmarks run, and their two ways of computing agree. Times are not checked."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def test_shared_prefix_compares_equal_computations(tmp_path: Path) -> None:
     assert float(rows[0][-1]) < 1e-5
 
 
-def test_a_step_without_sharing_runs_beside_ours(tmp_path: Path) -> None:
+def test_a_step_without_prefix_sharing_runs_next_to_virfts(tmp_path: Path) -> None:
     text = run("step_against_trl.py", tmp_path, *ONCE, "--shapes", "40,112,3,2", "--num-prompts", "2")
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)
 
 
-def test_an_update_with_adapters_is_the_same_with_image_and_prompt_for_each(tmp_path: Path) -> None:
+def test_an_update_with_adapters_is_the_same_without_prefix_sharing(tmp_path: Path) -> None:
     options = ("--shape", "small", "--dtype", "float32", "--prompt", "410", "--completion", "3", "--group", "2")
     text = run("update_2b.py", tmp_path, *ONCE, *options)
     assert re.search(r"\|\s+small \|\s+410 \|\s+3 \|\s+2 \|", text)
 
 
-def test_processes_share_out_whole_runs(tmp_path: Path) -> None:
+def test_every_parallel_strategy_completes_a_run(tmp_path: Path) -> None:
     text = run("processes.py", tmp_path, "--repeats", "1", "--steps", "2", "--prompts", "2", "--group", "2")
     for way in ("one process", "ddp", "fsdp2"):
         assert re.search(rf"^\|\s+{way} \|", text, re.MULTILINE)
@@ -60,7 +60,7 @@ def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, 
     config = shared.policy.config
     with FlopCounterMode(display=False) as counter:
         shared.loss([shared_prefix.make_group(shared.policy, shape, seed=0)]).backward()
-    # Pairs of tokens of which the second does not see the first are computed all the same: 40 x 39 / 2 in the prompt,
+    # Pairs of tokens that do not attend to each other are computed too: 40 x 39 / 2 in the prompt,
     # 5 x 4 / 2 in each completion; 4 operations for each number of a head, three times (forwards, twice backwards).
     unseen = 40 * 39 // 2 + 3 * (5 * 4 // 2)
     wasted = 3 * config.text_config.num_hidden_layers * 4 * config.text_config.hidden_size * unseen
@@ -68,18 +68,18 @@ def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, 
     assert counter.get_total_flops() == counted + wasted
 
 
-def test_the_page_of_a_made_up_run_holds_its_pictures(tmp_path: Path) -> None:
-    text = run("report_page.py", tmp_path, "--steps", "30", "--pictures", "6", "--chromium", "")
-    assert "30 steps, 6 questions in pictures, 2 systems." in text
-    (kept,) = re.findall(r"pictures in it \|\s+(\d+)", text)
+def test_the_page_of_a_synthetic_run_has_its_images(tmp_path: Path) -> None:
+    text = run("report_page.py", tmp_path, "--steps", "30", "--images", "6", "--chromium", "")
+    assert "30 steps, 6 questions with images, 2 systems." in text
+    (number,) = re.findall(r"images in it \|\s+(\d+)", text)
     # one for each question, and for each of six groups of rollouts
-    assert 6 <= int(kept) <= 12
+    assert 6 <= int(number) <= 12
     assert re.search(r"seconds to open \| not measured", text)
 
 
-def test_costs_grow_with_what_is_varied(tmp_path: Path) -> None:
+def test_costs_grow_with_the_varied_factor(tmp_path: Path) -> None:
     text = run("step_costs.py", tmp_path, *ONCE, "--around", "40,112,3,2,2", "--factors", "G", "groups", "--most", "2")
     slopes = dict(re.findall(r"\|\s*(\w[\w ]+) \|\s+-?\d+\.\d\d \|\s+(\d\.\d\d) \|", text))
-    assert slopes["groups of a step"] == "1.00", "twice the groups are twice the counted operations"
-    assert 0 < float(slopes["completions of a group"]) < 1, "the prompt is counted once, whatever G"
-    assert len(re.findall(r"\| completions of a group \|\s+[24] \|", text)) == 2
+    assert slopes["groups per step"] == "1.00", "twice the groups are twice the counted operations"
+    assert 0 < float(slopes["completions per group"]) < 1, "the prompt is counted once, whatever G"
+    assert len(re.findall(r"\| completions per group \|\s+[24] \|", text)) == 2

@@ -35,7 +35,7 @@ def test_all_raccoons_are_there(shared_data: Path, tmp_path: Path) -> None:
     assert (len(store), len(boxes), store.card["num_skipped"]) == (200, 217, 0)
 
 
-def test_blood_cells_are_asked_by_class_and_when_absent(shared_data: Path, tmp_path: Path) -> None:
+def test_blood_cells_are_queried_by_class_and_if_absent(shared_data: Path, tmp_path: Path) -> None:
     options = ("--classes", "WBC,Platelets", "--shots", "4", "--negatives-frac", "0.2")
     build(shared_data / "bccd", tmp_path / "a", *options)
     build(shared_data / "bccd", tmp_path / "b", *options)
@@ -46,8 +46,8 @@ def test_blood_cells_are_asked_by_class_and_when_absent(shared_data: Path, tmp_p
     assert sum(row["absent"] for row in counts.values()) == 2
 
 
-def grey_pictures(annotations: Path, folder: Path) -> None:
-    """A picture without content, of its declared size, for every image of a COCO or LVIS file."""
+def grey_images(annotations: Path, folder: Path) -> None:
+    """A uniform image of the declared size for every image of a COCO or LVIS file."""
     for image in json.loads(annotations.read_text())["images"]:
         (folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (image["width"], image["height"])).save(folder / image["file_name"])
@@ -63,7 +63,7 @@ def grey_pictures(annotations: Path, folder: Path) -> None:
 def test_coco_and_lvis_annotations_become_few_shot_sets(
     shared_data: Path, tmp_path: Path, verb: str, file: str, classes: str
 ) -> None:
-    grey_pictures(shared_data / file, tmp_path / "images")
+    grey_images(shared_data / file, tmp_path / "images")
     argv = ["build", verb, str(shared_data / file), str(tmp_path / "images"), str(tmp_path / "d")]
     assert main([*argv, "--classes", classes, "--shots", "2", "--negatives-frac", "0.25"]) == 0
     card = Store(tmp_path / "d").card
@@ -74,7 +74,7 @@ def test_coco_and_lvis_annotations_become_few_shot_sets(
     )
 
 
-def test_without_its_pictures_a_set_is_refused_with_the_first_that_is_missing(
+def test_without_its_images_a_dataset_is_refused_with_the_first_that_is_missing(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     annotations = shared_data / "coco_val100" / "instances_val2014_100.json"
@@ -94,14 +94,14 @@ def test_without_its_pictures_a_set_is_refused_with_the_first_that_is_missing(
 def test_annotations_alone_are_enough_to_score_and_to_export(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, file: str, classes: str
 ) -> None:
-    grey_pictures(shared_data / file, tmp_path / "images")
+    grey_images(shared_data / file, tmp_path / "images")
     argv = ["build", verb, str(shared_data / file)]
-    asked = ["--classes", classes, "--negatives-frac", "0.2", "--test-frac", "0.5"]
-    assert main([*argv, str(tmp_path / "images"), str(tmp_path / "whole"), *asked]) == 0
-    assert main([*argv, "-", str(tmp_path / "bare"), *asked]) == 0
+    options = ["--classes", classes, "--negatives-frac", "0.2", "--test-frac", "0.5"]
+    assert main([*argv, str(tmp_path / "images"), str(tmp_path / "whole"), *options]) == 0
+    assert main([*argv, "-", str(tmp_path / "bare"), *options]) == 0
     bare, whole = (Store(tmp_path / name / "test") for name in ("bare", "whole"))
-    assert bare.hash == whole.hash, "scores with it and with the whole set may be compared"
-    assert (bare.has_pictures, whole.has_pictures) == (False, True)
+    assert bare.hash == whole.hash, "scores on both can be compared"
+    assert (bare.has_images, whole.has_images) == (False, True)
 
     capsys.readouterr()
     assert main(["check", str(bare.folder)]) == 0
@@ -128,7 +128,7 @@ def test_annotations_alone_are_enough_to_score_and_to_export(
         ["predict", "virft-tiny", str(bare.folder), str(tmp_path / "q")],
     ):
         assert main(refused) == 2
-        assert "was built without pictures, so it can be scored with and exported only" in capsys.readouterr().err
+        assert "was built without images, so it is for scoring and export only" in capsys.readouterr().err
 
 
 def test_validation_is_neither_training_nor_test(shared_data: Path, tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_validation_is_neither_training_nor_test(shared_data: Path, tmp_path: Pa
     assert len(set.union(*parts.values())) == 78
 
 
-def test_pictures_that_the_raccoons_have_twice_are_told(shared_data: Path, tmp_path: Path) -> None:
+def test_duplicate_images_of_the_raccoons_are_reported(shared_data: Path, tmp_path: Path) -> None:
     build(shared_data / "raccoon", tmp_path / "d", "--test-frac", "0.3")
-    told = Store(tmp_path / "d" / "test").card["source"]["same_pictures"]
-    assert ["train/raccoon-116.jpg", "test/raccoon-11.jpg"] in told  # the same photograph, another file
-    assert len(told) == 5
+    duplicates = Store(tmp_path / "d" / "test").card["source"]["duplicate_images"]
+    assert ["train/raccoon-116.jpg", "test/raccoon-11.jpg"] in duplicates  # the same photograph, another file
+    assert len(duplicates) == 5

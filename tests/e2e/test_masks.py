@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from runs import virft
 from tiny_segmenters import KINDS, save_segmenter
 from virft.data.store import Store
@@ -35,7 +35,7 @@ ANSWERS = {"outline": "(0,0),(500,500)", "rle": "(500,0),(1000,750)", "unread": 
 def written(tmp_path: Path) -> tuple[Path, Path]:
     """The folders of a data set of four questions, and of answers to them."""
     for name in ("a.png", "b.png"):
-        save_picture(tmp_path / "images" / name, SIZE)
+        save_image(tmp_path / "images" / name, SIZE)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row | {"query": "it"}) + "\n" for row in ROWS))
     assert virft("build", "rows", tmp_path / "rows.jsonl", tmp_path / "images", tmp_path / "d") == 0
     store = Store(tmp_path / "d")

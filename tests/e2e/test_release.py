@@ -1,4 +1,4 @@
-"""What `make dist` builds: the same bytes twice, everything that is committed, and the commit."""
+"""Archive and wheel of `make dist`: reproducible, with every committed file and the commit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def small_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with virft's way to build and a few of its files, as the whole takes a minute."""
+    """A repository with the build files and a few modules of virft, because building all of it takes a minute."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in (*SMALL, *(f"src/virft/{name}" for name in CODE)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +41,11 @@ def small_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_builds_have_the_same_bytes_and_hold_what_is_committed(small_checkout: Path, tmp_path: Path) -> None:
+def test_two_builds_have_the_same_bytes_and_every_committed_file(small_checkout: Path, tmp_path: Path) -> None:
     command = [sys.executable, "scripts/build_release.py", str(tmp_path / "dist")]
-    told = subprocess.run(command, cwd=small_checkout, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, cwd=small_checkout, check=True, capture_output=True, text=True).stdout
     archive, wheel = sorted((tmp_path / "dist").iterdir(), reverse=True)
-    assert [line.split()[1] for line in told.splitlines()] == [wheel.name, archive.name]
+    assert [line.split()[1] for line in output.splitlines()] == [wheel.name, archive.name]
     assert (archive.name, wheel.name) == ("virft-0.2.0.tar.gz", "virft-0.2.0-py3-none-any.whl")
     commit = git(small_checkout, "rev-parse", "HEAD")[:12]
     committed = set(git(small_checkout, "ls-files").splitlines())
@@ -65,7 +65,7 @@ def test_two_builds_have_the_same_bytes_and_hold_what_is_committed(small_checkou
 
 
 def test_every_committed_file_of_the_package_goes_into_a_wheel() -> None:
-    # setuptools takes modules of folders with an __init__.py by itself, other files only where package-data names them
+    # setuptools includes modules of folders with an __init__.py, and other files only if package-data lists them
     package = ROOT / "src" / "virft"
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["virft"]
     named = {path for pattern in patterns for path in package.glob(pattern + "/*" * pattern.endswith("**"))}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import box, detections, sample, save_picture
+from factories import box, detections, sample, save_image
 from virft.data.store_writer import StoreWriter
 from virft.geometry.boxes import BoxSpace
 from virft.integrations.export import trl_dataset
@@ -28,7 +28,7 @@ SAMPLES = (
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Four questions, of every task, about one picture."""
-    save_picture(tmp_path / "a.png")
+    save_image(tmp_path / "a.png")
     with StoreWriter(tmp_path / "data") as writer:
         writer.add_image_file("a.png", tmp_path / "a.png")
         for one in SAMPLES:

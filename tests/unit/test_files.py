@@ -1,4 +1,4 @@
-"""What is written is whole or not there, and what is in the way is told."""
+"""Written files are complete or absent, and failed writes are reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from virft.files import make_folder, put_back, remove_folder, replace_folder, sy
 
 @contextmanager
 def room_for(num_bytes: int) -> Iterator[None]:
-    """No file may become larger, as on a full disk; writing fails in the system, whoever writes."""
+    """Limit the size of files, as on a full disk: the system refuses every larger write of the process."""
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, most))
     try:
@@ -29,7 +29,9 @@ def room_for(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
-def test_a_text_is_replaced_whole_whenever_the_power_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_is_replaced_atomically_whenever_the_power_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with watched_disk(tmp_path, monkeypatch) as cuts:
         write_text(tmp_path / "a", "before")
         write_text(tmp_path / "a", "after!")
@@ -39,14 +41,14 @@ def test_a_text_is_replaced_whole_whenever_the_power_is_cut(tmp_path: Path, monk
     assert cuts[-1].synced == {"a": b"after!"}
 
 
-def test_a_text_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+def test_a_text_that_does_not_fit_leaves_only_the_old_one(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "before")
     with room_for(10), pytest.raises(OSError, match="File too large"):
         write_text(tmp_path / "a", "x" * 11)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "before"}
 
 
-def test_a_folder_is_replaced_whole_or_can_be_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_replaced_atomically_or_can_be_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     for name, text in (("new", "after"), ("goal", "before")):
         (disk / name).mkdir(parents=True)
@@ -59,7 +61,7 @@ def test_a_folder_is_replaced_whole_or_can_be_put_back(tmp_path: Path, monkeypat
     assert {name: held for name, held in cuts[-1].live.items() if held is not None} == {"goal/file": b"after"}
     monkeypatch.undo()
     found = []
-    for number, cut in enumerate(cuts[9:]):  # after the five above, each noted when it began
+    for number, cut in enumerate(cuts[9:]):  # after the five above, each recorded when it began
         for state in ("live", "synced", "torn"):
             place = cut.lay_out(state, tmp_path / f"{number}{state}")
             put_back(place / "goal")
@@ -67,7 +69,7 @@ def test_a_folder_is_replaced_whole_or_can_be_put_back(tmp_path: Path, monkeypat
     assert set(found) == {"before", "after"}
 
 
-def test_what_is_there_is_not_put_back(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_replaced_by_put_back(tmp_path: Path) -> None:
     for name in ("goal", "goal.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
@@ -77,26 +79,26 @@ def test_what_is_there_is_not_put_back(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_is_removed_with_what_is_in_it(tmp_path: Path) -> None:
+def test_a_folder_is_removed_with_its_content(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     remove_folder(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_are_made_down_to_the_last(tmp_path: Path) -> None:
+def test_folders_are_made_with_their_parents(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_what_is_in_the_way_of_writing_is_told_with_what_is_left(tmp_path: Path, number: int) -> None:
+def test_a_failed_write_is_reported_with_the_saved_state(tmp_path: Path, number: int) -> None:
     message = rf"^f/a: cannot be written \({os.strerror(number)}\); all is well$"
     with pytest.raises(RunError, match=message), writing(tmp_path, lambda: "all is well"):
         raise OSError(number, os.strerror(number), "f/a")
 
 
-def test_safetensors_that_do_not_fit_are_told_too(tmp_path: Path) -> None:
+def test_a_failed_write_of_safetensors_is_reported_too(tmp_path: Path) -> None:
     message = rf"^{tmp_path}: cannot be written \(File too large\); half is left$"
     with room_for(1000), pytest.raises(RunError, match=message), writing(tmp_path, lambda: "half is left"):
         save_file({"a": torch.zeros(1000)}, tmp_path / "a")
@@ -108,7 +110,7 @@ def test_other_errors_pass(tmp_path: Path, error: Exception) -> None:
         raise error
 
 
-def test_a_file_system_that_cannot_sync_folders_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_cannot_sync_folders_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(opened: int) -> None:
         raise OSError(number, os.strerror(number))
 

@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository that keeps a package of one file."""
+    """A repository with a package of one file."""
     package = tmp_path / "src" / "virft"
     package.mkdir(parents=True)
     (package / "types.py").write_text("")
@@ -30,28 +30,28 @@ def checkout(tmp_path: Path) -> Path:
     return package
 
 
-def test_a_checkout_tells_its_commit_and_whether_files_differ(checkout: Path) -> None:
+def test_a_checkout_has_its_commit_and_a_plus_if_files_differ(checkout: Path) -> None:
     head = git(checkout, "rev-parse", "HEAD")[:12]
     assert origin.source_commit(checkout) == head
     (checkout / "types.py").write_text("x = 1\n")
     assert origin.source_commit(checkout) == head + "+"
 
 
-def test_what_the_build_wrote_down_counts_before_a_checkout(checkout: Path) -> None:
+def test_the_commit_of_the_build_has_priority_over_a_checkout(checkout: Path) -> None:
     (checkout / origin.COMMIT_FILE).write_text("0123456789ab\n")
     assert origin.source_commit(checkout) == "0123456789ab"
-    (checkout / origin.COMMIT_FILE).write_text("\n")  # built where no commit was known
+    (checkout / origin.COMMIT_FILE).write_text("\n")  # built without a known commit
     assert origin.source_commit(checkout) is None
 
 
-def test_the_checkout_of_something_else_is_not_taken_for_virfts(checkout: Path) -> None:
+def test_the_checkout_of_another_project_is_not_used(checkout: Path) -> None:
     installed = checkout.parents[1] / ".venv" / "virft"
     installed.mkdir(parents=True)
     (installed / "types.py").write_text("")
     assert origin.source_commit(installed) is None
 
 
-def test_no_commit_is_told_where_there_is_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checkout_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert origin.source_commit(tmp_path) is None
     monkeypatch.setenv("PATH", str(tmp_path))  # no git either

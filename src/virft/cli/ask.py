@@ -81,7 +81,7 @@ def ask(
     if seed is not None and temperature == 0:
         raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
     from virft.data.images import load_image
-    from virft.inference.annotated_image import default_path, require_free, save_picture
+    from virft.inference.annotated_image import default_path, require_free, save_image
     from virft.inference.questions import make_question
     from virft.inference.result import in_lines
     from virft.text.prompts import read_template
@@ -112,7 +112,7 @@ def ask(
         return
     assert out is not None
     result = asker.answer(query)
-    save_picture(out, result)
+    save_image(out, result)
     for line in in_lines(result):
         say(line)
     say(f"image: {out}")

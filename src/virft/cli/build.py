@@ -136,12 +136,12 @@ def build_coco(
 ) -> Cards:
     """Build detection datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
 
-    ``images`` None: build without images, see ``Store.has_pictures``. ``classes``: names, or an ``@set`` of
+    ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
-    from virft.data.query_map import read_asked_map
+    from virft.data.query_map import read_query_map
     from virft.data.sources.coco import open_coco, read_coco
 
     if images is not None:
@@ -156,7 +156,7 @@ def build_coco(
         shots=shots,
         negatives_frac=negatives_frac,
         every_class=protocol == "all",
-        asked_map=read_asked_map(map_file) if map_file else None,
+        query_map=read_query_map(map_file) if map_file else None,
         split=options.split(),
     )
     source = source_of("lvis" if federated else "coco", annotations)
@@ -428,13 +428,13 @@ def build_scenes(
     """
     from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
     from virft.scenes.patches import REFERENCE_SIZE
-    from virft.scenes.sets import ABSENT_SHARE, SceneKind
+    from virft.scenes.sets import ABSENT_FRAC, SceneKind
 
     common: dict[str, Any] = {
         "task": task,
         "classes": scene_classes_named(classes),
         "seed": seed,
-        "negatives_frac": ABSENT_SHARE if negatives_frac is None else negatives_frac,
+        "negatives_frac": ABSENT_FRAC if negatives_frac is None else negatives_frac,
         "size": size or REFERENCE_SIZE,
         "overwrite": overwrite,
     }

@@ -124,8 +124,8 @@ def _print_cards(cards: Cards) -> None:
     if len(unique) > 5:
         print(f"and {len(unique) - 5} more skipped: see card.json")
     source = next(iter(cards.values()))["source"]
-    if number := source.get("num_same_pictures", 0):
-        first, second = source["same_pictures"][0]
+    if number := source.get("num_duplicate_images", 0):
+        first, second = source["duplicate_images"][0]
         print(f"{number} near-duplicate images in two parts, such as {first} and {second}: see card.json")
 
 

@@ -25,13 +25,13 @@ def check(*, data: Path) -> None:
     from virft.data.store import Store
 
     store = Store(data)
-    if store.has_pictures:
+    if store.has_images:
         store.check(decode=True)
     counts: Counts = {}
     for sample in store:
         count_sample(sample, counts)
     print(counts_text(counts))
-    images = "all images can be read" if store.has_pictures else "built without images"
+    images = "all images can be read" if store.has_images else "built without images"
     skipped = describe_skipped(store.card.get("num_skipped", 0))
     print(f"{len(store)} questions, hash {store.hash[:12]}; {images}{skipped}")
 
@@ -100,7 +100,7 @@ def export(
     from virft.text.prompts import read_template
 
     store = Store(data)
-    if format != "coco" or store.has_pictures:
+    if format != "coco" or store.has_images:
         store.check()
     text = read_template(template)
     match format:

@@ -1,4 +1,4 @@
-"""What a labelled set says about its images, before any question is made of it."""
+"""Annotations of a source dataset, before any question is made from them."""
 
 from __future__ import annotations
 
@@ -14,34 +14,32 @@ from virft.types import ImageSize, Polygon
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnnotatedImage:
-    """One image: where it lies, the size its annotation declares, its boxes by class in that size's pixels.
-
-    ``file`` is None where no pictures are at hand. ``declared`` is None where the annotation says no size; boxes then
-    are in pixels of the upright picture. One of both is known.
-
-    ``doubtful`` are classes that are neither surely there nor surely absent (marked only as a crowd,
-    or by a broken box): no question is asked about them unless good boxes are there too.
-
-    ``incomplete`` are classes of which some are not marked. A test may ask about those with boxes: a further box is
-    then neither right nor wrong. Training does not.
-
-    ``absent`` are the classes that the annotation says are not there; None: all that have no boxes.
-
-    ``areas`` of the objects in ``boxes``, where they are known; ``crowd``: boxes around many of a class.
-    """
+    """Annotations of one image. At least one of ``file`` and ``declared`` is known."""
 
     name: str
+    """Path inside the image folder of the source; unique in the dataset."""
     file: Path | None
+    """Image file; None in a build without images."""
     declared: ImageSize | None
+    """Size in pixels that the annotation states; None if it states none: boxes are then in pixels of the upright
+    image."""
     boxes: Mapping[str, tuple[XYXY, ...]]
+    """Boxes by class, in pixels of an image of the declared size."""
     doubtful: frozenset[str] = frozenset()
+    """Classes that may be present or absent, because they are annotated only as a crowd or by an invalid box. Without a
+    valid box they are not queried."""
     incomplete: frozenset[str] = frozenset()
+    """Classes with objects that are not annotated. If they have boxes, test sets query them, and an unmatched
+    prediction then counts neither as correct nor as wrong; training sets do not query them."""
     absent: frozenset[str] | None = None
+    """Classes that are annotated as absent; None: every class without boxes is absent."""
     areas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Area in square pixels of each object in ``boxes``, for the classes for which it is known."""
     crowd: Mapping[str, tuple[XYXY, ...]] = field(default_factory=dict)
+    """Boxes of crowd regions by class, in pixels of an image of the declared size."""
 
     def is_absent(self, label: str) -> bool:
-        """Whether the class is surely not there, so that it may be asked for as an absent one."""
+        """Return True if the class is certainly absent, so that a question about an absent class can use it."""
         if self.boxes.get(label) or label in self.doubtful or label in self.incomplete:
             return False
         return self.absent is None or label in self.absent
@@ -49,72 +47,82 @@ class AnnotatedImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnnotatedSet:
-    """Images by name, the classes that may be asked for, and what was left out.
-
-    ``num_crowd`` boxes of crowds (VOC: difficult ones); ``num_incomplete``: pairs of an image and a class of which
-    not all are marked. ``frequency``: class -> r, c or f (rare, common, frequent), as LVIS says.
-    """
+    """Detection annotations of a source dataset."""
 
     images: Mapping[str, AnnotatedImage]
+    """Images by name."""
     classes: tuple[str, ...]
+    """Classes that can be queried, sorted."""
     num_crowd: int = 0
+    """Number of skipped crowd boxes (VOC: boxes marked difficult)."""
     num_incomplete: int = 0
+    """Number of pairs of an image and a class with objects that are not annotated."""
     frequency: Mapping[str, str] = field(default_factory=dict)
+    """LVIS's frequency group of each class: r, c or f (rare, common, frequent); empty for other sources."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledSet:
-    """Images by name with one label each, and further names that an answer may use for a label."""
+    """Classification labels of a source dataset."""
 
     images: Mapping[str, AnnotatedImage]
+    """Images by name."""
     label_of: Mapping[str, str]
+    """Label of each image, by image name."""
     aliases: Mapping[str, tuple[str, ...]]
+    """Additional names that count as correct, by label."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label, sorted."""
+        """All labels, sorted."""
         return tuple(sorted(set(self.label_of.values())))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expression:
-    """An expression and what it means: a box, and its mask if it is known: polygons, or COCO's ``rle`` as it stands.
-
-    ``ignored``: polygons that belong neither to it nor to what is around it. All in pixels of the declared size of the
-    image. ``name`` is unique in its set.
-    """
+    """Referring expression with its ground truth, in pixels of an image of the declared size."""
 
     name: str
+    """Id of the expression, unique in its dataset."""
     image: str
+    """Name of the image."""
     text: str
+    """The expression."""
     box: XYXY
+    """Box of the object that it refers to."""
     polygons: tuple[Polygon, ...] = ()
+    """Outlines of the object's mask, if the source has them."""
     rle: Mapping[str, Any] | None = None
+    """The object's mask as COCO's run lengths {"size", "counts"}, unchanged; None if the source has none."""
     ignored: tuple[Polygon, ...] = ()
+    """Outlines of pixels that belong neither to the object nor to the background."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferringSet:
-    """Images by name with the expressions about them, and how many shapes are to be ignored in all."""
+    """Referring expressions of a source dataset."""
 
     images: Mapping[str, AnnotatedImage]
+    """Images by name."""
     expressions: tuple[Expression, ...]
+    """All expressions about the images."""
     num_ignored: int = 0
+    """Number of shapes that masks ignore, of all expressions together."""
 
 
 class Skipped:
-    """Records that were left out, as (where, reason); with ``strict`` the first one stops the build."""
+    """List of skipped records, each as (where, reason); with ``strict`` the first one stops the build."""
 
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
         self.records: list[tuple[str, str]] = []
 
     def note(self, where: str, reason: str) -> None:
-        """Remember a record, or raise ``DataError`` about it."""
+        """Add a record; with ``strict``, raise ``DataError`` about it."""
         if self.strict:
             raise DataError(f"{where}: {reason} (--strict; without it, such a record is skipped and named)")
         self.records.append((where, reason))
 
-    def first(self) -> str:
-        """How a message that nothing is left ends: the first record, if there is one."""
+    def format_first(self) -> str:
+        """Return the end of a message about an empty result: the first skipped record, "" if no record was skipped."""
         return f" (first of {len(self.records)} skipped: {': '.join(self.records[0])})" if self.records else ""

@@ -1,4 +1,4 @@
-"""Class names of the Visual-RFT experiments, to be asked for by one name.
+"""Named sets of classes, as in the Visual-RFT experiments.
 
 Source: Visual-RFT (arXiv 2503.01785), section 4; COCO's 80 classes: https://cocodataset.org.
 """
@@ -41,11 +41,11 @@ CLASS_SETS = {
     "lvis-6": _names(_LVIS_FEW_SHOT),
     "lvis-rare-13": _names(_LVIS_RARE),
 }
-"""Name -> classes. LVIS names have spaces for underscores, as ``virft build lvis`` asks for them."""
+"""Name -> classes. LVIS names have spaces for underscores, as in datasets of ``virft build lvis``."""
 
 
 def expand_class_sets(classes: Iterable[str]) -> tuple[str, ...]:
-    """The names with every ``@set`` replaced by its classes; ``ConfigError`` about a set there is none of.
+    """Return the names with each ``@set`` replaced by its classes. Raises ``ConfigError`` if a set is unknown.
 
     >>> expand_class_sets(["@lvis-6", "cup"])
     ('horse buggy', 'die', 'kitchen table', 'omelet', 'papaya', 'stepladder', 'cup')

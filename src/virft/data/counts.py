@@ -1,4 +1,4 @@
-"""How much a data set holds: questions, boxes and their sizes, by task and class."""
+"""Statistics of a dataset: numbers of questions, of boxes and of box sizes, by task and class."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from virft.geometry.boxes import size_of
 from virft.types import Detections, Label, Sample
 
 Counts = dict[str, dict[str, dict[str, int]]]
-"""Task -> class -> what -> number. What: questions; with boxes also boxes, small, medium, large; detection: absent."""
+"""Task -> class -> key -> number. Keys: questions; for tasks with boxes also boxes, small, medium, large; for detection
+also absent, the number of questions about an absent class."""
 
 
 def count_sample(sample: Sample, counts: Counts) -> None:
-    """Add a sample; the class of a classification is its label, all expressions of grounding are one."""
+    """Add a sample to ``counts``. Classification counts by label; grounding expressions count as one class, "all"."""
     target = sample.target
-    # referring expressions are all different: only their number says something
+    # Each referring expression is different, so counts by expression would all be 1.
     name = target.text if isinstance(target, Label) else sample.query if isinstance(target, Detections) else "all"
     row = counts.setdefault(sample.task.value, {}).setdefault(name, {"questions": 0})
     row["questions"] += 1
@@ -29,14 +30,14 @@ def count_sample(sample: Sample, counts: Counts) -> None:
 
 
 def negatives_frac(counts: Counts) -> float | None:
-    """Share of detection questions about an absent class; None where there are no detection questions."""
+    """Return the fraction of detection questions about an absent class; None if the task is not in the dataset."""
     rows = counts.get("detection", {}).values()
     questions = sum(row["questions"] for row in rows)
     return round(sum(row["absent"] for row in rows) / questions, 6) if questions else None
 
 
 def counts_text(counts: Counts) -> str:
-    """The counts as a table in plain text, tasks and classes sorted."""
+    """Format the counts as a plain-text table, sorted by task and class."""
     keys = ("questions", "absent", "boxes", "small", "medium", "large")
     lines = [["task", "class", *keys]]
     for task, rows in sorted(counts.items()):

@@ -1,4 +1,4 @@
-"""Detection samples of a labelled set: one question per (image, class), few-shot, with absent classes."""
+"""Detection samples of an annotated dataset: one question per (image, class), few-shot, with absent classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
-from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, shares
+from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import ConfigError
@@ -18,34 +18,34 @@ from virft.types import Box, Detection, Detections, Sample, TaskName
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionPlan:
-    """Which questions to ask. ``shots`` None asks every class on every image that shows it.
-
-    ``negatives_frac``: share of questions about a class that is not there. ``split``: shares of images; the parts
-    for validation and test always hold every question of their images.
-
-    Protocols of evaluation, without shots: ``every_class`` asks for every class on every image; ``asked_map`` (image ->
-    classes) asks for these alone, and a class that is there but not among them is missed.
-    """
+    """Selection of detection questions. ``every_class`` and ``query_map`` are evaluation protocols, used alone."""
 
     shots: int | None = None
+    """Number of images per class in the training set; None: all images that show the class."""
     negatives_frac: float = 0.0
+    """Fraction of questions about a class that the image does not show."""
     every_class: bool = False
-    asked_map: Mapping[str, frozenset[str]] | None = None
+    """Protocol "all": query every class on every image."""
+    query_map: Mapping[str, frozenset[str]] | None = None
+    """Protocol "map": the classes that are queried on each image; a present class outside the map counts as missed."""
     split: SplitPlan = field(default_factory=SplitPlan)
+    """Split of the images; validation and test sets have every question about their images."""
 
     def __post_init__(self) -> None:
-        given = [self.shots is not None, self.negatives_frac > 0, self.every_class, self.asked_map is not None]
-        if (self.every_class or self.asked_map is not None) and sum(given) > 1:
-            raise ConfigError("--protocol cannot be combined; expected no --shots and no --negatives-frac with it")
+        given = [self.shots is not None, self.negatives_frac > 0, self.every_class, self.query_map is not None]
+        if (self.every_class or self.query_map is not None) and sum(given) > 1:
+            raise ConfigError(
+                "--protocol cannot be combined with --shots or --negatives-frac; expected only one of them"
+            )
 
     @property
     def protocol(self) -> str | None:
-        """The name of a protocol that asks otherwise than by chance."""
-        return "all" if self.every_class else "map" if self.asked_map is not None else None
+        """Name of the evaluation protocol; None if questions are sampled."""
+        return "all" if self.every_class else "map" if self.query_map is not None else None
 
-    def is_asked(self, name: str, label: str) -> bool:
-        """Whether the protocol puts the question."""
-        return self.asked_map is None or label in self.asked_map.get(name, ())
+    def is_queried(self, name: str, label: str) -> bool:
+        """Return True if the protocol queries the class ``label`` on the image ``name``."""
+        return self.query_map is None or label in self.query_map.get(name, ())
 
 
 def write_detection_stores(
@@ -58,37 +58,40 @@ def write_detection_stores(
     overwrite: bool = False,
     link: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
+    """Write the dataset ``out``, or one in ``out/train`` and each other part; return the cards by folder.
 
-    All folders are checked before anything is written.
+    ``source`` is recorded in the cards; ``link`` makes symbolic links to the image files. All folders are checked
+    before anything is written. Raises ``DataError`` if a folder is occupied or no sample is left.
     """
     parts = plan.split.parts(annotated.images)
     check_parts_free(out, parts, overwrite=overwrite)
-    looked = UprightImages(annotated.images, skipped)
-    chosen = {part: choose_questions(annotated, names, looked, part=part, plan=plan) for part, names in parts.items()}
-    same = looked.same_pictures({part: dict.fromkeys(name for name, _ in pairs) for part, pairs in chosen.items()})
+    files = UprightImages(annotated.images, skipped)
+    chosen = {part: sample_questions(annotated, names, files, part=part, plan=plan) for part, names in parts.items()}
+    duplicates = files.find_duplicates(
+        {part: dict.fromkeys(name for name, _ in pairs) for part, pairs in chosen.items()}
+    )
     cards = {}
     for part, pairs in chosen.items():
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
             for name, label in pairs:
                 path = writer.add_image_file(name, annotated.images[name].file)
-                sample = _sample(path, annotated.images[name], label, looked)
-                writer.add(replace(sample, asked=plan.is_asked(name, label)))
+                sample = _sample(path, annotated.images[name], label, files)
+                writer.add(replace(sample, queried=plan.is_queried(name, label)))
             cards[str(out / part)] = writer.finish(
-                source=source | _told(annotated, looked, plan, part) | same,
+                source=source | _card_facts(annotated, files, plan, part) | duplicates,
                 seed=plan.split.seed,
                 skipped=skipped.records,
             )
     return cards
 
 
-def choose_questions(
-    annotated: AnnotatedSet, names: Sequence[str], looked: UprightImages, *, part: str, plan: QuestionPlan
+def sample_questions(
+    annotated: AnnotatedSet, names: Sequence[str], files: UprightImages, *, part: str, plan: QuestionPlan
 ) -> list[Pair]:
-    """The (image, class) pairs to ask about in a part, sorted.
+    """Return the sorted (image, class) pairs of the questions of one part of a split.
 
-    With shots, absent classes are asked on the drawn images only: no other image is used. Incomplete classes are asked
-    where nothing is trained on.
+    With shots, absent classes are queried on the sampled images only: no other image is used. Incomplete classes are
+    queried in validation and test sets only.
     """
     images = annotated.images
     classes = annotated.classes
@@ -99,26 +102,26 @@ def choose_questions(
         return bool(images[name].boxes.get(label)) and (for_test or label not in images[name].incomplete)
 
     if shots is None:
-        usable = [name for name in names if looked.is_usable(name)]
+        usable = [name for name in names if files.is_usable(name)]
         present = [(name, label) for name in usable for label in classes if is_present(name, label)]
     else:
         images_of = {label: [name for name in names if is_present(name, label)] for label in classes}
-        present = choose_shots(images_of, shots=shots, seed=plan.split.seed, is_usable=looked.is_usable)
+        present = choose_shots(images_of, shots=shots, seed=plan.split.seed, is_usable=files.is_usable)
         usable = sorted({name for name, _ in present})
     candidates = [(name, label) for name in usable for label in classes if images[name].is_absent(label)]
     if plan.protocol is not None:
-        return sorted(present + [pair for pair in candidates if plan.is_asked(*pair)])
+        return sorted(present + [pair for pair in candidates if plan.is_queried(*pair)])
     absent = choose_absent(
         candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.split.seed
     )
     return sorted(present + absent)
 
 
-def _sample(path: str, image: AnnotatedImage, label: str, looked: UprightImages) -> Sample:
-    size = looked.size(image.name)
+def _sample(path: str, image: AnnotatedImage, label: str, files: UprightImages) -> Sample:
+    size = files.size(image.name)
 
     def placed(boxes: Iterable[XYXY]) -> list[Box]:
-        clipped = (clip_xyxy(looked.upright(image.name, box), size.width, size.height) for box in boxes)
+        clipped = (clip_xyxy(files.upright(image.name, box), size.width, size.height) for box in boxes)
         return [box_of((round(a, 3), round(b, 3), round(c, 3), round(d, 3))) for a, b, c, d in clipped]
 
     return Sample(
@@ -134,17 +137,17 @@ def _sample(path: str, image: AnnotatedImage, label: str, looked: UprightImages)
     )
 
 
-def _told(annotated: AnnotatedSet, looked: UprightImages, plan: QuestionPlan, part: str) -> dict[str, Any]:
-    """What was asked for and what was seen, for the card."""
+def _card_facts(annotated: AnnotatedSet, files: UprightImages, plan: QuestionPlan, part: str) -> dict[str, Any]:
+    """Return the plan and the statistics that the card records."""
     return {
         "split": part or "all",
         "classes": list(annotated.classes),
         "shots": plan.shots if is_trained_on(part) else None,
-        "negatives_frac_asked": plan.negatives_frac,
+        "negatives_frac_requested": plan.negatives_frac,
         **({"protocol": plan.protocol} if plan.protocol else {}),
-        **shares(plan.split),
-        "num_crowd_boxes_left_out": annotated.num_crowd,
+        **split_fractions(plan.split),
+        "num_crowd_boxes_skipped": annotated.num_crowd,
         "num_incomplete": annotated.num_incomplete,
-        "num_images_annotated_unrotated": looked.num_unrotated,
+        "num_images_annotated_unrotated": files.num_unrotated,
         **({"frequency": dict(annotated.frequency)} if annotated.frequency else {}),
     }

@@ -1,4 +1,4 @@
-"""Pictures that look the same though their files differ: in training and test they make scores too good."""
+"""Near-duplicate images: the same image in different files. In a training and a test set, they make scores too good."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import numpy as np
 from PIL import Image
 
 MAX_DISTANCE = 3
-"""Bits of 64 by which two hashes of one picture may differ: after scaling or new compression."""
+"""Largest number of the 64 bits by which hashes of the same image differ after scaling or recompression."""
 _MIN_BITS = 4
-_TOLD = 20
+_NUM_LISTED = 20
 
 
-def picture_hash(image: Image.Image) -> int:
-    """64 bits: whether each of 9 x 8 cells is darker than its right neighbour (difference hash).
+def image_hash(image: Image.Image) -> int:
+    """Return the 64-bit difference hash: for each of 8 x 8 cells, 1 if its right neighbour is brighter.
 
-    Nearly even pictures have hardly any bit and say nothing. Source: N. Krawetz, "Kind of like that" (2013).
+    Nearly uniform images have hardly any bit set and cannot be compared. Source: N. Krawetz, "Kind of like that"
+    (2013).
     """
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (grey[:, 1:] > grey[:, :-1]).flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def same_pictures(parts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
-    """("part/name", "other/name") of every two pictures of different parts whose hashes are as good as equal.
+def find_duplicates(parts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
+    """Return the sorted pairs ("part/name", "other part/name") of near-duplicate images in different parts.
 
-    ``parts``: hash by name, by part.
+    ``parts``: the hash of each image by name, for each part of a build.
     """
     found = []
     for (first, left), (second, right) in combinations(parts.items(), 2):
@@ -43,6 +44,8 @@ def same_pictures(parts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str
     return sorted(found)
 
 
-def told(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """What a card says of them: how many, and the first."""
-    return {"num_same_pictures": len(pairs), "same_pictures": [list(pair) for pair in pairs[:_TOLD]]} if pairs else {}
+def duplicates_for_card(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return the card's entries about near-duplicates: their number and the first pairs; empty without any."""
+    if not pairs:
+        return {}
+    return {"num_duplicate_images": len(pairs), "duplicate_images": [list(pair) for pair in pairs[:_NUM_LISTED]]}

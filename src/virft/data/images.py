@@ -1,7 +1,6 @@
-"""Image files as upright RGB pictures.
+"""Load image files as upright RGB images.
 
-Upright means that the EXIF orientation has been applied. Sizes and boxes in virft are always those of
-the upright picture.
+Upright: the EXIF orientation has been applied. Sizes and boxes in virft always refer to the upright image.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from virft.data.views import look
+from virft.data.augmentation import augment_image
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
 from virft.geometry.masks import Mask
-from virft.types import ImageSize, View
+from virft.types import Augmentation, ImageSize
 
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
-# What Pillow raises for a file that is there but is no complete, sane picture.
-_BROKEN = (
+# Exceptions of Pillow for an existing file that is not a complete, valid image.
+_INVALID = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
     OSError,
@@ -38,14 +37,16 @@ _BROKEN = (
 
 
 class StoredSize(NamedTuple):
-    """A picture's size as its pixels lie in the file, with the EXIF orientation (1 to 8) to show it."""
+    """Size of an image as stored in its file, with the EXIF orientation for displaying it."""
 
     raw: ImageSize
+    """Size of the stored pixel array, in pixels."""
     orientation: int
+    """EXIF orientation, 1 to 8; 1 is upright."""
 
     @property
     def upright(self) -> ImageSize:
-        """The size once the orientation is applied.
+        """Size after the orientation is applied.
 
         >>> StoredSize(ImageSize(40, 30), 6).upright
         ImageSize(width=30, height=40)
@@ -54,18 +55,18 @@ class StoredSize(NamedTuple):
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether there is such a file; a name that no file can have, such as one of thousands of letters, is none."""
+    """Return True if the file exists; False also for a name that is invalid, such as one of thousands of letters."""
     try:
         return Path(path).is_file()
     except OSError:
         return False
 
 
-def load_image(path: Path | str, view: View | None = None, *, sample_id: str = "") -> Image.Image:
-    """The picture, upright, as RGB with 8 bits a channel; with a ``view``, as that shows it.
+def load_image(path: Path | str, augmentation: Augmentation | None = None, *, sample_id: str = "") -> Image.Image:
+    """Load an image file as an upright RGB image with 8 bits per channel, augmented if ``augmentation`` is given.
 
-    16-bit grey is scaled by its type's range (Pillow's own conversion turns it white); what is
-    transparent becomes white. ``sample_id`` is named in the message if the file cannot be used.
+    16-bit grey is scaled by the range of its type (Pillow's own conversion clips it to white); transparent pixels
+    become white. Raises ``DataError`` if the file is missing or not an image; the message names ``sample_id``.
     """
     try:
         with Image.open(path) as image:
@@ -73,26 +74,29 @@ def load_image(path: Path | str, view: View | None = None, *, sample_id: str = "
             upright = _as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image{_of(sample_id)}") from error
-    except _BROKEN as error:
+    except _INVALID as error:
         raise DataError(f"{path}: cannot be read as an image{_of(sample_id)}: {_reason(error)}") from error
-    return upright if view is None else look(upright, view)
+    return upright if augmentation is None else augment_image(upright, augmentation)
 
 
 def stored_size(path: Path | str) -> StoredSize:
-    """Size and orientation from the file's head; the pixels are not read."""
+    """Read size and orientation from the header of an image file, without decoding the pixels.
+
+    Raises ``DataError`` if the file is missing or not an image.
+    """
     try:
         with Image.open(path) as image:
             return StoredSize(ImageSize(*image.size), _orientation(image))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except _BROKEN as error:
+    except _INVALID as error:
         raise DataError(f"{path}: cannot be read as an image: {_reason(error)}") from error
 
 
 def raw_to_upright(box: XYXY, raw: ImageSize, orientation: int) -> XYXY:
-    """A box of the picture as it lies in the file, in pixels of the upright picture.
+    """Convert a box from pixels of the stored image, of size ``raw``, to pixels of the upright image.
 
-    >>> raw_to_upright((0, 0, 10, 5), ImageSize(40, 30), 6)  # turned right: the top left goes top right
+    >>> raw_to_upright((0, 0, 10, 5), ImageSize(40, 30), 6)  # rotated clockwise: the top left corner becomes top right
     (25, 0, 30, 10)
     """
     x1, y1, x2, y2 = box
@@ -104,7 +108,7 @@ def raw_to_upright(box: XYXY, raw: ImageSize, orientation: int) -> XYXY:
 
 
 def raw_to_upright_mask(mask: Mask, orientation: int) -> Mask:
-    """The same for a mask."""
+    """Convert a mask from the stored image [H, W] to the upright image, [H, W] or transposed [W, H]."""
     columns, rows = (-1 if orientation in mirrored else 1 for mirrored in ((2, 3, 7, 8), (3, 4, 6, 7)))
     turned = mask[::rows, ::columns]
     return turned.T if orientation in _SIDEWAYS else turned
@@ -119,16 +123,16 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
         return _scaled_to_8_bits(image).convert("RGB")
     if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(paper, picture).convert("RGB")
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits as grey of 8 bits.
+    """Convert a grey image of more than 8 bits per pixel to 8 bits.
 
-    32-bit grey has no range of its own: floats up to 1, else values up to 255, else 16 bits.
+    32-bit modes have no fixed range. It is inferred from the largest value: 0 to 1 (float), 0 to 255, or 16 bits.
     """
     values: Any = np.asarray(image, dtype=np.float64)
     largest = float(values.max(initial=0.0))
@@ -138,7 +142,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """Pillow's reason without the path, which the message has already."""
+    """Return Pillow's reason without the path, which the message already names."""
     if isinstance(error, UnidentifiedImageError):
         return "of no format that Pillow knows"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,4 +1,4 @@
-"""Classification samples of a labelled set: one question per image, few-shot."""
+"""Classification samples of a labelled dataset: one question per image, few-shot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import LabelledSet, Skipped
-from virft.data.sampling import SplitPlan, choose_shots, is_trained_on, one_folder_if_whole, shares
+from virft.data.sampling import SplitPlan, choose_shots, folders_of_parts, is_trained_on, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.types import Label, Sample, TaskName
@@ -15,14 +15,14 @@ from virft.types import Label, Sample, TaskName
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelPlan:
-    """Which questions to ask, and of what domain: "aircraft" makes "Which aircraft is this?".
-
-    ``shots`` None asks about every image. ``split``: shares of each label's images.
-    """
+    """Selection of classification questions."""
 
     domain: str
+    """Query of each sample: "aircraft" becomes "Which aircraft is this?"."""
     shots: int | None = None
+    """Number of images per label in the training set; None: all images."""
     split: SplitPlan = field(default_factory=SplitPlan)
+    """Split of the images of each label."""
 
 
 def write_label_stores(
@@ -35,60 +35,62 @@ def write_label_stores(
     overwrite: bool = False,
     link: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
+    """Write the dataset ``out``, or one in ``out/train`` and each other part; return the cards by folder.
 
-    The split is made inside each label, so that every one with images enough is in all parts.
+    The images of each label are split separately, so that every label with enough images is in all parts. ``source`` is
+    recorded in the cards; ``link`` makes symbolic links to the image files. Raises ``DataError`` if a folder is
+    occupied or no sample is left.
     """
     splits = {
         label: plan.split.split(name for name, other in labelled.label_of.items() if other == label)
         for label in labelled.labels
     }
-    parts = one_folder_if_whole(
+    parts = folders_of_parts(
         {
             part: {label: split[part] for label, split in splits.items() if split[part]}
             for part in ("train", "validation", "test")
         }
     )
     check_parts_free(out, parts, overwrite=overwrite)
-    looked = UprightImages(labelled.images, skipped)
+    files = UprightImages(labelled.images, skipped)
     chosen = {
-        part: _choose(images_of, looked, plan.shots if is_trained_on(part) else None, plan.split.seed)
+        part: _choose(images_of, files, plan.shots if is_trained_on(part) else None, plan.split.seed)
         for part, images_of in parts.items()
     }
-    same = looked.same_pictures(chosen)
+    duplicates = files.find_duplicates(chosen)
     cards = {}
     for part, names in chosen.items():
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
             for name in names:
                 path = writer.add_image_file(name, labelled.images[name].file)
-                writer.add(_sample(path, name, labelled, looked, plan.domain))
-            told = {
+                writer.add(_sample(path, name, labelled, files, plan.domain))
+            facts = {
                 "split": part or "all",
                 "domain": plan.domain,
                 "labels": list(labelled.labels),
                 "shots": plan.shots if is_trained_on(part) else None,
-                **shares(plan.split),
+                **split_fractions(plan.split),
             }
             cards[str(out / part)] = writer.finish(
-                source=source | told | same, seed=plan.split.seed, skipped=skipped.records
+                source=source | facts | duplicates, seed=plan.split.seed, skipped=skipped.records
             )
     return cards
 
 
-def _choose(images_of: dict[str, list[str]], looked: UprightImages, shots: int | None, seed: int) -> list[str]:
-    """Names of usable images, sorted; with ``shots`` as many of every label."""
+def _choose(images_of: dict[str, list[str]], files: UprightImages, shots: int | None, seed: int) -> list[str]:
+    """Return the sorted names of usable images; with ``shots``, that number for each label."""
     if shots is None:
-        return sorted(name for names in images_of.values() for name in names if looked.is_usable(name))
-    return sorted(name for name, _ in choose_shots(images_of, shots=shots, seed=seed, is_usable=looked.is_usable))
+        return sorted(name for names in images_of.values() for name in names if files.is_usable(name))
+    return sorted(name for name, _ in choose_shots(images_of, shots=shots, seed=seed, is_usable=files.is_usable))
 
 
-def _sample(path: str, name: str, labelled: LabelledSet, looked: UprightImages, domain: str) -> Sample:
+def _sample(path: str, name: str, labelled: LabelledSet, files: UprightImages, domain: str) -> Sample:
     label = labelled.label_of[name]
     return Sample(
         id=name,
         task=TaskName.CLASSIFICATION,
         images=(path,),
-        image_sizes=(looked.size(name),),
+        image_sizes=(files.size(name),),
         query=domain,
         target=Label(text=label, aliases=labelled.aliases.get(label, ())),
     )

@@ -1,4 +1,4 @@
-"""``Sample`` <-> one line of ``samples.jsonl``, strict in both directions."""
+"""Conversion of ``Sample`` to a line of ``samples.jsonl`` and back, strict in both directions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from virft.geometry.masks import mask_to_rle, rle_to_mask
 from virft.types import Box, Detection, Detections, ImageSize, Label, Polygon, Sample, Target, TaskName
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
-_OPTIONAL = {"target_image", "question", "rationale", "asked"}
+_OPTIONAL = {"target_image", "question", "rationale", "queried"}
 _IMAGE_KEYS = {"path", "width", "height"}
 _TARGET_KEYS = {
     TaskName.DETECTION: ({"boxes"}, {"areas", "crowd", "exhaustive"}),
@@ -23,21 +23,27 @@ _TARGET_KEYS = {
 
 _HUGE = 2**1023
 BORDER_PX = 1.0
-"""A box may reach this far outside its image before it counts as wrong; it is then clipped."""
+"""Number of pixels that a box may reach outside its image: it is then clipped. Beyond this limit it is invalid."""
 
 
 def sample_to_line(sample: Sample) -> str:
-    """One JSON line without its line break. Keys have a fixed order, so equal samples give equal bytes."""
+    """Format a sample as one line of JSON without its line break. Key order is fixed: equal samples give equal bytes.
+
+    Raises ``ValueError`` if the sample is augmented.
+    """
     record = sample_to_record(sample)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    # A file name that is no UTF-8 reaches us as half surrogates, which only an escape can hold.
+    # Python represents a file name that is not valid UTF-8 with lone surrogates, which JSON stores only as escapes.
     return line if line.isprintable() else json.dumps(record, allow_nan=False)
 
 
 def sample_to_record(sample: Sample) -> dict[str, Any]:
-    """What a line holds. A view is no part of a data set: a sample that has one is a ``ValueError``."""
-    if sample.view is not None:
-        raise ValueError(f"sample {sample.id} is seen through a view; expected it as it is")
+    """Convert a sample to the JSON object of its line.
+
+    Raises ``ValueError`` if the sample is augmented: augmentations are not part of a dataset.
+    """
+    if sample.augmentation is not None:
+        raise ValueError(f"sample {sample.id} is augmented; expected an unchanged one")
     record: dict[str, Any] = {
         "id": sample.id,
         "task": sample.task.value,
@@ -66,27 +72,33 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
         record["question"] = sample.question
     if sample.rationale is not None:
         record["rationale"] = sample.rationale
-    if not sample.asked:
-        record["asked"] = False
+    if not sample.queried:
+        record["queried"] = False
     return record
 
 
 def sample_from_line(line: str, *, where: str, folder: str | None = None) -> Sample:
-    """The sample of a line. ``where`` (file:line) opens every message; ``folder`` goes in front of image paths."""
+    """Parse a line of ``samples.jsonl``. Raises ``DataError``, with ``where`` (file:line) in front, if it is invalid.
+
+    ``folder`` is prepended to the image paths.
+    """
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not a JSON object ({error.msg}, column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets in brackets
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, or brackets nested too deeply
         raise DataError(f"{where}: not a JSON object ({error})") from error
     try:
         return sample_from_record(record, where=where, folder=folder)
-    except RecursionError as error:  # deep enough to be read, too deep to be shown
+    except RecursionError as error:  # nested little enough for the parser, too deeply for the message's repr
         raise DataError(f"{where}: lists or objects are nested too deeply") from error
 
 
 def sample_from_record(record: Any, *, where: str, folder: str | None = None) -> Sample:
-    """The sample of a line that was parsed already."""
+    """Convert the JSON object of a line to a sample. Raises ``DataError``, with ``where`` in front, if it is invalid.
+
+    ``folder`` is prepended to the image paths.
+    """
     _check_keys(record, _REQUIRED, _OPTIONAL, where=where)
     task = _task(record["task"], where=where)
     paths, sizes = _images(record["images"], where=where)
@@ -97,8 +109,8 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
     target = record["target"]
     size = sizes[target_image]
-    # Most samples have none of the optional keys, and sets of 400,000 samples are read to be scored.
-    further = _further(record, where=where) if len(record) > len(_REQUIRED) else {}
+    # Fast path: most samples have no optional key, and scoring reads datasets of 400,000 samples.
+    optional = _optional_fields(record, where=where) if len(record) > len(_REQUIRED) else {}
     return Sample(
         id=_text(record["id"], "id", where=where),
         task=task,
@@ -107,33 +119,33 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
         query=_text(record["query"], "query", where=where),
         target=_target(target, task, size, where=where),
         target_image=target_image,
-        **further,
-        **(_further_of_target(target, size, where=where) if len(target) > 1 else {}),
+        **optional,
+        **(_optional_target_fields(target, size, where=where) if len(target) > 1 else {}),
     )
 
 
 def _below(folder: str, path: str, *, where: str) -> str:
-    """The path with the folder in front; ``DataError`` if it leads out of there."""
+    """Return the path with the folder prepended; ``DataError`` if it leads out of the folder."""
     if path.startswith("/") or (".." in path and ".." in path.split("/")):
         raise DataError(
-            f"{where}: image path {path!r:.200} leads out of the data set; expected a path inside its folder "
+            f"{where}: image path {path!r:.200} leads out of the dataset; expected a path inside its folder "
             "(a file there may be a link: virft build --link)"
         )
     return f"{folder}/{path}"
 
 
-def _further(record: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """The optional keys of a sample."""
+def _optional_fields(record: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Parse the optional keys of a sample."""
     question, rationale = record.get("question"), record.get("rationale")
     return {
         "question": None if question is None else _text(question, "question", where=where),
         "rationale": None if rationale is None else _text(rationale, "rationale", where=where),
-        "asked": _bool(record.get("asked", True), "asked", where=where),
+        "queried": _bool(record.get("queried", True), "queried", where=where),
     }
 
 
-def _further_of_target(target: dict[str, Any], size: ImageSize, *, where: str) -> dict[str, Any]:
-    """The optional keys of a target."""
+def _optional_target_fields(target: dict[str, Any], size: ImageSize, *, where: str) -> dict[str, Any]:
+    """Parse the optional keys of a target."""
     return {
         "polygons": _polygons(target.get("polygons", []), size, where=where),
         "ignored": _polygons(target.get("ignored", []), size, where=where),
@@ -145,7 +157,7 @@ def _further_of_target(target: dict[str, Any], size: ImageSize, *, where: str) -
 
 
 def task_of_target(target: Any, *, where: str) -> TaskName:
-    """The task whose target has these keys; each has one of its own."""
+    """Return the task whose target has these keys. Raises ``DataError``, with ``where``, if they fit no task."""
     for task, (required, _) in _TARGET_KEYS.items():
         if isinstance(target, dict) and required <= target.keys():
             return task
@@ -153,7 +165,7 @@ def task_of_target(target: Any, *, where: str) -> TaskName:
 
 
 def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
-    """Why four numbers are no box of an image of this size; None if they are one.
+    """Return the reason why corners in pixels are not a valid box of an image of this size; None if they are.
 
     >>> box_fault((40, 10, 30, 50), ImageSize(64, 64))
     'box [40, 10, 30, 50] has x2 <= x1; expected x1 < x2 in pixels of the original image'
@@ -173,7 +185,9 @@ def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
 
 
 def polygons_fault(polygons: Sequence[Polygon], size: ImageSize) -> str | None:
-    """Why flat corners are no outlines on an image of this size; None if they are. They may reach outside by a side.
+    """Return the reason why corners in pixels are not valid outlines on an image of this size; None if they are.
+
+    An outline may reach outside the image by the length of one side.
 
     >>> polygons_fault([(1, 2, 3)], ImageSize(64, 64))
     'polygon [1, 2, 3] is not [x1, y1, x2, y2, ..] of at least three points'
@@ -185,24 +199,24 @@ def polygons_fault(polygons: Sequence[Polygon], size: ImageSize) -> str | None:
         if not all(map(math.isfinite, points)):
             return f"{shown} has a number that is not finite; expected pixels of the original image"
         for values, side in ((points[::2], size.width), (points[1::2], size.height)):
-            # The time to fill an outline grows with its length.
+            # The time to rasterise an outline grows with its length.
             if min(values) < -side or max(values) > 2 * side:
                 return f"{shown} reaches far outside its image of [0, 0, {size.width}, {size.height}]"
     return None
 
 
 def polygons_of(value: Any, *, where: str) -> tuple[Polygon, ...]:
-    """The outlines of a list of lists of numbers."""
+    """Convert lists of numbers to outlines. Raises ``DataError``, with ``where``, if ``value`` is anything else."""
     for polygon in _list(value, "polygons", where=where):
-        if not isinstance(polygon, list) or not all(map(is_number, polygon)):
+        if not isinstance(polygon, list) or not all(map(is_json_number, polygon)):
             raise DataError(f"{where}: polygon {polygon!r:.60} is not [x1, y1, x2, y2, ..] of at least three points")
     return tuple(tuple(map(float, polygon)) for polygon in value)
 
 
 def rle_of(value: Any, size: ImageSize, *, where: str) -> str:
-    """The compressed run lengths of ``{"size": [height, width], "counts": text or list}``, as COCO has it.
+    """Return the compressed run lengths of a COCO RLE ``{"size": [height, width], "counts": text or list}``.
 
-    ``DataError`` unless they are a mask of an image of this size.
+    Raises ``DataError``, with ``where``, unless they are a mask of an image of this size.
     """
     if not isinstance(value, Mapping) or value.keys() != {"size", "counts"}:
         raise DataError(f"{where}: rle {value!r:.60} is not an object of size and counts")
@@ -256,14 +270,14 @@ def _images(records: Any, *, where: str) -> tuple[tuple[str, ...], tuple[ImageSi
     for record in records:
         _check_keys(record, _IMAGE_KEYS, set(), where=where, part="images")
         for side in ("width", "height"):
-            if not is_side(record[side]):
+            if not is_image_side(record[side]):
                 raise DataError(f"{where}: image {side} is {record[side]!r:.60}; expected a number of pixels")
     paths = tuple(_text(record["path"], "image path", where=where) for record in records)
     return paths, tuple(ImageSize(record["width"], record["height"]) for record in records)
 
 
 def _box(value: Any, size: ImageSize, *, where: str) -> Box:
-    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_json_number, value)):
         raise DataError(f"{where}: box {value!r} is not four numbers; expected [x1, y1, x2, y2]")
     x1, y1, x2, y2 = map(float, value)
     if fault := box_fault((x1, y1, x2, y2), size):
@@ -283,18 +297,18 @@ def _areas(target: dict[str, Any], *, where: str) -> tuple[float, ...]:
     if areas and len(areas) != len(target["boxes"]):
         raise DataError(f"{where}: {len(areas)} areas of {len(target['boxes'])} boxes; expected one for each, or none")
     for area in areas:
-        if not is_number(area) or not 0 <= area < math.inf:
-            raise DataError(f"{where}: area {area!r:.60} is no number of pixels")
+        if not is_json_number(area) or not 0 <= area < math.inf:
+            raise DataError(f"{where}: area {area!r:.60} is not a number of pixels")
     return tuple(map(float, areas))
 
 
-def is_side(value: Any) -> bool:
-    """Whether it is the width or height of a picture: an integer that formats of pictures can hold."""
+def is_image_side(value: Any) -> bool:
+    """Return True for a valid width or height of an image: a positive integer in the range of image formats."""
     return type(value) is int and 0 < value < 2**31
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a number that a float holds: JSON's own may have any number of digits, and ``true`` is none."""
+def is_json_number(value: Any) -> bool:
+    """Return True for a number that a float can hold: JSON integers have any number of digits. False for ``true``."""
     return type(value) is float or (type(value) is int and abs(value) < _HUGE)
 
 
@@ -332,4 +346,4 @@ def _check_keys(record: Any, required: set[str], optional: set[str], *, where: s
     if missing := sorted(required - record.keys()):
         raise DataError(f"{where}: {missing[0]} is missing; expected the keys {', '.join(sorted(required))}")
     if unknown := sorted(record.keys() - required - optional):
-        raise DataError(f"{where}: {unknown[0]} is no key of it; expected {', '.join(sorted(required | optional))}")
+        raise DataError(f"{where}: {unknown[0]} is not a known key; expected {', '.join(sorted(required | optional))}")

@@ -1,7 +1,6 @@
-"""Which questions of a labelled set are asked: splits, few shots per class, questions about absent classes.
+"""Sampling of questions from an annotated dataset: splits, few shots per class, questions about absent classes.
 
-A pair (image, class) is one question. Every choice depends on names and the seed alone, never on the
-order of a file.
+A pair (image, class) is one question. Each choice depends only on names and the seed, not on the order of a file.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ _Part = TypeVar("_Part")
 
 
 def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
-    """The names in an order drawn by seed; ``purpose`` keeps two uses of one seed apart.
+    """Return the unique names in a random order; ``purpose`` gives different orders for the same seed.
 
-    Sorted by a hash of each name, so one more name moves no other.
+    The names are sorted by a hash of each, so that an additional name does not reorder the others.
 
     >>> shuffled(["b", "a", "c"], seed=1, purpose="doc") == shuffled(["c", "b", "a"], seed=1, purpose="doc")
     True
@@ -32,48 +31,51 @@ def shuffled(names: Iterable[str], *, seed: int, purpose: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitPlan:
-    """Which share of the names is kept for a test set, and which for validation while a model is trained."""
+    """Random split of names, such as images, into training, validation and test sets."""
 
     test_frac: float = 0.0
+    """Fraction of the names in the test set."""
     validation_frac: float = 0.0
+    """Fraction of the names in the validation set."""
     seed: int = 0
+    """Seed of the split and of every other choice in the build."""
 
     def split(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Names of "train", "validation" and "test", each sorted; only the first is never empty.
+        """Return the sorted names of "train", "validation" and "test"; only "train" is never empty.
 
-        A part that is asked for gets at least one name while another is left to train on.
+        A requested part has at least one name, as long as one remains for training.
         """
         order = shuffled(names, seed=self.seed, purpose="split")
         parts: dict[str, list[str]] = {}
         start = 0
-        for part, share in (("test", self.test_frac), ("validation", self.validation_frac)):
+        for part, fraction in (("test", self.test_frac), ("validation", self.validation_frac)):
             spare = len(order) - start - 1
-            count = min(max(round(share * len(order)), 1), max(spare, 0)) if share > 0.0 else 0
+            count = min(max(round(fraction * len(order)), 1), max(spare, 0)) if fraction > 0.0 else 0
             parts[part] = sorted(order[start : start + count])
             start += count
         return {"train": sorted(order[start:]), "validation": parts["validation"], "test": parts["test"]}
 
     def parts(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """The same by folder of a build: without empty parts, and "" if there is but one.
+        """Return the split by folder of a build: without empty parts, and "" for the whole if it is not split.
 
         >>> SplitPlan(test_frac=0.5).parts(["a", "b"]).keys(), SplitPlan().parts(["b", "a"])
         (dict_keys(['train', 'test']), {'': ['a', 'b']})
         """
-        return one_folder_if_whole(self.split(names))
+        return folders_of_parts(self.split(names))
 
 
 def is_trained_on(part: str) -> bool:
-    """Whether a part of a build is the one that models are trained on: few shots are drawn from it alone."""
+    """Return True for the training part of a build, the only one that few shots are drawn from."""
     return part in ("", "train")
 
 
-def shares(plan: SplitPlan) -> dict[str, float]:
-    """What a card says of a split."""
+def split_fractions(plan: SplitPlan) -> dict[str, float]:
+    """Return the fractions of a split as a card records them."""
     return {"test_frac": plan.test_frac, "validation_frac": plan.validation_frac}
 
 
-def one_folder_if_whole(parts: Mapping[str, _Part]) -> dict[str, _Part]:
-    """Parts that hold something by folder; "" for the whole if none but "train" does."""
+def folders_of_parts(parts: Mapping[str, _Part]) -> dict[str, _Part]:
+    """Return the non-empty parts by folder; {"": everything} if only "train" is non-empty."""
     filled = {part: content for part, content in parts.items() if content}
     return filled if filled.keys() - {"train"} else {"": parts["train"]}
 
@@ -81,10 +83,10 @@ def one_folder_if_whole(parts: Mapping[str, _Part]) -> dict[str, _Part]:
 def choose_shots(
     images_of: Mapping[str, Sequence[str]], *, shots: int, seed: int, is_usable: Callable[[str], bool]
 ) -> list[Pair]:
-    """Exactly ``shots`` pairs of every class, sorted. A class with fewer usable images is an error.
+    """Return exactly ``shots`` pairs of each class, sorted. Raises ``ConfigError`` if a class has fewer usable images.
 
-    ``images_of`` gives, per class, the images that show it. ``is_usable`` is asked in the order of
-    the draw, and only until there are enough, so a large set is not read whole.
+    ``images_of``: the images that show each class. ``is_usable`` is called in random order and only until there are
+    enough images, so that a large dataset is not read completely.
 
     >>> choose_shots({"cat": ["a", "b"]}, shots=2, seed=0, is_usable=lambda image: True)
     [('a', 'cat'), ('b', 'cat')]
@@ -100,17 +102,16 @@ def choose_shots(
 
 
 def choose_absent(candidates: Sequence[Pair], *, num_present: int, negatives_frac: float, seed: int) -> list[Pair]:
-    """Pairs of an image and a class it does not show: the stated share of *all* questions, sorted.
+    """Return sorted pairs of an image and an absent class that make up ``negatives_frac`` of *all* questions.
 
-    n absent of p + n questions are f = n / (p + n), so n = p f / (1 - f). Fewer if there are not as
-    many candidates.
+    With p present and n absent pairs, f = n / (p + n), so n = p f / (1 - f). Fewer if there are fewer candidates.
 
     >>> choose_absent([("a", "dog"), ("b", "cat")], num_present=3, negatives_frac=0.25, seed=0).__len__()
     1
     """
-    wanted = round(num_present * negatives_frac / (1.0 - negatives_frac))
+    num_absent = round(num_present * negatives_frac / (1.0 - negatives_frac))
     names = {f"{image}\0{name}": (image, name) for image, name in candidates}
-    return sorted(names[key] for key in shuffled(names, seed=seed, purpose="absent")[:wanted])
+    return sorted(names[key] for key in shuffled(names, seed=seed, purpose="absent")[:num_absent])
 
 
 def _hash(text: str) -> bytes:

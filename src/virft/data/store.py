@@ -1,7 +1,7 @@
-"""A data set on disk: a folder of ``samples.jsonl``, ``images/`` and ``card.json``, read lazily.
+"""A dataset on disk: a folder of ``samples.jsonl``, ``images/`` and ``card.json``, read lazily.
 
-Image paths in ``samples.jsonl`` are relative to the folder; a ``Sample`` that was read holds them
-with the folder in front. Format: ``docs/data.md``.
+Image paths in ``samples.jsonl`` are relative to the folder; a ``Sample`` from a ``Store`` has the folder prepended.
+Format: ``docs/data.md``.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from virft.data.samples import sample_from_line
 from virft.errors import DataError
 from virft.types import Sample
 
-SCHEMA_VERSION = 1
+DATASET_SCHEMA_VERSION = 2
+"""Version of the format. Version 2 renamed the key ``asked`` of a sample to ``queried``, and some keys of the card."""
 SAMPLES, CARD, IMAGES = "samples.jsonl", "card.json", "images"
+"""Names in the folder of a dataset."""
 
 
 class Store:
-    """The samples of a folder by number. Memory: 8 bytes a sample; each is read when it is asked for.
+    """Samples of a dataset by index. A sample is parsed at each access; memory is 8 bytes per sample.
 
-    Opening checks the card, and that ``samples.jsonl`` is what the card was written for.
+    Opening a dataset checks its card, and the hash of ``samples.jsonl`` in the card.
     """
 
     def __init__(self, folder: Path | str) -> None:
+        """Raises ``DataError`` if the folder is not a dataset of this version, or was changed after its build."""
         self.folder = Path(folder)
         self.card = read_card(self.folder)
         self._prefix = str(self.folder)
@@ -52,17 +55,17 @@ class Store:
                 yield self._read(line, number)
 
     @property
-    def has_pictures(self) -> bool:
-        """False of a set that was built without its pictures, to score with and to export."""
-        return bool(self.card.get("has_pictures", True))
+    def has_images(self) -> bool:
+        """False for a dataset that was built without images, for scoring and export only."""
+        return bool(self.card.get("has_images", True))
 
     def check(self, *, decode: bool = False) -> None:
-        """Raise ``DataError`` if the set is empty or an image is missing; ``decode`` reads every image too."""
+        """Raise ``DataError`` if the dataset is empty or an image is missing; ``decode`` also decodes every image."""
         if not len(self):
             raise DataError(f"{self._path}: holds no samples; expected at least one")
-        if not self.has_pictures:
+        if not self.has_images:
             raise DataError(
-                f"{self.folder}: was built without pictures, so it can be scored with and exported only; "
+                f"{self.folder}: was built without images, so it is for scoring and export only; "
                 "build it again with the folder of the images in place of -"
             )
         seen: set[str] = set()
@@ -76,11 +79,11 @@ class Store:
                 if decode:
                     self._check_size(load_image(path, sample_id=sample.id).size, size, number, path)
 
-    def _check_size(self, found: tuple[int, int], told: tuple[int, int], number: int, path: str) -> None:
-        if found != told:
+    def _check_size(self, found: tuple[int, int], expected: tuple[int, int], number: int, path: str) -> None:
+        if found != expected:
             raise DataError(
                 f"{self._where(number)}: {path} has {found[0]} x {found[1]} pixels upright; "
-                f"expected {told[0]} x {told[1]}, which its boxes were drawn on"
+                f"expected {expected[0]} x {expected[1]}, which its boxes were drawn on"
             )
 
     def _read(self, line: bytes, number: int) -> Sample:
@@ -95,7 +98,7 @@ class Store:
         return f"{self._prefix}/{SAMPLES}:{number + 1}"
 
     def _accept_or_refuse_edited(self) -> None:
-        """Every line of a file that no builder vouches for is read once; a wrong hash is refused."""
+        """Check every line of a file without a hash in the card; ``DataError`` if the card has another hash."""
         first_line: dict[str, int] = {}
         for number, sample in enumerate(self):
             if sample.id in first_line:
@@ -107,29 +110,35 @@ class Store:
         if "hash" in self.card:
             raise DataError(
                 f"{self._path}: changed since {CARD} was written (sha256 {self.hash[:12]}, expected "
-                f"{str(self.card['hash'])[:12]}); build it again, or take `hash` out of {CARD} to use it as it is"
+                f"{str(self.card['hash'])[:12]}); build it again, or delete `hash` from {CARD} to use the changed file"
             )
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a data set; ``DataError`` if the folder is none or was made by another schema."""
+    """Read the card of a dataset. Raises ``DataError`` if the folder is not a dataset of this schema version."""
     path = folder / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         what = "has no card.json" if folder.is_dir() else "does not exist"
-        raise DataError(f"{folder}: {what}; expected a data set made by `virft build`") from error
+        raise DataError(f"{folder}: {what}; expected a dataset made by `virft build`") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     found = card.get("schema_version") if isinstance(card, dict) else None
-    if found != SCHEMA_VERSION:
-        raise DataError(f"{path}: schema_version is {found!r}; expected {SCHEMA_VERSION}")
+    if found != DATASET_SCHEMA_VERSION:
+        # Runs and predictions have a card.json too.
+        if not (folder / SAMPLES).is_file():
+            raise DataError(f"{path}: there is no {SAMPLES} next to it; expected a dataset made by `virft build`")
+        raise DataError(
+            f"{path}: schema_version is {found!r}; expected {DATASET_SCHEMA_VERSION}; "
+            "build the dataset again with `virft build`"
+        )
     assert isinstance(card, dict)
     return card
 
 
 def _scan(path: Path) -> tuple[array[int], str]:
-    """Where every line starts, and the sha256 of the whole file."""
+    """Return the byte offset of each line, and the sha256 of the whole file."""
     starts, digest, offset = array("Q"), hashlib.sha256(), 0
     try:
         with path.open("rb") as file:

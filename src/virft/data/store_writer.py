@@ -1,4 +1,4 @@
-"""Writes a data set on disk, whole or not at all."""
+"""Write a dataset to disk atomically."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from PIL import Image
 
 from virft.data.counts import Counts, count_sample, negatives_frac
 from virft.data.samples import sample_to_line
-from virft.data.store import CARD, IMAGES, SAMPLES, SCHEMA_VERSION
+from virft.data.store import CARD, DATASET_SCHEMA_VERSION, IMAGES, SAMPLES
 from virft.errors import DataError
 from virft.types import Sample
 
 
 class StoreWriter:
-    """Fills a hidden folder beside the goal and puts it in place when everything is written.
+    """Writes samples and images to a hidden folder, which ``finish`` renames to the dataset folder.
 
-    The goal must be free, empty, or (with ``overwrite``) another data set. Leaving the block by an
-    exception, or without ``finish``, leaves nothing behind.
+    The dataset folder must be new, empty, or (with ``overwrite``) another dataset. If the block ends by an exception or
+    without ``finish``, nothing is left on disk.
 
         with StoreWriter(Path("coco8")) as writer:
             path = writer.add_image_file("bus/1.jpg", source)
@@ -34,7 +34,7 @@ class StoreWriter:
     """
 
     def __init__(self, folder: Path, *, overwrite: bool = False, link: bool = False) -> None:
-        """``link``: symbolic links to the given image files instead of copies."""
+        """``link``: make symbolic links to image files instead of copies. Raises ``DataError`` as ``check_free``."""
         check_free(folder, overwrite=overwrite)
         self._goal = folder.absolute()
         self._link = link
@@ -45,7 +45,7 @@ class StoreWriter:
     def __enter__(self) -> Self:
         self._goal.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self._goal.name}.", dir=self._goal.parent))
-        # mkdtemp makes it readable for its owner alone; a data set is no secret.
+        # mkdtemp makes a folder that only its owner can read; a dataset gets the usual permissions.
         self._folder.chmod(0o777 & ~_umask())
         (self._folder / IMAGES).mkdir()
         self._lines: IO[bytes] = (self._folder / SAMPLES).open("wb")
@@ -58,9 +58,9 @@ class StoreWriter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add_image_file(self, name: str, source: Path | None) -> str:
-        """The path of a file's copy (or link) in the store. The same name again is not copied again.
+        """Copy (or link) an image file into the dataset and return its path there; each name is copied once.
 
-        Without a file, the path that it would have; the card then says that pictures are missing.
+        ``source`` None: only return the path; the card then says that images are missing.
         """
         path, target = self._place(name)
         if source is None:
@@ -74,7 +74,10 @@ class StoreWriter:
         return path
 
     def add_image(self, name: str, image: Image.Image) -> str:
-        """The path of a picture saved in the store, in the format of the name's ending."""
+        """Save an image in the dataset, in the format of the name's suffix, and return its path there.
+
+        Raises ``ValueError`` if the name was used before.
+        """
         path, target = self._place(name)
         if path in self._images:
             raise ValueError(f"image {name} was added before")
@@ -83,7 +86,7 @@ class StoreWriter:
         return path
 
     def add(self, sample: Sample) -> None:
-        """Append a sample whose images were added."""
+        """Append a sample. Raises ``ValueError`` if an image was not added, or the id was used before."""
         if missing := [path for path in sample.images if path not in self._images]:
             raise ValueError(f"sample {sample.id}: image {missing[0]} was not added")
         if sample.id in self._ids:
@@ -95,13 +98,14 @@ class StoreWriter:
     def finish(
         self, *, source: Mapping[str, Any], seed: int | None, skipped: Sequence[tuple[str, str]] = ()
     ) -> dict[str, Any]:
-        """Write the card, put the folder in its place, and return the card.
+        """Write the card, move the folder to its place, and return the card.
 
-        ``skipped``: (where, reason) of each record that was left out. The card names no folder of this
-        machine and no date, so the same command gives the same bytes.
+        ``skipped``: (where, reason) of each skipped record. The card has no absolute path and no date, so that the same
+        command gives the same bytes. Raises ``DataError`` if no sample was added.
         """
         if not self._ids:
-            raise DataError(f"{self._goal.name}: no samples came out of the source; nothing was written{_why(skipped)}")
+            first = _first_skipped(skipped)
+            raise DataError(f"{self._goal.name}: no samples came out of the source; nothing was written{first}")
         self._lines.close()
         card = self._card(source=source, seed=seed, skipped=skipped)
         text = json.dumps(card, indent=2, ensure_ascii=True, allow_nan=False)
@@ -116,10 +120,10 @@ class StoreWriter:
         for path in sorted(self._images):
             digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + self._images[path])
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": DATASET_SCHEMA_VERSION,
             "hash": hashlib.sha256((self._folder / SAMPLES).read_bytes()).hexdigest(),
             "images_hash": digest.hexdigest(),
-            **({} if all(self._images.values()) else {"has_pictures": False}),
+            **({} if all(self._images.values()) else {"has_images": False}),
             "source": dict(source),
             "seed": seed,
             "num_samples": len(self._ids),
@@ -131,17 +135,17 @@ class StoreWriter:
         }
 
     def _place(self, name: str) -> tuple[str, Path]:
-        """Path of an image inside the store, and where that is on disk now."""
+        """Return the path of an image inside the dataset, and its current place on disk."""
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or PurePosixPath(name).is_absolute():
-            raise ValueError(f"{name!r} is no name for an image inside a folder")
+            raise ValueError(f"{name!r} is not a path inside a folder")
         path = f"{IMAGES}/{'/'.join(parts)}"
         target = self._folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         return path, target
 
     def _move_into_place(self) -> None:
-        """Two renames at worst, so whenever it stops, what is in place is whole."""
+        """Rename the folder: at most two renames, so that after a kill the dataset is complete or absent."""
         if not self._goal.exists():
             self._folder.rename(self._goal)
             return
@@ -152,7 +156,7 @@ class StoreWriter:
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
-    """``DataError`` unless a data set may be put there: nothing is, or with ``overwrite`` only a data set."""
+    """Raise ``DataError`` unless the folder is new or empty, or with ``overwrite`` a dataset."""
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
@@ -161,25 +165,28 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         return
     is_store = (folder / CARD).is_file() and (folder / SAMPLES).is_file()
     if not is_store:
-        raise DataError(f"{folder}: holds files that are no data set; expected a new or empty folder")
+        raise DataError(f"{folder}: holds files that are not a dataset; expected a new or empty folder")
     if not overwrite:
-        raise DataError(f"{folder}: holds a data set already; choose another folder, or replace it with --overwrite")
+        raise DataError(f"{folder}: holds a dataset already; choose another folder, or replace it with --overwrite")
 
 
 def check_parts_free(out: Path, parts: Iterable[str], *, overwrite: bool) -> None:
-    """``check_free`` for every part of a build; "" is ``out`` itself, which else must be no data set."""
+    """Raise ``DataError`` as ``check_free`` for the folder of each part of a build; "" is ``out`` itself.
+
+    A build in parts also needs an ``out`` that is not a dataset.
+    """
     for part in parts:
         check_free(out / part, overwrite=overwrite)
         if part and (out / CARD).exists():
-            raise DataError(f"{out}: holds a data set already; expected a folder for the data sets train and test")
+            raise DataError(f"{out}: holds a dataset already; expected a folder for the datasets train and test")
 
 
-def _why(skipped: Sequence[tuple[str, str]]) -> str:
+def _first_skipped(skipped: Sequence[tuple[str, str]]) -> str:
     return f" (first of {len(skipped)} skipped: {skipped[0][0]}: {skipped[0][1]})" if skipped else ""
 
 
 def file_hash(path: Path) -> bytes:
-    """sha256 of a file's content."""
+    """Return the sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -1,4 +1,4 @@
-"""An endless shuffled order of samples, as a pure function of (number of samples, seed, position)."""
+"""Endless shuffled order of sample indices, as a pure function of (number of samples, seed, position)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 class ShuffledStream:
-    """Batch i holds the indices at positions i x batch_size and on; every epoch is a fresh shuffle.
+    """Stream of batches of indices. Batch i has the ``batch_size`` indices from position i x batch_size on.
 
-    ``position`` is the number of the next batch: all there is to save and restore. Each index comes
-    once an epoch, so a batch across two epochs (or larger than the set) can hold one twice.
+    Each epoch is a new shuffle and has each index once, so a batch that crosses an epoch boundary (or is larger than
+    the dataset) can have an index twice. ``position``, the number of the next batch, is the whole state.
 
     >>> stream = ShuffledStream(num_samples=3, batch_size=2, seed=0)
     >>> first, second = stream.next_batch(), stream.next_batch()
@@ -29,11 +29,11 @@ class ShuffledStream:
         self.position = position
 
     def batch(self, i: int) -> list[int]:
-        """Indices of batch i; does not move the position."""
+        """Return the indices of batch i, without advancing the position."""
         return [self._index(place) for place in range(i * self.batch_size, (i + 1) * self.batch_size)]
 
     def next_batch(self) -> list[int]:
-        """Indices of the next batch; the position moves on by one."""
+        """Return the indices of the next batch and advance the position by one."""
         indices = self.batch(self.position)
         self.position += 1
         return indices
@@ -45,10 +45,10 @@ class ShuffledStream:
 
 @lru_cache(maxsize=4)
 def _epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The shuffle of one epoch.
+    """Return the shuffled indices of one epoch, an int64 array of shape [num_samples].
 
-    Raw 64-bit words are sorted instead of calling ``permutation``: NumPy keeps the words of a bit
-    generator the same in every version, not what is made of them.
+    Raw 64-bit words are sorted instead of calling ``permutation``: NumPy guarantees the words of a bit generator to be
+    the same in every version, but not the functions that are based on them.
     """
     words = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_samples)
     return np.argsort(words, kind="stable")

@@ -1,4 +1,4 @@
-"""What a run trains on: one data set, or several in given shares, in a seeded order."""
+"""Training data of a run: one dataset or a weighted mixture of several, in a seeded order."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from virft.data.stream import ShuffledStream
 from virft.types import Sample
 
 GOLDEN = 0.6180339887498949
-"""Its multiples, taken modulo 1, fill [0, 1) evenly: after any number of turns each share is nearly met."""
+"""Fractional part of the golden ratio. Its multiples modulo 1 fill [0, 1) evenly, so that after any number of samples
+each dataset's number of samples is close to its weight."""
 
 
 class TrainingData:
-    """The batches of a run: batch i is a pure function of the data, the weights, the seed and i.
+    """Batches of a run: batch i is a pure function of the datasets, the weights, the seed and i.
 
-    ``stores``: set -> its samples. With several sets, ``weights`` (set -> a number above 0, 1 if not named) are their
-    shares of the questions, whatever their sizes; a sample then carries its set as ``origin`` and in its id. Every set
-    is gone through in shuffles of its own, so a small one comes again sooner. ``kept``: ids, as iteration gives them,
-    of the samples that batches are made of; all, if None.
+    With several datasets, a sample has the name of its dataset as ``origin`` and in its id. Each dataset is shuffled
+    separately, so a small one is repeated more often.
     """
 
     def __init__(
@@ -34,30 +33,36 @@ class TrainingData:
         batch_size: int,
         seed: int,
         weights: Mapping[str, float] | None = None,
-        kept: Collection[str] | None = None,
+        ids: Collection[str] | None = None,
     ) -> None:
+        """``stores``: the datasets by name. ``batch_size``: samples per step.
+
+        ``weights``: relative number of samples of each dataset, above 0 and independent of its size; 1 if not given.
+        ``ids``: ids of the samples that batches are made of, as iteration yields them; None: all samples. Raises
+        ``ValueError`` if ``stores`` is empty.
+        """
         if not stores:
-            raise ValueError("training data without a set")
+            raise ValueError("training data without a dataset")
         self.stores = dict(stores)
         self._batch_size, self._seed, self._weights = batch_size, seed, weights or {}
-        self._places = {name: self._kept_places(name, kept) for name in stores}
-        self._names = [name for name in stores if self._places[name]]
-        shares = np.array([self._weights.get(name, 1.0) for name in self._names])
-        self._ends = np.cumsum(shares / shares.sum())
+        self._indices = {name: self._indices_of(name, ids) for name in stores}
+        self._names = [name for name in stores if self._indices[name]]
+        fractions = np.array([self._weights.get(name, 1.0) for name in self._names])
+        self._ends = np.cumsum(fractions / fractions.sum())
 
-    def only(self, kept: Collection[str]) -> TrainingData:
-        """The same data with batches of these samples alone (at least one); a set without any has no share."""
-        return TrainingData(self.stores, batch_size=self._batch_size, seed=self._seed, weights=self._weights, kept=kept)
+    def only(self, ids: Collection[str]) -> TrainingData:
+        """Return the same data with batches of only these samples (at least one); datasets without any are unused."""
+        return TrainingData(self.stores, batch_size=self._batch_size, seed=self._seed, weights=self._weights, ids=ids)
 
-    def _kept_places(self, name: str, kept: Collection[str] | None) -> Sequence[int]:
+    def _indices_of(self, name: str, ids: Collection[str] | None) -> Sequence[int]:
         store = self.stores[name]
-        if kept is None:
+        if ids is None:
             return range(len(store))
-        return [place for place, sample in enumerate(store) if self._named(sample, name).id in kept]
+        return [index for index, sample in enumerate(store) if self._named(sample, name).id in ids]
 
     @property
     def hash(self) -> str:
-        """The hash of the one set, or one over the names and hashes of all."""
+        """Hash of the dataset; of several, the sha256 of their names and hashes."""
         if len(self.stores) == 1:
             return next(iter(self.stores.values())).hash
         lines = "".join(f"{name} {store.hash}\n" for name, store in self.stores.items())
@@ -69,28 +74,28 @@ class TrainingData:
                 yield self._named(sample, name)
 
     def check(self) -> None:
-        """Read every set whole, pictures too; ``DataError`` at the first fault."""
+        """Read every dataset completely and decode its images. Raises ``DataError`` at the first fault."""
         for store in self.stores.values():
             store.check(decode=True)
 
     def batch(self, number: int) -> list[Sample]:
-        """The samples of a step."""
+        """Return the samples of step ``number``."""
         start = number * self._batch_size
-        turns = self._turns(start + self._batch_size)
-        done = np.bincount(turns[:start], minlength=len(self._names))
+        datasets = self._datasets_before(start + self._batch_size)
+        num_used = np.bincount(datasets[:start], minlength=len(self._names))
         orders = [
-            ShuffledStream(num_samples=len(self._places[name]), batch_size=1, seed=self._seed) for name in self._names
+            ShuffledStream(num_samples=len(self._indices[name]), batch_size=1, seed=self._seed) for name in self._names
         ]
         samples = []
-        for turn in turns[start:].tolist():
-            (index,) = orders[turn].batch(int(done[turn]))
-            done[turn] += 1
-            name = self._names[turn]
-            samples.append(self._named(self.stores[name][self._places[name][index]], name))
+        for dataset in datasets[start:].tolist():
+            (index,) = orders[dataset].batch(int(num_used[dataset]))
+            num_used[dataset] += 1
+            name = self._names[dataset]
+            samples.append(self._named(self.stores[name][self._indices[name][index]], name))
         return samples
 
-    def _turns(self, stop: int) -> NDArray[np.int64]:
-        """Which set's turn it is at each place before ``stop``."""
+    def _datasets_before(self, stop: int) -> NDArray[np.int64]:
+        """Return the index of the dataset of each sample before position ``stop``, an int64 array of shape [stop]."""
         points = np.arange(stop) * GOLDEN % 1.0
         return np.minimum(np.searchsorted(self._ends, points, side="right"), len(self._ends) - 1)
 
@@ -101,7 +106,10 @@ class TrainingData:
 
 
 def open_training_data(config: Config, *, batch_size: int) -> TrainingData:
-    """What a run trains on: ``data.train``, or the sets of its mixture. ``batch_size``: samples of a step."""
+    """Open ``data.train`` or the datasets of the mixture. ``batch_size``: samples per step.
+
+    Raises ``DataError`` if a folder is not a dataset.
+    """
     weights: dict[str, float] = {}
     if config.data.train is not None:
         stores = {"": Store(config.data.train)}

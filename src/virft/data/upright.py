@@ -1,4 +1,4 @@
-"""The image files of a labelled set, as upright pictures with their boxes."""
+"""Image files of a source dataset: checked at the first use, with boxes converted to the upright image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import AnnotatedImage, Skipped
-from virft.data.duplicates import picture_hash, same_pictures, told
+from virft.data.duplicates import duplicates_for_card, find_duplicates, image_hash
 from virft.data.images import StoredSize, load_image, raw_to_upright, raw_to_upright_mask, stored_size
 from virft.data.samples import rle_of
 from virft.errors import DataError
@@ -17,7 +17,10 @@ from virft.types import ImageSize, Polygon
 
 
 class UprightImages:
-    """Looks at image files when they are first needed; one that cannot be used is noted once."""
+    """Image files by name. Each is read when it is first needed; an unusable one is added to ``skipped`` once.
+
+    ``num_unrotated``: number of images that were annotated without their EXIF orientation.
+    """
 
     def __init__(self, images: Mapping[str, AnnotatedImage], skipped: Skipped) -> None:
         self._images = images
@@ -29,56 +32,59 @@ class UprightImages:
         self.num_unrotated = 0
 
     def is_usable(self, name: str) -> bool:
-        """Whether the file is a whole picture of the size its annotation declares. Without a file, that is believed."""
+        """Return True if the file is a complete image of the declared size, or if there is no file to check."""
         if name not in self._usable:
             try:
-                self._look(self._images[name])
+                self._read(self._images[name])
                 self._usable[name] = True
             except DataError as error:
                 self._usable[name] = False
-                # A card names no folder of this machine.
+                # A card has no absolute path.
                 self._skipped.note(f"image {name}", str(error).removeprefix(f"{self._images[name].file}: "))
         return self._usable[name]
 
     def size(self, name: str) -> ImageSize:
-        """Size of a usable image, upright."""
+        """Return the upright size of a usable image, in pixels."""
         return self._sizes[name]
 
-    def same_pictures(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-        """For a card: usable images of different parts of a build that look the same."""
+    def find_duplicates(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+        """Return the card's entries about near-duplicate images in different parts of a build."""
         hashes = self._hashes
-        seen = {part: {name: hashes[name] for name in names if name in hashes} for part, names in parts.items()}
-        return told(same_pictures(seen))
+        used = {part: {name: hashes[name] for name in names if name in hashes} for part, names in parts.items()}
+        return duplicates_for_card(find_duplicates(used))
 
     def upright(self, name: str, box: XYXY) -> XYXY:
-        """A box as it was annotated on a usable image, in upright pixels."""
+        """Convert a box from annotated pixels of a usable image to upright pixels."""
         stored = self._turned.get(name)
         return box if stored is None else raw_to_upright(box, stored.raw, stored.orientation)
 
     def upright_points(self, name: str, points: Polygon) -> Polygon:
-        """The same for an outline (x1, y1, x2, y2, ..)."""
+        """Convert an outline (x1, y1, x2, y2, ..) from annotated to upright pixels."""
         pairs = zip(points[::2], points[1::2], strict=True)
         return tuple(value for x, y in pairs for value in self.upright(name, (x, y, x, y))[:2])
 
     def upright_rle(self, name: str, rle: Mapping[str, Any], *, where: str) -> str:
-        """The same for COCO's run lengths, compressed; ``DataError`` unless they are a mask of the image."""
+        """Convert a COCO RLE to compressed run lengths of the upright image.
+
+        Raises ``DataError``, with ``where`` in front, unless it is a mask of the image.
+        """
         if (stored := self._turned.get(name)) is None:
             return rle_of(rle, self.size(name), where=where)
         mask = rle_to_mask(rle_of(rle, stored.raw, where=where), stored.raw)
         return mask_to_rle(raw_to_upright_mask(mask, stored.orientation))
 
-    def _look(self, image: AnnotatedImage) -> None:
+    def _read(self, image: AnnotatedImage) -> None:
         if image.file is None:
             assert image.declared is not None, f"{image.name}: neither a file nor a size"
             self._sizes[image.name] = image.declared
             return
         stored = stored_size(image.file)
-        self._hashes[image.name] = picture_hash(load_image(image.file))
+        self._hashes[image.name] = image_hash(load_image(image.file))
         self._sizes[image.name] = stored.upright
         if image.declared in (None, stored.upright):
             return
         if image.declared == stored.raw:
-            # Whoever drew these boxes saw the picture as it lies in the file, not as it is shown.
+            # These boxes were drawn on the image as stored, without the EXIF orientation.
             self.num_unrotated += 1
             self._turned[image.name] = stored
             return
@@ -88,23 +94,23 @@ class UprightImages:
         )
 
 
-class PictureFolder:
-    """The image files of a folder whose annotations declare no sizes; each is looked at once."""
+class ImageFolder:
+    """Image files of a folder whose annotations declare no sizes; each file is read once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._images: dict[str, AnnotatedImage] = {}
         self._skipped = Skipped()
-        self._looked = UprightImages(self._images, self._skipped)
+        self._files = UprightImages(self._images, self._skipped)
 
     def size(self, name: str) -> ImageSize:
-        """Upright size of a whole picture; ``DataError`` if it is none."""
+        """Return the upright size of an image in pixels. Raises ``DataError`` if the file is not a complete image."""
         if name not in self._images:
             self._images[name] = AnnotatedImage(name=name, file=self._folder / name, declared=None, boxes={})
-        if not self._looked.is_usable(name):
+        if not self._files.is_usable(name):
             raise DataError(next(f"{what}: {why}" for what, why in self._skipped.records if what == f"image {name}"))
-        return self._looked.size(name)
+        return self._files.size(name)
 
-    def same_pictures(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-        """As ``UprightImages.same_pictures``."""
-        return self._looked.same_pictures(parts)
+    def find_duplicates(self, parts: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+        """Return the card's entries about near-duplicate images in different parts of a build."""
+        return self._files.find_duplicates(parts)

@@ -65,7 +65,7 @@ def _join(path: Path, store: Store, card: PredictionsCard) -> JoinedPredictions:
     num_questions: Counter[TaskName] = Counter()
     for number, sample in enumerate(store):
         num_questions[sample.task] += 1
-        if not sample.asked and number < card.num_samples:
+        if not sample.queried and number < card.num_samples:
             empty = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
             reading = Reading(text="", well_formed=True, answer=Detections())
             joined.setdefault(sample.task, []).append(JoinedPrediction(sample, empty, reading))

@@ -50,7 +50,7 @@ def describe_workload(samples: Iterable[Sample]) -> str:
     """
     number, images = 0, set()
     for one in samples:
-        if one.asked:
+        if one.queried:
             number += 1
             images.add(one.images)
     return f"{number:,} predictions on {len(images):,} images"

@@ -1,8 +1,9 @@
-"""Geometry of boxes: overlap, clipping, box spaces, assignment. SciPy only.
+"""Box geometry: overlap, clipping, coordinate spaces, bipartite matching.
 
-Few boxes (an answer has about five) are handled in plain Python: it is several times faster there
-than NumPy's call overhead. SciPy is imported when the first real assignment problem turns up: it
-takes most of a second, and ``virft --help`` needs none.
+A box is a tuple ``(x1, y1, x2, y2)`` of floats with ``x1 < x2`` and ``y1 < y2``; functions on several boxes take a
+sequence of N such tuples. All of it is plain Python: a completion has about five boxes, and for so few the call
+overhead of NumPy is several times the computation. SciPy is imported when the first real assignment problem occurs: the
+import takes most of a second, and ``virft --help`` needs none.
 """
 
 from __future__ import annotations
@@ -13,22 +14,21 @@ from enum import StrEnum
 from virft.types import Box, ImageSize
 
 XYXY = tuple[float, float, float, float]
+"""Corners of a box: (x1, y1, x2, y2), the left, top, right and bottom edge, usually in pixels."""
 
 
 class BoxSpace(StrEnum):
-    """What the four numbers in a model's text mean. Converted in ``virft.text.answers`` only.
-
-    ``RELATIVE_1000``: 0..1000 of the image's width and height (Qwen2-VL, Qwen3-VL, InternVL).
-    ``RESIZED_PIXELS``: pixels of the image after the processor resized it (Qwen2.5-VL).
-    ``ORIGINAL_PIXELS``: pixels of the image as it lies on disk (after EXIF orientation).
-    """
+    """Coordinate space of the boxes in a model's text. Only ``virft.text.answers`` converts between spaces."""
 
     RELATIVE_1000 = "relative_1000"
+    """Thousandths of the image's width and height, 0 to 1000 (Qwen2-VL, Qwen3-VL, InternVL)."""
     RESIZED_PIXELS = "resized_pixels"
+    """Pixels of the image after the image processor has resized it (Qwen2.5-VL)."""
     ORIGINAL_PIXELS = "original_pixels"
+    """Pixels of the original image, after the EXIF orientation is applied."""
 
     def extent(self, original: ImageSize, resized: ImageSize) -> tuple[float, float]:
-        """Largest x and largest y that a text in this space may hold.
+        """Return the largest x and the largest y of this space, for an image of these sizes in pixels.
 
         >>> BoxSpace.RELATIVE_1000.extent(ImageSize(640, 480), ImageSize(644, 476))
         (1000.0, 1000.0)
@@ -39,13 +39,13 @@ class BoxSpace(StrEnum):
         return float(size.width), float(size.height)
 
     def scale_to_pixels(self, original: ImageSize, resized: ImageSize) -> tuple[float, float]:
-        """Factors for x and y from this space to pixels of the original image."""
+        """Return the factors that convert x and y of this space to pixels of the original image."""
         width, height = self.extent(original, resized)
         return original.width / width, original.height / height
 
 
 def intersection_over_union(a: XYXY, b: XYXY) -> float:
-    """IoU of two boxes ``(x1, y1, x2, y2)``, in [0, 1]; 0 where the union is empty.
+    """Return the IoU of two boxes in the same unit, in [0, 1]; 0 if the union is empty.
 
     >>> intersection_over_union((0, 0, 2, 2), (1, 0, 3, 2))  # 2 / (4 + 4 - 2)
     0.3333333333333333
@@ -65,9 +65,10 @@ def intersection_over_union(a: XYXY, b: XYXY) -> float:
 
 
 def generalized_iou(a: XYXY, b: XYXY) -> float:
-    """GIoU of two boxes, in [-1, 1]: IoU less the share of the hull that neither covers.
+    """Return the generalised IoU of two boxes in the same unit, in [-1, 1].
 
-    -1 where the union is empty. Source: Rezatofighi et al. 2019, arXiv 1902.09630.
+    GIoU = IoU - (hull - union) / hull, where the hull is the smallest box around both. -1 if the union is empty.
+    Source: Rezatofighi et al. 2019, arXiv 1902.09630.
 
     >>> generalized_iou((0, 0, 1, 1), (2, 0, 3, 1))  # 0 - 1 / 3
     -0.3333333333333333
@@ -84,9 +85,9 @@ def generalized_iou(a: XYXY, b: XYXY) -> float:
 
 
 def iou_matrix(rows: Sequence[XYXY], columns: Sequence[XYXY]) -> list[list[float]]:
-    """IoU of every row box with every column box: ``matrix[row][column]``.
+    """Return the IoU of each of N row boxes with each of M column boxes, as nested lists of shape [N][M].
 
-    ``intersection_over_union`` written out: its calls are a tenth of the time of a reward.
+    The formula of ``intersection_over_union`` is inlined: its calls would take a tenth of the time of a reward.
     """
     others = [(x1, y1, x2, y2, (x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in columns]
     matrix = []
@@ -106,34 +107,36 @@ def iou_matrix(rows: Sequence[XYXY], columns: Sequence[XYXY]) -> list[list[float
     return matrix
 
 
-def assign_by_worth(worth: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """One-to-one pairs (row, column) of the largest total worth, by row; pairs worth 0 or less are left out.
+def assign_by_weight(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """Return the maximum-weight bipartite matching of ``weights`` [N][M] as pairs (row, column), sorted by row.
 
+    Each row and each column is in at most one pair; pairs of weight 0 or less are excluded.
     Source: Hungarian assignment, as in DETR (arXiv 2005.12872).
 
-    >>> assign_by_worth([[9, 8], [8, 1]])  # 8 + 8 beats 9 + 1
+    >>> assign_by_weight([[9, 8], [8, 1]])  # 8 + 8 is more than 9 + 1
     [(0, 1), (1, 0)]
     """
-    if (pairs := undisputed_pairs(worth)) is not None:
+    if (pairs := undisputed_pairs(weights)) is not None:
         return pairs
     from scipy.optimize import linear_sum_assignment
 
-    gains = [[value if value > 0.0 else 0.0 for value in row] for row in worth]
+    gains = [[value if value > 0.0 else 0.0 for value in row] for row in weights]
     rows, columns = linear_sum_assignment(gains, maximize=True)
-    return [(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True) if worth[r][c] > 0.0]
+    return [(r, c) for r, c in zip(rows.tolist(), columns.tolist(), strict=True) if weights[r][c] > 0.0]
 
 
-def undisputed_pairs(worth: Sequence[Sequence[float]]) -> list[tuple[int, int]] | None:
-    """Every pair (row, column) worth more than 0, by row, if no two of them compete; else None.
+def undisputed_pairs(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]] | None:
+    """Return all pairs (row, column) of positive weight in ``weights`` [N][M], by row, if no two share a row or column.
 
-    The usual case of boxes, and ten times faster than a call of SciPy.
+    None if two do: then the pairs are an assignment problem. The fast path: most completions have separate boxes, and
+    this takes a tenth of the time of a call of SciPy.
 
     >>> undisputed_pairs([[0, 8], [0, 0], [1, 0]]), undisputed_pairs([[9, 8], [0, 0]])
     ([(0, 1), (2, 0)], None)
     """
     pairs = []
     columns = set()
-    for number, row in enumerate(worth):
+    for number, row in enumerate(weights):
         found = -1
         for column, value in enumerate(row):
             if value > 0.0:
@@ -147,22 +150,21 @@ def undisputed_pairs(worth: Sequence[Sequence[float]]) -> list[tuple[int, int]] 
 
 
 def assign_by_iou(ious: Sequence[Sequence[float]], threshold: float) -> list[tuple[int, int]]:
-    """One-to-one pairs (row, column) with IoU above ``threshold`` of the largest total IoU.
+    """Return the one-to-one pairs (row, column) of the largest total IoU, of IoUs [N][M] above ``threshold``.
 
-    Pairs at or below the threshold are worth nothing and are left out. ``threshold`` 0 keeps every
-    pair that overlaps.
+    Pairs at or below the threshold weigh 0 and are excluded. With ``threshold`` 0 every pair that overlaps can match.
 
     >>> assign_by_iou([[0.9, 0.8], [0.8, 0.1]], threshold=0.5)
     [(0, 1), (1, 0)]
     """
-    return assign_by_worth([[iou if iou > threshold else 0.0 for iou in row] for row in ious])
+    return assign_by_weight([[iou if iou > threshold else 0.0 for iou in row] for row in ious])
 
 
 def match_greedily(ious: Sequence[Sequence[float]], order: Sequence[int], threshold: float) -> list[tuple[int, int]]:
-    """Pairs (row, column): each row, in the given order, takes the free column it overlaps most.
+    """Return pairs (row, column): each row, in the given order, takes the unmatched column of the largest IoU.
 
-    A pair needs IoU above ``threshold``; a tie takes the earlier column.
-    Source: the matching of Visual-RFT's code and of COCO AP.
+    ``ious`` has the shape [N][M]; ``order`` holds row indices. A pair needs an IoU above ``threshold``; among equal
+    IoUs the first column is taken. Source: the matching of Visual-RFT's code and of COCO AP.
 
     >>> match_greedily([[0.9, 0.8], [0.8, 0.1]], order=[0, 1], threshold=0.5)
     [(0, 0)]
@@ -181,11 +183,11 @@ def match_greedily(ious: Sequence[Sequence[float]], order: Sequence[int], thresh
 
 
 SMALL, LARGE = 32.0**2, 96.0**2
-"""Areas in pixels that bound small and large boxes. Source: COCO's evaluation."""
+"""Bounds of medium boxes, in square pixels. Source: COCO's evaluation."""
 
 
 def size_of(box: Box) -> str:
-    """Small, medium or large.
+    """Return COCO's size category of a box in pixels: "small", "medium" or "large".
 
     >>> size_of(box_of((0, 0, 32, 32)))
     'medium'
@@ -194,7 +196,7 @@ def size_of(box: Box) -> str:
 
 
 def clip_xyxy(box: XYXY, width: float, height: float) -> XYXY:
-    """The box cut to ``[0, width] x [0, height]``; may come out empty."""
+    """Return the box clipped to ``[0, width] x [0, height]``, in the unit of the box; it may become empty."""
     return (
         min(max(box[0], 0.0), width),
         min(max(box[1], 0.0), height),
@@ -204,11 +206,11 @@ def clip_xyxy(box: XYXY, width: float, height: float) -> XYXY:
 
 
 def xywh_to_xyxy(box: XYXY) -> XYXY:
-    """COCO's ``(x, y, width, height)`` as corners."""
+    """Convert COCO's ``(x, y, width, height)`` to corners, in the same unit."""
     x, y, width, height = box
     return (x, y, x + width, y + height)
 
 
 def box_of(xyxy: XYXY) -> Box:
-    """A ``Box`` of four corner coordinates."""
+    """Return the ``Box`` with these corners, in pixels."""
     return Box(x1=xyxy[0], y1=xyxy[1], x2=xyxy[2], y2=xyxy[3])

@@ -1,6 +1,6 @@
-"""Masks of pixels: made of boxes, outlines and run lengths. The last two are faster-coco-eval's work.
+"""Binary masks from boxes, polygons and COCO run lengths (RLE).
 
-It is imported when the first outline or run length turns up.
+faster-coco-eval rasterises polygons and decodes run lengths; it is imported at the first use.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from virft.types import Box, ImageSize, Polygon, Sample
 
 Mask = NDArray[np.bool_]
-"""Bool [H, W]."""
+"""Bool array of shape [H, W]: one value per pixel, True inside."""
 
 
 def box_to_mask(box: Box, size: ImageSize) -> Mask:
-    """The pixels whose centre lies in the box.
+    """Return the mask [H, W] of the pixels whose centre lies in the box; ``box`` is in pixels of an image of ``size``.
 
     >>> box_to_mask(Box(x1=0.5, y1=0, x2=2.4, y2=1), ImageSize(4, 2)).astype(int)
     array([[1, 1, 0, 0],
@@ -32,9 +32,9 @@ def box_to_mask(box: Box, size: ImageSize) -> Mask:
 
 
 def polygons_to_mask(polygons: Sequence[Polygon], size: ImageSize) -> Mask:
-    """What lies in at least one of the outlines; those of none, or outside the image, are empty.
+    """Return the union [H, W] of closed outlines in pixels of an image of ``size``; all False without an outline.
 
-    Source: COCO's rule of which pixels on an outline are inside.
+    Parts outside the image are clipped. Source: COCO's rule for pixels on an outline.
 
     >>> polygons_to_mask([(1, 0, 3, 0, 3, 2, 1, 2), (3, 1, 4, 1, 4, 2, 3, 2)], ImageSize(5, 2)).astype(int)
     array([[0, 1, 1, 0, 0],
@@ -48,9 +48,10 @@ def polygons_to_mask(polygons: Sequence[Polygon], size: ImageSize) -> Mask:
 
 
 def rle_to_mask(counts: str | Sequence[int], size: ImageSize) -> Mask:
-    """The mask of COCO's run lengths, column by column from the first pixel outside: compressed, or a list.
+    """Decode COCO run lengths to a mask [H, W] of an image of ``size``.
 
-    ``ValueError`` where they are no mask of this size.
+    ``counts``: compressed text, or a list of run lengths in pixels. Runs go down the columns from left to right, and
+    alternate between outside and inside, beginning outside. Raises ``ValueError`` if they do not sum to H x W.
 
     >>> rle_to_mask([2, 3, 1], ImageSize(3, 2)).astype(int)
     array([[0, 1, 1],
@@ -63,25 +64,30 @@ def rle_to_mask(counts: str | Sequence[int], size: ImageSize) -> Mask:
         try:
             found = _coco_masks().decode({"size": [size.height, size.width], "counts": counts})
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"run lengths {counts!r:.40} are no mask of {size.width}x{size.height} pixels") from error
+            raise ValueError(
+                f"run lengths {counts!r:.40} are not a mask of {size.width}x{size.height} pixels"
+            ) from error
         return np.asarray(found, dtype=bool)
     if any(type(count) is not int or count < 0 for count in counts) or sum(counts) != num_pixels:
         raise ValueError(
-            f"run lengths {list(counts)!r:.40} are no mask of {size.width}x{size.height} pixels; "
-            f"expected whole numbers that sum to {num_pixels}"
+            f"run lengths {list(counts)!r:.40} are not a mask of {size.width}x{size.height} pixels; "
+            f"expected integers of at least 0 that sum to {num_pixels}"
         )
     inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(inside, counts).reshape(size.width, size.height).T
+    return np.repeat(inside, counts).reshape(size.width, size.height).T  # [W, H] -> [H, W]
 
 
 def mask_to_rle(mask: NDArray[Any]) -> str:
-    """COCO's compressed run lengths of a mask; equal masks give equal texts."""
+    """Encode a mask of shape [H, W], of any numeric or bool dtype, as COCO's compressed run lengths.
+
+    Equal masks give equal texts.
+    """
     counts = _coco_masks().encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
     return str(counts, "ascii")
 
 
 def target_mask(sample: Sample) -> Mask | None:
-    """The mask of a grounding target, of the upright original image; None where the sample has none."""
+    """Return the mask [H, W] of a grounding target on the upright original image; None if the sample has none."""
     if not sample.polygons and sample.rle is None:
         return None
     mask = polygons_to_mask(sample.polygons, sample.target_size)
@@ -89,10 +95,9 @@ def target_mask(sample: Sample) -> Mask | None:
 
 
 def ignored_mask(sample: Sample) -> Mask | None:
-    """Where an answer is neither right nor wrong; None where that is nowhere.
+    """Return the mask [H, W] of pixels that count neither as correct nor as wrong; None if no pixel is ignored.
 
-    Where an outline to be ignored and one of the target overlap, the smaller one holds. Source: LISA's reading of
-    ReasonSeg.
+    If an ignored outline overlaps one of the target, the smaller of the two decides. Source: LISA's code for ReasonSeg.
     """
     if not sample.ignored:
         return None
@@ -102,6 +107,7 @@ def ignored_mask(sample: Sample) -> Mask | None:
     if sample.rle is not None:
         parts.append((rle_to_mask(sample.rle, size), False))
     ignored = np.zeros((size.height, size.width), dtype=bool)
+    # Largest first: smaller parts overwrite them.
     for part, is_ignored in sorted(parts, key=lambda both: -int(both[0].sum())):
         ignored[part] = is_ignored
     return ignored

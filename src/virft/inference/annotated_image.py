@@ -53,7 +53,7 @@ def drawn(answered: Answered) -> Image.Image:
     return draw_answer(answered.picture, None, answered.reading.answer, side=side)
 
 
-def save_picture(path: Path, answered: Answered) -> None:
+def save_image(path: Path, answered: Answered) -> None:
     """Write ``drawn`` as a PNG with our mark."""
     mark = PngInfo()
     mark.add_text(*_MARK)

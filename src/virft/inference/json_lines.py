@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.errors import DataError
-from virft.inference.annotated_image import default_path, require_free, save_picture
+from virft.inference.annotated_image import default_path, require_free, save_image
 from virft.inference.asker import Asker
 from virft.inference.questions import read_question_line
 from virft.inference.result import as_record
@@ -31,7 +31,7 @@ def answer_lines(
             path = default_path(question.image, folder, taken)
             require_free(path, image=question.image, overwrite=overwrite)
             answered = asker.answer(question, number=number - 1)
-            save_picture(path, answered)
+            save_image(path, answered)
         except DataError as error:
             yield {"line": number, "error": str(error)}
             continue

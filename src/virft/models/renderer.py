@@ -13,7 +13,7 @@ from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
 from virft.text.prompts import opened_by
-from virft.types import ImageRef, Prompt, Sample, View
+from virft.types import Augmentation, ImageRef, Prompt, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class RenderedPrompt:
     """Rotary position ids along A axes, int64 [A, L]."""
 
 
-LoadImage = Callable[[str, View | None], Image.Image]
+LoadImage = Callable[[str, Augmentation | None], Image.Image]
 """Load the image of a path, with data augmentation applied if the second argument is given."""
 
 
@@ -51,16 +51,16 @@ class Renderer:
         begins one although ``thinking`` is false, or if it writes another number of image placeholders, and
         ``DataError`` for an image of extreme aspect ratio and for a question that contains image placeholders.
         """
-        views = [sample.view if i == sample.target_image else None for i in range(len(sample.images))]
-        images = [self._load_image(path, view) for path, view in zip(sample.images, views, strict=True)]
+        augmentations = [sample.augmentation if i == sample.target_image else None for i in range(len(sample.images))]
+        images = [self._load_image(path, one) for path, one in zip(sample.images, augmentations, strict=True)]
         vision = self._process(images, sample)
         text = self._chat_text(question, len(sample.images), sample.target_image, thinking)
         opened = _opened(text, thinking)
         ids = self._expand(text, vision, sample)
         resized = self._family.resized_sizes(self._processor, vision)
         refs = tuple(
-            ImageRef(path=path, original=size, resized=after, view=view)
-            for path, size, view, after in zip(sample.images, sample.image_sizes, views, resized, strict=True)
+            ImageRef(path=path, original=size, resized=after, augmentation=one)
+            for path, size, one, after in zip(sample.images, sample.image_sizes, augmentations, resized, strict=True)
         )
         prompt = Prompt(sample_id=sample.id, text=text, token_ids=tuple(ids), images=refs, opened=opened)
         positions = self._family.prompt_positions(self._model, torch.tensor(ids), vision)

@@ -37,7 +37,7 @@ def evaluate(
 ) -> tuple[Scores, ...]:
     """Writes the model's answers to a data set into ``folder`` and scores them."""
     number = len(store) if limit is None else min(limit, len(store))
-    asked = [i for i, sample in enumerate(islice(store, number)) if sample.asked]
+    asked = [i for i, sample in enumerate(islice(store, number)) if sample.queried]
     card = asking.card(loaded, data=store, num_samples=number)
     path = answer(loaded, folder, card, sample_at=lambda i: store[asked[i]], number=len(asked), asking=asking)
     return score_predictions(path, store, with_intervals=with_intervals)

@@ -15,7 +15,7 @@ _ROLLOUT_SIDE = 336
 def drawn_rollout(group: RolloutGroup) -> tuple[ShownAnswer, ShownAnswer]:
     """A group's best and worst answer, with the target, on the picture as it was seen."""
     sample = group.sample
-    image = load_image(sample.images[sample.target_image], sample.view)
+    image = load_image(sample.images[sample.target_image], sample.augmentation)
     order = from_worst_to_best(group)
 
     def drawn(rank: str, i: int) -> ShownAnswer:

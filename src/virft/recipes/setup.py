@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from virft.config.schema import AugmentConfig, Config, GRPOConfig, SFTConfig, values
 from virft.config.setting import format_value
-from virft.data.views import ViewRange, viewer
+from virft.data.augmentation import AugmentationLimits, make_augmenter
 from virft.errors import ConfigError, DataError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator, stop_token_ids
@@ -391,9 +391,12 @@ def make_look_at(config: Config) -> LookAt | None:
     augment = config.augment
     if augment == AugmentConfig():
         return None
-    return viewer(
-        ViewRange(zoom=augment.resized_crop, mirror=augment.horizontal_flip, tones=augment.colour_jitter), config.seed
+    limits = AugmentationLimits(
+        resized_crop=augment.resized_crop,
+        horizontal_flip=augment.horizontal_flip,
+        colour_jitter=augment.colour_jitter,
     )
+    return make_augmenter(limits, config.seed)
 
 
 def _autocast(config: Config) -> Callable[[], AbstractContextManager[Any]] | None:

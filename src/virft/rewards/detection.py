@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from virft.geometry.boxes import XYXY, assign_by_worth, iou_matrix, match_greedily, undisputed_pairs
+from virft.geometry.boxes import XYXY, assign_by_weight, iou_matrix, match_greedily, undisputed_pairs
 from virft.types import Detections, Reading, RewardContext
 
 
@@ -67,7 +67,7 @@ def match_best(
     if pairs is None:
         rows = sorted(range(len(items)), key=lambda index: (*items[index].box.xyxy, items[index].confidence))
         columns = sorted(range(len(target.items)), key=lambda index: target.items[index].box.xyxy)
-        assigned = assign_by_worth([[worth[row][column] for column in columns] for row in rows])
+        assigned = assign_by_weight([[worth[row][column] for column in columns] for row in rows])
         pairs = [(rows[row], columns[column]) for row, column in assigned]
     found: list[int | None] = [None] * len(items)
     found_ious = [0.0] * len(items)

@@ -1,6 +1,7 @@
-"""The assets of the embedded world: classes, cut-outs in several styles, background photographs.
+"""Assets of the built-in synthetic scenes: classes, sprites in several styles, background photographs.
 
-Everything is decoded once per process and then shared: do not write into what these functions return.
+A sprite is a cut-out image of one object. Everything is decoded once per process and cached: do not modify the returned
+objects.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _ASSETS = files("virft.scenes") / "assets"
 
 
 class Style(StrEnum):
-    """Who drew a cut-out."""
+    """Artist or icon set of a sprite."""
 
     FLUENT = "fluent"
     TWEMOJI = "twemoji"
@@ -29,45 +30,50 @@ class Style(StrEnum):
 
 
 class Split(StrEnum):
-    """Which photographs a background may come from."""
+    """Set of photographs that a background is taken from."""
 
     TRAIN = "train"
     TEST = "test"
 
 
 TRAIN_STYLES = (Style.FLUENT, Style.TWEMOJI)
+"""Styles of training sets, and of test sets in the same style."""
 TEST_STYLES = (Style.NOTO,)
+"""Styles of test sets in another style."""
 BASE_STYLES = (*TRAIN_STYLES, Style.FLAT, Style.EMOJIONE)
-"""What the built-in model is trained with; the last two hold base classes and things only, and not all of them."""
+"""Styles that the built-in model is trained on; the last two have only base classes and things, and not all of them."""
 THING = "thing"
+"""Group of the things: objects that no question names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneClass:
-    """One class of the embedded world.
-
-    ``lookalikes`` names its set of look-alikes ("" for none). ``split``: "base" (supervised training), "novel"
-    (learnt later, by RL) or "heldout" (never trained on).
-    """
+    """One class of the synthetic scenes."""
 
     name: str
+    """Name in questions and answers, such as "fox"."""
     plural: str
+    """Plural of the name."""
     group: str
+    """Group of the class, such as "animal": the domain of a classification question."""
     lookalikes: str
+    """Name of the set of look-alike classes that it belongs to; "" if it belongs to none."""
     split: str
+    """"base" (supervised pre-training of the built-in model), "novel" (for RL) or "heldout" (never trained on)."""
     code_point: str
+    """Unicode code points of its emoji, hexadecimal, joined by "-"."""
 
 
 @cache
 def scene_classes() -> dict[str, SceneClass]:
-    """All 80 classes by name, in the order of ``classes.json``."""
+    """Return all 80 classes by name, in the order of ``classes.json``."""
     rows = json.loads((_ASSETS / "classes.json").read_text(encoding="utf-8"))
     return {row["name"]: SceneClass(**row) for row in rows}
 
 
 @cache
 def class_names(split: str | None = None) -> tuple[str, ...]:
-    """Names of the classes of one split ("base", "novel", "heldout"), or of all.
+    """Return the names of the classes of one split ("base", "novel", "heldout"), or of all.
 
     >>> len(class_names("base")), len(class_names("novel")), len(class_names("heldout"))
     (64, 8, 8)
@@ -77,25 +83,25 @@ def class_names(split: str | None = None) -> tuple[str, ...]:
 
 @cache
 def group_names() -> tuple[str, ...]:
-    """The groups in order: animal, fruit, snack, vehicle, ball, instrument, garment, plant."""
+    """Return the groups in order: animal, fruit, snack, vehicle, ball, instrument, garment, plant."""
     return tuple(dict.fromkeys(row.group for row in scene_classes().values()))
 
 
 @cache
 def thing_names() -> tuple[str, ...]:
-    """Things that no question names. The built-in model's training shows them beside the base classes."""
+    """Return the names of the things: objects in the built-in model's training images that no question names."""
     return tuple(name.removesuffix(".webp") for name in _things(TRAIN_STYLES[0]).namelist())
 
 
 def group_of(name: str) -> str:
-    """The group of a class; "thing" for a nameless thing."""
+    """Return the group of a class; "thing" for a thing."""
     row = scene_classes().get(name)
     return row.group if row is not None else THING
 
 
 @cache
 def lookalike_sets() -> dict[str, tuple[str, ...]]:
-    """Class names by the name of their look-alike set; classes of all splits."""
+    """Return the classes of each look-alike set, by its name; classes of all splits."""
     rows = [row for row in scene_classes().values() if row.lookalikes]
     return {
         key: tuple(r.name for r in rows if r.lookalikes == key) for key in dict.fromkeys(r.lookalikes for r in rows)
@@ -109,15 +115,15 @@ def _things(style: Style) -> ZipFile:
 
 @cache
 def styles_of(name: str, styles: tuple[Style, ...]) -> tuple[Style, ...]:
-    """Those of the styles in which there is a cut-out of the class or thing."""
+    """Return those of ``styles`` that have a sprite of the class or thing."""
     return tuple(style for style in styles if _is_file(name, style) or _is_in_zip(name, style))
 
 
 @cache
 def sprite(class_name: str, style: Style) -> Image.Image:
-    """The cut-out, RGBA with straight alpha, cropped to alpha > 16; its longer side is at most 96 pixels.
+    """Return the sprite as RGBA with straight alpha, cropped to alpha > 16; its longer side is at most 96 pixels.
 
-    ``KeyError`` if there is none in this style, see ``styles_of``.
+    Raises ``KeyError`` if this style has none, see ``styles_of``.
     """
     if not _is_file(class_name, style):
         return Image.open(BytesIO(_things(style).read(f"{_file_of(class_name)}"))).convert("RGBA")
@@ -130,7 +136,7 @@ def _file_of(name: str) -> str:
 
 
 def _is_file(name: str, style: Style) -> bool:
-    """Whether it is a class in a style that has all of them."""
+    """Return True for a class in a style that has all classes."""
     return name in scene_classes() and style in (*TRAIN_STYLES, *TEST_STYLES)
 
 
@@ -140,12 +146,12 @@ def _is_in_zip(name: str, style: Style) -> bool:
 
 @cache
 def background_files(split: Split) -> tuple[str, ...]:
-    """File names of the photographs of one split."""
+    """Return the file names of the photographs of one split."""
     rows = json.loads((_ASSETS / "backgrounds.json").read_text(encoding="utf-8"))
     return tuple(row["file"] for row in rows if row["split"] == split)
 
 
 @cache
 def background(file: str) -> Image.Image:
-    """One photograph, RGB, longer side at most 512 pixels."""
+    """Return a photograph as RGB; its longer side is at most 512 pixels."""
     return Image.open(BytesIO((_ASSETS / "backgrounds" / file).read_bytes())).convert("RGB")

@@ -1,4 +1,4 @@
-"""Turns a planned object into a patch: its cut-out after flip, scale, rotation and change of light."""
+"""Render one planned object as a patch: its sprite after random flip, scale, rotation and colour change."""
 
 from __future__ import annotations
 
@@ -12,38 +12,48 @@ from PIL import Image
 
 from virft.scenes.assets import Style, sprite, styles_of
 
-REFERENCE_SIZE = 112  # the image size that sides and margins in pixels are written for
-SIDE_RANGE = (26.0, 62.0)  # longer side of a cut-out in an image of REFERENCE_SIZE
+REFERENCE_SIZE = 112
+"""Image side in pixels to which all sizes and margins in pixels refer; other image sizes scale them."""
+SIDE_RANGE = (26.0, 62.0)
+"""Smallest and largest longer side of a sprite in pixels, in an image of REFERENCE_SIZE."""
 MAX_ROTATION_DEG = 25.0
-BOX_ALPHA = 16  # a box holds every pixel with more alpha than this; pixels with less are not drawn
-MASK_ALPHA = 127  # a mask holds every pixel with more alpha than this
+"""Largest rotation in degrees, in both directions."""
+BOX_ALPHA = 16
+"""A box contains every pixel of more alpha than this; pixels of less are not drawn."""
+MASK_ALPHA = 127
+"""A mask contains every pixel of more alpha than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanItem:
-    """``count`` objects of one class; ``side_range``: longer side in pixels at REFERENCE_SIZE."""
+    """Objects of one class in the plan of a scene."""
 
     class_name: str
+    """Name of a class or a thing."""
     count: int = 1
+    """Number of objects."""
     side_range: tuple[float, float] = SIDE_RANGE
+    """Smallest and largest longer side in pixels, in an image of REFERENCE_SIZE."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A cut-out ready to be placed, cropped to alpha > BOX_ALPHA, and its mask.
-
-    ``rgba``: float32 [h, w, 4] in 0..255, colours multiplied by alpha.
-    """
+    """Rendered object before it is placed in a scene, cropped to alpha > BOX_ALPHA."""
 
     class_name: str
+    """Name of its class or thing."""
     style: Style
+    """Style of the sprite."""
     rgba: NDArray[np.float32]
+    """Pixels, float32 [h, w, 4] in 0..255, colours premultiplied by alpha."""
     mask: NDArray[np.bool_]
+    """Pixels of alpha > MASK_ALPHA, bool [h, w]."""
     num_mask: int
+    """Number of True values in ``mask``."""
 
 
 def make_patch(rng: np.random.Generator, item: PlanItem, styles: Sequence[Style], scale: float) -> Patch:
-    """One object of ``item`` in a random one of the styles that it has; ``scale`` multiplies its side range."""
+    """Render one object of ``item`` in a random one of its ``styles``; ``scale`` multiplies its side range."""
     styles = styles_of(item.class_name, tuple(styles))
     style = styles[int(rng.integers(len(styles)))]
     source = _premultiplied(item.class_name, style, bool(rng.random() < 0.5))
@@ -62,7 +72,8 @@ def make_patch(rng: np.random.Generator, item: PlanItem, styles: Sequence[Style]
     return Patch(
         class_name=item.class_name,
         style=style,
-        rgba=np.minimum(rgba * gain, rgba[..., 3:]) * solid,  # a colour above alpha would shine through
+        rgba=np.minimum(rgba * gain, rgba[..., 3:])
+        * solid,  # with a premultiplied colour above alpha, blending could exceed 255
         mask=mask,
         num_mask=int(mask.sum()),
     )
@@ -70,6 +81,6 @@ def make_patch(rng: np.random.Generator, item: PlanItem, styles: Sequence[Style]
 
 @cache
 def _premultiplied(class_name: str, style: Style, flipped: bool) -> Image.Image:
-    """The cut-out in mode RGBa, so that resizing and rotating need no conversion."""
+    """Return the sprite in mode RGBa (premultiplied), so that resizing and rotating need no conversion."""
     image = sprite(class_name, style)
     return (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image).convert("RGBa")

@@ -1,4 +1,4 @@
-"""Facts that can be asked about a scene: classes to detect, kinds to name, expressions to locate."""
+"""Questions about a scene with their ground truth: detection, classification and grounding."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from virft.scenes.patches import REFERENCE_SIZE
 from virft.scenes.render import Scene, SceneObject
 from virft.types import Detection, Detections, Label, Target, TaskName
 
-MIN_AREA_RATIO = 1.4  # largest and smallest: to the next in size, by box area
-MIN_CENTRE_GAP = 12.0  # left of, leftmost ...: between box centres along the axis, pixels at REFERENCE_SIZE
+MIN_AREA_RATIO = 1.4
+"""Smallest ratio of the box areas of the largest (smallest) object and the next one, for "largest" and "smallest"."""
+MIN_CENTRE_GAP = 12.0
+"""Smallest distance of box centres along the axis, for "left of", "leftmost" ..; pixels at REFERENCE_SIZE."""
 _ORDINALS = ("second", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneQuestion:
-    """One question about a scene as a fact, in the terms of ``virft.types.Sample``.
-
-    ``class_name``: the class it is about, None for an expression that names a group only. ``kind``: "present" or
-    "absent" (detection), "lookalikes" (classification), "name", "only", "size", "extreme", "order" or "relation"
-    (grounding).
-    """
+    """One question about a scene, in the terms of ``virft.types.Sample``."""
 
     task: TaskName
+    """Task of the question."""
     query: str
+    """Class name, group or referring expression."""
     target: Target
+    """Ground truth; boxes in pixels."""
     class_name: str | None
+    """Class that the question is about; None for an expression that names only a group."""
     kind: str
+    """"present" or "absent" (detection), "lookalikes" (classification), or "name", "only", "size", "extreme", "order",
+    "relation" (grounding)."""
 
 
 def detection_question(scene: Scene, class_name: str) -> SceneQuestion:
-    """Where every object of the class is, sorted by x1 then y1; no objects where the class is absent."""
+    """Return the question about all objects of the class, sorted by x1, then y1; no objects if the class is absent."""
     boxes = sorted((o.box for o in scene.objects if o.class_name == class_name), key=lambda box: (box.x1, box.y1))
     return SceneQuestion(
         task=TaskName.DETECTION,
@@ -47,9 +50,9 @@ def detection_question(scene: Scene, class_name: str) -> SceneQuestion:
 
 
 def classification_question(scene: Scene, class_name: str) -> SceneQuestion:
-    """Which kind of its group is shown; the query is the group, such as "animal".
+    """Return the question about the class of the only object of its group; the query is the group, such as "animal".
 
-    The scene must hold exactly one object of that group, otherwise ValueError.
+    Raises ``ValueError`` unless the scene has exactly one object of that group.
     """
     group = scene_classes()[class_name].group
     shown = [o.class_name for o in scene.objects if o.group == group]
@@ -65,7 +68,7 @@ def classification_question(scene: Scene, class_name: str) -> SceneQuestion:
 
 
 def grounding_questions(scene: Scene) -> list[SceneQuestion]:
-    """Every expression that fits exactly one object by a margin, in a fixed order.
+    """Return every expression that fits exactly one object by a margin, in a fixed order.
 
     >>> from virft.scenes.render import PlanItem, render_scene
     >>> scene = render_scene(np.random.default_rng(1), [PlanItem("cat"), PlanItem("drum")])
@@ -90,21 +93,23 @@ def questions_for(
     num_absent: int = 1,
     num_grounding: int = 2,
 ) -> tuple[SceneQuestion, ...]:
-    """Detection of each present class and of ``num_absent`` absent ones of ``classes``, and some grounding.
+    """Return detection questions about each present class and ``num_absent`` absent ones, and ``num_grounding`` others.
 
-    Absent classes prefer look-alikes of what is there, half of the time. Grounding takes a random kind first, so
-    that rare kinds come up as often as frequent ones.
+    Absent classes are drawn from ``classes``, as in ``absent_classes``; grounding questions as in ``sample_by_kind``.
     """
     present = list(dict.fromkeys(o.class_name for o in scene.objects))
-    asked = [*present, *absent_classes(scene, rng, classes, num_absent)]
+    queried = [*present, *absent_classes(scene, rng, classes, num_absent)]
     return (
-        *(detection_question(scene, name) for name in asked),
-        *spread_over_kinds(rng, grounding_questions(scene), num_grounding),
+        *(detection_question(scene, name) for name in queried),
+        *sample_by_kind(rng, grounding_questions(scene), num_grounding),
     )
 
 
 def absent_classes(scene: Scene, rng: np.random.Generator, classes: Sequence[str], count: int) -> list[str]:
-    """``count`` different classes of ``classes`` that the scene does not show; fewer if there are not that many."""
+    """Sample ``count`` different classes of ``classes`` that the scene does not show, or all if there are fewer.
+
+    With probability 0.5, one is drawn from the look-alikes and group members of the shown classes.
+    """
     rows = scene_classes()
     present = {o.class_name for o in scene.objects}
     groups = {o.group for o in scene.objects}
@@ -119,8 +124,11 @@ def absent_classes(scene: Scene, rng: np.random.Generator, classes: Sequence[str
     return chosen
 
 
-def spread_over_kinds(rng: np.random.Generator, questions: Sequence[SceneQuestion], count: int) -> list[SceneQuestion]:
-    """``count`` different questions (or all there are): a random kind each time, then one of that kind."""
+def sample_by_kind(rng: np.random.Generator, questions: Sequence[SceneQuestion], count: int) -> list[SceneQuestion]:
+    """Sample ``count`` different questions, or all if there are fewer: a random kind, then one of that kind.
+
+    So rare kinds are as frequent as common ones.
+    """
     left = list(questions)
     chosen: list[SceneQuestion] = []
     while left and len(chosen) < count:
@@ -133,7 +141,7 @@ def spread_over_kinds(rng: np.random.Generator, questions: Sequence[SceneQuestio
 
 
 def _nouns(scene: Scene) -> Iterable[tuple[str, list[SceneObject]]]:
-    """Each class name, then each group word, with the objects it fits."""
+    """Return each class name, then each group name, with the objects that it fits."""
     by_class: dict[str, list[SceneObject]] = {}
     by_group: dict[str, list[SceneObject]] = {}
     for o in scene.objects:
@@ -153,7 +161,7 @@ def _question(expression: str, target: SceneObject, noun: str, kind: str) -> Sce
 
 
 def _unique(noun: str, members: list[SceneObject], num_objects: int) -> list[SceneQuestion]:
-    """ "the cat" for a class, "the only animal" for a group that one of several objects belongs to."""
+    """Return "the cat" for a class, "the only animal" for a group that one of several objects belongs to."""
     if len(members) != 1:
         return []
     if noun in scene_classes():
@@ -182,7 +190,7 @@ def _centre_y(o: SceneObject) -> float:
 
 
 def _by_place(noun: str, members: list[SceneObject], gap: float) -> list[SceneQuestion]:
-    """Ends of an order by centre; from three objects on also "second from the left" and the like."""
+    """Return the first and last object by centre ("leftmost"); of three or more, also "second from the left" .."""
     found: list[SceneQuestion] = []
     axes = ((_centre_x, "leftmost", "rightmost", "left"), (_centre_y, "topmost", "bottommost", "top"))
     for centre, first, last, end in axes if len(members) > 1 else ():
@@ -210,7 +218,7 @@ _RELATIONS: tuple[tuple[str, Callable[[SceneObject, SceneObject], float]], ...] 
 def _by_relation(
     noun: str, members: list[SceneObject], objects: Sequence[SceneObject], gap: float
 ) -> list[SceneQuestion]:
-    """ "the animal left of the clock": of at least two animals one is left by the margin, the others right by it."""
+    """Return "the animal left of the clock": exactly one of at least two is left of it, by the margin."""
     found = []
     for anchor in objects:
         others = [o for o in members if o is not anchor]

@@ -1,4 +1,4 @@
-"""Draws a scene: cut-outs on a crop of a photograph, with exact boxes and masks."""
+"""Render a scene: sprites on a crop of a photograph, with exact boxes and masks."""
 
 from __future__ import annotations
 
@@ -15,31 +15,38 @@ from virft.scenes.patches import REFERENCE_SIZE, Patch, PlanItem, make_patch
 from virft.types import Box, ImageSize
 
 MIN_VISIBLE_FRAC = 0.6
+"""Smallest fraction of an object's mask that no later object covers."""
 MAX_BOX_IOU = 0.4
-_OVERHANG_CHANCE = 0.15  # of cut-outs that may stick out of the image
+"""Upper bound of the IoU of two boxes in a scene."""
+_OVERHANG_CHANCE = 0.15  # of objects that may reach out of the image
 _PLACE_TRIES = 40
 _LAYOUT_TRIES = 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneObject:
-    """One cut-out in a scene. ``box`` is clipped to the image; x2 and y2 are exclusive.
-
-    ``visible_frac``: share of its mask pixels, those outside the image included, that no later object covers.
-    """
+    """One object in a scene."""
 
     class_name: str
+    """Name of its class or thing."""
     group: str
+    """Group of the class."""
     style: Style
+    """Style of the sprite."""
     box: Box
+    """Box in pixels, clipped to the image; x2 and y2 are exclusive."""
     visible_frac: float
+    """Fraction of its mask pixels, including those outside the image, that no later object covers."""
     image_size: ImageSize = field(repr=False)
+    """Size of the scene in pixels."""
     patch_mask: NDArray[np.bool_] = field(repr=False, compare=False)
+    """Mask of the patch before it was placed, bool [h, w]."""
     patch_origin: tuple[int, int] = field(repr=False)
+    """Top left corner (x, y) of the patch in the scene, in pixels; negative if it reaches out of the image."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Bool [H, W]: where this object was drawn, covered or not."""
+        """Pixels where this object is drawn, covered or not: bool [H, W]."""
         mask = np.zeros((self.image_size.height, self.image_size.width), dtype=bool)
         window = _window(self.patch_mask.shape, self.patch_origin, len(mask))
         mask[window.ys, window.xs] = self.patch_mask[window.patch_ys, window.patch_xs]
@@ -48,18 +55,20 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scene:
-    """``image``: uint8 [H, W, 3]. ``objects`` in the order they were drawn, the last one on top."""
+    """Rendered scene."""
 
     image: NDArray[np.uint8]
+    """RGB pixels, uint8 [H, W, 3]."""
     objects: tuple[SceneObject, ...]
+    """Objects in drawing order, the last one on top."""
 
     @property
     def size(self) -> ImageSize:
-        """Width and height in pixels."""
+        """Size of the image in pixels."""
         return ImageSize(self.image.shape[1], self.image.shape[0])
 
     def visible_mask(self, index: int) -> NDArray[np.bool_]:
-        """Bool [H, W]: where object ``index`` was drawn and no later one covers it."""
+        """Return the pixels of object ``index`` that no later object covers: bool [H, W]."""
         mask = self.objects[index].mask
         for later in self.objects[index + 1 :]:
             mask &= ~later.mask
@@ -67,7 +76,7 @@ class Scene:
 
 
 class _Window(NamedTuple):
-    """The part of a patch that lies in the image: slices of the image and of the patch."""
+    """Part of a patch that is inside the image: slices of the image and of the patch."""
 
     ys: slice
     xs: slice
@@ -83,9 +92,10 @@ def render_scene(
     split: Split = Split.TRAIN,
     size: int = REFERENCE_SIZE,
 ) -> Scene:
-    """A scene that holds exactly the planned objects, each at least 60 % visible, no two boxes above IoU 0.4.
+    """Render a scene with exactly the planned objects, each at least 60 % visible, and all box IoUs below 0.4.
 
-    Objects become smaller where they find no place. The same generator state gives the same bytes.
+    ``size``: width and height in pixels. Objects shrink until all of them have a place; raises ``ValueError`` if even
+    the smallest do not. The same generator state gives the same bytes.
 
     >>> scene = render_scene(np.random.default_rng(0), [PlanItem("cat", 2), PlanItem("apple")])
     >>> scene.image.shape, sorted(o.class_name for o in scene.objects)
@@ -100,7 +110,7 @@ def render_scene(
         if (layout := _layout(rng, patches, size)) is not None:
             break
     else:
-        raise ValueError(f"no place for {len(items)} objects in {size} x {size} pixels: {plan}")
+        raise ValueError(f"no layout of {len(items)} objects found in {size} x {size} pixels: {plan}")
     for patch, origin in zip(patches, layout.origins, strict=True):
         _draw(canvas, patch, origin)
     return Scene(
@@ -122,7 +132,7 @@ def render_scene(
 
 
 def _background_crop(rng: np.random.Generator, split: Split, size: int) -> NDArray[np.float32]:
-    """Float32 [size, size, 3] in 0..255: a random square of a random photograph with changed light and colour."""
+    """Return a random square of a random photograph in random light and colour: float32 [size, size, 3] in 0..255."""
     names = background_files(split)
     photo = background(names[rng.integers(len(names))])
     side = min(photo.size) * rng.uniform(0.45, 1.0)
@@ -141,15 +151,18 @@ def _background_crop(rng: np.random.Generator, split: Split, size: int) -> NDArr
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Top left corner (x, y), box and visible share of every patch, in drawing order."""
+    """Placement of N patches, in drawing order."""
 
     origins: list[tuple[int, int]]
+    """Top left corner (x, y) of each patch, in pixels."""
     boxes: NDArray[np.float64]
+    """Boxes (x1, y1, x2, y2) in pixels, [N, 4]."""
     visible: NDArray[np.float64]
+    """Visible fraction of each mask, [N]."""
 
 
 def _layout(rng: np.random.Generator, patches: Sequence[Patch], size: int) -> _Layout | None:
-    """Places for all patches, or None where one finds none."""
+    """Place the patches one after another at random; None if one of them has no valid place after some tries."""
     top = np.zeros((size, size), dtype=np.intp)  # 1 + index of the topmost patch, 0 for the background
     origins: list[tuple[int, int]] = []
     boxes = np.zeros((len(patches), 4))
@@ -164,7 +177,7 @@ def _layout(rng: np.random.Generator, patches: Sequence[Patch], size: int) -> _L
                 continue
             mask = patch.mask[window.patch_ys, window.patch_xs]
             covered = np.bincount(top[window.ys, window.xs][mask], minlength=len(patches) + 1)[1:]
-            left = num_visible - covered
+            left = num_visible - covered  # visible pixels of each patch if this one is drawn here
             left[index] = mask.sum()
             if (left[: index + 1] >= MIN_VISIBLE_FRAC * num_mask[: index + 1]).all():
                 break
@@ -178,7 +191,7 @@ def _layout(rng: np.random.Generator, patches: Sequence[Patch], size: int) -> _L
 
 
 def _random_origin(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Top left corner (x, y); now and then up to a quarter of the patch outside the image."""
+    """Return a random top left corner (x, y); occasionally up to a quarter of the patch is outside the image."""
     height, width = shape
     reach = 0.25 if rng.random() < _OVERHANG_CHANCE else 0.0
     slack_x, slack_y = int(reach * width), int(reach * height)
@@ -188,14 +201,14 @@ def _random_origin(rng: np.random.Generator, shape: tuple[int, ...], size: int) 
 
 
 def _window(shape: tuple[int, ...], origin: tuple[int, int], size: int) -> _Window:
-    """The part of a patch of ``shape`` [h, w] at ``origin`` (x, y) that lies in a square image."""
+    """Return the part of a patch of shape [h, w] at ``origin`` (x, y) that is inside a square image."""
     (height, width), (x, y) = shape, origin
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, size), min(y + height, size)
     return _Window(slice(y1, y2), slice(x1, x2), slice(y1 - y, y2 - y), slice(x1 - x, x2 - x))
 
 
 def _tight_box(patch: Patch, window: _Window) -> tuple[int, int, int, int]:
-    """Box of what is drawn inside the image; a patch that sticks out may leave a box smaller than the window."""
+    """Return the box of the pixels drawn inside the image; it can be smaller than the window of a clipped patch."""
     x, y = window.xs.start, window.ys.start
     if (window.ys.stop - y, window.xs.stop - x) == patch.mask.shape:
         return (x, y, window.xs.stop, window.ys.stop)
@@ -205,16 +218,16 @@ def _tight_box(patch: Patch, window: _Window) -> tuple[int, int, int, int]:
 
 
 def _max_iou(boxes: NDArray[np.float64], box: tuple[int, int, int, int]) -> float:
-    """Largest IoU of ``box`` with the rows of ``boxes`` [N, 4]."""
+    """Return the largest IoU of ``box`` with the rows of ``boxes`` [N, 4]."""
     low = np.maximum(boxes[:, :2], box[:2])
     high = np.minimum(boxes[:, 2:], box[2:])
-    shared = np.maximum(high - low, 0).prod(1)
+    intersection = np.maximum(high - low, 0).prod(1)
     area = (box[2] - box[0]) * (box[3] - box[1])
-    return float((shared / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + area - shared)).max())
+    return float((intersection / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + area - intersection)).max())
 
 
 def _draw(canvas: NDArray[np.float32], patch: Patch, origin: tuple[int, int]) -> None:
-    """Blends the patch into ``canvas`` [H, W, 3] in place."""
+    """Blend the patch into ``canvas`` [H, W, 3], in place."""
     window = _window(patch.mask.shape, origin, len(canvas))
     rgba = patch.rgba[window.patch_ys, window.patch_xs]
     under = canvas[window.ys, window.xs]

@@ -1,4 +1,4 @@
-"""Seeded sets of scenes with questions: an endless training stream, few-shot sets, test sets."""
+"""Seeded sets of scenes with questions: an endless training stream, few-shot training sets, test sets."""
 
 from __future__ import annotations
 
@@ -20,54 +20,59 @@ from virft.scenes.questions import (
     detection_question,
     grounding_questions,
     questions_for,
-    spread_over_kinds,
+    sample_by_kind,
 )
 from virft.scenes.render import Scene, render_scene
 from virft.types import TaskName
 
-ABSENT_SHARE = 0.3
+ABSENT_FRAC = 0.3
+"""Default fraction of detection questions about an absent class."""
 _SCENE_KINDS = ("mixed", "grounding", "classification")
 _SCENE_KIND_WEIGHTS = (0.6, 0.2, 0.2)
 _GROUNDING_TRIES = 20
 
 
 class SceneKind(StrEnum):
-    """What a set of scenes is drawn from: two kinds of training and two of test. Backgrounds of the tests are new.
-
-    Training in the other style is for tests in that style: there the few shots show what no one was taught.
-    """
+    """Style and backgrounds of a set of scenes: two kinds for training, and two for test with unseen backgrounds."""
 
     TRAIN = "train"
+    """Training, in the styles that the built-in model is trained on."""
     TRAIN_OTHER_STYLE = "train_other_style"
+    """Training in the style of ``OTHER_STYLE``, which the built-in model has not seen."""
     SAME_SPRITES = "same_sprites"
+    """Test in the training styles."""
     OTHER_STYLE = "other_style"
+    """Test in another style."""
 
     @property
     def styles(self) -> tuple[Style, ...]:
-        """The styles of the cut-outs."""
+        """Styles of the sprites."""
         return TEST_STYLES if self in (SceneKind.OTHER_STYLE, SceneKind.TRAIN_OTHER_STYLE) else TRAIN_STYLES
 
     @property
     def background_split(self) -> Split:
-        """The split of the backgrounds."""
+        """Split of the backgrounds."""
         return Split.TRAIN if self.is_training else Split.TEST
 
     @property
     def is_training(self) -> bool:
-        """Whether models may be trained on it."""
+        """True for the two training kinds."""
         return self in (SceneKind.TRAIN, SceneKind.TRAIN_OTHER_STYLE)
 
 
 class SceneSample(NamedTuple):
-    """A scene with what is asked about it. ``name`` is unique within its set and fit for a file name."""
+    """Scene with its questions."""
 
     name: str
+    """Name that is unique in its set and valid as a file name."""
     scene: Scene
+    """The rendered scene."""
     questions: tuple[SceneQuestion, ...]
+    """Questions about the scene."""
 
 
 def stream_generator(seed: int, *key: str | int) -> np.random.Generator:
-    """A generator for this seed and key; two keys never share a stream.
+    """Return a random generator for this seed and key; different keys give independent streams.
 
     >>> [int(stream_generator(7, "train", index).integers(1000)) for index in (0, 1, 0)]
     [786, 771, 786]
@@ -85,9 +90,11 @@ def training_sample(
     num_absent: int = 1,
     num_grounding: int = 2,
 ) -> SceneSample:
-    """Scene ``index`` of the training stream, with all questions that fit it; ``classes``: the base classes.
+    """Return scene ``index`` of the training stream with questions about it.
 
-    A pure function of its arguments, so that workers can share the stream by taking every n-th index.
+    ``classes``: classes of the objects, by default the base classes. ``size``: width and height in pixels.
+    ``num_absent`` and ``num_grounding``: numbers of questions about absent classes and of grounding questions. A pure
+    function of its arguments, so that workers can shard the stream by taking every n-th index.
     """
     classes = class_names("base") if classes is None else classes
     rng = stream_generator(seed, "train", index)
@@ -98,14 +105,14 @@ def training_sample(
     else:
         plan = mixed_plan(rng, classes) if kind == "mixed" else grounding_plan(rng, main, classes)
     scene = render_scene(rng, plan, size=size)
-    asked = questions_for(scene, rng, classes=classes, num_absent=num_absent, num_grounding=num_grounding)
+    questions = questions_for(scene, rng, classes=classes, num_absent=num_absent, num_grounding=num_grounding)
     if kind == "classification":
-        asked = (classification_question(scene, main), *asked)
-    return SceneSample(f"train_{index:08d}", scene, asked)
+        questions = (classification_question(scene, main), *questions)
+    return SceneSample(f"train_{index:08d}", scene, questions)
 
 
 def training_stream(seed: int, *, start: int = 0, classes: Sequence[str] | None = None) -> Iterator[SceneSample]:
-    """``training_sample`` from index ``start`` on, without end."""
+    """Yield ``training_sample`` from index ``start`` on, endlessly."""
     for index in count(start):
         yield training_sample(seed, index, classes=classes)
 
@@ -117,17 +124,17 @@ def few_shot_set(
     shots: int,
     *,
     kind: SceneKind = SceneKind.TRAIN,
-    absent_share: float = ABSENT_SHARE,
+    absent_frac: float = ABSENT_FRAC,
     size: int = REFERENCE_SIZE,
 ) -> Iterator[SceneSample]:
-    """``shots`` scenes for each class, each with one question whose answer is of that class.
+    """Yield ``shots`` scenes for each class, each with one question whose answer is of that class.
 
-    Detection: 1 to 3 objects of the class, and on some scenes also a question about an absent class of
-    ``classes`` (of the base classes where all are there), so that absent classes make up ``absent_share`` of all
-    questions. Distractors are base classes and others of ``classes``.
+    Detection: 1 to 3 objects of the class. Some scenes also have a question about an absent class of ``classes`` (of
+    the base classes if the scene shows all of them), so that ``absent_frac`` of all questions are about an absent
+    class. Distractors are base classes and others of ``classes``. ``size``: width and height in pixels.
     """
     num_scenes = shots * len(classes)
-    num_absent = _num_absent(task, num_scenes / (1 - absent_share), absent_share)
+    num_absent = _num_absent(task, num_scenes / (1 - absent_frac), absent_frac)
     key = "/".join(("few_shot", task, *classes))
     return _samples(seed, key, kind, task, classes, num_scenes, num_absent, size)
 
@@ -139,20 +146,21 @@ def evaluation_set(
     num_questions: int,
     kind: SceneKind,
     *,
-    absent_share: float = ABSENT_SHARE,
+    absent_frac: float = ABSENT_FRAC,
     size: int = REFERENCE_SIZE,
 ) -> Iterator[SceneSample]:
-    """Scenes with ``num_questions`` questions in all; the classes take turns.
+    """Yield scenes with ``num_questions`` questions in total, about the classes in turn.
 
-    Detection: ``absent_share`` of the questions ask for a class of ``classes`` that is not there.
+    Detection: ``absent_frac`` of the questions are about a class of ``classes`` that the scene does not show. ``size``:
+    width and height in pixels.
     """
-    num_absent = _num_absent(task, num_questions, absent_share)
+    num_absent = _num_absent(task, num_questions, absent_frac)
     key = "/".join(("test", kind, task, *classes))
     return _samples(seed, key, kind, task, classes, num_questions - num_absent, num_absent, size)
 
 
-def _num_absent(task: TaskName, num_questions: float, absent_share: float) -> int:
-    return round(num_questions * absent_share) if task is TaskName.DETECTION else 0
+def _num_absent(task: TaskName, num_questions: float, absent_frac: float) -> int:
+    return round(num_questions * absent_frac) if task is TaskName.DETECTION else 0
 
 
 def _samples(
@@ -165,17 +173,17 @@ def _samples(
     num_absent: int,
     size: int,
 ) -> Iterator[SceneSample]:
-    """Scenes about ``classes`` in turn, the absent questions spread evenly over them."""
+    """Yield scenes about ``classes`` in turn, with the questions about absent classes evenly spaced."""
     for index in range(num_scenes):
         rng = stream_generator(seed, key, index)
-        asked = classes[index % len(classes)]
+        queried = classes[index % len(classes)]
         absent = (index + 1) * num_absent // num_scenes - index * num_absent // num_scenes
-        scene, question = _scene_about(rng, kind, task, asked, _distractors(asked, classes), size)
+        scene, question = _scene_about(rng, kind, task, queried, _distractors(queried, classes), size)
         missing = absent_classes(scene, rng, classes, absent)
         if len(missing) < absent:
             others = [other for other in class_names("base") if other not in classes]
             missing += absent_classes(scene, rng, others, absent - len(missing))
-        name = f"{kind}_{task}_{index:06d}_{asked.replace(' ', '_')}"
+        name = f"{kind}_{task}_{index:06d}_{queried.replace(' ', '_')}"
         yield SceneSample(name, scene, (question, *(detection_question(scene, other) for other in missing)))
 
 
@@ -184,34 +192,34 @@ class _SceneAbout(NamedTuple):
     question: SceneQuestion
 
 
-def _distractors(asked: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """The base classes, and about as many entries for the further ones of ``classes``.
+def _distractors(queried: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the base classes, and about as many entries for the other classes of ``classes``.
 
-    As relatives are preferred, a quarter of the distractors shown are of the latter. Without them, the one
-    object of no base class would be the answer whatever the question names.
+    Since related classes are preferred, a quarter of the distractors are of the latter. Without them, the only object
+    outside the base classes would always be the answer, and a model could ignore the question.
     """
     base = class_names("base")
-    further = tuple(name for name in classes if name not in base and name != asked)
-    return base + further * (len(base) // len(further) if further else 0)
+    others = tuple(name for name in classes if name not in base and name != queried)
+    return base + others * (len(base) // len(others) if others else 0)
 
 
 def _scene_about(
-    rng: np.random.Generator, kind: SceneKind, task: TaskName, asked: str, distractors: Sequence[str], size: int
+    rng: np.random.Generator, kind: SceneKind, task: TaskName, queried: str, distractors: Sequence[str], size: int
 ) -> _SceneAbout:
-    """A scene in which the answer to the question is of the class ``asked``."""
+    """Return a scene and a question whose answer is of the class ``queried``."""
     if task is TaskName.DETECTION:
-        plan = detection_plan(rng, asked, distractors, max_count=3 if kind.is_training else 4)
+        plan = detection_plan(rng, queried, distractors, max_count=3 if kind.is_training else 4)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
-        return _SceneAbout(scene, detection_question(scene, asked))
+        return _SceneAbout(scene, detection_question(scene, queried))
     if task is TaskName.CLASSIFICATION:
-        plan = classification_plan(rng, asked, distractors)
+        plan = classification_plan(rng, queried, distractors)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
-        return _SceneAbout(scene, classification_question(scene, asked))
+        return _SceneAbout(scene, classification_question(scene, queried))
     for _ in range(_GROUNDING_TRIES):
-        plan = grounding_plan(rng, asked, distractors)
+        plan = grounding_plan(rng, queried, distractors)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
-        boxes = [o.box for o in scene.objects if o.class_name == asked]
+        boxes = [o.box for o in scene.objects if o.class_name == queried]
         fitting = [q for q in grounding_questions(scene) if q.target in boxes and q.kind != "name"]
         if fitting:
-            return _SceneAbout(scene, spread_over_kinds(rng, fitting, 1)[0])
-    raise ValueError(f"no expression fits one {asked} in {_GROUNDING_TRIES} scenes")
+            return _SceneAbout(scene, sample_by_kind(rng, fitting, 1)[0])
+    raise ValueError(f"no expression fits one {queried} in {_GROUNDING_TRIES} scenes")

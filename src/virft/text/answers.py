@@ -1,7 +1,7 @@
-"""Text of a model to ``Reading``, and facts to the canonical text: the one reader of virft.
+"""Parser of completions, and writer of canonical completions.
 
-Training, SFT, evaluation and ``ask`` all read here, and only here are boxes converted between the
-box space of a model's text and pixels of the original image. Model text never raises.
+Training, SFT, evaluation and ``ask`` use this parser, and only it converts boxes between the coordinate space of a
+model's text and pixels of the original image. It never raises, whatever the text.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from virft.text.literals import Brackets, TooComplex, Value, Word, read_elements
 from virft.types import Box, Detection, Detections, ImageSize, InvalidElement, Label, Reading, Unreadable
 
 MAX_TEXT_BYTES = 32 * 1024
+"""Largest length of a completion in bytes of UTF-8; longer ones are unreadable."""
 CLIP_FRAC = 0.01
-"""A coordinate may pass the edge of the box space by this share of its extent."""
+"""Fraction of the extent of the box space by which a coordinate may be outside; it is then clipped."""
 
 _THINK, _THINK_END, _ANSWER, _ANSWER_END = _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _NO_OBJECTS = frozenset({"no objects", "no object"})
@@ -40,7 +41,7 @@ _BOX_TAG_END = {"<box>": "</box>", "<|box_start|>": "<|box_end|>"}
 
 
 class _Frame(NamedTuple):
-    """Extents of the box space and of the original image: ``pixel = written * width / extent_x``."""
+    """Extents of the box space and size of the original image: ``pixel_x = x * width / extent_x``."""
 
     extent_x: float
     extent_y: float
@@ -49,19 +50,21 @@ class _Frame(NamedTuple):
 
 
 class _NoBoxError(Exception):
-    """Why an element is no usable box. Raised and caught in this file only."""
+    """An element is not a valid box; the message is the reason. Raised and caught in this file only."""
 
 
 # --- text -> Reading ---------------------------------------------------------------------------------
 
 
 def read_detection(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
-    """``Detections`` in pixels of the original image, in text order, or ``Unreadable``.
+    """Parse a detection completion to ``Detections`` in pixels of the original image, or ``Unreadable``.
 
-    Element by element: what is no usable box becomes an ``InvalidElement``, the rest still counts.
-    "No objects" must be said: ``No Objects`` or ``[]``. A coordinate up to 1 % of the extent outside
-    is clipped; corners are reordered only if both are swapped (one swapped pair could be any box, so
-    it is invalid); a box without area is invalid. Spans are characters of ``text``.
+    ``thinking``: a think block must precede the answer block. ``original`` and ``resized``: sizes of the image in
+    pixels before and after the image processor. An element that is not a valid box becomes an ``InvalidElement``; the
+    others still count. "No objects" must be stated: ``No Objects`` or ``[]``. A coordinate outside the extent by up to
+    1 % is clipped. Corners are reordered only if both coordinates are swapped; with one swapped pair the box is
+    ambiguous and invalid. A box without area is invalid. Items are in the order of the text, spans are characters of
+    ``text``.
 
     >>> size = ImageSize(500, 200)
     >>> text = "<answer>[{'Position': [100, 100, 200, 500], 'Confidence': 0.9}, {'Position': [1, 2]}]</answer>"
@@ -79,7 +82,9 @@ def read_detection(text: str, *, thinking: bool, space: BoxSpace, original: Imag
 
 
 def read_classification(text: str, *, thinking: bool) -> Reading:
-    """The ``Label`` in the answer block as it stands, without fences and outer spaces, or ``Unreadable``.
+    """Parse a classification completion to the ``Label`` in its answer block, or ``Unreadable``.
+
+    The label is the text of the block without a code fence and surrounding spaces.
 
     >>> read_classification("<think>whiskers</think><answer> Siamese cat </answer>", thinking=True).answer.text
     'Siamese cat'
@@ -94,10 +99,10 @@ def read_classification(text: str, *, thinking: bool) -> Reading:
 
 
 def read_grounding(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
-    """The one ``Box`` of the answer in pixels of the original image, or ``Unreadable``.
+    """Parse a grounding completion to its ``Box`` in pixels of the original image, or ``Unreadable``.
 
-    ``(x1,y1),(x2,y2)``, any shape that detection reads, and the habits of Qwen and InternVL. Two
-    boxes are not one answer. Clipping and order of corners as in detection.
+    Accepted formats: ``(x1,y1),(x2,y2)``, every format of ``read_detection``, and the box tags of Qwen and InternVL.
+    Two or more boxes are unreadable. Arguments, clipping and order of corners as in ``read_detection``.
 
     >>> size = ImageSize(1000, 1000)
     >>> text = "<answer>(10,20),(30,40)</answer>"
@@ -112,11 +117,11 @@ def read_grounding(text: str, *, thinking: bool, space: BoxSpace, original: Imag
 
 
 def split_reasoning(text: str, *, unfinished: bool = False) -> tuple[str, str]:
-    """Reasoning and answer for people to read, without tags.
+    """Split a completion into reasoning and answer for display, without tags.
 
-    Reasoning is the think block and what else stands before the answer block; a text without blocks is all answer.
-    Nothing is judged here: whether the answer can be read is what a ``Reading`` says. ``unfinished``: the text is still
-    being written, and a tag that it ends inside of is left out.
+    Reasoning is the think block and all other text before the answer block; a text without blocks is all answer.
+    Nothing is validated: a ``Reading`` says if the answer can be parsed. ``unfinished``: the text is still being
+    generated, and an incomplete tag at its end is removed.
 
     >>> split_reasoning("<think>red fur</think><answer>fox</answer>")
     ('red fur', 'fox')
@@ -136,10 +141,9 @@ def split_reasoning(text: str, *, unfinished: bool = False) -> tuple[str, str]:
 
 
 def _find_answer(text: str, thinking: bool) -> tuple[bool, tuple[int, int] | Unreadable]:
-    """Whether the text is exactly the blocks asked for, and where the content of its one answer block is.
+    """Return whether the text is well-formed, and the span of the content of its answer block.
 
-    Tags are counted in the whole text: a think block that quotes ``<answer>`` makes two of them, and
-    which one is meant would be a guess.
+    Tags are counted in the whole text: if a think block quotes ``<answer>``, there are two, and the text is ambiguous.
     """
     if len(text) > MAX_TEXT_BYTES or (not text.isascii() and len(text.encode(errors="replace")) > MAX_TEXT_BYTES):
         return False, Unreadable(reason=f"longer than {MAX_TEXT_BYTES} bytes", piece=_piece(text))
@@ -161,7 +165,7 @@ def _find_answer(text: str, thinking: bool) -> tuple[bool, tuple[int, int] | Unr
 
 
 def _is_well_formed_before(text: str, tag_start: int, thinking: bool) -> bool:
-    """Thinking on: one non-empty think block stands before the answer and nothing else; off: nothing stands there."""
+    """Return True if exactly one non-empty think block precedes the answer; without thinking, if nothing does."""
     before = text[:tag_start].strip()
     num_tags = int(thinking)
     if text.count(_THINK) != num_tags or text.count(_THINK_END) != num_tags:
@@ -173,7 +177,7 @@ def _is_well_formed_before(text: str, tag_start: int, thinking: bool) -> bool:
 
 
 def _is_visible(text: str) -> bool:
-    """Whether there is more than spaces and zero-width characters."""
+    """Return True if the text has more than spaces and zero-width characters."""
     return any(character.isprintable() and character != " " for character in text)
 
 
@@ -206,7 +210,10 @@ def _read_boxes(text: str, start: int, end: int, frame: _Frame) -> Detections | 
 
 
 def _read_usual_list(text: str, start: int, end: int, frame: _Frame) -> Detections | None:
-    """The same as the general way, several times faster, for the canonical list; ``None`` if it is not quite that."""
+    """Fast path for the canonical format of a list, several times faster; ``None`` for any other format.
+
+    Its result is the same as that of the general parser.
+    """
     while start < end and text[start].isspace():
         start += 1
     if text[start] != "[":
@@ -254,7 +261,7 @@ def _read_one_box(text: str, start: int, end: int, frame: _Frame) -> Box | Unrea
 
 
 def _parts_of(value: Brackets) -> tuple[Sequence[Value], float, str | None]:
-    """The four values, the confidence and the label of an element."""
+    """Return the box values, the confidence and the label of an element."""
     if isinstance(value, list):
         return value, 1.0, None
     found: dict[frozenset[str], Value] = {}
@@ -266,7 +273,7 @@ def _parts_of(value: Brackets) -> tuple[Sequence[Value], float, str | None]:
                 found[keys] = held
     numbers = found.get(_BOX_KEYS)
     if not isinstance(numbers, list):
-        raise _NoBoxError("no Position" if numbers is None else "Position is no list")
+        raise _NoBoxError("no Position" if numbers is None else "Position is not a list")
     confidence = found.get(_CONFIDENCE_KEYS, 1.0)
     if not isinstance(confidence, float) or not 0.0 <= confidence <= 1.0:
         raise _NoBoxError(f"Confidence {_piece(str(confidence))}; expected a number from 0 to 1")
@@ -275,12 +282,12 @@ def _parts_of(value: Brackets) -> tuple[Sequence[Value], float, str | None]:
 
 
 def _place(numbers: Sequence[Value], frame: _Frame) -> tuple[Box, bool]:
-    """The box in pixels of the original image, and whether it was clipped."""
+    """Return the box in pixels of the original image, and True if it was clipped."""
     if len(numbers) != 4:
         raise _NoBoxError(f"{len(numbers)} values in a box; expected 4 numbers")
     x1, y1, x2, y2 = numbers
     if not (isinstance(x1, float) and isinstance(y1, float) and isinstance(x2, float) and isinstance(y2, float)):
-        raise _NoBoxError("a box holds something that is no number")
+        raise _NoBoxError("a value of a box is not a number")
     extent_x, extent_y, width, height = frame
     if x1 > x2 and y1 > y2:
         x1, y1, x2, y2 = x2, y2, x1, y1
@@ -312,7 +319,7 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _strip_fence(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without outer spaces and without one fence around it."""
+    """Return the span without surrounding spaces and without one code fence around it."""
     start, end = _strip(text, start, end)
     fence = _FENCE.match(text, start, end)
     if fence is None or not text.endswith("```", fence.end(), end):
@@ -321,7 +328,7 @@ def _strip_fence(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _strip_box_tag(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without InternVL's ``<box>`` or Qwen's ``<|box_start|>`` around it, and the name before it."""
+    """Return the span without InternVL's ``<box>`` or Qwen's ``<|box_start|>`` around it and the name before it."""
     tag = _BOX_TAG.match(text, start, end)
     if tag is None or not text.endswith(_BOX_TAG_END[tag.group(1)], tag.end(), end):
         return start, end
@@ -329,7 +336,7 @@ def _strip_box_tag(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _piece(text: str) -> str:
-    """Short enough to log."""
+    """Shorten a text for logs."""
     return text if len(text) <= _PIECE_CHARACTERS else text[:_PIECE_CHARACTERS] + "…"
 
 
@@ -344,10 +351,13 @@ def render_detection(
     resized: ImageSize,
     thinking_text: str | None = None,
 ) -> str:
-    """The canonical completion for these boxes: whole numbers of ``space``, two digits of confidence.
+    """Write the canonical completion for boxes in pixels of the original image.
 
-    Labels are left out (the question names the class); invalid elements too. A box narrower than
-    half a unit is written one unit wide: the reader takes no box without area.
+    Coordinates are integers of ``space``, confidences have two decimals. ``original`` and ``resized``: sizes of the
+    image in pixels before and after the image processor. ``thinking_text``: content of a think block; None: no block.
+    Labels are omitted, since the question names the class, and so are invalid elements. A box narrower than half a unit
+    is written one unit wide, because the parser rejects a box without area. Raises ``ValueError`` if ``thinking_text``
+    is empty or has tags.
 
     >>> size = ImageSize(500, 500)
     >>> detections = Detections(items=(Detection(box=Box(x1=6, y1=17, x2=28, y2=39), confidence=0.9),))
@@ -365,7 +375,9 @@ def render_detection(
 
 
 def render_classification(label: Label, *, thinking_text: str | None = None) -> str:
-    """The canonical completion for a class name.
+    """Write the canonical completion for a class name; ``thinking_text``: content of a think block, None: no block.
+
+    Raises ``ValueError`` if one of the texts is empty or has tags.
 
     >>> render_classification(Label(text="pug"))
     '<answer>pug</answer>'
@@ -376,7 +388,9 @@ def render_classification(label: Label, *, thinking_text: str | None = None) -> 
 def render_grounding(
     box: Box, *, space: BoxSpace, original: ImageSize, resized: ImageSize, thinking_text: str | None = None
 ) -> str:
-    """The canonical completion for one box, in whole numbers of ``space``.
+    """Write the canonical completion for one box in pixels of the original image, as integers of ``space``.
+
+    Arguments and errors as in ``render_detection``.
 
     >>> size = ImageSize(500, 500)
     >>> render_grounding(Box(x1=6, y1=17, x2=28, y2=39), space=BoxSpace.RELATIVE_1000, original=size, resized=size)
@@ -393,7 +407,7 @@ def _grid(box: XYXY, frame: _Frame) -> tuple[int, int, int, int]:
 
 
 def _grid_pair(low: float, high: float, extent: float) -> tuple[int, int]:
-    """The nearest whole numbers, halves up (so that what is a unit wide stays so), at least one apart."""
+    """Round to integers that differ by at least 1; halves are rounded up, so that a width of one unit stays one."""
     first, second = math.floor(low + 0.5), math.floor(high + 0.5)
     if first == second:
         first = min(math.floor(low), int(extent) - 1)
@@ -404,6 +418,6 @@ def _grid_pair(low: float, high: float, extent: float) -> tuple[int, int]:
 def _wrap(answer: str, thinking_text: str | None) -> str:
     for text in (answer, thinking_text):
         if text is not None and (not _is_visible(text) or any(tag in text for tag in _TAGS)):
-            raise ValueError(f"a block must hold text and no tags, got {text!r}")
+            raise ValueError(f"a block must contain text and no tags, got {text!r}")
     block = f"{_ANSWER}{answer}{_ANSWER_END}"
     return block if thinking_text is None else f"{_THINK}{thinking_text}{_THINK_END}{block}"

@@ -1,4 +1,4 @@
-"""Whether two class names are the same: the strict rule and the paper's substring rule."""
+"""Comparison of class names: the strict rule and the paper's substring rule."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from virft.types import Label
 
 
 def normalize_label(text: str) -> str:
-    """The letters, marks, digits and symbols of a name: NFKC, no case, no spaces, punctuation or ``_``.
-
-    May come out empty.
+    """Normalise a class name: NFKC, case-folded, without spaces, punctuation and ``_``. The result may be empty.
 
     >>> normalize_label(" Boeing_737-200. ")
     'boeing737200'
@@ -19,19 +17,20 @@ def normalize_label(text: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     if folded.isalnum():
         return folded
-    # Sk holds the backtick and the caret; Z, C and P are spaces, invisible characters and punctuation.
+    # Letters, marks, numbers and symbols remain. Sk has the backtick and the caret; Z, C and P are spaces, invisible
+    # characters and punctuation.
     categories = ((character, unicodedata.category(character)) for character in folded)
-    kept = "".join(character for character, category in categories if category[0] in "LMNS" and category != "Sk")
-    return unicodedata.normalize("NFKC", kept)  # a mark may now stand beside a letter it combines with
+    remaining = "".join(character for character, category in categories if category[0] in "LMNS" and category != "Sk")
+    return unicodedata.normalize("NFKC", remaining)  # a mark may now follow a letter that it combines with
 
 
-_normalize_known = lru_cache(maxsize=8192)(normalize_label)  # names of the data set, never text of a model
+_normalize_known = lru_cache(maxsize=8192)(normalize_label)  # only for names of the dataset, not for model output
 
 
 def is_same_label(answer: str, target: Label) -> bool:
-    """Whether ``answer`` names the target: equal after normalising to its name or to one of its aliases.
+    """Return True if ``answer`` equals the target's name or one of its aliases, after normalisation.
 
-    An answer that normalises to nothing names nothing.
+    An answer that is empty after normalisation matches nothing.
 
     >>> plane = Label(text="airplane", aliases=("plane",))
     >>> is_same_label("Plane", plane), is_same_label("cat", Label(text="caterpillar"))
@@ -42,9 +41,9 @@ def is_same_label(answer: str, target: Label) -> bool:
 
 
 def is_substring_match(answer: str, target: Label) -> bool:
-    """The paper's rule: without spaces, ``_`` and case, one holds the other. An empty answer matches everything.
+    """Return True if one name contains the other, ignoring spaces, ``_`` and case. An empty answer matches everything.
 
-    Source: Visual-RFT code. Not a measure of skill: "A or B or C" is right for all three.
+    Source: Visual-RFT code. Not a measure of accuracy: "A or B or C" matches all three.
 
     >>> is_substring_match("a cat or a dog", Label(text="Cat")), is_substring_match("cat", Label(text="caterpillar"))
     (True, True)

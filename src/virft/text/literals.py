@@ -1,7 +1,7 @@
-"""Lists and dictionaries as models write them: JSON, Python literals, and what lies between.
+"""Parser of lists and dictionaries as models write them: JSON, Python literals, and mixtures of both.
 
-Read element by element, so one slip does not cost the whole list. Knows nothing of boxes. Linear in
-the length of the text, and never raises on any text.
+A list is parsed element by element, so that a fault invalidates one element only. The parser does not interpret values.
+It takes linear time in the length of the text and never raises.
 """
 
 from __future__ import annotations
@@ -10,34 +10,41 @@ import re
 from typing import NamedTuple
 
 MAX_DEPTH = 4
+"""Largest depth of nested brackets."""
 MAX_DIGITS = 20
+"""Largest number of digits in a number."""
 
 
 class Word(str):
-    """Unquoted text where a value belongs: ``True``, ``null``, ``NaN``, ``oops``."""
+    """Unquoted text in place of a value: ``True``, ``null``, ``NaN``, ``oops``."""
 
     __slots__ = ()
 
 
 Brackets = list["Value"] | tuple[tuple[str, "Value"], ...]
-"""A list, or the pairs of a dictionary, repeated keys and all."""
+"""A list, or the (key, value) pairs of a dictionary, including repeated keys."""
 Value = float | str | Brackets
-"""A number, quoted text (or a ``Word``), or what stands in brackets."""
+"""A number, quoted text (or a ``Word``), or the content of brackets."""
 
 
 class Element(NamedTuple):
-    """One element: its value, or ``None`` and the fault; ``start`` and ``end`` are its characters in the text."""
+    """One element of a list."""
 
     value: Brackets | None
+    """Parsed value; None if the element has a fault."""
     fault: str
+    """Description of the fault; "" if it has none."""
     start: int
+    """Index of its first character in the text."""
     end: int
+    """Index after its last character."""
 
 
 class TooComplex(NamedTuple):
-    """The text passes a limit and was not parsed."""
+    """The text exceeds a limit and was not parsed."""
 
     reason: str
+    """Limit that it exceeds."""
 
 
 class _Token(NamedTuple):
@@ -61,20 +68,19 @@ _TOKEN = re.compile(
       | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
       | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)(?![\w.+-])
       | (?P<word>[^\s\[\](){},:'"]+)
-      | (?P<broken>.)""",
+      | (?P<unclosed>.)""",
     re.VERBOSE | re.DOTALL,
 )
 _CLOSES = {"[": "]", "(": ")", "{": "}"}
 
 
 def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex | None:
-    """Elements of the list in ``text[start:end]``; ``None`` if it does not begin with a bracket.
+    """Parse the elements of the list in ``text[start:end]``; ``None`` if it does not begin with a bracket.
 
-    A list, or elements side by side without one; commas between elements may be missing. A lone flat
-    list such as ``[1, 2]`` is one element. Only ``[]`` itself is an empty list. Faults cost one
-    element each: a piece that cannot be parsed, a list that is not closed (what comes after the last
-    whole element), text after the list. Nothing after an unclosed bracket or quote is looked at, so
-    a fault can hide elements but not make any.
+    Accepted: a list, or elements in a row without one; commas between elements may be missing. A single flat list such
+    as ``[1, 2]`` is one element. Only ``[]`` is an empty list. Each fault becomes one element: a piece that cannot be
+    parsed, a list that is not closed (the text after its last complete element), text after the list. Text after an
+    unclosed bracket or quote is not parsed, so a fault can hide elements but not add any.
 
     >>> [element.value for element in read_elements("[[1, 2], oops, {'a': 3}]", 0, 24)]
     [[1.0, 2.0], None, (('a', 3.0),)]
@@ -103,14 +109,14 @@ def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex
 
 
 def _tokenize(text: str, start: int, end: int) -> list[_Token] | TooComplex:
-    """Tokens without spaces. The last is "broken" if a quote never ends: it takes all that is left."""
+    """Return the tokens without spaces. After an unclosed quote, all the rest is one token of kind "unclosed"."""
     tokens = []
     depth = 0
     for match in _TOKEN.finditer(text, start, end):
         kind = match.lastgroup or ""
         if kind == "space":
             continue
-        if kind == "broken":
+        if kind == "unclosed":
             tokens.append(_Token(kind, "", match.start(), end))
             break
         if kind == "open":
@@ -124,7 +130,7 @@ def _tokenize(text: str, start: int, end: int) -> list[_Token] | TooComplex:
 
 
 def _closing(tokens: list[_Token], first: int) -> int:
-    """Index of the token that closes the bracket at ``first``; the number of tokens if none does."""
+    """Return the index of the token that closes the bracket at ``first``; the number of tokens if none does."""
     expected = []
     for index in range(first, len(tokens)):
         token = tokens[index]
@@ -139,7 +145,7 @@ def _closing(tokens: list[_Token], first: int) -> int:
 
 
 def _elements_between(tokens: list[_Token], first: int, stop: int) -> list[Element]:
-    """Elements of ``tokens[first:stop]``; the rest after an unclosed bracket is one faulty element."""
+    """Parse the elements of ``tokens[first:stop]``; the rest after an unclosed bracket is one faulty element."""
     elements = []
     while first < stop:
         if tokens[first].text == ",":
@@ -170,7 +176,7 @@ def _element(tokens: list[_Token], first: int, after: int) -> Element:
 
 
 def _parse(tokens: list[_Token], index: int) -> tuple[Value, int]:
-    """The value that begins at ``index`` and the index after it. Brackets are known to be balanced."""
+    """Return the value that begins at ``index``, and the index after it. Requires balanced brackets."""
     token = tokens[index]
     if token.kind == "number":
         return float(token.text), index + 1
@@ -179,7 +185,7 @@ def _parse(tokens: list[_Token], index: int) -> tuple[Value, int]:
     if token.kind == "word":
         return Word(token.text), index + 1
     if token.kind != "open":
-        raise _MalformedError(f"{token.text!r} where a value belongs")
+        raise _MalformedError(f"{token.text!r} in place of a value")
     return _parse_brackets(tokens, index)
 
 
@@ -192,7 +198,7 @@ def _parse_brackets(tokens: list[_Token], index: int) -> tuple[Brackets, int]:
         if close == "}":
             key = tokens[index]
             if key.kind != "string" or tokens[index + 1].text != ":":
-                raise _MalformedError(f"{key.text!r} where a quoted key and a colon belong")
+                raise _MalformedError(f"{key.text!r} in place of a quoted key and a colon")
             value, index = _parse(tokens, index + 2)
             pairs.append((key.text[1:-1], value))
         else:
@@ -201,5 +207,5 @@ def _parse_brackets(tokens: list[_Token], index: int) -> tuple[Brackets, int]:
         if tokens[index].text == ",":
             index += 1
         elif tokens[index].kind != "close":
-            raise _MalformedError(f"{tokens[index].text!r} where a comma belongs")
+            raise _MalformedError(f"{tokens[index].text!r} in place of a comma")
     return (tuple(pairs) if close == "}" else items), index + 1

@@ -205,7 +205,7 @@ class _Loop:
                     seconds, rest = sum(report.timings.values()), progress.tell(done)
                     self.say(step_line(report.metrics, num_steps=settings.num_steps, seconds=seconds, rest=rest))
                 # a signal may reach one process a step before another
-                is_stopped = self.ranks.largest(signals.asked) > 0
+                is_stopped = self.ranks.largest(signals.queried) > 0
                 stopping = [one for one in alarms if one.guard in settings.guards.stop_on]
                 if last or is_stopped or stopping or _is_time(done, settings.save_every):
                     if not self._is_sound():

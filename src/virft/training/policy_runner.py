@@ -69,6 +69,6 @@ class Passes:
             key = tuple((image.path, image.resized) for image in one.prompt.images)
             return cache.get(key, lambda: encode([one])[0])
 
-        if self.cache is None or any(image.view is not None for one in rendered for image in one.prompt.images):
+        if self.cache is None or any(image.augmentation is not None for one in rendered for image in one.prompt.images):
             return encode(rendered)
         return [kept(one, self.cache) for one in rendered]

@@ -16,14 +16,14 @@ class StopSignals:
     """What has been asked for so far. ``asked``: whether the run is to end after the step in hand."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.queried = False
         self._insisted = False
         self._is_held = False
 
     def receive(self, number: int, frame: FrameType | None) -> Any:
         """A signal handler."""
-        if not self.asked:
-            self.asked = True
+        if not self.queried:
+            self.queried = True
         elif self._is_held:
             self._insisted = True
         else:

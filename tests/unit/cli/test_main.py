@@ -204,7 +204,7 @@ def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFi
             ("build", "coco", "none.json", "nowhere", "out"),
             "virft: nowhere: no such folder; expected the folder of the",
         ),
-        (("score", "none", "nowhere"), "virft: nowhere: does not exist; expected a data set made by `virft build`"),
+        (("score", "none", "nowhere"), "virft: nowhere: does not exist; expected a dataset made by `virft build`"),
         (("explain", "x", "--task", "detection", "--target", "?"), "virft: --target '?': neither a list of boxes nor"),
         (("explain", "x", "--task", "grounding", "--target", "(1,1)"), "virft: --target '(1,1)': "),
         (

@@ -1,4 +1,4 @@
-"""Classes of the paper by one name."""
+"""Named sets of the paper's classes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def test_sizes_are_those_of_the_paper() -> None:
     assert not set(CLASS_SETS["coco-base-65"]) & set(CLASS_SETS["coco-novel-15"])
 
 
-def test_sets_and_names_may_be_mixed_and_nothing_comes_twice() -> None:
+def test_sets_and_names_can_be_mixed_without_duplicates() -> None:
     found = expand_class_sets(["cat", "@coco-8", "zebra"])
     assert found[0] == "cat"
     assert found[-1] == "zebra"
     assert len(found) == 9
 
 
-def test_unknown_set_is_told_with_the_nearest() -> None:
+def test_an_unknown_set_is_reported_with_the_closest_name() -> None:
     with pytest.raises(ConfigError, match=r"class set '@coco8' is not known; did you mean '@coco-8'\?"):
         expand_class_sets(["@coco8"])
     with pytest.raises(ConfigError, match=r"class set '@x' is not known; there are @coco-8, "):

@@ -1,4 +1,4 @@
-"""What a data set holds: in its card, and as ``virft check`` says it."""
+"""Statistics of a dataset: in its card, and in the output of ``virft check``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import box, detections, sample, save_picture
+from factories import box, detections, sample, save_image
 from virft.cli.main import main
 from virft.data.counts import Counts, count_sample, counts_text, negatives_frac
 from virft.data.store import Store
@@ -15,8 +15,8 @@ from virft.types import Label, Sample, TaskName
 
 
 def save(folder: Path, *samples: Sample) -> Path:
-    """A data set of these samples on one picture of 200 x 150."""
-    save_picture(folder / "a.png", (200, 150))
+    """A dataset of these samples on one image of 200 x 150."""
+    save_image(folder / "a.png", (200, 150))
     with StoreWriter(folder / "d") as writer:
         writer.add_image_file("a.png", folder / "a.png")
         for one in samples:
@@ -49,7 +49,7 @@ def test_questions_boxes_and_sizes_are_counted(tmp_path: Path) -> None:
     assert len({len(line) for line in (header, *lines)}) == 1
 
 
-def test_the_share_of_absent_classes_is_that_of_detection_alone() -> None:
+def test_the_fraction_of_absent_classes_is_that_of_detection_only() -> None:
     counts: Counts = {}
     assert negatives_frac(counts) is None
     for one in (
@@ -61,7 +61,9 @@ def test_the_share_of_absent_classes_is_that_of_detection_alone() -> None:
     assert negatives_frac(counts) == 0.5
 
 
-def test_the_verb_tells_what_was_skipped_and_what_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_skipped_records_and_corrupt_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = four(tmp_path)
     assert main(["check", str(folder)]) == 0
     out = capsys.readouterr().out

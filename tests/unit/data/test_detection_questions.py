@@ -1,4 +1,4 @@
-"""Which questions a labelled set gives, and in whose pixels."""
+"""Questions of an annotated dataset, with boxes in pixels of the upright image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factories import detections, save_picture
+from factories import detections, save_image
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.detection_questions import QuestionPlan, write_detection_stores
 from virft.data.images import raw_to_upright
@@ -23,12 +23,12 @@ BOX = (10.0, 10.0, 30.0, 40.0)
 def annotated_set(
     folder: Path, shown: dict[str, tuple[str, ...]], *, classes: tuple[str, ...] = ("cat", "dog")
 ) -> AnnotatedSet:
-    """Pictures of 64 x 48 and the classes each one shows, once."""
+    """Images of 64 x 48 with one box of each class that they show."""
     return AnnotatedSet(
         images={
             name: AnnotatedImage(
                 name=name,
-                file=save_picture(folder / name, SIZE, seed=number),
+                file=save_image(folder / name, SIZE, seed=number),
                 declared=SIZE,
                 boxes=dict.fromkeys(labels, (BOX,)),
             )
@@ -42,22 +42,22 @@ def ids(folder: Path) -> list[str]:
     return [sample.id for sample in Store(folder)]
 
 
-def test_every_class_on_every_image_that_shows_it_is_asked(tmp_path: Path) -> None:
+def test_every_class_is_queried_on_every_image_that_shows_it(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"b.png": ("dog",), "a.png": ("cat", "dog"), "c.png": ()})
     write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
     assert ids(tmp_path / "d") == ["a.png:cat", "a.png:dog", "b.png:dog"]
     assert Store(tmp_path / "d")[0].target == detections(BOX)
 
 
-def test_class_that_was_not_drawn_is_not_asked(tmp_path: Path) -> None:
+def test_a_class_that_was_not_sampled_is_not_queried(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {f"{i}.png": ("cat", "dog") for i in range(20)})
     write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(shots=2), source={}, skipped=Skipped())
-    asked = ids(tmp_path / "d")
-    assert len(asked) == 4
-    assert sum(one.endswith(":cat") for one in asked) == 2
+    found = ids(tmp_path / "d")
+    assert len(found) == 4
+    assert sum(one.endswith(":cat") for one in found) == 2
 
 
-def test_absent_classes_are_asked_with_an_empty_target(tmp_path: Path) -> None:
+def test_absent_classes_are_queried_with_an_empty_target(tmp_path: Path) -> None:
     shown: dict[str, tuple[str, ...]] = {f"{i}.png": ("cat",) for i in range(6)}
     images = annotated_set(tmp_path / "p", shown)
     plan = QuestionPlan(negatives_frac=0.25)
@@ -69,7 +69,7 @@ def test_absent_classes_are_asked_with_an_empty_target(tmp_path: Path) -> None:
     assert [sample.target for sample in Store(tmp_path / "d") if sample.query == "dog"] == [detections()] * 2
 
 
-def test_doubtful_class_is_never_asked_as_absent(tmp_path: Path) -> None:
+def test_a_doubtful_class_is_never_queried_as_absent(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",)})
     one = images.images["a.png"]
     doubtful = AnnotatedImage(
@@ -81,7 +81,7 @@ def test_doubtful_class_is_never_asked_as_absent(tmp_path: Path) -> None:
     assert ids(tmp_path / "d") == ["a.png:cat"]
 
 
-def test_few_shot_set_uses_no_image_beyond_the_drawn_ones(tmp_path: Path) -> None:
+def test_a_few_shot_set_uses_only_the_sampled_images(tmp_path: Path) -> None:
     shown: dict[str, tuple[str, ...]] = {f"{i}.png": ("cat",) if i % 2 else ("dog",) for i in range(20)}
     images = annotated_set(tmp_path / "p", shown)
     plan = QuestionPlan(shots=2, negatives_frac=0.9)
@@ -90,7 +90,7 @@ def test_few_shot_set_uses_no_image_beyond_the_drawn_ones(tmp_path: Path) -> Non
     assert cards[str(tmp_path / "d")]["negatives_frac"] == 0.5
 
 
-def test_train_and_test_share_no_image(tmp_path: Path) -> None:
+def test_train_and_test_share_not_an_image(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {f"{i}.png": ("cat",) for i in range(20)})
     plan = QuestionPlan(shots=3, split=SplitPlan(test_frac=0.3))
     classes = AnnotatedSet(images=images.images, classes=("cat",))
@@ -101,10 +101,12 @@ def test_train_and_test_share_no_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("drawn_on", ["upright", "raw"])
-def test_declared_size_tells_on_which_picture_boxes_were_drawn(tmp_path: Path, orientation: int, drawn_on: str) -> None:
+def test_the_declared_size_decides_on_which_image_boxes_were_drawn(
+    tmp_path: Path, orientation: int, drawn_on: str
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    file = save_picture(tmp_path / "a.png", SIZE, exif=exif)
+    file = save_image(tmp_path / "a.png", SIZE, exif=exif)
     sideways = orientation >= 5
     upright = ImageSize(48, 64) if sideways else SIZE
     declared = upright if drawn_on == "upright" else SIZE
@@ -112,22 +114,22 @@ def test_declared_size_tells_on_which_picture_boxes_were_drawn(tmp_path: Path, o
     images = AnnotatedSet(images={"a.png": image}, classes=("cat",))
     cards = write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
     sample = Store(tmp_path / "d")[0]
-    # Sizes that fit both ways are taken as upright.
-    was_turned = drawn_on == "raw" and sideways
-    expected = raw_to_upright((1.0, 2.0, 30.0, 40.0), SIZE, orientation) if was_turned else (1.0, 2.0, 30.0, 40.0)
+    # A size that fits both images is that of the upright one.
+    was_rotated = drawn_on == "raw" and sideways
+    expected = raw_to_upright((1.0, 2.0, 30.0, 40.0), SIZE, orientation) if was_rotated else (1.0, 2.0, 30.0, 40.0)
     assert sample.target == detections(expected)
     assert sample.target_size == upright
-    assert cards[str(tmp_path / "d")]["source"]["num_images_annotated_unrotated"] == was_turned
+    assert cards[str(tmp_path / "d")]["source"]["num_images_annotated_unrotated"] == was_rotated
 
 
-def spoil(images: AnnotatedSet, name: str) -> None:
+def truncate(images: AnnotatedSet, name: str) -> None:
     path = images.images[name].file
     path.write_bytes(path.read_bytes()[:200])
 
 
-def test_broken_image_is_skipped_and_named_without_its_folder(tmp_path: Path) -> None:
+def test_invalid_image_is_skipped_and_reported_without_its_folder(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",), "c.png": ("cat",)})
-    spoil(images, "a.png")
+    truncate(images, "a.png")
     images.images["b.png"].file.unlink()
     skipped = Skipped()
     cards = write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=skipped)
@@ -140,17 +142,17 @@ def test_broken_image_is_skipped_and_named_without_its_folder(tmp_path: Path) ->
     assert str(tmp_path) not in str(card["skipped"])
 
 
-def test_strict_stops_at_a_broken_image(tmp_path: Path) -> None:
+def test_strict_stops_at_a_corrupt_image(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",)})
-    spoil(images, "a.png")
+    truncate(images, "a.png")
     with pytest.raises(DataError, match=r"image a\.png: cannot be read as an image"):
         write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped(strict=True))
     assert not (tmp_path / "d").exists()
 
 
-def test_image_of_another_size_is_named(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_reported(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",)})
-    save_picture(images.images["a.png"].file, (32, 24))
+    save_image(images.images["a.png"].file, (32, 24))
     skipped = Skipped()
     write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=skipped)
     reason = "the file is 32x24, the annotation says 64x48; expected the same size"
@@ -164,10 +166,10 @@ def test_too_few_shots_are_an_error_before_anything_is_written(tmp_path: Path) -
     assert not (tmp_path / "d").exists()
 
 
-def test_two_sets_are_not_put_into_one(tmp_path: Path) -> None:
+def test_two_datasets_are_not_written_into_another(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat",)})
     write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
-    with pytest.raises(DataError, match=r"d: holds a data set already; expected a folder for the data sets train and"):
+    with pytest.raises(DataError, match=r"d: holds a dataset already; expected a folder for the datasets train and"):
         write_detection_stores(
             images,
             tmp_path / "d",
@@ -178,7 +180,7 @@ def test_two_sets_are_not_put_into_one(tmp_path: Path) -> None:
         )
 
 
-def test_a_protocol_asks_for_every_class_on_every_image(tmp_path: Path) -> None:
+def test_a_protocol_queries_every_class_on_every_image(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",), "c.png": ()})
     cards = write_detection_stores(
         images, tmp_path / "d", plan=QuestionPlan(every_class=True), source={}, skipped=Skipped()
@@ -187,17 +189,17 @@ def test_a_protocol_asks_for_every_class_on_every_image(tmp_path: Path) -> None:
     assert cards[str(tmp_path / "d")]["source"]["protocol"] == "all"
 
 
-def test_a_map_leaves_out_what_it_does_not_name_and_that_is_missed(tmp_path: Path) -> None:
+def test_a_class_outside_the_query_map_is_stored_as_not_queried(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat", "dog"), "b.png": ("dog",), "c.png": ()})
-    asked = {"a.png": frozenset({"cat"}), "b.png": frozenset({"cat", "dog"})}
-    plan = QuestionPlan(asked_map=asked)
+    query_map = {"a.png": frozenset({"cat"}), "b.png": frozenset({"cat", "dog"})}
+    plan = QuestionPlan(query_map=query_map)
     cards = write_detection_stores(images, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
-    found = {sample.id: (sample.asked, len(sample.target.items)) for sample in Store(tmp_path / "d")}  # type: ignore[union-attr]
+    found = {sample.id: (sample.queried, len(sample.target.items)) for sample in Store(tmp_path / "d")}  # type: ignore[union-attr]
     assert found == {"a.png:cat": (True, 1), "a.png:dog": (False, 1), "b.png:cat": (True, 0), "b.png:dog": (True, 1)}
     assert cards[str(tmp_path / "d")]["source"]["protocol"] == "map"
 
 
-@pytest.mark.parametrize("more", [{"shots": 2}, {"negatives_frac": 0.1}, {"asked_map": {}}])
-def test_a_protocol_stands_alone(more: dict[str, object]) -> None:
+@pytest.mark.parametrize("more", [{"shots": 2}, {"negatives_frac": 0.1}, {"query_map": {}}])
+def test_a_protocol_cannot_be_combined(more: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"--protocol cannot be combined"):
         QuestionPlan(every_class=True, **more)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Pictures of every awkward kind come out upright, RGB, and as a person would see them."""
+"""Images of unusual formats are loaded upright, as RGB, and as other programs display them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factories import save_picture
+from factories import save_image
 from virft.data.images import is_file, load_image, raw_to_upright, stored_size
 from virft.errors import DataError
 from virft.types import ImageSize
@@ -30,7 +30,7 @@ def save_with_orientation(path: Path, orientation: int) -> Path:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_picture_size_and_box_alike(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_rotates_image_size_and_box_alike(tmp_path: Path, orientation: int) -> None:
     path = save_with_orientation(tmp_path / "a.png", orientation)
     upright = load_image(path)
     assert stored_size(path) == (RAW, orientation)
@@ -41,7 +41,7 @@ def test_exif_orientation_turns_picture_size_and_box_alike(tmp_path: Path, orien
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])
-def test_orientation_that_means_nothing_is_ignored(tmp_path: Path, orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(tmp_path: Path, orientation: int) -> None:
     path = save_with_orientation(tmp_path / "a.png", orientation)
     assert load_image(path).size == tuple(stored_size(path).upright) == (40, 30)
 
@@ -59,14 +59,14 @@ def test_float_grey_is_scaled_by_the_range_it_uses(tmp_path: Path, value: float,
     assert np.asarray(load_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, seen]
 
 
-def test_cmyk_keeps_its_colours(tmp_path: Path) -> None:
+def test_cmyk_colours_do_not_change(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (200, 40, 40)).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     pixel = load_image(tmp_path / "a.jpg").getpixel((8, 8))
     assert np.abs(np.array(pixel) - (200, 40, 40)).max() < 8
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path, mode: str) -> None:
     image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     image.convert(mode).save(tmp_path / "a.png", **({"transparency": 0} if mode == "P" else {}))
     assert load_image(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
@@ -78,15 +78,15 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     assert load_image(tmp_path / "a.tif").mode == "RGB"
 
 
-def test_truncated_jpeg_is_named_with_its_sample(tmp_path: Path) -> None:
-    path = save_picture(tmp_path / "a.jpg", (200, 200))
+def test_a_truncated_jpeg_is_reported_with_its_sample(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "a.jpg", (200, 200))
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DataError, match=r"a\.jpg: cannot be read as an image \(sample s1\): image file is truncated"):
         load_image(path, sample_id="s1")
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\x00\x00", b"GIF89a", b"II*\x00\x08\x00"])
-def test_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
@@ -95,19 +95,19 @@ def test_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> Non
         stored_size(path)
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.png: no such image \(sample s1\)"):
         load_image(tmp_path / "none.png", sample_id="s1")
     with pytest.raises(DataError, match=r"none\.png: no such image"):
         stored_size(tmp_path / "none.png")
 
 
-def test_folder_is_no_picture(tmp_path: Path) -> None:
+def test_a_folder_is_not_an_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read as an image: Is a directory"):
         load_image(tmp_path)
 
 
-def test_a_picture_of_billions_of_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_an_image_of_billions_of_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -120,7 +120,7 @@ def test_a_picture_of_billions_of_pixels_is_refused_before_it_is_unpacked(tmp_pa
             read(path)
 
 
-def test_a_name_that_no_file_can_have_is_no_file(tmp_path: Path) -> None:
+def test_an_invalid_file_name_is_not_a_file(tmp_path: Path) -> None:
     assert not is_file(tmp_path / ("a" * 5000))
     assert not is_file(tmp_path / "a\x00b")
-    assert is_file(save_picture(tmp_path / "a.png"))
+    assert is_file(save_image(tmp_path / "a.png"))

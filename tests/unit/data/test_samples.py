@@ -1,4 +1,4 @@
-"""Lines of samples.jsonl: what is written is read back, what is wrong is told with file and line."""
+"""Lines of samples.jsonl: round trip, and messages with file and line."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def message_of(line: str) -> str:
         sample(query="half a pair \udc80"),
     ],
 )
-def test_what_is_written_is_read_back(one: Sample) -> None:
+def test_a_written_sample_is_read_back(one: Sample) -> None:
     line = sample_to_line(one)
     assert "\n" not in line
     line.encode("utf-8")
     assert sample_from_line(line, where=WHERE) == one
 
 
-def test_several_images_keep_the_one_that_is_asked_about() -> None:
+def test_several_images_keep_the_target_image() -> None:
     pair = Sample(
         id="pair",
         task=TaskName.GROUNDING,
@@ -64,7 +64,7 @@ def test_several_images_keep_the_one_that_is_asked_about() -> None:
     assert sample_from_line(sample_to_line(pair), where=WHERE) == pair
 
 
-def test_box_that_is_turned_around_is_told_as_the_guide_says() -> None:
+def test_a_box_with_swapped_corners_is_reported() -> None:
     assert message_of(json.dumps(record(target={"boxes": [[40, 10, 30, 50]]}))) == (
         "coco8/samples.jsonl:17: box [40, 10, 30, 50] has x2 <= x1; expected x1 < x2 in pixels of the original image"
     )
@@ -97,12 +97,12 @@ def test_box_that_is_turned_around_is_told_as_the_guide_says() -> None:
         ({"target_image": True}, "target_image is True; expected an integer from 0 to 0"),
         (
             {"colour": "red"},
-            "colour is no key of it; expected asked, id, images, query, question, rationale, target, target_image, "
-            "task",
+            "colour is not a known key; expected id, images, queried, query, question, rationale, target, "
+            "target_image, task",
         ),
     ],
 )
-def test_mistake_is_told_with_place_found_and_allowed(changes: dict[str, Any], message: str) -> None:
+def test_a_fault_is_reported_with_place_value_and_expected_value(changes: dict[str, Any], message: str) -> None:
     assert message_of(json.dumps(record(**changes))).startswith(f"{WHERE}: {message}")
 
 
@@ -131,13 +131,13 @@ def test_mistake_is_told_with_place_found_and_allowed(changes: dict[str, Any], m
         ({"rle": {"size": [48, 64], "counts": 7}}, "rle has the counts 7; expected a text or a list of numbers"),
         (
             {"rle": {"size": [48, 64], "counts": [7]}},
-            "rle: run lengths [7] are no mask of 64x48 pixels; expected whole numbers that sum to 3072",
+            "rle: run lengths [7] are not a mask of 64x48 pixels; expected integers of at least 0 that sum to 3072",
         ),
-        ({"rle": {"size": [48, 64], "counts": "7"}}, "rle: run lengths '7' are no mask of 64x48 pixels"),
-        ({"rle": {"size": [48, 64], "counts": [True]}}, "rle: run lengths [True] are no mask of 64x48 pixels"),
+        ({"rle": {"size": [48, 64], "counts": "7"}}, "rle: run lengths '7' are not a mask of 64x48 pixels"),
+        ({"rle": {"size": [48, 64], "counts": [True]}}, "rle: run lengths [True] are not a mask of 64x48 pixels"),
     ],
 )
-def test_a_mask_that_is_none_is_told(mask: dict[str, Any], message: str) -> None:
+def test_an_invalid_mask_is_reported(mask: dict[str, Any], message: str) -> None:
     changed = record(task="grounding", target={"box": [1, 2, 30, 40]} | mask)
     assert message_of(json.dumps(changed)).startswith(f"{WHERE}: {message}")
 
@@ -151,17 +151,17 @@ def test_run_lengths_in_a_list_are_compressed() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "{", "[1]", "3", "null", '{"id": 1}', "\x00"])
-def test_line_that_is_no_sample_is_told(line: str) -> None:
+def test_a_line_that_is_not_a_sample_is_reported(line: str) -> None:
     assert message_of(line).startswith(f"{WHERE}: ")
 
 
-def test_box_a_pixel_outside_is_clipped() -> None:
+def test_a_box_a_pixel_outside_is_clipped() -> None:
     read = sample_from_line(json.dumps(record(target={"boxes": [[-0.5, 0, 64.9, 48.5]]})), where=WHERE)
     assert read.target == detections((0, 0, 64, 48))
 
 
 @given(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 4))
-def test_a_box_without_fault_lies_in_its_image_by_more_than_nothing(xyxy: tuple[float, float, float, float]) -> None:
+def test_a_valid_box_overlaps_its_image(xyxy: tuple[float, float, float, float]) -> None:
     if box_fault(xyxy, ImageSize(64, 48)) is None:
         x1, y1, x2, y2 = xyxy
         assert -1 <= x1 < x2 <= 65
@@ -180,5 +180,5 @@ def test_a_box_without_fault_lies_in_its_image_by_more_than_nothing(xyxy: tuple[
     ],
     ids=["brackets", "braces", "a number of 5,000 digits", "a number that no float holds"],
 )
-def test_a_line_that_no_one_wrote_by_hand_is_refused_with_its_place(line: str) -> None:
+def test_a_malicious_line_is_refused_with_its_place(line: str) -> None:
     assert message_of(line).startswith(f"{WHERE}: ")

@@ -1,4 +1,4 @@
-"""Choices depend on names and seed, never on the order they come in."""
+"""Choices depend on names and the seed, not on the order of the names."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def test_seed_and_purpose_give_other_orders() -> None:
     assert first != shuffled(NAMES, seed=0, purpose="y")
 
 
-def test_one_more_name_moves_no_other() -> None:
+def test_an_additional_name_does_not_reorder_the_others() -> None:
     more = shuffled([*NAMES, "new"], seed=0, purpose="x")
     assert [name for name in more if name != "new"] == shuffled(NAMES, seed=0, purpose="x")
 
 
-def test_split_shares_nothing_and_loses_nothing() -> None:
+def test_a_split_has_every_name_once() -> None:
     parts = SplitPlan(test_frac=0.2, validation_frac=0.1, seed=3).parts(NAMES)
     assert {part: len(names) for part, names in parts.items()} == {"train": 70, "validation": 10, "test": 20}
     assert sorted(name for names in parts.values() for name in names) == sorted(NAMES)
 
 
-def test_a_validation_part_leaves_the_test_part_as_it_was() -> None:
+def test_a_validation_part_does_not_change_the_test_part() -> None:
     plain, both = SplitPlan(test_frac=0.2, seed=3), SplitPlan(test_frac=0.2, validation_frac=0.1, seed=3)
     assert plain.parts(NAMES)["test"] == both.parts(NAMES)["test"]
 
@@ -52,14 +52,14 @@ def test_a_validation_part_leaves_the_test_part_as_it_was() -> None:
         ("ab", 0.0, 0.0, (2, 0, 0)),
     ],
 )
-def test_small_split_always_leaves_something_to_train_on(
+def test_a_small_split_has_at_least_one_name_for_training(
     names: str, test_frac: float, validation_frac: float, sizes: tuple[int, int, int]
 ) -> None:
     parts = SplitPlan(test_frac=test_frac, validation_frac=validation_frac).split(names)
     assert tuple(len(parts[part]) for part in ("train", "validation", "test")) == sizes
 
 
-def test_a_whole_is_one_folder() -> None:
+def test_without_a_split_there_is_one_folder() -> None:
     assert SplitPlan().parts("ba") == {"": ["a", "b"]}
 
 
@@ -77,16 +77,16 @@ def test_fewer_shots_are_part_of_more_shots() -> None:
     assert drawn(2) < drawn(8)
 
 
-def test_image_that_cannot_be_used_is_replaced_by_the_next() -> None:
+def test_an_unusable_image_is_replaced_by_the_next() -> None:
     first = shuffled(NAMES, seed=0, purpose="shots cat")
     pairs = choose_shots({"cat": NAMES}, shots=2, seed=0, is_usable=lambda image: image != first[0])
     assert {image for image, _ in pairs} == set(first[1:3])
 
 
-def test_no_more_images_are_looked_at_than_needed() -> None:
-    looked: list[str] = []
-    choose_shots({"cat": NAMES}, shots=3, seed=0, is_usable=lambda image: not looked.append(image))
-    assert len(looked) == 3
+def test_only_the_needed_images_are_checked() -> None:
+    checked: list[str] = []
+    choose_shots({"cat": NAMES}, shots=3, seed=0, is_usable=lambda image: not checked.append(image))
+    assert len(checked) == 3
 
 
 def test_class_with_too_few_images_is_an_error() -> None:
@@ -94,7 +94,7 @@ def test_class_with_too_few_images_is_an_error() -> None:
         choose_shots({"cat": ["a"]}, shots=2, seed=0, is_usable=lambda image: True)
 
 
-def test_absent_classes_make_up_the_stated_share_of_all_questions() -> None:
+def test_absent_classes_are_the_given_fraction_of_all_questions() -> None:
     candidates = [(image, "cat") for image in NAMES]
     # n / (p + n) = 0.2 with p = 40: n = 10
     assert len(choose_absent(candidates, num_present=40, negatives_frac=0.2, seed=0)) == 10

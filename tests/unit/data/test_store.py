@@ -1,4 +1,4 @@
-"""A data set on disk: lazy, strict, whole or not there at all."""
+"""A dataset on disk: lazy, strict, complete or absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factories import detections, edit_json, sample, save_picture
+from factories import detections, edit_json, sample, save_image
 from virft.data.samples import sample_to_line
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
@@ -22,7 +22,7 @@ from virft.types import Box, Label, TaskName
 
 
 def write(folder: Path, *, num: int = 3, overwrite: bool = False, link: bool = False) -> Path:
-    source = save_picture(folder.parent / "source.png")
+    source = save_image(folder.parent / "source.png")
     with StoreWriter(folder, overwrite=overwrite, link=link) as writer:
         path = writer.add_image_file("a.png", source)
         for i in range(num):
@@ -35,7 +35,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_samples_are_read_by_number_and_in_order(tmp_path: Path) -> None:
+def test_samples_are_read_by_index_and_in_order(tmp_path: Path) -> None:
     store = Store(write(tmp_path / "d"))
     assert len(store) == 3
     assert [one.id for one in store] == ["s0", "s1", "s2"]
@@ -45,7 +45,7 @@ def test_samples_are_read_by_number_and_in_order(tmp_path: Path) -> None:
         store[3]
 
 
-def test_image_paths_lead_to_the_files(tmp_path: Path) -> None:
+def test_image_paths_are_those_of_the_files(tmp_path: Path) -> None:
     store = Store(write(tmp_path / "d"))
     assert store[0].images == (str(tmp_path / "d" / "images" / "a.png"),)
     store.check(decode=True)
@@ -76,25 +76,25 @@ def test_card_counts_by_task_and_class(tmp_path: Path) -> None:
     assert (card["num_samples"], card["num_images"]) == (5, 1)
 
 
-def test_links_lead_to_the_source(tmp_path: Path) -> None:
+def test_links_point_to_the_source(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", link=True)
     assert (folder / "images" / "a.png").is_symlink()
     Store(folder).check(decode=True)
 
 
-def test_folder_with_a_data_set_is_kept_unless_told(tmp_path: Path) -> None:
+def test_a_dataset_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
-    with pytest.raises(DataError, match=r"d: holds a data set already; choose another folder, or .*--overwrite"):
+    with pytest.raises(DataError, match=r"d: holds a dataset already; choose another folder, or .*--overwrite"):
         write(folder)
     assert len(Store(folder)) == 3
     write(folder, num=1, overwrite=True)
     assert len(Store(folder)) == 1
 
 
-def test_folder_with_anything_else_is_never_replaced(tmp_path: Path) -> None:
+def test_another_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match=r"d: holds files that are no data set; expected a new or empty folder"):
+    with pytest.raises(DataError, match=r"d: holds files that are not a dataset; expected a new or empty folder"):
         write(tmp_path / "d", overwrite=True)
     with pytest.raises(DataError, match=r"thesis\.txt: is a file; expected a new folder"):
         write(tmp_path / "d" / "thesis.txt", overwrite=True)
@@ -107,7 +107,7 @@ def test_empty_folder_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_failed_build_leaves_everything_as_it_was(tmp_path: Path, overwrite: bool) -> None:
+def test_a_failed_build_changes_nothing(tmp_path: Path, overwrite: bool) -> None:
     folder = tmp_path / "d"
     if overwrite:
         write(folder)
@@ -120,7 +120,7 @@ def test_failed_build_leaves_everything_as_it_was(tmp_path: Path, overwrite: boo
     assert folder.exists() == overwrite
 
 
-def test_killed_build_leaves_no_data_set(tmp_path: Path) -> None:
+def test_a_killed_build_leaves_no_dataset(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from PIL import Image;"
         "from virft.data.store_writer import StoreWriter\n"
@@ -141,7 +141,7 @@ def test_build_without_samples_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
-def test_our_own_mistakes_crash(tmp_path: Path) -> None:
+def test_misuse_of_the_writer_raises_value_error(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", (64, 48)))
         writer.add(sample(image=path))
@@ -150,11 +150,11 @@ def test_our_own_mistakes_crash(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="was not added"):
             writer.add(sample(id="other", image="images/b.png"))
         for name in ("../a.png", "/etc/a.png", ""):
-            with pytest.raises(ValueError, match="is no name for an image"):
+            with pytest.raises(ValueError, match="is not a path inside a folder"):
                 writer.add_image(name, Image.new("RGB", (8, 8)))
 
 
-def test_broken_line_of_an_edited_file_is_named(tmp_path: Path) -> None:
+def test_an_invalid_line_of_an_edited_file_is_reported(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     lines = (folder / "samples.jsonl").read_text().splitlines()
     lines[1] = lines[1].replace("[10, 10, 30, 40]", "[40, 10, 30, 40]")
@@ -163,17 +163,17 @@ def test_broken_line_of_an_edited_file_is_named(tmp_path: Path) -> None:
         Store(folder)
 
 
-def test_edited_file_is_refused_until_the_card_makes_no_claim(tmp_path: Path) -> None:
+def test_an_edited_file_is_refused_until_the_card_has_no_hash(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     text = (folder / "samples.jsonl").read_text()
     (folder / "samples.jsonl").write_text(text[: text.rindex('{"id"')])
-    with pytest.raises(DataError, match=r"samples\.jsonl: changed since card\.json was written .* take `hash` out"):
+    with pytest.raises(DataError, match=r"samples\.jsonl: changed since card\.json was written .* delete `hash` from"):
         Store(folder)
     edit_json(folder / "card.json", lambda card: card.pop("hash"))
     assert len(Store(folder)) == 2
 
 
-def test_id_used_twice_is_named(tmp_path: Path) -> None:
+def test_a_repeated_id_is_reported(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     text = (folder / "samples.jsonl").read_text()
     (folder / "samples.jsonl").write_text(text.replace('"s2"', '"s0"'))
@@ -181,7 +181,7 @@ def test_id_used_twice_is_named(tmp_path: Path) -> None:
         Store(folder)
 
 
-def test_text_of_another_encoding_is_named(tmp_path: Path) -> None:
+def test_text_in_another_encoding_is_reported(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     with (folder / "samples.jsonl").open("ab") as file:
         file.write(b'{"id": "caf\xe9"}\n')
@@ -189,14 +189,14 @@ def test_text_of_another_encoding_is_named(tmp_path: Path) -> None:
         Store(folder)
 
 
-def test_missing_image_is_named_before_anything_runs(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported_by_the_check(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     (folder / "images" / "a.png").unlink()
     with pytest.raises(DataError, match=r"samples\.jsonl:1: no such image: .*a\.png \(sample s0\)"):
         Store(folder).check()
 
 
-def test_broken_image_is_found_when_asked_to_look(tmp_path: Path) -> None:
+def test_a_corrupt_image_is_reported_by_a_check_that_decodes(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     (folder / "images" / "a.png").write_bytes(b"no picture")
     Store(folder).check()
@@ -205,31 +205,43 @@ def test_broken_image_is_found_when_asked_to_look(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
-        (lambda folder: (folder / "card.json").unlink(), r"d: has no card\.json; expected a data set made by `virft"),
+        (lambda folder: (folder / "card.json").unlink(), r"d: has no card\.json; expected a dataset made by `virft"),
         (lambda folder: (folder / "card.json").write_text("{"), r"card\.json: cannot be read as JSON"),
-        (lambda folder: (folder / "card.json").write_text("[]"), r"card\.json: schema_version is None; expected 1"),
+        (lambda folder: (folder / "card.json").write_text("[]"), r"card\.json: schema_version is None; expected 2"),
         (
             lambda folder: edit_json(folder / "card.json", lambda card: card.update(schema_version=9)),
-            r"card\.json: schema_version is 9; expected 1",
+            r"card\.json: schema_version is 9; expected 2; build the dataset again with `virft build`$",
+        ),
+        (
+            lambda folder: edit_json(folder / "card.json", lambda card: card.update(schema_version=1)),
+            r"card\.json: schema_version is 1; expected 2; build the dataset again with `virft build`$",
         ),
         (lambda folder: (folder / "samples.jsonl").unlink(), r"samples\.jsonl: cannot be read \(No such file"),
     ],
 )
-def test_folder_that_is_no_data_set_is_told(tmp_path: Path, spoil: object, message: str) -> None:
+def test_a_folder_that_is_not_a_dataset_is_refused(tmp_path: Path, damage: object, message: str) -> None:
     folder = write(tmp_path / "d")
-    spoil(folder)  # type: ignore[operator]
+    damage(folder)  # type: ignore[operator]
     with pytest.raises(DataError, match=message):
         Store(folder)
 
 
-def test_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none: does not exist; expected a data set made by `virft build`"):
+def test_the_card_of_a_run_is_not_mistaken_for_an_older_dataset(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text('{"schema_version": 1}')
+    with pytest.raises(
+        DataError, match=r"card\.json: there is no samples\.jsonl next to it; expected a dataset made by"
+    ):
+        Store(tmp_path)
+
+
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none: does not exist; expected a dataset made by `virft build`"):
         Store(tmp_path / "none")
 
 
-def test_empty_set_is_told(tmp_path: Path) -> None:
+def test_an_empty_dataset_is_reported(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     (folder / "samples.jsonl").write_bytes(b"")
     edit_json(folder / "card.json", lambda card: card.pop("hash"))
@@ -237,7 +249,7 @@ def test_empty_set_is_told(tmp_path: Path) -> None:
         Store(folder).check()
 
 
-def test_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+def test_the_card_has_no_absolute_path(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     card = (folder / "card.json").read_text()
     assert str(tmp_path) not in card
@@ -245,14 +257,14 @@ def test_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     assert json.loads(card)["skipped"] == [{"where": "here", "reason": "a reason"}]
 
 
-def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
-    """100,000 samples, read whole and in shuffled batches by a process of its own, under 150 MB."""
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
+    """A separate process reads 100,000 samples in order and in shuffled batches, with less than 150 MB."""
     line = json.loads(sample_to_line(sample()))
     with (tmp_path / "samples.jsonl").open("w") as file:
         for number in range(100_000):
             file.write(json.dumps(line | {"id": f"{number:06d}", "question": "where is it " * 20}) + "\n")
     digest = hashlib.sha256((tmp_path / "samples.jsonl").read_bytes()).hexdigest()
-    (tmp_path / "card.json").write_text(json.dumps({"schema_version": 1, "hash": digest}))
+    (tmp_path / "card.json").write_text(json.dumps({"schema_version": 2, "hash": digest}))
     program = f"""
 import re, resource
 from pathlib import Path
@@ -272,17 +284,19 @@ print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../d2/a.png", "images/../../a.png", "..", "a/" * 2000 + "a.png"])
-def test_a_line_cannot_lead_out_of_the_data_set(tmp_path: Path, path: str) -> None:
+def test_an_image_path_cannot_lead_out_of_the_dataset(tmp_path: Path, path: str) -> None:
     folder = write(tmp_path / "d")
     lines = (folder / "samples.jsonl").read_text().replace('"images/a.png"', json.dumps(path), 1)
     (folder / "samples.jsonl").write_text(lines)
     edit_json(folder / "card.json", lambda card: card.pop("hash"))
-    told = r"no such image" if len(path) > 100 else r"image path .* leads out of the data set; expected a path inside"
-    with pytest.raises(DataError, match=rf"d/samples\.jsonl:1: {told}"):
+    expected = (
+        r"no such image" if len(path) > 100 else r"image path .* leads out of the dataset; expected a path inside"
+    )
+    with pytest.raises(DataError, match=rf"d/samples\.jsonl:1: {expected}"):
         Store(folder).check()
 
 
-def test_dots_in_a_name_are_no_way_out(tmp_path: Path) -> None:
+def test_dots_in_a_name_are_allowed(tmp_path: Path) -> None:
     folder = write(tmp_path / "d")
     (folder / "images" / "a.png").rename(folder / "images" / "a..b.png")
     lines = (folder / "samples.jsonl").read_text().replace("images/a.png", "images/a..b.png")

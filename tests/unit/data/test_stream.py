@@ -1,4 +1,4 @@
-"""The endless order of samples is a function of its numbers alone."""
+"""The order of samples is a pure function of the number of samples, the seed and the position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from virft.data.stream import ShuffledStream
 
 
 @given(num=st.integers(1, 40), size=st.integers(1, 17), seed=st.integers(0, 3), skip=st.integers(0, 30))
-def test_going_on_from_a_position_is_the_same_as_never_stopping(num: int, size: int, seed: int, skip: int) -> None:
+def test_a_stream_resumed_at_a_position_is_the_same_stream(num: int, size: int, seed: int, skip: int) -> None:
     whole = ShuffledStream(num_samples=num, batch_size=size, seed=seed)
     for _ in range(skip):
         whole.next_batch()
@@ -20,7 +20,7 @@ def test_going_on_from_a_position_is_the_same_as_never_stopping(num: int, size: 
 
 
 @given(num=st.integers(1, 40), size=st.integers(1, 17))
-def test_every_epoch_holds_every_sample_once(num: int, size: int) -> None:
+def test_every_epoch_has_every_sample_once(num: int, size: int) -> None:
     stream = ShuffledStream(num_samples=num, batch_size=size, seed=0)
     drawn = [index for _ in range(2 * num) for index in stream.next_batch()]
     for epoch in range(2):
@@ -35,7 +35,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert order(0, 0) != order(1, 0)
 
 
-def test_order_is_fixed_for_good() -> None:
+def test_the_order_does_not_depend_on_versions() -> None:
     # A literal: another version of NumPy must not reshuffle a run that is resumed.
     assert ShuffledStream(num_samples=8, batch_size=8, seed=0).batch(0) == [3, 2, 1, 6, 0, 7, 4, 5]
 

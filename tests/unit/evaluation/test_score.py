@@ -157,7 +157,7 @@ def test_targets_excluded_by_the_protocol_count_as_missed_once_the_run_has_passe
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
-        writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen", asked=False))
+        writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen", queried=False))
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
     predictions = predict(store, tmp_path / "p", num_samples=num_samples)

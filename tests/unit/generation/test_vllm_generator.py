@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from factories import sample, save_picture
+from factories import sample, save_image
 from virft.errors import ConfigError, ModelError
 from virft.generation import vllm_generator
 from virft.generation.engine_weights import engine_weights
@@ -68,7 +68,7 @@ def loaded() -> LoadedModel:
 @pytest.fixture
 def encoded(loaded: LoadedModel, tmp_path: Path) -> EncodedPrompt:
     """Return a prompt with an image of 112 x 84 pixels: 8 x 6 patches."""
-    path = save_picture(tmp_path / "a.png", (112, 84))
+    path = save_image(tmp_path / "a.png", (112, 84))
     one = sample(image=str(path), size=(112, 84))
     rendered = make_renderer(loaded, template="auto", thinking=False)(one)
     with torch.no_grad():

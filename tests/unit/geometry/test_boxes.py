@@ -14,7 +14,7 @@ from answer_factories import grid_boxes, near_boxes
 from virft.geometry.boxes import (
     BoxSpace,
     assign_by_iou,
-    assign_by_worth,
+    assign_by_weight,
     box_of,
     clip_xyxy,
     generalized_iou,
@@ -50,7 +50,7 @@ def test_a_box_has_iou_1_with_itself(row):
 
 
 @given(pairs_of_boxes, st.floats(0, 1), st.floats(0, 1))
-def test_iou_does_not_fall_on_the_straight_way_to_the_target(pair, first, second):
+def test_iou_does_not_decrease_on_a_straight_line_to_the_target(pair, first, second):
     target, start = pair
     near, far = sorted((first, second), reverse=True)
 
@@ -115,36 +115,36 @@ def test_iou_matrix_has_a_row_for_each_first_box():
         )
     )
 )
-def test_assignment_is_as_good_as_trying_every_one(worth):
-    pairs = assign_by_worth(worth)
-    rows, columns = len(worth), len(worth[0])
-    padded = [[max(value, 0) for value in row] + [0] * rows for row in worth]
+def test_assignment_is_as_good_as_an_exhaustive_search(weights):
+    pairs = assign_by_weight(weights)
+    rows, columns = len(weights), len(weights[0])
+    padded = [[max(value, 0) for value in row] + [0] * rows for row in weights]
     best = max(
         sum(padded[row][column] for row, column in enumerate(choice))
         for choice in itertools.permutations(range(columns + rows), rows)
     )
-    assert sum(worth[row][column] for row, column in pairs) == best
+    assert sum(weights[row][column] for row, column in pairs) == best
     assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
-    assert all(worth[row][column] > 0 for row, column in pairs)
+    assert all(weights[row][column] > 0 for row, column in pairs)
 
 
-def test_what_is_worth_less_than_nothing_weighs_nothing_in_the_assignment():
-    # 5 and nothing beats 1 + 3, though -10 is on the way
-    assert assign_by_worth([[5, 1], [3, -10]]) == [(0, 0)]
+def test_negative_weights_count_as_zero_in_the_assignment():
+    # 5 + 0 is more than 1 + 3, although the other weight of 5's column is negative
+    assert assign_by_weight([[5, 1], [3, -10]]) == [(0, 0)]
 
 
-def test_pairs_compete_where_a_column_or_a_row_has_two():
+def test_pairs_of_the_same_row_or_column_are_disputed():
     assert undisputed_pairs([[0, 8, 0], [1, 0, 0]]) == [(0, 1), (1, 0)]
     assert undisputed_pairs([[0, 8], [0, 1]]) is None
     assert undisputed_pairs([[1, 8], [0, 0]]) is None
 
 
-@pytest.mark.parametrize("worth", [[], [[]], [[], []], [[0.0, 0.0]]])
-def test_assignment_of_nothing_is_empty(worth):
-    assert assign_by_worth(worth) == []
+@pytest.mark.parametrize("weights", [[], [[]], [[], []], [[0.0, 0.0]]])
+def test_assignment_of_nothing_is_empty(weights):
+    assert assign_by_weight(weights) == []
 
 
-def test_assignment_by_iou_leaves_out_pairs_at_the_threshold():
+def test_assignment_by_iou_excludes_pairs_at_the_threshold():
     assert assign_by_iou([[0.5, 0.4], [0.1, 0.6]], threshold=0.5) == [(1, 1)]
 
 
@@ -159,7 +159,7 @@ def test_clipping_cuts_every_side():
     assert clip_xyxy((12, 13, -3, -4), 10, 11) == (10, 11, 0, 0)
 
 
-def test_xywh_become_corners():
+def test_xywh_is_converted_to_corners():
     assert xywh_to_xyxy((1, 2, 3, 4)) == (1, 2, 4, 6)
     assert box_of((1, 2, 4, 6)) == Box(x1=1, y1=2, x2=4, y2=6)
 
@@ -178,6 +178,6 @@ def test_extent_and_scale_of_a_box_space(space, extent, scale):
     assert space.scale_to_pixels(original, resized) == scale
 
 
-def test_importing_boxes_leaves_scipy_alone():
+def test_importing_boxes_does_not_import_scipy():
     code = "import sys, virft.geometry.boxes; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

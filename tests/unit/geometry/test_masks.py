@@ -1,4 +1,4 @@
-"""Boxes, outlines and run lengths become the pixels they mean."""
+"""Masks of boxes, polygons and run lengths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def grounded(**mask: object) -> Sample:
     return sample(box(0, 0, 8, 6), task=TaskName.GROUNDING, size=SIZE, **mask)
 
 
-def test_a_box_holds_the_pixels_whose_centre_it_holds() -> None:
+def test_a_box_contains_the_pixels_whose_centre_it_contains() -> None:
     mask = box_to_mask(box(1, 1, 4, 5), SIZE)
     assert mask.shape == (6, 8)
     assert mask.sum() == 3 * 4
@@ -32,7 +32,7 @@ def test_a_box_holds_the_pixels_whose_centre_it_holds() -> None:
     assert box_to_mask(box(0, 0, 8, 6), SIZE).all()
 
 
-def test_an_outline_holds_what_lies_in_it() -> None:
+def test_an_outline_contains_the_pixels_inside() -> None:
     assert (polygons_to_mask([SQUARE], SIZE) == box_to_mask(box(1, 1, 4, 5), SIZE)).all()
     triangle = polygons_to_mask([(0, 0, 8, 0, 0, 6)], SIZE)
     # half of 48 pixels, and those on the slope
@@ -41,17 +41,17 @@ def test_an_outline_holds_what_lies_in_it() -> None:
     assert not triangle[5, 7]
 
 
-def test_outlines_are_one_mask_together_and_their_overlap_counts_once() -> None:
+def test_the_mask_of_several_outlines_is_their_union() -> None:
     other = (3.0, 1.0, 6.0, 1.0, 6.0, 5.0, 3.0, 5.0)
     both = polygons_to_mask([SQUARE, other], SIZE)
     # columns 1 to 5, rows 1 to 4
     assert both.sum() == 5 * 4
     assert both[1:5, 1:6].all()
-    # even where they lie apart
+    # also of separate outlines
     assert polygons_to_mask([(0, 0, 1, 0, 1, 1, 0, 1), (7, 5, 8, 5, 8, 6, 7, 6)], SIZE).sum() == 2
 
 
-def test_an_outline_is_cut_at_the_border() -> None:
+def test_an_outline_is_clipped_at_the_border() -> None:
     mask = polygons_to_mask([(-3, -3, 3, -3, 3, 3, -3, 3)], SIZE)
     assert mask.sum() == 9
     assert mask[:3, :3].all()
@@ -59,7 +59,7 @@ def test_an_outline_is_cut_at_the_border() -> None:
 
 
 @pytest.mark.parametrize("polygons", [[], [(2.0, 2.0, 2.0, 2.0, 2.0, 2.0)]])
-def test_nothing_is_empty(polygons: list[tuple[float, ...]]) -> None:
+def test_the_mask_of_nothing_is_empty(polygons: list[tuple[float, ...]]) -> None:
     mask = polygons_to_mask(polygons, SIZE)
     assert mask.shape == (6, 8)
     assert not mask.any()
@@ -75,7 +75,7 @@ def test_run_lengths_go_down_the_columns() -> None:
 
 
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_what_is_encoded_is_decoded_as_pycocotools_does(mask: np.ndarray) -> None:
+def test_encoding_and_decoding_equal_pycocotools(mask: np.ndarray) -> None:
     height, width = mask.shape
     counts = mask_to_rle(mask)
     assert counts == reference.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode()
@@ -100,12 +100,12 @@ def test_what_is_encoded_is_decoded_as_pycocotools_does(mask: np.ndarray) -> Non
         "oooooooooooooo0",
     ],
 )
-def test_run_lengths_of_no_mask_of_that_size_are_refused(counts: object) -> None:
-    with pytest.raises(ValueError, match=r"run lengths .* are no mask of 8x6 pixels"):
+def test_run_lengths_of_another_size_are_refused(counts: object) -> None:
+    with pytest.raises(ValueError, match=r"run lengths .* are not a mask of 8x6 pixels"):
         rle_to_mask(counts, SIZE)
 
 
-def test_a_target_has_the_mask_of_its_outlines_and_run_lengths() -> None:
+def test_the_mask_of_a_target_is_the_union_of_outlines_and_run_lengths() -> None:
     assert target_mask(grounded()) is None
     assert target_mask(grounded(polygons=(SQUARE,))).sum() == 12
     last_column = mask_to_rle(box_to_mask(box(7, 0, 8, 6), SIZE))
@@ -113,7 +113,7 @@ def test_a_target_has_the_mask_of_its_outlines_and_run_lengths() -> None:
     assert target_mask(grounded(polygons=(SQUARE,), rle=last_column)).sum() == 18
 
 
-def test_where_target_and_ignored_overlap_the_smaller_holds() -> None:
+def test_of_overlapping_target_and_ignored_outlines_the_smaller_decides() -> None:
     assert ignored_mask(grounded(polygons=(SQUARE,))) is None
     whole, corner = (0.0, 0.0, 8.0, 0.0, 8.0, 6.0, 0.0, 6.0), (0.0, 0.0, 2.0, 0.0, 2.0, 2.0, 0.0, 2.0)
     # all but the 12 pixels of the target

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from asking_factories import answered
-from factories import save_picture as save_noise
+from factories import save_image as save_noise
 from virft.errors import DataError
-from virft.inference.annotated_image import default_path, require_free, save_picture
+from virft.inference.annotated_image import default_path, require_free, save_image
 from virft.report.render.images import ANSWER_COLOUR
 
 ONE_BOX = "<answer>[[100, 200, 500, 600]]</answer>"
@@ -35,7 +35,7 @@ def test_boxes_of_small_and_large_pictures_can_be_seen(
     box = replace(item.box, **{name: scale * getattr(item.box, name) for name in ("x1", "y1", "x2", "y2")})
     answer = replace(one.reading.answer, items=(replace(item, box=box),))  # type: ignore[type-var]
     large = replace(one, picture=Image.new("RGB", size), reading=replace(one.reading, answer=answer))
-    save_picture(tmp_path / "deep" / "a.png", large)
+    save_image(tmp_path / "deep" / "a.png", large)
     with Image.open(tmp_path / "deep" / "a.png") as picture:
         assert picture.size == saved
         assert picture.getpixel((left, saved[1] * 4 // 10)) == ANSWER_COLOUR
@@ -44,7 +44,7 @@ def test_boxes_of_small_and_large_pictures_can_be_seen(
 
 def test_a_later_answer_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "a_answer.png"
-    save_picture(path, answered("<answer>No Objects</answer>"))
+    save_image(path, answered("<answer>No Objects</answer>"))
     require_free(path, image=Path("a.jpg"), overwrite=False)
 
 
@@ -81,7 +81,7 @@ def test_a_name_that_cannot_be_is_told(tmp_path: Path, name: str, reason: str) -
 def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/a\.png: cannot be written"):
-        save_picture(tmp_path / "file" / "a.png", answered("?"))
+        save_image(tmp_path / "file" / "a.png", answered("?"))
 
 
 def test_pictures_of_the_same_name_are_numbered() -> None:

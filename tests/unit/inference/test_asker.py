@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from factories import save_picture
+from factories import save_image
 from thinking_models import save_thinking_folder
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
@@ -106,12 +106,12 @@ def test_thinking_is_asked_for_and_expected(tiny: LoadedModel, dog: Sample, tmp_
 
 @pytest.mark.parametrize("query", ['the "fox\'s" tail', "日本", "a" * 3000, "{query}", "<think>"])
 def test_any_words_may_be_asked_for(tiny: LoadedModel, tmp_path: Path, query: str) -> None:
-    image = save_picture(tmp_path / "a.png", (112, 112))
+    image = save_image(tmp_path / "a.png", (112, 112))
     assert Asker(tiny, max_completion_tokens=4).answer(Question(image=image, query=query)).completion.token_ids
 
 
 def test_a_question_with_an_image_placeholder_is_told(tiny: LoadedModel, tmp_path: Path) -> None:
-    image = save_picture(tmp_path / "a.png", (112, 112))
+    image = save_image(tmp_path / "a.png", (112, 112))
     with pytest.raises(DataError, match=r"a\.png: the question holds 1 image placeholders of its own; expected none"):
         Asker(tiny).answer(Question(image=image, query="<|image_pad|>"))
 
@@ -120,13 +120,13 @@ def test_a_question_with_an_image_placeholder_is_told(tiny: LoadedModel, tmp_pat
 def test_a_picture_that_cannot_be_used_is_told(tiny: LoadedModel, tmp_path: Path, spoil: str) -> None:
     image = tmp_path / "a.png"
     if spoil == "cut":
-        image.write_bytes(save_picture(image).read_bytes()[:500])
+        image.write_bytes(save_image(image).read_bytes()[:500])
     elif spoil == "text":
         image.write_text("a fox")
     elif spoil == "folder":
         image.mkdir()
     elif spoil == "thin":
-        save_picture(image, (2, 500))
+        save_image(image, (2, 500))
     with pytest.raises(DataError, match=r"a\.png: "):
         Asker(tiny).answer(Question(image=image, query="fox"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asking_factories import answered
-from factories import save_picture
+from factories import save_image
 from virft.errors import DataError
 from virft.inference.panels import Panel, first_panel, panels
 from virft.inference.questions import Question
@@ -40,7 +40,7 @@ def test_reasoning_comes_first_and_boxes_come_last() -> None:
 
 
 def test_a_picture_is_shown_before_it_is_asked_about_and_small_enough_to_send(tmp_path: Path) -> None:
-    large, small = save_picture(tmp_path / "large.jpg", (2560, 100)), save_picture(tmp_path / "small.png", (64, 48))
+    large, small = save_image(tmp_path / "large.jpg", (2560, 100)), save_image(tmp_path / "small.png", (64, 48))
     shown = first_panel(large).picture, first_panel(small).picture
     assert [picture.size for picture in shown if picture] == [(1280, 50), (64, 48)]
     with pytest.raises(DataError, match="no such image"):

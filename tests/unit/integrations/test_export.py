@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import box, detections, sample, save_picture
+from factories import box, detections, sample, save_image
 from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sources.coco import open_coco, read_coco
@@ -32,7 +32,7 @@ def only_iou(answer: Answer, target: Target) -> float:
 
 
 def save(folder: Path, *samples: Sample) -> Path:
-    save_picture(folder / "a.png")
+    save_image(folder / "a.png")
     with StoreWriter(folder / "d") as writer:
         writer.add_image_file("a.png", folder / "a.png")
         for one in samples:

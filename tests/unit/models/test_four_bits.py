@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from factories import detections, sample, save_picture
+from factories import detections, sample, save_image
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.errors import ConfigError, ModelError
 from virft.models.load import load_model
@@ -62,7 +62,7 @@ def test_logits_of_4_bit_weights_correlate_with_those_of_16_bits() -> None:
 
 @needs_bitsandbytes
 def test_sampling_and_training_alternate_and_adapters_are_saved(tmp_path: Path) -> None:
-    path = save_picture(tmp_path / "a.png", (112, 112))
+    path = save_image(tmp_path / "a.png", (112, 112))
     loaded = load_for_training(CONFIG)
     trainer = make_trainer(CONFIG, loaded)
     one = sample(detections((10, 10, 60, 60)), image=str(path), size=(112, 112))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import sample, save_picture
+from factories import sample, save_image
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.geometry.boxes import BoxSpace
@@ -14,7 +14,7 @@ from virft.publishing.card_facts import base_facts, card_facts, front_matter
 
 
 def store(folder: Path, source: dict[str, object]) -> Store:
-    save_picture(folder / "a.png")
+    save_image(folder / "a.png")
     with StoreWriter(folder / "foxes") as writer:
         writer.add_image_file("a.png", folder / "a.png")
         writer.add(sample())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from factories import detections, reading, sample, save_picture
+from factories import detections, reading, sample, save_image
 from group_factories import completion, prompt
 from thinking_models import save_thinking_folder
 from virft.config.schema import (
@@ -44,7 +44,7 @@ from virft.recipes.setup import (
 )
 from virft.recipes.train import train
 from virft.report.render.images import ANSWER_COLOUR, TARGET_COLOUR
-from virft.types import ImageSize, RewardContext, RewardReport, RolloutGroup, Unreadable, View
+from virft.types import Augmentation, ImageSize, RewardContext, RewardReport, RolloutGroup, Unreadable
 
 
 def config(**sections: Any) -> Config:
@@ -266,7 +266,7 @@ def test_a_set_of_a_mixture_is_asked_and_paid_by_its_own_settings(
 
 
 def test_right_answers_do_not_open_a_thought_that_the_prompt_has_opened(tmp_path: Path) -> None:
-    image = save_picture(tmp_path / "a.png")
+    image = save_image(tmp_path / "a.png")
     fox = sample(image=str(image), rationale="red fur")
     whole = "<think>red fur</think><answer>[{'Position':[156,208,469,833],'Confidence':1.0}]</answer>"
     for model, expected in (
@@ -327,10 +327,10 @@ def test_samples_are_seen_through_views_only_if_asked_for() -> None:
     assert make_look_at(config()) is None
     look_at = make_look_at(config(augment=AugmentConfig(colour_jitter=0.5)))
     assert look_at is not None
-    view = look_at(sample(), 3, 1).view
-    assert view is not None
-    assert view.contrast != 1
-    assert not view.mirrored
+    augmentation = look_at(sample(), 3, 1).augmentation
+    assert augmentation is not None
+    assert augmentation.contrast != 1
+    assert not augmentation.horizontal_flip
 
 
 def test_trackers_show_settings_as_plain_values(tmp_path: Path) -> None:
@@ -341,12 +341,12 @@ def test_trackers_show_settings_as_plain_values(tmp_path: Path) -> None:
 
 
 def test_a_rollout_is_drawn_as_its_best_and_its_worst_answer_on_what_was_seen(tmp_path: Path) -> None:
-    save_picture(tmp_path / "a.png", (64, 32))
+    save_image(tmp_path / "a.png", (64, 32))
     seen = sample(
         detections((8, 8, 24, 24)),
         image=str(tmp_path / "a.png"),
         size=(64, 32),
-        view=View(crop=(0.0, 0.0, 32.0, 16.0)),
+        augmentation=Augmentation(crop=(0.0, 0.0, 32.0, 16.0)),
     )
     answers = {"<answer>no</answer>": Unreadable(reason="?"), "<answer>one</answer>": detections((32, 8, 56, 24))}
     group = RolloutGroup(

@@ -1,4 +1,4 @@
-"""Scenes made by hand, with boxes that a test can reason about."""
+"""Scenes with given boxes."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ MakeScene = Callable[..., Scene]
 
 
 def _scene(*objects: tuple[str, tuple[float, float, float, float]], size: int = 112) -> Scene:
-    """An empty picture that claims to show these (class name, xyxy) objects."""
+    """A scene with a black image and these (class name, xyxy) objects."""
     return Scene(
         image=np.zeros((size, size, 3), dtype=np.uint8),
         objects=tuple(

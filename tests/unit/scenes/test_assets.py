@@ -1,4 +1,4 @@
-"""The shipped classes, cut-outs and photographs."""
+"""The shipped classes, sprites and photographs."""
 
 import json
 from collections import Counter
@@ -55,7 +55,7 @@ def test_no_class_name_is_a_group_name() -> None:
 
 
 @pytest.mark.parametrize("style", (*TRAIN_STYLES, *TEST_STYLES))
-def test_every_class_has_a_cut_out_that_fills_its_frame(style: Style) -> None:
+def test_every_class_has_a_sprite_that_fills_its_frame(style: Style) -> None:
     for name in class_names():
         image = sprite(name, style)
         left, top, right, bottom = image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox() or (
@@ -64,31 +64,31 @@ def test_every_class_has_a_cut_out_that_fills_its_frame(style: Style) -> None:
             0,
             0,
         )
-        # Making a cut-out smaller may leave a faint row at an edge.
+        # Shrinking a sprite can leave a faint row at an edge.
         assert max(left, top, image.width - right, image.height - bottom) <= 1, name
         assert 48 <= max(image.size) <= 96, name
 
 
 @pytest.mark.parametrize("style", TRAIN_STYLES)
-def test_every_thing_has_a_cut_out_in_the_styles_of_training(style: Style) -> None:
+def test_every_thing_has_a_sprite_in_the_training_styles(style: Style) -> None:
     assert len(thing_names()) > 300
     for name in thing_names():
         assert 40 <= max(sprite(name, style).size) <= 64, name
 
 
-def test_the_further_styles_of_the_models_training_hold_base_classes_and_things_only() -> None:
-    further = tuple(style for style in BASE_STYLES if style not in TRAIN_STYLES)
-    assert set(further).isdisjoint(TEST_STYLES)
+def test_the_additional_styles_of_the_models_training_have_only_base_classes_and_things() -> None:
+    additional = tuple(style for style in BASE_STYLES if style not in TRAIN_STYLES)
+    assert set(additional).isdisjoint(TEST_STYLES)
     for split in ("novel", "heldout"):
         for name in class_names(split):
             assert styles_of(name, BASE_STYLES) == TRAIN_STYLES, name
             with pytest.raises(KeyError):
-                sprite(name, further[0])
-    drawn = [style for name in (*class_names("base"), *thing_names()) for style in styles_of(name, further)]
+                sprite(name, additional[0])
+    drawn = [style for name in (*class_names("base"), *thing_names()) for style in styles_of(name, additional)]
     assert min(Counter(drawn).values()) > 300
     for name in ("hot dog", "cat", "anchor"):
         assert styles_of(name, BASE_STYLES) == BASE_STYLES
-        for style in further:
+        for style in additional:
             assert 40 <= max(sprite(name, style).size) <= 64
 
 

@@ -1,4 +1,4 @@
-"""Random plans."""
+"""Random plans of scenes."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def test_classification_plans_have_small_distractors_of_other_groups() -> None:
         assert all(item.side_range[1] < main.side_range[0] for item in others)
 
 
-def test_grounding_plans_have_at_least_two_of_the_group_and_one_stranger() -> None:
+def test_grounding_plans_have_at_least_two_of_the_group_and_one_object_of_another_group() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         groups = [

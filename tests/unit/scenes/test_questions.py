@@ -1,4 +1,4 @@
-"""Facts asked about a scene."""
+"""Questions about a scene and their ground truth."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ XYXY = tuple[float, float, float, float]
 
 
 def expressions(scene: Scene) -> dict[str, XYXY]:
-    """Box by expression; no expression comes twice."""
+    """Box by expression; no expression is repeated."""
     found = grounding_questions(scene)
     assert len({question.query for question in found}) == len(found)
     return {question.query: question.target.xyxy for question in found if isinstance(question.target, Box)}
@@ -51,7 +51,7 @@ def test_absent_classes_are_never_in_the_scene(make_scene: MakeScene) -> None:
     assert absent_classes(scene, rng, ("cat",), 2) == []
 
 
-def test_classification_asks_for_the_group_and_answers_the_class(make_scene: MakeScene) -> None:
+def test_classification_queries_the_group_and_the_answer_is_the_class(make_scene: MakeScene) -> None:
     question = classification_question(make_scene(("tiger", (0, 0, 90, 90)), ("drum", (90, 90, 112, 112))), "tiger")
     assert (question.query, question.target) == ("animal", Label(text="tiger"))
 
@@ -113,14 +113,14 @@ def test_a_relation_needs_one_that_fits_and_all_others_on_the_far_side(make_scen
     assert "the animal left of the drum" not in both
 
 
-def test_a_class_that_comes_twice_is_no_anchor(make_scene: MakeScene) -> None:
+def test_a_class_with_two_objects_is_not_an_anchor(make_scene: MakeScene) -> None:
     scene = make_scene(
         ("drum", (50, 50, 70, 70)), ("drum", (50, 0, 70, 20)), ("cat", (10, 50, 30, 70)), ("dog", (80, 50, 100, 70))
     )
     assert not [expression for expression in expressions(scene) if expression.endswith("the drum")]
 
 
-def mirrored(scene: Scene, make_scene: MakeScene) -> Scene:
+def flipped_scene(scene: Scene, make_scene: MakeScene) -> Scene:
     """The scene flipped left to right."""
     width = scene.size.width
     boxes = [(o.class_name, (width - o.box.x2, o.box.y1, width - o.box.x1, o.box.y2)) for o in scene.objects]
@@ -147,13 +147,13 @@ def test_flipping_the_image_swaps_left_and_right_and_nothing_else(make_scene: Ma
         scene = render_scene(rng, plan)
         found = expressions(scene).items()
         flipped = {(swapped(e, scene), (112 - x2, y1, 112 - x1, y2)) for e, (x1, y1, x2, y2) in found}
-        assert flipped == set(expressions(mirrored(scene, make_scene)).items())
+        assert flipped == set(expressions(flipped_scene(scene, make_scene)).items())
 
 
-def test_questions_for_asks_every_present_class_and_the_given_number_of_others(make_scene: MakeScene) -> None:
+def test_every_present_class_and_the_given_number_of_others_are_queried(make_scene: MakeScene) -> None:
     scene = make_scene(("cat", (0, 0, 30, 30)), ("cat", (60, 0, 90, 30)), ("drum", (60, 60, 112, 112)))
     rng = np.random.default_rng(0)
-    asked = questions_for(scene, rng, classes=("cat", "drum", "rose", "taxi"), num_absent=2, num_grounding=3)
-    assert [question.kind for question in asked[:4]] == ["present", "present", "absent", "absent"]
-    assert [question.task for question in asked[4:]] == [TaskName.GROUNDING] * 3
-    assert len({(question.task, question.query) for question in asked}) == 7
+    found = questions_for(scene, rng, classes=("cat", "drum", "rose", "taxi"), num_absent=2, num_grounding=3)
+    assert [question.kind for question in found[:4]] == ["present", "present", "absent", "absent"]
+    assert [question.task for question in found[4:]] == [TaskName.GROUNDING] * 3
+    assert len({(question.task, question.query) for question in found}) == 7

@@ -1,4 +1,4 @@
-"""Rendered scenes: determinism, exact boxes and masks, plans kept, visibility."""
+"""Rendered scenes: determinism, exact boxes and masks, number of objects, visibility."""
 
 from collections import Counter
 
@@ -36,7 +36,7 @@ def test_every_object_is_at_least_60_percent_visible() -> None:
         assert min(o.visible_frac for o in scene.objects) >= 0.6
 
 
-def test_visible_frac_is_the_share_of_the_mask_that_later_objects_leave_free() -> None:
+def test_visible_frac_is_the_fraction_of_the_mask_that_no_later_object_covers() -> None:
     for scene in crowded_scenes(10):
         for index, o in enumerate(scene.objects):
             later = [other.mask for other in scene.objects[index + 1 :]]
@@ -52,8 +52,8 @@ def test_no_two_boxes_overlap_by_an_iou_of_04_or_more() -> None:
             for b in boxes[:index]:
                 width = max(0, min(a.x2, b.x2) - max(a.x1, b.x1))
                 height = max(0, min(a.y2, b.y2) - max(a.y1, b.y1))
-                shared = width * height
-                assert shared / (a.area + b.area - shared) < 0.4
+                intersection = width * height
+                assert intersection / (a.area + b.area - intersection) < 0.4
 
 
 def drawn_box(black: Scene, white: Scene) -> Box:
@@ -91,16 +91,16 @@ def test_sides_scale_with_the_image_size() -> None:
     large = render_scene(np.random.default_rng(0), [PlanItem("pizza", 1, (60.0, 60.0))], size=224)
     box = large.objects[0].box
     assert large.image.shape == (224, 224, 3)
-    # 60 pixels at size 112 are 120 at 224; turning by up to 25 degrees changes the longer side of the box.
+    # 60 pixels at size 112 are 120 at 224; rotation by up to 25 degrees changes the longer side of the box.
     assert 90 <= max(box.x2 - box.x1, box.y2 - box.y1) <= 165
 
 
-def test_the_held_out_style_is_used_when_asked() -> None:
+def test_the_test_style_is_used_if_given() -> None:
     scene = render_scene(np.random.default_rng(0), CROWD, styles=TEST_STYLES, split=Split.TEST)
     assert {o.style for o in scene.objects} == {Style.NOTO}
 
 
-def test_objects_shrink_where_they_find_no_place() -> None:
+def test_objects_shrink_until_they_have_a_place() -> None:
     scene = render_scene(np.random.default_rng(0), [PlanItem("soccer ball", 12, (60.0, 60.0))])
     assert len(scene.objects) == 12
     assert max(o.box.x2 - o.box.x1 for o in scene.objects) < 60

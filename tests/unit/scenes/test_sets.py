@@ -1,4 +1,4 @@
-"""Seeded sets: what they hold, in which shares, and that training and test differ."""
+"""Seeded sets of scenes: numbers of questions, distractors, and the difference of training and test."""
 
 from collections import Counter
 
@@ -30,7 +30,7 @@ def test_the_training_stream_can_be_entered_anywhere() -> None:
     assert not same(training_sample(1, 4), training_sample(2, 4))
 
 
-def test_training_scenes_show_and_ask_base_classes_only() -> None:
+def test_training_scenes_show_and_query_base_classes_only() -> None:
     base = set(class_names("base"))
     for index in range(60):
         sample = training_sample(0, index)
@@ -66,7 +66,7 @@ def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskNam
     samples = list(few_shot_set(0, task, NOVEL, 4))
     assert len(samples) == 4 * 8
     assert len({sample.name for sample in samples}) == 4 * 8
-    asked: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for index, sample in enumerate(samples):
         positive = [question for question in sample.questions if question.kind != "absent"]
         assert len(positive) == 1
@@ -80,12 +80,12 @@ def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskNam
             assert positive[0].target == Label(text=name)
         else:
             assert positive[0].target in [o.box for o in sample.scene.objects if o.class_name == name]
-        asked[name] += 1
-    assert asked == dict.fromkeys(NOVEL, 4)
+        counts[name] += 1
+    assert counts == dict.fromkeys(NOVEL, 4)
 
 
 def others_shown(classes: tuple[str, ...], shots: int) -> Counter[str]:
-    """Objects of a few-shot detection set that its scene does not ask for, by class."""
+    """Objects of a few-shot detection set that are not of the queried class, by class."""
     samples = few_shot_set(0, TaskName.DETECTION, classes, shots)
     return Counter(
         o.class_name
@@ -96,8 +96,8 @@ def others_shown(classes: tuple[str, ...], shots: int) -> Counter[str]:
 
 
 def test_a_quarter_of_the_distractors_are_other_new_classes() -> None:
-    # Else the one object of no base class would be the answer, whatever the question names. 55 % of the distractors
-    # are drawn evenly from both kinds, 45 % are relatives of what is there, which are base classes mostly.
+    # Otherwise the only object outside the base classes would always be the answer. 55 % of the distractors are drawn
+    # evenly from both kinds, 45 % are relatives of objects in the scene, which are mostly base classes.
     shown = others_shown(NOVEL, 40)
     assert set(NOVEL) <= set(shown)
     assert 0.2 < sum(shown[name] for name in NOVEL) / shown.total() < 0.35
@@ -114,8 +114,8 @@ def test_classes_that_are_base_classes_are_no_more_frequent_than_others() -> Non
     assert sum(shown[name] for name in two) < 0.2 * shown.total()
 
 
-def test_an_object_of_another_asked_class_is_told_apart_by_its_name_alone() -> None:
-    # every present question has its own class's boxes as target, though other new classes stand beside them
+def test_only_the_name_distinguishes_objects_of_two_novel_classes() -> None:
+    # the target of each question has only the boxes of its class, although other novel classes are in the scene
     mixed = 0
     for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 10):
         question = sample.questions[0]
@@ -126,15 +126,15 @@ def test_an_object_of_another_asked_class_is_told_apart_by_its_name_alone() -> N
     assert mixed > 20
 
 
-def test_absent_questions_ask_for_what_the_scene_does_not_show() -> None:
+def test_absent_questions_query_classes_that_the_scene_does_not_show() -> None:
     for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 10):
         shown = {o.class_name for o in sample.scene.objects}
         assert not any(question.query in shown for question in sample.questions if question.kind == "absent")
 
 
-def test_absent_questions_of_a_few_shot_set_have_the_stated_share() -> None:
+def test_absent_questions_are_the_given_fraction_of_a_few_shot_set() -> None:
     questions = [
-        q for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 7, absent_share=0.3) for q in sample.questions
+        q for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 7, absent_frac=0.3) for q in sample.questions
     ]
     # 56 positive questions are 70 % of 80.
     assert Counter(question.kind for question in questions) == {"present": 56, "absent": 24}
@@ -142,14 +142,14 @@ def test_absent_questions_of_a_few_shot_set_have_the_stated_share() -> None:
 
 
 def test_a_set_of_one_class_takes_its_absent_questions_from_the_base_classes() -> None:
-    samples = list(few_shot_set(0, TaskName.DETECTION, ("panda",), 7, absent_share=0.3))
+    samples = list(few_shot_set(0, TaskName.DETECTION, ("panda",), 7, absent_frac=0.3))
     absent = [question.query for sample in samples for question in sample.questions if question.kind == "absent"]
     assert len(absent) == 3
     assert set(absent) <= set(class_names("base"))
 
 
 @pytest.mark.parametrize("kind", [SceneKind.SAME_SPRITES, SceneKind.OTHER_STYLE])
-def test_an_evaluation_set_has_exactly_the_asked_number_of_questions(kind: SceneKind) -> None:
+def test_an_evaluation_set_has_exactly_the_requested_number_of_questions(kind: SceneKind) -> None:
     samples = list(evaluation_set(0, TaskName.DETECTION, NOVEL, 50, kind))
     kinds = Counter(question.kind for sample in samples for question in sample.questions)
     assert kinds == {"present": 35, "absent": 15}
@@ -161,7 +161,7 @@ def test_both_kinds_of_test_use_new_photographs_and_one_a_new_style() -> None:
     assert [kind.styles for kind in SceneKind] == [TRAIN_STYLES, TEST_STYLES, TRAIN_STYLES, TEST_STYLES]
 
 
-def test_classification_scenes_show_one_object_of_the_asked_group() -> None:
+def test_classification_scenes_show_one_object_of_the_queried_group() -> None:
     for sample in evaluation_set(0, TaskName.CLASSIFICATION, class_names(), 40, SceneKind.SAME_SPRITES):
         (question,) = sample.questions
         main = max(sample.scene.objects, key=lambda o: o.box.area)

@@ -74,7 +74,7 @@ def test_one_think_block_then_one_answer_block_is_well_formed_with_thinking(text
         "<think><think>hm</think><answer>cat</answer>",
     ],
 )
-def test_other_forms_are_a_fault_with_thinking_but_the_one_answer_counts(text):
+def test_other_forms_are_not_well_formed_with_thinking_but_a_single_answer_counts(text):
     reading = read_classification(text, thinking=True)
     assert not reading.well_formed
     assert reading.answer == Label(text="cat")
@@ -94,7 +94,7 @@ def test_without_thinking_one_answer_block_is_well_formed():
         "</think><answer>cat</answer>",
     ],
 )
-def test_without_thinking_a_stray_think_block_or_text_is_a_fault_but_the_answer_counts(text):
+def test_without_thinking_additional_text_is_not_well_formed_but_the_answer_counts(text):
     reading = read_classification(text, thinking=False)
     assert not reading.well_formed
     assert reading.answer == Label(text="cat")
@@ -118,7 +118,7 @@ def test_without_thinking_a_stray_think_block_or_text_is_a_fault_but_the_answer_
         ("<answer>```\n```</answer>", "the answer block is empty"),
     ],
 )
-def test_without_exactly_one_answer_block_nothing_is_read(text, reason, thinking):
+def test_without_exactly_one_answer_block_a_text_is_unreadable(text, reason, thinking):
     reading = read_classification(text, thinking=thinking)
     assert reading.answer == Unreadable(reason=reason, piece="" if reason == "the answer block is empty" else text)
     assert not reading.well_formed or reason == "the answer block is empty"
@@ -177,11 +177,11 @@ def test_lists_of_bare_boxes_have_confidence_1(text):
     assert [item.confidence for item in answer.items] == [1.0, 1.0]
 
 
-def test_a_lone_bare_box_is_read():
+def test_a_single_bare_box_is_read():
     assert boxes_of(detection("[1, 2, 30, 40]").answer) == [(1, 2, 30, 40)]
 
 
-def test_a_label_is_kept_and_null_is_none():
+def test_a_label_is_stored_and_null_is_none():
     answer = detection(
         '[{"bbox_2d": [1, 2, 30, 40], "label": "dog"}, {"bbox_2d": [1, 2, 30, 40], "label": null}]'
     ).answer
@@ -192,7 +192,7 @@ def test_a_label_is_kept_and_null_is_none():
     "text", ["No Objects", "no objects.", " 'No Objects' ", "No  object", "[]", "[ ]", "```json\n[]\n```"]
 )
 @pytest.mark.parametrize("thinking", [False, True])
-def test_no_objects_must_be_said(text, thinking):
+def test_no_objects_must_be_stated(text, thinking):
     assert detection(text, thinking=thinking).answer == Detections()
 
 
@@ -219,12 +219,12 @@ def test_other_text_is_unreadable_not_empty(text):
     [
         ("{'Position': [1, 2, 30]}", "3 values in a box; expected 4 numbers"),
         ("{'Position': [1, 2, 30, 40, 50]}", "5 values in a box; expected 4 numbers"),
-        ("{'Position': [1, 2, 'x', 40]}", "a box holds something that is no number"),
-        ("{'Position': [1, 2, True, 40]}", "a box holds something that is no number"),
-        ("{'Position': [1, 2, NaN, 40]}", "a box holds something that is no number"),
-        ("{'Position': [1, 2, ٣٠, 40]}", "a box holds something that is no number"),
+        ("{'Position': [1, 2, 'x', 40]}", "a value of a box is not a number"),
+        ("{'Position': [1, 2, True, 40]}", "a value of a box is not a number"),
+        ("{'Position': [1, 2, NaN, 40]}", "a value of a box is not a number"),
+        ("{'Position': [1, 2, ٣٠, 40]}", "a value of a box is not a number"),
         ("{'Position': [[1, 2], [30, 40]]}", "2 values in a box; expected 4 numbers"),
-        ("{'Position': '1, 2, 30, 40'}", "Position is no list"),
+        ("{'Position': '1, 2, 30, 40'}", "Position is not a list"),
         ("{'Confidence': 0.5}", "no Position"),
         ("{}", "no Position"),
         ("{'Position': [1, 2, 30, 40], 'bbox': [1, 2, 30, 40]}", "more than one of bbox, bbox_2d, box, position"),
@@ -242,20 +242,20 @@ def test_other_text_is_unreadable_not_empty(text):
         ("{'Position': [1, 2, 1011, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
         ("{'Position': [-11, 2, 30, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
         ("{'Position': [1, 2, 1e999, 40]}", "outside 0..1000 x 0..1000 by more than 1%"),
-        ("{'Position': [1, 2, 30 40]}", "'40' where a comma belongs"),
-        ("{Position: [1, 2, 30, 40]}", "'Position' where a quoted key and a colon belong"),
+        ("{'Position': [1, 2, 30 40]}", "'40' in place of a comma"),
+        ("{Position: [1, 2, 30, 40]}", "'Position' in place of a quoted key and a colon"),
         ("'No Objects'", "neither a list nor a dictionary"),
         ("[]", "0 values in a box; expected 4 numbers"),
     ],
 )
-def test_an_unusable_element_is_invalid_and_its_neighbours_count(element, reason):
+def test_an_invalid_element_is_reported_and_its_neighbours_count(element, reason):
     answer = detection(f"[{A}, {element}, {B}]").answer
     assert boxes_of(answer) == [(0, 0, 100, 100), (5, 5, 50, 50)]
     assert [(fault.reason, fault.piece) for fault in answer.invalid] == [(reason, element)]
     assert answer.num_predicted == 3
 
 
-@pytest.mark.parametrize("key", ["", "'Position': ", "'box': "])  # bare, the usual way, and the general one
+@pytest.mark.parametrize("key", ["", "'Position': ", "'box': "])  # bare, by the fast path, and by the general parser
 def test_up_to_1_percent_outside_is_clipped_and_counted_once_per_box(key):
     rows = "[-10, -10, 1010, 1010]", "[0, 0, 1000, 1000]", "[5, 5, 1001, 1000]"
     answer = detection(f"[{', '.join(f'{{{key}{row}}}' if key else row for row in rows)}]").answer
@@ -274,7 +274,7 @@ def test_a_confidence_may_be_0_or_1(key):
     [
         (f"[{A}, {B}", 2, 1),  # only the bracket is missing: still a fault
         (f"[{A}, {{'Position': [1, 2", 1, 1),
-        (f"[{A}, {{'Position: [1, 2, 3, 4]}}, {B}]", 1, 1),  # a quote that never ends swallows B
+        (f"[{A}, {{'Position: [1, 2, 3, 4]}}, {B}]", 1, 1),  # B is part of an unclosed quote
         (f"[{A}, [1, 2, 30, 40), {B}]", 1, 1),
         (f"[{A}] and {B}", 1, 1),
         (f"[{A}], [{B}]", 1, 1),
@@ -286,7 +286,7 @@ def test_a_confidence_may_be_0_or_1(key):
         ("{", 0, 1),
     ],
 )
-def test_a_broken_rest_is_one_invalid_element_and_whole_ones_count(text, num_boxes, num_invalid):
+def test_an_invalid_rest_is_one_invalid_element_and_complete_ones_count(text, num_boxes, num_invalid):
     answer = detection(text).answer
     assert (len(answer.items), len(answer.invalid)) == (num_boxes, num_invalid)
 
@@ -299,7 +299,7 @@ def test_a_broken_rest_is_one_invalid_element_and_whole_ones_count(text, num_box
         ("[{'Position': [1, 2, 30, 40], 'Confidence': 0." + "3" * 5000 + "}]", "a number of more than 20 digits"),
     ],
 )
-def test_text_past_a_limit_is_unreadable(text, reason):
+def test_text_over_a_limit_is_unreadable(text, reason):
     piece = text if len(text) <= 80 else text[:80] + "…"
     assert detection(text).answer == Unreadable(reason=reason, piece=piece)
     assert grounding(text).answer == Unreadable(reason=reason, piece=piece)
@@ -314,7 +314,7 @@ def test_spans_are_characters_of_the_completion():
     assert [usual.text[slice(*item.span)] for item in usual.answer.items] == [A, B]
 
 
-def test_pieces_kept_for_logs_are_short():
+def test_pieces_for_logs_are_short():
     assert detection("x" * 81).answer.piece == "x" * 80 + "…"
     assert detection("x" * 80).answer.piece == "x" * 80
 
@@ -327,7 +327,7 @@ def test_pieces_kept_for_logs_are_short():
         (BoxSpace.ORIGINAL_PIXELS, "[50, 100, 100, 200]"),
     ],
 )
-def test_every_box_space_leads_to_pixels_of_the_original_image(space, written_box):
+def test_every_box_space_is_converted_to_pixels_of_the_original_image(space, written_box):
     text = f"<answer>{written_box}</answer>"
     frame = {"space": space, "original": ImageSize(500, 200), "resized": ImageSize(280, 84)}
     assert boxes_of(read_detection(text, thinking=False, **frame).answer) == [(50, 100, 100, 200)]
@@ -382,7 +382,7 @@ def test_every_accepted_shape_of_one_box_is_read(text):
         ("at (1,2),(30,40)", "neither a list of boxes nor No Objects"),
     ],
 )
-def test_what_is_not_one_box_is_unreadable(text, reason):
+def test_anything_but_a_single_box_is_unreadable(text, reason):
     answer = grounding(text).answer
     assert answer.reason == reason
     assert answer.piece
@@ -393,7 +393,7 @@ def test_what_is_not_one_box_is_unreadable(text, reason):
 
 
 @pytest.mark.parametrize("text", ["tabby cat", "\n tabby cat ", "```\ntabby cat\n```", "```text\ntabby cat\n```"])
-def test_a_label_is_the_text_without_fences_and_outer_spaces(text):
+def test_a_label_is_the_text_without_fences_and_surrounding_spaces(text):
     assert classification(text).answer == Label(text="tabby cat")
 
 
@@ -432,8 +432,8 @@ def test_a_box_below_the_grid_is_written_one_unit_wide(low, high, expected):
 
 
 @pytest.mark.parametrize("thinking_text", ["", " ", "I use <answer> tags", "</think>"])
-def test_a_thought_that_would_break_the_blocks_is_refused(thinking_text):
-    with pytest.raises(ValueError, match="must hold text and no tags"):
+def test_reasoning_that_is_empty_or_has_tags_is_refused(thinking_text):
+    with pytest.raises(ValueError, match="must contain text and no tags"):
         render_classification(Label(text="pug"), thinking_text=thinking_text)
 
 
@@ -443,7 +443,7 @@ frames = st.fixed_dictionaries({"space": st.sampled_from(BoxSpace), "original": 
 
 @st.composite
 def framed_grid_boxes(draw, max_size=4):
-    """A frame and boxes on the grid of its space, as the reader makes them."""
+    """A frame and boxes on the grid of its space, as the parser returns them."""
     frame = draw(frames)
     width, height = frame["space"].extent(frame["original"], frame["resized"])
     rows = draw(st.lists(grid_boxes(int(width), int(height)), max_size=max_size))
@@ -459,7 +459,7 @@ def framed_grid_boxes(draw, max_size=4):
 
 
 @given(framed_grid_boxes(), st.lists(st.integers(0, 100), min_size=4, max_size=4), st.booleans())
-def test_reading_what_was_rendered_gives_back_boxes_on_the_grid(framed, hundredths, thinking):
+def test_parsing_a_rendered_text_returns_boxes_on_the_grid(framed, hundredths, thinking):
     frame, boxes = framed
     items = tuple(
         Detection(box=held, confidence=hundredth / 100) for held, hundredth in zip(boxes, hundredths, strict=False)
@@ -474,7 +474,7 @@ def test_reading_what_was_rendered_gives_back_boxes_on_the_grid(framed, hundredt
 
 
 @given(frames, st.data())
-def test_reading_what_was_rendered_is_within_half_a_unit_or_a_whole_one_below_the_grid(frame, data):
+def test_parsing_a_rendered_text_is_exact_to_half_a_unit_or_one_unit_below_the_grid(frame, data):
     original = frame["original"]
     extents = frame["space"].extent(original, frame["resized"])
     corners = []
@@ -492,7 +492,7 @@ def test_reading_what_was_rendered_is_within_half_a_unit_or_a_whole_one_below_th
 
 
 @given(st.text(min_size=1).filter(lambda text: "<" not in text and "`" not in text and text.strip().isprintable()))
-def test_reading_a_rendered_label_gives_back_its_text(text):
+def test_parsing_a_rendered_label_returns_its_text(text):
     if text.strip():
         assert read_classification(render_classification(Label(text=text)), thinking=False).answer.text == text.strip()
 
@@ -501,7 +501,7 @@ def test_reading_a_rendered_label_gives_back_its_text(text):
 
 
 @given(st.one_of(st.text(), mutated_answers()), st.booleans())
-def test_no_text_makes_a_reader_raise_and_spans_lie_in_the_text(text, thinking):
+def test_no_text_makes_a_parser_raise_and_spans_are_inside_the_text(text, thinking):
     read_classification(text, thinking=thinking)
     read_grounding(text, thinking=thinking, **FRAME)
     answer = read_detection(text, thinking=thinking, **FRAME).answer
@@ -516,9 +516,9 @@ def test_no_text_makes_a_reader_raise_and_spans_lie_in_the_text(text, thinking):
 
 
 @pytest.mark.parametrize("around", ["", " ", "\n  "])
-def test_the_canonical_list_takes_the_fast_way(around, monkeypatch):
+def test_the_canonical_list_takes_the_fast_path(around, monkeypatch):
     def general(*arguments):
-        raise AssertionError("the general reader was asked")
+        raise AssertionError("the general parser was called")
 
     monkeypatch.setattr("virft.text.answers.read_elements", general)
     rows = (0, 0, 100, 100), (5, 5, 50, 50, 0.5), (1, 2, 30, 40, 0.0), (1, 2, 30, 40, 1.0)
@@ -527,14 +527,14 @@ def test_the_canonical_list_takes_the_fast_way(around, monkeypatch):
 
 
 @given(mutated_answers())
-def test_the_fast_way_and_the_general_way_agree(text):
+def test_the_fast_path_and_the_general_parser_agree(text):
     def read(text):
         answer = read_detection(text, thinking=False, **FRAME).answer
         if isinstance(answer, Unreadable):
             return None
         return [(item.box, item.confidence) for item in answer.items], len(answer.invalid), answer.num_clipped
 
-    # The key "bbox" is known to the general reader only.
+    # Only the general parser knows the key "bbox".
     assert read(text) == read(text.replace("'Position'", "'bbox'"))
 
 
@@ -558,7 +558,7 @@ def test_the_fast_way_and_the_general_way_agree(text):
         written((0, 0, 10, 10, 0.5)) * 600,
     ],
 )
-def test_no_text_takes_long_to_read(answer):
+def test_no_text_takes_long_to_parse(answer):
     assert len(answer) < 32_000
     start = time.process_time()
     detection(answer)
@@ -575,19 +575,19 @@ def test_no_text_takes_long_to_read(answer):
         ("<think>red</think> fox", "red", "fox"),
         ("a fox", "", "a fox"),
         ("", "", ""),
-        # while it is being written
+        # while it is being generated
         ("<think>red f", "red f", ""),
         ("<think>red fur</think>", "red fur", ""),
         ("<think>red fur</think><answer>[{'Pos", "red fur", "[{'Pos"),
-        # the first answer block is the one that is shown; the reader takes neither
+        # the first answer block is displayed; the parser accepts neither
         ("<answer>fox</answer><answer>dog</answer>", "", "fox"),
     ],
 )
-def test_reasoning_and_answer_are_told_apart_for_people(text, reasoning, answer):
+def test_reasoning_and_answer_are_split_for_display(text, reasoning, answer):
     assert split_reasoning(text) == (reasoning, answer)
 
 
-def test_a_text_that_is_being_written_never_shows_a_piece_of_a_tag():
+def test_a_text_that_is_being_generated_never_shows_a_part_of_a_tag():
     whole = "<think>a < b</think><answer>fox</answer>"
     shown = [split_reasoning(whole[:n], unfinished=True) for n in range(len(whole) + 1)]
     assert shown[0] == ("", "")
@@ -600,7 +600,7 @@ def test_a_text_that_is_being_written_never_shows_a_piece_of_a_tag():
     assert split_reasoning("<think>a <") == ("a <", "")
 
 
-def test_an_answer_whose_thought_the_prompt_began_is_well_formed_as_a_whole():
+def test_a_completion_whose_think_tag_is_in_the_prompt_is_well_formed_as_a_whole():
     whole = render_classification(Label(text="fox"), thinking_text="red fur")
     rest = left_to_write(whole, "<think>\n")
     assert rest == "red fur</think><answer>fox</answer>"

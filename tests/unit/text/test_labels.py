@@ -25,7 +25,7 @@ from virft.types import Label
         ("...", ""),
     ],
 )
-def test_normalizing_keeps_letters_marks_digits_and_symbols(text, expected):
+def test_normalizing_retains_letters_marks_digits_and_symbols(text, expected):
     assert normalize_label(text) == expected
 
 
@@ -47,9 +47,9 @@ def test_an_alias_of_the_target_is_the_label():
 
 
 @pytest.mark.parametrize("answer", ["", "a", "Cat or dog", "c_at"])
-def test_the_papers_rule_takes_parts_of_names(answer):
+def test_the_papers_rule_accepts_parts_of_names(answer):
     assert is_substring_match(answer, Label(text="Cat"))
 
 
-def test_the_papers_rule_still_refuses_other_names():
+def test_the_papers_rule_rejects_other_names():
     assert not is_substring_match("dog", Label(text="cat"))

@@ -44,21 +44,21 @@ def values_of(text):
         ("[,]", [None]),
     ],
 )
-def test_what_elements_are_read(text, values):
+def test_elements_of_a_text(text, values):
     assert values_of(text) == values
 
 
 @pytest.mark.parametrize(
     "word", ["True", "null", "NaN", "-Infinity", "1_000", "12abc", "١٢", "1٢", "0x10", "1..2", "1-2"]
 )
-def test_what_is_no_plain_number_is_a_word(word):
+def test_other_spellings_of_numbers_are_words(word):
     (value,) = values_of(f"[{word}]")
     assert value == [word]
     assert isinstance(value[0], Word)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "the list: [1]", "'[1]'", "]", "1, 2"])
-def test_text_that_does_not_begin_with_a_bracket_is_no_list(text):
+def test_text_that_does_not_begin_with_a_bracket_is_not_a_list(text):
     assert elements_of(text) is None
 
 
@@ -67,14 +67,14 @@ def test_text_that_does_not_begin_with_a_bracket_is_no_list(text):
     [
         "[[[[[1]]]]]",
         "[" * 5,
-        "[1, [2, [3, [4, [5",  # what stands between brackets closes none
-        "[[], [], [[[[1]]]]]",  # a bracket that closes takes back one level, not two
-        "[[[1], [[[1]]]]]",  # and only one, not all
+        "[1, [2, [3, [4, [5",  # other characters between brackets do not close any
+        "[[], [], [[[[1]]]]]",  # a closing bracket reduces the depth by one, not by two
+        "[[[1], [[[1]]]]]",  # and not to zero
         "[1, " + "7" * 21 + "]",
         "[0." + "1" * 20 + "]",
     ],
 )
-def test_text_past_a_limit_is_not_parsed(text):
+def test_text_over_a_limit_is_not_parsed(text):
     assert isinstance(elements_of(text), TooComplex)
 
 
@@ -89,7 +89,7 @@ def test_spans_are_characters_of_the_whole_text():
     assert spans == ["[1]", "oops"]
 
 
-def test_what_stands_outside_the_piece_is_not_looked_at():
+def test_text_outside_the_given_span_is_not_parsed():
     text = "[[1]] " + "7" * 21
     assert [element.value for element in read_elements(text, 0, 5)] == [[1.0]]
 
@@ -101,18 +101,18 @@ def test_what_stands_outside_the_piece_is_not_looked_at():
         ("[[1]] no more", "text after the list", "no more"),
         ("[[1]] more", "text after the list", "more"),
         ("[[1], ['never ends]", "a bracket or a quote is not closed", "['never ends]"),
-        ("[[1], [2, :]]", "':' where a value belongs", "[2, :]"),
+        ("[[1], [2, :]]", "':' in place of a value", "[2, :]"),
         ("[[1], oops]", "neither a list nor a dictionary", "oops"),
     ],
 )
-def test_what_is_wrong_and_where(text, fault, piece):
+def test_a_fault_has_a_reason_and_a_span(text, fault, piece):
     first, *_, last = elements_of(text)
     assert (first.value, first.fault) == ([1.0], "")
     assert (last.value, last.fault, text[last.start : last.end]) == (None, fault, piece)
 
 
 @given(st.text(alphabet="[](){},:'\"\\ 1.e-aN\n", max_size=60))
-def test_elements_stand_in_order_and_do_not_overlap(text):
+def test_elements_are_in_order_and_do_not_overlap(text):
     elements = elements_of(text)
     if isinstance(elements, list):
         spans = [place for element in elements for place in (element.start, element.end)]

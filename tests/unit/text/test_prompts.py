@@ -44,7 +44,7 @@ def test_query_with_braces_is_put_in_as_it_is() -> None:
     assert question(TaskName.DETECTION, "{query}{x}", template="short", thinking=False) == "Detect {query}{x}."
 
 
-def test_question_of_the_data_set_wins() -> None:
+def test_question_of_the_dataset_wins() -> None:
     kept = sample(question="Where is Reynard?")
     assert question_of(kept, template="short", thinking=True) == "Where is Reynard?"
     assert question_of(sample(), template="short", thinking=False) == "Detect fox."
@@ -57,7 +57,7 @@ def test_template_file_may_hold_json_braces(tmp_path: Path) -> None:
     assert question(TaskName.GROUNDING, "fox", template=template, thinking=False) == 'Find fox, answer {"box": []}'
 
 
-def test_template_file_that_is_of_no_use_is_told(tmp_path: Path) -> None:
+def test_template_file_that_is_of_no_use_is_reported(tmp_path: Path) -> None:
     (tmp_path / "plain.txt").write_text("Find the fox.")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 {query}")
     with pytest.raises(ConfigError, match=r"plain.txt has no \{query\} in it; expected paper, short, auto"):

@@ -19,9 +19,9 @@ def send(*which: signal.Signals) -> None:
 @pytest.mark.parametrize("one", SIGNALS)
 def test_a_first_signal_asks(one: signal.Signals) -> None:
     with stop_signals() as signals:
-        assert not signals.asked
+        assert not signals.queried
         send(one)
-        assert signals.asked
+        assert signals.queried
 
 
 def test_a_second_one_of_either_kind_stops_at_once() -> None:
@@ -43,7 +43,7 @@ def test_one_signal_while_something_is_written_only_asks() -> None:
     with stop_signals() as signals:
         with signals.held():
             send(signal.SIGTERM)
-        assert signals.asked
+        assert signals.queried
 
 
 def test_what_cannot_be_written_is_told_also_where_someone_insists() -> None:

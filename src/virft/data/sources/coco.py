@@ -5,7 +5,6 @@ Formats: https://cocodataset.org/#format-data, https://www.lvisdataset.org/datas
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -14,30 +13,30 @@ from typing import Any, NamedTuple
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import is_file
-from virft.data.samples import box_fault, is_number, is_side
-from virft.data.sources.detection_files import meant
+from virft.data.json_files import read_json
+from virft.data.samples import box_fault, is_image_side, is_json_number
+from virft.data.sources.detection_files import suggest_class
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
 from virft.types import ImageSize
 
 
 class CocoFile(NamedTuple):
-    """A parsed file: its name, and the three lists of the format."""
+    """A parsed COCO file. The records of the lists are not validated yet."""
 
     name: str
+    """Name of the file, for messages."""
     images: list[Any]
+    """Image records."""
     annotations: list[Any]
+    """Annotation records."""
     categories: list[Any]
+    """Category records."""
 
 
 def open_coco(path: Path) -> CocoFile:
-    """The file's three lists; ``DataError`` if it is no COCO detection file."""
-    try:
-        tree = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a COCO JSON file") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
+    """Parse a COCO JSON file. Raises ``DataError`` if it is not a COCO detection file."""
+    tree = read_json(path, expected="a COCO JSON file")
     lists = {}
     for key in ("images", "annotations", "categories"):
         value = tree.get(key) if isinstance(tree, dict) else None
@@ -51,30 +50,30 @@ def open_coco(path: Path) -> CocoFile:
 def read_coco(
     file: CocoFile, images: Path | None, *, classes: Sequence[str] = (), federated: bool = False, skipped: Skipped
 ) -> AnnotatedSet:
-    """Images and boxes of the chosen classes (all of them by default). ``images`` None: no pictures are at hand.
+    """Return the images and boxes of the chosen ``classes`` (all by default).
 
-    Left out and noted: records without the fields of the format, boxes without area, and boxes that
-    reach more than a pixel outside the declared size. Crowd boxes are left out and counted.
+    ``images``: folder of the image files; None for a build without images. Added to ``skipped``: records without the
+    fields of the format, boxes without area, and boxes that reach more than a pixel outside the declared size. Crowd
+    boxes are no targets; they are counted. Raises ``ConfigError`` if a chosen class is not in the file.
 
-    ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent there; those in
-    ``not_exhaustive_category_ids`` are incomplete there. Names get spaces for underscores. Source: LVIS
-    (arXiv 1908.03195).
+    ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent on it, and those in
+    ``not_exhaustive_category_ids`` are incomplete. Underscores in names become spaces. Source: LVIS (arXiv 1908.03195).
     """
     names = _category_names(file, skipped)
     if federated:
         names = {key: name.replace("_", " ") for key, name in names.items()}
         classes = [name.replace("_", " ") for name in classes]
-    asked = tuple(sorted(_known(classes, names.values(), file.name) if classes else set(names.values())))
+    chosen = tuple(sorted(_known(classes, names.values(), file.name) if classes else set(names.values())))
     records = _image_records(file, images, skipped)
     sorted_out = _BoxesByImage(file.name, records, names, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
-    told = _federated(file, names, skipped) if federated else {}
+    federation = _federated(file, names, skipped) if federated else {}
     annotated = {}
     num_incomplete = 0
     for key, record in records.items():
-        absent, incomplete = told.get(key, (None, frozenset()))
-        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items() if label in asked}
+        absent, incomplete = federation.get(key, (None, frozenset()))
+        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items() if label in chosen}
         num_incomplete += len(incomplete.intersection(boxes))
         annotated[record.name] = AnnotatedImage(
             name=record.name,
@@ -94,21 +93,21 @@ def read_coco(
     }
     return AnnotatedSet(
         images=annotated,
-        classes=asked,
+        classes=chosen,
         num_crowd=sorted_out.num_crowd,
         num_incomplete=num_incomplete,
-        frequency={label: frequency[label] for label in asked if label in frequency},
+        frequency={label: frequency[label] for label in chosen if label in frequency},
     )
 
 
 def _federated(
     file: CocoFile, names: dict[int, str], skipped: Skipped
 ) -> dict[int, tuple[frozenset[str], frozenset[str]]]:
-    """Per image id: the classes that are surely absent, and those of which some are not marked."""
-    told = {}
+    """Return, by image id, the classes that are certainly absent, and those with objects that are not annotated."""
+    federation = {}
     for image in file.images:
         if not isinstance(image, dict) or type(image.get("id")) is not int:
-            continue  # noted with the other records
+            continue  # _image_records adds it to skipped
         sets = []
         for field in ("neg_category_ids", "not_exhaustive_category_ids"):
             ids = image.get(field)
@@ -117,8 +116,8 @@ def _federated(
                 skipped.note(where, f"{field} is {ids!r:.60}; expected a list of category ids, as LVIS has")
                 ids = []
             sets.append(frozenset(names[one] for one in ids))
-        told[image["id"]] = (sets[0], sets[1])
-    return told
+        federation[image["id"]] = (sets[0], sets[1])
+    return federation
 
 
 class _ImageRecord(NamedTuple):
@@ -128,7 +127,7 @@ class _ImageRecord(NamedTuple):
 
 
 class _BoxesByImage:
-    """Sorts annotations by image and class."""
+    """Boxes and areas of the annotations, grouped by image id and class."""
 
     def __init__(self, file: str, records: dict[int, _ImageRecord], names: dict[int, str], skipped: Skipped) -> None:
         self._file, self._records, self._names, self._skipped = file, records, names, skipped
@@ -140,7 +139,7 @@ class _BoxesByImage:
         self.num_crowd = 0
 
     def add(self, annotation: Any) -> None:
-        """Place one annotation, or note why it was left out."""
+        """Add one annotation, or a note about its fault to ``skipped``."""
         where = f"{self._file}: annotation {_id_of(annotation)}"
         if fault := self._fault(annotation):
             self._skipped.note(where, fault)
@@ -148,10 +147,10 @@ class _BoxesByImage:
         self._ids.add(annotation["id"])
         key, label = annotation["image_id"], self._names[annotation["category_id"]]
         if key not in self._records:
-            # Its image was noted already.
+            # The record of its image is invalid and noted already.
             return
         x1, y1, x2, y2 = xywh_to_xyxy(tuple(map(float, annotation["bbox"])))  # type: ignore[arg-type]
-        # Sums of decimals are not decimals: 39.9 + 217.1 = 257.00000000000006.
+        # x + width of decimal numbers has rounding errors: 39.9 + 217.1 = 257.00000000000006.
         box = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
         if annotation.get("iscrowd", 0):
             self.num_crowd += 1
@@ -165,11 +164,11 @@ class _BoxesByImage:
             return
         self.boxes[key].setdefault(label, []).append(box)
         area = annotation.get("area")
-        usable = is_number(area) and math.isfinite(area) and area >= 0
+        usable = is_json_number(area) and math.isfinite(area) and area >= 0
         self._areas[key].setdefault(label, []).append(area if usable else None)
 
     def areas_by_class(self, key: int) -> dict[str, tuple[float, ...]]:
-        """Areas of an image's boxes; classes of which one is not known are left out."""
+        """Return the areas of an image's boxes, without the classes that have a box of unknown area."""
         found = {}
         for label, areas in self._areas[key].items():
             known = tuple(area for area in areas if area is not None)
@@ -188,7 +187,7 @@ class _BoxesByImage:
         if annotation["category_id"] not in self._names:
             return f"category_id {annotation['category_id']} is not among the categories"
         box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_json_number, box)):
             return f"bbox is {box!r}; expected [x, y, width, height]"
         return None
 
@@ -205,16 +204,16 @@ def _category_names(file: CocoFile, skipped: Skipped) -> dict[int, str]:
 
 
 def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
-    """The asked classes; ``ConfigError`` about the first that the file does not have."""
+    """Return the chosen classes; ``ConfigError`` about the first that is not in the file."""
     names = sorted(set(known))
     for name in classes:
         if name not in names:
-            raise ConfigError(f"class {name!r} is not in {file}; {meant(name, names)}")
+            raise ConfigError(f"class {name!r} is not in {file}; {suggest_class(name, names)}")
     return set(classes)
 
 
 def _image_records(file: CocoFile, folder: Path | None, skipped: Skipped) -> dict[int, _ImageRecord]:
-    """Usable image records by id. Names lose the folder that all of them share."""
+    """Return the valid image records by id. Their names are relative to the deepest common folder."""
     good: dict[int, tuple[str, ImageSize]] = {}
     taken: dict[str, int] = {}
     for image in map(_with_file_name, file.images):
@@ -226,15 +225,15 @@ def _image_records(file: CocoFile, folder: Path | None, skipped: Skipped) -> dic
         taken[name] = image["id"]
         good[image["id"]] = (name, ImageSize(image["width"], image["height"]))
     parents = [str(PurePosixPath(name).parent) for name, _ in good.values()]
-    shared = os.path.commonpath(parents) if parents else ""
+    common = os.path.commonpath(parents) if parents else ""
     return {
-        key: _ImageRecord(str(PurePosixPath(name).relative_to(shared)), folder and _find(folder, name), size)
+        key: _ImageRecord(str(PurePosixPath(name).relative_to(common)), folder and _find(folder, name), size)
         for key, (name, size) in good.items()
     }
 
 
 def _with_file_name(image: Any) -> Any:
-    """An image record of LVIS 1.0 names its file in the address only: .../val2017/000000397133.jpg."""
+    """Add the file name of an LVIS 1.0 image record, which is only in its URL: .../val2017/000000397133.jpg."""
     if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
         return image | {"file_name": "/".join(image["coco_url"].split("/")[-2:])}
     return image
@@ -246,7 +245,7 @@ def _image_fault(image: Any, good: dict[int, Any], taken: dict[str, int]) -> str
     for field in ("id", "width", "height"):
         if type(image.get(field)) is not int:
             return f"{field} is {image.get(field)!r}; expected an integer"
-    if not (is_side(image["width"]) and is_side(image["height"])):
+    if not (is_image_side(image["width"]) and is_image_side(image["height"])):
         return f"its size is {image['width']!r:.60}x{image['height']!r:.60}; expected at least 1x1"
     if not isinstance(image.get("file_name"), str) or not PurePosixPath(image["file_name"]).name:
         return f"file_name is {image.get('file_name')!r}; expected the name of a file"
@@ -258,13 +257,13 @@ def _image_fault(image: Any, good: dict[int, Any], taken: dict[str, int]) -> str
 
 
 def _inside(file_name: str) -> str:
-    """The name as a path inside the image folder; of one that leads elsewhere, its last part."""
+    """Return the name as a path inside the image folder; only its last part if it leads out of the folder."""
     path = PurePosixPath(file_name.replace("\\", "/"))
     return path.name if path.is_absolute() or ".." in path.parts else str(path)
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file in the folder, or right in it without its own folders. May not exist."""
+    """Return the path of a file below the folder, or directly in it if it is only there. It may not exist."""
     flat = folder / PurePosixPath(name).name
     return flat if is_file(flat) and not is_file(folder / name) else folder / name
 

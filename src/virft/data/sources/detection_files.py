@@ -1,4 +1,4 @@
-"""What sources of one annotation file per image have in common."""
+"""Shared functions of the sources that have one annotation file per image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from virft.errors import ConfigError, DataError, did_you_mean
 
 
 def folder_files(folder: Path, ending: str, expected: str) -> list[Path]:
-    """The files with this ending in the folder and below, sorted, hidden ones left out; ``DataError`` without any."""
+    """Return the sorted files with this suffix in a folder and its subfolders, without hidden ones.
+
+    Raises ``DataError`` if there is none; ``expected`` describes the files.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of {expected}")
     files = sorted(
@@ -26,18 +29,19 @@ def folder_files(folder: Path, ending: str, expected: str) -> list[Path]:
 def detection_set(
     images: Mapping[str, AnnotatedImage], classes: Iterable[str], *, where: str, known: Iterable[str] = ()
 ) -> AnnotatedSet:
-    """The set with the asked classes: all by default. ``known``: classes that the set has without showing them.
+    """Return the annotations with the chosen ``classes``, all if empty.
 
-    ``ConfigError`` about the first asked class that it has not.
+    ``known``: classes of the dataset, also those that no image shows. Raises ``ConfigError`` if a chosen class is not
+    in the dataset; ``where`` names the dataset.
     """
     names = sorted(set(known) | {label for image in images.values() for label in (*image.boxes, *image.doubtful)})
-    asked = tuple(dict.fromkeys(classes))
-    for name in asked:
+    chosen = tuple(dict.fromkeys(classes))
+    for name in chosen:
         if name not in names:
-            raise ConfigError(f"class {name!r} is not in {where}; {meant(name, names)}")
-    return AnnotatedSet(images=images, classes=tuple(sorted(asked)) or tuple(names))
+            raise ConfigError(f"class {name!r} is not in {where}; {suggest_class(name, names)}")
+    return AnnotatedSet(images=images, classes=tuple(sorted(chosen)) or tuple(names))
 
 
-def meant(name: str, names: list[str]) -> str:
-    """What to say about a class that is not there: the nearest that is, or the first of them."""
+def suggest_class(name: str, names: list[str]) -> str:
+    """Return the end of a message about an unknown class: the closest known name, or the first 20."""
     return did_you_mean(name, names, otherwise=f"it has {', '.join(names[:20])}")

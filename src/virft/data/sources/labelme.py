@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file beside each image, with labelled rectangles and polygons.
+"""LabelMe: a JSON file next to each image, with labelled rectangles and polygons.
 
 Format: https://github.com/wkentaro/labelme
 """
@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
-from virft.data.samples import box_fault, is_number, is_side
+from virft.data.samples import box_fault, is_image_side, is_json_number
 from virft.data.sources.detection_files import detection_set, folder_files
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
@@ -23,17 +23,18 @@ _SHAPES = ("rectangle", "polygon")
 
 
 def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
-    """Every ``*.json`` of the folder with its image; rectangles as they are, polygons as the boxes around them.
+    """Read every ``*.json`` of the folder; a rectangle is a box, and of a polygon its bounding box is used.
 
-    Left out and noted: files that cannot be read or have no image; shapes of other types (points, lines, circles),
-    without a label or of the wrong points. A label that such a shape has is doubtful on its image.
+    Added to ``skipped``: files that cannot be read or have no image; shapes of other types (points, lines, circles),
+    without a label or with invalid points. The label of such a shape is doubtful on its image. Raises ``DataError`` if
+    the folder has no JSON file, ``ConfigError`` if one of ``classes`` is unknown.
     """
     images: dict[str, AnnotatedImage] = {}
-    for file in folder_files(folder, ".json", "LabelMe JSON files beside their images"):
+    for file in folder_files(folder, ".json", "LabelMe JSON files next to their images"):
         where = file.relative_to(folder).as_posix()
         try:
             tree = read_tree(file)
-            image = image_beside(file)
+            image = find_image(file)
         except DataError as error:
             skipped.note(where, str(error))
             continue
@@ -65,7 +66,7 @@ def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped)
 
 
 def _box_of(shape: dict[str, Any]) -> tuple[XYXY | None, str]:
-    """The box of a shape, or why it has none. A rectangle's two corners come in any order."""
+    """Return the box of a shape, or None and the reason. The two corners of a rectangle can be in any order."""
     kind = shape.get("shape_type", "polygon")
     if kind not in _SHAPES:
         return None, f"shape_type is {kind!r}; expected one of {', '.join(_SHAPES)}"
@@ -73,11 +74,11 @@ def _box_of(shape: dict[str, Any]) -> tuple[XYXY | None, str]:
     least = 2 if kind == "rectangle" else 3
     if points is None or len(points) < 2 * least:
         return None, f"points are {shape.get('points')!r:.60}; expected at least {least} of [x, y]"
-    return hull([points]), ""
+    return bounding_box([points]), ""
 
 
 def read_tree(file: Path) -> dict[str, Any]:
-    """The object in a LabelMe file; ``DataError`` without the file's name, which the caller notes."""
+    """Parse a LabelMe file. Raises ``DataError`` if it is invalid; the message has no file name, the caller adds it."""
     try:
         tree = json.loads(file.read_bytes())
     except OSError as error:
@@ -89,38 +90,38 @@ def read_tree(file: Path) -> dict[str, Any]:
     return tree
 
 
-def image_beside(file: Path) -> Path:
-    """The image of the same name in the same folder."""
+def find_image(file: Path) -> Path:
+    """Return the image file of the same name in the same folder. Raises ``DataError`` if there is none."""
     for ending in (".jpg", ".jpeg", ".png", *sorted(Image.registered_extensions())):
         for spelling in (ending, ending.upper()):
             if (image := file.with_suffix(spelling)).is_file():
                 return image
-    raise DataError(f"no image {file.stem}.jpg (or of another format) beside it")
+    raise DataError(f"no image {file.stem}.jpg (or of another format) next to it")
 
 
 def declared_size(tree: dict[str, Any]) -> ImageSize | None:
-    """The size that the file declares, if it does."""
+    """Return the image size in pixels that a LabelMe file declares; None if it declares none."""
     sides = (tree.get("imageWidth"), tree.get("imageHeight"))
-    return ImageSize(*sides) if all(map(is_side, sides)) else None  # type: ignore[arg-type]
+    return ImageSize(*sides) if all(map(is_image_side, sides)) else None  # type: ignore[arg-type]
 
 
 def points_of(shape: Any) -> Polygon | None:
-    """x1, y1, x2, y2 .. of a shape's points; None if they are not numbers."""
+    """Return the points of a shape as x1, y1, x2, y2, .. in pixels; None if they are not numbers."""
     points = shape.get("points") if isinstance(shape, dict) else None
     if not isinstance(points, list):
         return None
     flat: list[float] = []
     for point in points:
-        if not isinstance(point, list) or len(point) != 2 or not all(map(is_number, point)):
+        if not isinstance(point, list) or len(point) != 2 or not all(map(is_json_number, point)):
             return None
         flat += map(float, point)
     return tuple(flat)
 
 
-def hull(polygons: Iterable[Polygon]) -> XYXY:
-    """The smallest box around all polygons.
+def bounding_box(polygons: Iterable[Polygon]) -> XYXY:
+    """Return the smallest box around all polygons, in their unit.
 
-    >>> hull([(0, 0, 4, 0, 4, 3), (6, 6, 8, 6, 7, 9)])
+    >>> bounding_box([(0, 0, 4, 0, 4, 3), (6, 6, 8, 6, 7, 9)])
     (0, 0, 8, 9)
     """
     outlines = list(polygons)

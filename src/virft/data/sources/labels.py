@@ -1,25 +1,27 @@
-"""Images with one label each: a folder for every class, or a CSV file of paths and labels."""
+"""Classification labels: a folder of images for each class, or a CSV file of paths and labels."""
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, LabelledSet, Skipped
+from virft.data.json_files import read_name_lists
 from virft.errors import ConfigError, DataError, did_you_mean
 from virft.text.labels import normalize_label
 
 Aliases = Mapping[str, tuple[str, ...]]
+"""Label -> additional names that count as correct."""
 
 
 def read_label_folders(root: Path, *, classes: Sequence[str] = (), aliases: Aliases | None = None) -> LabelledSet:
-    """Each folder of ``root`` is a class; its name with spaces for underscores is the label.
+    """Read a folder of class folders; the label is the name of the class folder, with spaces for underscores.
 
-    Images may lie deeper; files of other endings than Pillow reads, and hidden ones, are no images.
+    Images may be in subfolders; hidden files and files without the suffix of an image format of Pillow are ignored.
+    Raises ``DataError`` if there is no image, ``ConfigError`` if one of ``classes`` or ``aliases`` is not a label.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder with a folder of images for each class")
@@ -40,9 +42,10 @@ def read_label_folders(root: Path, *, classes: Sequence[str] = (), aliases: Alia
 def read_label_csv(
     path: Path, folder: Path, *, classes: Sequence[str] = (), aliases: Aliases | None = None, skipped: Skipped
 ) -> LabelledSet:
-    """A CSV file whose head names the columns ``path`` (relative to ``folder``) and ``label``; others are ignored.
+    """Read a CSV file with the columns ``path`` (relative to ``folder``) and ``label``; other columns are ignored.
 
-    Left out and noted: rows without path or label, and images that were named before.
+    Added to ``skipped``: rows without path or label, paths out of the folder, and images that an earlier row names.
+    Raises ``DataError`` if the file is invalid, ``ConfigError`` if one of ``classes`` or ``aliases`` is not a label.
     """
     images: dict[str, AnnotatedImage] = {}
     label_of: dict[str, str] = {}
@@ -76,19 +79,11 @@ def read_label_csv(
 
 
 def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
-    """``{"label": ["another name", ...], ...}``: answers that count as right."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a JSON file of aliases") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(tree, dict):
-        raise DataError(f"{path}: holds a {type(tree).__name__}; expected an object of lists of names by label")
-    for label, names in tree.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-            raise DataError(f"{path}: the aliases of {label!r} are {names!r:.60}; expected a list of names")
-    return {label: tuple(names) for label, names in tree.items()}
+    """Read ``{"label": ["another name", ...], ...}``: names that count as correct for a label.
+
+    Raises ``DataError`` if the file is not such a JSON object.
+    """
+    return read_name_lists(path, expected='{"label": ["another name", ..], ..}')
 
 
 def _chosen(
@@ -98,22 +93,22 @@ def _chosen(
     aliases: Aliases,
     where: str,
 ) -> LabelledSet:
-    """The images of the chosen classes (all by default); names that are unknown or mean two labels are errors."""
+    """Return the images of the chosen classes (all by default); an unknown or ambiguous name is an error."""
     known = sorted(set(label_of.values()))
-    for asked in (*classes, *aliases):
-        if asked not in known:
-            hint = did_you_mean(asked, known, otherwise=f"expected one of {', '.join(known)}")
-            raise ConfigError(f"{where}: no image has the label {asked!r}; {hint}")
-    kept = {name: label for name, label in label_of.items() if not classes or label in classes}
-    meant: dict[str, str] = {}
-    for label in sorted(set(kept.values())):
+    for label in (*classes, *aliases):
+        if label not in known:
+            hint = did_you_mean(label, known, otherwise=f"expected one of {', '.join(known)}")
+            raise ConfigError(f"{where}: no image has the label {label!r}; {hint}")
+    chosen = {name: label for name, label in label_of.items() if not classes or label in classes}
+    label_by_name: dict[str, str] = {}
+    for label in sorted(set(chosen.values())):
         for name in (label, *aliases.get(label, ())):
-            if (other := meant.setdefault(normalize_label(name), label)) != label:
+            if (other := label_by_name.setdefault(normalize_label(name), label)) != label:
                 raise DataError(
-                    f"{where}: {name!r} would be right for {other!r} and for {label!r}; expected one of them"
+                    f"{where}: {name!r} would be correct for {other!r} and for {label!r}; expected one of them"
                 )
     return LabelledSet(
-        images={name: images[name] for name in kept},
-        label_of=kept,
-        aliases={label: names for label, names in aliases.items() if label in kept.values()},
+        images={name: images[name] for name in chosen},
+        label_of=chosen,
+        aliases={label: names for label, names in aliases.items() if label in chosen.values()},
     )

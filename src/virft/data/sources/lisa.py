@@ -1,7 +1,7 @@
-"""ReasonSeg, the set of LISA: a JSON file beside each image, with instructions and the polygons they mean.
+"""ReasonSeg, the dataset of LISA: a JSON file next to each image, with instructions and the polygons they refer to.
 
-The files are LabelMe's with a list ``text`` of instructions. All polygons labelled ``target`` together are one target;
-those labelled ``ignore`` are neither in it nor around it. Source: LISA (arXiv 2308.00692).
+The files are LabelMe files with an additional list ``text`` of instructions. All polygons labelled ``target`` are one
+target; pixels of those labelled ``ignore`` belong neither to it nor to the background. Source: LISA (arXiv 2308.00692).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
 from virft.data.sources.detection_files import folder_files
-from virft.data.sources.labelme import declared_size, hull, image_beside, points_of, read_tree
+from virft.data.sources.labelme import bounding_box, declared_size, find_image, points_of, read_tree
 from virft.errors import DataError
 from virft.types import Polygon
 
@@ -19,32 +19,38 @@ TARGET, IGNORE = "target", "ignore"
 
 
 def read_lisa(folder: Path, *, skipped: Skipped) -> ReferringSet:
-    """Every ``*.json`` of the folder with the image of the same name beside it.
+    """Read every ``*.json`` of the folder with the image of the same name.
 
-    Left out and noted: files that cannot be read or have no image, no instruction or no target polygon; empty
-    instructions; shapes that are no polygon of at least three points. Counted in ``num_ignored``: ignore-shapes.
+    Added to ``skipped``: files that cannot be read or have no image, no instruction or no target polygon; empty
+    instructions; shapes that are not a polygon of at least three points. Raises ``DataError`` if the folder has no JSON
+    file.
     """
     images: dict[str, AnnotatedImage] = {}
     expressions: list[Expression] = []
     num_ignored = 0
-    for file in folder_files(folder, ".json", "LabelMe JSON files beside their images"):
+    for file in folder_files(folder, ".json", "LabelMe JSON files next to their images"):
         where = file.relative_to(folder).as_posix()
         try:
             tree = read_tree(file)
-            image = image_beside(file)
+            image = find_image(file)
             texts, empty = _instructions(tree)
-            polygons, ignored, broken = _polygons(tree)
+            polygons, ignored, invalid = _polygons(tree)
         except DataError as error:
             skipped.note(where, str(error))
             continue
-        for inside, reason in (*empty, *broken):
+        for inside, reason in (*empty, *invalid):
             skipped.note(f"{where}: {inside}", reason)
         num_ignored += len(ignored)
         name = image.relative_to(folder).as_posix()
         images[name] = AnnotatedImage(name=name, file=image, declared=declared_size(tree), boxes={})
         expressions += [
             Expression(
-                name=f"{name}:{number}", image=name, text=text, box=hull(polygons), polygons=polygons, ignored=ignored
+                name=f"{name}:{number}",
+                image=name,
+                text=text,
+                box=bounding_box(polygons),
+                polygons=polygons,
+                ignored=ignored,
             )
             for number, text in enumerate(texts)
         ]
@@ -52,7 +58,7 @@ def read_lisa(folder: Path, *, skipped: Skipped) -> ReferringSet:
 
 
 _Faults = list[tuple[str, str]]
-"""(where inside a file, why) of each part that is left out."""
+"""(place in the file, reason) of each skipped part."""
 
 
 def _instructions(tree: dict[str, Any]) -> tuple[list[str], _Faults]:
@@ -63,7 +69,7 @@ def _instructions(tree: dict[str, Any]) -> tuple[list[str], _Faults]:
     if not good:
         raise DataError("has no instruction; expected at least one in text")
     faults = [
-        (f"text {number}", f"{text!r:.60} is no instruction")
+        (f"text {number}", f"{text!r:.60} is not an instruction")
         for number, text in enumerate(texts)
         if not isinstance(text, str) or not text.strip()
     ]
@@ -71,7 +77,7 @@ def _instructions(tree: dict[str, Any]) -> tuple[list[str], _Faults]:
 
 
 def _polygons(tree: dict[str, Any]) -> tuple[tuple[Polygon, ...], tuple[Polygon, ...], _Faults]:
-    """The target's polygons, and those to be ignored."""
+    """Return the polygons of the target, the ignored ones, and the faults of invalid shapes."""
     polygons: dict[str, list[Polygon]] = {TARGET: [], IGNORE: []}
     faults: _Faults = []
     for number, shape in enumerate(tree["shapes"]):

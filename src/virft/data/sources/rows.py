@@ -1,7 +1,6 @@
-"""Rows of JSON: an image, a question or what is asked for, and the target. Users' own format.
+"""Rows of JSON: an image, a query or a question, and the target. The format for users' own datasets.
 
-Three spellings of a row, described in ``docs/data.md`` and by ``ROW_SCHEMA``: with ``query``, with ``question``, and
-TRL's conversational one with ``prompt``.
+A row has ``query``, ``question``, or TRL's conversational ``prompt``; ``docs/data.md`` and ``ROW_SCHEMA`` describe it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from virft.data.annotations import Skipped
+from virft.data.json_files import read_json
 from virft.data.samples import sample_from_record, task_of_target
-from virft.data.sampling import SplitPlan, shares
+from virft.data.sampling import SplitPlan, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
-from virft.data.upright import PictureFolder
+from virft.data.upright import ImageFolder
 from virft.errors import DataError
 from virft.types import ImageSize, Sample
 
@@ -30,7 +30,7 @@ _SIDE = {"type": "integer", "minimum": 1}
 _COUNTS = [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]
 _RLE = {
     "type": "object",
-    "description": "COCO's run lengths of the upright picture; size is [height, width]",
+    "description": "COCO's run lengths of the upright image; size is [height, width]",
     "properties": {
         "size": {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2},
         "counts": {"anyOf": _COUNTS},
@@ -49,13 +49,17 @@ ROW_SCHEMA: dict[str, Any] = {
     "title": "A row for `virft build rows`",
     "type": "object",
     "properties": {
-        "id": {**_TEXT, "description": "unique in the file; made of image and line number without it"},
+        "id": {**_TEXT, "description": "unique in the file; default: image and line number"},
         "image": {**_TEXT, "description": "path inside the folder of the images"},
         "images": {"type": "array", "items": _TEXT, "minItems": 1},
-        "target_image": {"type": "integer", "minimum": 0, "description": "which image the target is about"},
+        "target_image": {
+            "type": "integer",
+            "minimum": 0,
+            "description": "index of the image that the target refers to",
+        },
         "query": {**_TEXT, "description": "a class name, the domain of a classification, or an expression"},
-        "question": {**_TEXT, "description": "the text that is put to the model as it is, in place of a template"},
-        "rationale": {**_TEXT, "description": "what one may think before the answer, for supervised training"},
+        "question": {**_TEXT, "description": "the text that prompts the model unchanged, in place of a template"},
+        "rationale": {**_TEXT, "description": "reasoning before the answer, for supervised fine-tuning"},
         "prompt": {
             "description": "TRL's conversational form: one user message, whose text is the question",
             "anyOf": [
@@ -88,7 +92,7 @@ ROW_SCHEMA: dict[str, Any] = {
             ],
         },
         "target": {
-            "description": "boxes are [x1, y1, x2, y2] in pixels of the upright picture",
+            "description": "boxes are [x1, y1, x2, y2] in pixels of the upright image",
             "oneOf": [
                 _target_with("boxes", {"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES}),
                 _target_with("label", {"label": _TEXT, "aliases": {"type": "array", "items": _TEXT}}),
@@ -110,24 +114,22 @@ _KEYS = frozenset(ROW_SCHEMA["properties"])
 
 
 def read_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of a ``.json`` file with a list, or of any other as one JSON object a line, read lazily.
+    """Yield (place, row) of a ``.json`` file with a list, or of any other file with one JSON object per line.
 
-    Left out and noted: lines that are no JSON object.
+    Lines are read lazily; those that are not a JSON object are added to ``skipped``. Raises ``DataError`` if the file
+    cannot be read.
     """
+    if path.suffix.lower() == ".json":
+        tree = read_json(path, expected="a list of rows")
+        if not isinstance(tree, list):
+            raise DataError(f"{path}: holds a {type(tree).__name__}; expected a list of rows")
+        yield from _objects(((f"{path.name}: row {n}", row) for n, row in enumerate(tree)), skipped)
+        return
     try:
-        if path.suffix.lower() == ".json":
-            tree = json.loads(path.read_bytes())
-            if not isinstance(tree, list):
-                raise DataError(f"{path}: holds a {type(tree).__name__}; expected a list of rows")
-            rows: Iterator[tuple[str, Any]] = ((f"{path.name}: row {n}", row) for n, row in enumerate(tree))
-            yield from _objects(rows, skipped)
-            return
         with path.open("rb") as file:
             yield from _objects(_lines(path.name, file, skipped), skipped)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected rows of JSON") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
 
 
 def _lines(name: str, file: Any, skipped: Skipped) -> Iterator[tuple[str, Any]]:
@@ -158,27 +160,29 @@ def write_row_stores(
     overwrite: bool = False,
     link: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
+    """Write the dataset ``out``, or one in ``out/train`` and each other part; return the cards by folder.
 
-    ``split``: shares of images, by the first of a row. The file is read twice; only the names of images stay in
-    memory. A row that cannot be used is left out and noted.
+    ``folder``: folder of the image files. ``split``: split of the images, by the first image of a row. ``source`` is
+    recorded in the cards; ``link`` makes symbolic links to the image files. The file is read twice, so that only image
+    names and ids are in memory. Invalid rows are added to ``skipped``. Raises ``DataError`` if the file cannot be read,
+    a folder is occupied or no sample is left.
     """
-    once = Skipped(strict=skipped.strict)
-    names = {images[0] for _, row in read_rows(path, once) if (images := _images_of(row)) is not None}
+    first_pass = Skipped(strict=skipped.strict)
+    names = {images[0] for _, row in read_rows(path, first_pass) if (images := _images_of(row)) is not None}
     parts = split.parts(names)
     check_parts_free(out, parts, overwrite=overwrite)
     part_of = {name: part for part, inside in parts.items() for name in inside}
     ids: set[str] = set()
     used: dict[str, dict[str, None]] = {part: {} for part in parts}
-    pictures = PictureFolder(folder)
+    files = ImageFolder(folder)
     with ExitStack() as stack:
         writers = {part: stack.enter_context(StoreWriter(out / part, overwrite=overwrite, link=link)) for part in parts}
         for where, row in read_rows(path, skipped):
             try:
                 images = _images_of(row)
                 if images is None:
-                    raise DataError("image is missing or no path inside the folder of the images")
-                sample = row_to_sample(row, images, [pictures.size(name) for name in images], where=where)
+                    raise DataError("image is missing or not a path inside the folder of the images")
+                sample = row_to_sample(row, images, [files.size(name) for name in images], where=where)
                 if sample.id in ids:
                     raise DataError(f"id {sample.id!r} was used before; expected every id once")
             except DataError as error:
@@ -187,23 +191,26 @@ def write_row_stores(
             ids.add(sample.id)
             writer = writers[part_of[images[0]]]
             used[part_of[images[0]]].update(dict.fromkeys(images))
-            kept = tuple(writer.add_image_file(name, folder / name) for name in images)
-            writer.add(replace(sample, images=kept))
-        told = source | shares(split) | pictures.same_pictures(used)
+            paths = tuple(writer.add_image_file(name, folder / name) for name in images)
+            writer.add(replace(sample, images=paths))
+        facts = source | split_fractions(split) | files.find_duplicates(used)
         return {
             str(out / part): writer.finish(
-                source=told | {"split": part or "all"}, seed=split.seed, skipped=skipped.records
+                source=facts | {"split": part or "all"}, seed=split.seed, skipped=skipped.records
             )
             for part, writer in writers.items()
         }
 
 
 def row_to_sample(row: dict[str, Any], images: Sequence[str], sizes: Sequence[ImageSize], *, where: str) -> Sample:
-    """The sample of a row whose images have these upright sizes."""
+    """Convert a row to a sample; ``sizes``: upright sizes of its images in pixels.
+
+    Raises ``DataError`` if the row is invalid; only some messages begin with ``where``.
+    """
     if unknown := sorted(row.keys() - _KEYS):
-        raise DataError(f"{unknown[0]} is no key of a row; expected {', '.join(sorted(_KEYS))}")
+        raise DataError(f"{unknown[0]} is not a key of a row; expected {', '.join(sorted(_KEYS))}")
     if "question" in row and "prompt" in row:
-        raise DataError("question and prompt are both there; expected one of them")
+        raise DataError("question and prompt are both given; expected one of them")
     question = row["question"] if "question" in row else _text_of_prompt(row["prompt"]) if "prompt" in row else None
     query = row.get("query", question)
     if query is None:
@@ -218,12 +225,12 @@ def row_to_sample(row: dict[str, Any], images: Sequence[str], sizes: Sequence[Im
         "target": row["target"],
         "target_image": row.get("target_image", 0),
     }
-    further = {"question": question, "rationale": row.get("rationale")}
-    return sample_from_record(record | {k: v for k, v in further.items() if v is not None}, where=where)
+    optional = {"question": question, "rationale": row.get("rationale")}
+    return sample_from_record(record | {k: v for k, v in optional.items() if v is not None}, where=where)
 
 
 def _text_of_prompt(prompt: Any) -> str:
-    """The text of TRL's prompt: a string, or one user message of a string or of image and text parts."""
+    """Return the text of a TRL prompt: a string, or one user message of a string or of image and text parts."""
     if isinstance(prompt, str):
         return prompt
     message = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else None
@@ -241,7 +248,7 @@ def _text_of_prompt(prompt: Any) -> str:
 
 
 def _images_of(row: dict[str, Any]) -> tuple[str, ...] | None:
-    """The paths of a row's images; None unless there are some and all lead into the folder."""
+    """Return the image paths of a row; None if it has no image or a path leads out of the folder."""
     found = [row["image"]] if "image" in row and "images" not in row else row.get("images")
     if not isinstance(found, list) or not found or ("image" in row and "images" in row):
         return None

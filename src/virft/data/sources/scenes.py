@@ -1,4 +1,4 @@
-"""The built-in scenes as data sets on disk."""
+"""Datasets of the built-in synthetic scenes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from virft.errors import ConfigError, did_you_mean
 from virft.geometry.masks import mask_to_rle
 from virft.scenes.assets import class_names
 from virft.scenes.render import Scene
-from virft.scenes.sets import ABSENT_SHARE, SceneKind, SceneSample, evaluation_set, few_shot_set
+from virft.scenes.sets import ABSENT_FRAC, SceneKind, SceneSample, evaluation_set, few_shot_set
 from virft.types import Box, ImageSize, Sample, TaskName
 
 SPLITS = ("base", "novel", "heldout")
+"""Names of the splits of the scene classes."""
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def scene_classes_named(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names as given, each split name ("base", "novel", "heldout") replaced by its classes.
+    """Return the class names with each split name ("base", "novel", "heldout") replaced by its classes.
+
+    Raises ``ConfigError`` if a name is neither a split nor a class.
 
     >>> len(scene_classes_named(["novel", "heldout"]))
     16
@@ -47,27 +50,29 @@ def write_few_shot_scenes(
     shots: int,
     seed: int,
     kind: SceneKind = SceneKind.TRAIN,
-    negatives_frac: float = ABSENT_SHARE,
+    negatives_frac: float = ABSENT_FRAC,
     size: int,
     overwrite: bool = False,
     renamed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A training set of ``shots`` scenes per class, with training backgrounds; returns its card.
+    """Write a training set of ``shots`` scenes per class, with training backgrounds; return its card.
 
-    ``renamed``: query -> another query, for a control in which names do not fit. A kind for tests is a ``ConfigError``.
+    ``size``: width and height of an image in pixels. ``negatives_frac``: fraction of questions about an absent class.
+    ``renamed``: query -> another query, for a control experiment with wrong names. Raises ``ConfigError`` if ``kind``
+    is for test sets, ``DataError`` if the folder is occupied.
     """
     if not kind.is_training:
         allowed = ", ".join(one for one in SceneKind if one.is_training)
         raise ConfigError(f"scenes of kind {kind} are for tests; expected {allowed} with shots")
-    scenes = few_shot_set(seed, task, classes, shots, kind=kind, absent_share=negatives_frac, size=size)
-    told = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
+    scenes = few_shot_set(seed, task, classes, shots, kind=kind, absent_frac=negatives_frac, size=size)
+    facts = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
     return _write(
         folder,
         scenes,
         task=task,
         classes=classes,
         seed=seed,
-        told=told,
+        facts=facts,
         size=size,
         overwrite=overwrite,
         renamed=renamed or {},
@@ -82,14 +87,18 @@ def write_test_scenes(
     num_questions: int,
     kind: SceneKind,
     seed: int,
-    negatives_frac: float = ABSENT_SHARE,
+    negatives_frac: float = ABSENT_FRAC,
     size: int,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """A set of ``num_questions`` questions on scenes of a kind, two of which are tests; returns its card."""
-    scenes = evaluation_set(seed, task, classes, num_questions, kind, absent_share=negatives_frac, size=size)
-    told = {"split": kind.value}
-    return _write(folder, scenes, task=task, classes=classes, seed=seed, told=told, size=size, overwrite=overwrite)
+    """Write a test set of ``num_questions`` questions on scenes of a kind; return its card.
+
+    ``size``: width and height of an image in pixels. ``negatives_frac``: fraction of questions about an absent class.
+    Raises ``DataError`` if the folder is occupied.
+    """
+    scenes = evaluation_set(seed, task, classes, num_questions, kind, absent_frac=negatives_frac, size=size)
+    facts = {"split": kind.value}
+    return _write(folder, scenes, task=task, classes=classes, seed=seed, facts=facts, size=size, overwrite=overwrite)
 
 
 def _write(
@@ -99,7 +108,7 @@ def _write(
     task: TaskName,
     classes: Sequence[str],
     seed: int,
-    told: dict[str, Any],
+    facts: dict[str, Any],
     size: int,
     overwrite: bool,
     renamed: Mapping[str, str] = _NO_NAMES,
@@ -109,7 +118,7 @@ def _write(
             path = writer.add_image(f"{scene.name}.png", Image.fromarray(scene.scene.image))
             for sample in _samples(scene, path):
                 writer.add(replace(sample, query=renamed.get(sample.query, sample.query)))
-        source = {"kind": "scenes", "task": task.value, "classes": list(classes), "image_size": size} | told
+        source = {"kind": "scenes", "task": task.value, "classes": list(classes), "image_size": size} | facts
         return writer.finish(source=source, seed=seed)
 
 
@@ -129,6 +138,6 @@ def _samples(scene: SceneSample, path: str) -> list[Sample]:
 
 
 def _rle(scene: Scene, target: Box) -> str:
-    """The mask of the object with this box; no two boxes of a scene are equal."""
+    """Return the mask of the object with this box as COCO's run lengths; no two boxes of a scene are equal."""
     index = next(i for i, one in enumerate(scene.objects) if one.box == target)
     return mask_to_rle(scene.visible_mask(index))

@@ -1,7 +1,7 @@
-"""Data sets in the columns of Visual-RFT: ``image``, ``problem`` and ``solution``.
+"""Hugging Face datasets with the columns of Visual-RFT: ``image``, ``problem`` and ``solution``.
 
-The question is kept as it is, the solution is read as an answer would be. Needs the extra ``virft[hf]``.
-Source: Visual-RFT (arXiv 2503.01785) and its public data sets.
+The question is used unchanged; the solution is parsed like the answer of a completion. Needs the extra ``virft[hf]``.
+Source: Visual-RFT (arXiv 2503.01785) and its public datasets.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import Skipped
-from virft.data.sampling import SplitPlan, shares
+from virft.data.sampling import SplitPlan, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
-from virft.data.upright import PictureFolder
+from virft.data.upright import ImageFolder
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace, box_of
 from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, Target, TaskName
 
-COLUMNS = ("image", "problem", "solution")
+VISUAL_RFT_COLUMNS = ("image", "problem", "solution")
+"""Columns that a dataset needs."""
 _CATEGORY = re.compile(r"categor(?:y|ies)\s*[:\s]\s*[\"'‘“](.+?)[\"'’”]", re.IGNORECASE)
 _LOOKS_LIKE_DETECTION = re.compile(r"Position|bbox|no objects?|\[\s*[\[{]|\[\s*\]", re.IGNORECASE)
 _LOOKS_LIKE_BOXES = re.compile(_LOOKS_LIKE_DETECTION.pattern + r"|[\[(]\s*\d+(\.\d+)?\s*,", re.IGNORECASE)
@@ -32,17 +33,21 @@ _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisualRFTPlan:
-    """``task``: None reads each solution as what it looks like. ``space``: what its boxes mean."""
+    """Settings of a build."""
 
     task: TaskName | None = None
+    """Task of all rows; None: inferred from the form of each solution."""
     space: BoxSpace = BoxSpace.RELATIVE_1000
+    """Coordinate space of the boxes in solutions."""
     split: SplitPlan
+    """Split of the images."""
 
 
 def open_rows(source: str, *, split: str | None = None) -> Any:
-    """The rows of a saved data set, of parquet files (one, or a folder of them), or of a hub id.
+    """Open a saved dataset, parquet files (one, or a folder of them), or a hub id, as a ``datasets.Dataset``.
 
-    ``split``: which one, if there are several. Images come as they were stored, undecoded.
+    ``split``: name of the split, needed if the dataset has several. Images are not decoded. Raises ``DataError`` if the
+    dataset cannot be read, the split is ambiguous or a column is missing.
     """
     try:
         import datasets
@@ -51,7 +56,7 @@ def open_rows(source: str, *, split: str | None = None) -> Any:
     except ImportError as error:
         raise DataError(f"{source}: reading it needs Hugging Face datasets; pip install virft[hf]") from error
     try:
-        # a hub id becomes a folder too: in the local cache, where it may be already
+        # A hub id is downloaded to a folder of the local cache, unless it is cached already.
         path = Path(source) if Path(source).exists() else Path(snapshot_download(source, repo_type="dataset"))
         if path.is_file():
             found = datasets.load_dataset("parquet", data_files=str(path))
@@ -61,13 +66,14 @@ def open_rows(source: str, *, split: str | None = None) -> Any:
             found = datasets.load_dataset(str(path))
     except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"{source}: cannot be read as a data set ({str(error).splitlines()[0]}); "
-            "expected a saved data set, parquet files, or a hub id"
+            f"{source}: cannot be read as a dataset ({str(error).splitlines()[0]}); "
+            "expected a saved dataset, parquet files, or a hub id"
         ) from error
     rows = _one_split(found, source, split)
-    if missing := [column for column in COLUMNS if column not in rows.column_names]:
+    if missing := [column for column in VISUAL_RFT_COLUMNS if column not in rows.column_names]:
         raise DataError(
-            f"{source}: has no column {missing[0]}; expected {', '.join(COLUMNS)}, found {', '.join(rows.column_names)}"
+            f"{source}: has no column {missing[0]}; expected {', '.join(VISUAL_RFT_COLUMNS)}, "
+            f"found {', '.join(rows.column_names)}"
         )
     return rows.cast_column("image", datasets.Image(decode=False))
 
@@ -81,9 +87,11 @@ def write_visual_rft_stores(
     skipped: Skipped,
     overwrite: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``out`` (or ``out/train`` and the other parts) and return the card of each data set by folder.
+    """Write the dataset ``out``, or one in ``out/train`` and each other part; return the cards by folder.
 
-    Images are read twice, one at a time. A row without a usable image or solution is left out and noted.
+    ``rows``: the result of ``open_rows``. ``source`` is recorded in the cards. Images are read twice, one at a time.
+    Rows without a usable image or solution are added to ``skipped``. Raises ``DataError`` if a folder is occupied or no
+    sample is left.
     """
     names = {name for row in rows if (name := _name_of(row)) is not None}
     parts = plan.split.parts(names)
@@ -92,7 +100,7 @@ def write_visual_rft_stores(
     used: dict[str, dict[str, None]] = {part: {} for part in parts}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        pictures = PictureFolder(folder)
+        files = ImageFolder(folder)
         writers = {part: stack.enter_context(StoreWriter(out / part, overwrite=overwrite)) for part in parts}
         for number, row in enumerate(rows):
             name = _name_of(row)
@@ -102,7 +110,7 @@ def write_visual_rft_stores(
                 part = part_of[name]
                 if name not in used[part]:
                     (folder / name).write_bytes(_bytes_of(row))
-                sample = _sample(row, name, pictures.size(name), number, plan)
+                sample = _sample(row, name, files.size(name), number, plan)
                 path = writers[part].add_image_file(name, folder / name)
                 used[part][name] = None
                 writers[part].add(replace(sample, images=(path,)))
@@ -111,30 +119,30 @@ def write_visual_rft_stores(
             finally:
                 if name is not None:
                     (folder / name).unlink(missing_ok=True)
-        told = source | {"box_space": plan.space.value, **shares(plan.split), **pictures.same_pictures(used)}
+        facts = source | {"box_space": plan.space.value, **split_fractions(plan.split), **files.find_duplicates(used)}
         return {
             str(out / part): writer.finish(
-                source=told | {"split": part or "all"}, seed=plan.split.seed, skipped=skipped.records
+                source=facts | {"split": part or "all"}, seed=plan.split.seed, skipped=skipped.records
             )
             for part, writer in writers.items()
         }
 
 
 def _one_split(found: Any, source: str, split: str | None) -> Any:
-    """The rows of the asked split; without one, of the only split there is."""
+    """Return the rows of the named split; without a name, of the only split."""
     if not isinstance(found, dict):
         if split is not None:
             raise DataError(f"{source}: has no splits; expected no --hf-split, found {split}")
         return found
     name = split if split is not None else next(iter(found)) if len(found) == 1 else None
     if name not in found:
-        asked = f"no split {split}" if split is not None else "several splits"
-        raise DataError(f"{source}: has {asked}; expected --hf-split {' or '.join(found)}")
+        splits = f"no split {split}" if split is not None else "several splits"
+        raise DataError(f"{source}: has {splits}; expected --hf-split {' or '.join(found)}")
     return found[name]
 
 
 def _name_of(row: dict[str, Any]) -> str | None:
-    """A file name for the row's image, by its content; None if it has none."""
+    """Return a file name made from the content of the row's image; None if the row has no image."""
     data = _bytes_of(row)
     if not data:
         return None
@@ -143,7 +151,7 @@ def _name_of(row: dict[str, Any]) -> str | None:
 
 
 def _bytes_of(row: dict[str, Any]) -> bytes:
-    """The image as it was stored: inside the set, or in a file that the set names. Empty if there is neither."""
+    """Return the encoded image: stored in the dataset, or in a file that the dataset names. Empty without either."""
     image = row["image"] or {}
     if image.get("bytes"):
         return bytes(image["bytes"])
@@ -171,23 +179,23 @@ def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: 
 
 
 def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[TaskName, Target]:
-    """The solution as a target, with boxes in pixels of the upright image, three digits behind the point."""
+    """Parse the solution to a target; boxes in pixels of the upright image, rounded to three decimals."""
     text = solution if "<answer>" in solution else f"<answer>{solution}</answer>"
     common: dict[str, Any] = {"thinking": False, "space": plan.space, "original": size, "resized": size}
 
     if plan.task is TaskName.CLASSIFICATION or (plan.task is None and not _LOOKS_LIKE_BOXES.search(text)):
         reading = read_classification(text, thinking=False)
         if not isinstance(reading.answer, Label):
-            raise DataError(f"solution {solution!r:.60} is no label")
+            raise DataError(f"solution {solution!r:.60} is not a label")
         return TaskName.CLASSIFICATION, reading.answer
     if plan.task is TaskName.GROUNDING or (plan.task is None and not _LOOKS_LIKE_DETECTION.search(text)):
         answer = read_grounding(text, **common).answer
         if not isinstance(answer, Box):
-            raise DataError(f"solution {solution!r:.60} is not one box")
+            raise DataError(f"solution {solution!r:.60} is not a single box")
         return TaskName.GROUNDING, _rounded(answer)
     answer = read_detection(text, **common).answer
     if not isinstance(answer, Detections) or answer.invalid:
-        raise DataError(f"solution {solution!r:.60} is no list of boxes")
+        raise DataError(f"solution {solution!r:.60} is not a list of boxes")
     items = tuple(Detection(box=_rounded(item.box)) for item in answer.items)
     return TaskName.DETECTION, Detections(items=items)
 

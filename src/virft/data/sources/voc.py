@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file for each image.
+"""Pascal VOC: one XML file per image.
 
 Format: http://host.robots.ox.ac.uk/pascal/VOC/ (VOC2012 development kit)
 """
@@ -22,11 +22,12 @@ _IMAGE_FOLDERS = ("../JPEGImages", "../images", ".")
 
 
 def read_voc(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
-    """Every ``*.xml`` of the folder; images in JPEGImages or images beside the XML files' folder, or beside them.
+    """Read every ``*.xml`` of the folder. Images are in ../JPEGImages or ../images, or next to their XML file.
 
-    VOC counts pixels from 1 and includes the last: (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax. Left out and
-    noted: files that cannot be read or have no image, objects without name or box. Objects marked ``difficult`` make
-    their class doubtful on the image, as its authors do not count them either.
+    VOC counts pixels from 1 and includes the last: (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax. Added to
+    ``skipped``: files that cannot be read or have no image, objects without name or box. The class of an object marked
+    ``difficult`` is doubtful on its image, since VOC's evaluation ignores such objects. Raises ``DataError`` if the
+    folder has no XML file, ``ConfigError`` if one of ``classes`` is unknown.
     """
     images: dict[str, AnnotatedImage] = {}
     num_difficult = 0
@@ -47,7 +48,7 @@ def read_voc(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> 
                 skipped.note(f"{where}: object {number}", "has no name")
                 continue
             box = _box_of(row)
-            fault = "bndbox has no four numbers" if box is None else box_fault(box, size) if size else None
+            fault = "bndbox does not have four numbers" if box is None else box_fault(box, size) if size else None
             if box is None or fault:
                 skipped.note(f"{where}: object {number}", str(fault))
                 doubtful.add(label)
@@ -58,7 +59,7 @@ def read_voc(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> 
                 boxes.setdefault(label, []).append(box)
         name = _name_of(image, folder)
         if name in images:
-            skipped.note(where, f"image {name} was annotated before")
+            skipped.note(where, f"image {name} is annotated by an earlier file")
             continue
         images[name] = AnnotatedImage(
             name=name,
@@ -90,11 +91,11 @@ def _image_of(file: Path, tree: ElementTree.Element) -> Path:
     for folder in _IMAGE_FOLDERS:
         if is_file(image := (file.parent / folder / last)):
             return image.resolve()
-    raise DataError(f"no image {last}; expected it in JPEGImages or images beside this folder, or beside the file")
+    raise DataError(f"no image {last}; expected it in ../JPEGImages, in ../images, or next to the XML file")
 
 
 def _name_of(image: Path, folder: Path) -> str:
-    """The image's path inside the folder or the one above."""
+    """Return the path of the image inside the folder or its parent."""
     for base in (folder.resolve(), folder.resolve().parent):
         if image.is_relative_to(base):
             return image.relative_to(base).as_posix()

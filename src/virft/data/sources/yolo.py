@@ -1,4 +1,4 @@
-"""YOLO: a text file for each image, a line for each object, numbers as shares of the image's sides.
+"""YOLO: one text file per image, one line per object, coordinates as fractions of the image's width and height.
 
 Format: https://docs.ultralytics.com/datasets/detect/
 """
@@ -24,11 +24,13 @@ _NAME_FILES = ("classes.txt", "obj.names")
 
 
 def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
-    """Images below ``folder`` with label files: ``images/a/b.jpg`` has ``labels/a/b.txt``, else ``b.txt`` is beside.
+    """Read the images below ``folder`` and their label files: ``labels/a/b.txt`` of ``images/a/b.jpg``, or ``b.txt``.
 
-    Class names come from a YAML file with ``names`` in the folder, or from ``classes.txt``. An image without a label
-    file shows nothing, as in the format. A line is ``class cx cy width height``, or ``class x1 y1 x2 y2 ..`` of an
-    outline, whose box is taken. Left out and noted: lines of other numbers, or of a class without a name.
+    Class names are read from a YAML file with ``names`` in the folder, or from ``classes.txt``. An image without a
+    label file has no objects, as the format defines. A line is ``class cx cy width height``, or ``class x1 y1 x2 y2
+    ..`` of an outline, of which the bounding box is used. Added to ``skipped``: lines with other numbers, or of a class
+    without a name. Raises ``DataError`` if the folder has no label file or no class names, ``ConfigError`` if one of
+    ``classes`` is unknown.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a YOLO folder with images and labels")
@@ -57,12 +59,14 @@ def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) ->
             if label is None:
                 skipped.note(where, f"class {words[0]} has no name; expected one of 0 to {len(names) - 1}")
                 continue
-            shares = _shares(words[1:])
-            if shares is None:
-                skipped.note(where, f"{line!r:.60} has not 4 numbers, or 6 and more in pairs, after the class")
+            fractions = _fractions(words[1:])
+            if fractions is None:
+                skipped.note(
+                    where, f"{line!r:.60} does not have 4 numbers, or an even number of at least 6, after the class"
+                )
                 doubtful.add(label)
                 continue
-            x1, y1, x2, y2 = shares
+            x1, y1, x2, y2 = fractions
             box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
             rounded = tuple(round(value, 3) for value in box)
             if fault := box_fault(rounded, size):  # type: ignore[arg-type]
@@ -80,8 +84,8 @@ def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) ->
     return detection_set(images, classes, where=folder.name, known=names.values())
 
 
-def _shares(words: list[str]) -> XYXY | None:
-    """x1, y1, x2, y2 as shares of the sides."""
+def _fractions(words: list[str]) -> XYXY | None:
+    """Return x1, y1, x2, y2 as fractions of the image's sides; None if the line is not a box or an outline."""
     try:
         numbers = [float(word) for word in words]
     except ValueError:
@@ -106,7 +110,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _label_file(image: Path, folder: Path) -> Path:
-    """labels/a/b.txt of images/a/b.jpg (the last ``images`` in the path), else b.txt beside the image."""
+    """Return labels/a/b.txt for images/a/b.jpg (the last ``images`` in the path), else b.txt next to the image."""
     parts = list(image.relative_to(folder).parts)
     if "images" in parts[:-1]:
         at = len(parts) - 2 - parts[:-1][::-1].index("images")
@@ -117,7 +121,7 @@ def _label_file(image: Path, folder: Path) -> Path:
 
 
 def _class_names(folder: Path) -> dict[str, str]:
-    """Number (as text) -> name."""
+    """Return the names by class number, as text."""
     for file in (*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml"))):
         import yaml
 

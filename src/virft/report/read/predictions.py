@@ -61,7 +61,7 @@ def read_reported_predictions(
             one.sample.id: QuestionScore(question_score(one.reading, one.sample.target), _max_confidence(one.reading))
             for found in by_task.values()
             for one in found
-            if one.sample.asked
+            if one.sample.queried
         },
         read=partial(_read_again, folder / PREDICTIONS, card),
         resampled=resampled,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from virft.data.samples import is_number
+from virft.data.samples import is_json_number
 from virft.report.render.reported import ReportedRun, ReportedSystem
 
 SMOOTHED_FRACTION = 0.1
@@ -205,7 +205,7 @@ def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
         last_trained = step if trained else last_trained
         done = step + 1 if last_trained >= step else step
         for name, value in record.items():
-            if name != "step" and is_number(value) and math.isfinite(value):
+            if name != "step" and is_json_number(value) and math.isfinite(value):
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(done)
                 values.append(float(value))

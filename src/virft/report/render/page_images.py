@@ -10,7 +10,7 @@ from PIL import Image
 
 from virft.data.images import load_image
 from virft.errors import DataError
-from virft.types import ImageSize, View
+from virft.types import Augmentation, ImageSize
 
 SIDE = 480
 QUALITY = 72
@@ -33,9 +33,9 @@ class PageImages:
     """The images of a page. An image with the same augmentation is read and embedded once."""
 
     def __init__(self) -> None:
-        self._images: dict[tuple[str, View | None], PageImage] = {}
+        self._images: dict[tuple[str, Augmentation | None], PageImage] = {}
 
-    def add(self, path: str, size: ImageSize, view: View | None = None) -> PageImage:
+    def add(self, path: str, size: ImageSize, view: Augmentation | None = None) -> PageImage:
         """Return the embedded image of a file, or a placeholder with its ``problem`` if the file cannot be read."""
         key = (path, view)
         if key not in self._images:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virft.data.views import target_in
+from virft.data.augmentation import augment_target
 from virft.report.render.descriptions import describe_target
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import ReportedRun
 from virft.report.render.score_tables import signed
-from virft.types import Box, Detection, Detections, Sample, Target, Unreadable, View
+from virft.types import Augmentation, Box, Detection, Detections, Sample, Target, Unreadable
 
 NUM_GROUPS = 6
 
@@ -100,7 +100,7 @@ def _group(record: Mapping[str, Any], sample: Sample | None, images: PageImages)
     view = _view(record)
     target: Target | None = None
     if sample is not None:
-        target = sample.target if view is None else target_in(view, sample.target, sample.target_size)
+        target = sample.target if view is None else augment_target(view, sample.target, sample.target_size)
     return ShownGroup(
         step=record["step"] + 1,
         sample=record["sample"],
@@ -120,7 +120,7 @@ def _completion(
     record: Mapping[str, Any],
     sample: Sample | None,
     target: Target | None,
-    view: View | None,
+    view: Augmentation | None,
     images: PageImages,
 ) -> ShownCompletion:
     drawn = None
@@ -152,7 +152,8 @@ def _answer(record: Mapping[str, Any], target: Target) -> Detections | Box | Unr
     return boxes[0][0] if boxes else Unreadable(reason="no box")
 
 
-def _view(record: Mapping[str, Any]) -> View | None:
-    if "view" not in record:
+def _view(record: Mapping[str, Any]) -> Augmentation | None:
+    if "augmentation" not in record:
         return None
-    return View(**{**record["view"], "crop": tuple(record["view"]["crop"])})
+    found = record["augmentation"]
+    return Augmentation(**{**found, "crop": tuple(found["crop"])})

@@ -100,7 +100,7 @@ def best_and_worst(groups: Sequence[RolloutGroup], number: int, *, scale_by_std:
     return {
         "step": number,
         "sample": group.sample.id,
-        **({"view": asdict(group.sample.view)} if group.sample.view is not None else {}),
+        **({"augmentation": asdict(group.sample.augmentation)} if group.sample.augmentation is not None else {}),
         "prompt": group.prompt.text,
         "rewards": list(group.rewards),
         "best": shown(order[-1]),

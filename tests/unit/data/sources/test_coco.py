@@ -1,4 +1,4 @@
-"""COCO files, whole and broken."""
+"""COCO files, valid and invalid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(path: Path, images: Path | None = None, **options: Any) -> tuple[Annota
     return read_coco(open_coco(path), images or path.parent / "images", skipped=skipped, **options), skipped.records
 
 
-def test_boxes_come_by_image_and_class_as_corners(tmp_path: Path) -> None:
+def test_boxes_are_corners_by_image_and_class(tmp_path: Path) -> None:
     annotated, skipped = read(save_coco(tmp_path, TWO))
     assert annotated.classes == ("cat", "dog")
     assert annotated.images["a.png"].boxes == {"cat": ((10.0, 10.0, 30.0, 40.0), (1.0, 2.0, 4.0, 6.0))}
@@ -29,13 +29,13 @@ def test_boxes_come_by_image_and_class_as_corners(tmp_path: Path) -> None:
     assert skipped == []
 
 
-def test_only_chosen_classes_are_kept(tmp_path: Path) -> None:
+def test_only_chosen_classes_are_read(tmp_path: Path) -> None:
     annotated, _ = read(save_coco(tmp_path, TWO), classes=["dog"])
     assert annotated.classes == ("dog",)
     assert annotated.images["a.png"].boxes == {}
 
 
-def test_unknown_class_is_told_with_the_nearest(tmp_path: Path) -> None:
+def test_unknown_class_is_reported_with_the_closest_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"class 'dgo' is not in annotations\.json; did you mean 'dog'\?"):
         read(save_coco(tmp_path, TWO), classes=["dgo"])
     with pytest.raises(ConfigError, match=r"class 'zebra' is not in annotations\.json; it has cat, dog"):
@@ -68,7 +68,7 @@ def test_crowd_is_counted_and_makes_its_class_doubtful(tmp_path: Path) -> None:
         ({"id": 2}, "the id was used before; expected every id once"),
     ],
 )
-def test_broken_annotation_is_skipped_and_named(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_an_invalid_annotation_is_skipped_and_reported(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     path = save_coco(tmp_path, TWO)
     edit_json(path, lambda tree: tree["annotations"][2].update(change))
     annotated, skipped = read(path)
@@ -81,14 +81,14 @@ def test_broken_annotation_is_skipped_and_named(tmp_path: Path, change: dict[str
         read(path, strict=True)
 
 
-def test_class_with_a_broken_box_is_not_asked_as_absent(tmp_path: Path) -> None:
+def test_class_with_an_invalid_box_is_not_queried_as_absent(tmp_path: Path) -> None:
     path = save_coco(tmp_path, TWO)
     edit_json(path, lambda tree: tree["annotations"][2].update(bbox=[0, 0, 0, 0]))
     annotated, _ = read(path)
     assert annotated.images["b.png"].doubtful == {"dog"}
 
 
-def test_box_a_pixel_outside_is_kept(tmp_path: Path) -> None:
+def test_a_box_a_pixel_outside_is_accepted(tmp_path: Path) -> None:
     annotated, skipped = read(save_coco(tmp_path, {"a.png": [("cat", [-0.5, 0, 65.4, 48.9])]}))
     assert annotated.images["a.png"].boxes["cat"] == ((-0.5, 0.0, 64.9, 48.9),)
     assert skipped == []
@@ -105,7 +105,7 @@ def test_box_a_pixel_outside_is_kept(tmp_path: Path) -> None:
         ({"file_name": "a.png"}, "file a.png was used by image 1; expected every file once"),
     ],
 )
-def test_broken_image_record_is_skipped_and_named(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_invalid_image_record_is_skipped_and_reported(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     path = save_coco(tmp_path, TWO)
     edit_json(path, lambda tree: tree["images"][1].update(change))
     annotated, skipped = read(path)
@@ -114,7 +114,7 @@ def test_broken_image_record_is_skipped_and_named(tmp_path: Path, change: dict[s
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
-def test_record_that_is_no_object_is_skipped(tmp_path: Path, key: str) -> None:
+def test_a_record_that_is_not_an_object_is_skipped(tmp_path: Path, key: str) -> None:
     path = save_coco(tmp_path, TWO)
     edit_json(path, lambda tree: tree[key].append("?"))
     annotated, skipped = read(path)
@@ -132,14 +132,14 @@ def test_record_that_is_no_object_is_skipped(tmp_path: Path, key: str) -> None:
         ('{"images": [1], "annotations": [1]}', r"annotations\.json: categories is missing"),
     ],
 )
-def test_file_that_is_no_coco_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "annotations.json"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         open_coco(path)
 
 
-def test_missing_or_binary_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: cannot be read \(No such file"):
         open_coco(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00{")
@@ -147,14 +147,14 @@ def test_missing_or_binary_file_is_told(tmp_path: Path) -> None:
         open_coco(tmp_path / "binary.json")
 
 
-def test_names_lose_the_folder_they_share(tmp_path: Path) -> None:
+def test_names_are_relative_to_the_common_folder(tmp_path: Path) -> None:
     path = save_coco(tmp_path, {"val/x/a.png": [("cat", [1, 1, 5, 5])], "val/y/a.png": [("dog", [1, 1, 5, 5])]})
     annotated, _ = read(path)
     assert sorted(annotated.images) == ["x/a.png", "y/a.png"]
     assert annotated.images["x/a.png"].file == tmp_path / "images" / "val" / "x" / "a.png"
 
 
-def test_images_are_found_without_their_folders_too(tmp_path: Path) -> None:
+def test_images_are_also_found_without_their_folders(tmp_path: Path) -> None:
     path = save_coco(tmp_path, {"a.png": [("cat", [1, 1, 5, 5])]})
     edit_json(path, lambda tree: tree["images"][0].update(file_name="val2017/a.png"))
     annotated, _ = read(path)
@@ -169,7 +169,7 @@ def test_names_never_lead_out_of_the_image_folder(tmp_path: Path, name: str) -> 
     assert annotated.images["a.png"].file == tmp_path / "images" / "a.png"
 
 
-def test_sum_of_decimals_is_rounded(tmp_path: Path) -> None:
+def test_a_sum_of_decimals_is_rounded(tmp_path: Path) -> None:
     # 0.1 + 0.2 = 0.30000000000000004
     annotated, _ = read(save_coco(tmp_path, {"a.png": [("cat", [0.1, 0.1, 0.2, 0.2])]}))
     assert json.dumps(annotated.images["a.png"].boxes["cat"]) == "[[0.1, 0.1, 0.3, 0.3]]"

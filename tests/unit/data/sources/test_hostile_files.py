@@ -1,4 +1,4 @@
-"""Files that are made to hurt: depth without end, words that grow when they are shown, huge numbers."""
+"""Malicious files: extreme nesting, entities that expand exponentially, huge numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from virft.data.annotations import Skipped
-from virft.data.query_map import read_asked_map
+from virft.data.query_map import read_query_map
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.sources.labelme import read_labelme
 from virft.data.sources.labels import read_aliases
@@ -27,20 +27,20 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "refcoco.json": lambda path: read_refcoco(path, path.parent, skipped=Skipped()),
     "rows.json": lambda path: list(read_rows(path, Skipped(strict=True))),
     "names.json": read_aliases,
-    "map.json": read_asked_map,
+    "map.json": read_query_map,
     "card.json": lambda path: read_card(path.parent),
 }
 
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("text", [DEEP, "[" * 900 + "]" * 900, "9" * 5000], ids=["open", "closed", "digits"])
-def test_json_without_end_is_refused_by_its_name(tmp_path: Path, name: str, text: str) -> None:
+def test_extremely_nested_json_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=name):
         READERS[name](tmp_path / name)
 
 
-def test_json_without_end_in_a_line_or_beside_a_picture_is_skipped_and_named(tmp_path: Path) -> None:
+def test_extremely_nested_json_in_a_line_or_next_to_an_image_is_skipped_and_reported(tmp_path: Path) -> None:
     skipped = Skipped()
     (tmp_path / "rows.jsonl").write_text(DEEP + '\n{"image": "a.png"}\n')
     assert [where for where, _ in read_rows(tmp_path / "rows.jsonl", skipped)] == ["rows.jsonl:2"]
@@ -48,8 +48,8 @@ def test_json_without_end_in_a_line_or_beside_a_picture_is_skipped_and_named(tmp
     (tmp_path / "b.json").write_text(
         '{"shapes": [{"label": "a", "shape_type": "rectangle", "points": [[1, 2], [3, 1%s]]}]}' % ("0" * 400)
     )
-    save_picture(tmp_path / "a.png")
-    save_picture(tmp_path / "b.png")
+    save_image(tmp_path / "a.png")
+    save_image(tmp_path / "b.png")
     read_labelme(tmp_path, skipped=skipped)
     assert [where for where, _ in skipped.records] == ["rows.jsonl:1", "a.json", "b.json: shape 0"]
 
@@ -63,7 +63,7 @@ def test_json_without_end_in_a_line_or_beside_a_picture_is_skipped_and_named(tmp
     ],
     ids=["width", "name", "id"],
 )
-def test_a_coco_record_beyond_measure_is_skipped(tmp_path: Path, change: str) -> None:
+def test_a_coco_record_with_huge_values_is_skipped(tmp_path: Path, change: str) -> None:
     image = f'{{"id": 1, "file_name": "a.png", "height": 48, {change}}}'
     box = f'{{"id": 5, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 1{"0" * 400}]}}'
     (tmp_path / "c.json").write_text(
@@ -74,7 +74,7 @@ def test_a_coco_record_beyond_measure_is_skipped(tmp_path: Path, change: str) ->
     assert skipped.records
 
 
-def test_entities_that_grow_are_not_unpacked(tmp_path: Path) -> None:
+def test_expanding_xml_entities_are_not_expanded(tmp_path: Path) -> None:
     entities = "".join(f'<!ENTITY a{i + 1} "{f"&a{i};" * 10}">' for i in range(12))
     (tmp_path / "a.xml").write_text(
         f'<!DOCTYPE a [<!ENTITY a0 "{"ha" * 1000}">{entities}]><annotation><filename>&a12;</filename></annotation>'
@@ -90,8 +90,8 @@ def test_entities_that_grow_are_not_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["aliases", "depth"])
-def test_yaml_that_grows_when_it_is_shown_is_refused(tmp_path: Path, kind: str) -> None:
-    save_picture(tmp_path / "a.png")
+def test_expanding_yaml_is_refused_with_a_short_message(tmp_path: Path, kind: str) -> None:
+    save_image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
     grown = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(30))
     text = f"a0: &a0 [fox]\n{grown}names: *a30\n" if kind == "aliases" else "names: " + DEEP

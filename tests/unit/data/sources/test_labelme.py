@@ -1,4 +1,4 @@
-"""LabelMe folders, whole and broken."""
+"""LabelMe folders, valid and invalid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.labelme import read_labelme
@@ -20,7 +20,7 @@ DOG = {"label": "dog", "shape_type": "polygon", "points": [[40, 5], [60, 5], [50
 
 
 def save(folder: Path, *shapes: Any, name: str = "a", **changes: Any) -> Path:
-    save_picture(folder / f"{name}.png")
+    save_image(folder / f"{name}.png")
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"shapes": shapes, "imageWidth": 64, "imageHeight": 48, "imagePath": "x"} | changes))
     return path
@@ -31,7 +31,7 @@ def read(folder: Path, **options: Any) -> tuple[AnnotatedSet, list[tuple[str, st
     return read_labelme(folder, skipped=skipped, **options), skipped.records
 
 
-def test_corners_come_in_any_order_and_polygons_get_the_box_around_them(tmp_path: Path) -> None:
+def test_corners_can_be_in_any_order_and_polygons_become_bounding_boxes(tmp_path: Path) -> None:
     save(tmp_path, CAT, DOG)
     annotated, skipped = read(tmp_path)
     assert annotated.classes == ("cat", "dog")
@@ -50,7 +50,7 @@ def test_corners_come_in_any_order_and_polygons_get_the_box_around_them(tmp_path
         ({"points": [[1, 2], [99, 9]]}, "box [1, 2, 99, 9] reaches outside its image"),
     ],
 )
-def test_a_broken_shape_is_named_and_its_class_is_not_called_absent(
+def test_an_invalid_shape_is_reported_and_its_class_is_not_absent(
     tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     save(tmp_path, CAT | change, DOG)
@@ -63,14 +63,14 @@ def test_a_broken_shape_is_named_and_its_class_is_not_called_absent(
 
 
 @pytest.mark.parametrize("shape", ["x", {"points": [[1, 2], [3, 4]]}, {"label": " "}])
-def test_a_shape_without_a_label_is_named(tmp_path: Path, shape: Any) -> None:
+def test_a_shape_without_a_label_is_reported(tmp_path: Path, shape: Any) -> None:
     save(tmp_path, shape, DOG)
     ((where, found),) = read(tmp_path)[1]
     assert where == "a.json: shape 0"
     assert found.endswith("expected a class name")
 
 
-def test_broken_files_are_skipped_and_named(tmp_path: Path) -> None:
+def test_invalid_files_are_skipped_and_reported(tmp_path: Path) -> None:
     save(tmp_path, CAT)
     (tmp_path / "b.json").write_text("[]")
     (tmp_path / "c.json").write_bytes(b"\xff\xfe{")
@@ -78,19 +78,19 @@ def test_broken_files_are_skipped_and_named(tmp_path: Path) -> None:
     annotated, skipped = read(tmp_path)
     assert set(annotated.images) == {"a.png"}
     assert [where for where, _ in skipped] == ["b.json", "c.json", "d.json"]
-    with pytest.raises(DataError, match=r"holds no \.json file; expected LabelMe JSON files beside their images"):
-        read(save_picture(tmp_path / "p" / "a.png").parent)
+    with pytest.raises(DataError, match=r"holds no \.json file; expected LabelMe JSON files next to their images"):
+        read(save_image(tmp_path / "p" / "a.png").parent)
     with pytest.raises(DataError, match="no such folder"):
         read(tmp_path / "nowhere")
 
 
-def test_unknown_class_is_told_with_the_nearest(tmp_path: Path) -> None:
+def test_unknown_class_is_reported_with_the_closest_name(tmp_path: Path) -> None:
     save(tmp_path, CAT)
     with pytest.raises(ConfigError, match=r"class 'cst' is not in .*; did you mean 'cat'\?"):
         read(tmp_path, classes=["cst"])
 
 
-def test_the_verb_builds_a_set_with_absent_classes(tmp_path: Path) -> None:
+def test_the_command_builds_a_dataset_with_absent_classes(tmp_path: Path) -> None:
     save(tmp_path / "in", CAT)
     save(tmp_path / "in", DOG, name="b")
     assert main(["build", "labelme", str(tmp_path / "in"), str(tmp_path / "d"), "--negatives-frac", "0.5"]) == 0

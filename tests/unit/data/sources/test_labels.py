@@ -1,4 +1,4 @@
-"""Folders and CSV files of labelled images as classification data sets."""
+"""Folders and CSV files of labelled images as classification datasets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import save_picture
+from factories import save_image
 from virft.data.annotations import Skipped
 from virft.data.label_questions import LabelPlan, write_label_stores
 from virft.data.sampling import SplitPlan
@@ -21,10 +21,10 @@ SIZE = ImageSize(40, 30)
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Six pictures of each of two aircraft, one of them deeper, and files that are no pictures."""
+    """Six images of each of two aircraft, one of them deeper, and files that are not images."""
     for number, (folder, count) in enumerate((("Boeing_737", 6), ("Airbus A320/old", 1), ("Airbus A320", 5))):
         for i in range(count):
-            save_picture(tmp_path / "planes" / folder / f"{i}.png", SIZE, seed=10 * number + i)
+            save_image(tmp_path / "planes" / folder / f"{i}.png", SIZE, seed=10 * number + i)
     (tmp_path / "planes" / "Boeing_737" / "notes.txt").write_text("not a picture")
     (tmp_path / "planes" / "Boeing_737" / ".hidden.png").write_bytes(b"")
     return tmp_path / "planes"
@@ -63,7 +63,7 @@ def test_the_same_build_twice_gives_the_same_bytes(root: Path, tmp_path: Path) -
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_a_broken_picture_is_skipped_and_named(root: Path, tmp_path: Path) -> None:
+def test_an_invalid_image_is_skipped_and_reported(root: Path, tmp_path: Path) -> None:
     whole = (root / "Boeing_737" / "0.png").read_bytes()
     (root / "Boeing_737" / "0.png").write_bytes(whole[: len(whole) // 2])
     skipped = Skipped()
@@ -77,21 +77,21 @@ def test_a_broken_picture_is_skipped_and_named(root: Path, tmp_path: Path) -> No
     assert not (tmp_path / "e").exists()
 
 
-def test_a_label_with_too_few_images_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_label_with_too_few_images_is_reported(root: Path, tmp_path: Path) -> None:
     plan = LabelPlan(domain="aircraft", shots=7)
     with pytest.raises(ConfigError, match="'Airbus A320' is on 6 usable images; expected at least 7"):
         write_label_stores(read_label_folders(root), tmp_path / "d", plan=plan, source={}, skipped=Skipped())
 
 
-def test_unknown_names_are_told_with_the_nearest(root: Path) -> None:
+def test_unknown_names_are_reported_with_the_closest_name(root: Path) -> None:
     with pytest.raises(ConfigError, match="no image has the label 'Boeing737'; did you mean 'Boeing 737'"):
         read_label_folders(root, classes=("Boeing737",))
     with pytest.raises(ConfigError, match="no image has the label 'Cessna'; expected one of Airbus A320, Boeing 737"):
         read_label_folders(root, aliases={"Cessna": ("C172",)})
 
 
-def test_a_name_that_is_right_for_two_labels_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match="'airbus-a320' would be right for 'Airbus A320' and for 'Boeing 737'"):
+def test_a_name_that_is_correct_for_two_labels_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match="'airbus-a320' would be correct for 'Airbus A320' and for 'Boeing 737'"):
         read_label_folders(root, aliases={"Boeing 737": ("airbus-a320",)})
 
 
@@ -102,7 +102,7 @@ def test_a_folder_without_classes_is_refused(tmp_path: Path, name: str) -> None:
         read_label_folders(tmp_path / name)
 
 
-def test_a_csv_is_read_by_its_head(root: Path, tmp_path: Path) -> None:
+def test_a_csv_is_read_by_its_header(root: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text(
         "id,label,path\n1,big,Boeing_737/0.png\n2,,Boeing_737/1.png\n3,small,Boeing_737/0.png\n"
@@ -130,7 +130,7 @@ def test_a_csv_is_read_by_its_head(root: Path, tmp_path: Path) -> None:
         (b"path,label\n\xff.png,cat\n", "cannot be read as UTF-8 CSV"),
     ],
 )
-def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_of_another_form_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_label_csv(tmp_path / "t.csv", tmp_path, skipped=Skipped())
@@ -138,7 +138,7 @@ def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path, content: bytes,
 
 @pytest.mark.parametrize(
     ("tree", "message"),
-    [([], "holds a list"), ({"a": "b"}, "the aliases of 'a' are 'b'"), ({"a": [""]}, "expected a list of names")],
+    [([], "holds a list"), ({"a": "b"}, "a has 'b'; expected"), ({"a": [""]}, "expected {")],
 )
 def test_aliases_of_another_form_are_refused(tmp_path: Path, tree: object, message: str) -> None:
     (tmp_path / "a.json").write_text(json.dumps(tree))

@@ -1,4 +1,4 @@
-"""ReasonSeg folders, whole and broken."""
+"""ReasonSeg folders, valid and invalid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from factories import box, save_picture
+from factories import box, save_image
 from virft.cli.main import main
 from virft.data.annotations import ReferringSet, Skipped
 from virft.data.sources.lisa import read_lisa
@@ -21,8 +21,8 @@ FAR = [[50, 5], [60, 5], [60, 8], [50, 8]]
 
 
 def save(folder: Path, name: str = "a", *, image: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """A picture of 64 x 48 with two instructions about two polygons, and one shape to ignore."""
-    save_picture(folder / f"{name}.jpg", **(image or {}))
+    """An image of 64 x 48 with two instructions about two polygons, and one shape to ignore."""
+    save_image(folder / f"{name}.jpg", **(image or {}))
     shapes = [{"label": label, "points": points} for label, points in (("target", TRIANGLE), ("target", FAR))]
     shapes.append({"label": "ignore", "points": [[0, 0], [64, 0], [64, 48]]})
     tree = {"text": ["what bites", "the animal's mouth"], "is_sentence": True, "shapes": shapes} | changes
@@ -36,7 +36,7 @@ def read(folder: Path) -> tuple[ReferringSet, list[tuple[str, str]]]:
     return read_lisa(folder, skipped=skipped), skipped.records
 
 
-def test_every_instruction_asks_for_all_polygons_together(tmp_path: Path) -> None:
+def test_every_instruction_refers_to_all_polygons_together(tmp_path: Path) -> None:
     save(tmp_path)
     referring, skipped = read(tmp_path)
     assert [(one.name, one.text) for one in referring.expressions] == [
@@ -60,7 +60,9 @@ def test_every_instruction_asks_for_all_polygons_together(tmp_path: Path) -> Non
         ({"shapes": [{"label": "ignore", "points": TRIANGLE}]}, "has no target polygon"),
     ],
 )
-def test_a_file_that_asks_nothing_is_skipped_and_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+def test_a_file_without_an_instruction_or_a_target_is_skipped_and_reported(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
     save(tmp_path, "bad", **changes)
     save(tmp_path, "good")
     referring, skipped = read(tmp_path)
@@ -79,39 +81,39 @@ def test_a_file_that_asks_nothing_is_skipped_and_named(tmp_path: Path, changes: 
         ("x", "label None"),
     ],
 )
-def test_a_broken_shape_is_left_out_and_named(tmp_path: Path, shape: Any, found: str) -> None:
+def test_an_invalid_shape_is_skipped_and_reported(tmp_path: Path, shape: Any, found: str) -> None:
     save(tmp_path, shapes=[{"label": "target", "points": TRIANGLE}, shape])
     referring, skipped = read(tmp_path)
     assert referring.expressions[0].box == (10, 10, 30, 40)
     assert skipped == [("a.json: shape 1", f"{found}; expected a polygon labelled target or ignore")]
 
 
-def test_an_empty_instruction_is_left_out_and_named(tmp_path: Path) -> None:
+def test_an_empty_instruction_is_skipped_and_reported(tmp_path: Path) -> None:
     save(tmp_path, text=["what bites", " "])
     referring, skipped = read(tmp_path)
     assert [one.text for one in referring.expressions] == ["what bites"]
-    assert skipped == [("a.json: text 1", "' ' is no instruction")]
+    assert skipped == [("a.json: text 1", "' ' is not an instruction")]
 
 
-def test_no_image_and_no_json(tmp_path: Path) -> None:
+def test_missing_images_and_json_files_are_reported(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "lonely.json").write_text('{"shapes": []}')
     (tmp_path / "cut.json").write_text("{")
     _, skipped = read(tmp_path)
     assert [where for where, _ in skipped] == ["cut.json", "lonely.json"]
     assert skipped[0][1].startswith("not valid JSON")
-    assert skipped[1][1] == "no image lonely.jpg (or of another format) beside it"
+    assert skipped[1][1] == "no image lonely.jpg (or of another format) next to it"
     with pytest.raises(DataError, match=r"holds no \.json file; expected LabelMe JSON files"):
-        read_lisa(save_picture(tmp_path / "p" / "a.png").parent, skipped=Skipped())
+        read_lisa(save_image(tmp_path / "p" / "a.png").parent, skipped=Skipped())
 
 
-def test_strict_stops_at_the_first_and_names_it_once(tmp_path: Path) -> None:
+def test_strict_stops_at_the_first_fault_and_reports_it_once(tmp_path: Path) -> None:
     save(tmp_path, text=["what bites", " "])
-    with pytest.raises(DataError, match=r"^a\.json: text 1: ' ' is no instruction \(--strict;[^(]*\)$"):
+    with pytest.raises(DataError, match=r"^a\.json: text 1: ' ' is not an instruction \(--strict;[^(]*\)$"):
         read_lisa(tmp_path, skipped=Skipped(strict=True))
 
 
-def test_a_store_keeps_box_and_polygons_and_what_is_ignored(tmp_path: Path) -> None:
+def test_a_dataset_has_the_box_the_polygons_and_the_ignored_ones(tmp_path: Path) -> None:
     for name in "abcd":
         save(tmp_path / "in", name)
     argv = ["build", "lisa", str(tmp_path / "in"), str(tmp_path / "d"), "--questions", "3", "--test-frac", "0.25"]
@@ -126,7 +128,7 @@ def test_a_store_keeps_box_and_polygons_and_what_is_ignored(tmp_path: Path) -> N
     assert train.card["source"]["num_ignored_shapes"] == 4
 
 
-def test_an_expression_outside_its_image_is_skipped_and_named(tmp_path: Path) -> None:
+def test_an_expression_outside_its_image_is_skipped_and_reported(tmp_path: Path) -> None:
     save(tmp_path / "in", shapes=[{"label": "target", "points": [[60, 10], [90, 10], [70, 40]]}])
     save(tmp_path / "in", "b")
     assert main(["build", "lisa", str(tmp_path / "in"), str(tmp_path / "d")]) == 0
@@ -135,14 +137,14 @@ def test_an_expression_outside_its_image_is_skipped_and_named(tmp_path: Path) ->
     assert skipped[0]["reason"].startswith("box [60, 10, 90, 40] reaches outside its image")
 
 
-def test_polygons_of_raw_pixels_are_turned_with_their_picture(tmp_path: Path) -> None:
+def test_polygons_of_stored_pixels_are_rotated_with_their_image(tmp_path: Path) -> None:
     tags = Image.Exif()
-    tags[0x0112] = 6  # shown turned right: 48 x 64
+    tags[0x0112] = 6  # displayed rotated clockwise: 48 x 64
     save(tmp_path / "in", image={"exif": tags}, imageWidth=64, imageHeight=48)
     assert main(["build", "lisa", str(tmp_path / "in"), str(tmp_path / "d")]) == 0
     (sample, _) = Store(tmp_path / "d")
     assert sample.target_size == (48, 64)
-    # (x, y) of the file is at (48 - y, x)
+    # (x, y) of the stored image is at (48 - y, x)
     assert sample.polygons[0] == (38, 10, 38, 30, 8, 20)
     assert sample.ignored[0] == (48, 0, 48, 64, 0, 64)
     assert sample.target == box(8, 10, 43, 60)

@@ -1,4 +1,4 @@
-"""LVIS files: a class is absent only where the annotation says so."""
+"""LVIS files: a class is absent only if the annotation says so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOX = [10, 10, 20, 30]
 
 
 def save_lvis(folder: Path, **changes: Any) -> Path:
-    """a.png shows an egg roll and a die, surely no futon; b.png shows a die. ``changes``: of the first image."""
+    """a.png shows an egg roll and a die, and certainly no futon; b.png shows a die. ``changes``: of the first image."""
     path = save_coco(
         folder, {"a.png": [("egg_roll", BOX), ("die", BOX)], "b.png": [("die", BOX)]}, categories=CATEGORIES
     )
@@ -39,7 +39,7 @@ def read(path: Path, classes: tuple[str, ...] = ()) -> tuple[AnnotatedSet, list[
     return read_coco(open_coco(path), images, classes=classes, federated=True, skipped=skipped), skipped.records
 
 
-def test_only_what_is_said_to_be_absent_is_absent(tmp_path: Path) -> None:
+def test_only_classes_annotated_as_absent_are_absent(tmp_path: Path) -> None:
     annotated, skipped = read(save_lvis(tmp_path))
     absent = {(name, label) for name in annotated.images for label in annotated.classes}
     absent = {(name, label) for name, label in absent if annotated.images[name].is_absent(label)}
@@ -47,7 +47,7 @@ def test_only_what_is_said_to_be_absent_is_absent(tmp_path: Path) -> None:
     assert skipped == []
 
 
-def test_names_have_spaces_and_may_be_asked_for_either_way(tmp_path: Path) -> None:
+def test_names_have_spaces_and_can_be_chosen_in_both_forms(tmp_path: Path) -> None:
     path = save_lvis(tmp_path)
     assert read(path)[0].classes == ("die", "egg roll", "futon")
     assert read(path, ("egg_roll",))[0].classes == read(path, ("egg roll",))[0].classes == ("egg roll",)
@@ -55,7 +55,7 @@ def test_names_have_spaces_and_may_be_asked_for_either_way(tmp_path: Path) -> No
         read(path, ("eg_rol",))
 
 
-def test_a_class_that_is_not_all_marked_is_never_absent(tmp_path: Path) -> None:
+def test_an_incomplete_class_is_never_absent(tmp_path: Path) -> None:
     annotated, _ = read(save_lvis(tmp_path, not_exhaustive_category_ids=[2, 3], neg_category_ids=[3, 2]))
     first = annotated.images["a.png"]
     assert first.incomplete == {"die", "futon"}
@@ -64,20 +64,20 @@ def test_a_class_that_is_not_all_marked_is_never_absent(tmp_path: Path) -> None:
     assert annotated.num_incomplete == 1
 
 
-def test_a_class_that_is_not_all_marked_is_asked_in_tests_alone(tmp_path: Path) -> None:
+def test_an_incomplete_class_is_queried_in_tests_only(tmp_path: Path) -> None:
     path = save_lvis(tmp_path, not_exhaustive_category_ids=[2], neg_category_ids=[3])
 
-    def asked(out: str, **options: Any) -> set[tuple[str, bool]]:
-        build_coco(annotations=path, images=tmp_path / "images", out=tmp_path / out, federated=True, **options)
+    def questions(out: str, **choices: Any) -> set[tuple[str, bool]]:
+        build_coco(annotations=path, images=tmp_path / "images", out=tmp_path / out, federated=True, **choices)
         return {(one.id, one.exhaustive) for one in Store(tmp_path / out)}
 
     complete = {("a.png:egg roll", True), ("b.png:die", True)}
-    assert asked("train") == complete
-    assert asked("test", protocol="all") == complete | {("a.png:die", False), ("a.png:futon", True)}
+    assert questions("train") == complete
+    assert questions("test", protocol="all") == complete | {("a.png:die", False), ("a.png:futon", True)}
 
 
 @pytest.mark.parametrize("value", [None, 3, [99], ["3"], [[3]]])
-def test_a_broken_list_is_named_and_nothing_is_absent_by_it(tmp_path: Path, value: Any) -> None:
+def test_an_invalid_list_is_reported_and_makes_no_class_absent(tmp_path: Path, value: Any) -> None:
     annotated, skipped = read(save_lvis(tmp_path, neg_category_ids=value))
     assert not any(image.is_absent(label) for image in annotated.images.values() for label in annotated.classes)
     ((where, reason),) = skipped
@@ -85,7 +85,7 @@ def test_a_broken_list_is_named_and_nothing_is_absent_by_it(tmp_path: Path, valu
     assert reason == f"neg_category_ids is {value!r}; expected a list of category ids, as LVIS has"
 
 
-def test_the_file_is_found_by_its_address_where_no_name_is_given(tmp_path: Path) -> None:
+def test_the_image_file_is_found_by_its_url_if_the_name_is_missing(tmp_path: Path) -> None:
     path = save_lvis(tmp_path)
 
     def change(tree: Any) -> None:
@@ -99,7 +99,7 @@ def test_the_file_is_found_by_its_address_where_no_name_is_given(tmp_path: Path)
     }
 
 
-def test_a_coco_file_is_told_that_it_is_no_lvis(tmp_path: Path) -> None:
+def test_a_coco_file_is_refused_as_lvis(tmp_path: Path) -> None:
     path = save_coco(tmp_path, {"a.png": [("die", BOX)]}, categories=CATEGORIES)
     with pytest.raises(DataError, match=r"neg_category_ids is None; expected a list of category ids, as LVIS has"):
         read_coco(open_coco(path), tmp_path / "images", federated=True, skipped=Skipped(strict=True))

@@ -1,4 +1,4 @@
-"""Referring expressions as JSON, in both spellings."""
+"""Referring expressions as JSON, in both formats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factories import box, save_picture
+from factories import box, save_image
 from virft.cli.main import main
 from virft.data.annotations import ReferringSet, Skipped
 from virft.data.images import load_image
@@ -24,7 +24,7 @@ ONE = {"image": "a.png", "expression": "the left one", "bbox": [10, 10, 20, 30]}
 
 def save(folder: Path, tree: Any) -> Path:
     for name in ("a.png", "b.png"):
-        save_picture(folder / "images" / name)
+        save_image(folder / "images" / name)
     path = folder / "refs.json"
     path.write_text(json.dumps(tree))
     return path
@@ -35,7 +35,7 @@ def read(path: Path, **options: Any) -> tuple[ReferringSet, list[tuple[str, str]
     return read_refcoco(path, path.parent / "images", skipped=skipped, **options), skipped.records
 
 
-def test_records_may_hold_one_expression_or_several(tmp_path: Path) -> None:
+def test_a_record_can_have_one_expression_or_several(tmp_path: Path) -> None:
     several = {"file_name": "b.png", "sentences": [{"sent": "the right one"}, "the small one"], "bbox": [0, 0, 5, 5]}
     referring, skipped = read(save(tmp_path, [ONE, several]))
     assert [(one.image, one.text, one.box) for one in referring.expressions] == [
@@ -47,7 +47,7 @@ def test_records_may_hold_one_expression_or_several(tmp_path: Path) -> None:
     assert skipped == []
 
 
-def test_boxes_may_be_corners(tmp_path: Path) -> None:
+def test_boxes_can_be_corners(tmp_path: Path) -> None:
     referring, _ = read(save(tmp_path, [ONE | {"bbox": [10, 10, 20, 30]}]), box_format="xyxy")
     assert referring.expressions[0].box == (10, 10, 20, 30)
 
@@ -67,7 +67,7 @@ OUTLINE = [10, 10, 30, 10, 20, 40]
 RIGHT_HALF = {"size": [48, 64], "counts": [32 * 48, 32 * 48]}
 
 
-def test_both_spellings_bring_masks(tmp_path: Path) -> None:
+def test_both_formats_have_masks(tmp_path: Path) -> None:
     other = ONE | {"image": "b.png", "segmentation": RIGHT_HALF}
     referring, skipped = read(
         save(tmp_path, [ONE | {"segmentation": [OUTLINE]}, other, ONE, ONE | {"segmentation": []}])
@@ -95,10 +95,10 @@ def test_both_spellings_bring_masks(tmp_path: Path) -> None:
         ([[1, 2, 3, 4, 5, 1e9]], "polygon [1, 2, 3, 4, 5, 1e+09] reaches far outside its image of [0, 0, 64, 48]"),
         ({"counts": "3"}, "rle {'counts': '3'} is not an object of size and counts"),
         ({"size": [64, 48], "counts": [64 * 48]}, "rle has the size [64, 48]; expected [48, 64], height and width of"),
-        ({"size": [48, 64], "counts": [1]}, "rle: run lengths [1] are no mask of 64x48 pixels"),
+        ({"size": [48, 64], "counts": [1]}, "rle: run lengths [1] are not a mask of 64x48 pixels"),
     ],
 )
-def test_a_record_with_a_broken_mask_is_kept_without_it_and_named(
+def test_a_record_with_an_invalid_mask_is_used_without_it_and_reported(
     tmp_path: Path, segmentation: Any, reason: str
 ) -> None:
     path = save(tmp_path, [ONE | {"segmentation": segmentation}])
@@ -108,11 +108,11 @@ def test_a_record_with_a_broken_mask_is_kept_without_it_and_named(
     assert (sample.target, sample.polygons, sample.rle) == (box(10, 10, 30, 40), (), None)
     (skipped,) = store.card["skipped"]
     assert skipped["reason"].startswith(reason)
-    assert skipped["reason"].endswith("; kept without its mask")
+    assert skipped["reason"].endswith("; used without its mask")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_run_lengths_of_raw_pixels_are_turned_with_their_picture(tmp_path: Path, orientation: int) -> None:
+def test_run_lengths_of_stored_pixels_are_rotated_with_their_image(tmp_path: Path, orientation: int) -> None:
     pixels = np.random.default_rng(0).random((48, 64)) < 0.5
     tags = Image.Exif()
     tags[0x0112] = orientation
@@ -122,7 +122,7 @@ def test_run_lengths_of_raw_pixels_are_turned_with_their_picture(tmp_path: Path,
     raw.save(tmp_path / "images" / "c.png", exif=tags)
     assert main(["build", "refcoco", str(path), str(tmp_path / "images"), str(tmp_path / "d")]) == 0
     (sample,) = Store(tmp_path / "d")
-    # declared as it is shown and as it lies in the file: boxes are those of the upright picture
+    # if the declared size fits the stored and the upright image, boxes refer to the upright one
     upright = pixels if orientation < 5 else np.asarray(load_image(sample.images[0]))[..., 0] > 127
     assert (target_mask(sample) == upright).all()
 
@@ -138,7 +138,7 @@ def test_run_lengths_of_raw_pixels_are_turned_with_their_picture(tmp_path: Path,
         ({"bbox": [1, 2, 3, "4"]}, "bbox is [1, 2, 3, '4']; expected four numbers"),
     ],
 )
-def test_a_broken_record_is_left_out_and_named(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_an_invalid_record_is_skipped_and_reported(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     referring, skipped = read(save(tmp_path, [ONE, ONE | change, "x"]))
     assert len(referring.expressions) == 1
     assert skipped == [("refs.json: record 1", reason), ("refs.json: record 2", "'x' is not an object")]
@@ -152,12 +152,12 @@ def test_a_broken_record_is_left_out_and_named(tmp_path: Path, change: dict[str,
         ([{}], r"no expression came out of it \(first of 1 skipped: refs\.json: record 0: image is None"),
     ],
 )
-def test_a_file_without_expressions(tmp_path: Path, tree: Any, message: str) -> None:
+def test_a_file_without_expressions_is_refused(tmp_path: Path, tree: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(save(tmp_path, tree))
 
 
-def test_the_verb_builds_grounding_questions(tmp_path: Path) -> None:
+def test_the_command_builds_grounding_questions(tmp_path: Path) -> None:
     outside = ONE | {"image": "b.png", "bbox": [60, 10, 20, 30]}
     path = save(tmp_path, [ONE, outside])
     assert main(["build", "refcoco", str(path), str(tmp_path / "images"), str(tmp_path / "d")]) == 0

@@ -1,4 +1,4 @@
-"""Rows of JSON, in each of their spellings, whole and broken."""
+"""Rows of JSON in each format, valid and invalid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from factories import box, detections, save_picture
+from factories import box, detections, save_image
 from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan
@@ -25,7 +25,7 @@ BOXES = {"boxes": [[10, 10, 30, 40]]}
 def build(folder: Path, *rows: Any, split: SplitPlan | None = None, ending: str = "jsonl") -> tuple[list[Sample], Any]:
     """The samples of the rows about a.png and b.png (64 x 48), and the card."""
     for name in ("a.png", "b.png"):
-        save_picture(folder / "images" / name)
+        save_image(folder / "images" / name)
     file = folder / f"rows.{ending}"
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     file.write_text("\n".join(lines) + "\n" if ending == "jsonl" else f"[{','.join(lines)}]")
@@ -65,7 +65,7 @@ OWN_QUESTIONS: list[dict[str, Any]] = [
 ]
 
 
-BROKEN: list[tuple[Any, str]] = [
+INVALID: list[tuple[Any, str]] = [
     ({"image": "a.png", "query": "fox"}, "target is None; expected an object with boxes, label or box"),
     ({"image": "a.png", "target": BOXES}, "query is missing; expected query, question or prompt"),
     ({"image": "a.png", "query": " ", "target": BOXES}, "query is ' '; expected text that is not empty"),
@@ -74,12 +74,12 @@ BROKEN: list[tuple[Any, str]] = [
         {"image": "a.png", "query": "fox", "target": {"boxes": [[9, 9, 99, 40]]}},
         "box [9, 9, 99, 40] reaches",
     ),
-    ({"image": "a.png", "query": "fox", "target": BOXES, "bbox": 1}, "bbox is no key of a row; expected id, image"),
+    ({"image": "a.png", "query": "fox", "target": BOXES, "bbox": 1}, "bbox is not a key of a row; expected id, image"),
     ({"image": "c.png", "query": "fox", "target": BOXES}, "image c.png: no such image"),
-    ({"image": "../a.png", "query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
-    ({"image": "a.png", "images": ["a.png"], "query": "fox", "target": BOXES}, "image is missing or no path"),
-    ({"query": "fox", "target": BOXES}, "image is missing or no path inside the folder"),
-    ({"image": "a.png", "question": "Q", "prompt": "P", "target": BOXES}, "question and prompt are both there"),
+    ({"image": "../a.png", "query": "fox", "target": BOXES}, "image is missing or not a path inside the folder"),
+    ({"image": "a.png", "images": ["a.png"], "query": "fox", "target": BOXES}, "image is missing or not a path"),
+    ({"query": "fox", "target": BOXES}, "image is missing or not a path inside the folder"),
+    ({"image": "a.png", "question": "Q", "prompt": "P", "target": BOXES}, "question and prompt are both given"),
     ({"image": "a.png", "prompt": [{"role": "system", "content": "P"}], "target": BOXES}, "prompt is [{'role'"),
     ({"image": "a.png", "prompt": [{"role": "user", "content": []}], "target": BOXES}, "the prompt holds no text"),
     ({"image": "a.png", "query": "fox", "target": BOXES, "id": "good"}, "id 'good' was used before"),
@@ -97,7 +97,7 @@ BROKEN: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
-def test_a_row_of_every_task(tmp_path: Path, ending: str) -> None:
+def test_every_task_can_be_a_row(tmp_path: Path, ending: str) -> None:
     samples, _ = build(tmp_path, *ROWS, ending=ending)
     assert [one.task.value for one in samples] == ["detection", "classification", "grounding", "detection", "grounding"]
     assert [one.query for one in samples] == ["fox", "animal", "the one left", "fox", "the other"]
@@ -113,19 +113,19 @@ def test_a_row_of_every_task(tmp_path: Path, ending: str) -> None:
     assert len({one.id for one in samples}) == 5
 
 
-@pytest.mark.parametrize("asked", OWN_QUESTIONS)
-def test_a_question_of_its_own_is_kept_as_it_is(tmp_path: Path, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("own", OWN_QUESTIONS)
+def test_a_question_of_the_row_is_not_changed(tmp_path: Path, own: dict[str, Any]) -> None:
     (plain, named), _ = build(
         tmp_path,
-        {"image": "a.png", "target": BOXES} | asked,
-        {"images": ["a.png"], "query": "fox", "target": BOXES} | asked,
+        {"image": "a.png", "target": BOXES} | own,
+        {"images": ["a.png"], "query": "fox", "target": BOXES} | own,
     )
     assert (plain.question, plain.query) == ("Where?", "Where?")
     assert (named.question, named.query) == ("Where?", "fox")
 
 
-@pytest.mark.parametrize(("row", "reason"), BROKEN)
-def test_a_broken_row_is_skipped_and_named(tmp_path: Path, row: Any, reason: str) -> None:
+@pytest.mark.parametrize(("row", "reason"), INVALID)
+def test_an_invalid_row_is_skipped_and_reported(tmp_path: Path, row: Any, reason: str) -> None:
     samples, cards = build(tmp_path, {"image": "b.png", "query": "fox", "target": BOXES, "id": "good"}, row)
     assert [one.id for one in samples] == ["good"]
     (skipped,) = card(cards)["skipped"]
@@ -148,7 +148,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / "out" / file).read_bytes() == (tmp_path / "two" / "out" / file).read_bytes()
 
 
-def test_a_file_that_holds_no_rows(tmp_path: Path) -> None:
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no samples came out of the source; nothing was written"):
         build(tmp_path, "{")
     assert not (tmp_path / "out").exists()
@@ -164,7 +164,7 @@ def test_a_file_that_holds_no_rows(tmp_path: Path) -> None:
         )
 
 
-def test_the_verb_builds_and_tells_what_was_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_builds_and_reports_skipped_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(tmp_path, {"image": "a.png", "query": "fox", "target": BOXES}, {"image": "a.png"})
     argv = ["build", "rows", str(tmp_path / "rows.jsonl"), str(tmp_path / "images"), str(tmp_path / "verb")]
     assert main(argv) == 0
@@ -173,18 +173,18 @@ def test_the_verb_builds_and_tells_what_was_skipped(tmp_path: Path, capsys: pyte
     assert "rows.jsonl:2: query is missing" in capsys.readouterr().err
 
 
-def test_the_schema_takes_what_the_builder_takes() -> None:
+def test_the_schema_accepts_the_rows_that_the_builder_accepts() -> None:
     Draft202012Validator.check_schema(ROW_SCHEMA)
     schema = Draft202012Validator(ROW_SCHEMA)
-    own = [{"image": "a.png", "target": BOXES} | asked for asked in OWN_QUESTIONS]
+    own = [{"image": "a.png", "target": BOXES} | question for question in OWN_QUESTIONS]
     for row in [*ROWS, *own]:
         schema.validate(row)
 
 
-def test_the_schema_refuses_what_can_be_seen_in_the_row_alone() -> None:
+def test_the_schema_refuses_faults_that_are_visible_in_the_row() -> None:
     schema = Draft202012Validator(ROW_SCHEMA)
-    taken = [reason for row, reason in BROKEN if isinstance(row, dict) and schema.is_valid(row)]
-    # what remains needs the pictures, the other rows, or the box's numbers side by side
+    taken = [reason for row, reason in INVALID if isinstance(row, dict) and schema.is_valid(row)]
+    # the remaining faults depend on the images, on other rows, or on a comparison of numbers
     assert [reason[:20] for reason in taken] == [
         "box [9, 9, 99, 40] r",
         "image c.png: no such",

@@ -1,4 +1,4 @@
-"""Built-in scenes as data sets."""
+"""Datasets of the built-in scenes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def few_shots(folder: Path, **options: Any) -> Store:
     return Store(folder)
 
 
-def test_few_shot_set_asks_each_class_so_often(tmp_path: Path) -> None:
+def test_a_few_shot_set_has_k_questions_per_class(tmp_path: Path) -> None:
     store = few_shots(tmp_path / "d", negatives_frac=0.25)
     present = [sample.query for sample in store if isinstance(sample.target, Detections) and sample.target.items]
     assert sorted(present) == sorted([*CLASSES, *CLASSES])
@@ -34,7 +34,7 @@ def test_few_shot_set_asks_each_class_so_often(tmp_path: Path) -> None:
     store.check(decode=True)
 
 
-def test_shots_may_be_drawn_in_the_other_style_but_never_from_the_tests(tmp_path: Path) -> None:
+def test_shots_can_have_the_other_style_but_not_a_kind_for_tests(tmp_path: Path) -> None:
     first, other = few_shots(tmp_path / "a"), few_shots(tmp_path / "b", kind=SceneKind.TRAIN_OTHER_STYLE)
     assert other.card["source"]["split"] == "train_other_style"
     assert first.card["images_hash"] != other.card["images_hash"]
@@ -42,7 +42,7 @@ def test_shots_may_be_drawn_in_the_other_style_but_never_from_the_tests(tmp_path
         few_shots(tmp_path / "c", kind=SceneKind.OTHER_STYLE)
 
 
-def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     first, again, other = (few_shots(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert (first.hash, first.card["images_hash"]) == (again.hash, again.card["images_hash"])
     assert first.card["images_hash"] != other.card["images_hash"]
@@ -50,25 +50,25 @@ def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", list(TaskName))
 @pytest.mark.parametrize("kind", [SceneKind.SAME_SPRITES, SceneKind.OTHER_STYLE])
-def test_test_set_has_as_many_questions_as_asked(tmp_path: Path, task: TaskName, kind: SceneKind) -> None:
+def test_a_test_set_has_the_requested_number_of_questions(tmp_path: Path, task: TaskName, kind: SceneKind) -> None:
     write_test_scenes(tmp_path / "d", task=task, classes=CLASSES, num_questions=6, kind=kind, seed=0, size=112)
     store = Store(tmp_path / "d")
     assert len(store) == 6
     assert {sample.task for sample in store} == {task}
 
 
-def test_unknown_class_is_told_with_the_nearest() -> None:
+def test_an_unknown_class_is_reported_with_the_closest_name() -> None:
     with pytest.raises(ConfigError, match=r"class 'pandda' is not in the built-in scenes; did you mean 'panda'\?"):
         scene_classes_named(["pandda"])
     with pytest.raises(ConfigError, match=r"class 'qqq' is not in the built-in scenes; expected base, novel, heldout"):
         scene_classes_named(["qqq"])
 
 
-def test_name_of_a_split_stands_for_its_classes() -> None:
+def test_the_name_of_a_split_is_replaced_by_its_classes() -> None:
     assert scene_classes_named(["novel", CLASSES[0], "cat"]) == (*class_names("novel"), "cat")
 
 
-def test_grounding_questions_bring_the_mask_of_what_they_mean(tmp_path: Path) -> None:
+def test_grounding_questions_have_the_mask_of_their_target(tmp_path: Path) -> None:
     write_test_scenes(
         tmp_path / "d",
         task=TaskName.GROUNDING,

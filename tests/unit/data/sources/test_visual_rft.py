@@ -1,4 +1,4 @@
-"""Data sets with the columns image, problem and solution, however they are stored."""
+"""Hugging Face datasets with the columns image, problem and solution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from factories import box, detections, save_picture
+from factories import box, detections, save_image
 from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan
@@ -35,10 +35,10 @@ ROWS = [
 
 
 def make(folder: Path, rows: Any = ROWS) -> Any:
-    """A data set of rows (number of a picture of 64 x 48, problem, solution)."""
-    pictures = [save_picture(folder / "in" / f"{number}.png", seed=number).read_bytes() for number in range(3)]
+    """A dataset of rows (number of an image of 64 x 48, problem, solution)."""
+    images = [save_image(folder / "in" / f"{number}.png", seed=number).read_bytes() for number in range(3)]
     columns = {
-        "image": [None if number is None else {"bytes": pictures[number], "path": None} for number, _, _ in rows],
+        "image": [None if number is None else {"bytes": images[number], "path": None} for number, _, _ in rows],
         "problem": [problem for _, problem, _ in rows],
         "solution": [solution for _, _, solution in rows],
     }
@@ -56,7 +56,7 @@ def build(
     return [one for part in cards for one in Store(part)], next(iter(cards.values()))
 
 
-def test_questions_are_kept_and_solutions_read(tmp_path: Path) -> None:
+def test_questions_are_not_changed_and_solutions_are_parsed(tmp_path: Path) -> None:
     samples, card = build(tmp_path, ROWS)
     assert [one.task for one in samples] == [*[TaskName.DETECTION] * 2, TaskName.CLASSIFICATION, TaskName.GROUNDING]
     assert [one.query for one in samples[:2]] == ["bus", "cat"]
@@ -72,7 +72,7 @@ def test_questions_are_kept_and_solutions_read(tmp_path: Path) -> None:
     assert card["skipped"] == []
 
 
-def test_boxes_may_be_pixels_and_a_task_may_be_said(tmp_path: Path) -> None:
+def test_boxes_can_be_pixels_and_the_task_can_be_given(tmp_path: Path) -> None:
     rows = [(0, "Where?", "[{'Position': [10, 20, 30, 40]}]"), (1, "Where?", "[[10, 20, 30, 40]]")]
     samples, _ = build(tmp_path, rows, space=BoxSpace.ORIGINAL_PIXELS)
     assert [one.target for one in samples] == [detections((10, 20, 30, 40))] * 2
@@ -88,21 +88,21 @@ def test_boxes_may_be_pixels_and_a_task_may_be_said(tmp_path: Path) -> None:
         ((None, "Where?", "bus"), "image is empty; expected the bytes of an image"),
         ((0, " ", "bus"), "problem is ' '; expected a text"),
         ((0, "Where?", None), "solution is None; expected a text"),
-        ((0, "Where?", "[{'Position': [1, 2]}]"), "solution \"[{'Position': [1, 2]}]\" is no list of boxes"),
-        ((0, "Where?", "(5,6),(5,6)"), "solution '(5,6),(5,6)' is not one box"),
-        ((0, "Where?", "<answer> </answer>"), "solution '<answer> </answer>' is no label"),
+        ((0, "Where?", "[{'Position': [1, 2]}]"), "solution \"[{'Position': [1, 2]}]\" is not a list of boxes"),
+        ((0, "Where?", "(5,6),(5,6)"), "solution '(5,6),(5,6)' is not a single box"),
+        ((0, "Where?", "<answer> </answer>"), "solution '<answer> </answer>' is not a label"),
     ],
 )
-def test_a_broken_row_is_skipped_and_named(tmp_path: Path, row: Any, reason: str) -> None:
+def test_an_invalid_row_is_skipped_and_reported(tmp_path: Path, row: Any, reason: str) -> None:
     samples, card = build(tmp_path, [ROWS[2], row])
     assert [one.id for one in samples] == ["row 0"]
     assert card["skipped"] == [{"where": "row 1", "reason": reason}]
 
 
-def test_bytes_that_are_no_picture_are_skipped_and_named(tmp_path: Path) -> None:
+def test_bytes_that_are_not_an_image_are_skipped_and_reported(tmp_path: Path) -> None:
     rows = [
         {"image": {"bytes": data, "path": None}, "problem": "Which?", "solution": "bus"}
-        for data in (b"no picture", picture_bytes("JPEG"), picture_bytes("WEBP"))
+        for data in (b"no picture", image_bytes("JPEG"), image_bytes("WEBP"))
     ]
     plan = VisualRFTPlan(split=SplitPlan())
     cards = write_visual_rft_stores(rows, tmp_path / "out", plan=plan, source={}, skipped=Skipped())
@@ -113,14 +113,14 @@ def test_bytes_that_are_no_picture_are_skipped_and_named(tmp_path: Path) -> None
     assert "cannot be read as an image" in skipped["reason"]
 
 
-def picture_bytes(kind: str) -> bytes:
+def image_bytes(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), "red").save(buffer, kind)
     return buffer.getvalue()
 
 
-def test_a_set_may_name_files_in_place_of_bytes(tmp_path: Path) -> None:
-    path = str(save_picture(tmp_path / "a.png"))
+def test_a_dataset_can_name_files_instead_of_bytes(tmp_path: Path) -> None:
+    path = str(save_image(tmp_path / "a.png"))
     rows = [{"image": {"bytes": None, "path": path}, "problem": "Which?", "solution": "bus"}]
     plan = VisualRFTPlan(split=SplitPlan())
     write_visual_rft_stores(rows, tmp_path / "out", plan=plan, source={}, skipped=Skipped())
@@ -128,7 +128,7 @@ def test_a_set_may_name_files_in_place_of_bytes(tmp_path: Path) -> None:
     assert Path(sample.images[0]).read_bytes() == Path(path).read_bytes()
 
 
-def test_rows_about_one_picture_stay_in_one_part(tmp_path: Path) -> None:
+def test_rows_about_one_image_stay_in_one_part(tmp_path: Path) -> None:
     build(tmp_path, ROWS, test_frac=0.5)
     parts = [{Path(one.images[0]).name for one in Store(tmp_path / "out" / part)} for part in ("train", "test")]
     assert not parts[0] & parts[1]
@@ -146,7 +146,7 @@ def test_parquet_and_saved_sets_give_the_same_samples(tmp_path: Path) -> None:
     assert len(texts) == 1
 
 
-def test_a_split_is_asked_for_where_there_are_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_split_must_be_named_if_there_are_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make(tmp_path)
     datasets.DatasetDict({"train": made, "val": made.select([2])}).save_to_disk(tmp_path / "saved")
     argv = ["build", "visual-rft", str(tmp_path / "saved"), str(tmp_path / "d")]
@@ -158,23 +158,23 @@ def test_a_split_is_asked_for_where_there_are_several(tmp_path: Path, capsys: py
     assert len(Store(tmp_path / "d")) == 1
 
 
-def test_other_columns_and_what_is_no_data_set_are_told(tmp_path: Path) -> None:
+def test_other_columns_and_other_folders_are_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"image": ["a"], "label": [1]}).save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match="has no column problem; expected image, problem, solution, found image"):
         open_rows(str(tmp_path / "saved"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match=r"folder: cannot be read as a data set \(.*expected a saved data set, parquet"):
+    with pytest.raises(DataError, match=r"folder: cannot be read as a dataset \(.*expected a saved dataset, parquet"):
         open_rows(str(tmp_path / "folder"))
 
 
-def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_message_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"reading it needs Hugging Face datasets; pip install virft\[hf\]"):
         open_rows("laolao77/ViRFT_COCO")
 
 
 def test_a_hub_id_is_read_from_the_local_cache(tmp_path: Path) -> None:
-    """In a process of its own: where caches lie is read once, on import."""
+    """In a separate process: the cache folders are read once, on import."""
     snapshot = tmp_path / "hub" / "datasets--someone--virft_set" / "snapshots" / ("0" * 40)
     make(tmp_path).to_parquet(snapshot / "data" / "train-00000-of-00001.parquet")
     refs = snapshot.parents[1] / "refs"

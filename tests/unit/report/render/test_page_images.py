@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from factories import save_picture
+from factories import save_image
 from virft.report.render.page_images import PageImages, data_uri
-from virft.types import ImageSize, View
+from virft.types import Augmentation, ImageSize
 
 
 def opened(uri: str) -> Image.Image:
@@ -19,10 +19,10 @@ def opened(uri: str) -> Image.Image:
 
 
 def test_an_image_is_embedded_once_for_each_augmentation(tmp_path: Path) -> None:
-    images, path = PageImages(), str(save_picture(tmp_path / "a.png"))
+    images, path = PageImages(), str(save_image(tmp_path / "a.png"))
     first = images.add(path, ImageSize(64, 48))
     assert images.add(path, ImageSize(64, 48)) is first
-    other = images.add(path, ImageSize(64, 48), View(crop=(0.0, 0.0, 32.0, 24.0)))
+    other = images.add(path, ImageSize(64, 48), Augmentation(crop=(0.0, 0.0, 32.0, 24.0)))
     assert other.id != first.id
     assert other.uri != first.uri
     assert images.found == [first, other]
@@ -30,8 +30,8 @@ def test_an_image_is_embedded_once_for_each_augmentation(tmp_path: Path) -> None
 
 def test_large_images_are_shrunk_and_small_ones_are_not(tmp_path: Path) -> None:
     images = PageImages()
-    large = images.add(str(save_picture(tmp_path / "a.png", (960, 600))), ImageSize(960, 600))
-    small = images.add(str(save_picture(tmp_path / "b.png", (64, 48))), ImageSize(64, 48))
+    large = images.add(str(save_image(tmp_path / "a.png", (960, 600))), ImageSize(960, 600))
+    small = images.add(str(save_image(tmp_path / "b.png", (64, 48))), ImageSize(64, 48))
     assert opened(large.uri).size == (480, 300)
     assert opened(small.uri).size == (64, 48)
     assert large.size == (960, 600)

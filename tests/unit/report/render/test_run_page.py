@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from factories import detections, reading, sample, save_picture
+from factories import detections, reading, sample, save_image
 from report_factories import PageReader, predictions, predictions_on, rollout, scores
 from virft.report.render.page import html_table, paragraph
 from virft.report.render.reported import ReportedRun, ReportedSystem, Section
@@ -27,7 +27,7 @@ def read(systems: list[ReportedSystem], **more: Any) -> PageReader:
 
 def two_systems(folder: Path) -> list[ReportedSystem]:
     """Two systems and two questions: one prediction improves, one stays incorrect."""
-    samples = [sample(id=f"q{i}", image=str(save_picture(folder / f"{i}.png", seed=i))) for i in range(2)]
+    samples = [sample(id=f"q{i}", image=str(save_image(folder / f"{i}.png", seed=i))) for i in range(2)]
     no, yes = reading(Detections()), reading(detections((10, 10, 30, 40)))
     before = predictions_on(samples, {"q0": no, "q1": no}, {"q0": 0.0, "q1": 0.0})
     after = predictions_on(samples, {"q0": yes, "q1": no}, {"q0": 1.0, "q1": 0.0})
@@ -73,7 +73,7 @@ def test_every_image_and_chart_has_a_text_and_can_be_reached_by_keyboard(tmp_pat
 
 
 def test_no_text_of_a_model_becomes_markup_of_the_page(tmp_path: Path) -> None:
-    image = str(save_picture(tmp_path / "a.png"))
+    image = str(save_image(tmp_path / "a.png"))
     samples = [sample(id="q0", image=image, query=NASTY, question=NASTY)]
     answer = reading(Unreadable(reason=NASTY))
     nasty = rollout(0, prompt=NASTY, best={"reward": 2.0, "parts": {NASTY: 1.0}, "text": NASTY})

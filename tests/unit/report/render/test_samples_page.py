@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factories import box, detections, sample, save_picture
+from factories import box, detections, sample, save_image
 from virft.cli.main import main
 from virft.data.store_writer import StoreWriter
 from virft.geometry.masks import mask_to_rle
@@ -66,7 +66,7 @@ def test_targets_are_described(target: object, words: str) -> None:
 
 
 def test_texts_are_escaped_and_images_are_embedded(tmp_path: Path) -> None:
-    path = save_picture(tmp_path / "a.png")
+    path = save_image(tmp_path / "a.png")
     one = sample(image=str(path), query="<b>&", question="<script>")
     page = "".join(write_samples_page([one], title="a & b", intro="two < three"))
     assert "<script>" not in page
@@ -77,7 +77,7 @@ def test_texts_are_escaped_and_images_are_embedded(tmp_path: Path) -> None:
 
 
 def test_the_verb_selects_equally_spaced_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_picture(tmp_path / "a.png")
+    save_image(tmp_path / "a.png")
     with StoreWriter(tmp_path / "d") as writer:
         writer.add_image_file("a.png", tmp_path / "a.png")
         for number in range(10):

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from factories import box, detections, sample, save_picture
+from factories import box, detections, sample, save_image
 from report_factories import NOTHING, RIGHT, rollout
 from virft.report.render.page_images import PageImages
 from virft.report.render.reported import ReportedRun
 from virft.report.render.shown_groups import ShownRollouts, chosen_rollouts, shown_rollouts
-from virft.types import Sample, TaskName, View
+from virft.types import Augmentation, Sample, TaskName
 
 
 def shown(*records: dict[str, Any], samples: dict[str, Sample] | None = None) -> ShownRollouts:
@@ -23,7 +23,7 @@ def shown(*records: dict[str, Any], samples: dict[str, Sample] | None = None) ->
 
 def one_sample(folder: Path, target: Any = None, **more: Any) -> dict[str, Sample]:
     target = target or detections((0, 0, 32, 24))
-    return {"q0": sample(target, id="q0", image=str(save_picture(folder / "a.png")), **more)}
+    return {"q0": sample(target, id="q0", image=str(save_image(folder / "a.png")), **more)}
 
 
 def test_best_and_worst_are_shown_with_their_parts_and_advantages() -> None:
@@ -50,8 +50,8 @@ def test_boxes_are_drawn_if_the_sample_is_available(tmp_path: Path) -> None:
 
 def test_an_augmented_sample_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
     # the left half, twice as wide: what was 0 to 32 is 0 to 64
-    view = View(crop=(0.0, 0.0, 32.0, 48.0))
-    found = shown(rollout(0, view=asdict(view)), samples=one_sample(tmp_path))
+    augmentation = Augmentation(crop=(0.0, 0.0, 32.0, 48.0))
+    found = shown(rollout(0, augmentation=asdict(augmentation)), samples=one_sample(tmp_path))
     panel = found.groups[0].completions[0].panel
     assert panel is not None
     assert (panel.shapes[0].width, panel.shapes[0].height) == (64, 24)

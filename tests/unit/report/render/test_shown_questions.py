@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import box, detections, reading, sample, save_picture
+from factories import box, detections, reading, sample, save_image
 from report_factories import predictions, predictions_on, scores
 from virft.report.render.page_images import PageImages
 from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
@@ -32,7 +32,7 @@ def shown(*systems: ReportedSystem, number: int = 10) -> ShownTest:
 
 def make_samples(folder: Path, number: int = 2) -> list[Sample]:
     return [
-        sample(FOX, id=f"q{i}", image=str(save_picture(folder / f"{i}.png", seed=i)), question="Where?")
+        sample(FOX, id=f"q{i}", image=str(save_image(folder / f"{i}.png", seed=i)), question="Where?")
         for i in range(number)
     ]
 
@@ -93,7 +93,7 @@ def test_a_question_is_shown_with_each_systems_prediction_on_one_image(tmp_path:
 
 
 def test_classification_and_grounding_are_shown_too(tmp_path: Path) -> None:
-    image = str(save_picture(tmp_path / "a.png"))
+    image = str(save_image(tmp_path / "a.png"))
     samples = [
         sample(Label(text="tit", aliases=("bird",)), id="q0", task=TaskName.CLASSIFICATION, image=image),
         sample(box(0, 0, 9, 9), id="q1", task=TaskName.GROUNDING, image=image, polygons=((0, 0, 9, 0, 9, 9),)),

@@ -16,7 +16,7 @@ from virft.models.vision import FeatureCache
 from virft.rewards.combine import RewardRule
 from virft.training.grpo.group_metrics import best_and_worst, group_metrics
 from virft.training.monitors import NonFinite
-from virft.types import Answer, Detections, RewardReport, RolloutGroup, View
+from virft.types import Answer, Augmentation, Detections, RewardReport, RolloutGroup
 
 SAMPLES = [question("a"), question("b")]
 
@@ -140,7 +140,7 @@ def test_images_of_a_frozen_tower_are_encoded_once_a_run() -> None:
 def test_features_of_a_view_are_not_kept() -> None:
     cache = FeatureCache()
     trainer = toy_trainer(feature_cache=cache)
-    seen = [replace(sample, view=View(crop=(0, 0, 50, 50))) for sample in SAMPLES]
+    seen = [replace(sample, augmentation=Augmentation(crop=(0, 0, 50, 50))) for sample in SAMPLES]
     for number in range(2):
         trainer.step(number, seen)
     assert toy(trainer).encoded == 4

@@ -1,8 +1,8 @@
-"""Make the README's picture of a report: its top and its pictures, beside a phone in the dark.
+"""Make the README's screenshot of a report: its top and its images, next to a phone in dark mode.
 
-    python scripts/make_report_picture.py PAGE OUT.png [--chromium chromium]
+    python scripts/make_report_screenshot.py PAGE OUT.png [--chromium chromium]
 
-Chromium opens the page without a window; no network is used.
+Headless Chromium opens the page; no network is used.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ GAP = 28
 
 
 def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool, style: str) -> Image.Image:
-    """The top of a page, with a style over its own: a screenshot cannot scroll."""
+    """Take a screenshot of the top of a page, with an additional style, because a screenshot cannot scroll."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole = f"{style} .question {{ content-visibility: visible }}"
         (folder / "page.html").write_text(page.replace("</style>", f"{whole}</style>", 1), encoding="utf-8")
-        picture = folder / "picture.png"
-        # a window is never narrower than 500 pixels, so a phone is a frame in one
+        image = folder / "screenshot.png"
+        # A window is at least 500 pixels wide, so the page of a phone is a frame in a window.
         frame = f'<body style="margin:0"><iframe src="page.html" width="{size[0]}" height="{size[1]}" style="border:0">'
         (folder / "frame.html").write_text(frame, encoding="utf-8")
         command = [
-            chromium, *OPTIONS, f"--user-data-dir={folder / 'profile'}", f"--screenshot={picture}",
+            chromium, *OPTIONS, f"--user-data-dir={folder / 'profile'}", f"--screenshot={image}",
             f"--window-size={max(500, size[0])},{size[1]}", "--virtual-time-budget=5000",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}", (folder / "frame.html").as_uri(),
         ]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True)
-        with Image.open(picture) as taken:
-            return taken.convert("RGB").crop((0, 0, *size))
+        with Image.open(image) as screen:
+            return screen.convert("RGB").crop((0, 0, *size))
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Two screenshots on one sheet."""
+    """Combine two screenshots in one image."""
     page = arguments.page.read_text(encoding="utf-8")
-    # the page's own policy lets no style in but its own
+    # The content security policy of the page allows only its own style.
     page = re.sub("<meta http-equiv=[^>]*>", "", page, count=1)
     desk = screenshot(
         page, DESK, chromium=arguments.chromium, dark=False,
