@@ -43,7 +43,7 @@ def make_run(folder: Path, data: Store, *, steps: int = 3, **grpo: Any) -> RunFo
     card = run_card(trainer="grpo", commit="abc", data_hash=data.hash, model="virft-tiny")
     run = RunFolder.open(config, resume=False, card=card | {"argv": ["virft", "grpo", "a b.toml"]})
     for step in range(steps):
-        run.append(METRICS, {"step": step, "reward": 1.0 + step, "reward_iou": 0.5, "spread_frac": 0.25})
+        run.append(METRICS, {"step": step, "reward": 1.0 + step, "reward_iou": 0.5, "nonzero_std_frac": 0.25})
         run.append(ROLLOUTS, rollout(step))
         run.append(TIMINGS, {"step": step, "sampling": 3.0, "update": 1.0})
     return run

@@ -13,7 +13,7 @@ from virft.data.store import Store
 from virft.errors import DataError
 from virft.report.render.reported import ReportedRun
 from virft.report.render.shown_groups import chosen_rollouts
-from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder, require_current_format
 from virft.types import Sample
 
 
@@ -23,7 +23,8 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path, *, name: str) -> ReportedRun:
-    """A run folder in whatever state it is."""
+    """A run folder in whatever state it is. Raises ``RunError`` if another version wrote it in another format."""
+    require_current_format(folder)
     problems: list[str] = []
     logs = RunFolder(folder)
     config, settings = _read_config(folder, problems)

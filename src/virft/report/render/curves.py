@@ -63,11 +63,11 @@ class ChartGroup:
 _WORDS = {
     "reward": "mean over the completions of a step",
     "completion_tokens": "mean length of a completion",
-    "answer_tokens": "mean length of an answer that is learnt",
+    "target_tokens": "mean length of an answer that is learnt",
     "num_tokens": "of prompts and completions in a step",
     "unreadable_frac": "completions that hold no answer",
     "truncated_frac": "completions cut by the token limit",
-    "spread_frac": "groups whose rewards differ: the others teach nothing",
+    "nonzero_std_frac": "groups whose rewards differ: the others teach nothing",
     "entropy": "of what is sampled, nats a token; near 0, all answers to a question are the same",
     "boxes_per_answer": "of answers that may have any number",
     "duplicate_frac": "boxes that repeat another of their answer (IoU above 0.7)",
@@ -85,10 +85,10 @@ _WORDS = {
 }
 _ANSWERS = (
     "completion_tokens",
-    "answer_tokens",
+    "target_tokens",
     "unreadable_frac",
     "truncated_frac",
-    "spread_frac",
+    "nonzero_std_frac",
     "entropy",
     "boxes_per_answer",
     "duplicate_frac",
@@ -267,8 +267,8 @@ def _line_name(system: ReportedSystem, run: ReportedRun) -> str:
 def _title(name: str) -> str:
     """A log's name as a person would say it.
 
-    >>> _title("reward_iou"), _title("validation_f1@coins"), _title("spread_frac")
-    ('reward: iou', 'f1@coins', 'spread')
+    >>> _title("reward_iou"), _title("validation_f1@coins"), _title("nonzero_std_frac")
+    ('reward: iou', 'f1@coins', 'nonzero std')
     """
     if name.startswith("reward_"):
         return f"reward: {name.removeprefix('reward_').replace('_', ' ')}"

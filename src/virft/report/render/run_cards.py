@@ -30,8 +30,8 @@ class ShownEvent:
     """What a guard saw, or what happened, and what the run did."""
 
     event: str
-    told: str
-    did: str
+    message: str
+    action: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,9 @@ def _view(run: ReportedRun) -> RunCardView:
         config=run.config,
         problems=run.problems,
         events=tuple(
-            ShownEvent(event=str(one.get("event", "")), told=str(one.get("told", "")), did=str(one.get("did", "")))
+            ShownEvent(
+                event=str(one.get("event", "")), message=str(one.get("message", "")), action=str(one.get("action", ""))
+            )
             for one in run.events
         ),
     )

@@ -26,10 +26,10 @@ def points(*values: float) -> Points:
 
 def test_numbers_that_belong_together_stand_together_and_unknown_ones_are_not_dropped() -> None:
     record = {"step": 0, "learning_rate": 0.1, "token_accuracy": 0.5, "reward": 1.0, "reward_iou": 0.5, "kl": 0.0}
-    record |= {"reward@coins": 1.0, "spread_frac": 0.5, "loss": 3.0, "note": "text", "flag": True}
+    record |= {"reward@coins": 1.0, "nonzero_std_frac": 0.5, "loss": 3.0, "note": "text", "flag": True}
     assert titles(chart_groups([system("a", record)])) == {
         "Reward": ["reward", "reward: iou", "reward@coins"],
-        "Answers": ["spread"],
+        "Answers": ["nonzero std"],
         "Update": ["loss", "kl", "learning rate"],
         "Other": ["token accuracy"],
     }
@@ -102,7 +102,7 @@ def test_the_time_of_each_stage_is_a_line_with_its_share() -> None:
     assert [one.title for one in two[0].charts] == ["seconds of a step, a", "seconds of a step, b"]
 
 
-@pytest.mark.parametrize("name", ["spread_frac", "validation_unreadable_frac"])
+@pytest.mark.parametrize("name", ["nonzero_std_frac", "validation_unreadable_frac"])
 def test_shares_are_shown_as_percent_unless_they_are_none(name: str) -> None:
     (group,) = chart_groups([system("a", {"step": 0, name: 0.5})])
     assert group.charts[0].is_share

@@ -18,9 +18,9 @@ def facts(one: ReportedRun) -> dict[str, str]:
 
 
 def test_a_card_tells_what_happened_to_the_run() -> None:
-    events = [{"step": 3, "event": "kl", "did": "went on", "told": "step 4: KL is 11", "incident": False}]
+    events = [{"step": 3, "event": "kl", "action": "continued", "message": "step 4: KL is 11", "incident": False}]
     (view,) = run_card_views([ReportedSystem(name="a", runs=(run(events=events),))])
-    assert view.events == (ShownEvent(event="kl", told="step 4: KL is 11", did="went on"),)
+    assert view.events == (ShownEvent(event="kl", message="step 4: KL is 11", action="continued"),)
 
 
 def test_a_card_tells_command_versions_machine_and_how_far_the_run_is() -> None:
