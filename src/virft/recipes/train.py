@@ -69,30 +69,26 @@ def train(config: Config, method: Method, *, resume: bool, log: Callable[[str], 
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
         validate = _make_validator(config, loaded, prompting, runtime)
-        card = run_card(
-            trainer=method,
-            commit=source_commit(),
-            data_hash=data.hash,
+        facts = card_facts(
             model=config.model.path,
-            seed=config.seed,
-            num_processes=ranks.count,
-            **_base_facts(config.model.path, loaded, prompting, data),
+            box_space=loaded.family.box_space,
+            template=prompting.template,
+            stores=data.stores,
         )
-        run = _open_run(config, resume=resume, card=card, ranks=ranks)
+        run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         with make_trackers(config, run.folder, runtime) as trackers:
-            log, augment = log if ranks.is_first else _discard, make_augmenter(config.augment, seed=config.seed)
+            log = log if ranks.is_first else _discard
+            augment = make_augmenter(config.augment, seed=config.seed)
             if isinstance(trainer, GRPOTrainer):
                 data = _filter_by_base_score(config.grpo, trainer, data, run, log)
                 trainer.refill = _make_refill(config.grpo.steps, data, augment)
+            num_steps = (config.grpo if method == "grpo" else config.sft).steps
             TrainingLoop(
                 trainer=trainer,
                 batch=data.batch,
                 run_folder=run,
                 settings=loop_settings(
-                    config.run,
-                    config.monitors,
-                    num_steps=(config.grpo if method == "grpo" else config.sft).steps,
-                    validate_every=config.data.validate_every,
+                    config.run, config.monitors, num_steps=num_steps, validate_every=config.data.validate_every
                 ),
                 log=log,
                 validate=validate,
@@ -147,17 +143,28 @@ def _make_validator(
     return make_validator(loaded, stores, Path(config.run.dir) / "eval", settings=settings, runtime=runtime)
 
 
-def _open_run(config: Config, *, resume: bool, card: Mapping[str, Any], ranks: Ranks) -> RunFolder:
-    """The run folder: rank 0 opens it when all ranks have seen that they may use it, then the others join."""
+def _open_run(
+    config: Config, method: Method, *, resume: bool, data_hash: str, facts: Mapping[str, Any], ranks: Ranks
+) -> RunFolder:
+    """The run folder: rank 0 opens it when all ranks have seen that they may use it, then the others join.
+
+    ``facts`` about base model, prompts and data are what the model card of the run needs.
+    """
     ranks.barrier()
-    run = RunFolder.open(config, resume=resume, card=card) if ranks.is_first else None
+    run = None
+    if ranks.is_first:
+        card = run_card(
+            trainer=method,
+            commit=source_commit(),
+            data_hash=data_hash,
+            model=config.model.path,
+            seed=config.seed,
+            num_processes=ranks.count,
+            **facts,
+        )
+        run = RunFolder.open(config, resume=resume, card=card)
     ranks.barrier()
     return run or RunFolder.join(Path(config.run.dir))
-
-
-def _base_facts(model: str, loaded: LoadedModel, prompting: Prompting, data: TrainingData) -> dict[str, Any]:
-    """Facts about base model, prompts and data that the model card needs."""
-    return card_facts(model=model, box_space=loaded.family.box_space, template=prompting.template, stores=data.stores)
 
 
 def _filter_by_base_score(
