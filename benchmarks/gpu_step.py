@@ -29,7 +29,7 @@ from record import RESULTS, markdown_table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from virft.config.schema import ModelConfig
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.load import wrap_model
 from virft.models.policy import Policy, make_policy
@@ -44,7 +44,7 @@ def make_policy_on(device: torch.device, shape: str, *, checkpointing: bool) -> 
         model = AutoModelForImageTextToText.from_config(model_config(shape), dtype=torch.bfloat16)
     loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), None)
     settings = ModelConfig(train="lora", dtype="bfloat16", gradient_checkpointing=checkpointing)
-    prepare_for_training(Config(model=settings, data=DataConfig(train="none"), run=RunConfig(dir="none")), loaded)
+    prepare_for_training(loaded, settings, seed=0)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if "lora_B" in name:

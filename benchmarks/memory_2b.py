@@ -36,7 +36,8 @@ from virft.models.tiny import tiny_folder
 from virft.models.tiny_config import tiny_config
 from virft.planning.memory import Planner
 from virft.planning.text import format_memory
-from virft.recipes.setup import make_trainer
+from virft.recipes.setup import make_prompting, make_runtime
+from virft.recipes.trainers import make_grpo_trainer
 from virft.training.trainable import prepare_for_training
 from virft.types import Detections, ImageSize, Sample, TaskName
 
@@ -105,11 +106,12 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(settings, dtype=getattr(torch, arguments.dtype))
     loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), Qwen2VLImageProcessorPil())
-    prepare_for_training(config, loaded)
-    with tempfile.TemporaryDirectory() as image_folder:
-        path = f"{image_folder}/a.png"
+    prepare_for_training(loaded, config.model, seed=config.seed)
+    with tempfile.TemporaryDirectory() as pictures:
+        path = f"{pictures}/a.png"
         Image.effect_noise((IMAGE.width, IMAGE.height), 90).convert("RGB").save(path)
-        trainer = make_trainer(config, loaded)
+        prompting = make_prompting(config.prompt, config.mixture, loaded)
+        trainer = make_grpo_trainer(config, loaded, prompting, make_runtime(config.model, config.parallel))
         sample = Sample(
             id="a", task=TaskName.DETECTION, images=(path,), image_sizes=(IMAGE,), query="cat", target=Detections()
         )

@@ -25,7 +25,7 @@ from virft.data.store import Store
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import plan_batches
 from virft.generation.hf_generator import HFGenerator
-from virft.inference.prompting import make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.load import load_model
 from virft.models.policy import make_policy
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
             began = time.perf_counter()
             made = generate_predictions(
                 ([store[i] for i in batch] for batch in batches),
-                render=make_renderer(loaded, template="auto", thinking=False),
+                render=make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False)),
                 encode=policy.encode_images,
                 generator=HFGenerator(policy, loaded.tokenizer),
                 max_completion_tokens=128,

@@ -73,12 +73,12 @@ def run_here(job: Job, arguments: argparse.Namespace) -> None:
         seed=job.seed,
         steps=arguments.steps,
         resume=True,
-        say=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
         renamed=shifted_names() if job.control == "permuted" else None,
     )
     found = {
         model: {test: _values(paths[0].parent / "scores.json") for test, paths in by_test.items()}
-        for model, by_test in compared.answers.items()
+        for model, by_test in compared.predictions.items()
     }
     minutes = (time.perf_counter() - began) / 60
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

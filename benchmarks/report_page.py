@@ -98,7 +98,11 @@ def make_run(folder: Path, store: Store, *, steps: int, rng: random.Random) -> N
         progress = step / steps
         record = {name: progress + rng.gauss(0, 0.1) for name in ("reward", "reward_iou", "reward_confidence", "kl")}
         record |= {"completion_tokens": 40 + rng.gauss(0, 4), "unreadable_frac": rng.random() / 20}
-        record |= {"truncated_frac": rng.random() / 50, "spread_frac": 1 - progress / 2, "loss": rng.gauss(0, 1e-3)}
+        record |= {
+            "truncated_frac": rng.random() / 50,
+            "nonzero_std_frac": 1 - progress / 2,
+            "loss": rng.gauss(0, 1e-3),
+        }
         record |= {"grad_norm": abs(rng.gauss(0.5, 0.2)), "learning_rate": 1e-6 * (1 - progress), "sampler_gap": 1e-6}
         run.append(METRICS, {"step": step, **record})
         run.append(TIMINGS, {"step": step, "images": 0.2, "sampling": 2 + rng.random(), "update": 3 + rng.random()})

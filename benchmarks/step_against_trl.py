@@ -50,6 +50,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import virft.training.grpo.trainer as grpo
+from virft.config.schema import GRPOConfig
 from virft.data.images import load_image
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator, stop_token_ids
@@ -61,9 +62,9 @@ from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.training.freed_memory import keep_freed_memory
-from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.optim import make_optimizer
-from virft.training.policy_runner import Passes
+from virft.training.policy_runner import PolicyRunner
 from virft.types import (
     Augmentation,
     Completion,
@@ -146,15 +147,15 @@ class UnsharedGenerator:
 
 
 @dataclass(kw_only=True)
-class UnsharedPasses(Passes):
-    """Policy runner without prefix sharing: one copy of image and prompt per completion."""
+class UnsharedRunner(PolicyRunner):
+    """The plain loop: image and prompt again for every completion, wherever they are needed."""
 
     group_size: int
 
-    def features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
-        """Return the features of one copy of the image per completion."""
+    def encode_images(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+        """Features of one copy of the image for each completion."""
         repeated = [VisionInputs.join([one.vision] * self.group_size) for one in rendered]
-        frozen = self.cache is not None
+        frozen = self.feature_cache is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             return self.policy.encode_images(repeated)
 
@@ -174,16 +175,7 @@ class UnsharedPasses(Passes):
             [one.positions for one in copies],
             [[completion] for completion in completions],
         )
-        return (policy or self.policy)(plain, features=self.features(prompts))  # type: ignore[no-any-return]
-
-
-class UnsharedTrainer(GRPOTrainer):
-    """GRPO trainer without prefix sharing."""
-
-    def __post_init__(self) -> None:
-        self._passes = UnsharedPasses(
-            policy=self.policy, cache=self.feature_cache, device=self.device, group_size=self.settings.group_size
-        )
+        return (policy or self.policy)(plain, features=self.encode_images(prompts))  # type: ignore[no-any-return]
 
 
 def run_side(kind: str, folder: Path) -> None:
@@ -196,7 +188,7 @@ def run_side(kind: str, folder: Path) -> None:
         loaded.freeze_vision()
     if task.compile:
         loaded.compile_layers()
-    trainer = make_trainer(loaded, task, folder, UnsharedTrainer if kind == "plain" else GRPOTrainer)
+    trainer = make_trainer(loaded, task, folder, is_shared=kind != "plain")
     samples = make_samples(task, folder)
     clock = Clock(trainer)
     server.ready()
@@ -206,7 +198,7 @@ def run_side(kind: str, folder: Path) -> None:
         began = time.perf_counter()
         report = trainer.step(number, samples)
         seconds = time.perf_counter() - began
-        assert report.metrics["spread_frac"] == 1
+        assert report.metrics["nonzero_std_frac"] == 1
         assert {len(c.token_ids) for group in report.groups for c in group.completions} == {task.completion}
         server.done(timings=clock.stages(report.timings, seconds))
         number += 1
@@ -220,8 +212,8 @@ class Clock:
         generator: Any = trainer.generator
         generator = getattr(generator, "_inner", generator)
         generator.prefill = self._timed("prompt", generator.prefill)
-        passes: Any = trainer._passes
-        passes.logprobs = self._timed("forward", passes.logprobs)
+        runner: Any = trainer.runner
+        runner.logprobs = self._timed("forward", runner.logprobs)
         torch.Tensor.backward = self._timed("backward", torch.Tensor.backward)  # type: ignore[method-assign]
         grpo.update_weights = self._timed("optimizer", grpo.update_weights)
 
@@ -270,21 +262,26 @@ def make_samples(task: Task, folder: Path) -> list[Sample]:
     return samples
 
 
-def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOTrainer]) -> GRPOTrainer:
-    """Make a trainer as ``virft.recipes.setup`` does, with the settings of the comparison."""
+def make_trainer(loaded: LoadedModel, task: Task, folder: Path, *, is_shared: bool = True) -> GRPOTrainer:
+    """The trainer of ``virft.recipes.trainers`` with the settings of the comparison; ``is_shared``: prefix sharing."""
     keep_freed_memory()
     ends = stop_token_ids(loaded.model)
     policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=tuple({*task.forbidden_ids, *ends})))
     renderer = Renderer(loaded, load_image)
     generator: Any = HFGenerator(policy, loaded.tokenizer)
-    return kind(
-        policy=policy,
-        generator=UnsharedGenerator(generator) if kind is UnsharedTrainer else generator,
+    cache = FeatureCache() if task.frozen_vision else None
+    runner = PolicyRunner(policy=policy, feature_cache=cache)
+    if not is_shared:
+        runner = UnsharedRunner(policy=policy, feature_cache=cache, group_size=task.group)
+    return GRPOTrainer(
+        runner=runner,
+        generator=generator if is_shared else UnsharedGenerator(generator),
         render=lambda sample: renderer.render(sample, sample.question or ""),
         grader=LetterGrader(),  # type: ignore[arg-type]
         optimizer=make_optimizer(policy.parameters(), weight_decay=0.0),
         learning_rate_at=lambda step: 1e-6,
-        settings=GRPOSettings(
+        config=GRPOConfig(
+            steps=100_000,
             group_size=task.group,
             kl_coef=0.0,
             loss="sequence_mean",
@@ -295,9 +292,7 @@ def make_trainer(loaded: LoadedModel, task: Task, folder: Path, kind: type[GRPOT
             microbatch_tokens=task.groups_per_backward * (task.prompt + task.group * task.completion),
         ),
         params=GenerationParams(max_completion_tokens=task.completion),
-        num_steps=100_000,
         seed=0,
-        feature_cache=FeatureCache() if task.frozen_vision else None,
     )
 
 

@@ -30,7 +30,6 @@ from record import RESULTS, machine, markdown_table, write_results
 from step_against_trl import Task, make_folder, make_samples, make_trainer, shape_config
 
 from virft.models.load import load_model
-from virft.training.grpo.trainer import GRPOTrainer
 
 FACTORS: dict[str, Sequence[int | str]] = {
     "G": (2, 4, 8, 16, 32),
@@ -90,7 +89,7 @@ def make_point(factor: str, value: int | str, around: dict[str, int], folder: Pa
     task = Task(**json.loads((folder / "task.json").read_text()))
     loaded = load_model(str(folder))
     loaded.freeze_vision()
-    trainer = make_trainer(loaded, task, folder, GRPOTrainer)
+    trainer = make_trainer(loaded, task, folder)
     samples = make_samples(task, folder)
     size = (
         float(value)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
+from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
-from virft.recipes.evaluate import Asking, evaluate
+from virft.recipes.evaluate import PredictionSettings, evaluate
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
+from virft.training.runtime import start_runtime
 from virft.types import TaskName
 
 SETS = {
@@ -52,10 +54,13 @@ def main() -> None:
             )  # fmt: skip
         store = Store(folder)
         for thinking in (False, True):
-            scores = evaluate(
-                loaded, store, args.out / f"answers_{number}_{'thinking' if thinking else 'plain'}",
-                asking=Asking(template="auto", thinking=thinking, max_completion_tokens=160, model_name=args.model),
-            )[0]  # fmt: skip
+            settings = PredictionSettings(
+                prompting=resolve_prompting(loaded, template="auto", thinking=thinking),
+                max_completion_tokens=160,
+                model_name=args.model,
+            )
+            folder = args.out / f"answers_{number}_{'thinking' if thinking else 'plain'}"
+            scores = evaluate(loaded, store, folder, settings=settings, runtime=start_runtime())[0]
             shown = ", ".join(f"{key} {scores.values[key]:.3f}" for key in HEADLINES[task] if key in scores.values)
             well_formed = scores.values["well_formed_frac"]
             print(f"| {task}, {name} | {'on' if thinking else 'off'} | {well_formed:.1%} | {shown} |", flush=True)

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from virft.config.schema import ModelConfig
 from virft.models.load import wrap_model
 from virft.models.policy import make_policy
 from virft.models.tiny import tiny_folder
@@ -41,16 +41,11 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 
 
 def make_side(shape: str, dtype: str) -> Shared:
-    """Make a policy with adapters, as for training."""
-    config = Config(
-        model=ModelConfig(path="none", train="lora", dtype=dtype),
-        data=DataConfig(train="none"),
-        run=RunConfig(dir="none"),
-    )
+    """A policy with adapters, as a training makes it."""
     torch.manual_seed(0)
     model: Any = AutoModelForImageTextToText.from_config(model_config(shape), dtype=getattr(torch, dtype))
     loaded = wrap_model(model, AutoTokenizer.from_pretrained(tiny_folder()), Qwen2VLImageProcessorPil())
-    prepare_for_training(config, loaded)
+    prepare_for_training(loaded, ModelConfig(path="none", train="lora", dtype=dtype), seed=0)
     for name, weight in loaded.model.named_parameters():
         if "lora_B" in name:  # zero in new adapters: half of the gradients would be zero
             torch.nn.init.normal_(weight, std=0.02)

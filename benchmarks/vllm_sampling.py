@@ -25,7 +25,7 @@ from virft.generation.generator import EncodedPrompt, GenerationParams, Generato
 from virft.generation.hf_generator import HFGenerator, stop_token_ids
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_generator import start_vllm
-from virft.inference.prompting import make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import load_model
 from virft.models.policy import Policy, TokenRules, make_policy
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
             Path(name) / "d", task=TaskName.DETECTION, classes=class_names("base"), num_questions=arguments.prompts,
             kind=SceneKind.SAME_SPRITES, seed=0, size=IMAGE_SIZE,
         )  # fmt: skip
-        render = make_renderer(loaded, template="auto", thinking=False)
+        render = make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False))
         rendered = [render(sample) for sample in Store(Path(name) / "d")]
         features = policy.encode_images([one.vision for one in rendered])
     encoded = [

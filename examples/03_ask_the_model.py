@@ -16,7 +16,7 @@ from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.evaluation.predict import generate_predictions
 from virft.generation.hf_generator import HFGenerator
-from virft.inference.prompting import make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.load import load_model
 from virft.models.policy import make_policy
 from virft.models.tiny import IMAGE_SIZE
@@ -38,7 +38,7 @@ def main(picture: Path) -> None:
         policy = make_policy(loaded, temperature=1.0)
         (((prediction, resized),),) = generate_predictions(
             [[sample]],
-            render=make_renderer(loaded, template="auto", thinking=False),
+            render=make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False)),
             encode=policy.encode_images,
             generator=HFGenerator(policy, loaded.tokenizer),
             max_completion_tokens=128,

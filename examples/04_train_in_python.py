@@ -12,7 +12,7 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, Sampl
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.training_data import open_training_data
 from virft.models.tiny import IMAGE_SIZE
-from virft.recipes.setup import load_for_training, make_trainer
+from virft.recipes.trainers import open_grpo_trainer
 from virft.types import TaskName
 
 
@@ -28,7 +28,7 @@ def main(steps: int = 3) -> None:
             grpo=GRPOConfig(steps=steps, prompts_per_step=2, group_size=4, learning_rate=2e-4, kl_coef=0.0),
             run=RunConfig(dir=str(Path(folder) / "run")),
         )
-        trainer = make_trainer(config, load_for_training(config))
+        trainer = open_grpo_trainer(config)
         questions = open_training_data(config, batch_size=config.grpo.prompts_per_step)
         for number in range(steps):
             report = trainer.step(number, questions.batch(number))

@@ -25,7 +25,8 @@ import torch
 
 from virft.cli.main import main as virft
 from virft.config.toml_file import load
-from virft.recipes import setup, train
+from virft.recipes import train
+from virft.recipes.setup import load_for_training, make_runtime
 from virft.training.checkpoint import latest_checkpoint, num_steps_of
 from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
 
@@ -129,8 +130,10 @@ def main() -> int:
             virft(["build", "scenes", str(data / name), "--classes", "novel", "--questions", str(questions)])
         (data / "variety.py").write_text(VARIETY, encoding="utf-8")
         whole = begin(Path(place) / "whole", data)
-        loaded = setup.load_for_training(load(whole / "config.toml").config)
-        train.load_for_training = lambda config: loaded  # every forked process has a copy of it
+        config = load(whole / "config.toml").config
+        loaded = load_for_training(config.model, make_runtime(config.model, config.parallel), seed=config.seed)
+        # every process has a copy of it from the fork
+        train.load_for_training = lambda *sections, **named: loaded
         since = time.monotonic()
         _, status = os.waitpid(start(whole), 0)
         span_s = time.monotonic() - since

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from factories import reading, sample
 from group_factories import completion
 from plain_computation import plain_logprobs
+from virft.config.schema import LossKind
 from virft.generation.generator import EncodedPrompt
 from virft.models.policy import Policy
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.training.grpo.loss import policy_loss
-from virft.training.grpo.pack import LossKind, Microbatch, pack_step
+from virft.training.grpo.pack import Microbatch, pack_step
 from virft.types import Detections, Prompt, RewardReport, RolloutGroup
 
 TinyGroup = tuple[list[int], VisionInputs, list[list[int]]]

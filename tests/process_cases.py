@@ -1,6 +1,6 @@
-"""Steps of tiny models that one process, or two together, can do; what came of each is kept to be compared.
+"""Steps of tiny models that one process, or two together, can do; the results are saved to be compared.
 
-Run by two processes at once, all cases in a row: starting processes takes longer than the cases.
+Run by two processes concurrently, all cases in a row: starting processes takes longer than the cases.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch.multiprocessing
 from factories import reading, sample
 from plain_computation import RULES, make_groups
 from tiny_models import tiny_model
+from virft.config.schema import GRPOConfig
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.models.attention.layout import pack_row
@@ -33,8 +35,10 @@ from virft.models.sharding import full_tensor, shard, write_full_tensor
 from virft.models.vision import FeatureCache
 from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from virft.training.distributed import Ranks
-from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
-from virft.training.optim import FastRows, make_optimizer, set_learning_rate, update_weights
+from virft.training.grpo.trainer import GRPOTrainer
+from virft.training.optim import ScaledRows, make_optimizer, set_learning_rate, update_weights
+from virft.training.policy_runner import PolicyRunner
+from virft.training.runtime import Runtime
 from virft.training.sft.trainer import SFTTrainer
 from virft.training.zero import AnyOptimizer, ZeroPolicy, start_zero
 from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSize, Prompt, RewardReport
@@ -42,7 +46,7 @@ from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSiz
 CPU = torch.device("cpu")
 STRATEGIES = ("ddp", "fsdp2")
 ZERO = ("zero2", "zero3", "zero2 offload", "zero3 offload")
-SPREAD, EQUAL = (0.2, 1.7, 0.4, 0.9), (1.0, 1.0, 1.0, 1.0)
+VARIED, EQUAL = (0.2, 1.7, 0.4, 0.9), (1.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class Case:
     """A step. ``rewards``: of each group; with two processes the first and third are the first one's."""
 
     model_type: str = "qwen2_vl"
-    rewards: Sequence[Sequence[float]] = (SPREAD, SPREAD[::-1])
+    rewards: Sequence[Sequence[float]] = (VARIED, VARIED[::-1])
     lora: bool = False
     frozen_vision: bool = False
     supervised: bool = False
@@ -62,22 +66,22 @@ CASES = {
     "Qwen3-VL": Case(model_type="qwen3_vl"),
     # groups of 14 + 12 and 22 + 20 tokens: a row in the first process, three in the second
     "more rows in the second": Case(settings={"microbatch_tokens": 30}),
-    "nothing to learn in the second": Case(rewards=(SPREAD, EQUAL), settings={"kl_coef": 0.0}),
-    "nothing to learn in the first": Case(rewards=(EQUAL, SPREAD), settings={"kl_coef": 0.0, "microbatch_tokens": 30}),
+    "nothing to learn in the second": Case(rewards=(VARIED, EQUAL), settings={"kl_coef": 0.0}),
+    "nothing to learn in the first": Case(rewards=(EQUAL, VARIED), settings={"kl_coef": 0.0, "microbatch_tokens": 30}),
     "nothing to learn": Case(rewards=(EQUAL, EQUAL), settings={"kl_coef": 0.0}),
-    "three groups": Case(rewards=(SPREAD, EQUAL, SPREAD[::-1])),
+    "three groups": Case(rewards=(VARIED, EQUAL, VARIED[::-1])),
     "adapters": Case(lora=True, frozen_vision=True),
     "frozen tower": Case(frozen_vision=True),
     "clipped twice": Case(settings={"updates_per_batch": 2, "max_grad_norm": 0.2}),
-    "supervised": Case(supervised=True, rewards=(SPREAD,) * 3),
+    "supervised": Case(supervised=True, rewards=(VARIED,) * 3),
     "supervised, more rows in the first": Case(
-        supervised=True, rewards=(SPREAD,) * 3, frozen_vision=True, settings={"microbatch_tokens": 1}
+        supervised=True, rewards=(VARIED,) * 3, frozen_vision=True, settings={"microbatch_tokens": 1}
     ),
 }
 
 
 class Descent(torch.optim.SGD):
-    """Plain descent that keeps the gradients it was given. Adam would blow rounding up where they are near 0.
+    """Plain descent that records its gradients. Adam would amplify rounding where they are near 0.
 
     DeepSpeed gives it flat parts, which say nothing; the weights do.
     """
@@ -118,7 +122,7 @@ class Replay:
 
 
 class Table:
-    """A grader that pays what the case says."""
+    """A grader with the rewards of the case."""
 
     def __init__(self, rewards: Sequence[Sequence[float]]) -> None:
         self._rewards = rewards
@@ -128,11 +132,11 @@ class Table:
         return RewardReport(total=self._rewards[g][i], parts={}, reading=reading(Detections()))
 
 
-def render(policy: Policy, groups: Any, asked: Any) -> RenderedPrompt:
-    ids, vision, _ = groups[int(asked.id)]
-    image = ImageRef(path=asked.id, original=ImageSize(1, 1), resized=ImageSize(1, 1))
+def render(policy: Policy, groups: Any, one: Any) -> RenderedPrompt:
+    ids, vision, _ = groups[int(one.id)]
+    image = ImageRef(path=one.id, original=ImageSize(1, 1), resized=ImageSize(1, 1))
     return RenderedPrompt(
-        prompt=Prompt(sample_id=asked.id, text="", token_ids=tuple(ids), images=(image,)),
+        prompt=Prompt(sample_id=one.id, text="", token_ids=tuple(ids), images=(image,)),
         vision=vision,
         positions=policy.family.prompt_positions(policy.model, torch.tensor(ids), vision),
     )
@@ -156,8 +160,8 @@ def load(case: Case) -> LoadedModel:
     return loaded
 
 
-def spread(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> Policy | None:
-    """As ``virft.recipes.setup`` does it: the sampler, if there is one of its own."""
+def shard_weights(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> Policy | None:
+    """As ``virft.recipes.trainers`` does it: the gathered copy, if the strategy shards weights."""
     if ranks.count == 1 or not strategy.startswith(("fsdp2", "zero3")):
         return None
     loaded.add_gathered_copy(CPU, linear_dtype=None, replicate_tower=strategy == "fsdp2")
@@ -170,7 +174,7 @@ def spread(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: str) -> 
 def stepper(
     policy: Policy, optimizer: torch.optim.Optimizer, ranks: Ranks, strategy: str, max_grad_norm: float = 1e9
 ) -> tuple[ZeroPolicy | None, AnyOptimizer]:
-    """As ``virft.recipes.setup`` does it: what the policy is called through, and what steps."""
+    """As ``virft.recipes.trainers`` does it: DeepSpeed's engine and the optimizer."""
     if ranks.count == 1 or not strategy.startswith("zero"):
         return None, optimizer
     return start_zero(
@@ -191,6 +195,7 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
     groups = [*make_groups(policy.config), *make_groups(policy.config, 1)][: len(case.rewards)]
     settings: dict[str, Any] = {
         "group_size": 4,
+        "steps": 4,
         "kl_coef": 0.3,
         "loss": "sequence_mean",
         "scale_by_std": True,
@@ -205,52 +210,50 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
         with torch.no_grad():
             for one in reference.parameters():
                 one += 0.02 * torch.randn(one.shape, generator=torch.Generator().manual_seed(one.numel()))
-    sampler = spread(loaded, policy, ranks, strategy)
-    if reference is not None and sampler is not None:
+    gathered = shard_weights(loaded, policy, ranks, strategy)
+    if reference is not None and gathered is not None:
         shard(reference, CPU, ranks.count)
     descent = Descent(list(policy.parameters()))
     engine, optimizer = stepper(policy, descent, ranks, strategy, settings["max_grad_norm"])
+    name: Any = strategy.partition(" ")[0] if ranks.count > 1 else "ddp"
+    gathers = gathered is not None and (not case.supervised or name == "zero3")
+    runner = PolicyRunner(
+        policy=policy,
+        runtime=Runtime(ranks=ranks, strategy=name),
+        engine=engine,
+        gathered=gathered if gathers else None,
+        gather=loaded.gathered if gathers else nullcontext,
+        feature_cache=FeatureCache() if case.frozen_vision else None,
+    )
     common: dict[str, Any] = {
-        "policy": policy,
-        "engine": engine,
-        "is_sharded": ranks.count > 1 and strategy != "ddp",
+        "runner": runner,
         "render": partial(render, policy, groups),
         "optimizer": optimizer,
         "learning_rate_at": lambda step: 0.1,
-        "feature_cache": FeatureCache() if case.frozen_vision else None,
-        "ranks": ranks,
     }
     trainer: Any
     if case.supervised:
         trainer = SFTTrainer(
-            answer_ids=lambda asked, _: groups[int(asked.id)][2][0],
+            target_ids=lambda one, _: groups[int(one.id)][2][0],
             max_grad_norm=settings["max_grad_norm"],
             microbatch_tokens=settings["microbatch_tokens"],
-            **(
-                {"encoder": sampler, "encoding_mode": loaded.gathered}
-                if strategy.startswith("zero3") and sampler
-                else {}
-            ),
             **common,
         )
     else:
         trainer = GRPOTrainer(
             generator=Replay(groups),
             grader=Table(case.rewards),
-            settings=GRPOSettings(**settings),
+            config=GRPOConfig(**settings),
             params=GenerationParams(max_completion_tokens=12),
-            num_steps=4,
             seed=0,
             reference=reference,
             reference_mode=loaded.adapters_disabled if case.lora else None,
-            sampler=sampler,
-            sampling_mode=loaded.gathered if sampler is not None else None,
             **common,
         )
     report = trainer.step(1, [sample(id=str(number)) for number in range(len(groups))])
     return {
         "metrics": dict(report.metrics),
-        "shown": report.shown,
+        "rollout": report.rollout_record,
         "gradients": descent.seen,
         "weights": [full_tensor(one).detach().clone() for one in policy.parameters()],
     }
@@ -282,7 +285,7 @@ class Rows:
         return [full_tensor(one).detach().clone() for one in self.policy.parameters()]
 
 
-def spoilt_steps(strategy: str, ranks: Ranks) -> dict[str, Any]:
+def nonfinite_steps(strategy: str, ranks: Ranks) -> dict[str, Any]:
     """Weights after a step, of which nothing may be left that was forgotten or was no number before it."""
     rows = Rows(strategy, ranks, lambda policy: torch.optim.SGD(policy.parameters(), lr=0.1))
     before = rows.weights()
@@ -293,11 +296,11 @@ def spoilt_steps(strategy: str, ranks: Ranks) -> dict[str, Any]:
     unchanged = all(torch.equal(one, other) for one, other in zip(rows.weights(), before, strict=True))
     rows.backward()
     rows.backward()
-    return {"spoilt norm": norm, "unchanged": unchanged, "norm": rows.update(), "after": rows.weights()}
+    return {"non-finite norm": norm, "unchanged": unchanged, "norm": rows.update(), "after": rows.weights()}
 
 
 def adam_steps(folder: Path, strategy: str, ranks: Ranks, *, resume: bool) -> list[torch.Tensor]:
-    """Weights after three steps of Adam, saved after the second; with ``resume``, of a second model that goes on."""
+    """Weights after three steps of Adam, saved after the second; with ``resume``, of a second model that resumes."""
     # a large eps: elsewhere Adam would blow rounding up where gradients are near 0
     rows = Rows(strategy, ranks, lambda policy: torch.optim.AdamW(policy.parameters(), lr=0.01, eps=1e-3, fused=True))
     first = 0
@@ -343,13 +346,13 @@ def copies(ranks: Ranks) -> dict[str, Any]:
 
 
 def checkpointed(folder: Path, ranks: Ranks, *, strategy: str, resume: bool) -> list[torch.Tensor]:
-    """Weights after two steps of Adam, saved after the first; with ``resume``, of a second model that goes on."""
+    """Weights after two steps of Adam, saved after the first; with ``resume``, of a second model that resumes."""
     loaded = load(Case())
     policy = Policy(loaded.model, loaded.family, RULES)
-    spread(loaded, policy, ranks, strategy)
+    shard_weights(loaded, policy, ranks, strategy)
     # rows of both halves of the table, so of both processes' shards
-    fast = FastRows(policy.model.get_input_embeddings().weight, torch.tensor([0, 47, 48, 95]), 5.0)
-    optimizer = make_optimizer(policy.parameters(), weight_decay=0.0, fast=fast)
+    rows = ScaledRows(policy.model.get_input_embeddings().weight, torch.tensor([0, 47, 48, 95]), 5.0)
+    optimizer = make_optimizer(policy.parameters(), weight_decay=0.0, scaled_rows=rows)
     set_learning_rate(optimizer, 0.01)
     first = 0
     if resume:
@@ -382,16 +385,16 @@ def run_two(process: Callable[[int, str, str], None], out: Path) -> list[dict[st
 
 
 def assert_learnt_alike(found: dict[str, Any], expected: dict[str, Any], *, atol: float) -> None:
-    """The same metrics, the same shown group, and weights that are equal to ``atol``."""
+    """The same metrics, the same logged rollout, and weights that are equal to ``atol``."""
     assert found["metrics"] == {
         key: pytest.approx(value, abs=1e-5, rel=1e-5) for key, value in expected["metrics"].items()
     }
-    assert found["shown"] == expected["shown"]
+    assert found["rollout"] == expected["rollout"]
     torch.testing.assert_close(found["weights"], expected["weights"], atol=atol, rtol=0)
 
 
 def in_bfloat16(ranks: Ranks) -> bool:
-    """Whether a policy of float32 that DeepSpeed was told to run in bfloat16 computes as under autocast, bit by bit."""
+    """True if a float32 policy that DeepSpeed runs in bfloat16 computes as under autocast, bit by bit."""
     loaded = load(Case())
     policy = Policy(loaded.model, loaded.family, RULES)
     group = make_groups(policy.config)[ranks.index]
@@ -426,7 +429,7 @@ def run_zero(index: int, meeting: str, out: str) -> None:
     }
     found["in bfloat16"] = in_bfloat16(ranks)
     for strategy in ZERO:
-        found |= {f"{strategy}: {name}": value for name, value in spoilt_steps(strategy, ranks).items()}
+        found |= {f"{strategy}: {name}": value for name, value in nonfinite_steps(strategy, ranks).items()}
         for resume in (False, True):
             weights = adam_steps(Path(out) / strategy, strategy, ranks, resume=resume)
             found[f"{strategy}: {'resumed' if resume else 'whole'}"] = weights
@@ -447,9 +450,9 @@ def run_process(index: int, meeting: str, out: str) -> None:
         for resume in (False, True):
             weights = checkpointed(Path(out) / strategy, ranks, strategy=strategy, resume=resume)
             found[f"{strategy}: {'resumed' if resume else 'whole'}"] = weights
-    found["gathered"] = ranks.gather(ranks.share("abcde"))
+    found["gathered"] = ranks.gather(ranks.shard("abcde"))
     try:
-        ranks.require_equal([torch.nn.Parameter(torch.ones(2) * index)])
+        ranks.check_equal([torch.nn.Parameter(torch.ones(2) * index)])
     except Exception as error:  # noqa: BLE001 - whatever it is, the test says what it should be
         found["unequal"] = f"{type(error).__name__}: {error}"
     torch.save(found, Path(out) / f"{index}.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from factories import detections, sample
 from group_factories import completion, prompt
+from virft.config.schema import GRPOConfig
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.geometry.boxes import BoxSpace
@@ -19,8 +21,9 @@ from virft.models.renderer import RenderedPrompt
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.rewards.combine import RewardRule
 from virft.tasks.grader import Grader
-from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
 from virft.training.optim import learning_rate
+from virft.training.policy_runner import PolicyRunner
 from virft.types import Completion, ImageRef, ImageSize, Sample
 
 RIGHT = "<answer>[{'Position':[200,250,800,750],'Confidence':1.0}]</answer>"
@@ -33,7 +36,7 @@ def question(id: str = "a") -> Sample:
 
 
 class ToyPolicy(nn.Module):
-    """Token i has probability softmax(weight)[i] wherever it stands; ``encoded`` counts uses of the vision tower."""
+    """Token i has probability softmax(weight)[i] at any position; ``encoded`` counts uses of the vision tower."""
 
     def __init__(self, vocabulary: int = 4) -> None:
         super().__init__()
@@ -49,11 +52,11 @@ class ToyPolicy(nn.Module):
 
 
 class ToyGenerator:
-    """Token 1 says what is right, token 2 that there is nothing; ``calls`` are the prompts of each call.
+    """Token 1 is the ground truth, token 2 "no objects"; ``calls`` are the stream ids of each call.
 
-    ``equal``: whether all answers to a question are right, or the ids of those of which it holds.
+    ``equal``: true if all completions of a prompt are correct, or the ids of the samples for which that holds.
 
-    ``gaps``: by how much its log-probs of the two lie below the policy's, as those of another engine may.
+    ``gaps``: difference between the policy's log-probs of the two tokens and its own, as with another engine.
     """
 
     def __init__(
@@ -105,12 +108,18 @@ def toy_trainer(
     num_steps: int = 4,
     equal: bool | Collection[str] = False,
     gaps: tuple[float, float] = (0.0, 0.0),
+    importance_cap: float | None = None,
+    max_gap: float = math.inf,
     feature_cache: Any = None,
     **settings: Any,
 ) -> GRPOTrainer:
-    """A trainer of a toy policy in groups of 4; ``settings`` go over the paper's with kl_coef 0."""
+    """A trainer of a toy policy in groups of 4; ``settings`` override the paper's with kl_coef 0."""
     policy: Any = ToyPolicy()
+    correction = None
+    if importance_cap is not None:
+        correction = SamplerCorrection(importance_cap=importance_cap, max_gap=max_gap)
     defaults: dict[str, Any] = {
+        "steps": num_steps,
         "group_size": 4,
         "kl_coef": 0.0,
         "loss": "sequence_mean",
@@ -121,15 +130,14 @@ def toy_trainer(
         "microbatch_tokens": 64,
     }
     return GRPOTrainer(
-        policy=policy,
+        runner=PolicyRunner(policy=policy, feature_cache=feature_cache),
         generator=ToyGenerator(policy, equal=equal, gaps=gaps),
         render=render,
         grader=Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000),
         optimizer=torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0),
         learning_rate_at=partial(learning_rate, peak=0.1, num_steps=num_steps, schedule="linear"),
-        settings=GRPOSettings(**defaults | settings),
+        config=GRPOConfig(**defaults | settings),
         params=GenerationParams(max_completion_tokens=8),
-        num_steps=num_steps,
         seed=3,
-        feature_cache=feature_cache,
+        correction=correction,
     )

@@ -151,7 +151,7 @@ def test_a_folder_with_other_files_is_not_written_into(
     (tmp_path / "run" / "metrics.jsonl").write_text("mine")
     before = files(tmp_path / "run")
     assert virft("grpo", write_config(tmp_path, scenes / "train"), "--resume") == 2
-    assert "is not empty and holds no run; name another run.dir" in capsys.readouterr().err
+    assert "is not empty and holds no run; choose another run.dir" in capsys.readouterr().err
     assert files(tmp_path / "run") == before
 
 

@@ -83,7 +83,7 @@ def test_merging_says_what_it_cannot_do(trained: Path, tmp_path: Path, capsys: p
     assert not (tmp_path / "m").exists()
 
 
-def test_weights_are_merged_as_the_type_that_was_asked_for(trained: Path, tmp_path: Path) -> None:
+def test_weights_are_merged_in_the_requested_dtype(trained: Path, tmp_path: Path) -> None:
     assert virft("merge", trained / "model", tmp_path / "m", "--dtype", "bfloat16") == 0
     assert load_model(str(tmp_path / "m"), dtype="auto").model.dtype is torch.bfloat16
 
@@ -124,11 +124,11 @@ def test_what_is_no_model_is_not_pushed(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
-def test_a_model_is_asked_as_its_run_asked_it_without_being_told(scenes: Path, tmp_path: Path, train: str) -> None:
+def test_a_model_is_prompted_by_default_as_in_its_run(scenes: Path, tmp_path: Path, train: str) -> None:
     (tmp_path / "mine.txt").write_text("Where is {query}? Think.")
-    asked = ("model.max_pixels=6272", f"prompt.template={tmp_path / 'mine.txt'}", "prompt.thinking=true")
+    settings = ("model.max_pixels=6272", f"prompt.template={tmp_path / 'mine.txt'}", "prompt.thinking=true")
     config = write_config(tmp_path, scenes / "train")
-    assert virft("grpo", config, *asked, f"model.train={train}", "grpo.steps=1") == 0
+    assert virft("grpo", config, *settings, f"model.train={train}", "grpo.steps=1") == 0
     models = [tmp_path / "run" / "model"]
     if train == "lora":
         models.append(tmp_path / "merged")

@@ -32,7 +32,7 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
     said = capsys.readouterr().out
     assert said.startswith("compare: base, SFT, RFT; seeds: 2; 4 training runs (RFT: 2 steps); ")
     assert "SFT gets the same samples as RFT: 2 steps of 2 samples" in said
-    assert "Intervals are over images, pooled over 2 seeds: they say nothing of other data" in said
+    assert "Confidence intervals resample images, pooled over 2 seeds; they do not generalize to other data" in said
     out = tmp_path / "run"
     found = json.loads((out / "compare.json").read_text())
     assert list(found["systems"]) == ["base", "sft", "rft"]
@@ -51,9 +51,9 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
 
     before = files(out)
     assert virft("compare", config, *SMALL) == 2
-    assert "already holds a comparison; go on with --resume" in capsys.readouterr().err
+    assert "already holds a comparison; resume with --resume" in capsys.readouterr().err
     assert virft("compare", config, *SMALL, "grpo.group_size=4", "--resume") == 2
-    assert "grpo.group_size is 3 (there) and 4 (now)" in capsys.readouterr().err
+    assert "grpo.group_size is 3 (saved) and 4 (now)" in capsys.readouterr().err
     assert virft("compare", config, *SMALL, "--resume") == 0
     assert files(out) == before
 

@@ -56,7 +56,7 @@ def test_a_run_of_two_processes_is_that_of_one(scenes: Path, alone: Path, tmp_pa
     assert virft("predict", run / "model", scenes / "test", tmp_path / "p", "--limit", "2") == 0
 
 
-def test_ctrl_c_reaches_all_and_one_process_may_go_on(scenes: Path, tmp_path: Path) -> None:
+def test_ctrl_c_reaches_all_and_one_process_may_resume(scenes: Path, tmp_path: Path) -> None:
     adapters = ("model.train=lora", "parallel.strategy=fsdp2", "grpo.steps=6", f"data.validation={scenes / 'test'}")
     whole, cut = (begin(tmp_path / name, scenes / "train") for name in ("whole", "cut"))
     assert virft("grpo", whole, *adapters) == 0
@@ -66,17 +66,17 @@ def test_ctrl_c_reaches_all_and_one_process_may_go_on(scenes: Path, tmp_path: Pa
         for line in both.stdout:
             if line.startswith("step 1/"):
                 both.send_signal(signal.SIGINT)
-        told = both.stderr.read()
+        printed = both.stderr.read()
     run = tmp_path / "cut" / "run"
     num_done = len([record for record in log(run) if "loss" in record])
     assert 1 <= num_done < 6
-    assert told.count(f"virft: stopped after step {num_done}; go on with --resume") == 1
+    assert printed.count(f"virft: stopped after step {num_done}; resume with --resume") == 1
     assert virft("grpo", cut, *adapters, "--resume") == 0
     assert (run / "rollouts.jsonl").read_bytes() == (tmp_path / "whole" / "run" / "rollouts.jsonl").read_bytes()
     assert_near(run, tmp_path / "whole" / "run", atol=1e-3)
 
 
-def test_where_one_process_is_killed_the_other_ends_and_the_run_goes_on(scenes: Path, tmp_path: Path) -> None:
+def test_if_one_process_is_killed_the_other_ends_and_the_run_resumes(scenes: Path, tmp_path: Path) -> None:
     settings = ("grpo.steps=12", "run.save_every=1", "grpo.prompts_per_step=2")
     config = begin(tmp_path / "cut", scenes / "train")
     command = [sys.executable, *LAUNCHER, "-m", "virft", "grpo", str(config), *settings]
@@ -87,18 +87,18 @@ def test_where_one_process_is_killed_the_other_ends_and_the_run_goes_on(scenes: 
                 workers = [one for one in psutil.Process(both.pid).children() if "virft" in " ".join(one.cmdline())]
                 assert len(workers) == 2
                 next(one for one in workers if one.environ()["RANK"] == "1").kill()
-        told = both.stderr.read()
+        printed = both.stderr.read()
     assert both.returncode != 0
     run = tmp_path / "cut" / "run"
     num_done = len(log(run))
     assert 2 <= num_done < 12
-    assert "virft: step" in told and "another process of the run has ended" in told, told
-    assert "the run is whole as saved after step" in told
+    assert "virft: step" in printed and "another process of the run has ended" in printed, printed
+    assert "the last checkpoint is that after step" in printed
     assert virft("grpo", config, *settings, "--resume") == 0
     assert [record["step"] for record in log(run)] == list(range(12))
 
 
-def test_supervised_runs_begun_by_two_go_on_by_two(scenes: Path, tmp_path: Path) -> None:
+def test_supervised_runs_of_two_processes_resume(scenes: Path, tmp_path: Path) -> None:
     steps = ("sft.steps=4", "sft.samples_per_step=3", "run.save_every=2", "parallel.strategy=fsdp2")
     whole, cut = (begin(tmp_path / name, scenes / "train") for name in ("whole", "cut"))
     assert virft("sft", whole, *steps) == 0
@@ -110,5 +110,5 @@ def test_supervised_runs_begun_by_two_go_on_by_two(scenes: Path, tmp_path: Path)
     (run / "checkpoints" / "step_000004").rmdir()
     done = launch("sft", cut, *steps, "--resume")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("going on after step 2") == 1
+    assert done.stdout.count("resuming after step 2") == 1
     assert_near(run, tmp_path / "whole" / "run", atol=1e-5)

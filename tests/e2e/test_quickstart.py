@@ -38,15 +38,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "q"
     assert virft("quickstart", out, "--steps", 2) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for test in ("same_sprites", "other_style", "never_trained"):
         for run in ("base", "rft/lr_0.0001_seed_0", "sft/lr_0.0001_seed_0"):
-            assert f"\n{run} on {test}: f1 " in told
-        assert re.search(rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d", told, re.M)
-    assert told.index("RFT, learning rate 0.0001, seed 0\nstep 1/2") < told.index("\nbase on"), "training comes first"
-    assert "step 2/2  loss" in told
-    assert "RFT cannot be told from base on these images: ap " in told
-    assert told.endswith(f"pictures: {out / 'report.html'}\n")
+            assert f"\n{run} on {test}: f1 " in printed
+        assert re.search(
+            rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d", printed, re.M
+        )
+    assert printed.index("RFT, learning rate 0.0001, seed 0\nstep 1/2") < printed.index("\nbase on"), (
+        "training comes first"
+    )
+    assert "step 2/2  loss" in printed
+    assert "RFT is not distinguishable from base on these images: ap " in printed
+    assert printed.endswith(f"report with images: {out / 'report.html'}\n")
 
     compared = json.loads((out / "compare" / "compare.json").read_text())
     assert set(compared["systems"]) == {"base", "sft", "rft"}
@@ -58,7 +62,7 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     assert "data:image/webp;base64," in page
     assert "http://" not in page, "the page must not need a network"
     assert "https://" not in page, "the page must not need a network"
-    for text in (*quickstart.ASKED.values(), "Rollouts", "Worst failures"):
+    for text in (*quickstart.TEST_DESCRIPTIONS.values(), "Rollouts", "Worst failures"):
         assert text in page
     assert "No step has been logged" not in page
     assert len(log(out / "compare" / "rft" / "lr_0.0001_seed_0")) == 2
@@ -66,25 +70,25 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     before = files(out)
     assert virft("quickstart", out, "--steps", 2) == 2
     assert capsys.readouterr().err == (
-        f"virft: {out}: already holds a quickstart; go on with --resume, or name another folder\n"
+        f"virft: {out}: already holds a quickstart; resume with --resume, or choose another folder\n"
     )
     assert virft("quickstart", out, "--steps", 3, "--resume") == 2
-    assert "holds a comparison of another config: grpo.steps is 2 (there) and 3 (now)" in capsys.readouterr().err
+    assert "holds a comparison of another config: grpo.steps is 2 (saved) and 3 (now)" in capsys.readouterr().err
     assert virft("quickstart", out, "--steps", 2, "--resume") == 0
     assert "step 1" not in capsys.readouterr().out
     assert files(out) == before
 
 
-def test_it_goes_on_after_ctrl_c_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_a_resumed_quickstart_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     def run(name: str, *, stop: bool = False, resume: bool = False) -> None:
-        def say(line: str) -> None:
+        def log_line(line: str) -> None:
             if stop and line.startswith("step 2/"):
                 os.kill(os.getpid(), signal.SIGINT)
 
-        quickstart.run_quickstart(tmp_path / name, seed=1, steps=4, resume=resume, say=say)
+        quickstart.run_quickstart(tmp_path / name, seed=1, steps=4, resume=resume, log=log_line)
 
     run("whole")
-    with pytest.raises(RunStopped, match="stopped after step 2; go on with --resume"):
+    with pytest.raises(RunStopped, match="stopped after step 2; resume with --resume"):
         run("cut", stop=True)
     assert not (tmp_path / "cut" / "compare" / "compare.json").exists()
     run("cut", resume=True)
@@ -98,9 +102,9 @@ def test_it_goes_on_after_ctrl_c_as_if_nothing_had_been(tmp_path: Path) -> None:
 def test_a_folder_of_another_kind_or_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.html").write_text("mine")
     assert virft("quickstart", tmp_path) == 2
-    assert "is not empty and holds no quickstart; name another folder" in capsys.readouterr().err
+    assert "is not empty and holds no quickstart; choose another folder" in capsys.readouterr().err
     assert files(tmp_path) == {"report.html": b"mine"}
 
     quickstart.write_data(tmp_path / "q" / "data", seed=0)
     assert virft("quickstart", tmp_path / "q", "--seed", 1) == 2
-    assert "was drawn with seed 0, not 1; name another folder" in capsys.readouterr().err
+    assert "was drawn with seed 0, not 1; choose another folder" in capsys.readouterr().err

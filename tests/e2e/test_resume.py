@@ -33,8 +33,8 @@ def interrupted(config: Path) -> tuple[int, str]:
             if line.startswith("step 1/"):
                 process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        told = process.stderr.read().strip().splitlines()
-    return process.returncode, told[-1]
+        printed = process.stderr.read().strip().splitlines()
+    return process.returncode, printed[-1]
 
 
 def num_threads() -> int:
@@ -48,12 +48,12 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(scenes: Pat
         (tmp_path / name).mkdir()
     assert virft("grpo", write_config(tmp_path / "whole", scenes / "train"), *STEPS) == 0
     config = write_config(tmp_path / "cut", scenes / "train")
-    status, told = interrupted(config)
+    status, printed = interrupted(config)
     assert status == EXIT_INTERRUPTED
     run = tmp_path / "cut" / "run"
     # how far the run has come when the signal arrives is left to the machine
     assert 1 <= len(log(run)) < 8
-    assert told == f"virft: stopped after step {len(log(run))}; go on with --resume"
+    assert printed == f"virft: stopped after step {len(log(run))}; resume with --resume"
     assert not (run / "model").exists()
 
     assert virft("grpo", config, *STEPS, "--resume") == 0
@@ -85,12 +85,12 @@ def test_a_finished_run_is_neither_repeated_nor_overwritten(
 
     assert virft("grpo", config) == 2
     assert capsys.readouterr().err == (
-        f"virft: {tmp_path / 'run'}: already holds a run; go on with --resume, or name another run.dir\n"
+        f"virft: {tmp_path / 'run'}: already holds a run; resume with --resume, or choose another run.dir\n"
     )
     assert virft("grpo", config, "grpo.steps=4", "grpo.group_size=2", "--resume") == 2
     assert capsys.readouterr().err == (
-        f"virft: {tmp_path / 'run'}: holds a run of another config: grpo.steps is 3 (there) and 4 (now); "
-        "resume with the same settings, or name another run.dir\n"
+        f"virft: {tmp_path / 'run'}: holds a run of another config: grpo.steps is 3 (saved) and 4 (now); "
+        "resume with the same settings, or choose another run.dir\n"
     )
     assert files(tmp_path / "run") == before
 

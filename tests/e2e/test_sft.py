@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from run_parts import grpo_trainer_of, load_model_of
 from runs import log, virft, write_config
 from thinking_models import save_thinking_folder
 from virft.config.toml_file import load
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.models.load import load_model
-from virft.recipes.setup import load_for_training, make_trainer
 
 STEPS = ("sft.steps=4", "sft.samples_per_step=2", "sft.learning_rate=1e-3")
 
 
-def test_the_right_answers_become_likelier_and_the_model_is_asked_as_ever(
+def test_targets_become_more_probable_and_the_model_is_prompted_as_before(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path, scenes / "train")
@@ -48,24 +48,24 @@ def test_a_stopped_run_goes_on_and_ends_the_same(scenes: Path, tmp_path: Path) -
     assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
-def test_a_run_of_the_other_trainer_is_not_gone_on_with(
+def test_a_run_of_the_other_trainer_is_not_resumed(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path, scenes / "train")
     assert virft("sft", config, *STEPS) == 0
     capsys.readouterr()
     assert virft("grpo", config, *STEPS, "--resume") == 2
-    assert capsys.readouterr().err == f"virft: {tmp_path / 'run'}: holds a run of `virft sft`; name another run.dir\n"
+    assert capsys.readouterr().err == f"virft: {tmp_path / 'run'}: holds a run of `virft sft`; choose another run.dir\n"
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
-def test_reinforcement_goes_on_from_the_supervised_model(scenes: Path, tmp_path: Path, train: str) -> None:
+def test_rft_starts_from_the_supervised_model(scenes: Path, tmp_path: Path, train: str) -> None:
     path = write_config(tmp_path, scenes / "train")
     assert virft("sft", path, *STEPS, f"model.train={train}") == 0
     model = tmp_path / "run" / "model"
     second = (f"model.path={model}", f"model.train={train}", f"run.dir={tmp_path / 'rft'}", "grpo.steps=1")
     config = load(path, second).config
-    loaded = load_for_training(config)
+    loaded = load_model_of(config)
     supervised = load_model(str(model))
     ids = torch.tensor([[5, 6, 7]])
 
@@ -77,7 +77,7 @@ def test_reinforcement_goes_on_from_the_supervised_model(scenes: Path, tmp_path:
     torch.testing.assert_close(logits(loaded.model), logits(supervised.model), atol=1e-4, rtol=0)
     base = logits(load_model("virft-tiny").model)
     assert not torch.allclose(logits(loaded.model), base, atol=1e-3)
-    trainer = make_trainer(replace(config, grpo=replace(config.grpo, kl_coef=0.04)), loaded)
+    trainer = grpo_trainer_of(replace(config, grpo=replace(config.grpo, kl_coef=0.04)), loaded)
     if train == "lora":
         assert trainer.reference_mode is not None
         with trainer.reference_mode():
@@ -103,25 +103,25 @@ def test_thinking_needs_something_to_think(scenes: Path, tmp_path: Path, capsys:
     assert virft("sft", config, *STEPS, "prompt.thinking=true") == 2
     assert "has no rationale, which supervised training with thinking needs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    with_rationales(scenes / "train", tmp_path / "told", "I look at every corner.")
-    assert next(iter(Store(tmp_path / "told"))).rationale == "I look at every corner."
-    told = write_config(tmp_path, tmp_path / "told")
-    assert virft("sft", told, *STEPS, "prompt.thinking=true") == 0
-    assert log(tmp_path / "run")[0]["answer_tokens"] > 10
+    with_rationales(scenes / "train", tmp_path / "with_rationales", "I look at every corner.")
+    assert next(iter(Store(tmp_path / "with_rationales"))).rationale == "I look at every corner."
+    with_them = write_config(tmp_path, tmp_path / "with_rationales")
+    assert virft("sft", with_them, *STEPS, "prompt.thinking=true") == 0
+    assert log(tmp_path / "run")[0]["target_tokens"] > 10
 
 
 def test_a_model_that_always_thinks_learns_answers_as_one_whole(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = save_thinking_folder(tmp_path / "base")
-    config = write_config(tmp_path, with_rationales(scenes / "train", tmp_path / "told", "I look."))
+    config = write_config(tmp_path, with_rationales(scenes / "train", tmp_path / "with_rationales", "I look."))
     learning = (f"model.path={base}", *STEPS, "sft.steps=50", "grpo.steps=1", "sampling.max_completion_tokens=160")
     assert virft("sft", config, *learning) == 2
     assert "begins a think block in every completion" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert virft("sft", config, *learning, "prompt.thinking=true") == 0
     model = tmp_path / "run" / "model"
-    assert virft("predict", model, tmp_path / "told", tmp_path / "p", "--thinking") == 0
+    assert virft("predict", model, tmp_path / "with_rationales", tmp_path / "p", "--thinking") == 0
     texts = [one["text"] for one in log(tmp_path / "p", "predictions.jsonl")]
     assert {text[: text.find("<answer>")] for text in texts} == {"<think>\nI look.</think>"}
     # what is learnt by reward is the same whole text

@@ -12,7 +12,7 @@ from runs import files, log, virft, write_config
 SAME = ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors")
 
 
-def test_a_run_is_the_same_with_tensorboard_which_has_its_numbers_and_pictures(scenes: Path, tmp_path: Path) -> None:
+def test_a_run_is_the_same_with_tensorboard_which_has_its_metrics_and_images(scenes: Path, tmp_path: Path) -> None:
     options = ("grpo.steps=2", f"data.validation={scenes / 'test'}")
     for name, more in (("without", ()), ("with", ('run.trackers=["tensorboard"]', "run.tracker_images_every=1"))):
         (tmp_path / name).mkdir()
@@ -24,15 +24,15 @@ def test_a_run_is_the_same_with_tensorboard_which_has_its_numbers_and_pictures(s
 
     found = EventAccumulator(str(run / "tensorboard"))
     found.Reload()
-    told = {(name, one.step): one.value for name in found.Tags()["scalars"] for one in found.Scalars(name)}
+    shown = {(name, one.step): one.value for name in found.Tags()["scalars"] for one in found.Scalars(name)}
     logged = {(name, line["step"]): value for line in log(run) for name, value in line.items() if name != "step"}
     assert {"reward", "validation_f1", "validation_score"} <= {name for name, _ in logged}
     # float32 there
-    assert told == pytest.approx(logged, rel=1e-6, abs=1e-12)
+    assert shown == pytest.approx(logged, rel=1e-6, abs=1e-12)
     assert [one.step for one in found.Images("rollout")] == [0, 1]
 
 
-def test_a_tracker_that_is_not_installed_is_told_before_anything_is_written(
+def test_a_missing_tracker_package_is_an_error_before_anything_is_written(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("virft.training.trackers.find_spec", lambda name: None)

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from factories import save_coco
 from runs import files, log, virft, write_config
 from virft.data.store import Store
-from virft.inference.prompting import make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.load import load_model
 from virft.models.tiny import TINY_NAME
 
@@ -73,7 +73,7 @@ def test_other_tasks_are_trained_on_too(tmp_path: Path) -> None:
         assert virft("predict", folder / "run" / "model", folder / "d", folder / "p") == 0
 
 
-def test_thinking_is_asked_for_and_rewarded(scenes: Path, tmp_path: Path) -> None:
+def test_thinking_is_prompted_and_rewarded(scenes: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, scenes / "train", extra="prompt.thinking = true\n")
     assert virft("grpo", config, "grpo.steps=1") == 0
     assert "Think first." in log(tmp_path / "run", "rollouts.jsonl")[0]["prompt"]
@@ -128,7 +128,9 @@ def test_a_trained_model_is_an_ordinary_one(scenes: Path, tmp_path: Path) -> Non
     folder = tmp_path / "run" / "model"
     plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     loaded = load_model(str(folder))
-    rendered = make_renderer(loaded, template="auto", thinking=False)(Store(scenes / "test")[0])
+    rendered = make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False))(
+        Store(scenes / "test")[0]
+    )
     ids = torch.tensor([rendered.prompt.token_ids])
     inputs = {
         "input_ids": ids,

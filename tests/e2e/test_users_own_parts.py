@@ -50,7 +50,7 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     assert tomllib.loads(told)["grpo"]["group_size"] == 2
     # 3 steps of 2 prompts of 16 image tokens and some text
     assert "# 3 steps of 2 prompts x 2 completions; one group, measured now: prompt " in told
-    assert " tokens (16 image tokens among them), completions " in told
+    assert " tokens (of which 16 image tokens), completions " in told
     assert "prompt tokens, " in told
     assert "completion tokens (at most 576), at most 0:" in told  # 3 x 2 x 2 x 48
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
@@ -61,8 +61,8 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     # each of the 11 samples is answered once more
     assert "completion tokens (at most 1,632), at most 0:" in told_more  # (3 x 2 + 11) x 2 x 48
     assert told_more.endswith(
-        "(groups of a step share time); a group of each of 11 samples before the first step is among it "
-        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much again\n"
+        "(the groups of a step are batched); this includes a group of each of 11 samples before the first step "
+        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much in addition\n"
     )
 
     (tmp_path / "resolved.toml").write_text(told)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from process_cases import CASES, ZERO, adam_steps, assert_learnt_alike, outcome, run_two, run_zero, spoilt_steps
+from process_cases import CASES, ZERO, adam_steps, assert_learnt_alike, nonfinite_steps, outcome, run_two, run_zero
 from runs import files, launch, log, one_thread, virft, write_config
 from virft.training.distributed import Ranks
 
@@ -49,10 +49,10 @@ def test_bfloat16_equals_autocast_in_one_process(both: Any) -> None:
 
 @pytest.mark.parametrize("strategy", ZERO)
 def test_discarded_or_nonfinite_gradients_leave_no_trace(strategy: str, both: Any) -> None:
-    expected = spoilt_steps("ddp", Ranks())
+    expected = nonfinite_steps("ddp", Ranks())
     assert expected["unchanged"]
     for one in both:
-        assert not math.isfinite(one[f"{strategy}: spoilt norm"])
+        assert not math.isfinite(one[f"{strategy}: non-finite norm"])
         assert one[f"{strategy}: unchanged"]
         assert one[f"{strategy}: norm"] == pytest.approx(expected["norm"], rel=1e-5)
         torch.testing.assert_close(one[f"{strategy}: after"], expected["after"], atol=1e-6, rtol=0)
@@ -117,7 +117,7 @@ def test_a_run_of_two_processes_equals_that_of_one(
     shutil.rmtree(run / "checkpoints" / "step_000003")
     done = by_itself("grpo", configs[0], *settings, "--resume")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("going on after step 2") == 1
+    assert done.stdout.count("resuming after step 2") == 1
     assert [one["step"] for one in log(run)] == [0, 1, 2]
 
 

@@ -19,7 +19,7 @@ from virft.data.store import Store
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_generator import start_vllm
-from virft.inference.prompting import make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel, load_model, wrap_model
 from virft.models.policy import make_policy
@@ -64,7 +64,7 @@ def small_model(model_type: str, tiny: LoadedModel) -> LoadedModel:
 def test_sampler_logprobs_equal_the_policys(model_type: str, scenes: Path) -> None:
     loaded = small_model(model_type, load_model("virft-tiny"))
     policy = make_policy(loaded, temperature=1.0).eval()
-    render = make_renderer(loaded, template="short", thinking=False)
+    render = make_renderer(loaded, resolve_prompting(loaded, template="short", thinking=False))
     rendered = [render(sample) for sample in Store(str(scenes))][:6]
     with torch.no_grad():
         features = policy.encode_images([one.vision for one in rendered])

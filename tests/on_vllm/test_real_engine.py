@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from run_parts import grpo_trainer_of, load_model_of
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.data.store import Store
 from virft.generation.engine_weights import engine_weights
@@ -18,11 +19,10 @@ from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import Engine, EngineSettings
 from virft.generation.vllm_generator import VLLMGenerator
 from virft.generation.vllm_server import ServedEngine
-from virft.inference.prompting import make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel, load_model
 from virft.models.policy import Policy, make_policy
-from virft.recipes.setup import load_for_training, make_trainer
 from virft.types import Completion
 
 pytestmark = pytest.mark.vllm
@@ -50,7 +50,7 @@ def with_engine(loaded: LoadedModel, policy: Policy, engine: Engine) -> VLLMGene
 
 @torch.no_grad()
 def encode(loaded: LoadedModel, policy: Policy, data: Path) -> list[EncodedPrompt]:
-    render = make_renderer(loaded, template="auto", thinking=False)
+    render = make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False))
     rendered = [render(sample) for sample in Store(str(data))]
     features = policy.encode_images([one.vision for one in rendered])
     return [
@@ -142,11 +142,11 @@ def test_the_engine_has_the_new_weights_after_a_step(
         grpo=GRPOConfig(kl_coef=0.0, learning_rate=3e-3, schedule="constant", group_size=4),
         run=RunConfig(dir="unused"),
     )
-    loaded = load_for_training(config)
-    monkeypatch.setattr("virft.recipes.setup.start_vllm", lambda loaded, rules, **_: VLLMGenerator(
+    loaded = load_model_of(config)
+    monkeypatch.setattr("virft.recipes.trainers.start_vllm", lambda loaded, rules, **_: VLLMGenerator(
         loaded, rules, engine=engine, dtype=torch.float32, sleeps=False
     ))  # fmt: skip
-    trainer = make_trainer(config, loaded)
+    trainer = grpo_trainer_of(config, loaded)
     samples = list(Store(str(scenes)))[:6]
     before = {name: weight.clone() for name, weight in engine_weights(loaded, torch.float32, only_trained=False)}
     reports = [trainer.step(number, samples) for number in range(2)]
@@ -155,7 +155,7 @@ def test_the_engine_has_the_new_weights_after_a_step(
 
     for report in reports:
         assert 0 < report.metrics["sampler_gap"] < TOLERANCE
-        assert report.alarm is None
+        assert report.warning is None
     policy = trainer.policy.eval()
     encoded = encode(loaded, policy, scenes)
     ours = HFGenerator(policy, loaded.tokenizer).generate(encoded, 1, GREEDY, KEY)

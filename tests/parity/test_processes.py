@@ -92,7 +92,7 @@ def test_different_weights_in_two_processes_are_refused(both: Any) -> None:
 
 def test_a_single_process_communicates_nothing() -> None:
     ranks = Ranks(device=CPU)
-    assert (ranks.sums({"a": 1.5}), ranks.largest(2.0), ranks.gather("ab")) == ({"a": 1.5}, 2.0, ["a", "b"])
+    assert (ranks.sum({"a": 1.5}), ranks.max(2.0), ranks.gather("ab")) == ({"a": 1.5}, 2.0, ["a", "b"])
     weight = torch.nn.Parameter(torch.ones(1))
     ranks.sum_gradients([weight])
     assert weight.grad is None

@@ -16,6 +16,7 @@ from virft.models.load import prepare_attention
 from virft.models.policy import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import FeatureCache
+from virft.training.policy_runner import PolicyRunner
 from virft.training.sft.trainer import SFTTrainer
 from virft.types import ImageRef, ImageSize, Prompt
 
@@ -81,14 +82,13 @@ def test_an_sft_step_equals_the_plain_cross_entropy_loss(
     policy = Policy(packed, family, TokenRules())
     prompts = [rendered(policy, number, ids, vision) for number, (ids, vision, _) in enumerate(questions)]
     trainer = SFTTrainer(
-        policy=policy,
+        runner=PolicyRunner(policy=policy, feature_cache=FeatureCache() if frozen_vision else None),
         render=lambda one: prompts[int(one.id)],
-        answer_ids=lambda one, _: questions[int(one.id)][2],
+        target_ids=lambda one, _: questions[int(one.id)][2],
         optimizer=torch.optim.SGD([one for one in packed.parameters() if one.requires_grad], lr=0.0),
         learning_rate_at=lambda step: RATE,
         max_grad_norm=1e9,
         microbatch_tokens=microbatch_tokens,
-        feature_cache=FeatureCache() if frozen_vision else None,
     )
     before = copy.deepcopy(plain.state_dict())
     report = trainer.step(0, [sample(id=str(number)) for number in range(len(questions))])

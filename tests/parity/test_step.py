@@ -21,9 +21,10 @@ from literal_grpo import (
 )
 from plain_computation import make_groups, make_pair, plain_logprobs
 from tiny_models import MAKERS, tiny_model
+from virft.config.schema import LossKind
 from virft.models.load import LoadedModel
 from virft.models.policy import Policy
-from virft.training.grpo.pack import LossKind, Microbatch
+from virft.training.grpo.pack import Microbatch
 
 TOLERANCE = 1e-5
 KINDS: tuple[LossKind, ...] = ("sequence_mean", "token_mean", "constant_length")

@@ -11,10 +11,12 @@ import torch
 from factories import reading, sample
 from literal_grpo import MAX_COMPLETION_TOKENS, REWARDS, literal_loss, plain
 from plain_computation import make_groups, make_pair, plain_logprobs
+from virft.config.schema import GRPOConfig
 from virft.generation.generator import GenerationParams
 from virft.models.renderer import RenderedPrompt
-from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
+from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.optim import learning_rate
+from virft.training.policy_runner import PolicyRunner
 from virft.types import (
     Completion,
     Detections,
@@ -84,14 +86,15 @@ def render(policy, groups, one):
 
 def trainer_of(policy, groups, logprobs, updates):
     return GRPOTrainer(
-        policy=policy,
+        runner=PolicyRunner(policy=policy),
         generator=Replay(groups, logprobs),
         render=partial(render, policy, groups),
         grader=Table(),
         # plain descent: Adam would blow differences of 1e-9 up to the size of a step where gradients are near 0
         optimizer=torch.optim.SGD(policy.parameters(), lr=0.0),
         learning_rate_at=partial(learning_rate, peak=RATE, num_steps=4, schedule="linear"),
-        settings=GRPOSettings(
+        config=GRPOConfig(
+            steps=4,
             group_size=4,
             kl_coef=BETA,
             loss="sequence_mean",
@@ -102,7 +105,6 @@ def trainer_of(policy, groups, logprobs, updates):
             microbatch_tokens=30,
         ),
         params=GenerationParams(max_completion_tokens=MAX_COMPLETION_TOKENS, temperature=0.9),
-        num_steps=4,
         seed=0,
         reference=copy.deepcopy(policy),
     )

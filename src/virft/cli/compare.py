@@ -27,7 +27,7 @@ def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False
     from virft.recipes.compare.runs import RESULT, run_compare
     from virft.recipes.compare.text import compared_text
 
-    found = run_compare(settings, resume=resume, say=say)
+    found = run_compare(settings, resume=resume, log=say)
     page = Path(settings.run.dir) / REPORT
     html = compare_page(
         found,

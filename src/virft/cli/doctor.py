@@ -33,7 +33,7 @@ def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bo
     """Train the built-in model on new classes with GRPO and with SFT; write scores, curves and images as a page."""
     from virft.recipes.quickstart import run_quickstart
 
-    run_quickstart(out, seed=seed, steps=steps, resume=resume, say=say)
+    run_quickstart(out, seed=seed, steps=steps, resume=resume, log=say)
 
 
 def add_doctor(verbs: Verbs) -> None:
@@ -54,10 +54,10 @@ def doctor(*, config: Path | None = None, overrides: Sequence[str] = ()) -> None
 
     to_fix = []
     for finding in examine(settings, folder=Path(settings.run.dir if settings else "runs")):
-        say(f"{finding.state:4}  {finding.about:12}{finding.told}")
-        if finding.cure:
-            say(f"{'':18}-> {finding.cure}")
-        to_fix += [finding.about] if finding.state is State.BROKEN else []
+        say(f"{finding.state:4}  {finding.about:12}{finding.message}")
+        if finding.advice:
+            say(f"{'':18}-> {finding.advice}")
+        to_fix += [finding.about] if finding.state is State.FIX else []
     if to_fix:
         raise CheckFailed(f"to be fixed: {', '.join(to_fix)}")
     say("no problems found")

@@ -80,23 +80,24 @@ def predict(
         return
     store.check(decode=True)
     from virft.evaluation.score import scores_to_text, write_scores
-    from virft.inference.prompting import asks_thinking
+    from virft.inference.prompting import resolve_prompting
     from virft.models.load import load_model
-    from virft.recipes.evaluate import Asking, evaluate
-    from virft.training.distributed import is_main_process
+    from virft.recipes.evaluate import PredictionSettings, evaluate
+    from virft.training.runtime import start_runtime
 
+    runtime = start_runtime()
+    is_first = runtime.ranks.is_first
     loaded = load_model(model)
     with progress_bar() as show:
-        settings = Asking(
-            template=template,
-            thinking=asks_thinking(loaded, thinking),
+        settings = PredictionSettings(
+            prompting=resolve_prompting(loaded, template=template, thinking=thinking),
             max_completion_tokens=max_completion_tokens,
             model_name=model,
             resume=resume,
             progress=show,
         )
-        scores = evaluate(loaded, store, out, asking=settings, limit=limit, with_intervals=is_main_process())
-    if not is_main_process():
+        scores = evaluate(loaded, store, out, settings=settings, runtime=runtime, limit=limit, with_intervals=is_first)
+    if not is_first:
         return
     write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
     print(scores_to_text(scores))
@@ -138,22 +139,23 @@ def presence(
     store.check(decode=True)
     from virft.evaluation.predictions import read_predictions
     from virft.evaluation.presence import QUESTION, PresenceQuestions, query_map, write_query_map
-    from virft.inference.prompting import asks_thinking
+    from virft.inference.prompting import resolve_prompting
     from virft.models.load import load_model
-    from virft.recipes.evaluate import Asking, answer
-    from virft.training.distributed import is_main_process
+    from virft.recipes.evaluate import PredictionSettings, run_predictions
+    from virft.training.runtime import start_runtime
 
     text = question or QUESTION
     if "{query}" not in text:
         raise ConfigError(f"--question {text!r}: expected a text with {{query}} in it, in place of the class name")
+    runtime = start_runtime()
+    is_first = runtime.ranks.is_first
     loaded = load_model(model)
     questions = PresenceQuestions(store, question=text)
-    if is_main_process():
+    if is_first:
         say(f"{len(questions)} questions")
     with progress_bar() as show:
-        settings = Asking(
-            template="auto",
-            thinking=asks_thinking(loaded, thinking),
+        settings = PredictionSettings(
+            prompting=resolve_prompting(loaded, template="auto", thinking=thinking),
             max_completion_tokens=max_completion_tokens,
             model_name=model,
             resume=resume,
@@ -161,8 +163,16 @@ def presence(
         )
         card = settings.card(loaded, data=store, num_samples=len(questions))
         card = replace(card, settings=card.settings | {"template": text})
-        path = answer(loaded, out, card, sample_at=questions.__getitem__, number=len(questions), asking=settings)
-    if is_main_process():
+        path = run_predictions(
+            loaded,
+            out,
+            card,
+            sample_at=questions.__getitem__,
+            number=len(questions),
+            settings=settings,
+            runtime=runtime,
+        )
+    if is_first:
         write_query_map(out / MAP, query_map(questions, read_predictions(path).items()))
         say(f"{out / MAP}: for `virft build coco ... --protocol map:{out / MAP}`")
 
@@ -312,19 +322,21 @@ def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_
     from virft.audit.audit import audit as audit_reward
     from virft.audit.groups import judge_groups, sample_groups
     from virft.audit.text import audit_text, groups_text
-    from virft.recipes.setup import load_for_training, make_grader, make_trainer
+    from virft.recipes.setup import make_grader
     from virft.recipes.train import training_data
+    from virft.recipes.trainers import open_grpo_trainer
 
     data = training_data(settings, "grpo")
     samples = list(data)
     num_probed = min(limit, len(samples))
     probed = [samples[i * len(samples) // num_probed] for i in range(num_probed)]
     with progress_bar("questions") as show:
-        reports = audit_reward(probed, make_grader(settings, BoxSpace.RELATIVE_1000), progress=show)
+        grader = make_grader(settings.reward, settings.prompt, settings.mixture, BoxSpace.RELATIVE_1000)
+        reports = audit_reward(probed, grader, progress=show)
     for one in reports:
         say(audit_text(one))
     if num_groups is not None:
-        trainer = make_trainer(settings, load_for_training(settings), (sample.query for sample in samples))
+        trainer = open_grpo_trainer(settings, (sample.query for sample in samples))
         prompted = list(islice(chain.from_iterable(map(data.batch, count())), num_groups))
         with progress_bar("groups") as show:
             groups = sample_groups(trainer, prompted, progress=show)

@@ -41,14 +41,14 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
         return
     print(dump(settings), end="")
     from virft.recipes.estimate import estimate
-    from virft.recipes.setup import load_for_training, make_trainer
     from virft.recipes.train import training_data
+    from virft.recipes.trainers import open_grpo_trainer
 
     data = training_data(settings, "grpo")
     data.check()
-    with closing(make_trainer(settings, load_for_training(settings), (sample.query for sample in data))) as trainer:
+    with closing(open_grpo_trainer(settings, (sample.query for sample in data))) as trainer:
         num_samples = sum(map(len, data.stores.values()))
-        print(estimate(settings, trainer, next(iter(data)), num_samples=num_samples))
+        print(estimate(trainer, next(iter(data)), num_samples=num_samples))
 
 
 def add_sft(verbs: Verbs) -> None:
@@ -70,7 +70,7 @@ def _train(config: Config, method: Method, *, resume: bool) -> None:
     from virft.training.distributed import is_main_process
     from virft.training.run import BEST
 
-    model = train(config, method, resume=resume, say=say)
+    model = train(config, method, resume=resume, log=say)
     if not is_main_process():
         return
     say(f"saved model: {model}")

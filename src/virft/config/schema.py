@@ -30,6 +30,11 @@ class _Section:
 
 Method = Literal["grpo", "sft"]
 """Training methods: GRPO, and supervised fine-tuning."""
+Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
+OptimizerName = Literal["adamw", "adamw_8bit"]
+Schedule = Literal["linear", "constant", "cosine"]
+LossKind = Literal["sequence_mean", "token_mean", "constant_length"]
+MonitorName = Literal["kl", "length", "entropy", "zero_std", "unreadable", "truncated", "boxes", "reward_hacking"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,12 +304,12 @@ class GRPOConfig(_Section):
         above=0,
         at_most=1000,
     )
-    optimizer: Literal["adamw", "adamw_8bit"] = setting_field(
+    optimizer: OptimizerName = setting_field(
         "adamw",
         help="`adamw_8bit` stores the optimizer states in 8 bits: 2 bytes per trained weight instead of 8. Needs "
         "`virft[quant]`.",
     )
-    schedule: Literal["linear", "constant", "cosine"] = setting_field(
+    schedule: Schedule = setting_field(
         "linear", help="Learning-rate schedule after warm-up; `linear` and `cosine` decay to 0.", source=_PAPER
     )
     warmup_steps: int = setting_field(
@@ -326,7 +331,7 @@ class GRPOConfig(_Section):
     kl_coef_end: float | None = setting_field(
         None, help="Schedule: move the coefficient linearly from `kl_coef` to this. Not set: constant.", at_least=0
     )
-    loss: Literal["sequence_mean", "token_mean", "constant_length"] = setting_field(
+    loss: LossKind = setting_field(
         "sequence_mean",
         help="Aggregation of token losses. `sequence_mean`: mean over the tokens of a completion, then over "
         "completions (GRPO); `token_mean`: mean over all tokens (DAPO); `constant_length`: sum over tokens / "
@@ -413,8 +418,8 @@ class SFTConfig(_Section):
     name_lr_scale: float = setting_field(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
     vision_lr_scale: float = setting_field(1.0, help="As `grpo.vision_lr_scale`.", above=0, at_most=1000)
     projector_lr_scale: float = setting_field(1.0, help="As `grpo.projector_lr_scale`.", above=0, at_most=1000)
-    optimizer: Literal["adamw", "adamw_8bit"] = setting_field("adamw", help="As `grpo.optimizer`.")
-    schedule: Literal["linear", "constant", "cosine"] = setting_field("cosine", help="As `grpo.schedule`.")
+    optimizer: OptimizerName = setting_field("adamw", help="As `grpo.optimizer`.")
+    schedule: Schedule = setting_field("cosine", help="As `grpo.schedule`.")
     warmup_steps: int = setting_field(
         0, help="Linear warm-up of the learning rate from 0. 0 disables it.", unit="steps", at_least=0
     )
@@ -427,7 +432,7 @@ class SFTConfig(_Section):
 class ParallelConfig(_Section):
     """``[parallel]``: distributed training. The number of processes (world size) is set by `accelerate launch`."""
 
-    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = setting_field(
+    strategy: Strategy = setting_field(
         "ddp",
         help="`ddp`: each process has a full copy of weights and optimizer states. `fsdp2`: both are sharded; all "
         "weights are gathered for sampling. `zero2`, `zero3`: DeepSpeed ZeRO, gradients and optimizer states are "
@@ -441,8 +446,8 @@ class ParallelConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GuardsConfig(_Section):
-    """``[guards]``: training-health monitors. Each warning is printed and recorded in `events.jsonl`."""
+class MonitorsConfig(_Section):
+    """``[monitors]``: training-health monitors. Each warning is printed and recorded in `events.jsonl`."""
 
     nonfinite: Literal["skip", "stop"] = setting_field(
         "skip",
@@ -479,7 +484,7 @@ class GuardsConfig(_Section):
         at_least=0,
         at_most=1,
     )
-    max_equal_steps: int = setting_field(
+    max_zero_std_steps: int = setting_field(
         20,
         help="Warn after N steps in a row in which no group had reward variance, so nothing was learned. 0 disables "
         "the check.",
@@ -508,12 +513,10 @@ class GuardsConfig(_Section):
         at_least=0,
         at_most=1,
     )
-    stop_on: tuple[Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"], ...] = (
-        setting_field(
-            (),
-            help="Checks that save a checkpoint and end the run instead of warning. `spread` is the check of "
-            "`max_equal_steps`, `gaming` and `boxes` are those of `max_score_drop`.",
-        )
+    stop_on: tuple[MonitorName, ...] = setting_field(
+        (),
+        help="Checks that save a checkpoint and end the run instead of warning. `zero_std` is the check of "
+        "`max_zero_std_steps`, `reward_hacking` and `boxes` are those of `max_score_drop`.",
     )
 
 
@@ -612,7 +615,7 @@ class Config(_Section):
     """Hyperparameters of SFT."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """Distributed training."""
-    guards: GuardsConfig = field(default_factory=GuardsConfig)
+    monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     """Training-health monitors."""
     compare: CompareConfig = field(default_factory=CompareConfig)
     """Systems, tests and budget of a comparison."""

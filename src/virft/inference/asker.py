@@ -12,7 +12,7 @@ from virft.data.images import load_image
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
-from virft.inference.prompting import asks_thinking, make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.inference.questions import Question
 from virft.inference.result import Answered
 from virft.models.load import LoadedModel
@@ -49,8 +49,9 @@ class Asker:
         loaded.model.to(device())
         self._policy = make_policy(loaded, temperature=temperature or 1.0).eval()
         self._generator = HFGenerator(self._policy, loaded.tokenizer)
-        self._thinking = asks_thinking(loaded, thinking)
-        self._render = make_renderer(loaded, template=template, thinking=self._thinking)
+        prompting = resolve_prompting(loaded, template=template, thinking=thinking)
+        self._thinking = prompting.thinking
+        self._render = make_renderer(loaded, prompting)
         self._params = GenerationParams(max_completion_tokens=max_completion_tokens, temperature=temperature)
         self._space = loaded.family.box_space
         self._seed = seed

@@ -1,8 +1,9 @@
-"""Prompts from samples: which template and thinking mode a model is prompted with, and the renderer of both."""
+"""Prompts from samples: the template and the thinking mode that a model is prompted with, resolved once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from virft.data.images import load_image
 from virft.errors import ModelError
@@ -14,25 +15,76 @@ from virft.types import Sample
 DEFAULT_TEMPLATE = "paper"
 
 
-def make_renderer(
-    loaded: LoadedModel, *, template: str, thinking: bool, thinking_by_origin: Mapping[str, bool] | None = None
-) -> Callable[[Sample], RenderedPrompt]:
-    """Sample to prompt under a template setting; ``auto`` is what the model's card says."""
-    text = template_text(loaded, template)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompting:
+    """The way a model is prompted, with every default resolved. Made once for a run by ``resolve_prompting``."""
+
+    template: str
+    """Name of a built-in template, or a text with ``{query}``; never "auto" or a path."""
+    thinking: bool
+    """If the prompt requests a think block before the answer."""
+    thinking_by_origin: Mapping[str, bool] = field(default_factory=dict)
+    """The same for each dataset of a mixture, by the name that its samples have as ``origin``."""
+
+    def thinking_for(self, sample: Sample) -> bool:
+        """The thinking mode of a sample's dataset."""
+        return self.thinking_by_origin.get(sample.origin, self.thinking)
+
+    def of_origin(self, name: str) -> Prompting:
+        """The prompting of one dataset of a mixture, for samples that do not say where they come from."""
+        return Prompting(template=self.template, thinking=self.thinking_by_origin.get(name, self.thinking))
+
+    @property
+    def card(self) -> dict[str, str | bool]:
+        """Entries of a saved model's ``virft_card.json``, which later runs with ``template`` "auto" take over.
+
+        If the datasets of a mixture agree on thinking, that is the model's mode.
+        """
+        modes = set(self.thinking_by_origin.values())
+        return {"prompt_template": self.template, "thinking": modes.pop() if len(modes) == 1 else self.thinking}
+
+
+def resolve_prompting(
+    loaded: LoadedModel,
+    *,
+    template: str,
+    thinking: bool | None,
+    thinking_by_origin: Mapping[str, bool] | None = None,
+) -> Prompting:
+    """The prompting of a model under settings that may refer to its card: ``template`` "auto", ``thinking`` None.
+
+    Raises ``ModelError`` if the card is invalid, and ``ConfigError`` if the template is.
+    """
+    return Prompting(
+        template=resolve_template(loaded, template),
+        thinking=resolve_thinking(loaded, thinking),
+        thinking_by_origin=thinking_by_origin or {},
+    )
+
+
+def make_renderer(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample], RenderedPrompt]:
+    """A function from a sample to its prompt and image tensors.
+
+    Raises ``ModelError`` if the model's chat template does not support a thinking mode that is used.
+    """
     renderer = Renderer(loaded, load_image)
-    for wanted in set((thinking_by_origin or {"": thinking}).values()):
-        renderer.check(thinking=wanted)
+    for mode in set(prompting.thinking_by_origin.values()) or {prompting.thinking}:
+        renderer.check(thinking=mode)
 
     def render(sample: Sample) -> RenderedPrompt:
-        own = (thinking_by_origin or {}).get(sample.origin, thinking)
-        asked = question_of(sample, template=text, thinking=own, space=loaded.family.box_space)
-        return renderer.render(sample, asked, thinking=own)
+        thinking = prompting.thinking_for(sample)
+        text = question_of(sample, template=prompting.template, thinking=thinking, space=loaded.family.box_space)
+        return renderer.render(sample, text, thinking=thinking)
 
     return render
 
 
-def template_text(loaded: LoadedModel, template: str) -> str:
-    """The template that a setting means, a built-in's name or a text; ``auto`` is what the model's card says."""
+def resolve_template(loaded: LoadedModel, template: str) -> str:
+    """A built-in template's name or a template text, from a setting that may also be a path, or "auto".
+
+    "auto" is the template of the model's card, or "paper" without one. Raises ``ModelError`` if the card is invalid,
+    and ``ConfigError`` if the setting is.
+    """
     if template != "auto":
         return read_template(template)
     text = loaded.card.get("prompt_template", DEFAULT_TEMPLATE)
@@ -44,11 +96,14 @@ def template_text(loaded: LoadedModel, template: str) -> str:
     return text
 
 
-def asks_thinking(loaded: LoadedModel, thinking: bool | None) -> bool:
-    """Whether a think block is asked for: as told, else as the model's card says, else not."""
+def resolve_thinking(loaded: LoadedModel, thinking: bool | None) -> bool:
+    """The thinking mode: the setting, or if that is None the model card's, or false.
+
+    Raises ``ModelError`` if the card is invalid.
+    """
     if thinking is not None:
         return thinking
-    told = loaded.card.get("thinking", False)
-    if not isinstance(told, bool):
-        raise ModelError(f"{CARD} of the model: thinking is {told!r:.80}; expected true or false")
-    return told
+    own = loaded.card.get("thinking", False)
+    if not isinstance(own, bool):
+        raise ModelError(f"{CARD} of the model: thinking is {own!r:.80}; expected true or false")
+    return own

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from virft.config.schema import Config, Method
+from virft.config.schema import Config, Method, OptimizerName
 from virft.generation.sampling_weights import MAX_COPY_BYTES
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
@@ -28,8 +28,7 @@ from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
 from virft.planning.towers import Tiles, Tower
-from virft.training.optim import OptimizerName
-from virft.training.zero import SENT_AT_ONCE
+from virft.training.zero import BUCKET_ELEMENTS
 from virft.types import ImageSize
 
 _LOGIT_BYTES = 16
@@ -275,7 +274,7 @@ class Planner:
         found = self.activations(shape, option.gradient_checkpointing)
         trained = [one for one in self.loaded.model.parameters() if one.requires_grad]
         parts = {
-            "gradients": min(num_bytes(trained), 4 * SENT_AT_ONCE) if self._is_offloaded else num_bytes(trained),
+            "gradients": min(num_bytes(trained), 4 * BUCKET_ELEMENTS) if self._is_offloaded else num_bytes(trained),
             "activations": found.saved,
             "logits and temporary": found.temporary,
         }

@@ -36,10 +36,10 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
         processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
     # "meta" first and fake tensors at the end: adapters and initialisation in between then take no time either.
     with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(settings, dtype=weights_dtype(config))
+        model: Any = AutoModelForImageTextToText.from_config(settings, dtype=weights_dtype(config.model))
     prepare_attention(model, family)
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=processor, family=family, folder=None, card={})
-    prepare_for_training(config, loaded)
+    prepare_for_training(loaded, config.model, seed=config.seed)
     replace_tensors(model, lambda tensor: unfilled(tensor, mode))
     return loaded
 

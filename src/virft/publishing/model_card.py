@@ -19,7 +19,7 @@ from virft.files import write_text
 from virft.geometry.boxes import BoxSpace
 from virft.text.prompts import BUILT_IN, question
 from virft.training.monitors import VALIDATION_SCORE
-from virft.training.run import CARD, CONFIG, METRICS, TIMINGS, RunFolder
+from virft.training.run import CARD, CONFIG, METRICS, TIMINGS, RunFolder, require_current_format
 from virft.types import TaskName
 
 MARK = "<!-- made by virft of the run's files, again by `virft push`; without this line it stays as it is -->"
@@ -45,6 +45,7 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
     ``adapters``: the folder holds PEFT adapters, not a whole model. Scores are those that lie in ``eval/*/scores.json``
     now, of answers of this model; validations of the run are told apart. Names no folder of this machine.
     """
+    require_current_format(run)
     try:
         config, card = load(run / CONFIG).config, json.loads((run / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

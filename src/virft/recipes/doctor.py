@@ -1,4 +1,4 @@
-"""What a machine has and what it lacks: each thing looked at is one finding, with what to do about it."""
+"""Diagnose a machine: packages, devices, memory, disk, one training step. Each check gives one finding."""
 
 from __future__ import annotations
 
@@ -25,46 +25,50 @@ from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
 from virft.planning.device import GIB
-from virft.recipes.setup import load_for_training, make_trainer
 from virft.recipes.train import training_data
+from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names
 from virft.training.distributed import device
 from virft.types import TaskName
 
 EXTRAS = ("hf", "app")
-"""What a user may add; the others are for work on virft itself."""
+"""Optional dependencies for users; the others are for the development of virft."""
 LOW_DISK_GIB = 2.0
 LOW_MEMORY_GIB = 2.0
-"""What `make demo` needs: about 1.5 GiB of memory, and half a GiB of files."""
+"""Requirements of `make demo`: about 1.5 GiB of memory, and half a GiB of files."""
 COPIES_OF_WEIGHTS = 3
-"""A checkpoint of a full fine-tuning: float32 weights and the two moments of AdamW."""
+"""Tensors per weight in a checkpoint of full fine-tuning: the float32 weight and the two moments of AdamW."""
 
 
 class State(StrEnum):
-    """How a finding is to be taken."""
+    """Severity of a finding."""
 
-    GOOD = "ok"
-    ODD = "note"
-    BROKEN = "FIX"
+    OK = "ok"
+    NOTE = "note"
+    FIX = "FIX"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``cure``: what to do, empty where nothing is to be done."""
+    """The result of one check."""
 
     about: str
-    state: State = State.GOOD
-    told: str
-    cure: str = ""
+    """The subject, one word."""
+    state: State = State.OK
+    """Severity."""
+    message: str
+    """The facts that were found."""
+    advice: str = ""
+    """A way to resolve it; empty if nothing needs to be done."""
 
 
 def examine(config: Config | None, *, folder: Path) -> Iterator[Finding]:
-    """Findings one by one, cheap ones first. ``config``: of a run whose model and data are looked at too.
+    """All findings, cheap checks first. With a ``config`` also those of its model, data and checkpoints.
 
-    ``folder``: where runs are to be written.
+    ``folder``: the folder that runs are written into.
     """
     system = f"Python {platform.python_version()}, {platform.platform()}"
-    yield Finding(about="virft", told=f"{version_and_commit()}; {system}")
+    yield Finding(about="virft", message=f"{version_and_commit()}; {system}")
     yield from packages(requires("virft") or ())
     yield processor()
     yield attention()
@@ -76,30 +80,30 @@ def examine(config: Config | None, *, folder: Path) -> Iterator[Finding]:
 
 
 def packages(requirements: Iterable[str]) -> Iterator[Finding]:
-    """The packages that virft needs, its extras for users, and a torchvision, which is not used.
+    """Findings about required packages, optional ones, and an installed torchvision, which is not used.
 
-    ``requirements``: as the metadata of a package has them, ``numpy>=2.0`` or ``gradio>=6.0; extra == "app"``.
+    ``requirements`` are in the format of package metadata: ``numpy>=2.0`` or ``gradio>=6.0; extra == "app"``.
     """
     needed, extras = [], []
     for text in requirements:
-        wanted = Requirement(text)
-        found = _version(wanted.name)
-        extra = next((name for name in EXTRAS if wanted.marker and wanted.marker.evaluate({"extra": name})), None)
-        if wanted.marker is None:
-            needed.append((wanted, found))
-        elif extra is not None and wanted.name != "virft":
-            extras.append(f"virft[{extra}] {f'with {wanted.name} {found}' if found else 'not installed'}")
-    wrong = [(wanted, found) for wanted, found in needed if not found or not wanted.specifier.contains(found, True)]
+        required = Requirement(text)
+        found = _version(required.name)
+        extra = next((name for name in EXTRAS if required.marker and required.marker.evaluate({"extra": name})), None)
+        if required.marker is None:
+            needed.append((required, found))
+        elif extra is not None and required.name != "virft":
+            extras.append(f"virft[{extra}] {f'with {required.name} {found}' if found else 'not installed'}")
+    wrong = [(one, found) for one, found in needed if not found or not one.specifier.contains(found, True)]
     if wrong:
-        told = ", ".join(f"{wanted.name} is {found or 'not installed'}" for wanted, found in wrong)
-        cure = "pip install " + " ".join(f'"{wanted.name}{wanted.specifier}"' for wanted, _ in wrong)
-        yield Finding(about="packages", state=State.BROKEN, told=told, cure=cure)
+        message = ", ".join(f"{one.name} is {found or 'not installed'}" for one, found in wrong)
+        advice = "pip install " + " ".join(f'"{one.name}{one.specifier}"' for one, _ in wrong)
+        yield Finding(about="packages", state=State.FIX, message=message, advice=advice)
     else:
-        yield Finding(about="packages", told=", ".join(f"{wanted.name} {found}" for wanted, found in needed))
-    yield Finding(about="extras", told=", ".join(extras) or "none")
+        yield Finding(about="packages", message=", ".join(f"{one.name} {found}" for one, found in needed))
+    yield Finding(about="extras", message=", ".join(extras) or "none")
     if (found := _version("torchvision")) is not None:
-        told = f"{found}; not used: PIL prepares pictures, so that every machine makes the same pixels"
-        yield Finding(about="torchvision", told=told)
+        message = f"{found}; not used: PIL preprocesses images, so that pixels are equal on all machines"
+        yield Finding(about="torchvision", message=message)
 
 
 def _version(name: str) -> str | None:
@@ -110,32 +114,34 @@ def _version(name: str) -> str | None:
 
 
 def processor() -> Finding:
-    """What PyTorch computes on."""
+    """The device that PyTorch computes on."""
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     if not torch.cuda.is_available():
         built = torch.version.cuda
         if built is not None:
-            told = f"CPU only: {threads}; this PyTorch is built for CUDA {built}, and sees no GPU or no fitting driver"
-            cure = "nvidia-smi says whether the driver sees a GPU; without one, nothing is wrong"
-            return Finding(about="processor", state=State.ODD, told=told, cure=cure)
+            message = (
+                f"CPU only: {threads}; this PyTorch is built for CUDA {built} and finds no GPU or no matching driver"
+            )
+            advice = "nvidia-smi lists the GPUs that the driver finds; without a GPU, this is no problem"
+            return Finding(about="processor", state=State.NOTE, message=message, advice=advice)
         return Finding(
-            about="processor", told=f"CPU only: {threads}; enough for virft-tiny, too slow for larger models"
+            about="processor", message=f"CPU only: {threads}; enough for virft-tiny, too slow for larger models"
         )
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     free, total = torch.cuda.mem_get_info(device())
     room = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free on this process's"
-    told = f"{', '.join(names)}; {room}; CUDA {torch.version.cuda}"
+    message = f"{', '.join(names)}; {room}; CUDA {torch.version.cuda}"
     if not torch.cuda.is_bf16_supported():
         return Finding(
-            about="processor", state=State.ODD, told=told, cure="no bfloat16 here: set model.dtype = float32"
+            about="processor", state=State.NOTE, message=message, advice="no bfloat16 here: set model.dtype = float32"
         )
-    return Finding(about="processor", told=told)
+    return Finding(about="processor", message=message)
 
 
 def attention() -> Finding:
-    """Which kernels scaled-dot-product attention may take."""
+    """The enabled kernels of scaled-dot-product attention."""
     if not torch.cuda.is_available():
-        return Finding(about="attention", told="PyTorch's own for CPUs")
+        return Finding(about="attention", message="PyTorch's own for CPUs")
     kernels = {
         "flash": torch.backends.cuda.flash_sdp_enabled(),
         "memory-efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
@@ -143,43 +149,51 @@ def attention() -> Finding:
     }
     on = [name for name, enabled in kernels.items() if enabled]
     if not on:
-        cure = "unset what turns them off, such as torch.backends.cuda.enable_flash_sdp(False)"
-        return Finding(about="attention", state=State.ODD, told="only the plain one, which is slow", cure=cure)
-    return Finding(about="attention", told=", ".join(on))
+        advice = "remove the call that disables them, such as torch.backends.cuda.enable_flash_sdp(False)"
+        return Finding(
+            about="attention", state=State.NOTE, message="only the math kernel, which is slow", advice=advice
+        )
+    return Finding(about="attention", message=", ".join(on))
 
 
 def memory(available: int) -> Finding:
-    """Main memory, in bytes."""
-    told = f"{available / GIB:.1f} GiB available"
+    """Available main memory; ``available`` in bytes."""
+    message = f"{available / GIB:.1f} GiB available"
     if available < LOW_MEMORY_GIB * GIB:
         return Finding(
             about="memory",
-            state=State.ODD,
-            told=told,
-            cure=f"even the demo wants {LOW_MEMORY_GIB:g} GiB; close something",
+            state=State.NOTE,
+            message=message,
+            advice=f"even the demo needs {LOW_MEMORY_GIB:g} GiB; close other programs",
         )
-    return Finding(about="memory", told=told)
+    return Finding(about="memory", message=message)
 
 
 def disk(folder: Path) -> Finding:
-    """Room for runs in a folder, and whether it can be written."""
-    there = _nearest(folder)
-    free = shutil.disk_usage(there).free
-    told = f"{free / GIB:.1f} GiB free in {there}"
-    if not os.access(there, os.W_OK):
-        return Finding(about="disk", state=State.BROKEN, told=f"{there} cannot be written", cure="name another run.dir")
+    """Free space for runs in a folder, and write permission."""
+    existing = _nearest(folder)
+    free = shutil.disk_usage(existing).free
+    message = f"{free / GIB:.1f} GiB free in {existing}"
+    if not os.access(existing, os.W_OK):
+        problem = f"{existing} cannot be written"
+        return Finding(about="disk", state=State.FIX, message=problem, advice="choose another run.dir")
     if free < LOW_DISK_GIB * GIB:
-        return Finding(about="disk", state=State.ODD, told=told, cure="make room, or name a run.dir elsewhere")
-    return Finding(about="disk", told=told)
+        return Finding(
+            about="disk",
+            state=State.NOTE,
+            message=message,
+            advice="free some space, or choose a run.dir on another disk",
+        )
+    return Finding(about="disk", message=message)
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder or, where it is not there yet, the nearest above it that is."""
+    """The folder, or its nearest existing parent."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def one_step() -> Finding:
-    """A training step of the built-in model: that weights change, that they are numbers, and how long it takes."""
+    """A training step of the built-in model: weights change and stay finite; the time it takes."""
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
         write_few_shot_scenes(
@@ -191,33 +205,36 @@ def one_step() -> Finding:
             grpo=GRPOConfig(steps=1, prompts_per_step=2, group_size=4, learning_rate=1e-3, kl_coef=0.01),
             run=RunConfig(dir=str(Path(scratch) / "run")),
         )
-        loaded = load_for_training(config)
-        trained = [weight for weight in loaded.model.parameters() if weight.requires_grad]
+        trainer = open_grpo_trainer(config)
+        trained = [weight for weight in trainer.policy.parameters() if weight.requires_grad]
         before = [weight.detach().clone() for weight in trained]
         samples = training_data(config, "grpo").batch(0)
         began = time.perf_counter()
-        make_trainer(config, loaded).step(0, samples)
+        trainer.step(0, samples)
         seconds = time.perf_counter() - began
     if not all(bool(weight.isfinite().all()) for weight in trained):
-        state, told = State.BROKEN, "left weights that are no numbers"
+        problem = "left non-finite weights"
     elif all(torch.equal(old, new) for old, new in zip(before, trained, strict=True)):
-        state, told = State.BROKEN, "changed no weight"
+        problem = "changed no weight"
     else:
-        return Finding(about="training", told=f"a step of virft-tiny on {device()} took {seconds:.1f} s")
-    return Finding(about="training", state=state, told=f"a step of virft-tiny {told}", cure="reinstall PyTorch")
+        message = f"a step of virft-tiny on {trainer.runner.runtime.device} took {seconds:.1f} s"
+        return Finding(about="training", message=message)
+    return Finding(
+        about="training", state=State.FIX, message=f"a step of virft-tiny {problem}", advice="reinstall PyTorch"
+    )
 
 
 def of_run(config: Config) -> Iterator[Finding]:
-    """The model and the data sets of a config, and room for its checkpoints."""
+    """Findings about the model and the datasets of a config, and the disk space for its checkpoints."""
     try:
         loaded = load_model(config.model.path, pixels=(config.model.min_pixels, config.model.max_pixels))
     except VirftError as error:
-        yield Finding(about="model", state=State.BROKEN, told=str(error), cure="see model.path")
+        yield Finding(about="model", state=State.FIX, message=str(error), advice="check model.path")
     else:
         num_weights = sum(weight.numel() for weight in loaded.model.parameters())
         yield Finding(
             about="model",
-            told=f"{config.model.path}: {loaded.family.model_type}, {num_weights:,} weights",
+            message=f"{config.model.path}: {loaded.family.model_type}, {num_weights:,} weights",
         )
         if config.model.train == "full":
             yield _room(config, num_weights)
@@ -227,17 +244,22 @@ def of_run(config: Config) -> Iterator[Finding]:
             store = Store(name)
             store.check(decode=True)
         except VirftError as error:
-            yield Finding(about="data", state=State.BROKEN, told=str(error), cure="virft build makes a data set")
+            yield Finding(about="data", state=State.FIX, message=str(error), advice="virft build makes a dataset")
         else:
-            yield Finding(about="data", told=f"{name}: {len(store)} questions, every picture can be read")
+            yield Finding(about="data", message=f"{name}: {len(store)} samples, every image can be read")
 
 
 def _room(config: Config, num_weights: int) -> Finding:
-    """Whether checkpoints fit: float32, one more than are kept while the next is written, and two models."""
+    """Disk space for checkpoints and the saved models, all in float32."""
+    # one checkpoint more than are retained, while the next is written; the last and the best model
     needed = 4 * num_weights * (COPIES_OF_WEIGHTS * (config.run.keep_checkpoints + 1) + 2)
     found = disk(Path(config.run.dir))
-    told = f"{needed / GIB:.1f} GiB for {config.run.keep_checkpoints} checkpoints and the trained models; {found.told}"
+    message = (
+        f"{needed / GIB:.1f} GiB for {config.run.keep_checkpoints} checkpoints and two saved models; {found.message}"
+    )
     if shutil.disk_usage(_nearest(Path(config.run.dir))).free < needed:
-        cure = "make room, keep fewer (run.keep_checkpoints), or train adapters (model.train = lora)"
-        return Finding(about="room", state=State.BROKEN, told=told, cure=cure)
-    return Finding(about="room", told=told)
+        advice = (
+            "free some space, retain fewer checkpoints (run.keep_checkpoints), or train adapters (model.train = lora)"
+        )
+        return Finding(about="room", state=State.FIX, message=message, advice=advice)
+    return Finding(about="room", message=message)

@@ -1,15 +1,15 @@
-"""A model's answers to a data set: asked, written by the batch, scored; in training, for the validation sets."""
+"""Evaluate a model on a dataset: write its predictions in batches, then score them. Also validation in training."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
-from virft.config.schema import Config
+from virft.config.schema import DataConfig, MixtureConfig
 from virft.data.store import Store
 from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predict import generate_predictions
@@ -17,54 +17,41 @@ from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import score_predictions
 from virft.generation.hf_generator import HFGenerator
-from virft.inference.prompting import make_renderer, template_text
+from virft.inference.prompting import Prompting, make_renderer
 from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
-from virft.training.distributed import device, is_main_process, ranks
+from virft.training.runtime import Runtime
 from virft.types import Sample, Scores
 
 
-def evaluate(
-    loaded: LoadedModel,
-    store: Store,
-    folder: Path,
-    *,
-    asking: Asking,
-    limit: int | None = None,
-    with_intervals: bool = False,
-) -> tuple[Scores, ...]:
-    """Writes the model's answers to a data set into ``folder`` and scores them."""
-    number = len(store) if limit is None else min(limit, len(store))
-    asked = [i for i, sample in enumerate(islice(store, number)) if sample.queried]
-    card = asking.card(loaded, data=store, num_samples=number)
-    path = answer(loaded, folder, card, sample_at=lambda i: store[asked[i]], number=len(asked), asking=asking)
-    return score_predictions(path, store, with_intervals=with_intervals)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asking:
-    """How a model is asked. ``progress`` is told how many answers this process has, and of how many."""
+class PredictionSettings:
+    """The way predictions are made, and what their card says about it."""
 
-    template: str
-    thinking: bool
+    prompting: Prompting
+    """Template and thinking mode of the prompts."""
     max_completion_tokens: int
+    """Longer predictions are truncated."""
     model_name: str
+    """Name or path of the model, for the card."""
     resume: bool = False
+    """Keep the predictions that the folder already contains."""
     progress: Callable[[int, int], None] | None = None
+    """Called with the number of finished predictions of this rank, and their total."""
 
     def card(self, loaded: LoadedModel, *, data: Store, num_samples: int) -> PredictionsCard:
-        """What stands beside the answers."""
+        """The card that is saved with the predictions."""
         return PredictionsCard(
             model=self.model_name,
             data=str(data.folder),
             data_hash=data.hash,
             num_samples=num_samples,
             box_space=loaded.family.box_space,
-            thinking=self.thinking,
+            thinking=self.prompting.thinking,
             settings={
-                "template": template_text(loaded, self.template),
+                "template": self.prompting.template,
                 "max_completion_tokens": self.max_completion_tokens,
                 "temperature": 0.0,
                 "commit": source_commit(),
@@ -72,25 +59,53 @@ class Asking:
         )
 
 
-def answer(
+def evaluate(
+    loaded: LoadedModel,
+    store: Store,
+    folder: Path,
+    *,
+    settings: PredictionSettings,
+    runtime: Runtime,
+    limit: int | None = None,
+    with_intervals: bool = False,
+) -> tuple[Scores, ...]:
+    """Write a model's predictions for a dataset, or its first ``limit`` samples, into ``folder`` and score them."""
+    number = len(store) if limit is None else min(limit, len(store))
+    queried = [i for i, sample in enumerate(islice(store, number)) if sample.queried]
+    card = settings.card(loaded, data=store, num_samples=number)
+    path = run_predictions(
+        loaded,
+        folder,
+        card,
+        sample_at=lambda i: store[queried[i]],
+        number=len(queried),
+        settings=settings,
+        runtime=runtime,
+    )
+    return score_predictions(path, store, with_intervals=with_intervals)
+
+
+def run_predictions(
     loaded: LoadedModel,
     folder: Path,
     card: PredictionsCard,
     *,
     sample_at: Callable[[int], Sample],
     number: int,
-    asking: Asking,
+    settings: PredictionSettings,
+    runtime: Runtime,
 ) -> Path:
-    """Writes the likeliest answers to ``number`` samples into ``folder``; the path of the file.
+    """Write greedy predictions for samples 0 to ``number`` - 1 into ``folder``; the path of the file.
 
-    With several processes (``accelerate launch``), each answers every so many-th batch; the file is the same.
+    With several ranks (``accelerate launch``) rank r computes batches r, r + n, ...; the file is the same.
     """
-    among = ranks()
-    loaded.model.to(device())
+    ranks = runtime.ranks
+    loaded.model.to(runtime.device)
+    # The temperature of a greedy choice does not matter; 1 leaves the logits as they are.
     policy = make_policy(loaded, temperature=1.0)
 
     def encode(prompts: Sequence[VisionInputs]) -> list[ImageFeatures]:
-        return policy.encode_images([one.to(device()) for one in prompts])
+        return policy.encode_images([one.to(runtime.device) for one in prompts])
 
     run = PredictionRun(
         folder,
@@ -98,70 +113,68 @@ def answer(
         ids=[sample_at(i).id for i in range(number)],
         batches=plan_batches(map(sample_at, range(number))),
     )
-    if among.is_first:
-        run.begin(resume=asking.resume)
-    among.wait()
-    missing = among.share(run.missing())
-    among.wait()  # no one answers before all have seen what is missing
-    answers = generate_predictions(
+    if ranks.is_first:
+        run.begin(resume=settings.resume)
+    ranks.barrier()
+    missing = ranks.shard(run.missing())
+    # No rank writes predictions before all ranks have read which are missing.
+    ranks.barrier()
+    predictions = generate_predictions(
         ([sample_at(i) for i in batch] for batch in missing),
-        render=make_renderer(loaded, template=asking.template, thinking=asking.thinking),
+        render=make_renderer(loaded, settings.prompting),
         encode=encode,
         generator=HFGenerator(policy, loaded.tokenizer),
-        max_completion_tokens=asking.max_completion_tokens,
+        max_completion_tokens=settings.max_completion_tokens,
     )
     num_done, num_missing = 0, sum(map(len, missing))
-    for batch in answers:
-        run.append(batch, process=among.index)
+    for batch in predictions:
+        run.append(batch, process=ranks.index)
         num_done += len(batch)
-        if asking.progress is not None:
-            asking.progress(num_done, num_missing)
-    among.wait()
-    if among.is_first:
+        if settings.progress is not None:
+            settings.progress(num_done, num_missing)
+    ranks.barrier()
+    if ranks.is_first:
         run.finish()
-    among.wait()
+    ranks.barrier()
     return folder / PREDICTIONS
 
 
-def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[str, float]] | None:
-    """Scores the model in training on ``data.validation``, or on those of a mixture's sets; None without one.
+def make_validator(
+    loaded: LoadedModel, stores: Mapping[str, Store], folder: Path, *, settings: PredictionSettings, runtime: Runtime
+) -> Callable[[int], Mapping[str, float]] | None:
+    """A function from the number of steps done to the scores of the model in training; None without ``stores``.
 
-    Answers land in ``eval/validation_N`` of ``run.dir`` (``validation_NAME_N`` for a set, whose values are called
-    ``f1@NAME`` and so on). ``score``: the mean of F1, accuracy and box mIoU, as many as there are.
+    Predictions are written into ``validation_N`` of ``folder``, for a dataset of a mixture into ``validation_NAME_N``,
+    with scores named ``f1@NAME`` and so on. ``score`` is the mean of all headline scores: F1, accuracy and box mIoU.
     """
-    folders = {"": (config.data.validation, config.prompt.thinking)} | {
-        name: (part.validation, config.prompt.thinking if part.thinking is None else part.thinking)
-        for name, part in config.mixture.items()
-    }
-    stores = {name: (Store(folder), thinking) for name, (folder, thinking) in folders.items() if folder is not None}
     if not stores:
         return None
-    for store, _ in stores.values():
+    for store in stores.values():
         store.check(decode=True)
 
-    def validate_on(whole: LoadedModel, name: str, num_steps: int) -> Mapping[str, float]:
-        store, thinking = stores[name]
-        folder = Path(config.run.dir) / "eval" / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
-        if is_main_process():
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed since
-        scores = evaluate(
-            whole,
-            store,
-            folder,
-            asking=Asking(
-                template=config.prompt.template,
-                thinking=thinking,
-                max_completion_tokens=config.sampling.max_completion_tokens,
-                model_name=f"{config.model.path} after {num_steps} steps",
-            ),
+    def validate_on(gathered: LoadedModel, name: str, num_steps: int) -> Mapping[str, float]:
+        out = folder / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
+        if runtime.ranks.is_first:
+            shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this validation
+        own = replace(
+            settings,
+            prompting=settings.prompting.of_origin(name),
+            model_name=f"{settings.model_name} after {num_steps} steps",
         )
-        end = f"@{name}" if name else ""
-        return {value_name + end: value for one in scores for value_name, value in one.values.items()}
+        scores = evaluate(gathered, stores[name], out, settings=own, runtime=runtime)
+        suffix = f"@{name}" if name else ""
+        return {value_name + suffix: value for one in scores for value_name, value in one.values.items()}
 
     def validate(num_steps: int) -> Mapping[str, float]:
-        with loaded.gathered() as whole:
-            found = {key: value for name in stores for key, value in validate_on(whole, name, num_steps).items()}
+        with loaded.gathered() as gathered:
+            found = {key: value for name in stores for key, value in validate_on(gathered, name, num_steps).items()}
         headlines = [value for key, value in found.items() if key.partition("@")[0] in HEADLINE.values()]
         return found | {"score": fmean(headlines)}
 
     return validate
+
+
+def validation_stores(data: DataConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, Store]:
+    """The validation datasets by the name of their dataset of the mixture; "" is that of ``[data]``."""
+    folders = {"": data.validation} | {name: part.validation for name, part in mixture.items()}
+    return {name: Store(folder) for name, folder in folders.items() if folder is not None}

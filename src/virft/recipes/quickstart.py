@@ -1,4 +1,4 @@
-"""The quickstart: teach the built-in model new classes, by reward and by right answers, and show what changed."""
+"""The quickstart: teach the built-in model new classes by reward and by supervision, and compare the results."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ TESTS = {
     "other_style": ("novel", SceneKind.OTHER_STYLE),
     "never_trained": ("heldout", SceneKind.SAME_SPRITES),
 }
-"""Test set -> its classes and scenes: the learnt classes on unseen backgrounds, in another style, and others."""
+"""Test set -> its classes and scenes: trained classes on unseen backgrounds, in another style, and other classes."""
 
-ASKED = {
-    "same_sprites": "the learnt classes, in scenes it has not seen",
-    "other_style": "the learnt classes in another style of pictures",
-    "never_trained": "other classes that it was never taught, as a control",
+TEST_DESCRIPTIONS = {
+    "same_sprites": "the trained classes in unseen scenes",
+    "other_style": "the trained classes in images of another style",
+    "never_trained": "classes that are not in the training data, as a control",
 }
 
 
 def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
-    """The comparison's settings; a copy with comments is ``configs/quickstart.toml``."""
+    """Settings of the comparison, equal to ``configs/quickstart.toml``."""
     warmup_steps = min(5, steps - 1)
     return Config(
         seed=seed,
@@ -78,9 +78,9 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
 
 
 def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None) -> None:
-    """The few-shot training set and the tests. What is there is kept: the same seed gives the same bytes.
+    """Write the few-shot training set and the test sets, unless they exist: the same seed gives the same bytes.
 
-    ``renamed``: class -> the name it is asked by in training, a control.
+    ``renamed``: class -> another name that training uses for it, as a control.
     """
     common: dict[str, Any] = {"task": TaskName.DETECTION, "seed": seed, "size": IMAGE_SIZE}
     if not (out / "train").exists():
@@ -96,32 +96,35 @@ def run_quickstart(
     seed: int,
     steps: int | None,
     resume: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     renamed: Mapping[str, str] | None = None,
 ) -> Compared:
-    """All of it, ending with the page. ``renamed`` as in ``write_data``."""
+    """Draw the data, train, evaluate, compare, and write the page. ``renamed`` as in ``write_data``.
+
+    Raises ``RunError`` if ``out`` holds anything but a quickstart that is to be resumed.
+    """
     config = quickstart_config(out, seed=seed, steps=steps or STEPS)
-    _require_free(out, seed=seed, resume=resume)
-    say(f"drawing {SHOTS} images of each of {len(class_names('novel'))} new classes, and the tests")
+    _require_new_quickstart(out, seed=seed, resume=resume)
+    log(f"drawing {SHOTS} images of each of {len(class_names('novel'))} new classes, and the tests")
     write_data(out / "data", seed=seed, renamed=renamed)
-    found = run_compare(config, resume=(out / "compare" / COMPARE).exists(), say=say)
+    found = run_compare(config, resume=(out / "compare" / COMPARE).exists(), log=log)
     before_after_sheet(before_after_rows(found, out, "same_sprites", count=12)).save(out / "before_after.png")
     (out / "report.html").write_text(_page(found), encoding="utf-8")
-    say(compared_text(found))
-    say(f"pictures: {out / 'report.html'}")
+    log(compared_text(found))
+    log(f"report with images: {out / 'report.html'}")
     return found
 
 
-def _require_free(out: Path, *, seed: int, resume: bool) -> None:
-    """``RunError`` where the folder holds a quickstart that is not to be resumed, or anything else."""
+def _require_new_quickstart(out: Path, *, seed: int, resume: bool) -> None:
+    """Raise ``RunError`` if the folder holds anything but a quickstart of this seed that is to be resumed."""
     if (out / "compare").exists():
         if not resume:
-            raise RunError(f"{out}: already holds a quickstart; go on with --resume, or name another folder")
+            raise RunError(f"{out}: already holds a quickstart; resume with --resume, or choose another folder")
     elif out.exists() and (not out.is_dir() or any(file.name != "data" for file in out.iterdir())):
-        raise RunError(f"{out}: is not empty and holds no quickstart; name another folder")
+        raise RunError(f"{out}: is not empty and holds no quickstart; choose another folder")
     for card in sorted(out.glob("data/*/card.json")):
         if (found := json.loads(card.read_text(encoding="utf-8"))["seed"]) != seed:
-            raise RunError(f"{card.parent}: was drawn with seed {found}, not {seed}; name another folder")
+            raise RunError(f"{card.parent}: was drawn with seed {found}, not {seed}; choose another folder")
 
 
 def _page(found: Compared) -> str:
@@ -129,24 +132,26 @@ def _page(found: Compared) -> str:
         found,
         title="virft quickstart",
         intro=(
-            f"The built-in model was shown {SHOTS} labelled images of each of {len(class_names('novel'))} classes it "
-            "had never been taught: once with the right answers to learn from (SFT), once without, answering itself "
-            "while rules rewarded the answers (RFT). The same samples, the same number of steps."
+            f"The built-in model was trained on {SHOTS} labelled images of each of {len(class_names('novel'))} new "
+            "classes: once on the ground truth (SFT), once on its own completions with rule-based rewards (RFT). Both "
+            "runs use the same samples and the same number of steps."
         ),
-        sections=[Section(heading="What was asked", body=html_table(["test", "what"], ASKED.items(), of_texts=True))],
+        sections=[
+            Section(heading="Test sets", body=html_table(["test", "content"], TEST_DESCRIPTIONS.items(), of_texts=True))
+        ],
     )
 
 
 def before_after_rows(found: Compared, out: Path, test: str, *, count: int) -> list[BeforeAfter]:
-    """The first questions of a test that the base and the reinforced model answered differently, then others."""
+    """Up to ``count`` samples of a test with base and RFT predictions, first those with different predictions."""
     store = Store(out / "data" / test)
-    before, after = (found.answers[name][test][0] for name in ("base", "rft"))
+    before, after = (found.predictions[name][test][0] for name in ("base", "rft"))
     texts = (read_predictions(before), read_predictions(after))
     chosen = sorted(range(len(store)), key=lambda i: _same_text(texts, store[i].id))[:count]
     card = read_predictions_card(after)
 
-    def answer(sample: Sample, answers: Mapping[str, SizedPrediction]) -> Answer:
-        prediction, resized = answers[sample.id]
+    def answer(sample: Sample, predictions: Mapping[str, SizedPrediction]) -> Answer:
+        prediction, resized = predictions[sample.id]
         task = TASKS[sample.task]
         reading = task.read_for(prediction.text, sample, thinking=card.thinking, space=card.box_space, resized=resized)
         return reading.answer

@@ -5,27 +5,27 @@ from __future__ import annotations
 from virft.data.images import load_image
 from virft.report.render.images import draw_answer
 from virft.training.grpo.group_metrics import from_worst_to_best
-from virft.training.trackers import ShownAnswer
+from virft.training.trackers import LoggedCompletion
 from virft.types import RolloutGroup
 
-_ROLLOUT_SIDE = 336
-"""Pixels of the longer side of a picture for trackers."""
+_SIDE = 336
+"""Pixels of the longer side."""
 
 
-def drawn_rollout(group: RolloutGroup) -> tuple[ShownAnswer, ShownAnswer]:
-    """A group's best and worst answer, with the target, on the picture as it was seen."""
+def rollout_images(group: RolloutGroup) -> tuple[LoggedCompletion, LoggedCompletion]:
+    """Best and worst completion of a group, drawn with the ground truth on the image that the model saw."""
     sample = group.sample
     image = load_image(sample.images[sample.target_image], sample.augmentation)
     order = from_worst_to_best(group)
 
-    def drawn(rank: str, i: int) -> ShownAnswer:
+    def draw(rank: str, i: int) -> LoggedCompletion:
         report = group.reports[i]
-        return ShownAnswer(
+        return LoggedCompletion(
             rank=rank,
-            question=sample.query,
+            query=sample.query,
             text=group.completions[i].text,
             reward=report.total,
-            picture=draw_answer(image, sample.target, report.reading.answer, side=_ROLLOUT_SIDE),
+            image=draw_answer(image, sample.target, report.reading.answer, side=_SIDE),
         )
 
-    return drawn("best", order[-1]), drawn("worst", order[0])
+    return draw("best", order[-1]), draw("worst", order[0])

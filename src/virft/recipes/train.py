@@ -1,139 +1,118 @@
-"""A training run from its config: everything is checked, then trained, then saved."""
+"""Train a model by a config: check everything that can be refused, then train, then save the model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from virft.config.schema import Config, Method
+from virft.config.schema import Config, GRPOConfig, Method
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError
 from virft.files import writing
-from virft.inference.prompting import template_text
+from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
 from virft.origin import source_commit
 from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
-from virft.recipes.evaluate import validator
+from virft.recipes.evaluate import PredictionSettings, make_validator, validation_stores
 from virft.recipes.setup import (
+    build_augmenter,
     load_for_training,
     loop_settings,
-    make_look_at,
-    make_sft_trainer,
+    make_prompting,
+    make_runtime,
     make_trackers,
-    make_trainer,
-    require_engine,
     require_rationales,
-    require_strategy,
 )
-from virft.training.distributed import Ranks, ranks
+from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer, require_engine, require_strategy
+from virft.training.distributed import Ranks
 from virft.training.grpo.base_filter import in_range, score_base
 from virft.training.grpo.trainer import GRPOTrainer
-from virft.training.loop import LookAt, Trainer, run_training
-from virft.training.run import BEST, MODEL, RunFolder, require_free, run_card
+from virft.training.loop import Augment, Trainer, TrainingLoop
+from virft.training.run import BEST, MODEL, RunFolder, require_new_run, run_card
+from virft.training.runtime import Runtime
 from virft.training.trackers import require_installed
 from virft.types import Sample
 
 
-def training_data(config: Config, trainer: Method) -> TrainingData:
-    """What a run by this trainer learns from, step by step."""
-    per_step = config.grpo.prompts_per_step if trainer == "grpo" else config.sft.samples_per_step
-    return open_training_data(config, batch_size=per_step)
+def training_data(config: Config, method: Method) -> TrainingData:
+    """The training data of a run in batches of the method's size."""
+    return open_training_data(config, batch_size=_batch_size(config, method))
 
 
-def train(config: Config, trainer: Method, *, resume: bool, say: Callable[[str], None]) -> Path:
-    """Trains as the config says; the folder of the trained model, ``model`` of ``run.dir``.
+def train(config: Config, method: Method, *, resume: bool, log: Callable[[str], None]) -> Path:
+    """Train as the config says; the folder of the trained model, ``model`` in ``run.dir``.
 
-    Nothing is written before all that can be refused was looked at. With several processes (`accelerate launch`) all
-    call this; one writes, and says what there is to say.
+    Nothing is written before everything that can be refused is checked. With several ranks (`accelerate launch`) all
+    call this function; rank 0 writes and prints. Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
     """
-    _require_no_plugins()
-    among = ranks()
-    _require_work(config, trainer, among)
-    require_strategy(config)
+    _refuse_launcher_options()
+    runtime = make_runtime(config.model, config.parallel)
+    ranks = runtime.ranks
+    _require_sample_per_rank(method, _batch_size(config, method), ranks)
+    require_strategy(runtime)
     require_installed(config.run.trackers)
-    if trainer == "grpo":
-        require_engine(config)
-    data = training_data(config, trainer)
-    require_free(config, resume=resume, data_hash=data.hash, trainer=trainer)
+    if method == "grpo":
+        require_engine(config.sampling, runtime)
+    data = training_data(config, method)
+    require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
     data.check()
-    if trainer == "sft":
-        require_rationales(config, data)
-    loaded = load_for_training(config)
-    names = (sample.query for sample in data)
-    make: Callable[..., Trainer] = make_trainer if trainer == "grpo" else make_sft_trainer
-    with closing(make(config, loaded, names)) as made:
-        validate = validator(config, loaded)
-        facts = card_facts_of(config, loaded, data)
-        run = _open_run(config, trainer, resume=resume, data_hash=data.hash, among=among, facts=facts)
-        with make_trackers(config, run.folder) as trackers:
-            tell, look_at = say if among.is_first else _say_nothing, make_look_at(config)
-            if isinstance(made, GRPOTrainer):
-                data = _worth_learning(config, made, data, run, among, tell)
-                made.refill = _refill_of(config, data, look_at)
-            run_training(
-                made,
-                data.batch,
-                run,
-                loop_settings(config, num_steps=config.grpo.steps if trainer == "grpo" else config.sft.steps),
-                say=tell,
+    if method == "sft":
+        require_rationales(data, config.prompt, config.mixture)
+    loaded = load_for_training(config.model, runtime, seed=config.seed)
+    prompting = make_prompting(config.prompt, config.mixture, loaded)
+    make = make_grpo_trainer if method == "grpo" else make_sft_trainer
+    made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
+    with closing(made) as trainer:
+        validate = _make_validator(config, loaded, prompting, runtime)
+        facts = card_facts(
+            model=config.model.path,
+            box_space=loaded.family.box_space,
+            template=prompting.template,
+            stores=data.stores,
+        )
+        run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
+        with make_trackers(config, run.folder, runtime) as trackers:
+            log = log if ranks.is_first else _discard
+            augment = build_augmenter(config.augment, seed=config.seed)
+            if isinstance(trainer, GRPOTrainer):
+                data = _filter_by_base_score(config.grpo, trainer, data, run, log)
+                trainer.refill = _make_refill(config.grpo.steps, data, augment)
+            num_steps = (config.grpo if method == "grpo" else config.sft).steps
+            TrainingLoop(
+                trainer=trainer,
+                batch=data.batch,
+                run_folder=run,
+                settings=loop_settings(
+                    config.run, config.monitors, num_steps=num_steps, validate_every=config.data.validate_every
+                ),
+                log=log,
                 validate=validate,
-                look_at=look_at,
-                keep_best=(lambda: _save(loaded, run.folder, BEST, among)) if config.run.keep_best else None,
+                augment=augment,
+                save_best=partial(_save, loaded, run.folder, BEST, ranks) if config.run.keep_best else None,
                 trackers=trackers,
-                ranks=among,
-            )
-    with writing(run.folder, lambda: "the run is whole and all is trained; go on with --resume, which saves the model"):
-        _save(loaded, run.folder, MODEL, among)
+                ranks=ranks,
+            ).run()
+    with writing(run.folder, lambda: "all steps are done and saved; resume with --resume, which saves the model"):
+        _save(loaded, run.folder, MODEL, ranks)
     return run.folder / MODEL
 
 
-def _worth_learning(
-    config: Config, trainer: GRPOTrainer, data: TrainingData, run: RunFolder, among: Ranks, say: Callable[[str], None]
-) -> TrainingData:
-    """The data without samples that the untrained model answers too well or too badly (``grpo.min_base_score``)."""
-    if not config.grpo.filters:
-        return data
-    samples = list(data)
-    scores = score_base(trainer, samples, run.folder, batch_size=config.grpo.prompts_per_step, ranks=among, say=say)
-    least, most = config.grpo.min_base_score, config.grpo.max_base_score
-    kept = in_range(scores, least=least, most=most)
-    say(f"{len(kept)} of {len(samples)} samples have a score from {least:g} to {most:g} by the untrained model")
-    return data.only(kept)
+def _batch_size(config: Config, method: Method) -> int:
+    return config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
 
 
-def _refill_of(config: Config, data: TrainingData, look_at: LookAt | None) -> Callable[[int, int], list[Sample]]:
-    """What a step may take in a further round: the samples of a step that lies as many whole runs ahead."""
-
-    def refill(number: int, turn: int) -> list[Sample]:
-        samples = data.batch(turn * config.grpo.steps + number)
-        if look_at is None:
-            return samples
-        return [look_at(sample, number, turn * len(samples) + place) for place, sample in enumerate(samples)]
-
-    return refill
-
-
-def card_facts_of(config: Config, loaded: LoadedModel, data: TrainingData) -> dict[str, Any]:
-    """What the card of a run says of its base, its data, and how the model is asked."""
-    return card_facts(
-        model=config.model.path,
-        box_space=loaded.family.box_space,
-        template=template_text(loaded, config.prompt.template),
-        stores=data.stores,
-    )
-
-
-def _require_no_plugins() -> None:
-    """``ConfigError`` where `accelerate launch` was told what this would not heed."""
-    asked = {
+def _refuse_launcher_options() -> None:
+    """Raise ``ConfigError`` for options of `accelerate launch` that would have no effect."""
+    plugins = {
         "--use_deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true",
         "--use_fsdp": os.environ.get("ACCELERATE_USE_FSDP") == "true",
     }
-    for option, is_set in asked.items():
+    for option, is_set in plugins.items():
         if is_set:
             raise ConfigError(
                 f"accelerate launch {option} has no effect here; expected none, and parallel.strategy = "
@@ -145,50 +124,87 @@ def _require_no_plugins() -> None:
         )
 
 
-def _require_work(config: Config, trainer: Method, among: Ranks) -> None:
-    """``ConfigError`` where a step has less to do than there are processes."""
-    key, number = (
-        ("grpo.prompts_per_step", config.grpo.prompts_per_step)
-        if trainer == "grpo"
-        else ("sft.samples_per_step", config.sft.samples_per_step)
+def _require_sample_per_rank(method: Method, batch_size: int, ranks: Ranks) -> None:
+    """Raise ``ConfigError`` if a step has fewer samples than there are ranks."""
+    if batch_size < ranks.count:
+        key = "grpo.prompts_per_step" if method == "grpo" else "sft.samples_per_step"
+        raise ConfigError(f"{key} is {batch_size} with {ranks.count} processes; expected at least one for each")
+
+
+def _make_validator(
+    config: Config, loaded: LoadedModel, prompting: Prompting, runtime: Runtime
+) -> Callable[[int], Mapping[str, float]] | None:
+    settings = PredictionSettings(
+        prompting=prompting,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+        model_name=config.model.path,
     )
-    if trainer == "grpo" and config.sampling.engine != "builtin" and among.count > 1:
-        raise ConfigError(
-            f"sampling.engine is {config.sampling.engine} with {among.count} processes; "
-            "expected builtin, or one process"
-        )
-    if number < among.count:
-        raise ConfigError(f"{key} is {number} with {among.count} processes; expected at least one for each")
+    stores = validation_stores(config.data, config.mixture)
+    return make_validator(loaded, stores, Path(config.run.dir) / "eval", settings=settings, runtime=runtime)
 
 
 def _open_run(
-    config: Config, trainer: Method, *, resume: bool, data_hash: str, among: Ranks, facts: Mapping[str, Any]
+    config: Config, method: Method, *, resume: bool, data_hash: str, facts: Mapping[str, Any], ranks: Ranks
 ) -> RunFolder:
-    """The run folder: the first process takes it when all have seen that it is free, then the others join."""
-    among.wait()
+    """The run folder: rank 0 opens it when all ranks have seen that they may use it, then the others join.
+
+    ``facts`` about base model, prompts and data are what the model card of the run needs.
+    """
+    ranks.barrier()
     run = None
-    if among.is_first:
+    if ranks.is_first:
         card = run_card(
-            trainer=trainer,
+            trainer=method,
             commit=source_commit(),
             data_hash=data_hash,
             model=config.model.path,
             seed=config.seed,
-            num_processes=among.count,
+            num_processes=ranks.count,
             **facts,
         )
         run = RunFolder.open(config, resume=resume, card=card)
-    among.wait()
-    return run or RunFolder.join(config)
+    ranks.barrier()
+    return run or RunFolder.join(Path(config.run.dir))
 
 
-def _save(loaded: LoadedModel, run: Path, name: str, among: Ranks) -> None:
-    """The folder ``name`` of a run, with the model as it is and its model card."""
-    with loaded.gathered() as whole:
-        if among.is_first:
-            whole.save(run / name, readme=model_card(run, model=name, adapters=whole.saves_adapters))
-    among.wait()
+def _filter_by_base_score(
+    grpo: GRPOConfig, trainer: GRPOTrainer, data: TrainingData, run: RunFolder, log: Callable[[str], None]
+) -> TrainingData:
+    """The data without samples that are too easy or too hard for the base model (``grpo.min_base_score``)."""
+    if not grpo.filters:
+        return data
+    samples = list(data)
+    scores = score_base(trainer, samples, run.folder, batch_size=grpo.prompts_per_step, ranks=trainer.ranks, log=log)
+    least, most = grpo.min_base_score, grpo.max_base_score
+    chosen = in_range(scores, least=least, most=most)
+    log(f"{len(chosen)} of {len(samples)} samples have a base-model score from {least:g} to {most:g}")
+    return data.only(chosen)
 
 
-def _say_nothing(line: str) -> None:
-    """What the other processes say."""
+def _make_refill(num_steps: int, data: TrainingData, augment: Augment | None) -> Callable[[int, int], list[Sample]]:
+    """Replacement samples of dynamic sampling: (step, round) -> the batch of that step, as many whole runs later.
+
+    A pure function of step and round, so a resumed run gets the same ones.
+    """
+
+    def refill(number: int, turn: int) -> list[Sample]:
+        samples = data.batch(turn * num_steps + number)
+        if augment is None:
+            return samples
+        # an index of its own for each round, so that a sample that recurs gets another augmentation
+        return [augment(sample, number, turn * len(samples) + place) for place, sample in enumerate(samples)]
+
+    return refill
+
+
+def _save(loaded: LoadedModel, run: Path, name: str, ranks: Ranks) -> None:
+    """Save the current model with its model card into the folder ``name`` of a run."""
+    # every rank takes part in gathering the weights
+    with loaded.gathered() as gathered:
+        if ranks.is_first:
+            gathered.save(run / name, readme=model_card(run, model=name, adapters=gathered.saves_adapters))
+    ranks.barrier()
+
+
+def _discard(line: str) -> None:
+    """The log of ranks other than 0."""

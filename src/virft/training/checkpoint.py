@@ -1,10 +1,10 @@
 """Checkpoints: an explicit list. What is not on it may not influence the run.
 
-The list: trained weights, optimizer state, number of steps done. It is the same however many processes wrote it,
-and any number may go on from it. Learning rate, order of samples and
-noise are pure functions of seed and step, so they need no place here.
+The list: trained weights, optimizer state, number of steps done. All tensors are unsharded, so the files do not depend
+on the world size, and any world size can resume from them. Learning rate, order of samples and random streams are pure
+functions of seed and step, and need no place here.
 
-A manifest with the size and hash of each file is written last: a folder that does not agree with its own is not used.
+A manifest with the size and hash of each file is written last; a folder that disagrees with its manifest is not used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WEIGHTS, OPTIMIZER, STATE, MANIFEST = (
     "state.json",
     "manifest.json",
 )
-SCHEMA_VERSION = 1
+CHECKPOINT_SCHEMA_VERSION = 1
 
 _FOLDER = re.compile(r"step_(\d{6,})")
 _UNREADABLE = "unreadable_"
@@ -42,9 +42,10 @@ _UNREADABLE = "unreadable_"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """What a checkpoint holds beside weights and optimizer."""
+    """The part of a checkpoint that is neither weights nor optimizer state."""
 
     num_steps: int
+    """Optimizer steps done."""
 
 
 def save_checkpoint(
@@ -56,29 +57,31 @@ def save_checkpoint(
     keep: int,
     ranks: Ranks | None = None,
 ) -> Path:
-    """Writes ``folder/step_000050`` (whole or not at all) and deletes all but the latest ``keep``.
+    """Write ``folder/step_000050``, atomically, and delete all but the latest ``keep`` checkpoints.
 
-    With several processes, all must call it, and the first writes.
+    A collective operation: every rank must call it, and rank 0 writes.
     """
     path = checkpoint_path(folder, state.num_steps)
     writes = ranks is None or ranks.is_first
-    weights = {name: _whole(tensor, keep=writes) for name, tensor in trained_parameters(module).items()}
+    # Every rank gathers every sharded tensor, in the same order, also those that do not write.
+    weights = {name: _unsharded(tensor, keep=writes) for name, tensor in trained_parameters(module).items()}
     optimizer_state = optimizer.state_dict()
     optimizer_state["state"] = {
-        number: {name: _whole(value, keep=writes) for name, value in of_parameter.items()}
+        number: {name: _unsharded(value, keep=writes) for name, value in of_parameter.items()}
         for number, of_parameter in optimizer_state["state"].items()
     }
     if writes:
         _write(path, weights, optimizer_state, num_steps=state.num_steps)
+        # not before the new one is complete: a crash must leave at least one checkpoint
         for old in checkpoints(folder)[:-keep]:
             remove_folder(old)
     if ranks is not None:
-        ranks.wait()
+        ranks.barrier()
     return path
 
 
-def _whole(value: Any, *, keep: bool) -> Any:
-    """A value that may be sharded, all of it; on the CPU if it had to be gathered. None unless it is kept."""
+def _unsharded(value: Any, *, keep: bool) -> Any:
+    """A value of the state, unsharded; on the CPU if it had to be gathered. None if ``keep`` is off."""
     if isinstance(value, DTensor) or (isinstance(value, Tensor) and is_partitioned(value)):
         value = full_tensor(value).cpu() if keep else full_tensor(value)
     return value if keep else None
@@ -87,32 +90,35 @@ def _whole(value: Any, *, keep: bool) -> Any:
 def _write(path: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], *, num_steps: int) -> None:
     folder = path.parent
     make_folder(folder)
-    for left in folder.iterdir():
-        if left.name.startswith(_UNREADABLE) or left.name.endswith((UNFINISHED, OLD)):
-            shutil.rmtree(left)
+    # remains of a run that was killed while it wrote, and checkpoints that were found corrupt
+    for remains in folder.iterdir():
+        if remains.name.startswith(_UNREADABLE) or remains.name.endswith((UNFINISHED, OLD)):
+            shutil.rmtree(remains)
+    # Another name until it is complete: a folder named step_N is a checkpoint.
     new = folder / (path.name + UNFINISHED)
     new.mkdir()
     try:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, new / WEIGHTS)
-        tensors, values = _apart(optimizer["state"])
+        tensors, values = _split(optimizer["state"])
         save_file(tensors, new / OPTIMIZER)
         state = {"num_steps": num_steps, "optimizer": {"groups": optimizer["param_groups"], "values": values}}
         (new / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        # On disk before the manifest is: after a power cut, a manifest implies complete files.
         for name in (WEIGHTS, OPTIMIZER, STATE):
             sync(new / name)
         manifest = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": CHECKPOINT_SCHEMA_VERSION,
             "files": {n: _facts(new / n) for n in (WEIGHTS, OPTIMIZER, STATE)},
         }
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         replace_folder(new, path)
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)  # a full disk is not to stay full of this
+        shutil.rmtree(new, ignore_errors=True)  # the disk may be full: free the space again
         raise
 
 
-def _apart(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of an optimizer's state and its plain values, both by "NUMBER.NAME". No two tensors share memory."""
+def _split(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of an optimizer's state and its plain values, both by "NUMBER.NAME"."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     seen: set[int] = set()
@@ -120,6 +126,7 @@ def _apart(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], d
         for name, value in of_parameter.items():
             key = f"{number}.{name}"
             if isinstance(value, Tensor):
+                # safetensors refuses two tensors that alias memory
                 start = value.untyped_storage().data_ptr()
                 tensors[key] = value.clone() if start in seen else value.contiguous()
                 seen.add(start)
@@ -128,8 +135,8 @@ def _apart(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], d
     return tensors, values
 
 
-def _together(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """The way back from ``_apart``."""
+def _joined(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """The inverse of ``_split``."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in (*tensors.items(), *values.items()):
         number, _, name = key.partition(".")
@@ -142,15 +149,16 @@ def _facts(file: Path) -> dict[str, Any]:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
-def latest_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The latest checkpoint that is as it was written; None if there is none.
+def latest_checkpoint(folder: Path, log: Callable[[str], None]) -> Path | None:
+    """The latest valid checkpoint; None if there is none.
 
-    One that is not is told of and set aside, and is deleted when the next one has been saved.
+    A corrupt one is logged and renamed. It is deleted only when the next checkpoint has been saved.
     """
     for path in reversed(checkpoints(folder)):
         if (problem := _problem_of(path)) is None:
             return path
-        say(f"{path}: {problem}; it is set aside, and the one before it is used")
+        log(f"{path}: {problem}; it is renamed, and the previous checkpoint is used")
+        # Not deleted yet: until another checkpoint exists, a user may want to repair it.
         aside = folder / (_UNREADABLE + path.name)
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
@@ -159,14 +167,15 @@ def latest_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def _problem_of(path: Path) -> str | None:
-    """Why a checkpoint is not as it was written, in words."""
+    """A description of the difference between a checkpoint and its manifest; None if it is valid."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, facts in manifest["files"].items():
+            # the size first: it is cheap and finds a file that was cut
             if (size := (path / name).stat().st_size) != facts["bytes"]:
                 return f"{name} has {size} bytes; expected {facts['bytes']}"
             if _facts(path / name) != facts:
-                return f"{name} is not what was written"
+                return f"{name} has another hash than in {MANIFEST}"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
@@ -177,20 +186,25 @@ def _problem_of(path: Path) -> str | None:
 
 
 def load_checkpoint(path: Path, *, module: nn.Module, optimizer: AnyOptimizer) -> TrainingState:
-    """Puts weights and optimizer state back, of what is sharded this process's part, and returns the rest."""
+    """Restore weights and optimizer state, of sharded tensors this rank's part, and return the rest.
+
+    Raises ``RunError`` if the trained parameters are not those that were saved.
+    """
     saved: Mapping[str, Tensor] = load_file(path / WEIGHTS)
     own = trained_parameters(module)
     if own.keys() != saved.keys():
-        odd = sorted(own.keys() ^ saved.keys())[0]
-        raise RunError(f"{path}: the weights that are trained differ from those saved, the first is {odd}")
+        first = sorted(own.keys() ^ saved.keys())[0]
+        raise RunError(f"{path}: the trained weights differ from those saved, the first is {first}")
     for name, parameter in own.items():
         write_full_tensor(parameter, saved[name])
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-    of_optimizer = _together(load_file(path / OPTIMIZER), state["optimizer"]["values"])
-    if not isinstance(optimizer, ZeroOptimizer):  # which takes the whole
+    of_optimizer = _joined(load_file(path / OPTIMIZER), state["optimizer"]["values"])
+    # AdamW of FSDP2 needs each state sharded as its parameter; ZeRO's optimizer shards unsharded states itself.
+    if not isinstance(optimizer, ZeroOptimizer):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for number, of_parameter in of_optimizer.items():
             for name, value in of_parameter.items():
+                # moments have the parameter's shape, the step counter is 0-d
                 if isinstance(value, Tensor) and value.shape == parameters[number].shape:
                     of_parameter[name] = shard_like(parameters[number], value)
     optimizer.load_state_dict({"state": of_optimizer, "param_groups": state["optimizer"]["groups"]})
@@ -198,18 +212,18 @@ def load_checkpoint(path: Path, *, module: nn.Module, optimizer: AnyOptimizer) -
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first. Whether they are whole, ``latest_checkpoint`` finds out."""
+    """Finished checkpoints, oldest first, not validated (see ``latest_checkpoint``)."""
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted((path for path in found if _FOLDER.fullmatch(path.name) and path.is_dir()), key=num_steps_of)
 
 
 def checkpoint_path(folder: Path, num_steps: int) -> Path:
-    """Where the checkpoint of so many steps is."""
+    """Path of the checkpoint after ``num_steps`` steps."""
     return folder / f"step_{num_steps:06d}"
 
 
 def num_steps_of(checkpoint: Path) -> int:
-    """The number of steps done that a checkpoint's name says.
+    """The number of steps in a checkpoint's name.
 
     >>> num_steps_of(Path("checkpoints/step_000050"))
     50
@@ -218,5 +232,5 @@ def num_steps_of(checkpoint: Path) -> int:
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name; tied ones once."""
+    """The trained parameters by name; tied ones once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

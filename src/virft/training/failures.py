@@ -1,4 +1,4 @@
-"""What goes wrong around a step and is nobody's bug: memory, pictures, processes. Told with what is saved."""
+"""Convert out-of-memory, unreadable-image and lost-worker failures into errors that name the last good checkpoint."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import torch
 from virft.errors import DataError, RunError
 
 _LOST = re.compile(
-    r"connection (was )?(closed|reset)|broken pipe|socket (timeout|closed)|timed out|remote process exited"
+    r"connection (was )?(closed|reset)|\bbroken pipe|socket (timeout|closed)|timed out|remote process exited"
     r"|unhandled system error|NCCL communicator was aborted",
     re.IGNORECASE,
 )
-"""What gloo and NCCL say of a process that is gone."""
+"""Messages of gloo and NCCL about a rank that has ended."""
 
 
 @contextmanager
-def faults_told(step: Callable[[], int], saved: Callable[[], str], *, count: int = 1) -> Iterator[None]:
-    """``RunError`` for memory that does not suffice, and for a process that is gone; ``DataError`` as it is.
+def translate_failures(step: Callable[[], int], saved: Callable[[], str], *, world_size: int = 1) -> Iterator[None]:
+    """Give failures inside the block their step, and what is saved.
 
-    All say which step it was, by what is ``step`` then, and what is saved. Whatever else is raised passes.
+    ``step()`` and ``saved()`` are called when a failure happens: the number of the step, from 0, and a clause about
+    the last checkpoint. Raises ``RunError`` for out of memory and for a lost rank, ``DataError`` for a ``DataError``.
+    Any other exception is a bug and passes unchanged, with its traceback.
     """
     try:
         yield
@@ -35,18 +37,19 @@ def faults_told(step: Callable[[], int], saved: Callable[[], str], *, count: int
                 "(or sft.microbatch_tokens) needs less in the update, a smaller sampling.prompts_per_batch less in "
                 "sampling, model.gradient_checkpointing = true less in both; each may be changed on resume"
             ) from error
-        if count > 1 and _LOST.search(str(error)):
+        if world_size > 1 and _LOST.search(str(error)):
             raise RunError(
                 f"step {step() + 1}: another process of the run has ended ({_first_line(error)}); {saved()}. "
-                "What ended it stands in its own messages, or in the system's log if it was killed"
+                "Its own messages name the cause, or the system's log if it was killed"
             ) from error
         raise
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
+    # on a GPU torch has an error of its own; on a CPU it raises a plain RuntimeError with this text
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _first_line(error: Exception) -> str:
-    """What a library says first, and not too much of it."""
+    """The first line of a library's message, at most 200 characters of it."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,14 +1,15 @@
-"""A whole training run: steps from where it stands to the end, logged, saved, stoppable."""
+"""The training loop: steps from the latest checkpoint to the end, logged, validated, saved and stoppable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import nn
 
+from virft.config.schema import MonitorsConfig
 from virft.errors import RunError, RunStopped, VirftError
 from virft.files import writing
 from virft.training.checkpoint import (
@@ -21,52 +22,42 @@ from virft.training.checkpoint import (
     save_checkpoint,
 )
 from virft.training.distributed import Ranks
-from virft.training.failures import faults_told
-from virft.training.monitors import VALIDATION_SCORE, Alarm, GuardSettings, NonFinite, Watch, is_finite
+from virft.training.failures import translate_failures
+from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, is_finite
 from virft.training.progress import Progress, step_line
-from virft.training.run import EVENTS, INCIDENT, METRICS, ROLLOUTS, TIMINGS, RunFolder
-from virft.training.step import StepReport
-from virft.training.stopping import stop_signals
+from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.step import NonFinite, StepReport
+from virft.training.stopping import StopSignals, stop_signals
 from virft.training.trackers import Trackers
 from virft.training.zero import AnyOptimizer
 from virft.types import Sample
 
+Augment = Callable[[Sample, int, int], Sample]
+"""Data augmentation: (sample, step, index in the batch) -> augmented sample."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopSettings:
-    """How long, how often."""
+    """Length of a run and the intervals of its output."""
 
     num_steps: int
+    """Optimizer steps of the run."""
     save_every: int
+    """Save a checkpoint every N steps; 0: only after the last step."""
     keep_checkpoints: int
+    """Number of checkpoints that are retained."""
     log_every: int
+    """Print a line every N steps. Each step is recorded in any case."""
     validate_every: int = 0
+    """Validate every N steps; 0: only before the first and after the last step."""
     patience: int = 0
-    guards: GuardSettings = field(default_factory=GuardSettings)
-
-
-@dataclass(kw_only=True)
-class _Best:
-    """The best validation so far, and how many have come since without being better."""
-
-    score: float = -float("inf")
-    num_since: int = 0
-
-    def add(self, score: float) -> bool:
-        """Whether this one is better than all before."""
-        if score > self.score:
-            self.score, self.num_since = score, 0
-            return True
-        self.num_since += 1
-        return False
-
-
-LookAt = Callable[[Sample, int, int], Sample]
-"""A sample as it is seen in a step (the second argument) at a place of it (the third)."""
+    """Early stopping after N consecutive validations without improvement; 0: never."""
+    monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
+    """Thresholds of the health monitors."""
 
 
 class Trainer(Protocol):
-    """What a run needs of a trainer: weights and optimizer to save, and steps."""
+    """The interface of a training method: weights and optimizer to save, and steps."""
 
     @property
     def policy(self) -> nn.Module: ...
@@ -75,284 +66,244 @@ class Trainer(Protocol):
     def optimizer(self) -> AnyOptimizer: ...
 
     def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
-        """One optimizer step."""
+        """Take one optimizer step on a batch."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds beside the policy; no step comes after this."""
+        """Release everything but the policy. No step follows."""
         ...
 
 
-def run_training(
-    trainer: Trainer,
-    batch: Callable[[int], Sequence[Sample]],
-    run: RunFolder,
-    settings: LoopSettings,
-    *,
-    say: Callable[[str], None],
-    validate: Callable[[int], Mapping[str, float]] | None = None,
-    look_at: LookAt | None = None,
-    keep_best: Callable[[], None] | None = None,
-    trackers: Trackers | None = None,
-    ranks: Ranks | None = None,
-) -> None:
-    """Trains until ``num_steps``, going on from the latest checkpoint in the run folder if there is one.
+@dataclass(kw_only=True)
+class EarlyStopping:
+    """The best validation score so far, and the number of validations since then."""
 
-    ``batch(step)`` gives the samples of a step, the same ones each time it is asked. ``keep_best`` is called after a
-    validation whose ``score`` is higher than those of all before, the untrained model's included; after ``patience``
-    validations without that, training ends. ``trackers`` are told what the logs get; ending them is the caller's.
+    patience: int
+    best: float = -float("inf")
+    num_without_improvement: int = 0
 
-    Ctrl-C or SIGTERM ends the run after the step in hand, saves it and raises ``RunStopped``; a second one stops at
-    once, or when what is being written is written. A disk that is full, memory that does not suffice, another process
-    that is gone are a ``RunError`` that says what was saved.
+    def add(self, score: float) -> bool:
+        """Add a score; true if it exceeds all before it."""
+        if score > self.best:
+            self.best, self.num_without_improvement = score, 0
+            return True
+        self.num_without_improvement += 1
+        return False
 
-    A step that came to a number that is not finite is skipped; where weights are not finite, or too many steps were
-    skipped in a row, the run goes back to its last checkpoint, and ends with a ``RunError`` where that did not help.
-    Guards are told, and stop the run if ``settings.guards`` says so.
+    @property
+    def is_over(self) -> bool:
+        """True if ``patience`` is exhausted."""
+        return 0 < self.patience <= self.num_without_improvement
 
-    With several processes (``ranks``) all run this, and end together; ``run`` and ``say`` are silent in all but one.
-    """
-    loop = _Loop(
-        trainer=trainer,
-        batch=batch,
-        run=run,
-        settings=settings,
-        say=say,
-        validate=validate,
-        look_at=look_at,
-        keep_best=keep_best,
-        trackers=trackers,
-        ranks=ranks or Ranks(),
-    )
-    try:
-        faults = faults_told(lambda: loop.step, loop.saved_in_words, count=loop.ranks.count)
-        with writing(run.folder, loop.saved_in_words), faults:
-            num_steps = loop.begin()
-            if num_steps is not None:
-                loop.go_on(num_steps)
-    except VirftError as error:
-        with suppress(OSError):  # of a disk that is full
-            loop.note_end(error)
-        raise
+
+class _Rollback(Exception):
+    """Internal signal from inside a step: the weights or too many steps are non-finite, roll back."""
+
+
+class _Validated(NamedTuple):
+    """If a validation gave the best score so far, and the alarms that begin with it."""
+
+    is_best: bool
+    alarms: list[Alarm]
 
 
 @dataclass(kw_only=True)
-class _Loop:
-    """``run_training`` with its arguments at hand."""
+class TrainingLoop:
+    """Trains until ``num_steps``, from the latest checkpoint in the run folder if there is one.
+
+    Every rank runs the same loop and ends it together with the others; ``log`` and ``run_folder`` write in rank 0 only.
+    """
 
     trainer: Trainer
+    """The training method with its policy."""
     batch: Callable[[int], Sequence[Sample]]
-    run: RunFolder
+    """Step -> its samples. Must be a pure function, as steps may be repeated."""
+    run_folder: RunFolder
+    """Config, logs and checkpoints of the run."""
     settings: LoopSettings
-    say: Callable[[str], None]
-    validate: Callable[[int], Mapping[str, float]] | None
-    look_at: LookAt | None
-    keep_best: Callable[[], None] | None
-    trackers: Trackers | None
-    ranks: Ranks
+    """Number of steps, and intervals."""
+    log: Callable[[str], None]
+    """Prints a line."""
+    validate: Callable[[int], Mapping[str, float]] | None = None
+    """Steps done -> validation scores by name; "score" is the one that selects the best model."""
+    augment: Augment | None = None
+    """Data augmentation."""
+    save_best: Callable[[], None] | None = None
+    """Saves the model. Called after each validation with a higher score than all before, the base model's included."""
+    trackers: Trackers | None = None
+    """Experiment trackers; the caller ends them."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """This process among those of the run."""
 
     def __post_init__(self) -> None:
-        self._checkpoints = self.run.folder / "checkpoints"
-        self._best = _Best()
-        self._watch = Watch(self.settings.guards)
-        self._went_back_at: int | None = None
-        self.step = 0
+        self._checkpoints = self.run_folder.folder / "checkpoints"
+        self._early_stopping = EarlyStopping(patience=self.settings.patience)
+        self._monitors = HealthMonitors(self.settings.monitors)
+        self._last_rollback: int | None = None
+        self._current = 0
 
-    def begin(self) -> int | None:
-        """Take up what was saved, and look at the untrained model; the steps done, None where the run is at its end."""
-        num_told = 1 + max((record["step"] for record in self.run.records(METRICS)), default=-1)
-        done = self._take_up()
-        if done:
-            self.say(f"going on after step {done}")
-        if self._is_over():
-            self.say(f"ended early after step {done}: nothing to go on with")
-            return None
-        if self.trackers is not None and done < self.settings.num_steps:
-            self.trackers.start(num_done=done, num_told=num_told)
-        if self.validate is not None and done == 0:
-            self._look_into(0, 0)
-        return done
+    def run(self) -> None:
+        """Train to the end.
 
-    def go_on(self, num_steps: int) -> None:
-        """The steps from there to the end."""
-        settings = self.settings
-        progress = Progress(settings.num_steps, done=num_steps)
-        with stop_signals() as signals:
-            number = num_steps
-            while number < settings.num_steps:
-                self.step = number
-                if not self._is_sound():
-                    number = self._go_back(number, "trained weights are not finite numbers")
-                    continue
-                report = self.trainer.step(number, self._samples(number))
-                done = number + 1
-                last = done == settings.num_steps
-                alarms = self._log_step(number, report)
-                if self._watch.num_skipped >= settings.guards.nonfinite_steps:
-                    number = self._go_back(number, _skipped_in_words(self._watch.num_skipped, report))
-                    continue
-                if self.validate is not None and (last or _is_time(done, settings.validate_every)):
-                    is_best, more = self._look_into(number, done)
-                    alarms += more
-                    if is_best and self.keep_best is not None:
-                        with signals.held():
-                            self.keep_best()
-                    if self._is_over() and not last:
-                        since, score = self._best.num_since, self._best.score
-                        self.say(f"ending after step {done}: {since} validations were not better than {score:.3f}")
-                        last = True
-                if done % settings.log_every == 0 or last:
-                    seconds, rest = sum(report.timings.values()), progress.tell(done)
-                    self.say(step_line(report.metrics, num_steps=settings.num_steps, seconds=seconds, rest=rest))
-                # a signal may reach one process a step before another
-                is_stopped = self.ranks.largest(signals.queried) > 0
-                stopping = [one for one in alarms if one.guard in settings.guards.stop_on]
-                if last or is_stopped or stopping or _is_time(done, settings.save_every):
-                    if not self._is_sound():
-                        number = self._go_back(number, "trained weights are not finite numbers")
-                        continue
-                    with signals.held():
-                        self._save(done)
-                if last:
-                    return
-                if stopping:
-                    raise RunError(
-                        f"step {done}: {stopping[0].told}; stopped, as guards.stop_on says, and saved. "
-                        "--resume goes on all the same"
-                    )
-                if is_stopped:
-                    raise RunStopped(f"stopped after step {done}; go on with --resume")
-                number = done
+        The first Ctrl-C or SIGTERM ends the run after the current step, saves it and raises ``RunStopped``; a second
+        one ends it immediately, or as soon as the file being written is complete. Raises ``RunError`` for a full disk,
+        out of memory and a lost rank; it says which checkpoint is the last.
 
-    def note_end(self, error: VirftError) -> None:
-        """In the events: why the run ended before its time."""
-        did = "stopped" if isinstance(error, RunStopped) else "failed"
-        self._note(self.step, "end", did=did, told=str(error), is_incident=True)
-
-    def saved_in_words(self, cure: str | None = "go on with --resume when that is mended") -> str:
-        """What a run that ends before its time has kept."""
-        found = checkpoints(self._checkpoints)
-        kept = f"the run is whole as saved after step {num_steps_of(found[-1])}" if found else "nothing is saved yet"
-        return f"{kept}; {cure}" if cure else kept
-
-    def _take_up(self) -> int:
-        """The steps done by the latest checkpoint that is whole, which is loaded; 0 without one."""
-        found = latest_checkpoint(self._checkpoints, self._tell_torn) if self.ranks.is_first else None
-        done = int(self.ranks.largest(num_steps_of(found) if found is not None else 0))
-        if done:
-            place = checkpoint_path(self._checkpoints, done)
-            load_checkpoint(place, module=self.trainer.policy, optimizer=self.trainer.optimizer)
-        self.run.cut_logs(done)
-        self.ranks.wait()
-        self._best, self._watch = _Best(), Watch(self.settings.guards)
-        for record in self.run.records(METRICS):
-            self._watch.add(record)
-            if VALIDATION_SCORE in record:
-                self._best.add(record[VALIDATION_SCORE])
-        return done
-
-    def _go_back(self, number: int, why: str) -> int:
-        """To the last checkpoint, unless the run went back from here before; the steps done by then.
-
-        A fault of the machine's memory does not come again. What does is in the data or the settings.
+        A step with a non-finite number is skipped. If weights are non-finite, or too many consecutive steps were
+        skipped, the run rolls back to its last checkpoint; if the same step fails again, it raises ``RunError``. Health
+        monitors warn, and stop the run if ``settings.monitors`` says so.
         """
-        again = self._went_back_at == number
-        done = 0 if again else self._take_up()
-        if not done:
-            what = "also after going back to the last checkpoint" if again else "and nothing was saved to go back to"
-            raise RunError(
-                f"step {number + 1}: {why}, {what}; {self.saved_in_words(cure=None)}. Look at the samples that "
-                "events.jsonl names; a smaller learning rate is a run of its own"
-            )
-        self._went_back_at = number
-        told = f"step {number + 1}: {why}; going back to where {done} steps were done"
-        self.say(told)
-        self._note(number, "nonfinite", did="went back", told=told, is_incident=True)
-        if self.trackers is not None:
-            self.trackers.go_back(num_told=number + 1)
+        failures = translate_failures(lambda: self._current, self._describe_saved, world_size=self.ranks.count)
+        try:
+            with writing(self.run_folder.folder, self._describe_saved), failures:
+                self._run_steps(self._start())
+        except VirftError as error:
+            with suppress(OSError):  # the disk may be full
+                self._record_end(error)
+            raise
+
+    def _start(self) -> int:
+        """Restore the latest checkpoint, or validate the base model; the number of steps done."""
+        # Counted before the logs are cut back to the checkpoint: trackers have already got these records.
+        num_logged = 1 + max((record["step"] for record in self.run_folder.records(METRICS)), default=-1)
+        done = self._restore()
+        if done:
+            self.log(f"resuming after step {done}")
+        if self._early_stopping.is_over:
+            self.log(f"early stopping ended this run after step {done}; nothing is left to do")
+            return done
+        if self.trackers is not None and done < self.settings.num_steps:
+            self.trackers.start(num_done=done, num_logged=num_logged)
+        if self.validate is not None and done == 0:
+            self._validate(0, num_done=0)
         return done
 
-    def _is_sound(self) -> bool:
-        """Whether all trained weights of all processes are finite numbers."""
-        return self.ranks.largest(not is_finite(self.trainer.policy)) == 0
+    def _run_steps(self, done: int) -> None:
+        progress = Progress(self.settings.num_steps, done=done)
+        with stop_signals() as signals:
+            while done < self.settings.num_steps and not self._early_stopping.is_over:
+                try:
+                    done = self._run_step(done, progress, signals)
+                except _Rollback as signal:
+                    done = self._roll_back(done, str(signal))
 
-    def _note(
-        self,
-        step: int,
-        event: str,
-        *,
-        did: str,
-        told: str,
-        saw: Mapping[str, float] | None = None,
-        is_incident: bool = False,
-    ) -> None:
-        """A line of ``events.jsonl``."""
-        seen = {"saw": rounded(saw)} if saw else {}
-        self.run.append(EVENTS, {"step": step, "event": event, **seen, "did": did, "told": told, INCIDENT: is_incident})
+    def _run_step(self, number: int, progress: Progress, signals: StopSignals) -> int:
+        """Train, record, validate, print and save one step; the number of steps done.
 
-    def _tell_torn(self, told: str) -> None:
-        self.say(told)
-        self._note(self.step, "checkpoint", did="used the one before", told=told, is_incident=True)
+        Raises ``RunStopped`` or ``RunError`` if the run is to stop after this step, when it is saved.
+        """
+        self._current, done = number, number + 1
+        # Before a step and before a save: a NaN must neither be trained on nor saved.
+        self._require_finite_weights()
+        report = self.trainer.step(number, self._samples(number))
+        alarms = self._record(number, report)
+        if self._monitors.num_skipped >= self.settings.monitors.nonfinite_steps:
+            raise _Rollback(_describe_skipped(self._monitors.num_skipped, report))
+        if self.validate is not None and self._is_due(done, self.settings.validate_every):
+            alarms += self._validate_and_save_best(number, signals)
+        is_last = done == self.settings.num_steps or self._early_stopping.is_over
+        if is_last or done % self.settings.log_every == 0:
+            self._log_step(report, time_left=progress.describe(done))
+        # All ranks have to agree: a signal may reach one of them a step earlier than another.
+        is_stopped = self.ranks.max(signals.received) > 0
+        stopping = [one for one in alarms if one.monitor in self.settings.monitors.stop_on]
+        if is_last or is_stopped or stopping or self._is_due(done, self.settings.save_every):
+            self._require_finite_weights()
+            # a second signal must not cut the file
+            with signals.held():
+                self._save(done)
+        if stopping and not is_last:
+            raise RunError(
+                f"step {done}: {stopping[0].message}; saved and stopped, as monitors.stop_on says. "
+                "--resume continues regardless"
+            )
+        if is_stopped and not is_last:
+            raise RunStopped(f"stopped after step {done}; resume with --resume")
+        return done
 
-    def _raise(self, step: int, alarms: Sequence[Alarm]) -> None:
-        for one in alarms:
-            did = "stopped" if one.guard in self.settings.guards.stop_on else "went on"
-            told = f"step {step + 1}: {one.told}"
-            self.say(told)
-            self._note(step, one.guard, saw=one.saw, did=did, told=told)
+    def _is_due(self, done: int, every: int) -> bool:
+        """True after every N steps (0: never) and after the last step."""
+        return done == self.settings.num_steps or (every > 0 and done % every == 0)
 
     def _samples(self, number: int) -> Sequence[Sample]:
-        """The samples of a step as they are seen in it."""
+        """The samples of a step, augmented."""
         samples = self.batch(number)
-        if self.look_at is None:
+        if self.augment is None:
             return samples
-        return [self.look_at(sample, number, place) for place, sample in enumerate(samples)]
+        return [self.augment(sample, number, place) for place, sample in enumerate(samples)]
 
-    def _log_step(self, number: int, report: StepReport) -> list[Alarm]:
-        """The alarms that begin with this step."""
+    def _record(self, number: int, report: StepReport) -> list[Alarm]:
+        """Write the report of a step to the logs and trackers; the alarms that begin with it.
+
+        Raises ``RunError`` for a skipped step if ``monitors.nonfinite`` is "stop".
+        """
         metrics = rounded(report.metrics)
-        self._log(metrics)
-        if report.alarm is not None:
-            self.say(report.alarm)
-            self._note(number, "sampler", did="went on", told=report.alarm)
+        self._append_metrics(metrics)
+        if report.warning is not None:
+            self.log(report.warning)
+            self.run_folder.append_event(number, "sampler", action="continued", message=report.warning)
         if report.nonfinite is not None:
-            self._skip(number, report.nonfinite)
-        alarms = self._watch.add(metrics)
-        self._raise(number, alarms)
-        if report.shown is not None:
-            self.run.append(ROLLOUTS, report.shown)
-        if self.trackers is not None and report.most_different is not None:
-            self.trackers.show(number, report.most_different)
-        self.run.append(TIMINGS, {"step": number, **{k: round(v, 4) for k, v in report.timings.items()}})
+            self._report_skipped(number, report.nonfinite)
+        # The monitors get the rounded numbers of the log, from which a resumed run rebuilds their state.
+        alarms = self._monitors.add(metrics)
+        self._report_alarms(number, alarms)
+        if report.rollout_record is not None:
+            self.run_folder.append(ROLLOUTS, report.rollout_record)
+        if self.trackers is not None and report.widest_group is not None:
+            self.trackers.log_group(number, report.widest_group)
+        self.run_folder.append(TIMINGS, {"step": number, **{k: round(v, 4) for k, v in report.timings.items()}})
         return alarms
 
-    def _skip(self, number: int, found: NonFinite) -> None:
-        told = f"step {number + 1}: {found.in_words()}"
-        stops = self.settings.guards.nonfinite == "stop"
-        self._note(number, "nonfinite", did="stopped" if stops else "skipped", told=told)
-        if stops:
-            raise RunError(f"{told}; the weights are those of the step before. {self.saved_in_words()}")
-        self.say(f"{told}; the step is skipped, the weights are those of the step before")
-
-    def _log(self, record: Mapping[str, float]) -> None:
-        self.run.append(METRICS, record)
+    def _append_metrics(self, record: Mapping[str, float]) -> None:
+        self.run_folder.append(METRICS, record)
         if self.trackers is not None:
             self.trackers.log(record)
 
-    def _look_into(self, record_step: int, num_steps: int) -> tuple[bool, list[Alarm]]:
-        """Validate; whether that is the best so far, and the alarms that begin with it."""
-        assert self.validate is not None
-        found = _named("validation", self.validate(num_steps))
-        self._log({"step": record_step, **found})
-        alarms = self._watch.add(found)
-        self._raise(record_step, alarms)
-        return VALIDATION_SCORE in found and self._best.add(found[VALIDATION_SCORE]), alarms
+    def _report_skipped(self, number: int, nonfinite: NonFinite) -> None:
+        message = f"step {number + 1}: {nonfinite.describe()}"
+        stops = self.settings.monitors.nonfinite == "stop"
+        self.run_folder.append_event(number, "nonfinite", action="stopped" if stops else "skipped", message=message)
+        if stops:
+            raise RunError(f"{message}; the weights are unchanged by this step. {self._describe_saved()}")
+        self.log(f"{message}; the step is skipped, the weights are unchanged")
 
-    def _is_over(self) -> bool:
-        return self.settings.patience > 0 and self._best.num_since >= self.settings.patience
+    def _report_alarms(self, step: int, alarms: Sequence[Alarm]) -> None:
+        for one in alarms:
+            action = "stopped" if one.monitor in self.settings.monitors.stop_on else "continued"
+            message = f"step {step + 1}: {one.message}"
+            self.log(message)
+            observed = rounded(one.observed)
+            self.run_folder.append_event(step, one.monitor, action=action, message=message, observed=observed)
+
+    def _log_step(self, report: StepReport, *, time_left: str) -> None:
+        seconds = sum(report.timings.values())
+        self.log(step_line(report.metrics, num_steps=self.settings.num_steps, seconds=seconds, time_left=time_left))
+
+    def _validate_and_save_best(self, number: int, signals: StopSignals) -> list[Alarm]:
+        """Validate after a step, save the model if it is the best so far; the alarms that begin with it."""
+        done = number + 1
+        validated = self._validate(number, num_done=done)
+        if validated.is_best and self.save_best is not None:
+            with signals.held():
+                self.save_best()
+        if self._early_stopping.is_over and done < self.settings.num_steps:
+            count, best = self._early_stopping.num_without_improvement, self._early_stopping.best
+            self.log(f"early stopping after step {done}: {count} validations without improvement over {best:.3f}")
+        return validated.alarms
+
+    def _validate(self, record_step: int, *, num_done: int) -> _Validated:
+        """Validate and record the scores at a step of ``metrics.jsonl``."""
+        assert self.validate is not None
+        scores = {f"validation_{name}": value for name, value in rounded(self.validate(num_done)).items()}
+        self._append_metrics({"step": record_step, **scores})
+        alarms = self._monitors.add(scores)
+        self._report_alarms(record_step, alarms)
+        is_best = VALIDATION_SCORE in scores and self._early_stopping.add(scores[VALIDATION_SCORE])
+        return _Validated(is_best, alarms)
 
     def _save(self, num_steps: int) -> None:
-        self.run.sync_logs()  # a checkpoint never knows of more than the logs
+        # Logs first: after a power cut, a checkpoint must not be ahead of them, as a resume cuts the logs to its step.
+        self.run_folder.sync_logs()
         save_checkpoint(
             self._checkpoints,
             module=self.trainer.policy,
@@ -362,21 +313,78 @@ class _Loop:
             ranks=self.ranks,
         )
 
+    def _restore(self) -> int:
+        """Load the latest valid checkpoint and the state of logs and monitors; the number of steps done, or 0."""
+        # Rank 0 validates the checkpoints and decides for all ranks, which then load the same one.
+        found = latest_checkpoint(self._checkpoints, self._report_corrupt) if self.ranks.is_first else None
+        done = int(self.ranks.max(num_steps_of(found) if found is not None else 0))
+        if done:
+            place = checkpoint_path(self._checkpoints, done)
+            load_checkpoint(place, module=self.trainer.policy, optimizer=self.trainer.optimizer)
+        self.run_folder.cut_logs(done)
+        # No rank reads the metrics before they are cut.
+        self.ranks.barrier()
+        self._early_stopping = EarlyStopping(patience=self.settings.patience)
+        self._monitors = HealthMonitors(self.settings.monitors)
+        for record in self.run_folder.records(METRICS):
+            self._monitors.add(record)
+            if VALIDATION_SCORE in record:
+                self._early_stopping.add(record[VALIDATION_SCORE])
+        return done
 
-def _skipped_in_words(count: int, last: StepReport) -> str:
-    since = f", the last since {last.nonfinite.in_words()}" if last.nonfinite is not None else ""
-    return f"{count} steps in a row were skipped{since}"
+    def _report_corrupt(self, message: str) -> None:
+        self.log(message)
+        self.run_folder.append_event(
+            self._current, "checkpoint", action="used the previous one", message=message, is_incident=True
+        )
+
+    def _require_finite_weights(self) -> None:
+        """Raise ``_Rollback`` if a trained weight of any rank is not finite."""
+        if self.ranks.max(not is_finite(self.trainer.policy)) > 0:
+            raise _Rollback("trained weights are not finite numbers")
+
+    def _roll_back(self, number: int, reason: str) -> int:
+        """Load the last checkpoint; the number of steps done.
+
+        A fault of the machine's memory does not recur; a fault of data or hyperparameters does, in the same step. Then,
+        or without a checkpoint, this raises ``RunError``.
+        """
+        # deterministic steps: a failure that recurs would recur after every rollback
+        recurs = self._last_rollback == number
+        done = 0 if recurs else self._restore()
+        if not done:
+            what = "again after a rollback to the last checkpoint" if recurs else "and no checkpoint to roll back to"
+            raise RunError(
+                f"step {number + 1}: {reason}, {what}; {self._describe_last_checkpoint()}. Inspect the samples that "
+                "events.jsonl names. A lower learning rate needs a new run, as it cannot change on --resume"
+            )
+        self._last_rollback = number
+        message = f"step {number + 1}: {reason}; rolling back to the checkpoint after step {done}"
+        self.log(message)
+        self.run_folder.append_event(number, "nonfinite", action="rolled back", message=message, is_incident=True)
+        if self.trackers is not None:
+            self.trackers.roll_back(num_logged=number + 1)
+        return done
+
+    def _record_end(self, error: VirftError) -> None:
+        """Record the reason of an early end in ``events.jsonl``."""
+        action = "stopped" if isinstance(error, RunStopped) else "failed"
+        self.run_folder.append_event(self._current, "end", action=action, message=str(error), is_incident=True)
+
+    def _describe_saved(self) -> str:
+        """The last checkpoint and the way to resume, as a clause of an error message."""
+        return f"{self._describe_last_checkpoint()}; resume with --resume once this is resolved"
+
+    def _describe_last_checkpoint(self) -> str:
+        found = checkpoints(self._checkpoints)
+        return f"the last checkpoint is that after step {num_steps_of(found[-1])}" if found else "nothing is saved yet"
 
 
-def _is_time(done: int, every: int) -> bool:
-    """Whether something that is done every so many steps, 0 for never, is due."""
-    return every > 0 and done % every == 0
+def _describe_skipped(count: int, last: StepReport) -> str:
+    reason = f", the last because the {last.nonfinite.describe()}" if last.nonfinite is not None else ""
+    return f"{count} consecutive steps were skipped{reason}"
 
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Numbers with 9 significant digits: enough for float32, and short lines."""
+    """Floats with 9 significant digits: enough to distinguish float32 values, and short lines. Integers unchanged."""
     return {name: value if isinstance(value, int) else float(f"{value:.9g}") for name, value in metrics.items()}
-
-
-def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in rounded(values).items()}

@@ -1,6 +1,7 @@
-"""Alarms of a run: what its numbers say of a training that goes wrong.
+"""Training-health monitors: KL blow-up, entropy collapse, zero reward variance, reward hacking.
 
-What a guard knows is a pure function of the records of ``metrics.jsonl``, so a resumed run raises the same alarms.
+The state of a monitor is a pure function of the records of ``metrics.jsonl``. It needs no place in a checkpoint, and a
+resumed run raises the same alarms.
 """
 
 from __future__ import annotations
@@ -10,206 +11,205 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
 import torch
 from torch import nn
 
+from virft.config.schema import MonitorName, MonitorsConfig
 from virft.models.sharding import local_shard
 
-GuardName = Literal["kl", "length", "entropy", "spread", "unreadable", "truncated", "boxes", "gaming"]
-
 SKIPPED = "skipped"
-"""In a record of ``metrics.jsonl``: 1 of a step that changed no weight because a number was not finite."""
+"""Key of ``metrics.jsonl``: 1 in the record of a step that changed no weight because of a non-finite number."""
 VALIDATION_SCORE = "validation_score"
+"""Key of ``metrics.jsonl``: the mean headline score over the validation datasets."""
 
-_RISE, _MARGIN = 1.05, 0.01
-"""A mean has risen if it is above this much of what it was, and by more than the margin."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GuardSettings:
-    """As in ``virft.config.schema.GuardsConfig``: 0 switches a guard off."""
-
-    nonfinite: Literal["skip", "stop"] = "skip"
-    nonfinite_steps: int = 3
-    window: int = 10
-    max_kl: float = 10.0
-    max_length_ratio: float = 4.0
-    min_entropy_ratio: float = 0.1
-    max_equal_steps: int = 20
-    max_unreadable_frac: float = 0.5
-    max_truncated_frac: float = 0.5
-    max_score_drop: float = 0.05
-    stop_on: tuple[GuardName, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NonFinite:
-    """That a step came to a number that is none. ``what``: "reward", "loss" or "gradient norm".
-
-    ``samples``: the ids of those that it came from; of a gradient norm, all that were learnt from. ``why``: what a
-    user's own function did, if it was one.
-    """
-
-    what: str
-    samples: tuple[str, ...]
-    why: str = ""
-
-    def in_words(self) -> str:
-        """What and where.
-
-        >>> NonFinite(what="loss", samples=("a", "b")).in_words()
-        'loss is not a finite number (samples a, b)'
-        """
-        shown = ", ".join(self.samples[:8]) + (", .." if len(self.samples) > 8 else "")
-        return f"{self.what} is not a finite number (samples {shown})" + (f": {self.why}" if self.why else "")
+_RELATIVE_RISE, _ABSOLUTE_RISE = 1.05, 0.01
+"""A mean has risen if it exceeds 1.05 times its earlier value by more than 0.01: fluctuations around 0 do not count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alarm:
-    """That something began to go wrong: which guard saw it, the numbers, and what they mean."""
+    """The start of a training problem."""
 
-    guard: GuardName
-    saw: Mapping[str, float]
-    told: str
+    monitor: MonitorName
+    """The monitor that raised it."""
+    observed: Mapping[str, float]
+    """The numbers that it was raised for."""
+    message: str
+    """What they mean, for a log line."""
 
 
-class Watch:
-    """The guards of a run. ``num_skipped``: how many of its last steps were skipped, one after the other."""
+class HealthMonitors:
+    """All monitors of a run, fed with its metrics one record at a time.
 
-    def __init__(self, settings: GuardSettings) -> None:
+    ``num_skipped`` counts the latest consecutive skipped steps.
+    """
+
+    def __init__(self, settings: MonitorsConfig) -> None:
         self.num_skipped = 0
         self._settings = settings
+        # The first and the latest values of each watched metric, at most ``window`` of each.
         self._first: dict[str, list[float]] = {}
-        self._last: dict[str, deque[float]] = {}
-        self._num_equal = 0
-        self._raised: set[GuardName] = set()
+        self._latest: dict[str, deque[float]] = {}
+        self._num_zero_std = 0
+        self._active: set[MonitorName] = set()
         self._best: _Validation | None = None
 
     def add(self, record: Mapping[str, float]) -> list[Alarm]:
-        """The alarms that begin with this record: each is raised again only when its cause was gone in between."""
+        """The alarms that begin with this record of ``metrics.jsonl``.
+
+        An alarm is raised once, and again only if its condition has been false in between.
+        """
+        # A validation record has no training metrics, and must not count as a step.
         if VALIDATION_SCORE in record:
-            return self._changed(self._of_validation(record[VALIDATION_SCORE]), {"boxes", "gaming"})
-        if not _is_of_training(record):
+            return self._newly_raised(self._check_validation(record[VALIDATION_SCORE]), _VALIDATION_MONITORS)
+        if not _is_training_record(record):
             return []
         self.num_skipped = self.num_skipped + 1 if record.get(SKIPPED) else 0
         for name in _WATCHED:
             if name in record:
-                self._add(name, record[name])
-        return self._changed(self._of_steps(record), {"kl", "length", "entropy", "spread", "unreadable", "truncated"})
+                self._append(name, record[name])
+        if "nonzero_std_frac" in record:
+            self._num_zero_std = self._num_zero_std + 1 if record["nonzero_std_frac"] == 0 else 0
+        return self._newly_raised(self._check_step(), _STEP_MONITORS)
 
-    def _add(self, name: str, value: float) -> None:
+    def _append(self, name: str, value: float) -> None:
         first = self._first.setdefault(name, [])
         if len(first) < self._settings.window:
             first.append(value)
-        self._last.setdefault(name, deque(maxlen=self._settings.window)).append(value)
+        self._latest.setdefault(name, deque(maxlen=self._settings.window)).append(value)
 
-    def _changed(self, alarms: Sequence[Alarm], looked_for: set[GuardName]) -> list[Alarm]:
-        begun = [one for one in alarms if one.guard not in self._raised]
-        self._raised = (self._raised - looked_for) | {one.guard for one in alarms}
-        return begun
+    def _newly_raised(self, alarms: Sequence[Alarm], checked: frozenset[MonitorName]) -> list[Alarm]:
+        """The alarms that were not active before; of the ``checked`` monitors, the others become inactive."""
+        new = [one for one in alarms if one.monitor not in self._active]
+        self._active = (self._active - checked) | {one.monitor for one in alarms}
+        return new
 
-    def _now(self, name: str) -> float | None:
-        """The mean over the last steps, once there are enough of them."""
-        last = self._last.get(name, ())
-        return fmean(last) if len(last) == self._settings.window else None
+    def _latest_mean(self, name: str) -> float | None:
+        """Mean of a metric over the latest ``window`` steps; None in earlier steps."""
+        latest = self._latest.get(name, ())
+        return fmean(latest) if len(latest) == self._settings.window else None
 
-    def _then(self, name: str) -> float | None:
-        """The mean over the first steps, once there are enough of them."""
+    def _first_mean(self, name: str) -> float | None:
+        """Mean of a metric over the first ``window`` steps; None in earlier steps."""
         first = self._first.get(name, ())
         return fmean(first) if len(first) == self._settings.window else None
 
-    def _of_steps(self, record: Mapping[str, float]) -> list[Alarm]:
-        found: list[Alarm] = []
-        settings, steps = self._settings, f"over {self._settings.window} steps"
-        if settings.max_kl and (kl := self._now("kl")) is not None and kl > settings.max_kl:
-            told = f"KL is {kl:.3g} nats a token {steps}; more than guards.max_kl = {settings.max_kl:g}"
-            found.append(Alarm(guard="kl", saw={"kl": kl}, told=told))
-        found += self._of_length() + self._of_entropy()
-        if "spread_frac" in record:
-            self._num_equal = self._num_equal + 1 if record["spread_frac"] == 0 else 0
-        if settings.max_equal_steps and self._num_equal >= settings.max_equal_steps:
-            told = f"in {self._num_equal} steps no group's rewards differed: nothing is learnt"
-            found.append(Alarm(guard="spread", saw={"steps": self._num_equal}, told=told))
-        shares: tuple[tuple[GuardName, float], ...] = (
-            ("unreadable", settings.max_unreadable_frac),
-            ("truncated", settings.max_truncated_frac),
+    def _check_step(self) -> list[Alarm]:
+        alarms = (
+            self._check_kl(),
+            self._check_length(),
+            self._check_entropy(),
+            self._check_zero_std(),
+            self._check_fraction("unreadable", self._settings.max_unreadable_frac),
+            self._check_fraction("truncated", self._settings.max_truncated_frac),
         )
-        for guard, most in shares:
-            if most and (share := self._now(f"{guard}_frac")) is not None and share > most:
-                told = f"{share:.0%} of the answers are {guard} {steps}; more than guards.max_{guard}_frac = {most:g}"
-                found.append(Alarm(guard=guard, saw={f"{guard}_frac": share}, told=told))
-        return found
+        return [one for one in alarms if one is not None]
 
-    def _of_length(self) -> list[Alarm]:
-        then, now = self._then("completion_tokens"), self._now("completion_tokens")
-        most = self._settings.max_length_ratio
-        if not most or then is None or now is None or now <= most * then:
-            return []
-        told = (
-            f"completions have {now:.0f} tokens over {self._settings.window} steps, at the beginning {then:.0f}; "
-            f"more than {most:g} times as many (guards.max_length_ratio)"
+    def _check_kl(self) -> Alarm | None:
+        limit, kl = self._settings.max_kl, self._latest_mean("kl")
+        if not limit or kl is None or kl <= limit:
+            return None
+        message = f"mean KL is {kl:.3g} nats per token over {self._steps()}, above monitors.max_kl = {limit:g}"
+        return Alarm(monitor="kl", observed={"kl": kl}, message=message)
+
+    def _check_length(self) -> Alarm | None:
+        first, latest = self._first_mean("completion_tokens"), self._latest_mean("completion_tokens")
+        limit = self._settings.max_length_ratio
+        if not limit or first is None or latest is None or latest <= limit * first:
+            return None
+        message = (
+            f"mean completion length is {latest:.0f} tokens over {self._steps()}, {first:.0f} at the start; "
+            f"the ratio is above monitors.max_length_ratio = {limit:g}"
         )
-        return [Alarm(guard="length", saw={"tokens": now, "tokens_at_first": then}, told=told)]
+        return Alarm(monitor="length", observed={"tokens": latest, "tokens_at_start": first}, message=message)
 
-    def _of_entropy(self) -> list[Alarm]:
-        then, now, least = self._then("entropy"), self._now("entropy"), self._settings.min_entropy_ratio
-        if not least or then is None or now is None or now >= least * then:
-            return []
-        told = (
-            f"entropy is {now:.2g} nats a token over {self._settings.window} steps, at the beginning {then:.2g}; "
-            f"less than {least:g} of it (guards.min_entropy_ratio): answers to a question have become the same"
+    def _check_entropy(self) -> Alarm | None:
+        first, latest = self._first_mean("entropy"), self._latest_mean("entropy")
+        limit = self._settings.min_entropy_ratio
+        if not limit or first is None or latest is None or latest >= limit * first:
+            return None
+        message = (
+            f"entropy collapse: {latest:.2g} nats per token over {self._steps()}, {first:.2g} at the start; the ratio "
+            f"is below monitors.min_entropy_ratio = {limit:g}, the completions of a prompt are nearly identical"
         )
-        return [Alarm(guard="entropy", saw={"entropy": now, "entropy_at_first": then}, told=told)]
+        return Alarm(monitor="entropy", observed={"entropy": latest, "entropy_at_start": first}, message=message)
 
-    def _of_validation(self, score: float) -> list[Alarm]:
-        means = {name: mean for name in _PAID if (mean := self._now(name)) is not None}
+    def _check_zero_std(self) -> Alarm | None:
+        limit, count = self._settings.max_zero_std_steps, self._num_zero_std
+        if not limit or count < limit:
+            return None
+        message = f"zero reward variance in every group for {count} steps: all advantages are 0, nothing is learnt"
+        return Alarm(monitor="zero_std", observed={"steps": count}, message=message)
+
+    def _check_fraction(self, monitor: MonitorName, limit: float) -> Alarm | None:
+        name = f"{monitor}_frac"
+        fraction = self._latest_mean(name)
+        if not limit or fraction is None or fraction <= limit:
+            return None
+        message = (
+            f"{fraction:.0%} of completions are {monitor} over {self._steps()}, above monitors.max_{name} = {limit:g}"
+        )
+        return Alarm(monitor=monitor, observed={name: fraction}, message=message)
+
+    def _check_validation(self, score: float) -> list[Alarm]:
+        """Alarms for a proxy that rises while the validation score falls below its best: reward hacking."""
+        means = {name: mean for name in _PROXIES if (mean := self._latest_mean(name)) is not None}
         if self._best is None or score > self._best.score:
             self._best = _Validation(score, means)
             return []
-        most = self._settings.max_score_drop
-        if not most or self._best.score - score <= most:
+        limit = self._settings.max_score_drop
+        if not limit or self._best.score - score <= limit:
             return []
-        fell = f"the validation score fell from {self._best.score:.3f} to {score:.3f}"
-        saw = {"score": score, "best_score": self._best.score}
-        found: list[Alarm] = []
-        for name, (guard, words) in _PAID.items():
-            then = self._best.means.get(name, self._then(name))
-            if then is not None and name in means and means[name] > _RISE * then + _MARGIN:
-                told = f"{fell} while {words} rose from {then:.3f} to {means[name]:.3f}"
-                if all(one.guard != guard for one in found):
-                    found.append(Alarm(guard=guard, saw=saw | {name: means[name], f"best_{name}": then}, told=told))
-        return found
+        fall = f"the validation score fell from {self._best.score:.3f} to {score:.3f}"
+        observed = {"score": score, "best_score": self._best.score}
+        found: dict[MonitorName, Alarm] = {}
+        for name, (monitor, description) in _PROXIES.items():
+            # No step precedes the validation of the base model: it is compared with the first steps.
+            before = self._best.means.get(name, self._first_mean(name))
+            if before is None or name not in means or means[name] <= _RELATIVE_RISE * before + _ABSOLUTE_RISE:
+                continue
+            message = f"{fall} while {description} rose from {before:.3f} to {means[name]:.3f}"
+            values = observed | {name: means[name], f"best_{name}": before}
+            # of two proxies of one monitor, the first is reported
+            found.setdefault(monitor, Alarm(monitor=monitor, observed=values, message=message))
+        return list(found.values())
+
+    def _steps(self) -> str:
+        return f"{self._settings.window} steps"
 
 
 @dataclass(frozen=True, slots=True)
 class _Validation:
-    """A score, and means over the steps before it; of the untrained model there are none."""
+    """A validation score, and the means of ``_PROXIES`` over the steps before it; empty for the base model."""
 
     score: float
     means: Mapping[str, float]
 
 
-_PAID: Mapping[str, tuple[GuardName, str]] = {
-    "reward": ("gaming", "the reward"),
-    "boxes_per_answer": ("boxes", "the boxes of an answer"),
-    "duplicate_frac": ("boxes", "the share of boxes that repeat another"),
+_STEP_MONITORS: frozenset[MonitorName] = frozenset({"kl", "length", "entropy", "zero_std", "unreadable", "truncated"})
+_VALIDATION_MONITORS: frozenset[MonitorName] = frozenset({"boxes", "reward_hacking"})
+_PROXIES: Mapping[str, tuple[MonitorName, str]] = {
+    "reward": ("reward_hacking", "the mean reward"),
+    "boxes_per_answer": ("boxes", "the mean number of boxes of an answer"),
+    "duplicate_frac": ("boxes", "the fraction of duplicate boxes"),
 }
-_WATCHED = ("kl", "completion_tokens", "entropy", "unreadable_frac", "truncated_frac", *_PAID)
+"""Metric -> the monitor that it belongs to, and its name in a message. Optimizing them alone games the reward."""
+_WATCHED = ("kl", "completion_tokens", "entropy", "unreadable_frac", "truncated_frac", *_PROXIES)
 
 
-def _is_of_training(record: Mapping[str, float]) -> bool:
+def _is_training_record(record: Mapping[str, float]) -> bool:
     return any(not name.startswith("validation_") for name in record if name != "step")
 
 
 def is_finite(module: nn.Module) -> bool:
-    """Whether every trained weight that this process has is a finite number."""
+    """True if every trained weight on this rank is finite."""
     trained = (local_shard(parameter) for parameter in module.parameters() if parameter.requires_grad)
     flags = [one.isfinite().all() for one in trained]
-    return not flags or bool(torch.stack(flags).all())  # one wait for the device, not one a parameter
+    # one synchronization with the GPU for all parameters, not one for each
+    return not flags or bool(torch.stack(flags).all())
 
 
 def all_finite(values: Sequence[float]) -> bool:
-    """Whether all are finite numbers."""
+    """True if no value is NaN or infinite."""
     return all(math.isfinite(value) for value in values)

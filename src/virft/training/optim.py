@@ -1,33 +1,36 @@
-"""The optimizer and its learning rate."""
+"""The optimizer, its parameter groups and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from virft.config.schema import OptimizerName, Schedule
 from virft.errors import ConfigError
 from virft.models.sharding import full_tensor
 from virft.training.distributed import Ranks
 from virft.training.zero import AnyOptimizer, ZeroOptimizer
 
-Schedule = Literal["linear", "constant", "cosine"]
+_SCALE = "lr_scale"
+"""Key of a parameter group: its multiplier of the scheduled learning rate. Saved with the optimizer's state."""
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int = 0, schedule: Schedule) -> float:
-    """Rate of step 0, 1, ..: rises over ``warmup_steps``, then runs to 0 (``constant``: stays).
+    """Learning rate of step 0, 1, ..: linear warm-up to ``peak``, then decay to 0 ("constant": no decay).
 
-    A pure function of the step, so a resumed run needs no state of it.
+    A pure function of the step number, so a checkpoint stores no schedule state.
 
     >>> [learning_rate(s, peak=1.0, num_steps=4, schedule="linear") for s in range(4)]
     [1.0, 0.75, 0.5, 0.25]
     """
     if step < warmup_steps:
+        # + 1 on both sides: neither step 0 nor the last warm-up step repeats the rate of 0 or of the peak
         return peak * (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
         return peak
@@ -36,33 +39,33 @@ def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int =
 
 
 @dataclass(frozen=True, eq=False)
-class FastRows:
-    """Rows [M] of an embedding table that learn ``scale`` times as fast as everything else."""
+class ScaledRows:
+    """Rows of an embedding table that learn with a learning rate of their own."""
 
     table: nn.Parameter
+    """The embedding table, shape (V, hidden)."""
     rows: Tensor
+    """Integer tensor of shape (M,): token ids."""
     scale: float
-
-
-OptimizerName = Literal["adamw", "adamw_8bit"]
+    """Multiplier of the learning rate."""
 
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter],
     *,
     weight_decay: float,
-    fast: FastRows | None = None,
+    scaled_rows: ScaledRows | None = None,
     scale_of: Callable[[nn.Parameter], float] | None = None,
     kind: OptimizerName = "adamw",
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameters that want a gradient. Betas are the paper's code's (0.9, 0.999).
+    """AdamW over the parameters that require a gradient, with the betas of the Visual-RFT code, (0.9, 0.999).
 
-    ``scale_of``: how many times as fast as the rest a parameter learns; there is a group for each such number.
-    ``kind``: ``adamw_8bit`` is bitsandbytes'; ``ConfigError`` without the package.
+    ``scale_of`` gives a parameter's multiplier of the learning rate; parameters of equal multiplier form one group.
+    ``kind`` "adamw_8bit" is that of bitsandbytes; raises ``ConfigError`` if the package is missing.
     """
-    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in wanted:
+    for parameter in trained:
         groups.setdefault(scale_of(parameter) if scale_of is not None else 1.0, []).append(parameter)
     options: Any = [{"params": members, _SCALE: scale} for scale, members in groups.items()]
     optimizer: torch.optim.Optimizer
@@ -70,38 +73,40 @@ def make_optimizer(
         optimizer = _adamw_8bit()(options, lr=0.0, weight_decay=weight_decay)
     else:
         optimizer = torch.optim.AdamW(options, lr=0.0, weight_decay=weight_decay, fused=True)
-    if fast is not None and any(parameter is fast.table for parameter in wanted):
-        _speed_up(optimizer, fast)
+    # under LoRA the embedding table is frozen, and there is nothing to scale
+    if scaled_rows is not None and any(parameter is scaled_rows.table for parameter in trained):
+        _scale_updates(optimizer, scaled_rows)
     return optimizer
 
 
-_SCALE = "lr_scale"
+def _scale_updates(optimizer: torch.optim.Optimizer, scaled: ScaledRows) -> None:
+    """Multiply the optimizer's update of some rows of a parameter.
 
-
-def _speed_up(optimizer: torch.optim.Optimizer, fast: FastRows) -> None:
-    """AdamW moves every number on its own, so a longer move of some rows is the same as a rate of their own."""
+    AdamW updates each element independently of the others, so a multiple of its update equals a learning rate of its
+    own, and one parameter cannot be in two parameter groups.
+    """
     before: list[Tensor] = []
 
     @torch.no_grad()
-    def keep(*_: Any) -> None:
-        table, rows = _own_rows(fast.table, fast.rows)
+    def save_rows(*_: Any) -> None:
+        table, rows = _local_rows(scaled.table, scaled.rows)
         before[:] = [table[rows]]
 
     @torch.no_grad()
-    def move_on(*_: Any) -> None:
-        table, rows = _own_rows(fast.table, fast.rows)
-        table[rows] = before[0] + fast.scale * (table[rows] - before[0])
+    def scale_update(*_: Any) -> None:
+        table, rows = _local_rows(scaled.table, scaled.rows)
+        table[rows] = before[0] + scaled.scale * (table[rows] - before[0])
 
-    optimizer.register_step_pre_hook(keep)
-    optimizer.register_step_post_hook(move_on)
+    optimizer.register_step_pre_hook(save_rows)
+    optimizer.register_step_post_hook(scale_update)
 
 
-def _own_rows(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a table and rows of it, what this process has: all, or a shard and where those rows stand in it."""
+def _local_rows(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The table on this rank, whole or a shard of its rows, and the places in it of those ``rows`` [M] it holds."""
     rows = rows.to(table.device)
     if not isinstance(table, DTensor):
         return table, rows
-    # a shard is a chunk of rows; the last ones may be shorter
+    # FSDP2 shards dimension 0 into chunks of ceil(V / world size) rows; the last chunks may be shorter.
     start = table.device_mesh.get_local_rank() * -(-len(table) // table.device_mesh.size())
     shard = table.to_local()
     return shard, rows[(start <= rows) & (rows < start + len(shard))] - start
@@ -119,19 +124,21 @@ def _adamw_8bit() -> Any:
 
 
 def set_learning_rate(optimizer: AnyOptimizer, rate: float) -> None:
-    """The rate of the next step, in every group times the group's own scale."""
+    """Set the learning rate of the next optimizer step in every group, times the group's own multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get(_SCALE, 1.0)
 
 
 def update_weights(optimizer: AnyOptimizer, *, max_grad_norm: float, ranks: Ranks) -> float:
-    """One step down the sum of all processes' gradients; the norm of it, before it was scaled to ``max_grad_norm``.
+    """All-reduce the gradients, clip them to ``max_grad_norm`` and take one optimizer step.
 
-    Where the norm is not a finite number, the weights and the optimizer's state stay as they are.
+    Returns the global gradient norm before clipping. If it is not finite, neither weights nor optimizer state change.
+    Gradients are reset in any case.
     """
     if isinstance(optimizer, ZeroOptimizer):
         return optimizer.update()
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # The norm is that of the summed gradient, so it is taken after the all-reduce.
     ranks.sum_gradients(trained)
     norm = nn.utils.clip_grad_norm_(trained, max_grad_norm)
     value: float = full_tensor(norm).item()

@@ -1,9 +1,9 @@
-"""How prompts and packed rows go through a policy in training: where, in which precision, the tower trained or not."""
+"""Forward passes of the policy in training: device, precision, sharding and the cache of image features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,25 +14,25 @@ from virft.models.attention.layout import PackedRow
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import FeatureCache, ImageFeatures
+from virft.training.runtime import Runtime
 
 
 @dataclass(kw_only=True)
-class Passes:
-    """``cache``: set if the vision tower is frozen, so each image is encoded once a run. ``autocast``: None for off.
-
-    ``encoder``: what encodes images without gradient, if not the policy. ``engine``: what the policy is called through.
-    """
+class PolicyRunner:
+    """A policy ready to be called by a trainer, which then knows nothing of devices, engines or sharded weights."""
 
     policy: Policy
+    """The policy that is trained; sharded over the ranks if the strategy says so."""
+    runtime: Runtime = field(default_factory=Runtime)
+    """Ranks, device and precision."""
     engine: Callable[..., Tensor] | None = None
-    encoder: Policy | None = None
-    cache: FeatureCache | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    autocast: Callable[[], AbstractContextManager[Any]] | None = None
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """What the model computes in, as long as the block runs."""
-        return self.autocast() if self.autocast is not None else torch.autocast("cpu", enabled=False)
+    """DeepSpeed's wrapper, through which the policy is called if a gradient is needed; None: called directly."""
+    gathered: Policy | None = None
+    """A copy of the policy that holds all weights inside ``gather``, to sample and encode with. None: the policy."""
+    gather: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Context in which ``gathered`` holds its weights. A collective operation: every rank must enter it."""
+    feature_cache: FeatureCache | None = None
+    """Set if the vision tower is frozen: each image is encoded once a run, and no gradient flows into the tower."""
 
     def logprobs(
         self,
@@ -42,33 +42,38 @@ class Passes:
         *,
         policy: Policy | None = None,
     ) -> Tensor:
-        """Log-probs of a row's completions, of the policy or another one. ``prompts``: those in the row, in order.
+        """Log-probs [N] in nats, float32, of the completion tokens of a packed row.
 
-        With features made before, or through the tower if that is trained.
+        ``prompts`` are those in the row, in order, with their image ``features``. A frozen tower's features are used as
+        they are; a trained tower encodes the images again, with gradient. ``policy``: another one, as the reference.
         """
+        # Another policy is called directly: the engine belongs to the trained one.
         call: Callable[..., Tensor] = policy or self.engine or self.policy
-        row = row.to(self.device)
-        with self.precision():
-            if self.cache is not None:
+        row = row.to(self.runtime.device)
+        with self.runtime.autocast():
+            if self.feature_cache is not None:
                 return call(row, features=features)
-            return call(row, vision=[one.vision.to(self.device) for one in prompts])
+            return call(row, vision=[one.vision.to(self.runtime.device) for one in prompts])
 
     @torch.no_grad()
-    def features(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+    def encode_images(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
         """Image features of each prompt, without gradient.
 
-        A view is drawn anew each time, so its features are never kept. What is kept is encoded one prompt at a time:
-        the cache is empty after a resume, and features must not depend on what else was missing from it.
+        An augmented image is new at each step, so its features are never cached.
         """
+        if self.feature_cache is None or any(
+            image.augmentation is not None for one in rendered for image in one.prompt.images
+        ):
+            return self._encode(rendered)
+        # One prompt at a time, although a batch would be faster: the cache is empty after a resume, and the features of
+        # an image must not depend, by rounding, on the other images that happened to be missing from the cache.
+        return [self._cached(one, self.feature_cache) for one in rendered]
 
-        def encode(prompts: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
-            with self.precision():
-                return (self.encoder or self.policy).encode_images([one.vision.to(self.device) for one in prompts])
+    def _cached(self, one: RenderedPrompt, cache: FeatureCache) -> ImageFeatures:
+        key = tuple((image.path, image.resized) for image in one.prompt.images)
+        return cache.get(key, lambda: self._encode([one])[0])
 
-        def kept(one: RenderedPrompt, cache: FeatureCache) -> ImageFeatures:
-            key = tuple((image.path, image.resized) for image in one.prompt.images)
-            return cache.get(key, lambda: encode([one])[0])
-
-        if self.cache is None or any(image.augmentation is not None for one in rendered for image in one.prompt.images):
-            return encode(rendered)
-        return [kept(one, self.cache) for one in rendered]
+    def _encode(self, prompts: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+        with self.runtime.autocast():
+            policy = self.gathered or self.policy
+            return policy.encode_images([one.vision.to(self.runtime.device) for one in prompts])

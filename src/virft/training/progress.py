@@ -1,4 +1,4 @@
-"""Lines that tell how a long piece of work goes: what came out, how fast, how long it will take."""
+"""Log lines about long work: results, throughput and time left."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import Mapping
 
 
 class Progress:
-    """Counts items of a known total and says how long the rest will take."""
+    """Throughput and time left of ``total`` items, of which ``done`` were finished before it started."""
 
     def __init__(self, total: int, *, done: int = 0) -> None:
         self._total = total
         self._start = done
         self._since = time.monotonic()
 
-    def tell(self, done: int) -> str:
-        """Rate and time left after ``done`` items."""
+    def describe(self, done: int) -> str:
+        """Throughput and time left after ``done`` items, as text."""
         seconds = time.monotonic() - self._since
+        # items of an earlier process took a time that this one does not know
         worked = done - self._start
         if worked <= 0:
             return "starting"
-        return f"{rate_in_words(worked, seconds)}, {duration(seconds / worked * (self._total - done))} left"
+        return f"{format_rate(worked, seconds)}, {duration(seconds / worked * (self._total - done))} left"
 
 
-def rate_in_words(count: int, seconds: float) -> str:
+def format_rate(count: int, seconds: float) -> str:
     """Items per second, or seconds per item, whichever is above 1.
 
-    >>> rate_in_words(30, 10.0), rate_in_words(10, 30.0)
+    >>> format_rate(30, 10.0), format_rate(10, 30.0)
     ('3.0/s', '3.0 s each')
     """
     if seconds <= count:
@@ -35,7 +36,7 @@ def rate_in_words(count: int, seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds.
+    """Minutes and seconds, with hours from one hour on.
 
     >>> duration(75.4), duration(3675)
     ('1:15', '1:01:15')
@@ -45,11 +46,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, rest: str) -> str:
-    """A log line of a step: reward and parts (or the loss, without rewards), what went wrong, KL, time.
+def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, time_left: str) -> str:
+    """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, time.
 
     >>> step_line({"step": 0, "reward": 1.5, "reward_iou": 0.5, "reward_format": 1.0, "unreadable_frac": 0.02},
-    ...           num_steps=9, seconds=2.0, rest="0:16 left")
+    ...           num_steps=9, seconds=2.0, time_left="0:16 left")
     'step 1/9  reward 1.50 (format 1.00 iou 0.50)  unreadable 2%  2.0 s  0:16 left'
     """
     parts = " ".join(
@@ -59,12 +60,12 @@ def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, r
     )
     line = f"step {metrics['step'] + 1:.0f}/{num_steps}"
     if metrics.get("skipped") and "reward" not in metrics:
-        return f"{line}  skipped  {seconds:.1f} s  {rest}"
+        return f"{line}  skipped  {seconds:.1f} s  {time_left}"
     if "reward" not in metrics:
-        return f"{line}  loss {metrics['loss']:.4f}  {seconds:.1f} s  {rest}"
+        return f"{line}  loss {metrics['loss']:.4f}  {seconds:.1f} s  {time_left}"
     line += f"  reward {metrics['reward']:.2f} ({parts})  unreadable {metrics['unreadable_frac']:.0%}"
     if metrics.get("truncated_frac"):
         line += f"  truncated {metrics['truncated_frac']:.0%}"
     if "kl" in metrics:
         line += f"  kl {metrics['kl']:.4f}"
-    return f"{line}  {seconds:.1f} s  {rest}"
+    return f"{line}  {seconds:.1f} s  {time_left}"

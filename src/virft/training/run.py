@@ -1,4 +1,4 @@
-"""A run folder: its config, its card, its logs; refused, started or resumed."""
+"""Run folders: config, card and logs of a run, started or resumed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from virft.config.toml_file import dump, first_difference, load
 from virft.errors import RunError
 from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
 
-SCHEMA_VERSION = 1
+RUN_SCHEMA_VERSION = 2
+"""Format of a run folder, in its card: names of settings, of metrics, and of the keys of ``events.jsonl``."""
 CONFIG, CARD = "config.toml", "card.json"
 METRICS, ROLLOUTS, TIMINGS = "metrics.jsonl", "rollouts.jsonl", "timings.jsonl"
 EVENTS = "events.jsonl"
-"""What guards saw and did, and what happened to the run. It differs between a run left alone and one that was not."""
+"""Alarms of monitors and incidents: interruptions, rollbacks, changed settings. Unlike the metrics, it differs between
+a run that was interrupted and one that was not."""
 BEST, MODEL = "best", "model"
 
 _LOGS = (METRICS, ROLLOUTS, TIMINGS, EVENTS)
 INCIDENT = "incident"
-"""In a record of ``events.jsonl``: true of what would not come again if its step were done again."""
+"""Key of ``events.jsonl``: true for an event that would not recur if its step were repeated."""
 
 _MAY_CHANGE = (
     "model.gradient_checkpointing",
@@ -38,16 +40,17 @@ _MAY_CHANGE = (
     "run.keep_checkpoints",
     "run.log_every",
 )
-"""Settings that bound memory or time, or say when something is written: a run may go on with others, as with guards."""
+"""Settings that may change on resume, as ``[monitors]`` may: they affect memory, time or output, but no result."""
 
-_OF_THE_START = {CARD, CARD + UNFINISHED, CONFIG + UNFINISHED}
-"""What a run that was killed as it began leaves behind, without having begun."""
+_REMAINS_OF_A_START = {CARD, CARD + UNFINISHED, CONFIG + UNFINISHED}
+"""Files of a run that was killed before its config was complete. Such a folder counts as empty."""
 
 
 class RunFolder:
-    """Where a run writes. ``metrics`` and ``rollouts`` hold deterministic values only: equal runs make equal files.
+    """The folder that a run writes into.
 
-    Of several processes one writes; in the others ``writes`` is off, and they only read.
+    ``metrics.jsonl`` and ``rollouts.jsonl`` contain deterministic values only: equal runs write equal files. Rank 0
+    writes; in the other ranks ``writes`` is off and they only read.
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
@@ -55,48 +58,66 @@ class RunFolder:
         self._writes = writes
 
     @classmethod
-    def join(cls, config: Config) -> RunFolder:
-        """The folder that another process has opened; ``RunError`` if it cannot be seen from here."""
-        if not (Path(config.run.dir) / CONFIG).exists():
+    def join(cls, folder: Path) -> RunFolder:
+        """The folder that rank 0 has opened. Raises ``RunError`` if it does not exist on this machine."""
+        if not (folder / CONFIG).exists():
             raise RunError(
-                f"{config.run.dir}: the first process has opened it, but it is not there on the machine of this one; "
+                f"{folder}: rank 0 has opened it, but it does not exist on the machine of this process; "
                 "expected run.dir on a file system that all machines share"
             )
-        return cls(Path(config.run.dir), writes=False)
+        return cls(folder, writes=False)
 
     @classmethod
     def open(cls, config: Config, *, resume: bool, card: Mapping[str, Any]) -> RunFolder:
-        """The folder of ``config.run.dir``, new or to be resumed; refused as ``require_free`` says."""
-        require_free(config, resume=resume, data_hash=card["data_hash"], trainer=card["trainer"])
+        """The folder ``config.run.dir``, new or resumed. Raises ``RunError`` as ``require_new_run`` does."""
+        require_new_run(config, resume=resume, data_hash=card["data_hash"], trainer=card["trainer"])
         run = cls(Path(config.run.dir))
         if not (run.folder / CONFIG).exists():
             make_folder(run.folder)
             write_text(run.folder / CARD, json.dumps(card, indent=2, sort_keys=True) + "\n")
-            # last: a folder with a config is a run
+            # The config last: a folder with a config is a run, and one without is taken as new after a crash.
             write_text(run.folder / CONFIG, dump(config))
         else:
             run._take_over(config)
+        # a crash while a model folder was replaced has left the previous one under another name
         for name in (BEST, MODEL):
             put_back(run.folder / name)
         return run
 
     def _take_over(self, config: Config) -> None:
-        """Settings that may change have changed."""
-        there = load(self.folder / CONFIG).config
-        if (difference := first_difference(there, config)) is not None:
-            told = f"goes on with other settings: {difference.describe('before', 'now')}"
-            self.append(EVENTS, {"step": 0, "event": "settings", "did": "went on", "told": told, INCIDENT: True})
+        """Record the settings that changed on resume, and save the new config."""
+        saved = load(self.folder / CONFIG).config
+        if (difference := first_difference(saved, config)) is not None:
+            message = f"resumed with other settings: {difference.describe('before', 'now')}"
+            self.append_event(0, "settings", action="continued", message=message, is_incident=True)
             write_text(self.folder / CONFIG, dump(config))
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
-        """One JSON line; a record without spaces, keys in the order given."""
+        """Append a record to a log as one line of compact JSON, keys in the given order."""
         if not self._writes:
             return
         with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
 
+    def append_event(
+        self,
+        step: int,
+        event: str,
+        *,
+        action: str,
+        message: str,
+        observed: Mapping[str, float] | None = None,
+        is_incident: bool = False,
+    ) -> None:
+        """Append a record to ``events.jsonl``: a monitor or kind of ``event``, its numbers, and the run's reaction."""
+        numbers = {"observed": dict(observed)} if observed else {}
+        self.append(
+            EVENTS,
+            {"step": step, "event": event, **numbers, "action": action, "message": message, INCIDENT: is_incident},
+        )
+
     def sync_logs(self) -> None:
-        """Go on when all that was logged would outlast a power cut."""
+        """Flush all logs to the disk, so that they survive a power cut."""
         if self._writes:
             for name in _LOGS:
                 if (self.folder / name).exists():
@@ -104,11 +125,11 @@ class RunFolder:
             sync(self.folder)
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """The records of a log, without a last line that was cut."""
+        """The records of a log, without a last line that a crash has cut."""
         return [json.loads(line) for line in _lines(self.folder / name) if _step_of(line) < float("inf")]
 
     def cut_logs(self, num_steps: int) -> None:
-        """Drop the lines of steps from ``num_steps`` on, which a resumed run will do again."""
+        """Drop the records of steps from ``num_steps`` on, which a resumed run repeats; incidents stay."""
         for name in _LOGS if self._writes else ():
             path = self.folder / name
             if not path.exists():
@@ -117,44 +138,60 @@ class RunFolder:
             write_text(path, "".join(line + "\n" for line in kept))
 
 
-def require_free(config: Config, *, resume: bool, data_hash: str, trainer: str) -> None:
-    """``RunError`` unless ``config.run.dir`` can be written by this run. Touches nothing.
+def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: str) -> None:
+    """Raise ``RunError`` unless this run may write into ``config.run.dir``. Changes nothing.
 
-    It holds a run and ``resume`` is off; or a run of another config, of which the first setting that differs is
-    named; or a run on other data, or of another ``trainer`` ("grpo" or "sft"); or other files.
+    The folder must be new or empty. With ``resume`` it may hold a run with the same settings (else the message names
+    the first that differs), on the same data, by the same ``trainer`` ("grpo" or "sft") and of this format.
     """
     folder = Path(config.run.dir)
     if (folder / CONFIG).exists():
         if not resume:
-            raise RunError(f"{folder}: already holds a run; go on with --resume, or name another run.dir")
-        there = _with_changes(load(folder / CONFIG).config, config)
-        if (difference := first_difference(there, config)) is not None:
+            raise RunError(f"{folder}: already holds a run; resume with --resume, or choose another run.dir")
+        # before the config is read: an older one has settings that this version does not know
+        require_current_format(folder)
+        saved = _with_changes(load(folder / CONFIG).config, config)
+        if (difference := first_difference(saved, config)) is not None:
             raise RunError(
-                f"{folder}: holds a run of another config: {difference.describe('there', 'now')}; "
-                "resume with the same settings, or name another run.dir"
+                f"{folder}: holds a run of another config: {difference.describe('saved', 'now')}; "
+                "resume with the same settings, or choose another run.dir"
             )
         started = json.loads((folder / CARD).read_text(encoding="utf-8"))
         if started["data_hash"] != data_hash:
             raise RunError(
                 f"{folder}: was started on other data (hash {started['data_hash'][:12]}, now {data_hash[:12]}); "
-                "expected data.train as it was, or another run.dir"
+                "expected an unchanged data.train, or another run.dir"
             )
         if started["trainer"] != trainer:
-            raise RunError(f"{folder}: holds a run of `virft {started['trainer']}`; name another run.dir")
-    elif folder.exists() and (not folder.is_dir() or {one.name for one in folder.iterdir()} - _OF_THE_START):
-        raise RunError(f"{folder}: is not empty and holds no run; name another run.dir")
+            raise RunError(f"{folder}: holds a run of `virft {started['trainer']}`; choose another run.dir")
+    elif folder.exists() and (not folder.is_dir() or {one.name for one in folder.iterdir()} - _REMAINS_OF_A_START):
+        raise RunError(f"{folder}: is not empty and holds no run; choose another run.dir")
+
+
+def require_current_format(folder: Path) -> None:
+    """Raise ``RunError`` if another version of virft wrote this run folder, in a format that this one cannot read.
+
+    A card that is missing or corrupt is the caller's to report.
+    """
+    try:
+        found = json.loads((folder / CARD).read_text(encoding="utf-8"))["schema_version"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return
+    if found != RUN_SCHEMA_VERSION:
+        raise RunError(
+            f"{folder / CARD}: schema_version is {found}, so another version of virft wrote this run folder; expected "
+            f"{RUN_SCHEMA_VERSION}: open it with that version, or train into another run.dir"
+        )
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a log, none where there is no file. A completion may hold other line breaks than ours, or half of one.
-
-    ``str.splitlines`` would split at those too, and a crash may cut a character in two.
-    """
+    """Lines of a log; none if there is no file."""
+    # Not str.splitlines: a completion may contain other line breaks, such as U+2028. A crash may have cut a character.
     return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
 
 
 def _step_of(line: str) -> float:
-    """The step of a log line; a line cut by a crash counts as endless, so it is dropped."""
+    """The step of a log line; infinity for a line that a crash has cut, so that it is dropped."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -168,22 +205,22 @@ def _is_incident(line: str) -> bool:
         return False
 
 
-def _with_changes(there: Config, now: Config) -> Config:
-    """A run's settings, with those that may change as they are now."""
+def _with_changes(saved: Config, now: Config) -> Config:
+    """The saved config of a run, with the current values of the settings that may change on resume."""
     sections: dict[str, dict[str, Any]] = {}
     for key in _MAY_CHANGE:
         section, _, name = key.partition(".")
         sections.setdefault(section, {})[name] = getattr(getattr(now, section), name)
-    parts: dict[str, Any] = {name: replace(getattr(there, name), **found) for name, found in sections.items()}
-    return replace(there, **parts, guards=now.guards)
+    parts: dict[str, Any] = {name: replace(getattr(saved, name), **found) for name, found in sections.items()}
+    return replace(saved, **parts, monitors=now.monitors)
 
 
 def run_card(
     *, trainer: str, commit: str | None, data_hash: str, model: str, seed: int = 0, num_processes: int = 1, **facts: Any
 ) -> dict[str, Any]:
-    """Where a run came from: command, commit, versions, machine, processes, seed, data, and further ``facts``."""
+    """Provenance of a run: command, commit, versions, machine, world size, seed, data, and additional ``facts``."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RUN_SCHEMA_VERSION,
         "trainer": trainer,
         "argv": sys.argv,
         "commit": commit,

@@ -1,41 +1,72 @@
-"""What one optimizer step did, whatever it learnt from."""
+"""The report of one optimizer step, common to all trainers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virft.training.monitors import NonFinite
 from virft.types import RolloutGroup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """``metrics`` are deterministic; ``timings`` are seconds per stage.
+class NonFinite:
+    """A reward, loss or gradient norm that is NaN or infinite, because of which a step is skipped."""
 
-    Where answers were sampled, ``most_different`` is the group that differed most, and ``shown`` what is logged of it.
-    ``alarm``: what the user must be told of this step, whatever is told of others. ``nonfinite``: why it was skipped.
-    """
+    what: str
+    """The quantity: "reward", "loss" or "gradient norm"."""
+    samples: tuple[str, ...]
+    """Ids of the samples it was computed from; for a gradient norm, all samples of the step's microbatches."""
+    why: str = ""
+    """The fault of a user's own reward function, if that is the cause."""
+
+    def describe(self) -> str:
+        """Quantity, samples and cause as one sentence without its full stop.
+
+        >>> NonFinite(what="loss", samples=("a", "b")).describe()
+        'loss is not a finite number (samples a, b)'
+        """
+        shown = ", ".join(self.samples[:8]) + (", .." if len(self.samples) > 8 else "")
+        return f"{self.what} is not a finite number (samples {shown})" + (f": {self.why}" if self.why else "")
+
+
+class NonFiniteStep(Exception):
+    """Internal signal from inside a step: stop here and report the step as skipped. No user sees it."""
+
+    def __init__(self, what: str, samples: Sequence[str], why: str = "") -> None:
+        super().__init__(what)
+        self.nonfinite = NonFinite(what=what, samples=tuple(samples), why=why)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """Numbers and examples of one optimizer step."""
 
     metrics: Mapping[str, float]
+    """One record of ``metrics.jsonl``, step number included. Deterministic: equal runs give equal metrics."""
     timings: Mapping[str, float]
-    shown: Mapping[str, Any] | None = None
-    most_different: RolloutGroup | None = None
-    alarm: str | None = None
+    """Stage -> wall-clock seconds."""
+    rollout_record: Mapping[str, Any] | None = None
+    """One record of ``rollouts.jsonl``: the best and worst completion of ``widest_group``; None without sampling."""
+    widest_group: RolloutGroup | None = None
+    """The group with the widest reward range, drawn for experiment trackers; None without sampling."""
+    warning: str | None = None
+    """A message that is printed for this step regardless of ``run.log_every``."""
     nonfinite: NonFinite | None = None
+    """Set if the step was skipped because of a non-finite number; the weights are then unchanged."""
 
 
-class Stopwatch:
-    """Seconds per stage: ``lap("reward")`` books the time since the last lap."""
+class StageTimer:
+    """Wall-clock seconds per stage: ``lap("reward")`` adds the time since the previous lap to that stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        # monotonic: the wall clock may be set while a step runs
         self._since = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last lap under ``stage``."""
+        """Add the seconds since the previous lap to ``stage``."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
         self._since = now

@@ -1,6 +1,6 @@
-"""Curves and pictures of a run for TensorBoard, Weights & Biases and Trackio, through accelerate's trackers.
+"""Metrics and example images of a run for TensorBoard, Weights & Biases and Trackio, through accelerate's trackers.
 
-They are told what the run's own logs get, and nothing comes back: a run is the same with and without them.
+A tracker gets what the run's own logs get and gives nothing back: a run is the same with and without trackers.
 """
 
 from __future__ import annotations
@@ -23,34 +23,39 @@ from virft.types import RolloutGroup
 
 PROJECT = "virft"
 RUN_ID = "tracker_id"
-"""A file of the run folder: by this name a tracker finds the run again."""
+"""File of the run folder with the id under which a tracker resumes the run."""
 
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShownAnswer:
-    """One answer of a group as a tracker shows it. ``rank``: "best" or "worst"; pictures of a group are of one size."""
+class LoggedCompletion:
+    """One completion of a group as a tracker displays it."""
 
     rank: str
-    question: str
+    """"best" or "worst" of its group."""
+    query: str
+    """The class, expression or question of the sample."""
     text: str
+    """The completion."""
     reward: float
-    picture: Image.Image
+    """Its total reward."""
+    image: Image.Image
+    """The prompt's image with target and predicted boxes. Images of one group have equal size."""
 
 
 def require_installed(names: Sequence[str]) -> None:
-    """``ConfigError`` for the first tracker whose package is not there."""
+    """Raise ``ConfigError`` for the first tracker whose package is not installed."""
     for name in names:
         if not any(find_spec(package) for package in _PACKAGES[name]):
             raise ConfigError(f'run.trackers: "{name}" is not installed; pip install {_PACKAGES[name][0]}')
 
 
 class Trackers:
-    """The trackers of a run: ``start`` them when it is known where the run stands; leaving the context ends them.
+    """The experiment trackers of a run. ``start`` begins them; leaving the context ends them.
 
-    ``config``: what they show beside the run. ``draw`` gives the answers to show of a group; every
-    ``images_every`` steps one is drawn, 0: never.
+    ``config``: the run's hyperparameters, flat. ``draw`` renders the completions of a group that are logged as images,
+    every ``images_every`` steps; 0 logs none.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class Trackers:
         folder: Path,
         *,
         config: Mapping[str, Any],
-        draw: Callable[[RolloutGroup], Sequence[ShownAnswer]],
+        draw: Callable[[RolloutGroup], Sequence[LoggedCompletion]],
         images_every: int,
     ) -> None:
         self._names = tuple(dict.fromkeys(names))
@@ -68,7 +73,7 @@ class Trackers:
         self._draw = draw
         self._images_every = images_every
         self._started: list[Any] = []
-        self._num_told = 0
+        self._num_logged = 0
 
     def __enter__(self) -> Trackers:
         return self
@@ -77,51 +82,54 @@ class Trackers:
         for tracker in self._started:
             tracker.finish()
 
-    def start(self, *, num_done: int, num_told: int) -> None:
-        """Begin, or go on after ``num_done`` steps, where the run was told of ``num_told`` before it was stopped.
+    def start(self, *, num_done: int, num_logged: int) -> None:
+        """Start at step 0, or resume after ``num_done`` steps of a run that has logged ``num_logged`` steps.
 
-        The steps between are done again and come out the same. TensorBoard hides what it was told of them; the others
-        are not told again.
+        Steps ``num_done`` to ``num_logged`` are repeated with equal results. TensorBoard hides the earlier records of
+        them and gets them again; the other trackers cannot replace a record and get none for these steps. Raises
+        ``RunError`` if a tracker does not start.
         """
         if not self._names:
             return
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        PartialState()  # accelerate's trackers ask it whether this process is the one that writes
-        self._num_told = num_told
+        PartialState()  # accelerate's trackers read from it if this process is the main one
+        self._num_logged = num_logged
         for name in self._names:
-            tracker = LOGGER_TYPE_TO_CLASS[name](*self._place(name), **self._options(name, num_done))
+            tracker = LOGGER_TYPE_TO_CLASS[name](*self._arguments(name), **self._options(name, num_done))
             _start(tracker)
             self._started.append(tracker)
             if name == "tensorboard" and num_done == 0:
+                # as text: TensorBoard's own table of hyperparameters would be a second run in its list
                 tracker.log(
                     {"config": "\n".join(f"    {key} = {value}" for key, value in self._config.items())}, step=0
                 )
 
-    def go_back(self, *, num_told: int) -> None:
-        """The run does steps again of which it was told: they come out the same and are not told again."""
-        self._num_told = max(self._num_told, num_told)
+    def roll_back(self, *, num_logged: int) -> None:
+        """Skip the records of steps below ``num_logged``, which the run repeats with equal results."""
+        self._num_logged = max(self._num_logged, num_logged)
 
     def log(self, record: Mapping[str, float]) -> None:
-        """The numbers of a line of ``metrics.jsonl``, at its step."""
+        """Log a record of ``metrics.jsonl`` at its step."""
         step = int(record["step"])
         values = {name: value for name, value in record.items() if name != "step"}
-        for tracker in self._wanting(step):
+        for tracker in self._active(step):
             tracker.log(values, step=step)
 
-    def show(self, step: int, group: RolloutGroup) -> None:
-        """The best and the worst answer of a group, if it is time for a picture."""
-        if not self._images_every or step % self._images_every or not (wanting := self._wanting(step)):
+    def log_group(self, step: int, group: RolloutGroup) -> None:
+        """Log the best and the worst completion of a group as images, every ``images_every`` steps."""
+        if not self._images_every or step % self._images_every or not (active := self._active(step)):
             return
-        answers = self._draw(group)
-        for tracker in wanting:
-            _SHOW[tracker.name](tracker, answers, step)
+        completions = self._draw(group)
+        for tracker in active:
+            _LOG_COMPLETIONS[tracker.name](tracker, completions, step)
 
-    def _wanting(self, step: int) -> list[Any]:
-        return [one for one in self._started if one.name == "tensorboard" or step >= self._num_told]
+    def _active(self, step: int) -> list[Any]:
+        """The trackers that take records of this step (see ``start``)."""
+        return [one for one in self._started if one.name == "tensorboard" or step >= self._num_logged]
 
-    def _place(self, name: str) -> tuple[Any, ...]:
+    def _arguments(self, name: str) -> tuple[Any, ...]:
         return (name, self._folder) if name == "tensorboard" else (PROJECT,)
 
     def _options(self, name: str, num_done: int) -> dict[str, Any]:
@@ -146,39 +154,39 @@ class Trackers:
 
 
 def _start(tracker: Any) -> None:
-    """``RunError`` where the tracker's own service or folder is in the way, such as a missing login."""
+    """Start a tracker. Raises ``RunError`` if its service or folder cannot be used, for example without a login."""
     try:
         tracker.start()
     except (OSError, getattr(sys.modules.get(tracker.name), "Error", OSError)) as error:
         reason = " ".join(str(error).split())
         raise RunError(
-            f"run.trackers: {tracker.name} does not start: {reason}; mend that, go on with --resume"
+            f"run.trackers: {tracker.name} does not start: {reason}; resolve this, then resume with --resume"
         ) from error
 
 
-def _show_in_tensorboard(tracker: Any, answers: Sequence[ShownAnswer], step: int) -> None:
-    pictures = np.stack([np.asarray(one.picture) for one in answers])
-    tracker.log_images({"rollout": pictures}, step=step, dataformats="NHWC")
-    tracker.log({f"rollout_{one.rank}": _in_words(one) for one in answers}, step=step)
+def _log_to_tensorboard(tracker: Any, completions: Sequence[LoggedCompletion], step: int) -> None:
+    images = np.stack([np.asarray(one.image) for one in completions])  # (num_completions, height, width, 3)
+    tracker.log_images({"rollout": images}, step=step, dataformats="NHWC")
+    tracker.log({f"rollout_{one.rank}": _caption(one) for one in completions}, step=step)
 
 
-def _show_in_wandb(tracker: Any, answers: Sequence[ShownAnswer], step: int) -> None:
+def _log_to_wandb(tracker: Any, completions: Sequence[LoggedCompletion], step: int) -> None:
     import wandb
 
-    rows = [[one.rank, one.question, one.text, one.reward, wandb.Image(one.picture)] for one in answers]
-    tracker.log_table("rollout", columns=["rank", "question", "text", "reward", "picture"], data=rows, step=step)
+    rows = [[one.rank, one.query, one.text, one.reward, wandb.Image(one.image)] for one in completions]
+    tracker.log_table("rollout", columns=["rank", "query", "text", "reward", "image"], data=rows, step=step)
 
 
-def _show_in_trackio(tracker: Any, answers: Sequence[ShownAnswer], step: int) -> None:
+def _log_to_trackio(tracker: Any, completions: Sequence[LoggedCompletion], step: int) -> None:
     import trackio
 
     tracker.log(
-        {f"rollout_{one.rank}": trackio.Image(one.picture, caption=_in_words(one)) for one in answers}, step=step
+        {f"rollout_{one.rank}": trackio.Image(one.image, caption=_caption(one)) for one in completions}, step=step
     )
 
 
-def _in_words(one: ShownAnswer) -> str:
-    return f"{one.question}\n\n    {one.text}\n\nreward {one.reward:.3f}"
+def _caption(one: LoggedCompletion) -> str:
+    return f"{one.query}\n\n    {one.text}\n\nreward {one.reward:.3f}"
 
 
-_SHOW = {"tensorboard": _show_in_tensorboard, "wandb": _show_in_wandb, "trackio": _show_in_trackio}
+_LOG_COMPLETIONS = {"tensorboard": _log_to_tensorboard, "wandb": _log_to_wandb, "trackio": _log_to_trackio}

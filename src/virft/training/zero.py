@@ -1,8 +1,8 @@
-"""A step whose gradients and optimizer states, and with stage 3 weights, are shared out by DeepSpeed's ZeRO.
+"""DeepSpeed's ZeRO: gradients and optimizer states, in stage 3 also weights, sharded over ranks.
 
-The trainers do as ever: rows go forward and backward, then there is a step. DeepSpeed hooks into both passes and owns
-the step; what is here makes its means over processes the sums that losses with the denominator of the whole step want,
-and gives checkpoints the whole tensors of the format that any number of processes, and any strategy, can go on from.
+A trainer runs forward and backward passes and one optimizer step, as without it. DeepSpeed hooks into both passes and
+owns the step. This module turns its means over ranks into sums, because the loss has the denominator of the whole step,
+and gives checkpoints unsharded tensors, from which any world size and any strategy can resume.
 Source: ZeRO (arXiv 1910.02054), ZeRO-Offload (arXiv 2101.06840).
 """
 
@@ -23,12 +23,12 @@ from virft.errors import ConfigError
 
 Stage = Literal[2, 3]
 
-SENT_AT_ONCE = 1 << 26
-"""Numbers of gradients that are gathered before they are sent (256 MiB of float32)."""
+BUCKET_ELEMENTS = 1 << 26
+"""Elements of gradients that one all-reduce sends (256 MiB of float32)."""
 
 
 def require_deepspeed() -> None:
-    """``ConfigError`` without the package."""
+    """Raise ``ConfigError`` if DeepSpeed is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
             'parallel.strategy "zero2" and "zero3" need deepspeed, which is not installed; '
@@ -37,24 +37,25 @@ def require_deepspeed() -> None:
 
 
 class ZeroPolicy:
-    """A policy as it is called where gradients are wanted: through DeepSpeed's engine."""
+    """A policy that is called through DeepSpeed's engine, as its backward pass requires."""
 
     def __init__(self, engine: Any, num_processes: int) -> None:
         self._engine = engine
         self._num_processes = num_processes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As ``Policy.__call__``."""
-        found: Tensor = self._engine(*args, **kwargs)
-        if found.requires_grad:
-            found.register_hook(lambda gradient: gradient * self._num_processes)  # of which DeepSpeed takes the mean
-        return found
+        """Log-probs [N] of a packed row, as ``Policy.__call__``."""
+        logprobs: Tensor = self._engine(*args, **kwargs)
+        if logprobs.requires_grad:
+            # DeepSpeed averages gradients over ranks; times the world size, the average is the sum.
+            logprobs.register_hook(lambda gradient: gradient * self._num_processes)
+        return logprobs
 
 
 class ZeroOptimizer:
-    """The optimizer whose states are shared out, as trainers and checkpoints know one.
+    """An optimizer with sharded states behind the interface that trainers and checkpoints use.
 
-    ``groups``: the parameters of each of its groups, as they were before DeepSpeed put flat parts in their place.
+    ``groups``: the parameters of each parameter group, before DeepSpeed replaced them with flat partitions.
     """
 
     def __init__(self, engine: Any, inner: torch.optim.Optimizer, groups: list[list[nn.Parameter]]) -> None:
@@ -64,32 +65,36 @@ class ZeroOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The options of each group; its ``params`` are DeepSpeed's."""
+        """The options of each parameter group; its ``params`` are DeepSpeed's flat partitions."""
         return self._inner.param_groups
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The trained parameters, numbered as in the optimizer's state."""
+        """The trained parameters, in the numbering of the optimizer's state."""
         return [parameter for group in self._groups for parameter in group]
 
     def zero_grad(self, *, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         self._engine.optimizer.zero_grad(set_to_none=set_to_none)
 
     def update(self) -> float:
-        """Clip and step, as the engine was told; the norm before. Not a finite number: there was no step."""
+        """Clip and step; the gradient norm before clipping. If it is not finite, DeepSpeed has skipped the step."""
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer in one process. All must ask; the first gets the tensors, on the CPU, others None."""
+        """The state of the equal unsharded optimizer, with tensors on the CPU in rank 0 and None in the others.
+
+        A collective operation: every rank must call it.
+        """
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        keep = dist.get_rank() == 0
+        is_first = dist.get_rank() == 0
 
         def whole(parameter: nn.Parameter, name: str) -> Tensor | None:
             found: Tensor = safe_get_full_optimizer_state(parameter, name)
-            return found.cpu() if keep else None  # one at a time: a GPU need not have room for all of them
+            # One at a time: the unsharded states of all parameters need not fit into a GPU.
+            return found.cpu() if is_first else None
 
         steps = [values["step"] for values in self._inner.state.values() if "step" in values]
         state = {
@@ -104,13 +109,13 @@ class ZeroOptimizer:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """The way back; all values are whole."""
+        """Restore what ``state_dict`` returned; all tensors are unsharded."""
         from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_set_full_optimizer_state
 
         state, zero = state_dict["state"], self._engine.optimizer
         if not state:
             return
-        # before its first step the optimizer has no states, and ZeRO-2 does not know where a parameter's are
+        # Before its first step the optimizer has no states, and ZeRO-2 has no map from parameters to them.
         is_second = hasattr(zero, "single_partition_of_fp32_groups")
         flat = zero.single_partition_of_fp32_groups if is_second else zero.fp32_partitioned_groups_flat
         for one in flat:
@@ -137,36 +142,38 @@ def start_zero(
     autocast_dtype: torch.dtype | None,
     offload: bool,
 ) -> tuple[ZeroPolicy, ZeroOptimizer]:
-    """Hand a policy and its AdamW to DeepSpeed. The processes must be connected.
+    """Wrap a policy and its AdamW with DeepSpeed. The default process group must be initialized.
 
-    ``offload``: gradients and optimizer states lie in main memory, and the step is taken there.
+    With ``offload``, gradients and optimizer states are in main memory and the CPU computes the optimizer step.
+    Raises ``ConfigError`` if DeepSpeed is not installed.
     """
     require_deepspeed()
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # told at each of DeepSpeed's calls; no one here can call otherwise
+    # DeepSpeed's own calls; printed for each of them otherwise
     warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+. is deprecated", FutureWarning)
-    os.environ.setdefault("LOCAL_RANK", "0")  # a launcher sets it; without one there is one process
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it, and only a launcher sets it
     groups = [list(group["params"]) for group in optimizer.param_groups]
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_clipping": max_grad_norm,
-        # rows are as many as a step has: each is reduced as it comes, and the step is when it is asked for
+        # The number of microbatches differs from step to step: reduce each gradient in its own backward pass, and
+        # take the optimizer step when it is called.
         "managed_gradient_accumulation": False,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": stage,
-            "reduce_bucket_size": SENT_AT_ONCE,
-            "allgather_bucket_size": SENT_AT_ONCE,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
             "overlap_comm": False,
         },
     }
     if offload:
         settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if autocast_dtype is not None:
-        # gradients are sent as they are, in no module in a lower precision
+        # No module's gradients are reduced in lower precision than they have.
         named = str(autocast_dtype).removeprefix("torch.")
         settings["torch_autocast"] = {"enabled": True, "dtype": named, "lower_precision_safe_modules": []}
     engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings, dist_init_required=False)

@@ -20,7 +20,7 @@ from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling
 from virft.generation.vllm_generator import VLLMGenerator, engine_is_served, start_vllm
-from virft.inference.prompting import make_renderer
+from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel, load_model
 from virft.models.policy import TokenRules, make_policy
@@ -70,7 +70,7 @@ def encoded(loaded: LoadedModel, tmp_path: Path) -> EncodedPrompt:
     """Return a prompt with an image of 112 x 84 pixels: 8 x 6 patches."""
     path = save_image(tmp_path / "a.png", (112, 84))
     one = sample(image=str(path), size=(112, 84))
-    rendered = make_renderer(loaded, template="auto", thinking=False)(one)
+    rendered = make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False))(one)
     with torch.no_grad():
         (features,) = make_policy(loaded, temperature=0.7).encode_images([rendered.vision])
     return EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features, stream_id="0/a")

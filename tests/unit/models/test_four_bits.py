@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from factories import detections, sample, save_image
+from run_parts import grpo_trainer_of, load_model_of
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.errors import ConfigError, ModelError
 from virft.models.load import load_model
-from virft.recipes.setup import load_for_training, make_trainer
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs virft[quant], which is not installed"
@@ -42,7 +42,7 @@ def test_adapters_in_a_folder_cannot_be_merged_into_4_bit_weights(tmp_path: Path
 
 @needs_bitsandbytes
 def test_only_the_language_models_layers_have_4_bits() -> None:
-    packed = {n for n, p in load_for_training(CONFIG).model.named_parameters() if p.dtype == torch.uint8}
+    packed = {n for n, p in load_model_of(CONFIG).model.named_parameters() if p.dtype == torch.uint8}
     # 4 layers of 7 matrices
     assert len(packed) == 28
     assert all(name.startswith("model.language_model.layers.") for name in packed)
@@ -63,8 +63,8 @@ def test_logits_of_4_bit_weights_correlate_with_those_of_16_bits() -> None:
 @needs_bitsandbytes
 def test_sampling_and_training_alternate_and_adapters_are_saved(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png", (112, 112))
-    loaded = load_for_training(CONFIG)
-    trainer = make_trainer(CONFIG, loaded)
+    loaded = load_model_of(CONFIG)
+    trainer = grpo_trainer_of(CONFIG, loaded)
     one = sample(detections((10, 10, 60, 60)), image=str(path), size=(112, 112))
     for number in range(2):
         report = trainer.step(number, [one])

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from run_parts import grpo_trainer_of, load_model_of
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
 from virft.models.attention.layout import pack_row
 from virft.models.policy import make_policy
 from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import FitOption, Planner, RowShape
-from virft.recipes.setup import load_for_training, make_trainer
 from virft.types import ImageSize
 
 IMAGE = ImageSize(112, 112)
@@ -42,7 +42,7 @@ def planner(settings_name: str) -> Planner:
 
 @pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
 def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Config) -> None:
-    real = load_for_training(settings).model
+    real = load_model_of(settings).model
     shapes = {n: (p.shape, p.dtype, p.requires_grad) for n, p in real.named_parameters()}
     found = planner(name).loaded.model
     assert {n: (p.shape, p.dtype, p.requires_grad) for n, p in found.named_parameters()} == shapes
@@ -70,7 +70,7 @@ def test_only_full_training_with_a_kl_term_has_a_reference_model() -> None:
 
 
 def test_planned_optimizer_states_equal_those_of_adam() -> None:
-    trainer = make_trainer(LORA, load_for_training(LORA))
+    trainer = grpo_trainer_of(LORA, load_model_of(LORA))
     for group in trainer.optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -94,7 +94,7 @@ def test_row_shapes_follow_the_packing_of_a_step(microbatch_tokens: int, groups:
 def test_planned_activations_equal_those_of_the_real_model(name: str, settings: Config, checkpointing: bool) -> None:
     shape = RowShape(groups=2, completions=4)
     predicted = planner(name).activations(shape, checkpointing)
-    loaded = load_for_training(settings)
+    loaded = load_model_of(settings)
     if checkpointing:
         loaded.checkpoint_gradients()
     for parameter in loaded.model.parameters():
@@ -150,7 +150,7 @@ def test_4_bit_weights_and_8_bit_states_need_less_memory() -> None:
 
 
 def test_an_offloaded_optimizer_needs_no_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SENT_AT_ONCE", 1000)
+    monkeypatch.setattr(memory, "BUCKET_ELEMENTS", 1000)
     away = replace(FULL, parallel=ParallelConfig(strategy="zero2", offload_optimizer=True))
     found, whole = Planner(away, image=IMAGE, text_tokens=20), planner("full")
     assert found.held["optimizer states"] == 0 < whole.held["optimizer states"]
@@ -162,14 +162,14 @@ def test_an_offloaded_optimizer_needs_no_device_memory(monkeypatch: pytest.Monke
 
 def test_a_real_run_after_a_plan_meets_no_fake_tensors() -> None:
     planner("full").activations(RowShape(groups=1, completions=2), False)
-    policy = make_policy(load_for_training(FULL), temperature=1.0)
+    policy = make_policy(load_model_of(FULL), temperature=1.0)
     row = pack_row([[5] * 36], [torch.arange(36).expand(3, -1)], [[[7] * 10] * 2])
     assert torch.isfinite(policy(row, features=[])).all()
 
 
 def test_a_trained_qwen_tower_saves_about_what_is_planned() -> None:
     settings = config(freeze_vision=False)
-    loaded = load_for_training(settings)
+    loaded = load_model_of(settings)
     tower = loaded.model.get_submodule("model.visual")
     pixels, grid = torch.randn(64, 1176), torch.tensor([[1, 8, 8]])
     with LiveBytes([*tower.parameters(), *tower.buffers(), pixels]) as live:

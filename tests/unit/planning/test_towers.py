@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from run_parts import load_model_of
 from tiny_folders import TILED, save_tiny_folder
 from tiny_models import MAKERS
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
@@ -22,7 +23,6 @@ from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import Planner, RowShape
 from virft.planning.skeleton import replace_tensors, unfilled
 from virft.planning.towers import Tiles, Tower
-from virft.recipes.setup import load_for_training
 from virft.types import ImageSize
 
 PIECES = 5
@@ -104,7 +104,7 @@ def test_planned_activations_of_every_family_equal_the_real_ones(tmp_path: Path,
     tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
     assert planner.prompt.image_tokens == tokens
     predicted = planner.activations(RowShape(groups=2, completions=4), False)
-    loaded = load_for_training(settings)
+    loaded = load_model_of(settings)
     for parameter in loaded.model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)

@@ -1,4 +1,4 @@
-"""What `virft doctor` makes of what it finds."""
+"""Findings of `virft doctor`."""
 
 from __future__ import annotations
 
@@ -18,63 +18,68 @@ from virft.recipes.doctor import Finding, State, disk, memory, of_run, one_step,
 
 def test_packages_that_fit_are_listed_with_their_versions() -> None:
     found, extras = packages(["numpy>=2.0", 'datasets>=5.0; extra == "hf"', 'no-such-tool; extra == "dev"'])
-    assert found.state is State.GOOD
-    assert found.told.startswith("numpy 2.")
-    assert extras.told.startswith("virft[hf] with datasets ")
-    assert "no-such-tool" not in extras.told
+    assert found.state is State.OK
+    assert found.message.startswith("numpy 2.")
+    assert extras.message.startswith("virft[hf] with datasets ")
+    assert "no-such-tool" not in extras.message
 
 
-def test_packages_that_lack_or_are_too_old_are_told_with_the_command_that_cures_it() -> None:
+def test_missing_or_old_packages_are_listed_with_the_command_that_installs_them() -> None:
     found, extras = packages(["numpy>=99.0", "no-such-package>=1", 'no-such-app; extra == "app"'])
-    assert found.state is State.BROKEN
-    assert "no-such-package is not installed" in found.told
-    assert found.cure == 'pip install "numpy>=99.0" "no-such-package>=1"'
-    assert extras.told == "virft[app] not installed"
+    assert found.state is State.FIX
+    assert "no-such-package is not installed" in found.message
+    assert found.advice == 'pip install "numpy>=99.0" "no-such-package>=1"'
+    assert extras.message == "virft[app] not installed"
 
 
-def test_a_pytorch_for_gpus_that_sees_none_is_odd(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_build_without_a_gpu_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert processor().state is State.GOOD
+    assert processor().state is State.OK
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert processor().state is State.ODD
-    assert "nvidia-smi" in processor().cure
+    assert processor().state is State.NOTE
+    assert "nvidia-smi" in processor().advice
 
 
-def test_little_memory_and_little_room_are_odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory(3 * GIB) == Finding(about="memory", told="3.0 GiB available")
-    assert memory(GIB).state is State.ODD
-    assert disk(tmp_path / "not" / "there" / "yet").state is State.GOOD
+def test_little_memory_and_little_disk_space_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory(3 * GIB) == Finding(about="memory", message="3.0 GiB available")
+    assert memory(GIB).state is State.NOTE
+    assert disk(tmp_path / "not" / "there" / "yet").state is State.OK
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
-    assert disk(tmp_path).state is State.ODD
-    assert disk(tmp_path).told == f"1.0 GiB free in {tmp_path}"
+    assert disk(tmp_path).state is State.NOTE
+    assert disk(tmp_path).message == f"1.0 GiB free in {tmp_path}"
 
 
-def test_a_folder_that_cannot_be_written_must_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_write_permission_is_to_be_fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    assert disk(tmp_path).state is State.BROKEN
+    assert disk(tmp_path).state is State.FIX
 
 
 def test_a_training_step_works_here() -> None:
-    assert one_step().state is State.GOOD
+    assert one_step().state is State.OK
 
 
-@pytest.mark.parametrize(("spoil", "told"), [(float("nan"), "no numbers"), (None, "changed no weight")])
-def test_a_step_that_spoils_or_leaves_the_weights_is_told(
-    monkeypatch: pytest.MonkeyPatch, spoil: float | None, told: str
+@pytest.mark.parametrize(("value", "message"), [(float("nan"), "non-finite"), (None, "changed no weight")])
+def test_a_step_that_corrupts_or_leaves_the_weights_is_to_be_fixed(
+    monkeypatch: pytest.MonkeyPatch, value: float | None, message: str
 ) -> None:
-    def trainer(config, loaded):
+    made = doctor.open_grpo_trainer
+
+    def open_trainer(config):
+        trainer = made(config)
+
         def step(number, samples):
-            if spoil is not None:
+            if value is not None:
                 with torch.no_grad():
-                    loaded.model.get_input_embeddings().weight.fill_(spoil)
+                    trainer.policy.model.get_input_embeddings().weight.fill_(value)
 
-        return SimpleNamespace(step=step)
+        trainer.step = step
+        return trainer
 
-    monkeypatch.setattr(doctor, "make_trainer", trainer)
+    monkeypatch.setattr(doctor, "open_grpo_trainer", open_trainer)
     found = one_step()
-    assert found.state is State.BROKEN
-    assert told in found.told
+    assert found.state is State.FIX
+    assert message in found.message
 
 
 def config(tmp_path: Path, **model: str) -> Config:
@@ -83,21 +88,21 @@ def config(tmp_path: Path, **model: str) -> Config:
     )
 
 
-def test_a_runs_model_data_and_room_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_data_and_disk_space_of_a_run_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, room, data = of_run(config(tmp_path))
-    assert model.told.startswith("virft-tiny: qwen2_vl, ")
-    assert (room.state, data.state) == (State.GOOD, State.BROKEN)
-    assert "no_data" in data.told
+    assert model.message.startswith("virft-tiny: qwen2_vl, ")
+    assert (room.state, data.state) == (State.OK, State.FIX)
+    assert "no_data" in data.message
     # 7 million weights: three checkpoints of weights and two moments each, and two models, about 0.3 GiB
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB // 10))
     _, room, _ = of_run(config(tmp_path))
-    assert room.state is State.BROKEN
-    assert "run.keep_checkpoints" in room.cure
+    assert room.state is State.FIX
+    assert "run.keep_checkpoints" in room.advice
     missing, _ = of_run(config(tmp_path, path="./nothing"))
-    assert missing.state is State.BROKEN
+    assert missing.state is State.FIX
 
 
-def test_the_verb_ends_with_what_must_be_put_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_ends_with_the_findings_to_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert virft("doctor") == 0
     assert capsys.readouterr().out.endswith("no problems found\n")
     assert virft("doctor", write_config(tmp_path, tmp_path / "nowhere")) == 1

@@ -45,26 +45,26 @@ def test_training_sees_four_images_of_each_of_eight_new_classes(data: Path) -> N
     assert len(present) == 32
 
 
-def test_tests_ask_for_learnt_classes_in_two_styles_and_for_others(data: Path) -> None:
-    asked = {name: {one.query for one in Store(data / "data" / name)} for name in TESTS}
-    assert asked["same_sprites"] <= set(class_names("novel"))
-    assert asked["other_style"] <= set(class_names("novel"))
-    assert asked["never_trained"] <= set(class_names("heldout"))
+def test_test_sets_have_trained_classes_in_two_styles_and_other_classes(data: Path) -> None:
+    queries = {name: {one.query for one in Store(data / "data" / name)} for name in TESTS}
+    assert queries["same_sprites"] <= set(class_names("novel"))
+    assert queries["other_style"] <= set(class_names("novel"))
+    assert queries["never_trained"] <= set(class_names("heldout"))
     assert all(len(Store(data / "data" / name)) == 10 for name in TESTS)
 
 
 def test_images_of_training_and_tests_are_different(data: Path) -> None:
-    pictures = [path.read_bytes() for path in (data / "data").rglob("*.png")]
-    assert len(pictures) == len(set(pictures))
+    images = [path.read_bytes() for path in (data / "data").rglob("*.png")]
+    assert len(images) == len(set(images))
 
 
-def test_data_that_is_there_is_kept(data: Path) -> None:
+def test_existing_data_is_not_written_again(data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (data / "data").rglob("*")}
     write_data(data / "data", seed=0)
     assert {path: path.stat().st_mtime_ns for path in (data / "data").rglob("*")} == before
 
 
-def test_classes_may_be_asked_by_other_names_as_a_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_may_have_other_names_in_training_as_a_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quickstart, "TEST_QUESTIONS", 2)
     novel = class_names("novel")
     renamed = dict(zip(novel, novel[1:] + novel[:1], strict=True))
@@ -75,10 +75,10 @@ def test_classes_may_be_asked_by_other_names_as_a_control(tmp_path: Path, monkey
     assert [one.target for one in other] == [one.target for one in true]
 
 
-def test_pictures_show_questions_whose_answers_changed_first(data: Path) -> None:
+def test_samples_with_changed_predictions_are_shown_first(data: Path) -> None:
     store = Store(data / "data" / "same_sprites")
     changed = {store[3].id, store[7].id}
-    answers = {}
+    predictions = {}
     for name in ("base", "rft"):
         card = PredictionsCard(
             model=name,
@@ -95,8 +95,8 @@ def test_pictures_show_questions_whose_answers_changed_first(data: Path) -> None
             SizedPrediction(Prediction(sample_id=id, text=text, finish_reason=FinishReason.STOP), ImageSize(112, 112))
             for id, text in texts.items()
         ]
-        answers[name] = {"same_sprites": (write_predictions(data / name, card, rows),)}
-    found = Compared(systems=(), comparisons={}, answers=answers)
+        predictions[name] = {"same_sprites": (write_predictions(data / name, card, rows),)}
+    found = Compared(systems=(), comparisons={}, predictions=predictions)
     rows_shown = before_after_rows(found, data, "same_sprites", count=2)
     assert [row.question for row in rows_shown] == [store[3].query, store[7].query]
     assert [row.before for row in rows_shown] == [Detections()] * 2

@@ -1,4 +1,4 @@
-"""What a run refuses before it reads anything."""
+"""Errors of a run before it reads anything."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from virft.errors import ConfigError
 from virft.recipes import train as training
 from virft.recipes.train import train
 from virft.training.distributed import Ranks
+from virft.training.runtime import Runtime
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         (
             "ACCELERATE_USE_DEEPSPEED",
@@ -30,26 +31,26 @@ from virft.training.distributed import Ranks
         ),
     ],
 )
-def test_options_of_the_launcher_that_nobody_heeds_are_refused(
-    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_options_of_the_launcher_without_effect_are_refused(
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(variable, value)
     config = Config(data=DataConfig(train="nowhere"), run=RunConfig(dir=str(tmp_path / "run")))
-    with pytest.raises(ConfigError, match=f"^accelerate launch {told}"):
-        train(config, "grpo", resume=False, say=print)
+    with pytest.raises(ConfigError, match=f"^accelerate launch {message}"):
+        train(config, "grpo", resume=False, log=print)
 
 
 @pytest.mark.parametrize(
-    ("trainer", "told"),
+    ("trainer", "message"),
     [
         ("grpo", r"^grpo\.prompts_per_step is 16 with 17 processes"),
         ("sft", r"^sft\.samples_per_step is 16 with 17 proc"),
     ],
 )
-def test_a_step_has_something_to_do_for_every_process(
-    trainer: Literal["grpo", "sft"], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_step_has_a_sample_for_every_rank(
+    trainer: Literal["grpo", "sft"], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(training, "ranks", lambda: Ranks(count=17))
+    monkeypatch.setattr(training, "make_runtime", lambda *sections: Runtime(ranks=Ranks(count=17)))
     config = Config(data=DataConfig(train="nowhere"), run=RunConfig(dir=str(tmp_path / "run")))
-    with pytest.raises(ConfigError, match=told):
-        train(config, trainer, resume=False, say=print)
+    with pytest.raises(ConfigError, match=message):
+        train(config, trainer, resume=False, log=print)

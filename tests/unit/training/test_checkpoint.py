@@ -68,7 +68,7 @@ def test_only_trained_weights_are_saved_and_tied_ones_once(tmp_path: Path) -> No
     assert list(trained_parameters(Tied())) == ["embedding.weight"]
 
 
-def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, _ = trained(5)
     path = save(tmp_path, *trained(2), 2)
     module, optimizer = trained(0)
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     assert torch.equal(load_file(path / "trained.safetensors")["embedding.weight"], module.embedding.weight)
 
 
-def test_what_a_crash_left_unfinished_is_no_checkpoint(tmp_path: Path) -> None:
+def test_the_unfinished_folder_of_a_crash_is_no_checkpoint(tmp_path: Path) -> None:
     for name in ("step_000004.unfinished", "step_000003.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "trained.safetensors").write_text("half")
@@ -111,7 +111,7 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(tmp_path: Path) -> Non
     path = save(tmp_path, *trained(), 5)
     module = Tied()
     module.frozen.requires_grad_(True)
-    with pytest.raises(RunError, match=r"step_000005: the weights that are trained differ .* first is frozen\.bias"):
+    with pytest.raises(RunError, match=r"step_000005: the trained weights differ .* first is frozen\.bias"):
         load_checkpoint(path, module=module, optimizer=torch.optim.AdamW(module.parameters()))
 
 
@@ -126,7 +126,7 @@ def damage(path: Path, name: str, content: bytes | None) -> None:
     ("name", "content", "problem"),
     [
         ("trained.safetensors", b"", "trained.safetensors has 0 bytes; expected 104"),
-        ("trained.safetensors", b"x" * 104, "trained.safetensors is not what was written"),
+        ("trained.safetensors", b"x" * 104, "trained.safetensors has another hash than in manifest.json"),
         ("optimizer.safetensors", None, "optimizer.safetensors is missing"),
         ("state.json", b"{}", "state.json has 2 bytes; expected "),
         ("manifest.json", None, "manifest.json is missing"),
@@ -134,25 +134,25 @@ def damage(path: Path, name: str, content: bytes | None) -> None:
         ("manifest.json", b"[]", "manifest.json cannot be read (TypeError: "),
     ],
 )
-def test_a_torn_checkpoint_is_told_set_aside_and_the_one_before_used(
+def test_a_corrupt_checkpoint_is_logged_and_renamed_and_the_previous_one_is_used(
     tmp_path: Path, name: str, content: bytes | None, problem: str
 ) -> None:
     module, optimizer = trained()
     for num_steps in (5, 10):
         save(tmp_path, module, optimizer, num_steps)
     damage(tmp_path / "step_000010", name, content)
-    said: list[str] = []
-    assert latest_checkpoint(tmp_path, said.append) == tmp_path / "step_000005"
-    assert len(said) == 1
-    assert said[0].startswith(f"{tmp_path / 'step_000010'}: {problem}")
-    assert said[0].endswith("; it is set aside, and the one before it is used")
-    # it does not count as one of those that are kept, and is gone when there is a next one
+    logged: list[str] = []
+    assert latest_checkpoint(tmp_path, logged.append) == tmp_path / "step_000005"
+    assert len(logged) == 1
+    assert logged[0].startswith(f"{tmp_path / 'step_000010'}: {problem}")
+    assert logged[0].endswith("; it is renamed, and the previous checkpoint is used")
+    # it is not counted among the retained ones, and is deleted with the next save
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000005", "unreadable_step_000010"]
     save(tmp_path, module, optimizer, 7, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000007"]
 
 
-def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+def test_without_a_valid_checkpoint_the_latest_is_none(tmp_path: Path) -> None:
     path = save(tmp_path, *trained(), 5)
     damage(path, "manifest.json", None)
     assert latest_checkpoint(tmp_path, lambda line: None) is None
@@ -166,7 +166,7 @@ def test_checkpoints_are_in_the_order_of_their_numbers_and_nothing_else_is_one(t
     assert [path.name for path in checkpoints(tmp_path)] == ["step_999999", "step_1000000"]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_of_the_next(
+def test_a_full_disk_leaves_the_previous_checkpoint_and_no_half_of_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_of_the_next(
     assert latest_checkpoint(tmp_path, lambda line: None) is not None
 
 
-def test_states_that_share_memory_or_are_no_tensors_come_back(tmp_path: Path) -> None:
+def test_states_that_alias_memory_or_are_no_tensors_are_restored(tmp_path: Path) -> None:
     module, optimizer = trained()
     (state,) = optimizer.state.values()
     # as the states of 8 bits do

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next step, unless the environment says how memory is handled."""
+"""Freed memory is retained for the next step, unless the environment configures the allocator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 _SCRIPT = """
 import resource, sys
 from virft.training.freed_memory import keep_freed_memory
-print(keep_freed_memory() if sys.argv[1] == "asked" else False)
+print(keep_freed_memory() if sys.argv[1] == "on" else False)
 def step():
     parts = [bytearray(b"x") * (40 << 20) for _ in range(4)]
     return len(parts)
@@ -23,26 +23,26 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def _run(asked: str, **environment: str) -> tuple[bool, int]:
+def _run(mode: str, **environment: str) -> tuple[bool, int]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, asked], env=kept | environment, check=True, capture_output=True, text=True
+        [sys.executable, "-c", _SCRIPT, mode], env=kept | environment, check=True, capture_output=True, text=True
     )
-    told, pages = done.stdout.split()
-    return told == "True", int(pages)
+    done_by_glibc, pages = done.stdout.split()
+    return done_by_glibc == "True", int(pages)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is asked")
-def test_pages_are_made_once():
-    _, without = _run("not asked")
-    kept, with_it = _run("asked")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has mallopt")
+def test_page_faults_happen_once():
+    _, without = _run("off")
+    kept, with_it = _run("on")
     assert kept
     assert without > 50  # 160 MiB in pages of 2 MiB; most systems have 4 KiB
     assert with_it < without / 4
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_who_has_set_a_variable_knows_better(name):
+def test_a_users_own_tuning_is_left_alone(name):
     value = "glibc.malloc.arena_max=4" if name == "GLIBC_TUNABLES" else "1000000"
-    kept, _ = _run("asked", **{name: value})
+    kept, _ = _run("on", **{name: value})
     assert not kept

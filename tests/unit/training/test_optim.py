@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from virft.config.schema import Schedule
 from virft.errors import ConfigError
-from virft.training.optim import FastRows, Schedule, learning_rate, make_optimizer, set_learning_rate
+from virft.training.optim import ScaledRows, learning_rate, make_optimizer, set_learning_rate
 
 
 def rates(count: int, **options: object) -> list[float]:
@@ -40,7 +41,7 @@ def test_warm_up_of_all_but_one_step_is_possible() -> None:
     assert rates(2, schedule="linear", warmup_steps=1) == [0.5, 1.0]
 
 
-def test_the_optimizer_takes_only_what_wants_a_gradient() -> None:
+def test_the_optimizer_has_only_parameters_that_require_a_gradient() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     optimizer = make_optimizer(model.parameters(), weight_decay=0.1)
@@ -56,12 +57,12 @@ def test_the_rate_is_set_in_every_group() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-def test_fast_rows_learn_as_much_faster_as_asked_and_no_others() -> None:
+def test_the_update_of_scaled_rows_is_multiplied_and_that_of_others_is_not() -> None:
     model = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 2))
     table = model[0].weight
     assert isinstance(table, nn.Parameter)
-    fast = FastRows(table, torch.tensor([1, 3]), 10.0)
-    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, fast=fast)
+    scaled = ScaledRows(table, torch.tensor([1, 3]), 10.0)
+    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, scaled_rows=scaled)
     set_learning_rate(optimizer, 0.01)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model(torch.arange(4)).sum().backward()
@@ -77,7 +78,9 @@ def test_frozen_embeddings_stay_as_they_are() -> None:
     table = model[0].weight
     assert isinstance(table, nn.Parameter)
     table.requires_grad_(False)
-    optimizer = make_optimizer(model.parameters(), weight_decay=0.0, fast=FastRows(table, torch.tensor([1]), 10.0))
+    optimizer = make_optimizer(
+        model.parameters(), weight_decay=0.0, scaled_rows=ScaledRows(table, torch.tensor([1]), 10.0)
+    )
     before = table.clone()
     set_learning_rate(optimizer, 0.01)
     model(torch.arange(4)).sum().backward()
@@ -85,7 +88,7 @@ def test_frozen_embeddings_stay_as_they_are() -> None:
     assert torch.equal(table, before)
 
 
-def test_parts_learn_at_rates_of_their_own() -> None:
+def test_parts_have_learning_rates_of_their_own() -> None:
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     scales = dict(zip(model.parameters(), (1.0, 0.1, 5.0), strict=True))
     optimizer = make_optimizer(model.parameters(), weight_decay=0.0, scale_of=scales.__getitem__)

@@ -1,4 +1,4 @@
-"""Whenever the power is cut, the run goes on to the same end."""
+"""Whenever the power is cut, the run resumes to the same end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from power_cut import Cut, drop, watched_disk
 from toy_training import question, toy_trainer
 from virft.config.schema import Config, DataConfig, RunConfig
 from virft.files import write_text
-from virft.training.loop import LoopSettings, run_training
+from virft.training.loop import LoopSettings, TrainingLoop
 from virft.training.run import METRICS, ROLLOUTS, RunFolder
 
 SAME = (METRICS, ROLLOUTS, "checkpoints/step_000003/trained.safetensors", "best/weight")
@@ -30,15 +30,15 @@ def run(folder: Path) -> list[str]:
     weight: Any = trainer.policy.weight
     with contextlib.chdir(folder.parent):  # the folder's name is part of the config
         config = Config(data=DataConfig(train="d"), run=RunConfig(dir=folder.name))
-        run_training(
-            trainer,
-            lambda step: [QUESTIONS[(step + place) % 3] for place in range(2)],
-            RunFolder.open(config, resume=True, card={"data_hash": "0", "trainer": "grpo"}),
-            SETTINGS,
-            say=said.append,
+        TrainingLoop(
+            trainer=trainer,
+            batch=lambda step: [QUESTIONS[(step + place) % 3] for place in range(2)],
+            run_folder=RunFolder.open(config, resume=True, card={"data_hash": "0", "trainer": "grpo"}),
+            settings=SETTINGS,
+            log=said.append,
             validate=lambda num_steps: {"score": (weight[1] - weight[2]).item()},
-            keep_best=lambda: keep(Path(folder.name) / "best", weight.tolist()),
-        )
+            save_best=lambda: keep(Path(folder.name) / "best", weight.tolist()),
+        ).run()
     return said
 
 
@@ -61,7 +61,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Cut]:
 
 
 @pytest.mark.parametrize("state", ["live", "synced", "torn"])
-def test_a_run_cut_at_any_moment_goes_on_to_the_same_end(
+def test_a_run_cut_at_any_moment_resumes_to_the_same_end(
     cuts: list[Cut], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # each of 3 saves syncs 3 logs, 4 files and 3 folders, and renames at least once
@@ -79,10 +79,10 @@ def test_a_run_cut_at_any_moment_goes_on_to_the_same_end(
         said = run(place)
         assert states_of(place) == expected, (number, cut.call)
         assert not list(place.rglob("*.unfinished")), (number, cut.call)
-        found = re.fullmatch(r"going on after step (\d)", said[0]) if said else None
+        found = re.fullmatch(r"resuming after step (\d)", said[0]) if said else None
         kept.append(int(found[1]) if found else 0)
         drop(place.parent)
-    assert kept == sorted(kept), "what was saved once is never lost"
+    assert kept == sorted(kept), "a saved step is never lost"
     assert set(kept) == {0, 1, 2, 3}
 
 
@@ -99,7 +99,7 @@ def test_the_states_are_those_a_disk_could_be_in(tmp_path: Path, monkeypatch: py
         write_text(tmp_path / "d" / "careful", "1234")
     end = cuts[-1]
     assert end.live == {"careless": b"1234", "careful": b"1234"}
-    # the folder was synced, so both names are there, but one file never was
+    # the folder was synced, so both names exist, but one file never was
     assert end.synced == {"careless": b"", "careful": b"1234"}
     assert end.torn == {"careless": b"12", "careful": b"1234"}
     assert [cut.call for cut in cuts] == ["fsync", "replace", "fsync", "end"]

@@ -19,31 +19,31 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_time_left_follows_the_rate_so_far(clock: list[float]) -> None:
-    told = Progress(100)
-    assert told.tell(0) == "starting"
+    progress = Progress(100)
+    assert progress.describe(0) == "starting"
     clock[0] += 20
     # 10 in 20 s, so 90 take 180 s
-    assert told.tell(10) == "2.0 s each, 3:00 left"
+    assert progress.describe(10) == "2.0 s each, 3:00 left"
 
 
-def test_what_was_done_before_a_resume_does_not_count_as_speed(clock: list[float]) -> None:
-    told = Progress(100, done=50)
+def test_items_done_before_a_resume_do_not_count_in_the_throughput(clock: list[float]) -> None:
+    progress = Progress(100, done=50)
     clock[0] += 5
     # 10 in 5 s, so 40 take 20 s
-    assert told.tell(60) == "2.0/s, 0:20 left"
-    assert Progress(100, done=100).tell(100) == "starting"
+    assert progress.describe(60) == "2.0/s, 0:20 left"
+    assert Progress(100, done=100).describe(100) == "starting"
 
 
 def test_durations_are_rounded_to_seconds() -> None:
     assert [duration(seconds) for seconds in (0.4, 59.6, 3599.6)] == ["0:00", "1:00", "1:00:00"]
 
 
-def test_a_step_line_shows_what_matters() -> None:
-    line = step_line(METRICS, num_steps=200, seconds=8.12, rest="1:00 left")
+def test_a_step_line_has_reward_parts_unreadable_fraction_and_time() -> None:
+    line = step_line(METRICS, num_steps=200, seconds=8.12, time_left="1:00 left")
     assert line == "step 120/200  reward 1.84 (format 0.50 iou 0.71)  unreadable 3%  8.1 s  1:00 left"
 
 
-def test_cut_answers_and_kl_appear_where_there_are_any() -> None:
-    line = step_line({**METRICS, "truncated_frac": 0.25, "kl": 0.0123}, num_steps=200, seconds=1, rest="")
+def test_truncated_fraction_and_kl_appear_if_they_exist() -> None:
+    line = step_line({**METRICS, "truncated_frac": 0.25, "kl": 0.0123}, num_steps=200, seconds=1, time_left="")
     assert "unreadable 3%  truncated 25%  kl 0.0123  1.0 s" in line
-    assert "truncated" not in step_line({**METRICS, "truncated_frac": 0.0}, num_steps=200, seconds=1, rest="")
+    assert "truncated" not in step_line({**METRICS, "truncated_frac": 0.0}, num_steps=200, seconds=1, time_left="")

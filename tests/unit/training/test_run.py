@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
-from virft.config.schema import Config, DataConfig, GRPOConfig, GuardsConfig, ModelConfig, RunConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, MonitorsConfig, RunConfig
 from virft.config.toml_file import load
 from virft.errors import RunError
-from virft.training.run import EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
+from virft.training.run import (
+    EVENTS,
+    METRICS,
+    ROLLOUTS,
+    TIMINGS,
+    RunFolder,
+    require_current_format,
+    run_card,
+)
 
 
 def config(folder: Path, **grpo: Any) -> Config:
@@ -24,7 +32,7 @@ def open_run(settings: Config, *, resume: bool = False, data_hash: str = "012345
     return RunFolder.open(settings, resume=resume, card=card)
 
 
-def test_a_new_run_writes_its_settings_and_where_it_came_from(tmp_path: Path) -> None:
+def test_a_new_run_writes_its_settings_and_provenance(tmp_path: Path) -> None:
     settings = config(tmp_path / "a" / "r", steps=7)
     run = open_run(settings)
     assert load(run.folder / "config.toml").config == settings
@@ -37,7 +45,7 @@ def test_a_new_run_writes_its_settings_and_where_it_came_from(tmp_path: Path) ->
 def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     open_run(config(tmp_path / "r")).append(METRICS, {"step": 0})
     before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
-    with pytest.raises(RunError, match=r"already holds a run; go on with --resume, or name another run\.dir"):
+    with pytest.raises(RunError, match=r"already holds a run; resume with --resume, or choose another run\.dir"):
         open_run(config(tmp_path / "r", steps=9))
     assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
 
@@ -80,9 +88,9 @@ def test_resume_without_a_run_begins_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 9, "group_size": 4}, r"another config: grpo\.steps is 200 \(there\) and 9 \(now\); resume with"),
-        ({"kl_coef": 0.0}, r"another config: grpo\.kl_coef is 0\.04 \(there\) and 0\.0 \(now\)"),
-        ({"loss": "token_mean"}, r'grpo\.loss is "sequence_mean" \(there\) and "token_mean" \(now\)'),
+        ({"steps": 9, "group_size": 4}, r"another config: grpo\.steps is 200 \(saved\) and 9 \(now\); resume with"),
+        ({"kl_coef": 0.0}, r"another config: grpo\.kl_coef is 0\.04 \(saved\) and 0\.0 \(now\)"),
+        ({"loss": "token_mean"}, r'grpo\.loss is "sequence_mean" \(saved\) and "token_mean" \(now\)'),
     ],
 )
 def test_other_settings_are_refused_and_the_first_is_named(
@@ -93,13 +101,13 @@ def test_other_settings_are_refused_and_the_first_is_named(
         open_run(config(tmp_path / "r", **changes), resume=True)
 
 
-def test_settings_that_bound_memory_and_guards_may_change(tmp_path: Path) -> None:
+def test_settings_that_bound_memory_and_monitors_may_change(tmp_path: Path) -> None:
     open_run(config(tmp_path / "r")).append(METRICS, {"step": 0})
-    changed = replace(config(tmp_path / "r", microbatch_tokens=512), guards=GuardsConfig(stop_on=("kl",)))
+    changed = replace(config(tmp_path / "r", microbatch_tokens=512), monitors=MonitorsConfig(stop_on=("kl",)))
     run = open_run(changed, resume=True)
     assert load(run.folder / "config.toml").config == changed
     (event,) = run.records(EVENTS)
-    assert event["told"] == "goes on with other settings: grpo.microbatch_tokens is 4096 (before) and 512 (now)"
+    assert event["message"] == "resumed with other settings: grpo.microbatch_tokens is 4096 (before) and 512 (now)"
     # it happened once, whichever steps are done again
     run.cut_logs(0)
     assert run.records(EVENTS) == [event]
@@ -126,7 +134,7 @@ def test_log_lines_are_short_and_keep_their_order(tmp_path: Path) -> None:
     assert (run.folder / METRICS).read_text(encoding="utf-8") == '{"step":0,"reward":0.5,"text":"füchse"}\n'
 
 
-def test_lines_of_steps_that_will_be_done_again_are_cut(tmp_path: Path) -> None:
+def test_records_of_steps_that_are_repeated_are_cut(tmp_path: Path) -> None:
     run = open_run(config(tmp_path / "r"))
     for name in (METRICS, ROLLOUTS, TIMINGS):
         for step in range(4):
@@ -152,10 +160,30 @@ def test_a_line_that_holds_other_line_breaks_or_was_cut_in_a_character_breaks_no
 def test_other_processes_read_but_do_not_write(tmp_path: Path) -> None:
     settings = Config(data=DataConfig(train="d"), run=RunConfig(dir=str(tmp_path / "r")))
     with pytest.raises(RunError, match=r"expected run\.dir on a file system that all machines share"):
-        RunFolder.join(settings)
+        RunFolder.join(tmp_path / "r")
     first = RunFolder.open(settings, resume=False, card={"data_hash": "0", "trainer": "grpo"})
     first.append(METRICS, {"step": 0})
-    second = RunFolder.join(settings)
+    second = RunFolder.join(tmp_path / "r")
     second.append(METRICS, {"step": 1})
     second.cut_logs(0)
     assert second.records(METRICS) == [{"step": 0}]
+
+
+def written_by_another_version(folder: Path) -> Path:
+    """A run folder as virft wrote it when its schema version was 1."""
+    card = json.loads((folder / "card.json").read_text()) | {"schema_version": 1}
+    (folder / "card.json").write_text(json.dumps(card))
+    text = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(text.replace("[monitors]", "[guards]"))
+    return folder
+
+
+def test_a_run_of_another_format_is_refused_by_its_version(tmp_path: Path) -> None:
+    folder = written_by_another_version(open_run(config(tmp_path / "r")).folder)
+    with pytest.raises(RunError) as error:
+        open_run(config(tmp_path / "r"), resume=True)
+    assert str(error.value) == (
+        f"{folder / 'card.json'}: schema_version is 1, so another version of virft wrote this run folder; expected 2: "
+        "open it with that version, or train into another run.dir"
+    )
+    require_current_format(tmp_path)  # a folder without a card is not this function's to refuse

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from virft.training.step import Stopwatch
+from virft.training.step import StageTimer
 
 
-def test_a_stopwatch_books_time_by_stage() -> None:
-    watch = Stopwatch()
+def test_a_timer_adds_up_seconds_by_stage() -> None:
+    watch = StageTimer()
     for stage in ("a", "b", "a"):
         watch.lap(stage)
     assert list(watch.seconds) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""The first signal asks, the second insists, and what is being written is written."""
+"""The first signal ends a run after its step, the second immediately, but never in the middle of a file."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def send(*which: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("one", SIGNALS)
-def test_a_first_signal_asks(one: signal.Signals) -> None:
+def test_a_first_signal_is_recorded(one: signal.Signals) -> None:
     with stop_signals() as signals:
-        assert not signals.queried
+        assert not signals.received
         send(one)
-        assert signals.queried
+        assert signals.received
 
 
-def test_a_second_one_of_either_kind_stops_at_once() -> None:
+def test_a_second_signal_of_either_kind_stops_immediately() -> None:
     with pytest.raises(KeyboardInterrupt), stop_signals():
         send(signal.SIGTERM, signal.SIGINT)
 
 
-def test_who_insists_while_something_is_written_waits_for_it() -> None:
+def test_a_second_signal_waits_for_the_end_of_a_held_block() -> None:
     written = []
     with pytest.raises(KeyboardInterrupt), stop_signals() as signals:
         with signals.held():
@@ -39,27 +39,27 @@ def test_who_insists_while_something_is_written_waits_for_it() -> None:
     assert written == ["all"]
 
 
-def test_one_signal_while_something_is_written_only_asks() -> None:
+def test_one_signal_in_a_held_block_is_recorded_only() -> None:
     with stop_signals() as signals:
         with signals.held():
             send(signal.SIGTERM)
-        assert signals.queried
+        assert signals.received
 
 
-def test_what_cannot_be_written_is_told_also_where_someone_insists() -> None:
+def test_an_error_in_a_held_block_is_raised_also_after_a_second_signal() -> None:
     with pytest.raises(OSError, match="full"), stop_signals() as signals, signals.held():
         send(signal.SIGINT, signal.SIGINT)
         raise OSError("full")
 
 
-def test_signals_have_their_old_meaning_after_it() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(one) for one in SIGNALS]
     with stop_signals():
         assert [signal.getsignal(one) for one in SIGNALS] != before
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
-def test_outside_of_the_main_thread_nothing_is_heard() -> None:
+def test_outside_of_the_main_thread_no_signal_is_handled() -> None:
     found: list[StopSignals] = []
 
     def work() -> None:
@@ -69,4 +69,4 @@ def test_outside_of_the_main_thread_nothing_is_heard() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert not found[0].asked
+    assert not found[0].received

@@ -1,4 +1,4 @@
-"""Trackers are told what the logs get, once; TensorBoard's files are read back."""
+"""Trackers get the records of the logs, once; TensorBoard's files are read again."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from virft.errors import ConfigError, RunError
 from virft.training import trackers as module
-from virft.training.trackers import ShownAnswer, Trackers, require_installed
+from virft.training.trackers import LoggedCompletion, Trackers, require_installed
 from virft.types import RolloutGroup
 
 GROUP: Any = object()
 
 
-def draw(group: RolloutGroup) -> Sequence[ShownAnswer]:
+def draw(group: RolloutGroup) -> Sequence[LoggedCompletion]:
     assert group is GROUP
     return [
-        ShownAnswer(
-            rank=rank, question="fox", text="<answer>", reward=reward, picture=Image.new("RGB", (40, 20), colour)
+        LoggedCompletion(
+            rank=rank, query="fox", text="<answer>", reward=reward, image=Image.new("RGB", (40, 20), colour)
         )
         for rank, reward, colour in (("best", 1.5, "red"), ("worst", 0.0, "blue"))
     ]
@@ -37,13 +37,13 @@ def make(folder: Path, *names: str, images_every: int = 2, **more: Any) -> Track
     return Trackers(names, folder, **{"config": config, "draw": draw, "images_every": images_every} | more)
 
 
-def tell(trackers: Trackers, *, num_done: int, until: int, num_told: int = 0) -> None:
+def log_steps(trackers: Trackers, *, num_done: int, until: int, num_logged: int = 0) -> None:
     """Steps from ``num_done`` on, with reward 10 x step, and a validation after the last one."""
     with trackers:
-        trackers.start(num_done=num_done, num_told=num_told)
+        trackers.start(num_done=num_done, num_logged=num_logged)
         for step in range(num_done, until):
             trackers.log({"step": step, "reward": 10.0 * step, "reward@coco": 0.5})
-            trackers.show(step, GROUP)
+            trackers.log_group(step, GROUP)
         trackers.log({"step": until - 1, "validation_f1": 0.25})
 
 
@@ -58,7 +58,7 @@ def curve(found: EventAccumulator, name: str) -> list[tuple[int, float]]:
 
 
 class Fake(tracking.GeneralTracker):
-    """Remembers what it is told. ``made``: the trackers of a test, in the order of their making."""
+    """Remembers what is logged. ``made``: the trackers of a test, in the order of their making."""
 
     name = "wandb"
     requires_logging_directory = False
@@ -67,7 +67,7 @@ class Fake(tracking.GeneralTracker):
     def __init__(self, run_name: str, **options: Any) -> None:
         super().__init__()
         self.run_name, self.options = run_name, options
-        self.told: list[Any] = []
+        self.logged: list[Any] = []
         self.made.append(self)
 
     @property
@@ -75,13 +75,13 @@ class Fake(tracking.GeneralTracker):
         return self
 
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        self.told.append((step, values))
+        self.logged.append((step, values))
 
     def log_table(self, name: str, columns: list[str], data: list[list[Any]], step: int) -> None:
-        self.told.append((step, {name: [dict(zip(columns, row, strict=True)) for row in data]}))
+        self.logged.append((step, {name: [dict(zip(columns, row, strict=True)) for row in data]}))
 
     def finish(self) -> None:
-        self.told.append("finished")
+        self.logged.append("finished")
 
 
 class FakeTrackio(Fake):
@@ -94,13 +94,13 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(Fake, "made", [])
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Fake)
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", FakeTrackio)
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Image=lambda picture: picture.size, Error=RuntimeError))
-    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(Image=lambda picture, caption: (picture.size, caption)))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Image=lambda image: image.size, Error=RuntimeError))
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(Image=lambda image, caption: (image.size, caption)))
     return Fake.made
 
 
 def test_tensorboard_has_every_number_at_its_step(tmp_path: Path) -> None:
-    tell(make(tmp_path, "tensorboard"), num_done=0, until=3)
+    log_steps(make(tmp_path, "tensorboard"), num_done=0, until=3)
     found = events(tmp_path)
     assert curve(found, "reward") == [(0, 0.0), (1, 10.0), (2, 20.0)]
     assert curve(found, "validation_f1") == [(2, 0.25)]
@@ -109,37 +109,37 @@ def test_tensorboard_has_every_number_at_its_step(tmp_path: Path) -> None:
     assert config.tensor_proto.string_val[0].decode() == "    seed = 0\n    grpo.steps = 5"
 
 
-def test_tensorboard_has_pictures_and_texts_so_often(tmp_path: Path) -> None:
-    tell(make(tmp_path, "tensorboard", images_every=2), num_done=0, until=4)
+def test_tensorboard_has_images_and_texts_every_n_steps(tmp_path: Path) -> None:
+    log_steps(make(tmp_path, "tensorboard", images_every=2), num_done=0, until=4)
     found = events(tmp_path)
-    # best and worst beside each other, 40 x 20 each
+    # best and worst next to each other, 40 x 20 each
     assert [(one.step, one.width, one.height) for one in found.Images("rollout")] == [(0, 80, 20), (2, 80, 20)]
     texts = [one.tensor_proto.string_val[0].decode() for one in found.Tensors("rollout_best/text_summary")]
     assert texts == ["fox\n\n    <answer>\n\nreward 1.500"] * 2
 
 
-def test_a_resumed_run_goes_on_in_the_same_curve(tmp_path: Path) -> None:
-    tell(make(tmp_path, "tensorboard"), num_done=0, until=4)
-    tell(make(tmp_path, "tensorboard"), num_done=2, until=6, num_told=4)
+def test_a_resumed_run_continues_the_same_curve(tmp_path: Path) -> None:
+    log_steps(make(tmp_path, "tensorboard"), num_done=0, until=4)
+    log_steps(make(tmp_path, "tensorboard"), num_done=2, until=6, num_logged=4)
     found = events(tmp_path)
     assert [step for step, _ in curve(found, "reward")] == [0, 1, 2, 3, 4, 5]
     assert [one.step for one in found.Images("rollout")] == [0, 2, 4]
     assert len(found.Tensors("config/text_summary")) == 1
 
 
-def test_trackers_that_cannot_hide_are_not_told_twice(tmp_path: Path, fakes: list[Any]) -> None:
-    tell(make(tmp_path / "mine", "wandb", "trackio", images_every=0), num_done=0, until=2)
-    tell(make(tmp_path / "mine", "wandb", "trackio", images_every=0), num_done=1, until=4, num_told=2)
+def test_trackers_that_cannot_replace_records_get_each_once(tmp_path: Path, fakes: list[Any]) -> None:
+    log_steps(make(tmp_path / "mine", "wandb", "trackio", images_every=0), num_done=0, until=2)
+    log_steps(make(tmp_path / "mine", "wandb", "trackio", images_every=0), num_done=1, until=4, num_logged=2)
     first, _, second, other = fakes
     validation = {"validation_f1": 0.25}
-    assert first.told == [
+    assert first.logged == [
         (0, {"reward": 0.0, "reward@coco": 0.5}),
         (1, {"reward": 10.0, "reward@coco": 0.5}),
         (1, validation),
         "finished",
     ]
-    assert [step for step, _ in second.told[:-1]] == [2, 3, 3]
-    assert other.told == second.told
+    assert [step for step, _ in second.logged[:-1]] == [2, 3, 3]
+    assert other.logged == second.logged
     # the second start finds the run of the first
     assert first.run_name == "virft"
     assert first.options == second.options
@@ -152,52 +152,52 @@ def test_trackers_that_cannot_hide_are_not_told_twice(tmp_path: Path, fakes: lis
 def test_other_runs_of_the_same_name_are_other_runs(tmp_path: Path, fakes: list[Any]) -> None:
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
-        tell(make(tmp_path / place / "run", "wandb"), num_done=0, until=1)
+        log_steps(make(tmp_path / place / "run", "wandb"), num_done=0, until=1)
     assert fakes[0].options["id"] != fakes[1].options["id"]
 
 
-def test_answers_are_a_table_in_wandb_and_pictures_in_trackio(tmp_path: Path, fakes: list[Any]) -> None:
+def test_completions_are_a_table_in_wandb_and_images_in_trackio(tmp_path: Path, fakes: list[Any]) -> None:
     with make(tmp_path, "wandb", "trackio") as trackers:
-        trackers.start(num_done=0, num_told=0)
-        trackers.show(4, GROUP)
+        trackers.start(num_done=0, num_logged=0)
+        trackers.log_group(4, GROUP)
     wandb, trackio = fakes
-    row = {"rank": "best", "question": "fox", "text": "<answer>", "reward": 1.5, "picture": (40, 20)}
-    assert wandb.told[0] == (4, {"rollout": [row, row | {"rank": "worst", "reward": 0.0}]})
-    step, pictures = trackio.told[0]
+    row = {"rank": "best", "query": "fox", "text": "<answer>", "reward": 1.5, "image": (40, 20)}
+    assert wandb.logged[0] == (4, {"rollout": [row, row | {"rank": "worst", "reward": 0.0}]})
+    step, images = trackio.logged[0]
     assert step == 4
-    assert pictures["rollout_worst"] == ((40, 20), "fox\n\n    <answer>\n\nreward 0.000")
+    assert images["rollout_worst"] == ((40, 20), "fox\n\n    <answer>\n\nreward 0.000")
 
 
-def test_nothing_is_drawn_for_no_one(tmp_path: Path) -> None:
-    def never(group: RolloutGroup) -> Sequence[ShownAnswer]:
+def test_no_image_is_drawn_without_a_tracker(tmp_path: Path) -> None:
+    def never(group: RolloutGroup) -> Sequence[LoggedCompletion]:
         raise AssertionError
 
-    tell(make(tmp_path / "a", draw=never), num_done=0, until=3)
-    tell(make(tmp_path / "b", "tensorboard", images_every=0, draw=never), num_done=0, until=3)
+    log_steps(make(tmp_path / "a", draw=never), num_done=0, until=3)
+    log_steps(make(tmp_path / "b", "tensorboard", images_every=0, draw=never), num_done=0, until=3)
     assert list((tmp_path / "a").iterdir()) == []
 
 
 def test_a_tracker_named_twice_is_started_once(tmp_path: Path, fakes: list[Any]) -> None:
-    tell(make(tmp_path, "wandb", "wandb"), num_done=0, until=1)
+    log_steps(make(tmp_path, "wandb", "wandb"), num_done=0, until=1)
     assert len(fakes) == 1
 
 
-def test_a_missing_login_is_told_and_what_had_started_is_ended(
+def test_a_missing_login_is_an_error_and_started_trackers_are_ended(
     tmp_path: Path, fakes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(self: Fake) -> None:
-        raise RuntimeError("No API key\nconfigured.")  # what stands in for wandb.Error here
+        raise RuntimeError("No API key\nconfigured.")  # wandb.Error of this test
 
     monkeypatch.setattr(Fake, "start", start)
     monkeypatch.setattr(FakeTrackio, "start", lambda self: None)
-    reason = r"run\.trackers: wandb does not start: No API key configured\.; mend that, go on with --resume"
+    reason = r"run\.trackers: wandb does not start: No API key configured\.; resolve this, then resume with --resume"
     with pytest.raises(RunError, match=reason), make(tmp_path, "trackio", "wandb") as trackers:
-        trackers.start(num_done=0, num_told=0)
+        trackers.start(num_done=0, num_logged=0)
     trackio, _ = fakes
-    assert trackio.told == ["finished"]
+    assert trackio.logged == ["finished"]
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     require_installed(["tensorboard"])
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "wandb" else object())
     require_installed(["tensorboard", "trackio"])

@@ -11,7 +11,7 @@ from virft.errors import ConfigError
 from virft.training.zero import ZeroPolicy, require_deepspeed
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"need deepspeed, which is not installed; expected pip install virft\[deep"):
         require_deepspeed()
@@ -22,7 +22,7 @@ def test_gradients_are_sums_over_the_processes_not_means() -> None:
     called = ZeroPolicy(lambda factor: weight * factor, num_processes=4)
     called(3.0).sum().backward()
     assert weight.grad is not None
-    assert weight.grad.tolist() == [12.0, 12.0]  # 3 x 4: each process's share of the mean is a quarter
+    assert weight.grad.tolist() == [12.0, 12.0]  # 3 x 4: each process's part of the mean is a quarter
 
 
 def test_a_pass_without_gradient_is_left_alone() -> None:

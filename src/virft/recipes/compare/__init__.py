@@ -1,1 +1,1 @@
-"""Base, supervised and reinforced model on one data set: trained by the same budget, asked the same, side by side."""
+"""Base, supervised and reinforced model on one dataset: equal budgets, equal evaluation, side by side."""

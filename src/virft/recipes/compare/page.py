@@ -1,4 +1,4 @@
-"""A comparison as one HTML page: what it shows in sentences, then scores, curves, pictures."""
+"""A comparison as one HTML page: sentences about the differences, then scores, curves, images and costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from virft.evaluation.predictions import read_predictions_card
-from virft.recipes.compare.runs import IN_WORDS, Compared, TrainedSystem
+from virft.recipes.compare.runs import SYSTEM_NAMES, Compared, TrainedSystem
 from virft.recipes.compare.text import sentences, shown_numbers
 from virft.report.read import read_reported_predictions, read_run
 from virft.report.render.page import html_table, paragraph
@@ -18,17 +18,17 @@ from virft.training.progress import duration
 
 
 def compare_page(found: Compared, *, title: str, intro: str, sections: Sequence[Section] = ()) -> str:
-    """The page. ``sections`` stand before its own."""
+    """The page as HTML; ``sections`` come before its own."""
     return render_run_page(
-        [_reported(system, found.answers[system.name]) for system in found.systems],
+        [_reported(system, found.predictions[system.name]) for system in found.systems],
         title=title,
         intro=intro,
-        sections=[*sections, *_shown(found), Section(heading="What it took", body=_costs(found))],
+        sections=[*sections, *_shown(found), Section(heading="Cost", body=_costs(found))],
     )
 
 
-def _reported(system: TrainedSystem, answers: Mapping[str, tuple[Path, ...]]) -> ReportedSystem:
-    name = IN_WORDS[system.name]
+def _reported(system: TrainedSystem, predictions: Mapping[str, tuple[Path, ...]]) -> ReportedSystem:
+    name = SYSTEM_NAMES[system.name]
     return ReportedSystem(
         name=name,
         runs=tuple(read_run(run, name=f"{name}, {run.name.rpartition('_seed_')[2]}") for run in system.runs),
@@ -36,23 +36,23 @@ def _reported(system: TrainedSystem, answers: Mapping[str, tuple[Path, ...]]) ->
             test: tuple(
                 read_reported_predictions(path.parent, read_predictions_card(path), near=path.parent) for path in paths
             )
-            for test, paths in answers.items()
+            for test, paths in predictions.items()
         },
     )
 
 
 def _shown(found: Compared) -> Iterator[Section]:
-    """Sentences about each test."""
+    """A section of sentences about each test."""
     for test, by_pair in found.comparisons.items():
         for number, one in enumerate(next(iter(by_pair.values()))):
             body = Markup().join(paragraph(text) for text in sentences(by_pair, number))
-            yield Section(heading=f"What {test} shows ({', '.join(shown_numbers(one.task))})", body=body)
+            yield Section(heading=f"Differences on {test} ({', '.join(shown_numbers(one.task))})", body=body)
 
 
 def _costs(found: Compared) -> Markup:
     rows = [
         [
-            IN_WORDS[one.name],
+            SYSTEM_NAMES[one.name],
             str(len(one.runs)),
             f"{one.learning_rate:g}",
             ", ".join(f"{rate:g}: {score:.3f}" for rate, score in (one.tried or {}).items()) or "not tuned",

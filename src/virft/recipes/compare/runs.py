@@ -1,4 +1,4 @@
-"""The runs and answers of a comparison: made, or found where they are there already."""
+"""Runs and predictions of a comparison: base, SFT and RFT. Those that exist already are used again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from virft.config.schema import CompareConfig, Config, Method
+from virft.config.schema import CompareConfig, Config, GRPOConfig, Method, SFTConfig
 from virft.config.toml_file import dump, first_difference, load
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
@@ -18,72 +18,86 @@ from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
 from virft.files import UNFINISHED, write_text
+from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
-from virft.recipes.evaluate import Asking, evaluate
-from virft.recipes.setup import load_for_training, make_sft_trainer
+from virft.recipes.evaluate import PredictionSettings, evaluate
+from virft.recipes.setup import load_for_training, make_prompting, make_runtime
 from virft.recipes.train import train, training_data
+from virft.recipes.trainers import make_sft_trainer
 from virft.training.monitors import VALIDATION_SCORE
 from virft.training.progress import Progress
-from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder
+from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder, require_current_format
+from virft.training.runtime import start_runtime
 
 COMPARE = "compare.toml"
 RESULT = "compare.json"
-TRAINERS: Mapping[str, Method] = {"sft": "sft", "rft": "grpo", "sft_rft": "grpo"}
-IN_WORDS = {"base": "base", "sft": "SFT", "rft": "RFT", "sft_rft": "SFT then RFT"}
+METHODS: Mapping[str, Method] = {"sft": "sft", "rft": "grpo", "sft_rft": "grpo"}
+SYSTEM_NAMES = {"base": "base", "sft": "SFT", "rft": "RFT", "sft_rft": "SFT then RFT"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedSystem:
-    """A system with what it was trained by: a run folder for each seed (none: the base), and what they took together.
-
-    ``learning_rate``: the one chosen by validation, of ``tried``.
-    """
+    """A system of a comparison: the base model, or one trained with several seeds."""
 
     name: str
+    """Key of ``SYSTEM_NAMES``."""
     runs: tuple[Path, ...]
+    """A run folder for each seed; none for the base model."""
     learning_rate: float | None = None
+    """The learning rate with the best validation score among ``tried``."""
     tried: Mapping[float, float] | None = None
+    """Learning rate -> validation score; None if there was nothing to choose from."""
     steps: int = 0
+    """Optimizer steps of a run."""
     tokens: int = 0
+    """Cost: mean number of tokens that a run was trained on."""
     seconds: float = 0.0
+    """Cost: mean time that a run spent in steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
-    """What came out. ``comparisons``: test -> (first, second) system -> one of each task."""
+    """Result of a comparison."""
 
     systems: tuple[TrainedSystem, ...]
+    """The systems in the order of ``SYSTEM_NAMES``."""
     comparisons: Mapping[str, Mapping[tuple[str, str], tuple[Comparison, ...]]]
-    answers: Mapping[str, Mapping[str, tuple[Path, ...]]]
+    """Test -> (first, second) system -> a comparison for each task."""
+    predictions: Mapping[str, Mapping[str, tuple[Path, ...]]]
+    """System -> test -> predictions of each seed."""
 
 
-def run_compare(config: Config, *, resume: bool, say: Callable[[str], None]) -> Compared:
-    """All of it, below ``run.dir``; what is there already is not done again. Ends with ``compare.json``."""
+def run_compare(config: Config, *, resume: bool, log: Callable[[str], None]) -> Compared:
+    """Train, evaluate and compare the systems of ``[compare]`` in ``run.dir``, and write ``compare.json``.
+
+    Runs and predictions that exist already are not repeated. Raises ``ConfigError`` without tests, and ``RunError`` if
+    ``run.dir`` holds something else.
+    """
     plan = config.compare
     if not plan.tests:
         raise ConfigError("compare.tests is empty; expected the folders of the test sets")
     tests = _open_tests(plan.tests)
     out = Path(config.run.dir)
     _begin(out, config, resume=resume)
-    say(plan_in_words(config, {name: len(store) for name, store in tests.items()}))
+    log(describe_plan(config, {name: len(store) for name, store in tests.items()}))
     systems: list[TrainedSystem] = []
-    answers: dict[str, dict[str, tuple[Path, ...]]] = {}
-    for name in ("rft", "sft", "sft_rft"):  # RFT first: the others' budget may be what it took
+    predictions: dict[str, dict[str, tuple[Path, ...]]] = {}
+    for name in ("rft", "sft", "sft_rft"):  # RFT first: its cost may be the budget of the others
         if name not in plan.systems:
             continue
-        system = _train_system(name, config, systems, out, say)
+        system = _train_system(name, config, systems, out, log)
         systems.append(system)
-        answers[name] = {
-            test: tuple(_answer(config, str(_kept_model(run)), run, store, say) for run in system.runs)
+        predictions[name] = {
+            test: tuple(_predict(config, str(_final_model(run)), run, store, log) for run in system.runs)
             for test, store in tests.items()
         }
     systems.append(TrainedSystem(name="base", runs=()))
-    answers["base"] = {
-        test: (_answer(config, config.model.path, out / "base", store, say),) for test, store in tests.items()
+    predictions["base"] = {
+        test: (_predict(config, config.model.path, out / "base", store, log),) for test, store in tests.items()
     }
-    order = [name for name in IN_WORDS if name in answers]
+    order = [name for name in SYSTEM_NAMES if name in predictions]
     measured = {
-        test: {name: [measure(path, store) for path in answers[name][test]] for name in order}
+        test: {name: [measure(path, store) for path in predictions[name][test]] for name in order}
         for test, store in tests.items()
     }
     comparisons = {
@@ -91,14 +105,16 @@ def run_compare(config: Config, *, resume: bool, say: Callable[[str], None]) -> 
         for test, by_name in measured.items()
     }
     found = Compared(
-        systems=tuple(sorted(systems, key=lambda one: order.index(one.name))), comparisons=comparisons, answers=answers
+        systems=tuple(sorted(systems, key=lambda one: order.index(one.name))),
+        comparisons=comparisons,
+        predictions=predictions,
     )
     write_text(out / RESULT, json.dumps(_tree(found, config), indent=2) + "\n")
     return found
 
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """What is held against what: everything against the base, and each against those before it.
+    """The pairs of systems that are compared: each with all before it, the base model first.
 
     >>> pairs(["base", "sft", "rft"])
     [('base', 'sft'), ('base', 'rft'), ('sft', 'rft')]
@@ -106,49 +122,49 @@ def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(first, second) for i, second in enumerate(names) for first in names[:i]]
 
 
-def plan_in_words(config: Config, tests: Mapping[str, int]) -> str:
-    """What is about to be done, so that no one waits for it unprepared."""
+def describe_plan(config: Config, tests: Mapping[str, int]) -> str:
+    """The size of a comparison as text: runs, steps and predictions; ``tests``: test -> its number of samples."""
     plan = config.compare
-    num_rates = {name: max(1, len(_rates(plan, TRAINERS[name]))) for name in plan.systems if name != "sft_rft"}
+    num_rates = {name: max(1, len(_rates(plan, METHODS[name]))) for name in plan.systems if name != "sft_rft"}
     runs = sum(number - 1 + plan.seeds for number in num_rates.values())
     runs += plan.seeds if "sft_rft" in plan.systems else 0
     evaluations = (1 + len(plan.systems) * plan.seeds) * sum(tests.values())
-    names = ", ".join(IN_WORDS[name] for name in plan.systems)
+    names = ", ".join(SYSTEM_NAMES[name] for name in plan.systems)
     return (
         f"compare: base, {names}; seeds: {plan.seeds}; {runs} training runs (RFT: {config.grpo.steps} steps); "
-        f"{evaluations:,} answers on {', '.join(tests)}. Minutes with a small model and one seed, else it may take "
-        "hours: the first run tells how long. Ctrl-C stops it, --resume goes on"
+        f"{evaluations:,} predictions on {', '.join(tests)}. This takes minutes with a small model and one seed, "
+        "otherwise up to hours; the first run prints its time left. Ctrl-C stops it, --resume resumes it"
     )
 
 
 def _train_system(
-    name: str, config: Config, before: Sequence[TrainedSystem], out: Path, say: Callable[[str], None]
+    name: str, config: Config, before: Sequence[TrainedSystem], out: Path, log: Callable[[str], None]
 ) -> TrainedSystem:
-    """Every seed of a system, after its learning rate was chosen on the validation split."""
-    trainer = TRAINERS[name]
+    """Train every seed of a system, with the learning rate that is best on the validation data."""
+    method = METHODS[name]
     by_name = {one.name: one for one in before}
-    if trainer == "sft":
-        config = _without_thinking_if_untold(_with_budget(config, by_name.get("rft"), out, say), say)
+    if method == "sft":
+        config = _with_possible_thinking(_with_budget(config, by_name.get("rft"), out, log), log)
     tried: dict[float, float] = {}
     if name == "sft_rft":
         rates: tuple[float, ...] = (by_name["rft"].learning_rate or config.grpo.learning_rate,)
     else:
-        rates = _rates(config.compare, trainer) or (_rate(config, trainer),)
+        rates = _rates(config.compare, method) or (_section(config, method).learning_rate,)
     if len(rates) > 1:
         for rate in rates:
-            run = _train_one(name, config, rate, config.seed, by_name, out, say)
+            run = _train_one(name, config, rate, config.seed, by_name, out, log)
             tried[rate] = best_validation(run)
-            say(f"{IN_WORDS[name]} with learning rate {rate:g}: validation {tried[rate]:.3f}")
-    chosen = max(rates, key=lambda rate: (tried.get(rate, 0.0), -rate))
+            log(f"{SYSTEM_NAMES[name]} with learning rate {rate:g}: validation {tried[rate]:.3f}")
+    chosen = max(rates, key=lambda rate: (tried.get(rate, 0.0), -rate))  # of equal scores, the smaller rate
     seeds = range(config.seed, config.seed + config.compare.seeds)
-    runs = tuple(_train_one(name, config, chosen, seed, by_name, out, say) for seed in seeds)
+    runs = tuple(_train_one(name, config, chosen, seed, by_name, out, log) for seed in seeds)
     spent = [_spent(run) for run in runs]
     return TrainedSystem(
         name=name,
         runs=runs,
         learning_rate=chosen,
         tried=tried or None,
-        steps=config.grpo.steps if trainer == "grpo" else config.sft.steps,
+        steps=_section(config, method).steps,
         tokens=round(fmean(tokens for tokens, _ in spent)),
         seconds=fmean(seconds for _, seconds in spent),
     )
@@ -161,134 +177,148 @@ def _train_one(
     seed: int,
     before: Mapping[str, TrainedSystem],
     out: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Path:
-    """One run; nothing is done where its model is there."""
+    """Train one run, unless its model exists already; its folder."""
     folder = out / name / f"lr_{rate:g}_seed_{seed}"
     model = config.model
     if name == "sft_rft":
-        model = replace(model, path=str(_kept_model(before["sft"].runs[seed - config.seed])))
+        model = replace(model, path=str(_final_model(before["sft"].runs[seed - config.seed])))
     one = replace(config, seed=seed, model=model, run=replace(config.run, dir=str(folder)))
-    if TRAINERS[name] == "grpo":
+    if METHODS[name] == "grpo":
         one = replace(one, grpo=replace(one.grpo, learning_rate=rate))
     else:
         one = replace(one, sft=replace(one.sft, learning_rate=rate))
     if not (folder / MODEL).exists():
-        say(f"{IN_WORDS[name]}, learning rate {rate:g}, seed {seed}")
-        train(one, TRAINERS[name], resume=(folder / CONFIG).exists(), say=say)
+        log(f"{SYSTEM_NAMES[name]}, learning rate {rate:g}, seed {seed}")
+        train(one, METHODS[name], resume=(folder / CONFIG).exists(), log=log)
     return folder
 
 
-def _with_budget(config: Config, rft: TrainedSystem | None, out: Path, say: Callable[[str], None]) -> Config:
-    """SFT with as many steps as its budget says (``compare.budget``); what was measured for it is kept."""
+def _with_budget(config: Config, rft: TrainedSystem | None, out: Path, log: Callable[[str], None]) -> Config:
+    """The config with the number of SFT steps that its budget allows (``compare.budget``).
+
+    A budget in tokens or seconds is measured, so it is saved: a resumed comparison must not measure another one.
+    """
     sft, kind = config.sft, config.compare.budget
     if kind == "own" or rft is None:
         return config
-    kept = out / "sft" / "budget.json"
-    if kept.exists():
-        steps, per_step = json.loads(kept.read_text(encoding="utf-8"))
+    path = out / "sft" / "budget.json"
+    if path.exists():
+        steps, per_step = json.loads(path.read_text(encoding="utf-8"))
     elif kind == "samples":
         steps, per_step = config.grpo.steps, config.grpo.prompts_per_step
     else:
         tokens, seconds = _cost_of_sft_step(config)
-        wanted = rft.tokens / tokens if kind == "tokens" else rft.seconds / seconds
-        steps, per_step = max(sft.warmup_steps + 1, round(wanted)), sft.samples_per_step
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_text(kept, json.dumps([steps, per_step]))
-    say(f"SFT gets the same {kind} as RFT: {steps} steps of {per_step} samples")
+        affordable = rft.tokens / tokens if kind == "tokens" else rft.seconds / seconds
+        steps, per_step = max(sft.warmup_steps + 1, round(affordable)), sft.samples_per_step
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps([steps, per_step]))
+    log(f"SFT gets the same {kind} as RFT: {steps} steps of {per_step} samples")
     return replace(config, sft=replace(sft, steps=steps, samples_per_step=per_step))
 
 
 def _cost_of_sft_step(config: Config) -> tuple[float, float]:
-    """Mean tokens and seconds of a supervised step, measured now on a model that is thrown away."""
-    loaded = load_for_training(config)
+    """Mean tokens and seconds of a supervised step, measured on a model that is then discarded."""
+    runtime = make_runtime(config.model, config.parallel)
+    loaded = load_for_training(config.model, runtime, seed=config.seed)
+    prompting = make_prompting(config.prompt, config.mixture, loaded)
     data = training_data(config, "sft")
-    trainer = make_sft_trainer(config, loaded, (sample.query for sample in data))
-    reports = [trainer.step(number, data.batch(number)) for number in range(4)][1:]  # the first one warms up
+    trainer = make_sft_trainer(config, loaded, prompting, runtime, (sample.query for sample in data))
+    reports = [trainer.step(number, data.batch(number)) for number in range(4)][1:]  # the first one is a warm-up
     tokens = fmean(report.metrics["num_tokens"] for report in reports)
     return tokens, fmean(sum(report.timings.values()) for report in reports)
 
 
-def _without_thinking_if_untold(config: Config, say: Callable[[str], None]) -> Config:
-    """Supervised training has nothing to think where samples hold no rationales: it learns and answers without."""
+def _with_possible_thinking(config: Config, log: Callable[[str], None]) -> Config:
+    """The config without thinking, if the data has no rationales that SFT could train on."""
     if not config.prompt.thinking or all(sample.rationale for sample in training_data(config, "sft")):
         return config
-    say("the data holds no rationales: SFT learns the answers alone, and is asked without thinking")
+    log("the data has no rationales: SFT trains on targets alone and is prompted without thinking")
     return replace(config, prompt=replace(config.prompt, thinking=False))
 
 
-def _answer(config: Config, model: str, folder: Path, store: Store, say: Callable[[str], None]) -> Path:
-    """Answers to a test set below a run's folder, scored; those that are there are kept."""
-    asked = load(folder / CONFIG).config if (folder / CONFIG).exists() else config
-    where = folder / "eval" / store.folder.absolute().name
-    if not (where / PREDICTIONS).exists():
-        progress = Progress(len(store))
-        scores = evaluate(
-            load_model(model, pixels=(asked.model.min_pixels, asked.model.max_pixels)),
-            store,
-            where,
-            asking=Asking(
-                template=asked.prompt.template,
-                thinking=asked.prompt.thinking,
-                max_completion_tokens=asked.sampling.max_completion_tokens,
-                model_name=model,
-                resume=where.exists(),
-            ),
-            with_intervals=True,
-        )
-        write_scores(scores, where / "scores.json", predictions=where / PREDICTIONS)
-        told = ", ".join(f"{HEADLINE[one.task]} {one.values[HEADLINE[one.task]]:.3f}" for one in scores)
-        say(f"{folder.relative_to(config.run.dir)} on {store.folder.name}: {told}  ({progress.tell(len(store))})")
-    return where / PREDICTIONS
+def _predict(config: Config, model: str, folder: Path, store: Store, log: Callable[[str], None]) -> Path:
+    """Predictions of a model for a test set, in a run's folder, scored; the path of the file.
+
+    A trained model is prompted as in its run. Predictions that exist already are not repeated.
+    """
+    own = load(folder / CONFIG).config if (folder / CONFIG).exists() else config
+    out = folder / "eval" / store.folder.absolute().name
+    if (out / PREDICTIONS).exists():
+        return out / PREDICTIONS
+    progress = Progress(len(store))
+    loaded = load_model(model, pixels=(own.model.min_pixels, own.model.max_pixels))
+    scores = evaluate(
+        loaded,
+        store,
+        out,
+        settings=PredictionSettings(
+            prompting=resolve_prompting(loaded, template=own.prompt.template, thinking=own.prompt.thinking),
+            max_completion_tokens=own.sampling.max_completion_tokens,
+            model_name=model,
+            resume=out.exists(),
+        ),
+        runtime=start_runtime(),
+        with_intervals=True,
+    )
+    write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
+    headlines = ", ".join(f"{HEADLINE[one.task]} {one.values[HEADLINE[one.task]]:.3f}" for one in scores)
+    log(f"{folder.relative_to(config.run.dir)} on {store.folder.name}: {headlines}  ({progress.describe(len(store))})")
+    return out / PREDICTIONS
 
 
-def _kept_model(run: Path) -> Path:
-    """The best model by validation, or the last one where nothing was validated or nothing got better."""
+def _final_model(run: Path) -> Path:
+    """The best model by validation; the last one without validation, or if no validation exceeded the base model's."""
     return run / BEST if (run / BEST).exists() else run / MODEL
 
 
 def best_validation(run: Path) -> float:
-    """The highest validation score after the first step."""
+    """The highest validation score of a trained model of a run."""
     records = RunFolder(run).records(METRICS)
+    # the first record is the validation of the base model
     return max(float(record[VALIDATION_SCORE]) for record in records[1:] if VALIDATION_SCORE in record)
 
 
 def _spent(run: Path) -> tuple[int, float]:
-    """Tokens of prompts and answers that were trained on, and seconds in steps."""
+    """Tokens of prompts and completions that a run was trained on, and seconds in its steps."""
     folder = RunFolder(run)
     tokens = sum(record.get("num_tokens", 0) for record in folder.records(METRICS))
     return round(tokens), sum(sum(v for k, v in record.items() if k != "step") for record in folder.records(TIMINGS))
 
 
-def _rates(plan: CompareConfig, trainer: Method) -> tuple[float, ...]:
-    return plan.sft_learning_rates if trainer == "sft" else plan.rft_learning_rates
+def _rates(plan: CompareConfig, method: Method) -> tuple[float, ...]:
+    return plan.sft_learning_rates if method == "sft" else plan.rft_learning_rates
 
 
-def _rate(config: Config, trainer: Method) -> float:
-    return config.sft.learning_rate if trainer == "sft" else config.grpo.learning_rate
+def _section(config: Config, method: Method) -> GRPOConfig | SFTConfig:
+    return config.sft if method == "sft" else config.grpo
 
 
 def _open_tests(folders: Sequence[str]) -> dict[str, Store]:
     tests = {Path(folder).absolute().name: Store(folder) for folder in folders}
     if len(tests) < len(folders):
-        raise ConfigError("compare.tests: two folders have the same name; expected names that tell them apart")
+        raise ConfigError("compare.tests: two folders have the same name; expected a different name for each")
     for store in tests.values():
         store.check(decode=True)
     return tests
 
 
 def _begin(out: Path, config: Config, *, resume: bool) -> None:
-    """Take the folder, or go on in it; ``RunError`` for any other."""
+    """Create the folder, or resume in it. Raises ``RunError`` if it holds anything else."""
     if (out / COMPARE).exists():
         if not resume:
-            raise RunError(f"{out}: already holds a comparison; go on with --resume, or name another run.dir")
+            raise RunError(f"{out}: already holds a comparison; resume with --resume, or choose another run.dir")
+        # before the config is read: that of an older version has settings that this one does not know
+        for run in sorted(out.glob(f"*/*/{CONFIG}")):
+            require_current_format(run.parent)
         if (difference := first_difference(load(out / COMPARE).config, config)) is not None:
             raise RunError(
-                f"{out}: holds a comparison of another config: {difference.describe('there', 'now')}; "
-                "resume with the same settings, or name another run.dir"
+                f"{out}: holds a comparison of another config: {difference.describe('saved', 'now')}; "
+                "resume with the same settings, or choose another run.dir"
             )
     elif out.exists() and (not out.is_dir() or {one.name for one in out.iterdir()} - {COMPARE + UNFINISHED}):
-        raise RunError(f"{out}: is not empty and holds no comparison; name another run.dir")
+        raise RunError(f"{out}: is not empty and holds no comparison; choose another run.dir")
     else:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / COMPARE, dump(config))

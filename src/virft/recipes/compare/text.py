@@ -1,4 +1,4 @@
-"""What a comparison shows, and what it does not, in a table and in sentences."""
+"""A comparison as text: a table of scores, and sentences about the differences."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from virft.evaluation.comparison import Comparison, ScoreDifference
 from virft.evaluation.headlines import HEADLINE
-from virft.recipes.compare.runs import IN_WORDS, Compared, TrainedSystem
+from virft.recipes.compare.runs import SYSTEM_NAMES, Compared, TrainedSystem
 from virft.training.progress import duration
 from virft.types import TaskName
 
 
 def compared_text(found: Compared) -> str:
-    """A table for each test, then what it shows and what it does not."""
+    """A table of scores for each test, then a sentence about each difference."""
     costs = {one.name: f"{one.tokens:,} tokens, {duration(one.seconds)}" for one in found.systems}
     lines = []
     for test, by_pair in found.comparisons.items():
@@ -25,7 +25,7 @@ def compared_text(found: Compared) -> str:
 
 
 def shown_numbers(task: TaskName) -> tuple[str, ...]:
-    """The headline number, and of detection the field's own beside it.
+    """The headline score; for detection also COCO's AP.
 
     >>> shown_numbers(TaskName.DETECTION)
     ('f1', 'ap')
@@ -34,42 +34,43 @@ def shown_numbers(task: TaskName) -> tuple[str, ...]:
 
 
 def _row(system: TrainedSystem, test: str, name: str, number: int, found: Compared, costs: Mapping[str, str]) -> str:
-    label = f"  {IN_WORDS[system.name]:<13}"
+    label = f"  {SYSTEM_NAMES[system.name]:<13}"
     by_pair = found.comparisons[test]
     if system.name == "base":
         (pair,) = [pair for pair in by_pair if pair[0] == "base"][:1]
         return f"{label} {by_pair[pair][number].differences[name].first.mean:.3f}"
     against = by_pair["base", system.name][number].differences[name]
     value = against.second
-    spread = f" [{value.low:.3f}, {value.high:.3f}]" if value.num_seeds > 1 else ""
+    seeds = f" [{value.low:.3f}, {value.high:.3f}]" if value.num_seeds > 1 else ""
     return (
-        f"{label} {value.mean:.3f}{spread}  {_change(against)} against base; learning rate {system.learning_rate:g}, "
-        f"{system.steps} steps, {costs[system.name]}"
+        f"{label} {value.mean:.3f}{seeds}  {_format_change(against)} against base; "
+        f"learning rate {system.learning_rate:g}, {system.steps} steps, {costs[system.name]}"
     )
 
 
 def sentences(by_pair: Mapping[tuple[str, str], Sequence[Comparison]], number: int) -> Iterator[str]:
-    """What the comparison shows, a sentence for each pair of systems and number, and what it does not."""
+    """A sentence about the difference of each pair of systems in each score, and about the confidence intervals."""
     num_seeds = 1
     for (first, second), tasks in by_pair.items():
         for name in shown_numbers(tasks[number].task):
             found = tasks[number].differences[name]
             num_seeds = max(num_seeds, found.second.num_seeds)
-            yield f"{IN_WORDS[second]} {_standing(found)} {IN_WORDS[first]} on these images: {name} {_change(found)}."
-        yield from (f"Asked differently: {warning}" for warning in tasks[number].warnings)
+            verdict = f"{SYSTEM_NAMES[second]} {_verdict(found)} {SYSTEM_NAMES[first]}"
+            yield f"{verdict} on these images: {name} {_format_change(found)}."
+        yield from (f"Not evaluated alike: {warning}" for warning in tasks[number].warnings)
     yield (
-        f"Intervals are over images, pooled over {num_seeds} seed{'s' if num_seeds > 1 else ''}: they say nothing of "
-        "other data, other models or other budgets."
+        f"Confidence intervals resample images, pooled over {num_seeds} seed{'s' if num_seeds > 1 else ''}; they do "
+        "not generalize to other data, models or budgets."
     )
 
 
-def _standing(found: ScoreDifference) -> str:
+def _verdict(found: ScoreDifference) -> str:
     if not found.is_clear:
-        return "cannot be told from"
+        return "is not distinguishable from"
     return "is better than" if found.value > 0 else "is worse than"
 
 
-def _change(found: ScoreDifference) -> str:
+def _format_change(found: ScoreDifference) -> str:
     if found.interval is None:
         return f"{found.value:+.3f} (one image: no interval)"
     return f"{found.value:+.3f} ({found.interval[0]:+.3f} to {found.interval[1]:+.3f})"

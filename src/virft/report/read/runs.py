@@ -13,7 +13,7 @@ from virft.data.store import Store
 from virft.errors import DataError
 from virft.report.render.reported import ReportedRun
 from virft.report.render.shown_groups import chosen_rollouts
-from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import CARD, CONFIG, EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder, require_current_format
 from virft.types import Sample
 
 
@@ -23,7 +23,11 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path, *, name: str) -> ReportedRun:
-    """Read a run folder. A file that is missing or corrupt is listed under ``problems``; it is not an error."""
+    """Read a run folder. A file that is missing or corrupt is listed under ``problems``; it is not an error.
+
+    Raises ``RunError`` if another version wrote the folder in another format.
+    """
+    require_current_format(folder)
     problems: list[str] = []
     logs = RunFolder(folder)
     config, settings = _read_config(folder, problems)

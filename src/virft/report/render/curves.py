@@ -64,7 +64,7 @@ class ChartGroup:
 _DESCRIPTIONS = {
     "reward": "mean total reward of the completions of a step",
     "completion_tokens": "mean completion length in tokens",
-    "answer_tokens": "mean length of a supervised target in tokens",
+    "target_tokens": "mean length of a supervised target in tokens",
     "num_tokens": "tokens of prompts and completions in a step",
     "unreadable_frac": "fraction of completions without a parsable answer",
     "truncated_frac": "fraction of completions cut at the token limit",
@@ -86,7 +86,7 @@ _DESCRIPTIONS = {
 }
 _COMPLETIONS = (
     "completion_tokens",
-    "answer_tokens",
+    "target_tokens",
     "unreadable_frac",
     "truncated_frac",
     "nonzero_std_frac",

@@ -1,4 +1,7 @@
-"""Leaves out samples that the untrained model always gets right, or never: their groups have nothing to compare."""
+"""Filter the training data by the score of the base model.
+
+A sample that the untrained model always or never solves has groups of equal rewards, from which nothing is learnt.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from virft.training.progress import Progress
 from virft.types import Sample
 
 BASE_SCORES = "base_scores.json"
-"""In a run folder: sample id -> mean score of the untrained model's answers."""
+"""File of the run folder: sample id -> mean score of the base model's completions."""
 
 
 def score_base(
@@ -27,43 +30,45 @@ def score_base(
     *,
     batch_size: int,
     ranks: Ranks,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, float]:
-    """The mean ``question_score`` of one group of answers to each sample, as the first step would draw them.
+    """Sample id -> mean ``question_score`` of one group of completions, sampled as in step 0.
 
-    What is in ``folder`` already is not asked again; it is written after every ``batch_size`` samples.
+    Scores that ``folder`` already contains are not computed again; the file is written after each batch.
     """
     path = folder / BASE_SCORES
-    there = json.loads(path.read_text(encoding="utf-8")) if ranks.is_first and path.exists() else {}
-    scores: dict[str, float] = dict(ranks.union(list(there.items())))
+    saved = json.loads(path.read_text(encoding="utf-8")) if ranks.is_first and path.exists() else {}
+    # rank 0 alone reads the file: another machine may see an older state of a shared file system
+    scores: dict[str, float] = dict(ranks.union(list(saved.items())))
     missing = [sample for sample in samples if sample.id not in scores]
     progress = Progress(len(missing))
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         own = [
             (group.sample.id, fmean(question_score(one.reading, group.sample.target) for one in group.reports))
+            # step 0: the same random streams and reward thresholds as the first training step
             for group in trainer.sample(0, batch)
         ]
         scores |= dict(ranks.gather(own))
         if ranks.is_first:
-            with writing(folder, partial(_kept_so_far, len(scores) - len(batch), len(samples))):
+            with writing(folder, partial(_describe_saved, len(scores) - len(batch), len(samples))):
                 write_text(path, json.dumps(scores, ensure_ascii=False))
         done = start + len(batch)
-        say(f"untrained model: {done} of {len(missing)} samples answered  {progress.tell(done)}")
+        log(f"base model: {done} of {len(missing)} samples scored  {progress.describe(done)}")
     return scores
 
 
-def _kept_so_far(num_scored: int, num_samples: int) -> str:
-    return f"{num_scored} of {num_samples} samples are scored; go on with --resume"
+def _describe_saved(num_scored: int, num_samples: int) -> str:
+    return f"{num_scored} of {num_samples} samples are scored; resume with --resume"
 
 
 def in_range(scores: Mapping[str, float], *, least: float, most: float) -> set[str]:
-    """The samples whose score is from ``least`` to ``most``; ``DataError`` if there are none."""
-    kept = {name for name, score in scores.items() if least <= score <= most}
-    if not kept:
+    """Ids of the samples with a score from ``least`` to ``most``. Raises ``DataError`` if there are none."""
+    chosen = {name for name, score in scores.items() if least <= score <= most}
+    if not chosen:
         too_low = sum(score < least for score in scores.values())
         raise DataError(
-            f"the untrained model's mean score is below {least:g} on {too_low} samples and above {most:g} on "
+            f"the base model's mean score is below {least:g} on {too_low} samples and above {most:g} on "
             f"{len(scores) - too_low}; expected some between: widen grpo.min_base_score and grpo.max_base_score"
         )
-    return kept
+    return chosen

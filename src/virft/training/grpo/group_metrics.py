@@ -1,4 +1,4 @@
-"""What the groups of a step say: means over its completions, and the group that a step is shown by."""
+"""Metrics of a step's groups, and the group that is logged as its example."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from statistics import fmean
 from typing import Any
 
 from virft.geometry.boxes import iou_matrix
-from virft.training.grpo.advantages import group_advantages, has_spread
+from virft.training.grpo.advantages import group_advantages, has_nonzero_std
 from virft.types import Answer, Box, Detections, RolloutGroup, Unreadable
 
 _DUPLICATE = 0.7
-"""A box that overlaps an earlier one of its answer by more than this IoU repeats it."""
+"""A box with a larger IoU than this to an earlier box of the same answer is a duplicate."""
 
 
 def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Means over the completions of a step: reward and its parts, length, shares of what went wrong.
+    """Means over the completions of a step: reward and its parts, length, failures, entropy, boxes.
 
-    With several sets, also ``reward@SET`` of those that are in the step. ``entropy``: of the sampler, nats a token, as
-    its own log-probs estimate it.
+    With several datasets also ``reward@NAME`` of each dataset in the step. ``nonzero_std_frac`` is the fraction of
+    groups whose rewards differ. ``entropy`` is that of the sampler in nats per token, estimated by its own log-probs.
     """
     reports = [report for group in groups for report in group.reports]
     completions = [completion for group in groups for completion in group.completions]
     names = sorted({name for report in reports for name in report.parts})
+    # A part that only some tasks have is averaged over their completions, not over all.
     parts = {
         f"reward_{name}": fmean(report.parts[name] for report in reports if name in report.parts) for name in names
     }
@@ -35,29 +36,31 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "num_tokens": num_tokens(groups),
         "unreadable_frac": fmean(isinstance(report.reading.answer, Unreadable) for report in reports),
         "truncated_frac": fmean(one.truncated for one in completions),
-        "spread_frac": fmean(has_spread(group.rewards) for group in groups),
+        "nonzero_std_frac": fmean(has_nonzero_std(group.rewards) for group in groups),
+        # E[-log p(token)] over tokens that were drawn from p
         "entropy": -fmean(logprob for one in completions for logprob in one.sampler_logprobs),
         **_box_metrics([report.reading.answer for report in reports]),
     }
 
 
 def num_tokens(groups: Sequence[RolloutGroup]) -> int:
-    """Of the groups' prompts, each once, and of their completions."""
+    """Tokens that the step processes: each prompt once, and all completions."""
     return sum(len(group.prompt.token_ids) + sum(len(one.token_ids) for one in group.completions) for group in groups)
 
 
 def _box_metrics(answers: Sequence[Answer]) -> dict[str, float]:
-    """Of answers that may have any number of boxes: how many they have, and the share that repeat one before."""
+    """Mean number of boxes of an answer and fraction of duplicates, over answers that may have any number of boxes."""
     found = [[item.box.xyxy for item in answer.items] for answer in answers if isinstance(answer, Detections)]
     if not found:
         return {}
     num_boxes = sum(map(len, found))
-    repeated = sum(
+    # Compared with earlier boxes only: of two equal boxes, one is a duplicate.
+    num_duplicates = sum(
         max(ious[:place], default=0.0) > _DUPLICATE
         for boxes in found
         for place, ious in enumerate(iou_matrix(boxes, boxes))
     )
-    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": repeated / max(1, num_boxes)}
+    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": num_duplicates / max(1, num_boxes)}
 
 
 def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -68,26 +71,27 @@ def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     }
 
 
-def most_different(groups: Sequence[RolloutGroup]) -> RolloutGroup:
-    """The group whose rewards differ most: the one that a step is shown by."""
+def widest_reward_range(groups: Sequence[RolloutGroup]) -> RolloutGroup:
+    """The group with the largest difference between its highest and its lowest reward: the example of a step."""
     return max(groups, key=lambda one: max(one.rewards) - min(one.rewards))
 
 
 def from_worst_to_best(group: RolloutGroup) -> list[int]:
-    """The places of a group's completions by reward; equal ones in their order."""
+    """Indices of a group's completions by increasing reward; equal rewards in their own order."""
     return sorted(range(len(group.completions)), key=lambda i: (group.rewards[i], i))
 
 
-def best_and_worst(groups: Sequence[RolloutGroup], number: int, *, scale_by_std: bool) -> dict[str, Any]:
-    """The group that differed most, as a log record: its best and its worst completion.
+def rollout_record(groups: Sequence[RolloutGroup], number: int, *, scale_by_std: bool) -> dict[str, Any]:
+    """A record of ``rollouts.jsonl``: best and worst completion of the group with the widest reward range.
 
-    ``boxes``: [x1, y1, x2, y2, confidence] of each box that was read, in pixels of the picture as it was seen.
+    ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw.
     """
-    group = most_different(groups)
+    group = widest_reward_range(groups)
     order = from_worst_to_best(group)
+    # recomputed: packing does not return them, and dropped groups are never packed
     advantages = group_advantages(group.rewards, scale_by_std=scale_by_std).tolist()
 
-    def shown(i: int) -> Mapping[str, Any]:
+    def completion_record(i: int) -> Mapping[str, Any]:
         report = group.reports[i]
         return {
             "reward": report.total,
@@ -103,8 +107,8 @@ def best_and_worst(groups: Sequence[RolloutGroup], number: int, *, scale_by_std:
         **({"augmentation": asdict(group.sample.augmentation)} if group.sample.augmentation is not None else {}),
         "prompt": group.prompt.text,
         "rewards": list(group.rewards),
-        "best": shown(order[-1]),
-        "worst": shown(order[0]),
+        "best": completion_record(order[-1]),
+        "worst": completion_record(order[0]),
     }
 
 

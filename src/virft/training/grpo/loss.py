@@ -10,11 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyLoss:
-    """``loss``: a scalar to run backward. The others are weighted sums over tokens, without gradient."""
+    """The loss of a microbatch and its diagnostics, each a scalar tensor summed over tokens with their weights."""
 
     loss: Tensor
+    """The loss, with gradient."""
     kl: Tensor
+    """Mean per-token KL to the reference, in nats, without gradient; 0 without a reference."""
     clip_frac: Tensor
+    """Fraction of tokens whose ratio is clipped, without gradient."""
 
 
 def policy_loss(
@@ -28,13 +31,15 @@ def policy_loss(
     clip_range: float = 0.2,
     kl_coef: float = 0.0,
 ) -> PolicyLoss:
-    """Weighted sum over completion tokens [N] of -ratio x advantage + kl_coef x KL.
+    """Sum over N completion tokens of weight x (-ratio x advantage + kl_coef x KL).
 
-    Without ``old_logprobs`` the batch is used once: the ratio is 1 and only its gradient counts. With them the
-    ratio is clipped to 1 +- ``clip_range``, the pessimistic side (PPO). ``importance`` [N] weighs the advantage's part
-    of tokens that another engine sampled, see ``importance_weights``. KL is the k3 estimator exp(d) - d - 1,
-    d = reference - policy. Source: Visual-RFT code; weights decide between its per-sequence mean and the others.
+    All tensors are float of shape (N,), log-probs in nats. ``weights`` contain the denominator of the whole step and
+    decide between the per-sequence mean and the other variants. Without ``old_logprobs`` the batch is used for one
+    update: the ratio is 1 and only its gradient counts. With them the ratio is clipped to 1 +- ``clip_range`` on the
+    pessimistic side (PPO). ``importance`` weighs the advantage term of tokens that another engine sampled, see
+    ``importance_weights``. KL is the k3 estimator exp(d) - d - 1 with d = reference - policy. Source: Visual-RFT code.
     """
+    # On-policy, old is the policy itself: exp(x - x.detach()) is 1 with the gradient of the log-prob.
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     ratio = torch.exp(logprobs - old)
     gain = ratio * advantages
@@ -42,12 +47,14 @@ def policy_loss(
     if old_logprobs is not None:
         bounded = ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
         clipped = (bounded < gain).float()
+        # the minimum bounds the gain of a large policy change, but never the loss of one
         gain = torch.minimum(gain, bounded)
     if importance is not None:
         gain = gain * importance
     loss = -(weights * gain).sum()
     kl = torch.zeros_like(logprobs)
     if reference_logprobs is not None:
+        # k3 is unbiased as -difference is, but non-negative for each token and of lower variance
         difference = reference_logprobs - logprobs
         kl = torch.exp(difference) - difference - 1
         loss = loss + kl_coef * (weights * kl).sum()
@@ -55,11 +62,12 @@ def policy_loss(
 
 
 def importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, *, cap: float) -> Tensor:
-    """What each token [N] of another engine weighs: exp(policy - sampler), at most ``cap``, without gradient.
+    """Truncated importance weights of shape (N,), without gradient: exp(policy - sampler), at most ``cap``.
 
-    ``logprobs`` are the policy's before the update, in nats. The cap bounds what one token can do to the gradient;
-    below it the weighted mean is that of the policy's own samples. Source: truncated importance sampling (Ionides,
-    2008), for two engines by Yao et al. (2025), with a cap of 2.
+    For tokens that another engine sampled, whose log-probs differ from the policy's (off-policy correction). Both
+    arguments are log-probs of shape (N,) in nats; ``logprobs`` are the policy's before the update. The cap bounds the
+    effect of one token on the gradient; below it, the weighted mean is that of samples of the policy. Source: truncated
+    importance sampling (Ionides, 2008), for two engines by Yao et al. (2025), with a cap of 2.
 
     >>> policy, sampler = torch.tensor([0.5, 0.4, 0.9]).log(), torch.tensor([0.5, 0.8, 0.3]).log()
     >>> [round(weight, 4) for weight in importance_weights(policy, sampler, cap=2.0).tolist()]

@@ -1,16 +1,18 @@
-"""Samples to rewarded groups: ask, sample, read, reward."""
+"""From samples to rewarded groups: render, sample, parse, reward."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from virft.errors import NonFiniteReward
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
 from virft.generation.random_streams import StepKey
 from virft.models.renderer import RenderedPrompt
 from virft.tasks.grader import Grader
+from virft.training.grpo.advantages import has_nonzero_std
 from virft.types import (
     Completion,
     ImageSize,
@@ -24,6 +26,49 @@ from virft.types import (
 )
 
 
+class Drawn(NamedTuple):
+    """Prompts, their image features and a rewarded group for each, of the samples of one rank, in order."""
+
+    rendered: list[RenderedPrompt]
+    encoded: list[EncodedPrompt]
+    groups: list[RolloutGroup]
+
+    def extended(self, more: Drawn) -> Drawn:
+        """These prompts and groups, then the others."""
+        return Drawn([*self.rendered, *more.rendered], [*self.encoded, *more.encoded], [*self.groups, *more.groups])
+
+
+class Rollout(NamedTuple):
+    """All groups of a step. ``own`` are those of this rank, which computes their gradients.
+
+    ``groups`` are those of all ranks: ``num_first`` for the samples of the batch, then those of dynamic sampling.
+    """
+
+    own: Drawn
+    groups: list[RolloutGroup]
+    num_first: int
+
+    @property
+    def first(self) -> list[RolloutGroup]:
+        """The groups of the batch's own samples."""
+        return self.groups[: self.num_first]
+
+    @property
+    def refilled(self) -> list[RolloutGroup]:
+        """The groups of dynamic sampling."""
+        return self.groups[self.num_first :]
+
+    @property
+    def counted(self) -> list[RolloutGroup]:
+        """The groups in the denominator of the loss: as many as the batch has, those with non-zero variance first."""
+        return sorted(self.groups, key=lambda group: not has_nonzero_std(group.rewards))[: self.num_first]
+
+    @property
+    def num_zero_std(self) -> int:
+        """The number of groups with zero reward variance that are still to be replaced."""
+        return max(0, self.num_first - sum(has_nonzero_std(group.rewards) for group in self.groups))
+
+
 def roll_out(
     samples: Sequence[Sample],
     rendered: Sequence[RenderedPrompt],
@@ -35,12 +80,13 @@ def roll_out(
     params: GenerationParams,
     key: StepKey,
     context: RewardContext,
-    clock: Callable[[str], None],
+    lap: Callable[[str], None],
     prompts_per_batch: int | None = None,
 ) -> list[RolloutGroup]:
-    """One rewarded group per sample, of which there may be none. ``clock(stage)`` is told of sampling and rewarding.
+    """One rewarded group of ``group_size`` completions for each sample; an empty batch gives no groups.
 
-    ``prompts_per_batch`` prompts are sampled at once, else all: memory, not the samples, depends on it.
+    ``prompts_per_batch`` prompts are sampled concurrently (None: all). It bounds memory and does not change the
+    completions, because each has a random stream of its own. ``lap`` is called with the name of each finished stage.
     """
     size = prompts_per_batch or max(1, len(encoded))
     drawn = [
@@ -48,12 +94,12 @@ def roll_out(
         for start in range(0, len(encoded), size)
         for completions in generator.generate(encoded[start : start + size], group_size, params, key)
     ]
-    clock("sampling")
+    lap("sampling")
     groups = [
         _group(sample, one.prompt, completions, grader, key.step, context)
         for sample, one, completions in zip(samples, rendered, drawn, strict=True)
     ]
-    clock("reward")
+    lap("reward")
     return groups
 
 
@@ -65,12 +111,14 @@ def _group(
     step: int,
     context: RewardContext,
 ) -> RolloutGroup:
+    # Boxes of Qwen2.5-VL and others are in pixels of the resized image, so the parser needs its size.
     resized = prompt.images[sample.target_image].resized
     return RolloutGroup(
         sample=sample,
         prompt=prompt,
         completions=tuple(completions),
         reports=tuple(
+            # the number of tokens, for the length penalty, is the one fact that differs between completions
             _report(one.text, sample, resized, grader, replace(context, num_tokens=len(one.token_ids)))
             for one in completions
         ),
@@ -79,9 +127,10 @@ def _group(
 
 
 def _report(text: str, sample: Sample, resized: ImageSize, grader: Grader, context: RewardContext) -> RewardReport:
-    """The reward; of a user's function that gives no finite number, a total that is none either."""
+    """The reward of a completion; NaN in total if a user's function returns a number that is not finite."""
     try:
         return grader.grade(text, sample, resized=resized, context=context)
     except NonFiniteReward as error:
+        # The trainer skips the whole step and names the function, once all groups are known.
         reading = Reading(text=text, well_formed=False, answer=Unreadable(reason=str(error)))
         return RewardReport(total=math.nan, parts={}, reading=reading)

@@ -1,425 +1,205 @@
-"""Group Relative Policy Optimization: one step of it reads like the paper's box."""
+"""Group Relative Policy Optimization: ``GRPOTrainer.step`` is one iteration of the paper's algorithm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from virft.config.schema import GRPOConfig
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
 from virft.generation.random_streams import StepKey
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
-from virft.models.vision import FeatureCache
 from virft.tasks.grader import Grader
 from virft.training.distributed import Ranks
-from virft.training.grpo.advantages import has_spread
-from virft.training.grpo.group_metrics import best_and_worst, group_metrics, most_different, num_tokens
+from virft.training.grpo.advantages import has_nonzero_std
+from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout_record, widest_reward_range
 from virft.training.grpo.loss import importance_weights, policy_loss
-from virft.training.grpo.pack import LossKind, Microbatch, idle_batch, pack_step
-from virft.training.grpo.rollout import roll_out
-from virft.training.monitors import SKIPPED, NonFinite, all_finite
+from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
+from virft.training.grpo.rollout import Drawn, Rollout, roll_out
+from virft.training.grpo.update import UpdateTotals, merge_updates
+from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
-from virft.training.policy_runner import Passes
-from virft.training.step import StepReport, Stopwatch
+from virft.training.policy_runner import PolicyRunner
+from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
 from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GRPOSettings:
-    """Settings of the algorithm, as in ``virft.config.schema.GRPOConfig``; ``prompts_per_batch``: None for all.
+class SamplerCorrection:
+    """Off-policy correction for completions that another engine than the policy samples."""
 
-    ``importance_cap`` and ``gap_alarm`` are set where another engine samples: the largest weight of a token, and the
-    mean difference in nats between its log-probs and the policy's above which the user is told.
-    """
-
-    group_size: int
-    kl_coef: float
-    loss: LossKind
-    scale_by_std: bool
-    updates_per_batch: int
-    clip_range: float
-    max_grad_norm: float
-    microbatch_tokens: int
-    prompts_per_batch: int | None = None
-    importance_cap: float | None = None
-    gap_alarm: float | None = None
-    mask_truncated: bool = False
-    kl_coef_end: float | None = None
-    refill_rounds: int = 0
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether a KL term is added in any step."""
-        return self.kl_coef > 0 or bool(self.kl_coef_end)
-
-    def kl_coef_at(self, step_frac: float) -> float:
-        """Weight of the KL term: ``kl_coef``, on a straight line to ``kl_coef_end`` if there is one."""
-        end = self.kl_coef if self.kl_coef_end is None else self.kl_coef_end
-        return self.kl_coef + (end - self.kl_coef) * step_frac
+    importance_cap: float
+    """Largest importance weight of a token, see ``importance_weights``."""
+    max_gap: float
+    """Warn if the log-probs of engine and policy differ by more than this on average, in nats per token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GRPOReport(StepReport):
-    """A step with the groups that were sampled in it."""
+    """Report of a GRPO step, with the groups that were sampled in it."""
 
     groups: Sequence[RolloutGroup]
+    """Groups of all ranks in the order of the batch, then those of dynamic sampling."""
 
 
-class _Drawn(NamedTuple):
-    """Of this process's samples, in order: prompts, their image features, and a rewarded group for each."""
+class _Packed(NamedTuple):
+    """The microbatches of this rank, and the largest number of microbatches on any rank."""
 
-    rendered: list[RenderedPrompt]
-    encoded: list[EncodedPrompt]
-    groups: list[RolloutGroup]
+    batches: list[Microbatch]
+    largest_count: int
 
 
 class _Update(NamedTuple):
-    """An optimizer update: its numbers, and the log-probs of each microbatch before it, without gradient.
-
-    ``nonfinite``: why there was none; then there are no numbers.
-    """
+    """Metrics of one optimizer update, and the log-probs [N] of each microbatch before it, without gradient."""
 
     metrics: dict[str, float]
     logprobs: list[Tensor]
-    nonfinite: NonFinite | None = None
 
 
 @dataclass(kw_only=True)
 class GRPOTrainer:
-    """The parts of a run, put together by ``virft.recipes.setup``.
+    """GRPO with rule-based rewards. ``virft.recipes.trainers`` builds it from a config.
 
-    ``reference``: a frozen second policy; or ``reference_mode``, a context in which ``policy`` is its own reference
-    (LoRA: adapters off). ``refill``: the samples that step and round (from 1) may take in place of those whose groups
-    have no spread; needed if ``settings.refill_rounds`` is above 0. ``feature_cache``: set if the vision tower is
-    frozen, so each image is encoded once a run.
-
-    With several processes (``ranks``) each takes every so many-th group, and all report the whole step. Where they
-    compute together (``is_sharded``), each does as many rows as the one that has most; where they share out the
-    weights, ``sampler`` is a policy that has them all, in the context ``sampling_mode``. ``engine``: what the policy is
-    called through where gradients are wanted.
+    Rank r processes samples r, r + n, ... of a batch of n ranks, and every rank reports the whole step.
     """
 
-    policy: Policy
+    runner: PolicyRunner
+    """Runs the policy: forward passes, image features, gathered weights."""
     generator: Generator
+    """Samples completions: the policy itself, or an engine with a copy of its weights."""
     render: Callable[[Sample], RenderedPrompt]
+    """From a sample to its prompt and images."""
     grader: Grader
+    """Parses and rewards completions."""
     optimizer: AnyOptimizer
+    """Optimizer of the policy's trained weights."""
     learning_rate_at: Callable[[int], float]
-    settings: GRPOSettings
+    """Learning-rate schedule: step, from 0, -> learning rate."""
+    config: GRPOConfig
+    """Hyperparameters of the algorithm, section ``[grpo]``."""
     params: GenerationParams
-    num_steps: int
+    """Temperature and length limit of sampling."""
     seed: int
+    """Seed of the random streams that completions are sampled with."""
+    prompts_per_batch: int | None = None
+    """Prompts that are sampled concurrently; None: all of a step."""
+    correction: SamplerCorrection | None = None
+    """Off-policy correction; None if the policy samples itself."""
     reference: Policy | None = None
+    """Frozen copy of the initial policy, for the KL term."""
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
+    """In place of ``reference``: context in which the policy is its own reference (LoRA: adapters disabled)."""
     refill: Callable[[int, int], Sequence[Sample]] | None = None
-    feature_cache: FeatureCache | None = None
-    ranks: Ranks = field(default_factory=Ranks)
-    is_sharded: bool = False
-    engine: Callable[..., Tensor] | None = None
-    sampler: Policy | None = None
-    sampling_mode: Callable[[], AbstractContextManager[Any]] | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    autocast: Callable[[], AbstractContextManager[Any]] | None = None
+    """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
 
-    def __post_init__(self) -> None:
-        self._passes = Passes(
-            policy=self.policy,
-            engine=self.engine,
-            encoder=self.sampler,
-            cache=self.feature_cache,
-            device=self.device,
-            autocast=self.autocast,
-        )
+    @property
+    def policy(self) -> Policy:
+        """The trained policy."""
+        return self.runner.policy
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those of the run."""
+        return self.runner.runtime.ranks
 
     def step(self, number: int, samples: Sequence[Sample]) -> GRPOReport:
-        """One step: sample a group for each sample, reward it, compare inside the group, update the policy."""
-        watch = Stopwatch()
-        drawn = self._sample(number, samples, watch)
-        first = self._gathered(drawn, watch)
-        more = self._refill(number, first, drawn, watch)
-        groups = [*first, *more]
-        if spoilt := [group for group in groups if not all_finite(group.rewards)]:
-            return self._without_update(number, groups, len(first), watch, _nonfinite_reward(spoilt))
-        batches = self._pack(
-            drawn.groups,
-            drawn.encoded,
-            counted=_with_spread_first(groups)[: len(first)],
-            drop_equal=not self.settings.has_reference or self.settings.refill_rounds > 0,
-        )
-        num_batches = int(self.ranks.largest(len(batches)))
-        if self.is_sharded:
-            batches += [idle_batch(drawn.groups, drawn.encoded)] * (num_batches - len(batches))
-        watch.lap("pack")
-        references = [self._reference_logprobs(batch, drawn) for batch in batches]
-        watch.lap("reference")
-        rate = self.learning_rate_at(number)
-        set_learning_rate(self.optimizer, rate)
-        updates: list[_Update] = []
-        for _ in range(self.settings.updates_per_batch if num_batches else 0):
-            old = updates[0].logprobs if updates else None
-            updates.append(self._update(number, drawn, batches, references, old))
-            if updates[-1].nonfinite is not None:
-                break
-        self.generator.update()
-        watch.lap("update")
-        nonfinite = updates[-1].nonfinite if updates else None
-        if nonfinite is not None:
-            return self._without_update(number, groups, len(first), watch, nonfinite)
-        of_updates = _of_updates([update.metrics for update in updates])
-        metrics = {
-            "step": number,
-            **self._group_metrics(groups, num_first=len(first)),
-            **of_updates,
-            **({} if self.settings.kl_coef_end is None else {"kl_coef": self._kl_coef(number)}),
-            "learning_rate": rate,
-        }
-        return GRPOReport(
-            metrics=metrics,
-            timings=watch.seconds,
-            shown=best_and_worst(groups, number, scale_by_std=self.settings.scale_by_std),
-            most_different=most_different(groups),
-            alarm=_gap_in_words(number, of_updates.get("sampler_gap_mean"), self.settings.gap_alarm),
-            groups=groups,
-        )
+        """One training step on a batch of samples.
 
-    def _without_update(
-        self, number: int, groups: Sequence[RolloutGroup], num_first: int, watch: Stopwatch, nonfinite: NonFinite
-    ) -> GRPOReport:
-        """A step that has nothing to learn from: its groups that are whole are counted."""
-        whole = [group for group in groups if all_finite(group.rewards)]
-        counted = self._group_metrics(groups, num_first=num_first)
-        return GRPOReport(
-            metrics={"step": number, **counted, SKIPPED: 1, "learning_rate": self.learning_rate_at(number)},
-            timings=watch.seconds,
-            shown=best_and_worst(whole, number, scale_by_std=self.settings.scale_by_std) if whole else None,
-            nonfinite=nonfinite,
-            groups=groups,
-        )
+        Source: GRPO (arXiv 2402.03300, algorithm 1) with the rule-based rewards of Visual-RFT.
+        """
+        timer = StageTimer()
+        # Sample a group of G completions per prompt from the current policy; reward each completion.
+        rollout = self._roll_out(number, samples, timer)
+        try:
+            _require_finite_rewards(rollout.groups)
+            # Advantages inside each group, A_i = (r_i - mean(r)) / std(r), packed into rows with their tokens.
+            packed = self._pack(rollout, timer)
+            # Log-probs of the same tokens under the reference policy, for the KL term.
+            references = [self._reference_logprobs(batch, rollout.own) for batch in packed.batches]
+            timer.lap("reference")
+            # Optimizer updates of the policy on the clipped objective; then the sampler gets the new weights.
+            updates = self._update_policy(number, rollout.own, packed, references, timer)
+        except NonFiniteStep as signal:
+            return self._skipped_report(number, rollout, signal.nonfinite, timer)
+        return self._report(number, rollout, updates, timer)
 
     def sample(self, number: int, samples: Sequence[Sample]) -> list[RolloutGroup]:
-        """The rewarded groups that step ``number`` draws for these samples; nothing is learnt."""
-        return self._sample(number, samples, Stopwatch()).groups
+        """This rank's rewarded groups, as step ``number`` samples them for a batch; nothing is learnt."""
+        return self._sample(number, samples, StageTimer()).groups
 
     def close(self) -> None:
-        """Let go of what samples; no step comes after this."""
+        """Release the generator. No step follows."""
         self.generator.close()
 
     def rehearse(self, sample: Sample) -> list[RolloutGroup]:
-        """One group sampled, rewarded and run backward, without an update: what a step does, for timing.
-
-        For one process alone.
-        """
-        watch = Stopwatch()
-        drawn = self._sample(0, [sample], watch)
-        for batch in self._pack(drawn.groups, drawn.encoded, counted=drawn.groups, drop_equal=False):
+        """Run a step on one sample, without the optimizer update, to measure its cost. On one rank only."""
+        drawn = self._sample(0, [sample], StageTimer())
+        # Groups of equal rewards too: the cost has to be measured whatever the rewards are.
+        for batch in self._pack_groups(drawn, counted=drawn.groups, drop_equal=False):
             self._reference_logprobs(batch, drawn)
             self._logprobs(batch, drawn).sum().backward()
         self.optimizer.zero_grad(set_to_none=True)
         return drawn.groups
 
-    def _sample(self, number: int, samples: Sequence[Sample], watch: Stopwatch, first_place: int = 0) -> _Drawn:
-        """This process's part of the samples, which stand in the step from ``first_place`` on."""
-        own = self.ranks.share(samples)
-        places = [first_place + place for place in self.ranks.share(range(len(samples)))]
-        rendered = [self.render(sample) for sample in own]
-        with self.sampling_mode() if self.sampling_mode is not None else nullcontext():
-            encoded = self._encode(rendered, places)
-            watch.lap("images")
-            groups = self._roll_out(number, own, rendered, encoded, watch)
-        return _Drawn(rendered, encoded, groups)
+    def _roll_out(self, number: int, samples: Sequence[Sample], timer: StageTimer) -> Rollout:
+        """Sample and reward the groups of a step, on all ranks."""
+        own = self._sample(number, samples, timer)
+        groups = self._gather(own, timer)
+        return self._refill(number, Rollout(own, groups, num_first=len(groups)), timer)
 
-    def _gathered(self, drawn: _Drawn, watch: Stopwatch) -> list[RolloutGroup]:
-        """The groups of all processes."""
-        groups = self.ranks.gather(drawn.groups)
-        if self.ranks.count > 1:
-            watch.lap("gather")  # mostly waiting for those who sample longest
-        return groups
+    def _refill(self, number: int, rollout: Rollout, timer: StageTimer) -> Rollout:
+        """Add groups of other samples, round by round as many as still have zero reward variance.
 
-    def _refill(
-        self, number: int, groups: Sequence[RolloutGroup], drawn: _Drawn, watch: Stopwatch
-    ) -> list[RolloutGroup]:
-        """Groups of other samples, a round after the other as many as have no spread still; this process's are added
-        to ``drawn``. Source: dynamic sampling of DAPO (arXiv 2503.14476).
+        Source: dynamic sampling of DAPO (arXiv 2503.14476).
         """
-        more: list[RolloutGroup] = []
-        for turn in range(1, self.settings.refill_rounds + 1):
-            missing = len(groups) - sum(has_spread(group.rewards) for group in (*groups, *more))
-            if missing <= 0:
+        for turn in range(1, self.config.refill_rounds + 1):
+            if not (missing := rollout.num_zero_std):
                 break
             assert self.refill is not None, "refill_rounds above 0 needs samples"
             samples = self.refill(number, turn)[:missing]
-            # a sample that was drawn before in this step gets noise of its own
-            found = self._sample(number, samples, watch, first_place=turn * len(groups))
-            drawn.rendered.extend(found.rendered)
-            drawn.encoded.extend(found.encoded)
-            drawn.groups.extend(found.groups)
-            more += self._gathered(found, watch)
-        return more
+            # Places after those of earlier rounds: a sample that recurs in the step gets another random stream.
+            own = self._sample(number, samples, timer, first_place=turn * rollout.num_first)
+            groups = [*rollout.groups, *self._gather(own, timer)]
+            rollout = Rollout(rollout.own.extended(own), groups, rollout.num_first)
+        return rollout
 
-    def _group_metrics(self, groups: Sequence[RolloutGroup], *, num_first: int) -> dict[str, float]:
-        """What the first draw says, of groups whose rewards are numbers; of the others, which were chosen by their
-        spread, only how many took a place, and their tokens.
-        """
-        first = [group for group in groups[:num_first] if all_finite(group.rewards)]
-        if not first:
-            return {}
-        told = group_metrics(first)
-        if self.settings.refill_rounds:
-            told["num_refilled"] = sum(has_spread(group.rewards) for group in groups[num_first:])
-            told["num_tokens"] = num_tokens(groups)
-        return told
-
-    def _roll_out(
-        self,
-        number: int,
-        samples: Sequence[Sample],
-        rendered: Sequence[RenderedPrompt],
-        encoded: Sequence[EncodedPrompt],
-        watch: Stopwatch,
-    ) -> list[RolloutGroup]:
-        with self._passes.precision():
-            return roll_out(
-                samples,
-                rendered,
-                encoded,
-                generator=self.generator,
-                grader=self.grader,
-                group_size=self.settings.group_size,
-                params=self.params,
-                key=StepKey(seed=self.seed, step=number),
-                context=RewardContext(step_frac=self._step_frac(number), max_tokens=self.params.max_completion_tokens),
-                clock=watch.lap,
-                prompts_per_batch=self.settings.prompts_per_batch,
-            )
-
-    def _step_frac(self, number: int) -> float:
-        return number / max(1, self.num_steps - 1)
-
-    def _kl_coef(self, number: int) -> float:
-        return self.settings.kl_coef_at(self._step_frac(number))
-
-    def _pack(
-        self,
-        groups: Sequence[RolloutGroup],
-        encoded: Sequence[EncodedPrompt],
-        *,
-        counted: Sequence[RolloutGroup],
-        drop_equal: bool,
-    ) -> list[Microbatch]:
-        return pack_step(
-            groups,
-            encoded,
-            loss=self.settings.loss,
-            max_completion_tokens=self.params.max_completion_tokens,
-            scale_by_std=self.settings.scale_by_std,
-            drop_equal=drop_equal,
-            microbatch_tokens=self.settings.microbatch_tokens,
-            counted=counted,
-            mask_truncated=self.settings.mask_truncated,
-        )
-
-    def _update(
-        self,
-        number: int,
-        drawn: _Drawn,
-        batches: Sequence[Microbatch],
-        references: Sequence[Tensor | None],
-        first: Sequence[Tensor] | None,
-    ) -> _Update:
-        """One optimizer update over all microbatches, none where a number is not finite.
-
-        ``first``: the log-probs before the step's first update.
-        """
-        self.policy.train()
-        once, cap = self.settings.updates_per_batch == 1, self.settings.importance_cap
-        totals = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0}
-        largest_gap = 0.0
-        before: list[Tensor] = []
-        weighed: list[Tensor] = []
-        spoilt: list[str] = []
-        for place, (batch, reference) in enumerate(zip(batches, references, strict=True)):
-            logprobs = self._logprobs(batch, drawn)
-            before.append(logprobs.detach())
-            sampler = batch.sampler_logprobs.to(self.device)
-            weights = batch.weights.to(self.device)
-            old = before[place] if first is None else first[place]
-            importance = None
-            if cap is not None:
-                importance = importance_weights(old, sampler, cap=cap)
-                weighed.append(torch.stack([(old - sampler).abs(), importance.ge(cap).float()]))
-            result = policy_loss(
-                logprobs,
-                advantages=batch.advantages.to(self.device),
-                weights=weights,
-                old_logprobs=None if once else sampler if cap is None else old,
-                importance=importance,
-                reference_logprobs=reference,
-                clip_range=self.settings.clip_range,
-                kl_coef=self._kl_coef(number),
-            )
-            loss = result.loss.item()
-            if not math.isfinite(loss):
-                spoilt += [drawn.groups[i].sample.id for i in batch.prompts]
-            totals["loss"] += loss
-            totals["kl"] += result.kl.item()
-            totals["clip_frac"] += result.clip_frac.item()
-            gap = ((logprobs.detach() - sampler).abs() * (weights > 0)).max().item()
-            largest_gap = max(largest_gap, gap)
-            result.loss.backward()
-        totals = self.ranks.sums(totals)
-        if not math.isfinite(totals["loss"]):
-            self.optimizer.zero_grad(set_to_none=True)
-            return _Update({}, before, NonFinite(what="loss", samples=tuple(self.ranks.union(spoilt))))
-        totals["sampler_gap"] = self.ranks.largest(largest_gap)
-        totals["grad_norm"] = update_weights(
-            self.optimizer, max_grad_norm=self.settings.max_grad_norm, ranks=self.ranks
-        )
-        if not math.isfinite(totals["grad_norm"]):
-            learnt = self.ranks.union([drawn.groups[i].sample.id for batch in batches for i in batch.prompts])
-            return _Update({}, before, NonFinite(what="gradient norm", samples=tuple(dict.fromkeys(learnt))))
-        if once:
-            del totals["clip_frac"]
-        if not self.settings.has_reference:
-            del totals["kl"]
-        if weighed:
-            means = torch.cat(weighed, dim=1).mean(1)
-            totals["sampler_gap_mean"], totals["capped_frac"] = means.tolist()
-        return _Update(totals, before)
-
-    def _logprobs(
-        self,
-        batch: Microbatch,
-        drawn: _Drawn,
-        *,
-        policy: Policy | None = None,
-    ) -> Tensor:
-        return self._passes.logprobs(
-            batch.row,
-            [drawn.rendered[i] for i in batch.prompts],
-            [drawn.encoded[i].features for i in batch.prompts],
-            policy=policy,
-        )
-
-    @torch.no_grad()
-    def _reference_logprobs(self, batch: Microbatch, drawn: _Drawn) -> Tensor | None:
-        """What the reference says of the same tokens; None without a KL term."""
-        if not self.settings.has_reference:
-            return None
-        if self.reference is not None:
-            return self._logprobs(batch, drawn, policy=self.reference)
-        assert self.reference_mode is not None, "kl_coef above 0 needs a reference"
-        with self.reference_mode():
-            return self._logprobs(batch, drawn)
+    def _sample(self, number: int, samples: Sequence[Sample], timer: StageTimer, first_place: int = 0) -> Drawn:
+        """Sample and reward the groups of this rank; ``first_place`` is the place of the first sample in the step."""
+        own = self.ranks.shard(samples)
+        places = [first_place + place for place in self.ranks.shard(range(len(samples)))]
+        rendered = [self.render(sample) for sample in own]
+        # Encoding and sampling differ in length between ranks, so they need a copy of the policy with all its weights.
+        with self.runner.gather():
+            encoded = self._encode(rendered, places)
+            timer.lap("images")
+            with self.runner.runtime.autocast():
+                groups = roll_out(
+                    own,
+                    rendered,
+                    encoded,
+                    generator=self.generator,
+                    grader=self.grader,
+                    group_size=self.config.group_size,
+                    params=self.params,
+                    key=StepKey(seed=self.seed, step=number),
+                    context=RewardContext(
+                        step_frac=self._step_frac(number), max_tokens=self.params.max_completion_tokens
+                    ),
+                    lap=timer.lap,
+                    prompts_per_batch=self.prompts_per_batch,
+                )
+        return Drawn(rendered, encoded, groups)
 
     def _encode(self, rendered: Sequence[RenderedPrompt], places: Sequence[int]) -> list[EncodedPrompt]:
-        """Each prompt with the features of its images; ``places``: where it stands in the step."""
+        """Each prompt with its image features. ``places`` in the step name the random streams of the completions."""
         return [
             EncodedPrompt(
                 prompt=one.prompt,
@@ -427,35 +207,240 @@ class GRPOTrainer:
                 features=features,
                 stream_id=f"{place}/{one.prompt.sample_id}",
             )
-            for place, one, features in zip(places, rendered, self._passes.features(rendered), strict=True)
+            for place, one, features in zip(places, rendered, self.runner.encode_images(rendered), strict=True)
         ]
 
+    def _gather(self, drawn: Drawn, timer: StageTimer) -> list[RolloutGroup]:
+        """The groups of all ranks, in the order of the batch."""
+        groups = self.ranks.gather(drawn.groups)
+        if self.ranks.count > 1:
+            timer.lap("gather")  # mostly the wait for the rank with the longest completions
+        return groups
 
-def _with_spread_first(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
-    """The groups that teach, in their order, then the others."""
-    return sorted(groups, key=lambda group: not has_spread(group.rewards))
+    def _pack(self, rollout: Rollout, timer: StageTimer) -> _Packed:
+        """The step's microbatches. Sharded ranks get equally many of them."""
+        # Zero advantages leave only the KL term to learn from; groups that were replaced have no part in it either.
+        drop_equal = not self.config.has_reference or self.config.refill_rounds > 0
+        batches = self._pack_groups(rollout.own, counted=rollout.counted, drop_equal=drop_equal)
+        largest_count = int(self.ranks.max(len(batches)))
+        if self.runner.runtime.is_sharded:
+            padding = zero_weight_microbatch(rollout.own.groups, rollout.own.encoded)
+            batches += [padding] * (largest_count - len(batches))
+        timer.lap("pack")
+        return _Packed(batches, largest_count)
+
+    def _pack_groups(self, own: Drawn, *, counted: Sequence[RolloutGroup], drop_equal: bool) -> list[Microbatch]:
+        return pack_step(
+            own.groups,
+            own.encoded,
+            loss=self.config.loss,
+            max_completion_tokens=self.params.max_completion_tokens,
+            scale_by_std=self.config.scale_by_std,
+            drop_equal=drop_equal,
+            microbatch_tokens=self.config.microbatch_tokens,
+            counted=counted,
+            mask_truncated=self.config.mask_truncated,
+        )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: Microbatch, own: Drawn) -> Tensor | None:
+        """Log-probs [N] of a microbatch under the reference; None without a KL term."""
+        if not self.config.has_reference:
+            return None
+        if self.reference is not None:
+            return self._logprobs(batch, own, policy=self.reference)
+        assert self.reference_mode is not None, "kl_coef above 0 needs a reference"
+        with self.reference_mode():
+            return self._logprobs(batch, own)
+
+    def _logprobs(self, batch: Microbatch, own: Drawn, *, policy: Policy | None = None) -> Tensor:
+        """Log-probs [N] of a microbatch under the policy, or another one."""
+        return self.runner.logprobs(
+            batch.row,
+            [own.rendered[i] for i in batch.prompts],
+            [own.encoded[i].features for i in batch.prompts],
+            policy=policy,
+        )
+
+    def _update_policy(
+        self, number: int, own: Drawn, packed: _Packed, references: Sequence[Tensor | None], timer: StageTimer
+    ) -> dict[str, float]:
+        """Run the optimizer updates of a step; their metrics, empty if no group has anything to learn from."""
+        set_learning_rate(self.optimizer, self.learning_rate_at(number))
+        updates: list[_Update] = []
+        try:
+            # A rank without microbatches takes part as long as another rank has some: an update is collective.
+            for _ in range(self.config.updates_per_batch if packed.largest_count else 0):
+                first_logprobs = updates[0].logprobs if updates else None
+                updates.append(self._update(number, own, packed.batches, references, first_logprobs))
+        except NonFiniteStep:
+            # the updates of this step before the one that failed have changed the weights
+            self._publish_weights(timer)
+            raise
+        self._publish_weights(timer)
+        return merge_updates([one.metrics for one in updates])
+
+    def _publish_weights(self, timer: StageTimer) -> None:
+        """Give the generator the current weights, once a step: to an engine they are copied."""
+        self.generator.update()
+        timer.lap("update")
+
+    def _update(
+        self,
+        number: int,
+        own: Drawn,
+        batches: Sequence[Microbatch],
+        references: Sequence[Tensor | None],
+        first_logprobs: Sequence[Tensor] | None,
+    ) -> _Update:
+        """One optimizer update with gradients accumulated over all microbatches.
+
+        ``first_logprobs``: each microbatch's log-probs before the first update of the step; None in the first update.
+        Raises ``NonFiniteStep`` if the loss or the gradient norm is not finite; the weights are then unchanged.
+        """
+        # Sampling runs in eval(); gradient checkpointing works in train() only. No family has dropout.
+        self.policy.train()
+        totals = UpdateTotals()
+        logprobs: list[Tensor] = []
+        for i, (batch, reference) in enumerate(zip(batches, references, strict=True)):
+            first = None if first_logprobs is None else first_logprobs[i]
+            logprobs.append(self._backward(number, own, batch, reference, first, totals))
+        # Summed before it is tested: all ranks have to skip the update, or none.
+        metrics = self.ranks.sum(totals.sums)
+        if not math.isfinite(metrics["loss"]):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteStep("loss", self.ranks.union(totals.nonfinite_samples))
+        metrics["sampler_gap"] = self.ranks.max(totals.largest_gap)
+        metrics["grad_norm"] = update_weights(self.optimizer, max_grad_norm=self.config.max_grad_norm, ranks=self.ranks)
+        if not math.isfinite(metrics["grad_norm"]):
+            learnt = self.ranks.union([own.groups[i].sample.id for batch in batches for i in batch.prompts])
+            raise NonFiniteStep("gradient norm", list(dict.fromkeys(learnt)))
+        unused = {"kl": not self.config.has_reference, "clip_frac": self.config.updates_per_batch == 1}
+        metrics = {name: value for name, value in metrics.items() if not unused.get(name, False)}
+        return _Update({**metrics, **totals.off_policy_metrics()}, logprobs)
+
+    def _backward(
+        self,
+        number: int,
+        own: Drawn,
+        batch: Microbatch,
+        reference: Tensor | None,
+        first: Tensor | None,
+        totals: UpdateTotals,
+    ) -> Tensor:
+        """Accumulate the gradient of one microbatch; its log-probs [N] without gradient.
+
+        ``reference`` and ``first`` are log-probs [N] under the reference and before the first update of the step.
+        """
+        device = self.runner.runtime.device
+        logprobs = self._logprobs(batch, own)
+        current = logprobs.detach()
+        before = current if first is None else first
+        sampler, weights = batch.sampler_logprobs.to(device), batch.weights.to(device)
+        importance = None
+        if self.correction is not None:
+            importance = importance_weights(before, sampler, cap=self.correction.importance_cap)
+            totals.add_importance(importance, gaps=before - sampler, cap=self.correction.importance_cap)
+        result = policy_loss(
+            logprobs,
+            advantages=batch.advantages.to(device),
+            weights=weights,
+            old_logprobs=self._old_logprobs(before, sampler),
+            importance=importance,
+            reference_logprobs=reference,
+            clip_range=self.config.clip_range,
+            kl_coef=self._kl_coef_at(number),
+        )
+        # tokens of weight 0 are masked or padding, and their gap does not matter
+        gaps = (current - sampler) * (weights > 0)
+        totals.add(result, gaps=gaps, sample_ids=[own.groups[i].sample.id for i in batch.prompts])
+        result.loss.backward()
+        return current
+
+    def _old_logprobs(self, before: Tensor, sampler: Tensor) -> Tensor | None:
+        """Log-probs [N] in the denominator of the clipped ratio; None if the ratio is 1.
+
+        ``before``: the policy's before the step, [N]; ``sampler``: those of the engine that sampled, [N].
+        """
+        if self.config.updates_per_batch == 1:
+            return None
+        # Another engine's error is corrected by importance weights and must not count as a change of the policy.
+        return sampler if self.correction is None else before
+
+    def _report(self, number: int, rollout: Rollout, updates: dict[str, float], timer: StageTimer) -> GRPOReport:
+        kl_coef = {} if self.config.kl_coef_end is None else {"kl_coef": self._kl_coef_at(number)}
+        return GRPOReport(
+            metrics={
+                "step": number,
+                **self._group_metrics(rollout),
+                **updates,
+                **kl_coef,
+                "learning_rate": self.learning_rate_at(number),
+            },
+            timings=timer.seconds,
+            rollout_record=rollout_record(rollout.groups, number, scale_by_std=self.config.scale_by_std),
+            widest_group=widest_reward_range(rollout.groups),
+            warning=self._gap_warning(number, updates.get("sampler_gap_mean")),
+            groups=rollout.groups,
+        )
+
+    def _skipped_report(self, number: int, rollout: Rollout, nonfinite: NonFinite, timer: StageTimer) -> GRPOReport:
+        """Report of a step without an update. Its metrics are those of groups with finite rewards."""
+        finite = [group for group in rollout.groups if all_finite(group.rewards)]
+        return GRPOReport(
+            metrics={
+                "step": number,
+                **self._group_metrics(rollout),
+                SKIPPED: 1,
+                "learning_rate": self.learning_rate_at(number),
+            },
+            timings=timer.seconds,
+            rollout_record=rollout_record(finite, number, scale_by_std=self.config.scale_by_std) if finite else None,
+            nonfinite=nonfinite,
+            groups=rollout.groups,
+        )
+
+    def _group_metrics(self, rollout: Rollout) -> dict[str, float]:
+        """Metrics of the initially sampled groups with finite rewards.
+
+        Groups of dynamic sampling are chosen by their rewards, so their means would be biased. They count in
+        ``num_refilled`` and ``num_tokens`` only.
+        """
+        first = [group for group in rollout.first if all_finite(group.rewards)]
+        if not first:
+            return {}
+        metrics = group_metrics(first)
+        if self.config.refill_rounds:
+            metrics["num_refilled"] = sum(has_nonzero_std(group.rewards) for group in rollout.refilled)
+            metrics["num_tokens"] = num_tokens(rollout.groups)
+        return metrics
+
+    def _gap_warning(self, number: int, gap: float | None) -> str | None:
+        """Warning that the log-probs of engine and policy differ too much; None if they do not."""
+        if gap is None or self.correction is None or gap <= self.correction.max_gap:
+            return None
+        return (
+            f"step {number + 1}: the log-probs of vLLM and of the policy differ by {gap:.2g} nats per token on "
+            f"average; expected at most {self.correction.max_gap:g}. Training continues with capped importance "
+            "weights; check that vLLM's version is the tested one"
+        )
+
+    def _step_frac(self, number: int) -> float:
+        """Fraction of the run that is done: 0 in the first step, 1 in the last."""
+        return number / max(1, self.config.steps - 1)
+
+    def _kl_coef_at(self, number: int) -> float:
+        """Coefficient of the KL term: linear from ``kl_coef`` to ``kl_coef_end`` over the run, if that is set."""
+        start = self.config.kl_coef
+        end = start if self.config.kl_coef_end is None else self.config.kl_coef_end
+        return start + (end - start) * self._step_frac(number)
 
 
-def _of_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The last update's numbers, with the gap to the sampler from the first one: after that the policy has moved."""
-    if not updates:
-        return {}
-    of_first = {name: updates[0][name] for name in ("sampler_gap", "sampler_gap_mean") if name in updates[0]}
-    return {**updates[-1], **of_first}
-
-
-def _nonfinite_reward(spoilt: Sequence[RolloutGroup]) -> NonFinite:
-    """Of groups with such a reward; what was wrong with the first one."""
-    first = next(report for report in spoilt[0].reports if not math.isfinite(report.total))
+def _require_finite_rewards(groups: Sequence[RolloutGroup]) -> None:
+    """Raise ``NonFiniteStep`` if a reward is NaN or infinite; the message is that of the first one."""
+    affected = [group for group in groups if not all_finite(group.rewards)]
+    if not affected:
+        return
+    first = next(report for report in affected[0].reports if not math.isfinite(report.total))
     why = first.reading.answer.reason if isinstance(first.reading.answer, Unreadable) else ""
-    return NonFinite(what="reward", samples=tuple(group.sample.id for group in spoilt), why=why)
-
-
-def _gap_in_words(number: int, gap: float | None, alarm: float | None) -> str | None:
-    """What the user is told where the engine that samples is not the policy."""
-    if gap is None or alarm is None or gap <= alarm:
-        return None
-    return (
-        f"step {number + 1}: what vLLM says of a sampled token and what the policy says differ by {gap:.2g} nats on "
-        f"average; expected at most {alarm:g}. Training goes on with capped weights; is vLLM's version the tested one?"
-    )
+    raise NonFiniteStep("reward", [group.sample.id for group in affected], why)

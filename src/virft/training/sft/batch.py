@@ -1,4 +1,4 @@
-"""From samples with their right answers to packed rows: several questions to a row, none padded."""
+"""From samples and their target texts to packed rows: several samples in a row, without padding."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from virft.models.renderer import RenderedPrompt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupervisedRow:
-    """One forward and backward. ``members``: numbers of the samples (in the step) that stand in the row, in order."""
+    """One forward and backward pass."""
 
     row: PackedRow
+    """The tokens [p1 | t1 | p2 | t2 | ..] of prompts and targets, and the places that predict each target token."""
     members: tuple[int, ...]
+    """Index, in the batch, of each sample of the row, in order."""
 
 
-def pack_answers(
-    prompts: Sequence[RenderedPrompt], answers: Sequence[Sequence[int]], *, microbatch_tokens: int
+def pack_targets(
+    prompts: Sequence[RenderedPrompt], targets: Sequence[Sequence[int]], *, microbatch_tokens: int
 ) -> list[SupervisedRow]:
-    """Rows [prompt | answer] of one sample after the other, at most ``microbatch_tokens`` each (one alone may be more).
+    """Rows of at most ``microbatch_tokens`` tokens; a single sample may exceed it.
 
-    ``answers``: token ids of each right answer with its end token. Samples do not see one another.
+    ``targets``: token ids of each ground-truth completion, its end token included. Samples do not attend to each other.
     """
-    lengths = [len(one.prompt.token_ids) + len(answer) for one, answer in zip(prompts, answers, strict=True)]
+    lengths = [len(one.prompt.token_ids) + len(target) for one, target in zip(prompts, targets, strict=True)]
     return [
         SupervisedRow(
             row=pack_row(
                 [prompts[i].prompt.token_ids for i in members],
                 [prompts[i].positions for i in members],
-                [[answers[i]] for i in members],
+                # groups of one completion each
+                [[targets[i]] for i in members],
             ),
             members=members,
         )
@@ -39,7 +42,7 @@ def pack_answers(
 
 
 def _fill(lengths: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:
-    """Samples in order, as many to a row as fit."""
+    """Consecutive samples, as many in a row as fit."""
     members: list[int] = []
     total = 0
     for number, length in enumerate(lengths):

@@ -1,121 +1,143 @@
-"""Supervised fine-tuning: the right answer of each sample made likelier, under the prompts that GRPO asks with."""
+"""Supervised fine-tuning: cross-entropy of the ground truth, under the same prompts as GRPO."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
-from virft.models.vision import FeatureCache
+from virft.models.vision import ImageFeatures
 from virft.training.distributed import Ranks
-from virft.training.monitors import SKIPPED, NonFinite
+from virft.training.monitors import SKIPPED
 from virft.training.optim import set_learning_rate, update_weights
-from virft.training.policy_runner import Passes
-from virft.training.sft.batch import pack_answers
-from virft.training.step import StepReport, Stopwatch
+from virft.training.policy_runner import PolicyRunner
+from virft.training.sft.batch import SupervisedRow, pack_targets
+from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
 from virft.types import Sample
 
 
 @dataclass(kw_only=True)
 class SFTTrainer:
-    """The parts of a run. ``answer_ids``: token ids of the right answer to a sample, its end token among them.
+    """Supervised fine-tuning. ``virft.recipes.trainers`` builds it from a config.
 
-    ``feature_cache``: set if the vision tower is frozen, so each image is encoded once a run. With several processes
-    (``ranks``) each takes every so many-th sample; ``is_sharded``: they compute together; ``engine``: what the policy
-    is called through where gradients are wanted. ``encoder``: what encodes images, in the context ``encoding_mode``,
-    where the policy has not all weights.
+    Rank r processes samples r, r + n, ... of a batch of n ranks, and every rank reports the whole step.
     """
 
-    policy: Policy
+    runner: PolicyRunner
+    """Runs the policy: forward passes, image features, gathered weights."""
     render: Callable[[Sample], RenderedPrompt]
-    answer_ids: Callable[[Sample, RenderedPrompt], Sequence[int]]
+    """From a sample to its prompt and images."""
+    target_ids: Callable[[Sample, RenderedPrompt], Sequence[int]]
+    """Token ids of the ground-truth completion of a sample, its end token included."""
     optimizer: AnyOptimizer
+    """Optimizer of the policy's trained weights."""
     learning_rate_at: Callable[[int], float]
+    """Learning-rate schedule: step, from 0, -> learning rate."""
     max_grad_norm: float
+    """Gradients are clipped to this global norm."""
     microbatch_tokens: int
-    feature_cache: FeatureCache | None = None
-    ranks: Ranks = field(default_factory=Ranks)
-    is_sharded: bool = False
-    engine: Callable[..., Tensor] | None = None
-    encoder: Policy | None = None
-    encoding_mode: Callable[[], AbstractContextManager[Any]] = nullcontext
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    autocast: Callable[[], AbstractContextManager[Any]] | None = None
+    """Tokens of one forward and backward pass; bounds memory, not the result."""
 
-    def __post_init__(self) -> None:
-        self._passes = Passes(
-            policy=self.policy,
-            engine=self.engine,
-            encoder=self.encoder,
-            cache=self.feature_cache,
-            device=self.device,
-            autocast=self.autocast,
-        )
+    @property
+    def policy(self) -> Policy:
+        """The trained policy."""
+        return self.runner.policy
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among those of the run."""
+        return self.runner.runtime.ranks
 
     def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
-        """One optimizer step on the mean negative log-probability of all answer tokens of the samples."""
-        watch = Stopwatch()
-        own = self.ranks.share(samples)
+        """One optimizer step on the mean cross-entropy of all target tokens of a batch."""
+        timer = StageTimer()
+        own = self.ranks.shard(samples)
         rendered = [self.render(sample) for sample in own]
-        with self.encoding_mode():
-            features = self._passes.features(rendered) if self.feature_cache is not None else []
-        watch.lap("images")
-        answers = [self.answer_ids(sample, one) for sample, one in zip(own, rendered, strict=True)]
-        rows = pack_answers(rendered, answers, microbatch_tokens=self.microbatch_tokens)
-        watch.lap("pack")
-        rate = self.learning_rate_at(number)
-        set_learning_rate(self.optimizer, rate)
-        self.policy.train()
-        totals = self.ranks.sums(
-            {
-                "answer_tokens": sum(map(len, answers)),
-                "num_tokens": sum(len(one.row.token_ids) for one in rows),
-            }
+        features = self._encode(rendered)
+        timer.lap("images")
+        targets = [self.target_ids(sample, one) for sample, one in zip(own, rendered, strict=True)]
+        rows = pack_targets(rendered, targets, microbatch_tokens=self.microbatch_tokens)
+        timer.lap("pack")
+        totals = self.ranks.sum(
+            {"target_tokens": sum(map(len, targets)), "num_tokens": sum(len(one.row.token_ids) for one in rows)}
         )
-        num_idle = int(self.ranks.largest(len(rows))) - len(rows) if self.is_sharded else 0
-        weights = [1.0] * len(rows) + [0.0] * num_idle
-        loss = 0.0
-        spoilt: list[str] = []
-        for one, weight in zip([*rows, *[rows[-1]] * num_idle], weights, strict=True):
-            logprobs = self._passes.logprobs(
-                one.row, [rendered[i] for i in one.members], [features[i] for i in one.members if features]
-            )
-            part = -logprobs.sum() / totals["answer_tokens"] * weight
-            value = part.item()
-            if not math.isfinite(value):
-                spoilt += [own[i].id for i in one.members]
-            loss += value
-            part.backward()
-        loss = self.ranks.sums({"loss": loss})["loss"]
-        nonfinite = None
-        if math.isfinite(loss):
-            norm = update_weights(self.optimizer, max_grad_norm=self.max_grad_norm, ranks=self.ranks)
-            if not math.isfinite(norm):
-                nonfinite = NonFinite(what="gradient norm", samples=tuple(sample.id for sample in samples))
-        else:
-            self.optimizer.zero_grad(set_to_none=True)
-            nonfinite = NonFinite(what="loss", samples=tuple(self.ranks.union(spoilt)))
-        watch.lap("update")
-        found = {SKIPPED: 1} if nonfinite is not None else {"loss": loss, "grad_norm": norm}
+        nonfinite: NonFinite | None = None
+        set_learning_rate(self.optimizer, self.learning_rate_at(number))
+        try:
+            found = self._update(samples, rows, rendered, features, num_targets=totals["target_tokens"])
+        except NonFiniteStep as signal:
+            found, nonfinite = {SKIPPED: 1}, signal.nonfinite
+        timer.lap("update")
         return StepReport(
             metrics={
                 "step": number,
                 **found,
-                "answer_tokens": totals["answer_tokens"] / len(samples),
+                "target_tokens": totals["target_tokens"] / len(samples),
                 "num_tokens": int(totals["num_tokens"]),
-                "learning_rate": rate,
+                "learning_rate": self.learning_rate_at(number),
             },
-            timings=watch.seconds,
+            timings=timer.seconds,
             nonfinite=nonfinite,
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
+
+    def _encode(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+        """Image features of a frozen tower; a trained one encodes the images in the forward pass, with gradient."""
+        if self.runner.feature_cache is None:
+            return []
+        with self.runner.gather():
+            return self.runner.encode_images(rendered)
+
+    def _update(
+        self,
+        samples: Sequence[Sample],
+        rows: Sequence[SupervisedRow],
+        rendered: Sequence[RenderedPrompt],
+        features: Sequence[ImageFeatures],
+        *,
+        num_targets: float,
+    ) -> dict[str, float]:
+        """Accumulate the gradient over all rows and take one optimizer step; loss and gradient norm.
+
+        Raises ``NonFiniteStep`` if one of them is not finite; the weights are then unchanged.
+        """
+        self.policy.train()
+        own = self.ranks.shard(samples)
+        loss = 0.0
+        nonfinite_samples: list[str] = []
+        for one, weight in self._with_zero_weight_rows(rows):
+            # the denominator of the whole step, so that neither microbatches nor ranks change the result
+            part = -self._logprobs(one, rendered, features).sum() / num_targets * weight
+            value = part.item()
+            if not math.isfinite(value):
+                nonfinite_samples += [own[i].id for i in one.members]
+            loss += value
+            part.backward()
+        loss = self.ranks.sum({"loss": loss})["loss"]
+        if not math.isfinite(loss):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteStep("loss", self.ranks.union(nonfinite_samples))
+        norm = update_weights(self.optimizer, max_grad_norm=self.max_grad_norm, ranks=self.ranks)
+        if not math.isfinite(norm):
+            raise NonFiniteStep("gradient norm", [sample.id for sample in samples])
+        return {"loss": loss, "grad_norm": norm}
+
+    def _with_zero_weight_rows(self, rows: Sequence[SupervisedRow]) -> list[tuple[SupervisedRow, float]]:
+        """Rows with their weight in the loss. Sharded ranks need equally many forward passes: a row again, weight 0."""
+        num_extra = int(self.ranks.max(len(rows))) - len(rows) if self.runner.runtime.is_sharded else 0
+        return [(one, 1.0) for one in rows] + [(rows[-1], 0.0)] * num_extra
+
+    def _logprobs(
+        self, one: SupervisedRow, rendered: Sequence[RenderedPrompt], features: Sequence[ImageFeatures]
+    ) -> Tensor:
+        """Log-probs [N] of the target tokens of a row, in nats."""
+        return self.runner.logprobs(
+            one.row, [rendered[i] for i in one.members], [features[i] for i in one.members if features]
+        )

@@ -1,4 +1,4 @@
-"""What a comparison says in sentences."""
+"""Sentences about a comparison."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def said(differences: dict[str, ScoreDifference], task: TaskName, warnings: tupl
     return list(sentences({("base", "rft"): [one]}, 0))
 
 
-def test_detection_is_told_by_f1_and_by_ap_each_with_its_own_verdict() -> None:
+def test_detection_has_a_sentence_about_f1_and_one_about_ap() -> None:
     found = said(
         {"f1": difference(0.1, (0.05, 0.15)), "ap": difference(0.01, (-0.01, 0.03)), "ap50": difference(0.2, None)},
         TaskName.DETECTION,
     )
     assert found == [
         "RFT is better than base on these images: f1 +0.100 (+0.050 to +0.150).",
-        "RFT cannot be told from base on these images: ap +0.010 (-0.010 to +0.030).",
-        "Intervals are over images, pooled over 3 seeds: they say nothing of other data, other models or other "
+        "RFT is not distinguishable from base on these images: ap +0.010 (-0.010 to +0.030).",
+        "Confidence intervals resample images, pooled over 3 seeds; they do not generalize to other data, models or "
         "budgets.",
     ]
 
 
-def test_a_worse_system_is_called_worse_and_what_was_asked_differently_follows() -> None:
+def test_a_worse_system_is_called_worse_and_warnings_follow() -> None:
     found = said(
         {"accuracy": difference(-0.1, (-0.15, -0.05), num_seeds=1)}, TaskName.CLASSIFICATION, ("thinking differs",)
     )
     assert found[0] == "RFT is worse than base on these images: accuracy -0.100 (-0.150 to -0.050)."
-    assert found[1] == "Asked differently: thinking differs"
-    assert "pooled over 1 seed:" in found[2]
+    assert found[1] == "Not evaluated alike: thinking differs"
+    assert "pooled over 1 seed;" in found[2]
 
 
-def test_of_one_image_nothing_can_be_told() -> None:
+def test_one_image_has_no_confidence_interval() -> None:
     (sentence, _) = said({"box_miou": difference(0.1, None)}, TaskName.GROUNDING)
-    assert sentence == "RFT cannot be told from base on these images: box_miou +0.100 (one image: no interval)."
+    assert sentence == "RFT is not distinguishable from base on these images: box_miou +0.100 (one image: no interval)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from report_factories import (
     run_with_predictions,
     write_texts,
 )
+from virft.errors import RunError
 from virft.evaluation.predictions import PARTS, PREDICTIONS
 from virft.report.read import read_systems, report_folders
-from virft.training.run import METRICS, ROLLOUTS
+from virft.training.run import CARD, METRICS, ROLLOUTS
 
 
 def page_of(*places: Path) -> PageReader:
@@ -41,6 +43,14 @@ def test_a_run_that_is_being_written_is_shown_as_far_as_it_got(tmp_path: Path) -
     # 1 hit, 1 box, 2 targets so far: 2 / 3
     assert "0.667" in found.texts
     assert f"mine: {folder}: predictions are still being written, 2 so far" in found.texts
+
+
+def test_a_run_of_another_format_is_refused_by_its_version(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine", make_set(tmp_path / "coins"), steps=2)
+    card = json.loads((run.folder / CARD).read_text()) | {"schema_version": 1}
+    (run.folder / CARD).write_text(json.dumps(card))
+    with pytest.raises(RunError, match=r"card\.json: schema_version is 1, .*; expected 2: open it with that version"):
+        report_folders([run.folder])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virft.training.grpo.advantages import group_advantages, has_spread
+from virft.training.grpo.advantages import group_advantages, has_nonzero_std
 
 REWARDS = st.lists(st.floats(-3, 3, allow_nan=False), min_size=2, max_size=16)
 
@@ -23,13 +23,13 @@ def test_without_the_division_they_are_distances_to_the_mean() -> None:
     assert group_advantages([0.0, 0.5, 1.0], scale_by_std=False).tolist() == [-0.5, 0.0, 0.5]
 
 
-def test_equal_rewards_teach_nothing() -> None:
+def test_equal_rewards_have_zero_advantages() -> None:
     assert group_advantages([0.7, 0.7, 0.7]).tolist() == [0.0, 0.0, 0.0]
-    assert not has_spread([0.7, 0.7, 0.7])
+    assert not has_nonzero_std([0.7, 0.7, 0.7])
 
 
-def test_rounding_of_a_sum_is_no_spread() -> None:
-    # 0.1 + 0.2 is 0.30000000000000004: dividing its distance to 0.3 by a tiny deviation would make noise a lesson
+def test_rounding_of_a_sum_is_no_variance() -> None:
+    # 0.1 + 0.2 is 0.30000000000000004: divided by a tiny deviation, the distance to 0.3 would be an advantage
     assert group_advantages([0.1 + 0.2, 0.3]).tolist() == [0.0, 0.0]
 
 
@@ -40,7 +40,7 @@ def test_advantages_add_up_to_zero(scale_by_std: bool, rewards: list[float]) -> 
 
 
 @given(rewards=REWARDS, shift=st.floats(-2, 2))
-def test_a_reward_that_everyone_gets_changes_nothing(rewards: list[float], shift: float) -> None:
+def test_a_reward_added_to_all_changes_nothing(rewards: list[float], shift: float) -> None:
     shifted = group_advantages([reward + shift for reward in rewards], scale_by_std=False)
     assert shifted.tolist() == pytest.approx(group_advantages(rewards, scale_by_std=False).tolist(), abs=1e-8)
 

@@ -1,4 +1,4 @@
-"""The loss of completion tokens: every number by hand."""
+"""The loss of completion tokens: expected values are literal numbers."""
 
 from __future__ import annotations
 

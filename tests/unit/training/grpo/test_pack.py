@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from group_factories import encode, group
+from virft.config.schema import LossKind
 from virft.training.grpo.loss import policy_loss
-from virft.training.grpo.pack import LossKind, Microbatch, pack_step
+from virft.training.grpo.pack import Microbatch, pack_step
 from virft.types import FinishReason, RolloutGroup
 
 KINDS: tuple[LossKind, ...] = ("sequence_mean", "token_mean", "constant_length")
@@ -79,7 +80,7 @@ def test_a_step_of_equal_groups_has_no_rows() -> None:
     assert pack(group([1.0, 1.0]), group([0.0, 0.0], id="b"), drop_equal=True) == []
 
 
-def test_groups_without_spread_stay_where_the_kl_term_needs_them() -> None:
+def test_groups_with_zero_reward_variance_stay_if_the_kl_term_needs_them() -> None:
     (batch,) = pack(group([1.0, 1.0]), drop_equal=False)
     assert batch.advantages.tolist() == [0.0] * 4
 

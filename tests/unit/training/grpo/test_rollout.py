@@ -18,7 +18,7 @@ GRADER = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1
 SAMPLES = [question("a"), question("b"), question("c")]
 
 
-def rolled(generator: ToyGenerator, *, clock: list[str] | None = None, size: int | None = None) -> list[RolloutGroup]:
+def rolled(generator: ToyGenerator, *, laps: list[str] | None = None, size: int | None = None) -> list[RolloutGroup]:
     return roll_out(
         SAMPLES,
         [render(one) for one in SAMPLES],
@@ -29,7 +29,7 @@ def rolled(generator: ToyGenerator, *, clock: list[str] | None = None, size: int
         params=GenerationParams(max_completion_tokens=8),
         key=StepKey(seed=0, step=5),
         context=RewardContext(),
-        clock=(clock if clock is not None else []).append,
+        lap=(laps if laps is not None else []).append,
         prompts_per_batch=size,
     )
 
@@ -43,13 +43,13 @@ def test_each_sample_gets_a_group_with_a_report_for_every_completion() -> None:
 
 
 def test_sampling_and_rewarding_are_timed_apart() -> None:
-    clock: list[str] = []
-    rolled(ToyGenerator(ToyPolicy()), clock=clock)
-    assert clock == ["sampling", "reward"]
+    laps: list[str] = []
+    rolled(ToyGenerator(ToyPolicy()), laps=laps)
+    assert laps == ["sampling", "reward"]
 
 
 @pytest.mark.parametrize(("size", "calls"), [(None, [3]), (1, [1, 1, 1]), (2, [2, 1]), (8, [3])])
-def test_at_most_so_many_prompts_are_sampled_at_once(size: int | None, calls: list[int]) -> None:
+def test_at_most_n_prompts_are_sampled_concurrently(size: int | None, calls: list[int]) -> None:
     generator = ToyGenerator(ToyPolicy())
     groups = rolled(generator, size=size)
     assert [len(call) for call in generator.calls] == calls

@@ -14,8 +14,8 @@ from group_factories import completion, group, report
 from toy_training import question, toy_trainer
 from virft.models.vision import FeatureCache
 from virft.rewards.combine import RewardRule
-from virft.training.grpo.group_metrics import best_and_worst, group_metrics
-from virft.training.monitors import NonFinite
+from virft.training.grpo.group_metrics import group_metrics, rollout_record
+from virft.training.step import NonFinite
 from virft.types import Answer, Augmentation, Detections, RewardReport, RolloutGroup
 
 SAMPLES = [question("a"), question("b")]
@@ -26,14 +26,14 @@ def toy(trainer: Any) -> Any:
     return trainer.policy
 
 
-def test_a_step_makes_the_better_answer_likelier() -> None:
+def test_a_step_increases_the_probability_of_the_better_completion() -> None:
     trainer = toy_trainer()
     trainer.step(0, SAMPLES)
     weight = toy(trainer).weight.detach()
     assert weight[1] > 0 > weight[2]
 
 
-def test_a_step_tells_reward_loss_norm_and_rate() -> None:
+def test_metrics_of_a_step_have_reward_loss_gradient_norm_and_learning_rate() -> None:
     metrics = toy_trainer().step(0, SAMPLES).metrics
     # half of the answers earn 3, half earn 1
     assert metrics["reward"] == 2.0
@@ -53,11 +53,11 @@ def test_timings_name_every_stage() -> None:
     ]  # fmt: skip
 
 
-def test_a_step_in_which_all_answers_are_equal_changes_nothing() -> None:
+def test_a_step_with_zero_reward_variance_changes_nothing() -> None:
     trainer = toy_trainer(equal=True)
     metrics = trainer.step(0, SAMPLES).metrics
     assert toy(trainer).weight.tolist() == [0.0] * 4
-    assert metrics["spread_frac"] == 0.0
+    assert metrics["nonzero_std_frac"] == 0.0
     assert "loss" not in metrics
 
 
@@ -77,7 +77,7 @@ def test_the_learning_rate_follows_the_schedule() -> None:
     )
 
 
-def test_the_reference_is_asked_only_where_kl_counts() -> None:
+def test_the_reference_is_needed_only_with_a_kl_term() -> None:
     trainer = toy_trainer(kl_coef=0.1)
     with pytest.raises(AssertionError, match="needs a reference"):
         trainer.step(0, SAMPLES)
@@ -103,7 +103,7 @@ def test_the_weight_of_kl_moves_over_the_run() -> None:
 
 def test_a_kl_term_that_begins_at_nothing_needs_a_reference_and_pulls_back_later() -> None:
     trainer, free = toy_trainer(num_steps=2, kl_coef_end=50.0), toy_trainer(num_steps=2)
-    assert trainer.settings.has_reference and not free.settings.has_reference
+    assert trainer.config.has_reference and not free.config.has_reference
     trainer.reference = toy(toy_trainer())
     for one in (trainer, free):
         one.learning_rate_at = lambda number: 0.1
@@ -114,14 +114,14 @@ def test_a_kl_term_that_begins_at_nothing_needs_a_reference_and_pulls_back_later
     assert toy(trainer).weight[1] < toy(free).weight[1]
 
 
-def test_a_completion_near_the_end_of_its_room_costs() -> None:
+def test_a_completion_near_the_length_limit_is_penalized() -> None:
     trainer = toy_trainer()
     trainer.grader = replace(trainer.grader, rule=RewardRule(overlong_tokens=8))
     # 1 of 8 tokens
     assert trainer.step(0, SAMPLES).metrics["reward_overlong"] == pytest.approx(-1 / 8)
 
 
-def test_a_sample_that_comes_twice_in_a_step_has_other_noise() -> None:
+def test_a_sample_that_comes_twice_in_a_step_has_two_random_streams() -> None:
     trainer = toy_trainer()
     trainer.step(2, [question("a"), question("a")])
     generator: Any = trainer.generator
@@ -137,7 +137,7 @@ def test_images_of_a_frozen_tower_are_encoded_once_a_run() -> None:
     assert (toy(cached).encoded, toy(plain).encoded) == (2, 6)
 
 
-def test_features_of_a_view_are_not_kept() -> None:
+def test_features_of_an_augmented_image_are_not_cached() -> None:
     cache = FeatureCache()
     trainer = toy_trainer(feature_cache=cache)
     seen = [replace(sample, augmentation=Augmentation(crop=(0, 0, 50, 50))) for sample in SAMPLES]
@@ -147,7 +147,7 @@ def test_features_of_a_view_are_not_kept() -> None:
     assert (cache.hits, cache.misses) == (0, 0)
 
 
-def test_a_loss_that_is_no_number_leaves_the_weights_and_names_the_samples() -> None:
+def test_a_nonfinite_loss_leaves_the_weights_and_names_the_samples() -> None:
     # the first of two microbatches: 3 + 4 tokens each
     trainer = toy_trainer(microbatch_tokens=7)
     real, rows = trainer.policy.forward, iter([True, False])
@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_and_names_the_samples() -> 
     assert not trainer.optimizer.state and toy(trainer).weight.grad is None
 
 
-def test_a_gradient_that_is_no_number_leaves_the_weights_and_names_all_that_were_learnt() -> None:
+def test_a_nonfinite_gradient_leaves_the_weights_and_names_all_samples_of_the_step() -> None:
     trainer = toy_trainer()
     toy(trainer).weight.register_hook(lambda gradient: gradient * math.inf)
     report = trainer.step(0, SAMPLES)
@@ -175,7 +175,7 @@ def test_a_gradient_that_is_no_number_leaves_the_weights_and_names_all_that_were
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_reward_that_is_no_number_skips_the_step_and_names_its_sample(value: float) -> None:
+def test_a_nonfinite_reward_skips_the_step_and_names_its_sample(value: float) -> None:
     def odd(reading: Any, target: Any, context: Any) -> float:
         return value if reading.text == "odd" else 0.5
 
@@ -191,7 +191,7 @@ def test_a_reward_that_is_no_number_skips_the_step_and_names_its_sample(value: f
     assert report.nonfinite == NonFinite(what="reward", samples=("a",), why=why)
     # what is counted is the other group: 2 of its own, 0.5 of the extra
     assert (report.metrics["reward"], report.metrics["skipped"]) == (2.5, 1)
-    assert report.shown is not None and report.shown["sample"] == "b"
+    assert report.rollout_record is not None and report.rollout_record["sample"] == "b"
     assert toy(trainer).weight.tolist() == [0.0] * 4
 
 
@@ -208,13 +208,13 @@ def test_metrics_are_means_over_completions() -> None:
     metrics = group_metrics(groups)
     assert metrics["reward"] == 1.25  # (0 + 1 + 2 + 2) / 4
     assert metrics["completion_tokens"] == 2.0  # (1 + 3 + 2 + 2) / 4
-    assert metrics["spread_frac"] == 0.5
+    assert metrics["nonzero_std_frac"] == 0.5
     assert metrics["unreadable_frac"] == metrics["truncated_frac"] == 0.0
     # log-probs -1; -2, -2.1, -2.2; -1, -1.1; -2, -2.1: 13.5 over 8 tokens
     assert metrics["entropy"] == pytest.approx(13.5 / 8)
 
 
-def test_boxes_and_those_that_repeat_another_are_counted_over_answers_that_have_any_number() -> None:
+def test_boxes_and_duplicates_are_counted_over_detection_answers() -> None:
     once, moved, far = (0, 0, 10, 10), (0, 0, 10, 8), (50, 50, 60, 60)  # the second overlaps the first by 0.8
     answers = [detections(once, moved, far, once), detections(), detections(far)]
     reports = tuple(RewardReport(total=0.0, parts={}, reading=reading(answer)) for answer in answers)
@@ -233,7 +233,7 @@ def made(one: RolloutGroup, **changes: Any) -> RolloutGroup:
     return RolloutGroup(**fields | changes)
 
 
-def test_unreadable_and_cut_answers_are_counted() -> None:
+def test_unreadable_and_truncated_completions_are_counted() -> None:
     one = made(
         group([0.0, 1.0]),
         completions=(completion([1], cut=True), completion([1])),
@@ -245,10 +245,10 @@ def test_unreadable_and_cut_answers_are_counted() -> None:
     assert (metrics["reward_iou"], metrics["reward_label"]) == (0.25, 1.0)
 
 
-def test_the_log_keeps_best_and_worst_of_the_group_that_differed_most() -> None:
+def test_the_rollout_record_has_best_and_worst_of_the_widest_group() -> None:
     texts = (completion([1], text="bad"), completion([2], text="good"), completion([3], text="fair"))
     wide = made(group([0.1, 0.9, 0.5], id="wide"), completions=texts)
-    record = best_and_worst([group([0.4, 0.5]), wide], 6, scale_by_std=False)
+    record = rollout_record([group([0.4, 0.5]), wide], 6, scale_by_std=False)
     assert (record["step"], record["sample"], record["rewards"]) == (6, "wide", [0.1, 0.9, 0.5])
     assert (record["best"]["text"], record["best"]["reward"]) == ("good", 0.9)
     assert (record["worst"]["text"], record["worst"]["reward"]) == ("bad", 0.1)
@@ -256,34 +256,34 @@ def test_the_log_keeps_best_and_worst_of_the_group_that_differed_most() -> None:
     assert (record["best"]["advantage"], record["worst"]["advantage"]) == (0.4, -0.4)
 
 
-def test_the_log_keeps_boxes_as_they_were_read() -> None:
+def test_the_rollout_record_has_the_parsed_boxes() -> None:
     answers: list[Answer] = [detections((1, 2, 3, 4.125), confidence=0.5), Detections(), box(5, 6, 7, 8)]
     reports = tuple(
         RewardReport(total=total, parts={}, reading=reading(answer))
         for total, answer in zip((1.0, 0.0, 2.0), answers, strict=True)
     )
     pair = made(group([1.0, 0.0]), reports=reports[:2])
-    record = best_and_worst([pair], 0, scale_by_std=True)
+    record = rollout_record([pair], 0, scale_by_std=True)
     assert (record["best"]["boxes"], record["worst"]["boxes"]) == ([[1, 2, 3, 4.12, 0.5]], [])
-    record = best_and_worst([made(group([0.0, 2.0]), reports=reports[1:])], 0, scale_by_std=True)
+    record = rollout_record([made(group([0.0, 2.0]), reports=reports[1:])], 0, scale_by_std=True)
     assert record["best"]["boxes"] == [[5, 6, 7, 8, 1.0]]
 
 
-def test_the_generator_is_told_of_new_weights_once_a_step() -> None:
+def test_the_generator_gets_new_weights_once_a_step() -> None:
     trainer = toy_trainer(updates_per_batch=2)
     generator: Any = trainer.generator
-    told = []
+    counts = []
     for number in range(2):
         trainer.step(number, SAMPLES)
-        told.append(generator.num_updates)
-    assert told == [1, 2]
+        counts.append(generator.num_updates)
+    assert counts == [1, 2]
 
 
 GAPS = (math.log(1.5), math.log(4.0))
-"""The policy makes the right answer 1.5 times and the wrong one 4 times as likely as the engine that samples."""
+"""The policy gives the correct completion 1.5 times and the other 4 times the probability of the engine."""
 
 
-def test_tokens_of_another_engine_weigh_what_the_policy_thinks_of_them() -> None:
+def test_tokens_of_another_engine_have_importance_weights() -> None:
     metrics = toy_trainer(gaps=GAPS, importance_cap=2.0).step(0, SAMPLES).metrics
     assert metrics["sampler_gap"] == pytest.approx(math.log(4), rel=1e-5)
     assert metrics["sampler_gap_mean"] == pytest.approx((math.log(1.5) + math.log(4)) / 2, rel=1e-5)
@@ -296,7 +296,7 @@ def test_tokens_of_another_engine_weigh_what_the_policy_thinks_of_them() -> None
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
-def test_the_ratio_that_is_clipped_is_to_the_policy_before_the_step_not_to_the_engine() -> None:
+def test_the_clipped_ratio_is_to_the_policy_before_the_step_not_to_the_engine() -> None:
     settings: dict[str, Any] = {"updates_per_batch": 3, "max_grad_norm": 1e9, "importance_cap": 5.0}
     metrics = toy_trainer(gaps=(0.5, 0.5), **settings).step(0, SAMPLES).metrics
     # as without a gap: to the engine both ratios would be above exp(0.3), and only one of two would be clipped at all
@@ -306,15 +306,17 @@ def test_the_ratio_that_is_clipped_is_to_the_policy_before_the_step_not_to_the_e
     assert metrics["sampler_gap_mean"] == pytest.approx(0.5, rel=1e-5)
 
 
-def test_the_alarm_is_raised_where_the_engine_is_far_from_the_policy() -> None:
-    far = toy_trainer(gaps=(0.3, 0.1), importance_cap=2.0, gap_alarm=0.1).step(0, SAMPLES)
-    assert far.alarm is not None
-    assert far.alarm.startswith("step 1: what vLLM says of a sampled token and what the policy says differ by 0.2 nats")
-    near = toy_trainer(gaps=(0.1, 0.05), importance_cap=2.0, gap_alarm=0.1).step(0, SAMPLES)
-    assert near.alarm is None
+def test_a_large_gap_between_engine_and_policy_gives_a_warning() -> None:
+    far = toy_trainer(gaps=(0.3, 0.1), importance_cap=2.0, max_gap=0.1).step(0, SAMPLES)
+    assert far.warning is not None
+    assert far.warning.startswith(
+        "step 1: the log-probs of vLLM and of the policy differ by 0.2 nats per token on average; "
+    )
+    near = toy_trainer(gaps=(0.1, 0.05), importance_cap=2.0, max_gap=0.1).step(0, SAMPLES)
+    assert near.warning is None
 
 
-def test_the_built_in_generator_is_taken_at_its_word() -> None:
+def test_completions_of_the_policy_itself_are_not_corrected() -> None:
     report = toy_trainer(gaps=GAPS).step(0, SAMPLES)
     assert {"sampler_gap_mean", "capped_frac"}.isdisjoint(report.metrics)
-    assert report.alarm is None
+    assert report.warning is None

@@ -6,7 +6,7 @@ import torch
 
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import VisionInputs
-from virft.training.sft.batch import pack_answers
+from virft.training.sft.batch import pack_targets
 from virft.types import Prompt
 
 
@@ -21,7 +21,7 @@ def prompt(*token_ids: int) -> RenderedPrompt:
 
 
 def test_samples_stand_one_after_the_other() -> None:
-    (one,) = pack_answers([prompt(1, 2), prompt(3)], [[7, 8], [9]], microbatch_tokens=100)
+    (one,) = pack_targets([prompt(1, 2), prompt(3)], [[7, 8], [9]], microbatch_tokens=100)
     assert one.members == (0, 1)
     assert one.row.token_ids.tolist() == [1, 2, 7, 8, 3, 9]
     # the prompt's last token predicts the first of the answer
@@ -32,8 +32,8 @@ def test_samples_stand_one_after_the_other() -> None:
 
 def test_a_row_holds_as_many_samples_as_fit_and_at_least_one() -> None:
     prompts, answers = [prompt(1, 2), prompt(3), prompt(4, 5, 6, 7)], [[7, 8], [9], [9]]
-    rows = pack_answers(prompts, answers, microbatch_tokens=5)
+    rows = pack_targets(prompts, answers, microbatch_tokens=5)
     # 4 tokens, and 2 more would be 6; the last has 5
     assert [one.members for one in rows] == [(0,), (1,), (2,)]
-    assert [one.members for one in pack_answers(prompts, answers, microbatch_tokens=6)] == [(0, 1), (2,)]
-    assert [one.members for one in pack_answers(prompts, answers, microbatch_tokens=1)] == [(0,), (1,), (2,)]
+    assert [one.members for one in pack_targets(prompts, answers, microbatch_tokens=6)] == [(0, 1), (2,)]
+    assert [one.members for one in pack_targets(prompts, answers, microbatch_tokens=1)] == [(0,), (1,), (2,)]

@@ -1,4 +1,4 @@
-"""Groups in which all are paid the same give way to groups of other samples."""
+"""Dynamic sampling: groups with zero reward variance are replaced by groups of other samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from virft.types import Sample
 
 
 def trainer_with(equal: set[str], spares: Sequence[Sequence[str]], **settings: object) -> GRPOTrainer:
-    """A trainer that may take the samples ``spares[round - 1]`` in a round; ``equal``: ids without spread."""
+    """A trainer that may take the samples ``spares[round - 1]`` in a round; ``equal``: ids with equal rewards."""
     trainer = toy_trainer(equal=equal, refill_rounds=len(spares), **settings)
     trainer.refill = lambda number, turn: [question(name) for name in spares[turn - 1]]
     return trainer
@@ -33,7 +33,7 @@ def weight(trainer: GRPOTrainer) -> torch.Tensor:
     return found.detach()
 
 
-def test_others_take_the_place_of_groups_without_spread() -> None:
+def test_groups_with_zero_reward_variance_are_replaced() -> None:
     trainer = trainer_with({"a", "d"}, ["de", "fg"])
     report = trainer.step(0, questions("abc"))
     assert calls(trainer) == [["0/a", "1/b", "2/c"], ["3/d"], ["6/f"]]
@@ -43,29 +43,29 @@ def test_others_take_the_place_of_groups_without_spread() -> None:
     assert torch.equal(weight(trainer), weight(plain))
 
 
-def test_what_is_told_of_rewards_is_told_of_the_first_draw() -> None:
+def test_metrics_are_those_of_the_first_draw() -> None:
     trainer = trainer_with({"a"}, ["d"])
     metrics, plain = (one.step(0, questions("ab")).metrics for one in (trainer, toy_trainer(equal={"a"})))
-    assert {name: metrics[name] for name in ("reward", "spread_frac")} == {"reward": 2.5, "spread_frac": 0.5}
+    assert {name: metrics[name] for name in ("reward", "nonzero_std_frac")} == {"reward": 2.5, "nonzero_std_frac": 0.5}
     assert metrics["num_refilled"] == 1
     assert metrics["num_tokens"] == plain["num_tokens"] * 3 / 2
     assert "num_refilled" not in plain
 
 
-def test_a_skipped_step_tells_of_the_first_draw_too() -> None:
+def test_metrics_of_a_skipped_step_are_those_of_the_first_draw_too() -> None:
     trainer = trainer_with({"a"}, ["d"])
     with torch.no_grad():
         weight(trainer)[3] = torch.nan
     metrics = trainer.step(0, questions("ab")).metrics
     assert metrics[SKIPPED] == 1
-    assert {name: metrics[name] for name in ("reward", "spread_frac", "num_refilled")} == {
+    assert {name: metrics[name] for name in ("reward", "nonzero_std_frac", "num_refilled")} == {
         "reward": 2.5,
-        "spread_frac": 0.5,
+        "nonzero_std_frac": 0.5,
         "num_refilled": 1,
     }
 
 
-def test_where_no_other_helps_a_step_is_as_it_was() -> None:
+def test_if_no_replacement_has_variance_the_step_is_unchanged() -> None:
     trainer, plain = trainer_with({"a", "d", "e"}, ["d", "e"]), toy_trainer(equal={"a"})
     metrics = trainer.step(0, questions("ab")).metrics
     plain.step(0, questions("ab"))
@@ -74,13 +74,13 @@ def test_where_no_other_helps_a_step_is_as_it_was() -> None:
     assert weight(plain).abs().max() > 0
 
 
-def test_nothing_more_is_drawn_where_all_groups_teach() -> None:
+def test_no_replacement_is_drawn_if_all_groups_have_variance() -> None:
     trainer = trainer_with(set(), ["d"])
     trainer.step(0, questions("ab"))
     assert calls(trainer) == [["0/a", "1/b"]]
 
 
-def test_a_sample_that_comes_again_is_answered_anew() -> None:
+def test_a_sample_that_recurs_gets_another_random_stream() -> None:
     trainer = trainer_with({"a"}, ["b", "b"])
     trainer.step(0, questions("ab"))
     assert calls(trainer) == [["0/a", "1/b"], ["2/b"]]

@@ -1,0 +1,263 @@
+"""From a config to its trainer: policy, sharding, optimizer, generator and rewards put together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from virft.config.schema import Config, GRPOConfig, SamplingConfig, SFTConfig
+from virft.errors import ConfigError
+from virft.generation.generator import GenerationParams, Generator
+from virft.generation.hf_generator import HFGenerator, stop_token_ids
+from virft.generation.vllm_generator import engine_is_served, start_vllm
+from virft.inference.prompting import Prompting, make_renderer
+from virft.models.load import LoadedModel
+from virft.models.policy import Policy, make_policy
+from virft.models.renderer import RenderedPrompt
+from virft.models.sharding import shard
+from virft.models.vision import FeatureCache
+from virft.recipes.setup import load_for_training, make_grader, make_prompting, make_runtime
+from virft.tasks import TASKS
+from virft.text.prompts import left_to_write
+from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
+from virft.training.optim import ScaledRows, learning_rate, make_optimizer
+from virft.training.policy_runner import PolicyRunner
+from virft.training.runtime import Runtime
+from virft.training.sft.trainer import SFTTrainer
+from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed, start_zero
+from virft.types import Sample
+
+_MAX_SAMPLER_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+"""Compute dtype -> nats per token. A larger mean gap to another engine's log-probs is more than rounding."""
+
+
+def require_strategy(runtime: Runtime) -> None:
+    """Raise ``ConfigError`` if the package that the strategy needs is not installed."""
+    if runtime.strategy.startswith("zero"):
+        require_deepspeed()
+
+
+def require_engine(sampling: SamplingConfig, runtime: Runtime) -> None:
+    """Raise ``ConfigError`` if vLLM is to sample and is not installed, or cannot run as configured on this machine."""
+    if sampling.engine == "builtin":
+        return
+    if runtime.ranks.count > 1:
+        raise ConfigError(
+            f"sampling.engine is {sampling.engine} with {runtime.ranks.count} processes; "
+            "expected builtin, or one process"
+        )
+    engine_is_served(sampling.vllm_mode, on_cpu=runtime.device.type == "cpu")
+
+
+def open_grpo_trainer(config: Config, class_names: Iterable[str] = ()) -> GRPOTrainer:
+    """The GRPO trainer of a config with everything that it needs, the model loaded. The caller has to ``close`` it."""
+    runtime = make_runtime(config.model, config.parallel)
+    loaded = load_for_training(config.model, runtime, seed=config.seed)
+    prompting = make_prompting(config.prompt, config.mixture, loaded)
+    return make_grpo_trainer(config, loaded, prompting, runtime, class_names)
+
+
+def make_grpo_trainer(
+    config: Config, loaded: LoadedModel, prompting: Prompting, runtime: Runtime, class_names: Iterable[str] = ()
+) -> GRPOTrainer:
+    """The GRPO trainer of a config around a loaded model. With several ranks, this shards the weights.
+
+    ``class_names`` are the queries of the training data, whose embeddings may learn faster (``grpo.name_lr_scale``).
+    """
+    policy = make_policy(loaded, temperature=config.sampling.temperature)
+    # The reference is a copy of the policy before sharding, which replaces its parameters. LoRA needs no copy.
+    has_copy = config.grpo.has_reference and loaded.adapters is None
+    reference = copy.deepcopy(policy).requires_grad_(False).eval() if has_copy else None
+    has_base = config.grpo.has_reference and loaded.adapters is not None
+    sharded = _shard(config.grpo, loaded, policy, runtime, class_names, offload=config.parallel.offload_optimizer)
+    if reference is not None and runtime.shards_weights:
+        shard(reference, runtime.device, runtime.ranks.count)
+    elif reference is not None:
+        reference.to(runtime.device)
+    correction = SamplerCorrection(
+        importance_cap=config.sampling.importance_cap, max_gap=_MAX_SAMPLER_GAP[runtime.dtype]
+    )
+    return GRPOTrainer(
+        runner=PolicyRunner(
+            policy=policy,
+            runtime=runtime,
+            engine=sharded.engine,
+            gathered=sharded.gathered,
+            gather=loaded.gathered if runtime.shards_weights else nullcontext,
+            feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        ),
+        generator=_make_generator(config.sampling, loaded, sharded.gathered or policy, runtime),
+        render=make_renderer(loaded, prompting),
+        grader=make_grader(config.reward, config.prompt, config.mixture, loaded.family.box_space),
+        optimizer=sharded.optimizer,
+        learning_rate_at=_schedule(config.grpo),
+        config=config.grpo,
+        params=GenerationParams(
+            max_completion_tokens=config.sampling.max_completion_tokens, temperature=config.sampling.temperature
+        ),
+        seed=config.seed,
+        prompts_per_batch=config.sampling.prompts_per_batch,
+        # the policy's own log-probs need no correction
+        correction=None if config.sampling.engine == "builtin" else correction,
+        reference=reference,
+        reference_mode=loaded.adapters_disabled if has_base else None,
+    )
+
+
+def make_sft_trainer(
+    config: Config, loaded: LoadedModel, prompting: Prompting, runtime: Runtime, class_names: Iterable[str] = ()
+) -> SFTTrainer:
+    """The supervised trainer of a config around a loaded model, under the same prompts as GRPO.
+
+    ``class_names`` as for ``make_grpo_trainer``.
+    """
+    policy = make_policy(loaded, temperature=1.0)
+    sharded = _shard(config.sft, loaded, policy, runtime, class_names, offload=config.parallel.offload_optimizer)
+    # SFT does not sample. Only a frozen tower that ZeRO-3 shards has to be gathered: FSDP2 leaves it unsharded, and a
+    # trained tower encodes images in the sharded forward pass.
+    needs_gathering = runtime.strategy == "zero3" and config.model.freeze_vision
+    return SFTTrainer(
+        runner=PolicyRunner(
+            policy=policy,
+            runtime=runtime,
+            engine=sharded.engine,
+            gathered=sharded.gathered if needs_gathering else None,
+            gather=loaded.gathered if needs_gathering else nullcontext,
+            feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        ),
+        render=make_renderer(loaded, prompting),
+        target_ids=_target_ids(loaded, prompting),
+        optimizer=sharded.optimizer,
+        learning_rate_at=_schedule(config.sft),
+        max_grad_norm=config.sft.max_grad_norm,
+        microbatch_tokens=config.sft.microbatch_tokens,
+    )
+
+
+def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], list[int]]:
+    """A function from a sample to the token ids of its ground-truth completion, with the end token."""
+    end = end_token_id(loaded)
+
+    def target_ids(sample: Sample, rendered: RenderedPrompt) -> list[int]:
+        text = TASKS[sample.task].render_for(
+            sample,
+            space=loaded.family.box_space,
+            resized=rendered.prompt.images[sample.target_image].resized,
+            thinking_text=sample.rationale if prompting.thinking_for(sample) else None,
+        )
+        # A chat template may end inside a think block: its tag is in the prompt and must not come twice.
+        rest = left_to_write(text, rendered.prompt.opened)
+        return [*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end]
+
+    return target_ids
+
+
+def end_token_id(loaded: LoadedModel) -> int:
+    """The end token of a completion: the tokenizer's if sampling stops at it, else the smallest id that it stops at."""
+    stops = stop_token_ids(loaded.model)
+    own = loaded.tokenizer.eos_token_id
+    return own if own in stops else min(stops)
+
+
+def _make_generator(sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime) -> Generator:
+    """The engine that samples in training: the policy itself, or vLLM, which is started here."""
+    if sampling.engine == "builtin":
+        return HFGenerator(policy, loaded.tokenizer)
+    return start_vllm(
+        loaded,
+        policy.rules,
+        dtype=str(runtime.dtype).removeprefix("torch."),
+        mode=sampling.vllm_mode,
+        memory_frac=sampling.vllm_gpu_memory,
+        on_cpu=runtime.device.type == "cpu",
+    )
+
+
+class _Sharded(NamedTuple):
+    """A policy's optimizer after sharding, an unsharded copy of the policy, and DeepSpeed's engine.
+
+    ``gathered`` is set if no rank has all weights, ``engine`` under ZeRO.
+    """
+
+    optimizer: AnyOptimizer
+    gathered: Policy | None = None
+    engine: ZeroPolicy | None = None
+
+
+def _shard(
+    settings: GRPOConfig | SFTConfig,
+    loaded: LoadedModel,
+    policy: Policy,
+    runtime: Runtime,
+    class_names: Iterable[str],
+    *,
+    offload: bool,
+) -> _Sharded:
+    """Shard weights and optimizer over the ranks, as the strategy says, and make the optimizer."""
+    runtime.ranks.check_equal(one for one in policy.parameters() if one.requires_grad)
+    gathered = None
+    # The order matters: the copy is made of the unsharded model, the optimizer of the sharded parameters.
+    if runtime.shards_weights:
+        keep_tower = runtime.strategy == "fsdp2"
+        loaded.add_gathered_copy(runtime.device, linear_dtype=runtime.autocast_dtype, replicate_tower=keep_tower)
+        gathered = make_policy(loaded.unsharded(), temperature=policy.rules.temperature)
+    if runtime.strategy == "fsdp2":
+        assert loaded.gathered_copy is not None
+        shard(policy, runtime.device, runtime.ranks.count, replicated=loaded.gathered_copy.shared)
+    optimizer = _make_optimizer(settings, loaded, policy, class_names)
+    if not runtime.strategy.startswith("zero"):
+        return _Sharded(optimizer, gathered)
+    if not dist.is_initialized():
+        # DeepSpeed needs a process group, also of one process
+        backend = "nccl" if runtime.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    engine, zero_optimizer = start_zero(
+        policy,
+        optimizer,
+        stage=3 if runtime.strategy == "zero3" else 2,
+        num_processes=runtime.ranks.count,
+        max_grad_norm=settings.max_grad_norm,
+        autocast_dtype=runtime.autocast_dtype,
+        offload=offload,
+    )
+    return _Sharded(zero_optimizer, gathered, engine)
+
+
+def _make_optimizer(
+    settings: GRPOConfig | SFTConfig, loaded: LoadedModel, policy: Policy, class_names: Iterable[str]
+) -> torch.optim.Optimizer:
+    scales = {"vision": settings.vision_lr_scale, "projector": settings.projector_lr_scale}
+    parts = loaded.vision_parts()
+    return make_optimizer(
+        policy.parameters(),
+        weight_decay=settings.weight_decay,
+        scaled_rows=_class_name_rows(settings.name_lr_scale, loaded, class_names),
+        scale_of=lambda parameter: scales[parts[parameter]] if parameter in parts else 1.0,
+        kind=settings.optimizer,
+    )
+
+
+def _schedule(settings: GRPOConfig | SFTConfig) -> Callable[[int], float]:
+    return partial(
+        learning_rate,
+        peak=settings.learning_rate,
+        num_steps=settings.steps,
+        warmup_steps=settings.warmup_steps,
+        schedule=settings.schedule,
+    )
+
+
+def _class_name_rows(scale: float, loaded: LoadedModel, class_names: Iterable[str]) -> ScaledRows | None:
+    """The embedding rows of the tokens of class names, at the start of a text and after a space; None without scale."""
+    if scale == 1:
+        return None
+    texts = [text for name in sorted(set(class_names)) for text in (name, f" {name}")]
+    ids = {token for text in texts for token in loaded.tokenizer(text, add_special_tokens=False).input_ids}
+    table: Any = loaded.model.get_input_embeddings().weight
+    return ScaledRows(table, torch.tensor(sorted(ids)), scale)

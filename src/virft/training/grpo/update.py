@@ -1,0 +1,59 @@
+"""Sums over the microbatches of one optimizer update (gradient accumulation)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from virft.training.grpo.loss import PolicyLoss
+
+
+class UpdateTotals:
+    """Loss and diagnostics of one optimizer update on this rank, added up one microbatch at a time.
+
+    ``sums`` have the denominator of the whole step and are to be summed over ranks; ``largest_gap`` is the largest
+    absolute difference, in nats, of a token's log-prob between policy and sampler. ``nonfinite_samples`` are the ids of
+    samples in microbatches whose loss is not finite.
+    """
+
+    def __init__(self) -> None:
+        self.sums = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0}
+        self.largest_gap = 0.0
+        self.nonfinite_samples: list[str] = []
+        self._off_policy: list[Tensor] = []
+
+    def add(self, result: PolicyLoss, *, gaps: Tensor, sample_ids: Sequence[str]) -> None:
+        """Add a microbatch: its loss, and ``gaps`` of shape (N,), policy minus sampler log-probs in nats."""
+        loss = result.loss.item()
+        if not math.isfinite(loss):
+            self.nonfinite_samples += sample_ids
+        # Python floats, so in float64: the rounding of this sum is far below that of a float32 loss.
+        self.sums["loss"] += loss
+        self.sums["kl"] += result.kl.item()
+        self.sums["clip_frac"] += result.clip_frac.item()
+        self.largest_gap = max(self.largest_gap, gaps.abs().max().item())
+
+    def add_importance(self, importance: Tensor, *, gaps: Tensor, cap: float) -> None:
+        """Add a microbatch that another engine sampled: importance weights and ``gaps``, both of shape (N,)."""
+        self._off_policy.append(torch.stack([gaps.abs(), importance.ge(cap).float()]))  # (2, N)
+
+    def off_policy_metrics(self) -> Mapping[str, float]:
+        """Mean gap to the engine that samples, and fraction of capped weights; empty if the policy samples."""
+        if not self._off_policy:
+            return {}
+        gap, capped = torch.cat(self._off_policy, dim=1).mean(1).tolist()
+        return {"sampler_gap_mean": gap, "capped_frac": capped}
+
+
+def merge_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of a step: those of its last update, but the gap to the sampler of the first; empty without updates.
+
+    After the first update the policy has moved, and its distance to the sampler is no longer an error of the engine.
+    """
+    if not updates:
+        return {}
+    of_first = {name: updates[0][name] for name in ("sampler_gap", "sampler_gap_mean") if name in updates[0]}
+    return {**updates[-1], **of_first}

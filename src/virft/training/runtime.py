@@ -1,0 +1,67 @@
+"""Processes, device and precision of a run, resolved once."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from virft.config.schema import Strategy
+from virft.training.distributed import Ranks, ranks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """Ranks, device, strategy and precision of this process. Made once for a run and passed to all that computes.
+
+    The default is one process on a CPU in float32; ``start_runtime`` detects those of the machine.
+    """
+
+    ranks: Ranks = field(default_factory=Ranks)
+    """This process among those of the run."""
+    strategy: Strategy = "ddp"
+    """The strategy in force, "ddp" if this process is alone (see ``start_runtime``)."""
+    dtype: torch.dtype = torch.float32
+    """Precision of the forward pass: float32, or bfloat16 under autocast. Trained weights are float32 either way."""
+
+    @property
+    def device(self) -> torch.device:
+        """This process's GPU, or the CPU."""
+        # Collectives need their tensors on the device that the policy is on, so one device serves both.
+        return self.ranks.device
+
+    @property
+    def is_sharded(self) -> bool:
+        """True if ranks compute in lockstep, each with a part of weights, gradients or optimizer states."""
+        return self.strategy != "ddp"
+
+    @property
+    def shards_weights(self) -> bool:
+        """True if no rank holds all weights: sampling and saving then need a gathered copy."""
+        return self.strategy in ("fsdp2", "zero3")
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The dtype that autocast computes linear layers in; None if autocast is off."""
+        return None if self.dtype == torch.float32 else self.dtype
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context in which the model computes in ``dtype``."""
+        if self.autocast_dtype is None:
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+
+def start_runtime(
+    *, strategy: Strategy = "ddp", offload_optimizer: bool = False, dtype: torch.dtype = torch.float32
+) -> Runtime:
+    """The runtime of this process, connected to the others that a launcher started (``accelerate launch``).
+
+    ``strategy`` is that of ``[parallel]``. A process that is alone has nothing to shard and gets "ddp", unless
+    DeepSpeed is to offload the optimizer, which helps one process too.
+    """
+    found = ranks()
+    is_alone = found.count == 1 and not offload_optimizer
+    return Runtime(ranks=found, strategy="ddp" if is_alone else strategy, dtype=dtype)
