@@ -391,26 +391,25 @@ def ask(
         raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
     if seed is not None and temperature == 0:
         raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
-    from virft.data.images import load_image
-    from virft.inference.annotated_image import default_path, require_free, save_picture
-    from virft.inference.questions import make_question
-    from virft.inference.result import in_lines
+    from virft.inference.annotated_image import default_path, require_writable, save_marked
+    from virft.inference.queries import make_query
+    from virft.inference.result import result_lines
     from virft.text.prompts import read_template
 
     if template != "auto":
         read_template(template)
-    asked = None if question is None else make_question(image, question, task)
-    if asked is not None:
-        load_image(asked.image)
-        out = out or default_path(asked.image, Path(), set())
-        require_free(out, image=asked.image, overwrite=overwrite)
+    query = None if question is None else make_query(image, question, task)
+    if query is not None:
+        query.open_image()
+        out = out or default_path(Path(image), Path(), set())
+        require_writable(out, image=Path(image), overwrite=overwrite)
     elif out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; with - expected a folder for the pictures")
-    from virft.inference.asker import Asker
     from virft.inference.json_lines import answer_lines
+    from virft.inference.model import Model
     from virft.models.load import load_model
 
-    asker = Asker(
+    loaded = Model(
         load_model(model),
         template=template,
         thinking=thinking,
@@ -418,15 +417,15 @@ def ask(
         temperature=temperature,
         seed=seed or 0,
     )
-    if asked is None:
-        _print_records(answer_lines(sys.stdin.buffer, asker, task=task, folder=out or Path(), overwrite=overwrite))
+    if query is None:
+        _print_records(answer_lines(sys.stdin.buffer, loaded, task=task, folder=out or Path(), overwrite=overwrite))
         return
     assert out is not None
-    answered = asker.answer(asked)
-    save_picture(out, answered)
-    for line in in_lines(answered):
+    result = loaded.answer(query)
+    save_marked(out, result.annotated())
+    for line in result_lines(result):
         _say(line)
-    _say(f"picture: {out}")
+    _say(f"annotated image: {out}")
 
 
 def app(
@@ -440,16 +439,16 @@ def app(
     max_completion_tokens: int = 256,
 ) -> None:
     """Serve a page in which a model is asked, beside the model it was tuned from if ``base`` names that."""
-    from virft.inference.app import import_gradio, listen, serve
+    from virft.inference.app import import_gradio, listen, serve_app
 
     import_gradio()
     with listen(host, port) as listening:
-        from virft.inference.asker import Asker
+        from virft.inference.model import Model
         from virft.models.load import load_model
 
         models = {"base": base, "tuned": model} if base is not None else {"model": model}
-        asker = partial(Asker, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
-        serve({name: asker(load_model(path)) for name, path in models.items()}, listening, say=_say)
+        make = partial(Model, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
+        serve_app({name: make(load_model(path)) for name, path in models.items()}, listening, report=_say)
 
 
 def report(*, folders: Sequence[Path], out: Path | None = None, num_pictures: int = 40, intervals: bool = True) -> None:

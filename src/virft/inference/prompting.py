@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from virft.data.images import load_image
+from virft.data.images import load_image as load_image_file
 from virft.errors import ModelError
 from virft.models.load import CARD, LoadedModel
-from virft.models.renderer import RenderedPrompt, Renderer
+from virft.models.renderer import LoadImage, RenderedPrompt, Renderer
 from virft.text.prompts import BUILT_IN, question_of, read_template
 from virft.types import Sample
 
@@ -15,7 +15,12 @@ DEFAULT_TEMPLATE = "paper"
 
 
 def make_renderer(
-    loaded: LoadedModel, *, template: str, thinking: bool, thinking_by_origin: Mapping[str, bool] | None = None
+    loaded: LoadedModel,
+    *,
+    template: str,
+    thinking: bool,
+    thinking_by_origin: Mapping[str, bool] | None = None,
+    load_image: LoadImage = load_image_file,
 ) -> Callable[[Sample], RenderedPrompt]:
     """Sample to prompt under a template setting; ``auto`` is what the model's card says."""
     text = template_text(loaded, template)
