@@ -425,7 +425,7 @@ def ask(
     save_marked(out, result.annotated())
     for line in result_lines(result):
         _say(line)
-    _say(f"annotated image: {out}")
+    _say(f"image: {out}")
 
 
 def app(

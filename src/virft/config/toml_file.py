@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_origin
 
 import tomli_w
@@ -27,6 +28,7 @@ from virft.config.schema import (
 from virft.errors import ConfigError
 
 COMMAND_LINE = "command line"
+KEYWORDS = "keyword arguments"
 LARGEST_BYTES = 2**20
 DEEPEST = 8
 """Tables and lists inside one another; settings need four."""
@@ -63,8 +65,10 @@ class _Entry(NamedTuple):
     origin: str
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """The tree of a TOML file, with ``key=value`` overrides put over it."""
+def load(
+    path: Path, overrides: Sequence[str] = (), *, keywords: Mapping[str, Any] = MappingProxyType({})
+) -> LoadedConfig:
+    """The tree of a TOML file, with ``key=value`` overrides put over it. ``keywords``: see ``parse``."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_BYTES + 1)
@@ -76,10 +80,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text; expected a TOML file") from error
-    return parse(text, origin=str(path), overrides=overrides)
+    return parse(text, origin=str(path), overrides=overrides, keywords=keywords)
 
 
-def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+def parse(
+    text: str,
+    *,
+    origin: str,
+    overrides: Sequence[str] = (),
+    keywords: Mapping[str, Any] = MappingProxyType({}),
+) -> LoadedConfig:
     """The tree of a TOML text; ``origin`` names the text in messages.
 
     >>> toml = 'data.train = "coco8"\\nrun.dir = "runs/a"\\ngrpo.steps = 5'
@@ -88,6 +98,11 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
     >>> parse(toml, origin="x.toml", overrides=["grpo.group_sise=4"])
     Traceback (most recent call last):
     virft.errors.ConfigError: command line: grpo.group_sise is not a setting; did you mean group_size?
+
+    ``keywords``: settings from Python, by dotted keys or as nested mappings; they are applied last.
+
+    >>> parse(toml, origin="x.toml", keywords={"grpo": {"steps": 9}, "seed": 3}).config.grpo.steps
+    9
     """
     try:
         table = tomllib.loads(text)
@@ -100,10 +115,32 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
     for override in overrides:
         key, value = _parse_override(override)
         entries[key] = _Entry(value, COMMAND_LINE)
+    for key, value in _flatten(keywords, KEYWORDS):
+        entries[key] = _Entry(str(value) if isinstance(value, Path) else value, KEYWORDS)
     checked = {key: _checked(key, entry) for key, entry in entries.items()}
     config = _build(_with_part_weights(checked), origin)
     _refuse_without_effect(config, entries)
     return LoadedConfig(config=config, explicit=frozenset(entries))
+
+
+def changed(config: Config, keywords: Mapping[str, Any]) -> Config:
+    """Return a tree with other values for some settings; ``keywords`` as for ``parse``.
+
+    Settings with their default value count as not set: they may lose their effect by a keyword.
+
+    >>> base = parse('data.train = "coco8"\\nrun.dir = "runs/a"\\ngrpo.steps = 5', origin="x.toml").config
+    >>> changed(base, {"run.dir": "runs/b"}).run.dir, changed(base, {"run.dir": "runs/b"}).grpo.steps
+    ('runs/b', 5)
+    """
+    own: dict[str, Any] = {}
+    for setting, value in values(config):
+        if value != setting.default:
+            own |= (
+                {f"{setting.key}.{k}": v for k, v in value.items()}
+                if _is_table(setting.key, value)
+                else {setting.key: value}
+            )
+    return parse("", origin=KEYWORDS, keywords=own | dict(_flatten(keywords, KEYWORDS))).config
 
 
 def dump(config: Config) -> str:

@@ -107,17 +107,20 @@ class Result:
         return next(line for line in reading_lines(self) if line.startswith(_ANSWER)).removeprefix(_ANSWER)
 
     def _repr_png_(self) -> bytes:
-        data = io.BytesIO()
-        self.annotated().save(data, format="PNG")
-        return data.getvalue()
+        return self._encoded("PNG")
 
     def _repr_html_(self) -> str:
-        image = base64.b64encode(self._repr_png_()).decode()
+        image = base64.b64encode(self._encoded("JPEG", quality=90, subsampling=0)).decode()
         caption = html.escape(f"{self.query.task.value}: {self.query.query}")
         return (
-            f'<figure style="margin:0"><img alt="{caption}" style="max-width:100%" src="data:image/png;base64,{image}">'
-            f"<figcaption><b>{caption}</b><pre>{html.escape(str(self))}</pre></figcaption></figure>"
+            f'<figure style="margin:0"><figcaption><b>{caption}</b><pre>{html.escape(str(self))}</pre></figcaption>'
+            f'<img alt="{caption}" style="max-width:100%" src="data:image/jpeg;base64,{image}"></figure>'
         )
+
+    def _encoded(self, file_format: str, **options: Any) -> bytes:
+        data = io.BytesIO()
+        self.annotated().save(data, format=file_format, **options)
+        return data.getvalue()
 
 
 def result_lines(result: Result) -> list[str]:

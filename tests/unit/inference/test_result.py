@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,12 +130,13 @@ def test_repr_is_one_line_and_str_is_the_lines() -> None:
 
 def test_a_notebook_shows_the_annotated_image_with_the_lines() -> None:
     one = result(f"<think><b>?</b></think><answer>[{ONE}]</answer>")
-    png = one._repr_png_()
-    with Image.open(io.BytesIO(png)) as shown:
+    with Image.open(io.BytesIO(one._repr_png_())) as shown:
         assert shown.size == (448, 224)
         assert shown.getpixel((45, 100)) == ANSWER_COLOUR  # 448 pixels for 200: the left edge at 20 * 2.24
     page = one._repr_html_()
-    assert base64.b64encode(png).decode() in page
+    (jpeg,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    with Image.open(io.BytesIO(base64.b64decode(jpeg))) as shown:
+        assert (shown.format, shown.size) == ("JPEG", (448, 224))
     assert "reasoning: &lt;b&gt;?&lt;/b&gt;" in page
     assert "confidence 0.90" in page
 
