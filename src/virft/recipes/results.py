@@ -1,4 +1,4 @@
-"""What the public functions return: a run and an evaluation, which show themselves in a notebook."""
+"""Results of the public functions: a run and an evaluation, which show themselves in a notebook."""
 
 from __future__ import annotations
 
