@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
-# Notes what stands in a field every few milliseconds, faster than a test can ask.
+# Records the content of a field every few milliseconds, faster than a test can read it.
 WATCH = """() => {
     window.seen = [];
     setInterval(() => {
@@ -37,7 +37,7 @@ WATCH = """() => {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of ``virft app``, which Ctrl-C stops though a page may be open; its uploads are gone then."""
+    """The address of ``virft app``. Ctrl-C stops it although a page may be open, and deletes its uploads."""
     place = tmp_path_factory.mktemp("uploads")
     command = [sys.executable, "-m", "virft", "app", "virft-tiny", "--base", "virft-tiny", "--port", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(place)}
@@ -70,15 +70,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: str) -> Iterator[Any]:
-    """The page, freshly opened. What it asked for is from its own host and nothing else."""
-    asked: list[str] = []
+    """The page, newly opened. All its requests are to its own host."""
+    requests: list[str] = []
     page = browser.new_page()
-    page.on("request", lambda request: asked.append(request.url))
-    answer = page.goto(server)
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    page.on("request", lambda request: requests.append(request.url))
+    response = page.goto(server)
+    assert "default-src 'self'" in response.headers["content-security-policy"]
     yield page
     page.close()
-    assert [url for url in asked if not url.startswith((server, "data:", "blob:"))] == []
+    assert [url for url in requests if not url.startswith((server, "data:", "blob:"))] == []
 
 
 @pytest.fixture(scope="module")
@@ -90,70 +90,70 @@ def dog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next((folder / "images").iterdir())
 
 
-def ask(page: Any, query: str, *, picture: Path | None = None) -> None:
-    if picture is not None:
-        page.set_input_files("input[type=file]", picture)
-        page.locator("#base-picture img").wait_for()
-    page.get_by_label("Question").fill(query)
-    page.get_by_role("button", name="Ask").click()
+def run_query(page: Any, query: str, *, image: Path | None = None) -> None:
+    if image is not None:
+        page.set_input_files("input[type=file]", image)
+        page.locator("#base-image img").wait_for()
+    page.get_by_label("Query").fill(query)
+    page.get_by_role("button", name="Run").click()
 
 
-def read(page: Any, name: str) -> str:
-    """What stands in a field once it is filled."""
+def read_field(page: Any, name: str) -> str:
+    """The content of a field once it is filled."""
     page.wait_for_function(f"document.querySelector('#{name} textarea').value !== ''")
     return str(page.locator(f"#{name} textarea").input_value())
 
 
-def told(page: Any) -> str:
+def error_message(page: Any) -> str:
     """The message that pops up."""
     return str(page.get_by_test_id("toast-body").first.inner_text())
 
 
 def colours(page: Any, name: str) -> set[tuple[int, ...]]:
-    """Of an answer's picture as the browser shows it."""
+    """The colours of an annotated image as the browser shows it."""
     page.locator(f"#{name} img").wait_for()
     with Image.open(io.BytesIO(page.locator(f"#{name} img").screenshot())) as shown:
         return {colour for _, colour in shown.convert("RGB").getcolors(1 << 24)}
 
 
-def test_answers_of_two_models_are_written_and_drawn_beside_each_other(page: Any, dog: Path, tmp_path: Path) -> None:
+def test_answers_of_two_models_are_written_and_drawn_side_by_side(page: Any, dog: Path, tmp_path: Path) -> None:
     page.evaluate(WATCH)
-    ask(page, "dog", picture=dog)
-    assert ANSWER_COLOUR not in colours(page, "tuned-picture")
+    run_query(page, "dog", image=dog)
+    assert ANSWER_COLOUR not in colours(page, "tuned-image")
     for name in ("base", "tuned"):
-        assert read(page, f"{name}-reading").startswith("answer: 1 box, in pixels of 112 x 112\n  [")
-        assert ANSWER_COLOUR in colours(page, f"{name}-picture")
-    whole = read(page, "base-answer")
+        assert read_field(page, f"{name}-reading").startswith("answer: 1 box, in pixels of 112 x 112\n  [")
+        assert ANSWER_COLOUR in colours(page, f"{name}-image")
+    whole = read_field(page, "base-answer")
     written = [text for text in page.evaluate("window.seen") if text]
     assert len(written) > 2, "the text must be seen growing"
     assert all(whole.startswith(text) for text in written)
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 
-def test_a_name_is_asked_for_by_the_enter_key(page: Any, dog: Path) -> None:
+def test_the_enter_key_runs_a_query(page: Any, dog: Path) -> None:
     page.set_input_files("input[type=file]", dog)
-    page.locator("#base-picture img").wait_for()
+    page.locator("#base-image img").wait_for()
     page.get_by_label("classification", exact=True).check()
-    page.get_by_label("Question").fill("animal")
-    page.get_by_label("Question").press("Enter")
-    assert read(page, "tuned-reading").startswith("answer: ")
+    page.get_by_label("Query").fill("animal")
+    page.get_by_label("Query").press("Enter")
+    assert read_field(page, "tuned-reading").startswith("answer: ")
 
 
-def test_what_cannot_be_used_is_told_without_folders_of_the_server(page: Any, dog: Path, tmp_path: Path) -> None:
-    ask(page, "dog")
-    assert "no picture; drop one on the left" in told(page)
+def test_errors_are_shown_without_folders_of_the_server(page: Any, dog: Path, tmp_path: Path) -> None:
+    run_query(page, "dog")
+    assert "no image; upload one on the left" in error_message(page)
     page.reload()
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
-    page.set_input_files("input[type=file]", tmp_path / "broken.jpg")
-    assert "broken.jpg: cannot be read as an image: of no format that Pillow knows" in told(page)
-    assert "/" not in told(page)
+    (tmp_path / "corrupt.jpg").write_bytes(b"\xff\xd8 nothing")
+    page.set_input_files("input[type=file]", tmp_path / "corrupt.jpg")
+    assert "corrupt.jpg: cannot be read as an image: of no format that Pillow knows" in error_message(page)
+    assert "/" not in error_message(page)
     page.reload()
     (tmp_path / "large.png").write_bytes(bytes(21 * 1000 * 1000))
     page.set_input_files("input[type=file]", tmp_path / "large.png")
-    assert "maximum allowed size of 20.0" in told(page)
+    assert "maximum allowed size of 20.0" in error_message(page)
     page.reload()
-    ask(page, "<|image_pad|>", picture=dog)
-    assert f"{dog.name}: the question holds 1 image placeholders of its own; expected none" in told(page)
+    run_query(page, "<|image_pad|>", image=dog)
+    assert f"{dog.name}: the question holds 1 image placeholders of its own; expected none" in error_message(page)
 
 
 def test_files_of_the_server_are_not_served(page: Any, server: str) -> None:

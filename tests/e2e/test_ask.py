@@ -1,4 +1,4 @@
-"""Ask about one picture, or about many line by line."""
+"""Query a model about one image, or about many line by line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = ("--max-completion-tokens", 48)
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, beside one with a picture of a fox."""
+    """An empty current folder, next to one with an image of a fox."""
     save_image(tmp_path / "photos" / "fox.png", (112, 112))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -39,80 +39,84 @@ def records(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_an_answer_is_printed_and_drawn_here(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_is_printed_and_drawn_in_the_current_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert virft("ask", "virft-tiny", "../photos/fox.png", "top hat", *SHORT) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("answer: ")
-    assert told[-1] == "image: fox_answer.png"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("answer: ")
+    assert lines[-1] == "image: fox_answer.png"
     assert list(files(here)) == ["fox_answer.png"]
-    # asked again, its own picture is replaced; another's is not
+    # a second query replaces its own image, but no other file
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT, "--task", "classification") == 0
     save_image(here / "fox_answer.png")
     before = files(here)
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT) == 2
-    assert "virft: fox_answer.png: is there already, and no picture of an answer" in capsys.readouterr().err
+    assert "virft: fox_answer.png: exists and was not written by `virft ask`" in capsys.readouterr().err
     assert files(here) == before
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT, "--overwrite") == 0
     assert files(here) != before
 
 
-def test_an_answer_that_cannot_be_read_is_an_answer(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_answer_is_no_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ("ask", "virft-tiny", "../photos/fox.png", "fox", "--max-completion-tokens", 1, "--out", "x/a.png")
     assert virft(*argv) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "cut at 1 tokens: see --max-completion-tokens"
-    assert told[1].startswith("answer: unreadable: ")
-    assert told[2].startswith("text: ")
-    assert told[-1] == "image: x/a.png"
-    with Image.open(here / "x" / "a.png") as picture:
-        assert picture.size == (448, 448)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "truncated at 1 tokens: see --max-completion-tokens"
+    assert lines[1].startswith("answer: unreadable: ")
+    assert lines[2].startswith("text: ")
+    assert lines[-1] == "image: x/a.png"
+    with Image.open(here / "x" / "a.png") as image:
+        assert image.size == (448, 448)
 
 
-def test_a_line_that_cannot_be_used_does_not_stop_the_rest(
+def test_an_invalid_line_does_not_stop_the_rest(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (here / "corrupt.jpg").write_bytes(b"\xff\xd8 no image")
     photo = "../photos/fox.png"
     save_image(here / "fox_answer_2.png")
     feed(
         monkeypatch,
         f"{photo}\tfox",
         "",
-        "broken.jpg\tfox",
+        "corrupt.jpg\tfox",
         json.dumps({"image": photo, "question": 'a "fox"', "task": "grounding"}),
         b"\xff",
         json.dumps({"image": photo, "question": "fox"}),
     )
     assert virft("ask", "virft-tiny", "-", *SHORT) == EXIT_NOT_ALL_WELL == 1
     captured = capsys.readouterr()
-    first, broken, taken, no_text, last = records(captured.out)
+    first, corrupt, taken, no_text, last = records(captured.out)
     assert (first["line"], first["question"], first["task"]) == (1, "fox", "detection")
-    assert first["picture"] == "fox_answer.png"
-    assert broken == {"line": 3, "error": "broken.jpg: cannot be read as an image: of no format that Pillow knows"}
-    # the second answer about the picture would be fox_answer_2.png, which is someone else's
+    assert first["annotated_image"] == "fox_answer.png"
+    assert corrupt == {"line": 3, "error": "corrupt.jpg: cannot be read as an image: of no format that Pillow knows"}
+    # the second image would be fox_answer_2.png, which another program wrote
     assert taken["line"] == 4
-    assert taken["error"].startswith("fox_answer_2.png: is there already, and no picture of an answer")
+    assert taken["error"].startswith("fox_answer_2.png: exists and was not written by `virft ask`")
     assert (no_text["line"], no_text["error"][:14]) == (5, "not UTF-8 text")
-    assert last["line"] == 6 and "fox_answer_2.png: is there" in last["error"]
+    assert last["line"] == 6 and "fox_answer_2.png: exists" in last["error"]
     assert captured.err == "virft: 4 of 5 lines could not be used; each has its record with an error\n"
 
 
-def test_many_answers_equal_those_to_single_questions(
+def test_many_results_equal_those_of_single_queries(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_image(here / "b.png", (200, 100), seed=1)
     feed(monkeypatch, "../photos/fox.png\tfox", "b.png\tfox", "b.png\tdog")
     assert virft("ask", "virft-tiny", "-", *SHORT, "--out", "drawn") == 0
     many = records(capsys.readouterr().out)
-    assert [one["picture"] for one in many] == ["drawn/fox_answer.png", "drawn/b_answer.png", "drawn/b_answer_2.png"]
+    assert [one["annotated_image"] for one in many] == [
+        "drawn/fox_answer.png",
+        "drawn/b_answer.png",
+        "drawn/b_answer_2.png",
+    ]
     for name, query, path in (("../photos/fox.png", "fox", many[0]), ("b.png", "dog", many[2])):
         assert virft("ask", "virft-tiny", name, query, *SHORT, "--out", "single.png") == 0
-        assert (here / "single.png").read_bytes() == (here / path["picture"]).read_bytes()
+        assert (here / "single.png").read_bytes() == (here / path["annotated_image"]).read_bytes()
     assert virft("ask", "virft-tiny", "-", "--out", "single.png") == 2
     assert "--out single.png: is a file; with - expected a folder" in capsys.readouterr().err
 
 
-def test_each_answer_comes_before_the_next_question_is_sent(here: Path) -> None:
+def test_each_record_is_printed_before_the_next_query_is_read(here: Path) -> None:
     command = [sys.executable, "-m", "virft", "ask", "virft-tiny", "-", "--max-completion-tokens", "4"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -108,7 +108,7 @@ def test_a_run_is_pushed_with_the_scores_it_has_by_then(
     trained: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    assert "Not measured." in (trained / "model" / "README.md").read_text()
+    assert "Not evaluated." in (trained / "model" / "README.md").read_text()
     assert virft("predict", trained / "model", scenes / "test", trained / "eval" / "test") == 0
     assert virft("push", trained, "me/foxes") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "pushed: https://hub/me/foxes"

@@ -27,7 +27,7 @@ SAMPLES = (
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four questions, of every task, about one picture."""
+    """Four samples, of every task, of one image."""
     save_image(tmp_path / "a.png")
     with StoreWriter(tmp_path / "data") as writer:
         writer.add_image_file("a.png", tmp_path / "a.png")
@@ -38,7 +38,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("space", [BoxSpace.RELATIVE_1000, BoxSpace.RESIZED_PIXELS])
-def test_a_step_of_grpo_is_paid_by_virft(data: Path, tmp_path: Path, space: BoxSpace) -> None:
+def test_trls_grpo_trainer_learns_from_virfts_rewards(data: Path, tmp_path: Path, space: BoxSpace) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model = AutoModelForImageTextToText.from_pretrained(tiny_folder(), dtype="float32")

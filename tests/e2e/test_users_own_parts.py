@@ -1,4 +1,4 @@
-"""A reward and a question of the user's own, and what a run would cost."""
+"""A user's own reward and prompt, and the estimated cost of a run."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_a_reward_of_the_users_own_counts_in_the_total(scenes: Path, tmp_path: P
     assert best["parts"]["brevity"] == pytest.approx(max(0.0, 1 - len(best["text"]) / 200))
 
 
-def test_a_question_of_the_users_own_is_put_to_the_model(scenes: Path, tmp_path: Path) -> None:
+def test_a_users_own_template_is_the_prompt(scenes: Path, tmp_path: Path) -> None:
     template = tmp_path / "question.txt"
     template.write_text('Where is the {query}? Answer like {"box": [..]}.\n')
     config = write_config(tmp_path, scenes / "train")
     assert virft("grpo", config, "grpo.steps=1", f"prompt.template={template}") == 0
-    asked = log(tmp_path / "run", "rollouts.jsonl")[0]["prompt"]
-    assert "<|vision_end|>Where is the " in asked
-    assert '? Answer like {"box": [..]}.<|im_end|>' in asked
+    prompt = log(tmp_path / "run", "rollouts.jsonl")[0]["prompt"]
+    assert "<|vision_end|>Where is the " in prompt
+    assert '? Answer like {"box": [..]}.<|im_end|>' in prompt
     out = tmp_path / "p"
     assert virft("predict", "virft-tiny", scenes / "test", out, "--template", template, "--limit", 1) == 0
 
@@ -46,24 +46,24 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
 ) -> None:
     config = write_config(tmp_path, scenes / "train")
     assert virft("grpo", config, "--dry-run", "grpo.group_size=2") == 0
-    told = capsys.readouterr().out
-    assert tomllib.loads(told)["grpo"]["group_size"] == 2
+    text = capsys.readouterr().out
+    assert tomllib.loads(text)["grpo"]["group_size"] == 2
     # 3 steps of 2 prompts of 16 image tokens and some text
-    assert "# 3 steps of 2 prompts x 2 completions; one group, measured now: prompt " in told
-    assert " tokens (of which 16 image tokens), completions " in told
-    assert "prompt tokens, " in told
-    assert "completion tokens (at most 576), at most 0:" in told  # 3 x 2 x 2 x 48
+    assert "# 3 steps of 2 prompts x 2 completions; one group, measured now: prompt " in text
+    assert " tokens (16 image tokens among them), completions " in text
+    assert "prompt tokens, " in text
+    assert "completion tokens (at most 576), at most 0:" in text  # 3 x 2 x 2 x 48
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
 
     more = ("grpo.max_base_score=0.9", "grpo.refill_rounds=2")
     assert virft("grpo", config, "--dry-run", "grpo.group_size=2", *more) == 0
-    told_more = capsys.readouterr().out
-    # each of the 11 samples is answered once more
-    assert "completion tokens (at most 1,632), at most 0:" in told_more  # (3 x 2 + 11) x 2 x 48
-    assert told_more.endswith(
-        "(the groups of a step are batched); this includes a group of each of 11 samples before the first step "
-        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much in addition\n"
+    more_text = capsys.readouterr().out
+    # each of the 11 samples gets one more group
+    assert "completion tokens (at most 1,632), at most 0:" in more_text  # (3 x 2 + 11) x 2 x 48
+    assert more_text.endswith(
+        "(groups of a step share time); a group of each of 11 samples before the first step is among it "
+        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much again\n"
     )
 
-    (tmp_path / "resolved.toml").write_text(told)
+    (tmp_path / "resolved.toml").write_text(text)
     assert load(tmp_path / "resolved.toml").config == load(config, ["grpo.group_size=2"]).config

@@ -80,26 +80,25 @@ def ask(
         raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
     if seed is not None and temperature == 0:
         raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
-    from virft.data.images import load_image
-    from virft.inference.annotated_image import default_path, require_free, save_image
-    from virft.inference.questions import make_question
-    from virft.inference.result import in_lines
+    from virft.inference.annotated_image import default_path, require_writable, save_marked
+    from virft.inference.queries import make_query
+    from virft.inference.result import result_lines
     from virft.text.prompts import read_template
 
     if template != "auto":
         read_template(template)
-    query = None if question is None else make_question(image, question, task)
+    query = None if question is None else make_query(image, question, task)
     if query is not None:
-        load_image(query.image)
-        out = out or default_path(query.image, Path(), set())
-        require_free(out, image=query.image, overwrite=overwrite)
+        query.open_image()
+        out = out or default_path(Path(image), Path(), set())
+        require_writable(out, image=Path(image), overwrite=overwrite)
     elif out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; with - expected a folder for the images")
-    from virft.inference.asker import Asker
     from virft.inference.json_lines import answer_lines
+    from virft.inference.model import Model
     from virft.models.load import load_model
 
-    asker = Asker(
+    loaded = Model(
         load_model(model),
         template=template,
         thinking=thinking,
@@ -108,12 +107,12 @@ def ask(
         seed=seed or 0,
     )
     if query is None:
-        print_records(answer_lines(sys.stdin.buffer, asker, task=task, folder=out or Path(), overwrite=overwrite))
+        print_records(answer_lines(sys.stdin.buffer, loaded, task=task, folder=out or Path(), overwrite=overwrite))
         return
     assert out is not None
-    result = asker.answer(query)
-    save_image(out, result)
-    for line in in_lines(result):
+    result = loaded.answer(query)
+    save_marked(out, result.annotated())
+    for line in result_lines(result):
         say(line)
     say(f"image: {out}")
 
@@ -150,13 +149,13 @@ def app(
     max_completion_tokens: int = 256,
 ) -> None:
     """Serve a page that queries a model, and with ``base`` also the model that it was trained from."""
-    from virft.inference.app import import_gradio, listen, serve
+    from virft.inference.app import import_gradio, listen, serve_app
 
     import_gradio()
     with listen(host, port) as listening:
-        from virft.inference.asker import Asker
+        from virft.inference.model import Model
         from virft.models.load import load_model
 
         models = {"base": base, "tuned": model} if base is not None else {"model": model}
-        asker = partial(Asker, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
-        serve({name: asker(load_model(path)) for name, path in models.items()}, listening, say=say)
+        make = partial(Model, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
+        serve_app({name: make(load_model(path)) for name, path in models.items()}, listening, report=say)

@@ -1,6 +1,6 @@
 """Verb ``build``: one parser and one function per source. Imports are inside the functions: help needs none of them.
 
-A source reads its format; ``BuildOptions.write`` writes the datasets, logs the command and prints the summary.
+A source reads its format; ``BuildOptions.write`` writes the datasets; the command and a summary are logged at the end.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from virft.cli import arguments
-from virft.cli.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, add_options, report_build, source_of
+from virft.cli.build_options import add_options, report_build
 from virft.cli.parsers import Verbs, add_parser, add_task, add_verb
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
+from virft.recipes.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, require_images, source_of
 from virft.types import TaskName
 
 
@@ -42,7 +43,7 @@ def _add_source(sources: Verbs, name: str, help: str, build: Callable[..., Cards
     @wraps(build)
     def build_with_options(**given: Any) -> Cards:
         options = {field.name: given.pop(field.name) for field in fields(BuildOptions) if field.name in given}
-        return build(options=BuildOptions(**options), **given)
+        return report_build(build(options=BuildOptions(**options), **given))
 
     return add_verb(sources, name, help, build_with_options)
 
@@ -139,30 +140,19 @@ def build_coco(
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
     """
-    from virft.data.class_sets import expand_class_sets
-    from virft.data.detection_questions import QuestionPlan, write_detection_stores
-    from virft.data.query_map import read_query_map
-    from virft.data.sources.coco import open_coco, read_coco
+    from virft.recipes.datasets import build_from_coco
 
-    if images is not None:
-        _require_images(images, annotations)
-    if protocol not in (None, "all") and not protocol.startswith("map:"):
-        raise ConfigError(f"--protocol {protocol}: expected all, or map:FILE")
-    map_file = Path(protocol.removeprefix("map:")) if protocol not in (None, "all") else None
-    skipped = options.skipped()
-    names = expand_class_sets(classes)
-    annotated = read_coco(open_coco(annotations), images, classes=names, federated=federated, skipped=skipped)
-    plan = QuestionPlan(
+    return build_from_coco(
+        annotations,
+        images,
+        out,
+        classes=classes,
         shots=shots,
         negatives_frac=negatives_frac,
-        every_class=protocol == "all",
-        query_map=read_query_map(map_file) if map_file else None,
-        split=options.split(),
+        federated=federated,
+        protocol=protocol,
+        options=options,
     )
-    source = source_of("lvis" if federated else "coco", annotations)
-    if map_file is not None:
-        source["map"] = source_of("map", map_file)
-    return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
 
 def _add_files(sources: Verbs) -> None:
@@ -250,7 +240,7 @@ def build_csv(
     from virft.data.label_questions import LabelPlan, write_label_stores
     from virft.data.sources.labels import read_aliases, read_label_csv
 
-    _require_images(images, table)
+    require_images(images, table)
     skipped = options.skipped()
     known = read_aliases(aliases) if aliases else {}
     labelled = read_label_csv(table, images, classes=classes, aliases=known, skipped=skipped)
@@ -308,7 +298,7 @@ def build_refcoco(
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
     from virft.data.sources.refcoco import read_refcoco
 
-    _require_images(images, expressions)
+    require_images(images, expressions)
     skipped = options.skipped()
     referring = read_refcoco(expressions, images, box_format=box_format, skipped=skipped)
     plan = GroundingPlan(questions=questions, split=options.split())
@@ -330,7 +320,7 @@ def build_rows(*, rows: Path, images: Path, out: Path, options: BuildOptions = D
     """Build datasets of any task from rows of JSON; return their cards by folder."""
     from virft.data.sources.rows import write_row_stores
 
-    _require_images(images, rows)
+    require_images(images, rows)
     source = source_of("rows", rows)
     return options.write(
         write_row_stores, rows, images, out, split=options.split(), source=source, skipped=options.skipped()
@@ -378,7 +368,11 @@ def build_visual_rft(
 
 
 def _add_scenes(sources: Verbs) -> None:
-    verb = add_verb(sources, "scenes", "synthetic scenes drawn from built-in assets: any task", build_scenes)
+    @wraps(build_scenes)
+    def build_and_report(**given: Any) -> Cards:
+        return report_build(build_scenes(**given))
+
+    verb = add_verb(sources, "scenes", "synthetic scenes drawn from built-in assets: any task", build_and_report)
     verb.add_argument("out", metavar="OUT", type=Path, help="dataset folder")
     add_task(verb)
     verb.add_argument(
@@ -444,9 +438,4 @@ def build_scenes(
         card = write_test_scenes(out, num_questions=questions, kind=SceneKind(kind or "same_sprites"), **common)
     else:
         raise ConfigError("build scenes: expected either --shots (a training set) or --questions (a test set)")
-    return report_build({str(out): card})
-
-
-def _require_images(folder: Path, annotations: Path) -> None:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected the folder of the images of {annotations.name}")
+    return {str(out): card}

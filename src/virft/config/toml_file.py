@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_origin
 
 import tomli_w
@@ -25,6 +26,7 @@ from virft.config.setting import REQUIRED, Setting, format_value
 from virft.errors import ConfigError
 
 COMMAND_LINE = "command line"
+KEYWORDS = "keyword arguments"
 LARGEST_BYTES = 2**20
 OTHER_NAMES = {
     "lr": "grpo.learning_rate",
@@ -91,8 +93,10 @@ class _Entry(NamedTuple):
     origin: str
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Return the tree of a TOML file with ``key=value`` overrides applied.
+def load(
+    path: Path, overrides: Sequence[str] = (), *, keywords: Mapping[str, Any] = MappingProxyType({})
+) -> LoadedConfig:
+    """Return the tree of a TOML file with ``key=value`` overrides applied. ``keywords``: see ``parse``.
 
     Raises ``ConfigError`` for a file that cannot be read, and as ``parse`` does.
     """
@@ -107,10 +111,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text; expected a TOML file") from error
-    return parse(text, origin=str(path), overrides=overrides)
+    return parse(text, origin=str(path), overrides=overrides, keywords=keywords)
 
 
-def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+def parse(
+    text: str,
+    *,
+    origin: str,
+    overrides: Sequence[str] = (),
+    keywords: Mapping[str, Any] = MappingProxyType({}),
+) -> LoadedConfig:
     """Return the tree of a TOML text; ``origin`` names the text in messages.
 
     Raises ``ConfigError`` for invalid TOML, unknown keys, and values that are not allowed or have no effect.
@@ -121,6 +131,11 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
     >>> parse(toml, origin="x.toml", overrides=["grpo.group_sise=4"])
     Traceback (most recent call last):
     virft.errors.ConfigError: command line: grpo.group_sise is not a setting; did you mean group_size?
+
+    ``keywords``: settings from Python, by dotted keys or as nested mappings; they are applied last.
+
+    >>> parse(toml, origin="x.toml", keywords={"grpo": {"steps": 9}, "seed": 3}).config.grpo.steps
+    9
     """
     try:
         table = tomllib.loads(text)
@@ -133,10 +148,32 @@ def parse(text: str, *, origin: str, overrides: Sequence[str] = ()) -> LoadedCon
     for override in overrides:
         key, value = _parse_override(override)
         entries[key] = _Entry(value, COMMAND_LINE)
+    for key, value in _flatten(keywords, KEYWORDS):
+        entries[key] = _Entry(str(value) if isinstance(value, Path) else value, KEYWORDS)
     checked = {key: _checked(key, entry) for key, entry in entries.items()}
     config = _build(_with_part_weights(checked), origin)
     _refuse_without_effect(config, entries)
     return LoadedConfig(config=config, explicit=frozenset(entries))
+
+
+def changed(config: Config, keywords: Mapping[str, Any]) -> Config:
+    """Return a tree with other values for some settings; ``keywords`` as for ``parse``.
+
+    Settings with their default value count as not set: they may lose their effect by a keyword.
+
+    >>> base = parse('data.train = "coco8"\\nrun.dir = "runs/a"\\ngrpo.steps = 5', origin="x.toml").config
+    >>> changed(base, {"run.dir": "runs/b"}).run.dir, changed(base, {"run.dir": "runs/b"}).grpo.steps
+    ('runs/b', 5)
+    """
+    own: dict[str, Any] = {}
+    for setting, value in values(config):
+        if value != setting.default:
+            own |= (
+                {f"{setting.key}.{k}": v for k, v in value.items()}
+                if _is_table(setting.key, value)
+                else {setting.key: value}
+            )
+    return parse("", origin=KEYWORDS, keywords=own | dict(_flatten(keywords, KEYWORDS))).config
 
 
 def dump(config: Config) -> str:

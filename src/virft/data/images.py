@@ -71,12 +71,17 @@ def load_image(path: Path | str, augmentation: Augmentation | None = None, *, sa
     try:
         with Image.open(path) as image:
             image.load()
-            upright = _as_rgb(ImageOps.exif_transpose(image))
+            upright = upright_rgb(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image{_of(sample_id)}") from error
     except _INVALID as error:
         raise DataError(f"{path}: cannot be read as an image{_of(sample_id)}: {_reason(error)}") from error
     return upright if augmentation is None else augment_image(upright, augmentation)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an open image as ``load_image`` does: EXIF orientation applied, RGB with 8 bits a channel."""
+    return _as_rgb(ImageOps.exif_transpose(image))
 
 
 def stored_size(path: Path | str) -> StoredSize:

@@ -1,4 +1,4 @@
-"""Where the picture of an answer goes, and the picture itself. Files of others are not overwritten."""
+"""PNG files of annotated images: their names, and which existing files they may replace."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from virft.errors import DataError
-from virft.inference.result import Answered
-from virft.report.render.images import draw_answer
 
 _MARK = ("Software", "virft ask")
-"""A text in the file by which a later answer knows that it may take its place."""
-_SIDES = (448, 1280)
-"""Pixels of a picture's longer side, at least (or a box of a small one could hardly be seen) and at most."""
+"""A text chunk of the PNG file. A file that has it may be replaced by a later result."""
 
 
 def default_path(image: Path, folder: Path, taken: set[Path]) -> Path:
-    """``NAME_answer.png`` in the folder, with a number where that is taken already.
+    """Return ``NAME_answer.png`` in the folder, with a number if that name is taken.
 
     >>> default_path(Path("photos/cat.jpg"), Path("out"), {Path("out/cat_answer.png")}).as_posix()
     'out/cat_answer_2.png'
@@ -30,41 +26,39 @@ def default_path(image: Path, folder: Path, taken: set[Path]) -> Path:
     return path
 
 
-def require_free(path: Path, *, image: Path, overwrite: bool) -> None:
-    """``DataError`` unless the answer's picture may be written there: nothing is, or an answer's picture."""
+def require_writable(path: Path, *, image: Path | None, overwrite: bool) -> None:
+    """Raise ``DataError`` unless an annotated image may be written to ``path``.
+
+    Allowed is a new file, or one that ``save_marked`` wrote; with ``overwrite`` any file but ``image``, the one that
+    was annotated (None: an image in memory).
+    """
     if path.suffix.lower() != ".png":
         raise DataError(f"{path}: expected a name that ends in .png")
     try:
-        is_there, is_folder = path.exists(), path.is_dir()
-        is_asked_about = is_there and image.exists() and path.samefile(image)
+        exists, is_folder = path.exists(), path.is_dir()
+        is_input = exists and image is not None and image.exists() and path.samefile(image)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
     if is_folder:
         raise DataError(f"{path}: is a folder; expected the name of a file")
-    if is_asked_about:
-        raise DataError(f"{path}: is the picture that is asked about; name another file with --out")
-    if is_there and not overwrite and not _is_ours(path):
-        raise DataError(f"{path}: is there already, and no picture of an answer; use --overwrite, or name another")
+    if is_input:
+        raise DataError(f"{path}: is the input image; name another file with --out")
+    if exists and not overwrite and not _is_marked(path):
+        raise DataError(f"{path}: exists and was not written by `virft ask`; use --overwrite, or name another file")
 
 
-def drawn(answered: Answered) -> Image.Image:
-    """The picture with the answer's boxes, or its words."""
-    side = min(max(*answered.picture.size, _SIDES[0]), _SIDES[1])
-    return draw_answer(answered.picture, None, answered.reading.answer, side=side)
-
-
-def save_image(path: Path, answered: Answered) -> None:
-    """Write ``drawn`` as a PNG with our mark."""
+def save_marked(path: Path, annotated: Image.Image) -> None:
+    """Write an annotated image as a PNG with virft's mark, and make its folder; ``DataError`` if that fails."""
     mark = PngInfo()
     mark.add_text(*_MARK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn(answered).save(path, pnginfo=mark)
+        annotated.save(path, pnginfo=mark)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _is_ours(path: Path) -> bool:
+def _is_marked(path: Path) -> bool:
     name, text = _MARK
     try:
         with Image.open(path) as image:

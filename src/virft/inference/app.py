@@ -1,6 +1,6 @@
-"""The page of ``virft app``: drop a picture, ask about it, watch the answer being written.
+"""The page of ``virft app``: upload an image, enter a query, and read the answer while it is generated.
 
-Gradio makes it (``virft[app]``). The page asks no host but its own: no fonts, no scripts, no counting of visitors.
+Gradio renders it (``virft[app]``). The page sends no request to another host: no fonts, scripts or usage statistics.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from virft.errors import ConfigError, DataError
-from virft.inference.asker import Asker
-from virft.inference.panels import Panel, first_panel, panels
-from virft.inference.questions import make_question
+from virft.inference.live_answer import LiveAnswer, before_answer, live_answers
+from virft.inference.model import Model
+from virft.inference.queries import make_query
 from virft.types import TaskName
 
 MAX_UPLOAD = "20mb"
 
-_MEANING = "detection: a class, as fox; classification: what kind of thing, as animal; grounding: an expression"
+_MEANING = "detection: a class name such as fox; classification: a domain such as animal; grounding: an expression"
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-"""A browser holds the page to it: nothing is fetched from elsewhere, whatever Gradio's own page names."""
+"""Content security policy: the browser fetches nothing from another host, even if Gradio's own page names one."""
 
 
 def import_gradio() -> Any:
-    """Gradio, told before it is loaded to call no one; ``ConfigError`` where it is not installed."""
+    """Import Gradio with its usage statistics off; ``ConfigError`` if it is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
@@ -37,7 +37,7 @@ def import_gradio() -> Any:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that visitors can reach; port 0 takes any that is free. ``ConfigError`` if it cannot be had."""
+    """Open a listening socket; port 0 takes any free port. Raises ``ConfigError`` if the address cannot be used."""
     try:
         (family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family)
@@ -45,25 +45,25 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--host {host} --port {port}: cannot be listened on ({error.strerror})") from error
 
 
-def serve(askers: Mapping[str, Asker], listening: socket.socket, *, say: Callable[[str], None]) -> None:
-    """Serves the page until Ctrl-C. What visitors upload is deleted in the end."""
+def serve_app(models: Mapping[str, Model], listening: socket.socket, *, report: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C. Uploaded images are deleted at the end. ``report`` gets the address."""
     import_gradio()
     import uvicorn
 
     with tempfile.TemporaryDirectory(prefix="virft-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        # an open page holds a connection for as long as it is open
-        settings = uvicorn.Config(make_app(askers), log_level="warning", timeout_graceful_shutdown=1)
+        # an open page has an open connection, so a graceful shutdown would never end by itself
+        settings = uvicorn.Config(make_app(models), log_level="warning", timeout_graceful_shutdown=1)
         host, port, *_ = listening.getsockname()
-        say(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)")
+        report(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)")
         try:
             uvicorn.Server(settings).run(sockets=[listening])
         except KeyboardInterrupt:
-            say("stopped")
+            report("stopped")
 
 
-def make_app(askers: Mapping[str, Asker]) -> Any:
-    """An ASGI application with the page at ``/``."""
+def make_app(models: Mapping[str, Model]) -> Any:
+    """Return an ASGI application with the page at ``/``."""
     gr = import_gradio()
     from fastapi import FastAPI
 
@@ -72,7 +72,7 @@ def make_app(askers: Mapping[str, Asker]) -> Any:
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return gr.mount_gradio_app(
         app,
-        make_page(askers),
+        make_page(models),
         path="",
         show_error=False,
         max_file_size=MAX_UPLOAD,
@@ -83,86 +83,91 @@ def make_app(askers: Mapping[str, Asker]) -> Any:
     )
 
 
-def make_page(askers: Mapping[str, Asker]) -> Any:
-    """A page that puts each question to every model; their answers stand beside each other, under their names."""
+def make_page(models: Mapping[str, Model]) -> Any:
+    """Build a page that sends each query to every model and shows their answers side by side, under their names."""
     gr = import_gradio()
     with gr.Blocks(title="virft", analytics_enabled=False) as page:
         with gr.Row():
             with gr.Column(min_width=280):
-                # Gradio's own picture field opens files itself, and says nothing of those it cannot open
-                file = gr.File(file_types=["image"], label="Picture", height=160)
+                # Gradio's own image field opens files itself, and reports no error for those it cannot open
+                file = gr.File(file_types=["image"], label="Image", height=160)
                 task = gr.Radio([name.value for name in TaskName], value=TaskName.DETECTION.value, label="Task")
-                query = gr.Textbox(label="Question", info=_MEANING, max_length=2000)
-                button = gr.Button("Ask", variant="primary")
-            places = [_place(gr, name) for name in askers]
+                query = gr.Textbox(label="Query", info=_MEANING, max_length=2000)
+                button = gr.Button("Run", variant="primary")
+            columns = [_column(gr, name) for name in models]
 
-        def look(path: str | None) -> list[Any]:
-            with _explained(gr, path):
-                shown = None if path is None else first_panel(Path(path))
-                return _values(gr, [shown] * len(askers), cleared=True)
+        def show_image(path: str | None) -> list[Any]:
+            with _errors_on_page(gr, path):
+                shown = None if path is None else before_answer(Path(path))
+                return _values(gr, [shown] * len(models), clear=True)
 
-        def ask(path: str | None, task_name: str, text: str) -> Iterator[list[Any]]:
-            with _explained(gr, path):
+        def run(path: str | None, task_name: str, text: str) -> Iterator[list[Any]]:
+            with _errors_on_page(gr, path):
                 if path is None:
-                    raise DataError("no picture; drop one on the left")
-                question = make_question(path, text, TaskName(task_name))
-                yield look(path)
-                for number, asker in enumerate(askers.values()):
-                    for panel in panels(asker, question):
-                        yield _values(gr, [panel if i == number else None for i in range(len(askers))])
+                    raise DataError("no image; upload one on the left")
+                image_query = make_query(path, text, TaskName(task_name))
+                yield show_image(path)
+                for number, model in enumerate(models.values()):
+                    for answer in live_answers(model, image_query):
+                        yield _values(gr, [answer if i == number else None for i in range(len(models))])
 
-        parts = [part for place in places for part in place]
+        outputs = [part for column in columns for part in column]
         options = {"show_progress": "minimal", "api_visibility": "private"}
-        file.change(look, inputs=[file], outputs=parts, **options)
-        # one question at a time, others wait
+        file.change(show_image, inputs=[file], outputs=outputs, **options)
+        # one query at a time, the others wait in the queue
         gr.on(
-            [button.click, query.submit], ask, inputs=[file, task, query], outputs=parts, concurrency_limit=1, **options
+            [button.click, query.submit],
+            run,
+            inputs=[file, task, query],
+            outputs=outputs,
+            concurrency_limit=1,
+            **options,
         )
     page.queue(max_size=16)
     return page
 
 
 @contextmanager
-def _explained(gr: Any, path: str | None) -> Iterator[None]:
-    """What cannot be used, told on the page, without the folder that the file lies in on this machine."""
+def _errors_on_page(gr: Any, path: str | None) -> Iterator[None]:
+    """Show a ``DataError`` on the page, without the name of this machine's folder."""
     try:
         yield
     except DataError as error:
-        told = str(error).replace(path, Path(path).name) if path else str(error)
-        raise gr.Error(told, print_exception=False) from error
+        message = str(error).replace(path, Path(path).name) if path else str(error)
+        raise gr.Error(message, print_exception=False) from error
 
 
-def _place(gr: Any, name: str) -> list[Any]:
-    """Where a model's panel stands; in the order of ``_values``."""
+def _column(gr: Any, name: str) -> list[Any]:
+    """The fields of a model's column, in the order of ``_values``."""
     with gr.Column(min_width=280):
         return [
             gr.Image(
-                label=f"{name}: picture",
+                label=f"{name}: image",
                 format="png",
                 interactive=False,
                 buttons=["download", "fullscreen"],
-                elem_id=f"{name}-picture",
+                elem_id=f"{name}-image",
             ),
             gr.Textbox(label=f"{name}: reasoning", lines=2, elem_id=f"{name}-reasoning"),
-            gr.Textbox(label=f"{name}: answer as written", lines=2, elem_id=f"{name}-answer"),
-            gr.Textbox(label=f"{name}: reading", lines=2, elem_id=f"{name}-reading"),
+            gr.Textbox(label=f"{name}: answer as generated", lines=2, elem_id=f"{name}-answer"),
+            gr.Textbox(label=f"{name}: parsed answer", lines=2, elem_id=f"{name}-reading"),
         ]
 
 
-def _values(gr: Any, shown: Sequence[Panel | None], *, cleared: bool = False) -> list[Any]:
-    """What goes where; a place without a panel stays as it is, or is cleared."""
+def _values(gr: Any, shown: Sequence[LiveAnswer | None], *, clear: bool = False) -> list[Any]:
+    """The values of all fields; those of a model with None are unchanged, or emptied with ``clear``."""
     values: list[Any] = []
     for one in shown:
         if one is None:
-            values += [None] * 4 if cleared else [gr.skip()] * 4
+            values += [None] * 4 if clear else [gr.skip()] * 4
         else:
-            # a picture is encoded each time it is given
-            values += [one.picture or gr.skip(), one.reasoning, one.answer, one.reading]
+            # Gradio encodes an image each time it gets one, so an unchanged image is skipped
+            values += [one.image or gr.skip(), one.reasoning, one.answer, one.reading]
     return values
 
 
 class _OwnHostOnly:
-    """Adds the policy to every answer."""
+    """Middleware that adds the content security policy to every response."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Many questions, one a line, to one record a line; a line that cannot be used does not stop the rest."""
+"""Answer many queries, one a line, with one record a line; an invalid line does not stop the rest."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from virft.errors import DataError
-from virft.inference.annotated_image import default_path, require_free, save_image
-from virft.inference.asker import Asker
-from virft.inference.questions import read_question_line
+from virft.inference.annotated_image import default_path, require_writable, save_marked
+from virft.inference.model import Model
+from virft.inference.queries import read_query_line
 from virft.inference.result import as_record
 from virft.types import TaskName
 
 
 def answer_lines(
-    lines: Iterable[bytes], asker: Asker, *, task: TaskName, folder: Path, overwrite: bool
+    lines: Iterable[bytes], model: Model, *, task: TaskName, folder: Path, overwrite: bool
 ) -> Iterator[dict[str, Any]]:
-    """A record for each line that is not blank, before the next line is read.
+    """Yield a record for each line that is not blank, before the next line is read.
 
-    ``line`` counts from 1. A record of a question holds what ``as_record`` says and the path of its picture, which no
-    other answer of this call takes; a record of a line that cannot be used holds ``error``.
+    ``line`` counts from 1. The record of a query holds what ``as_record`` returns and ``annotated_image``, the path of
+    the annotated image; each result of this call has a file of its own. The record of an invalid line holds ``error``.
     """
     taken: set[Path] = set()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            question = read_question_line(line, task=task)
-            path = default_path(question.image, folder, taken)
-            require_free(path, image=question.image, overwrite=overwrite)
-            answered = asker.answer(question, number=number - 1)
-            save_image(path, answered)
+            query = read_query_line(line, task=task)
+            image = Path(query.image_name)
+            path = default_path(image, folder, taken)
+            require_writable(path, image=image, overwrite=overwrite)
+            result = model.answer(query, number=number - 1)
+            save_marked(path, result.annotated())
         except DataError as error:
             yield {"line": number, "error": str(error)}
             continue
         taken.add(path)
-        yield {"line": number, **as_record(answered), "picture": str(path)}
+        yield {"line": number, **as_record(result), "annotated_image": str(path)}

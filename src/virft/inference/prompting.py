@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from virft.data.images import load_image
+from virft.data.images import load_image as load_image_file
 from virft.errors import ModelError
 from virft.models.load import CARD, LoadedModel
-from virft.models.renderer import RenderedPrompt, Renderer
+from virft.models.renderer import LoadImage, RenderedPrompt, Renderer
 from virft.text.prompts import BUILT_IN, question_of, read_template
 from virft.types import Sample
 
@@ -62,8 +62,10 @@ def resolve_prompting(
     )
 
 
-def make_renderer(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample], RenderedPrompt]:
-    """A function from a sample to its prompt and image tensors.
+def make_renderer(
+    loaded: LoadedModel, prompting: Prompting, *, load_image: LoadImage = load_image_file
+) -> Callable[[Sample], RenderedPrompt]:
+    """A function from a sample to its prompt and image tensors. ``load_image`` reads the image of a path.
 
     Raises ``ModelError`` if the model's chat template does not support a thinking mode that is used.
     """

@@ -1,51 +1,149 @@
-"""An answered question: in lines for a person, as a record for a program."""
+"""The result of one query: for a person as lines and as an annotated image, for a program as a record and a table."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from virft.inference.questions import Question
+from virft.inference.annotated_image import require_writable, save_marked
+from virft.inference.optional import import_optional
+from virft.inference.queries import ImageQuery
+from virft.report.render.images import boxes_of, draw_answer
 from virft.text.answers import split_reasoning
-from virft.types import Answer, Box, Completion, Detections, Label, Reading, Unreadable
+from virft.types import Answer, Box, Completion, Detection, Detections, Label, Reading, Unreadable
+
+_SIDES = (448, 1280)
+"""Pixels of the longer side of an annotated image: at least (boxes of a small image must be visible) and at most."""
+
+_ANSWER = "answer: "
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
-    """A question with the upright picture it was about, what the model wrote, and how that is read.
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Result:
+    """A model's answer to a query. In a notebook it shows itself: the image with the predicted boxes.
 
-    Boxes of the reading are in pixels of ``picture``.
+    ``image`` is upright (EXIF orientation applied); boxes are in its pixels.
     """
 
-    question: Question
-    picture: Image.Image
+    query: ImageQuery
+    image: Image.Image
     completion: Completion
     reading: Reading
 
+    @property
+    def answer(self) -> Answer:
+        """The parsed answer: ``Detections``, ``Label`` or ``Box``, or ``Unreadable`` with the reason."""
+        return self.reading.answer
 
-def in_lines(answered: Answered) -> list[str]:
-    """What the model thought, how its answer is read, and, if it cannot be, what it wrote."""
-    text = answered.completion.text
+    @property
+    def detections(self) -> Detections:
+        """The predicted boxes. Empty if there are none: no objects, a label, or an unreadable answer."""
+        if isinstance(self.answer, Detections):
+            return self.answer
+        return Detections(items=tuple(Detection(box=box) for box in boxes_of(self.answer)))
+
+    @property
+    def text(self) -> str:
+        """The completion as the model wrote it."""
+        return self.completion.text
+
+    def annotated(self) -> Image.Image:
+        """Draw the predicted boxes, or the text of an answer without boxes, over the image."""
+        side = min(max(*self.image.size, _SIDES[0]), _SIDES[1])
+        return draw_answer(self.image, None, self.answer, side=side)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the annotated image as a PNG file and return its path.
+
+        Raises ``DataError`` if the file exists and is not an annotated image, unless ``overwrite``.
+        """
+        image = self.query.image
+        require_writable(Path(path), image=image if isinstance(image, Path) else None, overwrite=overwrite)
+        save_marked(Path(path), self.annotated())
+        return Path(path)
+
+    def to_supervision(self) -> Any:
+        """Return the predicted boxes as ``supervision.Detections`` with confidences and the query as ``class_name``.
+
+        Raises ``ConfigError`` if the package supervision is not installed.
+        """
+        supervision = import_optional("supervision", needed_by="to_supervision()")
+        items = self.detections.items
+        return supervision.Detections(
+            xyxy=np.array([item.box.xyxy for item in items], dtype=np.float32).reshape(-1, 4),
+            confidence=np.array([item.confidence for item in items], dtype=np.float32),
+            class_id=np.zeros(len(items), dtype=int),
+            data={"class_name": np.array([self.query.query] * len(items), dtype=str)},
+        )
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` with one row for each predicted box; an answer without boxes is one row.
+
+        Columns: ``image``, ``query``, ``answer`` (of an answer without boxes), ``x1``, ``y1``, ``x2``, ``y2`` (pixels
+        of the original image) and ``confidence``. Raises ``ConfigError`` if pandas is not installed.
+        """
+        pandas = import_optional("pandas", needed_by="to_pandas()")
+        columns = ["image", "query", "answer", "x1", "y1", "x2", "y2", "confidence"]
+        facts = (self.query.image_name, self.query.query)
+        rows: list[tuple[object, ...]]
+        rows = [(*facts, None, *item.box.xyxy, item.confidence) for item in self.detections.items]
+        return pandas.DataFrame(rows or [(*facts, self._summary(), *[float("nan")] * 5)], columns=columns)
+
+    def __repr__(self) -> str:
+        query = self.query
+        return f"<Result {query.task.value} {query.query!r} in {query.image_name}: {self._summary()}>"
+
+    def __str__(self) -> str:
+        return "\n".join(result_lines(self))
+
+    def _summary(self) -> str:
+        return next(line for line in reading_lines(self) if line.startswith(_ANSWER)).removeprefix(_ANSWER)
+
+    def _repr_png_(self) -> bytes:
+        return self._encoded("PNG")
+
+    def _repr_html_(self) -> str:
+        image = base64.b64encode(self._encoded("JPEG", quality=90, subsampling=0)).decode()
+        caption = html.escape(f"{self.query.task.value}: {self.query.query}")
+        return (
+            f'<figure style="margin:0"><figcaption><b>{caption}</b><pre>{html.escape(str(self))}</pre></figcaption>'
+            f'<img alt="{caption}" style="max-width:100%" src="data:image/jpeg;base64,{image}"></figure>'
+        )
+
+    def _encoded(self, file_format: str, **options: Any) -> bytes:
+        data = io.BytesIO()
+        self.annotated().save(data, format=file_format, **options)
+        return data.getvalue()
+
+
+def result_lines(result: Result) -> list[str]:
+    """Format a result: the reasoning, the parsed answer and, if the answer is unreadable, the text."""
+    text = result.completion.text
     reasoning, _ = split_reasoning(text)
     lines = [f"reasoning: {reasoning}"] if reasoning else []
-    lines += reading_lines(answered)
-    return [*lines, f"text: {text}"] if isinstance(answered.reading.answer, Unreadable) else lines
+    lines += reading_lines(result)
+    return [*lines, f"text: {text}"] if isinstance(result.reading.answer, Unreadable) else lines
 
 
-def reading_lines(answered: Answered) -> list[str]:
-    """How the answer is read, and what stands in the way."""
-    answer = answered.reading.answer
-    width, height = answered.picture.size
+def reading_lines(result: Result) -> list[str]:
+    """Format the parsed answer, invalid elements and truncation."""
+    answer = result.reading.answer
+    width, height = result.image.size
     lines = []
-    if answered.completion.truncated:
-        lines.append(f"cut at {len(answered.completion.token_ids)} tokens: see --max-completion-tokens")
+    if result.completion.truncated:
+        lines.append(f"truncated at {len(result.completion.token_ids)} tokens: see --max-completion-tokens")
     match answer:
         case Detections(items=items, invalid=invalid):
             lines.append(f"answer: {_count(answer)}" + (f", in pixels of {width} x {height}" if items else ""))
             lines += [f"  {_corners(item.box)}  confidence {item.confidence:.2f}" for item in items]
-            lines += [f"  no box: {one.reason}: {one.piece}" for one in invalid]
+            lines += [f"  invalid: {one.reason}: {one.piece}" for one in invalid]
         case Box():
             lines += [f"answer: 1 box, in pixels of {width} x {height}", f"  {_corners(answer)}"]
         case Label(text=name):
@@ -55,18 +153,18 @@ def reading_lines(answered: Answered) -> list[str]:
     return lines
 
 
-def as_record(answered: Answered) -> dict[str, Any]:
-    """Plain values: the question, the reading with boxes in pixels of the upright picture, the text."""
-    question, completion = answered.question, answered.completion
+def as_record(result: Result) -> dict[str, Any]:
+    """Return plain values for JSON: the query, the parsed answer with boxes in pixels of the image, the text."""
+    query, completion = result.query, result.completion
     return {
-        "image": str(question.image),
-        "question": question.query,
-        "task": question.task.value,
-        "image_size": list(answered.picture.size),
-        "reading": _reading(answered.reading.answer),
+        "image": query.image_name,
+        "question": query.query,
+        "task": query.task.value,
+        "image_size": list(result.image.size),
+        "reading": _reading(result.reading.answer),
         "reasoning": split_reasoning(completion.text)[0],
         "text": completion.text,
-        "well_formed": answered.reading.well_formed,
+        "well_formed": result.reading.well_formed,
         "truncated": completion.truncated,
     }
 

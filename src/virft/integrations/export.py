@@ -1,4 +1,4 @@
-"""A data set in the formats of others: COCO, TRL, LLaMA-Factory."""
+"""Export a dataset in other formats: COCO, TRL, LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COCO_FILE, TRL_FILE, LLAMA_FACTORY_FILE = "annotations.json", "rows.jsonl", "vir
 
 
 def export_coco(store: Store, out: Path) -> Path:
-    """``annotations.json``: images by their path in the data set, boxes [x, y, width, height] of named categories.
+    """Write ``annotations.json``: images by their path in the dataset, boxes [x, y, width, height] in pixels.
 
-    Questions about absent classes have no place in COCO. Raises ``ConfigError`` about a set with other tasks.
+    COCO cannot represent samples that query an absent class. Raises ``ConfigError`` for a dataset with other tasks.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
@@ -56,21 +56,21 @@ def export_coco(store: Store, out: Path) -> Path:
 
 
 def export_trl(store: Store, out: Path, *, template: str, thinking: bool, space: BoxSpace) -> Path:
-    """``rows.jsonl`` in TRL's conversational form: ``prompt``, ``images`` (absolute paths), and what ``virft.rewards``
+    """Write ``rows.jsonl`` in TRL's conversational format: ``prompt``, ``images`` (absolute paths), and reward columns.
 
-    needs: ``target`` with boxes in pixels of the original image, as in the data set, its ``image_size``, and how it was
-    asked, ``box_space`` and ``thinking``.
+    Those are ``target`` with boxes in pixels of the original image, its ``image_size``, and how the prompt was made,
+    ``box_space`` and ``thinking``.
     """
     rows = (json.dumps(row) + "\n" for row in _trl_rows(store, template=template, thinking=thinking, space=space))
     return _write(_new_folder(out) / TRL_FILE, rows)
 
 
 def trl_dataset(data: Store | Path | str, *, template: str = "paper", thinking: bool, space: BoxSpace | str) -> Any:
-    """A data set as a ``datasets.Dataset`` for TRL and ``virft.integrations.trl``; images are opened when needed.
+    """Return a ``datasets.Dataset`` for TRL and ``virft.integrations.trl``; images are opened when they are read.
 
-    The columns are those of ``export_trl``; a prompt's content is the text alone, and TRL puts the pictures before it:
-    in a table the parts of a message would all have the same keys, with None in them. Needs the package datasets
-    (``pip install virft[hf]``).
+    The columns are those of ``export_trl``. A prompt's content is the text alone, and TRL puts the images before it: in
+    a table all parts of a message would have the same keys, with None as values. Needs the package datasets (extra
+    ``hf``).
     """
     from datasets import Dataset, Image, List
 
@@ -85,12 +85,12 @@ def _trl_rows(store: Store, *, template: str, thinking: bool, space: BoxSpace) -
     for sample in store:
         record = sample_to_record(sample)
         text = question_of(sample, template=template, thinking=thinking, space=space)
-        pictures = [{"type": "image"} for _ in sample.images]
+        images = [{"type": "image"} for _ in sample.images]
         yield {
             "id": sample.id,
             "task": record["task"],
             "images": [str(Path(path).resolve()) for path in sample.images],
-            "prompt": [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}],
+            "prompt": [{"role": "user", "content": [*images, {"type": "text", "text": text}]}],
             "query": sample.query,
             "target": record["target"],
             "target_image": sample.target_image,
@@ -101,9 +101,9 @@ def _trl_rows(store: Store, *, template: str, thinking: bool, space: BoxSpace) -
 
 
 def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSpace) -> Path:
-    """``virft.json`` (question and right answer as a conversation, absolute image paths) and ``dataset_info.json``.
+    """Write ``virft.json`` (prompt and target as a conversation, absolute image paths) and ``dataset_info.json``.
 
-    Answers have no think block: a data set does not know any thoughts.
+    Targets have no think block: a dataset holds no reasoning. Raises ``ConfigError`` for pixels of the resized image.
     """
 
     _require_known(space)
@@ -139,7 +139,7 @@ def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSp
 
 
 def _require_known(space: BoxSpace) -> None:
-    """``ConfigError`` about a space whose extent depends on a model's image processor."""
+    """Raise ``ConfigError`` for a box space that depends on a model's image processor."""
     if space is BoxSpace.RESIZED_PIXELS:
         raise ConfigError(
             f"--space {space}: pixels of the resized image depend on the model; "
@@ -149,7 +149,7 @@ def _require_known(space: BoxSpace) -> None:
 
 def _new_folder(out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is there already; expected a new or empty folder")
+        raise DataError(f"{out}: exists and is not empty; expected a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
     return out
 

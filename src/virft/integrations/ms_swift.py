@@ -1,4 +1,4 @@
-"""A reward class for ms-swift: a plug-in puts it into ``orms``."""
+"""A reward class for ms-swift: a plug-in adds it to ``orms``."""
 
 from __future__ import annotations
 
@@ -7,29 +7,24 @@ from typing import Any
 
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
-from virft.integrations.resizing import QwenResize, Resize
-from virft.integrations.rows import DEFAULT_RULE, RowGrader, row_of_ground_truth
+from virft.integrations.resizing import QwenResize
+from virft.integrations.rows import RowGrader, row_of_ground_truth
 from virft.integrations.trl import context_of
 from virft.rewards.combine import RewardRule
 
 __all__ = ["BoxSpace", "QwenResize", "RewardRule", "make_orm"]
 
 
-def make_orm(
-    *,
-    box_space: BoxSpace | str,
-    thinking: bool,
-    think_opened: bool = False,
-    rule: RewardRule = DEFAULT_RULE,
-    resize: Resize | None = None,
-) -> type:
-    """A class for ``orms``, whose objects give the total reward of each completion. The arguments: ``RowGrader``'s.
+def make_orm(**grading: Any) -> type:
+    """Return a class for ``orms``; its objects return the total reward of each completion.
 
-    The data set's column ``ground_truth`` holds what ``virft.integrations.rows.ground_truth_of`` made of each row.
+    ``grading``: the arguments of ``RowGrader``. The dataset's column ``ground_truth`` holds the text of
+    ``virft.integrations.rows.ground_truth_of`` for each row. Raises ``ConfigError`` as ``RowGrader`` does, and in a
+    call without that column.
 
     Source: ms-swift, docs/source_en/Instruction/GRPO/DeveloperGuide/reward_function.md (commit 1f9e821d) and
     swift/rewards/orm.py (commit 20ec4613): made without arguments, called with ``completions``, the columns of the
-    data set and ``trainer_state``.
+    dataset and ``trainer_state``.
 
     >>> truth = '{"task": "classification", "target": {"label": "pug"}, "image_size": [4, 3], '
     >>> truth += '"box_space": "relative_1000", "thinking": false}'
@@ -37,7 +32,7 @@ def make_orm(
     >>> orms["virft"]()(completions=["<answer>Pug</answer>"], ground_truth=[truth])
     [2.0]
     """
-    grader = RowGrader(box_space=box_space, thinking=thinking, think_opened=think_opened, rule=rule, resize=resize)
+    grader = RowGrader(**grading)
 
     class VisualORM:
         """virft's reward."""
@@ -46,9 +41,10 @@ def make_orm(
             pass
 
         def __call__(self, completions: Sequence[str], **kwargs: Any) -> list[float]:
+            """Return the total reward of each completion; ``ConfigError`` without a column ``ground_truth``."""
             truths = kwargs.get("ground_truth")
             if truths is None:
-                raise ConfigError("no column ground_truth in the data set; expected the texts of ground_truth_of(row)")
+                raise ConfigError("no column ground_truth in the dataset; expected the texts of ground_truth_of(row)")
             context = context_of(kwargs.get("trainer_state"))
             return [
                 grader.grade(text, row_of_ground_truth(truth), context=context).total

@@ -1,4 +1,4 @@
-"""The size that a model of the Qwen-VL families sees a picture in."""
+"""The size to which a model of the Qwen-VL families resizes an image."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from virft.errors import ConfigError
 from virft.types import ImageSize
 
 Resize = Callable[[ImageSize], ImageSize]
-"""From the size of a picture to the size that the model sees it in."""
+"""Function from the size of an image to the size that the model sees."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QwenResize:
-    """What an image processor of Qwen2-VL, Qwen2.5-VL or Qwen3-VL does to a size.
+    """Compute the size to which the image processor of Qwen2-VL, Qwen2.5-VL or Qwen3-VL resizes an image.
 
-    Sides become multiples of ``unit`` pixels (28, or 32 of Qwen3-VL), the area comes between ``min_pixels`` and
-    ``max_pixels``. ``ConfigError`` about a picture longer than 200 times its width, which the processors refuse.
+    Sides become multiples of ``unit`` pixels (28, or 32 for Qwen3-VL); the area is at least ``min_pixels`` and at most
+    ``max_pixels``. A call raises ``ConfigError`` for a side ratio above 200, which the processors refuse.
     Source: ``smart_resize`` of transformers 5.19.
 
     >>> QwenResize(unit=28, min_pixels=3136, max_pixels=401408)(ImageSize(640, 480))
@@ -32,7 +32,7 @@ class QwenResize:
 
     @classmethod
     def of(cls, image_processor: Any) -> QwenResize:
-        """As the image processor says: ``processor.image_processor`` of transformers."""
+        """Read the values from an image processor: ``processor.image_processor`` of transformers."""
         size = image_processor.size
         return cls(
             unit=image_processor.patch_size * image_processor.merge_size,
@@ -41,10 +41,10 @@ class QwenResize:
         )
 
     def __call__(self, size: ImageSize) -> ImageSize:
-        """The size that the model sees."""
+        """Return the size that the model sees; ``ConfigError`` for a side ratio above 200."""
         width, height = size
         if max(size) > 200 * min(size):
-            raise ConfigError(f"resize: {width} x {height} pixels are longer than 200 times their width")
+            raise ConfigError(f"resize: {width} x {height} pixels; expected a side ratio of at most 200")
         unit = self.unit
         wide, high = round(width / unit) * unit, round(height / unit) * unit
         if wide * high > self.max_pixels:

@@ -1,118 +1,139 @@
-"""Rows of `virft export --format trl` graded as virft's own trainer grades: what all other trainers are given.
+"""Grade rows of `virft export --format trl` as virft's own trainer does, for all other trainers.
 
-A row says how its question was asked (``box_space``, ``thinking``), and whoever grades must say it too: where the two
-differ, boxes would be read wrongly without a word, so that is an error.
+A row records how its prompt was made (``box_space``, ``thinking``), and the grader gets the same values. If the two
+differ, boxes would silently be parsed in the wrong unit, so that is an error.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from virft.data.samples import sample_from_record
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
-from virft.integrations.resizing import Resize
-from virft.rewards.combine import RewardRule
+from virft.integrations.resizing import QwenResize, Resize
+from virft.rewards.combine import Preset, RewardRule
 from virft.tasks.grader import Grader
 from virft.types import RewardContext, RewardReport, Sample
 
 COLUMNS = ("task", "target", "image_size", "box_space", "thinking")
-"""What a row must have to be graded. ``image_size``: of the image that the target is about, before any resizing."""
+"""Required keys of a row. ``image_size``: (width, height) of the target image before any resizing, in pixels."""
 
 _TARGET_KEYS = ("boxes", "label", "aliases", "box")
-"""Of a target; the rest is for scores."""
+"""Keys of a target that rewards read; the others are for evaluation."""
 
 DEFAULT_RULE = RewardRule()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as trainers do with functions
 class RowGrader:
-    """Completions about rows to rewards.
+    """Compute the rewards of completions about rows. The rewards of TRL and ms-swift have the same arguments.
 
-    ``box_space``: what the numbers in a model's text mean, of which there is no safe default. ``thinking``: whether
-    a think block was asked for. ``think_opened``: whether the chat template has written the open think tag already, so
-    that completions begin inside of the thought (Qwen3-VL-Thinking). ``resize``: from a picture's size to the size that
-    the model saw; pixels of the resized image cannot be read without it, and all else has no use for it.
+    Raises ``ConfigError`` for arguments that are unknown, contradict each other or have no effect.
 
     >>> RowGrader(box_space="resized_pixels", thinking=False)
     Traceback (most recent call last):
-    virft.errors.ConfigError: box_space resized_pixels needs resize, from a picture's size to the size that the model \
+    virft.errors.ConfigError: box_space resized_pixels needs resize, from an image's size to the size that the model \
 saw, such as QwenResize.of(processor.image_processor)
     """
 
-    def __init__(
-        self,
-        *,
-        box_space: BoxSpace | str,
-        thinking: bool,
-        think_opened: bool = False,
-        rule: RewardRule = DEFAULT_RULE,
-        resize: Resize | None = None,
-    ) -> None:
-        if box_space not in tuple(BoxSpace):
-            raise ConfigError(f"box_space: {box_space!r} is not known; expected one of {', '.join(BoxSpace)}")
-        if not isinstance(thinking, bool):
-            raise ConfigError(f"thinking is {thinking!r}; expected True or False")
-        if think_opened and not thinking:
+    box_space: BoxSpace | str
+    """Unit of box coordinates in a completion. It has no default, as a wrong one is not noticed."""
+    thinking: bool
+    """True if the prompt requests a think block."""
+    think_opened: bool = False
+    """True if the chat template writes the opening think tag, so that completions begin inside the think block."""
+    rule: RewardRule = DEFAULT_RULE
+    """The reward: preset, weights, thresholds and reward functions of your own."""
+    resize: Resize | None = None
+    """Function from an image's size to the size that the model saw; for ``box_space`` "resized_pixels" only."""
+
+    def __post_init__(self) -> None:
+        if self.box_space not in tuple(BoxSpace):
+            raise ConfigError(f"box_space: {self.box_space!r} is not known; expected one of {', '.join(BoxSpace)}")
+        if not isinstance(self.thinking, bool):
+            raise ConfigError(f"thinking is {self.thinking!r}; expected True or False")
+        if self.think_opened and not self.thinking:
             raise ConfigError("think_opened has no effect: thinking is False; a template that opens a thought needs it")
-        space = BoxSpace(box_space)
-        if space is BoxSpace.RESIZED_PIXELS and resize is None:
+        space = BoxSpace(self.box_space)
+        if space is BoxSpace.RESIZED_PIXELS and self.resize is None:
             raise ConfigError(
-                f"box_space {space} needs resize, from a picture's size to the size that the model saw, such as "
+                f"box_space {space} needs resize, from an image's size to the size that the model saw, such as "
                 "QwenResize.of(processor.image_processor)"
             )
-        if space is not BoxSpace.RESIZED_PIXELS and resize is not None:
+        if space is not BoxSpace.RESIZED_PIXELS and self.resize is not None:
             raise ConfigError(f"resize has no effect: box_space is {space}; take it out")
-        if rule.overlong_tokens:
-            raise ConfigError("overlong_tokens has no effect: other trainers do not tell how long a completion is")
-        self._grader = Grader(rule=rule, thinking=thinking, box_space=space)
-        self._resize = resize
-        self._opened = "<think>\n" if think_opened else ""
-
-    @property
-    def rule(self) -> RewardRule:
-        """What a completion is paid for."""
-        return self._grader.rule
+        if self.rule.overlong_tokens:
+            raise ConfigError("overlong_tokens has no effect: other trainers do not report the length of a completion")
 
     def grade(
-        self, text: str, row: Mapping[str, Any], *, context: RewardContext | None = None, picture: Any = None
+        self, text: str, row: Mapping[str, Any], *, context: RewardContext | None = None, image: Any = None
     ) -> RewardReport:
-        """The reward of one completion about a row.
+        """Compute the reward of one completion about a row.
 
-        ``picture``: the image that the target is about, where the caller has it; one of another size is refused.
-        ``context``: where the run stands; a threshold that rises needs it. ``DataError`` for a row that cannot be
-        graded, or was asked otherwise.
+        ``image``: the target image, if the caller has it. ``context``: the training progress; a rising threshold needs
+        it. Raises ``DataError`` for an invalid row, a row whose prompt was made in another way, or an image of another
+        size, and ``ConfigError`` if a rising threshold gets no ``context``.
         """
         if context is None and self.rule.iou_threshold_end is not None:
-            raise ConfigError("iou_threshold_end has no effect: this trainer does not tell how far the run has come")
+            raise ConfigError("iou_threshold_end has no effect: this trainer does not report the training progress")
         where = f"row {row['id']}" if row.get("id") is not None else "a row"
-        self._require_asked_alike(row, where)
+        self._require_same_prompting(row, where)
         sample = sample_of_row(row, where=where)
         size = sample.target_size
-        seen = getattr(picture, "size", size)
+        seen = getattr(image, "size", size)
         if tuple(seen) != tuple(size):
             raise DataError(
-                f"{where}: its picture has {seen[0]} x {seen[1]} pixels; expected {size.width} x {size.height}, which "
-                "its boxes were drawn on (the trainer resizes by itself)"
+                f"{where}: its image has {seen[0]} x {seen[1]} pixels; expected {size.width} x {size.height}, the size "
+                "that its boxes refer to (the trainer resizes the image itself)"
             )
-        resized = size if self._resize is None else self._resize(size)
-        return self._grader.grade(self._opened + text, sample, resized=resized, context=context or RewardContext())
+        resized = size if self.resize is None else self.resize(size)
+        written = f"<think>\n{text}" if self.think_opened else text
+        grader = Grader(rule=self.rule, thinking=self.thinking, box_space=BoxSpace(self.box_space))
+        return grader.grade(written, sample, resized=resized, context=context or RewardContext())
 
-    def _require_asked_alike(self, row: Mapping[str, Any], where: str) -> None:
-        wanted = {"box_space": str(self._grader.box_space), "thinking": self._grader.thinking}
-        for name, value in wanted.items():
+    def _require_same_prompting(self, row: Mapping[str, Any], where: str) -> None:
+        expected = {"box_space": str(self.box_space), "thinking": self.thinking}
+        for name, value in expected.items():
             if row.get(name) != value:
                 raise DataError(
-                    f"{where}: was asked with {name} {row.get(name)}, but is graded with {value}; export the rows "
-                    "again, or grade as they were asked"
+                    f"{where}: its prompt was made with {name} {row.get(name)}, but it is graded with {value}; export "
+                    f"the rows again, or grade with {name} {row.get(name)}"
                 )
 
 
-def sample_of_row(row: Mapping[str, Any], *, where: str) -> Sample:
-    """The sample that a row is about, without its pictures; checked as a line of ``samples.jsonl`` is.
+def plain_grader(
+    *,
+    box_space: BoxSpace | str,
+    thinking: bool,
+    think_opened: bool = False,
+    preset: Preset = "robust",
+    weights: Mapping[str, float] | None = None,
+    iou_threshold: float = 0.5,
+    resize: Mapping[str, int] | None = None,
+) -> RowGrader:
+    """Make a grader from plain values, as config files of verl and EasyR1 have them.
 
-    Keys whose value is None are left out: in a table all rows have the same keys.
+    ``preset``, ``weights`` and ``iou_threshold`` as the settings ``reward.*``; ``resize``: ``unit``, ``min_pixels`` and
+    ``max_pixels`` of a ``QwenResize``. Raises as ``RowGrader`` does.
+    """
+    return RowGrader(
+        box_space=box_space,
+        thinking=thinking,
+        think_opened=think_opened,
+        rule=RewardRule(preset=preset, weights=weights or {}, iou_threshold=iou_threshold),
+        resize=None if resize is None else QwenResize(**resize),
+    )
+
+
+def sample_of_row(row: Mapping[str, Any], *, where: str) -> Sample:
+    """Return the sample of a row, without its images; checked as a line of ``samples.jsonl`` is.
+
+    Keys whose value is None are ignored: in a table all rows have the same keys. Raises ``DataError`` for an invalid
+    row.
     """
     if missing := [name for name in COLUMNS if row.get(name) is None]:
         raise DataError(f"{where}: {missing[0]} is missing; expected {', '.join(COLUMNS)}, as `virft export` writes")
@@ -132,7 +153,7 @@ def sample_of_row(row: Mapping[str, Any], *, where: str) -> Sample:
 
 
 def ground_truth_of(row: Mapping[str, Any]) -> str:
-    """All that grading needs of a row as one JSON text, for trainers that keep what is right in one column.
+    """Return the values of a row that grading needs as one JSON text, for trainers with a single ground-truth column.
 
     >>> ground_truth_of({"task": "classification", "target": {"label": "pug", "aliases": None},
     ...     "image_size": [4, 3], "box_space": "relative_1000", "thinking": False, "prompt": ".."})
@@ -141,13 +162,13 @@ def ground_truth_of(row: Mapping[str, Any]) -> str:
     """
     where = f"row {row['id']}" if row.get("id") is not None else "a row"
     sample_of_row(row, where=where)
-    kept = {name: row[name] for name in ("id", "query", *COLUMNS) if row.get(name) is not None}
-    kept["target"] = {key: row["target"][key] for key in _TARGET_KEYS if row["target"].get(key) is not None}
-    return json.dumps(kept | {"image_size": list(row["image_size"])})
+    truth = {name: row[name] for name in ("id", "query", *COLUMNS) if row.get(name) is not None}
+    truth["target"] = {key: row["target"][key] for key in _TARGET_KEYS if row["target"].get(key) is not None}
+    return json.dumps(truth | {"image_size": list(row["image_size"])})
 
 
 def row_of_ground_truth(text: Any) -> dict[str, Any]:
-    """The row that ``ground_truth_of`` made the text of; ``DataError`` for any other text."""
+    """Parse the text of ``ground_truth_of`` into a row; ``DataError`` for any other text."""
     try:
         row = json.loads(text)
     except (TypeError, ValueError, RecursionError):

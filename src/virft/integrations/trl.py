@@ -8,27 +8,27 @@ from typing import Any
 
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
-from virft.integrations.resizing import QwenResize, Resize
-from virft.integrations.rows import COLUMNS, DEFAULT_RULE, RowGrader
+from virft.integrations.resizing import QwenResize
+from virft.integrations.rows import COLUMNS, RowGrader
 from virft.rewards.combine import RewardRule
 from virft.types import RewardContext, RewardReport, Unreadable
 
 __all__ = ["BoxSpace", "QwenResize", "RewardRule", "VisualReward"]
 
 _THOUGHTS = ("reasoning_content", "thinking")
-"""Where a parser of TRL may put what stood in a think block."""
+"""Keys under which a parser of TRL may store the text of a think block."""
 
 
-class VisualReward:
-    """virft's reward as one of ``reward_funcs`` of ``GRPOTrainer``: total reward of each completion.
+class VisualReward(RowGrader):
+    """virft's reward as one of the ``reward_funcs`` of ``GRPOTrainer``: the total reward of each completion.
 
     The arguments are those of ``RowGrader``. Rows are those of ``virft.integrations.export.trl_dataset``; other columns
-    are ignored. None for a row of another origin (its ``task`` is None), which TRL leaves to the other
-    functions. Means of the parts, and the share of unreadable answers, go into the trainer's log as ``virft/iou`` and
-    so on, where it takes them.
+    are ignored. The reward is None for a row of another dataset (its ``task`` is None), which TRL leaves to the other
+    functions. If the trainer accepts metrics, the means of the parts and the fraction of unreadable answers are logged
+    as ``virft/iou`` and so on.
 
     Source: TRL 1.16, `Using a custom reward function` of the GRPO trainer's page: called with ``prompts``,
-    ``completions``, ``completion_ids``, every column of the data set, ``trainer_state``, ``log_extra``, ``log_metric``.
+    ``completions``, ``completion_ids``, every column of the dataset, ``trainer_state``, ``log_extra``, ``log_metric``.
 
     >>> reward = VisualReward(box_space=BoxSpace.RELATIVE_1000, thinking=False)
     >>> row = {"task": "grounding", "target": {"box": [0, 0, 50, 50]}, "image_size": [100, 100],
@@ -36,19 +36,6 @@ class VisualReward:
     >>> reward(["Where?"], ["<answer>(0,0),(500,500)</answer>"], **{name: [value] for name, value in row.items()})
     [2.0]
     """
-
-    def __init__(
-        self,
-        *,
-        box_space: BoxSpace | str,
-        thinking: bool,
-        think_opened: bool = False,
-        rule: RewardRule = DEFAULT_RULE,
-        resize: Resize | None = None,
-    ) -> None:
-        self._grader = RowGrader(
-            box_space=box_space, thinking=thinking, think_opened=think_opened, rule=rule, resize=resize
-        )
 
     def __call__(
         self,
@@ -59,11 +46,14 @@ class VisualReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """The reward of each completion, a text or a conversation of one message."""
+        """Return the reward of each completion, a text or a conversation of one message.
+
+        Raises ``ConfigError`` if a column is missing and ``DataError`` for an invalid row.
+        """
         if missing := [name for name in COLUMNS if name not in columns]:
             raise ConfigError(
-                f"no column {missing[0]} in the data set; expected those of virft.integrations.export.trl_dataset, "
-                "kept by remove_unused_columns=False"
+                f"no column {missing[0]} in the dataset; expected those of virft.integrations.export.trl_dataset, "
+                "with remove_unused_columns=False"
             )
         context = context_of(trainer_state)
         reports = [
@@ -79,14 +69,15 @@ class VisualReward:
         if row["task"] is None:
             return None
         images = row.get("images") or [None]
-        picture = images[row.get("target_image") or 0]
-        return self._grader.grade(text_of_completion(completion), row, context=context, picture=picture)
+        image = images[row.get("target_image") or 0]
+        return self.grade(text_of_completion(completion), row, context=context, image=image)
 
 
 def text_of_completion(completion: Any) -> str:
-    """The text of a completion in either of TRL's shapes, as the model wrote it.
+    """Return the text of a completion as the model wrote it; TRL has it as text or as a conversation.
 
-    What a parser took out of a think block goes back in front: whether there was one is part of the form.
+    The text that a parser removed from a think block is put back: the format reward depends on it. Raises
+    ``ConfigError`` for a conversation of several messages.
 
     >>> text_of_completion([{"role": "assistant", "reasoning_content": "left", "content": "<answer>a</answer>"}])
     '<think>left</think><answer>a</answer>'
@@ -94,7 +85,7 @@ def text_of_completion(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     if len(completion) != 1:
-        raise ConfigError(f"a completion of {len(completion)} messages; expected one, without calls of tools")
+        raise ConfigError(f"a completion of {len(completion)} messages; expected one, without tool calls")
     (message,) = completion
     content = message.get("content") or ""
     if not isinstance(content, str):
@@ -104,7 +95,7 @@ def text_of_completion(completion: Any) -> str:
 
 
 def part_means(reports: Sequence[RewardReport]) -> dict[str, float]:
-    """Mean of each part over the reports that have it, and ``unreadable_frac``; nothing of no reports."""
+    """Return the mean of each part over the reports that have it, and ``unreadable_frac``; empty without reports."""
     if not reports:
         return {}
     names = dict.fromkeys(name for report in reports for name in report.parts)
@@ -117,7 +108,7 @@ def _is_column(values: Any) -> bool:
 
 
 def context_of(state: Any) -> RewardContext | None:
-    """How far the run has come, from the ``trainer_state`` of a Hugging Face trainer; 1 at its last step."""
+    """Return the training progress from the ``trainer_state`` of a Hugging Face trainer; 1 at its last step."""
     if state is None:
         return None
     return RewardContext(step_frac=min(1.0, state.global_step / max(1, state.max_steps - 1)))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
-from virft.geometry.boxes import BoxSpace
-from virft.integrations.resizing import QwenResize
-from virft.integrations.rows import RowGrader, row_of_ground_truth
-from virft.rewards.combine import Preset, RewardRule
+from virft.integrations.rows import plain_grader, row_of_ground_truth
 
 
 def compute_score(
@@ -16,20 +14,12 @@ def compute_score(
     solution_str: str,
     ground_truth: str,
     extra_info: Mapping[str, Any] | None = None,
-    *,
-    box_space: BoxSpace | str,
-    thinking: bool,
-    think_opened: bool = False,
-    preset: Preset = "robust",
-    weights: Mapping[str, float] | None = None,
-    iou_threshold: float = 0.5,
-    resize: Mapping[str, int] | None = None,
-    **_: Any,
+    **keywords: Any,
 ) -> float:
     """Return the total reward of a completion. ``ground_truth``: made by ``virft.integrations.rows.ground_truth_of``.
 
-    ``box_space`` and ``thinking`` have no default: ``custom_reward_function.reward_kwargs`` gives them, and
-    ``resize`` (``unit``, ``min_pixels``, ``max_pixels`` of a ``QwenResize``) for pixels of the resized image.
+    ``keywords``: those of ``virft.integrations.rows.plain_grader``, given by ``custom_reward_function.reward_kwargs``.
+    ``box_space`` and ``thinking`` are required. Other keywords, which verl may pass, are ignored.
 
     Source: verl, docs/preparation/reward_function.rst (June 2025): ``data_source``, ``solution_str``,
     ``ground_truth``, ``extra_info``.
@@ -39,11 +29,6 @@ def compute_score(
     >>> compute_score("dogs", "<answer>Pug</answer>", truth, box_space="relative_1000", thinking=False)
     2.0
     """
-    grader = RowGrader(
-        box_space=box_space,
-        thinking=thinking,
-        think_opened=think_opened,
-        rule=RewardRule(preset=preset, weights=weights or {}, iou_threshold=iou_threshold),
-        resize=None if resize is None else QwenResize(**resize),
-    )
+    known = signature(plain_grader).parameters
+    grader = plain_grader(**{name: value for name, value in keywords.items() if name in known})
     return grader.grade(solution_str, row_of_ground_truth(ground_truth)).total

@@ -1,4 +1,4 @@
-"""What only the start of a run knows, kept in its ``card.json``: base, data, how the model is asked."""
+"""Facts that are known at the start of a run, recorded in its ``card.json``: base model, data, prompting."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from virft.models.tiny import TINY_NAME, tiny_folder
 
 
 def card_facts(*, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store]) -> dict[str, Any]:
-    """Further facts of a run's card, none of which names a folder of this machine but by its last part.
+    """Return additional facts for a run's card. Folders of this machine appear by their last part only.
 
-    ``model`` as in ``model.path``; ``template``: a built-in's name or the text with ``{query}``; ``stores``: the data
-    sets by their name in a mixture.
+    ``model`` as in ``model.path``; ``template``: a built-in's name or the text with ``{query}``; ``stores``: the
+    datasets by their name in a mixture.
     """
     return {
         "base": base_facts(model),
@@ -28,9 +28,9 @@ def card_facts(*, model: str, box_space: BoxSpace, template: str, stores: Mappin
 
 
 def base_facts(model: str) -> dict[str, str | None]:
-    """``name`` of the base as a reader knows it, its ``hub_id`` and ``license``, each None where it is not known.
+    """Return ``name``, ``hub_id`` and ``license`` of the base model, each None if it is unknown.
 
-    A folder's are those that its own model card names: of a model that was trained from a hub's, that one.
+    For a folder, hub id and licence are those of its own model card: the model that it was trained from.
     """
     folder = tiny_folder() if model == TINY_NAME else Path(model)
     if model != TINY_NAME and not folder.is_dir():
@@ -45,7 +45,7 @@ def base_facts(model: str) -> dict[str, str | None]:
 
 
 def front_matter(readme: Path) -> dict[str, Any]:
-    """The YAML at the head of a model card; nothing of a file that is not there or has none."""
+    """Parse the YAML at the head of a model card; empty if the file does not exist or has none."""
     if not readme.is_file():
         return {}
     start, fence, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---\n")
@@ -60,7 +60,7 @@ def front_matter(readme: Path) -> dict[str, Any]:
 
 
 def _data_facts(store: Store) -> dict[str, Any]:
-    """A data set's name, hash and size, its tasks, the hub id it was built from and its licence, if it says so."""
+    """Return name, hash, size and tasks of a dataset, and the hub id of its source and its licence, if known."""
     source = store.card.get("source") or {}
     name = source.get("name")
     is_hub_id = source.get("kind") == "visual_rft" and isinstance(name, str) and name.count("/") == 1

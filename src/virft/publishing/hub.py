@@ -1,4 +1,4 @@
-"""A model folder to the Hugging Face Hub, on request only."""
+"""Upload a model folder to the Hugging Face Hub, on request only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virft.errors import ModelError
 
 
 class Api(Protocol):
-    """What is needed of ``huggingface_hub.HfApi``."""
+    """The methods of ``huggingface_hub.HfApi`` that an upload calls."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
 
@@ -22,24 +22,25 @@ class Api(Protocol):
 
 
 def push_folder(folder: Path, repo: str, *, api: Api, private: bool) -> str:
-    """Uploads a model folder as ``repo`` ("owner/name") and gives its address. A new repository is made ``private``.
+    """Upload a model folder to the repository ``repo`` ("owner/name") and return its address.
 
-    One that is there and public is refused while ``private``. Whoever is logged in (``hf auth login``, ``HF_TOKEN``)
-    uploads; the token is neither asked for nor shown. ``ModelError`` for what the Hub refuses.
+    A new repository is created ``private``; an existing public one is refused if ``private``. The upload uses the
+    current login (``hf auth login``, ``HF_TOKEN``); the token is never requested or printed. Raises ``ModelError`` if
+    the Hub refuses, or without a login.
     """
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.repo_info(repo).private:
-            raise ModelError(f"{repo}: is there and public; expected --public, or the name of another repository")
-        found = api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload with virft")
+            raise ModelError(f"{repo}: exists and is public; expected --public, or the name of another repository")
+        uploaded = api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload with virft")
     except LocalTokenNotFoundError as error:
         raise ModelError(f"{repo}: not logged in to the Hub; expected `hf auth login` before, or HF_TOKEN") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"{repo}: cannot be pushed: {_without_token(str(error))}") from error
-    return str(getattr(found, "repo_url", None) or repo)
+    return str(getattr(uploaded, "repo_url", None) or repo)
 
 
 def _without_token(message: str) -> str:
-    """A message on one line, in which no token stands whatever an error quotes."""
+    """Return a message on one line with the token replaced, in case the error quotes it."""
     token = get_token()
     return " ".join((message.replace(token, "hf_...") if token else message).split())

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from factories import save_coco
 from virft.cli import data, evaluate, train
 from virft.cli import main as cli
-from virft.cli.build_options import BuildOptions
 from virft.data.store import Store
 from virft.errors import RunStopped
+from virft.recipes.build_options import BuildOptions
 
 TWO = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
 
@@ -214,7 +214,7 @@ def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFi
         (("explain", "--file", "none", "--task", "detection", "--target", "[]"), "virft: none: cannot be read (No su"),
         (("ask", "virft-tiny", "a.png"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
         (("ask", "virft-tiny", "-", "fox"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
-        (("ask", "virft-tiny", "a.png", " "), "virft: the question is empty; expected a class name, a domain such as"),
+        (("ask", "virft-tiny", "a.png", " "), "virft: the query is empty; expected a class name, a domain such as"),
         (("ask", "virft-tiny", "none.png", "fox"), "virft: none.png: no such image"),
         (("ask", "virft-tiny", "a.png", "fox", "--seed", "1"), "virft: --seed has no effect: it needs --temperature"),
         (("ask", "virft-tiny", "-", "--template", "none"), "virft: prompt.template: cannot read none (No such file"),

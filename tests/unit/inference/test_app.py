@@ -1,4 +1,4 @@
-"""What is told before a page is served; the page itself is in ``tests/e2e/test_app.py``."""
+"""Errors before the page is served; the page itself is in ``tests/e2e/test_app.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from virft.errors import ConfigError
 from virft.inference.app import listen
 
 
-def test_a_missing_gradio_is_told_before_a_model_is_loaded(
+def test_a_missing_gradio_is_an_error_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
@@ -23,7 +23,7 @@ def test_a_missing_gradio_is_told_before_a_model_is_loaded(
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_port_in_use_is_an_error() -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(
@@ -32,12 +32,12 @@ def test_a_port_that_is_taken_is_told() -> None:
             listen("127.0.0.1", port)
 
 
-def test_a_host_that_is_none_is_told() -> None:
+def test_an_unknown_host_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"--host no such host --port 0: cannot be listened on"):
         listen("no such host", 0)
 
 
-def test_only_this_machine_is_let_in_unless_asked_otherwise() -> None:
+def test_the_default_address_is_this_machine_only() -> None:
     with listen("127.0.0.1", 0) as listening:
         assert listening.family is socket.AF_INET
         assert listening.getsockname()[0] == "127.0.0.1"

@@ -10,14 +10,14 @@ from virft.integrations.rows import ground_truth_of
 from virft.rewards import easyr1
 
 
-def asked(text: str, truth: str) -> dict[str, object]:
+def reward_input(text: str, truth: str) -> dict[str, object]:
     return {"response": text, "response_length": 7, "ground_truth": truth}
 
 
 def test_each_response_gets_a_total_and_its_parts() -> None:
     fox, label = ground_truth_of(fox_row()), ground_truth_of(label_row())
     found = easyr1.compute_score(
-        [asked(FOX_ANSWER, fox), asked("<answer>Fox</answer>", label), asked("fox", fox)],
+        [reward_input(FOX_ANSWER, fox), reward_input("<answer>Fox</answer>", label), reward_input("fox", fox)],
         box_space="relative_1000",
         thinking=False,
         weights={"confidence": 0.5},
@@ -31,14 +31,14 @@ def test_an_empty_batch_is_an_empty_list() -> None:
     assert easyr1.compute_score([], box_space="relative_1000", thinking=False) == []
 
 
-def test_how_it_was_asked_has_no_default() -> None:
+def test_the_prompting_has_no_default() -> None:
     with pytest.raises(TypeError, match="'box_space' and 'thinking'"):
         easyr1.compute_score([])
 
 
 def test_a_plain_answer_as_ground_truth_is_refused() -> None:
     with pytest.raises(DataError, match="ground_truth is 'fox'; expected the text of"):
-        easyr1.compute_score([asked("fox", "fox")], box_space="relative_1000", thinking=False)
+        easyr1.compute_score([reward_input("fox", "fox")], box_space="relative_1000", thinking=False)
 
 
 def test_it_says_that_it_takes_batches() -> None:

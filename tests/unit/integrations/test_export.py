@@ -1,4 +1,4 @@
-"""Data sets in the formats of others hold the same boxes."""
+"""Exported datasets hold the same boxes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LEFT = sample(box(0, 0, 20, 20), id="4", task=TaskName.GROUNDING, query="the lef
 
 def only_iou(answer: Answer, target: Target) -> float:
     """IoU of the only box of each."""
-    ((found,), (right,)) = (boxes_of(answer), boxes_of(target))
-    return intersection_over_union(found.xyxy, right.xyxy)
+    ((found,), (expected,)) = (boxes_of(answer), boxes_of(target))
+    return intersection_over_union(found.xyxy, expected.xyxy)
 
 
 def save(folder: Path, *samples: Sample) -> Path:
@@ -64,7 +64,7 @@ def test_coco_holds_detection_only(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "out").exists()
 
 
-def test_trl_rows_ask_as_virft_does(tmp_path: Path) -> None:
+def test_trl_rows_have_virfts_prompts(tmp_path: Path) -> None:
     save(tmp_path, FOX, LEFT)
     assert export(tmp_path, "--format", "trl", "--template", "short", "--thinking") == 0
     first, second = (json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines())
@@ -77,17 +77,17 @@ def test_trl_rows_ask_as_virft_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("space", [BoxSpace.RELATIVE_1000, BoxSpace.ORIGINAL_PIXELS])
-def test_llama_factory_answers_are_read_as_right(tmp_path: Path, space: BoxSpace) -> None:
+def test_llama_factory_targets_are_parsed_as_the_target(tmp_path: Path, space: BoxSpace) -> None:
     store = Store(save(tmp_path, FOX, NONE, LABEL, LEFT))
     assert export(tmp_path, "--format", "llama-factory", "--space", space) == 0
     info = json.loads((tmp_path / "out" / "dataset_info.json").read_text())["virft"]
     rows = json.loads((tmp_path / "out" / info["file_name"]).read_text())
     assert len(rows) == 4
     for row, one in zip(rows, store, strict=True):
-        asked, answered = row["messages"]
-        assert asked["content"].count("<image>") == len(row["images"]) == 1
+        prompt, completion = row["messages"]
+        assert prompt["content"].count("<image>") == len(row["images"]) == 1
         reading = TASKS[one.task].read_for(
-            answered["content"], one, thinking=False, space=space, resized=one.target_size
+            completion["content"], one, thinking=False, space=space, resized=one.target_size
         )
         assert reading.well_formed
         if boxes_of(one.target):
@@ -96,7 +96,7 @@ def test_llama_factory_answers_are_read_as_right(tmp_path: Path, space: BoxSpace
             assert reading.answer == one.target
 
 
-def test_a_trl_row_says_how_it_was_asked_and_how_large_its_image_is(tmp_path: Path) -> None:
+def test_a_trl_row_records_its_prompting_and_image_size(tmp_path: Path) -> None:
     save(tmp_path, FOX)
     assert export(tmp_path, "--format", "trl", "--space", "resized_pixels") == 0
     row = json.loads((tmp_path / "out" / "rows.jsonl").read_text())
@@ -104,28 +104,28 @@ def test_a_trl_row_says_how_it_was_asked_and_how_large_its_image_is(tmp_path: Pa
     assert (row["image_size"], row["target_image"]) == ([64, 48], 0)
 
 
-def test_a_trl_data_set_has_the_same_rows_with_pictures_to_open(tmp_path: Path) -> None:
+def test_a_trl_dataset_has_the_same_rows_with_images(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     data = save(tmp_path, FOX, LABEL)
     table = trl_dataset(data, template="short", thinking=False, space="relative_1000")
     assert export(tmp_path, "--format", "trl", "--template", "short") == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert table.column_names == list(lines[0])
-    assert [picture.size for picture in table[0]["images"]] == [(64, 48)]
+    assert [image.size for image in table[0]["images"]] == [(64, 48)]
     assert list(table["query"]) == ["fox", "animal"]
     assert table[1]["prompt"] == [{"role": "user", "content": "Which animal is this?"}]
-    # one table has one set of keys: what a row does not have is None
+    # a table has the same keys in every row: a missing value is None
     assert table[0]["target"] == {"boxes": [[10.0, 10.0, 30.5, 40.0]], "label": None}
 
 
-def test_answers_in_pixels_of_a_resized_image_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_targets_in_pixels_of_the_resized_image_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, FOX)
     assert export(tmp_path, "--format", "llama-factory", "--space", "resized_pixels") == 2
     assert "depend on the model; expected relative_1000 or original_pixels" in capsys.readouterr().err
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, FOX)
     assert export(tmp_path, "--format", "trl") == 0
     assert export(tmp_path, "--format", "trl") == 2
-    assert "out: is there already; expected a new or empty folder" in capsys.readouterr().err
+    assert "out: exists and is not empty; expected a new or empty folder" in capsys.readouterr().err

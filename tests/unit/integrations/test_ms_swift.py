@@ -19,7 +19,7 @@ STATE = SimpleNamespace(global_step=9, max_steps=10)
 
 def test_each_completion_gets_its_total() -> None:
     orm = make_orm(box_space="relative_1000", thinking=False)
-    # as ms-swift does: only what __init__ names beside these is handed over
+    # as ms-swift does: it passes only those arguments that __init__ names in addition to these
     assert set(inspect.signature(orm.__init__).parameters) <= {"self", "args", "kwargs"}
     found = orm()(completions=[FOX_ANSWER, "<answer>Fox</answer>"], ground_truth=[FOX, LABEL], trainer_state=STATE)
     assert found == pytest.approx([3.0, 2.0])
@@ -34,10 +34,10 @@ def test_a_rising_threshold_follows_the_trainers_state() -> None:
 
 def test_a_missing_column_is_named() -> None:
     orm = make_orm(box_space="relative_1000", thinking=False)
-    with pytest.raises(ConfigError, match="no column ground_truth in the data set"):
+    with pytest.raises(ConfigError, match="no column ground_truth in the dataset"):
         orm()(completions=[FOX_ANSWER])
 
 
-def test_a_way_to_read_that_makes_no_sense_is_told_at_once() -> None:
+def test_contradictory_arguments_are_an_error_before_training() -> None:
     with pytest.raises(ConfigError, match="box_space resized_pixels needs resize"):
         make_orm(box_space="resized_pixels", thinking=False)

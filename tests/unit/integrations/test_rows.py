@@ -1,4 +1,4 @@
-"""Rows are graded as virft's trainer grades, and never in another way than they were asked."""
+"""Rows are graded as virft's trainer does, and only with the prompting that they record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HALF = QwenResize(unit=8, min_pixels=1, max_pixels=800)
 """64 x 48 is seen as 32 x 24: sides / sqrt(3072 / 800) = 32.7, 24.5, in multiples of 8."""
 
 
-def test_a_right_answer_earns_every_part() -> None:
+def test_the_target_as_completion_gets_every_part() -> None:
     report = PLAIN.grade(FOX_ANSWER, fox_row())
     # confidence: 2 x 1 x 1 - 1^2
     assert report.parts == pytest.approx({"iou": 1.0, "confidence": 1.0, "format": 1.0})
@@ -43,21 +43,21 @@ def test_the_reward_is_that_of_virfts_own_trainer(preset: Any, text: str) -> Non
     assert RowGrader(box_space="relative_1000", thinking=True, rule=rule).grade(text, row) == expected
 
 
-def test_a_thought_that_the_prompt_opened_is_one() -> None:
+def test_a_think_block_opened_by_the_prompt_counts() -> None:
     grade = RowGrader(box_space="relative_1000", thinking=True, think_opened=True).grade
     assert grade(f"red fur</think>{FOX_ANSWER}", fox_row(thinking=True)).total == pytest.approx(3.0)
     # a second open tag is too many
     assert grade(f"<think>red fur</think>{FOX_ANSWER}", fox_row(thinking=True)).parts["format"] == 0.0
 
 
-def test_the_functions_of_all_trainers_know_of_opened_thoughts() -> None:
+def test_the_rewards_of_all_trainers_support_opened_think_blocks() -> None:
     row = fox_row(thinking=True)
     text, truth = f"red fur</think>{FOX_ANSWER}", ground_truth_of(row)
     how: dict[str, Any] = {"box_space": "relative_1000", "thinking": True, "think_opened": True}
-    asked = {"response": text, "ground_truth": truth}
+    one = {"response": text, "ground_truth": truth}
     found = [
         verl.compute_score("foxes", text, truth, **how),
-        easyr1.compute_score([asked], **how)[0]["overall"],
+        easyr1.compute_score([one], **how)[0]["overall"],
         *make_orm(**how)()(completions=[text], ground_truth=[truth]),
         *VisualReward(**how)(["fox"], [text], **{name: [value] for name, value in row.items()}),
     ]
@@ -73,26 +73,26 @@ def test_boxes_in_pixels_of_the_resized_image_are_scaled() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"box_space": "resized_pixels"}, "box_space resized_pixels needs resize, from a picture's size to the size"),
+        ({"box_space": "resized_pixels"}, "box_space resized_pixels needs resize, from an image's size to the size"),
         ({"box_space": "relative_1000", "resize": HALF}, "resize has no effect: box_space is relative_1000; take it"),
         ({"box_space": "original_pixels", "resize": HALF}, "resize has no effect: box_space is original_pixels"),
         ({"box_space": "relative"}, "box_space: 'relative' is not known; expected one of relative_1000, resized_pix"),
         (
             {"box_space": "relative_1000", "rule": RewardRule(overlong_tokens=8)},
-            "overlong_tokens has no effect: other trainers do not tell how long a completion is",
+            "overlong_tokens has no effect: other trainers do not report the length of a completion",
         ),
         ({"box_space": "relative_1000", "think_opened": True}, "think_opened has no effect: thinking is False"),
         ({"box_space": "relative_1000", "thinking": "yes"}, "thinking is 'yes'; expected True or False"),
     ],
 )
-def test_a_way_to_read_that_makes_no_sense_is_told(arguments: dict[str, Any], message: str) -> None:
+def test_contradictory_arguments_are_an_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RowGrader(**({"thinking": False} | arguments))
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("argument", ["box_space", "thinking"])
-def test_how_it_was_asked_has_no_default(argument: str) -> None:
+def test_the_prompting_has_no_default(argument: str) -> None:
     arguments = {"box_space": "relative_1000", "thinking": False}
     del arguments[argument]
     with pytest.raises(TypeError, match=argument):
@@ -102,9 +102,12 @@ def test_how_it_was_asked_has_no_default(argument: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"box_space": "resized_pixels"}, "was asked with box_space resized_pixels, but is graded with relative_1000"),
-        ({"thinking": True}, "was asked with thinking True, but is graded with False"),
-        ({"box_space": None}, "was asked with box_space None, but is graded with relative_1000"),
+        (
+            {"box_space": "resized_pixels"},
+            "its prompt was made with box_space resized_pixels, but it is graded with relative_1000; export the rows",
+        ),
+        ({"thinking": True}, "its prompt was made with thinking True, but it is graded with False"),
+        ({"box_space": None}, "its prompt was made with box_space None, but it is graded with relative_1000"),
         ({"target": None}, "target is missing; expected task, target, image_size, box_space, thinking"),
         ({"image_size": None}, "image_size is missing; expected task, target, image_size, box_space, thinking"),
         ({"image_size": [64]}, "image_size is [64]; expected [width, height] in pixels"),
@@ -121,13 +124,15 @@ def test_a_row_that_cannot_be_graded_is_named(changes: dict[str, Any], message: 
     assert message in str(caught.value)
 
 
-def test_a_picture_of_another_size_is_refused() -> None:
-    PLAIN.grade(FOX_ANSWER, fox_row(), picture=Image.new("RGB", (64, 48)))
-    with pytest.raises(DataError, match="its picture has 48 x 64 pixels; expected 64 x 48, which its boxes were drawn"):
-        PLAIN.grade(FOX_ANSWER, fox_row(), picture=Image.new("RGB", (48, 64)))
+def test_an_image_of_another_size_is_refused() -> None:
+    PLAIN.grade(FOX_ANSWER, fox_row(), image=Image.new("RGB", (64, 48)))
+    with pytest.raises(
+        DataError, match="its image has 48 x 64 pixels; expected 64 x 48, the size that its boxes refer to"
+    ):
+        PLAIN.grade(FOX_ANSWER, fox_row(), image=Image.new("RGB", (48, 64)))
 
 
-def test_a_rising_threshold_needs_to_know_how_far_the_run_is() -> None:
+def test_a_rising_threshold_needs_the_training_progress() -> None:
     grader = RowGrader(box_space="relative_1000", thinking=False, rule=RewardRule(iou_threshold_end=0.9))
     with pytest.raises(ConfigError, match="iou_threshold_end has no effect"):
         grader.grade(FOX_ANSWER, fox_row())
@@ -145,7 +150,7 @@ def test_a_ground_truth_holds_all_that_grading_needs(row: dict[str, Any]) -> Non
         assert PLAIN.grade(answer, row_of_ground_truth(text)) == PLAIN.grade(answer, row)
 
 
-def test_no_ground_truth_is_made_of_a_broken_row() -> None:
+def test_an_invalid_row_has_no_ground_truth() -> None:
     with pytest.raises(DataError, match="image_size is missing"):
         ground_truth_of(fox_row(image_size=None))
 

@@ -18,7 +18,7 @@ REWARD = VisualReward(box_space="relative_1000", thinking=False)
 
 
 def call(reward: VisualReward, texts: list[Any], rows: list[dict[str, Any]], **more: Any) -> list[float | None]:
-    """As TRL 1.16 does: a list of each column, and what else it hands over."""
+    """Call it as TRL 1.16 does: with a list for each column, and its additional arguments."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = {key: [row.get(key) for row in rows] for key in keys}
     ids = [[1]] * len(texts)
@@ -27,7 +27,7 @@ def call(reward: VisualReward, texts: list[Any], rows: list[dict[str, Any]], **m
 
 def test_each_completion_gets_its_total() -> None:
     texts = [FOX_ANSWER, "<answer>No Objects</answer>", "fox"]
-    # right: 1 + 1 + 1; nothing found: format alone; no answer block: nothing
+    # the target: 1 + 1 + 1; no objects: format alone; no answer block: nothing
     assert call(REWARD, texts, [fox_row()] * 3) == pytest.approx([3.0, 1.0, 0.0])
 
 
@@ -37,7 +37,7 @@ def test_a_conversation_is_graded_as_its_text() -> None:
     assert call(REWARD, [plain, parts], [fox_row()] * 2) == pytest.approx([3.0, 3.0])
 
 
-def test_a_think_block_that_a_parser_took_out_counts() -> None:
+def test_a_think_block_that_a_parser_removed_counts() -> None:
     reward = VisualReward(box_space="relative_1000", thinking=True)
     thought = [{"role": "assistant", "reasoning_content": "on the left", "content": FOX_ANSWER}]
     silent = [{"role": "assistant", "content": FOX_ANSWER}]
@@ -45,16 +45,16 @@ def test_a_think_block_that_a_parser_took_out_counts() -> None:
     assert call(reward, [thought, silent], [row, row]) == pytest.approx([3.0, 2.0])
 
 
-def test_a_message_without_text_is_an_answer_that_cannot_be_read() -> None:
+def test_a_message_without_text_is_unreadable() -> None:
     assert call(REWARD, [[{"role": "assistant", "content": None}]], [fox_row()]) == [0.0]
 
 
 def test_several_messages_are_refused() -> None:
-    with pytest.raises(ConfigError, match="a completion of 2 messages; expected one, without calls of tools"):
+    with pytest.raises(ConfigError, match="a completion of 2 messages; expected one, without tool calls"):
         text_of_completion([{"role": "assistant", "content": "a"}, {"role": "tool", "content": "b"}])
 
 
-def test_rows_of_other_origin_are_left_to_other_functions() -> None:
+def test_rows_of_other_datasets_get_no_reward() -> None:
     foreign = {"task": None, "target": None, "image_size": None, "box_space": None, "thinking": None}
     assert call(REWARD, ["4", "<answer>Fox</answer>"], [foreign, label_row()]) == [None, 2.0]
 
@@ -62,20 +62,20 @@ def test_rows_of_other_origin_are_left_to_other_functions() -> None:
 def test_a_missing_column_is_named() -> None:
     row = fox_row()
     del row["image_size"]
-    with pytest.raises(ConfigError, match=r"no column image_size in the data set; expected those of .*trl_dataset"):
+    with pytest.raises(ConfigError, match=r"no column image_size in the dataset; expected those of .*trl_dataset"):
         call(REWARD, [FOX_ANSWER], [row])
 
 
-def test_rows_that_were_asked_otherwise_are_refused() -> None:
-    with pytest.raises(DataError, match="was asked with box_space original_pixels"):
+def test_rows_with_other_prompting_are_refused() -> None:
+    with pytest.raises(DataError, match="its prompt was made with box_space original_pixels"):
         call(REWARD, [FOX_ANSWER], [fox_row(box_space="original_pixels")])
 
 
-def test_the_picture_that_the_target_is_about_must_have_its_size() -> None:
-    pictures = [Image.new("RGB", (10, 10)), Image.new("RGB", (64, 48))]
-    assert call(REWARD, [FOX_ANSWER], [fox_row(images=pictures, target_image=1)]) == pytest.approx([3.0])
-    with pytest.raises(DataError, match="its picture has 10 x 10 pixels; expected 64 x 48"):
-        call(REWARD, [FOX_ANSWER], [fox_row(images=pictures, target_image=0)])
+def test_the_target_image_must_have_its_recorded_size() -> None:
+    images = [Image.new("RGB", (10, 10)), Image.new("RGB", (64, 48))]
+    assert call(REWARD, [FOX_ANSWER], [fox_row(images=images, target_image=1)]) == pytest.approx([3.0])
+    with pytest.raises(DataError, match="its image has 10 x 10 pixels; expected 64 x 48"):
+        call(REWARD, [FOX_ANSWER], [fox_row(images=images, target_image=0)])
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 2 / 3), (9, 0.0)])
@@ -91,7 +91,7 @@ def test_parts_go_into_the_trainers_log() -> None:
     logged: dict[str, float] = {}
     texts = [FOX_ANSWER, "fox", "<answer>cat</answer>"]
     call(REWARD, texts, [fox_row(), fox_row(), label_row()], log_metric=logged.__setitem__)
-    # two questions of detection (iou 1, 0), one of classification, three texts of which one has no answer block
+    # two detection samples (iou 1, 0), one of classification; one of the three texts has no answer block
     assert logged == pytest.approx(
         {
             "virft/iou": 0.5,

@@ -16,12 +16,21 @@ HOW = {"box_space": "relative_1000", "thinking": False}
 
 
 def test_the_signature_is_the_documented_one() -> None:
-    parameters = inspect.signature(compute_score).parameters
-    assert list(parameters)[:4] == ["data_source", "solution_str", "ground_truth", "extra_info"]
-    assert [name for name, one in parameters.items() if one.default is one.empty and one.kind is one.KEYWORD_ONLY] == [
-        "box_space",
-        "thinking",
+    assert list(inspect.signature(compute_score).parameters)[:4] == [
+        "data_source",
+        "solution_str",
+        "ground_truth",
+        "extra_info",
     ]
+
+
+def test_the_prompting_has_no_default() -> None:
+    with pytest.raises(TypeError, match="'box_space' and 'thinking'"):
+        compute_score("foxes", FOX_ANSWER, TRUTH)
+
+
+def test_other_keywords_of_verl_are_ignored() -> None:
+    assert compute_score("foxes", FOX_ANSWER, TRUTH, reward_router_address=None, **HOW) == pytest.approx(3.0)
 
 
 def test_each_completion_gets_its_total() -> None:
@@ -40,7 +49,7 @@ def test_preset_and_weights_are_those_of_a_config() -> None:
     assert compute_score("foxes", text, TRUTH, iou_threshold=0.7, **HOW) == 0.0
 
 
-def test_pixels_of_the_resized_image_need_the_resizing() -> None:
+def test_pixels_of_the_resized_image_need_resize() -> None:
     truth = ground_truth_of(fox_row(box_space="resized_pixels"))
     how = {"box_space": "resized_pixels", "thinking": False}
     text = "<answer>[{'Position':[8,6,16,12]}]</answer>"  # seen as 32 x 24

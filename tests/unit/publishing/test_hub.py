@@ -1,4 +1,4 @@
-"""A model goes to the Hub private, and what the Hub refuses is told without the token."""
+"""A model is uploaded as private, and errors of the Hub are reported without the token."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TOKEN = "hf_verysecret"
 
 
 class FakeHub:
-    """One repository that may be there already; ``fails``: raised by every upload."""
+    """One repository that may exist already; ``fails``: raised by every upload."""
 
-    def __init__(self, *, there: bool = False, is_private: bool = True, fails: Exception | None = None) -> None:
-        self.there, self.is_private, self.fails = there, is_private, fails
+    def __init__(self, *, exists: bool = False, is_private: bool = True, fails: Exception | None = None) -> None:
+        self.exists, self.is_private, self.fails = exists, is_private, fails
         self.uploads: list[dict[str, Any]] = []
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
         assert exist_ok
-        if not self.there:
-            self.there, self.is_private = True, private
+        if not self.exists:
+            self.exists, self.is_private = True, private
 
     def repo_info(self, repo_id: str) -> Any:
         return SimpleNamespace(private=self.is_private)
@@ -39,16 +39,16 @@ class FakeHub:
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_a_new_repository_is_as_private_as_was_said(tmp_path: Path, private: bool) -> None:
+def test_a_new_repository_is_private_or_public_as_requested(tmp_path: Path, private: bool) -> None:
     api = FakeHub()
     assert push_folder(tmp_path, "me/foxes", api=api, private=private) == "https://huggingface.co/me/foxes"
     assert api.is_private is private
     assert api.uploads == [{"repo_id": "me/foxes", "folder_path": str(tmp_path), "commit_message": "Upload with virft"}]
 
 
-def test_a_public_repository_is_not_pushed_to_unless_said_so(tmp_path: Path) -> None:
-    api = FakeHub(there=True, is_private=False)
-    with pytest.raises(ModelError, match="me/foxes: is there and public; expected --public, or the name of another"):
+def test_a_public_repository_needs_the_option_public(tmp_path: Path) -> None:
+    api = FakeHub(exists=True, is_private=False)
+    with pytest.raises(ModelError, match="me/foxes: exists and is public; expected --public, or the name of another"):
         push_folder(tmp_path, "me/foxes", api=api, private=True)
     assert api.uploads == []
     push_folder(tmp_path, "me/foxes", api=api, private=False)
@@ -63,7 +63,7 @@ def test_a_public_repository_is_not_pushed_to_unless_said_so(tmp_path: Path) -> 
         (OSError(f"Bearer {TOKEN}\nrefused"), "cannot be pushed: Bearer hf_... refused"),
     ],
 )
-def test_what_the_hub_refuses_is_told_without_the_token(
+def test_errors_of_the_hub_are_reported_without_the_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     monkeypatch.setattr(hub, "get_token", lambda: TOKEN)

@@ -1,4 +1,4 @@
-"""A model's README is made of its run's files, and says nothing that they do not."""
+"""A model card is made from its run's files, and states nothing else."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_licence_is_that_of_the_base(tmp_path: Path) -> None:
     assert "datasets" not in head
 
 
-def test_it_says_how_it_was_trained_and_how_to_ask(tmp_path: Path) -> None:
+def test_the_card_describes_training_and_prompts(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,
         model=ModelConfig(max_pixels=401408),
@@ -95,36 +95,36 @@ def test_it_says_how_it_was_trained_and_how_to_ask(tmp_path: Path) -> None:
         "| steps | 2 of 3 |",
         "| trained | all weights but those of the vision tower |",
         "| reward | preset robust, format x 0.5, brevity |",
-        "| data | me/foxes: 12 questions, hash 0123456789ab |",
+        "| data | me/foxes: 12 samples, hash 0123456789ab |",
         "| commit | abc123 |",
         "| detection | Detect {query}. Think first. |",
         "| classification | Which {query} is this? Think first. |",
-        "The answer is a think block, then an answer block: `<think> .. </think><answer> .. </answer>`.",
+        "The completion is a think block, then an answer block: `<think> .. </think><answer> .. </answer>`.",
         "Boxes are `[x1, y1, x2, y2]`, 0..1000 relative to width and height of the image.",
-        "It was trained on pictures of at most 401408 pixels: set `max_pixels` of the image processor.",
-        "Not measured.",
+        "It was trained on images of at most 401408 pixels: set `max_pixels` of the image processor.",
+        "Not evaluated.",
     ):
         assert line in text.splitlines(), line
     assert str(tmp_path) not in text
 
 
-def test_supervised_training_and_adapters_are_told(tmp_path: Path) -> None:
+def test_supervised_training_and_adapters_are_described(tmp_path: Path) -> None:
     run = make_run(tmp_path, trainer="sft", model=ModelConfig(train="lora", lora_rank=4, lora_alpha=8))
     text = model_card(run, model="model", adapters=True)
-    assert "Qwen/Qwen2-VL-2B-Instruct, fine-tuned on right answers (SFT)," in text
+    assert "Qwen/Qwen2-VL-2B-Instruct, trained by supervised fine-tuning (SFT)," in text
     assert "| trained | adapters of the language model (LoRA, rank 4, alpha 8) |" in text
     assert "PeftModel.from_pretrained" in text
     assert "reward" not in text
 
 
-def test_a_template_of_the_users_own_stands_there_once(tmp_path: Path) -> None:
+def test_a_users_own_template_is_listed_once(tmp_path: Path) -> None:
     facts = {"box_space": "resized_pixels", "prompt_template": "Where | is {query}?", "data": [DATA]}
     text = model_card(make_run(tmp_path, facts=facts), model="model", adapters=False)
     assert r"| all | Where \| is {query}? |" in text
     assert "pixels of the image after the processor resized it." in text
 
 
-def test_scores_of_this_model_are_told_with_what_they_rest_on(tmp_path: Path) -> None:
+def test_scores_of_this_model_are_listed_with_their_data(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     measure(run, model="runs/mine/model")
     text = model_card(run, model="model", adapters=False)
@@ -142,41 +142,41 @@ def test_scores_of_other_models_are_not(tmp_path: Path, model: str) -> None:
     assert "0.250" not in model_card(run, model="model", adapters=False)
 
 
-def test_scores_that_are_being_written_are_left_out(tmp_path: Path) -> None:
+def test_incomplete_score_files_are_skipped(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     measure(run, model="model")
     (run / "eval" / "test" / "scores.json").write_text('{"model"')
-    assert "Not measured." in model_card(run, model="model", adapters=False)
+    assert "Not evaluated." in model_card(run, model="model", adapters=False)
 
 
-def test_a_validation_is_no_test(tmp_path: Path) -> None:
+def test_a_validation_score_is_not_a_test_score(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     for step, score in ((0, 0.125), (1, 0.5)):
         RunFolder(run).append("metrics.jsonl", {"step": step, "validation_score": score})
     text = model_card(run, model="model", adapters=False)
-    assert "Not measured on a test set." in text
-    assert "so it is no test): 0.125 before the first step, 0.500 at the last validation." in text
+    assert "Not evaluated on a test set." in text
+    assert "so it is not a test score): 0.125 before the first step, 0.500 at the end." in text
 
 
 def test_a_run_of_an_older_virft_has_a_card_too(tmp_path: Path) -> None:
     text = model_card(make_run(tmp_path, facts={}), model="model", adapters=False)
     assert "| base | a base model |" in text
     assert "| data | hash 0123456789ab |" in text
-    assert "| task | question |" not in text
+    assert "| task | prompt |" not in text
 
 
-def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_readable_run_is_an_error(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run / "card.json").write_text("{")
     with pytest.raises(RunError, match=r"cannot be read as a run .*; expected config.toml and card.json"):
         model_card(run, model="model", adapters=False)
 
 
-def test_a_card_is_renewed_unless_a_user_changed_it(tmp_path: Path) -> None:
+def test_a_card_is_updated_unless_a_user_changed_it(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     readme = run / "model" / "README.md"
     renew_card(run / "model")
-    assert "Not measured." in readme.read_text()
+    assert "Not evaluated." in readme.read_text()
     measure(run, model="model")
     renew_card(run / "model")
     assert "0.250" in readme.read_text()

@@ -1,0 +1,195 @@
+"""A loaded model that answers queries about images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
+
+import torch
+from PIL import Image
+
+from virft.errors import ConfigError
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.hf_generator import HFGenerator
+from virft.generation.random_streams import StepKey
+from virft.inference.prompting import make_renderer, resolve_prompting
+from virft.inference.queries import ImageInput, ImageInputs, ImageQuery, make_query
+from virft.inference.result import Result
+from virft.models.load import LoadedModel, load_model
+from virft.models.policy import make_policy
+from virft.tasks import TASKS
+from virft.training.distributed import device as default_device
+from virft.types import Completion, Detections, ImageSize, Sample, TaskName
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+_BATCH_SIZE = 16
+"""Images that are answered in one batch."""
+
+
+def load(
+    path: str | Path, *, dtype: Dtype = "auto", device: str | torch.device | None = None, load_in_4bit: bool = False
+) -> Model:
+    """Load a model for inference: ``virft-tiny``, a model folder such as ``RUN/model``, or a Hugging Face Hub id.
+
+    ``dtype``: "auto" is bfloat16 on a GPU and float32 on a CPU. ``device``: default is the first GPU, or the CPU if
+    there is none. ``load_in_4bit``: NF4 weights in the language model (needs bitsandbytes).
+
+    Raises ``ModelError`` if the model does not exist, is incomplete or has an unsupported type, and ``ConfigError`` for
+    an unknown ``dtype``.
+    """
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"dtype is {dtype!r}; expected auto, float32 or bfloat16")
+    place = torch.device(device) if device is not None else default_device()
+    name = ("float32" if place.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
+    loaded = load_model(str(path), dtype=getattr(torch, name), in_4bit=load_in_4bit)
+    return Model(loaded, name=str(path), device=place)
+
+
+class _Encoded(NamedTuple):
+    """A query with its image, as a sample, and as the prompt that the model gets."""
+
+    query: ImageQuery
+    image: Image.Image
+    sample: Sample
+    prompt: EncodedPrompt
+
+
+class Model:
+    """A vision-language model for inference. ``virft.load`` makes one.
+
+    ``template`` as in the setting ``prompt.template``. ``thinking`` None: as the model's card says. With
+    ``temperature`` 0 the most likely token is taken at each position (greedy decoding).
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        name: str = "",
+        template: str = "auto",
+        thinking: bool | None = None,
+        max_completion_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        self.loaded = loaded
+        self.name = name
+        self.prompting = resolve_prompting(loaded, template=template, thinking=thinking)
+        self.max_completion_tokens = max_completion_tokens
+        self.device = device or default_device()
+        loaded.model.to(self.device)
+        self._policy = make_policy(loaded, temperature=temperature or 1.0).eval()
+        self._generator = HFGenerator(self._policy, loaded.tokenizer)
+        # fail now, not at the first query, if the template or the thinking mode cannot be used
+        make_renderer(loaded, self.prompting)
+        self._params = GenerationParams(max_completion_tokens=max_completion_tokens, temperature=temperature)
+        self._space = loaded.family.box_space
+        self._seed = seed
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name or self.loaded.model.config.model_type} on {self.device}>"
+
+    @overload
+    def detect(self, image: ImageInput, class_name: str) -> Result: ...
+    @overload
+    def detect(self, image: ImageInputs, class_name: str) -> list[Result]: ...
+    def detect(self, image: ImageInput | ImageInputs, class_name: str) -> Result | list[Result]:
+        """Find every object of a class; the answer is ``Detections``, empty for "no objects"."""
+        return self.ask(image, class_name, task=TaskName.DETECTION)
+
+    @overload
+    def classify(self, image: ImageInput, domain: str) -> Result: ...
+    @overload
+    def classify(self, image: ImageInputs, domain: str) -> list[Result]: ...
+    def classify(self, image: ImageInput | ImageInputs, domain: str) -> Result | list[Result]:
+        """Name the object of a domain such as "animal" (open-vocabulary); the answer is a ``Label``."""
+        return self.ask(image, domain, task=TaskName.CLASSIFICATION)
+
+    @overload
+    def ground(self, image: ImageInput, expression: str) -> Result: ...
+    @overload
+    def ground(self, image: ImageInputs, expression: str) -> list[Result]: ...
+    def ground(self, image: ImageInput | ImageInputs, expression: str) -> Result | list[Result]:
+        """Find the one region that a referring expression describes; the answer is a ``Box``."""
+        return self.ask(image, expression, task=TaskName.GROUNDING)
+
+    @overload
+    def ask(self, image: ImageInput, query: str, *, task: str = "detection") -> Result: ...
+    @overload
+    def ask(self, image: ImageInputs, query: str, *, task: str = "detection") -> list[Result]: ...
+    def ask(self, image: ImageInput | ImageInputs, query: str, *, task: str = "detection") -> Result | list[Result]:
+        """Answer a query of any task of ``virft.TASKS`` about an image, or about each image of a list or tuple.
+
+        ``image``: a path, a PIL image, or an RGB array of uint8 of shape [H, W, 3]. An answer that cannot be parsed is
+        ``Unreadable``. Raises ``ConfigError`` for an unknown task and ``DataError`` for an unreadable image.
+        """
+        if task not in tuple(TaskName):
+            raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+        name = TaskName(task)
+        if isinstance(image, list | tuple):
+            return self.answer_batch([make_query(one, query, name) for one in image])
+        return self.answer(make_query(image, query, name))
+
+    def answer(self, query: ImageQuery, *, number: int = 0) -> Result:
+        """Answer one query; ``DataError`` for an unreadable image.
+
+        ``number`` selects the random stream: with a temperature above 0, equal numbers give equal answers.
+        """
+        encoded = self._encode(query)
+        ((completion,),) = self._generator.generate([encoded.prompt], 1, self._params, self._key(number))
+        return self._read(encoded, completion)
+
+    def answer_batch(self, queries: Sequence[ImageQuery]) -> list[Result]:
+        """Answer several queries, in batches; results are in the order of the queries."""
+        results: list[Result] = []
+        for start in range(0, len(queries), _BATCH_SIZE):
+            batch = enumerate(queries[start : start + _BATCH_SIZE], start)
+            encoded = [self._encode(query, stream_id=str(number)) for number, query in batch]
+            groups = self._generator.generate([one.prompt for one in encoded], 1, self._params, self._key(0))
+            results += [self._read(one, completion) for one, (completion,) in zip(encoded, groups, strict=True)]
+        return results
+
+    def stream(self, query: ImageQuery, *, number: int = 0) -> Iterator[str | Result]:
+        """Yield the text so far after every token, and at the end what ``answer`` returns."""
+        encoded = self._encode(query)
+        completion = yield from self._generator.stream(encoded.prompt, self._params, self._key(number))
+        yield self._read(encoded, completion)
+
+    def _encode(self, query: ImageQuery, *, stream_id: str = "") -> _Encoded:
+        image = query.open_image()
+        sample = _sample(query, ImageSize(*image.size))
+        render = make_renderer(self.loaded, self.prompting, load_image=lambda path, augmentation: image)
+        rendered = render(sample)
+        with torch.no_grad():
+            (features,) = self._policy.encode_images([rendered.vision.to(self.device)])
+        prompt = EncodedPrompt(
+            prompt=rendered.prompt, positions=rendered.positions, features=features, stream_id=stream_id
+        )
+        return _Encoded(query, image, sample, prompt)
+
+    def _read(self, encoded: _Encoded, completion: Completion) -> Result:
+        reading = TASKS[encoded.query.task].read_for(
+            completion.text,
+            encoded.sample,
+            thinking=self.prompting.thinking,
+            space=self._space,
+            resized=encoded.prompt.prompt.images[0].resized,
+        )
+        return Result(query=encoded.query, image=encoded.image, completion=completion, reading=reading)
+
+    def _key(self, number: int) -> StepKey:
+        return StepKey(seed=self._seed, step=number)
+
+
+def _sample(query: ImageQuery, size: ImageSize) -> Sample:
+    return Sample(
+        id=Path(query.image_name).name,
+        task=query.task,
+        images=(query.image_name,),
+        image_sizes=(size,),
+        query=query.query,
+        target=Detections(),  # unknown; neither prompt nor parser reads it
+    )

@@ -1,0 +1,157 @@
+"""The public functions of ``virft`` that build datasets, train and evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from virft.config.schema import Config
+from virft.config.toml_file import KEYWORDS, changed, parse
+from virft.config.toml_file import load as load_toml
+from virft.data.store import Store
+from virft.errors import ConfigError
+from virft.evaluation.predictions import PREDICTIONS
+from virft.evaluation.score import write_scores
+from virft.inference.model import Model, load
+from virft.recipes.build_options import BuildOptions
+from virft.recipes.datasets import BuiltDatasets, build_from_coco
+from virft.recipes.evaluate import PredictionSettings
+from virft.recipes.evaluate import evaluate as generate_and_score
+from virft.recipes.results import Evaluation, Run
+from virft.recipes.train import train as run_training
+from virft.training.run import CONFIG
+from virft.training.runtime import start_runtime
+
+
+def build_coco(
+    annotations: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    classes: Sequence[str] = (),
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    test_frac: float = 0.0,
+    validation_frac: float = 0.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> BuiltDatasets:
+    """Build detection datasets from a COCO file: ``out``, or with a split ``out/train`` and the other parts.
+
+    ``classes``: default is all of the file. ``shots``: training images per class (few-shot); default: all.
+    ``negatives_frac``: fraction of samples that query a class which the image does not show. ``test_frac``,
+    ``validation_frac``: fractions of the images. ``overwrite``: replace datasets that exist.
+
+    Raises ``DataError`` for files that cannot be used, and ``ConfigError`` for unknown classes or if a class has too
+    few images.
+    """
+    options = BuildOptions(test_frac=test_frac, validation_frac=validation_frac, seed=seed, overwrite=overwrite)
+    cards = build_from_coco(
+        Path(annotations),
+        Path(images),
+        Path(out),
+        classes=classes,
+        shots=shots,
+        negatives_frac=negatives_frac,
+        options=options,
+    )
+    return BuiltDatasets(cards=cards)
+
+
+def train(
+    config: str | Path | Config | None = None,
+    method: Literal["grpo", "sft"] = "grpo",
+    resume: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train a model and return its run. Each step is printed.
+
+    ``config``: a TOML file, a ``Config``, or None. ``settings``: the settings of docs/config.md, as nested mappings
+    (``grpo={"steps": 10}``) or by dotted keys (``**{"grpo.steps": 10}``); they replace those of ``config``.
+    ``resume``: continue a stopped run from its last checkpoint.
+
+    Raises ``ConfigError`` for an invalid setting, ``RunError`` if the run folder holds another run, and ``RunStopped``
+    after Ctrl-C (a checkpoint is saved).
+    """
+    if method not in ("grpo", "sft"):
+        raise ConfigError(f"method is {method!r}; expected grpo or sft")
+    resolved = _resolve(config, settings)
+    run_training(resolved, method, resume=resume, log=_print)
+    return Run(resolved.run.dir)
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open the folder of a run, finished or not; ``RunError`` if it holds no run."""
+    return Run(folder)
+
+
+def evaluate(
+    model: Model | Run | str | Path, data: str | Path, out: str | Path | None = None, limit: int | None = None
+) -> Evaluation:
+    """Generate a model's predictions for a dataset and score them, with 95 % bootstrap confidence intervals.
+
+    ``model``: a loaded model, a run, the folder of either, or a Hub id. ``data``: a dataset folder. ``out``: folder for
+    ``predictions.jsonl`` and ``scores.json``. By default it is ``eval/DATASET`` of a run, where existing predictions
+    are scored again; of a model the files are deleted. ``limit``: use the first samples only.
+
+    Raises ``DataError`` for a dataset that cannot be used, ``ModelError`` for such a model, and ``RunError`` if ``out``
+    holds other predictions or other files.
+    """
+    store = Store(data)
+    store.check(decode=True)
+    if isinstance(model, str | Path) and (Path(model) / CONFIG).is_file():
+        model = Run(model)
+    is_run = isinstance(model, Run)
+    with ExitStack() as stack:
+        if isinstance(model, Run):
+            out = out or model.folder / "eval" / store.folder.absolute().name
+            model = model.model
+        elif not isinstance(model, Model):
+            model = load(model)
+        folder = Path(out or stack.enter_context(TemporaryDirectory(prefix="virft-")))
+        settings = PredictionSettings(
+            prompting=model.prompting,
+            max_completion_tokens=model.max_completion_tokens,
+            model_name=model.name,
+            resume=is_run,
+            progress=stack.enter_context(_progress_bar()),
+        )
+        runtime = start_runtime()
+        runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))
+        scores = generate_and_score(
+            model.loaded, store, folder, settings=settings, runtime=runtime, limit=limit, with_intervals=True
+        )
+        write_scores(scores, folder / "scores.json", predictions=folder / PREDICTIONS)
+    return Evaluation(model=model.name, data=str(data), tasks=scores)
+
+
+def _resolve(config: str | Path | Config | None, settings: Mapping[str, Any]) -> Config:
+    if isinstance(config, Config):
+        return changed(config, settings)
+    if config is None:
+        return parse("", origin=KEYWORDS, keywords=settings).config
+    return load_toml(Path(config), keywords=settings).config
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Give a function ``(num_done, num_all)`` that draws a bar from its first call on."""
+    from tqdm import tqdm
+
+    with ExitStack() as stack:
+        bars: list[Any] = []
+
+        def show(num_done: int, num_all: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(tqdm(total=num_all, desc="predictions", unit="")))
+            bars[0].update(num_done - bars[0].n)
+
+        yield show
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,119 @@
+"""Options of every build from files, the origin of the data for its card, and the summary of what was built.
+
+Imports of readers stand inside the functions: the command line reads the options before it knows the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from virft.errors import DataError
+
+if TYPE_CHECKING:
+    from virft.data.annotations import Skipped
+    from virft.data.sampling import SplitPlan
+
+Cards: TypeAlias = dict[str, dict[str, Any]]
+"""Card of each dataset by its folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOptions:
+    """Options of every build from files."""
+
+    test_frac: float = 0.0
+    """Fraction of images in ``OUT/test``."""
+    validation_frac: float = 0.0
+    """Fraction of images in ``OUT/validation``."""
+    seed: int = 0
+    """Random seed of split, shots and negatives."""
+    strict: bool = False
+    """Stop at the first record that cannot be used, instead of skipping it."""
+    link: bool = False
+    """Create symbolic links to the images, instead of copies."""
+    overwrite: bool = False
+    """Replace datasets that exist."""
+    licence: str | None = None
+    """Licence of the images, recorded in the card."""
+
+    def split(self) -> SplitPlan:
+        """Return the fractions of the parts."""
+        from virft.data.sampling import SplitPlan
+
+        return SplitPlan(test_frac=self.test_frac, validation_frac=self.validation_frac, seed=self.seed)
+
+    def skipped(self) -> Skipped:
+        """Return a new list for skipped records."""
+        from virft.data.annotations import Skipped
+
+        return Skipped(strict=self.strict)
+
+    def write(
+        self,
+        write_stores: Callable[..., Cards],
+        *arguments: Any,
+        source: Mapping[str, Any],
+        skipped: Skipped,
+        **plan: Any,
+    ) -> Cards:
+        """Call ``write_stores`` with these options and return the cards.
+
+        ``arguments`` and ``plan`` are those of ``write_stores``; ``source`` is the origin for the card, see
+        ``source_of``.
+        """
+        if self.link:  # only writers of image files have it
+            plan["link"] = True
+        origin = {**source, "licence": self.licence}
+        return write_stores(*arguments, source=origin, skipped=skipped, overwrite=self.overwrite, **plan)
+
+
+DEFAULT_OPTIONS = BuildOptions()
+
+
+def source_of(kind: str, file: Path | None = None, **facts: Any) -> dict[str, Any]:
+    """Return the origin of a dataset for its card; ``file`` is recorded by name and SHA-256.
+
+    Raises ``DataError`` for a file that cannot be read.
+    """
+    from virft.data.store_writer import file_hash
+
+    if file is not None:
+        try:
+            facts = {"file": file.name, "sha256": file_hash(file).hex(), **facts}
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    return {"kind": kind, **facts}
+
+
+def require_images(folder: Path, annotations: Path) -> None:
+    """Raise ``DataError`` unless the folder of the images exists."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected the folder of the images of {annotations.name}")
+
+
+def count_lines(cards: Cards) -> list[str]:
+    """Format a line for each dataset: samples, images and absent classes."""
+    lines = []
+    for folder, card in cards.items():
+        line = f"{folder}: {card['num_samples']} questions on {card['num_images']} images"
+        if card["negatives_frac"] is not None:
+            line += f", {card['negatives_frac']:.0%} about an absent class"
+        lines.append(f"{line}, hash {card['hash'][:12]}")
+    return lines
+
+
+def problem_lines(cards: Cards) -> list[str]:
+    """Format the first skipped records, and the first images that are in two parts; empty if there are none."""
+    skipped = [record for card in cards.values() for record in card["skipped"]]
+    unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
+    lines = [f"skipped {where}: {reason}" for where, reason in unique[:5]]
+    if len(unique) > 5:
+        lines.append(f"and {len(unique) - 5} more skipped: see card.json")
+    source = next(iter(cards.values()))["source"]
+    if number := source.get("num_duplicate_images", 0):
+        first, second = source["duplicate_images"][0]
+        lines.append(f"{number} near-duplicate images in two parts, such as {first} and {second}: see card.json")
+    return lines

@@ -1,0 +1,127 @@
+"""The reward of one completion, part by part, as training would give it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from virft.data.samples import sample_from_record
+from virft.errors import ConfigError
+from virft.geometry.boxes import BoxSpace
+from virft.report.render.page import html_table
+from virft.rewards.combine import ExtraReward, Preset, RewardRule
+from virft.rewards.explain import explain_reward
+from virft.tasks import TASKS
+from virft.tasks.grader import Grader
+from virft.types import Box, Detection, ImageSize, RewardContext, RewardReport, Sample, TaskName
+
+_TARGET_KEY = {TaskName.DETECTION: "boxes", TaskName.CLASSIFICATION: "label", TaskName.GROUNDING: "box"}
+_WHERE = "reward()"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ExplainedReward(RewardReport):
+    """The reward of one completion. In a notebook it shows a table of its parts, and how boxes were matched.
+
+    ``weights``: the weight of each part. ``explanation``: the text of ``virft explain``.
+    """
+
+    weights: Mapping[str, float]
+    explanation: str
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in self.parts.items())
+        return f"<Reward {self.total:.3f}: {parts}>"
+
+    def __str__(self) -> str:
+        return self.explanation
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, f"{value:.3f}", f"{self.weights[name]:g}", f"{self.weights[name] * value:.3f}")
+            for name, value in self.parts.items()
+        ]
+        table = html_table(["part", "value", "weight", "reward"], [*rows, ("total", "", "", f"{self.total:.3f}")])
+        # the first lines of the explanation are the same table as text
+        matching = "\n".join(self.explanation.splitlines()[len(self.parts) + 3 :])
+        return str(table + Markup("<pre>{}</pre>").format(matching))
+
+
+def reward(
+    text: str,
+    target: Any,
+    task: str = "detection",
+    *,
+    image_size: Sequence[int] = (1000, 1000),
+    resized: Sequence[int] | None = None,
+    box_space: str = "relative_1000",
+    thinking: bool = False,
+    preset: Preset = "robust",
+    weights: Mapping[str, float] | None = None,
+    iou_threshold: float = 0.5,
+    extra: Iterable[ExtraReward] = (),
+) -> ExplainedReward:
+    """Return the reward that training would give a completion, part by part.
+
+    ``target``: the ground truth in pixels of the original image, as a noun (``Detections``, ``Label``, ``Box``) or as a
+    plain value: a list of boxes [x1, y1, x2, y2] for detection (empty: no objects), a class name for classification,
+    one box for grounding. ``image_size``: (width, height) of the original image; its default is for targets with
+    coordinates from 0 to 1000, as in the text. ``resized``: the size that the model saw, for ``box_space``
+    "resized_pixels". ``preset``, ``weights``, ``iou_threshold``: as the settings ``reward.*``. ``extra``: reward
+    functions of your own.
+
+    Raises ``ConfigError`` for unknown names or impossible settings and ``DataError`` for an invalid target.
+
+    >>> print(reward("<answer>[[100, 100, 500, 500]]</answer>", [[100, 100, 500, 400]]))
+    detection, robust
+    part            value   weight    total
+    iou             0.750    1.000    0.750
+    confidence      1.000    1.000    1.000
+    format          1.000    1.000    1.000
+    total                             2.750
+    1 predicted, 1 to find, hit above IoU 0.5
+      1  [100.0, 100.0, 500.0, 500.0]      confidence 1      target 1, IoU 0.750, hit
+    """
+    if task not in TASKS:
+        raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+    if box_space not in tuple(BoxSpace):
+        raise ConfigError(f"box_space is {box_space!r}; expected one of {', '.join(BoxSpace)}")
+    rule = RewardRule(preset=preset, weights=weights or {}, iou_threshold=iou_threshold, extra=tuple(extra))
+    sample = _sample(target, TaskName(task), ImageSize(*image_size))
+    grader = Grader(rule=rule, thinking=thinking, box_space=BoxSpace(box_space))
+    seen = sample.target_size if resized is None else ImageSize(*resized)
+    report = grader.grade(text, sample, resized=seen, context=RewardContext())
+    return ExplainedReward(
+        total=report.total,
+        parts=report.parts,
+        reading=report.reading,
+        weights={name: rule.weight(name) for name in report.parts},
+        explanation=explain_reward(rule, sample.task, report.reading, sample.target),
+    )
+
+
+def _sample(target: Any, task: TaskName, size: ImageSize) -> Sample:
+    """A sample without an image file, checked as a line of ``samples.jsonl`` is."""
+    if isinstance(target, TASKS[task].target_type):
+        noun: Any = target
+        return Sample(id=_WHERE, task=task, images=("",), image_sizes=(size,), query="?", target=noun)
+    record = {
+        "id": _WHERE,
+        "task": task.value,
+        "images": [{"path": "image", "width": size.width, "height": size.height}],
+        "query": "?",
+        "target": target if isinstance(target, Mapping) else {_TARGET_KEY[task]: _plain(target)},
+    }
+    return sample_from_record(record, where=_WHERE)
+
+
+def _plain(value: Any) -> Any:
+    """Boxes as lists, at any depth; arrays become lists, too."""
+    if isinstance(value, Box | Detection):
+        return list((value.box if isinstance(value, Detection) else value).xyxy)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
