@@ -100,6 +100,9 @@ FINDABLE = (
 )
 
 
+PROMPTS = ('QUESTION = "Is there {query} in this image?',)
+"""Lines that a model reads: their wording is part of an experiment."""
+
 _STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 
 
@@ -123,7 +126,8 @@ def _prose_of_document(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _found(lines: Iterator[tuple[int, str]]) -> list[str]:
-    return [f"{number}: {match[0]!r} in {line.strip()!r}" for number, line in lines for match in _BANNED.finditer(line)]
+    prose = [(number, line) for number, line in lines if not any(one.split(" = ")[1] in line for one in PROMPTS)]
+    return [f"{number}: {match[0]!r} in {line.strip()!r}" for number, line in prose for match in _BANNED.finditer(line)]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

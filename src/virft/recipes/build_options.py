@@ -1,6 +1,6 @@
 """Options of every build from files, the origin of the data for its card, and the summary of what was built.
 
-Imports of readers stand inside the functions: the command line reads the options before it knows the source.
+Readers are imported inside the functions: the command line reads the options before it knows the source.
 """
 
 from __future__ import annotations
