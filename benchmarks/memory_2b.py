@@ -36,7 +36,7 @@ from virft.planning.memory import Planner
 from virft.planning.text import memory_text
 from virft.recipes.setup import make_trainer
 from virft.training.trainable import prepare_for_training
-from virft.types import Detections, ImageSize, Sample, TaskName
+from virft.types import Detections, ImageSize, Sample
 
 IMAGE = ImageSize(640, 480)
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
@@ -109,7 +109,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
         Image.effect_noise((IMAGE.width, IMAGE.height), 90).convert("RGB").save(path)
         trainer = make_trainer(config, loaded)
         sample = Sample(
-            id="a", task=TaskName.DETECTION, images=(path,), image_sizes=(IMAGE,), query="cat", target=Detections()
+            id="a", task="detection", images=(path,), image_sizes=(IMAGE,), query="cat", target=Detections()
         )
         found: dict[str, float] = {}
         for number in range(arguments.steps):

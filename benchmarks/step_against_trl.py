@@ -71,7 +71,6 @@ from virft.types import (
     RewardContext,
     RewardReport,
     Sample,
-    TaskName,
     View,
 )
 
@@ -244,7 +243,7 @@ def make_samples(task: Task, folder: Path) -> list[Sample]:
         samples.append(
             Sample(
                 id=str(i),
-                task=TaskName.DETECTION,
+                task="detection",
                 images=(str(folder / image),),
                 image_sizes=(size,),
                 query="",
@@ -351,9 +350,7 @@ def _set_pixels(folder: Path, pixels: int) -> None:
 def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random) -> str:
     """Random digits, a token each, that make a prompt of ``length`` tokens."""
     size = ImageSize(*load_image(str(image)).size)
-    sample = Sample(
-        id="", task=TaskName.DETECTION, images=(str(image),), image_sizes=(size,), query="", target=Detections()
-    )
+    sample = Sample(id="", task="detection", images=(str(image),), image_sizes=(size,), query="", target=Detections())
 
     def tokens(question: str) -> int:
         return len(Renderer(loaded, load_image).render(sample, question).prompt.token_ids)

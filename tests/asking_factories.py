@@ -11,12 +11,12 @@ from virft.geometry.boxes import BoxSpace
 from virft.inference.questions import Question
 from virft.inference.result import Answered
 from virft.tasks import TASKS
-from virft.types import ImageSize, TaskName
+from virft.types import ImageSize
 
 SIZE = ImageSize(200, 100)
 
 
-def answered(text: str, *, task: TaskName = TaskName.DETECTION, cut: bool = False) -> Answered:
+def answered(text: str, *, task: str = "detection", cut: bool = False) -> Answered:
     """A text of two tokens about a fox on a black picture of 200 x 100."""
     return Answered(
         question=Question(image=Path("a.jpg"), query="fox", task=task),

@@ -9,15 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
-
-
-class TaskName(StrEnum):
-    """The task families; ``virft.tasks.TASKS`` has one row for each."""
-
-    DETECTION = "detection"
-    CLASSIFICATION = "classification"
-    GROUNDING = "grounding"
+from typing import NamedTuple, TypeAlias
 
 
 class ImageSize(NamedTuple):
@@ -103,11 +95,11 @@ class Unreadable:
     piece: str = ""
 
 
-Answer = Detections | Label | Box | Unreadable
-"""What a reader makes of a completion: detection, classification, grounding, or nothing."""
+Answer: TypeAlias = object
+"""The parsed content of a completion: a frozen value of the task's ``target_type``, or ``Unreadable``."""
 
-Target = Detections | Label | Box
-"""What a source says is right: detection, classification, grounding."""
+Target: TypeAlias = object
+"""The ground truth of a sample: a frozen value of its task's ``target_type``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +151,7 @@ class Sample:
     """
 
     id: str
-    task: TaskName
+    task: str
     images: tuple[str, ...]
     image_sizes: tuple[ImageSize, ...]
     query: str
@@ -284,6 +276,19 @@ class Prediction:
     token_ends: tuple[int, ...] = ()
 
 
+class JoinedPrediction(NamedTuple):
+    """A sample, the text that a model wrote about it, and the reading of that text."""
+
+    sample: Sample
+    prediction: Prediction
+    reading: Reading
+
+    @property
+    def image(self) -> str:
+        """Path of the image that boxes refer to."""
+        return self.sample.images[self.sample.target_image]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
     """Numbers of one evaluation with what they rest on: ``values`` by name, ``counts`` by name.
@@ -292,7 +297,7 @@ class Scores:
     resamples over images lie between these.
     """
 
-    task: TaskName
+    task: str
     protocol: str
     data_hash: str
     num_samples: int

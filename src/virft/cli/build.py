@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from virft.errors import ConfigError, DataError
-from virft.types import TaskName
 
 if TYPE_CHECKING:
     from virft.data.annotations import Skipped
@@ -280,7 +279,7 @@ def build_visual_rft(
     *,
     source: str,
     out: Path,
-    task: TaskName | None = None,
+    task: str | None = None,
     space: str = "relative_1000",
     hf_split: str | None = None,
     choices: BuildChoices = DEFAULT_CHOICES,
@@ -304,7 +303,7 @@ def build_visual_rft(
 def build_scenes(
     *,
     out: Path,
-    task: TaskName = TaskName.DETECTION,
+    task: str = "detection",
     classes: Sequence[str] = ("novel",),
     shots: int | None = None,
     questions: int | None = None,

@@ -12,7 +12,9 @@ from typing import Any, NoReturn, TypeAlias
 
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
 from virft.origin import version_and_commit
-from virft.types import ImageSize, TaskName
+from virft.scenes import SCENE_TASKS
+from virft.tasks import TASKS
+from virft.types import ImageSize
 
 EXIT_NOT_ALL_WELL = 1
 EXIT_USER_ERROR = 2
@@ -230,15 +232,13 @@ def _add_build(verbs: _Verbs) -> None:
     )
     columns.add_argument("source", metavar="SOURCE", help="a folder, a parquet file, or a hub id; needs virft[hf]")
     columns.add_argument("out", metavar="OUT", type=Path, help="folder of the data set (of several, with a split)")
-    columns.add_argument(
-        "--task", type=TaskName, choices=list(TaskName), help="of all solutions; by their looks if not"
-    )
+    columns.add_argument("--task", choices=list(TASKS), help="of all solutions; by their looks if not")
     columns.add_argument("--space", choices=_SPACES[:1] + _SPACES[2:], default="relative_1000", help="what boxes mean")
     columns.add_argument("--hf-split", metavar="NAME", help="which split of the source, if it has several")
     _add_split_choices(columns)
     scenes = _add_verb(sources, "scenes", "scenes of the built-in world", function="build_scenes")
     scenes.add_argument("out", metavar="OUT", type=Path, help="folder of the data set")
-    scenes.add_argument("--task", type=TaskName, choices=list(TaskName), default=TaskName.DETECTION)
+    scenes.add_argument("--task", choices=SCENE_TASKS, default="detection")
     scenes.add_argument(
         "--classes", type=_names, default=("novel",), metavar="A,B", help="class names, or base, novel, heldout"
     )
@@ -439,7 +439,7 @@ def _add_explain(verbs: _Verbs) -> None:
     given = verb.add_mutually_exclusive_group(required=True)
     given.add_argument("text", metavar="TEXT", nargs="?", help="the completion")
     given.add_argument("--file", type=Path, help="a file that holds the completion")
-    verb.add_argument("--task", type=TaskName, choices=list(TaskName), required=True)
+    verb.add_argument("--task", choices=list(TASKS), required=True)
     verb.add_argument("--target", required=True, help="what is right, written like an answer")
     verb.add_argument("--preset", choices=("robust", "paper"), default="robust")
     verb.add_argument("--iou-threshold", type=float, default=0.5)
@@ -458,7 +458,7 @@ def _add_ask(verbs: _Verbs) -> None:
     verb.add_argument(
         "question", metavar="QUESTION", nargs="?", help='a class name, a domain such as "animal", or an expression'
     )
-    verb.add_argument("--task", type=TaskName, choices=list(TaskName), default=TaskName.DETECTION)
+    verb.add_argument("--task", choices=list(TASKS), default="detection")
     verb.add_argument("--template", default="auto", help="paper, short, auto, or a text file with {query}")
     _add_thinking(verb)
     verb.add_argument("--out", type=Path, help="the picture with boxes (NAME_answer.png here); of many, their folder")

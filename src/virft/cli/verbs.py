@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from virft.errors import CheckFailed, ConfigError, DataError, PartlyDone
-from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
+from virft.types import ImageSize
 
 if TYPE_CHECKING:
     from virft.config.schema import Config
@@ -91,7 +91,7 @@ def explain(
     *,
     text: str | None = None,
     file: Path | None = None,
-    task: TaskName,
+    task: str,
     target: str,
     preset: Literal["robust", "paper"] = "robust",
     iou_threshold: float = 0.5,
@@ -102,17 +102,16 @@ def explain(
 ) -> None:
     """Print the reward of one completion with every matched pair. ``target`` is written like an answer."""
     from virft.geometry.boxes import BoxSpace
-    from virft.rewards.combine import RewardRule
-    from virft.rewards.explain import explain_reward
     from virft.tasks import TASKS
+    from virft.tasks.explain import explain_reward
+    from virft.tasks.reward import RewardRule
 
     if text is None:
         text = _read_text(file)
     read = partial(TASKS[task].read, space=BoxSpace(space), original=image_size, resized=resized or image_size)
     known = read(f"<answer>{target}</answer>", thinking=False)
-    if fault := _fault_of_target(known):
+    if fault := TASKS[task].target_fault(known.answer):
         raise ConfigError(f"--target {target!r}: {fault}; expected an answer of {task}, such as {TASKS[task].example}")
-    assert not isinstance(known.answer, Unreadable)
     rule = RewardRule(preset=preset, iou_threshold=iou_threshold)
     print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
 
@@ -242,14 +241,14 @@ def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False
 
 
 def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_groups: int | None = None) -> None:
-    """Print what a run's reward pays to cheats and to honest answers; ``CheckFailed`` where a cheat is paid more.
+    """Print the rewards of reward-hacking probes and oracle answers; ``CheckFailed`` if a probe is rewarded more.
 
     ``num_groups``: sample so many groups of the config's model too.
     """
     from virft.config.toml_file import load
 
     settings = load(config, overrides).config
-    from virft.audit.audit import audit as audit_reward
+    from virft.audit.audit import audit_reward
     from virft.audit.groups import judge_groups, sample_groups
     from virft.audit.text import audit_text, groups_text
     from virft.geometry.boxes import BoxSpace
@@ -271,8 +270,8 @@ def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_
             groups = sample_groups(trainer, asked, progress=show)
         _say(groups_text(judge_groups(groups)))
     if failed := [report for report in reports if report.margin <= 0]:
-        told = "; ".join(f"{one.best_cheat.name} ({one.task}, margin {one.margin:+.3f})" for one in failed)
-        raise CheckFailed(f"cheating pays: {told}; change reward.preset, reward.weights or the data")
+        told = "; ".join(f"{one.best_probe.name} ({one.task}, margin {one.margin:+.3f})" for one in failed)
+        raise CheckFailed(f"the reward can be hacked: {told}; change reward.preset, reward.weights or the data")
 
 
 def predict(
@@ -374,7 +373,7 @@ def ask(
     model: str,
     image: str,
     question: str | None = None,
-    task: TaskName = TaskName.DETECTION,
+    task: str = "detection",
     template: str = "auto",
     thinking: bool | None = None,
     out: Path | None = None,
@@ -613,14 +612,6 @@ def _read_text(file: Path | None) -> str:
         raise DataError(f"{file}: cannot be read ({error.strerror}); expected the text of one completion") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text; expected the text of one completion") from error
-
-
-def _fault_of_target(known: Reading) -> str | None:
-    if isinstance(known.answer, Unreadable):
-        return known.answer.reason
-    if isinstance(known.answer, Detections) and known.answer.invalid:
-        return known.answer.invalid[0].reason
-    return None
 
 
 def _told_skipped(number: int) -> str:

@@ -10,7 +10,7 @@ from virft.data.annotations import LabelledSet, Skipped
 from virft.data.sampling import SplitPlan, choose_shots, is_trained_on, one_folder_if_whole, shares
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
-from virft.types import Label, Sample, TaskName
+from virft.types import Label, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ def _sample(path: str, name: str, labelled: LabelledSet, looked: UprightImages, 
     label = labelled.label_of[name]
     return Sample(
         id=name,
-        task=TaskName.CLASSIFICATION,
+        task="classification",
         images=(path,),
         image_sizes=(looked.size(name),),
         query=domain,

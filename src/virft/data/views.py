@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from virft.types import Box, Detections, ImageSize, Label, Sample, Target, TaskName, View
+from virft.tasks import TASKS
+from virft.types import Box, ImageSize, Sample, Target, View
 
 SIDES = re.compile(r"\b(left|right|(anti|counter)?clockwise)\b", re.IGNORECASE)
 """Words of a class name that a mirror would make untrue."""
@@ -35,28 +36,28 @@ class ViewRange:
 def viewed(sample: Sample, rng: np.random.Generator, limits: ViewRange) -> Sample:
     """The sample with a random view of its target image, and the target as seen there."""
     view = draw_view(sample, rng, limits)
-    return replace(sample, view=view, target=target_in(view, sample.target, sample.target_size))
+    return replace(sample, view=view, target=target_in(view, sample.task, sample.target, sample.target_size))
 
 
 def draw_view(sample: Sample, rng: np.random.Generator, limits: ViewRange) -> View:
     """A random view that leaves the sample's question and answer true.
 
-    Crops hold all boxes of the target. A class without a box (classification) may be anywhere, so nothing is cropped
-    there; an expression may say "left" or "the largest", so grounding is neither mirrored nor cropped; nor is a sample
-    with a question of its own, which may say anything. A class that names a side ("left shoe") is not mirrored.
+    A task says what it allows (``allows_crop``, ``allows_flip``). Crops hold all boxes of the target. A class without a
+    box (classification) may be anywhere, so nothing is cropped there; an expression may say "left" or "the largest", so
+    grounding is neither mirrored nor cropped; nor is a sample with a question of its own, which may say anything. A
+    class that names a side ("left shoe") is not mirrored.
     """
-    size = sample.target_size
-    keeps_question = sample.question is None and sample.task is not TaskName.GROUNDING
+    task, size = TASKS[sample.task], sample.target_size
+    may_flip = task.allows_flip and sample.question is None and not SIDES.search(sample.query)
     crop = (0.0, 0.0, float(size.width), float(size.height))
     # every number is drawn whether used or not: one more setting must not change the others
     cut, place, tones = rng.random(2), rng.random(2), rng.uniform(-1.0, 1.0, 3)
     mirrored = rng.random() < 0.5
-    if keeps_question and isinstance(sample.target, Detections) and limits.zoom:
-        boxes = [item.box for item in sample.target.items]
-        crop = _random_crop(size, boxes, (limits.zoom * cut).tolist(), place.tolist())
+    if task.allows_crop and sample.question is None and limits.zoom:
+        crop = _random_crop(size, task.target_boxes(sample.target), (limits.zoom * cut).tolist(), place.tolist())
     return View(
         crop=crop,
-        mirrored=bool(mirrored and limits.mirror and keeps_question and not SIDES.search(sample.query)),
+        mirrored=bool(mirrored and limits.mirror and may_flip),
         saturation=1.0 + limits.tones * float(tones[0]),
         contrast=1.0 + limits.tones * float(tones[1]),
         brightness=0.25 * limits.tones * float(tones[2]),
@@ -100,13 +101,9 @@ def viewer(limits: ViewRange, seed: int) -> Callable[[Sample, int, int], Sample]
     return look_at
 
 
-def target_in(view: View, target: Target, size: ImageSize) -> Target:
-    """A target of a picture of ``size``, as the view shows it."""
-    if isinstance(target, Label):
-        return target
-    if isinstance(target, Box):
-        return box_in(view, target, size)
-    return replace(target, items=tuple(replace(item, box=box_in(view, item.box, size)) for item in target.items))
+def target_in(view: View, task: str, target: Target, size: ImageSize) -> Target:
+    """A task's target on a picture of ``size``, as the view shows it."""
+    return TASKS[task].move_boxes(target, lambda box: box_in(view, box, size))
 
 
 def _random_crop(

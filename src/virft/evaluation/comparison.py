@@ -20,7 +20,6 @@ from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.joined import read_answered
 from virft.evaluation.predictions import PredictionsCard
 from virft.metrics.bootstrap import Resampled, difference_intervals, resample
-from virft.types import TaskName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +51,7 @@ class Difference:
 class Comparison:
     """Differences by number's name, on the questions of one task, and in what the systems were asked differently."""
 
-    task: TaskName
+    task: str
     num_images: int
     differences: Mapping[str, Difference]
     warnings: tuple[str, ...] = ()
@@ -65,8 +64,8 @@ class Measured:
     path: Path
     card: PredictionsCard
     sample_ids: frozenset[str]
-    values: Mapping[TaskName, Mapping[str, float]]
-    resampled: Mapping[TaskName, Resampled]
+    values: Mapping[str, Mapping[str, float]]
+    resampled: Mapping[str, Resampled]
 
 
 def measure(path: Path, store: Store) -> Measured:
@@ -109,7 +108,7 @@ def compare(first: Sequence[Measured], second: Sequence[Measured]) -> tuple[Comp
     )
 
 
-def _differences(task: TaskName, first: Sequence[Measured], second: Sequence[Measured]) -> dict[str, Difference]:
+def _differences(task: str, first: Sequence[Measured], second: Sequence[Measured]) -> dict[str, Difference]:
     between = difference_intervals([one.resampled[task] for one in first], [one.resampled[task] for one in second])
     found = {}
     for name in first[0].values[task]:

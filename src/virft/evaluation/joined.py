@@ -9,27 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.predictions import PredictionsCard, read_predictions, read_predictions_card
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
-from virft.types import Detections, FinishReason, ImageSize, Prediction, Reading, Sample, TaskName
-
-
-class Answered(NamedTuple):
-    """A sample with what was written about it, and what that is read as."""
-
-    sample: Sample
-    prediction: Prediction
-    reading: Reading
-
-    @property
-    def image(self) -> str:
-        """The image that boxes refer to."""
-        return self.sample.images[self.sample.target_image]
+from virft.types import FinishReason, ImageSize, JoinedPrediction, Prediction, Reading, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +23,8 @@ class AnsweredSet:
     """The answers to a data set by task, and how many questions of each task the set holds."""
 
     card: PredictionsCard
-    by_task: Mapping[TaskName, Sequence[Answered]]
-    num_questions: Mapping[TaskName, int]
+    by_task: Mapping[str, Sequence[JoinedPrediction]]
+    num_questions: Mapping[str, int]
 
 
 def read_answered(path: Path, store: Store) -> AnsweredSet:
@@ -61,18 +47,20 @@ def _put_together(path: Path, store: Store, card: PredictionsCard) -> AnsweredSe
     predictions = read_predictions(path)
     if not predictions:
         raise DataError(f"{path}: holds no answers; expected {card.num_samples}")
-    answered: dict[TaskName, list[Answered]] = {}
-    num_questions: Counter[TaskName] = Counter()
+    answered: dict[str, list[JoinedPrediction]] = {}
+    num_questions: Counter[str] = Counter()
     for number, sample in enumerate(store):
         num_questions[sample.task] += 1
         if not sample.asked and number < card.num_samples:
             nothing = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
-            reading = Reading(text="", well_formed=True, answer=Detections())
-            answered.setdefault(sample.task, []).append(Answered(sample, nothing, reading))
+            absent = TASKS[sample.task].absent
+            answer = Unreadable(reason="not queried") if absent is None else absent
+            reading = Reading(text="", well_formed=True, answer=answer)
+            answered.setdefault(sample.task, []).append(JoinedPrediction(sample, nothing, reading))
         elif (found := predictions.pop(sample.id, None)) is not None:
             prediction, resized = found
             reading = _read(sample.task, prediction.text, card.thinking, card.box_space, sample.target_size, resized)
-            answered.setdefault(sample.task, []).append(Answered(sample, prediction, reading))
+            answered.setdefault(sample.task, []).append(JoinedPrediction(sample, prediction, reading))
     if predictions:
         raise DataError(f"{path}: sample {min(predictions)!r} is not in {store.folder}")
     return AnsweredSet(card=card, by_task=dict(sorted(answered.items())), num_questions=num_questions)
@@ -91,8 +79,6 @@ def collector_paused() -> Iterator[None]:
 
 
 @lru_cache(maxsize=4096)
-def _read(
-    task: TaskName, text: str, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize
-) -> Reading:
+def _read(task: str, text: str, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
     """Kept, for of many questions about absent classes the answer is the same text."""
     return TASKS[task].read(text, thinking=thinking, space=space, original=original, resized=resized)

@@ -14,7 +14,8 @@ from virft.errors import DataError
 from virft.geometry.masks import Mask, box_to_mask, ignored_mask, target_mask
 from virft.metrics.bootstrap import ratio_statistic, resample
 from virft.metrics.masks import MaskOverlap, mask_metrics, mask_overlap
-from virft.types import Box, Reading, Sample, TaskName
+from virft.tasks import TASKS
+from virft.types import Box, Reading, Sample
 
 BOX = "box"
 """The name of the masks that are the boxes themselves."""
@@ -45,7 +46,7 @@ class MaskScores(NamedTuple):
 
 def require_masks(store: Store) -> None:
     """``DataError`` unless a grounding question of the set has a mask."""
-    asked = [sample for sample in store if sample.task is TaskName.GROUNDING]
+    asked = [sample for sample in store if TASKS[sample.task].has_masks]
     if not any(_has_mask(sample) for sample in asked):
         found = f"none of its {len(asked)} grounding questions has a mask" if asked else "has no grounding question"
         raise DataError(

@@ -11,18 +11,15 @@ from typing import Any
 
 from virft.data.store import Store
 from virft.errors import ConfigError
-from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
-from virft.evaluation.joined import Answered, AnsweredSet, collector_paused, read_answered
+from virft.evaluation.joined import AnsweredSet, collector_paused, read_answered
 from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
 from virft.files import write_text
-from virft.metrics.average_precision import AveragePrecision, average_precision
 from virft.metrics.bootstrap import resample
-from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
-from virft.types import Detections, Label, Reading, Scores, TaskName
+from virft.types import JoinedPrediction, Scores
 
 RULES = 1
 """Raised when the same answers may get other numbers than before."""
@@ -90,7 +87,7 @@ def write_scores(
         "settings": card.settings,
         "rules": RULES,
         "tasks": {
-            one.task.value: {
+            one.task: {
                 "protocol": one.protocol,
                 "num_samples": one.num_samples,
                 "values": {name: round(value, 6) for name, value in one.values.items()},
@@ -102,7 +99,7 @@ def write_scores(
             }
             for one in scores
         },
-        **({"against": {one.task.value: comparison_tree(one) for one in comparisons}} if comparisons else {}),
+        **({"against": {one.task: comparison_tree(one) for one in comparisons}} if comparisons else {}),
     }
     write_text(out, json.dumps(tree, indent=2) + "\n")
     return tree
@@ -111,7 +108,7 @@ def write_scores(
 def scores_to_text(scores: tuple[Scores, ...]) -> str:
     """A plain table, a block per task; behind a number its 95 % interval, if there is one.
 
-    >>> one = Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3, values={"box_miou": 0.5})
+    >>> one = Scores(task="grounding", protocol="all", data_hash="", num_samples=3, values={"box_miou": 0.5})
     >>> print(scores_to_text((one,)))
     grounding, protocol all, 3 questions
       box_miou                     0.500
@@ -130,7 +127,7 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
 def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:
     """Mean and range over several seeds of a system, for each task.
 
-    >>> one, two = (Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3,
+    >>> one, two = (Scores(task="grounding", protocol="all", data_hash="", num_samples=3,
     ...                    values={"box_miou": value}) for value in (0.5, 0.7))
     >>> print(seeds_to_text([(one,), (two,)]))
     grounding, mean over 2 seeds
@@ -147,37 +144,39 @@ def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:
 
 
 def _scores(
-    name: TaskName,
-    answered: Sequence[Answered],
+    name: str,
+    joined: Sequence[JoinedPrediction],
     num_questions: int,
     store: Store,
     wanted: _Wanted,
 ) -> Scores:
-    measured = TASKS[name].measure(scored_pairs(answered))
-    num_truncated = sum(one.prediction.finish_reason == "length" for one in answered)
-    values = {**measured.values, "truncated_frac": num_truncated / len(answered)}
+    task = TASKS[name]
+    measured = task.measure(scored_pairs(joined))
+    num_truncated = sum(one.prediction.finish_reason == "length" for one in joined)
+    values = {**measured.values, "truncated_frac": num_truncated / len(joined)}
     tables = dict(measured.tables)
-    if name is TaskName.DETECTION:
-        precise = box_scores(answered, frequency=store.card.get("source", {}).get("frequency"))
-        values |= precise.values
-        tables |= {"ap": precise.by_class, "f1": _f1_by_class(answered)}
-    values |= group_scores(name, answered, wanted.class_groups, ap_by_class=tables.get("ap", {}))
-    images = images_of(answered)
-    statistics = headline_statistics(name, answered, images) if wanted.intervals else []
-    between = resample(statistics, images).intervals()
     counts = {**measured.counts, "num_truncated": num_truncated}
-    if name is TaskName.GROUNDING and wanted.masks is not None:
-        marked = [(one.sample, one.reading) for one in answered]
+    if task.measure_dataset is not None:
+        added = task.measure_dataset(joined, store.card.get("source", {}))
+        values |= added.values
+        tables |= added.tables
+        counts |= added.counts
+    values |= group_scores(name, joined, wanted.class_groups, tables=tables)
+    images = images_of(joined)
+    statistics = headline_statistics(name, joined, images) if wanted.intervals else []
+    between = resample(statistics, images).intervals()
+    if task.has_masks and wanted.masks is not None:
+        marked = [(one.sample, one.reading) for one in joined]
         masked = mask_scores(marked, wanted.masks, with_intervals=wanted.intervals)
         values |= masked.values
         between |= masked.intervals
         counts |= masked.counts
-    incomplete = f" ({len(answered)} of {num_questions})" if len(answered) < num_questions else ""
+    incomplete = f" ({len(joined)} of {num_questions})" if len(joined) < num_questions else ""
     return Scores(
         task=name,
-        protocol=_protocol(store) if name is TaskName.DETECTION else "all",
+        protocol=_protocol(store) if task.absent is not None else "all",
         data_hash=store.hash,
-        num_samples=len(answered),
+        num_samples=len(joined),
         values={value_name + incomplete: value for value_name, value in values.items()},
         counts=counts,
         tables={table + incomplete: rows for table, rows in tables.items()},
@@ -185,45 +184,28 @@ def _scores(
     )
 
 
-def box_scores(answered: Sequence[Answered], *, frequency: Mapping[str, str] | None) -> AveragePrecision:
-    """Average precision with the confidences in the text as scores; ``ap`` and ``ap50`` also with two other scores.
-
-    ``_constant``: every box counts the same, in the order of the text; ``_logprob``: mean log-probability of the tokens
-    of its element. Elements that are no boxes do not count here.
-    """
-    precise = average_precision(box_questions(answered, confidences), frequency=frequency)
-    values = dict(precise.values)
-    others: dict[str, BoxScore] = {"constant": constants}
-    if all(one.prediction.token_logprobs for one in answered if one.sample.asked):
-        others["logprob"] = logprobs
-    for name, score in others.items():
-        other = average_precision(box_questions(answered, score), frequency=frequency).values
-        values |= {f"{key}_{name}": other[key] for key in ("ap", "ap50") if key in other}
-    return AveragePrecision(values=values, by_class=precise.by_class)
-
-
 HARMONIC_MEAN = "harmonic_mean"
 
 
 def group_scores(
-    name: TaskName,
-    answered: Sequence[Answered],
+    name: str,
+    joined: Sequence[JoinedPrediction],
     class_groups: Mapping[str, Sequence[str]],
     *,
-    ap_by_class: Mapping[str, float],
+    tables: Mapping[str, Mapping[str, float]],
 ) -> dict[str, float]:
-    """The headline numbers of the questions about some classes, such as those trained on and others.
+    """Return the headline metric of the questions about some classes, such as those in the training data and others.
 
-    ``accuracy@NAME``; of detection ``f1@NAME``, and ``ap@NAME``, the mean over classes with targets. Of two groups or
-    more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes. A group of which no class was
-    asked is a ``ConfigError``. Source: base-to-new generalisation in CoCoOp, arXiv 2203.05557.
+    ``accuracy@NAME``; for detection ``f1@NAME``, and ``ap@NAME``, the mean of table ``ap`` over classes with targets.
+    With two groups or more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes. A group
+    without any question is a ``ConfigError``. Source: base-to-new generalisation in CoCoOp, arXiv 2203.05557.
     """
-    if name is TaskName.GROUNDING or not class_groups:
+    task = TASKS[name]
+    if task.class_of is None or not class_groups:
         return {}
-    by_class: dict[str, list[Answered]] = {}
-    for one in answered:
-        target = one.sample.target
-        by_class.setdefault(target.text if isinstance(target, Label) else one.sample.query, []).append(one)
+    by_class: dict[str, list[JoinedPrediction]] = {}
+    for one in joined:
+        by_class.setdefault(task.class_of(one.sample), []).append(one)
     found: dict[str, dict[str, float]] = {}
     for group, classes in class_groups.items():
         held = [one for label in sorted(set(classes)) for one in by_class.get(label, ())]
@@ -232,27 +214,15 @@ def group_scores(
                 f"class group {group}: no question is about {', '.join(classes[:3]) or 'any of its classes'}; expected "
                 f"some of {', '.join(sorted(by_class)[:8])}{', ..' if len(by_class) > 8 else ''}"
             )
-        values = TASKS[name].measure(scored_pairs(held)).values
-        if name is TaskName.CLASSIFICATION:
-            found.setdefault("accuracy", {})[group] = values["accuracy"]
-        else:
-            precise = [ap_by_class[label] for label in sorted(set(classes)) if label in ap_by_class]
-            found.setdefault("f1", {})[group] = values["f1"]
-            if precise:
-                found.setdefault("ap", {})[group] = fmean(precise)
+        found.setdefault(task.headline, {})[group] = task.measure(scored_pairs(held)).values[task.headline]
+        for table in task.class_tables:
+            rows = tables.get(table, {})
+            if numbers := [rows[label] for label in sorted(set(classes)) if label in rows]:
+                found.setdefault(table, {})[group] = fmean(numbers)
     for groups in found.values():
         if len(groups) > 1:
             groups[HARMONIC_MEAN] = harmonic_mean(groups.values())
     return {f"{value}@{group}": number for value, groups in found.items() for group, number in groups.items()}
-
-
-def _f1_by_class(answered: Sequence[Answered]) -> dict[str, float]:
-    by_class: dict[str, list[tuple[Reading, Detections]]] = {}
-    for one in answered:
-        assert isinstance(one.sample.target, Detections)
-        if one.sample.exhaustive:
-            by_class.setdefault(one.sample.query, []).append((one.reading, one.sample.target))
-    return {label: detection_metrics(pairs).values["f1"] for label, pairs in sorted(by_class.items())}
 
 
 def _protocol(store: Store) -> str:

@@ -50,7 +50,7 @@ def require_free(path: Path, *, image: Path, overwrite: bool) -> None:
 def drawn(answered: Answered) -> Image.Image:
     """The picture with the answer's boxes, or its words."""
     side = min(max(*answered.picture.size, _SIDES[0]), _SIDES[1])
-    return draw_answer(answered.picture, None, answered.reading.answer, side=side)
+    return draw_answer(answered.picture, None, answered.reading.answer, task=answered.question.task, side=side)
 
 
 def save_picture(path: Path, answered: Answered) -> None:

@@ -17,13 +17,17 @@ from virft.errors import ConfigError, DataError
 from virft.inference.asker import Asker
 from virft.inference.panels import Panel, first_panel, panels
 from virft.inference.questions import make_question
-from virft.types import TaskName
+from virft.tasks import TASKS
 
 MAX_UPLOAD = "20mb"
 
-_MEANING = "detection: a class, as fox; classification: what kind of thing, as animal; grounding: an expression"
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """A browser holds the page to it: nothing is fetched from elsewhere, whatever Gradio's own page names."""
+
+
+def _meaning() -> str:
+    """What a question says, by task."""
+    return "; ".join(f"{task.name}: {task.query_hint}" for task in TASKS.values())
 
 
 def import_gradio() -> Any:
@@ -91,8 +95,8 @@ def make_page(askers: Mapping[str, Asker]) -> Any:
             with gr.Column(min_width=280):
                 # Gradio's own picture field opens files itself, and says nothing of those it cannot open
                 file = gr.File(file_types=["image"], label="Picture", height=160)
-                task = gr.Radio([name.value for name in TaskName], value=TaskName.DETECTION.value, label="Task")
-                query = gr.Textbox(label="Question", info=_MEANING, max_length=2000)
+                task = gr.Radio(list(TASKS), value=next(iter(TASKS)), label="Task")
+                query = gr.Textbox(label="Question", info=_meaning(), max_length=2000)
                 button = gr.Button("Ask", variant="primary")
             places = [_place(gr, name) for name in askers]
 
@@ -105,7 +109,7 @@ def make_page(askers: Mapping[str, Asker]) -> Any:
             with _explained(gr, path):
                 if path is None:
                     raise DataError("no picture; drop one on the left")
-                question = make_question(path, text, TaskName(task_name))
+                question = make_question(path, text, task_name)
                 yield look(path)
                 for number, asker in enumerate(askers.values()):
                     for panel in panels(asker, question):

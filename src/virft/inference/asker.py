@@ -19,7 +19,7 @@ from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
 from virft.tasks import TASKS
 from virft.training.distributed import device
-from virft.types import Completion, Detections, ImageSize, Sample
+from virft.types import Completion, ImageSize, Sample
 
 
 class _Seen(NamedTuple):
@@ -101,5 +101,5 @@ def _sample(question: Question, size: ImageSize) -> Sample:
         images=(str(question.image),),
         image_sizes=(size,),
         query=question.query,
-        target=Detections(),  # no one knows what is right, and neither prompt nor reading looks
+        target=None,  # unknown, and neither prompt nor reading needs it
     )

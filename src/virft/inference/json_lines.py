@@ -11,11 +11,10 @@ from virft.inference.annotated_image import default_path, require_free, save_pic
 from virft.inference.asker import Asker
 from virft.inference.questions import read_question_line
 from virft.inference.result import as_record
-from virft.types import TaskName
 
 
 def answer_lines(
-    lines: Iterable[bytes], asker: Asker, *, task: TaskName, folder: Path, overwrite: bool
+    lines: Iterable[bytes], asker: Asker, *, task: str, folder: Path, overwrite: bool
 ) -> Iterator[dict[str, Any]]:
     """A record for each line that is not blank, before the next line is read.
 

@@ -8,7 +8,8 @@ from virft.data.images import load_image
 from virft.errors import ModelError
 from virft.models.load import CARD, LoadedModel
 from virft.models.renderer import RenderedPrompt, Renderer
-from virft.text.prompts import BUILT_IN, question_of, read_template
+from virft.tasks import TASKS
+from virft.text.prompts import BUILT_IN, read_template
 from virft.types import Sample
 
 DEFAULT_TEMPLATE = "paper"
@@ -25,7 +26,7 @@ def make_renderer(
 
     def render(sample: Sample) -> RenderedPrompt:
         own = (thinking_by_origin or {}).get(sample.origin, thinking)
-        asked = question_of(sample, template=text, thinking=own, space=loaded.family.box_space)
+        asked = TASKS[sample.task].format_question(sample, template=text, thinking=own, space=loaded.family.box_space)
         return renderer.render(sample, asked, thinking=own)
 
     return render

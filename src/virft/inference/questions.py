@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.errors import DataError, did_you_mean
-from virft.types import TaskName
+from virft.tasks import TASKS
 
 _KEYS = ("image", "question", "task")
 _EXPECTED = 'expected {"image": "a.jpg", "question": "fox"}, or a.jpg, a tab, fox'
@@ -20,13 +20,13 @@ class Question:
 
     image: Path
     query: str
-    task: TaskName = TaskName.DETECTION
+    task: str = "detection"
 
 
-def read_question_line(line: bytes, *, task: TaskName) -> Question:
+def read_question_line(line: bytes, *, task: str) -> Question:
     """The question of a line that is not blank; ``task`` where it names none. ``DataError`` says what is wrong.
 
-    >>> read_question_line(b"a.jpg\\tred fox\\n", task=TaskName.GROUNDING).query
+    >>> read_question_line(b"a.jpg\\tred fox\\n", task="grounding").query
     'red fox'
     """
     try:
@@ -41,7 +41,7 @@ def read_question_line(line: bytes, *, task: TaskName) -> Question:
     return make_question(image, query, task)
 
 
-def make_question(image: str, query: str, task: TaskName) -> Question:
+def make_question(image: str, query: str, task: str) -> Question:
     """A question whose image and query are not empty; outer spaces are left out."""
     if not image.strip():
         raise DataError("no image; expected the path of a picture")
@@ -50,7 +50,7 @@ def make_question(image: str, query: str, task: TaskName) -> Question:
     return Question(image=Path(image.strip()), query=query.strip(), task=task)
 
 
-def _from_json(text: str, task: TaskName) -> Question:
+def _from_json(text: str, task: str) -> Question:
     try:
         record: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -62,6 +62,6 @@ def _from_json(text: str, task: TaskName) -> Question:
             raise DataError(f"{key} is {json.dumps(value)}; expected a string")
     if missing := [key for key in ("image", "question") if key not in record]:
         raise DataError(f"{missing[0]} is missing; {_EXPECTED}")
-    if (name := record.get("task", task)) not in tuple(TaskName):
-        raise DataError(f"task is {name!r}; expected one of {', '.join(TaskName)}")
-    return make_question(record["image"], record["question"], TaskName(name))
+    if (name := record.get("task", task)) not in TASKS:
+        raise DataError(f"task is {name!r}; expected one of {', '.join(TASKS)}")
+    return make_question(record["image"], record["question"], name)

@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from virft.inference.questions import Question
+from virft.tasks import TASKS
 from virft.text.answers import split_reasoning
-from virft.types import Answer, Box, Completion, Detections, Label, Reading, Unreadable
+from virft.types import Completion, ImageSize, Reading, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,23 +37,11 @@ def in_lines(answered: Answered) -> list[str]:
 
 def reading_lines(answered: Answered) -> list[str]:
     """How the answer is read, and what stands in the way."""
-    answer = answered.reading.answer
-    width, height = answered.picture.size
     lines = []
     if answered.completion.truncated:
         lines.append(f"cut at {len(answered.completion.token_ids)} tokens: see --max-completion-tokens")
-    match answer:
-        case Detections(items=items, invalid=invalid):
-            lines.append(f"answer: {_count(answer)}" + (f", in pixels of {width} x {height}" if items else ""))
-            lines += [f"  {_corners(item.box)}  confidence {item.confidence:.2f}" for item in items]
-            lines += [f"  no box: {one.reason}: {one.piece}" for one in invalid]
-        case Box():
-            lines += [f"answer: 1 box, in pixels of {width} x {height}", f"  {_corners(answer)}"]
-        case Label(text=name):
-            lines.append(f"answer: {name}")
-        case Unreadable(reason=reason):
-            lines.append(f"answer: unreadable: {reason}")
-    return lines
+    task = TASKS[answered.question.task]
+    return lines + task.list_answer(answered.reading.answer, ImageSize(*answered.picture.size))
 
 
 def as_record(answered: Answered) -> dict[str, Any]:
@@ -61,40 +50,11 @@ def as_record(answered: Answered) -> dict[str, Any]:
     return {
         "image": str(question.image),
         "question": question.query,
-        "task": question.task.value,
+        "task": question.task,
         "image_size": list(answered.picture.size),
-        "reading": _reading(answered.reading.answer),
+        "reading": TASKS[question.task].record_answer(answered.reading.answer),
         "reasoning": split_reasoning(completion.text)[0],
         "text": completion.text,
         "well_formed": answered.reading.well_formed,
         "truncated": completion.truncated,
     }
-
-
-def _reading(answer: Answer) -> dict[str, Any]:
-    match answer:
-        case Detections(items=items, invalid=invalid):
-            return {
-                "boxes": [_box(item.box) | {"confidence": item.confidence} for item in items],
-                "invalid": [{"reason": one.reason, "piece": one.piece} for one in invalid],
-            }
-        case Box():
-            return {"boxes": [_box(answer)]}
-        case Label(text=name):
-            return {"label": name}
-        case Unreadable(reason=reason):
-            return {"unreadable": reason}
-
-
-def _box(box: Box) -> dict[str, Any]:
-    return {"box": [round(value, 2) for value in box.xyxy]}
-
-
-def _corners(box: Box) -> str:
-    return "[" + ", ".join(f"{value:.1f}" for value in box.xyxy) + "]"
-
-
-def _count(answer: Detections) -> str:
-    if not answer.items:
-        return "no usable box" if answer.invalid else "no objects"
-    return "1 box" if len(answer.items) == 1 else f"{len(answer.items)} boxes"

@@ -10,19 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from virft.data.samples import sample_from_record
+from virft.data.samples import expected_targets, sample_from_record
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.integrations.resizing import Resize
-from virft.rewards.combine import RewardRule
+from virft.tasks import TASKS
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.types import RewardContext, RewardReport, Sample
 
 COLUMNS = ("task", "target", "image_size", "box_space", "thinking")
 """What a row must have to be graded. ``image_size``: of the image that the target is about, before any resizing."""
-
-_TARGET_KEYS = ("boxes", "label", "aliases", "box")
-"""Of a target; the rest is for scores."""
 
 DEFAULT_RULE = RewardRule()
 
@@ -118,7 +116,7 @@ def sample_of_row(row: Mapping[str, Any], *, where: str) -> Sample:
         raise DataError(f"{where}: {missing[0]} is missing; expected {', '.join(COLUMNS)}, as `virft export` writes")
     target, size = row["target"], row["image_size"]
     if not isinstance(target, Mapping):
-        raise DataError(f"{where}: target is {target!r:.80}; expected an object with boxes, label or box")
+        raise DataError(f"{where}: target is {target!r:.80}; expected {expected_targets()}")
     if not isinstance(size, Sequence) or len(size) != 2:
         raise DataError(f"{where}: image_size is {size!r:.80}; expected [width, height] in pixels")
     record = {
@@ -126,9 +124,18 @@ def sample_of_row(row: Mapping[str, Any], *, where: str) -> Sample:
         "task": row["task"],
         "images": [{"path": "unknown", "width": size[0], "height": size[1]}],
         "query": str(row.get("query") or "unknown"),
-        "target": {key: target[key] for key in _TARGET_KEYS if target.get(key) is not None},
+        "target": _target_for_rewards(row["task"], target),
     }
     return sample_from_record(record, where=where)
+
+
+def _target_for_rewards(task: Any, target: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a target that its task's rewards need; the others are for metrics."""
+    keys = TASKS[task].target_format if task in TASKS else None
+    if keys is None:
+        return dict(target)  # refused with the whole row
+    names = (*sorted(keys.required), *sorted(keys.optional))
+    return {key: target[key] for key in names if target.get(key) is not None}
 
 
 def ground_truth_of(row: Mapping[str, Any]) -> str:
@@ -142,7 +149,7 @@ def ground_truth_of(row: Mapping[str, Any]) -> str:
     where = f"row {row['id']}" if row.get("id") is not None else "a row"
     sample_of_row(row, where=where)
     kept = {name: row[name] for name in ("id", "query", *COLUMNS) if row.get(name) is not None}
-    kept["target"] = {key: row["target"][key] for key in _TARGET_KEYS if row["target"].get(key) is not None}
+    kept["target"] = _target_for_rewards(row["task"], row["target"])
     return json.dumps(kept | {"image_size": list(row["image_size"])})
 
 

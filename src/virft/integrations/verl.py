@@ -8,7 +8,8 @@ from typing import Any
 from virft.geometry.boxes import BoxSpace
 from virft.integrations.resizing import QwenResize
 from virft.integrations.rows import RowGrader, row_of_ground_truth
-from virft.rewards.combine import Preset, RewardRule
+from virft.rewards.options import Preset
+from virft.tasks.reward import RewardRule
 
 
 def compute_score(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from virft.geometry.boxes import XYXY
 from virft.metrics.average_precision import BoxQuestion
-from virft.metrics.detection import IOU_THRESHOLDS
+from virft.metrics.detection import COCO_IOU_THRESHOLDS
 
 RESAMPLES = 200
 COVERAGE = 0.95
@@ -117,7 +117,7 @@ def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> 
 
     def statistic(weights: Weights) -> dict[str, float]:
         found = [one for one in (_weighted_ap(matches, weights) for matches in classes) if one is not None]
-        by_threshold = np.mean(found, axis=0) if found else np.zeros(len(IOU_THRESHOLDS))
+        by_threshold = np.mean(found, axis=0) if found else np.zeros(len(COCO_IOU_THRESHOLDS))
         return {"ap": float(by_threshold.mean()), "ap50": float(by_threshold[0])}
 
     return statistic
@@ -136,7 +136,8 @@ def _match_class(questions: Sequence[BoxQuestion], number: dict[str, int]) -> _C
         columns += _match([one.boxes[index] for index in order], one)
     best_first = np.argsort(-np.asarray(scores), kind="stable") if scores else np.zeros(0, dtype=np.int64)
     hits, ignored = (
-        np.array([column[part] for column in columns], dtype=bool).reshape(-1, len(IOU_THRESHOLDS)).T for part in (0, 1)
+        np.array([column[part] for column in columns], dtype=bool).reshape(-1, len(COCO_IOU_THRESHOLDS)).T
+        for part in (0, 1)
     )
     return _ClassMatches(
         images=np.asarray(places, dtype=np.int64)[best_first],
@@ -154,7 +155,7 @@ def _match(boxes: Sequence[XYXY], question: BoxQuestion) -> list[tuple[list[bool
     overlaps = [[_overlap(box, other, of_box=False) for other in question.targets] for box in boxes]
     in_crowd = [max((_overlap(box, other, of_box=True) for other in question.crowd), default=0.0) for box in boxes]
     columns: list[tuple[list[bool], list[bool]]] = [([], []) for _ in boxes]
-    for threshold in IOU_THRESHOLDS:
+    for threshold in COCO_IOU_THRESHOLDS:
         taken: set[int] = set()
         for row, (hits, ignored) in enumerate(columns):
             best, best_iou = -1, min(threshold, 1 - 1e-10)
@@ -191,8 +192,8 @@ def _weighted_ap(matches: _ClassMatches, weights: Weights) -> Any:
     recall = found / total
     precision = found / np.maximum(found + false, np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    result = np.zeros(len(IOU_THRESHOLDS))
-    for row in range(len(IOU_THRESHOLDS)):
+    result = np.zeros(len(COCO_IOU_THRESHOLDS))
+    for row in range(len(COCO_IOU_THRESHOLDS)):
         at = np.searchsorted(recall[row], _RECALLS, side="left")
         inside = at < recall.shape[1]
         result[row] = envelope[row, at[inside]].sum() / len(_RECALLS)

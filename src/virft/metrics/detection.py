@@ -44,16 +44,16 @@ def find_hits(predicted: Detections, target: Detections, iou_threshold: float = 
     return Hits(hits=tuple(row in rows for row in range(len(ious))), num_duplicates=num_duplicates)
 
 
-IOU_THRESHOLDS = tuple(0.5 + step / 20 for step in range(10))
+COCO_IOU_THRESHOLDS = tuple(0.5 + step / 20 for step in range(10))
 """0.5 to 0.95, as COCO."""
 
 
 def count_hits(predicted: Detections, target: Detections) -> list[int]:
-    """Hits at each of ``IOU_THRESHOLDS``, matched as in ``find_hits``."""
+    """Hits at each of ``COCO_IOU_THRESHOLDS``, matched as in ``find_hits``."""
     if not predicted.items or not target.items:
-        return [0] * len(IOU_THRESHOLDS)
+        return [0] * len(COCO_IOU_THRESHOLDS)
     ious, order = _overlaps(predicted, target)
-    return [len(match_greedily(ious, order, threshold)) for threshold in IOU_THRESHOLDS]
+    return [len(match_greedily(ious, order, threshold)) for threshold in COCO_IOU_THRESHOLDS]
 
 
 def _overlaps(predicted: Detections, target: Detections) -> tuple[list[list[float]], list[int]]:
@@ -82,7 +82,7 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     """
     num_boxes = num_hits = num_invalid = num_clipped = num_duplicates = num_no_objects = num_unreadable = 0
     num_false_alarms = 0
-    hits_at = [0] * len(IOU_THRESHOLDS)
+    hits_at = [0] * len(COCO_IOU_THRESHOLDS)
     for reading, target in pairs:
         answer = reading.answer
         if not isinstance(answer, Detections):
@@ -132,3 +132,25 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
             "num_unreadable": num_unreadable,
         },
     )
+
+
+_DUPLICATE_IOU = 0.7
+"""A box that overlaps an earlier one of its answer by more than this IoU repeats it."""
+
+
+def answer_metrics(answers: Sequence[Detections]) -> dict[str, float]:
+    """Return metrics of answers without their targets: mean number of boxes, and fraction that repeat one before.
+
+    >>> from virft.types import Box, Detection
+    >>> box = Detection(box=Box(x1=0, y1=0, x2=2, y2=2))
+    >>> answer_metrics([Detections(items=(box, box)), Detections()])
+    {'boxes_per_answer': 1.0, 'duplicate_frac': 0.5}
+    """
+    found = [[item.box.xyxy for item in answer.items] for answer in answers]
+    num_boxes = sum(map(len, found))
+    repeated = sum(
+        max(ious[:place], default=0.0) > _DUPLICATE_IOU
+        for boxes in found
+        for place, ious in enumerate(iou_matrix(boxes, boxes))
+    )
+    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": repeated / max(1, num_boxes)}

@@ -9,7 +9,7 @@ from virft.geometry.boxes import intersection_over_union, size_of
 from virft.metrics.measurement import Measurement, share
 from virft.types import Box, Reading, Unreadable
 
-IOU_THRESHOLDS = (0.5, 0.75, 0.9)
+ACCURACY_IOU_THRESHOLDS = (0.5, 0.75, 0.9)
 
 
 def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
@@ -30,7 +30,7 @@ def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
     ]
     num_unreadable = sum(isinstance(reading.answer, Unreadable) for reading, _ in pairs)
     values = {"box_miou": share(math.fsum(ious), num)}
-    for threshold in IOU_THRESHOLDS:
+    for threshold in ACCURACY_IOU_THRESHOLDS:
         values[f"accuracy_at_{threshold * 100:.0f}"] = share(sum(iou >= threshold for iou in ious), num)
     values["unreadable_frac"] = share(num_unreadable, num)
     by_size: dict[str, list[float]] = {}

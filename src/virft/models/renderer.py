@@ -12,7 +12,7 @@ from torch import Tensor
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
-from virft.text.prompts import opened_by
+from virft.text.prompts import opened_prefix
 from virft.types import ImageRef, Prompt, Sample, View
 
 
@@ -119,7 +119,7 @@ class Renderer:
 
 def _opened(text: str, thinking: bool) -> str:
     """What a chat has written of the answer. A thought that was not asked for would be part of every answer."""
-    opened = opened_by(text)
+    opened = opened_prefix(text)
     if opened and not thinking:
         raise ModelError(
             f"the model's chat template begins a thought in every answer (prompts end with {opened!r}); "

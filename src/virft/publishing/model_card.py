@@ -14,23 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from virft.config.schema import Config
 from virft.config.toml_file import load
 from virft.errors import RunError
-from virft.evaluation.headlines import HEADLINE
 from virft.files import write_text
 from virft.geometry.boxes import BoxSpace
-from virft.text.prompts import BUILT_IN, question
+from virft.tasks import TASKS
+from virft.text.prompts import BUILT_IN, fill_template
 from virft.training.monitors import VALIDATION_SCORE
 from virft.training.run import CARD, CONFIG, METRICS, TIMINGS, RunFolder
-from virft.types import TaskName
 
 MARK = "<!-- made by virft of the run's files, again by `virft push`; without this line it stays as it is -->"
-
-_FURTHER = {
-    TaskName.DETECTION: ("ap", "ap50", "false_positive_rate"),
-    TaskName.CLASSIFICATION: (),
-    TaskName.GROUNDING: ("accuracy_at_50",),
-}
-"""Numbers that stand beside a task's headline."""
-_OF_ALL = ("unreadable_frac",)
 
 _SPACES = {
     BoxSpace.RELATIVE_1000: "0..1000 relative to width and height of the image",
@@ -141,10 +132,14 @@ def _questions(config: Config, card: Mapping[str, Any], data: list[dict[str, Any
     """What the model is asked, by task; a template of the user's own is the same for all."""
     if (template := card.get("prompt_template")) is None:
         return {}
-    tasks = [task for task in TaskName if any(task in one["tasks"] for one in data)]
+    tasks = [task for task in TASKS if any(task in one["tasks"] for one in data)]
     asked = {
-        task.value: question(
-            task, "{query}", template=template, thinking=config.prompt.thinking, space=BoxSpace(card["box_space"])
+        task: fill_template(
+            TASKS[task].prompts,
+            "{query}",
+            template=template,
+            thinking=config.prompt.thinking,
+            space=BoxSpace(card["box_space"]),
         )
         for task in tasks
     }
@@ -168,10 +163,9 @@ def _scores(run: Path, model: str) -> list[dict[str, str]]:
         if Path(str(tree["model"])).name != model:
             continue
         for task, found in tree["tasks"].items():
-            name = TaskName(task)
-            for key in (HEADLINE[name], *_FURTHER[name], *_OF_ALL):
-                if key in found["values"]:
-                    rows.append(_score_row(tree, task, found, key))
+            for metric in TASKS[task].described_metrics:
+                if metric.in_card and metric.name in found["values"]:
+                    rows.append(_score_row(tree, task, found, metric.name))
     return rows
 
 

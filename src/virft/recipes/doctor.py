@@ -28,7 +28,6 @@ from virft.recipes.setup import load_for_training, make_trainer
 from virft.recipes.train import training_data
 from virft.scenes.assets import class_names
 from virft.training.distributed import device
-from virft.types import TaskName
 
 GIB = 2**30
 EXTRAS = ("hf", "app")
@@ -182,9 +181,7 @@ def one_step() -> Finding:
     """A training step of the built-in model: that weights change, that they are numbers, and how long it takes."""
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
-        write_few_shot_scenes(
-            data, task=TaskName.DETECTION, classes=class_names("base")[:2], shots=1, seed=0, size=IMAGE_SIZE
-        )
+        write_few_shot_scenes(data, task="detection", classes=class_names("base")[:2], shots=1, seed=0, size=IMAGE_SIZE)
         config = Config(
             data=DataConfig(train=str(data)),
             sampling=SamplingConfig(max_completion_tokens=48),

@@ -11,7 +11,6 @@ from statistics import fmean
 
 from virft.config.schema import Config
 from virft.data.store import Store
-from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predict import predict
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
@@ -22,6 +21,7 @@ from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
+from virft.tasks import TASKS
 from virft.training.distributed import device, is_main_process, ranks
 from virft.types import Sample, Scores
 
@@ -127,7 +127,7 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
     """Scores the model in training on ``data.validation``, or on those of a mixture's sets; None without one.
 
     Answers land in ``eval/validation_N`` of ``run.dir`` (``validation_NAME_N`` for a set, whose values are called
-    ``f1@NAME`` and so on). ``score``: the mean of F1, accuracy and box mIoU, as many as there are.
+    ``f1@NAME`` and so on). ``score``: the mean of the headlines of all tasks and sets, such as F1 and accuracy.
     """
     folders = {"": (config.data.validation, config.prompt.thinking)} | {
         name: (part.validation, config.prompt.thinking if part.thinking is None else part.thinking)
@@ -139,12 +139,12 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
     for store, _ in stores.values():
         store.check(decode=True)
 
-    def validate_on(whole: LoadedModel, name: str, num_steps: int) -> Mapping[str, float]:
+    def validate_on(whole: LoadedModel, name: str, num_steps: int) -> tuple[Scores, ...]:
         store, thinking = stores[name]
         folder = Path(config.run.dir) / "eval" / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
         if is_main_process():
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed since
-        scores = evaluate(
+        return evaluate(
             whole,
             store,
             folder,
@@ -155,13 +155,15 @@ def validator(config: Config, loaded: LoadedModel) -> Callable[[int], Mapping[st
                 model_name=f"{config.model.path} after {num_steps} steps",
             ),
         )
-        end = f"@{name}" if name else ""
-        return {value_name + end: value for one in scores for value_name, value in one.values.items()}
 
     def validate(num_steps: int) -> Mapping[str, float]:
         with loaded.whole() as whole:
-            found = {key: value for name in stores for key, value in validate_on(whole, name, num_steps).items()}
-        headlines = [value for key, value in found.items() if key.partition("@")[0] in HEADLINE.values()]
-        return found | {"score": fmean(headlines)}
+            scores = [(name, one) for name in stores for one in validate_on(whole, name, num_steps)]
+        found = {
+            value_name + (f"@{name}" if name else ""): value
+            for name, one in scores
+            for value_name, value in one.values.items()
+        }
+        return found | {"score": fmean(one.values[TASKS[one.task].headline] for _, one in scores)}
 
     return validate

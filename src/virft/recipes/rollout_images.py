@@ -25,7 +25,7 @@ def drawn_rollout(group: RolloutGroup) -> tuple[ShownAnswer, ShownAnswer]:
             question=sample.query,
             text=group.completions[i].text,
             reward=report.total,
-            picture=draw_answer(image, sample.target, report.reading.answer, side=_ROLLOUT_SIDE),
+            picture=draw_answer(image, sample.target, report.reading.answer, task=sample.task, side=_ROLLOUT_SIDE),
         )
 
     return drawn("best", order[-1]), drawn("worst", order[0])

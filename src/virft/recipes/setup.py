@@ -28,11 +28,12 @@ from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.models.sharding import shard
 from virft.models.vision import FeatureCache
 from virft.recipes.rollout_images import drawn_rollout
-from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
+from virft.rewards.options import Preset
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
-from virft.text.prompts import left_to_write
+from virft.tasks.reward import RewardRule
+from virft.text.prompts import strip_opened_prefix
 from virft.training.distributed import device, is_main_process, ranks
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.grpo.trainer import GRPOSettings, GRPOTrainer
@@ -229,7 +230,7 @@ def make_sft_trainer(config: Config, loaded: LoadedModel, names: Iterable[str] =
             resized=rendered.prompt.images[sample.target_image].resized,
             thinking_text=sample.rationale if thinking else None,
         )
-        rest = left_to_write(text, rendered.prompt.opened)
+        rest = strip_opened_prefix(text, rendered.prompt.opened)
         return [*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end]
 
     return SFTTrainer(

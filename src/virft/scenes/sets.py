@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import TEST_STYLES, TRAIN_STYLES, Split, Style, class_names
 from virft.scenes.patches import REFERENCE_SIZE
 from virft.scenes.plans import classification_plan, detection_plan, grounding_plan, mixed_plan
@@ -23,7 +24,6 @@ from virft.scenes.questions import (
     spread_over_kinds,
 )
 from virft.scenes.render import Scene, render_scene
-from virft.types import TaskName
 
 ABSENT_SHARE = 0.3
 _SCENE_KINDS = ("mixed", "grounding", "classification")
@@ -112,7 +112,7 @@ def training_stream(seed: int, *, start: int = 0, classes: Sequence[str] | None 
 
 def few_shot_set(
     seed: int,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     shots: int,
     *,
@@ -134,7 +134,7 @@ def few_shot_set(
 
 def evaluation_set(
     seed: int,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     num_questions: int,
     kind: SceneKind,
@@ -151,21 +151,23 @@ def evaluation_set(
     return _samples(seed, key, kind, task, classes, num_questions - num_absent, num_absent, size)
 
 
-def _num_absent(task: TaskName, num_questions: float, absent_share: float) -> int:
-    return round(num_questions * absent_share) if task is TaskName.DETECTION else 0
+def _num_absent(task: str, num_questions: float, absent_share: float) -> int:
+    return round(num_questions * absent_share) if task == "detection" else 0
 
 
 def _samples(
     seed: int,
     key: str,
     kind: SceneKind,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     num_scenes: int,
     num_absent: int,
     size: int,
 ) -> Iterator[SceneSample]:
     """Scenes about ``classes`` in turn, the absent questions spread evenly over them."""
+    if task not in SCENE_TASKS:
+        raise ValueError(f"scenes have no questions of {task}; expected one of {', '.join(SCENE_TASKS)}")
     for index in range(num_scenes):
         rng = stream_generator(seed, key, index)
         asked = classes[index % len(classes)]
@@ -196,14 +198,14 @@ def _distractors(asked: str, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _scene_about(
-    rng: np.random.Generator, kind: SceneKind, task: TaskName, asked: str, distractors: Sequence[str], size: int
+    rng: np.random.Generator, kind: SceneKind, task: str, asked: str, distractors: Sequence[str], size: int
 ) -> _SceneAbout:
     """A scene in which the answer to the question is of the class ``asked``."""
-    if task is TaskName.DETECTION:
+    if task == "detection":
         plan = detection_plan(rng, asked, distractors, max_count=3 if kind.is_training else 4)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
         return _SceneAbout(scene, detection_question(scene, asked))
-    if task is TaskName.CLASSIFICATION:
+    if task == "classification":
         plan = classification_plan(rng, asked, distractors)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
         return _SceneAbout(scene, classification_question(scene, asked))

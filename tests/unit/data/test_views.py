@@ -12,7 +12,7 @@ from PIL import Image
 
 from factories import sample
 from virft.data.views import ViewRange, box_in, draw_view, look, viewed, viewer
-from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, TaskName, View
+from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, View
 
 SIZE = ImageSize(80, 60)
 ALL = ViewRange(zoom=0.6, mirror=True, tones=0.4)
@@ -82,7 +82,7 @@ def test_zoom_takes_away_no_more_than_it_says() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        replace(sample(size=SIZE), task=TaskName.GROUNDING, query="the left cat", target=Box(x1=1, y1=2, x2=30, y2=40)),
+        replace(sample(size=SIZE), task="grounding", query="the left cat", target=Box(x1=1, y1=2, x2=30, y2=40)),
         replace(with_boxes((1, 2, 30, 40)), question="Where are cats in the left half?"),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_class_that_names_a_side_is_not_mirrored(query: str, mirrored: set[boo
 
 
 def test_a_class_without_a_box_is_mirrored_but_not_cropped() -> None:
-    asked = replace(sample(size=SIZE), task=TaskName.CLASSIFICATION, query="animal", target=Label(text="cat"))
+    asked = replace(sample(size=SIZE), task="classification", query="animal", target=Label(text="cat"))
     views = [viewed(asked, np.random.default_rng(seed), ALL).view for seed in range(20)]
     assert {view.crop for view in views if view is not None} == {(0.0, 0.0, 80.0, 60.0)}
     assert {view.mirrored for view in views if view is not None} == {True, False}

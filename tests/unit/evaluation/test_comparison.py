@@ -19,7 +19,7 @@ from virft.evaluation import comparison
 from virft.evaluation.comparison import Comparison, comparisons_to_text, measure
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
-from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
+from virft.types import FinishReason, ImageSize, Label, Prediction
 
 SIZE = ImageSize(64, 48)
 NUM_IMAGES = 20
@@ -126,7 +126,7 @@ def test_answers_to_other_questions_are_refused(store: Store, tmp_path: Path) ->
 def test_of_one_image_there_is_no_interval(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
-        writer.add(sample(Label(text="cat"), id="cat", image=path, query="animal", task=TaskName.CLASSIFICATION))
+        writer.add(sample(Label(text="cat"), id="cat", image=path, query="animal", task="classification"))
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
     right = write(store, tmp_path / "a", {0: "<answer>cat</answer>"})

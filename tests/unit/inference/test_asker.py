@@ -20,7 +20,7 @@ from virft.inference.result import Answered
 from virft.models.load import LoadedModel, load_model
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.scenes.sets import SceneKind
-from virft.types import Box, Detections, Label, Sample, TaskName, Unreadable
+from virft.types import Box, Detections, Label, Sample, Unreadable
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def dog(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """Where is the dog? One is there."""
     folder = tmp_path_factory.mktemp("scenes") / "dog"
     write_test_scenes(
-        folder, task=TaskName.DETECTION, classes=["dog"], num_questions=1, kind=SceneKind.SAME_SPRITES, seed=0,
+        folder, task="detection", classes=["dog"], num_questions=1, kind=SceneKind.SAME_SPRITES, seed=0,
         negatives_frac=0.0, size=IMAGE_SIZE,
     )  # fmt: skip
     return Store(folder)[0]
@@ -56,14 +56,14 @@ def test_the_dog_is_found_in_pixels_of_the_picture(tiny: LoadedModel, dog: Sampl
 def test_a_larger_picture_has_larger_boxes(tiny: LoadedModel, dog: Sample, tmp_path: Path) -> None:
     with Image.open(dog.images[0]) as image:
         image.resize((448, 448), Image.Resampling.NEAREST).save(tmp_path / "large.png")
-    answered = Asker(tiny).answer(Question(image=tmp_path / "large.png", query="dog", task=TaskName.GROUNDING))
+    answered = Asker(tiny).answer(Question(image=tmp_path / "large.png", query="dog", task="grounding"))
     assert isinstance(answered.reading.answer, Box)
     four_times = [4 * value for value in target(dog).xyxy]
     assert intersection_over_union(answered.reading.answer.xyxy, tuple(four_times)) > 0.5  # type: ignore[arg-type]
 
 
 def test_a_domain_is_answered_by_a_name(tiny: LoadedModel, dog: Sample) -> None:
-    question = Question(image=Path(dog.images[0]), query="animal", task=TaskName.CLASSIFICATION)
+    question = Question(image=Path(dog.images[0]), query="animal", task="classification")
     assert isinstance(Asker(tiny).answer(question).reading.answer, Label)
 
 

@@ -9,11 +9,10 @@ import pytest
 
 from virft.errors import DataError
 from virft.inference.questions import Question, read_question_line
-from virft.types import TaskName
 
 
 def read(line: str | bytes) -> Question:
-    return read_question_line(line if isinstance(line, bytes) else line.encode(), task=TaskName.DETECTION)
+    return read_question_line(line if isinstance(line, bytes) else line.encode(), task="detection")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +23,7 @@ def read(line: str | bytes) -> Question:
         ('{"image": "a.jpg", "question": " fox "}', Question(image=Path("a.jpg"), query="fox")),
         (
             '{"image": "ä.jpg", "question": "animal", "task": "classification"}',
-            Question(image=Path("ä.jpg"), query="animal", task=TaskName.CLASSIFICATION),
+            Question(image=Path("ä.jpg"), query="animal", task="classification"),
         ),
         (
             json.dumps({"image": "a.jpg", "question": 'the "fox\'s" tail'}),

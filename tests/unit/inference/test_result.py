@@ -9,7 +9,6 @@ import pytest
 
 from asking_factories import answered
 from virft.inference.result import as_record, in_lines
-from virft.types import TaskName
 
 # [100, 200, 500, 600] of a thousand on 200 x 100: x / 5, y / 10
 ONE = "{'Position': [100, 200, 500, 600], 'Confidence': 0.9}"
@@ -52,7 +51,7 @@ ONE = "{'Position': [100, 200, 500, 600], 'Confidence': 0.9}"
     ],
 )
 def test_an_answer_is_told_in_lines(text: str, task: str, lines: list[str]) -> None:
-    assert in_lines(answered(text, task=TaskName(task))) == lines
+    assert in_lines(answered(text, task=task)) == lines
 
 
 def test_an_answer_that_was_cut_is_told() -> None:
@@ -79,7 +78,7 @@ def test_an_answer_that_was_cut_is_told() -> None:
     ],
 )
 def test_a_record_holds_the_reading(text: str, task: str, reading: dict[str, Any]) -> None:
-    assert as_record(answered(text, task=TaskName(task)))["reading"] == reading
+    assert as_record(answered(text, task=task))["reading"] == reading
 
 
 def test_a_record_holds_question_text_and_size_and_is_json() -> None:

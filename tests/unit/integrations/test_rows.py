@@ -16,8 +16,8 @@ from virft.integrations.resizing import QwenResize
 from virft.integrations.rows import RowGrader, ground_truth_of, row_of_ground_truth, sample_of_row
 from virft.integrations.trl import VisualReward
 from virft.rewards import easyr1, verl
-from virft.rewards.combine import RewardRule
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.types import ImageSize, RewardContext
 
 PLAIN = RowGrader(box_space="relative_1000", thinking=False)

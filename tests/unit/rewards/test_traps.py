@@ -19,9 +19,9 @@ from answer_factories import (
     in_blocks,
     written,
 )
-from virft.rewards.combine import RewardRule, reward
+from virft.tasks.reward import RewardRule, reward
 from virft.text.answers import read_classification, read_detection, read_grounding
-from virft.types import Label, RewardContext, TaskName, Unreadable
+from virft.types import Label, RewardContext, Unreadable
 
 ROBUST, PAPER = RewardRule(), RewardRule(preset="paper")
 HIT = (0, 0, 100, 100)
@@ -30,17 +30,15 @@ JUNK = (700, 700, 710, 710)
 
 
 def detection_parts(rule, answer, target, context=None):
-    return reward(rule, TaskName.DETECTION, detection(answer), target, context).parts
+    return reward(rule, "detection", detection(answer), target, context).parts
 
 
 def label_part(rule, answer, name, aliases=()):
-    return reward(rule, TaskName.CLASSIFICATION, classification(answer), Label(text=name, aliases=aliases)).parts[
-        "label"
-    ]
+    return reward(rule, "classification", classification(answer), Label(text=name, aliases=aliases)).parts["label"]
 
 
 def giou_part(rule, answer):
-    return reward(rule, TaskName.GROUNDING, grounding(answer), box(*HIT)).parts["giou"]
+    return reward(rule, "grounding", grounding(answer), box(*HIT)).parts["giou"]
 
 
 def test_robust_does_no_symbolic_math_an_answer_that_shares_one_number_earns_nothing():
@@ -180,12 +178,12 @@ def test_robust_pays_nothing_for_half_swapped_far_outside_or_empty_boxes(row):
 @pytest.mark.parametrize("text", [written((*HIT, 1.0)), f"<think>Sure.</think>{written((*HIT, 1.0))}"])
 def test_robust_pays_nothing_for_an_answer_without_its_tags(text):
     reading = read_detection(text, thinking=True, **FRAME)
-    assert reward(ROBUST, TaskName.DETECTION, reading, detections(HIT)).total == 0.0
+    assert reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
 
 
 def test_robust_without_thinking_takes_a_stray_thought_for_a_format_fault_only():
     reading = read_detection(in_blocks(written((*HIT, 1.0)), thinking=True), thinking=False, **FRAME)
-    parts = reward(ROBUST, TaskName.DETECTION, reading, detections(HIT)).parts
+    parts = reward(ROBUST, "detection", reading, detections(HIT)).parts
     assert parts == {"iou": 1.0, "confidence": 1.0, "format": 0.0}
 
 
@@ -202,7 +200,7 @@ def test_robust_without_thinking_takes_a_stray_thought_for_a_format_fault_only()
 )
 def test_robust_pays_for_format_only_if_each_block_is_there_once_and_holds_something(text):
     reading = read_classification(text, thinking=True)
-    assert reward(ROBUST, TaskName.CLASSIFICATION, reading, Label(text="cat")).parts["format"] == 0.0
+    assert reward(ROBUST, "classification", reading, Label(text="cat")).parts["format"] == 0.0
 
 
 @pytest.mark.parametrize("answer", ["(0,0),(100,100),(500,500),(600,600)", "[[0, 0, 100, 100], [0, 0, 100, 100]]"])
@@ -225,12 +223,12 @@ def test_robust_sees_the_completion_only_so_the_prompts_example_pays_nothing():
     completion = "The box is as in the example."
     reading = read_detection(completion, thinking=False, **FRAME)
     assert reading.text == completion
-    assert reward(ROBUST, TaskName.DETECTION, reading, detections(HIT)).total == 0.0
+    assert reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
 
 
 def test_robust_lets_our_own_bugs_crash():
     with pytest.raises(TypeError, match="a Label is no target of detection"):
-        reward(ROBUST, TaskName.DETECTION, detection("[]"), Label(text="cat"))
+        reward(ROBUST, "detection", detection("[]"), Label(text="cat"))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from toy_training import RIGHT, WRONG, question
 from virft.geometry.boxes import BoxSpace
-from virft.rewards.combine import RewardRule
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.types import ImageSize, RewardContext, RewardReport
 
 GRADER = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000)

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
-from virft.data.samples import is_number, is_side, polygons_of
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
+from virft.text.records import is_number, is_side, polygons_of
 from virft.types import ImageSize, Polygon
 
 BoxFormat = Literal["xywh", "xyxy"]

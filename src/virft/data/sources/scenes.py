@@ -16,7 +16,7 @@ from virft.geometry.masks import mask_to_rle
 from virft.scenes.assets import class_names
 from virft.scenes.render import Scene
 from virft.scenes.sets import ABSENT_SHARE, SceneKind, SceneSample, evaluation_set, few_shot_set
-from virft.types import Box, ImageSize, Sample, TaskName
+from virft.types import Box, ImageSize, Sample
 
 SPLITS = ("base", "novel", "heldout")
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -42,7 +42,7 @@ def scene_classes_named(names: Sequence[str]) -> tuple[str, ...]:
 def write_few_shot_scenes(
     folder: Path,
     *,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     shots: int,
     seed: int,
@@ -77,7 +77,7 @@ def write_few_shot_scenes(
 def write_test_scenes(
     folder: Path,
     *,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     num_questions: int,
     kind: SceneKind,
@@ -96,7 +96,7 @@ def _write(
     folder: Path,
     scenes: Iterable[SceneSample],
     *,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     seed: int,
     told: dict[str, Any],
@@ -109,7 +109,7 @@ def _write(
             path = writer.add_image(f"{scene.name}.png", Image.fromarray(scene.scene.image))
             for sample in _samples(scene, path):
                 writer.add(replace(sample, query=renamed.get(sample.query, sample.query)))
-        source = {"kind": "scenes", "task": task.value, "classes": list(classes), "image_size": size} | told
+        source = {"kind": "scenes", "task": task, "classes": list(classes), "image_size": size} | told
         return writer.finish(source=source, seed=seed)
 
 

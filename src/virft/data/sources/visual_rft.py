@@ -20,8 +20,8 @@ from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import PictureFolder
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace, box_of
-from virft.text.answers import read_classification, read_detection, read_grounding
-from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, Target, TaskName
+from virft.tasks import TASKS
+from virft.types import Box, ImageSize, Sample, Target
 
 COLUMNS = ("image", "problem", "solution")
 _CATEGORY = re.compile(r"categor(?:y|ies)\s*[:\s]\s*[\"'‘“](.+?)[\"'’”]", re.IGNORECASE)
@@ -34,7 +34,7 @@ _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF
 class VisualRFTPlan:
     """``task``: None reads each solution as what it looks like. ``space``: what its boxes mean."""
 
-    task: TaskName | None = None
+    task: str | None = None
     space: BoxSpace = BoxSpace.RELATIVE_1000
     split: SplitPlan
 
@@ -158,7 +158,7 @@ def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: 
             raise DataError(f"{column} is {text!r:.60}; expected a text")
     question = problem.replace("<image>", "").strip()
     task, target = _read(solution, size, plan)
-    category = _CATEGORY.search(question) if task is TaskName.DETECTION else None
+    category = _CATEGORY.search(question) if TASKS[task].absent is not None else None
     return Sample(
         id=f"row {number}",
         task=task,
@@ -170,26 +170,23 @@ def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: 
     )
 
 
-def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[TaskName, Target]:
+def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[str, Target]:
     """The solution as a target, with boxes in pixels of the upright image, three digits behind the point."""
     text = solution if "<answer>" in solution else f"<answer>{solution}</answer>"
-    common: dict[str, Any] = {"thinking": False, "space": plan.space, "original": size, "resized": size}
+    task = TASKS[plan.task or _task_of_text(text)]
+    reading = task.read(text, thinking=False, space=plan.space, original=size, resized=size)
+    if fault := task.target_fault(reading.answer):
+        raise DataError(
+            f"solution {solution!r:.60} is no answer of {task.name} ({fault}); expected one such as {task.example}"
+        )
+    # Of an answer, a data set holds what its target has: boxes without confidences.
+    return task.name, task.move_boxes(reading.answer, _rounded)
 
-    if plan.task is TaskName.CLASSIFICATION or (plan.task is None and not _LOOKS_LIKE_BOXES.search(text)):
-        reading = read_classification(text, thinking=False)
-        if not isinstance(reading.answer, Label):
-            raise DataError(f"solution {solution!r:.60} is no label")
-        return TaskName.CLASSIFICATION, reading.answer
-    if plan.task is TaskName.GROUNDING or (plan.task is None and not _LOOKS_LIKE_DETECTION.search(text)):
-        answer = read_grounding(text, **common).answer
-        if not isinstance(answer, Box):
-            raise DataError(f"solution {solution!r:.60} is not one box")
-        return TaskName.GROUNDING, _rounded(answer)
-    answer = read_detection(text, **common).answer
-    if not isinstance(answer, Detections) or answer.invalid:
-        raise DataError(f"solution {solution!r:.60} is no list of boxes")
-    items = tuple(Detection(box=_rounded(item.box)) for item in answer.items)
-    return TaskName.DETECTION, Detections(items=items)
+
+def _task_of_text(text: str) -> str:
+    if not _LOOKS_LIKE_BOXES.search(text):
+        return "classification"
+    return "detection" if _LOOKS_LIKE_DETECTION.search(text) else "grounding"
 
 
 def _rounded(box: Box) -> Box:

@@ -14,7 +14,6 @@ from virft.config.toml_file import dump, first_difference, load
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
 from virft.evaluation.comparison import Comparison, compare, comparison_tree, measure
-from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
 from virft.files import UNFINISHED, write_text
@@ -22,6 +21,7 @@ from virft.models.load import load_model
 from virft.recipes.evaluate import Asking, evaluate
 from virft.recipes.setup import load_for_training, make_sft_trainer
 from virft.recipes.train import TrainerName, train, training_data
+from virft.tasks import TASKS
 from virft.training.monitors import VALIDATION_SCORE
 from virft.training.progress import Progress
 from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder
@@ -237,7 +237,8 @@ def _answer(config: Config, model: str, folder: Path, store: Store, say: Callabl
             with_intervals=True,
         )
         write_scores(scores, where / "scores.json", predictions=where / PREDICTIONS)
-        told = ", ".join(f"{HEADLINE[one.task]} {one.values[HEADLINE[one.task]]:.3f}" for one in scores)
+        headlines = ((TASKS[one.task].headline, one.values) for one in scores)
+        told = ", ".join(f"{name} {values[name]:.3f}" for name, values in headlines)
         say(f"{folder.relative_to(config.run.dir)} on {store.folder.name}: {told}  ({progress.tell(len(store))})")
     return where / PREDICTIONS
 
@@ -310,7 +311,7 @@ def _tree(found: Compared, config: Config) -> dict[str, Any]:
         },
         "tests": {
             test: {
-                f"{second} against {first}": {one.task.value: comparison_tree(one) for one in tasks}
+                f"{second} against {first}": {one.task: comparison_tree(one) for one in tasks}
                 for (first, second), tasks in by_pair.items()
             }
             for test, by_pair in found.comparisons.items()

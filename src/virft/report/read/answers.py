@@ -10,16 +10,15 @@ from typing import Any
 
 from virft.errors import DataError
 from virft.evaluation.headlines import headline_statistics, images_of
-from virft.evaluation.joined import Answered, read_answered
+from virft.evaluation.joined import read_answered
 from virft.evaluation.prediction_folders import find_data
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions
 from virft.evaluation.score import RULES, score_answered
 from virft.evaluation.score_cache import read_scores
 from virft.metrics.bootstrap import Resampled, resample
-from virft.metrics.question_score import question_score
 from virft.report.render.reported import QuestionScore, ReportedAnswers
 from virft.tasks import TASKS
-from virft.types import Detections, Reading, Sample, TaskName
+from virft.types import JoinedPrediction, Reading, Sample, Unreadable
 
 SCORED_NOW = "read and scored for this page"
 SCORED_BEFORE = "as scores.json says"
@@ -58,10 +57,7 @@ def read_reported_answers(
         scored=f"{SCORED_NOW}, by rules {RULES}",
         samples=store,
         question_scores={
-            one.sample.id: QuestionScore(question_score(one.reading, one.sample.target), _surest(one.reading))
-            for found in answered.values()
-            for one in found
-            if one.sample.asked
+            one.sample.id: _question_score(one) for found in answered.values() for one in found if one.sample.asked
         },
         read=partial(_read_again, folder / PREDICTIONS, card),
         resampled=resampled,
@@ -74,7 +70,7 @@ def _asked(card: PredictionsCard) -> dict[str, Any]:
     return {"thinking": card.thinking} | {name: card.settings[name] for name in names if name in card.settings}
 
 
-def _resample(task: TaskName, answered: Sequence[Answered]) -> Resampled:
+def _resample(task: str, answered: Sequence[JoinedPrediction]) -> Resampled:
     """The headline numbers over resamples of the images, which are called by the first question about them.
 
     Their paths are others in another copy of the data set.
@@ -86,9 +82,13 @@ def _resample(task: TaskName, answered: Sequence[Answered]) -> Resampled:
     return resample(headline_statistics(task, answered, images), [names[image] for image in images])
 
 
-def _surest(reading: Reading) -> float:
-    answer = reading.answer
-    return max((item.confidence for item in answer.items), default=0.0) if isinstance(answer, Detections) else 1.0
+def _question_score(one: JoinedPrediction) -> QuestionScore:
+    """The score of a prediction, and the highest confidence of its boxes; 1 for an answer that cannot have boxes."""
+    task, answer = TASKS[one.sample.task], one.reading.answer
+    confidence = 1.0
+    if task.boxes is not None and not isinstance(answer, Unreadable):
+        confidence = max((found.confidence for found in task.answer_boxes(answer)), default=0.0)
+    return QuestionScore(task.score(one.reading, one.sample.target), confidence)
 
 
 def _read_again(path: Path, card: PredictionsCard, samples: Sequence[Sample]) -> dict[str, Reading]:
@@ -104,7 +104,7 @@ def _read_again(path: Path, card: PredictionsCard, samples: Sequence[Sample]) ->
     return found
 
 
-def _incomplete(folder: Path, answered: Iterable[Sequence[Answered]]) -> str:
+def _incomplete(folder: Path, answered: Iterable[Sequence[JoinedPrediction]]) -> str:
     """That predictions are not finished, in words; empty if they are."""
     if (folder / PREDICTIONS).exists():
         return ""

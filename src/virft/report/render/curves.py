@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from virft.report.render.reported import ReportedRun, ReportedSystem
+from virft.tasks import TASKS
+from virft.tasks.task import UNREADABLE_FRAC
 
 SMOOTHED_SHARE = 0.1
 """A smoothed point comes from this share of the steps around it."""
@@ -69,8 +71,6 @@ _WORDS = {
     "truncated_frac": "completions cut by the token limit",
     "spread_frac": "groups whose rewards differ: the others teach nothing",
     "entropy": "of what is sampled, nats a token; near 0, all answers to a question are the same",
-    "boxes_per_answer": "of answers that may have any number",
-    "duplicate_frac": "boxes that repeat another of their answer (IoU above 0.7)",
     "skipped": "steps that changed nothing, since a number was not finite",
     "loss": "the number that is minimised; of GRPO near 0 whatever happens",
     "kl": "distance from the model that training began with, nats a token",
@@ -90,8 +90,6 @@ _ANSWERS = (
     "truncated_frac",
     "spread_frac",
     "entropy",
-    "boxes_per_answer",
-    "duplicate_frac",
 )
 _UPDATE = (
     "loss",
@@ -105,9 +103,18 @@ _UPDATE = (
     "num_tokens",
     "skipped",
 )
-_FIRST_VALIDATIONS = tuple(
-    VALIDATION + name for name in ("score", "f1", "ap", "accuracy", "box_miou", "unreadable_frac")
-)
+
+
+def _rollout_metrics() -> dict[str, str]:
+    """What each task measures of sampled answers, with its description."""
+    rows = (task.rollout_metrics for task in TASKS.values())
+    return {name: text for row in rows if row is not None for name, text in row.descriptions.items()}
+
+
+def _first_validations() -> list[str]:
+    """The validation scores that are charted first."""
+    compared = [metric.name for task in TASKS.values() for metric in task.metrics if metric.in_comparison]
+    return [VALIDATION + name for name in dict.fromkeys(["score", *compared, UNREADABLE_FRAC.name])]
 
 
 def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
@@ -117,11 +124,12 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
     tables = [(place, _line_name(system, run), _of_run(run, several=several)) for place, system, run in runs]
     names = list(dict.fromkeys(name for _, _, table in tables for name in table))
     validations = [one for one in names if one.startswith(VALIDATION)]
-    first = [one for one in validations if one.partition("@")[0] in _FIRST_VALIDATIONS]
+    order = _first_validations()
+    first = [one for one in validations if one.partition("@")[0] in order]
     headings = {
         "Reward": [one for one in names if one == "reward" or one.startswith(("reward_", "reward@"))],
-        "Validation": sorted(first, key=lambda one: _FIRST_VALIDATIONS.index(one.partition("@")[0])) or validations,
-        "Answers": [one for one in _ANSWERS if one in names],
+        "Validation": sorted(first, key=lambda one: order.index(one.partition("@")[0])) or validations,
+        "Answers": [one for one in (*_ANSWERS, *_rollout_metrics()) if one in names],
         "Update": [name for one in _UPDATE for name in names if name.partition(" of ")[0] == one],
     }
     known = {*validations, *(one for members in headings.values() for one in members)}
@@ -227,7 +235,7 @@ def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -
     )
     return Chart(
         title=_title(name),
-        words=_WORDS.get(name.partition(" of ")[0], ""),
+        words=(_WORDS | _rollout_metrics()).get(name.partition(" of ")[0], ""),
         lines=lines,
         is_share=_is_share(name, lines),
     )

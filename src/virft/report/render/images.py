@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from virft.types import Answer, Box, Detections, Label, Target
+from virft.tasks import TASKS
+from virft.types import Answer, Target
 
 TARGET_COLOUR = (46, 204, 64)
 ANSWER_COLOUR = (255, 65, 54)
@@ -22,45 +23,29 @@ class BeforeAfter:
     """One sample with the answers of two models. ``question``: a caption."""
 
     image: Image.Image
+    task: str
     question: str
     target: Target
     before: Answer
     after: Answer
 
 
-def draw_answer(image: Image.Image, target: Target | None, answer: Answer, *, side: int = 224) -> Image.Image:
+def draw_answer(
+    image: Image.Image, target: Target | None, answer: Answer, *, task: str, side: int = 224
+) -> Image.Image:
     """The image with target boxes (None: not known) in green and the answer's in red; its longer side is ``side``."""
     scale = side / max(image.size)
     picture = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
     draw = ImageDraw.Draw(picture)
-    for colour, width, boxes in ((TARGET_COLOUR, 4, boxes_of(target)), (ANSWER_COLOUR, 2, boxes_of(answer))):
+    row = TASKS[task]
+    answer_boxes = [one.box for one in row.answer_boxes(answer)]
+    for colour, width, boxes in ((TARGET_COLOUR, 4, row.target_boxes(target)), (ANSWER_COLOUR, 2, answer_boxes)):
         for box in boxes:
             draw.rectangle([scale * value for value in box.xyxy], outline=colour, width=width)
-    text = in_words(answer)
-    if text:
+    if text := row.describe_answer(answer, "caption"):
         draw.rectangle([0, picture.height - _CAPTION, picture.width, picture.height], fill=_INK)
         draw.text((4, picture.height - _CAPTION + 2), text[:48], fill=_BACKGROUND)
     return picture
-
-
-def boxes_of(answer: Answer | Target | None) -> tuple[Box, ...]:
-    """The boxes of an answer or target, if it has any."""
-    if isinstance(answer, Detections):
-        return tuple(item.box for item in answer.items)
-    return (answer,) if isinstance(answer, Box) else ()
-
-
-def in_words(answer: Answer) -> str:
-    """What an answer without boxes says; empty for one with boxes.
-
-    >>> in_words(Detections())
-    'no objects'
-    """
-    if isinstance(answer, Detections):
-        return "" if answer.items else "invalid boxes" if answer.invalid else "no objects"
-    if isinstance(answer, Label):
-        return answer.text
-    return "" if isinstance(answer, Box) else f"unreadable: {answer.reason}"
 
 
 def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns: int = 2) -> Image.Image:
@@ -79,6 +64,6 @@ def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns:
         top = number // columns * cell_height + _CAPTION + _MARGIN
         draw.text((left, top), row.question, fill=_INK)
         for i, answer in enumerate((row.before, row.after)):
-            picture = draw_answer(row.image, row.target, answer, side=side)
+            picture = draw_answer(row.image, row.target, answer, task=row.task, side=side)
             sheet.paste(picture, (left + i * (side + _MARGIN), top + _CAPTION))
     return sheet

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from virft.metrics.bootstrap import Resampled
-from virft.types import Reading, Sample, Scores, TaskName
+from virft.types import Reading, Sample, Scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class ReportedRun:
 
 
 class QuestionScore(NamedTuple):
-    """How right an answer is (``metrics.question_score``), and how sure its surest box; 1 for answers without boxes."""
+    """How right an answer is (``Task.score``), and how sure its surest box; 1 for answers without boxes."""
 
     score: float
     confidence: float
@@ -63,12 +63,12 @@ class ReportedAnswers:
     samples: Iterable[Sample] | None = None
     question_scores: Mapping[str, QuestionScore] = field(default_factory=dict)
     read: Callable[[Sequence[Sample]], Mapping[str, Reading]] | None = None
-    resampled: Mapping[TaskName, Resampled] = field(default_factory=dict)
+    resampled: Mapping[str, Resampled] = field(default_factory=dict)
     problem: str = ""
 
-    def of_task(self, task: TaskName) -> Scores | None:
+    def of_task(self, task: str) -> Scores | None:
         """The scores of a task, if it was asked."""
-        return next((one for one in self.scores if one.task is task), None)
+        return next((one for one in self.scores if one.task == task), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw
 
 from virft.data.images import load_image
 from virft.geometry.masks import target_mask
-from virft.report.render.images import TARGET_COLOUR, boxes_of
+from virft.report.render.images import TARGET_COLOUR
 from virft.report.render.page import stream
 from virft.report.render.page_images import data_uri
-from virft.types import Label, Sample
+from virft.tasks import TASKS
+from virft.types import Sample
 
 _SIDE = 320
 
@@ -40,31 +41,17 @@ def draw_target(image: Image.Image, sample: Sample, *, side: int = _SIDE) -> Ima
         shade = Image.fromarray(mask.astype(np.uint8) * 90).resize(picture.size)
         picture.paste(TARGET_COLOUR, mask=shade)
     draw = ImageDraw.Draw(picture)
-    for box in boxes_of(sample.target):
+    for box in TASKS[sample.task].target_boxes(sample.target):
         draw.rectangle([scale * value for value in box.xyxy], outline=TARGET_COLOUR, width=2)
     return picture
-
-
-def target_in_words(sample: Sample) -> str:
-    """What is right, in a few words.
-
-    >>> from virft.types import Detections, ImageSize, TaskName
-    >>> target_in_words(Sample(id="", task=TaskName.DETECTION, images=("a",), image_sizes=(ImageSize(4, 4),),
-    ...                        query="cat", target=Detections()))
-    'not there'
-    """
-    target = sample.target
-    if isinstance(target, Label):
-        return " or ".join((target.text, *target.aliases))
-    count = len(boxes_of(target))
-    return "not there" if count == 0 else "1 box" if count == 1 else f"{count} boxes"
 
 
 def _figure(sample: Sample) -> Figure:
     picture = draw_target(load_image(sample.images[sample.target_image], sample_id=sample.id), sample)
     size = sample.target_size
-    asked = Markup("<b>{}</b>: {}").format(sample.query, target_in_words(sample))
+    target = TASKS[sample.task].describe_target(sample.target, "caption")
+    asked = Markup("<b>{}</b>: {}").format(sample.query, target)
     lines = [asked, f"{sample.task}, {size.width} x {size.height}", sample.id]
     if sample.question is not None:
         lines.insert(1, Markup("<q>{}</q>").format(sample.question))
-    return Figure(uri=data_uri(picture), in_words=f"{sample.query}: {target_in_words(sample)}", lines=lines)
+    return Figure(uri=data_uri(picture), in_words=f"{sample.query}: {target}", lines=lines)

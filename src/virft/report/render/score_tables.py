@@ -11,48 +11,10 @@ from typing import NamedTuple
 from virft.metrics.bootstrap import difference_intervals
 from virft.report.render.line_chart import ticks
 from virft.report.render.reported import ReportedAnswers, ReportedSystem
-from virft.types import Scores, TaskName
+from virft.tasks import TASKS
+from virft.tasks.task import Metric
+from virft.types import Scores
 
-
-class Number(NamedTuple):
-    """A score in words. ``better``: 1 if higher is better, -1 if lower is, 0 if neither."""
-
-    name: str
-    words: str
-    better: int = 1
-
-
-NUMBERS = (
-    Number("f1", "2 hits / (boxes + targets) over all questions together, at IoU 0.5"),
-    Number("ap", "COCO's average precision, IoU 0.5 to 0.95, a box scored by its confidence"),
-    Number("ap50", "average precision at IoU 0.5"),
-    Number("precision", "hits / boxes answered, at IoU 0.5"),
-    Number("recall", "hits / boxes to find, at IoU 0.5"),
-    Number("accuracy", "share of names that are right after normalising, or by an alias"),
-    Number("box_miou", "mean IoU of the answered box with the right one; unreadable answers count 0"),
-    Number("accuracy_at_50", "share of boxes with an IoU of at least 0.5"),
-    Number("accuracy_at_75", "share of boxes with an IoU of at least 0.75"),
-    Number("accuracy_at_90", "share of boxes with an IoU of at least 0.9"),
-    Number("false_positive_rate", "share of questions about an absent class that were answered with a box", -1),
-    Number("calibration_error", "how far confidences are from the share of hits", -1),
-    Number("unreadable_frac", "share of answers that hold nothing readable", -1),
-    Number("truncated_frac", "share of answers cut by the token limit", -1),
-    Number("duplicates_per_question", "further boxes on a target that has one", -1),
-    Number("well_formed_frac", "share of answers in exactly the form that was asked for"),
-    Number("boxes_per_question", "boxes answered", 0),
-    Number("no_objects_frac", "share of answers that say there is nothing", 0),
-    Number("mean_confidence", "of all boxes answered", 0),
-    Number("f1_mean", "F1, mean over IoU 0.5 to 0.95"),
-    Number("precision_mean", "precision, mean over IoU 0.5 to 0.95"),
-    Number("recall_mean", "recall, mean over IoU 0.5 to 0.95"),
-    Number("accuracy_paper_substring", "the paper's rule, which also pays for naming several"),
-)
-_KNOWN = {number.name: number for number in NUMBERS}
-_FIRST = {
-    TaskName.DETECTION: ("f1", "ap", "ap50", "precision", "recall", "false_positive_rate", "unreadable_frac"),
-    TaskName.CLASSIFICATION: ("accuracy", "unreadable_frac"),
-    TaskName.GROUNDING: ("box_miou", "accuracy_at_50", "accuracy_at_75", "unreadable_frac"),
-}
 MOST_TABLE_ROWS = 200
 
 
@@ -101,7 +63,7 @@ class ScoreTable:
     """
 
     test: str
-    task: TaskName
+    task: str
     systems: tuple[tuple[str, int], ...]
     facts: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -136,14 +98,12 @@ def score_tables(systems: Sequence[ReportedSystem]) -> list[ScoreTable]:
     return [
         _table(test, task, systems)
         for test in names_of_tests(systems)
-        for task in TaskName
+        for task in TASKS
         if any(one.of_task(task) for system in systems for one in system.answers.get(test, ()))
     ]
 
 
-def disagreements(
-    answers: Sequence[tuple[str, Sequence[ReportedAnswers]]], *, task: TaskName | None = None
-) -> list[str]:
+def disagreements(answers: Sequence[tuple[str, Sequence[ReportedAnswers]]], *, task: str | None = None) -> list[str]:
     """Why scores of these systems (name, answers of its seeds) are not of one kind, in words; of one ``task``, if set.
 
     They differ in the data set's content, its protocol, the number of questions, the rule of scoring, or the way of
@@ -160,7 +120,7 @@ def disagreements(
     ]
 
 
-def _facts_to_compare(seeds: Sequence[ReportedAnswers], task: TaskName | None) -> dict[str, str]:
+def _facts_to_compare(seeds: Sequence[ReportedAnswers], task: str | None) -> dict[str, str]:
     """What must be the same -> what it is; of several seeds all of it."""
     scores = [one for answers in seeds for one in answers.scores if task in (None, one.task)]
     facts = {
@@ -194,7 +154,7 @@ class _Column(NamedTuple):
         return next((ends for key, ends in self.scores[0].intervals.items() if _plain(key) == name), None)
 
 
-def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> ScoreTable:
+def _table(test: str, task: str, systems: Sequence[ReportedSystem]) -> ScoreTable:
     columns = []
     for place, system in enumerate(systems):
         answers = tuple(one for one in system.answers.get(test, ()) if one.of_task(task) is not None)
@@ -202,8 +162,9 @@ def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> Scor
             scores = tuple(found for one in answers if (found := one.of_task(task)) is not None)
             columns.append(_Column(system.name, place, answers, scores))
     there = list(dict.fromkeys(_plain(name) for column in columns for one in column.scores for name in one.values))
-    first = [name for name in _FIRST[task] if name in there] or there[:1]
-    order = {number.name: at for at, number in enumerate(NUMBERS)}
+    described = TASKS[task].described_metrics
+    first = [metric.name for metric in described if metric.in_table and metric.name in there] or there[:1]
+    order = {metric.name: at for at, metric in enumerate(described)}
     more = sorted((name for name in there if name not in first), key=lambda name: order.get(name, len(order)))
     differences = _difference_intervals(columns, task)
     warnings = disagreements([(column.name, column.answers) for column in columns], task=task)
@@ -214,13 +175,13 @@ def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> Scor
         systems=tuple((column.name, column.place) for column in columns),
         facts=_facts(columns),
         warnings=tuple(warnings),
-        rows=tuple(_row(name, columns, differences) for name in first),
-        more=tuple(_row(name, columns, differences) for name in more),
+        rows=tuple(_row(TASKS[task].metric(name), columns, differences) for name in first),
+        more=tuple(_row(TASKS[task].metric(name), columns, differences) for name in more),
         tables=tuple(_by_name(columns)),
     )
 
 
-def _difference_intervals(columns: Sequence[_Column], task: TaskName) -> list[Mapping[str, tuple[float, float]]]:
+def _difference_intervals(columns: Sequence[_Column], task: str) -> list[Mapping[str, tuple[float, float]]]:
     """Of each column to the first, where the same was asked."""
     first = columns[0]
     found: list[Mapping[str, tuple[float, float]]] = []
@@ -234,22 +195,21 @@ def _difference_intervals(columns: Sequence[_Column], task: TaskName) -> list[Ma
     return found
 
 
-def _row(name: str, columns: Sequence[_Column], differences: Sequence[Mapping[str, tuple[float, float]]]) -> Row:
-    number = _KNOWN.get(name, Number(name, "", 0))
-    first = columns[0]
+def _row(metric: Metric, columns: Sequence[_Column], differences: Sequence[Mapping[str, tuple[float, float]]]) -> Row:
+    first, name = columns[0], metric.name
     cells = []
     for column, intervals in zip(columns, differences, strict=True):
         comparable = column is not first and _same_questions(first, column)
-        cells.append(_cell(column, number, first.values(name) if comparable else [], intervals.get(name)))
-    return Row(name=name, words=number.words, cells=tuple(cells))
+        cells.append(_cell(column, metric, first.values(name) if comparable else [], intervals.get(name)))
+    return Row(name=name, words=metric.description, cells=tuple(cells))
 
 
-def _cell(column: _Column, number: Number, before: Sequence[float], interval: tuple[float, float] | None) -> Cell:
-    values = column.values(number.name)
+def _cell(column: _Column, metric: Metric, before: Sequence[float], interval: tuple[float, float] | None) -> Cell:
+    values = column.values(metric.name)
     if not values:
         return Cell()
     value = fmean(values)
-    ends = column.interval(number.name) if len(values) == 1 else (min(values), max(values))
+    ends = column.interval(metric.name) if len(values) == 1 else (min(values), max(values))
     between = f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
     if len(values) > 1:
         between = f"{between}, {len(values)} seeds"
@@ -260,10 +220,10 @@ def _cell(column: _Column, number: Number, before: Sequence[float], interval: tu
         if interval is not None:
             change_between = f"{signed(interval[0])} to {signed(interval[1])}"
             if interval[0] > 0 or interval[1] < 0:
-                sense = {1: "better", -1: "worse", 0: ""}[number.better * (1 if difference > 0 else -1)]
+                sense = {1: "better", -1: "worse", 0: ""}[metric.better * (1 if difference > 0 else -1)]
     return Cell(
         value=value,
-        text=f"{value:.3f} ({asked})" if (asked := column.asked(number.name)) else f"{value:.3f}",
+        text=f"{value:.3f} ({asked})" if (asked := column.asked(metric.name)) else f"{value:.3f}",
         between=between,
         change=change,
         change_between=change_between,
@@ -291,10 +251,10 @@ def _same_questions(first: _Column, column: _Column) -> bool:
 
 def _facts(columns: Sequence[_Column]) -> tuple[str, ...]:
     scores = [one for column in columns for one in column.scores]
-    protocols = dict.fromkeys(f"protocol {one.protocol}" for one in scores if one.task is TaskName.DETECTION)
+    protocols = dict.fromkeys(f"protocol {one.protocol}" for one in scores if TASKS[one.task].absent is not None)
     questions = dict.fromkeys(f"{one.num_samples} questions" for one in scores)
     hashes = dict.fromkeys(f"data {one.data_hash[:12]}" for one in scores)
-    return (scores[0].task.value, *protocols, *questions, *hashes)
+    return (scores[0].task, *protocols, *questions, *hashes)
 
 
 def _by_name(columns: Sequence[_Column]) -> list[ByName]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.data.views import target_in
-from virft.report.render.descriptions import target_in_full
 from virft.report.render.page_images import PagePictures
 from virft.report.render.panels import Panel, panel
 from virft.report.render.reported import ReportedRun
 from virft.report.render.score_tables import signed
-from virft.types import Box, Detection, Detections, Sample, Target, Unreadable, View
+from virft.tasks import TASKS
+from virft.types import Answer, Box, Detection, Sample, Target, Unreadable, View
 
 NUM_GROUPS = 6
 
@@ -86,12 +86,12 @@ def _group(record: Mapping[str, Any], sample: Sample | None, pictures: PagePictu
     view = _view(record)
     target: Target | None = None
     if sample is not None:
-        target = sample.target if view is None else target_in(view, sample.target, sample.target_size)
+        target = sample.target if view is None else target_in(view, sample.task, sample.target, sample.target_size)
     return ShownGroup(
         step=record["step"] + 1,
         sample=record["sample"],
         query=sample.query if sample is not None else "",
-        target=target_in_full(target) if target is not None else "",
+        target=TASKS[sample.task].describe_target(target) if sample is not None else "",
         prompt=record.get("prompt", ""),
         completions=tuple(
             _completion(title, record[title], sample, target, view, pictures) for title in ("best", "worst")
@@ -112,11 +112,10 @@ def _completion(
     drawn = None
     if sample is not None and target is not None:
         picture = pictures.add(sample.images[sample.target_image], sample.target_size, view)
-        answer = _answer(record, target)
-        words = (
-            f"The {title} answer, asked for {sample.query}. Right: {target_in_full(target)}. Written: {record['text']}"
-        )
-        drawn = panel(picture, target, answer, in_words=words)
+        answer = _answer(record, sample.task)
+        right = TASKS[sample.task].describe_target(target)
+        words = f"The {title} answer, asked for {sample.query}. Right: {right}. Written: {record['text']}"
+        drawn = panel(picture, sample.task, target, answer, in_words=words)
     advantage = record.get("advantage")
     return ShownCompletion(
         title=title,
@@ -130,12 +129,13 @@ def _completion(
     )
 
 
-def _answer(record: Mapping[str, Any], target: Target) -> Detections | Box | Unreadable:
+def _answer(record: Mapping[str, Any], task: str) -> Answer:
     """What the log kept of an answer's boxes."""
-    boxes = [(Box(x1=x1, y1=y1, x2=x2, y2=y2), sure) for x1, y1, x2, y2, sure in record.get("boxes", ())]
-    if isinstance(target, Detections):
-        return Detections(items=tuple(Detection(box=box, confidence=sure) for box, sure in boxes))
-    return boxes[0][0] if boxes else Unreadable(reason="no box")
+    boxes = TASKS[task].boxes
+    if boxes is None:
+        return Unreadable(reason="no box")
+    found = [(Box(x1=x1, y1=y1, x2=x2, y2=y2), sure) for x1, y1, x2, y2, sure in record.get("boxes", ())]
+    return boxes.to_answer([Detection(box=box, confidence=sure) for box, sure in found])
 
 
 def _view(record: Mapping[str, Any]) -> View | None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from virft.report.render.descriptions import in_full, in_short, target_in_full, target_in_short
 from virft.report.render.page_images import PagePictures
 from virft.report.render.panels import Panel, panel
 from virft.report.render.reported import QuestionScore, ReportedAnswers, ReportedSystem
 from virft.report.render.score_tables import names_of_tests
+from virft.tasks import TASKS
 from virft.types import Answer, Reading, Sample, Unreadable
 
 MOST_SYSTEMS = 4
@@ -142,17 +142,18 @@ def _question(
 ) -> ShownQuestion:
     picture = pictures.add(sample.images[sample.target_image], sample.target_size)
     scores = [one.answers.question_scores[sample.id].score for one in shown]
-    right = target_in_full(sample.target)
+    task = TASKS[sample.task]
+    right = task.describe_target(sample.target)
     drawn = []
     for one, reading, score in zip(shown, readings, scores, strict=True):
         answer: Answer = reading.answer if reading is not None else _NO_ANSWER
-        words = f"Asked for: {sample.query}. Right: {right}. {one.system} answered: {in_full(answer)}."
+        words = f"Asked for: {sample.query}. Right: {right}. {one.system} answered: {task.describe_answer(answer)}."
         drawn.append(
             ShownAnswer(
                 system=one.system,
                 place=one.place,
-                panel=panel(picture, sample.target, answer, in_words=words, polygons=sample.polygons),
-                words=in_short(answer),
+                panel=panel(picture, sample.task, sample.target, answer, in_words=words, polygons=sample.polygons),
+                words=task.describe_answer(answer, "short"),
                 score=f"{score:.2f}",
                 text=reading.text if reading is not None else "",
             )
@@ -162,7 +163,7 @@ def _question(
         id=sample.id,
         query=sample.query,
         question=sample.question or "",
-        target=target_in_short(sample.target),
+        target=task.describe_target(sample.target, "short"),
         change="better" if change > _EQUAL else "worse" if change < -_EQUAL else "",
         answers=tuple(drawn),
     )

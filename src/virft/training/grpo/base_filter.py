@@ -10,7 +10,7 @@ from statistics import fmean
 
 from virft.errors import DataError
 from virft.files import write_text, writing
-from virft.metrics.question_score import question_score
+from virft.tasks import TASKS
 from virft.training.distributed import Ranks
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.progress import Progress
@@ -29,7 +29,7 @@ def score_base(
     ranks: Ranks,
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """The mean ``question_score`` of one group of answers to each sample, as the first step would draw them.
+    """The mean score (``Task.score``) of one group of answers to each sample, as the first step would draw them.
 
     What is in ``folder`` already is not asked again; it is written after every ``batch_size`` samples.
     """
@@ -41,7 +41,10 @@ def score_base(
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         own = [
-            (group.sample.id, fmean(question_score(one.reading, group.sample.target) for one in group.reports))
+            (
+                group.sample.id,
+                fmean(TASKS[group.sample.task].score(one.reading, group.sample.target) for one in group.reports),
+            )
             for group in trainer.sample(0, batch)
         ]
         scores |= dict(ranks.gather(own))

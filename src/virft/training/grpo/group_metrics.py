@@ -7,12 +7,9 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from virft.geometry.boxes import iou_matrix
+from virft.tasks import TASKS
 from virft.training.grpo.advantages import group_advantages, has_spread
-from virft.types import Answer, Box, Detections, RolloutGroup, Unreadable
-
-_DUPLICATE = 0.7
-"""A box that overlaps an earlier one of its answer by more than this IoU repeats it."""
+from virft.types import Answer, RolloutGroup, Unreadable
 
 
 def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -37,7 +34,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "truncated_frac": fmean(one.truncated for one in completions),
         "spread_frac": fmean(has_spread(group.rewards) for group in groups),
         "entropy": -fmean(logprob for one in completions for logprob in one.sampler_logprobs),
-        **_box_metrics([report.reading.answer for report in reports]),
+        **_answer_metrics(groups),
     }
 
 
@@ -46,18 +43,17 @@ def num_tokens(groups: Sequence[RolloutGroup]) -> int:
     return sum(len(group.prompt.token_ids) + sum(len(one.token_ids) for one in group.completions) for group in groups)
 
 
-def _box_metrics(answers: Sequence[Answer]) -> dict[str, float]:
-    """Of answers that may have any number of boxes: how many they have, and the share that repeat one before."""
-    found = [[item.box.xyxy for item in answer.items] for answer in answers if isinstance(answer, Detections)]
-    if not found:
-        return {}
-    num_boxes = sum(map(len, found))
-    repeated = sum(
-        max(ious[:place], default=0.0) > _DUPLICATE
-        for boxes in found
-        for place, ious in enumerate(iou_matrix(boxes, boxes))
-    )
-    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": repeated / max(1, num_boxes)}
+def _answer_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """The metrics that each task has of its readable answers, such as their number of boxes."""
+    answers: dict[str, list[Answer]] = {}
+    for group in groups:
+        held = answers.setdefault(group.sample.task, [])
+        held += [one.reading.answer for one in group.reports if not isinstance(one.reading.answer, Unreadable)]
+    found: dict[str, float] = {}
+    for task, held in answers.items():
+        if held and (metrics := TASKS[task].rollout_metrics) is not None:
+            found |= metrics.compute(held)
+    return found
 
 
 def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -94,7 +90,7 @@ def best_and_worst(groups: Sequence[RolloutGroup], number: int, *, scale_by_std:
             "advantage": round(advantages[i], 6),
             "parts": dict(report.parts),
             "text": group.completions[i].text,
-            "boxes": _boxes(report.reading.answer),
+            "boxes": _boxes(group.sample.task, report.reading.answer),
         }
 
     return {
@@ -108,9 +104,6 @@ def best_and_worst(groups: Sequence[RolloutGroup], number: int, *, scale_by_std:
     }
 
 
-def _boxes(answer: Answer) -> list[list[float]]:
-    items = answer.items if isinstance(answer, Detections) else ()
-    found = [(*item.box.xyxy, item.confidence) for item in items]
-    if isinstance(answer, Box):
-        found = [(*answer.xyxy, 1.0)]
-    return [[round(value, 2) for value in one] for one in found]
+def _boxes(task: str, answer: Answer) -> list[list[float]]:
+    found = TASKS[task].answer_boxes(answer)
+    return [[round(value, 2) for value in (*one.box.xyxy, one.confidence)] for one in found]

@@ -12,7 +12,6 @@ from report_factories import answers, scores
 from virft.metrics.bootstrap import Resampled
 from virft.report.render.reported import ReportedAnswers, ReportedSystem
 from virft.report.render.score_tables import MOST_TABLE_ROWS, ScoreTable, disagreements, score_tables
-from virft.types import TaskName
 
 
 def system(name: str, *seeds: ReportedAnswers, test: str = "coins") -> ReportedSystem:
@@ -24,8 +23,8 @@ def table(*systems: ReportedSystem) -> ScoreTable:
     return found
 
 
-def resampled(*f1: float, images: Any = ("a", "b")) -> dict[TaskName, Resampled]:
-    return {TaskName.DETECTION: Resampled(images=images, values={"f1": np.array(f1)})}
+def resampled(*f1: float, images: Any = ("a", "b")) -> dict[str, Resampled]:
+    return {"detection": Resampled(images=images, values={"f1": np.array(f1)})}
 
 
 def test_every_number_stands_in_a_row_the_telling_ones_first() -> None:
@@ -74,7 +73,7 @@ def test_fewer_false_positives_are_better() -> None:
     def with_rate(value: float) -> ReportedAnswers:
         drawn = Resampled(images=("a", "b"), values={"false_positive_rate": np.array([value, value])})
         one = answers(scores({"f1": 0.5, "false_positive_rate": value}))
-        return replace(one, resampled={TaskName.DETECTION: drawn})
+        return replace(one, resampled={"detection": drawn})
 
     found = table(system("base", with_rate(0.5)), system("rft", with_rate(0.25)))
     assert found.rows[1].cells[1].sense == "better"
@@ -90,7 +89,7 @@ def test_seeds_are_a_mean_with_their_range() -> None:
 
 
 def test_a_test_of_two_tasks_has_two_tables_and_one_that_was_not_asked_a_dash() -> None:
-    both = answers(scores({"f1": 0.5, "ap": 0.1}), scores({"box_miou": 0.5}, task=TaskName.GROUNDING))
+    both = answers(scores({"f1": 0.5, "ap": 0.1}), scores({"box_miou": 0.5}, task="grounding"))
     detection, grounding = score_tables([system("base", both), system("rft", answers(scores({"f1": 0.5})))])
     assert [name for name, _ in grounding.systems] == ["base"]
     assert grounding.facts[:2] == ("grounding", "10 questions")

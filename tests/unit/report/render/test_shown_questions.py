@@ -11,7 +11,7 @@ from report_factories import answers, answers_to, scores
 from virft.report.render.page_images import PagePictures
 from virft.report.render.reported import QuestionScore, ReportedAnswers, ReportedSystem
 from virft.report.render.shown_questions import ShownTest, choose_questions, shown_tests
-from virft.types import Detections, Label, Sample, TaskName, Unreadable
+from virft.types import Detections, Label, Sample, Unreadable
 
 FOX = detections((10, 10, 30, 40), confidence=0.5)
 
@@ -95,8 +95,8 @@ def test_a_question_is_shown_with_each_systems_answer_on_one_picture(tmp_path: P
 def test_names_and_grounding_are_shown_too(tmp_path: Path) -> None:
     picture = str(save_picture(tmp_path / "a.png"))
     asked = [
-        sample(Label(text="tit", aliases=("bird",)), id="q0", task=TaskName.CLASSIFICATION, image=picture),
-        sample(box(0, 0, 9, 9), id="q1", task=TaskName.GROUNDING, image=picture, polygons=((0, 0, 9, 0, 9, 9),)),
+        sample(Label(text="tit", aliases=("bird",)), id="q0", task="classification", image=picture),
+        sample(box(0, 0, 9, 9), id="q1", task="grounding", image=picture, polygons=((0, 0, 9, 0, 9, 9),)),
     ]
     read = {"q0": reading(Label(text="hen")), "q1": reading(Unreadable(reason="no answer block"))}
     test = shown(system("base", answers_to(asked, read, {"q0": 0.0, "q1": 0.0})))

@@ -13,7 +13,7 @@ from factories import box, detections, reading
 from group_factories import completion, group, report
 from toy_training import question, toy_trainer
 from virft.models.vision import FeatureCache
-from virft.rewards.combine import RewardRule
+from virft.tasks.reward import RewardRule
 from virft.training.grpo.group_metrics import best_and_worst, group_metrics
 from virft.training.monitors import NonFinite
 from virft.types import Answer, Detections, RewardReport, RolloutGroup, View

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from virft.evaluation.joined import Answered
-from virft.metrics.average_precision import BoxQuestion
-from virft.types import Detections
+from virft.metrics.average_precision import AveragePrecision, BoxQuestion, average_precision
+from virft.types import Detections, JoinedPrediction
 
-BoxScore = Callable[[Answered, Detections], list[float]]
+BoxScore = Callable[[JoinedPrediction, Detections], list[float]]
 """A score for each box of an answer."""
 
 
-def box_questions(answered: Sequence[Answered], score: BoxScore) -> list[BoxQuestion]:
+def box_questions(joined: Sequence[JoinedPrediction], score: BoxScore) -> list[BoxQuestion]:
     """Those about which there is anything to say. Where nothing was found and nothing is, no evaluator looks."""
     questions = []
-    for one in answered:
+    for one in joined:
         answer = one.reading.answer if isinstance(one.reading.answer, Detections) else Detections()
         target = one.sample.target
         assert isinstance(target, Detections)
@@ -35,17 +34,17 @@ def box_questions(answered: Sequence[Answered], score: BoxScore) -> list[BoxQues
     return questions
 
 
-def confidences(one: Answered, answer: Detections) -> list[float]:
+def confidences(one: JoinedPrediction, answer: Detections) -> list[float]:
     """What the text says of each box."""
     return [item.confidence for item in answer.items]
 
 
-def constants(one: Answered, answer: Detections) -> list[float]:
+def constants(one: JoinedPrediction, answer: Detections) -> list[float]:
     """The same for all: they stay in the order of the text."""
     return [1.0] * len(answer.items)
 
 
-def logprobs(one: Answered, answer: Detections) -> list[float]:
+def logprobs(one: JoinedPrediction, answer: Detections) -> list[float]:
     """Mean log-probability of the tokens that wrote each box."""
     ends = one.prediction.token_ends
     spans = list(zip((0, *ends), ends, one.prediction.token_logprobs, strict=False))
@@ -55,3 +54,20 @@ def logprobs(one: Answered, answer: Detections) -> list[float]:
         inside = [value for start, end, value in spans if start < item.span[1] and end > item.span[0]]
         scores.append(fmean(inside))
     return scores
+
+
+def box_scores(joined: Sequence[JoinedPrediction], *, frequency: Mapping[str, str] | None) -> AveragePrecision:
+    """Average precision with the confidences in the text as scores; ``ap`` and ``ap50`` also with two other scores.
+
+    ``_constant``: every box counts the same, in the order of the text; ``_logprob``: mean log-probability of the tokens
+    of its element. Elements that are no boxes do not count here.
+    """
+    precise = average_precision(box_questions(joined, confidences), frequency=frequency)
+    values = dict(precise.values)
+    others: dict[str, BoxScore] = {"constant": constants}
+    if all(one.prediction.token_logprobs for one in joined if one.sample.asked):
+        others["logprob"] = logprobs
+    for name, score in others.items():
+        other = average_precision(box_questions(joined, score), frequency=frequency).values
+        values |= {f"{key}_{name}": other[key] for key in ("ap", "ap50") if key in other}
+    return AveragePrecision(values=values, by_class=precise.by_class)
