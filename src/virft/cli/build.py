@@ -67,9 +67,12 @@ def build_coco(
     negatives_frac: float = 0.0,
     federated: bool = False,
     ask: str | None = None,
+    task: str = "detection",
     choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
-    """Detection data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
+    """Data sets of a COCO file, or (``federated``) of an LVIS file; their cards by folder.
+
+    ``task``: detection, or another one whose targets follow from the boxes of a class.
 
     ``images`` None: no pictures are at hand, see ``Store.has_pictures``. ``classes``: names, or ``@set`` of
     ``virft.data.class_sets``. ``ask``: a protocol, ``all`` or ``map:FILE``, see ``QuestionPlan``.
@@ -92,6 +95,7 @@ def build_coco(
             ),
             out,
             plan=QuestionPlan(
+                task=task,
                 shots=shots,
                 negatives_frac=negatives_frac,
                 every_class=ask == "all",
@@ -115,9 +119,13 @@ def build_files(
     classes: Sequence[str] = (),
     shots: int | None = None,
     negatives_frac: float = 0.0,
+    task: str = "detection",
     choices: BuildChoices = DEFAULT_CHOICES,
 ) -> dict[str, dict[str, Any]]:
-    """Detection data sets of a folder with an annotation file for each image; their cards by folder."""
+    """Data sets of a folder with an annotation file for each image; their cards by folder.
+
+    ``task``: as in ``build_coco``.
+    """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.labelme import read_labelme
@@ -130,7 +138,7 @@ def build_files(
         write_detection_stores(
             read(root, classes=expand_class_sets(classes), skipped=skipped),
             out,
-            plan=QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=choices.split()),
+            plan=QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=choices.split()),
             source=choices.source(kind, name=root.absolute().name),
             skipped=skipped,
             overwrite=choices.overwrite,

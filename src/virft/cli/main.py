@@ -281,6 +281,12 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="classes to ask for, or @coco-8, @coco-base-65, @coco-novel-15, @lvis-6, @lvis-rare-13; all by default",
     )
+    verb.add_argument(
+        "--task",
+        choices=[task.name for task in TASKS.values() if task.from_annotation is not None],
+        default="detection",
+        help="question about each class of an image",
+    )
     verb.add_argument("--shots", type=_at_least_one, metavar="K", help="questions per class; all by default")
     verb.add_argument("--negatives-frac", type=_share, default=0.0, help="share of questions about an absent class")
     _add_build_choices(verb)

@@ -131,6 +131,7 @@ CLASSIFICATION = Task(
     ),
     measure_pairs=accuracy,
     score_answer=lambda answer, target: float(is_same_label(answer.text, target)),
+    score_description="1 or 0",
     ratios=mean_ratios("accuracy"),
     describe_targets=same_descriptions(_names),
     describe_answers=same_descriptions(lambda answer: answer.text),

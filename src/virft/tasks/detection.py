@@ -443,6 +443,7 @@ DETECTION = Task(
     metrics=_METRICS,
     measure_pairs=measure_detection,
     score_answer=score_detections,
+    score_description="F1 of the question",
     ratios=_ratios,
     measure_dataset=_measure_dataset,
     statistics=_statistics,

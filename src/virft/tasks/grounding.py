@@ -201,6 +201,7 @@ GROUNDING = Task(
     ),
     measure_pairs=grounding_metrics,
     score_answer=_iou,
+    score_description="IoU",
     ratios=mean_ratios("box_miou", "accuracy_at_50"),
     has_masks=True,
     describe_targets=Descriptions(full=_full, short=lambda target: "1 box to find", caption=lambda target: "1 box"),

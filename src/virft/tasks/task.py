@@ -287,6 +287,8 @@ class Task:
     """Metrics over many (reading, target); ``unreadable_frac`` and the count ``num_questions`` are among them."""
     score_answer: Callable[[Any, Any], float]
     """Score of one readable answer against its target, in [0, 1]."""
+    score_description: str
+    """Quantity that ``score_answer`` computes, for the legend of a report."""
     ratios: Callable[[Measurement], Mapping[str, tuple[float, float]]]
     """Numerator and denominator, over the questions about one image, of each metric with a confidence interval."""
     measure_dataset: Callable[[Sequence[JoinedPrediction], Mapping[str, Any]], Measurement] | None = None
