@@ -15,6 +15,7 @@ from factories import box, detections, reading, sample
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
+from virft.tasks.counting import Count
 from virft.tasks.task import COMMON_METRICS, CORRECT, HALF_RIGHT
 from virft.types import Box, Detections, ImageSize, InvalidElement, Label, Sample, Unreadable
 
@@ -22,6 +23,7 @@ TARGETS = {
     "detection": detections((10, 10, 30, 40), (0, 0, 64, 48)),
     "classification": Label(text="red fox"),
     "grounding": box(10, 10, 30, 40),
+    "counting": Count(3),
 }
 EVERY_TASK = pytest.mark.parametrize("name", list(TASKS))
 
@@ -198,6 +200,7 @@ def test_the_datasets_own_question_replaces_the_template() -> None:
         ),
         ("grounding", box(1, 2, 30, 40.4), "1 box: 1, 2 to 30, 40", "1 box", ""),
         ("classification", Label(text="tabby"), "tabby", "tabby", "tabby"),
+        ("counting", Count(3), *["3"] * 3),
         ("grounding", Unreadable(reason="no answer block"), *["unreadable: no answer block"] * 3),
     ],
 )
