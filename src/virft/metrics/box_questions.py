@@ -1,4 +1,4 @@
-"""Answers about boxes as the evaluators of average precision take them, with one of three scores for each box."""
+"""Detections in the format of the average-precision evaluators, with one of three scores for each box."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BoxScore = Callable[[JoinedPrediction, Detections], list[float]]
 
 
 def box_questions(joined: Sequence[JoinedPrediction], score: BoxScore) -> list[BoxQuestion]:
-    """Those about which there is anything to say. Where nothing was found and nothing is, no evaluator looks."""
+    """Return the questions with a predicted box, a target or a crowd region; the others change no metric."""
     questions = []
     for one in joined:
         answer = one.reading.answer if isinstance(one.reading.answer, Detections) else Detections()
@@ -35,17 +35,17 @@ def box_questions(joined: Sequence[JoinedPrediction], score: BoxScore) -> list[B
 
 
 def confidences(one: JoinedPrediction, answer: Detections) -> list[float]:
-    """What the text says of each box."""
+    """Return the confidence of each box in the text."""
     return [item.confidence for item in answer.items]
 
 
 def constants(one: JoinedPrediction, answer: Detections) -> list[float]:
-    """The same for all: they stay in the order of the text."""
+    """Return the score 1 for every box, so that boxes stay in text order."""
     return [1.0] * len(answer.items)
 
 
 def logprobs(one: JoinedPrediction, answer: Detections) -> list[float]:
-    """Mean log-probability of the tokens that wrote each box."""
+    """Return the mean log-probability, in nats, of the tokens of each box."""
     ends = one.prediction.token_ends
     spans = list(zip((0, *ends), ends, one.prediction.token_logprobs, strict=False))
     scores = []
@@ -57,10 +57,10 @@ def logprobs(one: JoinedPrediction, answer: Detections) -> list[float]:
 
 
 def box_scores(joined: Sequence[JoinedPrediction], *, frequency: Mapping[str, str] | None) -> AveragePrecision:
-    """Average precision with the confidences in the text as scores; ``ap`` and ``ap50`` also with two other scores.
+    """Return average precision with the confidences as scores, and ``ap`` and ``ap50`` with two other scores.
 
-    ``_constant``: every box counts the same, in the order of the text; ``_logprob``: mean log-probability of the tokens
-    of its element. Elements that are no boxes do not count here.
+    ``_constant``: the same score for every box; ``_logprob``: mean log-probability of the tokens of the box. Invalid
+    elements of an answer have no effect. ``frequency``: see ``average_precision``.
     """
     precise = average_precision(box_questions(joined, confidences), frequency=frequency)
     values = dict(precise.values)

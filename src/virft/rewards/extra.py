@@ -30,10 +30,10 @@ def name_of_extra(function: ExtraReward) -> str:
 
 
 def load_function(spec: str, folder: Path = Path()) -> ExtraReward:
-    """The function that ``spec`` ("file.py:function") names; a relative path begins at ``folder``.
+    """Return the function that ``spec`` ("file.py:function") names; a relative path is resolved against ``folder``.
 
-    The file runs as a module of its own. What it raises while running is the user's to see, with
-    the traceback into the file; all else is a ``ConfigError``.
+    The file is imported as its own module. Exceptions that it raises are passed on with the traceback into the file;
+    any other failure is a ``ConfigError``.
 
     >>> load_function("rewards.py")
     Traceback (most recent call last):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.errors import DataError
-from virft.metrics.measurement import Measurement, share
+from virft.metrics.measurement import Measurement, ratio
 from virft.rewards.options import RewardOptions
 from virft.tasks.plain_answers import (
     compare_texts,
@@ -157,9 +157,9 @@ def counting_metrics(pairs: Sequence[tuple[Reading, Count]]) -> Measurement:
     num_correct = sum(error == 0 for error in errors)
     return Measurement(
         values={
-            "accuracy": share(num_correct, len(pairs)),
-            "mean_absolute_error": share(sum(errors), len(pairs)),
-            "unreadable_frac": share(num_unreadable, len(pairs)),
+            "accuracy": ratio(num_correct, len(pairs)),
+            "mean_absolute_error": ratio(sum(errors), len(pairs)),
+            "unreadable_frac": ratio(num_unreadable, len(pairs)),
         },
         counts={"num_questions": len(pairs), "num_correct": num_correct, "num_unreadable": num_unreadable},
         tables={"accuracy_by_count": {str(number): sum(held) / len(held) for number, held in sorted(by_count.items())}},
@@ -208,7 +208,7 @@ COUNTING = Task(
     target_type=Count,
     query_hint="a class, as fox",
     prompts=PromptTexts(
-        short="How many {query} are there?",
+        short="How many {query} does this image show?",
         request="Count the objects of the category '{query}' in this image.",
         schema="The answer is one whole number in digits. If there is no such object, the answer is 0.",
     ),

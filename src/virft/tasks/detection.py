@@ -412,7 +412,8 @@ DETECTION = Task(
         schema=(
             "The answer is a list with one entry per object, "
             "[{'Position': [x1, y1, x2, y2], 'Confidence': number}, ...]: the left, top, right and bottom edge of "
-            "the box as {coordinates}, and how sure you are of it, from 0 to 1 with two decimals. "
+            "the box as {coordinates}, and how "
+            "sure you are of it, from 0 to 1 with two decimals. "
             "If there is no such object, the answer is No Objects."
         ),
     ),

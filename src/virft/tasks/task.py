@@ -1,7 +1,7 @@
 """The interface of a task: everything that differs between the problems that virft trains and evaluates.
 
 A task is one file with one row, a ``Task``, in ``virft.tasks.TASKS``. The rest of the package writes
-``TASKS[sample.task].x`` and never looks at the type of a target.
+``TASKS[sample.task].x`` and does not depend on the type of a target.
 """
 
 from __future__ import annotations
@@ -118,18 +118,20 @@ class TaskReward:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """A metric in reports. ``better``: 1 if higher is better, -1 if lower is, 0 if neither.
-
-    ``in_table``, ``in_card``, ``in_comparison``: shown in the first rows of the report's score table, in the model
-    card, and by ``virft compare``.
-    """
+    """A metric in reports."""
 
     name: str
+    """Key in ``Measurement.values``."""
     description: str
+    """Definition in a few words."""
     better: int = 1
+    """1 if higher is better, -1 if lower is, 0 if neither."""
     in_table: bool = False
+    """Listed among the first rows of a report's score table."""
     in_card: bool = False
+    """Listed in the model card."""
     in_comparison: bool = False
+    """Listed by ``virft compare``, and first among the validation charts."""
 
 
 UNREADABLE_FRAC = Metric(

@@ -31,7 +31,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_function_of_a_file_is_loaded_and_paid(folder):
+def test_a_function_of_a_file_is_loaded_and_adds_its_reward(folder):
     rule = RewardRule(extra=(load_function("mine.py:politeness", folder),))
     report = reward(rule, "classification", classification("please"), Label(text="cat"))
     assert report.parts["politeness"] == 0.25

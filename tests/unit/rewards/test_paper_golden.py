@@ -1,4 +1,4 @@
-"""The preset ``paper`` against ``tests/data/paper_rewards.json``, which was worked out by hand."""
+"""The preset ``paper`` against ``tests/data/paper_rewards.json``, which was computed manually."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reading_and_target(task, text, thinking, target):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}: {case['name']}")
-def test_paper_pays_what_the_published_formulas_pay(case):
+def test_paper_gives_the_rewards_of_the_published_formulas(case):
     task = case["task"]
     reading, target = reading_and_target(task, case["text"], case["thinking"], case["target"])
     rule = RewardRule(preset="paper", iou_threshold_end=case.get("iou_threshold_end"))
