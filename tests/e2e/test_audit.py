@@ -15,7 +15,7 @@ def test_a_reward_that_cannot_be_hacked_passes_and_the_models_groups_are_describ
     config = write_config(tmp_path, scenes / "train")
     assert virft("audit", config, "--model", 2, "grpo.group_size=2") == 0
     text = capsys.readouterr().out
-    assert "best probe: " in text
+    assert "best-rewarded probe: " in text
     assert "margin +" in text
     assert "2 groups of 2 completions of the model: " in text
     assert not (tmp_path / "run").exists(), "nothing is trained"

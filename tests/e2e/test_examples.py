@@ -141,7 +141,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny_folder(), folder / "runs" / "mine" / "model")
     (folder / "mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
     write_few_shot_scenes(
-        folder / "images", task=TaskName.DETECTION, classes=class_names("novel")[:1], shots=25, seed=0, size=IMAGE_SIZE
+        folder / "images", task="detection", classes=class_names("novel")[:1], shots=25, seed=0, size=IMAGE_SIZE
     )
     shutil.copyfile(export_coco(Store(folder / "images"), folder / "coco"), folder / "annotations.json")
     return folder

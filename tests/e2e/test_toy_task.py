@@ -139,7 +139,7 @@ def test_the_reward_is_audited(data: Path, tmp_path: Path, capsys: pytest.Captur
     (grey,) = (line for line in lines if "always grey" in line)
     # 127 + 128 + 128, 128 + 72 + 128, 128 + 128 + 127 and 122 + 122 + 128 of 3 * 255 away; and the format
     assert float(grey.split()[3]) == pytest.approx(2 - (383 + 328 + 383 + 372) / 4 / 765, abs=1e-3)
-    (correct,) = (line for line in lines if line.split()[:2] == ["oracle", "right"])
+    (correct,) = (line for line in lines if line.split()[:2] == ["oracle", "correct"])
     assert correct.split()[2:4] == ["2.000", "1.000"]
 
 

@@ -42,7 +42,7 @@ def _row(one: AuditedAnswer, width: int) -> str:
 def _verdict(report: AuditReport) -> str:
     probe = report.best_probe
     found = (
-        f"best probe: {probe.name}, {probe.reward:.3f}; oracle answer that is {HALF_RIGHT}: "
+        f"best-rewarded probe: {probe.name}, {probe.reward:.3f}; an answer that is {HALF_RIGHT}: "
         f"{report.half_right.reward:.3f}; margin {report.margin:+.3f}"
     )
     return found if report.margin > 0 else f"{found}: THIS REWARD CAN BE HACKED"
@@ -50,5 +50,5 @@ def _verdict(report: AuditReport) -> str:
 
 def _correlation(report: AuditReport) -> str:
     if report.rank_correlation is None:
-        return "all kinds of answer have the same reward"
-    return f"rank correlation of reward and metric over all kinds of answer: {report.rank_correlation:.2f}"
+        return "all ways to answer have the same reward"
+    return f"rank correlation of reward and metric over all ways to answer: {report.rank_correlation:.2f}"

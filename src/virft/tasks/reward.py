@@ -14,7 +14,7 @@ from virft.rewards.format import format_reward, paper_format_reward
 from virft.rewards.length import overlong_reward
 from virft.rewards.options import PRESETS, Preset
 from virft.tasks import TASKS
-from virft.tasks.task import FORMAT
+from virft.tasks.task import FORMAT, FORMAT_BOUNDS
 from virft.types import Reading, RewardContext, RewardReport, Target
 
 OVERLONG = "overlong"
@@ -77,8 +77,8 @@ def reward(
 ) -> RewardReport:
     """Return the parts of the rule's preset for this task, the extra rewards, and their weighted sum.
 
-    A part out of its bounds is a bug and raises ``AssertionError``; an extra reward that is no finite number in
-    [-1, 1] raises ``VirftError`` with the name of its function.
+    A part without bounds or out of them is a bug and raises ``AssertionError``; an extra reward that is no finite
+    number in [-1, 1] raises ``VirftError`` with the name of its function.
 
     >>> from virft.types import Label
     >>> reading = Reading(text="", well_formed=True, answer=Label(text="Cat"))
@@ -89,9 +89,12 @@ def reward(
     context = context or RewardContext()
     row = TASKS[task]
     row.check_target(target)
-    parts = dict(row.rewards[rule.preset].compute(reading, target, context, rule))
+    own = row.rewards[rule.preset]
+    parts = own.compute(reading, target, context, rule)
+    if parts.keys() != own.bounds.keys():
+        raise AssertionError(f"{rule.preset} {task}: parts are {', '.join(parts)}; expected {', '.join(own.bounds)}")
     parts[FORMAT] = (format_reward if rule.preset == "robust" else paper_format_reward)(reading, target, context)
-    for name, (low, high) in row.reward_bounds(rule.preset).items():
+    for name, (low, high) in (*own.bounds.items(), (FORMAT, FORMAT_BOUNDS)):
         if not low <= parts[name] <= high:
             raise AssertionError(f"{rule.preset} {task}: {name} is {parts[name]}, outside [{low}, {high}]: {reading!r}")
     if rule.overlong_tokens and context.num_tokens is not None and context.max_tokens is not None:

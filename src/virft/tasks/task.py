@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 FORMAT = "format"
 """A part of every task's reward: whether the completion has exactly the requested blocks."""
-CORRECT = "right"
+FORMAT_BOUNDS = (0.0, 1.0)
+CORRECT = "correct"
 """Name of the oracle answer that is the target itself."""
 HALF_RIGHT = "half right"
 """Name of the oracle answer of medium quality: no reward-hacking probe may earn more than it."""
@@ -373,7 +374,7 @@ class Task:
 
     def reward_bounds(self, preset: Preset) -> dict[str, tuple[float, float]]:
         """Return the parts of the reward under a preset with their bounds, in the order in which they are logged."""
-        return {**self.rewards[preset].bounds, FORMAT: (0.0, 1.0)}
+        return {**self.rewards[preset].bounds, FORMAT: FORMAT_BOUNDS}
 
     @property
     def headline(self) -> str:

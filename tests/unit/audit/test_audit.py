@@ -59,8 +59,8 @@ def test_a_report_holds_means_over_all_questions() -> None:
     found = {one.name: one for one in report.answers}
     assert (report.task, report.num_samples) == ("detection", 3)
     # right: iou 1 in each, confidence 1 where there are boxes, format 1
-    assert found["right"].reward == pytest.approx(1 + 2 / 3 + 1)
-    assert found["right"].metric == 1
+    assert found["correct"].reward == pytest.approx(1 + 2 / 3 + 1)
+    assert found["correct"].metric == 1
     # "No Objects" is correct for one of three
     assert found["always No Objects"].parts == {"iou": pytest.approx(1 / 3), "confidence": 0, "format": 1}
     assert found["always No Objects"].metric == pytest.approx(1 / 3)
@@ -121,7 +121,7 @@ def test_each_dataset_of_a_mixture_is_read_and_rewarded_by_its_own_rules() -> No
     samples = [sample(detections((0, 0, 500, 500)), id=name, size=SIZE, origin=name) for name in ("a", "b")]
     (report,) = audit_reward(samples, mixed)
     found = {one.name: one for one in report.answers}
-    assert found["right"].parts["format"] == 1, "with a think block where one is requested"
+    assert found["correct"].parts["format"] == 1, "with a think block where one is requested"
     # junk at confidence 0 gets 1 by paper, 0 by robust
     assert found["10 x 10 grid, confidence 0"].parts["confidence"] == 0.5
 
@@ -132,7 +132,7 @@ def test_the_table_lists_the_best_probes_and_counts_the_others() -> None:
     assert lines[0] == "detection, 3 questions"
     assert sum(line.startswith("  probe ") for line in lines) == 8
     assert lines[-3] == f"          and {len(report.answers) - 3 - 8} probes with lower rewards"
-    assert lines[-2].startswith("best probe: always No Objects, 1.333; oracle answer that is half right: ")
+    assert lines[-2].startswith("best-rewarded probe: always No Objects, 1.333; an answer that is half right: ")
 
 
 def test_a_constant_has_no_rank_correlation() -> None:

@@ -157,7 +157,7 @@ def test_no_probe_earns_as_much_as_a_half_right_answer(preset: str) -> None:
     (report,) = audit_reward(counts(0, 1, 1, 2, 3, 5, 8, 13), grader)
     assert report.margin > 0.1, report.best_probe
     by_name = {one.name: one for one in report.answers}
-    assert by_name["right"].reward == 2.0
+    assert by_name["correct"].reward == 2.0
     # of the counts, 0, 1, 3 and 8 are exact and the others off by one
     exact, close = 4, {"robust": (1 - 1 / 1) + (1 - 1 / 2) + (1 - 1 / 5) + (1 - 1 / 13), "paper": 0.0}[preset]
     assert by_name["half right"].parts["count"] == pytest.approx((exact + close) / 8)

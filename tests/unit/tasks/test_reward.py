@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,6 +181,14 @@ def test_a_rule_that_makes_no_sense_is_refused(settings, message):
 def test_a_part_out_of_bounds_is_our_bug_and_crashes(monkeypatch):
     monkeypatch.setattr("virft.tasks.reward.format_reward", lambda *arguments: float("nan"))
     with pytest.raises(AssertionError, match="robust classification: format is nan"):
+        reward(RewardRule(), "classification", classification("cat"), CAT)
+
+
+def test_a_part_without_bounds_is_our_bug_and_crashes(monkeypatch):
+    row = TASKS["classification"]
+    own = replace(row.rewards["robust"], compute=lambda *arguments: {"label": 1.0, "style": 0.5})
+    monkeypatch.setitem(TASKS, "classification", replace(row, rewards={"robust": own}))
+    with pytest.raises(AssertionError, match="robust classification: parts are label, style; expected label"):
         reward(RewardRule(), "classification", classification("cat"), CAT)
 
 
