@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import TEST_STYLES, TRAIN_STYLES, Split, class_names, scene_classes
 from virft.scenes.sets import (
     SceneKind,
@@ -61,7 +62,7 @@ def test_targets_agree_with_the_objects() -> None:
                     assert box in boxes
 
 
-@pytest.mark.parametrize("task", str)
+@pytest.mark.parametrize("task", SCENE_TASKS)
 def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: str) -> None:
     samples = list(few_shot_set(0, task, NOVEL, 4))
     assert len(samples) == 4 * 8
