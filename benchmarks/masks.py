@@ -31,7 +31,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.geometry.masks import Mask
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
-from virft.types import Box, FinishReason, Prediction, Sample, TaskName
+from virft.types import Box, FinishReason, Prediction, Sample
 
 SIDE = 1024
 MARGIN = 0.1
@@ -106,7 +106,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         write_test_scenes(
             Path(name) / "d",
-            task=TaskName.GROUNDING,
+            task="grounding",
             classes=class_names("base"),
             num_questions=arguments.questions,
             kind=SceneKind.SAME_SPRITES,

@@ -39,7 +39,7 @@ from virft.planning.text import format_memory
 from virft.recipes.setup import make_prompting, make_runtime
 from virft.recipes.trainers import make_grpo_trainer
 from virft.training.trainable import prepare_for_training
-from virft.types import Detections, ImageSize, Sample, TaskName
+from virft.types import Detections, ImageSize, Sample
 
 IMAGE = ImageSize(640, 480)
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
@@ -113,7 +113,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
         prompting = make_prompting(config.prompt, config.mixture, loaded)
         trainer = make_grpo_trainer(config, loaded, prompting, make_runtime(config.model, config.parallel))
         sample = Sample(
-            id="a", task=TaskName.DETECTION, images=(path,), image_sizes=(IMAGE,), query="cat", target=Detections()
+            id="a", task="detection", images=(path,), image_sizes=(IMAGE,), query="cat", target=Detections()
         )
         found: dict[str, float] = {}
         for number in range(arguments.steps):

@@ -31,7 +31,7 @@ from virft.models.policy import make_policy
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
-from virft.types import Prediction, TaskName
+from virft.types import Prediction
 
 NEAR_TIE = 1e-4
 
@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure both sides and write the table."""
     with tempfile.TemporaryDirectory() as name:
         write_test_scenes(
-            Path(name) / "d", task=TaskName.DETECTION, classes=class_names("base"), num_questions=arguments.questions,
+            Path(name) / "d", task="detection", classes=class_names("base"), num_questions=arguments.questions,
             kind=SceneKind.SAME_SPRITES, seed=0, size=IMAGE_SIZE,
         )  # fmt: skip
         store = Store(Path(name) / "d")

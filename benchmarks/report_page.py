@@ -30,7 +30,7 @@ from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write
 from virft.geometry.boxes import BoxSpace
 from virft.report.read import report_folders
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
-from virft.types import Box, Detection, Detections, FinishReason, ImageSize, Prediction, Sample, TaskName
+from virft.types import Box, Detection, Detections, FinishReason, ImageSize, Prediction, Sample
 
 SIZE = ImageSize(640, 480)
 CHROMIUM_OPTIONS = (
@@ -64,7 +64,7 @@ def make_set(folder: Path, *, number: int, rng: random.Random) -> Store:
             writer.add(
                 Sample(
                     id=f"q{i}",
-                    task=TaskName.DETECTION,
+                    task="detection",
                     images=(path,),
                     image_sizes=(SIZE,),
                     query="thing",

@@ -74,7 +74,6 @@ from virft.types import (
     RewardContext,
     RewardReport,
     Sample,
-    TaskName,
 )
 
 _COMPILED = "; layers of virft and of plain compiled (`model.compile`), in the turn that is not counted"
@@ -250,7 +249,7 @@ def make_samples(task: Task, folder: Path) -> list[Sample]:
         samples.append(
             Sample(
                 id=str(i),
-                task=TaskName.DETECTION,
+                task="detection",
                 images=(str(folder / image),),
                 image_sizes=(size,),
                 query="",
@@ -360,9 +359,7 @@ def _set_pixels(folder: Path, pixels: int) -> None:
 def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random) -> str:
     """Return random digits, one token each, that make a prompt of ``length`` tokens."""
     size = ImageSize(*load_image(str(image)).size)
-    sample = Sample(
-        id="", task=TaskName.DETECTION, images=(str(image),), image_sizes=(size,), query="", target=Detections()
-    )
+    sample = Sample(id="", task="detection", images=(str(image),), image_sizes=(size,), query="", target=Detections())
 
     def tokens(question: str) -> int:
         return len(Renderer(loaded, load_image).render(sample, question).prompt.token_ids)

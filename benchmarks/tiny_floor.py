@@ -19,20 +19,19 @@ from virft.recipes.evaluate import PredictionSettings, evaluate
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.training.runtime import start_runtime
-from virft.types import TaskName
 
 SETS = {
-    "base classes": (TaskName.DETECTION, "base", SceneKind.SAME_SPRITES),
-    "base classes, other style": (TaskName.DETECTION, "base", SceneKind.OTHER_STYLE),
-    "novel classes": (TaskName.DETECTION, "novel", SceneKind.SAME_SPRITES),
-    "held-out classes": (TaskName.DETECTION, "heldout", SceneKind.SAME_SPRITES),
-    "classification": (TaskName.CLASSIFICATION, "base", SceneKind.SAME_SPRITES),
-    "grounding": (TaskName.GROUNDING, "base", SceneKind.SAME_SPRITES),
+    "base classes": ("detection", "base", SceneKind.SAME_SPRITES),
+    "base classes, other style": ("detection", "base", SceneKind.OTHER_STYLE),
+    "novel classes": ("detection", "novel", SceneKind.SAME_SPRITES),
+    "held-out classes": ("detection", "heldout", SceneKind.SAME_SPRITES),
+    "classification": ("classification", "base", SceneKind.SAME_SPRITES),
+    "grounding": ("grounding", "base", SceneKind.SAME_SPRITES),
 }
 HEADLINES = {
-    TaskName.DETECTION: ("f1", "precision", "recall", "false_positive_rate"),
-    TaskName.CLASSIFICATION: ("accuracy",),
-    TaskName.GROUNDING: ("accuracy_at_50", "box_miou"),
+    "detection": ("f1", "precision", "recall", "false_positive_rate"),
+    "classification": ("accuracy",),
+    "grounding": ("accuracy_at_50", "box_miou"),
 }
 
 

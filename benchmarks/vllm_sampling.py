@@ -32,7 +32,7 @@ from virft.models.policy import Policy, TokenRules, make_policy
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
-from virft.types import Completion, TaskName
+from virft.types import Completion
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
     policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=never)).eval()
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         write_test_scenes(
-            Path(name) / "d", task=TaskName.DETECTION, classes=class_names("base"), num_questions=arguments.prompts,
+            Path(name) / "d", task="detection", classes=class_names("base"), num_questions=arguments.prompts,
             kind=SceneKind.SAME_SPRITES, seed=0, size=IMAGE_SIZE,
         )  # fmt: skip
         render = make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False))

@@ -6,10 +6,10 @@ python examples/01_reward.py
 from __future__ import annotations
 
 from virft.geometry.boxes import BoxSpace
-from virft.rewards.combine import RewardRule, reward
-from virft.rewards.explain import explain_reward
 from virft.tasks import TASKS
-from virft.types import Box, Detection, Detections, ImageSize, TaskName
+from virft.tasks.explain import explain_reward
+from virft.tasks.reward import RewardRule, reward
+from virft.types import Box, Detection, Detections, ImageSize
 
 SIZE = ImageSize(640, 480)
 TARGET = Detections(items=(Detection(box=Box(x1=64, y1=48, x2=320, y2=240)),))
@@ -23,7 +23,7 @@ TEXTS = {
 
 
 def main() -> None:
-    task = TASKS[TaskName.DETECTION]
+    task = TASKS["detection"]
     rule = RewardRule(preset="robust")
     for name, text in TEXTS.items():
         # coordinates from 0 to 1000, as Qwen2-VL writes them; everything behind the reader is in pixels

@@ -8,9 +8,9 @@ In a config: reward.extra = ["examples/02_own_reward.py:few_boxes"] and reward.w
 from __future__ import annotations
 
 from virft.geometry.boxes import BoxSpace
-from virft.rewards.combine import RewardRule, reward
 from virft.tasks import TASKS
-from virft.types import Detections, ImageSize, Reading, RewardContext, Target, TaskName
+from virft.tasks.reward import RewardRule, reward
+from virft.types import Detections, ImageSize, Reading, RewardContext, Target
 
 
 def few_boxes(reading: Reading, target: Target, context: RewardContext) -> float:
@@ -22,7 +22,7 @@ def few_boxes(reading: Reading, target: Target, context: RewardContext) -> float
 
 
 def main() -> None:
-    task = TASKS[TaskName.DETECTION]
+    task = TASKS["detection"]
     rule = RewardRule(extra=(few_boxes,), weights={"few_boxes": 0.5})
     size = ImageSize(1000, 1000)
     for count in (0, 1, 3):

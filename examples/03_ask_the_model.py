@@ -23,14 +23,13 @@ from virft.models.tiny import IMAGE_SIZE
 from virft.report.render.images import draw_answer
 from virft.scenes.sets import SceneKind
 from virft.tasks import TASKS
-from virft.types import TaskName
 
 
 def main(picture: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "scenes"
         write_test_scenes(
-            data, task=TaskName.DETECTION, classes=["dog", "apple"], num_questions=1, kind=SceneKind.SAME_SPRITES,
+            data, task="detection", classes=["dog", "apple"], num_questions=1, kind=SceneKind.SAME_SPRITES,
             seed=0, negatives_frac=0.0, size=IMAGE_SIZE,
         )  # fmt: skip
         sample = Store(data)[0]
@@ -46,7 +45,8 @@ def main(picture: Path) -> None:
         task, space = TASKS[sample.task], loaded.family.box_space
         reading = task.read_for(prediction.text, sample, thinking=False, space=space, resized=resized)
         print(f"Where is every {sample.query}?\n{prediction.text}\n{reading.answer}")
-        draw_answer(load_image(sample.images[0]), sample.target, reading.answer, side=448).save(picture)
+        image = load_image(sample.images[0])
+        draw_answer(image, sample.target, reading.answer, task=sample.task, side=448).save(picture)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,12 @@ from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.training_data import open_training_data
 from virft.models.tiny import IMAGE_SIZE
 from virft.recipes.trainers import open_grpo_trainer
-from virft.types import TaskName
 
 
 def main(steps: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "train"
-        write_few_shot_scenes(
-            data, task=TaskName.DETECTION, classes=["panda", "cactus"], shots=2, seed=0, size=IMAGE_SIZE
-        )
+        write_few_shot_scenes(data, task="detection", classes=["panda", "cactus"], shots=2, seed=0, size=IMAGE_SIZE)
         config = Config(
             data=DataConfig(train=str(data)),
             sampling=SamplingConfig(max_completion_tokens=48),

@@ -14,20 +14,20 @@ import time
 from mutations import arguments, counted, cut
 
 from virft.geometry.boxes import BoxSpace
-from virft.metrics.question_score import question_score
-from virft.rewards.combine import PARTS, RewardRule, reward
 from virft.tasks import TASKS
-from virft.text.answers import read_classification, read_detection, read_grounding
-from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target, TaskName
+from virft.tasks.counting import Count
+from virft.tasks.reward import RewardRule, reward
+from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target
 
 SLOW_S = 0.05
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(644, 476)
 RULES = tuple(RewardRule(preset=preset) for preset in ("robust", "paper"))
 _BOXES = Box(x1=0, y1=0, x2=320, y2=240), Box(x1=100.5, y1=20, x2=639, y2=480)
-TARGETS: dict[TaskName, tuple[Target, ...]] = {
-    TaskName.DETECTION: (Detections(), Detections(items=tuple(Detection(box=box) for box in _BOXES))),
-    TaskName.CLASSIFICATION: (Label(text="tabby cat", aliases=("tabby",)),),
-    TaskName.GROUNDING: (_BOXES[1],),
+TARGETS: dict[str, tuple[Target, ...]] = {
+    "detection": (Detections(), Detections(items=tuple(Detection(box=box) for box in _BOXES))),
+    "classification": (Label(text="tabby cat", aliases=("tabby",)),),
+    "grounding": (_BOXES[1],),
+    "counting": (Count(0), Count(3)),
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
@@ -36,6 +36,7 @@ SEEDS = (
     "<answer>(1,2),(30,40)</answer>",
     "<answer><box>[[1, 2, 3, 4]]</box></answer>",
     "<answer>tabby cat</answer>",
+    "<answer>There are three, not 12-13 or 1000000.</answer>",
     '<answer>```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "x"}]\n```</answer>',
 )
 PIECES = (
@@ -52,14 +53,13 @@ def try_text(text: str, slow_s: float = SLOW_S) -> float:
     """
     seconds = []
     for thinking in (False, True):
-        for space in BoxSpace:
-            seconds.append(try_task(TaskName.DETECTION, text, thinking, space, slow_s))
-            seconds.append(try_task(TaskName.GROUNDING, text, thinking, space, slow_s))
-        seconds.append(try_task(TaskName.CLASSIFICATION, text, thinking, BoxSpace.RELATIVE_1000, slow_s))
+        for task in TARGETS:
+            for space in BoxSpace if TASKS[task].boxes is not None else (BoxSpace.RELATIVE_1000,):
+                seconds.append(try_task(task, text, thinking, space, slow_s))
     return max(seconds)
 
 
-def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s: float) -> float:
+def try_task(task: str, text: str, thinking: bool, space: BoxSpace, slow_s: float) -> float:
     """Run one parser, then the rewards and the metric of its task; return the seconds."""
     began = time.perf_counter()
     _try(task, text, thinking, space)
@@ -72,24 +72,21 @@ def try_task(task: TaskName, text: str, thinking: bool, space: BoxSpace, slow_s:
     return seconds
 
 
-def _try(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> None:
+def _try(task: str, text: str, thinking: bool, space: BoxSpace) -> None:
     reading = _read(task, text, thinking, space)
     for target in TARGETS[task]:
         for rule in RULES:
             report = reward(rule, task, reading, target)  # raises if a part is out of its bounds
-            low = sum(ends[0] for ends in PARTS[rule.preset][task].values())
-            high = sum(ends[1] for ends in PARTS[rule.preset][task].values())
+            bounds = TASKS[task].reward_bounds(rule.preset).values()
+            low, high = (sum(ends[i] for ends in bounds) for i in (0, 1))
             assert math.isfinite(report.total), (rule.preset, task, text)
             assert low <= report.total <= high, (rule.preset, task, report, text)
-        assert 0.0 <= question_score(reading, target) <= 1.0, (task, text)
+        assert 0.0 <= TASKS[task].score(reading, target) <= 1.0, (task, text)
         TASKS[task].measure([(reading, target)])
 
 
-def _read(task: TaskName, text: str, thinking: bool, space: BoxSpace) -> Reading:
-    if task is TaskName.CLASSIFICATION:
-        return read_classification(text, thinking=thinking)
-    read = read_detection if task is TaskName.DETECTION else read_grounding
-    return read(text, thinking=thinking, space=space, original=ORIGINAL, resized=RESIZED)
+def _read(task: str, text: str, thinking: bool, space: BoxSpace) -> Reading:
+    return TASKS[task].read(text, thinking=thinking, space=space, original=ORIGINAL, resized=RESIZED)
 
 
 def mutated(rng: random.Random) -> str:

@@ -22,7 +22,6 @@ from virft.cli.main import main as virft
 from virft.recipes.compare.runs import RESULT
 from virft.recipes.compare.text import shown_numbers
 from virft.scenes.assets import class_names
-from virft.types import TaskName
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZE = 112
@@ -65,7 +64,7 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
 }
-TASKS = {"lookalike_classification": TaskName.CLASSIFICATION, "reasoning_grounding": TaskName.GROUNDING}
+TASKS = {"lookalike_classification": "classification", "reasoning_grounding": "grounding"}
 
 
 def compare_family(name: str, out: Path, overrides: list[str], shots: int | None = None) -> int:
@@ -74,7 +73,7 @@ def compare_family(name: str, out: Path, overrides: list[str], shots: int | None
     for part, given in FAMILIES[name].items():
         options = given | {"shots": shots} if part == "train" and shots is not None else given
         if not (folder / part / "card.json").exists():
-            task = TASKS.get(name, TaskName.DETECTION)
+            task = TASKS.get(name, "detection")
             build_scenes(out=folder / part, task=task, size=SIZE, overwrite=True, **options)
     tests = [str(folder / part) for part in FAMILIES[name] if part not in ("train", "validation")]
     return virft(
@@ -106,7 +105,7 @@ def results_table(out: Path) -> str:
 def _rows(family: str, tests: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
     for test, pairs in tests.items():
         for task, found in pairs["rft against sft"].items():
-            for number in shown_numbers(TaskName(task)):
+            for number in shown_numbers(task):
                 against_sft = found["differences"][number]
                 against_base = pairs["rft against base"][task]["differences"][number]
                 values = [against_base["first"], against_sft["first"], against_sft["second"]]

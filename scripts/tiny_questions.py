@@ -10,13 +10,14 @@ from transformers import Qwen2Tokenizer
 
 from virft.geometry.boxes import BoxSpace
 from virft.models.tiny import IMAGE_SIZE
-from virft.report.render.images import boxes_of
+from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import THING, Style, class_names, group_names, group_of, scene_classes, thing_names
 from virft.scenes.questions import SceneQuestion, classification_question, detection_question, questions_for
 from virft.scenes.render import Scene, SceneObject
+from virft.tasks import TASKS
 from virft.text.answers import render_classification, render_detection, render_grounding
-from virft.text.prompts import question
-from virft.types import Box, Detection, Detections, ImageSize, Label, TaskName
+from virft.text.prompts import fill_template
+from virft.types import Box, Detection, Detections, ImageSize, Label
 
 SIZE = ImageSize(IMAGE_SIZE, IMAGE_SIZE)
 THINKING_FRAC = 0.25
@@ -145,14 +146,14 @@ class QuestionWriter:
             meaning = NO_KIND
         if meaning != WORD:
             query, thinking = self._strange_words[int(rng.integers(len(self._strange_words)))], False
-        text = question(one.task, query, template="short", thinking=thinking)
+        text = fill_template(TASKS[one.task].prompts, query, template="short", thinking=thinking)
         question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
         query_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
         return Written(
             question=question_ids,
             answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
             query_at=None if isinstance(one.target, Label) else query_at,
-            boxes=boxes_of(one.target),
+            boxes=TASKS[one.task].target_boxes(one.target),
             meaning=meaning,
         )
 
@@ -186,17 +187,17 @@ def corpus() -> Iterable[str]:
     texts = ["user", "assistant", "system"]
     for thinking in (False, True):
         for name in NAMES:
-            for task in TaskName:
-                texts.append(question(task, name, template="short", thinking=thinking))
-                texts.append(question(task, name, template="paper", thinking=thinking))
+            for task in SCENE_TASKS:
+                texts.append(fill_template(TASKS[task].prompts, name, template="short", thinking=thinking))
+                texts.append(fill_template(TASKS[task].prompts, name, template="paper", thinking=thinking))
             for group in group_names():
-                texts.append(question(TaskName.CLASSIFICATION, group, template="short", thinking=thinking))
+                texts.append(fill_template(TASKS["classification"].prompts, group, template="short", thinking=thinking))
             facts = [
-                (TaskName.DETECTION, name, Detections(items=(Detection(box=scene.objects[0].box),) * count))
+                ("detection", name, Detections(items=(Detection(box=scene.objects[0].box),) * count))
                 for count in (0, 1, 2)
             ]
-            facts += [(TaskName.CLASSIFICATION, group, Label(text=name)) for group in group_names()]
-            facts += [(TaskName.GROUNDING, "the", box)]
+            facts += [("classification", group, Label(text=name)) for group in group_names()]
+            facts += [("grounding", "the", box)]
             for task, query, target in facts:
                 one = SceneQuestion(task=task, query=query, target=target, class_name=name, kind="name")
                 texts.append(answer(one, scene, thinking))

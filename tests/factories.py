@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from virft.types import Box, Detection, Detections, ImageSize, Reading, Sample, Target, TaskName
+from virft.types import Box, Detection, Detections, ImageSize, Reading, Sample, Target
 
 
 def box(x1: float, y1: float, x2: float, y2: float) -> Box:
@@ -32,7 +32,7 @@ def sample(
     target: Target | None = None,
     *,
     id: str = "a.png:fox",
-    task: TaskName = TaskName.DETECTION,
+    task: str = "detection",
     image: str = "images/a.png",
     size: tuple[int, int] = (64, 48),
     query: str = "fox",

@@ -19,7 +19,7 @@ from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write
 from virft.geometry.boxes import BoxSpace
 from virft.report.render.reported import QuestionScore, ReportedPredictions
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
-from virft.types import FinishReason, ImageSize, Prediction, Reading, Sample, Scores, TaskName
+from virft.types import FinishReason, ImageSize, Prediction, Reading, Sample, Scores
 
 SIZE = ImageSize(64, 48)
 NOTHING = "<answer>No Objects</answer>"
@@ -92,7 +92,7 @@ def edit_config(run: RunFolder, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def scores(values: Mapping[str, float], *, task: TaskName = TaskName.DETECTION, **more: Any) -> Scores:
+def scores(values: Mapping[str, float], *, task: str = "detection", **more: Any) -> Scores:
     """Scores of ten questions with the hash ``aaaa``."""
     facts = {"protocol": "positives", "data_hash": "aaaa", "num_samples": 10}
     return Scores(task=task, values=values, **facts | more)

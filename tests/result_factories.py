@@ -11,13 +11,13 @@ from virft.geometry.boxes import BoxSpace
 from virft.inference.queries import ImageQuery
 from virft.inference.result import Result
 from virft.tasks import TASKS
-from virft.types import ImageSize, TaskName
+from virft.types import ImageSize
 
 SIZE = ImageSize(200, 100)
 
 
 def result(
-    text: str, *, task: TaskName = TaskName.DETECTION, cut: bool = False, image: Path | Image.Image = Path("a.jpg")
+    text: str, *, task: str = "detection", cut: bool = False, image: Path | Image.Image = Path("a.jpg")
 ) -> Result:
     """A completion of two tokens about a fox on a black image of 200 x 100."""
     return Result(

@@ -19,8 +19,8 @@ from virft.generation.random_streams import StepKey
 from virft.geometry.boxes import BoxSpace
 from virft.models.renderer import RenderedPrompt
 from virft.models.vision import ImageFeatures, VisionInputs
-from virft.rewards.combine import RewardRule
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
 from virft.training.optim import learning_rate
 from virft.training.policy_runner import PolicyRunner

@@ -9,15 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
-
-
-class TaskName(StrEnum):
-    """Name of a task; ``virft.tasks.TASKS`` maps it to everything that differs between tasks."""
-
-    DETECTION = "detection"
-    CLASSIFICATION = "classification"
-    GROUNDING = "grounding"
+from typing import NamedTuple, TypeAlias
 
 
 class ImageSize(NamedTuple):
@@ -122,11 +114,10 @@ class Unreadable:
     """Text in which the fault was found, shortened for logs."""
 
 
-Answer = Detections | Label | Box | Unreadable
-"""Parsed answer of a completion: of detection, classification or grounding, or unreadable."""
-
-Target = Detections | Label | Box
-"""Ground truth of a sample: of detection, classification or grounding."""
+Answer: TypeAlias = object
+"""Parsed answer of a completion: a frozen value of the task's ``target_type``, or ``Unreadable``."""
+Target: TypeAlias = object
+"""Ground truth of a sample: a frozen value of its task's ``target_type``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,8 +162,8 @@ class Sample:
 
     id: str
     """Name of the sample, unique in its dataset."""
-    task: TaskName
-    """Task that the query belongs to."""
+    task: str
+    """Task that the query belongs to, a key of ``virft.tasks.TASKS``."""
     images: tuple[str, ...]
     """Paths of the image files."""
     image_sizes: tuple[ImageSize, ...]
@@ -334,11 +325,24 @@ class Prediction:
     """For each token, the number of characters of ``text`` up to its end; empty if the file does not store them."""
 
 
+class JoinedPrediction(NamedTuple):
+    """A sample, the text that a model wrote about it, and the reading of that text."""
+
+    sample: Sample
+    prediction: Prediction
+    reading: Reading
+
+    @property
+    def image(self) -> str:
+        """Path of the image that boxes refer to."""
+        return self.sample.images[self.sample.target_image]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
     """Metrics of one evaluation, with the data they were computed on."""
 
-    task: TaskName
+    task: str
     """Task of the samples."""
     protocol: str
     """Rules that decide which classes were queried on which images."""

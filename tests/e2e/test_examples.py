@@ -23,7 +23,6 @@ from virft.integrations.export import export_coco
 from virft.models.tiny import IMAGE_SIZE, tiny_folder
 from virft.rewards.extra import load_function
 from virft.scenes.assets import class_names
-from virft.types import TaskName
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -136,15 +135,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that commands and programs of the pages name."""
     folder = tmp_path_factory.mktemp("world")
     train = folder / "data" / "mine" / "train"
-    write_few_shot_scenes(
-        train, task=TaskName.DETECTION, classes=class_names("novel")[:2], shots=2, seed=0, size=IMAGE_SIZE
-    )
+    write_few_shot_scenes(train, task="detection", classes=class_names("novel")[:2], shots=2, seed=0, size=IMAGE_SIZE)
     shutil.copytree(train, folder / "raccoon")
     shutil.copyfile(next((train / "images").iterdir()), folder / "photo.jpg")
     shutil.copytree(tiny_folder(), folder / "runs" / "mine" / "model")
     (folder / "mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
     write_few_shot_scenes(
-        folder / "images", task=TaskName.DETECTION, classes=class_names("novel")[:1], shots=25, seed=0, size=IMAGE_SIZE
+        folder / "images", task="detection", classes=class_names("novel")[:1], shots=25, seed=0, size=IMAGE_SIZE
     )
     shutil.copyfile(export_coco(Store(folder / "images"), folder / "coco"), folder / "annotations.json")
     return folder

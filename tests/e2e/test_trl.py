@@ -13,15 +13,15 @@ from virft.geometry.boxes import BoxSpace
 from virft.integrations.export import trl_dataset
 from virft.integrations.trl import QwenResize, VisualReward
 from virft.models.tiny import tiny_folder
-from virft.types import Label, TaskName
+from virft.types import Label
 
 trl = pytest.importorskip("trl", reason="TRL is not installed here (docs/other_trainers.md)")
 
 SAMPLES = (
     sample(detections((10, 10, 30.5, 40)), id="1"),
     sample(detections(), id="2", query="hen"),
-    sample(Label(text="red fox"), id="3", task=TaskName.CLASSIFICATION, query="animal"),
-    sample(box(0, 0, 20, 20), id="4", task=TaskName.GROUNDING, query="the left one"),
+    sample(Label(text="red fox"), id="3", task="classification", query="animal"),
+    sample(box(0, 0, 20, 20), id="4", task="grounding", query="the left one"),
 )
 
 

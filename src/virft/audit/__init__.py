@@ -1,1 +1,1 @@
-"""Can a reward be gamed? Answers that know nothing, paid by the rules of a run, beside honest ones."""
+"""Reward-hacking audit: completions that ignore the image, rewarded by a run's rules, next to oracle answers."""

@@ -1,4 +1,4 @@
-"""What the base model's own groups say of a reward: how many have a spread, and whether more pay is a better answer."""
+"""Rollout groups of the untrained model: how many have equal rewards, and whether reward and metric agree."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from virft.audit.audit import rank_correlation
-from virft.metrics.question_score import question_score
+from virft.tasks import TASKS
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.types import RolloutGroup, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupsReport:
-    """Of ``num_groups``: the share whose answers are all paid the same, from which nothing is learnt;
-
-    mean reward and metric of an answer; the mean of the groups' rank correlations of reward and metric, of those
-    groups in which both vary (None where there is none).
-    """
+    """Statistics of rollout groups."""
 
     num_groups: int
+    """Number of groups."""
     group_size: int
+    """Completions per group."""
     equal_frac: float
+    """Fraction of groups whose rewards are all equal: their advantages are 0, so they teach nothing."""
     reward: float
+    """Mean reward of a completion."""
     metric: float
+    """Mean of ``Task.score`` of a completion, in [0, 1]."""
     rank_correlation: float | None
+    """Mean over groups of the rank correlation of reward and metric; None if both vary in no group."""
 
 
 def sample_groups(
     trainer: GRPOTrainer, samples: Sequence[Sample], *, progress: Callable[[int, int], None] | None = None
 ) -> list[RolloutGroup]:
-    """A group for each sample, as the first step of a run would draw and pay them."""
+    """Return a rollout group for each sample, sampled and rewarded as in the first step of a run."""
     groups: list[RolloutGroup] = []
     for sample in samples:
         groups += trainer.sample(0, [sample])
@@ -41,8 +43,11 @@ def sample_groups(
 
 
 def judge_groups(groups: Sequence[RolloutGroup]) -> GroupsReport:
-    """What the groups say."""
-    metrics = [[question_score(report.reading, group.sample.target) for report in group.reports] for group in groups]
+    """Return the statistics of at least one group."""
+    metrics = [
+        [TASKS[group.sample.task].score(report.reading, group.sample.target) for report in group.reports]
+        for group in groups
+    ]
     correlations = [
         found
         for group, measured in zip(groups, metrics, strict=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from virft.types import ImageSize
 
 _Number = TypeVar("_Number", int, float)
-_Choice = TypeVar("_Choice", bound=StrEnum)
+_Choice = TypeVar("_Choice", bound=str)
 
 
 def number(
@@ -60,13 +59,19 @@ not_negative = number(int, at_least=0)
 fraction = number(float, at_least=0, below=1)
 
 
-def one_of(kind: type[_Choice]) -> Callable[[str], _Choice]:
-    """Argument type of an enumeration. What it returns raises ``ArgumentTypeError`` for any other text."""
+def one_of(choices: Iterable[_Choice]) -> Callable[[str], _Choice]:
+    """Argument type of some names or an enumeration. What it returns raises ``ArgumentTypeError`` for any other text.
+
+    >>> one_of(["cat", "dog"])("fox")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: 'fox'; expected one of cat, dog
+    """
+    allowed = {str(choice): choice for choice in choices}
 
     def parse(text: str) -> _Choice:
-        if text not in list(kind):
-            raise argparse.ArgumentTypeError(f"{text!r}; expected one of {', '.join(kind)}")
-        return kind(text)
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected one of {', '.join(allowed)}")
+        return allowed[text]
 
     return parse
 

@@ -17,7 +17,6 @@ from virft.cli.parsers import (
     add_verb,
 )
 from virft.errors import ConfigError
-from virft.types import TaskName
 
 
 def add_ask(verbs: Verbs) -> None:
@@ -62,7 +61,7 @@ def ask(
     model: str,
     image: str,
     question: str | None = None,
-    task: TaskName = TaskName.DETECTION,
+    task: str = "detection",
     template: str = "auto",
     thinking: bool | None = None,
     out: Path | None = None,

@@ -18,7 +18,8 @@ from virft.cli.parsers import Verbs, add_parser, add_task, add_verb
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 from virft.recipes.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, require_images, source_of
-from virft.types import TaskName
+from virft.scenes import SCENE_TASKS
+from virft.tasks import TASKS
 
 
 def add_build(verbs: Verbs) -> None:
@@ -77,6 +78,11 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="class names, or @coco-8, @coco-base-65, @coco-novel-15, @lvis-6, @lvis-rare-13 (default: all)",
     )
+    add_task(
+        verb,
+        choices=[task.name for task in TASKS.values() if task.from_annotation is not None],
+        help="task of the questions, one for each class of an image",
+    )
     verb.add_argument(
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K questions per class (default: all)"
     )
@@ -105,7 +111,7 @@ def _add_number_of_expressions(verb: argparse.ArgumentParser) -> None:
 
 def _add_coco(sources: Verbs) -> None:
     for name, federated in (("coco", False), ("lvis", True)):
-        verb = _add_source(sources, name, f"{name.upper()} JSON and its images: detection", build_coco)
+        verb = _add_source(sources, name, f"{name.upper()} JSON and its images: detection, counting", build_coco)
         verb.set_defaults(federated=federated)
         verb.add_argument("annotations", metavar="JSON", type=Path, help=f"{name.upper()} annotation file")
         verb.add_argument(
@@ -133,9 +139,12 @@ def build_coco(
     negatives_frac: float = 0.0,
     federated: bool = False,
     protocol: str | None = None,
+    task: str = "detection",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
-    """Build detection datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
+    """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
+
+    ``task``: one whose targets follow from the boxes of a class, as those of detection and counting do.
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
@@ -151,6 +160,7 @@ def build_coco(
         negatives_frac=negatives_frac,
         federated=federated,
         protocol=protocol,
+        task=task,
         options=options,
     )
 
@@ -161,7 +171,7 @@ def _add_files(sources: Verbs) -> None:
         ("voc", "Pascal VOC XML files, images in JPEGImages or next to them"),
         ("yolo", "YOLO text files, with images, labels and names"),
     ):
-        verb = _add_source(sources, kind, f"{description}: detection", build_files)
+        verb = _add_source(sources, kind, f"{description}: detection, counting", build_files)
         verb.set_defaults(kind=kind)
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         _add_detection_arguments(verb)
@@ -175,9 +185,13 @@ def build_files(
     classes: Sequence[str] = (),
     shots: int | None = None,
     negatives_frac: float = 0.0,
+    task: str = "detection",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
-    """Build detection datasets from a folder with one annotation file per image; return their cards by folder."""
+    """Build datasets from a folder with one annotation file per image; return their cards by folder.
+
+    ``task``: as for ``build_coco``.
+    """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.labelme import read_labelme
@@ -187,7 +201,7 @@ def build_files(
     skipped = options.skipped()
     read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
     annotated = read(root, classes=expand_class_sets(classes), skipped=skipped)
-    plan = QuestionPlan(shots=shots, negatives_frac=negatives_frac, split=options.split())
+    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=options.split())
     source = source_of(kind, name=root.absolute().name)
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
@@ -353,7 +367,7 @@ def build_visual_rft(
     *,
     source: str,
     out: Path,
-    task: TaskName | None = None,
+    task: str | None = None,
     space: str = BoxSpace.RELATIVE_1000,
     hf_split: str | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
@@ -372,9 +386,14 @@ def _add_scenes(sources: Verbs) -> None:
     def build_and_report(**given: Any) -> Cards:
         return report_build(build_scenes(**given))
 
-    verb = add_verb(sources, "scenes", "synthetic scenes drawn from built-in assets: any task", build_and_report)
+    verb = add_verb(
+        sources,
+        "scenes",
+        f"synthetic scenes drawn from built-in assets: {', '.join(SCENE_TASKS)}",
+        build_and_report,
+    )
     verb.add_argument("out", metavar="OUT", type=Path, help="dataset folder")
-    add_task(verb)
+    add_task(verb, choices=SCENE_TASKS)
     verb.add_argument(
         "--classes",
         type=arguments.names,
@@ -405,7 +424,7 @@ def _add_scenes(sources: Verbs) -> None:
 def build_scenes(
     *,
     out: Path,
-    task: TaskName = TaskName.DETECTION,
+    task: str = "detection",
     classes: Sequence[str] = ("novel",),
     shots: int | None = None,
     questions: int | None = None,

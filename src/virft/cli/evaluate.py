@@ -30,7 +30,7 @@ from virft.cli.parsers import (
 )
 from virft.errors import CheckFailed, ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
-from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
+from virft.types import ImageSize
 
 if TYPE_CHECKING:
     from virft.data.store import Store
@@ -319,7 +319,7 @@ def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_
     from virft.config.toml_file import load
 
     settings = load(config, overrides).config
-    from virft.audit.audit import audit as audit_reward
+    from virft.audit.audit import audit_reward
     from virft.audit.groups import judge_groups, sample_groups
     from virft.audit.text import audit_text, groups_text
     from virft.recipes.setup import make_grader
@@ -342,7 +342,7 @@ def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_
             groups = sample_groups(trainer, prompted, progress=show)
         say(groups_text(judge_groups(groups)))
     if failed := [one for one in reports if one.margin <= 0]:
-        exploits = "; ".join(f"{one.best_cheat.name} ({one.task}, margin {one.margin:+.3f})" for one in failed)
+        exploits = "; ".join(f"{one.best_probe.name} ({one.task}, margin {one.margin:+.3f})" for one in failed)
         raise CheckFailed(f"reward hacking: {exploits}; change reward.preset, reward.weights or the data")
 
 
@@ -391,7 +391,7 @@ def explain(
     *,
     text: str | None = None,
     file: Path | None = None,
-    task: TaskName,
+    task: str,
     target: str,
     preset: Literal["robust", "paper"] = "robust",
     iou_threshold: float = 0.5,
@@ -404,17 +404,16 @@ def explain(
 
     Raises ``ConfigError`` for a target that cannot be parsed, ``DataError`` for a file that cannot be read.
     """
-    from virft.rewards.combine import RewardRule
-    from virft.rewards.explain import explain_reward
     from virft.tasks import TASKS
+    from virft.tasks.explain import explain_reward
+    from virft.tasks.reward import RewardRule
 
     if text is None:
         text = _read_text(file)
     read = partial(TASKS[task].read, space=BoxSpace(space), original=image_size, resized=resized or image_size)
     known = read(f"<answer>{target}</answer>", thinking=False)
-    if fault := _fault_of_target(known):
+    if fault := TASKS[task].target_fault(known.answer):
         raise ConfigError(f"--target {target!r}: {fault}; expected an answer of {task}, such as {TASKS[task].example}")
-    assert not isinstance(known.answer, Unreadable)
     rule = RewardRule(preset=preset, iou_threshold=iou_threshold)
     print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
 
@@ -429,11 +428,3 @@ def _read_text(file: Path | None) -> str:
         raise DataError(f"{file}: cannot be read ({error.strerror}); expected the text of one completion") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text; expected the text of one completion") from error
-
-
-def _fault_of_target(known: Reading) -> str | None:
-    if isinstance(known.answer, Unreadable):
-        return known.answer.reason
-    if isinstance(known.answer, Detections) and known.answer.invalid:
-        return known.answer.invalid[0].reason
-    return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from virft.cli import arguments
-from virft.types import TaskName
+from virft.tasks import TASKS
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -99,15 +99,16 @@ def add_max_completion_tokens(verb: argparse.ArgumentParser, default: int) -> No
 def add_task(
     verb: argparse.ArgumentParser,
     *,
+    choices: Iterable[str] = TASKS,
     required: bool = False,
-    default: TaskName | None = TaskName.DETECTION,
+    default: str | None = "detection",
     help: str = "task of the question",
 ) -> None:
-    """Add the task, with a default if it is not required."""
+    """Add the task, one of ``choices``, with a default if it is not required."""
     verb.add_argument(
         "--task",
-        type=arguments.one_of(TaskName),
-        choices=list(TaskName),
+        type=arguments.one_of(choices),
+        choices=list(choices),
         required=required,
         default=None if required else default,
         help=help,

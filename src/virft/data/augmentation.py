@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from virft.types import Augmentation, Box, Detections, ImageSize, Label, Sample, Target, TaskName
+from virft.tasks import TASKS
+from virft.types import Augmentation, Box, ImageSize, Sample, Target
 
 SIDES = re.compile(r"\b(left|right|(anti|counter)?clockwise)\b", re.IGNORECASE)
 """Words of a class name that a horizontal flip makes wrong."""
@@ -33,30 +34,30 @@ class AugmentationLimits:
 def augment_sample(sample: Sample, rng: np.random.Generator, limits: AugmentationLimits) -> Sample:
     """Return the sample with a random augmentation of its target image, and the target transformed with it."""
     augmentation = draw_augmentation(sample, rng, limits)
-    target = augment_target(augmentation, sample.target, sample.target_size)
+    target = augment_target(augmentation, sample.task, sample.target, sample.target_size)
     return replace(sample, augmentation=augmentation, target=target)
 
 
 def draw_augmentation(sample: Sample, rng: np.random.Generator, limits: AugmentationLimits) -> Augmentation:
     """Draw a random augmentation under which the sample's question and target stay correct.
 
-    A crop contains all target boxes. Not cropped: classification, because the object has no box and may be anywhere.
-    Neither cropped nor flipped: grounding, because an expression may say "left" or "the largest", and samples with a
-    question of their own, which may say anything. Not flipped: a class whose name has a side ("left shoe").
+    The task allows crops and flips (``allows_crop``, ``allows_flip``). A crop contains all target boxes. Not cropped:
+    classification, because the object has no box and may be anywhere. Neither cropped nor flipped: grounding, because
+    an expression may say "left" or "the largest", and samples with a question of their own, which may say anything. Not
+    flipped: a class whose name has a side ("left shoe").
     """
-    size = sample.target_size
-    keeps_question = sample.question is None and sample.task is not TaskName.GROUNDING
+    task, size = TASKS[sample.task], sample.target_size
+    can_flip = task.allows_flip and sample.question is None and not SIDES.search(sample.query)
     crop = (0.0, 0.0, float(size.width), float(size.height))
     # Every number is drawn even if unused, so that enabling one kind of augmentation does not change the others.
     removed, position, jitter = rng.random(2), rng.random(2), rng.uniform(-1.0, 1.0, 3)
     is_flipped = rng.random() < 0.5
-    if keeps_question and isinstance(sample.target, Detections) and limits.resized_crop:
-        boxes = [item.box for item in sample.target.items]
+    if task.allows_crop and sample.question is None and limits.resized_crop:
+        boxes = task.target_boxes(sample.target)
         crop = _random_crop(size, boxes, (limits.resized_crop * removed).tolist(), position.tolist())
-    can_flip = limits.horizontal_flip and keeps_question and not SIDES.search(sample.query)
     return Augmentation(
         crop=crop,
-        horizontal_flip=bool(is_flipped and can_flip),
+        horizontal_flip=bool(is_flipped and limits.horizontal_flip and can_flip),
         saturation=1.0 + limits.colour_jitter * float(jitter[0]),
         contrast=1.0 + limits.colour_jitter * float(jitter[1]),
         brightness=0.25 * limits.colour_jitter * float(jitter[2]),
@@ -91,14 +92,9 @@ def augment_box(augmentation: Augmentation, box: Box, size: ImageSize) -> Box:
     return Box(x1=x1 * scale_x, y1=(box.y1 - top) * scale_y, x2=x2 * scale_x, y2=(box.y2 - top) * scale_y)
 
 
-def augment_target(augmentation: Augmentation, target: Target, size: ImageSize) -> Target:
-    """Return a target of an image of ``size``, its boxes in pixels of the augmented image; labels do not change."""
-    if isinstance(target, Label):
-        return target
-    if isinstance(target, Box):
-        return augment_box(augmentation, target, size)
-    items = (replace(item, box=augment_box(augmentation, item.box, size)) for item in target.items)
-    return replace(target, items=tuple(items))
+def augment_target(augmentation: Augmentation, task: str, target: Target, size: ImageSize) -> Target:
+    """Return a task's target on an image of ``size``, its boxes in pixels of the augmented image."""
+    return TASKS[task].move_boxes(target, lambda box: augment_box(augmentation, box, size))
 
 
 def make_augmenter(limits: AugmentationLimits, seed: int) -> Callable[[Sample, int, int], Sample]:

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from virft.geometry.boxes import size_of
-from virft.types import Detections, Label, Sample
+from virft.tasks import TASKS
+from virft.types import Sample
 
 Counts = dict[str, dict[str, dict[str, int]]]
-"""Task -> class -> key -> number. Keys: questions; for tasks with boxes also boxes, small, medium, large; for detection
-also absent, the number of questions about an absent class."""
+"""Task -> class -> key -> number. Keys: ``questions``, and the counts of the task (``Task.count_target``)."""
+
+_KEYS = ("questions", "absent", "boxes", "small", "medium", "large")
+"""Columns of every table; other counts of its tasks come after them."""
 
 
 def count_sample(sample: Sample, counts: Counts) -> None:
-    """Add a sample to ``counts``. Classification counts by label; grounding expressions count as one class, "all"."""
-    target = sample.target
+    """Add a sample to ``counts``. Samples of a task without classes, such as grounding, count as one class, "all"."""
+    task = TASKS[sample.task]
     # Each referring expression is different, so counts by expression would all be 1.
-    name = target.text if isinstance(target, Label) else sample.query if isinstance(target, Detections) else "all"
-    row = counts.setdefault(sample.task.value, {}).setdefault(name, {"questions": 0})
+    name = task.class_of(sample) if task.class_of is not None else "all"
+    row = counts.setdefault(sample.task, {}).setdefault(name, {"questions": 0})
     row["questions"] += 1
-    if isinstance(target, Label):
-        return
-    boxes = [item.box for item in target.items] if isinstance(target, Detections) else [target]
-    for key in ("boxes", "small", "medium", "large"):
-        row.setdefault(key, 0)
-    row["boxes"] += len(boxes)
-    for box in boxes:
-        row[size_of(box)] += 1
-    if isinstance(target, Detections):
-        row["absent"] = row.get("absent", 0) + (not boxes)
+    for key, number in task.count_target(sample.target).items():
+        row[key] = row.get(key, 0) + number
 
 
 def negatives_frac(counts: Counts) -> float | None:
-    """Return the fraction of detection questions about an absent class; None if the task is not in the dataset."""
-    rows = counts.get("detection", {}).values()
+    """Return the fraction of questions about an absent class; None if no task of the dataset has absent classes."""
+    rows = [row for by_class in counts.values() for row in by_class.values() if "absent" in row]
     questions = sum(row["questions"] for row in rows)
     return round(sum(row["absent"] for row in rows) / questions, 6) if questions else None
 
 
 def counts_text(counts: Counts) -> str:
     """Format the counts as a plain-text table, sorted by task and class."""
-    keys = ("questions", "absent", "boxes", "small", "medium", "large")
+    others = dict.fromkeys(key for rows in counts.values() for row in rows.values() for key in row)
+    keys = (*_KEYS, *(key for key in others if key not in _KEYS))
     lines = [["task", "class", *keys]]
     for task, rows in sorted(counts.items()):
         lines += [[task, name, *(str(row.get(key, 0)) for key in keys)] for name, row in sorted(rows.items())]

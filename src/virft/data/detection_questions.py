@@ -1,8 +1,8 @@
-"""Detection samples of an annotated dataset: one question per (image, class), few-shot, with absent classes."""
+"""Samples of a labelled dataset with boxes: one question per (image, class), few-shot, with absent classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import ConfigError
 from virft.geometry.boxes import XYXY, box_of, clip_xyxy
-from virft.types import Box, Detection, Detections, Sample, TaskName
+from virft.tasks import TASKS
+from virft.tasks.task import ClassAnnotation, ParsedTarget
+from virft.types import Box, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionPlan:
-    """Selection of detection questions. ``every_class`` and ``query_map`` are evaluation protocols, used alone."""
+    """Selection of questions. ``every_class`` and ``query_map`` are evaluation protocols, used alone."""
 
+    task: str = "detection"
+    """Task of the samples; its targets must follow from the boxes of a class (``Task.from_annotation``)."""
     shots: int | None = None
     """Number of images per class in the training set; None: all images that show the class."""
     negatives_frac: float = 0.0
@@ -32,6 +36,8 @@ class QuestionPlan:
     """Split of the images; validation and test sets have every question about their images."""
 
     def __post_init__(self) -> None:
+        if self.task not in (known := [task.name for task in TASKS.values() if task.from_annotation is not None]):
+            raise ConfigError(f"--task {self.task}: cannot be built from boxes; expected {' or '.join(known)}")
         given = [self.shots is not None, self.negatives_frac > 0, self.every_class, self.query_map is not None]
         if (self.every_class or self.query_map is not None) and sum(given) > 1:
             raise ConfigError(
@@ -66,7 +72,11 @@ def write_detection_stores(
     parts = plan.split.parts(annotated.images)
     check_parts_free(out, parts, overwrite=overwrite)
     files = UprightImages(annotated.images, skipped)
-    chosen = {part: sample_questions(annotated, names, files, part=part, plan=plan) for part, names in parts.items()}
+    unknown = _undetermined(annotated, plan.task)
+    chosen = {
+        part: sample_questions(annotated, names, files, part=part, plan=plan, undetermined=unknown)
+        for part, names in parts.items()
+    }
     duplicates = files.find_duplicates(
         {part: dict.fromkeys(name for name, _ in pairs) for part, pairs in chosen.items()}
     )
@@ -75,10 +85,13 @@ def write_detection_stores(
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
             for name, label in pairs:
                 path = writer.add_image_file(name, annotated.images[name].file)
-                sample = _sample(path, annotated.images[name], label, files)
+                sample = _sample(path, annotated.images[name], label, files, plan.task)
                 writer.add(replace(sample, queried=plan.is_queried(name, label)))
             cards[str(out / part)] = writer.finish(
-                source=source | _card_facts(annotated, files, plan, part) | duplicates,
+                source=source
+                | _card_facts(annotated, files, plan, part)
+                | duplicates
+                | ({"num_undetermined": len(unknown)} if unknown else {}),
                 seed=plan.split.seed,
                 skipped=skipped.records,
             )
@@ -86,12 +99,18 @@ def write_detection_stores(
 
 
 def sample_questions(
-    annotated: AnnotatedSet, names: Sequence[str], files: UprightImages, *, part: str, plan: QuestionPlan
+    annotated: AnnotatedSet,
+    names: Sequence[str],
+    files: UprightImages,
+    *,
+    part: str,
+    plan: QuestionPlan,
+    undetermined: Collection[Pair] = (),
 ) -> list[Pair]:
     """Return the sorted (image, class) pairs of the questions of one part of a split.
 
     With shots, absent classes are queried on the sampled images only: no other image is used. Incomplete classes are
-    queried in validation and test sets only.
+    queried in validation and test sets only. ``undetermined``: pairs without a target.
     """
     images = annotated.images
     classes = annotated.classes
@@ -99,7 +118,8 @@ def sample_questions(
     shots = None if for_test else plan.shots
 
     def is_present(name: str, label: str) -> bool:
-        return bool(images[name].boxes.get(label)) and (for_test or label not in images[name].incomplete)
+        has_target = (for_test or label not in images[name].incomplete) and (name, label) not in undetermined
+        return bool(images[name].boxes.get(label)) and has_target
 
     if shots is None:
         usable = [name for name in names if files.is_usable(name)]
@@ -117,23 +137,49 @@ def sample_questions(
     return sorted(present + absent)
 
 
-def _sample(path: str, image: AnnotatedImage, label: str, files: UprightImages) -> Sample:
+def _undetermined(annotated: AnnotatedSet, task: str) -> set[Pair]:
+    """Return the (image, class) pairs whose boxes do not determine a target, such as a count with crowd regions."""
+    classes = set(annotated.classes)
+    return {
+        (name, label)
+        for name, image in annotated.images.items()
+        for label in image.boxes.keys() & classes
+        if image.boxes[label] and _target(task, image, label, box_of) is None
+    }
+
+
+def _target(task: str, image: AnnotatedImage, label: str, place: Callable[[XYXY], Box]) -> ParsedTarget | None:
+    """Return the target for a class on an image. ``place``: from an annotated box to one of the upright image."""
+    make = TASKS[task].from_annotation
+    assert make is not None  # checked by ``QuestionPlan``
+    return make(
+        ClassAnnotation(
+            boxes=tuple(map(place, image.boxes.get(label, ()))),
+            areas=image.areas.get(label, ()),
+            crowd=tuple(map(place, image.crowd.get(label, ()))),
+            is_exhaustive=label not in image.incomplete,
+            is_doubtful=label in image.doubtful,
+        )
+    )
+
+
+def _sample(path: str, image: AnnotatedImage, label: str, files: UprightImages, task: str) -> Sample:
     size = files.size(image.name)
 
-    def placed(boxes: Iterable[XYXY]) -> list[Box]:
-        clipped = (clip_xyxy(files.upright(image.name, box), size.width, size.height) for box in boxes)
-        return [box_of((round(a, 3), round(b, 3), round(c, 3), round(d, 3))) for a, b, c, d in clipped]
+    def place(box: XYXY) -> Box:
+        a, b, c, d = clip_xyxy(files.upright(image.name, box), size.width, size.height)
+        return box_of((round(a, 3), round(b, 3), round(c, 3), round(d, 3)))
 
+    parsed = _target(task, image, label, place)
+    assert parsed is not None, f"{image.name}: {label} is undetermined"
     return Sample(
         id=f"{image.name}:{label}",
-        task=TaskName.DETECTION,
+        task=task,
         images=(path,),
         image_sizes=(size,),
         query=label,
-        target=Detections(items=tuple(Detection(box=box) for box in placed(image.boxes.get(label, ())))),
-        areas=image.areas.get(label, ()),
-        crowd=tuple(placed(image.crowd.get(label, ()))),
-        exhaustive=label not in image.incomplete,
+        target=parsed.target,
+        **parsed.fields,
     )
 
 

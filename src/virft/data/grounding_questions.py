@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import Expression, ReferringSet, Skipped
-from virft.data.samples import box_fault, polygons_fault
 from virft.data.sampling import SplitPlan, is_trained_on, shuffled, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import DataError
 from virft.geometry.boxes import box_of, clip_xyxy
-from virft.types import Sample, TaskName
+from virft.text.records import box_fault, polygons_fault
+from virft.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ def _sample(path: str, one: Expression, files: UprightImages, skipped: Skipped) 
     x1, y1, x2, y2 = clip_xyxy(files.upright(one.image, one.box), size.width, size.height)
     return Sample(
         id=one.name,
-        task=TaskName.GROUNDING,
+        task="grounding",
         images=(path,),
         image_sizes=(size,),
         query=one.text,

@@ -10,7 +10,7 @@ from virft.data.annotations import LabelledSet, Skipped
 from virft.data.sampling import SplitPlan, choose_shots, folders_of_parts, is_trained_on, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
-from virft.types import Label, Sample, TaskName
+from virft.types import Label, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ def _sample(path: str, name: str, labelled: LabelledSet, files: UprightImages, d
     label = labelled.label_of[name]
     return Sample(
         id=name,
-        task=TaskName.CLASSIFICATION,
+        task="classification",
         images=(path,),
         image_sizes=(files.size(name),),
         query=domain,

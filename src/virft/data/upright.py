@@ -9,10 +9,10 @@ from typing import Any
 from virft.data.annotations import AnnotatedImage, Skipped
 from virft.data.duplicates import duplicates_for_card, find_duplicates, image_hash
 from virft.data.images import StoredSize, load_image, raw_to_upright, raw_to_upright_mask, stored_size
-from virft.data.samples import rle_of
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
 from virft.geometry.masks import mask_to_rle, rle_to_mask
+from virft.text.records import rle_of
 from virft.types import ImageSize, Polygon
 
 

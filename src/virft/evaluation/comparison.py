@@ -21,7 +21,6 @@ from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PredictionsCard
 from virft.metrics.bootstrap import Resampled, difference_intervals, resample
-from virft.types import TaskName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +52,7 @@ class ScoreDifference:
 class Comparison:
     """Differences by metric, on the questions of one task. ``warnings``: settings in which the predictions differ."""
 
-    task: TaskName
+    task: str
     num_images: int
     differences: Mapping[str, ScoreDifference]
     warnings: tuple[str, ...] = ()
@@ -66,8 +65,8 @@ class Measured:
     path: Path
     card: PredictionsCard
     sample_ids: frozenset[str]
-    values: Mapping[TaskName, Mapping[str, float]]
-    resampled: Mapping[TaskName, Resampled]
+    values: Mapping[str, Mapping[str, float]]
+    resampled: Mapping[str, Resampled]
 
 
 def measure(path: Path, store: Store) -> Measured:
@@ -113,7 +112,7 @@ def compare_systems(first: Sequence[Measured], second: Sequence[Measured]) -> tu
     )
 
 
-def _differences(task: TaskName, first: Sequence[Measured], second: Sequence[Measured]) -> dict[str, ScoreDifference]:
+def _differences(task: str, first: Sequence[Measured], second: Sequence[Measured]) -> dict[str, ScoreDifference]:
     between = difference_intervals([one.resampled[task] for one in first], [one.resampled[task] for one in second])
     found = {}
     for name in first[0].values[task]:

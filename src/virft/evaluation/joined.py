@@ -9,27 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.predictions import PredictionsCard, read_predictions, read_predictions_card
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
-from virft.types import Detections, FinishReason, ImageSize, Prediction, Reading, Sample, TaskName
-
-
-class JoinedPrediction(NamedTuple):
-    """A sample, its prediction, and the parsed reading of the completion."""
-
-    sample: Sample
-    prediction: Prediction
-    reading: Reading
-
-    @property
-    def image(self) -> str:
-        """Path of the image that boxes refer to."""
-        return self.sample.images[self.sample.target_image]
+from virft.types import FinishReason, ImageSize, JoinedPrediction, Prediction, Reading, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +23,15 @@ class JoinedPredictions:
     """The predictions on a dataset by task, and the number of questions of each task in the dataset."""
 
     card: PredictionsCard
-    by_task: Mapping[TaskName, Sequence[JoinedPrediction]]
-    num_questions: Mapping[TaskName, int]
+    by_task: Mapping[str, Sequence[JoinedPrediction]]
+    num_questions: Mapping[str, int]
 
 
 def join_predictions(path: Path, store: Store) -> JoinedPredictions:
     """Parse the completions of a predictions file and join them with their samples.
 
-    A question that the protocol does not query counts as answered with "no objects". ``DataError``: the file holds no
-    predictions, or predictions for another dataset or for a sample that is not in it.
+    A question that the protocol does not query counts as answered with ``Task.absent``, such as "no objects".
+    ``DataError``: the file holds no predictions, or predictions for another dataset or for a sample that is not in it.
     """
     card = read_predictions_card(path)
     if card.data_hash != store.hash:
@@ -61,13 +47,15 @@ def _join(path: Path, store: Store, card: PredictionsCard) -> JoinedPredictions:
     predictions = read_predictions(path)
     if not predictions:
         raise DataError(f"{path}: holds no predictions; expected {card.num_samples}")
-    joined: dict[TaskName, list[JoinedPrediction]] = {}
-    num_questions: Counter[TaskName] = Counter()
+    joined: dict[str, list[JoinedPrediction]] = {}
+    num_questions: Counter[str] = Counter()
     for number, sample in enumerate(store):
         num_questions[sample.task] += 1
         if not sample.queried and number < card.num_samples:
             empty = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
-            reading = Reading(text="", well_formed=True, answer=Detections())
+            absent = TASKS[sample.task].absent
+            answer = Unreadable(reason="not queried") if absent is None else absent
+            reading = Reading(text="", well_formed=True, answer=answer)
             joined.setdefault(sample.task, []).append(JoinedPrediction(sample, empty, reading))
         elif (found := predictions.pop(sample.id, None)) is not None:
             prediction, resized = found
@@ -91,8 +79,6 @@ def collector_paused() -> Iterator[None]:
 
 
 @lru_cache(maxsize=4096)
-def _read(
-    task: TaskName, text: str, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize
-) -> Reading:
+def _read(task: str, text: str, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
     """Parse a completion; cached, because many questions about absent classes have the same completion."""
     return TASKS[task].read(text, thinking=thinking, space=space, original=original, resized=resized)

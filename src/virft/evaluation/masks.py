@@ -14,7 +14,8 @@ from virft.errors import DataError
 from virft.geometry.masks import Mask, box_to_mask, ignored_mask, target_mask
 from virft.metrics.bootstrap import ratio_statistic, resample
 from virft.metrics.masks import MaskOverlap, mask_metrics, mask_overlap
-from virft.types import Box, Reading, Sample, TaskName
+from virft.tasks import TASKS
+from virft.types import Box, Reading, Sample
 
 BOX = "box"
 """Name of the mask maker that fills the boxes themselves."""
@@ -45,7 +46,7 @@ class MaskScores(NamedTuple):
 
 def require_masks(store: Store) -> None:
     """Raise ``DataError`` unless a grounding question of the dataset has a mask."""
-    questions = [sample for sample in store if sample.task is TaskName.GROUNDING]
+    questions = [sample for sample in store if TASKS[sample.task].has_masks]
     if not any(_has_mask(sample) for sample in questions):
         found = (
             f"none of its {len(questions)} grounding questions has a mask" if questions else "has no grounding question"

@@ -10,7 +10,8 @@ from typing import overload
 from virft.data.store import IMAGES, Store
 from virft.evaluation.predictions import SizedPrediction
 from virft.files import write_text
-from virft.types import Detections, ImageSize, Sample, TaskName
+from virft.tasks import TASKS
+from virft.types import Detections, ImageSize, Sample
 
 QUESTION = "Is there {query} in this image? Answer yes or no."
 
@@ -22,7 +23,7 @@ class PresenceQuestions(Sequence[Sample]):
         images: dict[str, ImageSize] = {}
         labels: set[str] = set()
         for sample in store:
-            if sample.task is TaskName.DETECTION:
+            if TASKS[sample.task].absent is not None:
                 images[sample.images[sample.target_image]] = sample.target_size
                 labels.add(sample.query)
         self._images, self._labels = list(images.items()), sorted(labels)
@@ -44,7 +45,7 @@ class PresenceQuestions(Sequence[Sample]):
         query = self._labels[label]
         return Sample(
             id=f"{self.name_of(path)}:{query}",
-            task=TaskName.DETECTION,
+            task="detection",
             images=(path,),
             image_sizes=(size,),
             query=query,

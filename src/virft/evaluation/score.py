@@ -11,18 +11,15 @@ from typing import Any
 
 from virft.data.store import Store
 from virft.errors import ConfigError
-from virft.evaluation.box_questions import BoxScore, box_questions, confidences, constants, logprobs
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
-from virft.evaluation.joined import JoinedPrediction, JoinedPredictions, collector_paused, join_predictions
+from virft.evaluation.joined import JoinedPredictions, collector_paused, join_predictions
 from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
 from virft.files import write_text
-from virft.metrics.average_precision import AveragePrecision, average_precision
 from virft.metrics.bootstrap import resample
-from virft.metrics.detection import detection_metrics
 from virft.tasks import TASKS
-from virft.types import Detections, Label, Reading, Scores, TaskName
+from virft.types import JoinedPrediction, Scores
 
 RULES = 1
 """Version of the scoring rules, incremented when equal predictions may get other scores than before."""
@@ -48,10 +45,10 @@ def score_predictions(
     """Return one ``Scores`` per task of the dataset.
 
     In addition to the task's own metrics: ``truncated_frac``, the fraction of completions cut at the token limit,
-    average precision (``box_scores``), and with ``masks`` the gIoU and cIoU of grounding (``mask_scores``). If only
-    some samples have predictions (``--limit``, or an unfinished run), the name of every metric contains the coverage:
-    ``f1 (120 of 320)``. ``with_intervals``: confidence intervals of the headline metrics, bootstrap over images.
-    ``class_groups``: see ``group_scores``.
+    those of the whole dataset (``Task.measure_dataset``, such as average precision), and with ``masks`` the gIoU and
+    cIoU of grounding (``mask_scores``). If only some samples have predictions (``--limit``, or an unfinished run), the
+    name of every metric contains the coverage: ``f1 (120 of 320)``. ``with_intervals``: confidence intervals of the
+    headline metrics, bootstrap over images. ``class_groups``: see ``group_scores``.
     """
     with collector_paused():
         return score_joined(
@@ -91,7 +88,7 @@ def write_scores(
         "settings": card.settings,
         "rules": RULES,
         "tasks": {
-            one.task.value: {
+            one.task: {
                 "protocol": one.protocol,
                 "num_samples": one.num_samples,
                 "values": {name: round(value, 6) for name, value in one.values.items()},
@@ -103,7 +100,7 @@ def write_scores(
             }
             for one in scores
         },
-        **({"against": {one.task.value: comparison_tree(one) for one in comparisons}} if comparisons else {}),
+        **({"against": {one.task: comparison_tree(one) for one in comparisons}} if comparisons else {}),
     }
     write_text(out, json.dumps(tree, indent=2) + "\n")
     return tree
@@ -112,7 +109,7 @@ def write_scores(
 def scores_to_text(scores: tuple[Scores, ...]) -> str:
     """Format a plain table, one block per task, with 95 % confidence intervals where available.
 
-    >>> one = Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3, values={"box_miou": 0.5})
+    >>> one = Scores(task="grounding", protocol="all", data_hash="", num_samples=3, values={"box_miou": 0.5})
     >>> print(scores_to_text((one,)))
     grounding, protocol all, 3 questions
       box_miou                     0.500
@@ -131,7 +128,7 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
 def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:
     """Format mean and range over several seeds of a system, for each task.
 
-    >>> one, two = (Scores(task=TaskName.GROUNDING, protocol="all", data_hash="", num_samples=3,
+    >>> one, two = (Scores(task="grounding", protocol="all", data_hash="", num_samples=3,
     ...                    values={"box_miou": value}) for value in (0.5, 0.7))
     >>> print(seeds_to_text([(one,), (two,)]))
     grounding, mean over 2 seeds
@@ -148,26 +145,28 @@ def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:
 
 
 def _scores(
-    name: TaskName,
+    name: str,
     joined: Sequence[JoinedPrediction],
     num_questions: int,
     store: Store,
     options: _ScoreOptions,
 ) -> Scores:
-    measured = TASKS[name].measure(scored_pairs(joined))
+    task = TASKS[name]
+    measured = task.measure(scored_pairs(joined))
     num_truncated = sum(one.prediction.finish_reason == "length" for one in joined)
     values = {**measured.values, "truncated_frac": num_truncated / len(joined)}
     tables = dict(measured.tables)
-    if name is TaskName.DETECTION:
-        precise = box_scores(joined, frequency=store.card.get("source", {}).get("frequency"))
-        values |= precise.values
-        tables |= {"ap": precise.by_class, "f1": _f1_by_class(joined)}
-    values |= group_scores(name, joined, options.class_groups, ap_by_class=tables.get("ap", {}))
+    counts = {**measured.counts, "num_truncated": num_truncated}
+    if task.measure_dataset is not None:
+        added = task.measure_dataset(joined, store.card.get("source", {}))
+        values |= added.values
+        tables |= added.tables
+        counts |= added.counts
+    values |= group_scores(name, joined, options.class_groups, tables=tables)
     images = images_of(joined)
     statistics = headline_statistics(name, joined, images) if options.intervals else []
     between = resample(statistics, images).intervals()
-    counts = {**measured.counts, "num_truncated": num_truncated}
-    if name is TaskName.GROUNDING and options.masks is not None:
+    if task.has_masks and options.masks is not None:
         pairs = [(one.sample, one.reading) for one in joined]
         masked = mask_scores(pairs, options.masks, with_intervals=options.intervals)
         values |= masked.values
@@ -176,7 +175,7 @@ def _scores(
     incomplete = f" ({len(joined)} of {num_questions})" if len(joined) < num_questions else ""
     return Scores(
         task=name,
-        protocol=_protocol(store) if name is TaskName.DETECTION else "all",
+        protocol=_protocol(store) if task.absent is not None else "all",
         data_hash=store.hash,
         num_samples=len(joined),
         values={value_name + incomplete: value for value_name, value in values.items()},
@@ -186,45 +185,29 @@ def _scores(
     )
 
 
-def box_scores(joined: Sequence[JoinedPrediction], *, frequency: Mapping[str, str] | None) -> AveragePrecision:
-    """Return average precision with the stated confidences as scores; ``ap`` and ``ap50`` also with two other scores.
-
-    ``_constant``: equal scores, boxes ranked in the order of the text. ``_logprob``: mean log-probability of the tokens
-    of a box. Invalid elements do not count here.
-    """
-    precise = average_precision(box_questions(joined, confidences), frequency=frequency)
-    values = dict(precise.values)
-    others: dict[str, BoxScore] = {"constant": constants}
-    if all(one.prediction.token_logprobs for one in joined if one.sample.queried):
-        others["logprob"] = logprobs
-    for name, score in others.items():
-        other = average_precision(box_questions(joined, score), frequency=frequency).values
-        values |= {f"{key}_{name}": other[key] for key in ("ap", "ap50") if key in other}
-    return AveragePrecision(values=values, by_class=precise.by_class)
-
-
 HARMONIC_MEAN = "harmonic_mean"
 
 
 def group_scores(
-    name: TaskName,
+    name: str,
     joined: Sequence[JoinedPrediction],
     class_groups: Mapping[str, Sequence[str]],
     *,
-    ap_by_class: Mapping[str, float],
+    tables: Mapping[str, Mapping[str, float]],
 ) -> dict[str, float]:
-    """Return the headline metrics on groups of classes, such as base and novel classes.
+    """Return the headline metric on groups of classes, such as base and novel classes.
 
-    Classification: ``accuracy@NAME``. Detection: ``f1@NAME``, and ``ap@NAME``, the mean over classes with targets. With
-    two groups or more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes. ``ConfigError``:
-    no question is about a class of the group. Source: base-to-new generalisation in CoCoOp, arXiv 2203.05557.
+    ``accuracy@NAME``; for detection ``f1@NAME``, and ``ap@NAME``, the mean of table ``ap`` over classes with targets.
+    With two groups or more also their harmonic mean, ``accuracy@harmonic_mean``. Grounding has no classes.
+    ``ConfigError``: no question is about a class of the group. Source: base-to-new generalisation in CoCoOp, arXiv
+    2203.05557.
     """
-    if name is TaskName.GROUNDING or not class_groups:
+    task = TASKS[name]
+    if task.class_of is None or not class_groups:
         return {}
     by_class: dict[str, list[JoinedPrediction]] = {}
     for one in joined:
-        target = one.sample.target
-        by_class.setdefault(target.text if isinstance(target, Label) else one.sample.query, []).append(one)
+        by_class.setdefault(task.class_of(one.sample), []).append(one)
     found: dict[str, dict[str, float]] = {}
     for group, classes in class_groups.items():
         members = [one for label in sorted(set(classes)) for one in by_class.get(label, ())]
@@ -233,27 +216,15 @@ def group_scores(
                 f"class group {group}: no question is about {', '.join(classes[:3]) or 'any of its classes'}; expected "
                 f"some of {', '.join(sorted(by_class)[:8])}{', ..' if len(by_class) > 8 else ''}"
             )
-        values = TASKS[name].measure(scored_pairs(members)).values
-        if name is TaskName.CLASSIFICATION:
-            found.setdefault("accuracy", {})[group] = values["accuracy"]
-        else:
-            precise = [ap_by_class[label] for label in sorted(set(classes)) if label in ap_by_class]
-            found.setdefault("f1", {})[group] = values["f1"]
-            if precise:
-                found.setdefault("ap", {})[group] = fmean(precise)
+        found.setdefault(task.headline, {})[group] = task.measure(scored_pairs(members)).values[task.headline]
+        for table in task.class_tables:
+            rows = tables.get(table, {})
+            if numbers := [rows[label] for label in sorted(set(classes)) if label in rows]:
+                found.setdefault(table, {})[group] = fmean(numbers)
     for groups in found.values():
         if len(groups) > 1:
             groups[HARMONIC_MEAN] = harmonic_mean(groups.values())
     return {f"{value}@{group}": number for value, groups in found.items() for group, number in groups.items()}
-
-
-def _f1_by_class(joined: Sequence[JoinedPrediction]) -> dict[str, float]:
-    by_class: dict[str, list[tuple[Reading, Detections]]] = {}
-    for one in joined:
-        assert isinstance(one.sample.target, Detections)
-        if one.sample.exhaustive:
-            by_class.setdefault(one.sample.query, []).append((one.reading, one.sample.target))
-    return {label: detection_metrics(pairs).values["f1"] for label, pairs in sorted(by_class.items())}
 
 
 def _protocol(store: Store) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from virft.errors import DataError
-from virft.types import Scores, TaskName
+from virft.tasks import TASKS
+from virft.types import Scores
 
 
 class SavedScores(NamedTuple):
@@ -23,7 +24,7 @@ def read_scores(path: Path) -> SavedScores:
         tree = json.loads(path.read_text(encoding="utf-8"))
         scores = tuple(
             Scores(
-                task=TaskName(name),
+                task=TASKS[name].name,
                 protocol=one["protocol"],
                 data_hash=tree["data_hash"],
                 num_samples=one["num_samples"],

@@ -85,7 +85,7 @@ def generalized_iou(a: XYXY, b: XYXY) -> float:
 
 
 def iou_matrix(rows: Sequence[XYXY], columns: Sequence[XYXY]) -> list[list[float]]:
-    """Return the IoU of each of N row boxes with each of M column boxes, as nested lists of shape [N][M].
+    """Return the IoU of each of N row boxes with each of M column boxes, as nested lists of shape [N, M].
 
     The formula of ``intersection_over_union`` is inlined: its calls would take a tenth of the time of a reward.
     """
@@ -108,7 +108,7 @@ def iou_matrix(rows: Sequence[XYXY], columns: Sequence[XYXY]) -> list[list[float
 
 
 def assign_by_weight(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """Return the maximum-weight bipartite matching of ``weights`` [N][M] as pairs (row, column), sorted by row.
+    """Return the maximum-weight bipartite matching of ``weights`` [N, M] as pairs (row, column), sorted by row.
 
     Each row and each column is in at most one pair; pairs of weight 0 or less are excluded.
     Source: Hungarian assignment, as in DETR (arXiv 2005.12872).
@@ -126,7 +126,7 @@ def assign_by_weight(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]
 
 
 def undisputed_pairs(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]] | None:
-    """Return all pairs (row, column) of positive weight in ``weights`` [N][M], by row, if no two share a row or column.
+    """Return all pairs (row, column) of positive weight in ``weights`` [N, M], by row, if no two share a row or column.
 
     None if two do: then the pairs are an assignment problem. The fast path: most completions have separate boxes, and
     this takes a tenth of the time of a call of SciPy.
@@ -150,7 +150,7 @@ def undisputed_pairs(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]
 
 
 def assign_by_iou(ious: Sequence[Sequence[float]], threshold: float) -> list[tuple[int, int]]:
-    """Return the one-to-one pairs (row, column) of the largest total IoU, of IoUs [N][M] above ``threshold``.
+    """Return the one-to-one pairs (row, column) of the largest total IoU, of IoUs [N, M] above ``threshold``.
 
     Pairs at or below the threshold weigh 0 and are excluded. With ``threshold`` 0 every pair that overlaps can match.
 
@@ -163,7 +163,7 @@ def assign_by_iou(ious: Sequence[Sequence[float]], threshold: float) -> list[tup
 def match_greedily(ious: Sequence[Sequence[float]], order: Sequence[int], threshold: float) -> list[tuple[int, int]]:
     """Return pairs (row, column): each row, in the given order, takes the unmatched column of the largest IoU.
 
-    ``ious`` has the shape [N][M]; ``order`` holds row indices. A pair needs an IoU above ``threshold``; among equal
+    ``ious`` has the shape [N, M]; ``order`` holds row indices. A pair needs an IoU above ``threshold``; among equal
     IoUs the first column is taken. Source: the matching of Visual-RFT's code and of COCO AP.
 
     >>> match_greedily([[0.9, 0.8], [0.8, 0.1]], order=[0, 1], threshold=0.5)

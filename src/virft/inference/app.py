@@ -17,13 +17,17 @@ from virft.errors import ConfigError, DataError
 from virft.inference.live_answer import LiveAnswer, before_answer, live_answers
 from virft.inference.model import Model
 from virft.inference.queries import make_query
-from virft.types import TaskName
+from virft.tasks import TASKS
 
 MAX_UPLOAD = "20mb"
 
-_MEANING = "detection: a class name such as fox; classification: a domain such as animal; grounding: an expression"
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Content security policy: the browser fetches nothing from another host, even if Gradio's own page names one."""
+
+
+def _query_hints() -> str:
+    """Return the meaning of a query under each task."""
+    return "; ".join(f"{task.name}: {task.query_hint}" for task in TASKS.values())
 
 
 def import_gradio() -> Any:
@@ -91,8 +95,8 @@ def make_page(models: Mapping[str, Model]) -> Any:
             with gr.Column(min_width=280):
                 # Gradio's own image field opens files itself, and reports no error for those it cannot open
                 file = gr.File(file_types=["image"], label="Image", height=160)
-                task = gr.Radio([name.value for name in TaskName], value=TaskName.DETECTION.value, label="Task")
-                query = gr.Textbox(label="Query", info=_MEANING, max_length=2000)
+                task = gr.Radio(list(TASKS), value=next(iter(TASKS)), label="Task")
+                query = gr.Textbox(label="Query", info=_query_hints(), max_length=2000)
                 button = gr.Button("Run", variant="primary")
             columns = [_column(gr, name) for name in models]
 
@@ -105,7 +109,7 @@ def make_page(models: Mapping[str, Model]) -> Any:
             with _errors_on_page(gr, path):
                 if path is None:
                     raise DataError("no image; upload one on the left")
-                image_query = make_query(path, text, TaskName(task_name))
+                image_query = make_query(path, text, task_name)
                 yield show_image(path)
                 for number, model in enumerate(models.values()):
                     for answer in live_answers(model, image_query):

@@ -11,11 +11,10 @@ from virft.inference.annotated_image import default_path, require_writable, save
 from virft.inference.model import Model
 from virft.inference.queries import read_query_line
 from virft.inference.result import as_record
-from virft.types import TaskName
 
 
 def answer_lines(
-    lines: Iterable[bytes], model: Model, *, task: TaskName, folder: Path, overwrite: bool
+    lines: Iterable[bytes], model: Model, *, task: str, folder: Path, overwrite: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield a record for each line that is not blank, before the next line is read.
 

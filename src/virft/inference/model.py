@@ -20,7 +20,7 @@ from virft.models.load import LoadedModel, load_model
 from virft.models.policy import make_policy
 from virft.tasks import TASKS
 from virft.training.distributed import device as default_device
-from virft.types import Completion, Detections, ImageSize, Sample, TaskName
+from virft.types import Completion, ImageSize, Sample
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -98,7 +98,7 @@ class Model:
     def detect(self, image: ImageInputs, class_name: str) -> list[Result]: ...
     def detect(self, image: ImageInput | ImageInputs, class_name: str) -> Result | list[Result]:
         """Find every object of a class; the answer is ``Detections``, empty for "no objects"."""
-        return self.ask(image, class_name, task=TaskName.DETECTION)
+        return self.ask(image, class_name, task="detection")
 
     @overload
     def classify(self, image: ImageInput, domain: str) -> Result: ...
@@ -106,7 +106,7 @@ class Model:
     def classify(self, image: ImageInputs, domain: str) -> list[Result]: ...
     def classify(self, image: ImageInput | ImageInputs, domain: str) -> Result | list[Result]:
         """Name the object of a domain such as "animal" (open-vocabulary); the answer is a ``Label``."""
-        return self.ask(image, domain, task=TaskName.CLASSIFICATION)
+        return self.ask(image, domain, task="classification")
 
     @overload
     def ground(self, image: ImageInput, expression: str) -> Result: ...
@@ -114,7 +114,7 @@ class Model:
     def ground(self, image: ImageInputs, expression: str) -> list[Result]: ...
     def ground(self, image: ImageInput | ImageInputs, expression: str) -> Result | list[Result]:
         """Find the one region that a referring expression describes; the answer is a ``Box``."""
-        return self.ask(image, expression, task=TaskName.GROUNDING)
+        return self.ask(image, expression, task="grounding")
 
     @overload
     def ask(self, image: ImageInput, query: str, *, task: str = "detection") -> Result: ...
@@ -126,12 +126,11 @@ class Model:
         ``image``: a path, a PIL image, or an RGB array of uint8 of shape [H, W, 3]. An answer that cannot be parsed is
         ``Unreadable``. Raises ``ConfigError`` for an unknown task and ``DataError`` for an unreadable image.
         """
-        if task not in tuple(TaskName):
+        if task not in TASKS:
             raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
-        name = TaskName(task)
         if isinstance(image, list | tuple):
-            return self.answer_batch([make_query(one, query, name) for one in image])
-        return self.answer(make_query(image, query, name))
+            return self.answer_batch([make_query(one, query, task) for one in image])
+        return self.answer(make_query(image, query, task))
 
     def answer(self, query: ImageQuery, *, number: int = 0) -> Result:
         """Answer one query; ``DataError`` for an unreadable image.
@@ -191,5 +190,5 @@ def _sample(query: ImageQuery, size: ImageSize) -> Sample:
         images=(query.image_name,),
         image_sizes=(size,),
         query=query.query,
-        target=Detections(),  # unknown; neither prompt nor parser reads it
+        target=None,  # unknown; neither prompt nor parser reads it
     )

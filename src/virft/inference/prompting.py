@@ -9,7 +9,8 @@ from virft.data.images import load_image as load_image_file
 from virft.errors import ModelError
 from virft.models.load import CARD, LoadedModel
 from virft.models.renderer import LoadImage, RenderedPrompt, Renderer
-from virft.text.prompts import BUILT_IN, question_of, read_template
+from virft.tasks import TASKS
+from virft.text.prompts import BUILT_IN, read_template
 from virft.types import Sample
 
 DEFAULT_TEMPLATE = "paper"
@@ -75,7 +76,9 @@ def make_renderer(
 
     def render(sample: Sample) -> RenderedPrompt:
         thinking = prompting.thinking_for(sample)
-        text = question_of(sample, template=prompting.template, thinking=thinking, space=loaded.family.box_space)
+        text = TASKS[sample.task].format_question(
+            sample, template=prompting.template, thinking=thinking, space=loaded.family.box_space
+        )
         return renderer.render(sample, text, thinking=thinking)
 
     return render

@@ -13,7 +13,7 @@ from PIL import Image
 
 from virft.data.images import load_image, upright_rgb
 from virft.errors import DataError, did_you_mean
-from virft.types import TaskName
+from virft.tasks import TASKS
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 """An image file, a PIL image, or an array of shape [H, W, 3] of uint8 (RGB)."""
@@ -36,7 +36,7 @@ class ImageQuery:
 
     image: Path | Image.Image
     query: str
-    task: TaskName = TaskName.DETECTION
+    task: str = "detection"
 
     @property
     def image_name(self) -> str:
@@ -53,12 +53,12 @@ class ImageQuery:
             raise DataError(f"image: cannot be read as an image: {error}") from error
 
 
-def read_query_line(line: bytes, *, task: TaskName) -> ImageQuery:
+def read_query_line(line: bytes, *, task: str) -> ImageQuery:
     """Parse the query of a line that is not blank; ``task`` is used if the line names none.
 
     Raises ``DataError`` for a line without an image, without a query, or with unknown keys.
 
-    >>> read_query_line(b"a.jpg\\tred fox\\n", task=TaskName.GROUNDING).query
+    >>> read_query_line(b"a.jpg\\tred fox\\n", task="grounding").query
     'red fox'
     """
     try:
@@ -73,7 +73,7 @@ def read_query_line(line: bytes, *, task: TaskName) -> ImageQuery:
     return make_query(image, query, task)
 
 
-def make_query(image: ImageInput, query: str, task: TaskName) -> ImageQuery:
+def make_query(image: ImageInput, query: str, task: str) -> ImageQuery:
     """Return a query whose image and text are not empty; leading and trailing spaces are removed.
 
     Raises ``DataError`` for an empty path or query, and for an array that is not an RGB image of uint8 of shape
@@ -102,7 +102,7 @@ def _image_of(image: object) -> Path | Image.Image:
     raise DataError(f"image: {found}; expected a path, a PIL image, or an array of uint8 of shape [H, W, 3] (RGB)")
 
 
-def _from_json(text: str, task: TaskName) -> ImageQuery:
+def _from_json(text: str, task: str) -> ImageQuery:
     try:
         record: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -114,6 +114,6 @@ def _from_json(text: str, task: TaskName) -> ImageQuery:
             raise DataError(f"{key} is {json.dumps(value)}; expected a string")
     if missing := [key for key in ("image", "question") if key not in record]:
         raise DataError(f"{missing[0]} is missing; {_EXPECTED}")
-    if (name := record.get("task", task)) not in tuple(TaskName):
-        raise DataError(f"task is {name!r}; expected one of {', '.join(TaskName)}")
-    return make_query(record["image"], record["question"], TaskName(name))
+    if (name := record.get("task", task)) not in TASKS:
+        raise DataError(f"task is {name!r}; expected one of {', '.join(TASKS)}")
+    return make_query(record["image"], record["question"], name)

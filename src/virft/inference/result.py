@@ -15,9 +15,10 @@ from PIL import Image
 from virft.inference.annotated_image import require_writable, save_marked
 from virft.inference.optional import import_optional
 from virft.inference.queries import ImageQuery
-from virft.report.render.images import boxes_of, draw_answer
+from virft.report.render.images import draw_answer
+from virft.tasks import TASKS
 from virft.text.answers import split_reasoning
-from virft.types import Answer, Box, Completion, Detection, Detections, Label, Reading, Unreadable
+from virft.types import Answer, Completion, Detection, Detections, ImageSize, Reading, Unreadable
 
 _SIDES = (448, 1280)
 """Pixels of the longer side of an annotated image: at least (boxes of a small image must be visible) and at most."""
@@ -39,7 +40,7 @@ class Result:
 
     @property
     def answer(self) -> Answer:
-        """The parsed answer: ``Detections``, ``Label`` or ``Box``, or ``Unreadable`` with the reason."""
+        """The parsed answer: of the task's type, such as ``Detections``, or ``Unreadable`` with the reason."""
         return self.reading.answer
 
     @property
@@ -47,7 +48,8 @@ class Result:
         """The predicted boxes. Empty if there are none: no objects, a label, or an unreadable answer."""
         if isinstance(self.answer, Detections):
             return self.answer
-        return Detections(items=tuple(Detection(box=box) for box in boxes_of(self.answer)))
+        marked = TASKS[self.query.task].answer_boxes(self.answer)
+        return Detections(items=tuple(Detection(box=one.box, confidence=one.confidence) for one in marked))
 
     @property
     def text(self) -> str:
@@ -57,7 +59,7 @@ class Result:
     def annotated(self) -> Image.Image:
         """Draw the predicted boxes, or the text of an answer without boxes, over the image."""
         side = min(max(*self.image.size, _SIDES[0]), _SIDES[1])
-        return draw_answer(self.image, None, self.answer, side=side)
+        return draw_answer(self.image, None, self.answer, task=self.query.task, side=side)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the annotated image as a PNG file and return its path.
@@ -98,7 +100,7 @@ class Result:
 
     def __repr__(self) -> str:
         query = self.query
-        return f"<Result {query.task.value} {query.query!r} in {query.image_name}: {self._summary()}>"
+        return f"<Result {query.task} {query.query!r} in {query.image_name}: {self._summary()}>"
 
     def __str__(self) -> str:
         return "\n".join(result_lines(self))
@@ -111,7 +113,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         image = base64.b64encode(self._encoded("JPEG", quality=90, subsampling=0)).decode()
-        caption = html.escape(f"{self.query.task.value}: {self.query.query}")
+        caption = html.escape(f"{self.query.task}: {self.query.query}")
         return (
             f'<figure style="margin:0"><figcaption><b>{caption}</b><pre>{html.escape(str(self))}</pre></figcaption>'
             f'<img alt="{caption}" style="max-width:100%" src="data:image/jpeg;base64,{image}"></figure>'
@@ -134,23 +136,11 @@ def result_lines(result: Result) -> list[str]:
 
 def reading_lines(result: Result) -> list[str]:
     """Format the parsed answer, invalid elements and truncation."""
-    answer = result.reading.answer
-    width, height = result.image.size
     lines = []
     if result.completion.truncated:
         lines.append(f"truncated at {len(result.completion.token_ids)} tokens: see --max-completion-tokens")
-    match answer:
-        case Detections(items=items, invalid=invalid):
-            lines.append(f"answer: {_count(answer)}" + (f", in pixels of {width} x {height}" if items else ""))
-            lines += [f"  {_corners(item.box)}  confidence {item.confidence:.2f}" for item in items]
-            lines += [f"  invalid: {one.reason}: {one.piece}" for one in invalid]
-        case Box():
-            lines += [f"answer: 1 box, in pixels of {width} x {height}", f"  {_corners(answer)}"]
-        case Label(text=name):
-            lines.append(f"answer: {name}")
-        case Unreadable(reason=reason):
-            lines.append(f"answer: unreadable: {reason}")
-    return lines
+    task = TASKS[result.query.task]
+    return lines + task.list_answer(result.answer, ImageSize(*result.image.size))
 
 
 def as_record(result: Result) -> dict[str, Any]:
@@ -159,40 +149,11 @@ def as_record(result: Result) -> dict[str, Any]:
     return {
         "image": query.image_name,
         "question": query.query,
-        "task": query.task.value,
+        "task": query.task,
         "image_size": list(result.image.size),
-        "reading": _reading(result.reading.answer),
+        "reading": TASKS[query.task].record_answer(result.answer),
         "reasoning": split_reasoning(completion.text)[0],
         "text": completion.text,
         "well_formed": result.reading.well_formed,
         "truncated": completion.truncated,
     }
-
-
-def _reading(answer: Answer) -> dict[str, Any]:
-    match answer:
-        case Detections(items=items, invalid=invalid):
-            return {
-                "boxes": [_box(item.box) | {"confidence": item.confidence} for item in items],
-                "invalid": [{"reason": one.reason, "piece": one.piece} for one in invalid],
-            }
-        case Box():
-            return {"boxes": [_box(answer)]}
-        case Label(text=name):
-            return {"label": name}
-        case Unreadable(reason=reason):
-            return {"unreadable": reason}
-
-
-def _box(box: Box) -> dict[str, Any]:
-    return {"box": [round(value, 2) for value in box.xyxy]}
-
-
-def _corners(box: Box) -> str:
-    return "[" + ", ".join(f"{value:.1f}" for value in box.xyxy) + "]"
-
-
-def _count(answer: Detections) -> str:
-    if not answer.items:
-        return "no usable box" if answer.invalid else "no objects"
-    return "1 box" if len(answer.items) == 1 else f"{len(answer.items)} boxes"

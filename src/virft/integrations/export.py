@@ -12,7 +12,7 @@ from virft.data.store import Store
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
-from virft.text.prompts import question_of, read_template
+from virft.text.prompts import read_template
 from virft.types import Detections, Sample
 
 COCO_FILE, TRL_FILE, LLAMA_FACTORY_FILE = "annotations.json", "rows.jsonl", "virft.json"
@@ -84,7 +84,7 @@ def trl_dataset(data: Store | Path | str, *, template: str = "paper", thinking: 
 def _trl_rows(store: Store, *, template: str, thinking: bool, space: BoxSpace) -> Iterator[dict[str, Any]]:
     for sample in store:
         record = sample_to_record(sample)
-        text = question_of(sample, template=template, thinking=thinking, space=space)
+        text = TASKS[sample.task].format_question(sample, template=template, thinking=thinking, space=space)
         images = [{"type": "image"} for _ in sample.images]
         yield {
             "id": sample.id,
@@ -109,8 +109,9 @@ def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSp
     _require_known(space)
 
     def conversation(sample: Sample) -> dict[str, Any]:
-        text = question_of(sample, template=template, thinking=False, space=space)
-        answer = TASKS[sample.task].render_for(sample, space=space, resized=sample.target_size)
+        task = TASKS[sample.task]
+        text = task.format_question(sample, template=template, thinking=False, space=space)
+        answer = task.render_for(sample, space=space, resized=sample.target_size)
         return {
             "messages": [
                 {"role": "user", "content": "<image>" * len(sample.images) + text},

@@ -10,7 +10,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.integrations.resizing import QwenResize
 from virft.integrations.rows import RowGrader, row_of_ground_truth
 from virft.integrations.trl import context_of
-from virft.rewards.combine import RewardRule
+from virft.tasks.reward import RewardRule
 
 __all__ = ["BoxSpace", "QwenResize", "RewardRule", "make_orm"]
 

@@ -11,19 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virft.data.samples import sample_from_record
+from virft.data.samples import expected_targets, sample_from_record
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.integrations.resizing import QwenResize, Resize
-from virft.rewards.combine import Preset, RewardRule
+from virft.rewards.options import Preset
+from virft.tasks import TASKS
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.types import RewardContext, RewardReport, Sample
 
 COLUMNS = ("task", "target", "image_size", "box_space", "thinking")
 """Required keys of a row. ``image_size``: (width, height) of the target image before any resizing, in pixels."""
-
-_TARGET_KEYS = ("boxes", "label", "aliases", "box")
-"""Keys of a target that rewards read; the others are for evaluation."""
 
 DEFAULT_RULE = RewardRule()
 
@@ -139,7 +138,7 @@ def sample_of_row(row: Mapping[str, Any], *, where: str) -> Sample:
         raise DataError(f"{where}: {missing[0]} is missing; expected {', '.join(COLUMNS)}, as `virft export` writes")
     target, size = row["target"], row["image_size"]
     if not isinstance(target, Mapping):
-        raise DataError(f"{where}: target is {target!r:.80}; expected an object with boxes, label or box")
+        raise DataError(f"{where}: target is {target!r:.80}; expected {expected_targets()}")
     if not isinstance(size, Sequence) or len(size) != 2:
         raise DataError(f"{where}: image_size is {size!r:.80}; expected [width, height] in pixels")
     record = {
@@ -147,9 +146,16 @@ def sample_of_row(row: Mapping[str, Any], *, where: str) -> Sample:
         "task": row["task"],
         "images": [{"path": "unknown", "width": size[0], "height": size[1]}],
         "query": str(row.get("query") or "unknown"),
-        "target": {key: target[key] for key in _TARGET_KEYS if target.get(key) is not None},
+        "target": _target_for_rewards(target),
     }
     return sample_from_record(record, where=where)
+
+
+def _target_for_rewards(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a target without the keys that only metrics need."""
+    formats = [task.target_format for task in TASKS.values()]
+    names = [key for one in formats for key in (*sorted(one.required), *sorted(one.optional))]
+    return {key: target[key] for key in names if target.get(key) is not None}
 
 
 def ground_truth_of(row: Mapping[str, Any]) -> str:
@@ -163,7 +169,7 @@ def ground_truth_of(row: Mapping[str, Any]) -> str:
     where = f"row {row['id']}" if row.get("id") is not None else "a row"
     sample_of_row(row, where=where)
     truth = {name: row[name] for name in ("id", "query", *COLUMNS) if row.get(name) is not None}
-    truth["target"] = {key: row["target"][key] for key in _TARGET_KEYS if row["target"].get(key) is not None}
+    truth["target"] = _target_for_rewards(row["target"])
     return json.dumps(truth | {"image_size": list(row["image_size"])})
 
 

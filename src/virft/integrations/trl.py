@@ -10,7 +10,7 @@ from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 from virft.integrations.resizing import QwenResize
 from virft.integrations.rows import COLUMNS, RowGrader
-from virft.rewards.combine import RewardRule
+from virft.tasks.reward import RewardRule
 from virft.types import RewardContext, RewardReport, Unreadable
 
 __all__ = ["BoxSpace", "QwenResize", "RewardRule", "VisualReward"]

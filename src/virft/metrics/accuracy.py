@@ -1,22 +1,22 @@
-"""How often a class name is right."""
+"""Accuracy of class names."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-from virft.metrics.measurement import Measurement, share
+from virft.metrics.measurement import Measurement, ratio
 from virft.text.labels import is_same_label, is_substring_match
 from virft.types import Label, Reading, Unreadable
 
 
 def accuracy(pairs: Sequence[tuple[Reading, Label]]) -> Measurement:
-    """Shares of all questions; an unreadable answer is wrong by both rules. No questions: 0.
+    """Return fractions of all questions; an unreadable answer is wrong by both rules. No questions: 0.
 
-    ``accuracy``: equal after normalising, or by an alias. ``accuracy_paper_substring``: the paper's
-    rule, which pays for "A or B or C"; for comparison with published numbers only. Tables: ``accuracy`` of each class,
-    and ``confusions``, how often which answer was given for another class, most often first, at most 50.
-    ``unreadable_frac``. Source: Visual-RFT (arXiv 2503.01785) for the substring rule.
+    ``accuracy``: equal to the target or an alias after normalising. ``accuracy_paper_substring``: the paper's rule,
+    which accepts "A or B or C"; for comparison with published numbers only. ``unreadable_frac``. Tables: ``accuracy``
+    of each class, and ``confusions``, the off-diagonal cells of the confusion matrix, largest first, at most 50.
+    Source: Visual-RFT (arXiv 2503.01785) for the substring rule.
 
     >>> def says(text): return Reading(text=text, well_formed=True, answer=Label(text=text))
     >>> cat = Label(text="cat")
@@ -25,7 +25,7 @@ def accuracy(pairs: Sequence[tuple[Reading, Label]]) -> Measurement:
     """
     num = len(pairs)
     answers = [(reading.answer.text, target) for reading, target in pairs if isinstance(reading.answer, Label)]
-    asked = Counter(target.text for _, target in pairs)
+    num_by_class = Counter(target.text for _, target in pairs)
     right: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     for text, target in answers:
@@ -38,13 +38,13 @@ def accuracy(pairs: Sequence[tuple[Reading, Label]]) -> Measurement:
     num_unreadable = sum(isinstance(reading.answer, Unreadable) for reading, _ in pairs)
     return Measurement(
         values={
-            "accuracy": share(num_right, num),
-            "accuracy_paper_substring": share(num_substring, num),
-            "unreadable_frac": share(num_unreadable, num),
+            "accuracy": ratio(num_right, num),
+            "accuracy_paper_substring": ratio(num_substring, num),
+            "unreadable_frac": ratio(num_unreadable, num),
         },
         counts={"num_questions": num, "num_right": num_right, "num_unreadable": num_unreadable},
         tables={
-            "accuracy": {label: right[label] / number for label, number in sorted(asked.items())},
+            "accuracy": {label: right[label] / number for label, number in sorted(num_by_class.items())},
             "confusions": dict(sorted(wrong.items(), key=lambda one: (-one[1], one[0]))[:50]),
         },
     )

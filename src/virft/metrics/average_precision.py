@@ -1,4 +1,4 @@
-"""Average precision over all questions, by the reference evaluators' own rules (COCO, LVIS).
+"""Average precision (AP, mAP) over all questions, by the rules of the reference evaluators (COCO, LVIS).
 
 Computed by faster-coco-eval, which equals pycocotools and lvis-api (``tests/unit/metrics/test_average_precision.py``).
 """
@@ -21,25 +21,29 @@ FREQUENCIES = {"r": "ap_rare", "c": "ap_common", "f": "ap_frequent"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoxQuestion:
-    """One class on one image: the boxes answered, in text order with their scores, and those that are right.
-
-    ``areas`` of the targets in pixels, empty for those of their boxes; ``crowd``: regions in which an answer is neither
-    right nor wrong. ``exhaustive``: all of the class are marked; if not, a box that is no hit is not wrong (LVIS only).
-    """
+    """Predicted and target boxes of one class on one image, in pixels."""
 
     image: str
+    """Name of the image."""
     label: str
+    """Name of the class."""
     boxes: Sequence[XYXY]
+    """Predicted boxes in text order."""
     scores: Sequence[float]
+    """Score of each predicted box, by which boxes are ranked."""
     targets: Sequence[XYXY]
+    """Ground-truth boxes."""
     areas: Sequence[float] = ()
+    """Area of each target object in square pixels; empty: areas of the boxes."""
     crowd: Sequence[XYXY] = ()
+    """Regions in which a predicted box is neither a hit nor a false positive."""
     exhaustive: bool = True
+    """Whether all objects of the class are labelled; if not, a box without a match is ignored (LVIS only)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AveragePrecision:
-    """The evaluator's numbers by name, those of no objects left out, and ``ap`` by class."""
+    """The evaluator's metrics by name, without those of no objects, and ``ap`` by class."""
 
     values: Mapping[str, float]
     by_class: Mapping[str, float] = field(default_factory=dict)
@@ -48,11 +52,11 @@ class AveragePrecision:
 def average_precision(
     questions: Sequence[BoxQuestion], *, frequency: Mapping[str, str] | None = None
 ) -> AveragePrecision:
-    """COCO's 12 numbers over the classes with targets; with ``frequency`` (class -> r, c, f) LVIS's instead.
+    """Return COCO's 12 metrics over the classes with targets; with ``frequency`` (class -> r, c, f) LVIS's instead.
 
-    A class that was not asked on an image is neither found nor missed there. At most 100 boxes an image and class
-    (LVIS: 300 an image). Equal scores keep the order of the text, and images that of the questions. No targets at
-    all: no values. Source: COCO (arXiv 1405.0312) and LVIS (arXiv 1908.03195) evaluation.
+    A class that is not queried on an image is neither found nor missed there. At most 100 boxes per image and class
+    (LVIS: 300 per image) count. Boxes with equal scores stay in the order of the text, and images in that of the
+    questions. No targets at all: no values. Source: COCO (arXiv 1405.0312) and LVIS (arXiv 1908.03195) evaluation.
 
     >>> found = BoxQuestion(image="a", label="fox", boxes=[(0, 0, 9, 9)], scores=[1.0], targets=[(0, 0, 9, 10)])
     >>> average_precision([found]).values["ap50"]
@@ -115,7 +119,7 @@ def _as_coco(
 
 
 def _best_of_each_image(detections: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many boxes an image, whatever their classes, those with the highest scores."""
+    """The boxes of each image with the highest scores, at most ``most`` of all classes."""
     by_image: dict[int, list[dict[str, Any]]] = {}
     for one in detections:
         by_image.setdefault(one["image_id"], []).append(one)
@@ -158,4 +162,4 @@ def _area(box: XYXY) -> float:
 
 
 def _silent(*_: object) -> None:
-    """The evaluator prints its table; scores are printed elsewhere."""
+    """Replaces the evaluator's printing of its table."""

@@ -1,6 +1,6 @@
-"""How far a number could lie from what was measured: bootstrap over images.
+"""Bootstrap confidence intervals over images.
 
-Images are drawn again with replacement; the questions about an image stay together, since they are not independent.
+Images are resampled with replacement; the questions about an image stay together, since they are not independent.
 Source: Efron 1979; intervals are percentiles.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from virft.geometry.boxes import XYXY
 from virft.metrics.average_precision import BoxQuestion
-from virft.metrics.detection import IOU_THRESHOLDS
+from virft.metrics.detection import COCO_IOU_THRESHOLDS
 
 RESAMPLES = 200
 COVERAGE = 0.95
@@ -23,33 +23,36 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 _MAX_BOXES = 100
 
 Weights = NDArray[np.float64]
-"""How often each image was drawn, [images]."""
+"""Number of times that each image was drawn, [images]."""
 
 
 def draws(num_images: int, *, seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """How often each image is drawn in each resample, [resamples, images]; the same for equal arguments."""
+    """Return the number of times that each image is drawn in each resample, [resamples, images].
+
+    The numbers are the same for equal arguments.
+    """
     rng = np.random.Generator(np.random.PCG64(seed))
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples).astype(np.float64)
 
 
 Statistic = Callable[[Weights], Mapping[str, float]]
-"""Numbers by name, as they would be if each image had been drawn so often."""
+"""Metrics by name as functions of the number of times that each image is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resampled:
-    """What numbers came out in each resample of ``images`` (any names of them), by name of the number [resamples]."""
+    """Values of each metric over resamples of ``images`` (any names of them): name -> array [resamples]."""
 
     images: tuple[str, ...]
     values: Mapping[str, NDArray[np.float64]]
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The middle 95 % of each number."""
+        """Return the 95 % confidence interval of each metric."""
         return {name: _middle(values) for name, values in self.values.items()}
 
 
 def resample(statistics: Sequence[Statistic], images: Sequence[str], *, seed: int = 0) -> Resampled:
-    """The numbers of all statistics over resamples of the images; of a single image nothing is known: no numbers."""
+    """Return the metrics of all statistics over resamples of the images; none for a single image."""
     values: dict[str, NDArray[np.float64]] = {}
     for statistic in statistics if len(images) > 1 else ():
         found = [statistic(weights) for weights in draws(len(images), seed=seed)]
@@ -58,10 +61,11 @@ def resample(statistics: Sequence[Statistic], images: Sequence[str], *, seed: in
 
 
 def difference_intervals(before: Sequence[Resampled], after: Sequence[Resampled]) -> dict[str, tuple[float, float]]:
-    """The middle 95 % of after less before, each the mean of its seeds; of numbers that all of them have.
+    """Return the 95 % confidence interval of each difference after - before, paired by image.
 
-    All are drawn alike: answers to the same images vary together, so this is narrower than what the intervals of two
-    systems tell. None for other images.
+    Each side is the mean over its seeds; only metrics that all seeds have are compared. All systems are resampled
+    alike, so hard images affect both sides and the interval is narrower than two separate ones suggest. Systems with
+    different images have no intervals.
     """
     everything = [*before, *after]
     if not before or not after or any(one.images != everything[0].images for one in everything):
@@ -80,7 +84,9 @@ def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def ratio_statistic(ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Statistic:
-    """Name -> parts and wholes of every image: sum of parts / sum of wholes, 0 where there is no whole.
+    """Return the statistic sum of parts / sum of wholes over images, 0 if the wholes sum to 0.
+
+    ``ratios``: name -> (part of each image, whole of each image).
 
     >>> ratio_statistic({"accuracy": ([1, 2], [2, 2])})(np.array([1.0, 1.0]))
     {'accuracy': 0.75}
@@ -96,7 +102,9 @@ def ratio_statistic(ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ClassMatches:
-    """The boxes of one class, best score first: their image, and whether each is a hit or does not count [T, boxes]."""
+    """Predicted boxes of one class, best score first: the image of each [boxes], and whether it is a hit or ignored at
+    each of T thresholds [T, boxes]. ``targets``: number of target boxes of each image [images].
+    """
 
     images: NDArray[np.int64]
     hits: NDArray[np.bool_]
@@ -105,9 +113,9 @@ class _ClassMatches:
 
 
 def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> Statistic:
-    """``ap`` and ``ap50`` of resampled images, from matches that are made once; COCO's where each is drawn once.
+    """Return ``ap`` and ``ap50`` as a function of resampled images; boxes are matched only once.
 
-    ``images``: the order of the weights.
+    With every image drawn once the values are those of COCO's evaluator. ``images``: order of the weights.
     """
     number = {name: at for at, name in enumerate(images)}
     classes = [
@@ -117,7 +125,7 @@ def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> 
 
     def statistic(weights: Weights) -> dict[str, float]:
         found = [one for one in (_weighted_ap(matches, weights) for matches in classes) if one is not None]
-        by_threshold = np.mean(found, axis=0) if found else np.zeros(len(IOU_THRESHOLDS))
+        by_threshold = np.mean(found, axis=0) if found else np.zeros(len(COCO_IOU_THRESHOLDS))
         return {"ap": float(by_threshold.mean()), "ap50": float(by_threshold[0])}
 
     return statistic
@@ -136,7 +144,8 @@ def _match_class(questions: Sequence[BoxQuestion], number: dict[str, int]) -> _C
         columns += _match([one.boxes[index] for index in order], one)
     best_first = np.argsort(-np.asarray(scores), kind="stable") if scores else np.zeros(0, dtype=np.int64)
     hits, ignored = (
-        np.array([column[part] for column in columns], dtype=bool).reshape(-1, len(IOU_THRESHOLDS)).T for part in (0, 1)
+        np.array([column[part] for column in columns], dtype=bool).reshape(-1, len(COCO_IOU_THRESHOLDS)).T
+        for part in (0, 1)
     )
     return _ClassMatches(
         images=np.asarray(places, dtype=np.int64)[best_first],
@@ -147,14 +156,14 @@ def _match_class(questions: Sequence[BoxQuestion], number: dict[str, int]) -> _C
 
 
 def _match(boxes: Sequence[XYXY], question: BoxQuestion) -> list[tuple[list[bool], list[bool]]]:
-    """Of each box, best score first: hit at each threshold, and ignored at each threshold.
+    """For each box, best score first: hit at each threshold, and ignored at each threshold.
 
-    COCO's rule, which ignores what lies in a crowd, and LVIS's: where not all are marked, what is no hit is ignored.
+    COCO ignores boxes in a crowd region. LVIS ignores all boxes without a match if not all objects are labelled.
     """
     overlaps = [[_overlap(box, other, of_box=False) for other in question.targets] for box in boxes]
     in_crowd = [max((_overlap(box, other, of_box=True) for other in question.crowd), default=0.0) for box in boxes]
     columns: list[tuple[list[bool], list[bool]]] = [([], []) for _ in boxes]
-    for threshold in IOU_THRESHOLDS:
+    for threshold in COCO_IOU_THRESHOLDS:
         taken: set[int] = set()
         for row, (hits, ignored) in enumerate(columns):
             best, best_iou = -1, min(threshold, 1 - 1e-10)
@@ -170,7 +179,7 @@ def _match(boxes: Sequence[XYXY], question: BoxQuestion) -> list[tuple[list[bool
 
 
 def _overlap(box: XYXY, other: XYXY, *, of_box: bool) -> float:
-    """IoU, or for a crowd the share of the box that lies in it. Written as the evaluators do, from widths."""
+    """IoU, or for a crowd region the fraction of the box inside it; computed from widths, as the evaluators do."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     if width <= 0 or height <= 0:
@@ -181,7 +190,7 @@ def _overlap(box: XYXY, other: XYXY, *, of_box: bool) -> float:
 
 
 def _weighted_ap(matches: _ClassMatches, weights: Weights) -> Any:
-    """AP at each threshold with images counted so often; None without targets."""
+    """AP at each threshold if each image counts as often as its weight; None without targets."""
     total = float(weights @ matches.targets)
     if not total:
         return None
@@ -191,8 +200,8 @@ def _weighted_ap(matches: _ClassMatches, weights: Weights) -> Any:
     recall = found / total
     precision = found / np.maximum(found + false, np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    result = np.zeros(len(IOU_THRESHOLDS))
-    for row in range(len(IOU_THRESHOLDS)):
+    result = np.zeros(len(COCO_IOU_THRESHOLDS))
+    for row in range(len(COCO_IOU_THRESHOLDS)):
         at = np.searchsorted(recall[row], _RECALLS, side="left")
         inside = at < recall.shape[1]
         result[row] = envelope[row, at[inside]].sum() / len(_RECALLS)

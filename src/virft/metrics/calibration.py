@@ -1,4 +1,4 @@
-"""Whether confidences mean what they say."""
+"""Calibration of confidences."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from virft.metrics.detection import find_hits
-from virft.metrics.measurement import Measurement, share
+from virft.metrics.measurement import Measurement, ratio
 from virft.types import Detections, Reading
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationBin:
-    """Predictions with a confidence in ``[low, high)``, the last bin with 1: how sure they were, how often right."""
+    """Predicted boxes with a confidence in ``[low, high)``; the last bin includes 1."""
 
     low: float
     high: float
@@ -22,7 +22,7 @@ class CalibrationBin:
 
 
 def calibration_bins(confidences: Sequence[float], hits: Sequence[bool], num_bins: int = 10) -> list[CalibrationBin]:
-    """Bins of equal width over [0, 1]; an empty bin has 0 for both means.
+    """Return bins of equal width over [0, 1]; an empty bin has 0 for both means.
 
     >>> calibration_bins([0.9, 0.7], [True, False], num_bins=2)[1]
     CalibrationBin(low=0.5, high=1.0, num=2, mean_confidence=0.8, hit_frac=0.5)
@@ -35,15 +35,15 @@ def calibration_bins(confidences: Sequence[float], hits: Sequence[bool], num_bin
             low=index / num_bins,
             high=(index + 1) / num_bins,
             num=len(held),
-            mean_confidence=share(sum(confidence for confidence, _ in held), len(held)),
-            hit_frac=share(sum(hit for _, hit in held), len(held)),
+            mean_confidence=ratio(sum(confidence for confidence, _ in held), len(held)),
+            hit_frac=ratio(sum(hit for _, hit in held), len(held)),
         )
         for index, held in enumerate(members)
     ]
 
 
 def calibration_error(confidences: Sequence[float], hits: Sequence[bool], num_bins: int = 10) -> float:
-    """Expected calibration error: mean over predictions of |share of hits - mean confidence| of their bin, in [0, 1].
+    """Return the expected calibration error, in [0, 1]: mean of |fraction of hits - mean confidence| over predictions.
 
     No predictions: 0. Source: Guo et al. 2017, arXiv 1706.04599.
 
@@ -51,13 +51,13 @@ def calibration_error(confidences: Sequence[float], hits: Sequence[bool], num_bi
     0.35
     """
     bins = calibration_bins(confidences, hits, num_bins)
-    return share(sum(held.num * abs(held.hit_frac - held.mean_confidence) for held in bins), len(confidences))
+    return ratio(sum(held.num * abs(held.hit_frac - held.mean_confidence) for held in bins), len(confidences))
 
 
 def confidences_of(
     pairs: Sequence[tuple[Reading, Detections]], iou_threshold: float = 0.5
 ) -> tuple[list[float], list[bool]]:
-    """Confidence of every readable box and whether it is a hit (``find_hits``). Invalid elements have none.
+    """Return the confidence of every valid box, and whether it is a hit (``find_hits``).
 
     >>> from virft.types import Box, Detection
     >>> box = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2), confidence=0.8),))
@@ -74,7 +74,7 @@ def confidences_of(
 
 
 def calibration_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold: float = 0.5) -> Measurement:
-    """``calibration_error`` over 10 bins and ``mean_confidence`` of all readable boxes; both 0 where there are none.
+    """Return ``calibration_error`` over 10 bins and ``mean_confidence`` of all valid boxes; 0 if there are none.
 
     >>> from virft.types import Box, Detection
     >>> box = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2), confidence=0.75),))
@@ -85,7 +85,7 @@ def calibration_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_thresho
     return Measurement(
         values={
             "calibration_error": calibration_error(confidences, hits),
-            "mean_confidence": share(sum(confidences), len(confidences)),
+            "mean_confidence": ratio(sum(confidences), len(confidences)),
         },
         counts={"num_confidences": len(confidences)},
     )

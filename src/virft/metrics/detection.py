@@ -1,4 +1,4 @@
-"""How well boxes are found: precision, recall and F1 at one IoU, and the habits that AP hides."""
+"""Precision, recall and F1 of predicted boxes at one IoU, and habits that average precision hides."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from virft.geometry.boxes import iou_matrix, match_greedily
-from virft.metrics.measurement import Measurement, share
+from virft.metrics.measurement import Measurement, ratio
 from virft.types import Detections, Reading, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hits:
-    """Which predictions of one answer are hits, in text order, and how many of the rest are duplicates.
+    """Hits among the predicted boxes of one answer, in text order, and the number of duplicates among the others.
 
-    A duplicate is no hit, but overlaps a target that another prediction has taken.
+    A duplicate is no hit, but overlaps a target that another predicted box has matched.
     """
 
     hits: tuple[bool, ...]
@@ -23,10 +23,10 @@ class Hits:
 
 
 def find_hits(predicted: Detections, target: Detections, iou_threshold: float = 0.5) -> Hits:
-    """Greedy by confidence, ties in text order; each takes the free target it overlaps most, above the threshold.
+    """Match boxes greedily by confidence: each takes the unmatched target of the largest IoU above the threshold.
 
-    Source: COCO evaluation (which takes an IoU equal to the threshold too); duplicates as in TIDE,
-    arXiv 2008.08115.
+    Boxes of equal confidence are matched in text order. Source: COCO evaluation (which also accepts an IoU equal to
+    the threshold); duplicates as in TIDE, arXiv 2008.08115.
 
     >>> from virft.types import Box, Detection
     >>> box = Box(x1=0, y1=0, x2=2, y2=2)
@@ -44,16 +44,16 @@ def find_hits(predicted: Detections, target: Detections, iou_threshold: float = 
     return Hits(hits=tuple(row in rows for row in range(len(ious))), num_duplicates=num_duplicates)
 
 
-IOU_THRESHOLDS = tuple(0.5 + step / 20 for step in range(10))
-"""0.5 to 0.95, as COCO."""
+COCO_IOU_THRESHOLDS = tuple(0.5 + step / 20 for step in range(10))
+"""IoU thresholds of COCO's evaluation: 0.5 to 0.95."""
 
 
 def count_hits(predicted: Detections, target: Detections) -> list[int]:
-    """Hits at each of ``IOU_THRESHOLDS``, matched as in ``find_hits``."""
+    """Return the number of hits at each of ``COCO_IOU_THRESHOLDS``, matched as in ``find_hits``."""
     if not predicted.items or not target.items:
-        return [0] * len(IOU_THRESHOLDS)
+        return [0] * len(COCO_IOU_THRESHOLDS)
     ious, order = _overlaps(predicted, target)
-    return [len(match_greedily(ious, order, threshold)) for threshold in IOU_THRESHOLDS]
+    return [len(match_greedily(ious, order, threshold)) for threshold in COCO_IOU_THRESHOLDS]
 
 
 def _overlaps(predicted: Detections, target: Detections) -> tuple[list[list[float]], list[int]]:
@@ -63,14 +63,13 @@ def _overlaps(predicted: Detections, target: Detections) -> tuple[list[list[floa
 
 
 def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold: float = 0.5) -> Measurement:
-    """Counts over all questions together (micro), questions about absent classes included.
+    """Return micro-averaged metrics: counts over all questions together, also those about absent classes.
 
-    ``precision`` = hits / boxes, ``recall`` = hits / targets, ``f1`` = 2 hits / (boxes + targets);
-    boxes include invalid elements. Nothing to find and nothing predicted at all: these three are 1;
-    any other empty denominator: 0. An unreadable answer predicts nothing and misses its targets.
-    ``false_positive_rate``: absent-class questions answered with a box, valid or not, of all
-    absent-class questions. ``boxes_per_question``, ``duplicates_per_question``, ``unreadable_frac``,
-    ``no_objects_frac`` (explicit empty answers): of all questions; 0 where there are none.
+    ``precision`` = hits / boxes, ``recall`` = hits / targets, ``f1`` = 2 hits / (boxes + targets); boxes include
+    invalid elements. No target and no predicted box at all: these three are 1; any other empty denominator: 0. An
+    unreadable answer predicts no box, so it misses its targets. ``false_positive_rate``: fraction of the questions
+    about an absent class with a predicted box, valid or not. ``boxes_per_question``, ``duplicates_per_question``,
+    ``unreadable_frac``, ``no_objects_frac`` (explicit empty answers): over all questions; 0 without questions.
     ``precision_mean``, ``recall_mean``, ``f1_mean``: means over IoU 0.5 to 0.95 in steps of 0.05.
 
     >>> from virft.types import Box, Detection
@@ -82,7 +81,7 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     """
     num_boxes = num_hits = num_invalid = num_clipped = num_duplicates = num_no_objects = num_unreadable = 0
     num_false_alarms = 0
-    hits_at = [0] * len(IOU_THRESHOLDS)
+    hits_at = [0] * len(COCO_IOU_THRESHOLDS)
     for reading, target in pairs:
         answer = reading.answer
         if not isinstance(answer, Detections):
@@ -106,17 +105,17 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     mean_hits = fmean(hits_at)
     return Measurement(
         values={
-            "precision": share(num_hits, num_boxes) or nothing,
-            "recall": share(num_hits, num_targets) or nothing,
-            "f1": share(2 * num_hits, num_boxes + num_targets) or nothing,
-            "precision_mean": share(mean_hits, num_boxes) or nothing,
-            "recall_mean": share(mean_hits, num_targets) or nothing,
-            "f1_mean": share(2 * mean_hits, num_boxes + num_targets) or nothing,
-            "false_positive_rate": share(num_false_alarms, num_absent),
-            "boxes_per_question": share(num_boxes, num),
-            "duplicates_per_question": share(num_duplicates, num),
-            "unreadable_frac": share(num_unreadable, num),
-            "no_objects_frac": share(num_no_objects, num),
+            "precision": ratio(num_hits, num_boxes) or nothing,
+            "recall": ratio(num_hits, num_targets) or nothing,
+            "f1": ratio(2 * num_hits, num_boxes + num_targets) or nothing,
+            "precision_mean": ratio(mean_hits, num_boxes) or nothing,
+            "recall_mean": ratio(mean_hits, num_targets) or nothing,
+            "f1_mean": ratio(2 * mean_hits, num_boxes + num_targets) or nothing,
+            "false_positive_rate": ratio(num_false_alarms, num_absent),
+            "boxes_per_question": ratio(num_boxes, num),
+            "duplicates_per_question": ratio(num_duplicates, num),
+            "unreadable_frac": ratio(num_unreadable, num),
+            "no_objects_frac": ratio(num_no_objects, num),
         },
         counts={
             "num_questions": num,
@@ -132,3 +131,25 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
             "num_unreadable": num_unreadable,
         },
     )
+
+
+_DUPLICATE_IOU = 0.7
+"""A box that overlaps an earlier one of its answer by more than this IoU repeats it."""
+
+
+def answer_metrics(answers: Sequence[Detections]) -> dict[str, float]:
+    """Return metrics of answers without their targets: mean number of boxes, and fraction that repeat one before.
+
+    >>> from virft.types import Box, Detection
+    >>> box = Detection(box=Box(x1=0, y1=0, x2=2, y2=2))
+    >>> answer_metrics([Detections(items=(box, box)), Detections()])
+    {'boxes_per_answer': 1.0, 'duplicate_frac': 0.5}
+    """
+    found = [[item.box.xyxy for item in answer.items] for answer in answers]
+    num_boxes = sum(map(len, found))
+    repeated = sum(
+        max(ious[:place], default=0.0) > _DUPLICATE_IOU
+        for boxes in found
+        for place, ious in enumerate(iou_matrix(boxes, boxes))
+    )
+    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": repeated / max(1, num_boxes)}

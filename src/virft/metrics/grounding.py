@@ -1,4 +1,4 @@
-"""How near one box per question comes to its target."""
+"""Overlap of one predicted box per question with its target."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from collections.abc import Sequence
 
 from virft.geometry.boxes import intersection_over_union, size_of
-from virft.metrics.measurement import Measurement, share
+from virft.metrics.measurement import Measurement, ratio
 from virft.types import Box, Reading, Unreadable
 
-IOU_THRESHOLDS = (0.5, 0.75, 0.9)
+ACCURACY_IOU_THRESHOLDS = (0.5, 0.75, 0.9)
 
 
 def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
-    """Means over all questions; an unreadable answer has IoU 0. No questions: 0.
+    """Return means over all questions; an unreadable answer has IoU 0. No questions: 0.
 
-    ``box_miou``: mean IoU. ``accuracy_at_50`` (75, 90): share with IoU of at least 0.5 (0.75, 0.9).
-    ``unreadable_frac``. Table ``box_miou_by_size``: of small, medium and large targets (areas below 32², up to 96²,
-    above; as COCO). Source: referring-expression evaluation, as in RefCOCO.
+    ``box_miou``: mean IoU. ``accuracy_at_50`` (75, 90): fraction with IoU of at least 0.5 (0.75, 0.9).
+    ``unreadable_frac``. Table ``box_miou_by_size``: ``box_miou`` for small, medium and large targets (areas of COCO:
+    below 32², up to 96², above). Source: referring-expression evaluation, as in RefCOCO.
 
     >>> def says(x2): return Reading(text="", well_formed=True, answer=Box(x1=0, y1=0, x2=x2, y2=1))
     >>> grounding_metrics([(says(6), Box(x1=0, y1=0, x2=10, y2=1)), (says(8), Box(x1=0, y1=0, x2=10, y2=1))]).values
@@ -29,10 +29,10 @@ def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
         for reading, target in pairs
     ]
     num_unreadable = sum(isinstance(reading.answer, Unreadable) for reading, _ in pairs)
-    values = {"box_miou": share(math.fsum(ious), num)}
-    for threshold in IOU_THRESHOLDS:
-        values[f"accuracy_at_{threshold * 100:.0f}"] = share(sum(iou >= threshold for iou in ious), num)
-    values["unreadable_frac"] = share(num_unreadable, num)
+    values = {"box_miou": ratio(math.fsum(ious), num)}
+    for threshold in ACCURACY_IOU_THRESHOLDS:
+        values[f"accuracy_at_{threshold * 100:.0f}"] = ratio(sum(iou >= threshold for iou in ious), num)
+    values["unreadable_frac"] = ratio(num_unreadable, num)
     by_size: dict[str, list[float]] = {}
     for (_, target), iou in zip(pairs, ious, strict=True):
         by_size.setdefault(size_of(target), []).append(iou)

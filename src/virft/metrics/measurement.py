@@ -1,4 +1,4 @@
-"""What every metric returns."""
+"""The return type of all metrics."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """``values``: numbers by name, always finite; ``counts``: what they rest on. Metrics of one task share no names.
+    """Metrics by name, the counts that they are computed from, and tables of metrics.
 
-    ``tables``: further numbers, such as one for each class: table -> row -> number.
+    ``values``: always finite. Metrics of one task have different names. ``tables``: table -> row -> number, such as one
+    row for each class.
     """
 
     values: Mapping[str, float]
@@ -18,10 +19,10 @@ class Measurement:
     tables: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def share(part: float, whole: float) -> float:
-    """``part / whole``; 0 where there is no whole. Look at the count before believing a 0.
+def ratio(part: float, whole: float) -> float:
+    """Return ``part / whole``; 0 if ``whole`` is 0. The count distinguishes the two kinds of 0.
 
-    >>> share(1, 4), share(0, 0)
+    >>> ratio(1, 4), ratio(0, 0)
     (0.25, 0.0)
     """
     return part / whole if whole else 0.0

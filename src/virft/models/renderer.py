@@ -12,7 +12,7 @@ from torch import Tensor
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
-from virft.text.prompts import opened_by
+from virft.text.prompts import opened_prefix
 from virft.types import Augmentation, ImageRef, Prompt, Sample
 
 
@@ -128,7 +128,7 @@ class Renderer:
 def _opened(text: str, thinking: bool) -> str:
     """The beginning of the completion that the prompt contains already, such as an open think tag."""
     # Without thinking, the model would complete the think block, and every completion would have the wrong format.
-    opened = opened_by(text)
+    opened = opened_prefix(text)
     if opened and not thinking:
         raise ModelError(
             f"the model's chat template begins a think block in every completion (prompts end with {opened!r}); "

@@ -78,9 +78,12 @@ def build_from_coco(
     negatives_frac: float = 0.0,
     federated: bool = False,
     protocol: str | None = None,
+    task: str = "detection",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
-    """Build detection datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
+    """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
+
+    ``task``: one whose targets follow from the boxes of a class, as those of detection and counting do.
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
@@ -94,6 +97,7 @@ def build_from_coco(
     names = expand_class_sets(classes)
     annotated = read_coco(open_coco(annotations), images, classes=names, federated=federated, skipped=skipped)
     plan = QuestionPlan(
+        task=task,
         shots=shots,
         negatives_frac=negatives_frac,
         every_class=protocol == "all",

@@ -29,7 +29,6 @@ from virft.recipes.train import training_data
 from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names
 from virft.training.distributed import device
-from virft.types import TaskName
 
 EXTRAS = ("hf", "app")
 """Optional dependencies for users; the others are for the development of virft."""
@@ -196,9 +195,7 @@ def one_step() -> Finding:
     """A training step of the built-in model: weights change and stay finite; the time it takes."""
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
-        write_few_shot_scenes(
-            data, task=TaskName.DETECTION, classes=class_names("base")[:2], shots=1, seed=0, size=IMAGE_SIZE
-        )
+        write_few_shot_scenes(data, task="detection", classes=class_names("base")[:2], shots=1, seed=0, size=IMAGE_SIZE)
         config = Config(
             data=DataConfig(train=str(data)),
             sampling=SamplingConfig(max_completion_tokens=48),

@@ -11,7 +11,6 @@ from statistics import fmean
 
 from virft.config.schema import DataConfig, MixtureConfig
 from virft.data.store import Store
-from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
@@ -22,6 +21,7 @@ from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
+from virft.tasks import TASKS
 from virft.training.runtime import Runtime
 from virft.types import Sample, Scores
 
@@ -145,14 +145,15 @@ def make_validator(
     """A function from the number of steps done to the scores of the model in training; None without ``stores``.
 
     Predictions are written into ``validation_N`` of ``folder``, for a dataset of a mixture into ``validation_NAME_N``,
-    with scores named ``f1@NAME`` and so on. ``score`` is the mean of all headline scores: F1, accuracy and box mIoU.
+    with scores named ``f1@NAME`` and so on. ``score`` is the mean headline score of all tasks and datasets, such as F1
+    and accuracy.
     """
     if not stores:
         return None
     for store in stores.values():
         store.check(decode=True)
 
-    def validate_on(gathered: LoadedModel, name: str, num_steps: int) -> Mapping[str, float]:
+    def validate_on(gathered: LoadedModel, name: str, num_steps: int) -> tuple[Scores, ...]:
         out = folder / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
         if runtime.ranks.is_first:
             shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this validation
@@ -161,15 +162,17 @@ def make_validator(
             prompting=settings.prompting.of_origin(name),
             model_name=f"{settings.model_name} after {num_steps} steps",
         )
-        scores = evaluate(gathered, stores[name], out, settings=own, runtime=runtime)
-        suffix = f"@{name}" if name else ""
-        return {value_name + suffix: value for one in scores for value_name, value in one.values.items()}
+        return evaluate(gathered, stores[name], out, settings=own, runtime=runtime)
 
     def validate(num_steps: int) -> Mapping[str, float]:
         with loaded.gathered() as gathered:
-            found = {key: value for name in stores for key, value in validate_on(gathered, name, num_steps).items()}
-        headlines = [value for key, value in found.items() if key.partition("@")[0] in HEADLINE.values()]
-        return found | {"score": fmean(headlines)}
+            scores = [(name, one) for name in stores for one in validate_on(gathered, name, num_steps)]
+        found = {
+            value_name + (f"@{name}" if name else ""): value
+            for name, one in scores
+            for value_name, value in one.values.items()
+        }
+        return found | {"score": fmean(one.values[TASKS[one.task].headline] for _, one in scores)}
 
     return validate
 

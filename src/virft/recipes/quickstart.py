@@ -33,7 +33,7 @@ from virft.report.render.reported import Section
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.tasks import TASKS
-from virft.types import Answer, Sample, TaskName
+from virft.types import Answer, Sample
 
 SHOTS = 4
 STEPS = 80
@@ -82,7 +82,7 @@ def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None
 
     ``renamed``: class -> another name that training uses for it, as a control.
     """
-    common: dict[str, Any] = {"task": TaskName.DETECTION, "seed": seed, "size": IMAGE_SIZE}
+    common: dict[str, Any] = {"task": "detection", "seed": seed, "size": IMAGE_SIZE}
     if not (out / "train").exists():
         write_few_shot_scenes(out / "train", classes=class_names("novel"), shots=SHOTS, renamed=renamed, **common)
     for name, (split, kind) in TESTS.items():
@@ -159,6 +159,7 @@ def before_after_rows(found: Compared, out: Path, test: str, *, count: int) -> l
     return [
         BeforeAfter(
             image=load_image(sample.images[sample.target_image]),
+            task=sample.task,
             question=sample.query,
             target=sample.target,
             before=answer(sample, texts[0]),

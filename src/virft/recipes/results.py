@@ -14,13 +14,13 @@ from markupsafe import Markup
 from virft.config.schema import Config
 from virft.config.toml_file import load as load_toml
 from virft.errors import RunError
-from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.score import scores_to_text
 from virft.files import write_text
 from virft.inference.model import Model, load
 from virft.inference.optional import import_optional
 from virft.report.read import report_folders
 from virft.report.render.page import html_table
+from virft.tasks import TASKS
 from virft.training.run import CONFIG, EVENTS, METRICS, MODEL, TIMINGS, RunFolder
 from virft.types import Scores
 
@@ -163,7 +163,7 @@ class Evaluation:
         pandas = import_optional("pandas", needed_by="to_pandas()")
         nothing = (float("nan"),) * 2
         rows = [
-            (scores.task.value, name, value, *scores.intervals.get(name, nothing), scores.num_samples)
+            (scores.task, name, value, *scores.intervals.get(name, nothing), scores.num_samples)
             for scores in self.tasks
             for name, value in scores.values.items()
         ]
@@ -174,7 +174,7 @@ class Evaluation:
             f"{name} {value:.3f}"
             for scores in self.tasks
             for name, value in scores.values.items()
-            if name.partition(" ")[0] == HEADLINE[scores.task]  # behind it is " (8 of 40)" if samples are missing
+            if name.partition(" ")[0] == TASKS[scores.task].headline  # behind it is " (8 of 40)" if samples are missing
         )
         return f"<Evaluation of {self.model} on {self.data}: {main}>"
 
@@ -186,7 +186,7 @@ class Evaluation:
 
     def _table(self, scores: Scores) -> Markup:
         heading = Markup("<p><b>{}</b> on {}: {}, {} samples</p>").format(
-            self.model, self.data, scores.task.value, scores.num_samples
+            self.model, self.data, scores.task, scores.num_samples
         )
         main = [
             (name, f"{scores.values[name]:.3f}", f"{low:.3f} to {high:.3f}")
@@ -202,4 +202,4 @@ class Evaluation:
         )
 
     def _name(self, scores: Scores, name: str) -> str:
-        return name if len(self.tasks) == 1 else f"{scores.task.value}/{name}"
+        return name if len(self.tasks) == 1 else f"{scores.task}/{name}"

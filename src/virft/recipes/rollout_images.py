@@ -25,7 +25,7 @@ def rollout_images(group: RolloutGroup) -> tuple[LoggedCompletion, LoggedComplet
             query=sample.query,
             text=group.completions[i].text,
             reward=report.total,
-            image=draw_answer(image, sample.target, report.reading.answer, side=_SIDE),
+            image=draw_answer(image, sample.target, report.reading.answer, task=sample.task, side=_SIDE),
         )
 
     return draw("best", order[-1]), draw("worst", order[0])

@@ -29,9 +29,10 @@ from virft.inference.prompting import Prompting, resolve_prompting
 from virft.models.load import LoadedModel, load_model
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.recipes.rollout_images import rollout_images
-from virft.rewards.combine import Preset, RewardRule
 from virft.rewards.extra import load_function
+from virft.rewards.options import Preset
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.training.distributed import device
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.loop import Augment, LoopSettings

@@ -12,13 +12,15 @@ from virft.data.samples import sample_from_record
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 from virft.report.render.page import html_table
-from virft.rewards.combine import ExtraReward, Preset, RewardRule
-from virft.rewards.explain import explain_reward
+from virft.rewards.extra import ExtraReward
+from virft.rewards.options import Preset
 from virft.tasks import TASKS
+from virft.tasks.explain import explain_reward
 from virft.tasks.grader import Grader
-from virft.types import Box, Detection, ImageSize, RewardContext, RewardReport, Sample, TaskName
+from virft.tasks.reward import RewardRule
+from virft.tasks.task import Task
+from virft.types import Box, Detection, ImageSize, RewardContext, RewardReport, Sample
 
-_TARGET_KEY = {TaskName.DETECTION: "boxes", TaskName.CLASSIFICATION: "label", TaskName.GROUNDING: "box"}
 _WHERE = "reward()"
 
 
@@ -68,10 +70,10 @@ def reward(
 
     ``target``: the ground truth in pixels of the original image, as a noun (``Detections``, ``Label``, ``Box``) or as a
     plain value: a list of boxes [x1, y1, x2, y2] for detection (empty: no objects), a class name for classification,
-    one box for grounding. ``image_size``: (width, height) of the original image; its default is for targets with
-    coordinates from 0 to 1000, as in the text. ``resized``: the size that the model saw, for ``box_space``
-    "resized_pixels". ``preset``, ``weights``, ``iou_threshold``: as the settings ``reward.*``. ``extra``: reward
-    functions of your own.
+    one box for grounding, a number for counting. ``image_size``: (width, height) of the original image; its default is
+    for targets with coordinates from 0 to 1000, as in the text. ``resized``: the size that the model saw, for
+    ``box_space`` "resized_pixels". ``preset``, ``weights``, ``iou_threshold``: as the settings ``reward.*``. ``extra``:
+    reward functions of your own.
 
     Raises ``ConfigError`` for unknown names or impossible settings and ``DataError`` for an invalid target.
 
@@ -90,7 +92,7 @@ def reward(
     if box_space not in tuple(BoxSpace):
         raise ConfigError(f"box_space is {box_space!r}; expected one of {', '.join(BoxSpace)}")
     rule = RewardRule(preset=preset, weights=weights or {}, iou_threshold=iou_threshold, extra=tuple(extra))
-    sample = _sample(target, TaskName(task), ImageSize(*image_size))
+    sample = _sample(target, TASKS[task], ImageSize(*image_size))
     grader = Grader(rule=rule, thinking=thinking, box_space=BoxSpace(box_space))
     seen = sample.target_size if resized is None else ImageSize(*resized)
     report = grader.grade(text, sample, resized=seen, context=RewardContext())
@@ -103,19 +105,25 @@ def reward(
     )
 
 
-def _sample(target: Any, task: TaskName, size: ImageSize) -> Sample:
+def _sample(target: Any, task: Task, size: ImageSize) -> Sample:
     """A sample without an image file, checked as a line of ``samples.jsonl`` is."""
-    if isinstance(target, TASKS[task].target_type):
+    if isinstance(target, task.target_type):
         noun: Any = target
-        return Sample(id=_WHERE, task=task, images=("",), image_sizes=(size,), query="?", target=noun)
+        return Sample(id=_WHERE, task=task.name, images=("",), image_sizes=(size,), query="?", target=noun)
     record = {
         "id": _WHERE,
-        "task": task.value,
+        "task": task.name,
         "images": [{"path": "image", "width": size.width, "height": size.height}],
         "query": "?",
-        "target": target if isinstance(target, Mapping) else {_TARGET_KEY[task]: _plain(target)},
+        "target": _target_record(target, task),
     }
     return sample_from_record(record, where=_WHERE)
+
+
+def _target_record(target: Any, task: Task) -> Any:
+    """The JSON of a target; a plain value becomes the value of the only key that the task's targets must have."""
+    required = task.target_format.required
+    return {next(iter(required)): _plain(target)} if len(required) == 1 and not isinstance(target, Mapping) else target
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from virft.models.sharding import shard
 from virft.models.vision import FeatureCache
 from virft.recipes.setup import load_for_training, make_grader, make_prompting, make_runtime
 from virft.tasks import TASKS
-from virft.text.prompts import left_to_write
+from virft.text.prompts import strip_opened_prefix
 from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
 from virft.training.optim import ScaledRows, learning_rate, make_optimizer
 from virft.training.policy_runner import PolicyRunner
@@ -152,7 +152,7 @@ def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, 
             thinking_text=sample.rationale if prompting.thinking_for(sample) else None,
         )
         # A chat template may end inside a think block: its tag is in the prompt and must not come twice.
-        rest = left_to_write(text, rendered.prompt.opened)
+        rest = strip_opened_prefix(text, rendered.prompt.opened)
         return [*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end]
 
     return target_ids

@@ -1,6 +1,6 @@
-"""Rewards of detection: how well boxes overlap, and how honest their confidences are.
+"""Reward functions of detection: overlap of boxes, and calibration of their confidences.
 
-Two parts share one matching, so a preset is a function that returns both.
+Both parts use the same matching, so each preset is one function that returns both.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from virft.types import Detections, Reading, RewardContext
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
-    """Which target each prediction found, in text order.
+    """The target of each predicted box, in text order.
 
-    ``targets[i]``: index into the target's items, or ``None`` for a false positive; ``ious[i]``: IoU
-    with it, 0 without; ``dropped``: predictions that do not count at all (``paper`` only).
+    ``targets[i]``: index into the target's items, or ``None`` for a false positive; ``ious[i]``: IoU with it, 0
+    without; ``dropped``: predicted boxes that do not count at all (``paper`` only).
     """
 
     targets: tuple[int | None, ...]
@@ -26,7 +26,7 @@ class Matching:
 
 
 def iou_threshold_at(start: float, end: float | None, context: RewardContext) -> float:
-    """The threshold on the straight line from ``start`` at the first step to ``end`` at the last.
+    """Return the threshold of a step, interpolated linearly from ``start`` at the first step to ``end`` at the last.
 
     >>> iou_threshold_at(0.25, 0.75, RewardContext(step_frac=0.5)), iou_threshold_at(0.25, None, RewardContext())
     (0.5, 0.25)
@@ -42,13 +42,13 @@ def match_best(
     iou_weight: float = 1.0,
     confidence_weight: float = 1.0,
 ) -> Matching:
-    """The one-to-one matching above the IoU threshold that earns most: largest sum of IoU + 2 * confidence, weighted.
+    """Return the one-to-one matching above the IoU threshold with the largest weighted sum of IoU + 2 * confidence.
 
-    With equal confidences and no shared targets this is the Hungarian assignment by IoU. The
-    confidences have to take part: a matching by IoU alone can, when one box comes closer to its
-    target, jump to fewer pairs and so pay less for a better answer. Ties are broken by box, not by
-    position in the text: where boxes compete, predictions and targets are sorted first.
-    Source: Hungarian assignment with class probability in the cost, DETR (arXiv 2005.12872).
+    With equal confidences and no shared targets this is the Hungarian assignment by IoU. The confidences have to take
+    part: a matching by IoU alone can, when one box comes closer to its target, jump to fewer pairs, and so give a
+    better answer a lower reward. Ties are resolved by coordinates, not by position in the text: where boxes compete,
+    predicted and target boxes are sorted first. Source: Hungarian assignment with class probability in the cost, DETR
+    (arXiv 2005.12872).
 
     >>> from virft.types import Box, Detection
     >>> def row(*ends): return Detections(items=tuple(Detection(box=Box(x1=a, y1=0, x2=b, y2=9)) for a, b in ends))
@@ -59,15 +59,15 @@ def match_best(
     ious = iou_matrix([item.box.xyxy for item in items], [item.box.xyxy for item in target.items])
     if iou_weight == 0.0 and confidence_weight == 0.0:
         iou_weight = 1.0
-    worth = []
+    gains = []
     for item, item_ious in zip(items, ious, strict=True):
         bonus = 2.0 * confidence_weight * item.confidence
-        worth.append([iou_weight * iou + bonus if iou > iou_threshold else 0.0 for iou in item_ious])
-    pairs = undisputed_pairs(worth)
+        gains.append([iou_weight * iou + bonus if iou > iou_threshold else 0.0 for iou in item_ious])
+    pairs = undisputed_pairs(gains)
     if pairs is None:
         rows = sorted(range(len(items)), key=lambda index: (*items[index].box.xyxy, items[index].confidence))
         columns = sorted(range(len(target.items)), key=lambda index: target.items[index].box.xyxy)
-        assigned = assign_by_weight([[worth[row][column] for column in columns] for row in rows])
+        assigned = assign_by_weight([[gains[row][column] for column in columns] for row in rows])
         pairs = [(rows[row], columns[column]) for row, column in assigned]
     found: list[int | None] = [None] * len(items)
     found_ious = [0.0] * len(items)
@@ -87,13 +87,13 @@ def detection_rewards(
     iou_weight: float = 1.0,
     confidence_weight: float = 1.0,
 ) -> dict[str, float]:
-    """``iou`` in [0, 1] and ``confidence`` in [-1, 1], both over max(N, M): N predicted, M target boxes.
+    """Return ``iou`` in [0, 1] and ``confidence`` in [-1, 1], both over max(N, M): N predicted, M target boxes.
 
-    ``iou``: sum of matched IoU / max(N, M), so a missing box and an extra box (a duplicate, an
-    invalid element) both cost. Empty target: 1 for an explicit empty answer, 0 for any box.
-    ``confidence``: sum over predictions of (2 c hit - c^2) / max(N, M). A proper score: the best c is
-    the true rate of hits; junk at c 0, a missed object and an empty answer earn 0. Invalid elements
-    count in N only. Unreadable: both 0. The weights are those of the total (see ``match_best``).
+    ``iou``: sum of matched IoU / max(N, M), so a missing box and an extra box (a duplicate, an invalid element) both
+    lower it. Empty target: 1 for an explicit empty answer, 0 for any box. ``confidence``: sum over predicted boxes of
+    (2 c hit - c^2) / max(N, M). A proper score: the best c is the true rate of hits; junk at c 0, a missed object and
+    an empty answer get 0. Invalid elements count in N only. Unreadable: both 0. The weights are those of the total
+    (see ``match_best``).
     Source: Visual-RFT (arXiv 2503.01785) with max(N, M) of its code; Brier 1950 for the confidence.
 
     >>> from virft.types import Box, Detection
@@ -124,7 +124,9 @@ def detection_rewards(
 
 
 def match_like_paper(predicted: Detections, target: Detections, *, iou_threshold: float) -> Matching:
-    """Greedy by confidence, ties in text order, after exact duplicates (same box) are dropped. Source: Visual-RFT code.
+    """Match boxes greedily by confidence, ties in text order, after exact duplicates (same box) are dropped.
+
+    Source: Visual-RFT code.
 
     >>> from virft.types import Box, Detection
     >>> box = Box(x1=0, y1=0, x2=2, y2=2)
@@ -154,13 +156,13 @@ def paper_detection_rewards(
     iou_threshold: float = 0.5,
     iou_threshold_end: float | None = None,
 ) -> dict[str, float]:
-    """``iou``: sum of matched IoU / max(N, M), and ``confidence``: mean over N of c if matched, else 1 - c. In [0, 1].
+    """Return ``iou``, sum of matched IoU / max(N, M), and ``confidence``, mean over N of c if matched, else 1 - c.
 
-    Faults kept on purpose: greedy matching; exact duplicates dropped for free; junk at confidence 0
-    earns full confidence reward; one invalid element zeroes the answer; an empty answer and an
-    empty target always earn 0. Not kept: the symbolic-math check that runs first in the published
-    code, and confidences outside [0, 1], which the reader calls invalid.
-    Source: Visual-RFT code; the paper divides R_IoU by N.
+    Both are in [0, 1]. Faults of the published code, reproduced on purpose: greedy matching; exact duplicates are
+    dropped at no cost; junk at confidence 0 gets the full confidence reward; one invalid element zeroes the answer; an
+    empty answer and an empty target always get 0. Not reproduced: the symbolic-math check that runs first in the
+    published code, and confidences outside [0, 1], which the parser treats as invalid. Source: Visual-RFT code; the
+    paper divides R_IoU by N.
 
     >>> from virft.types import Box, Detection
     >>> target = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2)),))

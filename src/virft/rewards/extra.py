@@ -1,4 +1,4 @@
-"""Rewards of the user's own: a function in a Python file."""
+"""The user's own reward functions, loaded from Python files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,34 @@ import difflib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from virft.errors import ConfigError
-from virft.rewards.combine import ExtraReward
+from virft.types import Reading, RewardContext
+
+ExtraReward = Callable[[Reading, Any, RewardContext], float]
+"""The user's own reward function (reading, target, context) -> number in [-1, 1]. Its name is the function's name."""
 
 _EXPECTED = 'expected "file.py:function", a function (reading, target, context) -> float in [-1, 1]'
 
 
-def load_function(spec: str, folder: Path = Path()) -> ExtraReward:
-    """The function that ``spec`` ("file.py:function") names; a relative path begins at ``folder``.
+def name_of_extra(function: ExtraReward) -> str:
+    """Return the name of an extra reward in weights and logs.
 
-    The file runs as a module of its own. What it raises while running is the user's to see, with
-    the traceback into the file; all else is a ``ConfigError``.
+    >>> def shortness(reading, target, context): return 0.0
+    >>> name_of_extra(shortness)
+    'shortness'
+    """
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def load_function(spec: str, folder: Path = Path()) -> ExtraReward:
+    """Return the function that ``spec`` ("file.py:function") names; a relative path is resolved against ``folder``.
+
+    The file is imported as its own module. Exceptions that it raises are passed on with the traceback into the file;
+    any other failure is a ``ConfigError``.
 
     >>> load_function("rewards.py")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""Rewards of grounding: how near one box comes to another."""
+"""Reward functions of grounding: overlap of two boxes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from virft.types import Box, Reading, RewardContext
 
 
 def giou_reward(reading: Reading, target: Box, context: RewardContext) -> float:
-    """(GIoU + 1) / 2, in [0, 1]: 1 for the same box, above 0 even where boxes do not touch; unreadable earns 0.
+    """Return (GIoU + 1) / 2, in [0, 1]: 1 for the same box, above 0 even if the boxes do not overlap; unreadable: 0.
 
     Source: Visual-RFT code, scaled.
 
@@ -19,7 +19,7 @@ def giou_reward(reading: Reading, target: Box, context: RewardContext) -> float:
 
 
 def paper_giou_reward(reading: Reading, target: Box, context: RewardContext) -> float:
-    """GIoU + 1, in [0, 2]; unreadable earns 0. Source: Visual-RFT code (the paper has plain IoU).
+    """Return GIoU + 1, in [0, 2]; unreadable: 0. Source: Visual-RFT code (the paper has plain IoU).
 
     >>> reading = Reading(text="", well_formed=True, answer=Box(x1=0, y1=0, x2=1, y2=1))
     >>> paper_giou_reward(reading, Box(x1=0, y1=0, x2=1, y2=1), RewardContext())

@@ -1,4 +1,4 @@
-"""Rewards of classification: is it the right name."""
+"""Reward functions of classification: equality of class names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from virft.types import Label, Reading, RewardContext
 
 
 def label_reward(reading: Reading, target: Label, context: RewardContext) -> float:
-    """1 if the answer names the target after normalising, or by one of its aliases; else 0, so for unreadable ones.
+    """Return 1 if the answer equals the target or one of its aliases after normalising, else 0; unreadable: 0.
 
     >>> reading = Reading(text="", well_formed=True, answer=Label(text="siamese_Cat"))
     >>> label_reward(reading, Label(text="Siamese cat"), RewardContext())
@@ -17,10 +17,10 @@ def label_reward(reading: Reading, target: Label, context: RewardContext) -> flo
 
 
 def paper_label_reward(reading: Reading, target: Label, context: RewardContext) -> float:
-    """1 if answer or target holds the other; else 0. The fault is kept: it pays for "A or B or C".
+    """Return 1 if answer or target contains the other, else 0. Reproduces the fault that "A or B or C" gets 1.
 
-    An unreadable answer, so an empty one, earns 0; the published code falls back on the whole text.
-    Source: Visual-RFT code.
+    An unreadable answer, so an empty one, gets 0; the published code falls back on the whole text. Source: Visual-RFT
+    code.
 
     >>> reading = Reading(text="", well_formed=True, answer=Label(text="cat"))
     >>> paper_label_reward(reading, Label(text="caterpillar"), RewardContext())

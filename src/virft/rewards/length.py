@@ -1,10 +1,10 @@
-"""What it costs to come near the end of the room for an answer."""
+"""Penalty for completions that come close to the token limit."""
 
 from __future__ import annotations
 
 
 def overlong_reward(num_tokens: int, *, max_tokens: int, overlong_tokens: int) -> float:
-    """0 up to ``max_tokens - overlong_tokens``, from there down to -1 at ``max_tokens``, where a completion is cut.
+    """Return 0 up to ``max_tokens - overlong_tokens``, then linearly down to -1 at ``max_tokens`` (truncated).
 
     Source: soft overlong punishment of DAPO (arXiv 2503.14476, equation 13).
 

@@ -1,0 +1,4 @@
+"""The built-in world: pictures of scenes with questions whose answers are known."""
+
+SCENE_TASKS = ("detection", "classification", "grounding")
+"""Tasks that scenes have questions of."""

@@ -11,7 +11,7 @@ import numpy as np
 from virft.scenes.assets import scene_classes
 from virft.scenes.patches import REFERENCE_SIZE
 from virft.scenes.render import Scene, SceneObject
-from virft.types import Detection, Detections, Label, Target, TaskName
+from virft.types import Detection, Detections, Label, Target
 
 MIN_AREA_RATIO = 1.4
 """Smallest ratio of the box areas of the largest (smallest) object and the next one, for "largest" and "smallest"."""
@@ -24,7 +24,7 @@ _ORDINALS = ("second", "third", "fourth", "fifth")
 class SceneQuestion:
     """One question about a scene, in the terms of ``virft.types.Sample``."""
 
-    task: TaskName
+    task: str
     """Task of the question."""
     query: str
     """Class name, group or referring expression."""
@@ -41,7 +41,7 @@ def detection_question(scene: Scene, class_name: str) -> SceneQuestion:
     """Return the question about all objects of the class, sorted by x1, then y1; no objects if the class is absent."""
     boxes = sorted((o.box for o in scene.objects if o.class_name == class_name), key=lambda box: (box.x1, box.y1))
     return SceneQuestion(
-        task=TaskName.DETECTION,
+        task="detection",
         query=class_name,
         target=Detections(items=tuple(Detection(box=box) for box in boxes)),
         class_name=class_name,
@@ -59,7 +59,7 @@ def classification_question(scene: Scene, class_name: str) -> SceneQuestion:
     if shown != [class_name]:
         raise ValueError(f"the scene shows {shown} of the group {group}, expected only one {class_name}")
     return SceneQuestion(
-        task=TaskName.CLASSIFICATION,
+        task="classification",
         query=group,
         target=Label(text=class_name),
         class_name=class_name,
@@ -152,7 +152,7 @@ def _nouns(scene: Scene) -> Iterable[tuple[str, list[SceneObject]]]:
 
 def _question(expression: str, target: SceneObject, noun: str, kind: str) -> SceneQuestion:
     return SceneQuestion(
-        task=TaskName.GROUNDING,
+        task="grounding",
         query=expression,
         target=target.box,
         class_name=noun if noun in scene_classes() else None,

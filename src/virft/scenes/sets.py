@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import TEST_STYLES, TRAIN_STYLES, Split, Style, class_names
 from virft.scenes.patches import REFERENCE_SIZE
 from virft.scenes.plans import classification_plan, detection_plan, grounding_plan, mixed_plan
@@ -23,7 +24,6 @@ from virft.scenes.questions import (
     sample_by_kind,
 )
 from virft.scenes.render import Scene, render_scene
-from virft.types import TaskName
 
 ABSENT_FRAC = 0.3
 """Default fraction of detection questions about an absent class."""
@@ -119,7 +119,7 @@ def training_stream(seed: int, *, start: int = 0, classes: Sequence[str] | None 
 
 def few_shot_set(
     seed: int,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     shots: int,
     *,
@@ -141,7 +141,7 @@ def few_shot_set(
 
 def evaluation_set(
     seed: int,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     num_questions: int,
     kind: SceneKind,
@@ -159,21 +159,26 @@ def evaluation_set(
     return _samples(seed, key, kind, task, classes, num_questions - num_absent, num_absent, size)
 
 
-def _num_absent(task: TaskName, num_questions: float, absent_frac: float) -> int:
-    return round(num_questions * absent_frac) if task is TaskName.DETECTION else 0
+def _num_absent(task: str, num_questions: float, absent_frac: float) -> int:
+    return round(num_questions * absent_frac) if task == "detection" else 0
 
 
 def _samples(
     seed: int,
     key: str,
     kind: SceneKind,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     num_scenes: int,
     num_absent: int,
     size: int,
 ) -> Iterator[SceneSample]:
-    """Yield scenes about ``classes`` in turn, with the questions about absent classes evenly spaced."""
+    """Yield scenes about ``classes`` in turn, with the questions about absent classes evenly spaced.
+
+    Raises ``ValueError`` for a task without scenes.
+    """
+    if task not in SCENE_TASKS:
+        raise ValueError(f"scenes have no questions of {task}; expected one of {', '.join(SCENE_TASKS)}")
     for index in range(num_scenes):
         rng = stream_generator(seed, key, index)
         queried = classes[index % len(classes)]
@@ -204,14 +209,14 @@ def _distractors(queried: str, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _scene_about(
-    rng: np.random.Generator, kind: SceneKind, task: TaskName, queried: str, distractors: Sequence[str], size: int
+    rng: np.random.Generator, kind: SceneKind, task: str, queried: str, distractors: Sequence[str], size: int
 ) -> _SceneAbout:
     """Return a scene and a question whose answer is of the class ``queried``."""
-    if task is TaskName.DETECTION:
+    if task == "detection":
         plan = detection_plan(rng, queried, distractors, max_count=3 if kind.is_training else 4)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
         return _SceneAbout(scene, detection_question(scene, queried))
-    if task is TaskName.CLASSIFICATION:
+    if task == "classification":
         plan = classification_plan(rng, queried, distractors)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
         return _SceneAbout(scene, classification_question(scene, queried))

@@ -1,15 +1,15 @@
-"""The problems virft knows: one file and one row each."""
+"""The tasks of virft: everything that differs between problems, one file and one row each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from virft.tasks.classification import CLASSIFICATION
+from virft.tasks.counting import COUNTING
 from virft.tasks.detection import DETECTION
 from virft.tasks.grounding import GROUNDING
 from virft.tasks.task import Task
-from virft.types import TaskName
 
-TASKS: Mapping[TaskName, Task] = {task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING)}
 
 __all__ = ["TASKS", "Task"]

@@ -2,18 +2,222 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from virft.errors import DataError
+from virft.geometry.boxes import intersection_over_union
 from virft.metrics.calibration import calibration_metrics
-from virft.metrics.detection import detection_metrics
+from virft.metrics.detection import answer_metrics, detection_metrics, find_hits
 from virft.metrics.measurement import Measurement
-from virft.tasks.task import Task
+from virft.rewards.detection import (
+    detection_rewards,
+    iou_threshold_at,
+    match_best,
+    match_like_paper,
+    paper_detection_rewards,
+)
+from virft.rewards.options import RewardOptions
+from virft.tasks.box_answers import (
+    BOX_SCHEMA,
+    HUGE,
+    WHOLE_IMAGE,
+    RelativeBox,
+    box_to_record,
+    count_boxes,
+    format_box,
+    format_corners,
+    grid,
+    mean_box,
+    shifted,
+    shrink_box,
+    size_counts,
+    use_full_width_digits,
+    write_list,
+)
+from virft.tasks.task import (
+    CORRECT,
+    HALF_RIGHT,
+    TRUNCATED_FRAC,
+    UNREADABLE_FRAC,
+    WELL_FORMED_FRAC,
+    ClassAnnotation,
+    Descriptions,
+    MarkedBox,
+    Metric,
+    ParsedTarget,
+    Probes,
+    RolloutMetrics,
+    TargetFormat,
+    Task,
+    TaskBoxes,
+    TaskReward,
+    constant_probes,
+)
 from virft.text.answers import read_detection, render_detection
-from virft.types import Detections, Reading, TaskName
+from virft.text.prompts import PromptTexts
+from virft.text.records import bool_of, is_json_number, list_of, parse_box
+from virft.types import (
+    Answer,
+    Box,
+    Detection,
+    Detections,
+    ImageSize,
+    JoinedPrediction,
+    Reading,
+    RewardContext,
+    Sample,
+    Target,
+)
+
+if TYPE_CHECKING:
+    # NumPy stays unloaded: the command line imports the tasks for their names.
+    from virft.metrics.bootstrap import Statistic
+
+# --- data ---
+
+_BOXES = {"type": "array", "items": BOX_SCHEMA}
+_AREAS = {"type": "array", "items": {"type": "number", "minimum": 0}}
+
+
+def _to_record(sample: Sample) -> dict[str, Any]:
+    record: dict[str, Any] = {"boxes": [list(box.xyxy) for box in _boxes(_target_of(sample))]}
+    if sample.areas:
+        record["areas"] = list(sample.areas)
+    if sample.crowd:
+        record["crowd"] = [list(box.xyxy) for box in sample.crowd]
+    if not sample.exhaustive:
+        record["exhaustive"] = False
+    return record
+
+
+def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedTarget:
+    boxes = list_of(record["boxes"], "target.boxes", where=where)
+    target = _detections([parse_box(item, size, where=where) for item in boxes])
+    # Most records have no optional keys, and scoring reads datasets of 400,000 samples.
+    if len(record) == 1:
+        return ParsedTarget(target)
+    crowd = list_of(record.get("crowd", []), "crowd", where=where)
+    return ParsedTarget(
+        target,
+        {
+            "areas": _areas(record, where=where),
+            "exhaustive": bool_of(record.get("exhaustive", True), "target.exhaustive", where=where),
+            "crowd": tuple(parse_box(box, size, where=where) for box in crowd),
+        },
+    )
+
+
+def _areas(record: dict[str, Any], *, where: str) -> tuple[float, ...]:
+    areas = list_of(record.get("areas", []), "target.areas", where=where)
+    if areas and len(areas) != len(record["boxes"]):
+        raise DataError(f"{where}: {len(areas)} areas of {len(record['boxes'])} boxes; expected one for each, or none")
+    for area in areas:
+        if not is_json_number(area) or not 0 <= area < math.inf:
+            raise DataError(f"{where}: area {area!r:.60} is no number of pixels")
+    return tuple(map(float, areas))
+
+
+def _from_annotation(found: ClassAnnotation) -> ParsedTarget:
+    fields = {"areas": found.areas, "crowd": found.crowd, "exhaustive": found.is_exhaustive}
+    return ParsedTarget(_detections(found.boxes), fields)
+
+
+def _detections(boxes: Sequence[Box], *, confidence: float = 1.0) -> Detections:
+    return Detections(items=tuple(Detection(box=box, confidence=confidence) for box in boxes))
+
+
+def _boxes(found: Detections) -> tuple[Box, ...]:
+    return tuple(item.box for item in found.items)
+
+
+def _target_of(sample: Sample) -> Detections:
+    assert isinstance(sample.target, Detections)
+    return sample.target
+
+
+def _count(target: Detections) -> dict[str, int]:
+    return {**size_counts(_boxes(target)), "absent": int(not target.items)}
+
+
+def _move(target: Detections, move: Callable[[Box], Box]) -> Detections:
+    return replace(target, items=tuple(replace(item, box=move(item.box)) for item in target.items))
+
+
+def _fault(answer: Detections) -> str | None:
+    return answer.invalid[0].reason if answer.invalid else None
+
+
+# --- rewards ---
+
+
+def _robust(reading: Reading, target: Detections, context: RewardContext, options: RewardOptions) -> dict[str, float]:
+    return detection_rewards(
+        reading,
+        target,
+        context,
+        iou_threshold=options.iou_threshold,
+        iou_threshold_end=options.iou_threshold_end,
+        iou_weight=options.weight("iou"),
+        confidence_weight=options.weight("confidence"),
+    )
+
+
+def _paper(reading: Reading, target: Detections, context: RewardContext, options: RewardOptions) -> dict[str, float]:
+    return paper_detection_rewards(
+        reading,
+        target,
+        context,
+        iou_threshold=options.iou_threshold,
+        iou_threshold_end=options.iou_threshold_end,
+    )
+
+
+def _explain(answer: Detections, target: Detections, context: RewardContext, options: RewardOptions) -> list[str]:
+    """Each predicted box with its match, then invalid elements and targets that were not found."""
+    threshold = iou_threshold_at(options.iou_threshold, options.iou_threshold_end, context)
+    if options.preset == "paper":
+        matching = match_like_paper(answer, target, iou_threshold=threshold)
+    else:
+        matching = match_best(
+            answer,
+            target,
+            iou_threshold=threshold,
+            iou_weight=options.weight("iou"),
+            confidence_weight=options.weight("confidence"),
+        )
+    lines = [f"{answer.num_predicted} predicted, {len(target.items)} to find, hit above IoU {threshold:.3g}"]
+    for index, item in enumerate(answer.items):
+        line = f"{index + 1:>3}  {format_box(item.box):<32}  confidence {item.confidence:<5.3g}"
+        found = matching.targets[index]
+        if index in matching.dropped:
+            lines.append(f"{line}  an exact duplicate, dropped")
+        elif found is not None:
+            lines.append(f"{line}  target {found + 1}, IoU {matching.ious[index]:.3f}, hit")
+        else:
+            near = max((intersection_over_union(item.box.xyxy, other.box.xyxy) for other in target.items), default=0.0)
+            lines.append(f"{line}  no target left, best IoU {near:.3f}, miss")
+    lines += [f"invalid: {element.reason}: {element.piece!r}" for element in answer.invalid]
+    taken = set(matching.targets)
+    lines += [
+        f"target {index + 1} {format_box(item.box)} not found"
+        for index, item in enumerate(target.items)
+        if index not in taken
+    ]
+    if not answer.num_predicted:
+        lines.append("the answer says: no objects")
+    if answer.num_clipped:
+        lines.append(f"{answer.num_clipped} clipped to the image")
+    return lines
+
+
+# --- metrics ---
 
 
 def measure_detection(pairs: Sequence[tuple[Reading, Detections]]) -> Measurement:
-    """Precision, recall and F1 at IoU 0.5 with the habits they hide, and whether confidences are honest."""
+    """Return precision, recall and F1 at IoU 0.5, habits that they hide, and the calibration of confidences."""
     found, calibrated = detection_metrics(pairs), calibration_metrics(pairs)
     return Measurement(
         values={**found.values, **calibrated.values},
@@ -21,11 +225,250 @@ def measure_detection(pairs: Sequence[tuple[Reading, Detections]]) -> Measuremen
     )
 
 
+def score_detections(answer: Detections, target: Detections) -> float:
+    """Return F1 at IoU 0.5; 1 for "No Objects" if there are none.
+
+    >>> score_detections(Detections(), Detections())
+    1.0
+    """
+    num_boxes = answer.num_predicted + len(target.items)
+    return 2 * sum(find_hits(answer, target).hits) / num_boxes if num_boxes else 1.0
+
+
+def _ratios(measured: Measurement) -> dict[str, tuple[float, float]]:
+    hits, boxes, targets = (measured.counts[name] for name in ("num_hits", "num_boxes", "num_targets"))
+    return {"precision": (hits, boxes), "recall": (hits, targets), "f1": (2 * hits, boxes + targets)}
+
+
+def _measure_dataset(joined: Sequence[JoinedPrediction], source: Mapping[str, Any]) -> Measurement:
+    """Average precision (of an LVIS dataset, LVIS's), and tables of AP and F1 by class."""
+    from virft.metrics.box_questions import box_scores
+
+    precise = box_scores(joined, frequency=source.get("frequency"))
+    by_class: dict[str, list[tuple[Reading, Detections]]] = {}
+    for one in joined:
+        if one.sample.exhaustive:
+            by_class.setdefault(one.sample.query, []).append((one.reading, _target_of(one.sample)))
+    f1 = {label: detection_metrics(pairs).values["f1"] for label, pairs in sorted(by_class.items())}
+    return Measurement(values=precise.values, counts={}, tables={"ap": precise.by_class, "f1": f1})
+
+
+def _statistics(joined: Sequence[JoinedPrediction], images: Sequence[str]) -> list[Statistic]:
+    """COCO's ``ap`` and ``ap50``, for LVIS datasets too: LVIS's limit of boxes per image has no effect here."""
+    from virft.metrics.bootstrap import ap_statistic
+    from virft.metrics.box_questions import box_questions, confidences
+
+    return [ap_statistic(box_questions(joined, confidences), images=images)]
+
+
+_METRICS = (
+    Metric(
+        name="f1",
+        description="2 hits / (predicted + target boxes) over all questions together, at IoU 0.5",
+        in_table=True,
+        in_card=True,
+        in_comparison=True,
+    ),
+    Metric(
+        name="ap",
+        description="COCO's average precision, IoU 0.5 to 0.95; a box is ranked by its confidence",
+        in_table=True,
+        in_card=True,
+        in_comparison=True,
+    ),
+    Metric(name="ap50", description="average precision at IoU 0.5", in_table=True, in_card=True),
+    Metric(name="precision", description="hits / predicted boxes, at IoU 0.5", in_table=True),
+    Metric(name="recall", description="hits / target boxes, at IoU 0.5", in_table=True),
+    Metric(
+        name="false_positive_rate",
+        description="fraction of questions about an absent class with a predicted box",
+        better=-1,
+        in_table=True,
+        in_card=True,
+    ),
+    Metric(
+        name="calibration_error",
+        description="expected calibration error of confidences: mean distance from the fraction of hits",
+        better=-1,
+    ),
+    UNREADABLE_FRAC,
+    TRUNCATED_FRAC,
+    Metric(name="duplicates_per_question", description="additional boxes on a target that has a hit", better=-1),
+    WELL_FORMED_FRAC,
+    Metric(name="boxes_per_question", description="number of predicted boxes", better=0),
+    Metric(name="no_objects_frac", description='fraction of predictions that are "No Objects"', better=0),
+    Metric(name="mean_confidence", description="mean over all predicted boxes", better=0),
+    Metric(name="f1_mean", description="F1, mean over IoU 0.5 to 0.95"),
+    Metric(name="precision_mean", description="precision, mean over IoU 0.5 to 0.95"),
+    Metric(name="recall_mean", description="recall, mean over IoU 0.5 to 0.95"),
+)
+
+# --- reports ---
+
+
+def _describe_target(target: Detections) -> str:
+    boxes = _boxes(target)
+    return f"{count_boxes(len(boxes))}: {'; '.join(map(format_corners, boxes))}" if boxes else "nothing to find"
+
+
+def _describe_answer(answer: Detections) -> str:
+    boxes = [f"{format_corners(item.box)} (confidence {item.confidence:.2f})" for item in answer.items]
+    invalid = [f"no box: {one.reason}" for one in answer.invalid]
+    if not boxes and not invalid:
+        return "no objects"
+    return (f"{count_boxes(len(boxes))}: " if boxes else "") + "; ".join([*boxes, *invalid])
+
+
+def _count_answer(answer: Detections) -> str:
+    if not answer.items and not answer.invalid:
+        return "no objects"
+    boxes = [count_boxes(len(answer.items))] if answer.items else []
+    return ", ".join([*boxes, *([f"{len(answer.invalid)} invalid"] if answer.invalid else [])])
+
+
+def _lines(answer: Detections, size: ImageSize) -> list[str]:
+    if answer.items:
+        head = f"{count_boxes(len(answer.items))}, in pixels of {size.width} x {size.height}"
+    else:
+        head = "no usable box" if answer.invalid else "no objects"
+    return [
+        f"answer: {head}",
+        *(f"  {format_box(item.box)}  confidence {item.confidence:.2f}" for item in answer.items),
+        *(f"  invalid: {one.reason}: {one.piece}" for one in answer.invalid),
+    ]
+
+
+def _answer_to_record(answer: Detections) -> dict[str, Any]:
+    return {
+        "boxes": [box_to_record(item.box) | {"confidence": item.confidence} for item in answer.items],
+        "invalid": [{"reason": one.reason, "piece": one.piece} for one in answer.invalid],
+    }
+
+
+def _mark(answer: Detections, target: Detections | None) -> tuple[MarkedBox, ...]:
+    hits = (False,) * len(answer.items) if target is None else find_hits(answer, target).hits
+    return tuple(
+        MarkedBox(item.box, item.confidence, f"{item.confidence:.2f}", hit)
+        for item, hit in zip(answer.items, hits, strict=True)
+    )
+
+
+def _to_answer(found: Sequence[Detection]) -> Answer:
+    return Detections(items=tuple(found))
+
+
+# --- audit ---
+
+
+def _probes(samples: Sequence[Sample]) -> Probes:
+    """Constant boxes with several confidences, and texts that a lenient parser or reward could accept."""
+    boxes = ((box, sample.target_size) for sample in samples for box in _boxes(_target_of(sample)))
+    usual = mean_box(boxes) or WHOLE_IMAGE
+    constant: dict[str, Sequence[RelativeBox]] = {
+        "whole image": [WHOLE_IMAGE],
+        "mean box of the data": [usual],
+        "2 x 2 grid": grid(2),
+        "4 x 4 grid": grid(4),
+        "10 x 10 grid": grid(10),
+        "one box 20 times": [usual] * 20,
+        "one box shifted 10 times": shifted(usual, 10),
+    }
+    texts = {"always No Objects": "No Objects", "always []": "[]"}
+    for name, found in constant.items():
+        for confidence in (0.0, 0.5, 1.0):
+            texts[f"{name}, confidence {confidence:g}"] = write_list(found, confidence)
+    texts["mean box, no confidence"] = write_list([usual], None)
+    for written in ("NaN", "1e999", "-5.5", "True"):
+        texts[f"mean box, confidence {written}"] = write_list([usual], written)
+    texts["huge numbers"] = write_list([HUGE], 1.0)
+    texts["digits of another script"] = use_full_width_digits(write_list([usual], 1.0))
+    texts["No Objects and a box"] = "No Objects " + write_list([usual], 1.0)
+    texts["swapped corners"] = write_list([(1000, 1000, 0, 0)], 1.0)
+    return constant_probes(write_list([usual], 0.5), texts)
+
+
+def _oracle(samples: Sequence[Sample]) -> Iterator[Mapping[str, Target]]:
+    """Half right: every other box of the dataset, at IoU 0.7 with confidence 0.7."""
+    number = 0
+    for sample in samples:
+        boxes = _boxes(_target_of(sample))
+        shrunk = [shrink_box(box, 0.7) for box in boxes]
+        every_other = [box for i, box in enumerate(shrunk, number) if i % 2 == 0]
+        number += len(boxes)
+        yield {
+            CORRECT: _detections(boxes),
+            "boxes at IoU 0.7": _detections(shrunk, confidence=0.7),
+            HALF_RIGHT: _detections(every_other, confidence=0.7),
+        }
+
+
 DETECTION = Task(
-    name=TaskName.DETECTION,
-    example="[{'Position': [100, 200, 300, 400], 'Confidence': 0.9}] or No Objects",
+    name="detection",
     target_type=Detections,
+    query_hint="a class, as fox",
+    prompts=PromptTexts(
+        short="Detect {query}.",
+        request="Find every object of the category '{query}' in this image and give a box for each.",
+        schema=(
+            "The answer is a list with one entry per object, "
+            "[{'Position': [x1, y1, x2, y2], 'Confidence': number}, ...]: the left, top, right and bottom edge of "
+            "the box as {coordinates}, and how "
+            "sure you are of it, from 0 to 1 with two decimals. "
+            "If there is no such object, the answer is No Objects."
+        ),
+    ),
+    example="[{'Position': [100, 200, 300, 400], 'Confidence': 0.9}] or No Objects",
     read=read_detection,
     render=render_detection,
+    fault_of=_fault,
+    target_format=TargetFormat(
+        required=frozenset({"boxes"}),
+        for_metrics=frozenset({"areas", "crowd", "exhaustive"}),
+        properties={"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES},
+        to_record=_to_record,
+        from_record=_from_record,
+    ),
+    class_of=lambda sample: sample.query,
+    count_target=_count,
+    absent=Detections(),
+    from_annotation=_from_annotation,
+    allows_crop=True,
+    allows_flip=True,
+    rewards={
+        "robust": TaskReward(
+            bounds={"iou": (0.0, 1.0), "confidence": (-1.0, 1.0)}, compute=_robust, uses_threshold=True
+        ),
+        "paper": TaskReward(bounds={"iou": (0.0, 1.0), "confidence": (0.0, 1.0)}, compute=_paper, uses_threshold=True),
+    },
+    explain=_explain,
+    metrics=_METRICS,
     measure_pairs=measure_detection,
+    score_answer=score_detections,
+    score_description="F1 of the question",
+    ratios=_ratios,
+    measure_dataset=_measure_dataset,
+    statistics=_statistics,
+    class_tables=("ap",),
+    rollout_metrics=RolloutMetrics(
+        compute=answer_metrics,
+        descriptions={
+            "boxes_per_answer": "mean number of predicted boxes",
+            "duplicate_frac": "fraction of boxes that repeat an earlier one of their answer (IoU above 0.7)",
+        },
+    ),
+    describe_targets=Descriptions(
+        full=_describe_target,
+        short=lambda target: f"{count_boxes(len(target.items))} to find" if target.items else "nothing to find",
+        caption=lambda target: count_boxes(len(target.items)) if target.items else "not there",
+    ),
+    describe_answers=Descriptions(
+        full=_describe_answer,
+        short=_count_answer,
+        caption=lambda answer: "" if answer.items else "invalid boxes" if answer.invalid else "no objects",
+    ),
+    answer_lines=_lines,
+    answer_to_record=_answer_to_record,
+    boxes=TaskBoxes(of_target=_boxes, of_answer=_mark, to_answer=_to_answer, move=_move),
+    probes=_probes,
+    oracle=_oracle,
 )

@@ -1,4 +1,4 @@
-"""Text to reward: how answers are read, and what they are paid."""
+"""Grading of a completion: parse its text, then compute its reward."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from virft.geometry.boxes import BoxSpace
-from virft.rewards.combine import RewardRule, reward
 from virft.tasks import TASKS
+from virft.tasks.reward import RewardRule, reward
 from virft.types import ImageSize, RewardContext, RewardReport, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grader:
-    """What virft's own trainer and the rewards for other trainers grade with.
+    """Settings that virft's own trainer and the rewards for other trainers grade with.
 
-    ``by_origin``: the graders of samples of certain sets, where a run has several.
+    ``by_origin``: dataset of a mixture -> its own grader.
     """
 
     rule: RewardRule
@@ -24,13 +24,13 @@ class Grader:
     by_origin: Mapping[str, Grader] = field(default_factory=dict)
 
     def of(self, sample: Sample) -> Grader:
-        """The grader of the sample's set."""
+        """Return the grader of the sample's dataset."""
         return self.by_origin.get(sample.origin, self)
 
     def grade(self, text: str, sample: Sample, *, resized: ImageSize, context: RewardContext) -> RewardReport:
-        """The reward of one completion. Sees the completion only, never the prompt's own example.
+        """Return the reward of one completion. It sees the completion only, never the example in the prompt.
 
-        ``resized``: the size that the target image had for the model.
+        ``resized``: the size in pixels of the target image after the model's image processor.
         """
         if (own := self.of(sample)) is not self:
             return own.grade(text, sample, resized=resized, context=context)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from virft.geometry.boxes import XYXY, BoxSpace, clip_xyxy
 from virft.text.literals import Brackets, TooComplex, Value, Word, read_elements
-from virft.types import Box, Detection, Detections, ImageSize, InvalidElement, Label, Reading, Unreadable
+from virft.types import Answer, Box, Detection, Detections, ImageSize, InvalidElement, Label, Reading, Unreadable
 
 MAX_TEXT_BYTES = 32 * 1024
 """Largest length of a completion in bytes of UTF-8; longer ones are unreadable."""
@@ -89,12 +89,24 @@ def read_classification(text: str, *, thinking: bool) -> Reading:
     >>> read_classification("<think>whiskers</think><answer> Siamese cat </answer>", thinking=True).answer.text
     'Siamese cat'
     """
+    return read_content(text, thinking=thinking, parse=lambda label: Label(text=label))
+
+
+def read_content(text: str, *, thinking: bool, parse: Callable[[str], Answer]) -> Reading:
+    """Return the reading of a completion whose answer is plain text, such as a name or a number.
+
+    ``parse``: from the content of the answer block, without fences and outer spaces and never blank, to the answer or
+    ``Unreadable``.
+
+    >>> read_content("<answer> 3 </answer>", thinking=False, parse=int).answer
+    3
+    """
     well_formed, block = _find_answer(text, thinking)
     if isinstance(block, Unreadable):
         return Reading(text=text, well_formed=well_formed, answer=block)
     start, end = _strip_fence(text, *block)
-    label = text[start:end]
-    answer = Label(text=label) if _is_visible(label) else Unreadable(reason="the answer block is empty")
+    content = text[start:end]
+    answer = parse(content) if _is_visible(content) else Unreadable(reason="the answer block is empty")
     return Reading(text=text, well_formed=well_formed, answer=answer)
 
 
@@ -382,7 +394,16 @@ def render_classification(label: Label, *, thinking_text: str | None = None) -> 
     >>> render_classification(Label(text="pug"))
     '<answer>pug</answer>'
     """
-    return _wrap(label.text, thinking_text)
+    return render_content(label.text, thinking_text=thinking_text)
+
+
+def render_content(content: str, *, thinking_text: str | None = None) -> str:
+    """Return the completion with this content of the answer block, and a think block if there is a text for it.
+
+    >>> render_content("3", thinking_text="One, two, three.")
+    '<think>One, two, three.</think><answer>3</answer>'
+    """
+    return _wrap(content, thinking_text)
 
 
 def render_grounding(

@@ -1,41 +1,29 @@
-"""What a model is asked: question templates by task, with or without thinking; what a prompt has begun to answer."""
+"""Question templates with or without thinking, and the part of a completion that a prompt already holds."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
-from virft.types import Sample, TaskName
 
 BUILT_IN = ("paper", "short")
 
-_SHORT = {
-    TaskName.DETECTION: "Detect {query}.",
-    TaskName.CLASSIFICATION: "Which {query} is this?",
-    TaskName.GROUNDING: "Locate {query}.",
-}
 
-# Our own wording of the paper's long instruction: the request, where to reason, the answer's schema.
-_PAPER_REQUEST = {
-    TaskName.DETECTION: "Find every object of the category '{query}' in this image and give a box for each.",
-    TaskName.CLASSIFICATION: "Name the exact kind of {query} that this image shows.",
-    TaskName.GROUNDING: "Find the one region of this image that fits the description: {query}",
-}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptTexts:
+    """Texts of a task in the built-in templates; ``{query}`` and ``{coordinates}`` are replaced.
 
-_PAPER_SCHEMA = {
-    TaskName.DETECTION: (
-        "The answer is a list with one entry per object, "
-        "[{'Position': [x1, y1, x2, y2], 'Confidence': number}, ...]: the left, top, right and bottom edge of "
-        "the box as {coordinates}, and how sure you are of it, from 0 to 1 with two decimals. "
-        "If there is no such object, the answer is No Objects."
-    ),
-    TaskName.CLASSIFICATION: "The answer is the name alone.",
-    TaskName.GROUNDING: (
-        "The answer is one box, (x1,y1),(x2,y2): its top left and bottom right corner as {coordinates}."
-    ),
-}
+    ``short``: the whole question of the template "short". ``request`` and ``schema``: first and last sentences of
+    "paper", our own wording of the paper's long instruction: what to find, and the format of the answer.
+    """
+
+    short: str
+    request: str
+    schema: str
+
 
 _PAPER_BLOCKS = {
     True: "Think it through first, between <think> and </think>; then write the answer between <answer> and </answer>.",
@@ -51,44 +39,39 @@ _COORDINATES = {
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
-def question(
-    task: TaskName,
+def fill_template(
+    texts: PromptTexts,
     query: str,
     *,
     template: str,
     thinking: bool,
     space: BoxSpace = BoxSpace.RELATIVE_1000,
 ) -> str:
-    """The text put to the model. ``template`` is "paper", "short", or a text that holds ``{query}``.
+    """Return the question text. ``template`` is "paper", "short", or a text that holds ``{query}``.
 
-    ``space`` is told to the model by "paper" only. A text of the user's own says by itself whether to
-    think; nothing is added to it.
+    Only "paper" states the box space. The user's own template decides by itself whether to request thinking;
+    nothing is added to it. A template without ``{query}`` is a ``ValueError``.
 
-    >>> question(TaskName.DETECTION, "fox", template="short", thinking=True)
+    >>> texts = PromptTexts(short="Detect {query}.", request="Find {query}.", schema="The answer is a list.")
+    >>> fill_template(texts, "fox", template="short", thinking=True)
     'Detect fox. Think first.'
     """
     if template == "short":
-        return _SHORT[task].replace("{query}", query) + (" Think first." if thinking else "")
+        return texts.short.replace("{query}", query) + (" Think first." if thinking else "")
     if template == "paper":
-        schema = _PAPER_SCHEMA[task].replace("{coordinates}", _COORDINATES[space])
-        return " ".join([_PAPER_REQUEST[task].replace("{query}", query), _PAPER_BLOCKS[thinking], schema])
+        schema = texts.schema.replace("{coordinates}", _COORDINATES[space])
+        return " ".join([texts.request.replace("{query}", query), _PAPER_BLOCKS[thinking], schema])
     if "{query}" not in template:
         raise ValueError(f"a template without {{query}}: {template!r}")
     # Plain replacement: a user's text may hold the braces of a JSON example.
     return template.replace("{query}", query)
 
 
-def question_of(sample: Sample, *, template: str, thinking: bool, space: BoxSpace = BoxSpace.RELATIVE_1000) -> str:
-    """The sample's question: the one its data set brought along, else one made from the template."""
-    if sample.question is not None:
-        return sample.question
-    return question(sample.task, sample.query, template=template, thinking=thinking, space=space)
-
-
 def read_template(name: str) -> str:
-    """The template of a ``prompt.template`` setting: a built-in's name as it is, or the text of a file.
+    """Return the template of a ``prompt.template`` setting: the name of a built-in one, or the text of a file.
 
-    A file's last line break is left out.
+    The last line break of a file is dropped. ``ConfigError`` if the file cannot be read, is not UTF-8, or has no
+    ``{query}``.
 
     >>> read_template("short")
     'short'
@@ -107,22 +90,22 @@ def read_template(name: str) -> str:
     return text
 
 
-def opened_by(prompt: str) -> str:
-    r"""What of the answer a prompt has written already: a think tag at its very end, and the spaces behind it.
+def opened_prefix(prompt: str) -> str:
+    r"""Return the beginning of the completion that the prompt already holds: an open think tag and spaces at its end.
 
-    Chat templates of models that always think end so; what these models write then begins inside of the thought.
+    Chat templates of models that always think end with it; the sampled tokens then begin inside the thought.
 
-    >>> opened_by("<|im_start|>assistant\n<think>\n"), opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    >>> opened_prefix("<|im_start|>assistant\n<think>\n"), opened_prefix("<|im_start|>assistant\n<think>\n\n</think>\n")
     ('<think>\n', '')
     """
     found = _OPEN_THOUGHT.search(prompt)
     return found[0] if found else ""
 
 
-def left_to_write(text: str, opened: str) -> str:
-    r"""What is left of an answer's text behind a prompt that has ``opened`` it.
+def strip_opened_prefix(text: str, opened: str) -> str:
+    r"""Return the part of a completion's text that comes after the prefix ``opened`` of the prompt.
 
-    >>> left_to_write("<think>red fur</think><answer>fox</answer>", "<think>\n")
+    >>> strip_opened_prefix("<think>red fur</think><answer>fox</answer>", "<think>\n")
     'red fur</think><answer>fox</answer>'
     """
     return text.removeprefix(opened.rstrip())

@@ -1,17 +1,19 @@
-"""What cheats are paid beside honest answers."""
+"""Rewards of probes next to those of oracle answers."""
 
 from __future__ import annotations
 
 import pytest
 
 from factories import box, detections, sample
-from virft.audit.audit import audit, rank_correlation
+from virft.audit.audit import audit_reward, rank_correlation
 from virft.audit.groups import judge_groups
-from virft.audit.oracle import HALF_RIGHT, honest_texts, shrunk
+from virft.audit.oracle import oracle_texts
 from virft.audit.text import audit_text, groups_text
 from virft.geometry.boxes import BoxSpace, intersection_over_union
-from virft.rewards.combine import RewardRule
+from virft.tasks.box_answers import shrink_box
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
+from virft.tasks.task import HALF_RIGHT
 from virft.types import (
     Completion,
     Detections,
@@ -23,7 +25,6 @@ from virft.types import (
     Reading,
     RewardReport,
     RolloutGroup,
-    TaskName,
 )
 
 
@@ -40,13 +41,13 @@ SCENES = [
 ]
 
 
-def test_honest_boxes_have_the_iou_they_are_said_to_have() -> None:
+def test_oracle_boxes_have_the_iou_that_their_name_says() -> None:
     whole = box(10, 20, 110, 220)
-    assert intersection_over_union(shrunk(whole, 0.7).xyxy, whole.xyxy) == pytest.approx(0.7)
+    assert intersection_over_union(shrink_box(whole, 0.7).xyxy, whole.xyxy) == pytest.approx(0.7)
 
 
-def test_half_right_leaves_out_every_other_box_of_the_whole_set() -> None:
-    written = [one[HALF_RIGHT] for one in honest_texts(SCENES, thinking=False)]
+def test_half_right_skips_every_other_box_of_the_whole_dataset() -> None:
+    written = [one[HALF_RIGHT] for one in oracle_texts(SCENES, thinking=False)]
     # boxes number 0 and 2 of three stay; sqrt(0.7) = 0.83666: 200 wide becomes 167.3, 16.3 less at each side
     assert written[0] == "<answer>[{'Position':[116,116,284,284],'Confidence':0.7}]</answer>"
     assert written[1] == "<answer>[{'Position':[408,108,492,192],'Confidence':0.7}]</answer>"
@@ -54,30 +55,30 @@ def test_half_right_leaves_out_every_other_box_of_the_whole_set() -> None:
 
 
 def test_a_report_holds_means_over_all_questions() -> None:
-    (report,) = audit(SCENES, grader())
-    paid = {one.name: one for one in report.paid}
-    assert (report.task, report.num_samples) == (TaskName.DETECTION, 3)
+    (report,) = audit_reward(SCENES, grader())
+    found = {one.name: one for one in report.answers}
+    assert (report.task, report.num_samples) == ("detection", 3)
     # right: iou 1 in each, confidence 1 where there are boxes, format 1
-    assert paid["right"].reward == pytest.approx(1 + 2 / 3 + 1)
-    assert paid["right"].metric == 1
-    # nothing is said to be there: right for one of three
-    assert paid["always No Objects"].parts == {"iou": pytest.approx(1 / 3), "confidence": 0, "format": 1}
-    assert paid["always No Objects"].metric == pytest.approx(1 / 3)
+    assert found["correct"].reward == pytest.approx(1 + 2 / 3 + 1)
+    assert found["correct"].metric == 1
+    # "No Objects" is correct for one of three
+    assert found["always No Objects"].parts == {"iou": pytest.approx(1 / 3), "confidence": 0, "format": 1}
+    assert found["always No Objects"].metric == pytest.approx(1 / 3)
     # 5 % of the image is the largest overlap
-    assert paid["whole image, confidence 1"].reward < 1
-    assert paid["a megabyte"].reward == 0
-    assert [one.reward for one in report.paid] == sorted((one.reward for one in report.paid), reverse=True)
+    assert found["whole image, confidence 1"].reward < 1
+    assert found["a megabyte"].reward == 0
+    assert [one.reward for one in report.answers] == sorted((one.reward for one in report.answers), reverse=True)
 
 
-NAMES = [sample(Label(text=n), task=TaskName.CLASSIFICATION, id=n) for n in ("cat", "dog", "fox", "owl")]
+NAMES = [sample(Label(text=n), task="classification", id=n) for n in ("cat", "dog", "fox", "owl")]
 PLACES = [
-    sample(box(*xyxy), task=TaskName.GROUNDING, id=str(xyxy), size=SIZE)
+    sample(box(*xyxy), task="grounding", id=str(xyxy), size=SIZE)
     for xyxy in ((0, 0, 300, 300), (500, 500, 900, 800), (100, 700, 300, 1000))
 ]
 
 
 @pytest.mark.parametrize(
-    ("asked", "weights"),
+    ("samples", "weights"),
     [
         (SCENES, {}),
         (SCENES, {"confidence": 0.1}),
@@ -86,52 +87,52 @@ PLACES = [
         (PLACES, {}),
     ],
 )
-def test_robust_pays_no_cheat_as_much_as_an_answer_that_is_half_right(asked, weights) -> None:
-    (report,) = audit(asked, grader(weights=weights))
-    assert report.margin > 0.1, report.best_cheat
+def test_robust_rewards_no_probe_as_much_as_a_half_right_answer(samples, weights) -> None:
+    (report,) = audit_reward(samples, grader(weights=weights))
+    assert report.margin > 0.1, report.best_probe
 
 
-def test_paper_pays_junk_at_confidence_0_more_than_an_answer_that_is_half_right() -> None:
-    (report,) = audit(SCENES[:2], grader(preset="paper"))
-    # confidence 1 and format 1 for a box that hits nothing; of half right, a box of two and one of one at IoU 0.7 are
-    # paid 0.7 / 2 + 0.7 + 1 and 0.7 + 0.7 + 1
-    assert report.best_cheat.name == "whole image, confidence 0"
-    assert report.best_cheat.reward == pytest.approx(2)
+def test_paper_rewards_junk_at_confidence_0_more_than_a_half_right_answer() -> None:
+    (report,) = audit_reward(SCENES[:2], grader(preset="paper"))
+    # confidence 1 and format 1 for a box that hits nothing; of half right, a box of two and one of one at IoU 0.7 get
+    # 0.7 / 2 + 0.7 + 1 and 0.7 + 0.7 + 1
+    assert report.best_probe.name == "whole image, confidence 0"
+    assert report.best_probe.reward == pytest.approx(2)
     assert report.half_right.reward == pytest.approx((2.05 + 2.4) / 2, abs=0.02)
     singles = [sample(detections(xyxy), id=str(xyxy), size=SIZE) for xyxy in ((0, 0, 90, 90), (300, 0, 380, 70))]
-    (report,) = audit(singles, grader(preset="paper"))
-    # 2 against (2.4 + 1) / 2: "No Objects" is paid for its format alone
+    (report,) = audit_reward(singles, grader(preset="paper"))
+    # 2 against (2.4 + 1) / 2: "No Objects" gets its format reward alone
     assert report.margin == pytest.approx(-0.3, abs=0.02)
-    assert "CHEATING PAYS" in audit_text(report)
+    assert "THIS REWARD CAN BE HACKED" in audit_text(report)
 
 
-def test_a_moving_threshold_is_looked_at_where_it_begins_and_where_it_ends() -> None:
-    first, last = audit(SCENES, grader(iou_threshold=0.0, iou_threshold_end=0.5))
+def test_a_moving_threshold_is_audited_at_the_first_and_the_last_step() -> None:
+    first, last = audit_reward(SCENES, grader(iou_threshold=0.0, iou_threshold_end=0.5))
     assert (first.step_frac, last.step_frac) == (0, 1)
-    whole = [next(one for one in report.paid if one.name == "whole image, confidence 0") for report in (first, last)]
+    whole = [next(one for one in report.answers if one.name == "whole image, confidence 0") for report in (first, last)]
     # the larger of two boxes covers 4 % of the image, halved; the single one 1 %; the third question has none
     assert [one.parts["iou"] for one in whole] == [pytest.approx((0.02 + 0.01) / 3), 0]
-    assert "as the first step of a run pays" in audit_text(first)
+    assert "rewards of the first step of a run" in audit_text(first)
 
 
-def test_each_set_of_a_mixture_is_paid_and_read_by_its_own_rules() -> None:
+def test_each_dataset_of_a_mixture_is_read_and_rewarded_by_its_own_rules() -> None:
     thinks = Grader(rule=RewardRule(preset="paper"), thinking=True, box_space=BoxSpace.RELATIVE_1000)
     mixed = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000, by_origin={"b": thinks})
-    asked = [sample(detections((0, 0, 500, 500)), id=name, size=SIZE, origin=name) for name in ("a", "b")]
-    (report,) = audit(asked, mixed)
-    paid = {one.name: one for one in report.paid}
-    assert paid["right"].parts["format"] == 1, "with a thought where one is asked for"
-    # junk at confidence 0 is paid 1 by paper, 0 by robust
-    assert paid["10 x 10 grid, confidence 0"].parts["confidence"] == 0.5
+    samples = [sample(detections((0, 0, 500, 500)), id=name, size=SIZE, origin=name) for name in ("a", "b")]
+    (report,) = audit_reward(samples, mixed)
+    found = {one.name: one for one in report.answers}
+    assert found["correct"].parts["format"] == 1, "with a think block where one is requested"
+    # junk at confidence 0 gets 1 by paper, 0 by robust
+    assert found["10 x 10 grid, confidence 0"].parts["confidence"] == 0.5
 
 
-def test_the_table_names_the_best_cheats_and_says_how_many_more_there_are() -> None:
-    (report,) = audit(SCENES, grader())
+def test_the_table_lists_the_best_probes_and_counts_the_others() -> None:
+    (report,) = audit_reward(SCENES, grader())
     lines = audit_text(report).splitlines()
     assert lines[0] == "detection, 3 questions"
-    assert sum(line.startswith("  cheat ") for line in lines) == 8
-    assert lines[-3] == f"          and {len(report.paid) - 3 - 8} cheats that are paid less"
-    assert lines[-2].startswith("best-paid cheat: always No Objects, 1.333; an answer that is half right: ")
+    assert sum(line.startswith("  probe ") for line in lines) == 8
+    assert lines[-3] == f"          and {len(report.answers) - 3 - 8} probes with lower rewards"
+    assert lines[-2].startswith("best-rewarded probe: always No Objects, 1.333; an answer that is half right: ")
 
 
 def test_a_constant_has_no_rank_correlation() -> None:
@@ -140,28 +141,28 @@ def test_a_constant_has_no_rank_correlation() -> None:
     assert rank_correlation([1, 2, 3], [0.1, 0.9, 0.5]) == pytest.approx(0.5)
 
 
-def group(*paid: tuple[float, Detections]) -> RolloutGroup:
-    asked = SCENES[1]
+def group(*rewarded: tuple[float, Detections]) -> RolloutGroup:
+    one = SCENES[1]
     ref = ImageRef(path="a.png", original=ImageSize(*SIZE), resized=ImageSize(*SIZE))
     completion = Completion(token_ids=(), token_ends=(), sampler_logprobs=(), text="", finish_reason=FinishReason.STOP)
     return RolloutGroup(
-        sample=asked,
-        prompt=Prompt(sample_id=asked.id, text="", token_ids=(), images=(ref,)),
-        completions=(completion,) * len(paid),
+        sample=one,
+        prompt=Prompt(sample_id=one.id, text="", token_ids=(), images=(ref,)),
+        completions=(completion,) * len(rewarded),
         reports=tuple(
             RewardReport(total=total, parts={}, reading=Reading(text="", well_formed=True, answer=answer))
-            for total, answer in paid
+            for total, answer in rewarded
         ),
         policy_step=0,
     )
 
 
-def test_groups_say_how_many_teach_nothing_and_whether_pay_follows_quality() -> None:
+def test_groups_report_equal_rewards_and_the_correlation_of_reward_and_metric() -> None:
     right, nothing = detections((400, 100, 500, 200)), detections()
     found = judge_groups([group((2.0, right), (1.0, nothing)), group((1.0, nothing), (1.0, nothing))])
     assert (found.num_groups, found.group_size) == (2, 2)
     assert (found.equal_frac, found.reward, found.metric, found.rank_correlation) == (0.5, 1.25, 0.25, 1.0)
-    assert "50% without spread" in groups_text(found)
+    assert "50% with equal rewards" in groups_text(found)
     silent = judge_groups([group((1.0, nothing), (1.0, nothing))])
     assert silent.rank_correlation is None
-    assert "do not vary together" in groups_text(silent)
+    assert "undefined (constant)" in groups_text(silent)

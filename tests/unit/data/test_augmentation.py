@@ -19,7 +19,7 @@ from virft.data.augmentation import (
     draw_augmentation,
     make_augmenter,
 )
-from virft.types import Augmentation, Box, Detection, Detections, ImageSize, Label, Sample, TaskName
+from virft.types import Augmentation, Box, Detection, Detections, ImageSize, Label, Sample
 
 SIZE = ImageSize(80, 60)
 ALL = AugmentationLimits(resized_crop=0.6, horizontal_flip=True, colour_jitter=0.4)
@@ -95,7 +95,7 @@ def test_a_crop_removes_at_most_its_limit() -> None:
 @pytest.mark.parametrize(
     "original",
     [
-        replace(sample(size=SIZE), task=TaskName.GROUNDING, query="the left cat", target=Box(x1=1, y1=2, x2=30, y2=40)),
+        replace(sample(size=SIZE), task="grounding", query="the left cat", target=Box(x1=1, y1=2, x2=30, y2=40)),
         replace(with_boxes((1, 2, 30, 40)), question="Where are cats in the left half?"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_class_that_names_a_side_is_not_flipped(query: str, flips: set[bool]) 
 
 
 def test_a_class_without_a_box_is_flipped_but_not_cropped() -> None:
-    original = replace(sample(size=SIZE), task=TaskName.CLASSIFICATION, query="animal", target=Label(text="cat"))
+    original = replace(sample(size=SIZE), task="classification", query="animal", target=Label(text="cat"))
     found = augmentations_of(original, 20)
     assert {one.crop for one in found} == {(0.0, 0.0, 80.0, 60.0)}
     assert {one.horizontal_flip for one in found} == {True, False}

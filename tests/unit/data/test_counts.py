@@ -11,7 +11,7 @@ from virft.cli.main import main
 from virft.data.counts import Counts, count_sample, counts_text, negatives_frac
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.types import Label, Sample, TaskName
+from virft.types import Label, Sample
 
 
 def save(folder: Path, *samples: Sample) -> Path:
@@ -31,8 +31,8 @@ def four(folder: Path) -> Path:
         folder,
         sample(detections((0, 0, 10, 10), (0, 0, 40, 40)), id="1", size=size),
         sample(detections(), id="2", size=size),
-        sample(Label(text="red fox"), id="3", size=size, task=TaskName.CLASSIFICATION),
-        sample(box(0, 0, 120, 120), id="4", size=size, task=TaskName.GROUNDING, query="the left one"),
+        sample(Label(text="red fox"), id="3", size=size, task="classification"),
+        sample(box(0, 0, 120, 120), id="4", size=size, task="grounding", query="the left one"),
     )
 
 
@@ -55,7 +55,7 @@ def test_the_fraction_of_absent_classes_is_that_of_detection_only() -> None:
     for one in (
         sample(detections()),
         sample(detections((0, 0, 9, 9))),
-        sample(Label(text="x"), task=TaskName.CLASSIFICATION),
+        sample(Label(text="x"), task="classification"),
     ):
         count_sample(one, counts)
     assert negatives_frac(counts) == 0.5

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import box, detections, sample
-from virft.data.samples import box_fault, sample_from_line, sample_to_line
+from virft.data.samples import sample_from_line, sample_to_line
 from virft.errors import DataError
 from virft.geometry.masks import mask_to_rle
-from virft.types import ImageSize, Label, Sample, TaskName
+from virft.text.records import box_fault
+from virft.types import ImageSize, Label, Sample
 
 WHERE = "coco8/samples.jsonl:17"
 EMPTY = mask_to_rle(np.zeros((48, 64)))
@@ -35,11 +36,11 @@ def message_of(line: str) -> str:
     [
         sample(),
         sample(detections()),
-        sample(Label(text="cat"), task=TaskName.CLASSIFICATION),
-        sample(Label(text="cat", aliases=("tom", "kitty")), task=TaskName.CLASSIFICATION, question="Who?"),
-        sample(box(1.25, 2.5, 3, 4), task=TaskName.GROUNDING, query="the fox left of the hen"),
-        sample(box(1, 2, 30, 40), task=TaskName.GROUNDING, polygons=((1, 2, 30, 2, 30, 40.5), (-5, 0, 9, 0, 9, 9))),
-        sample(box(1, 2, 30, 40), task=TaskName.GROUNDING, rle=EMPTY, ignored=((0, 0, 9, 0, 9, 9),)),
+        sample(Label(text="cat"), task="classification"),
+        sample(Label(text="cat", aliases=("tom", "kitty")), task="classification", question="Who?"),
+        sample(box(1.25, 2.5, 3, 4), task="grounding", query="the fox left of the hen"),
+        sample(box(1, 2, 30, 40), task="grounding", polygons=((1, 2, 30, 2, 30, 40.5), (-5, 0, 9, 0, 9, 9))),
+        sample(box(1, 2, 30, 40), task="grounding", rle=EMPTY, ignored=((0, 0, 9, 0, 9, 9),)),
         sample(query="猫 \u00a0 \u2028 ü"),
         sample(query="half a pair \udc80"),
     ],
@@ -54,7 +55,7 @@ def test_a_written_sample_is_read_back(one: Sample) -> None:
 def test_several_images_keep_the_target_image() -> None:
     pair = Sample(
         id="pair",
-        task=TaskName.GROUNDING,
+        task="grounding",
         images=("images/a.png", "images/b.png"),
         image_sizes=(ImageSize(10, 10), ImageSize(90, 90)),
         query="the odd one",

@@ -18,7 +18,7 @@ from virft.data.samples import sample_to_line
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
-from virft.types import Box, Label, TaskName
+from virft.types import Box, Label
 
 
 def write(folder: Path, *, num: int = 3, overwrite: bool = False, link: bool = False) -> Path:
@@ -61,8 +61,8 @@ def test_card_counts_by_task_and_class(tmp_path: Path) -> None:
         writer.add(sample(id="1", image=path))
         writer.add(sample(detections(), id="2", image=path))
         writer.add(sample(detections((1, 1, 2, 2), (3, 3, 4, 4)), id="3", image=path, query="hen"))
-        writer.add(sample(Label(text="cat"), id="4", image=path, task=TaskName.CLASSIFICATION, query="animal"))
-        writer.add(sample(Box(x1=1, y1=1, x2=2, y2=2), id="5", image=path, task=TaskName.GROUNDING))
+        writer.add(sample(Label(text="cat"), id="4", image=path, task="classification", query="animal"))
+        writer.add(sample(Box(x1=1, y1=1, x2=2, y2=2), id="5", image=path, task="grounding"))
         card = writer.finish(source={}, seed=None)
     assert card["counts"] == {
         "classification": {"cat": {"questions": 1}},

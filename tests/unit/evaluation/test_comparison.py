@@ -18,7 +18,7 @@ from virft.errors import DataError
 from virft.evaluation.comparison import Comparison, compare_systems, comparisons_to_text, measure
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
-from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
+from virft.types import FinishReason, ImageSize, Label, Prediction
 
 SIZE = ImageSize(64, 48)
 NUM_IMAGES = 20
@@ -125,7 +125,7 @@ def test_predictions_for_other_questions_are_refused(store: Store, tmp_path: Pat
 def test_a_single_image_has_no_interval(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
-        writer.add(sample(Label(text="cat"), id="cat", image=path, query="animal", task=TaskName.CLASSIFICATION))
+        writer.add(sample(Label(text="cat"), id="cat", image=path, query="animal", task="classification"))
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
     right = write(store, tmp_path / "a", {0: "<answer>cat</answer>"})

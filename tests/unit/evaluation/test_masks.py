@@ -16,7 +16,7 @@ from virft.errors import DataError
 from virft.evaluation.masks import MaskMaker, mask_scores, require_masks
 from virft.geometry.masks import Mask, box_to_mask, mask_to_rle, polygons_to_mask
 from virft.metrics.bootstrap import ratio_statistic, resample
-from virft.types import Box, ImageSize, Polygon, Reading, Sample, TaskName, Unreadable
+from virft.types import Box, ImageSize, Polygon, Reading, Sample, Unreadable
 
 SIZE = ImageSize(64, 48)
 UNREADABLE = Unreadable(reason="no answer block")
@@ -25,7 +25,7 @@ TRIANGLE = (0.0, 0.0, 32.0, 0.0, 0.0, 24.0)
 
 
 def question(id: str = "a", *, image: str = "a.png", polygons: tuple[Polygon, ...] = (SQUARE,), **more) -> Sample:
-    return sample(box(0, 0, 32, 24), id=id, image=image, task=TaskName.GROUNDING, polygons=polygons, **more)
+    return sample(box(0, 0, 32, 24), id=id, image=image, task="grounding", polygons=polygons, **more)
 
 
 def scored(pairs: Sequence[tuple[Sample, Box | Unreadable]], maker: MaskMaker | None = None, **options: bool):
@@ -123,7 +123,7 @@ def test_intervals_resample_images_with_all_their_questions() -> None:
     ],
 )
 def test_a_dataset_without_masks_is_refused(tmp_path: Path, target: Box | None, message: str) -> None:
-    task = TaskName.GROUNDING if target else TaskName.DETECTION
+    task = "grounding" if target else "detection"
     with StoreWriter(tmp_path / "d") as writer:
         writer.add(sample(target, task=task, image=writer.add_image("a.png", Image.new("RGB", SIZE))))
         writer.finish(source={}, seed=0)

@@ -25,7 +25,7 @@ from virft.evaluation.predictions import (
 )
 from virft.evaluation.score import score_predictions
 from virft.geometry.boxes import BoxSpace
-from virft.types import FinishReason, ImageSize, Label, Prediction, TaskName
+from virft.types import FinishReason, ImageSize, Label, Prediction
 
 SIZE = ImageSize(64, 48)
 
@@ -36,7 +36,7 @@ def make_store(folder: Path) -> Store:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path))
         writer.add(sample(detections(), id="hen", image=path, query="hen"))
-        writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task=TaskName.GROUNDING))
+        writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task="grounding"))
         writer.finish(source={}, seed=0)
     return Store(folder)
 
@@ -172,7 +172,7 @@ def test_a_box_in_a_crowd_does_not_count(tmp_path: Path) -> None:
         writer.add(
             sample(detections((0, 0, 20, 24)), id="fox", image=path, crowd=(box(32, 24, 64, 48),), areas=(99.0,))
         )
-        writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task=TaskName.GROUNDING))
+        writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task="grounding"))
         writer.add(sample(detections(), id="hen", image=path, query="hen"))
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
@@ -253,7 +253,7 @@ def test_groups_of_classes_have_scores_of_their_own_and_a_harmonic_mean(tmp_path
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         for number, label in enumerate(["cat", "cat", "dog", "owl"]):
-            one = sample(Label(text=label), id=str(number), image=path, query="animal", task=TaskName.CLASSIFICATION)
+            one = sample(Label(text=label), id=str(number), image=path, query="animal", task="classification")
             writer.add(one)
         writer.finish(source={}, seed=0)
     store = Store(tmp_path / "d")
@@ -297,7 +297,7 @@ def test_without_exhaustive_annotation_an_additional_box_does_not_count(tmp_path
             path = writer.add_image("a.png", Image.new("RGB", SIZE))
             writer.add(sample(detections((0, 0, 32, 24)), id="fox", image=path, query="fox", exhaustive=exhaustive))
             writer.add(sample(detections((0, 0, 32, 24)), id="hen", image=path, query="hen"))
-            writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task=TaskName.GROUNDING))
+            writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task="grounding"))
             writer.finish(source={"frequency": {"fox": "c", "hen": "c"}}, seed=0)
         store = Store(folder)
         assert [one.exhaustive for one in store] == [exhaustive, True, True]

@@ -11,14 +11,14 @@ from pycocotools import mask as reference
 
 from factories import box, sample
 from virft.geometry.masks import box_to_mask, ignored_mask, mask_to_rle, polygons_to_mask, rle_to_mask, target_mask
-from virft.types import ImageSize, Sample, TaskName
+from virft.types import ImageSize, Sample
 
 SIZE = ImageSize(8, 6)
 SQUARE = (1.0, 1.0, 4.0, 1.0, 4.0, 5.0, 1.0, 5.0)
 
 
 def grounded(**mask: object) -> Sample:
-    return sample(box(0, 0, 8, 6), task=TaskName.GROUNDING, size=SIZE, **mask)
+    return sample(box(0, 0, 8, 6), task="grounding", size=SIZE, **mask)
 
 
 def test_a_box_contains_the_pixels_whose_centre_it_contains() -> None:

@@ -22,7 +22,7 @@ from virft.inference.result import Result
 from virft.models.load import LoadedModel, load_model
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.scenes.sets import SceneKind
-from virft.types import Box, Detections, Label, Sample, TaskName, Unreadable
+from virft.types import Box, Detections, Label, Sample, Unreadable
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def dog(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """A detection sample of a scene with one dog."""
     folder = tmp_path_factory.mktemp("scenes") / "dog"
     write_test_scenes(
-        folder, task=TaskName.DETECTION, classes=["dog"], num_questions=1, kind=SceneKind.SAME_SPRITES, seed=0,
+        folder, task="detection", classes=["dog"], num_questions=1, kind=SceneKind.SAME_SPRITES, seed=0,
         negatives_frac=0.0, size=IMAGE_SIZE,
     )  # fmt: skip
     return Store(folder)[0]
@@ -58,14 +58,14 @@ def test_the_dog_is_found_in_pixels_of_the_image(tiny: LoadedModel, dog: Sample)
 def test_a_larger_image_has_larger_boxes(tiny: LoadedModel, dog: Sample, tmp_path: Path) -> None:
     with Image.open(dog.images[0]) as image:
         image.resize((448, 448), Image.Resampling.NEAREST).save(tmp_path / "large.png")
-    result = Model(tiny).answer(ImageQuery(image=tmp_path / "large.png", query="dog", task=TaskName.GROUNDING))
+    result = Model(tiny).answer(ImageQuery(image=tmp_path / "large.png", query="dog", task="grounding"))
     assert isinstance(result.reading.answer, Box)
     four_times = [4 * value for value in target(dog).xyxy]
     assert intersection_over_union(result.reading.answer.xyxy, tuple(four_times)) > 0.5  # type: ignore[arg-type]
 
 
 def test_a_domain_is_result_by_a_label(tiny: LoadedModel, dog: Sample) -> None:
-    query = ImageQuery(image=Path(dog.images[0]), query="animal", task=TaskName.CLASSIFICATION)
+    query = ImageQuery(image=Path(dog.images[0]), query="animal", task="classification")
     assert isinstance(Model(tiny).answer(query).reading.answer, Label)
 
 
@@ -155,9 +155,9 @@ def test_a_think_tag_opened_by_the_template_is_part_of_the_streamed_text(dog: Sa
 def test_detect_classify_and_ground_are_queries_of_their_tasks(tiny: LoadedModel, dog: Sample) -> None:
     model = Model(tiny)
     for found, task in (
-        (model.detect(dog.images[0], "dog"), TaskName.DETECTION),
-        (model.classify(dog.images[0], "animal"), TaskName.CLASSIFICATION),
-        (model.ground(dog.images[0], "the dog"), TaskName.GROUNDING),
+        (model.detect(dog.images[0], "dog"), "detection"),
+        (model.classify(dog.images[0], "animal"), "classification"),
+        (model.ground(dog.images[0], "the dog"), "grounding"),
     ):
         query = ImageQuery(image=Path(dog.images[0]), query=found.query.query, task=task)
         assert found.query == query

@@ -13,11 +13,10 @@ from PIL import Image
 
 from virft.errors import DataError
 from virft.inference.queries import ImageQuery, make_query, read_query_line
-from virft.types import TaskName
 
 
 def read(line: str | bytes) -> ImageQuery:
-    return read_query_line(line if isinstance(line, bytes) else line.encode(), task=TaskName.DETECTION)
+    return read_query_line(line if isinstance(line, bytes) else line.encode(), task="detection")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +27,7 @@ def read(line: str | bytes) -> ImageQuery:
         ('{"image": "a.jpg", "question": " fox "}', ImageQuery(image=Path("a.jpg"), query="fox")),
         (
             '{"image": "ä.jpg", "question": "animal", "task": "classification"}',
-            ImageQuery(image=Path("ä.jpg"), query="animal", task=TaskName.CLASSIFICATION),
+            ImageQuery(image=Path("ä.jpg"), query="animal", task="classification"),
         ),
         (
             json.dumps({"image": "a.jpg", "question": 'the "fox\'s" tail'}),
@@ -66,13 +65,13 @@ def test_an_invalid_line_is_an_error_with_its_reason(line: str | bytes, reason: 
 @pytest.mark.parametrize("query", ["", "  "])
 def test_an_empty_query_is_an_error(query: str) -> None:
     with pytest.raises(DataError, match="the query is empty"):
-        make_query("a.jpg", query, TaskName.DETECTION)
+        make_query("a.jpg", query, "detection")
 
 
 def test_an_array_is_an_image_in_memory() -> None:
     pixels = np.zeros((3, 5, 3), np.uint8)
     pixels[0, 4] = 7
-    query = make_query(pixels, "fox", TaskName.DETECTION)
+    query = make_query(pixels, "fox", "detection")
     assert query.image_name == "image"
     opened = query.open_image()
     assert opened.size == (5, 3)
@@ -85,7 +84,7 @@ def test_an_image_in_memory_is_made_upright_rgb() -> None:
     exif[0x0112] = 6  # rotated by a quarter turn when it is displayed
     data = io.BytesIO()
     lying.save(data, format="PNG", exif=exif)
-    opened = make_query(Image.open(data), "fox", TaskName.DETECTION).open_image()
+    opened = make_query(Image.open(data), "fox", "detection").open_image()
     assert (opened.size, opened.mode) == ((30, 40), "RGB")
 
 
@@ -94,7 +93,7 @@ def test_a_truncated_image_in_memory_is_an_error() -> None:
     Image.effect_noise((64, 64), 50).save(data, format="PNG")
     cut = Image.open(io.BytesIO(data.getvalue()[:500]))
     with pytest.raises(DataError, match="image: cannot be read as an image"):
-        make_query(cut, "fox", TaskName.DETECTION).open_image()
+        make_query(cut, "fox", "detection").open_image()
 
 
 @pytest.mark.parametrize(
@@ -109,4 +108,4 @@ def test_a_truncated_image_in_memory_is_an_error() -> None:
 )
 def test_other_values_are_no_image(image: Any, found: str) -> None:
     with pytest.raises(DataError, match=f"image: {found}; expected a path, a PIL image, or an array of uint8"):
-        make_query(image, "fox", TaskName.DETECTION)
+        make_query(image, "fox", "detection")

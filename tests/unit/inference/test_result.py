@@ -20,7 +20,6 @@ from result_factories import result
 from virft.errors import ConfigError, DataError
 from virft.inference.result import as_record, result_lines
 from virft.report.render.images import ANSWER_COLOUR
-from virft.types import TaskName
 
 # [100, 200, 500, 600] of a thousand on 200 x 100: x / 5, y / 10
 ONE = "{'Position': [100, 200, 500, 600], 'Confidence': 0.9}"
@@ -63,7 +62,7 @@ ONE = "{'Position': [100, 200, 500, 600], 'Confidence': 0.9}"
     ],
 )
 def test_a_result_is_formatted_as_lines(text: str, task: str, lines: list[str]) -> None:
-    assert result_lines(result(text, task=TaskName(task))) == lines
+    assert result_lines(result(text, task=task)) == lines
 
 
 def test_a_truncated_completion_is_reported() -> None:
@@ -90,7 +89,7 @@ def test_a_truncated_completion_is_reported() -> None:
     ],
 )
 def test_a_record_holds_the_parsed_answer(text: str, task: str, reading: dict[str, Any]) -> None:
-    assert as_record(result(text, task=TaskName(task)))["reading"] == reading
+    assert as_record(result(text, task=task))["reading"] == reading
 
 
 def test_a_record_holds_query_text_and_size_and_is_json() -> None:
@@ -111,11 +110,11 @@ def test_a_record_holds_query_text_and_size_and_is_json() -> None:
 def test_detections_are_the_predicted_boxes_of_any_answer() -> None:
     (found,) = result(f"<answer>[{ONE}]</answer>").detections.items
     assert (found.box.xyxy, found.confidence) == ((20.0, 20.0, 100.0, 60.0), 0.9)
-    (grounded,) = result("<answer>(100,200),(500,600)</answer>", task=TaskName.GROUNDING).detections.items
+    (grounded,) = result("<answer>(100,200),(500,600)</answer>", task="grounding").detections.items
     assert (grounded.box, grounded.confidence) == (found.box, 1.0)
     for one in (
         result("<answer>No Objects</answer>"),
-        result("<answer>fox</answer>", task=TaskName.CLASSIFICATION),
+        result("<answer>fox</answer>", task="classification"),
         result("?"),
     ):
         assert one.detections.items == ()

@@ -15,19 +15,19 @@ from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.geometry.boxes import BoxSpace, intersection_over_union
 from virft.integrations.export import trl_dataset
-from virft.report.render.images import boxes_of
 from virft.tasks import TASKS
-from virft.types import Answer, Label, Sample, Target, TaskName
+from virft.types import Answer, Label, Sample, Target
 
 FOX = sample(detections((10, 10, 30.5, 40)), id="1")
 NONE = sample(detections(), id="2", query="hen")
-LABEL = sample(Label(text="red fox"), id="3", task=TaskName.CLASSIFICATION, query="animal")
-LEFT = sample(box(0, 0, 20, 20), id="4", task=TaskName.GROUNDING, query="the left one", question="Find it.")
+LABEL = sample(Label(text="red fox"), id="3", task="classification", query="animal")
+LEFT = sample(box(0, 0, 20, 20), id="4", task="grounding", query="the left one", question="Find it.")
 
 
-def only_iou(answer: Answer, target: Target) -> float:
+def only_iou(task: str, answer: Answer, target: Target) -> float:
     """IoU of the only box of each."""
-    ((found,), (expected,)) = (boxes_of(answer), boxes_of(target))
+    ((found, *_),) = TASKS[task].answer_boxes(answer)
+    (expected,) = TASKS[task].target_boxes(target)
     return intersection_over_union(found.xyxy, expected.xyxy)
 
 
@@ -90,8 +90,8 @@ def test_llama_factory_targets_are_parsed_as_the_target(tmp_path: Path, space: B
             completion["content"], one, thinking=False, space=space, resized=one.target_size
         )
         assert reading.well_formed
-        if boxes_of(one.target):
-            assert only_iou(reading.answer, one.target) > 0.95
+        if TASKS[one.task].target_boxes(one.target):
+            assert only_iou(one.task, reading.answer, one.target) > 0.95
         else:
             assert reading.answer == one.target
 

@@ -11,7 +11,7 @@ from row_factories import FOX_ANSWER, fox_row, label_row
 from virft.errors import ConfigError
 from virft.integrations.ms_swift import make_orm
 from virft.integrations.rows import ground_truth_of
-from virft.rewards.combine import RewardRule
+from virft.tasks.reward import RewardRule
 
 FOX, LABEL = ground_truth_of(fox_row()), ground_truth_of(label_row())
 STATE = SimpleNamespace(global_step=9, max_steps=10)

@@ -16,8 +16,8 @@ from virft.integrations.resizing import QwenResize
 from virft.integrations.rows import RowGrader, ground_truth_of, row_of_ground_truth, sample_of_row
 from virft.integrations.trl import VisualReward
 from virft.rewards import easyr1, verl
-from virft.rewards.combine import RewardRule
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.types import ImageSize, RewardContext
 
 PLAIN = RowGrader(box_space="relative_1000", thinking=False)
@@ -111,8 +111,8 @@ def test_the_prompting_has_no_default(argument: str) -> None:
         ({"target": None}, "target is missing; expected task, target, image_size, box_space, thinking"),
         ({"image_size": None}, "image_size is missing; expected task, target, image_size, box_space, thinking"),
         ({"image_size": [64]}, "image_size is [64]; expected [width, height] in pixels"),
-        ({"target": "[1, 2, 3, 4]"}, "target is '[1, 2, 3, 4]'; expected an object with boxes, label or box"),
-        ({"task": "counting"}, "task is 'counting'; expected one of detection, classification, grounding"),
+        ({"target": "[1, 2, 3, 4]"}, "target is '[1, 2, 3, 4]'; expected an object with boxes, label, box or count"),
+        ({"task": "tracking"}, "task is 'tracking'; expected one of detection, classification, grounding"),
         ({"task": "grounding"}, "target: box is missing"),
         ({"target": {"boxes": [[16, 12, 90, 24]]}}, "box [16, 12, 90, 24] reaches outside its image"),
     ],

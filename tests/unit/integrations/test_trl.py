@@ -12,7 +12,7 @@ from PIL import Image
 from row_factories import FOX_ANSWER, fox_row, label_row
 from virft.errors import ConfigError, DataError
 from virft.integrations.trl import VisualReward, text_of_completion
-from virft.rewards.combine import RewardRule
+from virft.tasks.reward import RewardRule
 
 REWARD = VisualReward(box_space="relative_1000", thinking=False)
 

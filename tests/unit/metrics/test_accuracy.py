@@ -10,7 +10,7 @@ from virft.types import Label
 CAT = Label(text="cat")
 
 
-def test_strict_accuracy_and_the_papers_rule_stand_side_by_side():
+def test_strict_accuracy_is_reported_next_to_the_papers_rule():
     pairs = [(classification(text), CAT) for text in ("Cat", "cat or dog", "dog", "tomcat")]
     pairs.append((read_classification("cat", thinking=False), CAT))  # no answer block
     measured = accuracy(pairs)

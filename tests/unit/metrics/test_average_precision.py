@@ -78,14 +78,14 @@ def lvis_reference(questions: Sequence[BoxQuestion], frequency: dict[str, str]) 
     images = list(dict.fromkeys(one.image for one in questions))
     labels = sorted(frequency)
     annotations, results = [], []
-    told = {name: {"neg_category_ids": [], "not_exhaustive_category_ids": []} for name in images}
+    judged = {name: {"neg_category_ids": [], "not_exhaustive_category_ids": []} for name in images}
     for one in questions:
         label = labels.index(one.label) + 1
         place = {"image_id": images.index(one.image) + 1, "category_id": label}
         if not one.targets:
-            told[one.image]["neg_category_ids"].append(label)
+            judged[one.image]["neg_category_ids"].append(label)
         if not one.exhaustive:
-            told[one.image]["not_exhaustive_category_ids"].append(label)
+            judged[one.image]["not_exhaustive_category_ids"].append(label)
         for number, (x1, y1, x2, y2) in enumerate(one.targets):
             area = one.areas[number] if one.areas else (x2 - x1) * (y2 - y1)
             annotations.append(place | {"id": len(annotations) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area})
@@ -94,7 +94,7 @@ def lvis_reference(questions: Sequence[BoxQuestion], frequency: dict[str, str]) 
     truth = lvis.LVIS.__new__(lvis.LVIS)
     truth.logger = logging.getLogger("lvis")
     truth.dataset = {
-        "images": [{"id": number, **held} for number, held in enumerate(told.values(), start=1)],
+        "images": [{"id": number, **held} for number, held in enumerate(judged.values(), start=1)],
         "categories": [{"id": number, "frequency": frequency[label]} for number, label in enumerate(labels, start=1)],
         "annotations": annotations,
     }

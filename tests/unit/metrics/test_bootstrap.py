@@ -80,7 +80,7 @@ def test_a_single_image_has_no_interval() -> None:
     assert shares([1.0]).intervals() == {}
 
 
-def test_a_difference_on_the_same_images_is_known_better_than_its_two_numbers() -> None:
+def test_a_paired_difference_has_a_narrower_interval_than_its_two_metrics() -> None:
     before = [1.0, 0.0] * 200
     # 20 of 400 images more: 0.05, each image counted with its own change
     after = [max(one, float(number < 40)) for number, one in enumerate(before)]
@@ -96,7 +96,7 @@ def test_seeds_count_by_their_mean() -> None:
     assert difference_intervals([nothing, everything], [everything]) == {"accuracy": (0.5, 0.5)}
 
 
-def test_equal_answers_differ_by_nothing_and_other_images_by_what_no_one_knows() -> None:
+def test_equal_answers_differ_by_zero_and_other_images_have_no_interval() -> None:
     assert difference_intervals([shares([1.0, 0.0])], [shares([1.0, 0.0])]) == {"accuracy": (0.0, 0.0)}
     assert difference_intervals([shares([1.0, 0.0])], [shares([1.0, 0.0, 1.0])]) == {}
     assert difference_intervals([], [shares([1.0, 0.0])]) == {}

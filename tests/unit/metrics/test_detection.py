@@ -89,7 +89,7 @@ def test_a_false_positive_without_a_target_under_it_is_no_duplicate():
 
 
 @given(st.lists(scenes(), max_size=3))
-def test_shares_are_in_0_1_and_counts_agree(scene_list):
+def test_fractions_are_in_0_1_and_counts_agree(scene_list):
     pairs = [(Reading(text="", well_formed=True, answer=answer), target) for answer, target in scene_list]
     measured = detection_metrics(pairs)
     for name in ("precision", "recall", "f1", "false_positive_rate", "unreadable_frac", "no_objects_frac"):

@@ -1,4 +1,4 @@
-"""gIoU and cIoU by hand."""
+"""gIoU and cIoU against values computed manually."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_giou_is_a_mean_and_ciou_a_ratio_of_sums() -> None:
     assert measured.counts == {"num_with_mask": 3}
 
 
-def test_nothing_in_place_of_nothing_is_right() -> None:
+def test_an_empty_mask_for_an_empty_target_has_iou_1() -> None:
     # 1 and 1/2; only the second has pixels
     assert mask_metrics([MaskOverlap(0, 0), MaskOverlap(1, 2)]).values == {"giou": 0.75, "ciou": 0.5}
     # something in place of nothing is wrong

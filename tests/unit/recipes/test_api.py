@@ -18,7 +18,7 @@ from virft.inference.model import Model, load
 from virft.recipes.api import build_coco, evaluate, open_run, train
 from virft.recipes.datasets import BuiltDatasets
 from virft.recipes.results import Evaluation, Run, curve
-from virft.types import Scores, TaskName
+from virft.types import Scores
 
 SMALL: dict[str, Any] = {
     "sampling.max_completion_tokens": 24,
@@ -224,7 +224,7 @@ def test_an_unknown_model_is_an_error_and_so_is_a_folder_without_data(built: Bui
 def scores(task: str, **values: float) -> Scores:
     name = next(iter(values))
     return Scores(
-        task=TaskName(task),
+        task=task,
         protocol="all",
         data_hash="",
         num_samples=4,

@@ -11,8 +11,9 @@ from factories import box, detections, sample
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.recipes.single_reward import reward
-from virft.rewards.combine import RewardRule
+from virft.tasks.counting import Count
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.types import Label, RewardContext
 
 TEXT = "<answer>[{'Position': [100, 100, 500, 500], 'Confidence': 0.5}]</answer>"
@@ -49,6 +50,7 @@ def test_the_reward_is_that_of_the_trainer(preset: Any) -> None:
             {"label": "x", "aliases": ["fox"]},
         ),
         ("grounding", "<answer>(0,0),(500,500)</answer>", box(0, 0, 500, 500), (0, 0, 500, 500)),
+        ("counting", "<answer>3</answer>", Count(3), 3),
     ],
 )
 def test_a_plain_target_is_rewarded_as_its_noun(task: str, text: str, noun: Any, plain: Any) -> None:

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from answer_factories import box, detections, grid_boxes, near_boxes, scenes
-from virft.rewards.combine import RewardRule, reward
 from virft.rewards.detection import (
     detection_rewards,
     iou_threshold_at,
@@ -15,7 +14,8 @@ from virft.rewards.detection import (
     match_like_paper,
     paper_detection_rewards,
 )
-from virft.types import Detection, Detections, InvalidElement, Reading, RewardContext, TaskName, Unreadable
+from virft.tasks.reward import RewardRule, reward
+from virft.types import Detection, Detections, InvalidElement, Reading, RewardContext, Unreadable
 
 HIT = (0, 0, 100, 100)
 FAR = (500, 500, 600, 600)
@@ -37,7 +37,7 @@ def robust(answer, target, **settings):
 
 
 def total(rule, answer, target):
-    return reward(rule, TaskName.DETECTION, says(answer), target).total
+    return reward(rule, "detection", says(answer), target).total
 
 
 def test_an_extra_box_and_a_missing_box_lower_the_iou_part():
@@ -76,8 +76,8 @@ def test_with_equal_ious_the_surer_box_is_the_hit():
     assert matching.targets == (None, 0)
 
 
-def test_confidence_takes_part_in_the_matching_only_as_far_as_it_is_paid():
-    # IoU 0.9 at confidence 0.5 is worth 1.9; IoU 0.8 at 0.7 is worth 2.2, but 0.8 where confidence is not paid.
+def test_confidence_takes_part_in_the_matching_in_proportion_to_its_weight():
+    # IoU 0.9 at confidence 0.5 counts 1.9; IoU 0.8 at 0.7 counts 2.2, but 0.8 if confidence has no weight.
     answer, target = detections((0, 0, 100, 90, 0.5), (0, 0, 100, 80, 0.7)), detections(HIT)
     assert match_best(answer, target, iou_threshold=0.5).targets == (None, 0)
     assert match_best(answer, target, iou_threshold=0.5, confidence_weight=0.0).targets == (0, None)
@@ -85,8 +85,8 @@ def test_confidence_takes_part_in_the_matching_only_as_far_as_it_is_paid():
 
 
 @pytest.mark.parametrize(("second", "hit"), [(0.62, 0), (0.63, 1)])
-def test_a_point_of_iou_is_worth_two_of_confidence(second, hit):
-    # IoU 0.75 at 0.5 is worth 1.75; IoU 0.5 at 0.62 and 0.63: 1.74 and 1.76.
+def test_confidence_weighs_twice_as_much_as_iou(second, hit):
+    # IoU 0.75 at 0.5 counts 1.75; IoU 0.5 at 0.62 and 0.63: 1.74 and 1.76.
     answer, target = detections((0, 0, 100, 75, 0.5), (0, 0, 100, 50, second)), detections(HIT)
     assert match_best(answer, target, iou_threshold=0.25).targets[hit] == 0
     assert robust(answer, target, iou_threshold=0.25)["iou"] == (0.375, 0.25)[hit]
@@ -108,8 +108,8 @@ def test_order_in_the_text_and_in_the_target_changes_nothing(scene, rule, data):
     answer, target = scene
     mixed_answer = Detections(items=tuple(data.draw(st.permutations(answer.items))))
     mixed_target = Detections(items=tuple(data.draw(st.permutations(target.items))))
-    first = reward(rule, TaskName.DETECTION, says(answer), target)
-    second = reward(rule, TaskName.DETECTION, says(mixed_answer), mixed_target)
+    first = reward(rule, "detection", says(answer), target)
+    second = reward(rule, "detection", says(mixed_answer), mixed_target)
     assert first.parts == second.parts
     assert first.total == second.total
 
@@ -158,7 +158,7 @@ def test_the_total_does_not_fall_where_a_matching_by_iou_alone_would_jump(thresh
     assert totals == sorted(totals)
 
 
-def test_ties_are_broken_by_box_and_not_by_position():
+def test_ties_are_resolved_by_box_and_not_by_position():
     # IoU 0.75 at confidence 0.5 and IoU 0.5 at 0.625 are both worth 1.75: the parts differ, the total does not.
     first, second = (0, 0, 100, 75, 0.5), (0, 0, 100, 50, 0.625)
     target = detections(HIT)
@@ -168,21 +168,21 @@ def test_ties_are_broken_by_box_and_not_by_position():
 
 
 @given(scenes(), rules)
-def test_no_other_matching_pays_more(scene, rule):
+def test_no_other_matching_has_a_larger_reward(scene, rule):
     answer, target = scene
     best = total(rule, answer, target)
     num = max(len(answer.items), len(target.items))
     greedy = match_like_paper(answer, target, iou_threshold=rule.iou_threshold)
-    paid = sum(
+    other = sum(
         rule.weight("iou") * iou
         + rule.weight("confidence") * item.confidence * ((2.0 if found is not None else 0.0) - item.confidence)
         for item, found, iou in zip(answer.items, greedy.targets, greedy.ious, strict=True)
     )
-    assert best >= paid / num + rule.weight("format") - 1e-9
+    assert best >= other / num + rule.weight("format") - 1e-9
 
 
 @given(grid_boxes(), st.data(), rules, st.floats(0, 1))
-def test_a_copy_of_the_box_that_found_the_only_target_never_pays(row, data, rule, confidence):
+def test_a_copy_of_the_box_that_matched_the_only_target_never_raises_the_reward(row, data, rule, confidence):
     found, target = detections((*data.draw(near_boxes(row)), confidence)), detections(row)
     if match_best(found, target, iou_threshold=rule.iou_threshold).targets == (0,):
         copied = Detections(items=found.items * 2)

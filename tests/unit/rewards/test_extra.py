@@ -6,9 +6,9 @@ import pytest
 
 from answer_factories import classification
 from virft.errors import ConfigError
-from virft.rewards.combine import RewardRule, reward
 from virft.rewards.extra import load_function
-from virft.types import Label, TaskName
+from virft.tasks.reward import RewardRule, reward
+from virft.types import Label
 
 SOURCE = """
 from __future__ import annotations
@@ -31,9 +31,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_function_of_a_file_is_loaded_and_paid(folder):
+def test_a_function_of_a_file_is_loaded_and_adds_its_reward(folder):
     rule = RewardRule(extra=(load_function("mine.py:politeness", folder),))
-    report = reward(rule, TaskName.CLASSIFICATION, classification("please"), Label(text="cat"))
+    report = reward(rule, "classification", classification("please"), Label(text="cat"))
     assert report.parts["politeness"] == 0.25
 
 

@@ -34,7 +34,7 @@ def test_format_of_known_texts(text, robust, paper):
     assert paper_format_reward(reading, CAT, CONTEXT) == paper
 
 
-def test_without_thinking_paper_pays_for_the_answer_block():
+def test_without_thinking_paper_rewards_the_answer_block():
     assert paper_format_reward(read_classification("<answer>cat</answer>", thinking=False), CAT, CONTEXT) == 1.0
 
 
@@ -42,7 +42,7 @@ _PIECES = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", " ", 
 
 
 @given(st.one_of(mutated_answers(), st.lists(_PIECES, max_size=8).map("".join)))
-def test_paper_pays_whenever_the_published_pattern_matches(text):
+def test_paper_gives_the_reward_whenever_the_published_pattern_matches(text):
     published = re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL) is not None
     reading = read_classification(text, thinking=True)
     assert paper_format_reward(reading, CAT, CONTEXT) == float(published or reading.well_formed)

@@ -9,7 +9,7 @@ from virft.types import Label, Reading, RewardContext, Unreadable
 CONTEXT = RewardContext()
 
 
-def test_aliases_of_the_target_are_paid():
+def test_aliases_of_the_target_are_rewarded():
     reading = classification("F-16 Fighting Falcon")
     assert label_reward(reading, Label(text="F-16A/B"), CONTEXT) == 0.0
     assert label_reward(reading, Label(text="F-16A/B", aliases=("f16 fighting falcon",)), CONTEXT) == 1.0

@@ -19,9 +19,9 @@ from answer_factories import (
     in_blocks,
     written,
 )
-from virft.rewards.combine import RewardRule, reward
+from virft.tasks.reward import RewardRule, reward
 from virft.text.answers import read_classification, read_detection, read_grounding
-from virft.types import Label, RewardContext, TaskName, Unreadable
+from virft.types import Label, RewardContext, Unreadable
 
 ROBUST, PAPER = RewardRule(), RewardRule(preset="paper")
 HIT = (0, 0, 100, 100)
@@ -30,20 +30,18 @@ JUNK = (700, 700, 710, 710)
 
 
 def detection_parts(rule, answer, target, context=None):
-    return reward(rule, TaskName.DETECTION, detection(answer), target, context).parts
+    return reward(rule, "detection", detection(answer), target, context).parts
 
 
 def label_part(rule, answer, name, aliases=()):
-    return reward(rule, TaskName.CLASSIFICATION, classification(answer), Label(text=name, aliases=aliases)).parts[
-        "label"
-    ]
+    return reward(rule, "classification", classification(answer), Label(text=name, aliases=aliases)).parts["label"]
 
 
 def giou_part(rule, answer):
-    return reward(rule, TaskName.GROUNDING, grounding(answer), box(*HIT)).parts["giou"]
+    return reward(rule, "grounding", grounding(answer), box(*HIT)).parts["giou"]
 
 
-def test_robust_does_no_symbolic_math_an_answer_that_shares_one_number_earns_nothing():
+def test_robust_does_no_symbolic_math_so_one_equal_number_gets_no_reward():
     # y1 of both boxes is 100; the symbolic check of the published code calls them equal.
     assert detection_parts(ROBUST, "[[500, 100, 600, 200]]", detections((0, 100, 50, 150)))["iou"] == 0.0
     assert label_part(ROBUST, "2 + 10", "12") == 0.0
@@ -59,17 +57,17 @@ def test_robust_does_no_symbolic_math_an_answer_that_shares_one_number_earns_not
         ("...", "cat"),
     ],
 )
-def test_robust_takes_no_part_of_a_name_for_the_name(answer, name):
+def test_robust_does_not_accept_a_part_of_a_name(answer, name):
     assert label_part(ROBUST, answer, name) == 0.0
 
 
-def test_robust_takes_a_name_in_another_spelling_or_by_an_alias():
+def test_robust_accepts_a_name_in_another_spelling_or_by_an_alias():
     assert label_part(ROBUST, "AUDI_a5, coupé 2012.", "Audi A5 Coupé 2012") == 1.0
     assert label_part(ROBUST, "tomcat", "cat", aliases=("Tom-Cat",)) == 1.0
 
 
 @pytest.mark.parametrize("answer", ["", "   ", "\u200b"])
-def test_robust_pays_nothing_for_an_empty_label(answer):
+def test_robust_gives_no_reward_for_an_empty_label(answer):
     assert label_part(ROBUST, answer, "cat") == 0.0
 
 
@@ -82,7 +80,7 @@ def test_robust_and_paper_let_no_confidence_outside_0_1_reach_a_reward(rule, con
     assert (parts["iou"], parts["confidence"]) == (0.0, 0.0)
 
 
-def test_robust_pays_nothing_for_junk_boxes_at_confidence_0():
+def test_robust_gives_no_reward_for_junk_boxes_at_confidence_0():
     assert detection_parts(ROBUST, written((*JUNK, 0.0)), detections(HIT))["confidence"] == 0.0
 
 
@@ -92,7 +90,7 @@ def test_robust_divides_confidence_by_missed_objects_too():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.35, 0.5, 0.8, 1.0])
-def test_robust_pays_most_for_the_confidence_that_is_the_true_rate_of_hits(rate):
+def test_robust_gives_the_largest_reward_for_the_true_rate_of_hits_as_confidence(rate):
     def expected(confidence):
         text = written((*HIT, confidence))
         hit = detection_parts(ROBUST, text, detections(HIT))["confidence"]
@@ -102,17 +100,17 @@ def test_robust_pays_most_for_the_confidence_that_is_the_true_rate_of_hits(rate)
     assert max((hundredth / 100 for hundredth in range(101)), key=expected) == rate
 
 
-def test_robust_pays_for_saying_no_objects_where_there_are_none():
+def test_robust_rewards_no_objects_where_the_class_is_absent():
     for answer in ("No Objects", "[]"):
         assert detection_parts(ROBUST, answer, detections()) == {"iou": 1.0, "confidence": 0.0, "format": 1.0}
 
 
 @pytest.mark.parametrize("answer", [written((*HIT, 0.0)), written((1, 2)), "[oops]", "so few", ""])
-def test_robust_pays_for_no_box_and_nothing_unclear_where_there_are_no_objects(answer):
+def test_robust_rewards_no_box_and_no_unclear_answer_where_the_class_is_absent(answer):
     assert detection_parts(ROBUST, answer, detections())["iou"] == 0.0
 
 
-def test_robust_pays_nothing_for_saying_no_objects_where_there_are_some():
+def test_robust_gives_no_reward_for_no_objects_where_the_class_is_present():
     assert detection_parts(ROBUST, "No Objects", detections(HIT)) == {"iou": 0.0, "confidence": 0.0, "format": 1.0}
 
 
@@ -132,7 +130,7 @@ def test_paper_still_assigns_boxes_greedily():
     assert parts["iou"] == pytest.approx(100 / 110 / 2)
 
 
-def test_robust_can_pay_for_small_overlaps_with_a_lower_or_rising_threshold():
+def test_robust_can_reward_small_overlaps_with_a_lower_or_rising_threshold():
     answer, target = written((0, 0, 100, 49, 1.0)), detections(HIT)  # IoU 0.49
     assert detection_parts(ROBUST, answer, target)["iou"] == 0.0
     assert detection_parts(RewardRule(iou_threshold=0.0), answer, target)["iou"] == 0.49
@@ -141,7 +139,7 @@ def test_robust_can_pay_for_small_overlaps_with_a_lower_or_rising_threshold():
     assert detection_parts(rising, answer, target, RewardContext(step_frac=1.0))["iou"] == 0.0
 
 
-def test_robust_counts_a_malformed_element_as_a_false_positive_and_pays_for_the_rest():
+def test_robust_counts_a_malformed_element_as_a_false_positive_and_rewards_the_rest():
     answer = "[{'Position': [0, 0, 100, 100], 'Confidence': 1}, {'Position': [1, 2]}]"
     assert detection_parts(ROBUST, answer, detections(HIT)) == {"iou": 0.5, "confidence": 0.5, "format": 1.0}
     assert detection_parts(PAPER, answer, detections(HIT))["iou"] == 0.0
@@ -173,19 +171,19 @@ def test_robust_reads_several_lines_fences_floats_small_negatives_and_swapped_co
 
 
 @pytest.mark.parametrize("row", [(100, 0, 0, 100), (0, 100, 100, 0), (-11, 0, 100, 100), (0, 0, 0, 100)])
-def test_robust_pays_nothing_for_half_swapped_far_outside_or_empty_boxes(row):
+def test_robust_gives_no_reward_for_half_swapped_far_outside_or_empty_boxes(row):
     assert detection_parts(ROBUST, written(row), detections(HIT)) == {"iou": 0.0, "confidence": 0.0, "format": 1.0}
 
 
 @pytest.mark.parametrize("text", [written((*HIT, 1.0)), f"<think>Sure.</think>{written((*HIT, 1.0))}"])
-def test_robust_pays_nothing_for_an_answer_without_its_tags(text):
+def test_robust_gives_no_reward_for_an_answer_without_its_tags(text):
     reading = read_detection(text, thinking=True, **FRAME)
-    assert reward(ROBUST, TaskName.DETECTION, reading, detections(HIT)).total == 0.0
+    assert reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
 
 
 def test_robust_without_thinking_takes_a_stray_thought_for_a_format_fault_only():
     reading = read_detection(in_blocks(written((*HIT, 1.0)), thinking=True), thinking=False, **FRAME)
-    parts = reward(ROBUST, TaskName.DETECTION, reading, detections(HIT)).parts
+    parts = reward(ROBUST, "detection", reading, detections(HIT)).parts
     assert parts == {"iou": 1.0, "confidence": 1.0, "format": 0.0}
 
 
@@ -200,17 +198,17 @@ def test_robust_without_thinking_takes_a_stray_thought_for_a_format_fault_only()
         "<answer>cat</answer><think>hm</think>",
     ],
 )
-def test_robust_pays_for_format_only_if_each_block_is_there_once_and_holds_something(text):
+def test_robust_rewards_format_only_if_each_block_occurs_once_and_is_not_empty(text):
     reading = read_classification(text, thinking=True)
-    assert reward(ROBUST, TaskName.CLASSIFICATION, reading, Label(text="cat")).parts["format"] == 0.0
+    assert reward(ROBUST, "classification", reading, Label(text="cat")).parts["format"] == 0.0
 
 
 @pytest.mark.parametrize("answer", ["(0,0),(100,100),(500,500),(600,600)", "[[0, 0, 100, 100], [0, 0, 100, 100]]"])
-def test_robust_pays_nothing_for_two_boxes_in_grounding(answer):
+def test_robust_gives_no_reward_for_two_boxes_in_grounding(answer):
     assert giou_part(ROBUST, answer) == 0.0
 
 
-def test_robust_orders_an_inverted_box_and_pays_nothing_for_a_half_inverted_one():
+def test_robust_orders_an_inverted_box_and_gives_no_reward_for_a_half_inverted_one():
     assert giou_part(ROBUST, "(100,100),(0,0)") == 1.0
     assert giou_part(ROBUST, "(100,0),(0,100)") == 0.0
 
@@ -220,17 +218,17 @@ def test_robust_keeps_grounding_in_0_1(answer):
     assert 0.0 <= giou_part(ROBUST, answer) <= 1.0
 
 
-def test_robust_sees_the_completion_only_so_the_prompts_example_pays_nothing():
+def test_robust_reads_the_completion_only_so_the_prompts_example_gets_no_reward():
     # The reading is made of the completion's text alone: what the prompt quoted is not in it.
     completion = "The box is as in the example."
     reading = read_detection(completion, thinking=False, **FRAME)
     assert reading.text == completion
-    assert reward(ROBUST, TaskName.DETECTION, reading, detections(HIT)).total == 0.0
+    assert reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
 
 
 def test_robust_lets_our_own_bugs_crash():
     with pytest.raises(TypeError, match="a Label is no target of detection"):
-        reward(ROBUST, TaskName.DETECTION, detection("[]"), Label(text="cat"))
+        reward(ROBUST, "detection", detection("[]"), Label(text="cat"))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +243,7 @@ def test_robust_lets_our_own_bugs_crash():
         "[[0, 0, 100, NaN]]",
     ],
 )
-def test_robust_pays_nothing_for_unbounded_text_and_is_quick_about_it(answer):
+def test_robust_gives_no_reward_for_unbounded_text_in_short_time(answer):
     start = time.process_time()
     parts = detection_parts(ROBUST, answer, detections(HIT))
     assert (parts["iou"], parts["confidence"]) == (0.0, 0.0)

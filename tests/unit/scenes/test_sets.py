@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import TEST_STYLES, TRAIN_STYLES, Split, class_names, scene_classes
 from virft.scenes.sets import (
     SceneKind,
@@ -14,7 +15,7 @@ from virft.scenes.sets import (
     training_sample,
     training_stream,
 )
-from virft.types import Box, Detections, Label, TaskName
+from virft.types import Box, Detections, Label
 
 NOVEL = class_names("novel")
 
@@ -61,8 +62,8 @@ def test_targets_agree_with_the_objects() -> None:
                     assert box in boxes
 
 
-@pytest.mark.parametrize("task", TaskName)
-def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskName) -> None:
+@pytest.mark.parametrize("task", SCENE_TASKS)
+def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: str) -> None:
     samples = list(few_shot_set(0, task, NOVEL, 4))
     assert len(samples) == 4 * 8
     assert len({sample.name for sample in samples}) == 4 * 8
@@ -73,10 +74,10 @@ def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskNam
         shown = Counter(o.class_name for o in sample.scene.objects)
         name = NOVEL[index % 8]
         assert set(shown) <= {*class_names("base"), *NOVEL}
-        if task is TaskName.DETECTION:
+        if task == "detection":
             assert positive[0].query == name
             assert 1 <= shown[name] <= 3
-        elif task is TaskName.CLASSIFICATION:
+        elif task == "classification":
             assert positive[0].target == Label(text=name)
         else:
             assert positive[0].target in [o.box for o in sample.scene.objects if o.class_name == name]
@@ -86,7 +87,7 @@ def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: TaskNam
 
 def others_shown(classes: tuple[str, ...], shots: int) -> Counter[str]:
     """Objects of a few-shot detection set that are not of the queried class, by class."""
-    samples = few_shot_set(0, TaskName.DETECTION, classes, shots)
+    samples = few_shot_set(0, "detection", classes, shots)
     return Counter(
         o.class_name
         for index, sample in enumerate(samples)
@@ -117,7 +118,7 @@ def test_classes_that_are_base_classes_are_no_more_frequent_than_others() -> Non
 def test_only_the_name_distinguishes_objects_of_two_novel_classes() -> None:
     # the target of each question has only the boxes of its class, although other novel classes are in the scene
     mixed = 0
-    for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 10):
+    for sample in few_shot_set(0, "detection", NOVEL, 10):
         question = sample.questions[0]
         assert isinstance(question.target, Detections)
         own = [o.box for o in sample.scene.objects if o.class_name == question.query]
@@ -127,22 +128,20 @@ def test_only_the_name_distinguishes_objects_of_two_novel_classes() -> None:
 
 
 def test_absent_questions_query_classes_that_the_scene_does_not_show() -> None:
-    for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 10):
+    for sample in few_shot_set(0, "detection", NOVEL, 10):
         shown = {o.class_name for o in sample.scene.objects}
         assert not any(question.query in shown for question in sample.questions if question.kind == "absent")
 
 
 def test_absent_questions_are_the_given_fraction_of_a_few_shot_set() -> None:
-    questions = [
-        q for sample in few_shot_set(0, TaskName.DETECTION, NOVEL, 7, absent_frac=0.3) for q in sample.questions
-    ]
+    questions = [q for sample in few_shot_set(0, "detection", NOVEL, 7, absent_frac=0.3) for q in sample.questions]
     # 56 positive questions are 70 % of 80.
     assert Counter(question.kind for question in questions) == {"present": 56, "absent": 24}
     assert {question.query for question in questions} == set(NOVEL)
 
 
 def test_a_set_of_one_class_takes_its_absent_questions_from_the_base_classes() -> None:
-    samples = list(few_shot_set(0, TaskName.DETECTION, ("panda",), 7, absent_frac=0.3))
+    samples = list(few_shot_set(0, "detection", ("panda",), 7, absent_frac=0.3))
     absent = [question.query for sample in samples for question in sample.questions if question.kind == "absent"]
     assert len(absent) == 3
     assert set(absent) <= set(class_names("base"))
@@ -150,7 +149,7 @@ def test_a_set_of_one_class_takes_its_absent_questions_from_the_base_classes() -
 
 @pytest.mark.parametrize("kind", [SceneKind.SAME_SPRITES, SceneKind.OTHER_STYLE])
 def test_an_evaluation_set_has_exactly_the_requested_number_of_questions(kind: SceneKind) -> None:
-    samples = list(evaluation_set(0, TaskName.DETECTION, NOVEL, 50, kind))
+    samples = list(evaluation_set(0, "detection", NOVEL, 50, kind))
     kinds = Counter(question.kind for sample in samples for question in sample.questions)
     assert kinds == {"present": 35, "absent": 15}
     assert {o.style for sample in samples for o in sample.scene.objects} == set(kind.styles)
@@ -162,7 +161,7 @@ def test_both_kinds_of_test_use_new_photographs_and_one_a_new_style() -> None:
 
 
 def test_classification_scenes_show_one_object_of_the_queried_group() -> None:
-    for sample in evaluation_set(0, TaskName.CLASSIFICATION, class_names(), 40, SceneKind.SAME_SPRITES):
+    for sample in evaluation_set(0, "classification", class_names(), 40, SceneKind.SAME_SPRITES):
         (question,) = sample.questions
         main = max(sample.scene.objects, key=lambda o: o.box.area)
         assert question.target == Label(text=main.class_name)
@@ -181,7 +180,7 @@ def test_streams_of_different_keys_or_seeds_differ() -> None:
 
 def test_sets_of_different_kinds_have_different_layouts() -> None:
     boxes = {
-        tuple(o.box for o in next(iter(evaluation_set(0, TaskName.DETECTION, NOVEL, 4, kind))).scene.objects)
+        tuple(o.box for o in next(iter(evaluation_set(0, "detection", NOVEL, 4, kind))).scene.objects)
         for kind in SceneKind
     }
     assert len(boxes) == 4

@@ -1,4 +1,4 @@
-"""A completion is read in the model's own box space, by the blocks that were asked for, and paid by the rule."""
+"""A completion is read in the model's own box space, by the requested blocks, and rewarded by the rule."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from toy_training import RIGHT, WRONG, question
 from virft.geometry.boxes import BoxSpace
-from virft.rewards.combine import RewardRule
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.types import ImageSize, RewardContext, RewardReport
 
 GRADER = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000)
@@ -36,7 +36,7 @@ def test_a_rising_threshold_follows_the_run() -> None:
     assert last.parts["iou"] == 0.0
 
 
-def test_a_think_block_is_a_fault_where_none_was_asked() -> None:
+def test_a_think_block_is_a_format_error_if_none_is_requested() -> None:
     thinking = Grader(rule=RewardRule(), thinking=True, box_space=BoxSpace.RELATIVE_1000)
     thought = "<think>It stands left.</think>" + RIGHT
     assert grade(thinking, thought).parts["format"] == 1.0

@@ -30,7 +30,7 @@ from virft.text.answers import (
     render_grounding,
     split_reasoning,
 )
-from virft.text.prompts import left_to_write
+from virft.text.prompts import strip_opened_prefix
 from virft.types import Box, Detection, Detections, ImageSize, Label, Unreadable
 
 A, B = "{'Position': [0, 0, 100, 100]}", "{'Position': [5, 5, 50, 50], 'Confidence': 0.5}"
@@ -602,9 +602,9 @@ def test_a_text_that_is_being_generated_never_shows_a_part_of_a_tag():
 
 def test_a_completion_whose_think_tag_is_in_the_prompt_is_well_formed_as_a_whole():
     whole = render_classification(Label(text="fox"), thinking_text="red fur")
-    rest = left_to_write(whole, "<think>\n")
+    rest = strip_opened_prefix(whole, "<think>\n")
     assert rest == "red fur</think><answer>fox</answer>"
     assert read_classification("<think>\n" + rest, thinking=True).well_formed
     assert not read_classification(rest, thinking=True).well_formed
     assert not read_classification("<think>\n" + whole, thinking=True).well_formed
-    assert left_to_write(whole, "") == whole
+    assert strip_opened_prefix(whole, "") == whole

@@ -1,4 +1,4 @@
-"""Questions of every task and template."""
+"""Templates of questions, and completions that a prompt has begun."""
 
 from __future__ import annotations
 
@@ -6,55 +6,45 @@ from pathlib import Path
 
 import pytest
 
-from factories import sample
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
-from virft.text.prompts import opened_by, question, question_of, read_template
-from virft.types import TaskName
+from virft.text.prompts import PromptTexts, fill_template, opened_prefix, read_template
+
+TEXTS = PromptTexts(short="Detect {query}.", request="Find every {query}.", schema="Boxes as {coordinates}.")
 
 
-def test_short_questions_are_what_the_built_in_model_was_taught() -> None:
-    asked = [question(task, "fox", template="short", thinking=False) for task in TaskName]
-    assert asked == ["Detect fox.", "Which fox is this?", "Locate fox."]
-    assert question(TaskName.GROUNDING, "the red fox", template="short", thinking=True) == (
-        "Locate the red fox. Think first."
+def test_paper_question_joins_request_blocks_and_schema() -> None:
+    text = fill_template(TEXTS, "fox", template="paper", thinking=False)
+    assert text == (
+        "Find every fox. Write only the answer, between <answer> and </answer>. "
+        "Boxes as whole numbers from 0 to 1000 relative to the width and height of the image."
     )
+    assert "<think>" in fill_template(TEXTS, "fox", template="paper", thinking=True)
 
 
-@pytest.mark.parametrize("task", list(TaskName))
-def test_paper_question_names_query_and_tags(task: TaskName) -> None:
-    plain = question(task, "fox", template="paper", thinking=False)
-    thinking = question(task, "fox", template="paper", thinking=True)
-    assert "fox" in plain
-    assert "<answer>" in plain
-    assert "<think>" not in plain
-    assert "<think>" in thinking
-    assert "{" not in plain.replace("{'Position'", "").replace("}, ...]", "")
+def test_short_question_requests_thinking_in_two_words() -> None:
+    assert fill_template(TEXTS, "fox", template="short", thinking=True) == "Detect fox. Think first."
 
 
-def test_paper_question_tells_the_box_space() -> None:
-    def asked(space: BoxSpace) -> str:
-        return question(TaskName.DETECTION, "fox", template="paper", thinking=False, space=space)
-
-    assert "from 0 to 1000" in asked(BoxSpace.RELATIVE_1000)
-    assert "in pixels" in asked(BoxSpace.RESIZED_PIXELS)
+def test_paper_question_states_the_box_space() -> None:
+    text = fill_template(TEXTS, "fox", template="paper", thinking=False, space=BoxSpace.RESIZED_PIXELS)
+    assert text.endswith("Boxes as whole numbers in pixels.")
 
 
-def test_query_with_braces_is_put_in_as_it_is() -> None:
-    assert question(TaskName.DETECTION, "{query}{x}", template="short", thinking=False) == "Detect {query}{x}."
+def test_query_with_braces_is_inserted_unchanged() -> None:
+    assert fill_template(TEXTS, "{query}{x}", template="short", thinking=False) == "Detect {query}{x}."
 
 
-def test_question_of_the_dataset_wins() -> None:
-    kept = sample(question="Where is Reynard?")
-    assert question_of(kept, template="short", thinking=True) == "Where is Reynard?"
-    assert question_of(sample(), template="short", thinking=False) == "Detect fox."
+def test_template_without_a_query_is_a_bug() -> None:
+    with pytest.raises(ValueError, match=r"a template without \{query\}: .Find it"):
+        fill_template(TEXTS, "fox", template="Find it.", thinking=False)
 
 
 def test_template_file_may_hold_json_braces(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text('Find {query}, answer {"box": []}\n')
     template = read_template(str(path))
-    assert question(TaskName.GROUNDING, "fox", template=template, thinking=False) == 'Find fox, answer {"box": []}'
+    assert fill_template(TEXTS, "fox", template=template, thinking=False) == 'Find fox, answer {"box": []}'
 
 
 def test_template_file_that_is_of_no_use_is_reported(tmp_path: Path) -> None:
@@ -79,5 +69,5 @@ def test_template_file_that_is_of_no_use_is_reported(tmp_path: Path) -> None:
         ("", ""),
     ],
 )
-def test_a_prompt_has_begun_the_answer_only_where_it_ends_in_an_open_thought(prompt: str, opened: str) -> None:
-    assert opened_by(prompt) == opened
+def test_a_prompt_opens_the_completion_only_if_it_ends_in_an_open_think_tag(prompt: str, opened: str) -> None:
+    assert opened_prefix(prompt) == opened

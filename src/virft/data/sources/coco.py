@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import is_file
 from virft.data.json_files import read_json
-from virft.data.samples import box_fault, is_image_side, is_json_number
 from virft.data.sources.detection_files import suggest_class
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
+from virft.text.records import box_fault, is_image_side, is_json_number
 from virft.types import ImageSize
 
 

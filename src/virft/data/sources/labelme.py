@@ -13,10 +13,10 @@ from typing import Any
 from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
-from virft.data.samples import box_fault, is_image_side, is_json_number
 from virft.data.sources.detection_files import detection_set, folder_files
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
+from virft.text.records import box_fault, is_image_side, is_json_number
 from virft.types import ImageSize, Polygon
 
 _SHAPES = ("rectangle", "polygon")

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
 from virft.data.json_files import read_json
-from virft.data.samples import is_image_side, is_json_number, polygons_of
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
+from virft.text.records import is_image_side, is_json_number, polygons_of
 from virft.types import ImageSize, Polygon
 
 BoxFormat = Literal["xywh", "xyxy"]

@@ -1,6 +1,6 @@
 """Rows of JSON: an image, a query or a question, and the target. The format for users' own datasets.
 
-A row has ``query``, ``question``, or TRL's conversational ``prompt``; ``docs/data.md`` and ``ROW_SCHEMA`` describe it.
+A row has ``query``, ``question``, or TRL's conversational ``prompt``; ``docs/data.md`` and ``row_schema`` describe it.
 """
 
 from __future__ import annotations
@@ -19,32 +19,12 @@ from virft.data.sampling import SplitPlan, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
 from virft.errors import DataError
+from virft.tasks import TASKS
 from virft.types import ImageSize, Sample
 
-_BOX = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
-_BOXES = {"type": "array", "items": _BOX}
-_AREAS = {"type": "array", "items": {"type": "number", "minimum": 0}}
-_POLYGONS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}, "minItems": 6}}
 _TEXT = {"type": "string", "pattern": r"\S"}
-_SIDE = {"type": "integer", "minimum": 1}
-_COUNTS = [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]
-_RLE = {
-    "type": "object",
-    "description": "COCO's run lengths of the upright image; size is [height, width]",
-    "properties": {
-        "size": {"type": "array", "items": _SIDE, "minItems": 2, "maxItems": 2},
-        "counts": {"anyOf": _COUNTS},
-    },
-    "required": ["size", "counts"],
-    "additionalProperties": False,
-}
 
-
-def _target_with(required: str, properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": [required], "additionalProperties": False}
-
-
-ROW_SCHEMA: dict[str, Any] = {
+_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "A row for `virft build rows`",
     "type": "object",
@@ -91,14 +71,7 @@ ROW_SCHEMA: dict[str, Any] = {
                 },
             ],
         },
-        "target": {
-            "description": "boxes are [x1, y1, x2, y2] in pixels of the upright image",
-            "oneOf": [
-                _target_with("boxes", {"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES}),
-                _target_with("label", {"label": _TEXT, "aliases": {"type": "array", "items": _TEXT}}),
-                _target_with("box", {"box": _BOX, "polygons": _POLYGONS, "rle": _RLE, "ignored": _POLYGONS}),
-            ],
-        },
+        "target": {"description": "boxes are [x1, y1, x2, y2] in pixels of the upright image"},
     },
     "required": ["target"],
     "allOf": [
@@ -108,9 +81,24 @@ ROW_SCHEMA: dict[str, Any] = {
     ],
     "additionalProperties": False,
 }
-"""JSON Schema of a row; ``docs/rows.schema.json`` is a copy."""
+"""JSON Schema of a row but for the targets of the tasks."""
 
-_KEYS = frozenset(ROW_SCHEMA["properties"])
+_KEYS = frozenset(_SCHEMA["properties"])
+
+
+def row_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a row; ``docs/rows.schema.json`` is a copy."""
+    targets = [
+        {
+            "type": "object",
+            "properties": dict(task.target_format.properties),
+            "required": sorted(task.target_format.required),
+            "additionalProperties": False,
+        }
+        for task in TASKS.values()
+    ]
+    properties = _SCHEMA["properties"]
+    return _SCHEMA | {"properties": properties | {"target": properties["target"] | {"oneOf": targets}}}
 
 
 def read_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str, Any]]]:

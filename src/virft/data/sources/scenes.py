@@ -16,7 +16,7 @@ from virft.geometry.masks import mask_to_rle
 from virft.scenes.assets import class_names
 from virft.scenes.render import Scene
 from virft.scenes.sets import ABSENT_FRAC, SceneKind, SceneSample, evaluation_set, few_shot_set
-from virft.types import Box, ImageSize, Sample, TaskName
+from virft.types import Box, ImageSize, Sample
 
 SPLITS = ("base", "novel", "heldout")
 """Names of the splits of the scene classes."""
@@ -45,7 +45,7 @@ def scene_classes_named(names: Sequence[str]) -> tuple[str, ...]:
 def write_few_shot_scenes(
     folder: Path,
     *,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     shots: int,
     seed: int,
@@ -82,7 +82,7 @@ def write_few_shot_scenes(
 def write_test_scenes(
     folder: Path,
     *,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     num_questions: int,
     kind: SceneKind,
@@ -105,7 +105,7 @@ def _write(
     folder: Path,
     scenes: Iterable[SceneSample],
     *,
-    task: TaskName,
+    task: str,
     classes: Sequence[str],
     seed: int,
     facts: dict[str, Any],
@@ -118,7 +118,7 @@ def _write(
             path = writer.add_image(f"{scene.name}.png", Image.fromarray(scene.scene.image))
             for sample in _samples(scene, path):
                 writer.add(replace(sample, query=renamed.get(sample.query, sample.query)))
-        source = {"kind": "scenes", "task": task.value, "classes": list(classes), "image_size": size} | facts
+        source = {"kind": "scenes", "task": task, "classes": list(classes), "image_size": size} | facts
         return writer.finish(source=source, seed=seed)
 
 

@@ -20,8 +20,8 @@ from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace, box_of
-from virft.text.answers import read_classification, read_detection, read_grounding
-from virft.types import Box, Detection, Detections, ImageSize, Label, Sample, Target, TaskName
+from virft.tasks import TASKS
+from virft.types import Box, ImageSize, Sample, Target
 
 VISUAL_RFT_COLUMNS = ("image", "problem", "solution")
 """Columns that a dataset needs."""
@@ -35,7 +35,7 @@ _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF
 class VisualRFTPlan:
     """Settings of a build."""
 
-    task: TaskName | None = None
+    task: str | None = None
     """Task of all rows; None: inferred from the form of each solution."""
     space: BoxSpace = BoxSpace.RELATIVE_1000
     """Coordinate space of the boxes in solutions."""
@@ -166,7 +166,7 @@ def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: 
             raise DataError(f"{column} is {text!r:.60}; expected a text")
     question = problem.replace("<image>", "").strip()
     task, target = _read(solution, size, plan)
-    category = _CATEGORY.search(question) if task is TaskName.DETECTION else None
+    category = _CATEGORY.search(question) if TASKS[task].absent is not None else None
     return Sample(
         id=f"row {number}",
         task=task,
@@ -178,26 +178,23 @@ def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: 
     )
 
 
-def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[TaskName, Target]:
+def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[str, Target]:
     """Parse the solution to a target; boxes in pixels of the upright image, rounded to three decimals."""
     text = solution if "<answer>" in solution else f"<answer>{solution}</answer>"
-    common: dict[str, Any] = {"thinking": False, "space": plan.space, "original": size, "resized": size}
+    task = TASKS[plan.task or _task_of_text(text)]
+    reading = task.read(text, thinking=False, space=plan.space, original=size, resized=size)
+    if fault := task.target_fault(reading.answer):
+        raise DataError(
+            f"solution {solution!r:.60} is no answer of {task.name} ({fault}); expected one such as {task.example}"
+        )
+    # Of an answer, a data set holds what its target has: boxes without confidences.
+    return task.name, task.move_boxes(reading.answer, _rounded)
 
-    if plan.task is TaskName.CLASSIFICATION or (plan.task is None and not _LOOKS_LIKE_BOXES.search(text)):
-        reading = read_classification(text, thinking=False)
-        if not isinstance(reading.answer, Label):
-            raise DataError(f"solution {solution!r:.60} is not a label")
-        return TaskName.CLASSIFICATION, reading.answer
-    if plan.task is TaskName.GROUNDING or (plan.task is None and not _LOOKS_LIKE_DETECTION.search(text)):
-        answer = read_grounding(text, **common).answer
-        if not isinstance(answer, Box):
-            raise DataError(f"solution {solution!r:.60} is not a single box")
-        return TaskName.GROUNDING, _rounded(answer)
-    answer = read_detection(text, **common).answer
-    if not isinstance(answer, Detections) or answer.invalid:
-        raise DataError(f"solution {solution!r:.60} is not a list of boxes")
-    items = tuple(Detection(box=_rounded(item.box)) for item in answer.items)
-    return TaskName.DETECTION, Detections(items=items)
+
+def _task_of_text(text: str) -> str:
+    if not _LOOKS_LIKE_BOXES.search(text):
+        return "classification"
+    return "detection" if _LOOKS_LIKE_DETECTION.search(text) else "grounding"
 
 
 def _rounded(box: Box) -> Box:

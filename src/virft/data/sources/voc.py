@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import is_file
-from virft.data.samples import box_fault
 from virft.data.sources.detection_files import detection_set, folder_files
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
+from virft.text.records import box_fault
 from virft.types import ImageSize
 
 _IMAGE_FOLDERS = ("../JPEGImages", "../images", ".")

@@ -15,10 +15,10 @@ from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import stored_size
-from virft.data.samples import box_fault
 from virft.data.sources.detection_files import detection_set
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
+from virft.text.records import box_fault
 
 _NAME_FILES = ("classes.txt", "obj.names")
 

@@ -14,7 +14,6 @@ from virft.config.toml_file import dump, first_difference, load
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
 from virft.evaluation.comparison import Comparison, compare_systems, comparison_tree, measure
-from virft.evaluation.headlines import HEADLINE
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
 from virft.files import UNFINISHED, write_text
@@ -24,6 +23,7 @@ from virft.recipes.evaluate import PredictionSettings, evaluate
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
 from virft.recipes.train import train, training_data
 from virft.recipes.trainers import make_sft_trainer
+from virft.tasks import TASKS
 from virft.training.monitors import VALIDATION_SCORE
 from virft.training.progress import Progress
 from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder, require_current_format
@@ -263,7 +263,8 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
         with_intervals=True,
     )
     write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
-    headlines = ", ".join(f"{HEADLINE[one.task]} {one.values[HEADLINE[one.task]]:.3f}" for one in scores)
+    names = [TASKS[one.task].headline for one in scores]
+    headlines = ", ".join(f"{name} {one.values[name]:.3f}" for name, one in zip(names, scores, strict=True))
     log(f"{folder.relative_to(config.run.dir)} on {store.folder.name}: {headlines}  ({progress.describe(len(store))})")
     return out / PREDICTIONS
 
@@ -340,7 +341,7 @@ def _tree(found: Compared, config: Config) -> dict[str, Any]:
         },
         "tests": {
             test: {
-                f"{second} against {first}": {one.task.value: comparison_tree(one) for one in tasks}
+                f"{second} against {first}": {one.task: comparison_tree(one) for one in tasks}
                 for (first, second), tasks in by_pair.items()
             }
             for test, by_pair in found.comparisons.items()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from virft.evaluation.comparison import Comparison, ScoreDifference
-from virft.evaluation.headlines import HEADLINE
 from virft.recipes.compare.runs import SYSTEM_NAMES, Compared, TrainedSystem
+from virft.tasks import TASKS
 from virft.training.progress import duration
-from virft.types import TaskName
 
 
 def compared_text(found: Compared) -> str:
@@ -24,13 +23,13 @@ def compared_text(found: Compared) -> str:
     return "\n".join(lines)
 
 
-def shown_numbers(task: TaskName) -> tuple[str, ...]:
-    """The headline score; for detection also COCO's AP.
+def shown_numbers(task: str) -> tuple[str, ...]:
+    """Names of the metrics of a task that are compared: the headline, for detection also COCO's AP.
 
-    >>> shown_numbers(TaskName.DETECTION)
+    >>> shown_numbers("detection")
     ('f1', 'ap')
     """
-    return (HEADLINE[task], "ap") if task is TaskName.DETECTION else (HEADLINE[task],)
+    return tuple(metric.name for metric in TASKS[task].metrics if metric.in_comparison)
 
 
 def _row(system: TrainedSystem, test: str, name: str, number: int, found: Compared, costs: Mapping[str, str]) -> str:

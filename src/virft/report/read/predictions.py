@@ -10,16 +10,15 @@ from typing import Any
 
 from virft.errors import DataError
 from virft.evaluation.headlines import headline_statistics, images_of
-from virft.evaluation.joined import JoinedPrediction, join_predictions
+from virft.evaluation.joined import join_predictions
 from virft.evaluation.prediction_folders import find_data
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions
 from virft.evaluation.score import RULES, score_joined
 from virft.evaluation.score_cache import read_scores
 from virft.metrics.bootstrap import Resampled, resample
-from virft.metrics.question_score import question_score
 from virft.report.render.reported import QuestionScore, ReportedPredictions
 from virft.tasks import TASKS
-from virft.types import Detections, Reading, Sample, TaskName
+from virft.types import JoinedPrediction, Reading, Sample, Unreadable
 
 SCORED_NOW = "parsed and scored for this page"
 SCORED_BEFORE = "from scores.json"
@@ -58,10 +57,7 @@ def read_reported_predictions(
         scored=f"{SCORED_NOW}, scoring rules version {RULES}",
         samples=store,
         question_scores={
-            one.sample.id: QuestionScore(question_score(one.reading, one.sample.target), _max_confidence(one.reading))
-            for found in by_task.values()
-            for one in found
-            if one.sample.queried
+            one.sample.id: _question_score(one) for found in by_task.values() for one in found if one.sample.queried
         },
         read=partial(_read_again, folder / PREDICTIONS, card),
         resampled=resampled,
@@ -74,7 +70,7 @@ def _prompt_settings(card: PredictionsCard) -> dict[str, Any]:
     return {"thinking": card.thinking} | {name: card.settings[name] for name in names if name in card.settings}
 
 
-def _resample(task: TaskName, joined: Sequence[JoinedPrediction]) -> Resampled:
+def _resample(task: str, joined: Sequence[JoinedPrediction]) -> Resampled:
     """Resample the images and compute the headline metrics.
 
     An image is named by the id of its first sample, because its path differs between copies of the dataset.
@@ -86,9 +82,13 @@ def _resample(task: TaskName, joined: Sequence[JoinedPrediction]) -> Resampled:
     return resample(headline_statistics(task, joined, images), [names[image] for image in images])
 
 
-def _max_confidence(reading: Reading) -> float:
-    answer = reading.answer
-    return max((item.confidence for item in answer.items), default=0.0) if isinstance(answer, Detections) else 1.0
+def _question_score(one: JoinedPrediction) -> QuestionScore:
+    """Return the score of a prediction, and the highest confidence of its boxes; 1 for an answer without box."""
+    task, answer = TASKS[one.sample.task], one.reading.answer
+    confidence = 1.0
+    if task.boxes is not None and not isinstance(answer, Unreadable):
+        confidence = max((found.confidence for found in task.answer_boxes(answer)), default=0.0)
+    return QuestionScore(task.score(one.reading, one.sample.target), confidence)
 
 
 def _read_again(path: Path, card: PredictionsCard, samples: Sequence[Sample]) -> dict[str, Reading]:

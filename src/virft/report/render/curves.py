@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from virft.data.samples import is_json_number
 from virft.report.render.reported import ReportedRun, ReportedSystem
+from virft.tasks import TASKS
+from virft.tasks.task import UNREADABLE_FRAC
+from virft.text.records import is_json_number
 
 SMOOTHED_FRACTION = 0.1
 """Width of the smoothing window as a fraction of the steps."""
@@ -70,8 +72,6 @@ _DESCRIPTIONS = {
     "truncated_frac": "fraction of completions cut at the token limit",
     "nonzero_std_frac": "fraction of groups with a non-zero reward standard deviation; the others have zero advantage",
     "entropy": "sampling entropy, estimated from log-probs, nats per token; near 0 completions of a prompt are equal",
-    "boxes_per_answer": "mean number of boxes in a detection answer",
-    "duplicate_frac": "fraction of boxes that overlap another box of the same answer (IoU above 0.7)",
     "skipped": "steps without a weight update, because a value was not finite",
     "loss": "training loss; with GRPO it stays near 0 by construction",
     "kl": "KL divergence from the reference model, nats per token",
@@ -82,7 +82,7 @@ _DESCRIPTIONS = {
     "it is a bug, unless another engine samples",
     "sampler_gap_mean": "mean difference of vLLM and policy log-probs of sampled tokens, nats",
     "capped_frac": "fraction of tokens sampled by vLLM whose importance weight was capped",
-    "validation_score": "mean of F1, accuracy and box mIoU, of the tasks in the validation set",
+    "validation_score": "mean headline metric, such as F1 or accuracy, of the tasks in the validation set",
 }
 _COMPLETIONS = (
     "completion_tokens",
@@ -91,8 +91,6 @@ _COMPLETIONS = (
     "truncated_frac",
     "nonzero_std_frac",
     "entropy",
-    "boxes_per_answer",
-    "duplicate_frac",
 )
 _UPDATE = (
     "loss",
@@ -106,9 +104,18 @@ _UPDATE = (
     "num_tokens",
     "skipped",
 )
-_FIRST_VALIDATIONS = tuple(
-    VALIDATION_PREFIX + name for name in ("score", "f1", "ap", "accuracy", "box_miou", "unreadable_frac")
-)
+
+
+def _rollout_metrics() -> dict[str, str]:
+    """Map each metric that a task computes from sampled answers to its description."""
+    rows = (task.rollout_metrics for task in TASKS.values())
+    return {name: text for row in rows if row is not None for name, text in row.descriptions.items()}
+
+
+def _first_validations() -> list[str]:
+    """Return the validation scores whose charts come first, in order."""
+    compared = [metric.name for task in TASKS.values() for metric in task.metrics if metric.in_comparison]
+    return [VALIDATION_PREFIX + name for name in dict.fromkeys(["score", *compared, UNREADABLE_FRAC.name])]
 
 
 def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
@@ -118,11 +125,12 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
     tables = [(place, _line_name(system, run), _of_run(run, several=several)) for place, system, run in runs]
     names = list(dict.fromkeys(name for _, _, table in tables for name in table))
     validations = [one for one in names if one.startswith(VALIDATION_PREFIX)]
-    first = [one for one in validations if one.partition("@")[0] in _FIRST_VALIDATIONS]
+    order = _first_validations()
+    first = [one for one in validations if one.partition("@")[0] in order]
     headings = {
         "Reward": [one for one in names if one == "reward" or one.startswith(("reward_", "reward@"))],
-        "Validation": sorted(first, key=lambda one: _FIRST_VALIDATIONS.index(one.partition("@")[0])) or validations,
-        "Completions": [one for one in _COMPLETIONS if one in names],
+        "Validation": sorted(first, key=lambda one: order.index(one.partition("@")[0])) or validations,
+        "Completions": [one for one in (*_COMPLETIONS, *_rollout_metrics()) if one in names],
         "Update": [name for one in _UPDATE for name in names if name.partition(" of ")[0] == one],
     }
     known = {*validations, *(one for members in headings.values() for one in members)}
@@ -218,7 +226,7 @@ def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -
     )
     return Chart(
         title=_title(name),
-        description=_DESCRIPTIONS.get(name.partition(" of ")[0], ""),
+        description=(_DESCRIPTIONS | _rollout_metrics()).get(name.partition(" of ")[0], ""),
         lines=lines,
         is_fraction=_is_fraction(name, lines),
     )

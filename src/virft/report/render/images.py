@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from virft.types import Answer, Box, Detections, Label, Target
+from virft.tasks import TASKS
+from virft.types import Answer, Target
 
 TARGET_COLOUR = (46, 204, 64)
 ANSWER_COLOUR = (255, 65, 54)
@@ -19,16 +20,25 @@ _INK = (30, 30, 30)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BeforeAfter:
-    """One sample with the predictions of two models. ``question``: the caption."""
+    """One sample with the predictions of two models."""
 
     image: Image.Image
+    """Image that the boxes refer to."""
+    task: str
+    """Task of the sample."""
     question: str
+    """Caption."""
     target: Target
+    """Ground truth."""
     before: Answer
+    """Answer of the first model."""
     after: Answer
+    """Answer of the second model."""
 
 
-def draw_answer(image: Image.Image, target: Target | None, answer: Answer, *, side: int = 224) -> Image.Image:
+def draw_answer(
+    image: Image.Image, target: Target | None, answer: Answer, *, task: str, side: int = 224
+) -> Image.Image:
     """Draw target boxes in green and predicted boxes in red on a copy whose longer side is ``side`` pixels.
 
     ``target`` None: the ground truth is not known. An answer without boxes becomes a caption at the bottom.
@@ -36,34 +46,15 @@ def draw_answer(image: Image.Image, target: Target | None, answer: Answer, *, si
     scale = side / max(image.size)
     canvas = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
     draw = ImageDraw.Draw(canvas)
-    for colour, width, boxes in ((TARGET_COLOUR, 4, boxes_of(target)), (ANSWER_COLOUR, 2, boxes_of(answer))):
+    row = TASKS[task]
+    answer_boxes = [one.box for one in row.answer_boxes(answer)]
+    for colour, width, boxes in ((TARGET_COLOUR, 4, row.target_boxes(target)), (ANSWER_COLOUR, 2, answer_boxes)):
         for box in boxes:
             draw.rectangle([scale * value for value in box.xyxy], outline=colour, width=width)
-    text = format_caption(answer)
-    if text:
+    if text := row.describe_answer(answer, "caption"):
         draw.rectangle([0, canvas.height - _CAPTION, canvas.width, canvas.height], fill=_INK)
         draw.text((4, canvas.height - _CAPTION + 2), text[:48], fill=_BACKGROUND)
     return canvas
-
-
-def boxes_of(answer: Answer | Target | None) -> tuple[Box, ...]:
-    """Return the boxes of an answer or target; empty for a label, an unreadable answer or None."""
-    if isinstance(answer, Detections):
-        return tuple(item.box for item in answer.items)
-    return (answer,) if isinstance(answer, Box) else ()
-
-
-def format_caption(answer: Answer) -> str:
-    """Describe an answer that has no box to draw; return an empty string for one with boxes.
-
-    >>> format_caption(Detections())
-    'no objects'
-    """
-    if isinstance(answer, Detections):
-        return "" if answer.items else "invalid boxes" if answer.invalid else "no objects"
-    if isinstance(answer, Label):
-        return answer.text
-    return "" if isinstance(answer, Box) else f"unreadable: {answer.reason}"
 
 
 def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns: int = 2) -> Image.Image:
@@ -85,6 +76,6 @@ def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns:
         top = number // columns * cell_height + _CAPTION + _MARGIN
         draw.text((left, top), row.question, fill=_INK)
         for i, answer in enumerate((row.before, row.after)):
-            drawn = draw_answer(row.image, row.target, answer, side=side)
+            drawn = draw_answer(row.image, row.target, answer, task=row.task, side=side)
             sheet.paste(drawn, (left + i * (side + _MARGIN), top + _CAPTION))
     return sheet

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from virft.geometry.boxes import intersection_over_union
-from virft.metrics.detection import find_hits
-from virft.report.render.images import boxes_of
 from virft.report.render.page_images import PageImage
-from virft.types import Answer, Box, Detections, Polygon, Target
-
-HIT_IOU = 0.5
+from virft.tasks import TASKS
+from virft.types import Answer, Box, Polygon, Target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,22 +44,21 @@ class Panel:
 
 
 def make_panel(
-    image: PageImage, target: Target | None, answer: Answer, *, alt_text: str, polygons: Sequence[Polygon] = ()
+    image: PageImage,
+    task: str,
+    target: Target | None,
+    answer: Answer,
+    *,
+    alt_text: str,
+    polygons: Sequence[Polygon] = (),
 ) -> Panel:
-    """Return a panel with the target's boxes below the predicted ones. A hit has an IoU of at least 0.5 with a target.
+    """Return a panel with the target's boxes below the predicted ones, each a hit or a miss (``Task.answer_boxes``).
 
     ``target`` None: the ground truth is not known. ``polygons``: outlines of the target's mask.
     """
-    shapes = [_shape("target", box) for box in (boxes_of(target) if target is not None else ())]
-    if isinstance(answer, Detections):
-        hits = find_hits(answer, target).hits if isinstance(target, Detections) else (False,) * len(answer.items)
-        shapes += [
-            _shape("hit" if hit else "miss", item.box, f"{item.confidence:.2f}")
-            for item, hit in zip(answer.items, hits, strict=True)
-        ]
-    elif isinstance(answer, Box):
-        iou = intersection_over_union(answer.xyxy, target.xyxy) if isinstance(target, Box) else 0.0
-        shapes.append(_shape("hit" if iou >= HIT_IOU else "miss", answer))
+    shapes = [_shape("target", box) for box in TASKS[task].target_boxes(target)]
+    marked = TASKS[task].answer_boxes(answer, target)
+    shapes += [_shape("hit" if one.is_hit else "miss", one.box, one.text) for one in marked]
     return Panel(
         image=image,
         shapes=tuple(shapes),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from virft.metrics.bootstrap import Resampled
-from virft.types import Reading, Sample, Scores, TaskName
+from virft.types import Reading, Sample, Scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class ReportedRun:
 
 
 class QuestionScore(NamedTuple):
-    """Score of a prediction (``metrics.question_score``) and its highest box confidence; 1 for answers without box."""
+    """Score of a prediction (``Task.score``) and its highest box confidence; 1 for answers without box."""
 
     score: float
     confidence: float
@@ -72,14 +72,14 @@ class ReportedPredictions:
     """Score of each question by sample id; empty without the dataset."""
     read: Callable[[Sequence[Sample]], Mapping[str, Reading]] | None = None
     """Function that parses the predictions of some samples, by sample id."""
-    resampled: Mapping[TaskName, Resampled] = field(default_factory=dict)
+    resampled: Mapping[str, Resampled] = field(default_factory=dict)
     """Bootstrap resamples by task, for confidence intervals of differences."""
     problem: str = ""
     """Message about missing data or unfinished predictions."""
 
-    def of_task(self, task: TaskName) -> Scores | None:
+    def of_task(self, task: str) -> Scores | None:
         """Return the scores of a task, or None if the dataset has no such questions."""
-        return next((one for one in self.scores if one.task is task), None)
+        return next((one for one in self.scores if one.task == task), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

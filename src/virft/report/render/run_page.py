@@ -12,6 +12,7 @@ from virft.report.render.run_cards import run_card_views, settings_that_differ
 from virft.report.render.score_tables import names_of_tests, score_tables
 from virft.report.render.shown_groups import shown_rollouts
 from virft.report.render.shown_questions import shown_tests
+from virft.tasks import TASKS
 
 NUM_IMAGES = 40
 
@@ -48,6 +49,7 @@ def render_run_page(
         tests=shown_tests(systems, images, number=num_images) if names_of_tests(systems) else [],
         rollouts=[shown_rollouts(run, images) for run in runs if run.trainer != "sft"],
         cards=run_card_views(systems),
+        prediction_scores=", ".join(f"{task.score_description} ({task.name})" for task in TASKS.values()),
         differing=settings_that_differ(runs) if len(runs) > 1 else [],
         runs=runs,
         images=images,

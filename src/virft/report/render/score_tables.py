@@ -11,48 +11,10 @@ from typing import NamedTuple
 from virft.metrics.bootstrap import difference_intervals
 from virft.report.render.line_chart import ticks
 from virft.report.render.reported import ReportedPredictions, ReportedSystem
-from virft.types import Scores, TaskName
+from virft.tasks import TASKS
+from virft.tasks.task import Metric
+from virft.types import Scores
 
-
-class MetricInfo(NamedTuple):
-    """The definition of a metric. ``better``: 1 if higher is better, -1 if lower is, 0 if neither."""
-
-    name: str
-    description: str
-    better: int = 1
-
-
-METRICS = (
-    MetricInfo("f1", "2 hits / (predicted boxes + targets), summed over all questions, at IoU 0.5"),
-    MetricInfo("ap", "COCO average precision (mAP), IoU 0.5 to 0.95, boxes ranked by their confidence"),
-    MetricInfo("ap50", "average precision at IoU 0.5"),
-    MetricInfo("precision", "hits / predicted boxes, at IoU 0.5"),
-    MetricInfo("recall", "hits / targets, at IoU 0.5"),
-    MetricInfo("accuracy", "fraction of names that equal the target or an alias after normalisation"),
-    MetricInfo("box_miou", "mean IoU of predicted and target box; an unreadable answer counts 0"),
-    MetricInfo("accuracy_at_50", "fraction of questions whose predicted box has an IoU of at least 0.5"),
-    MetricInfo("accuracy_at_75", "fraction of questions whose predicted box has an IoU of at least 0.75"),
-    MetricInfo("accuracy_at_90", "fraction of questions whose predicted box has an IoU of at least 0.9"),
-    MetricInfo("false_positive_rate", "fraction of questions about an absent class with a predicted box", -1),
-    MetricInfo("calibration_error", "expected calibration error: mean gap between confidence and fraction of hits", -1),
-    MetricInfo("unreadable_frac", "fraction of completions that cannot be parsed", -1),
-    MetricInfo("truncated_frac", "fraction of completions cut at the token limit", -1),
-    MetricInfo("duplicates_per_question", "additional boxes on a target that already has a hit", -1),
-    MetricInfo("well_formed_frac", "fraction of completions in exactly the requested format"),
-    MetricInfo("boxes_per_question", "predicted boxes", 0),
-    MetricInfo("no_objects_frac", "fraction of answers without objects", 0),
-    MetricInfo("mean_confidence", "mean confidence of all predicted boxes", 0),
-    MetricInfo("f1_mean", "F1, mean over IoU 0.5 to 0.95"),
-    MetricInfo("precision_mean", "precision, mean over IoU 0.5 to 0.95"),
-    MetricInfo("recall_mean", "recall, mean over IoU 0.5 to 0.95"),
-    MetricInfo("accuracy_paper_substring", "the paper's substring rule, which also accepts a list of several names"),
-)
-_KNOWN = {metric.name: metric for metric in METRICS}
-_FIRST = {
-    TaskName.DETECTION: ("f1", "ap", "ap50", "precision", "recall", "false_positive_rate", "unreadable_frac"),
-    TaskName.CLASSIFICATION: ("accuracy", "unreadable_frac"),
-    TaskName.GROUNDING: ("box_miou", "accuracy_at_50", "accuracy_at_75", "unreadable_frac"),
-}
 MOST_TABLE_ROWS = 200
 
 
@@ -102,7 +64,7 @@ class ScoreTable:
 
     test: str
     """Name of the test set."""
-    task: TaskName
+    task: str
     """Task of the questions."""
     systems: tuple[tuple[str, int], ...]
     """Name of each system and its index on the page."""
@@ -144,13 +106,13 @@ def score_tables(systems: Sequence[ReportedSystem]) -> list[ScoreTable]:
     return [
         _table(test, task, systems)
         for test in names_of_tests(systems)
-        for task in TaskName
+        for task in TASKS
         if any(one.of_task(task) for system in systems for one in system.predictions.get(test, ()))
     ]
 
 
 def disagreements(
-    systems: Sequence[tuple[str, Sequence[ReportedPredictions]]], *, task: TaskName | None = None
+    systems: Sequence[tuple[str, Sequence[ReportedPredictions]]], *, task: str | None = None
 ) -> list[str]:
     """Return the reasons why the scores of systems (name, predictions of its seeds) are not comparable.
 
@@ -168,7 +130,7 @@ def disagreements(
     ]
 
 
-def _facts_to_compare(seeds: Sequence[ReportedPredictions], task: TaskName | None) -> dict[str, str]:
+def _facts_to_compare(seeds: Sequence[ReportedPredictions], task: str | None) -> dict[str, str]:
     """Return the facts that must agree between systems; several values if the seeds differ."""
     scores = [one for predictions in seeds for one in predictions.scores if task in (None, one.task)]
     facts = {
@@ -202,7 +164,7 @@ class _Column(NamedTuple):
         return next((ends for key, ends in self.scores[0].intervals.items() if _plain(key) == name), None)
 
 
-def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> ScoreTable:
+def _table(test: str, task: str, systems: Sequence[ReportedSystem]) -> ScoreTable:
     columns = []
     for place, system in enumerate(systems):
         predictions = tuple(one for one in system.predictions.get(test, ()) if one.of_task(task) is not None)
@@ -210,8 +172,9 @@ def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> Scor
             scores = tuple(found for one in predictions if (found := one.of_task(task)) is not None)
             columns.append(_Column(system.name, place, predictions, scores))
     names = list(dict.fromkeys(_plain(name) for column in columns for one in column.scores for name in one.values))
-    first = [name for name in _FIRST[task] if name in names] or names[:1]
-    order = {metric.name: at for at, metric in enumerate(METRICS)}
+    described = TASKS[task].described_metrics
+    first = [metric.name for metric in described if metric.in_table and metric.name in names] or names[:1]
+    order = {metric.name: at for at, metric in enumerate(described)}
     more = sorted((name for name in names if name not in first), key=lambda name: order.get(name, len(order)))
     differences = _difference_intervals(columns, task)
     warnings = disagreements([(column.name, column.predictions) for column in columns], task=task)
@@ -222,13 +185,13 @@ def _table(test: str, task: TaskName, systems: Sequence[ReportedSystem]) -> Scor
         systems=tuple((column.name, column.place) for column in columns),
         facts=_facts(columns),
         warnings=tuple(warnings),
-        rows=tuple(_row(name, columns, differences) for name in first),
-        more=tuple(_row(name, columns, differences) for name in more),
+        rows=tuple(_row(TASKS[task].metric(name), columns, differences) for name in first),
+        more=tuple(_row(TASKS[task].metric(name), columns, differences) for name in more),
         tables=tuple(_by_name(columns)),
     )
 
 
-def _difference_intervals(columns: Sequence[_Column], task: TaskName) -> list[Mapping[str, tuple[float, float]]]:
+def _difference_intervals(columns: Sequence[_Column], task: str) -> list[Mapping[str, tuple[float, float]]]:
     """Return the intervals of each column's difference to the first, if both have the same questions."""
     first = columns[0]
     found: list[Mapping[str, tuple[float, float]]] = []
@@ -242,9 +205,8 @@ def _difference_intervals(columns: Sequence[_Column], task: TaskName) -> list[Ma
     return found
 
 
-def _row(name: str, columns: Sequence[_Column], differences: Sequence[Mapping[str, tuple[float, float]]]) -> Row:
-    metric = _KNOWN.get(name, MetricInfo(name, "", 0))
-    first = columns[0]
+def _row(metric: Metric, columns: Sequence[_Column], differences: Sequence[Mapping[str, tuple[float, float]]]) -> Row:
+    first, name = columns[0], metric.name
     cells = []
     for column, intervals in zip(columns, differences, strict=True):
         comparable = column is not first and _same_questions(first, column)
@@ -252,7 +214,7 @@ def _row(name: str, columns: Sequence[_Column], differences: Sequence[Mapping[st
     return Row(name=name, description=metric.description, cells=tuple(cells))
 
 
-def _cell(column: _Column, metric: MetricInfo, before: Sequence[float], interval: tuple[float, float] | None) -> Cell:
+def _cell(column: _Column, metric: Metric, before: Sequence[float], interval: tuple[float, float] | None) -> Cell:
     values = column.values(metric.name)
     if not values:
         return Cell()
@@ -299,10 +261,10 @@ def _same_questions(first: _Column, column: _Column) -> bool:
 
 def _facts(columns: Sequence[_Column]) -> tuple[str, ...]:
     scores = [one for column in columns for one in column.scores]
-    protocols = dict.fromkeys(f"protocol {one.protocol}" for one in scores if one.task is TaskName.DETECTION)
+    protocols = dict.fromkeys(f"protocol {one.protocol}" for one in scores if TASKS[one.task].absent is not None)
     questions = dict.fromkeys(f"{one.num_samples} questions" for one in scores)
     hashes = dict.fromkeys(f"data {one.data_hash[:12]}" for one in scores)
-    return (scores[0].task.value, *protocols, *questions, *hashes)
+    return (scores[0].task, *protocols, *questions, *hashes)
 
 
 def _by_name(columns: Sequence[_Column]) -> list[ByName]:

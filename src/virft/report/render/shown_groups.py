@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.data.augmentation import augment_target
-from virft.report.render.descriptions import describe_target
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import ReportedRun
 from virft.report.render.score_tables import signed
-from virft.types import Augmentation, Box, Detection, Detections, Sample, Target, Unreadable
+from virft.tasks import TASKS
+from virft.types import Answer, Augmentation, Box, Detection, Sample, Target, Unreadable
 
 NUM_GROUPS = 6
 
@@ -100,12 +100,12 @@ def _group(record: Mapping[str, Any], sample: Sample | None, images: PageImages)
     view = _view(record)
     target: Target | None = None
     if sample is not None:
-        target = sample.target if view is None else augment_target(view, sample.target, sample.target_size)
+        target = sample.target if view is None else augment_target(view, sample.task, sample.target, sample.target_size)
     return ShownGroup(
         step=record["step"] + 1,
         sample=record["sample"],
         query=sample.query if sample is not None else "",
-        target=describe_target(target) if target is not None else "",
+        target=TASKS[sample.task].describe_target(target) if sample is not None else "",
         prompt=record.get("prompt", ""),
         completions=tuple(
             _completion(title, record[title], sample, target, view, images) for title in ("best", "worst")
@@ -126,11 +126,10 @@ def _completion(
     drawn = None
     if sample is not None and target is not None:
         image = images.add(sample.images[sample.target_image], sample.target_size, view)
-        answer = _answer(record, target)
-        alt_text = (
-            f"The {title} completion. Query: {sample.query}. Target: {describe_target(target)}. Text: {record['text']}"
-        )
-        drawn = make_panel(image, target, answer, alt_text=alt_text)
+        answer = _answer(record, sample.task)
+        described = TASKS[sample.task].describe_target(target)
+        alt_text = f"The {title} completion. Query: {sample.query}. Target: {described}. Text: {record['text']}"
+        drawn = make_panel(image, sample.task, target, answer, alt_text=alt_text)
     advantage = record.get("advantage")
     return ShownCompletion(
         title=title,
@@ -144,12 +143,13 @@ def _completion(
     )
 
 
-def _answer(record: Mapping[str, Any], target: Target) -> Detections | Box | Unreadable:
+def _answer(record: Mapping[str, Any], task: str) -> Answer:
     """Return the boxes of a completion as the log recorded them."""
-    boxes = [(Box(x1=x1, y1=y1, x2=x2, y2=y2), score) for x1, y1, x2, y2, score in record.get("boxes", ())]
-    if isinstance(target, Detections):
-        return Detections(items=tuple(Detection(box=box, confidence=score) for box, score in boxes))
-    return boxes[0][0] if boxes else Unreadable(reason="no box")
+    boxes = TASKS[task].boxes
+    if boxes is None:
+        return Unreadable(reason="no box")
+    found = [(Box(x1=x1, y1=y1, x2=x2, y2=y2), score) for x1, y1, x2, y2, score in record.get("boxes", ())]
+    return boxes.to_answer([Detection(box=box, confidence=score) for box, score in found])
 
 
 def _view(record: Mapping[str, Any]) -> Augmentation | None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from virft.report.render.descriptions import describe_answer, describe_target, summarise_answer, summarise_target
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
 from virft.report.render.score_tables import names_of_tests
+from virft.tasks import TASKS
 from virft.types import Answer, Reading, Sample, Unreadable
 
 MOST_SYSTEMS = 4
@@ -157,17 +157,21 @@ def _question(
 ) -> ShownQuestion:
     image = images.add(sample.images[sample.target_image], sample.target_size)
     scores = [one.predictions.question_scores[sample.id].score for one in shown]
-    target = describe_target(sample.target)
+    task = TASKS[sample.task]
+    target = task.describe_target(sample.target)
     drawn = []
     for one, reading, score in zip(shown, readings, scores, strict=True):
         answer: Answer = reading.answer if reading is not None else _NO_ANSWER
-        alt_text = f"Query: {sample.query}. Target: {target}. Prediction of {one.system}: {describe_answer(answer)}."
+        predicted = task.describe_answer(answer)
+        alt_text = f"Query: {sample.query}. Target: {target}. Prediction of {one.system}: {predicted}."
         drawn.append(
             ShownPrediction(
                 system=one.system,
                 place=one.place,
-                panel=make_panel(image, sample.target, answer, alt_text=alt_text, polygons=sample.polygons),
-                summary=summarise_answer(answer),
+                panel=make_panel(
+                    image, sample.task, sample.target, answer, alt_text=alt_text, polygons=sample.polygons
+                ),
+                summary=task.describe_answer(answer, "short"),
                 score=f"{score:.2f}",
                 text=reading.text if reading is not None else "",
             )
@@ -177,7 +181,7 @@ def _question(
         id=sample.id,
         query=sample.query,
         question=sample.question or "",
-        target=summarise_target(sample.target),
+        target=task.describe_target(sample.target, "short"),
         change="better" if change > _EQUAL else "worse" if change < -_EQUAL else "",
         predictions=tuple(drawn),
     )

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from virft.errors import DataError
 from virft.files import write_text, writing
-from virft.metrics.question_score import question_score
+from virft.tasks import TASKS
 from virft.training.distributed import Ranks
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.progress import Progress
@@ -32,7 +32,7 @@ def score_base(
     ranks: Ranks,
     log: Callable[[str], None],
 ) -> dict[str, float]:
-    """Sample id -> mean ``question_score`` of one group of completions, sampled as in step 0.
+    """Sample id -> mean ``Task.score`` of one group of completions, sampled as in step 0.
 
     Scores that ``folder`` already contains are not computed again; the file is written after each batch.
     """
@@ -45,7 +45,10 @@ def score_base(
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         own = [
-            (group.sample.id, fmean(question_score(one.reading, group.sample.target) for one in group.reports))
+            (
+                group.sample.id,
+                fmean(TASKS[group.sample.task].score(one.reading, group.sample.target) for one in group.reports),
+            )
             # step 0: the same random streams and reward thresholds as the first training step
             for group in trainer.sample(0, batch)
         ]

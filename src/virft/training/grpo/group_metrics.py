@@ -7,12 +7,9 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from virft.geometry.boxes import iou_matrix
+from virft.tasks import TASKS
 from virft.training.grpo.advantages import group_advantages, has_nonzero_std
-from virft.types import Answer, Box, Detections, RolloutGroup, Unreadable
-
-_DUPLICATE = 0.7
-"""A box with a larger IoU than this to an earlier box of the same answer is a duplicate."""
+from virft.types import Answer, RolloutGroup, Unreadable
 
 
 def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -39,7 +36,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "nonzero_std_frac": fmean(has_nonzero_std(group.rewards) for group in groups),
         # E[-log p(token)] over tokens that were drawn from p
         "entropy": -fmean(logprob for one in completions for logprob in one.sampler_logprobs),
-        **_box_metrics([report.reading.answer for report in reports]),
+        **_answer_metrics(groups),
     }
 
 
@@ -48,19 +45,17 @@ def num_tokens(groups: Sequence[RolloutGroup]) -> int:
     return sum(len(group.prompt.token_ids) + sum(len(one.token_ids) for one in group.completions) for group in groups)
 
 
-def _box_metrics(answers: Sequence[Answer]) -> dict[str, float]:
-    """Mean number of boxes of an answer and fraction of duplicates, over answers that may have any number of boxes."""
-    found = [[item.box.xyxy for item in answer.items] for answer in answers if isinstance(answer, Detections)]
-    if not found:
-        return {}
-    num_boxes = sum(map(len, found))
-    # Compared with earlier boxes only: of two equal boxes, one is a duplicate.
-    num_duplicates = sum(
-        max(ious[:place], default=0.0) > _DUPLICATE
-        for boxes in found
-        for place, ious in enumerate(iou_matrix(boxes, boxes))
-    )
-    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": num_duplicates / max(1, num_boxes)}
+def _answer_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Metrics of the readable answers of each task (``Task.rollout_metrics``), such as their number of boxes."""
+    answers: dict[str, list[Answer]] = {}
+    for group in groups:
+        readable = answers.setdefault(group.sample.task, [])
+        readable += [one.reading.answer for one in group.reports if not isinstance(one.reading.answer, Unreadable)]
+    found: dict[str, float] = {}
+    for task, readable in answers.items():
+        if readable and (metrics := TASKS[task].rollout_metrics) is not None:
+            found |= metrics.compute(readable)
+    return found
 
 
 def _rewards_by_origin(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -98,7 +93,7 @@ def rollout_record(groups: Sequence[RolloutGroup], number: int, *, scale_by_std:
             "advantage": round(advantages[i], 6),
             "parts": dict(report.parts),
             "text": group.completions[i].text,
-            "boxes": _boxes(report.reading.answer),
+            "boxes": _boxes(group.sample.task, report.reading.answer),
         }
 
     return {
@@ -112,9 +107,6 @@ def rollout_record(groups: Sequence[RolloutGroup], number: int, *, scale_by_std:
     }
 
 
-def _boxes(answer: Answer) -> list[list[float]]:
-    items = answer.items if isinstance(answer, Detections) else ()
-    found = [(*item.box.xyxy, item.confidence) for item in items]
-    if isinstance(answer, Box):
-        found = [(*answer.xyxy, 1.0)]
-    return [[round(value, 2) for value in one] for one in found]
+def _boxes(task: str, answer: Answer) -> list[list[float]]:
+    found = TASKS[task].answer_boxes(answer)
+    return [[round(value, 2) for value in (*one.box.xyxy, one.confidence)] for one in found]

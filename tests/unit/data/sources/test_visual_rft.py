@@ -21,7 +21,7 @@ from virft.data.sources.visual_rft import VisualRFTPlan, open_rows, write_visual
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
-from virft.types import Label, Sample, TaskName
+from virft.types import Label, Sample
 
 datasets = pytest.importorskip("datasets")
 
@@ -46,7 +46,7 @@ def make(folder: Path, rows: Any = ROWS) -> Any:
 
 
 def build(
-    folder: Path, rows: Any, task: TaskName | None = None, space: BoxSpace = BoxSpace.RELATIVE_1000, **split: float
+    folder: Path, rows: Any, task: str | None = None, space: BoxSpace = BoxSpace.RELATIVE_1000, **split: float
 ) -> tuple[list[Sample], dict[str, Any]]:
     make(folder, rows).save_to_disk(folder / "saved")
     plan = VisualRFTPlan(task=task, space=space, split=SplitPlan(**split))  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def build(
 
 def test_questions_are_not_changed_and_solutions_are_parsed(tmp_path: Path) -> None:
     samples, card = build(tmp_path, ROWS)
-    assert [one.task for one in samples] == [*[TaskName.DETECTION] * 2, TaskName.CLASSIFICATION, TaskName.GROUNDING]
+    assert [one.task for one in samples] == [*["detection"] * 2, "classification", "grounding"]
     assert [one.query for one in samples[:2]] == ["bus", "cat"]
     assert samples[0].question == DETECT.removeprefix("<image>")
     assert [one.target for one in samples] == [
@@ -76,9 +76,9 @@ def test_boxes_can_be_pixels_and_the_task_can_be_given(tmp_path: Path) -> None:
     rows = [(0, "Where?", "[{'Position': [10, 20, 30, 40]}]"), (1, "Where?", "[[10, 20, 30, 40]]")]
     samples, _ = build(tmp_path, rows, space=BoxSpace.ORIGINAL_PIXELS)
     assert [one.target for one in samples] == [detections((10, 20, 30, 40))] * 2
-    samples, _ = build(tmp_path / "b", rows[1:], TaskName.GROUNDING, BoxSpace.ORIGINAL_PIXELS)
+    samples, _ = build(tmp_path / "b", rows[1:], "grounding", BoxSpace.ORIGINAL_PIXELS)
     assert samples[0].target == box(10, 20, 30, 40)
-    samples, _ = build(tmp_path / "c", rows[1:], TaskName.CLASSIFICATION)
+    samples, _ = build(tmp_path / "c", rows[1:], "classification")
     assert samples[0].target == Label(text="[[10, 20, 30, 40]]")
 
 
@@ -88,15 +88,23 @@ def test_boxes_can_be_pixels_and_the_task_can_be_given(tmp_path: Path) -> None:
         ((None, "Where?", "bus"), "image is empty; expected the bytes of an image"),
         ((0, " ", "bus"), "problem is ' '; expected a text"),
         ((0, "Where?", None), "solution is None; expected a text"),
-        ((0, "Where?", "[{'Position': [1, 2]}]"), "solution \"[{'Position': [1, 2]}]\" is not a list of boxes"),
-        ((0, "Where?", "(5,6),(5,6)"), "solution '(5,6),(5,6)' is not a single box"),
-        ((0, "Where?", "<answer> </answer>"), "solution '<answer> </answer>' is not a label"),
+        (
+            (0, "Where?", "[{'Position': [1, 2]}]"),
+            "solution \"[{'Position': [1, 2]}]\" is no answer of detection (2 values in a box; expected 4 numbers)",
+        ),
+        ((0, "Where?", "(5,6),(5,6)"), "solution '(5,6),(5,6)' is no answer of grounding (a box without area)"),
+        (
+            (0, "Where?", "<answer> </answer>"),
+            "solution '<answer> </answer>' is no answer of classification (the answer block is empty)",
+        ),
     ],
 )
 def test_an_invalid_row_is_skipped_and_reported(tmp_path: Path, row: Any, reason: str) -> None:
     samples, card = build(tmp_path, [ROWS[2], row])
     assert [one.id for one in samples] == ["row 0"]
-    assert card["skipped"] == [{"where": "row 1", "reason": reason}]
+    ((skipped,),) = [card["skipped"]]
+    assert skipped["where"] == "row 1"
+    assert skipped["reason"].partition("; expected one such as")[0] == reason
 
 
 def test_bytes_that_are_not_an_image_are_skipped_and_reported(tmp_path: Path) -> None:

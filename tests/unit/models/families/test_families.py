@@ -13,11 +13,11 @@ from tiny_models import IMAGE_TOKEN, MAKERS, tiny_model
 from virft.errors import ModelError
 from virft.geometry.boxes import BoxSpace
 from virft.models.families import FAMILIES, family_of
-from virft.rewards.combine import RewardRule
+from virft.tasks import TASKS
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.text.answers import render_detection, render_grounding
-from virft.text.prompts import question_of
-from virft.types import ImageSize, RewardContext, TaskName
+from virft.types import ImageSize, RewardContext
 
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(560, 420)
 
@@ -78,13 +78,13 @@ def test_each_family_has_its_own_box_space() -> None:
     assert {name: family.box_space for name, family in FAMILIES.items()} == SPACES
 
 
-def reward(text: str, task: TaskName, target: object, model_type: str) -> float:
+def reward(text: str, task: str, target: object, model_type: str) -> float:
     """Return the robust reward of a text in the family's box space."""
     space = family_of(model_type).box_space
     one = sample(target, task=task, size=ORIGINAL)  # type: ignore[arg-type]
     grader = Grader(rule=RewardRule(), thinking=False, box_space=space)
     report = grader.grade(text, one, resized=RESIZED, context=RewardContext())
-    return report.parts["iou" if task is TaskName.DETECTION else "giou"]
+    return report.parts["iou" if task == "detection" else "giou"]
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -92,8 +92,8 @@ def test_ground_truth_in_the_familys_box_space_has_reward_1_and_in_another_less(
     # a box of whole numbers in every space: 640, 560 and 1000 wide, 480, 420 and 1000 high
     x1, y1, x2, y2 = 160, 120, 480, 360
     for task, target, render in (
-        (TaskName.DETECTION, detections((x1, y1, x2, y2)), render_detection),
-        (TaskName.GROUNDING, box(x1, y1, x2, y2), render_grounding),
+        ("detection", detections((x1, y1, x2, y2)), render_detection),
+        ("grounding", box(x1, y1, x2, y2), render_grounding),
     ):
         for space in BoxSpace:
             text = render(target, space=space, original=ORIGINAL, resized=RESIZED)  # type: ignore[operator]
@@ -107,7 +107,7 @@ def test_ground_truth_in_the_familys_box_space_has_reward_1_and_in_another_less(
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_paper_template_names_the_familys_box_space(model_type: str) -> None:
     space = family_of(model_type).box_space
-    text = question_of(sample(), template="paper", thinking=False, space=space)
+    text = TASKS["detection"].format_question(sample(), template="paper", thinking=False, space=space)
     assert ("from 0 to 1000" in text) == (space is BoxSpace.RELATIVE_1000)
 
 

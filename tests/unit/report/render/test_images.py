@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from factories import box, detections
+from factories import detections
 from virft.report.render.images import (
     ANSWER_COLOUR,
     TARGET_COLOUR,
     BeforeAfter,
     before_after_sheet,
-    boxes_of,
     draw_answer,
-    format_caption,
 )
-from virft.types import Answer, Detections, InvalidElement, Label, Unreadable
+from virft.types import Detections
 
 GREY = Image.new("RGB", (100, 50), (128, 128, 128))
 
@@ -25,7 +23,7 @@ def colours(image: Image.Image) -> set[tuple[int, ...]]:
 
 
 def test_boxes_are_scaled_with_the_image() -> None:
-    drawn = draw_answer(GREY, detections((10, 10, 40, 40)), detections((50, 10, 90, 40)), side=200)
+    drawn = draw_answer(GREY, detections((10, 10, 40, 40)), detections((50, 10, 90, 40)), task="detection", side=200)
     assert drawn.size == (200, 100)
     # twice as large: left edges at 20 and 100
     assert drawn.getpixel((20, 50)) == TARGET_COLOUR
@@ -34,47 +32,32 @@ def test_boxes_are_scaled_with_the_image() -> None:
 
 
 def test_an_answer_without_boxes_is_written_as_a_caption() -> None:
-    drawn = draw_answer(GREY, detections((10, 10, 40, 20)), Detections(), side=200)
+    drawn = draw_answer(GREY, detections((10, 10, 40, 20)), Detections(), task="detection", side=200)
     assert ANSWER_COLOUR not in colours(drawn)
     assert drawn.getpixel((199, 99)) == (30, 30, 30)
 
 
 def test_without_ground_truth_only_the_prediction_is_drawn() -> None:
-    seen = colours(draw_answer(GREY, None, detections((50, 10, 90, 40)), side=200))
+    seen = colours(draw_answer(GREY, None, detections((50, 10, 90, 40)), task="detection", side=200))
     assert ANSWER_COLOUR in seen
     assert TARGET_COLOUR not in seen
 
 
 def test_the_input_image_is_not_modified() -> None:
     before = GREY.tobytes()
-    draw_answer(GREY, detections((1, 1, 9, 9)), Detections())
+    draw_answer(GREY, detections((1, 1, 9, 9)), Detections(), task="detection")
     assert GREY.tobytes() == before
-
-
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (detections((0, 0, 1, 1)), ""),
-        (Detections(), "no objects"),
-        (Detections(invalid=(InvalidElement(reason="?", piece="?"),)), "invalid boxes"),
-        (Label(text="tabby"), "tabby"),
-        (box(0, 0, 1, 1), ""),
-        (Unreadable(reason="no answer block"), "unreadable: no answer block"),
-    ],
-)
-def test_an_answer_without_boxes_has_a_caption(answer: Answer, words: str) -> None:
-    assert format_caption(answer) == words
-
-
-def test_grounding_has_one_box_and_a_label_none() -> None:
-    assert boxes_of(box(0, 0, 1, 1)) == (box(0, 0, 1, 1),)
-    assert boxes_of(Label(text="a")) == boxes_of(Unreadable(reason="?")) == ()
 
 
 @pytest.mark.parametrize(("rows", "lines"), [(0, 0), (1, 1), (2, 1), (5, 3)])
 def test_a_sheet_has_two_samples_per_line(rows: int, lines: int) -> None:
     row = BeforeAfter(
-        image=GREY, question="fox", target=detections((1, 1, 9, 9)), before=Detections(), after=detections((2, 2, 9, 9))
+        image=GREY,
+        task="detection",
+        question="fox",
+        target=detections((1, 1, 9, 9)),
+        before=Detections(),
+        after=detections((2, 2, 9, 9)),
     )
     sheet = before_after_sheet([row] * rows, side=100)
     # two samples of two images of 100 with margins of 8; a line is image, caption of 16 and two margins

@@ -14,8 +14,8 @@ from virft.types import Box, Detection, Detections, ImageSize, Label, Unreadable
 IMAGE = PageImage(id="image-0", size=ImageSize(180, 90))
 
 
-def shapes(target: Any, answer: Any) -> list[tuple[str, str]]:
-    return [(one.kind, one.text) for one in make_panel(IMAGE, target, answer, alt_text="").shapes]
+def shapes(target: Any, answer: Any, *, task: str = "detection") -> list[tuple[str, str]]:
+    return [(one.kind, one.text) for one in make_panel(IMAGE, task, target, answer, alt_text="").shapes]
 
 
 def test_hits_and_misses_are_distinguished_and_have_their_confidence() -> None:
@@ -26,7 +26,7 @@ def test_hits_and_misses_are_distinguished_and_have_their_confidence() -> None:
 
 
 def test_a_shape_has_the_position_and_size_of_its_box() -> None:
-    (shape,) = make_panel(IMAGE, Detections(), detections((1, 2, 4, 6.25)), alt_text="a fox").shapes
+    (shape,) = make_panel(IMAGE, "detection", Detections(), detections((1, 2, 4, 6.25)), alt_text="a fox").shapes
     assert (shape.x, shape.y, shape.width, shape.height) == (1, 2, 3, 4.2)
 
 
@@ -40,14 +40,14 @@ def test_a_shape_has_the_position_and_size_of_its_box() -> None:
 )
 def test_a_grounding_box_is_a_hit_from_an_iou_of_half(answer: Box | Unreadable, kinds: list[str]) -> None:
     # 50 and 40 pixels of 100
-    assert [kind for kind, _ in shapes(box(0, 0, 10, 10), answer)] == kinds
+    assert [kind for kind, _ in shapes(box(0, 0, 10, 10), answer, task="grounding")] == kinds
 
 
 def test_labels_and_empty_answers_have_no_shapes() -> None:
-    assert shapes(Label(text="a"), Label(text="b")) == []
+    assert shapes(Label(text="a"), Label(text="b"), task="classification") == []
     assert shapes(Detections(), Detections()) == []
     assert shapes(None, Detections()) == []
 
 
 def test_the_font_size_grows_with_the_image() -> None:
-    assert make_panel(IMAGE, None, Detections(), alt_text="").font_size == 10
+    assert make_panel(IMAGE, "detection", None, Detections(), alt_text="").font_size == 10

@@ -16,8 +16,7 @@ from virft.cli.main import main
 from virft.data.store_writer import StoreWriter
 from virft.geometry.masks import mask_to_rle
 from virft.report.render.images import TARGET_COLOUR
-from virft.report.render.samples import describe_sample_target, draw_target, write_samples_page
-from virft.types import Label, TaskName
+from virft.report.render.samples import draw_target, write_samples_page
 
 
 def test_the_target_is_drawn_and_small_images_are_not_enlarged() -> None:
@@ -36,7 +35,7 @@ def test_large_images_shrink_with_their_boxes() -> None:
 
 
 def test_outlines_are_filled() -> None:
-    one = sample(box(0, 0, 60, 40), task=TaskName.GROUNDING, polygons=((0, 0, 60, 0, 60, 40, 0, 40),))
+    one = sample(box(0, 0, 60, 40), task="grounding", polygons=((0, 0, 60, 0, 60, 40, 0, 40),))
     drawn = np.asarray(draw_target(Image.new("RGB", (64, 48), "white"), one))
     assert tuple(drawn[20, 30]) != (255, 255, 255)
     assert tuple(drawn[45, 62]) == (255, 255, 255)
@@ -45,24 +44,11 @@ def test_outlines_are_filled() -> None:
 def test_a_mask_of_run_lengths_is_shaded() -> None:
     left = np.zeros((480, 640), dtype=bool)
     left[:, :320] = True
-    one = sample(box(0, 0, 320, 480), task=TaskName.GROUNDING, size=(640, 480), rle=mask_to_rle(left))
+    one = sample(box(0, 0, 320, 480), task="grounding", size=(640, 480), rle=mask_to_rle(left))
     drawn = np.asarray(draw_target(Image.new("RGB", (640, 480), "white"), one))
     assert drawn.shape == (240, 320, 3)
     assert tuple(drawn[120, 80]) != (255, 255, 255)
     assert tuple(drawn[120, 240]) == (255, 255, 255)
-
-
-@pytest.mark.parametrize(
-    ("target", "words"),
-    [
-        (detections(), "absent"),
-        (detections((1, 1, 2, 2)), "1 box"),
-        (detections((1, 1, 2, 2), (3, 3, 4, 4)), "2 boxes"),
-        (Label(text="red fox", aliases=("fox",)), "red fox or fox"),
-    ],
-)
-def test_targets_are_described(target: object, words: str) -> None:
-    assert describe_sample_target(sample(target)) == words  # type: ignore[arg-type]
 
 
 def test_texts_are_escaped_and_images_are_embedded(tmp_path: Path) -> None:

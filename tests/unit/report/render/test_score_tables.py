@@ -12,7 +12,6 @@ from report_factories import predictions, scores
 from virft.metrics.bootstrap import Resampled
 from virft.report.render.reported import ReportedPredictions, ReportedSystem
 from virft.report.render.score_tables import MOST_TABLE_ROWS, ScoreTable, disagreements, score_tables
-from virft.types import TaskName
 
 
 def system(name: str, *seeds: ReportedPredictions, test: str = "coins") -> ReportedSystem:
@@ -24,8 +23,8 @@ def table(*systems: ReportedSystem) -> ScoreTable:
     return found
 
 
-def resampled(*f1: float, images: Any = ("a", "b")) -> dict[TaskName, Resampled]:
-    return {TaskName.DETECTION: Resampled(images=images, values={"f1": np.array(f1)})}
+def resampled(*f1: float, images: Any = ("a", "b")) -> dict[str, Resampled]:
+    return {"detection": Resampled(images=images, values={"f1": np.array(f1)})}
 
 
 def test_every_metric_has_a_row_and_the_main_ones_come_first() -> None:
@@ -74,7 +73,7 @@ def test_fewer_false_positives_are_better() -> None:
     def with_rate(value: float) -> ReportedPredictions:
         drawn = Resampled(images=("a", "b"), values={"false_positive_rate": np.array([value, value])})
         one = predictions(scores({"f1": 0.5, "false_positive_rate": value}))
-        return replace(one, resampled={TaskName.DETECTION: drawn})
+        return replace(one, resampled={"detection": drawn})
 
     found = table(system("base", with_rate(0.5)), system("rft", with_rate(0.25)))
     assert found.rows[1].cells[1].sense == "better"
@@ -90,7 +89,7 @@ def test_seeds_are_a_mean_with_their_range() -> None:
 
 
 def test_two_tasks_have_two_tables_and_a_missing_metric_is_a_dash() -> None:
-    both = predictions(scores({"f1": 0.5, "ap": 0.1}), scores({"box_miou": 0.5}, task=TaskName.GROUNDING))
+    both = predictions(scores({"f1": 0.5, "ap": 0.1}), scores({"box_miou": 0.5}, task="grounding"))
     detection, grounding = score_tables([system("base", both), system("rft", predictions(scores({"f1": 0.5})))])
     assert [name for name, _ in grounding.systems] == ["base"]
     assert grounding.facts[:2] == ("grounding", "10 questions")

@@ -13,7 +13,7 @@ from report_factories import NOTHING, RIGHT, rollout
 from virft.report.render.page_images import PageImages
 from virft.report.render.reported import ReportedRun
 from virft.report.render.shown_groups import ShownRollouts, chosen_rollouts, shown_rollouts
-from virft.types import Augmentation, Sample, TaskName
+from virft.types import Augmentation, Sample
 
 
 def shown(*records: dict[str, Any], samples: dict[str, Sample] | None = None) -> ShownRollouts:
@@ -58,7 +58,7 @@ def test_an_augmented_sample_is_shown_as_the_model_saw_it(tmp_path: Path) -> Non
 
 
 def test_a_grounding_answer_has_one_box(tmp_path: Path) -> None:
-    found = shown(rollout(0), samples=one_sample(tmp_path, box(0, 0, 32, 24), task=TaskName.GROUNDING))
+    found = shown(rollout(0), samples=one_sample(tmp_path, box(0, 0, 32, 24), task="grounding"))
     best, worst = (one.panel for one in found.groups[0].completions)
     assert best is not None
     assert worst is not None

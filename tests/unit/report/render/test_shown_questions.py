@@ -11,7 +11,7 @@ from report_factories import predictions, predictions_on, scores
 from virft.report.render.page_images import PageImages
 from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
 from virft.report.render.shown_questions import ShownTest, select_examples, shown_tests
-from virft.types import Detections, Label, Sample, TaskName, Unreadable
+from virft.types import Detections, Label, Sample, Unreadable
 
 FOX = detections((10, 10, 30, 40), confidence=0.5)
 
@@ -95,8 +95,8 @@ def test_a_question_is_shown_with_each_systems_prediction_on_one_image(tmp_path:
 def test_classification_and_grounding_are_shown_too(tmp_path: Path) -> None:
     image = str(save_image(tmp_path / "a.png"))
     samples = [
-        sample(Label(text="tit", aliases=("bird",)), id="q0", task=TaskName.CLASSIFICATION, image=image),
-        sample(box(0, 0, 9, 9), id="q1", task=TaskName.GROUNDING, image=image, polygons=((0, 0, 9, 0, 9, 9),)),
+        sample(Label(text="tit", aliases=("bird",)), id="q0", task="classification", image=image),
+        sample(box(0, 0, 9, 9), id="q1", task="grounding", image=image, polygons=((0, 0, 9, 0, 9, 9),)),
     ]
     read = {"q0": reading(Label(text="hen")), "q1": reading(Unreadable(reason="no answer block"))}
     test = shown(system("base", predictions_on(samples, read, {"q0": 0.0, "q1": 0.0})))

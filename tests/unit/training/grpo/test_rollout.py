@@ -9,8 +9,8 @@ from toy_training import ToyGenerator, ToyPolicy, question, render
 from virft.generation.generator import GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.geometry.boxes import BoxSpace
-from virft.rewards.combine import RewardRule
 from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
 from virft.training.grpo.rollout import roll_out
 from virft.types import RewardContext, RolloutGroup
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from factories import box, detections, reading
+from factories import box, detections, reading, sample
 from group_factories import completion, group, report
 from toy_training import question, toy_trainer
 from virft.models.vision import FeatureCache
-from virft.rewards.combine import RewardRule
+from virft.tasks.reward import RewardRule
 from virft.training.grpo.group_metrics import group_metrics, rollout_record
 from virft.training.step import NonFinite
-from virft.types import Answer, Augmentation, Detections, RewardReport, RolloutGroup
+from virft.types import Answer, Augmentation, Detections, RewardReport, RolloutGroup, Unreadable
 
 SAMPLES = [question("a"), question("b")]
 
@@ -223,7 +223,9 @@ def test_boxes_and_duplicates_are_counted_over_detection_answers() -> None:
     # 5 boxes in 3 answers that could be read; two of the first answer's repeat its first
     assert (metrics["boxes_per_answer"], metrics["duplicate_frac"]) == (5 / 3, 2 / 5)
     of_labels = made(
-        one, reports=tuple(RewardReport(total=0.0, parts={}, reading=reading(box(0, 0, 9, 9))) for _ in range(4))
+        one,
+        sample=sample(box(0, 0, 9, 9), task="grounding"),
+        reports=tuple(RewardReport(total=0.0, parts={}, reading=reading(box(0, 0, 9, 9))) for _ in range(4)),
     )
     assert {"boxes_per_answer", "duplicate_frac"}.isdisjoint(group_metrics([of_labels]))
 
@@ -257,16 +259,17 @@ def test_the_rollout_record_has_best_and_worst_of_the_widest_group() -> None:
 
 
 def test_the_rollout_record_has_the_parsed_boxes() -> None:
-    answers: list[Answer] = [detections((1, 2, 3, 4.125), confidence=0.5), Detections(), box(5, 6, 7, 8)]
-    reports = tuple(
-        RewardReport(total=total, parts={}, reading=reading(answer))
-        for total, answer in zip((1.0, 0.0, 2.0), answers, strict=True)
-    )
-    pair = made(group([1.0, 0.0]), reports=reports[:2])
+    def answered(*answers: Answer, task: str) -> RolloutGroup:
+        """A group whose first completion is the best one."""
+        reports = tuple(RewardReport(total=-i, parts={}, reading=reading(answer)) for i, answer in enumerate(answers))
+        return made(group([0.0] * len(answers)), sample=sample(task=task), reports=reports)
+
+    pair = answered(detections((1, 2, 3, 4.125), confidence=0.5), Detections(), task="detection")
     record = rollout_record([pair], 0, scale_by_std=True)
     assert (record["best"]["boxes"], record["worst"]["boxes"]) == ([[1, 2, 3, 4.12, 0.5]], [])
-    record = rollout_record([made(group([0.0, 2.0]), reports=reports[1:])], 0, scale_by_std=True)
-    assert record["best"]["boxes"] == [[5, 6, 7, 8, 1.0]]
+    located = answered(box(5, 6, 7, 8), Unreadable(reason="?"), task="grounding")
+    record = rollout_record([located], 0, scale_by_std=True)
+    assert (record["best"]["boxes"], record["worst"]["boxes"]) == ([[5, 6, 7, 8, 1.0]], [])
 
 
 def test_the_generator_gets_new_weights_once_a_step() -> None:

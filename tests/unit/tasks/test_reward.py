@@ -1,8 +1,9 @@
-"""Tests of ``virft.rewards.combine``."""
+"""Tests of ``virft.tasks.reward``."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from answer_factories import FRAME, box, classification, detection, detections, grid_boxes, mutated_answers, written
 from virft.errors import ConfigError, NonFiniteReward, VirftError
-from virft.rewards.combine import PARTS, RewardRule, reward
+from virft.tasks import TASKS
+from virft.tasks.reward import RewardRule, reward
 from virft.text.answers import read_classification, read_detection, read_grounding
-from virft.types import Label, Reading, RewardContext, TaskName
+from virft.types import Label, Reading, RewardContext
 
 CAT = Label(text="cat")
 PRESETS = ("robust", "paper")
@@ -33,32 +35,32 @@ def shortness(reading, target, context):
 def test_parts_are_finite_and_within_bounds_on_any_text(text, thinking, preset, rows, threshold):
     rule = RewardRule(preset=preset, iou_threshold=threshold, weights={"format": 0.3})
     for task, reading, target in (
-        (TaskName.DETECTION, read_detection(text, thinking=thinking, **FRAME), detections(*rows)),
-        (TaskName.CLASSIFICATION, read_classification(text, thinking=thinking), CAT),
-        (TaskName.GROUNDING, read_grounding(text, thinking=thinking, **FRAME), box(10, 10, 200, 300)),
+        ("detection", read_detection(text, thinking=thinking, **FRAME), detections(*rows)),
+        ("classification", read_classification(text, thinking=thinking), CAT),
+        ("grounding", read_grounding(text, thinking=thinking, **FRAME), box(10, 10, 200, 300)),
     ):
         report = reward(rule, task, reading, target)
-        bounds = PARTS[preset][task]
+        bounds = TASKS[task].reward_bounds(preset)
         assert report.parts.keys() == bounds.keys()
         assert all(low <= report.parts[name] <= high for name, (low, high) in bounds.items())
         assert math.isfinite(report.total)
 
 
-@pytest.mark.parametrize(("num_tokens", "paid"), [(80, 0.0), (90, -0.5), (100, -1.0), (101, -1.0)])
+@pytest.mark.parametrize(("num_tokens", "value"), [(80, 0.0), (90, -0.5), (100, -1.0), (101, -1.0)])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_long_completion_costs_where_that_is_asked_for(preset, num_tokens, paid):
+def test_a_long_completion_is_penalised_if_the_rule_says_so(preset, num_tokens, value):
     counted = RewardContext(num_tokens=num_tokens, max_tokens=100)
     rule = RewardRule(preset=preset, overlong_tokens=20, weights={"overlong": 0.5})
-    plain = reward(RewardRule(preset=preset), TaskName.CLASSIFICATION, classification("cat"), CAT, counted)
-    report = reward(rule, TaskName.CLASSIFICATION, classification("cat"), CAT, counted)
-    assert report.parts == {**plain.parts, "overlong": pytest.approx(paid)}
-    assert report.total == pytest.approx(plain.total + 0.5 * paid)
-    assert reward(rule, TaskName.CLASSIFICATION, classification("cat"), CAT).parts == plain.parts
+    plain = reward(RewardRule(preset=preset), "classification", classification("cat"), CAT, counted)
+    report = reward(rule, "classification", classification("cat"), CAT, counted)
+    assert report.parts == {**plain.parts, "overlong": pytest.approx(value)}
+    assert report.total == pytest.approx(plain.total + 0.5 * value)
+    assert reward(rule, "classification", classification("cat"), CAT).parts == plain.parts
 
 
 def test_the_total_is_the_weighted_sum_of_the_parts():
     rule = RewardRule(weights={"iou": 2.0, "confidence": 0.0, "shortness": 0.5}, extra=(shortness,))
-    report = reward(rule, TaskName.DETECTION, detection(written((0, 0, 100, 80, 0.9))), detections((0, 0, 100, 100)))
+    report = reward(rule, "detection", detection(written((0, 0, 100, 80, 0.9))), detections((0, 0, 100, 100)))
     shortness_value = 1.0 - len(report.reading.text) / 100
     assert report.parts == {
         "iou": 0.8,
@@ -74,16 +76,14 @@ def test_an_extra_reward_that_is_no_number_in_bounds_is_named(value):
     def generous(reading, target, context):
         return value
 
-    with pytest.raises(
-        VirftError, match=r"reward generous \(of .*test_combine\) returned .*; expected a finite number"
-    ):
-        reward(RewardRule(extra=(generous,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+    with pytest.raises(VirftError, match=r"reward generous \(of .*test_reward\) returned .*; expected a finite number"):
+        reward(RewardRule(extra=(generous,)), "classification", classification("cat"), CAT)
 
 
 @pytest.mark.parametrize(("value", "is_non_finite"), [(math.nan, True), (-math.inf, True), (1.01, False), ("0", False)])
 def test_only_a_non_finite_number_may_be_the_samples_fault(value, is_non_finite):
     with pytest.raises(VirftError) as caught:
-        reward(RewardRule(extra=(lambda *_: value,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+        reward(RewardRule(extra=(lambda *_: value,)), "classification", classification("cat"), CAT)
     assert isinstance(caught.value, NonFiniteReward) == is_non_finite
 
 
@@ -96,7 +96,7 @@ def test_an_extra_reward_is_given_what_the_others_are():
             return 0.5
 
     reading, context = classification("cat"), RewardContext(step_frac=0.25)
-    report = reward(RewardRule(extra=(Watcher(),)), TaskName.CLASSIFICATION, reading, CAT, context)
+    report = reward(RewardRule(extra=(Watcher(),)), "classification", reading, CAT, context)
     assert given == [(reading, CAT, context)]
     assert report.parts["Watcher"] == 0.5  # the name of its class: an object has none
 
@@ -104,10 +104,10 @@ def test_an_extra_reward_is_given_what_the_others_are():
 @pytest.mark.parametrize(
     ("task", "target"),
     [
-        (TaskName.DETECTION, CAT),
-        (TaskName.CLASSIFICATION, box(0, 0, 1, 1)),
-        (TaskName.GROUNDING, CAT),
-        (TaskName.CLASSIFICATION, detections()),
+        ("detection", CAT),
+        ("classification", box(0, 0, 1, 1)),
+        ("grounding", CAT),
+        ("classification", detections()),
     ],
 )
 def test_a_target_of_another_task_is_our_bug_and_crashes(task, target):
@@ -132,7 +132,7 @@ def test_a_target_of_another_task_is_our_bug_and_crashes(task, target):
 def test_weights_and_threshold_of_the_rule_decide_what_is_matched(settings, iou):
     rule = RewardRule(**{"iou_threshold": 0.25, **settings})
     reading = detection(written((0, 0, 100, 75, 0.5), (0, 0, 100, 50, 0.62)))
-    assert reward(rule, TaskName.DETECTION, reading, detections((0, 0, 100, 100))).parts["iou"] == iou / 2
+    assert reward(rule, "detection", reading, detections((0, 0, 100, 100))).parts["iou"] == iou / 2
 
 
 @pytest.mark.parametrize("value", [1, True, np.float32(0.5), np.int64(-1), -1.0])
@@ -140,7 +140,7 @@ def test_an_extra_reward_may_return_any_kind_of_number(value):
     def one(reading, target, context):
         return value
 
-    report = reward(RewardRule(extra=(one,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+    report = reward(RewardRule(extra=(one,)), "classification", classification("cat"), CAT)
     assert type(report.parts["one"]) is float
     assert report.parts["one"] == value
 
@@ -150,7 +150,7 @@ def test_what_an_extra_reward_raises_is_not_hidden():
         return 1 / 0
 
     with pytest.raises(ZeroDivisionError):
-        reward(RewardRule(extra=(buggy,)), TaskName.CLASSIFICATION, classification("cat"), CAT)
+        reward(RewardRule(extra=(buggy,)), "classification", classification("cat"), CAT)
 
 
 def label(reading, target, context):
@@ -162,8 +162,8 @@ def label(reading, target, context):
     [
         ({"preset": "strict"}, "preset: 'strict' is not known; expected robust or paper"),
         ({"weights": {"iuo": 1.0}}, "weights: iuo is no part of the robust reward; did you mean iou?"),
-        ({"weights": {"zz": 1.0}}, "expected one of confidence, format, giou, iou, label"),
-        ({"weights": {"overlong": 1.0}}, "expected one of confidence, format, giou, iou, label"),
+        ({"weights": {"zz": 1.0}}, "expected one of confidence, count, format, giou, iou, label"),
+        ({"weights": {"overlong": 1.0}}, "expected one of confidence, count, format, giou, iou, label"),
         ({"weights": {"iou": -1.0}}, "weights: iou = -1.0; expected a finite number, 0 or more"),
         ({"weights": {"iou": math.nan}}, "weights: iou = nan; expected a finite number, 0 or more"),
         ({"iou_threshold": 1.5}, "iou_threshold = 1.5; expected a number from 0 to 1"),
@@ -179,11 +179,19 @@ def test_a_rule_that_makes_no_sense_is_refused(settings, message):
 
 
 def test_a_part_out_of_bounds_is_our_bug_and_crashes(monkeypatch):
-    monkeypatch.setattr("virft.rewards.combine.format_reward", lambda *arguments: float("nan"))
+    monkeypatch.setattr("virft.tasks.reward.format_reward", lambda *arguments: float("nan"))
     with pytest.raises(AssertionError, match="robust classification: format is nan"):
-        reward(RewardRule(), TaskName.CLASSIFICATION, classification("cat"), CAT)
+        reward(RewardRule(), "classification", classification("cat"), CAT)
+
+
+def test_a_part_without_bounds_is_our_bug_and_crashes(monkeypatch):
+    row = TASKS["classification"]
+    own = replace(row.rewards["robust"], compute=lambda *arguments: {"label": 1.0, "style": 0.5})
+    monkeypatch.setitem(TASKS, "classification", replace(row, rewards={"robust": own}))
+    with pytest.raises(AssertionError, match="robust classification: parts are label, style; expected label"):
+        reward(RewardRule(), "classification", classification("cat"), CAT)
 
 
 def test_an_answer_of_another_task_earns_nothing_and_does_not_crash():
     reading = Reading(text="", well_formed=True, answer=CAT)
-    assert reward(RewardRule(), TaskName.GROUNDING, reading, box(0, 0, 1, 1)).parts["giou"] == 0.0
+    assert reward(RewardRule(), "grounding", reading, box(0, 0, 1, 1)).parts["giou"] == 0.0

@@ -1,4 +1,4 @@
-"""How right one answer is."""
+"""Score of one answer against its target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from factories import box, detections, reading
-from virft.metrics.question_score import question_score
+from virft.tasks import TASKS
 from virft.types import Detections, InvalidElement, Label, Unreadable
 
 UNREADABLE = Unreadable(reason="no answer block")
@@ -25,7 +25,7 @@ ONE, TWO = detections((0, 0, 10, 10)), detections((0, 0, 10, 10), (20, 20, 30, 3
         (Detections(), ONE, 0.0),
         (Detections(), Detections(), 1.0),
         (ONE, Detections(), 0.0),
-        # an element that is no box is a wrong one: 2 x 1 / (2 boxes + 1 target)
+        # an element that is no box is a false positive: 2 x 1 / (2 boxes + 1 target)
         (Detections(items=ONE.items, invalid=(InvalidElement(reason="", piece=""),)), ONE, 2 / 3),
         (UNREADABLE, Detections(), 0.0),
         # 50 shared of 100
@@ -37,5 +37,6 @@ ONE, TWO = detections((0, 0, 10, 10)), detections((0, 0, 10, 10), (20, 20, 30, 3
         (UNREADABLE, Label(text="fox"), 0.0),
     ],
 )
-def test_an_answer_is_as_right_as(answer: Any, target: Any, score: float) -> None:
-    assert question_score(reading(answer), target) == score
+def test_score_of_an_answer(answer: Any, target: Any, score: float) -> None:
+    (task,) = (task for task in TASKS.values() if isinstance(target, task.target_type))
+    assert task.score(reading(answer), target) == score

@@ -1,4 +1,4 @@
-"""Tests of ``virft.rewards.explain``."""
+"""Tests of ``virft.tasks.explain``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answer_factories import FRAME, box, detection, detections, grounding, mutated_answers, written
-from virft.rewards.combine import RewardRule
-from virft.rewards.explain import explain_reward
+from virft.tasks.explain import explain_reward
+from virft.tasks.reward import RewardRule
 from virft.text.answers import read_detection
-from virft.types import Label, Reading, RewardContext, TaskName, Unreadable
+from virft.types import Label, Reading, RewardContext, Unreadable
 
 
 def test_a_detection_answer_is_explained_box_by_box():
@@ -19,7 +19,7 @@ def test_a_detection_answer_is_explained_box_by_box():
     )
     target = detections((0, 0, 100, 100), (500, 500, 600, 600))
     rule = RewardRule(weights={"confidence": 0.5}, iou_threshold=0.25, iou_threshold_end=0.75)
-    text = explain_reward(rule, TaskName.DETECTION, reading, target, RewardContext(step_frac=0.5))
+    text = explain_reward(rule, "detection", reading, target, RewardContext(step_frac=0.5))
     # iou 0.8 / 3; confidence (0.75 - 1) / 3
     assert text.splitlines() == [
         "detection, robust",
@@ -39,34 +39,34 @@ def test_a_detection_answer_is_explained_box_by_box():
 
 def test_paper_shows_dropped_duplicates():
     reading = detection(written((0, 0, 9, 9, 0.5), (0, 0, 9, 9, 0.5)))
-    text = explain_reward(RewardRule(preset="paper"), TaskName.DETECTION, reading, detections((0, 0, 9, 9)))
+    text = explain_reward(RewardRule(preset="paper"), "detection", reading, detections((0, 0, 9, 9)))
     assert "an exact duplicate, dropped" in text
 
 
 @pytest.mark.parametrize(
     ("task", "reading", "target", "line"),
     [
-        (TaskName.DETECTION, detection("No Objects"), detections(), "the answer says: no objects"),
+        ("detection", detection("No Objects"), detections(), "the answer says: no objects"),
         (
-            TaskName.DETECTION,
+            "detection",
             detection("two dogs"),
             detections(),
             "unreadable: neither a list of boxes nor No Objects: 'two dogs'",
         ),
         (
-            TaskName.GROUNDING,
+            "grounding",
             grounding("(0,0),(100,50)"),
             box(0, 0, 100, 100),
             "box [0.0, 0.0, 100.0, 50.0], target [0.0, 0.0, 100.0, 100.0], IoU 0.500",
         ),
         (
-            TaskName.CLASSIFICATION,
+            "classification",
             Reading(text="", well_formed=False, answer=Unreadable(reason="no answer block")),
             Label(text="cat"),
             "unreadable: no answer block",
         ),
         (
-            TaskName.CLASSIFICATION,
+            "classification",
             Reading(text="", well_formed=True, answer=Label(text="dog")),
             Label(text="cat", aliases=("kitty",)),
             "answer 'dog', target 'cat' or 'kitty'",
@@ -80,4 +80,4 @@ def test_every_kind_of_answer_has_its_line(task, reading, target, line):
 @given(mutated_answers(), st.sampled_from(["robust", "paper"]))
 def test_any_text_can_be_explained(text, preset):
     reading = read_detection(text, thinking=False, **FRAME)
-    assert explain_reward(RewardRule(preset=preset), TaskName.DETECTION, reading, detections((0, 0, 500, 500)))
+    assert explain_reward(RewardRule(preset=preset), "detection", reading, detections((0, 0, 500, 500)))

@@ -1,0 +1,115 @@
+"""Functions that the tasks whose answers are boxes share: texts, JSON, reward-hacking probes and oracle boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from virft.geometry.boxes import size_of
+from virft.types import Box, ImageSize
+
+WHOLE_IMAGE = (0, 0, 1000, 1000)
+"""Relative coordinates of the box around the whole image."""
+HUGE = (-1e300, -1e300, 1e300, 1e300)
+"""Coordinates that no image has, to probe the parser."""
+_FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
+
+RelativeBox = tuple[float, ...]
+"""Left, top, right and bottom edge, relative to 1000 of the image's width and height."""
+
+BOX_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
+"""JSON Schema of a box, [x1, y1, x2, y2] in pixels."""
+
+
+def format_corners(box: Box) -> str:
+    """Return a box in whole pixels.
+
+    >>> format_corners(Box(x1=1, y1=2, x2=30, y2=40.4))
+    '1, 2 to 30, 40'
+    """
+    return f"{box.x1:.0f}, {box.y1:.0f} to {box.x2:.0f}, {box.y2:.0f}"
+
+
+def format_box(box: Box) -> str:
+    """Return a box as a list of its edges in tenths of pixels.
+
+    >>> format_box(Box(x1=1, y1=2, x2=30, y2=40.44))
+    '[1.0, 2.0, 30.0, 40.4]'
+    """
+    return "[" + ", ".join(f"{value:.1f}" for value in box.xyxy) + "]"
+
+
+def count_boxes(number: int) -> str:
+    """Return a number of boxes.
+
+    >>> count_boxes(1), count_boxes(2)
+    ('1 box', '2 boxes')
+    """
+    return "1 box" if number == 1 else f"{number} boxes"
+
+
+def box_to_record(box: Box) -> dict[str, Any]:
+    """Return the JSON of a predicted box, in hundredths of pixels."""
+    return {"box": [round(value, 2) for value in box.xyxy]}
+
+
+def size_counts(boxes: Sequence[Box]) -> dict[str, int]:
+    """Return the numbers of boxes in all, and of small, medium and large ones."""
+    sizes = [size_of(box) for box in boxes]
+    return {"boxes": len(boxes), **{name: sizes.count(name) for name in ("small", "medium", "large")}}
+
+
+def mean_box(boxes: Iterable[tuple[Box, ImageSize]]) -> tuple[int, ...] | None:
+    """Return the mean edges of boxes, each relative to its image; None without boxes."""
+    rows = [
+        [
+            1000 * edge / extent
+            for edge, extent in zip(box.xyxy, (size.width, size.height, size.width, size.height), strict=True)
+        ]
+        for box, size in boxes
+    ]
+    return tuple(round(fmean(column)) for column in zip(*rows, strict=True)) if rows else None
+
+
+def write_list(boxes: Sequence[RelativeBox], confidence: float | str | None) -> str:
+    """Return the content of a detection answer; ``confidence`` as it is, or none at all."""
+    written = "" if confidence is None else f", 'Confidence': {confidence}"
+    return "[" + ", ".join(f"{{'Position': {[*box]}{written}}}" for box in boxes) + "]"
+
+
+def write_pair(box: RelativeBox) -> str:
+    """Return the content of a grounding answer."""
+    return f"({box[0]},{box[1]}),({box[2]},{box[3]})"
+
+
+def use_full_width_digits(text: str) -> str:
+    """Return the text with the digits of another script, to probe the parser."""
+    return text.translate(_FULL_WIDTH)
+
+
+def grid(number: int) -> list[RelativeBox]:
+    """Return the cells of a grid over the image with ``number`` columns and rows."""
+    ends = [1000 * i // number for i in range(number + 1)]
+    return [
+        (ends[column], ends[row], ends[column + 1], ends[row + 1]) for row in range(number) for column in range(number)
+    ]
+
+
+def shifted(box: RelativeBox, number: int) -> list[RelativeBox]:
+    """Return a box and copies of it, each moved by 2 % of the width to the right, or left if there is no room."""
+    step = 20 if box[2] + 20 * number <= 1000 else -20
+    moved = [(box[0] + step * i, box[1], box[2] + step * i, box[3]) for i in range(number)]
+    return [one for one in moved if one[0] >= 0 and one[2] <= 1000] or [box]
+
+
+def shrink_box(box: Box, iou: float) -> Box:
+    """Return a smaller box with the same centre and this IoU with ``box``.
+
+    >>> shrink_box(Box(x1=0, y1=0, x2=20, y2=40), 0.25)
+    Box(x1=5.0, y1=10.0, x2=15.0, y2=30.0)
+    """
+    side = math.sqrt(iou)
+    dx, dy = ((1 - side) * (high - low) / 2 for low, high in ((box.x1, box.x2), (box.y1, box.y2)))
+    return Box(x1=box.x1 + dx, y1=box.y1 + dy, x2=box.x2 - dx, y2=box.y2 - dy)
