@@ -15,7 +15,7 @@ import timeit
 from record import markdown_table, write_results
 
 from virft.geometry.boxes import BoxSpace
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.text.answers import read_detection, render_detection
 from virft.types import Box, Detection, Detections, ImageSize
 
@@ -51,7 +51,7 @@ def completions_per_second(texts: list[str], targets: list[Detections]) -> float
     def read_and_reward() -> None:
         for text, target in zip(texts, targets, strict=True):
             reading = read_detection(text, thinking=True, space=BoxSpace.RELATIVE_1000, original=SIZE, resized=SIZE)
-            reward(rule, "detection", reading, target)
+            compute_reward(rule, "detection", reading, target)
 
     return len(texts) / min(timeit.repeat(read_and_reward, timer=time.process_time, number=1, repeat=REPEATS))
 

@@ -15,7 +15,7 @@ from virft.data.store import Store
 from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
-from virft.recipes.evaluate import PredictionSettings, evaluate
+from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
 from virft.training.runtime import start_runtime
@@ -59,7 +59,7 @@ def main() -> None:
                 model_name=args.model,
             )
             folder = args.out / f"answers_{number}_{'thinking' if thinking else 'plain'}"
-            scores = evaluate(loaded, store, folder, settings=settings, runtime=start_runtime())[0]
+            scores = predict_and_score(loaded, store, folder, settings=settings, runtime=start_runtime())[0]
             shown = ", ".join(f"{key} {scores.values[key]:.3f}" for key in HEADLINES[task] if key in scores.values)
             well_formed = scores.values["well_formed_frac"]
             print(f"| {task}, {name} | {'on' if thinking else 'off'} | {well_formed:.1%} | {shown} |", flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.explain import explain_reward
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Box, Detection, Detections, ImageSize
 
 SIZE = ImageSize(640, 480)
@@ -28,7 +28,7 @@ def main() -> None:
     for name, text in TEXTS.items():
         # coordinates from 0 to 1000, as Qwen2-VL writes them; everything behind the reader is in pixels
         reading = task.read(text, thinking=False, space=BoxSpace.RELATIVE_1000, original=SIZE, resized=SIZE)
-        report = reward(rule, task.name, reading, TARGET)
+        report = compute_reward(rule, task.name, reading, TARGET)
         parts = "  ".join(f"{part} {value:.2f}" for part, value in report.parts.items())
         print(f"{name:16} {report.total:5.2f}   {parts}")
     reading = task.read(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Detections, ImageSize, Reading, RewardContext, Target
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         boxes = [{"Position": [100 * i, 0, 100 * i + 50, 50], "Confidence": 0.5} for i in range(count)]
         text = f"<answer>{boxes or 'No Objects'}</answer>"
         reading = task.read(text, thinking=False, space=BoxSpace.RELATIVE_1000, original=size, resized=size)
-        report = reward(rule, task.name, reading, Detections(), RewardContext(step_frac=0.5))
+        report = compute_reward(rule, task.name, reading, Detections(), RewardContext(step_frac=0.5))
         print(f"{count} boxes on an image without objects: few_boxes {report.parts['few_boxes']:.2f}, "
               f"total {report.total:.2f}")  # fmt: skip
 

@@ -16,7 +16,7 @@ from mutations import arguments, counted, cut
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target
 
 SLOW_S = 0.05
@@ -76,7 +76,7 @@ def _try(task: str, text: str, thinking: bool, space: BoxSpace) -> None:
     reading = _read(task, text, thinking, space)
     for target in TARGETS[task]:
         for rule in RULES:
-            report = reward(rule, task, reading, target)  # raises if a part is out of its bounds
+            report = compute_reward(rule, task, reading, target)  # raises if a part is out of its bounds
             bounds = TASKS[task].reward_bounds(rule.preset).values()
             low, high = (sum(ends[i] for ends in bounds) for i in (0, 1))
             assert math.isfinite(report.total), (rule.preset, task, text)

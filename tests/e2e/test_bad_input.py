@@ -16,9 +16,9 @@ from virft.models.tiny import tiny_folder
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data set of two questions on two pictures that a test may spoil."""
-    pictures = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
-    save_coco(tmp_path, pictures)
+    """A dataset of two questions about two images, which a test may corrupt."""
+    images = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
+    save_coco(tmp_path, images)
     assert virft("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "data") == 0
     return tmp_path / "data"
 
@@ -81,10 +81,10 @@ def test_data_that_cannot_be_used_stop_training_and_prediction_before_they_begin
     capsys.readouterr()
     for argv in (("grpo", write_config(tmp_path, data)), ("predict", "virft-tiny", data, tmp_path / "p")):
         assert virft(*argv) == 2
-        told = capsys.readouterr()
-        assert told.err.startswith("virft: " + message.format(data=data))
-        assert told.err.count("\n") == 1
-        assert "step" not in told.out
+        printed = capsys.readouterr()
+        assert printed.err.startswith("virft: " + message.format(data=data))
+        assert printed.err.count("\n") == 1
+        assert "step" not in printed.out
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "p").exists()
 
@@ -103,15 +103,15 @@ SPOILED_CONFIG = {
 
 
 @pytest.mark.parametrize("spoil", SPOILED_CONFIG)
-def test_a_setting_that_cannot_be_is_told_before_anything_is_written(
+def test_an_invalid_setting_is_reported_before_anything_is_written(
     scenes: Path, tmp_path: Path, spoil: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     override, message = SPOILED_CONFIG[spoil]
     assert virft("grpo", write_config(tmp_path, scenes / "train"), override) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("virft: " + message)
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("virft: " + message)
+    assert printed.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -130,7 +130,7 @@ def test_a_wrong_type_in_the_file_names_the_file(
         ("config.json", "no config.json in this folder; expected a Hugging Face model folder"),
     ],
 )
-def test_a_model_folder_without_weights_is_told(
+def test_a_model_folder_without_weights_is_an_error(
     scenes: Path, tmp_path: Path, missing: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = Path(shutil.copytree(tiny_folder(), tmp_path / "model"))
@@ -176,7 +176,7 @@ def test_predictions_are_not_written_among_other_files(
     assert files(data) == before
 
 
-def test_predictions_that_were_cut_are_gone_on_with_if_asked_for(
+def test_interrupted_predictions_are_continued_with_resume(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ("predict", "virft-tiny", scenes / "test", tmp_path / "p", "--limit", 1)
@@ -185,34 +185,34 @@ def test_predictions_that_were_cut_are_gone_on_with_if_asked_for(
     (tmp_path / "p" / "predictions.jsonl").rename(tmp_path / "p" / "predictions.part-0.jsonl")
     (tmp_path / "p" / "predictions.part-0.jsonl").write_text('{"sample_id"')
     assert virft(*argv) == 2
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "resume with --resume" in capsys.readouterr().err
     assert virft(*argv, "--resume") == 0
     assert files(tmp_path / "p") == whole
     assert virft("score", tmp_path / "p", scenes / "test") == 0
     assert "f1 (1 of 8)" in capsys.readouterr().out
 
 
-def test_scores_of_another_data_set_are_refused(
+def test_scores_on_another_dataset_are_refused(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert virft("predict", "virft-tiny", scenes / "test", tmp_path / "p", "--limit", 1) == 0
     assert virft("score", tmp_path / "p", scenes / "train") == 2
-    assert "answers to another data set" in capsys.readouterr().err
+    assert "holds predictions for another dataset" in capsys.readouterr().err
 
 
-def test_an_unknown_class_is_told_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_class_is_reported_with_the_nearest_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_coco(tmp_path, {"a.png": [("cat", [10, 10, 20, 30])]})
     coco = ("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d")
     assert virft(*coco, "--classes", "cta") == 2
-    told = capsys.readouterr().err
-    assert "cta" in told
-    assert "cat" in told
+    printed = capsys.readouterr().err
+    assert "cta" in printed
+    assert "cat" in printed
     assert virft("build", "scenes", tmp_path / "s", "--classes", "pandda", "--shots", 1) == 2
     assert "did you mean 'panda'?" in capsys.readouterr().err
     assert not (tmp_path / "d").exists() and not (tmp_path / "s").exists()
 
 
-def test_a_data_set_is_replaced_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_is_replaced_only_with_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ("build", "scenes", tmp_path / "s", "--classes", "panda", "--shots", 1)
     assert virft(*argv) == 0
     before = files(tmp_path / "s")
@@ -242,12 +242,12 @@ def test_a_reward_that_is_no_number_stops_the_run_by_name(
     (tmp_path / "mine.py").write_text("def odd(reading, target, context):\n    return float('nan')\n")
     config = write_config(tmp_path, scenes / "train", extra=f'reward.extra = ["{tmp_path / "mine.py"}:odd"]\n')
     assert virft("grpo", config) == 2
-    told = capsys.readouterr().err
-    assert "reward odd" in told
-    assert "returned nan; expected a finite number in [-1, 1]" in told
+    printed = capsys.readouterr().err
+    assert "reward odd" in printed
+    assert "returned nan; expected a finite number in [-1, 1]" in printed
 
 
-def test_errors_are_told_in_one_line_of_json_free_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_line_of_plain_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "card.json").write_text(json.dumps({"schema_version": 1}))
     (tmp_path / "samples.jsonl").touch()
     assert virft("predict", "virft-tiny", tmp_path, tmp_path / "p") == 2

@@ -46,7 +46,7 @@ grpo.learning_rate = 1e-3
 
 @pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.parametrize("model_type", TILED)
-def test_a_folder_is_trained_saved_and_asked_again(
+def test_a_folder_is_trained_saved_and_loaded_for_predictions(
     scenes: Path, tmp_path: Path, model_type: str, training: str
 ) -> None:
     base = save_tiny_folder(tmp_path / "base", model_type)
@@ -88,7 +88,7 @@ def test_the_dry_run_counts_image_tokens(
 ) -> None:
     base = save_tiny_folder(tmp_path / "base", model_type)
     assert virft("grpo", short_run(tmp_path, base, scenes), "--dry-run") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     # a scene is square
     tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
-    assert f"tokens (of which {tokens} image tokens), completions" in told
+    assert f"tokens (of which {tokens} image tokens), completions" in output

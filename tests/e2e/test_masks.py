@@ -97,18 +97,18 @@ def test_a_segmenter_is_named_behind_its_numbers(
     assert "masks: 100%" in capsys.readouterr().err
 
 
-def test_scores_of_boxes_need_no_pictures_but_those_of_a_segmenter_do(
+def test_box_masks_need_no_images_but_a_segmenter_does(
     written: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, predictions = written
-    for picture in (data / "images").iterdir():
-        picture.unlink()
+    for path in (data / "images").iterdir():
+        path.unlink()
     assert virft("score", predictions, data, "--masks", "box") == 0
     assert virft("score", predictions, data, "--masks", "./nowhere") == 2
     assert "no such image" in capsys.readouterr().err
 
 
-def test_what_cannot_be_is_told(written: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_reported(written: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     data, predictions = written
     assert virft("score", predictions, data, "--masks", "./nowhere") == 2
     assert capsys.readouterr().err.startswith("virft: ./nowhere: there is no such folder; expected box, a folder of")

@@ -26,8 +26,8 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(questions: Path, out: Path, *options: str) -> list[str]:
-    asked = [sys.executable, "-m", "virft", "predict", "virft-tiny", str(questions), str(out)]
-    return [*asked, "--max-completion-tokens", "48", *options]
+    command = [sys.executable, "-m", "virft", "predict", "virft-tiny", str(questions), str(out)]
+    return [*command, "--max-completion-tokens", "48", *options]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,7 @@ def test_two_processes_write_the_same_file_as_one(questions: Path, undisturbed: 
     assert done.stdout.count("detection, protocol") == 1, "one process prints"
 
 
-def test_a_model_says_what_is_there_and_is_then_asked_for_that(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_presence_writes_a_query_map_that_build_coco_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes = {f"{i}.png": [("cat" if i % 2 else "dog", [4.0, 4.0, 30.0, 30.0])] for i in range(4)}
     coco = save_coco(tmp_path, boxes)
     source = ("build", "coco", coco, tmp_path / "images")
@@ -77,7 +75,7 @@ def test_a_model_says_what_is_there_and_is_then_asked_for_that(
     assert virft(*source, tmp_path / "mapped", "--protocol", f"map:{answers}") == 0
     assert virft("predict", "virft-tiny", tmp_path / "mapped", tmp_path / "q", "--max-completion-tokens", 48) == 0
     out = capsys.readouterr().out
-    # one cat is there but not asked for on 1.png, two more pictures are not asked about at all
+    # the cat on 1.png is present but not queried; two more images are not queried at all
     assert "detection, protocol map:map.json, 5 questions" in out
     assert len((tmp_path / "q" / PREDICTIONS).read_text().splitlines()) == 2
     assert virft("score", tmp_path / "q", tmp_path / "mapped") == 0

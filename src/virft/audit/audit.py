@@ -14,7 +14,7 @@ from virft.audit.probes import probe_texts
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
-from virft.tasks.reward import reward
+from virft.tasks.reward import compute_reward
 from virft.tasks.task import HALF_RIGHT
 from virft.types import RewardContext, Sample
 
@@ -125,7 +125,7 @@ def _grade(text: str, sample: Sample, grader: Grader, moment: float) -> tuple[fl
     reading = task.read_for(
         text, sample, thinking=own.thinking, space=BoxSpace.RELATIVE_1000, resized=sample.target_size
     )
-    report = reward(own.rule, sample.task, reading, sample.target, RewardContext(step_frac=moment))
+    report = compute_reward(own.rule, sample.task, reading, sample.target, RewardContext(step_frac=moment))
     return report.total, report.parts, task.score(reading, sample.target)
 
 

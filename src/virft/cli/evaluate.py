@@ -82,7 +82,7 @@ def predict(
     from virft.evaluation.score import scores_to_text, write_scores
     from virft.inference.prompting import resolve_prompting
     from virft.models.load import load_model
-    from virft.recipes.evaluate import PredictionSettings, evaluate
+    from virft.recipes.evaluate import PredictionSettings, predict_and_score
     from virft.training.runtime import start_runtime
 
     runtime = start_runtime()
@@ -96,7 +96,9 @@ def predict(
             resume=resume,
             progress=show,
         )
-        scores = evaluate(loaded, store, out, settings=settings, runtime=runtime, limit=limit, with_intervals=is_first)
+        scores = predict_and_score(
+            loaded, store, out, settings=settings, runtime=runtime, limit=limit, with_intervals=is_first
+        )
     if not is_first:
         return
     write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
@@ -316,9 +318,9 @@ def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_
     ``num_groups``: also sample that number of groups of the config's model. Raises ``CheckFailed`` if a probe earns at
     least as much reward as a half-correct answer.
     """
-    from virft.config.toml_file import load
+    from virft.config.toml_file import load_config
 
-    settings = load(config, overrides).config
+    settings = load_config(config, overrides).config
     from virft.audit.audit import audit_reward
     from virft.audit.groups import judge_groups, sample_groups
     from virft.audit.text import audit_text, groups_text

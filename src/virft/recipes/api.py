@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from virft.config.schema import Config
-from virft.config.toml_file import KEYWORDS, changed, parse
-from virft.config.toml_file import load as load_toml
+from virft.config.toml_file import KEYWORDS, changed, load_config, parse
 from virft.data.store import Store
 from virft.errors import ConfigError
 from virft.evaluation.predictions import PREDICTIONS
@@ -19,10 +18,9 @@ from virft.evaluation.score import write_scores
 from virft.inference.model import Model, load
 from virft.recipes.build_options import BuildOptions
 from virft.recipes.datasets import BuiltDatasets, build_from_coco
-from virft.recipes.evaluate import PredictionSettings
-from virft.recipes.evaluate import evaluate as generate_and_score
+from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.results import Evaluation, Run
-from virft.recipes.train import train as run_training
+from virft.recipes.train import run_training
 from virft.training.run import CONFIG
 from virft.training.runtime import start_runtime
 
@@ -122,7 +120,7 @@ def evaluate(
         )
         runtime = start_runtime()
         runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))
-        scores = generate_and_score(
+        scores = predict_and_score(
             model.loaded, store, folder, settings=settings, runtime=runtime, limit=limit, with_intervals=True
         )
         write_scores(scores, folder / "scores.json", predictions=folder / PREDICTIONS)
@@ -134,7 +132,7 @@ def _resolve(config: str | Path | Config | None, settings: Mapping[str, Any]) ->
         return changed(config, settings)
     if config is None:
         return parse("", origin=KEYWORDS, keywords=settings).config
-    return load_toml(Path(config), keywords=settings).config
+    return load_config(Path(config), keywords=settings).config
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class PredictionSettings:
         )
 
 
-def evaluate(
+def predict_and_score(
     loaded: LoadedModel,
     store: Store,
     folder: Path,
@@ -162,7 +162,7 @@ def make_validator(
             prompting=settings.prompting.of_origin(name),
             model_name=f"{settings.model_name} after {num_steps} steps",
         )
-        return evaluate(gathered, stores[name], out, settings=own, runtime=runtime)
+        return predict_and_score(gathered, stores[name], out, settings=own, runtime=runtime)
 
     def validate(num_steps: int) -> Mapping[str, float]:
         with loaded.gathered() as gathered:

@@ -44,7 +44,7 @@ def training_data(config: Config, method: Method) -> TrainingData:
     return open_training_data(config, batch_size=_batch_size(config, method))
 
 
-def train(config: Config, method: Method, *, resume: bool, log: Callable[[str], None]) -> Path:
+def run_training(config: Config, method: Method, *, resume: bool, log: Callable[[str], None]) -> Path:
     """Train as the config says; the folder of the trained model, ``model`` in ``run.dir``.
 
     Nothing is written before everything that can be refused is checked. With several ranks (`accelerate launch`) all

@@ -1,4 +1,4 @@
-"""The built-in world: pictures of scenes with questions whose answers are known."""
+"""The built-in world: synthetic images of scenes, with questions and their ground truth."""
 
 SCENE_TASKS = ("detection", "classification", "grounding")
 """Tasks that scenes have questions of."""

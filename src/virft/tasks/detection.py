@@ -308,12 +308,12 @@ _METRICS = (
 
 def _describe_target(target: Detections) -> str:
     boxes = _boxes(target)
-    return f"{count_boxes(len(boxes))}: {'; '.join(map(format_corners, boxes))}" if boxes else "nothing to find"
+    return f"{count_boxes(len(boxes))}: {'; '.join(map(format_corners, boxes))}" if boxes else "no objects"
 
 
 def _describe_answer(answer: Detections) -> str:
     boxes = [f"{format_corners(item.box)} (confidence {item.confidence:.2f})" for item in answer.items]
-    invalid = [f"no box: {one.reason}" for one in answer.invalid]
+    invalid = [f"invalid: {one.reason}" for one in answer.invalid]
     if not boxes and not invalid:
         return "no objects"
     return (f"{count_boxes(len(boxes))}: " if boxes else "") + "; ".join([*boxes, *invalid])
@@ -458,8 +458,8 @@ DETECTION = Task(
     ),
     describe_targets=Descriptions(
         full=_describe_target,
-        short=lambda target: f"{count_boxes(len(target.items))} to find" if target.items else "nothing to find",
-        caption=lambda target: count_boxes(len(target.items)) if target.items else "not there",
+        short=lambda target: count_boxes(len(target.items)) if target.items else "no objects",
+        caption=lambda target: count_boxes(len(target.items)) if target.items else "absent",
     ),
     describe_answers=Descriptions(
         full=_describe_answer,

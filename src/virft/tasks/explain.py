@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from virft.tasks import TASKS
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Reading, RewardContext, Target, Unreadable
 
 
@@ -25,7 +25,7 @@ def explain_reward(
     answer 'a cat', target 'cat'
     """
     context = context or RewardContext()
-    report = reward(rule, task, reading, target, context)
+    report = compute_reward(rule, task, reading, target, context)
     lines = [f"{task}, {rule.preset}", f"{'part':<12}{'value':>9}{'weight':>9}{'total':>9}"]
     for name, value in report.parts.items():
         weight = rule.weight(name)

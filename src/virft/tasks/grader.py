@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import ImageSize, RewardContext, RewardReport, Sample
 
 
@@ -37,4 +37,4 @@ class Grader:
         reading = TASKS[sample.task].read_for(
             text, sample, thinking=self.thinking, space=self.box_space, resized=resized
         )
-        return reward(self.rule, sample.task, reading, sample.target, context)
+        return compute_reward(self.rule, sample.task, reading, sample.target, context)

@@ -204,7 +204,7 @@ GROUNDING = Task(
     score_description="IoU",
     ratios=mean_ratios("box_miou", "accuracy_at_50"),
     has_masks=True,
-    describe_targets=Descriptions(full=_full, short=lambda target: "1 box to find", caption=lambda target: "1 box"),
+    describe_targets=Descriptions(full=_full, short=lambda target: "1 box", caption=lambda target: "1 box"),
     describe_answers=Descriptions(full=_full, short=lambda answer: "1 box", caption=lambda answer: ""),
     answer_lines=_lines,
     answer_to_record=lambda answer: {"boxes": [box_to_record(answer)]},

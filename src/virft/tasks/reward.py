@@ -72,7 +72,7 @@ class RewardRule:
         return self.weights.get(part, 1.0)
 
 
-def reward(
+def compute_reward(
     rule: RewardRule, task: str, reading: Reading, target: Target, context: RewardContext | None = None
 ) -> RewardReport:
     """Return the parts of the rule's preset for this task, the extra rewards, and their weighted sum.
@@ -82,7 +82,7 @@ def reward(
 
     >>> from virft.types import Label
     >>> reading = Reading(text="", well_formed=True, answer=Label(text="Cat"))
-    >>> report = reward(RewardRule(weights={"format": 0.5}), "classification", reading, Label(text="cat"))
+    >>> report = compute_reward(RewardRule(weights={"format": 0.5}), "classification", reading, Label(text="cat"))
     >>> report.total, report.parts
     (1.5, {'label': 1.0, 'format': 1.0})
     """

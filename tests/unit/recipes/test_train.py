@@ -10,7 +10,7 @@ import pytest
 from virft.config.schema import Config, DataConfig, RunConfig
 from virft.errors import ConfigError
 from virft.recipes import train as training
-from virft.recipes.train import train
+from virft.recipes.train import run_training
 from virft.training.distributed import Ranks
 from virft.training.runtime import Runtime
 
@@ -37,7 +37,7 @@ def test_options_of_the_launcher_without_effect_are_refused(
     monkeypatch.setenv(variable, value)
     config = Config(data=DataConfig(train="nowhere"), run=RunConfig(dir=str(tmp_path / "run")))
     with pytest.raises(ConfigError, match=f"^accelerate launch {message}"):
-        train(config, "grpo", resume=False, log=print)
+        run_training(config, "grpo", resume=False, log=print)
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_a_step_has_a_sample_for_every_rank(
     monkeypatch.setattr(training, "make_runtime", lambda *sections: Runtime(ranks=Ranks(count=17)))
     config = Config(data=DataConfig(train="nowhere"), run=RunConfig(dir=str(tmp_path / "run")))
     with pytest.raises(ConfigError, match=message):
-        train(config, trainer, resume=False, log=print)
+        run_training(config, trainer, resume=False, log=print)

@@ -26,7 +26,7 @@ from virft.models.load import LoadedModel
 from virft.models.policy import Policy, TokenRules
 from virft.models.renderer import Renderer
 from virft.recipes import trainers
-from virft.recipes.train import train
+from virft.recipes.train import run_training
 from virft.training.grpo.trainer import SamplerCorrection
 from virft.types import ImageSize, RewardContext
 
@@ -89,7 +89,7 @@ def test_an_engine_that_cannot_run_is_refused_before_anything_else(tmp_path: Pat
         data=DataConfig(train=str(tmp_path / "none")), sampling=SamplingConfig(engine="vllm", vllm_mode="colocated")
     )
     with pytest.raises(ConfigError, match=r"^sampling\."):
-        train(settings, "grpo", resume=False, log=print)
+        run_training(settings, "grpo", resume=False, log=print)
 
 
 def test_tower_and_projector_have_learning_rates_of_their_own() -> None:

@@ -14,7 +14,7 @@ from virft.rewards.detection import (
     match_like_paper,
     paper_detection_rewards,
 )
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Detection, Detections, InvalidElement, Reading, RewardContext, Unreadable
 
 HIT = (0, 0, 100, 100)
@@ -37,7 +37,7 @@ def robust(answer, target, **settings):
 
 
 def total(rule, answer, target):
-    return reward(rule, "detection", says(answer), target).total
+    return compute_reward(rule, "detection", says(answer), target).total
 
 
 def test_an_extra_box_and_a_missing_box_lower_the_iou_part():
@@ -108,8 +108,8 @@ def test_order_in_the_text_and_in_the_target_changes_nothing(scene, rule, data):
     answer, target = scene
     mixed_answer = Detections(items=tuple(data.draw(st.permutations(answer.items))))
     mixed_target = Detections(items=tuple(data.draw(st.permutations(target.items))))
-    first = reward(rule, "detection", says(answer), target)
-    second = reward(rule, "detection", says(mixed_answer), mixed_target)
+    first = compute_reward(rule, "detection", says(answer), target)
+    second = compute_reward(rule, "detection", says(mixed_answer), mixed_target)
     assert first.parts == second.parts
     assert first.total == second.total
 

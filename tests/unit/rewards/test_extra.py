@@ -7,7 +7,7 @@ import pytest
 from answer_factories import classification
 from virft.errors import ConfigError
 from virft.rewards.extra import load_function
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Label
 
 SOURCE = """
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 def test_a_function_of_a_file_is_loaded_and_adds_its_reward(folder):
     rule = RewardRule(extra=(load_function("mine.py:politeness", folder),))
-    report = reward(rule, "classification", classification("please"), Label(text="cat"))
+    report = compute_reward(rule, "classification", classification("please"), Label(text="cat"))
     assert report.parts["politeness"] == 0.25
 
 

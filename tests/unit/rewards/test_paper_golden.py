@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from answer_factories import FRAME, box, detections
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Label, RewardContext
 
@@ -29,6 +29,6 @@ def test_paper_gives_the_rewards_of_the_published_formulas(case):
     task = case["task"]
     reading, target = reading_and_target(task, case["text"], case["thinking"], case["target"])
     rule = RewardRule(preset="paper", iou_threshold_end=case.get("iou_threshold_end"))
-    report = reward(rule, task, reading, target, RewardContext(step_frac=case.get("step_frac", 0.0)))
+    report = compute_reward(rule, task, reading, target, RewardContext(step_frac=case.get("step_frac", 0.0)))
     assert report.parts == pytest.approx(case["parts"], abs=1e-6), case["why"]
     assert report.total == pytest.approx(case["total"], abs=2e-6)

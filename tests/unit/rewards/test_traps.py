@@ -19,7 +19,7 @@ from answer_factories import (
     in_blocks,
     written,
 )
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Label, RewardContext, Unreadable
 
@@ -30,15 +30,17 @@ JUNK = (700, 700, 710, 710)
 
 
 def detection_parts(rule, answer, target, context=None):
-    return reward(rule, "detection", detection(answer), target, context).parts
+    return compute_reward(rule, "detection", detection(answer), target, context).parts
 
 
 def label_part(rule, answer, name, aliases=()):
-    return reward(rule, "classification", classification(answer), Label(text=name, aliases=aliases)).parts["label"]
+    return compute_reward(rule, "classification", classification(answer), Label(text=name, aliases=aliases)).parts[
+        "label"
+    ]
 
 
 def giou_part(rule, answer):
-    return reward(rule, "grounding", grounding(answer), box(*HIT)).parts["giou"]
+    return compute_reward(rule, "grounding", grounding(answer), box(*HIT)).parts["giou"]
 
 
 def test_robust_does_no_symbolic_math_so_one_equal_number_gets_no_reward():
@@ -178,12 +180,12 @@ def test_robust_gives_no_reward_for_half_swapped_far_outside_or_empty_boxes(row)
 @pytest.mark.parametrize("text", [written((*HIT, 1.0)), f"<think>Sure.</think>{written((*HIT, 1.0))}"])
 def test_robust_gives_no_reward_for_an_answer_without_its_tags(text):
     reading = read_detection(text, thinking=True, **FRAME)
-    assert reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
+    assert compute_reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
 
 
 def test_robust_without_thinking_takes_a_stray_thought_for_a_format_fault_only():
     reading = read_detection(in_blocks(written((*HIT, 1.0)), thinking=True), thinking=False, **FRAME)
-    parts = reward(ROBUST, "detection", reading, detections(HIT)).parts
+    parts = compute_reward(ROBUST, "detection", reading, detections(HIT)).parts
     assert parts == {"iou": 1.0, "confidence": 1.0, "format": 0.0}
 
 
@@ -200,7 +202,7 @@ def test_robust_without_thinking_takes_a_stray_thought_for_a_format_fault_only()
 )
 def test_robust_rewards_format_only_if_each_block_occurs_once_and_is_not_empty(text):
     reading = read_classification(text, thinking=True)
-    assert reward(ROBUST, "classification", reading, Label(text="cat")).parts["format"] == 0.0
+    assert compute_reward(ROBUST, "classification", reading, Label(text="cat")).parts["format"] == 0.0
 
 
 @pytest.mark.parametrize("answer", ["(0,0),(100,100),(500,500),(600,600)", "[[0, 0, 100, 100], [0, 0, 100, 100]]"])
@@ -223,12 +225,12 @@ def test_robust_reads_the_completion_only_so_the_prompts_example_gets_no_reward(
     completion = "The box is as in the example."
     reading = read_detection(completion, thinking=False, **FRAME)
     assert reading.text == completion
-    assert reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
+    assert compute_reward(ROBUST, "detection", reading, detections(HIT)).total == 0.0
 
 
 def test_robust_lets_our_own_bugs_crash():
     with pytest.raises(TypeError, match="a Label is no target of detection"):
-        reward(ROBUST, "detection", detection("[]"), Label(text="cat"))
+        compute_reward(ROBUST, "detection", detection("[]"), Label(text="cat"))
 
 
 @pytest.mark.parametrize(

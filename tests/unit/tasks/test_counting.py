@@ -13,7 +13,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.counting import MAX_COUNT, Count, parse_count
 from virft.tasks.grader import Grader
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.tasks.task import ClassAnnotation
 from virft.types import ImageSize, Sample, Unreadable
 
@@ -106,10 +106,10 @@ def test_robust_rewards_by_relative_error_and_paper_exact_counts(
     answer: int, target: int, robust: float, paper: float
 ) -> None:
     for preset, value in (("robust", robust), ("paper", paper)):
-        report = reward(RewardRule(preset=preset), "counting", reading(Count(answer)), Count(target))  # type: ignore[arg-type]
+        report = compute_reward(RewardRule(preset=preset), "counting", reading(Count(answer)), Count(target))  # type: ignore[arg-type]
         assert report.parts == {"count": value, "format": 1.0}
     unreadable = reading(Unreadable(reason="?"), well_formed=False)
-    assert reward(RewardRule(), "counting", unreadable, Count(target)).total == 0.0
+    assert compute_reward(RewardRule(), "counting", unreadable, Count(target)).total == 0.0
 
 
 def test_metrics_are_accuracy_and_mean_absolute_error() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from answer_factories import FRAME, box, classification, detection, detections, grid_boxes, mutated_answers, written
 from virft.errors import ConfigError, NonFiniteReward, VirftError
 from virft.tasks import TASKS
-from virft.tasks.reward import RewardRule, reward
+from virft.tasks.reward import RewardRule, compute_reward
 from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Label, Reading, RewardContext
 
@@ -39,7 +39,7 @@ def test_parts_are_finite_and_within_bounds_on_any_text(text, thinking, preset, 
         ("classification", read_classification(text, thinking=thinking), CAT),
         ("grounding", read_grounding(text, thinking=thinking, **FRAME), box(10, 10, 200, 300)),
     ):
-        report = reward(rule, task, reading, target)
+        report = compute_reward(rule, task, reading, target)
         bounds = TASKS[task].reward_bounds(preset)
         assert report.parts.keys() == bounds.keys()
         assert all(low <= report.parts[name] <= high for name, (low, high) in bounds.items())
@@ -51,16 +51,16 @@ def test_parts_are_finite_and_within_bounds_on_any_text(text, thinking, preset, 
 def test_a_long_completion_is_penalised_if_the_rule_says_so(preset, num_tokens, value):
     counted = RewardContext(num_tokens=num_tokens, max_tokens=100)
     rule = RewardRule(preset=preset, overlong_tokens=20, weights={"overlong": 0.5})
-    plain = reward(RewardRule(preset=preset), "classification", classification("cat"), CAT, counted)
-    report = reward(rule, "classification", classification("cat"), CAT, counted)
+    plain = compute_reward(RewardRule(preset=preset), "classification", classification("cat"), CAT, counted)
+    report = compute_reward(rule, "classification", classification("cat"), CAT, counted)
     assert report.parts == {**plain.parts, "overlong": pytest.approx(value)}
     assert report.total == pytest.approx(plain.total + 0.5 * value)
-    assert reward(rule, "classification", classification("cat"), CAT).parts == plain.parts
+    assert compute_reward(rule, "classification", classification("cat"), CAT).parts == plain.parts
 
 
 def test_the_total_is_the_weighted_sum_of_the_parts():
     rule = RewardRule(weights={"iou": 2.0, "confidence": 0.0, "shortness": 0.5}, extra=(shortness,))
-    report = reward(rule, "detection", detection(written((0, 0, 100, 80, 0.9))), detections((0, 0, 100, 100)))
+    report = compute_reward(rule, "detection", detection(written((0, 0, 100, 80, 0.9))), detections((0, 0, 100, 100)))
     shortness_value = 1.0 - len(report.reading.text) / 100
     assert report.parts == {
         "iou": 0.8,
@@ -77,13 +77,13 @@ def test_an_extra_reward_that_is_no_number_in_bounds_is_named(value):
         return value
 
     with pytest.raises(VirftError, match=r"reward generous \(of .*test_reward\) returned .*; expected a finite number"):
-        reward(RewardRule(extra=(generous,)), "classification", classification("cat"), CAT)
+        compute_reward(RewardRule(extra=(generous,)), "classification", classification("cat"), CAT)
 
 
 @pytest.mark.parametrize(("value", "is_non_finite"), [(math.nan, True), (-math.inf, True), (1.01, False), ("0", False)])
 def test_only_a_non_finite_number_may_be_the_samples_fault(value, is_non_finite):
     with pytest.raises(VirftError) as caught:
-        reward(RewardRule(extra=(lambda *_: value,)), "classification", classification("cat"), CAT)
+        compute_reward(RewardRule(extra=(lambda *_: value,)), "classification", classification("cat"), CAT)
     assert isinstance(caught.value, NonFiniteReward) == is_non_finite
 
 
@@ -96,7 +96,7 @@ def test_an_extra_reward_is_given_what_the_others_are():
             return 0.5
 
     reading, context = classification("cat"), RewardContext(step_frac=0.25)
-    report = reward(RewardRule(extra=(Watcher(),)), "classification", reading, CAT, context)
+    report = compute_reward(RewardRule(extra=(Watcher(),)), "classification", reading, CAT, context)
     assert given == [(reading, CAT, context)]
     assert report.parts["Watcher"] == 0.5  # the name of its class: an object has none
 
@@ -112,7 +112,7 @@ def test_an_extra_reward_is_given_what_the_others_are():
 )
 def test_a_target_of_another_task_is_our_bug_and_crashes(task, target):
     with pytest.raises(TypeError, match=f"is no target of {task}"):
-        reward(RewardRule(), task, classification("cat"), target)
+        compute_reward(RewardRule(), task, classification("cat"), target)
 
 
 # IoU 0.75 at confidence 0.5 and IoU 0.5 at 0.62 are worth 1.75 and 1.74: what counts more decides which one is the hit.
@@ -132,7 +132,7 @@ def test_a_target_of_another_task_is_our_bug_and_crashes(task, target):
 def test_weights_and_threshold_of_the_rule_decide_what_is_matched(settings, iou):
     rule = RewardRule(**{"iou_threshold": 0.25, **settings})
     reading = detection(written((0, 0, 100, 75, 0.5), (0, 0, 100, 50, 0.62)))
-    assert reward(rule, "detection", reading, detections((0, 0, 100, 100))).parts["iou"] == iou / 2
+    assert compute_reward(rule, "detection", reading, detections((0, 0, 100, 100))).parts["iou"] == iou / 2
 
 
 @pytest.mark.parametrize("value", [1, True, np.float32(0.5), np.int64(-1), -1.0])
@@ -140,7 +140,7 @@ def test_an_extra_reward_may_return_any_kind_of_number(value):
     def one(reading, target, context):
         return value
 
-    report = reward(RewardRule(extra=(one,)), "classification", classification("cat"), CAT)
+    report = compute_reward(RewardRule(extra=(one,)), "classification", classification("cat"), CAT)
     assert type(report.parts["one"]) is float
     assert report.parts["one"] == value
 
@@ -150,7 +150,7 @@ def test_what_an_extra_reward_raises_is_not_hidden():
         return 1 / 0
 
     with pytest.raises(ZeroDivisionError):
-        reward(RewardRule(extra=(buggy,)), "classification", classification("cat"), CAT)
+        compute_reward(RewardRule(extra=(buggy,)), "classification", classification("cat"), CAT)
 
 
 def label(reading, target, context):
@@ -181,7 +181,7 @@ def test_a_rule_that_makes_no_sense_is_refused(settings, message):
 def test_a_part_out_of_bounds_is_our_bug_and_crashes(monkeypatch):
     monkeypatch.setattr("virft.tasks.reward.format_reward", lambda *arguments: float("nan"))
     with pytest.raises(AssertionError, match="robust classification: format is nan"):
-        reward(RewardRule(), "classification", classification("cat"), CAT)
+        compute_reward(RewardRule(), "classification", classification("cat"), CAT)
 
 
 def test_a_part_without_bounds_is_our_bug_and_crashes(monkeypatch):
@@ -189,9 +189,9 @@ def test_a_part_without_bounds_is_our_bug_and_crashes(monkeypatch):
     own = replace(row.rewards["robust"], compute=lambda *arguments: {"label": 1.0, "style": 0.5})
     monkeypatch.setitem(TASKS, "classification", replace(row, rewards={"robust": own}))
     with pytest.raises(AssertionError, match="robust classification: parts are label, style; expected label"):
-        reward(RewardRule(), "classification", classification("cat"), CAT)
+        compute_reward(RewardRule(), "classification", classification("cat"), CAT)
 
 
 def test_an_answer_of_another_task_earns_nothing_and_does_not_crash():
     reading = Reading(text="", well_formed=True, answer=CAT)
-    assert reward(RewardRule(), "grounding", reading, box(0, 0, 1, 1)).parts["giou"] == 0.0
+    assert compute_reward(RewardRule(), "grounding", reading, box(0, 0, 1, 1)).parts["giou"] == 0.0

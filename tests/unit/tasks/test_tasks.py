@@ -194,7 +194,7 @@ def test_the_datasets_own_question_replaces_the_template() -> None:
         (
             "detection",
             Detections(invalid=(InvalidElement(reason="no Position", piece="?"),)),
-            "no box: no Position",
+            "invalid: no Position",
             "1 invalid",
             "invalid boxes",
         ),
@@ -214,16 +214,16 @@ def test_descriptions_of_answers(task: str, answer: object, full: str, short: st
 @pytest.mark.parametrize(
     ("task", "target", "full", "short", "caption"),
     [
-        ("detection", Detections(), "nothing to find", "nothing to find", "not there"),
-        ("detection", detections((1, 2, 3, 4)), "1 box: 1, 2 to 3, 4", "1 box to find", "1 box"),
+        ("detection", Detections(), "no objects", "no objects", "absent"),
+        ("detection", detections((1, 2, 3, 4)), "1 box: 1, 2 to 3, 4", "1 box", "1 box"),
         (
             "detection",
             detections((1, 2, 3, 4), (5, 6, 7, 8)),
             "2 boxes: 1, 2 to 3, 4; 5, 6 to 7, 8",
-            "2 boxes to find",
+            "2 boxes",
             "2 boxes",
         ),
-        ("grounding", box(1, 2, 3, 4), "1 box: 1, 2 to 3, 4", "1 box to find", "1 box"),
+        ("grounding", box(1, 2, 3, 4), "1 box: 1, 2 to 3, 4", "1 box", "1 box"),
         ("classification", Label(text="fox", aliases=("vulpes",)), *["fox or vulpes"] * 3),
     ],
 )

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from virft.config.schema import CompareConfig, Config, GRPOConfig, Method, SFTConfig
-from virft.config.toml_file import dump, first_difference, load
+from virft.config.toml_file import dump, first_difference, load_config
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
 from virft.evaluation.comparison import Comparison, compare_systems, comparison_tree, measure
@@ -19,9 +19,9 @@ from virft.evaluation.score import write_scores
 from virft.files import UNFINISHED, write_text
 from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
-from virft.recipes.evaluate import PredictionSettings, evaluate
+from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
-from virft.recipes.train import train, training_data
+from virft.recipes.train import run_training, training_data
 from virft.recipes.trainers import make_sft_trainer
 from virft.tasks import TASKS
 from virft.training.monitors import VALIDATION_SCORE
@@ -191,7 +191,7 @@ def _train_one(
         one = replace(one, sft=replace(one.sft, learning_rate=rate))
     if not (folder / MODEL).exists():
         log(f"{SYSTEM_NAMES[name]}, learning rate {rate:g}, seed {seed}")
-        train(one, METHODS[name], resume=(folder / CONFIG).exists(), log=log)
+        run_training(one, METHODS[name], resume=(folder / CONFIG).exists(), log=log)
     return folder
 
 
@@ -243,13 +243,13 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
 
     A trained model is prompted as in its run. Predictions that exist already are not repeated.
     """
-    own = load(folder / CONFIG).config if (folder / CONFIG).exists() else config
+    own = load_config(folder / CONFIG).config if (folder / CONFIG).exists() else config
     out = folder / "eval" / store.folder.absolute().name
     if (out / PREDICTIONS).exists():
         return out / PREDICTIONS
     progress = Progress(len(store))
     loaded = load_model(model, pixels=(own.model.min_pixels, own.model.max_pixels))
-    scores = evaluate(
+    scores = predict_and_score(
         loaded,
         store,
         out,
@@ -313,7 +313,7 @@ def _begin(out: Path, config: Config, *, resume: bool) -> None:
         # before the config is read: that of an older version has settings that this one does not know
         for run in sorted(out.glob(f"*/*/{CONFIG}")):
             require_current_format(run.parent)
-        if (difference := first_difference(load(out / COMPARE).config, config)) is not None:
+        if (difference := first_difference(load_config(out / COMPARE).config, config)) is not None:
             raise RunError(
                 f"{out}: holds a comparison of another config: {difference.describe('saved', 'now')}; "
                 "resume with the same settings, or choose another run.dir"
