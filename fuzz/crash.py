@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from virft.cli.main import main as virft
-from virft.config.toml_file import load
+from virft.config.toml_file import load_config
 from virft.recipes import train
 from virft.recipes.setup import load_for_training, make_runtime
 from virft.training.checkpoint import latest_checkpoint, num_steps_of
@@ -90,7 +90,7 @@ def check_folder(run: Path) -> int:
     """Read the files of a run folder and return the number of saved steps; raises if a file is invalid."""
     if not (run / CONFIG).exists():
         return 0
-    load(run / CONFIG)
+    load_config(run / CONFIG)
     json.loads((run / CARD).read_text(encoding="utf-8"))
     RunFolder(run).records(METRICS)
     torn: list[str] = []
@@ -130,7 +130,7 @@ def main() -> int:
             virft(["build", "scenes", str(data / name), "--classes", "novel", "--questions", str(questions)])
         (data / "variety.py").write_text(VARIETY, encoding="utf-8")
         whole = begin(Path(place) / "whole", data)
-        config = load(whole / "config.toml").config
+        config = load_config(whole / "config.toml").config
         loaded = load_for_training(config.model, make_runtime(config.model, config.parallel), seed=config.seed)
         # every process has a copy of it from the fork
         train.load_for_training = lambda *sections, **named: loaded

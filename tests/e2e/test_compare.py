@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runs import files, log, virft, write_config
-from virft.config.toml_file import load
+from virft.config.toml_file import load_config
 
 EXTRA = """
 [compare]
@@ -40,7 +40,7 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
     for name, trainer in (("sft", "sft"), ("rft", "grpo")):
         runs = [Path(run) for run in found["systems"][name]["runs"]]
         assert len(runs) == 2
-        assert [load(run / "config.toml").config.seed for run in runs] == [0, 1]
+        assert [load_config(run / "config.toml").config.seed for run in runs] == [0, 1]
         assert [json.loads((run / "card.json").read_text())["trainer"] for run in runs] == [trainer] * 2
         tokens = [sum(record["num_tokens"] for record in log(run)) for run in runs]
         assert found["systems"][name]["tokens"] == round(sum(tokens) / 2)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from virft.cli import main as cli
-from virft.config.toml_file import load, parse
+from virft.config.toml_file import load_config, parse
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
 from virft.integrations.export import export_coco
@@ -64,7 +64,7 @@ def test_the_examples_own_reward_can_be_named_in_a_config() -> None:
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_a_config_is_valid_and_opens_with_what_it_takes(config: Path) -> None:
-    load(config)
+    load_config(config)
     head = [line for line in config.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for word in ("# command", "# hardware", "# wall time", "# expected"):
         assert any(line.startswith(word) for line in head), word

@@ -12,7 +12,7 @@ import torch
 from run_parts import grpo_trainer_of, load_model_of
 from runs import log, virft, write_config
 from thinking_models import save_thinking_folder
-from virft.config.toml_file import load
+from virft.config.toml_file import load_config
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.models.load import load_model
@@ -64,7 +64,7 @@ def test_rft_starts_from_the_supervised_model(scenes: Path, tmp_path: Path, trai
     assert virft("sft", path, *STEPS, f"model.train={train}") == 0
     model = tmp_path / "run" / "model"
     second = (f"model.path={model}", f"model.train={train}", f"run.dir={tmp_path / 'rft'}", "grpo.steps=1")
-    config = load(path, second).config
+    config = load_config(path, second).config
     loaded = load_model_of(config)
     supervised = load_model(str(model))
     ids = torch.tensor([[5, 6, 7]])

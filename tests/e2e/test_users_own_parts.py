@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runs import log, virft, write_config
-from virft.config.toml_file import load
+from virft.config.toml_file import load_config
 
 REWARD = '''
 def brevity(reading, target, context):
@@ -50,7 +50,7 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     assert tomllib.loads(text)["grpo"]["group_size"] == 2
     # 3 steps of 2 prompts of 16 image tokens and some text
     assert "# 3 steps of 2 prompts x 2 completions; one group, measured now: prompt " in text
-    assert " tokens (16 image tokens among them), completions " in text
+    assert " tokens (of which 16 image tokens), completions " in text
     assert "prompt tokens, " in text
     assert "completion tokens (at most 576), at most 0:" in text  # 3 x 2 x 2 x 48
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
@@ -66,4 +66,4 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     )
 
     (tmp_path / "resolved.toml").write_text(text)
-    assert load(tmp_path / "resolved.toml").config == load(config, ["grpo.group_size=2"]).config
+    assert load_config(tmp_path / "resolved.toml").config == load_config(config, ["grpo.group_size=2"]).config

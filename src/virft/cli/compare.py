@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from virft.cli.output import REPORT, say
+from virft.cli.output import say
 from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
+from virft.report import REPORT
 
 
 def add_compare(verbs: Verbs) -> None:
@@ -20,9 +21,9 @@ def add_compare(verbs: Verbs) -> None:
 
 def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
     """Train and evaluate base, SFT and RFT as a config says; print the differences and write a page of them."""
-    from virft.config.toml_file import load
+    from virft.config.toml_file import load_config
 
-    settings = load(config, overrides).config
+    settings = load_config(config, overrides).config
     from virft.recipes.compare.page import compare_page
     from virft.recipes.compare.runs import RESULT, run_compare
     from virft.recipes.compare.text import compared_text

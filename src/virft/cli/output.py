@@ -9,8 +9,6 @@ from typing import Any
 
 from virft.errors import PartlyDone
 
-REPORT = "report.html"
-
 
 def say(line: str) -> None:
     """Print a line immediately, also into a pipe."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from virft.cli import arguments
-from virft.cli.output import REPORT, say
+from virft.cli.output import say
 from virft.cli.parsers import Verbs, add_intervals, add_verb
+from virft.report import REPORT
 
 
 def add_report(verbs: Verbs) -> None:

@@ -94,7 +94,7 @@ class _Entry(NamedTuple):
     origin: str
 
 
-def load(
+def load_config(
     path: Path, overrides: Sequence[str] = (), *, keywords: Mapping[str, Any] = MappingProxyType({})
 ) -> LoadedConfig:
     """Return the tree of a TOML file with ``key=value`` overrides applied. ``keywords``: see ``parse``.

@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from virft.config.schema import Config
-from virft.config.toml_file import load
+from virft.config.toml_file import load_config
 from virft.errors import RunError
 from virft.files import write_text
 from virft.geometry.boxes import BoxSpace
@@ -39,7 +39,7 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
     """
     require_current_format(run)
     try:
-        config, card = load(run / CONFIG).config, json.loads((run / CARD).read_text(encoding="utf-8"))
+        config, card = load_config(run / CONFIG).config, json.loads((run / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{run}: cannot be read as a run ({error}); expected {CONFIG} and {CARD}") from error
     base = card.get("base") or {"name": None, "hub_id": None, "license": None}

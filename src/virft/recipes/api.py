@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from virft.config.schema import Config
-from virft.config.toml_file import KEYWORDS, changed, parse
-from virft.config.toml_file import load as load_toml
+from virft.config.toml_file import KEYWORDS, changed, load_config, parse
 from virft.data.store import Store
 from virft.errors import ConfigError
 from virft.evaluation.predictions import PREDICTIONS
@@ -134,7 +133,7 @@ def _resolve(config: str | Path | Config | None, settings: Mapping[str, Any]) ->
         return changed(config, settings)
     if config is None:
         return parse("", origin=KEYWORDS, keywords=settings).config
-    return load_toml(Path(config), keywords=settings).config
+    return load_config(Path(config), keywords=settings).config
 
 
 @contextmanager

@@ -12,19 +12,19 @@ from typing import Any
 from markupsafe import Markup
 
 from virft.config.schema import Config
-from virft.config.toml_file import load as load_toml
+from virft.config.toml_file import load_config
 from virft.errors import RunError
 from virft.evaluation.score import scores_to_text
 from virft.files import write_text
 from virft.inference.model import Model, load
 from virft.inference.optional import import_optional
+from virft.report import REPORT
 from virft.report.read import report_folders
 from virft.report.render.page import html_table
 from virft.tasks import TASKS
 from virft.training.run import CONFIG, EVENTS, METRICS, MODEL, TIMINGS, RunFolder
 from virft.types import Scores
 
-REPORT = "report.html"
 _SHOWN = ("reward", "loss", "validation_score")
 """Prefixes of the metrics that a run shows, in this order."""
 
@@ -61,7 +61,7 @@ class Run:
     @property
     def config(self) -> Config:
         """Every setting of the run."""
-        return load_toml(self.folder / CONFIG).config
+        return load_config(self.folder / CONFIG).config
 
     @property
     def metrics(self) -> Records:

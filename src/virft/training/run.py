@@ -13,7 +13,7 @@ from typing import Any
 
 from virft import __version__
 from virft.config.schema import Config
-from virft.config.toml_file import dump, first_difference, load
+from virft.config.toml_file import dump, first_difference, load_config
 from virft.errors import RunError
 from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
 
@@ -86,7 +86,7 @@ class RunFolder:
 
     def _take_over(self, config: Config) -> None:
         """Record the settings that changed on resume, and save the new config."""
-        saved = load(self.folder / CONFIG).config
+        saved = load_config(self.folder / CONFIG).config
         if (difference := first_difference(saved, config)) is not None:
             message = f"resumed with other settings: {difference.describe('before', 'now')}"
             self.append_event(0, "settings", action="continued", message=message, is_incident=True)
@@ -150,7 +150,7 @@ def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: st
             raise RunError(f"{folder}: already holds a run; resume with --resume, or choose another run.dir")
         # before the config is read: an older one has settings that this version does not know
         require_current_format(folder)
-        saved = _with_changes(load(folder / CONFIG).config, config)
+        saved = _with_changes(load_config(folder / CONFIG).config, config)
         if (difference := first_difference(saved, config)) is not None:
             raise RunError(
                 f"{folder}: holds a run of another config: {difference.describe('saved', 'now')}; "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RewardConfig, RunConfig
-from virft.config.toml_file import KEYWORDS, changed, load, parse
+from virft.config.toml_file import KEYWORDS, changed, load_config, parse
 from virft.errors import ConfigError
 
 BASE = {"data.train": "d", "run.dir": "r"}
@@ -38,7 +38,7 @@ def test_a_mixture_is_a_mapping_of_mappings() -> None:
 def test_keywords_replace_the_settings_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('data.train = "d"\ngrpo.steps = 5\ngrpo.group_size = 3\n')
-    found = load(path, keywords={"grpo": {"steps": 9}, "run.dir": "r"}).config
+    found = load_config(path, keywords={"grpo": {"steps": 9}, "run.dir": "r"}).config
     assert (found.grpo.steps, found.grpo.group_size) == (9, 3)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virft.config.schema import MixtureConfig
-from virft.config.toml_file import SettingDifference, dump, first_difference, load, parse
+from virft.config.toml_file import SettingDifference, dump, first_difference, load_config, parse
 from virft.errors import ConfigError
 
 SMALLEST = 'data.train = "coco8"\nrun.dir = "runs/a"\n'
@@ -150,10 +150,10 @@ def test_a_mistake_in_a_mixture_names_its_dataset(text: str, message: str) -> No
 
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read \(No such file"):
-        load(tmp_path / "none.toml")
+        load_config(tmp_path / "none.toml")
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
     with pytest.raises(ConfigError, match=r"latin\.toml: not UTF-8 text"):
-        load(tmp_path / "latin.toml")
+        load_config(tmp_path / "latin.toml")
 
 
 @given(
@@ -233,4 +233,4 @@ def test_a_monster_on_the_command_line_is_refused() -> None:
 def test_a_file_of_megabytes_is_not_read_as_a_config(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("# " + "x" * 2**20)
     with pytest.raises(ConfigError, match=r"x\.toml: larger than 1 MiB; expected a TOML file of settings"):
-        load(tmp_path / "x.toml")
+        load_config(tmp_path / "x.toml")

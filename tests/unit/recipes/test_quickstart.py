@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from virft.config.toml_file import load
+from virft.config.toml_file import load_config
 from virft.data.store import Store
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_config_file_is_the_quickstarts_own() -> None:
-    assert load(CONFIGS / "quickstart.toml").config == quickstart_config(Path("runs/quickstart"), seed=0)
+    assert load_config(CONFIGS / "quickstart.toml").config == quickstart_config(Path("runs/quickstart"), seed=0)
 
 
 def test_a_single_step_needs_no_warm_up() -> None:

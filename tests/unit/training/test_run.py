@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, MonitorsConfig, RunConfig
-from virft.config.toml_file import load
+from virft.config.toml_file import load_config
 from virft.errors import RunError
 from virft.training.run import (
     EVENTS,
@@ -35,7 +35,7 @@ def open_run(settings: Config, *, resume: bool = False, data_hash: str = "012345
 def test_a_new_run_writes_its_settings_and_provenance(tmp_path: Path) -> None:
     settings = config(tmp_path / "a" / "r", steps=7)
     run = open_run(settings)
-    assert load(run.folder / "config.toml").config == settings
+    assert load_config(run.folder / "config.toml").config == settings
     card = json.loads((run.folder / "card.json").read_text())
     assert (card["commit"], card["data_hash"], card["model"]) == ("abc", "0123456789abcdef", "virft-tiny")
     assert {"argv", "versions", "machine", "python", "virft", "schema_version"} <= card.keys()
@@ -105,7 +105,7 @@ def test_settings_that_bound_memory_and_monitors_may_change(tmp_path: Path) -> N
     open_run(config(tmp_path / "r")).append(METRICS, {"step": 0})
     changed = replace(config(tmp_path / "r", microbatch_tokens=512), monitors=MonitorsConfig(stop_on=("kl",)))
     run = open_run(changed, resume=True)
-    assert load(run.folder / "config.toml").config == changed
+    assert load_config(run.folder / "config.toml").config == changed
     (event,) = run.records(EVENTS)
     assert event["message"] == "resumed with other settings: grpo.microbatch_tokens is 4096 (before) and 512 (now)"
     # it happened once, whichever steps are done again

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from virft.config.schema import CompareConfig, Config, GRPOConfig, Method, SFTConfig
-from virft.config.toml_file import dump, first_difference, load
+from virft.config.toml_file import dump, first_difference, load_config
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
 from virft.evaluation.comparison import Comparison, compare_systems, comparison_tree, measure
@@ -243,7 +243,7 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
 
     A trained model is prompted as in its run. Predictions that exist already are not repeated.
     """
-    own = load(folder / CONFIG).config if (folder / CONFIG).exists() else config
+    own = load_config(folder / CONFIG).config if (folder / CONFIG).exists() else config
     out = folder / "eval" / store.folder.absolute().name
     if (out / PREDICTIONS).exists():
         return out / PREDICTIONS
@@ -313,7 +313,7 @@ def _begin(out: Path, config: Config, *, resume: bool) -> None:
         # before the config is read: that of an older version has settings that this one does not know
         for run in sorted(out.glob(f"*/*/{CONFIG}")):
             require_current_format(run.parent)
-        if (difference := first_difference(load(out / COMPARE).config, config)) is not None:
+        if (difference := first_difference(load_config(out / COMPARE).config, config)) is not None:
             raise RunError(
                 f"{out}: holds a comparison of another config: {difference.describe('saved', 'now')}; "
                 "resume with the same settings, or choose another run.dir"
