@@ -3,7 +3,7 @@
 # make check           what CI runs: lint, typecheck, and every test and doctest
 # make lint            ruff (rules and format), import contracts
 # make typecheck       mypy, strict
-# make test-fast       unit tests and doctests; about 75 s on two cores
+# make test-fast       unit tests and doctests without the slow ones; about a minute on two cores
 # make test            every test and doctest
 # make coverage        line and branch coverage of unit tests and doctests
 # make docs            build the documentation site into site/; a broken link fails
@@ -62,7 +62,7 @@ test: $(INSTALLED)
 	$(PYTEST) --durations=15
 
 test-fast: $(INSTALLED)
-	$(PYTEST) $(FAST)
+	$(PYTEST) -m "not slow" $(FAST)
 
 coverage: $(INSTALLED)
 	$(PYTEST) --cov --cov-report=term $(FAST)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from record import RESULTS, markdown_table, write_results
 
-from virft.cli.build import build_coco
+from virft.cli.build import build_coco_or_lvis
 from virft.data.store import Store
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
@@ -49,7 +49,7 @@ def make_set(folder: Path, *, images: int, classes: int, rng: random.Random) -> 
         "categories": [{"id": i, "name": f"class {i:02d}"} for i in range(1, classes + 1)],
     }
     (folder / "annotations.json").write_text(json.dumps(tree))
-    build_coco(annotations=folder / "annotations.json", images=None, out=folder / "d", protocol="all")
+    build_coco_or_lvis(annotations=folder / "annotations.json", images=None, out=folder / "d", protocol="all")
     return Store(folder / "d")
 
 

@@ -100,8 +100,8 @@ def test_no_function_is_longer_than_80_lines() -> None:
 
 STUBS = {f"rewards/{name}.py" for name in ("easyr1", "ms_swift", "trl", "verl")}
 """Old paths of the adapters, which are named in users' configs."""
-SHARED_NAMES = {"compute_score", "build_coco"}
-"""Names that an interface requires: verl and EasyR1 both call ``compute_score``; ``build_coco`` is public and a verb's."""
+SHARED_NAMES = {"compute_score"}
+"""Names that an interface requires: verl and EasyR1 both call a function of this name."""
 
 
 def _public_names(tree: ast.Module) -> Iterator[str]:

@@ -111,7 +111,9 @@ def _add_number_of_expressions(verb: argparse.ArgumentParser) -> None:
 
 def _add_coco(sources: Verbs) -> None:
     for name, federated in (("coco", False), ("lvis", True)):
-        verb = _add_source(sources, name, f"{name.upper()} JSON and its images: detection, counting", build_coco)
+        verb = _add_source(
+            sources, name, f"{name.upper()} JSON and its images: detection, counting", build_coco_or_lvis
+        )
         verb.set_defaults(federated=federated)
         verb.add_argument("annotations", metavar="JSON", type=Path, help=f"{name.upper()} annotation file")
         verb.add_argument(
@@ -129,7 +131,7 @@ def _add_coco(sources: Verbs) -> None:
         _add_detection_arguments(verb)
 
 
-def build_coco(
+def build_coco_or_lvis(
     *,
     annotations: Path,
     images: Path | None,

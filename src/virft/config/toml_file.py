@@ -56,6 +56,7 @@ OTHER_NAMES = {
     "zoom": "augment.resized_crop",
     "mirror": "augment.horizontal_flip",
     "tones": "augment.colour_jitter",
+    "max_equal_steps": "monitors.max_zero_std_steps",
 }
 """Names of other trainers and of earlier versions, suggested for an unknown key."""
 DEEPEST = 8

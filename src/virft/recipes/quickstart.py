@@ -27,6 +27,7 @@ from virft.models.tiny import IMAGE_SIZE
 from virft.recipes.compare.page import compare_page
 from virft.recipes.compare.runs import COMPARE, Compared, run_compare
 from virft.recipes.compare.text import compared_text
+from virft.report import REPORT
 from virft.report.render.images import BeforeAfter, before_after_sheet
 from virft.report.render.page import html_table
 from virft.report.render.reported import Section
@@ -109,9 +110,9 @@ def run_quickstart(
     write_data(out / "data", seed=seed, renamed=renamed)
     found = run_compare(config, resume=(out / "compare" / COMPARE).exists(), log=log)
     before_after_sheet(before_after_rows(found, out, "same_sprites", count=12)).save(out / "before_after.png")
-    (out / "report.html").write_text(_page(found), encoding="utf-8")
+    (out / REPORT).write_text(_page(found), encoding="utf-8")
     log(compared_text(found))
-    log(f"report with images: {out / 'report.html'}")
+    log(f"report with images: {out / REPORT}")
     return found
 
 

@@ -257,6 +257,7 @@ def test_the_card_has_no_absolute_path(tmp_path: Path) -> None:
     assert json.loads(card)["skipped"] == [{"where": "here", "reason": "a reason"}]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     """A separate process reads 100,000 samples in order and in shuffled batches, with less than 150 MB."""
     line = json.loads(sample_to_line(sample()))

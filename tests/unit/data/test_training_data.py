@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import save_coco
-from virft.cli.build import build_coco
+from virft.cli.build import build_coco_or_lvis
 from virft.config.schema import Config, DataConfig, MixtureConfig, RunConfig
 from virft.data.store import Store
 from virft.data.training_data import TrainingData, open_training_data
@@ -27,7 +27,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
         folder.mkdir()
         boxes = {f"{i}.png": [("cat", [4.0, 4.0, 20.0, 20.0])] for i in range(number)}
         path = save_coco(folder, boxes)
-        build_coco(annotations=path, images=folder / "images", out=folder / "data")
+        build_coco_or_lvis(annotations=path, images=folder / "images", out=folder / "data")
         found[name] = Store(folder / "data")
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import save_coco
-from virft.cli.build import build_coco
+from virft.cli.build import build_coco_or_lvis
 from virft.data.store import Store
 from virft.evaluation.predictions import SizedPrediction
 from virft.evaluation.presence import PresenceQuestions, query_map, says_yes
@@ -18,7 +18,7 @@ from virft.types import FinishReason, ImageSize, Prediction
 def store(tmp_path: Path) -> Store:
     boxes = {"in/a.png": [("cat", [1.0, 1.0, 9.0, 9.0])], "in/b.png": [("dog", [1.0, 1.0, 9.0, 9.0])]}
     path = save_coco(tmp_path, {**boxes, "c.png": [("dog", [1.0, 1.0, 9.0, 9.0])]})
-    build_coco(annotations=path, images=tmp_path / "images", out=tmp_path / "d")
+    build_coco_or_lvis(annotations=path, images=tmp_path / "images", out=tmp_path / "d")
     return Store(tmp_path / "d")
 
 

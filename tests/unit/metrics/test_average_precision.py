@@ -61,6 +61,7 @@ def reference(questions: Sequence[BoxQuestion]) -> dict[str, float]:
     return {name: value for name, value in zip(NAMES, evaluation.stats, strict=True) if value >= 0}
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(box_questions())
 def test_numbers_are_those_of_pycocotools(questions: list[BoxQuestion]) -> None:

@@ -37,6 +37,7 @@ def peak(checkpointing: bool, microbatch_tokens: int) -> int:
     return planner().memory(option).peak
 
 
+@pytest.mark.slow
 def test_with_enough_memory_a_step_is_one_row() -> None:
     found = fit(1 << 40)
     assert found is not None
@@ -45,6 +46,7 @@ def test_with_enough_memory_a_step_is_one_row() -> None:
     assert found.max_pixels is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("checkpointing", "groups"), [(False, 2), (False, 1), (True, 1)])
 def test_the_largest_row_that_fits_is_found(checkpointing: bool, groups: int) -> None:
     size = peak(checkpointing, groups * 76)

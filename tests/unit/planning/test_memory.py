@@ -113,6 +113,7 @@ def test_planned_activations_equal_those_of_the_real_model(name: str, settings: 
     assert predicted.saved + predicted.temporary == pytest.approx(live.peak, rel=0.03)
 
 
+@pytest.mark.slow
 def test_checkpointing_and_smaller_rows_need_less_memory() -> None:
     def update(option: FitOption) -> int:
         return sum(planner("lora").memory(option).stages["update"].values())
@@ -181,6 +182,7 @@ def test_a_trained_qwen_tower_saves_about_what_is_planned() -> None:
     assert memory.stages["update"]["vision tower"] == pytest.approx(saved, rel=0.25)
 
 
+@pytest.mark.slow
 def test_copies_of_weights_for_sampling_are_counted() -> None:
     # a layer's q, o: 256 x 256; k, v: 256 x 128; gate, up, down: 256 x 704
     a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
@@ -202,6 +204,7 @@ def test_copies_of_weights_for_sampling_are_counted() -> None:
         assert parts["copies of weights"] == 2 * numbers, (name, on_cpu)
 
 
+@pytest.mark.slow
 def test_long_completions_save_no_tables_of_scores_on_a_cpu() -> None:
     settings = replace(LORA, sampling=SamplingConfig(max_completion_tokens=600))
     shape = RowShape(groups=1, completions=4)

@@ -60,6 +60,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Cut]:
     return cuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["live", "synced", "torn"])
 def test_a_run_cut_at_any_moment_resumes_to_the_same_end(
     cuts: list[Cut], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from factories import edit_json, save_coco
-from virft.cli.build import build_coco
+from virft.cli.build import build_coco_or_lvis
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.store import Store
@@ -68,7 +68,7 @@ def test_an_incomplete_class_is_queried_in_tests_only(tmp_path: Path) -> None:
     path = save_lvis(tmp_path, not_exhaustive_category_ids=[2], neg_category_ids=[3])
 
     def questions(out: str, **choices: Any) -> set[tuple[str, bool]]:
-        build_coco(annotations=path, images=tmp_path / "images", out=tmp_path / out, federated=True, **choices)
+        build_coco_or_lvis(annotations=path, images=tmp_path / "images", out=tmp_path / out, federated=True, **choices)
         return {(one.id, one.exhaustive) for one in Store(tmp_path / out)}
 
     complete = {("a.png:egg roll", True), ("b.png:die", True)}
