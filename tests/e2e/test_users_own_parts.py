@@ -61,8 +61,8 @@ def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
     # each of the 11 samples gets one more group
     assert "completion tokens (at most 1,632), at most 0:" in more_text  # (3 x 2 + 11) x 2 x 48
     assert more_text.endswith(
-        "(groups of a step share time); a group of each of 11 samples before the first step is among it "
-        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much again\n"
+        "(the groups of a step are batched); this includes a group of each of 11 samples before the first step "
+        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much in addition\n"
     )
 
     (tmp_path / "resolved.toml").write_text(text)
