@@ -163,7 +163,7 @@ class Sample:
     id: str
     """Name of the sample, unique in its dataset."""
     task: str
-    """Task that the query belongs to, a key of ``virft.tasks.TASKS``."""
+    """Name of the task, a key of ``virft.tasks.TASKS``."""
     images: tuple[str, ...]
     """Paths of the image files."""
     image_sizes: tuple[ImageSize, ...]
@@ -326,11 +326,14 @@ class Prediction:
 
 
 class JoinedPrediction(NamedTuple):
-    """A sample, the text that a model wrote about it, and the reading of that text."""
+    """A sample with the prediction for it and its parsed answer."""
 
     sample: Sample
+    """Sample that the prediction is for."""
     prediction: Prediction
+    """Completion of the model."""
     reading: Reading
+    """Parsed completion."""
 
     @property
     def image(self) -> str:

@@ -13,7 +13,7 @@ from virft.types import Label, Reading, Unreadable
 def accuracy(pairs: Sequence[tuple[Reading, Label]]) -> Measurement:
     """Return fractions of all questions; an unreadable answer is wrong by both rules. No questions: 0.
 
-    ``accuracy``: equal to the target or an alias after normalising. ``accuracy_paper_substring``: the paper's rule,
+    ``accuracy``: equal to the target or an alias after normalisation. ``accuracy_paper_substring``: the paper's rule,
     which accepts "A or B or C"; for comparison with published numbers only. ``unreadable_frac``. Tables: ``accuracy``
     of each class, and ``confusions``, the off-diagonal cells of the confusion matrix, largest first, at most 50.
     Source: Visual-RFT (arXiv 2503.01785) for the substring rule.

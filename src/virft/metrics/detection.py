@@ -134,11 +134,11 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
 
 
 _DUPLICATE_IOU = 0.7
-"""A box that overlaps an earlier one of its answer by more than this IoU repeats it."""
+"""A box with a larger IoU than this to an earlier box of the same answer is a duplicate."""
 
 
 def answer_metrics(answers: Sequence[Detections]) -> dict[str, float]:
-    """Return metrics of answers without their targets: mean number of boxes, and fraction that repeat one before.
+    """Return metrics of answers without their targets: mean number of boxes, and fraction of duplicates.
 
     >>> from virft.types import Box, Detection
     >>> box = Detection(box=Box(x1=0, y1=0, x2=2, y2=2))
@@ -147,9 +147,10 @@ def answer_metrics(answers: Sequence[Detections]) -> dict[str, float]:
     """
     found = [[item.box.xyxy for item in answer.items] for answer in answers]
     num_boxes = sum(map(len, found))
-    repeated = sum(
+    # Compared with earlier boxes only: of two equal boxes, one is a duplicate.
+    num_duplicates = sum(
         max(ious[:place], default=0.0) > _DUPLICATE_IOU
         for boxes in found
         for place, ious in enumerate(iou_matrix(boxes, boxes))
     )
-    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": repeated / max(1, num_boxes)}
+    return {"boxes_per_answer": num_boxes / len(found), "duplicate_frac": num_duplicates / max(1, num_boxes)}

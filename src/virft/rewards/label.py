@@ -7,7 +7,7 @@ from virft.types import Label, Reading, RewardContext
 
 
 def label_reward(reading: Reading, target: Label, context: RewardContext) -> float:
-    """Return 1 if the answer equals the target or one of its aliases after normalising, else 0; unreadable: 0.
+    """Return 1 if the answer equals the target or one of its aliases after normalisation, else 0; unreadable: 0.
 
     >>> reading = Reading(text="", well_formed=True, answer=Label(text="siamese_Cat"))
     >>> label_reward(reading, Label(text="Siamese cat"), RewardContext())

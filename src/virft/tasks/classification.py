@@ -91,7 +91,7 @@ def _probes(samples: Sequence[Sample]) -> Probes:
 CLASSIFICATION = Task(
     name="classification",
     target_type=Label,
-    query_hint="what kind of thing, as animal",
+    query_hint="a domain such as animal",
     prompts=PromptTexts(
         short="Which {query} is this?",
         request="Name the exact kind of {query} that this image shows.",
@@ -117,7 +117,7 @@ CLASSIFICATION = Task(
     metrics=(
         Metric(
             name="accuracy",
-            description="fraction of names that equal the target or an alias after normalising",
+            description="fraction of names that equal the target or an alias after normalisation",
             in_table=True,
             in_card=True,
             in_comparison=True,
@@ -126,7 +126,8 @@ CLASSIFICATION = Task(
         TRUNCATED_FRAC,
         WELL_FORMED_FRAC,
         Metric(
-            name="accuracy_paper_substring", description="the paper's rule, which also accepts a list of several names"
+            name="accuracy_paper_substring",
+            description="the paper's substring rule, which also accepts a list of several names",
         ),
     ),
     measure_pairs=accuracy,

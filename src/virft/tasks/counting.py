@@ -206,7 +206,7 @@ def _probes(samples: Sequence[Sample]) -> Probes:
 COUNTING = Task(
     name="counting",
     target_type=Count,
-    query_hint="a class, as fox",
+    query_hint="a class name such as fox",
     prompts=PromptTexts(
         short="How many {query} does this image show?",
         request="Count the objects of the category '{query}' in this image.",

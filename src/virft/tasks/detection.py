@@ -116,7 +116,7 @@ def _areas(record: dict[str, Any], *, where: str) -> tuple[float, ...]:
         raise DataError(f"{where}: {len(areas)} areas of {len(record['boxes'])} boxes; expected one for each, or none")
     for area in areas:
         if not is_json_number(area) or not 0 <= area < math.inf:
-            raise DataError(f"{where}: area {area!r:.60} is no number of pixels")
+            raise DataError(f"{where}: area {area!r:.60} is not a number of pixels")
     return tuple(map(float, areas))
 
 
@@ -264,21 +264,21 @@ def _statistics(joined: Sequence[JoinedPrediction], images: Sequence[str]) -> li
 _METRICS = (
     Metric(
         name="f1",
-        description="2 hits / (predicted + target boxes) over all questions together, at IoU 0.5",
+        description="2 hits / (predicted boxes + targets), summed over all questions, at IoU 0.5",
         in_table=True,
         in_card=True,
         in_comparison=True,
     ),
     Metric(
         name="ap",
-        description="COCO's average precision, IoU 0.5 to 0.95; a box is ranked by its confidence",
+        description="COCO average precision (mAP), IoU 0.5 to 0.95, boxes ranked by their confidence",
         in_table=True,
         in_card=True,
         in_comparison=True,
     ),
     Metric(name="ap50", description="average precision at IoU 0.5", in_table=True, in_card=True),
     Metric(name="precision", description="hits / predicted boxes, at IoU 0.5", in_table=True),
-    Metric(name="recall", description="hits / target boxes, at IoU 0.5", in_table=True),
+    Metric(name="recall", description="hits / targets, at IoU 0.5", in_table=True),
     Metric(
         name="false_positive_rate",
         description="fraction of questions about an absent class with a predicted box",
@@ -288,16 +288,18 @@ _METRICS = (
     ),
     Metric(
         name="calibration_error",
-        description="expected calibration error of confidences: mean distance from the fraction of hits",
+        description="expected calibration error: mean gap between confidence and fraction of hits",
         better=-1,
     ),
     UNREADABLE_FRAC,
     TRUNCATED_FRAC,
-    Metric(name="duplicates_per_question", description="additional boxes on a target that has a hit", better=-1),
+    Metric(
+        name="duplicates_per_question", description="additional boxes on a target that already has a hit", better=-1
+    ),
     WELL_FORMED_FRAC,
-    Metric(name="boxes_per_question", description="number of predicted boxes", better=0),
-    Metric(name="no_objects_frac", description='fraction of predictions that are "No Objects"', better=0),
-    Metric(name="mean_confidence", description="mean over all predicted boxes", better=0),
+    Metric(name="boxes_per_question", description="predicted boxes", better=0),
+    Metric(name="no_objects_frac", description="fraction of answers without objects", better=0),
+    Metric(name="mean_confidence", description="mean confidence of all predicted boxes", better=0),
     Metric(name="f1_mean", description="F1, mean over IoU 0.5 to 0.95"),
     Metric(name="precision_mean", description="precision, mean over IoU 0.5 to 0.95"),
     Metric(name="recall_mean", description="recall, mean over IoU 0.5 to 0.95"),
@@ -405,7 +407,7 @@ def _oracle(samples: Sequence[Sample]) -> Iterator[Mapping[str, Target]]:
 DETECTION = Task(
     name="detection",
     target_type=Detections,
-    query_hint="a class, as fox",
+    query_hint="a class name such as fox",
     prompts=PromptTexts(
         short="Detect {query}.",
         request="Find every object of the category '{query}' in this image and give a box for each.",
@@ -452,8 +454,8 @@ DETECTION = Task(
     rollout_metrics=RolloutMetrics(
         compute=answer_metrics,
         descriptions={
-            "boxes_per_answer": "mean number of predicted boxes",
-            "duplicate_frac": "fraction of boxes that repeat an earlier one of their answer (IoU above 0.7)",
+            "boxes_per_answer": "mean number of boxes in a detection answer",
+            "duplicate_frac": "fraction of boxes that overlap another box of the same answer (IoU above 0.7)",
         },
     ),
     describe_targets=Descriptions(

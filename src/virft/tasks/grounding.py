@@ -182,19 +182,25 @@ GROUNDING = Task(
     metrics=(
         Metric(
             name="box_miou",
-            description="mean IoU of predicted and target box; unreadable answers count as 0",
+            description="mean IoU of predicted and target box; an unreadable answer counts 0",
             in_table=True,
             in_card=True,
             in_comparison=True,
         ),
         Metric(
             name="accuracy_at_50",
-            description="fraction of boxes with an IoU of at least 0.5",
+            description="fraction of questions whose predicted box has an IoU of at least 0.5",
             in_table=True,
             in_card=True,
         ),
-        Metric(name="accuracy_at_75", description="fraction of boxes with an IoU of at least 0.75", in_table=True),
-        Metric(name="accuracy_at_90", description="fraction of boxes with an IoU of at least 0.9"),
+        Metric(
+            name="accuracy_at_75",
+            description="fraction of questions whose predicted box has an IoU of at least 0.75",
+            in_table=True,
+        ),
+        Metric(
+            name="accuracy_at_90", description="fraction of questions whose predicted box has an IoU of at least 0.9"
+        ),
         UNREADABLE_FRAC,
         TRUNCATED_FRAC,
         WELL_FORMED_FRAC,

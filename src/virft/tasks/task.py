@@ -137,16 +137,14 @@ class Metric:
 
 UNREADABLE_FRAC = Metric(
     name="unreadable_frac",
-    description="fraction of predictions with no readable answer",
+    description="fraction of completions that cannot be parsed",
     better=-1,
     in_table=True,
     in_card=True,
 )
-TRUNCATED_FRAC = Metric(
-    name="truncated_frac", description="fraction of predictions that reached the token limit", better=-1
-)
+TRUNCATED_FRAC = Metric(name="truncated_frac", description="fraction of completions cut at the token limit", better=-1)
 WELL_FORMED_FRAC = Metric(
-    name="well_formed_frac", description="fraction of predictions with exactly the requested blocks"
+    name="well_formed_frac", description="fraction of completions in exactly the requested format"
 )
 COMMON_METRICS = (UNREADABLE_FRAC, TRUNCATED_FRAC, WELL_FORMED_FRAC)
 """Metrics that every task has."""
@@ -407,7 +405,7 @@ class Task:
         )
 
     def score(self, reading: Reading, target: Target) -> float:
-        """Return the score of one reading in [0, 1]; 0 if it is unreadable, even if there is nothing to find."""
+        """Return the score of one reading in [0, 1]; 0 if it is unreadable, even if the target is empty."""
         return self.score_answer(reading.answer, target) if isinstance(reading.answer, self.target_type) else 0.0
 
     def check_target(self, target: Target) -> None:

@@ -203,3 +203,24 @@ def test_a_class_outside_the_query_map_is_stored_as_not_queried(tmp_path: Path) 
 def test_a_protocol_cannot_be_combined(more: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"--protocol cannot be combined"):
         QuestionPlan(every_class=True, **more)  # type: ignore[arg-type]
+
+
+def test_a_task_whose_target_does_not_follow_from_boxes_is_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"--task grounding: .*expected detection or counting"):
+        QuestionPlan(task="grounding")
+
+
+def test_a_class_with_objects_without_a_box_is_not_counted(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat", "dog")})
+    one = images.images["a.png"]
+    doubtful = AnnotatedImage(
+        name=one.name, file=one.file, declared=one.declared, boxes=one.boxes, doubtful=frozenset({"cat"})
+    )
+    partly = AnnotatedSet(images={**images.images, "a.png": doubtful}, classes=images.classes)
+    plan = QuestionPlan(task="counting", shots=1)
+    cards = write_detection_stores(partly, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
+    assert ids(tmp_path / "d") == ["b.png:cat", "b.png:dog"]
+    assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
+    whole = write_detection_stores(partly, tmp_path / "e", plan=QuestionPlan(), source={}, skipped=Skipped())
+    assert ids(tmp_path / "e") == ["a.png:cat", "b.png:cat", "b.png:dog"]
+    assert "num_undetermined" not in whole[str(tmp_path / "e")]["source"]

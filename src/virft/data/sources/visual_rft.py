@@ -185,7 +185,7 @@ def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[str, Tar
     reading = task.read(text, thinking=False, space=plan.space, original=size, resized=size)
     if fault := task.target_fault(reading.answer):
         raise DataError(
-            f"solution {solution!r:.60} is no answer of {task.name} ({fault}); expected one such as {task.example}"
+            f"solution {solution!r:.60} is not an answer of {task.name} ({fault}); expected one such as {task.example}"
         )
     # Of an answer, a data set holds what its target has: boxes without confidences.
     return task.name, task.move_boxes(reading.answer, _rounded)

@@ -90,12 +90,12 @@ def test_boxes_can_be_pixels_and_the_task_can_be_given(tmp_path: Path) -> None:
         ((0, "Where?", None), "solution is None; expected a text"),
         (
             (0, "Where?", "[{'Position': [1, 2]}]"),
-            "solution \"[{'Position': [1, 2]}]\" is no answer of detection (2 values in a box; expected 4 numbers)",
+            "solution \"[{'Position': [1, 2]}]\" is not an answer of detection (2 values in a box; expected 4 numbers)",
         ),
-        ((0, "Where?", "(5,6),(5,6)"), "solution '(5,6),(5,6)' is no answer of grounding (a box without area)"),
+        ((0, "Where?", "(5,6),(5,6)"), "solution '(5,6),(5,6)' is not an answer of grounding (a box without area)"),
         (
             (0, "Where?", "<answer> </answer>"),
-            "solution '<answer> </answer>' is no answer of classification (the answer block is empty)",
+            "solution '<answer> </answer>' is not an answer of classification (the answer block is empty)",
         ),
     ],
 )
