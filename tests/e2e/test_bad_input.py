@@ -165,7 +165,7 @@ def test_predictions_are_not_overwritten(scenes: Path, tmp_path: Path, capsys: p
     assert files(tmp_path / "p") == before
 
 
-def test_predictions_are_not_written_among_other_files(
+def test_predictions_are_not_written_into_a_folder_of_other_files(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # its card would take the place of the data set's
