@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virft.config.schema import Config
+from virft.data.shuffle import shuffled_index
 from virft.data.store import Store
-from virft.data.stream import ShuffledStream
 from virft.types import Sample
 
 GOLDEN = 0.6180339887498949
@@ -83,15 +83,13 @@ class TrainingData:
         start = number * self._batch_size
         datasets = self._datasets_before(start + self._batch_size)
         num_used = np.bincount(datasets[:start], minlength=len(self._names))
-        orders = [
-            ShuffledStream(num_samples=len(self._indices[name]), batch_size=1, seed=self._seed) for name in self._names
-        ]
         samples = []
         for dataset in datasets[start:].tolist():
-            (index,) = orders[dataset].batch(int(num_used[dataset]))
-            num_used[dataset] += 1
             name = self._names[dataset]
-            samples.append(self._named(self.stores[name][self._indices[name][index]], name))
+            indices = self._indices[name]
+            place = shuffled_index(int(num_used[dataset]), num_samples=len(indices), seed=self._seed)
+            num_used[dataset] += 1
+            samples.append(self._named(self.stores[name][indices[place]], name))
         return samples
 
     def _datasets_before(self, stop: int) -> NDArray[np.int64]:

@@ -38,11 +38,6 @@ class BoxSpace(StrEnum):
         size = resized if self is BoxSpace.RESIZED_PIXELS else original
         return float(size.width), float(size.height)
 
-    def scale_to_pixels(self, original: ImageSize, resized: ImageSize) -> tuple[float, float]:
-        """Return the factors that convert x and y of this space to pixels of the original image."""
-        width, height = self.extent(original, resized)
-        return original.width / width, original.height / height
-
 
 def intersection_over_union(a: XYXY, b: XYXY) -> float:
     """Return the IoU of two boxes in the same unit, in [0, 1]; 0 if the union is empty.
@@ -147,17 +142,6 @@ def undisputed_pairs(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]
             columns.add(found)
             pairs.append((number, found))
     return pairs
-
-
-def assign_by_iou(ious: Sequence[Sequence[float]], threshold: float) -> list[tuple[int, int]]:
-    """Return the one-to-one pairs (row, column) of the largest total IoU, of IoUs [N, M] above ``threshold``.
-
-    Pairs at or below the threshold weigh 0 and are excluded. With ``threshold`` 0 every pair that overlaps can match.
-
-    >>> assign_by_iou([[0.9, 0.8], [0.8, 0.1]], threshold=0.5)
-    [(0, 1), (1, 0)]
-    """
-    return assign_by_weight([[iou if iou > threshold else 0.0 for iou in row] for row in ious])
 
 
 def match_greedily(ious: Sequence[Sequence[float]], order: Sequence[int], threshold: float) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from virft.config.schema import (
     values,
 )
 from virft.config.setting import format_value
-from virft.data import augmentation
+from virft.data.augmentation import AugmentationLimits, make_augmenter
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, resolve_prompting
@@ -171,9 +171,9 @@ def build_augmenter(augment: AugmentConfig, *, seed: int) -> Augment | None:
     """The data augmentation of ``[augment]``; None if it is off."""
     if augment == AugmentConfig():
         return None
-    limits = augmentation.AugmentationLimits(
+    limits = AugmentationLimits(
         resized_crop=augment.resized_crop,
         horizontal_flip=augment.horizontal_flip,
         colour_jitter=augment.colour_jitter,
     )
-    return augmentation.make_augmenter(limits, seed)
+    return make_augmenter(limits, seed)

@@ -100,15 +100,6 @@ def group_of(name: str) -> str:
 
 
 @cache
-def lookalike_sets() -> dict[str, tuple[str, ...]]:
-    """Return the classes of each look-alike set, by its name; classes of all splits."""
-    rows = [row for row in scene_classes().values() if row.lookalikes]
-    return {
-        key: tuple(r.name for r in rows if r.lookalikes == key) for key in dict.fromkeys(r.lookalikes for r in rows)
-    }
-
-
-@cache
 def _things(style: Style) -> ZipFile:
     return ZipFile(BytesIO((_ASSETS / "things" / f"{style}.zip").read_bytes()))
 

@@ -1,11 +1,10 @@
-"""Seeded sets of scenes with questions: an endless training stream, few-shot training sets, test sets."""
+"""Seeded sets of scenes with questions: endless training samples, few-shot training sets, test sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from hashlib import sha256
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -90,11 +89,11 @@ def training_sample(
     num_absent: int = 1,
     num_grounding: int = 2,
 ) -> SceneSample:
-    """Return scene ``index`` of the training stream with questions about it.
+    """Return training scene ``index`` with questions about it.
 
     ``classes``: classes of the objects, by default the base classes. ``size``: width and height in pixels.
     ``num_absent`` and ``num_grounding``: numbers of questions about absent classes and of grounding questions. A pure
-    function of its arguments, so that workers can shard the stream by taking every n-th index.
+    function of its arguments, so that workers can shard the samples by taking every n-th index.
     """
     classes = class_names("base") if classes is None else classes
     rng = stream_generator(seed, "train", index)
@@ -109,12 +108,6 @@ def training_sample(
     if kind == "classification":
         questions = (classification_question(scene, main), *questions)
     return SceneSample(f"train_{index:08d}", scene, questions)
-
-
-def training_stream(seed: int, *, start: int = 0, classes: Sequence[str] | None = None) -> Iterator[SceneSample]:
-    """Yield ``training_sample`` from index ``start`` on, endlessly."""
-    for index in count(start):
-        yield training_sample(seed, index, classes=classes)
 
 
 def few_shot_set(

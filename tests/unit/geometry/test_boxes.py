@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from answer_factories import grid_boxes, near_boxes
 from virft.geometry.boxes import (
     BoxSpace,
-    assign_by_iou,
     assign_by_weight,
     box_of,
     clip_xyxy,
@@ -144,10 +143,6 @@ def test_assignment_of_nothing_is_empty(weights):
     assert assign_by_weight(weights) == []
 
 
-def test_assignment_by_iou_excludes_pairs_at_the_threshold():
-    assert assign_by_iou([[0.5, 0.4], [0.1, 0.6]], threshold=0.5) == [(1, 1)]
-
-
 def test_greedy_matching_follows_the_order_and_takes_the_earlier_of_equals():
     assert match_greedily([[0.6, 0.6], [0.9, 0.0]], order=[0, 1], threshold=0.5) == [(0, 0)]
     assert match_greedily([[0.6, 0.6], [0.9, 0.0]], order=[1, 0], threshold=0.5) == [(1, 0), (0, 1)]
@@ -165,17 +160,15 @@ def test_xywh_is_converted_to_corners():
 
 
 @pytest.mark.parametrize(
-    ("space", "extent", "scale"),
+    ("space", "extent"),
     [
-        (BoxSpace.RELATIVE_1000, (1000, 1000), (0.5, 0.2)),
-        (BoxSpace.RESIZED_PIXELS, (250, 100), (2.0, 2.0)),
-        (BoxSpace.ORIGINAL_PIXELS, (500, 200), (1.0, 1.0)),
+        (BoxSpace.RELATIVE_1000, (1000, 1000)),
+        (BoxSpace.RESIZED_PIXELS, (250, 100)),
+        (BoxSpace.ORIGINAL_PIXELS, (500, 200)),
     ],
 )
-def test_extent_and_scale_of_a_box_space(space, extent, scale):
-    original, resized = ImageSize(500, 200), ImageSize(250, 100)
-    assert space.extent(original, resized) == extent
-    assert space.scale_to_pixels(original, resized) == scale
+def test_extent_of_a_box_space(space, extent):
+    assert space.extent(ImageSize(500, 200), ImageSize(250, 100)) == extent
 
 
 def test_importing_boxes_does_not_import_scipy():
