@@ -30,7 +30,7 @@ from virft.cli.parsers import (
 )
 from virft.errors import CheckFailed, ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
-from virft.types import Detections, ImageSize, Reading, TaskName, Unreadable
+from virft.types import ImageSize, TaskName
 
 if TYPE_CHECKING:
     from virft.data.store import Store
@@ -404,19 +404,24 @@ def explain(
 
     Raises ``ConfigError`` for a target that cannot be parsed, ``DataError`` for a file that cannot be read.
     """
-    from virft.rewards.combine import RewardRule
-    from virft.rewards.explain import explain_reward
-    from virft.tasks import TASKS
+    from virft.recipes.single_reward import read_target, reward
 
     if text is None:
         text = _read_text(file)
-    read = partial(TASKS[task].read, space=BoxSpace(space), original=image_size, resized=resized or image_size)
-    known = read(f"<answer>{target}</answer>", thinking=False)
-    if fault := _fault_of_target(known):
-        raise ConfigError(f"--target {target!r}: {fault}; expected an answer of {task}, such as {TASKS[task].example}")
-    assert not isinstance(known.answer, Unreadable)
-    rule = RewardRule(preset=preset, iou_threshold=iou_threshold)
-    print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
+    seen = resized or image_size
+    known = read_target(target, task, space=BoxSpace(space), image_size=image_size, resized=seen, where="--target")
+    found = reward(
+        text,
+        known,
+        task,
+        image_size=image_size,
+        resized=seen,
+        box_space=space,
+        thinking=thinking,
+        preset=preset,
+        iou_threshold=iou_threshold,
+    )
+    print(found)
 
 
 def _read_text(file: Path | None) -> str:
@@ -429,11 +434,3 @@ def _read_text(file: Path | None) -> str:
         raise DataError(f"{file}: cannot be read ({error.strerror}); expected the text of one completion") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text; expected the text of one completion") from error
-
-
-def _fault_of_target(known: Reading) -> str | None:
-    if isinstance(known.answer, Unreadable):
-        return known.answer.reason
-    if isinstance(known.answer, Detections) and known.answer.invalid:
-        return known.answer.invalid[0].reason
-    return None
