@@ -17,7 +17,7 @@ class Doctests(griffe.Extension):
 
 
 def fenced(text: str) -> str:
-    """Return a docstring with its doctests in fenced code blocks.
+    """Return a docstring with its doctests in fenced code blocks, and no links made of shapes such as [N][M].
 
     >>> fenced("The sum.\\n\\n>>> 1 + 1\\n2\\n\\nMore.")
     'The sum.\\n\\n```pycon\\n>>> 1 + 1\\n2\\n```\\n\\nMore.'
@@ -31,5 +31,5 @@ def fenced(text: str) -> str:
         elif inside and not line.strip():
             lines.append("```")
             inside = False
-        lines.append(line)
+        lines.append(line if inside else line.replace("][", "]\\["))
     return "\n".join(lines[:-1])

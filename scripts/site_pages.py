@@ -6,6 +6,8 @@ a page that lists its files.
 
 from __future__ import annotations
 
+import ast
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -16,25 +18,37 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "virft"
 LINK_OUT = re.compile(r"\]\(\.\./([^)#]+)\)")
-TEXTS = (".toml", ".py", ".md")
+TEXTS = (".toml", ".py", ".md", ".ipynb")
+PUBLIC = "reference/public.md"
+RESULTS = (
+    "virft.inference.model.Model",
+    "virft.inference.result.Result",
+    "virft.recipes.datasets.BuiltDatasets",
+    "virft.recipes.results.Run",
+    "virft.recipes.results.Records",
+    "virft.recipes.results.ReportPage",
+    "virft.recipes.results.Evaluation",
+    "virft.recipes.single_reward.ExplainedReward",
+)
+"""Classes that public functions return."""
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages of the reference, one per top-level module or package, to the navigation."""
-    config.nav.append({"Reference": [{name: f"reference/{name}.md"} for name in reference()]})
+    """Add the reference to the navigation: the public API, and the internal modules, one page per package."""
+    internals = [{name: f"reference/{name}.md"} for name in reference()]
+    config.nav.append({"Reference": [{"Public API": [{"Names and results": PUBLIC}]}, {"Internals": internals}]})
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages to the pages of docs/."""
+    files.append(File.generated(config, PUBLIC, content=public_page()))
     for name, modules in reference().items():
-        text = "\n".join([f"# {name}", *(f"\n::: {module}" for module in modules), ""])
+        text = "\n".join([f"# {name}", INTERNAL, *(f"\n::: {module}" for module in modules), ""])
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     linked = {target for page in (ROOT / "docs").glob("*.md") for target in LINK_OUT.findall(page.read_text("utf-8"))}
     for path in sorted({one for target in linked for one in _files_of(target)}):
-        text = path.read_text(encoding="utf-8")
-        shown = text if path.suffix == ".md" else f"# {path.name}\n\n```{path.suffix[1:]}\n{text}\n```\n"
-        files.append(_unlisted(config, _page_of(path.relative_to(ROOT).as_posix()), shown))
+        files.append(_unlisted(config, _page_of(path.relative_to(ROOT).as_posix()), _page_text(path)))
     for target in linked:
         if (ROOT / target).is_dir():
             names = "".join(f"- [{path.name}]({_page_of(path.name)})\n" for path in _files_of(target))
@@ -54,6 +68,32 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK_OUT.sub(replacement, markdown)
 
 
+INTERNAL = "\nInternal: may change between versions. The public names are on [Python API](../api.md).\n"
+
+
+def public_page() -> str:
+    """Return the page of the public names and of the classes that they return, from their docstrings."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (names,) = (ast.literal_eval(node.value) for node in tree.body if _assigns(node, "__all__"))
+    lines = ["# Public API", "\nWith examples: [Python API](../api.md).\n"]
+    lines += [f"\n::: virft.{name}" for name in sorted(names, key=str.lower)]
+    lines += ["\n## Results\n", *(f"\n::: {name}" for name in RESULTS)]
+    return "\n".join([*lines, ""])
+
+
+def notebook_text(path: Path) -> str:
+    """Return a notebook as Markdown: its text, its programs, and their outputs with images and tables."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            source = re.sub(r"\]\(\.\./docs/", "](../", source)
+            parts.append(re.sub(r"\]\(([\w./]+\.(?:ipynb|py))\)", r"](\1.md)", source))
+        else:
+            parts += [f"```python\n{source}\n```", *map(_output_text, cell["outputs"])]
+    return "\n\n".join([*parts, ""])
+
+
 def reference() -> dict[str, list[str]]:
     """Return the modules of each page of the reference by its name, without private modules."""
     pages: dict[str, list[str]] = {}
@@ -63,6 +103,26 @@ def reference() -> dict[str, list[str]]:
             continue
         pages.setdefault(parts[0], []).append(".".join(("virft", *parts)))
     return dict(sorted(pages.items()))
+
+
+def _assigns(node: ast.stmt, name: str) -> bool:
+    return isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == name for one in node.targets)
+
+
+def _output_text(output: dict[str, Any]) -> str:
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    if "image/png" in data:
+        return f"![output](data:image/png;base64,{''.join(data['image/png']).strip()})"
+    if "text/html" in data:
+        return "\n".join(line.strip() for line in "".join(data["text/html"]).splitlines() if line.strip())
+    return f"```text\n{''.join(data['text/plain']).rstrip()}\n```"
+
+
+def _page_text(path: Path) -> str:
+    if path.suffix == ".ipynb":
+        return notebook_text(path)
+    text = path.read_text(encoding="utf-8")
+    return text if path.suffix == ".md" else f"# {path.name}\n\n```{path.suffix[1:]}\n{text}\n```\n"
 
 
 def _files_of(target: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds, strictly, with a reference made of the docstrings."""
+"""The documentation site builds without warnings, with a reference made from the docstrings."""
 
 from __future__ import annotations
 

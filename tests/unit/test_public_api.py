@@ -80,5 +80,5 @@ def test_mypy_knows_signatures_and_refuses_unknown_names(tmp_path: Path) -> None
 def test_each_public_name_is_documented_with_an_example(name: str) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert re.search(rf"^#+ .*`{name}`", page, re.MULTILINE), f"docs/api.md has no heading with `{name}`"
-    programs = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    programs = re.findall(r"^```(?:python|pycon)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert any(f"virft.{name}" in program for program in programs), f"no program in docs/api.md uses virft.{name}"

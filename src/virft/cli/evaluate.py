@@ -406,18 +406,24 @@ def explain(
 
     Raises ``ConfigError`` for a target that cannot be parsed, ``DataError`` for a file that cannot be read.
     """
-    from virft.tasks import TASKS
-    from virft.tasks.explain import explain_reward
-    from virft.tasks.reward import RewardRule
+    from virft.recipes.single_reward import read_target, reward
 
     if text is None:
         text = _read_text(file)
-    read = partial(TASKS[task].read, space=BoxSpace(space), original=image_size, resized=resized or image_size)
-    known = read(f"<answer>{target}</answer>", thinking=False)
-    if fault := TASKS[task].target_fault(known.answer):
-        raise ConfigError(f"--target {target!r}: {fault}; expected an answer of {task}, such as {TASKS[task].example}")
-    rule = RewardRule(preset=preset, iou_threshold=iou_threshold)
-    print(explain_reward(rule, task, read(text, thinking=thinking), known.answer))
+    seen = resized or image_size
+    known = read_target(target, task, space=BoxSpace(space), image_size=image_size, resized=seen, where="--target")
+    found = reward(
+        text,
+        known,
+        task,
+        image_size=image_size,
+        resized=seen,
+        box_space=space,
+        thinking=thinking,
+        preset=preset,
+        iou_threshold=iou_threshold,
+    )
+    print(found)
 
 
 def _read_text(file: Path | None) -> str:

@@ -36,7 +36,9 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise ConfigError("app: the page needs Gradio; pip install virft[app]") from error
+        raise ConfigError(
+            'app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]"'
+        ) from error
     return gradio
 
 

@@ -129,7 +129,7 @@ class Model:
         if task not in TASKS:
             raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if isinstance(image, list | tuple):
-            return self.answer_batch([make_query(one, query, task) for one in image])
+            return self.answer_batch([make_query(one, query, task, name=f"image {i}") for i, one in enumerate(image)])
         return self.answer(make_query(image, query, task))
 
     def answer(self, query: ImageQuery, *, number: int = 0) -> Result:

@@ -31,17 +31,18 @@ _EXPECTED = 'expected {"image": "a.jpg", "question": "fox"}, or a.jpg, a tab, fo
 class ImageQuery:
     """A query about one image. ``query``: a class name, a domain or an expression, as in ``Sample``.
 
-    ``image``: the path of a file, or an image in memory.
+    ``image``: the path of a file, or an image in memory, which ``name`` names in messages and tables.
     """
 
     image: Path | Image.Image
     query: str
     task: str = "detection"
+    name: str = "image"
 
     @property
     def image_name(self) -> str:
-        """The path as text; ``image`` for an image in memory."""
-        return str(self.image) if isinstance(self.image, Path) else "image"
+        """The path as text, or ``name`` for an image in memory."""
+        return str(self.image) if isinstance(self.image, Path) else self.name
 
     def open_image(self) -> Image.Image:
         """Return the upright RGB image; ``DataError`` if it cannot be read as an image."""
@@ -50,7 +51,7 @@ class ImageQuery:
         try:
             return upright_rgb(self.image)
         except OSError as error:  # PIL reads the pixels of an opened file only now
-            raise DataError(f"image: cannot be read as an image: {error}") from error
+            raise DataError(f"{self.name}: cannot be read as an image: {error}") from error
 
 
 def read_query_line(line: bytes, *, task: str) -> ImageQuery:
@@ -73,19 +74,19 @@ def read_query_line(line: bytes, *, task: str) -> ImageQuery:
     return make_query(image, query, task)
 
 
-def make_query(image: ImageInput, query: str, task: str) -> ImageQuery:
+def make_query(image: ImageInput, query: str, task: str, *, name: str = "image") -> ImageQuery:
     """Return a query whose image and text are not empty; leading and trailing spaces are removed.
 
-    Raises ``DataError`` for an empty path or query, and for an array that is not an RGB image of uint8 of shape
-    [H, W, 3].
+    ``name``: of an image in memory that was not opened from a file. Raises ``DataError`` for an empty path or query,
+    and for an array that is not an RGB image of uint8 of shape [H, W, 3].
     """
-    place = _image_of(image)
+    place = _image_of(image, name)
     if not query.strip():
         raise DataError("the query is empty; expected a class name, a domain such as animal, or an expression")
-    return ImageQuery(image=place, query=query.strip(), task=task)
+    return ImageQuery(image=place, query=query.strip(), task=task, name=getattr(place, "filename", "") or name)
 
 
-def _image_of(image: object) -> Path | Image.Image:
+def _image_of(image: object, name: str) -> Path | Image.Image:
     match image:
         case Path() | Image.Image():
             return image
@@ -99,7 +100,7 @@ def _image_of(image: object) -> Path | Image.Image:
             found = f"an array of {image.dtype} of shape {list(image.shape)}"
         case _:
             found = f"a {type(image).__name__}"
-    raise DataError(f"image: {found}; expected a path, a PIL image, or an array of uint8 of shape [H, W, 3] (RGB)")
+    raise DataError(f"{name}: {found}; expected a path, a PIL image, or an array of uint8 of shape [H, W, 3] (RGB)")
 
 
 def _from_json(text: str, task: str) -> ImageQuery:

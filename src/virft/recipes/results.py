@@ -25,8 +25,8 @@ from virft.tasks import TASKS
 from virft.training.run import CONFIG, EVENTS, METRICS, MODEL, TIMINGS, RunFolder
 from virft.types import Scores
 
-_SHOWN = ("reward", "loss", "validation_score")
-"""Prefixes of the metrics that a run shows, in this order."""
+_SHOWN = ("reward", "validation_score")
+"""Prefixes of the metrics that a run shows, in this order; of a run without them, the loss."""
 
 
 class Records(list[dict[str, Any]]):
@@ -106,7 +106,7 @@ class Run:
     def _repr_html_(self) -> str:
         metrics = self.metrics
         names = dict.fromkeys(name for record in metrics for name in record)
-        shown = [name for start in _SHOWN for name in names if name.startswith(start)]
+        shown = [name for start in _SHOWN for name in names if name.startswith(start)] or names.keys() & {"loss"}
         values = {name: [record[name] for record in metrics if name in record] for name in shown}
         rows = [(name, f"{found[0]:.3f}", f"{found[-1]:.3f}", curve(found)) for name, found in values.items()]
         heading = Markup("<p><b>{}</b>: {}</p>").format(self.folder, self._state())

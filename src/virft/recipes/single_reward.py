@@ -19,7 +19,7 @@ from virft.tasks.explain import explain_reward
 from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule
 from virft.tasks.task import Task
-from virft.types import Box, Detection, ImageSize, RewardContext, RewardReport, Sample
+from virft.types import Box, Detection, ImageSize, RewardContext, RewardReport, Sample, Target
 
 _WHERE = "reward()"
 
@@ -68,14 +68,17 @@ def reward(
 ) -> ExplainedReward:
     """Return the reward that training would give a completion, part by part.
 
-    ``target``: the ground truth in pixels of the original image, as a noun (``Detections``, ``Label``, ``Box``) or as a
-    plain value: a list of boxes [x1, y1, x2, y2] for detection (empty: no objects), a class name for classification,
-    one box for grounding, a number for counting. ``image_size``: (width, height) of the original image; its default is
-    for targets with coordinates from 0 to 1000, as in the text. ``resized``: the size that the model saw, for
-    ``box_space`` "resized_pixels". ``preset``, ``weights``, ``iou_threshold``: as the settings ``reward.*``. ``extra``:
-    reward functions of your own.
+    ``target``, the ground truth, is one of: a noun (``Detections``, ``Label``, ``Box``) or a list of boxes
+    [x1, y1, x2, y2], in pixels of the original image (for detection; an empty list means no objects); one such box
+    (grounding); a number (counting); a text, written like an answer, such as a class name or "[[12, 10, 90, 95]]", in
+    the unit of ``text``.
 
-    Raises ``ConfigError`` for unknown names or impossible settings and ``DataError`` for an invalid target.
+    ``image_size``: (width, height) of the original image; its default is for targets with coordinates from 0 to 1000.
+    ``resized``: the size that the model saw, for ``box_space`` "resized_pixels". ``preset``, ``weights``,
+    ``iou_threshold``: as the settings ``reward.*``. ``extra``: reward functions of your own.
+
+    Raises ``ConfigError`` for unknown names, impossible settings and a target text that cannot be parsed, and
+    ``DataError`` for another invalid target.
 
     >>> print(reward("<answer>[[100, 100, 500, 500]]</answer>", [[100, 100, 500, 400]]))
     detection, robust
@@ -92,9 +95,12 @@ def reward(
     if box_space not in tuple(BoxSpace):
         raise ConfigError(f"box_space is {box_space!r}; expected one of {', '.join(BoxSpace)}")
     rule = RewardRule(preset=preset, weights=weights or {}, iou_threshold=iou_threshold, extra=tuple(extra))
-    sample = _sample(target, TASKS[task], ImageSize(*image_size))
-    grader = Grader(rule=rule, thinking=thinking, box_space=BoxSpace(box_space))
-    seen = sample.target_size if resized is None else ImageSize(*resized)
+    row, space, size = TASKS[task], BoxSpace(box_space), ImageSize(*image_size)
+    seen = size if resized is None else ImageSize(*resized)
+    if isinstance(target, str):
+        target = read_target(target, task, space=space, image_size=size, resized=seen)
+    sample = _sample(target, row, size)
+    grader = Grader(rule=rule, thinking=thinking, box_space=space)
     report = grader.grade(text, sample, resized=seen, context=RewardContext())
     return ExplainedReward(
         total=report.total,
@@ -103,6 +109,20 @@ def reward(
         weights={name: rule.weight(name) for name in report.parts},
         explanation=explain_reward(rule, sample.task, report.reading, sample.target),
     )
+
+
+def read_target(
+    text: str, task: str, *, space: BoxSpace, image_size: ImageSize, resized: ImageSize, where: str = "target"
+) -> Target:
+    """Parse a target that is written like an answer. ``where`` names the text in messages.
+
+    Raises ``ConfigError`` for a text that cannot be parsed.
+    """
+    row = TASKS[task]
+    reading = row.read(f"<answer>{text}</answer>", thinking=False, space=space, original=image_size, resized=resized)
+    if fault := row.target_fault(reading.answer):
+        raise ConfigError(f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.example}")
+    return reading.answer
 
 
 def _sample(target: Any, task: Task, size: ImageSize) -> Sample:

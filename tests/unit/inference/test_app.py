@@ -19,7 +19,9 @@ def test_a_missing_gradio_is_an_error_before_a_model_is_loaded(
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delenv("GRADIO_ANALYTICS_ENABLED", raising=False)
     assert virft("app", "no/such/model") == 2
-    assert capsys.readouterr().err == "virft: app: the page needs Gradio; pip install virft[app]\n"
+    assert capsys.readouterr().err == (
+        'virft: app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]"\n'
+    )
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
 
 

@@ -170,7 +170,7 @@ def test_a_path_an_image_and_an_array_get_the_same_answer(tiny: LoadedModel, dog
         image = opened.convert("RGB")
     results = [model.detect(one, "dog") for one in (dog.images[0], Path(dog.images[0]), image, np.asarray(image))]
     assert len({result.completion.token_ids for result in results}) == 1
-    assert [result.query.image_name for result in results[2:]] == ["image", "image"]
+    assert [result.query.image_name for result in results] == [*[dog.images[0]] * 2, "image", "image"]
 
 
 def test_a_batch_gets_the_answers_of_its_images_in_their_order(
@@ -182,6 +182,9 @@ def test_a_batch_gets_the_answers_of_its_images_in_their_order(
     found = model.detect(images, "dog")
     assert [one.text for one in found] == [model.detect(image, "dog").text for image in images]
     assert found[0].text != found[1].text
+    with Image.open(dog.images[0]) as opened:
+        names = [one.query.image_name for one in model.detect([opened, np.asarray(opened), images[1]], "dog")]
+    assert names == [dog.images[0], "image 1", images[1]]
     assert model.detect([], "dog") == []
 
 

@@ -42,7 +42,10 @@ def test_the_reward_is_that_of_the_trainer(preset: Any) -> None:
         ("detection", TEXT, detections((100, 100, 500, 400)), np.array([[100.0, 100, 500, 400]])),
         ("detection", TEXT, detections((100, 100, 500, 400)), {"boxes": [[100, 100, 500, 400]]}),
         ("detection", "<answer>No Objects</answer>", detections(), []),
+        ("detection", TEXT, detections((100, 100, 500, 400)), "[[100, 100, 500, 400]]"),
+        ("detection", "<answer>No Objects</answer>", detections(), "No Objects"),
         ("classification", "<answer>Fox</answer>", Label(text="fox"), "fox"),
+        ("grounding", "<answer>(0,0),(500,500)</answer>", box(0, 0, 500, 500), "(0,0),(500,500)"),
         (
             "classification",
             "<answer>Fox</answer>",
@@ -56,6 +59,13 @@ def test_the_reward_is_that_of_the_trainer(preset: Any) -> None:
 def test_a_plain_target_is_rewarded_as_its_noun(task: str, text: str, noun: Any, plain: Any) -> None:
     assert reward(text, plain, task) == reward(text, noun, task)
     assert reward(text, noun, task).total > 1.0
+
+
+def test_a_target_text_is_in_the_unit_of_the_completion() -> None:
+    # thousandths of 200 x 100: [20, 10, 100, 50] in pixels
+    text = "<answer>[[100, 100, 500, 500]]</answer>"
+    assert reward(text, "[[100, 100, 500, 500]]", image_size=(200, 100)).parts["iou"] == pytest.approx(1.0)
+    assert reward(text, [[20, 10, 100, 50]], image_size=(200, 100)).parts["iou"] == pytest.approx(1.0)
 
 
 def test_a_reward_function_of_the_users_own_is_a_part() -> None:
@@ -82,8 +92,14 @@ def test_boxes_in_pixels_of_the_resized_image_are_scaled() -> None:
         ({"target": [], "weights": {"fromat": 1}}, ConfigError, "did you mean format?"),
         ({"target": [[1, 2]]}, DataError, r"reward\(\): box \[1, 2\] is not four numbers"),
         ({"target": [[0, 0, 2000, 9]]}, DataError, r"reward\(\): box \[0, 0, 2000, 9\] "),
-        ({"target": "fox"}, DataError, r"reward\(\): target.boxes is 'fox'"),
-        ({"target": "", "task": "classification"}, DataError, r"reward\(\): target.label is ''"),
+        (
+            {"target": "fox"},
+            ConfigError,
+            "^target 'fox': neither a list of boxes nor .*; expected an answer of detection",
+        ),
+        ({"target": "[[1, 2]]"}, ConfigError, r"^target '\[\[1, 2\]\]': 2 values in a box"),
+        ({"target": "", "task": "classification"}, ConfigError, "^target '': "),
+        ({"target": 5}, DataError, r"reward\(\): target.boxes is 5"),
     ],
 )
 def test_what_cannot_be_rewarded_is_an_error(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
