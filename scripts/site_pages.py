@@ -48,11 +48,13 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     linked = {target for page in (ROOT / "docs").glob("*.md") for target in LINK_OUT.findall(page.read_text("utf-8"))}
     for path in sorted({one for target in linked for one in _files_of(target)}):
-        files.append(_unlisted(config, _page_of(path.relative_to(ROOT).as_posix()), _page_text(path)))
+        # sources and benchmark results would be the first hits of many searches
+        head = "" if path.suffix == ".ipynb" else NOT_SEARCHED
+        files.append(_unlisted(config, _page_of(path.relative_to(ROOT).as_posix()), head + _page_text(path)))
     for target in linked:
         if (ROOT / target).is_dir():
             names = "".join(f"- [{path.name}]({_page_of(path.name)})\n" for path in _files_of(target))
-            files.append(_unlisted(config, f"{target}/index.md", f"# {target}\n\n{names}"))
+            files.append(_unlisted(config, f"{target}/index.md", f"{NOT_SEARCHED}# {target}\n\n{names}"))
     return files
 
 
@@ -68,6 +70,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return LINK_OUT.sub(replacement, markdown)
 
 
+NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 INTERNAL = "\nInternal: may change between versions. The public names are on [Python API](../api.md).\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import virft
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +42,30 @@ def test_what_pages_link_to_outside_docs_is_in_the_site(site: Path) -> None:
     listed = (site / "examples" / "index.html").read_text(encoding="utf-8")
     assert 'href="01_reward.py.html"' in listed
     assert (site / "examples" / "01_reward.py.html").is_file()
+
+
+def test_public_names_and_internal_modules_are_separate(site: Path) -> None:
+    public = (site / "reference" / "public.html").read_text(encoding="utf-8")
+    names = set(re.findall(r'<h2 id="virft\.(\w+)"', public))
+    assert names == set(virft.__all__)
+    for result in ("virft.inference.result.Result", "virft.recipes.results.Run"):
+        assert f'id="{result}"' in public
+    assert "Internal: may change" not in public
+    assert "Internal: may change" in (site / "reference" / "recipes.html").read_text(encoding="utf-8")
+
+
+def test_notebooks_are_pages_with_their_outputs(site: Path) -> None:
+    page = (site / "examples" / "quickstart.ipynb.html").read_text(encoding="utf-8")
+    assert 'src="data:image/png;base64,' in page
+    assert 'href="your_own_images.ipynb.html"' in page
+    assert '<th scope="row">confidence</th>' in page
+
+
+def test_sources_are_no_search_results(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    found = {one["location"].partition("#")[0] for one in index["docs"]}
+    assert {"api.html", "examples/quickstart.ipynb.html", "reference/public.html"} <= found
+    assert [one for one in found if one.startswith("benchmarks/") or one.endswith(".py.html")] == []
 
 
 def test_the_site_fetches_nothing_from_another_host(site: Path) -> None:
