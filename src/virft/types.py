@@ -169,7 +169,7 @@ class Sample:
     image_sizes: tuple[ImageSize, ...]
     """Size of each image in pixels, after the EXIF orientation is applied."""
     query: str
-    """Class name (detection), domain such as "animal" (classification), or referring expression (grounding)."""
+    """Class name (detection, counting), domain such as "animal" (classification), or an expression (grounding)."""
     target: Target
     """Ground truth; boxes are in pixels of the target image, and if ``augmentation`` is set, of the augmented image."""
     target_image: int = 0

@@ -17,6 +17,7 @@ from virft.cli.parsers import (
     add_verb,
 )
 from virft.errors import ConfigError
+from virft.tasks import TASKS
 
 
 def add_ask(verbs: Verbs) -> None:
@@ -28,7 +29,7 @@ def add_ask(verbs: Verbs) -> None:
         "question",
         metavar="QUESTION",
         nargs="?",
-        help='detection: a class name; classification: a domain such as "animal"; grounding: a referring expression',
+        help="; ".join(f"{name}: {task.query_hint}" for name, task in TASKS.items()),
     )
     add_task(verb)
     add_prompting(verb)

@@ -59,6 +59,8 @@ OTHER_NAMES = {
     "max_equal_steps": "monitors.max_zero_std_steps",
 }
 """Names of other trainers and of earlier versions, suggested for an unknown key."""
+OTHER_SECTIONS = {"guards": "monitors"}
+"""Section names of earlier versions, suggested for an unknown section."""
 DEEPEST = 8
 """Largest nesting of tables and lists; settings need four."""
 
@@ -321,7 +323,10 @@ def _nearest(key: str) -> str:
     siblings = [other for other in known if other.rpartition(".")[0] == section]
     if section in sections() and siblings:
         return f"[{section}] has {', '.join(other.rpartition('.')[2] for other in siblings)}"
-    near = difflib.get_close_matches(key.partition(".")[0], list(sections()), n=1)
+    first = key.partition(".")[0]
+    near = (
+        [OTHER_SECTIONS[first]] if first in OTHER_SECTIONS else difflib.get_close_matches(first, list(sections()), n=1)
+    )
     return f"did you mean the section {near[0]}?" if near else f"expected seed or a key of {', '.join(sections())}"
 
 

@@ -38,6 +38,10 @@ class QuestionPlan:
     def __post_init__(self) -> None:
         if self.task not in (known := [task.name for task in TASKS.values() if task.from_annotation is not None]):
             raise ConfigError(f"--task {self.task}: cannot be built from boxes; expected {' or '.join(known)}")
+        if self.shots is not None and self.shots < 1:
+            raise ConfigError(f"shots is {self.shots}; expected an integer of at least 1")
+        if not 0.0 <= self.negatives_frac < 1.0:
+            raise ConfigError(f"negatives_frac is {self.negatives_frac}; expected a number of at least 0 and below 1")
         given = [self.shots is not None, self.negatives_frac > 0, self.every_class, self.query_map is not None]
         if (self.every_class or self.query_map is not None) and sum(given) > 1:
             raise ConfigError(

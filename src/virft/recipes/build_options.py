@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from virft.errors import DataError
+from virft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from virft.data.annotations import Skipped
@@ -38,6 +38,15 @@ class BuildOptions:
     """Replace datasets that exist."""
     licence: str | None = None
     """Licence of the images, recorded in the card."""
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for fractions that leave nothing to train on."""
+        for name, fraction in (("test_frac", self.test_frac), ("validation_frac", self.validation_frac)):
+            if not 0.0 <= fraction < 1.0:
+                raise ConfigError(f"{name} is {fraction}; expected a number of at least 0 and below 1")
+        if self.test_frac + self.validation_frac >= 1.0:
+            total = self.test_frac + self.validation_frac
+            raise ConfigError(f"test_frac and validation_frac are {total:g} together; expected a sum below 1")
 
     def split(self) -> SplitPlan:
         """Return the fractions of the parts."""

@@ -90,6 +90,8 @@ def build_from_coco(
     """
     if images is not None:
         require_images(images, annotations)
+    if isinstance(classes, str):
+        raise ConfigError(f"classes is the text {classes!r}; expected a list of class names")
     if protocol is not None and protocol != "all" and not protocol.startswith("map:"):
         raise ConfigError(f"--protocol {protocol}: expected all, or map:FILE")
     map_file = Path(protocol.removeprefix("map:")) if protocol is not None and protocol != "all" else None

@@ -234,3 +234,8 @@ def test_a_file_of_megabytes_is_not_read_as_a_config(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("# " + "x" * 2**20)
     with pytest.raises(ConfigError, match=r"x\.toml: larger than 1 MiB; expected a TOML file of settings"):
         load_config(tmp_path / "x.toml")
+
+
+def test_the_old_name_of_a_section_leads_to_the_new_one() -> None:
+    with pytest.raises(ConfigError, match="guards is not a setting; did you mean the section monitors"):
+        parse("[guards]\nmax_kl = 1.0", origin="x.toml")

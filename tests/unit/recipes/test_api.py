@@ -45,6 +45,23 @@ def run(built: BuiltDatasets, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(data={"train": built.train}, run={"dir": tmp_path_factory.mktemp("runs") / "run"}, **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test_frac": 2}, "test_frac is 2; expected a number of at least 0 and below 1"),
+        ({"validation_frac": -0.1}, "validation_frac is -0.1; expected a number of at least 0 and below 1"),
+        ({"test_frac": 0.7, "validation_frac": 0.7}, "test_frac and validation_frac are 1.4 together; expected a sum"),
+        ({"negatives_frac": 3}, "negatives_frac is 3; expected a number of at least 0 and below 1"),
+        ({"shots": 0}, "shots is 0; expected an integer of at least 1"),
+        ({"classes": "cat"}, "classes is the text 'cat'; expected a list of class names"),
+    ],
+)
+def test_impossible_options_are_refused(coco: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        build_coco(coco, coco.parent / "images", tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_build_names_its_parts(built: BuiltDatasets) -> None:
     assert (built.train.name, built.test and built.test.name, built.validation) == ("train", "test", None)
     assert len(Store(built.train)) == built.cards[str(built.train)]["num_samples"]
