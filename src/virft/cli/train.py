@@ -33,9 +33,11 @@ def add_grpo(verbs: Verbs) -> None:
 
 def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, dry_run: bool = False) -> None:
     """Train a model with GRPO as a config says; the trained model is saved in ``run.dir/model``."""
-    from virft.config.toml_file import dump, load_config
+    from virft.config.toml_file import dump
+    from virft.recipes.fitting import load_fitted_config
+    from virft.training.run import CONFIG
 
-    settings = load_config(config, overrides).config
+    settings = load_fitted_config(config, overrides, method="grpo", saved=CONFIG if resume else None).config
     if not dry_run:
         _train(settings, "grpo", resume=resume)
         return
@@ -60,9 +62,11 @@ def add_sft(verbs: Verbs) -> None:
 
 def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
     """Train a model on the ground truth as a config says; the trained model is saved in ``run.dir/model``."""
-    from virft.config.toml_file import load_config
+    from virft.recipes.fitting import load_fitted_config
+    from virft.training.run import CONFIG
 
-    _train(load_config(config, overrides).config, "sft", resume=resume)
+    settings = load_fitted_config(config, overrides, method="sft", saved=CONFIG if resume else None).config
+    _train(settings, "sft", resume=resume)
 
 
 def _train(config: Config, method: Method, *, resume: bool) -> None:
@@ -115,9 +119,9 @@ def plan(
     method: Method = "grpo",
 ) -> None:
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB."""
-    from virft.config.toml_file import load_config
+    from virft.recipes.fitting import load_fitted_config
 
-    settings = load_config(config, overrides).config
+    settings = load_fitted_config(config, overrides, method=method).config
     from virft.planning.device import device_memory
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner
