@@ -177,7 +177,7 @@ def complete(loaded: LoadedConfig, fitted: Mapping[str, FittedValue]) -> LoadedC
 
     Explicit settings win. A value that would have no effect next to the others is not used.
 
-    >>> smallest = parse('data.train = "d"\nrun.dir = "r"', origin="x.toml")
+    >>> smallest = parse('data.train = "d"\\nrun.dir = "r"', origin="x.toml")
     >>> found = complete(smallest, {"grpo.steps": FittedValue(value=500, reason="8,000 samples")})
     >>> found.config.grpo.steps, found.origins["grpo.steps"], found.origins["run.dir"]
     (500, 'fitted: 8,000 samples', 'x.toml')
