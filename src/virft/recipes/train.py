@@ -19,6 +19,7 @@ from virft.origin import source_commit
 from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator, validation_stores
+from virft.recipes.fitting import rate_warning
 from virft.recipes.setup import (
     build_augmenter,
     load_for_training,
@@ -33,10 +34,13 @@ from virft.training.distributed import Ranks
 from virft.training.grpo.base_filter import in_range, score_base
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment, Trainer, TrainingLoop
-from virft.training.run import BEST, MODEL, RunFolder, require_new_run, run_card
+from virft.training.run import BEST, EVENTS, MODEL, RunFolder, require_new_run, run_card
 from virft.training.runtime import Runtime
 from virft.training.trackers import require_installed
 from virft.types import Sample
+
+LEARNING_RATE = "learning_rate"
+"""Event: the learning rate is far from what fits the model."""
 
 
 def training_data(config: Config, method: Method) -> TrainingData:
@@ -76,6 +80,7 @@ def run_training(config: Config, method: Method, *, resume: bool, log: Callable[
             stores=data.stores,
         )
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
+        _warn_about_rate(config, method, run, log if ranks.is_first else _discard)
         with make_trackers(config, run.folder, runtime) as trackers:
             log = log if ranks.is_first else _discard
             augment = build_augmenter(config.augment, seed=config.seed)
@@ -165,6 +170,16 @@ def _open_run(
         run = RunFolder.open(config, resume=resume, card=card)
     ranks.barrier()
     return run or RunFolder.join(Path(config.run.dir))
+
+
+def _warn_about_rate(config: Config, method: Method, run: RunFolder, log: Callable[[str], None]) -> None:
+    """Print and record that the learning rate is far from what fits; a resumed run has recorded it already."""
+    message = rate_warning(config, method)
+    if message is None:
+        return
+    log(f"warning: {message}")
+    if not any(record["event"] == LEARNING_RATE for record in run.records(EVENTS)):
+        run.append_event(0, LEARNING_RATE, action="continued", message=message, is_incident=True)
 
 
 def _filter_by_base_score(
