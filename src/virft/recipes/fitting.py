@@ -115,9 +115,9 @@ def untuned_warnings(loaded: LoadedConfig) -> list[str]:
     warnings = [] if is_listed else [one for method in _METHODS if (one := rate_warning(config, method))]
     if "sft" not in plan.systems or "rft" not in plan.systems or is_listed:
         return warnings
-    is_set = {method: f"{method}.learning_rate" in loaded.explicit for method in _METHODS}
-    names = {"grpo": "RFT", "sft": "SFT"}
-    for method, other in (("grpo", "sft"), ("sft", "grpo")):
+    is_set: dict[Method, bool] = {method: f"{method}.learning_rate" in loaded.explicit for method in _METHODS}
+    names: dict[Method, str] = {"grpo": "RFT", "sft": "SFT"}
+    for method, other in (_METHODS, _METHODS[::-1]):
         if is_set[method] and not is_set[other]:
             warnings.append(
                 f"{method}.learning_rate is set and {other}.learning_rate is not: {names[other]} is not tuned and gets "

@@ -70,8 +70,8 @@ class Compared:
 def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], warnings: Sequence[str] = ()) -> Compared:
     """Train, evaluate and compare the systems of ``[compare]`` in ``run.dir``, and write ``compare.json``.
 
-    ``warnings`` about the settings are printed first and recorded in that file. Runs and predictions that exist already are not repeated. Raises ``ConfigError`` without tests, and ``RunError`` if
-    ``run.dir`` holds something else.
+    ``warnings`` about the settings are printed first and recorded in that file. Runs and predictions that exist already
+    are not repeated. Raises ``ConfigError`` without tests, and ``RunError`` if ``run.dir`` holds something else.
     """
     plan = config.compare
     if not plan.tests:
