@@ -1,7 +1,7 @@
 """Fitted defaults: values of settings that a config does not set, chosen by model size, training and data.
 
 The defaults of ``virft.config.schema`` are those of Visual-RFT for a model of 2 billion parameters. A model of another
-size, LoRA, or another number of samples needs other values. ``docs/fitting.md`` shows the table.
+size, LoRA, or another number of samples needs other values. ``docs/config.md`` shows the table.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def _with_budget(lines: Mapping[str, Choice], done: LoadedConfig, method: Method
 
 def _text(own: Mapping[str, Any], lines: Mapping[str, Choice], num_parameters: int | None) -> str:
     head = [
-        '# Written by `virft init`. A value with "fitted" is also used if its line is deleted (docs/fitting.md).',
+        '# Written by `virft init`. A value with "fitted" is also used if its line is deleted (docs/config.md).',
         *(_line(key, value) for key, value in own.items() if key.startswith("data.")),
         _line("run.dir", own["run.dir"]),
         f"{_line('model.path', own['model.path'])}  # {format_size(num_parameters)}",
