@@ -52,7 +52,7 @@ The defaults of the tables below are those of Visual-RFT for a model of 2 billio
 other data need other values. When `virft grpo`, `sft`, `plan`, `audit`, `compare` or `virft.train` reads a config,
 each setting of this table that the config does not set gets the value that fits. A setting of the config or of the
 command line always wins. A value that would have no effect is not filled in. `--dry-run` prints where each value comes
-from, and `config.toml` of the run has all of them: a resumed run keeps the values that it was started with. A `Config`
+from, and `config.toml` of the run has all of them: a resumed run has the values that it was started with. A `Config`
 that is built in Python is used as it is.
 
 | setting | value | when | source |

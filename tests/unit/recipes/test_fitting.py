@@ -72,7 +72,7 @@ def test_resumed_run_has_the_values_that_it_was_started_with(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["nonsense = 1", "= =", ""])
-def test_saved_config_that_cannot_be_read_is_left_to_the_run(tmp_path: Path, text: str) -> None:
+def test_saved_config_that_cannot_be_read_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text(text)
     assert load_fitted_config(save_config(tmp_path), saved="config.toml").config.grpo.learning_rate == 3e-4
