@@ -65,7 +65,7 @@ def init(
     Raises ``ConfigError`` if the file exists, if there is no such dataset, or if the model does not fit.
     """
     from virft.config.fitting import SMALL
-    from virft.models.size import model_size
+    from virft.models.size import read_model_size
     from virft.recipes.first_config import find_datasets, first_config
 
     if out.exists() and not overwrite:
@@ -79,7 +79,7 @@ def init(
     else:
         folders = find_datasets(data, validation)
     model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", str)
-    size = model_size(model).num_parameters
+    size = read_model_size(model).num_parameters
     if memory is None and train is None and (size is None or size >= SMALL):
         memory = _ask("Memory of the GPU in GiB (empty: unknown)", "", _memory)
     found = first_config(
@@ -101,12 +101,12 @@ def init(
 def _require_options(*, data: Path | None, model: str | None, memory: float | None, train: str | None) -> None:
     """Raise ``ConfigError`` without a terminal to ask on, naming every option that is missing."""
     from virft.config.fitting import SMALL
-    from virft.models.size import model_size
+    from virft.models.size import read_model_size
 
     missing = ["--data DIR"] if data is None else []
     missing += ["--model MODEL"] if model is None else []
     if model is not None and memory is None and train is None:
-        size = model_size(model).num_parameters
+        size = read_model_size(model).num_parameters
         missing += ["--memory GIB"] if size is None or size >= SMALL else []
     if missing:
         raise ConfigError(f"init: {', '.join(missing)} missing; expected these options, or a terminal to ask on")

@@ -21,7 +21,7 @@ from virft.config.schema import Config, Method
 from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, load_config, parse, value_at
 from virft.data.store import read_card
 from virft.errors import ConfigError, DataError
-from virft.models.size import model_size
+from virft.models.size import read_model_size
 
 
 def load_fitted_config(
@@ -58,7 +58,7 @@ def fit(loaded: LoadedConfig, *, method: FittedMethod, saved: str | None = None)
 
 def facts_of(config: Config) -> Facts:
     """Return what the files of model and data say, without loading either. What cannot be read is unknown."""
-    size = model_size(config.model.path)
+    size = read_model_size(config.model.path)
     folders = [part.data for part in config.mixture.values()] if config.mixture else [config.data.train]
     try:
         cards = [read_card(Path(folder)) for folder in folders if folder is not None]
@@ -96,7 +96,7 @@ def rate_warning(config: Config, method: Method) -> str | None:
     """
     key = f"{method}.learning_rate"
     rate = value_at(config, key)
-    fitted = fitted_learning_rate(method, config.model.train, model_size(config.model.path).num_parameters)
+    fitted = fitted_learning_rate(method, config.model.train, read_model_size(config.model.path).num_parameters)
     factor = max(rate / fitted.value, fitted.value / rate)
     # 1e-5 / 1e-6 is 9.999...
     if factor < TOO_FAR * (1 - 1e-9):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from virft.models.load import load_model
-from virft.models.size import ModelSize, model_size
+from virft.models.size import ModelSize, read_model_size
 
 
 def save(path: Path, tree: dict[str, Any]) -> None:
@@ -30,18 +30,18 @@ def save_weights(path: Path, *shapes: list[int]) -> None:
 
 def test_built_in_model_has_the_parameters_that_are_loaded() -> None:
     loaded = sum(weight.numel() for weight in load_model("virft-tiny").model.parameters())
-    assert model_size("virft-tiny") == ModelSize(num_parameters=loaded, max_pixels=112 * 112)
+    assert read_model_size("virft-tiny") == ModelSize(num_parameters=loaded, max_pixels=112 * 112)
 
 
 def test_folder_is_counted_by_the_shapes_in_its_files(tmp_path: Path) -> None:
     save_weights(tmp_path / "one" / "model.safetensors", [3, 4], [5])
-    assert model_size(str(tmp_path / "one")).num_parameters == 17  # 3 * 4 + 5
+    assert read_model_size(str(tmp_path / "one")).num_parameters == 17  # 3 * 4 + 5
     save_weights(tmp_path / "two" / "a.safetensors", [3, 4])
     save_weights(tmp_path / "two" / "b.safetensors", [2, 2])
     save(
         tmp_path / "two" / "model.safetensors.index.json", {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
     )
-    assert model_size(str(tmp_path / "two")).num_parameters == 16  # 3 * 4 + 2 * 2
+    assert read_model_size(str(tmp_path / "two")).num_parameters == 16  # 3 * 4 + 2 * 2
 
 
 def test_folder_without_its_weights_is_counted_by_its_index(tmp_path: Path) -> None:
@@ -50,15 +50,15 @@ def test_folder_without_its_weights_is_counted_by_its_index(tmp_path: Path) -> N
         tmp_path / "model.safetensors.index.json",
         {"metadata": {"total_size": 4000}, "weight_map": {"x": "a.safetensors"}},
     )
-    assert model_size(str(tmp_path)).num_parameters == 2000  # bfloat16: 2 bytes each
+    assert read_model_size(str(tmp_path)).num_parameters == 2000  # bfloat16: 2 bytes each
 
 
 def test_adapters_have_the_size_of_their_base(tmp_path: Path) -> None:
     save_weights(tmp_path / "base" / "model.safetensors", [10, 10])
     save(tmp_path / "adapters" / "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "base")})
-    assert model_size(str(tmp_path / "adapters")).num_parameters == 100
+    assert read_model_size(str(tmp_path / "adapters")).num_parameters == 100
     save(tmp_path / "circle" / "adapter_config.json", {"base_model_name_or_path": str(tmp_path / "circle")})
-    assert model_size(str(tmp_path / "circle")).num_parameters is None
+    assert read_model_size(str(tmp_path / "circle")).num_parameters is None
 
 
 @pytest.mark.parametrize(
@@ -74,23 +74,23 @@ def test_adapters_have_the_size_of_their_base(tmp_path: Path) -> None:
     ],
 )
 def test_hub_id_is_read_by_the_size_in_its_name(name: str, num_parameters: int | None) -> None:
-    assert model_size(name).num_parameters == num_parameters
+    assert read_model_size(name).num_parameters == num_parameters
 
 
 def test_image_size_is_that_of_families_that_resize_to_an_area(tmp_path: Path) -> None:
     save(tmp_path / "q" / "config.json", {"model_type": "qwen2_5_vl"})
     save(tmp_path / "q" / "preprocessor_config.json", {"size": {"shortest_edge": 3136, "longest_edge": 2000000}})
-    assert model_size(str(tmp_path / "q")).max_pixels == 2_000_000
+    assert read_model_size(str(tmp_path / "q")).max_pixels == 2_000_000
     save(tmp_path / "s" / "config.json", {"model_type": "smolvlm"})
     save(tmp_path / "s" / "preprocessor_config.json", {"size": {"longest_edge": 2048}})
-    assert model_size(str(tmp_path / "s")).max_pixels is None
+    assert read_model_size(str(tmp_path / "s")).max_pixels is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", struct.pack("<Q", 2**40), struct.pack("<Q", 4) + b"null", b"x" * 99])
 def test_corrupt_file_has_no_size(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     (tmp_path / "config.json").write_bytes(content)
-    assert model_size(str(tmp_path)) == ModelSize(None, None)
+    assert read_model_size(str(tmp_path)) == ModelSize(None, None)
 
 
 def test_no_torch_is_imported() -> None:
