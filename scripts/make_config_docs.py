@@ -50,11 +50,11 @@ virft init mine.toml --data data/mine --model Qwen/Qwen2.5-VL-3B-Instruct --memo
 writes a commented config of about 15 lines: data, model, how to train it, the fitted settings and the reason for each
 value. On a terminal it prompts for data, model and memory if they are missing; otherwise it lists the missing options.
 `--data` is a dataset or the folder of a build: `train` and `validation` in it are found. `--lora` or `--full` chooses
-what is trained; without either, size and memory decide: all weights if weights, gradients and AdamW states (20 bytes per
+what is trained; without either, size and memory decide: all weights if weights, gradients and AdamW states (20 bytes a
 parameter) take at most 60 % of the usable memory, else LoRA; 4 bits if the bfloat16 weights take more than 65 % of it;
 gradient checkpointing if they take more than 25 %. A tenth of the memory stays free. This is a rule of thumb, `virft
-plan` computes the peak. `--validation`, `--run-dir`, `--method sft` and `--overwrite` are optional. Deleting a line that
-says "fitted" changes nothing.
+plan` computes the peak. `--validation`, `--run-dir`, `--method sft` and `--overwrite` are optional. Deleting a line
+with "fitted" changes nothing.
 
 ## The settings you will touch first
 """
