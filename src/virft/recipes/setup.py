@@ -29,13 +29,15 @@ from virft.inference.prompting import Prompting, resolve_prompting
 from virft.models.load import LoadedModel, load_model
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.recipes.rollout_images import rollout_images
-from virft.rewards.extra import load_function
+from virft.rewards.extra import load_function, name_of_extra
 from virft.rewards.options import Preset
+from virft.tasks import TASKS
 from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule
 from virft.training.distributed import device
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.loop import Augment, LoopSettings
+from virft.training.monitors import RewardParts
 from virft.training.runtime import Runtime, start_runtime
 from virft.training.trackers import Trackers
 from virft.training.trainable import prepare_for_training, weights_dtype
@@ -139,7 +141,24 @@ def require_rationales(samples: Iterable[Sample], prompt: PromptConfig, mixture:
             )
 
 
-def loop_settings(run: RunConfig, monitors: MonitorsConfig, *, num_steps: int, validate_every: int) -> LoopSettings:
+def reward_parts(
+    reward: RewardConfig, mixture: Mapping[str, MixtureConfig], tasks: Iterable[str]
+) -> RewardParts:
+    """The reward parts that the monitors compare, for training data of these tasks."""
+    threshold_rises = (reward.iou_threshold_end or 0.0) > reward.iou_threshold
+    accuracy: dict[str, tuple[float, float]] = {name_of_extra(load_function(spec)): (-1.0, 1.0) for spec in reward.extra}
+    for preset in {reward.preset} | {part.preset or reward.preset for part in mixture.values()}:
+        for task in tasks:
+            rewards = TASKS[task].rewards[preset]
+            # a part whose threshold rises may be flat although the answers become better
+            if not (rewards.uses_threshold and threshold_rises):
+                accuracy |= rewards.accuracy_bounds
+    return RewardParts(accuracy=accuracy, weights=reward.weights)
+
+
+def loop_settings(
+    run: RunConfig, monitors: MonitorsConfig, *, num_steps: int, validate_every: int, parts: RewardParts
+) -> LoopSettings:
     """The intervals and monitors of a run of ``num_steps`` steps."""
     return LoopSettings(
         num_steps=num_steps,
@@ -149,6 +168,7 @@ def loop_settings(run: RunConfig, monitors: MonitorsConfig, *, num_steps: int, v
         validate_every=validate_every,
         patience=run.patience,
         monitors=monitors,
+        parts=parts,
     )
 
 

@@ -27,6 +27,7 @@ from virft.recipes.setup import (
     make_runtime,
     make_trackers,
     require_rationales,
+    reward_parts,
 )
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer, require_engine, require_strategy
 from virft.training.distributed import Ranks
@@ -88,7 +89,11 @@ def run_training(config: Config, method: Method, *, resume: bool, log: Callable[
                 batch=data.batch,
                 run_folder=run,
                 settings=loop_settings(
-                    config.run, config.monitors, num_steps=num_steps, validate_every=config.data.validate_every
+                    config.run,
+                    config.monitors,
+                    num_steps=num_steps,
+                    validate_every=config.data.validate_every,
+                    parts=reward_parts(config.reward, config.mixture, {sample.task for sample in data}),
                 ),
                 log=log,
                 validate=validate,

@@ -23,7 +23,7 @@ from virft.training.checkpoint import (
 )
 from virft.training.distributed import Ranks
 from virft.training.failures import translate_failures
-from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, is_finite
+from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, RewardParts, is_finite
 from virft.training.progress import Progress, step_line
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
 from virft.training.step import NonFinite, StepReport
@@ -54,6 +54,8 @@ class LoopSettings:
     """Early stopping after N consecutive validations without improvement; 0: never."""
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     """Thresholds of the health monitors."""
+    parts: RewardParts = field(default_factory=RewardParts)
+    """Reward parts that the monitors compare."""
 
 
 class Trainer(Protocol):
@@ -138,7 +140,7 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         self._checkpoints = self.run_folder.folder / "checkpoints"
         self._early_stopping = EarlyStopping(patience=self.settings.patience)
-        self._monitors = HealthMonitors(self.settings.monitors)
+        self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         self._last_rollback: int | None = None
         self._current = 0
 
@@ -325,7 +327,7 @@ class TrainingLoop:
         # No rank reads the metrics before they are cut.
         self.ranks.barrier()
         self._early_stopping = EarlyStopping(patience=self.settings.patience)
-        self._monitors = HealthMonitors(self.settings.monitors)
+        self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         for record in self.run_folder.records(METRICS):
             self._monitors.add(record)
             if VALIDATION_SCORE in record:

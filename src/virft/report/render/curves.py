@@ -72,6 +72,8 @@ _DESCRIPTIONS = {
     "truncated_frac": "fraction of completions cut at the token limit",
     "nonzero_std_frac": "fraction of groups with a non-zero reward standard deviation; the others have zero advantage",
     "entropy": "sampling entropy, estimated from log-probs, nats per token; near 0 completions of a prompt are equal",
+    "common_answer_frac": "fraction of images with the most common answer; near 1 the model ignores the image",
+    "common_target_frac": "fraction of images with the most common ground truth, for comparison",
     "skipped": "steps without a weight update, because a value was not finite",
     "loss": "training loss; with GRPO it stays near 0 by construction",
     "kl": "KL divergence from the reference model, nats per token",
@@ -91,6 +93,8 @@ _COMPLETIONS = (
     "truncated_frac",
     "nonzero_std_frac",
     "entropy",
+    "common_answer_frac",
+    "common_target_frac",
 )
 _UPDATE = (
     "loss",
