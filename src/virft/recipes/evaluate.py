@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from virft.config.schema import DataConfig, MixtureConfig
 from virft.data.store import Store
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
@@ -169,8 +168,6 @@ def make_validator(
     """
     if not stores:
         return None
-    for store in stores.values():
-        store.check(decode=True)
 
     def validate_on(gathered: LoadedModel, name: str, num_steps: int) -> _Validation:
         out = folder / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
@@ -198,9 +195,3 @@ def make_validator(
         }
 
     return validate
-
-
-def validation_stores(data: DataConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, Store]:
-    """The validation datasets by the name of their dataset of the mixture; "" is that of ``[data]``."""
-    folders = {"": data.validation} | {name: part.validation for name, part in mixture.items()}
-    return {name: Store(folder) for name, folder in folders.items() if folder is not None}

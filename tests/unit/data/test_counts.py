@@ -11,7 +11,8 @@ from virft.cli.main import main
 from virft.data.counts import Counts, count_sample, counts_text, negatives_frac
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.types import Count, Label, Sample
+from virft.tasks.counting import Count
+from virft.types import Label, Sample
 
 
 def save(folder: Path, *samples: Sample) -> Path:

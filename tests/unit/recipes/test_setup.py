@@ -25,7 +25,8 @@ from virft.errors import ConfigError
 from virft.inference.prompting import resolve_template, resolve_thinking
 from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
-from virft.recipes.setup import build_augmenter, loop_settings, make_reward_rule, make_trackers
+from virft.recipes.reward_rule import make_reward_rule
+from virft.recipes.setup import build_augmenter, loop_settings, make_trackers
 
 
 @pytest.fixture(scope="module")
