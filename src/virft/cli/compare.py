@@ -21,11 +21,11 @@ def add_compare(verbs: Verbs) -> None:
 
 def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
     """Train and evaluate base, SFT and RFT as a config says; print the differences and write a page of them."""
-    from virft.config.toml_file import load_config
-
-    settings = load_config(config, overrides).config
     from virft.recipes.compare.page import compare_page
-    from virft.recipes.compare.runs import RESULT, run_compare
+    from virft.recipes.compare.runs import COMPARE, RESULT, run_compare
+    from virft.recipes.fitting import load_fitted_config
+
+    settings = load_fitted_config(config, overrides, method="compare", saved=COMPARE if resume else None).config
     from virft.recipes.compare.text import compared_text
 
     found = run_compare(settings, resume=resume, log=say)

@@ -318,9 +318,9 @@ def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_
     ``num_groups``: also sample that number of groups of the config's model. Raises ``CheckFailed`` if a probe earns at
     least as much reward as a half-correct answer.
     """
-    from virft.config.toml_file import load_config
+    from virft.recipes.fitting import load_fitted_config
 
-    settings = load_config(config, overrides).config
+    settings = load_fitted_config(config, overrides).config
     from virft.audit.audit import audit_reward
     from virft.audit.groups import judge_groups, sample_groups
     from virft.audit.text import audit_text, groups_text

@@ -86,7 +86,7 @@ def _train(
 ) -> None:
     from virft.recipes.preflight import check_run, load_run_config
 
-    loaded = load_run_config(config, overrides, from_run=from_run)
+    loaded = load_run_config(config, overrides, method=method, from_run=from_run, resume=resume)
     checked = check_run(loaded.config, method, resume=resume)
     if dry_run:
         from virft.recipes.estimate import dry_run_text
@@ -142,9 +142,9 @@ def plan(
     method: Method = "grpo",
 ) -> None:
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB."""
-    from virft.config.toml_file import load_config
+    from virft.recipes.fitting import load_fitted_config
 
-    settings = load_config(config, overrides).config
+    settings = load_fitted_config(config, overrides, method=method).config
     from virft.planning.device import device_memory
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from virft.config.schema import Config
-from virft.config.toml_file import KEYWORDS, changed, load_config, parse
+from virft.config.schema import Config, Method
+from virft.config.toml_file import changed
 from virft.data.store import Store
 from virft.errors import ConfigError
 from virft.evaluation.predictions import PREDICTIONS
@@ -19,6 +19,7 @@ from virft.inference.model import Model, load
 from virft.recipes.build_options import BuildOptions
 from virft.recipes.datasets import BuiltDatasets, build_from_coco
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
+from virft.recipes.fitting import load_fitted_config
 from virft.recipes.results import Evaluation, Run
 from virft.recipes.train import run_training
 from virft.training.run import CONFIG
@@ -69,7 +70,8 @@ def train(
     """Train a model and return its run. Each step is printed.
 
     ``config``: a TOML file, a ``Config``, or None. ``settings``: the settings of docs/config.md, as nested mappings
-    (``grpo={"steps": 10}``) or by dotted keys (``**{"grpo.steps": 10}``); they replace those of ``config``.
+    (``grpo={"steps": 10}``) or by dotted keys (``**{"grpo.steps": 10}``); they replace those of ``config``. Settings
+    that neither sets are fitted to model and data (docs/fitting.md); only a ``Config`` is used as it is.
     ``resume``: continue a stopped run from its last checkpoint.
 
     Raises ``ConfigError`` for an invalid setting, ``RunError`` if the run folder holds another run, and ``RunStopped``
@@ -77,7 +79,7 @@ def train(
     """
     if method not in ("grpo", "sft"):
         raise ConfigError(f"method is {method!r}; expected grpo or sft")
-    resolved = _resolve(config, settings)
+    resolved = _resolve(config, settings, method, resume=resume)
     run_training(resolved, method, resume=resume, log=_print)
     return Run(resolved.run.dir)
 
@@ -127,12 +129,13 @@ def evaluate(
     return Evaluation(model=model.name, data=str(data), tasks=scores)
 
 
-def _resolve(config: str | Path | Config | None, settings: Mapping[str, Any]) -> Config:
+def _resolve(
+    config: str | Path | Config | None, settings: Mapping[str, Any], method: Method, *, resume: bool
+) -> Config:
     if isinstance(config, Config):
         return changed(config, settings)
-    if config is None:
-        return parse("", origin=KEYWORDS, keywords=settings).config
-    return load_config(Path(config), keywords=settings).config
+    path = None if config is None else Path(config)
+    return load_fitted_config(path, method=method, keywords=settings, saved=CONFIG if resume else None).config
 
 
 @contextmanager

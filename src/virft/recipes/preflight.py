@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
-from virft.config.toml_file import LoadedConfig, load_config
+from virft.config.toml_file import LoadedConfig
 from virft.data.store import Store
 from virft.data.store_writer import file_hash
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError, DataError
+from virft.recipes.fitting import load_fitted_config
 from virft.recipes.reward_rule import make_reward_rule
 from virft.text.prompts import read_template
 from virft.training.run import CONFIG, MODEL, require_new_run
@@ -32,25 +33,33 @@ class CheckedRun:
 
 
 def load_run_config(
-    config: Path | None, overrides: Sequence[str] = (), *, from_run: Path | None = None
+    config: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    method: Method,
+    from_run: Path | None = None,
+    resume: bool = False,
 ) -> LoadedConfig:
     """Read the settings of a training run: a TOML file, ``KEY=VALUE`` overrides, and ``--from RUN``.
 
-    ``from_run``: the folder of a finished run. Its trained model becomes ``model.path``, and its settings are used if
-    there is no ``config``. Raises ``ConfigError``.
+    Settings that none of them sets are fitted, see ``load_fitted_config``. ``from_run``: the folder of a finished run.
+    Its trained model becomes ``model.path``, and its settings are used if there is no ``config``. Raises
+    ``ConfigError``.
     """
     if config is not None and "=" in config.name and not config.exists():
         # the first of several KEY=VALUE, without a file before them
         config, overrides = None, [str(config), *overrides]
+    saved = CONFIG if resume else None
     if from_run is None:
         if config is None:
             raise ConfigError("no config; expected a TOML file before KEY=VALUE, or --from RUN")
-        return load_config(config, overrides)
+        return load_fitted_config(config, overrides, method=method, saved=saved)
     if not (from_run / CONFIG).is_file():
         raise ConfigError(f"--from {from_run}: holds no run; expected the folder of a finished run (run.dir)")
     if not (from_run / MODEL).is_dir():
         raise ConfigError(f"--from {from_run}: has no trained model; finish the run with --resume first")
-    loaded = load_config(config or from_run / CONFIG, [f"model.path={from_run / MODEL}", *overrides])
+    started = [f"model.path={from_run / MODEL}", *overrides]
+    loaded = load_fitted_config(config or from_run / CONFIG, started, method=method, saved=saved)
     if Path(loaded.config.run.dir).resolve() == from_run.resolve():
         raise ConfigError(f"--from {from_run}: run.dir is that run; expected another one, such as run.dir={from_run}_2")
     return loaded
