@@ -63,15 +63,15 @@ def _add_run(verb: argparse.ArgumentParser, *, example: str) -> None:
         dest="from_run",
         metavar="RUN",
         type=Path,
-        help="start a new run from the trained model of the run in folder RUN, with its settings if there is no CONFIG; "
-        "needs another run.dir",
+        help="start a new run from the trained model of the run in folder RUN, with its settings if there is no "
+        "CONFIG; needs another run.dir",
     )
     add_resume(verb, "a run")
     verb.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the expected cost (time, tokens, memory, disk), measured on one step, and the settings that matter; "
-        "train nothing",
+        help="print the expected time, tokens, memory and disk space, measured on the first steps, and the settings "
+        "that matter; train nothing",
     )
 
 

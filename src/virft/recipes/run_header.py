@@ -30,6 +30,7 @@ def header_lines(run: CheckedRun, size: ModelSize, runtime: Runtime) -> list[str
     """Format what is trained on what, one fact a line."""
     config = run.config
     trained = "LoRA adapters" if config.model.train == "lora" else "full training"
+    trained += ", vision tower frozen" if config.model.freeze_vision else ""
     devices = f"{runtime.ranks.count} x {runtime.device.type}" if runtime.ranks.count > 1 else runtime.device.type
     rows = {
         "model": f"{config.model.path}, {format_count(size.total)} parameters, {format_count(size.trained)} trained "

@@ -64,7 +64,8 @@ def print_in_handler(log: Callable[[str], None], line: str) -> None:
 def stop_signals(announce: Callable[[signal.Signals], object] = lambda _: None) -> Iterator[StopSignals]:
     """Handle the signals of a run inside the block; the previous handlers are restored after it.
 
-    ``announce``: called with the first signal. Outside of the main thread nothing is handled: Python delivers signals to the main thread only.
+    ``announce``: called with the first signal. Outside of the main thread nothing is handled: Python delivers signals
+    to the main thread only.
     """
     signals = StopSignals(announce)
     before: dict[signal.Signals, Any] = {}
