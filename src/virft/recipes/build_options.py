@@ -134,7 +134,7 @@ def next_lines(cards: Cards) -> list[str]:
     folder = next(iter(cards))
     if not next(iter(cards.values())).get("has_images", True):
         return []
-    return [f"next: virft preview {folder}    (look at the boxes, then virft init writes a config)"]
+    return [f"next: virft preview {folder}    (check the boxes; then `virft init` writes a config)"]
 
 
 def _missing_negatives(folder: str, card: Mapping[str, Any]) -> str | None:

@@ -20,9 +20,10 @@ from virft.config.toml_file import DEFAULT, LoadedConfig, value_at
 from virft.data.training_data import TrainingData
 from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
+from virft.planning.device import GIB
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.preflight import CheckedRun
-from virft.recipes.run_header import ModelSize, header_lines, model_size
+from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
 from virft.recipes.setup import build_augmenter, load_for_training, make_prompting, make_runtime
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer
 from virft.training.grpo.trainer import GRPOTrainer
@@ -32,7 +33,6 @@ from virft.training.runtime import Runtime
 from virft.training.sft.trainer import SFTTrainer
 from virft.types import Sample
 
-GIB = 2**30
 MOST_MEASURED = 3
 """Steps that are measured, after one warm-up."""
 LONGEST_S = 60.0
@@ -84,18 +84,18 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
     config = run.config
     runtime = make_runtime(config.model, config.parallel)
     model = load_for_training(config.model, runtime, seed=config.seed)
-    size = model_size(model.model)
+    size = count_parameters(model.model)
     prompting = make_prompting(config.prompt, config.mixture, model)
     make = make_grpo_trainer if run.method == "grpo" else make_sft_trainer
     with closing(make(config, model, prompting, runtime, (sample.query for sample in run.data))) as trainer:
-        cost = measure(trainer, run, model, prompting, runtime)
+        cost = measure_cost(trainer, run, model, prompting, runtime)
     lines = [*cost_lines(cost, run), memory_line(runtime), disk_line(config, size), ""]
     lines += [*header_lines(run, size, runtime), ""]
     lines += setting_lines(loaded, run.method)
     return "\n".join(lines) + "\n"
 
 
-def measure(
+def measure_cost(
     trainer: GRPOTrainer | SFTTrainer, run: CheckedRun, model: LoadedModel, prompting: Prompting, runtime: Runtime
 ) -> Cost:
     """Take up to 3 steps of a run after a warm-up, and time them. They change the weights of the loaded model.
@@ -172,7 +172,7 @@ def memory_line(runtime: Runtime) -> str:
     return f"memory  {peak / GIB:.1f} GiB {where} at most, in the steps measured"
 
 
-def disk_line(config: Config, size: ModelSize) -> str:
+def disk_line(config: Config, size: ParameterCounts) -> str:
     """Format the disk space of checkpoints (weights and two moments of AdamW in float32) and saved models."""
     checkpoint = 4 * 3 * size.trained
     saved = 4 * (size.trained if config.model.train == "lora" else size.total)

@@ -121,7 +121,7 @@ def thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig
 def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> str | None:
     """Warn that validation data is training data, wholly or in some images; None if it is not.
 
-    Images are compared by content. Training goes on: memorizing a few samples on purpose is a common check.
+    Images are compared by content. It is not an error: to memorize a few samples on purpose is a common check.
     """
     hashes = {store.hash: str(store.folder) for store in data.stores.values()}
     for store in validation.values():

@@ -13,20 +13,22 @@ from virft.recipes.preflight import CheckedRun
 from virft.training.runtime import Runtime
 
 
-class ModelSize(NamedTuple):
+class ParameterCounts(NamedTuple):
     """Numbers of parameters of a model."""
 
     total: int
     trained: int
 
 
-def model_size(model: nn.Module) -> ModelSize:
+def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count the parameters of a model, and those that are trained; weights of 4 bits are counted unpacked."""
     sizes = [(_num_values(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    return ModelSize(sum(number for number, _ in sizes), sum(number for number, is_trained in sizes if is_trained))
+    return ParameterCounts(
+        sum(number for number, _ in sizes), sum(number for number, is_trained in sizes if is_trained)
+    )
 
 
-def header_lines(run: CheckedRun, size: ModelSize, runtime: Runtime) -> list[str]:
+def header_lines(run: CheckedRun, size: ParameterCounts, runtime: Runtime) -> list[str]:
     """Format what is trained on what, one fact a line."""
     config = run.config
     trained = "LoRA adapters" if config.model.train == "lora" else "full training"

@@ -20,7 +20,7 @@ from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator
 from virft.recipes.preflight import CheckedRun, batch_size, check_run, validation_warning
-from virft.recipes.run_header import header_lines, model_size
+from virft.recipes.run_header import count_parameters, header_lines
 from virft.recipes.setup import (
     build_augmenter,
     load_for_training,
@@ -69,7 +69,7 @@ def run_training(
     data = checked.data
     loaded = load_for_training(config.model, runtime, seed=config.seed)
     # counted before ranks shard the weights
-    size = model_size(loaded.model)
+    size = count_parameters(loaded.model)
     prompting = make_prompting(config.prompt, config.mixture, loaded)
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))

@@ -195,7 +195,7 @@ class TrainingLoop:
                     raise
 
     def _announce_stop(self, received: signal.Signals) -> None:
-        """Print at once that the first signal was received; rank 0 only, as ``log`` is."""
+        """Print immediately that the first signal was received; in rank 0 only, as ``log`` is."""
         what = f"finishing step {self._current + 1}, then saving"
         if received == signal.SIGINT:
             print_in_handler(self.log, f"{what}; press Ctrl-C again to stop now")

@@ -18,11 +18,10 @@ from torch import nn
 from virft.config.schema import MonitorName, MonitorsConfig
 from virft.models.sharding import local_shard
 from virft.tasks.common_answer import COMMON_ANSWER, COMMON_TARGET
+from virft.training.run import VALIDATION_PREFIX
 
 SKIPPED = "skipped"
 """Key of ``metrics.jsonl``: 1 in the record of a step that changed no weight because of a non-finite number."""
-VALIDATION_PREFIX = "validation_"
-"""Begin of the keys of validation scores in ``metrics.jsonl``."""
 VALIDATION_SCORE = "validation_score"
 """Key of ``metrics.jsonl``: the mean headline score over the validation datasets."""
 
@@ -224,11 +223,12 @@ class HealthMonitors:
 
     def _smallest_reward_rise(self) -> float:
         """The difference of the mean reward between two windows that counts as a rise."""
-        window = self._settings.window
-        if window < 2:
-            return _SMALLEST_REWARD_RISE
-        variances = variance(self._first["reward"]) + variance(self._latest["reward"])
-        return max(_SMALLEST_REWARD_RISE, _NUM_STANDARD_ERRORS * math.sqrt(variances / window))
+        window, smallest = self._settings.window, _SMALLEST_REWARD_RISE
+        if window > 1:
+            variances = variance(self._first["reward"]) + variance(self._latest["reward"])
+            smallest = max(smallest, _NUM_STANDARD_ERRORS * math.sqrt(variances / window))
+        # half of it keeps an alarm active: a reward that fluctuates about the limit must not raise it again and again
+        return smallest / 2 if "accuracy" in self._active.get("step", ()) else smallest
 
     def _check_answers(self) -> Alarm | None:
         answer, target = self._latest_mean(COMMON_ANSWER), self._latest_mean(COMMON_TARGET)

@@ -26,6 +26,8 @@ EVENTS = "events.jsonl"
 """Alarms of monitors and incidents: interruptions, rollbacks, changed settings. Unlike the metrics, it differs between
 a run that was interrupted and one that was not."""
 BEST, MODEL = "best", "model"
+VALIDATION_PREFIX = "validation_"
+"""Begin of the keys of validation scores in ``metrics.jsonl``."""
 
 _LOGS = (METRICS, ROLLOUTS, TIMINGS, EVENTS)
 INCIDENT = "incident"

@@ -23,7 +23,7 @@ def test_one_class_on_every_image_leaves_no_negatives(tmp_path: Path, capsys: py
     assert lines[1:] == [
         "/out: requested 20% of questions about absent classes, got 0%: every image shows the only class (cat); build "
         "without --shots from images that lack a class too, or with more --classes",
-        "next: virft preview /out    (look at the boxes, then virft init writes a config)",
+        "next: virft preview /out    (check the boxes; then `virft init` writes a config)",
     ]
 
 

@@ -12,11 +12,11 @@ from virft.report.render.reported import ReportedRun, ReportedSystem
 from virft.tasks import TASKS
 from virft.tasks.task import UNREADABLE_FRAC
 from virft.text.records import is_json_number
+from virft.training.run import VALIDATION_PREFIX
 
 SMOOTHED_FRACTION = 0.1
 """Width of the smoothing window as a fraction of the steps."""
 MOST_POINTS = 500
-VALIDATION_PREFIX = "validation_"
 
 
 class Points(NamedTuple):
