@@ -73,6 +73,10 @@ class Cost:
     """What was measured."""
     tokens_per_step: float
     """Tokens of prompts and completions of a step."""
+    prompt_tokens: int
+    """Length of the first prompt, in tokens."""
+    image_tokens: int
+    """Image tokens of the first prompt."""
     completion_tokens: float
     """Mean length of a completion, in tokens; for SFT, of a target."""
     validation: SecondsRange
@@ -129,7 +133,16 @@ def measure_cost(
         measured = f"{len(seconds)} step{'s' if len(seconds) > 1 else ''} measured"
         tokens = report.metrics["num_tokens"]
     length = report.metrics.get("completion_tokens", report.metrics.get("target_tokens", 0.0))
-    return Cost(step=step, measured=measured, tokens_per_step=tokens, completion_tokens=length, validation=validation)
+    prompt = trainer.render(first[0]).prompt.token_ids
+    return Cost(
+        step=step,
+        measured=measured,
+        tokens_per_step=tokens,
+        prompt_tokens=len(prompt),
+        image_tokens=prompt.count(trainer.policy.config.image_token_id),
+        completion_tokens=length,
+        validation=validation,
+    )
 
 
 def cost_lines(cost: Cost, run: CheckedRun) -> list[str]:
@@ -148,17 +161,20 @@ def cost_lines(cost: Cost, run: CheckedRun) -> list[str]:
         total = total.plus(cost.step.times(num_samples / grpo.prompts_per_step))
         notes.append(f"a group of each of {num_samples} samples before the first step (grpo.min_base_score)")
     lines = [f"time    {total} for {num_steps} steps ({'; '.join(notes)})"]
-    kind, limit = "targets", ""
+    completions = f"targets of {cost.completion_tokens:.0f} on average"
     if run.method == "grpo":
-        kind = "completions"
-        limit = f"; longer ones take more time, up to {run.config.sampling.max_completion_tokens} tokens"
+        limit = run.config.sampling.max_completion_tokens
+        completions = f"completions of {cost.completion_tokens:.0f} on average, at most {limit}"
+    lines.append(
+        f"tokens  {cost.tokens_per_step * num_steps:,.0f}, {cost.tokens_per_step:,.0f} a step: prompts of "
+        f"{cost.prompt_tokens} ({cost.image_tokens} image tokens), {completions}"
+    )
+    if run.method == "grpo":
+        more = "longer completions take more time"
         if grpo.refill_rounds:
-            limit += f"; grpo.refill_rounds samples up to {grpo.refill_rounds} times as many in addition"
-    return [
-        *lines,
-        f"tokens  {cost.tokens_per_step:,.0f} a step, {cost.tokens_per_step * num_steps:,.0f} in all; {kind} have "
-        f"{cost.completion_tokens:.0f} on average{limit}",
-    ]
+            more += f"; grpo.refill_rounds may sample up to {grpo.refill_rounds} times as many in addition"
+        lines.append(f"        {more}")
+    return lines
 
 
 def memory_line(runtime: Runtime) -> str:

@@ -281,7 +281,13 @@ def test_overrides_may_be_before_and_after_options(argv: tuple[str, ...], monkey
     seen: dict[str, object] = {}
     monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
     assert run(*argv) == 0
-    assert seen == {"config": Path("a.toml"), "overrides": ["x=1", "y=2"], "resume": False, "dry_run": True}
+    assert seen == {
+        "config": Path("a.toml"),
+        "overrides": ["x=1", "y=2"],
+        "from_run": None,
+        "resume": False,
+        "dry_run": True,
+    }
 
 
 def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_resume(

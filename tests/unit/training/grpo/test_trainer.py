@@ -195,14 +195,6 @@ def test_a_nonfinite_reward_skips_the_step_and_names_its_sample(value: float) ->
     assert toy(trainer).weight.tolist() == [0.0] * 4
 
 
-def test_a_rehearsal_changes_nothing() -> None:
-    trainer = toy_trainer()
-    (rehearsed,) = trainer.rehearse(question())
-    assert len(rehearsed.completions) == 4
-    assert toy(trainer).weight.tolist() == [0.0] * 4
-    assert toy(trainer).weight.grad is None
-
-
 def test_metrics_are_means_over_completions() -> None:
     groups = [group([0.0, 1.0], [1, 3]), group([2.0, 2.0], [2, 2], id="b")]
     metrics = group_metrics(groups)
