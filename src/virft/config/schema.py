@@ -544,8 +544,8 @@ class MonitorsConfig(_Section):
     stop_on: tuple[MonitorName, ...] = setting_field(
         (),
         help="Checks that save a checkpoint and end the run instead of warning. `zero_std` is the check of "
-        "`max_zero_std_steps`, `collapse` that of `max_common_answer_frac`, `reward_hacking` and `boxes` are those of "
-        "`max_score_drop`.",
+        "`max_zero_std_steps`, `accuracy` that of `min_accuracy_frac`, `collapse` that of `max_common_answer_frac`, "
+        "`reward_hacking` and `boxes` are those of `max_score_drop`.",
     )
 
 
