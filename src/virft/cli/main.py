@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from virft.cli import ask, build, compare, data, doctor, evaluate, publish, report, train
+from virft.cli import ask, build, compare, data, doctor, evaluate, init, publish, report, train
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
 from virft.origin import version_and_commit
 
@@ -26,6 +26,7 @@ _VERBS = (
     data.add_check,
     data.add_preview,
     data.add_export,
+    init.add_init,
     train.add_grpo,
     train.add_sft,
     train.add_plan,

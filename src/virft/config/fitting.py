@@ -1,7 +1,7 @@
 """Fitted defaults: values of settings that a config does not set, chosen by model size, training and data.
 
 The defaults of ``virft.config.schema`` are those of Visual-RFT for a model of 2 billion parameters. A model of another
-size, LoRA, or another number of samples needs other values. ``docs/fitting.md`` shows the table.
+size, LoRA, or another number of samples needs other values. ``docs/config.md`` shows the table.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from virft.config.schema import Config, Method, without_effect
 FittedMethod = Literal["grpo", "sft", "compare"]
 """A training method, or ``compare``, which uses both."""
 
-DETECTION = "detection"
+_DETECTION = "detection"
 """Task that the settings of detection are fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What is known about the model and the training data of a config before either is loaded."""
+    """Facts about the model and the training data of a config before either is loaded."""
 
     num_parameters: int | None = None
     """Number of parameters of the model; None if unknown, as for a hub id without a size in its name."""
@@ -62,17 +62,21 @@ class SizeClass(NamedTuple):
     """Learning rate of GRPO if all weights are trained."""
     sft: float
     """Learning rate of SFT if all weights are trained."""
-    source: str
-    """Where the rates come from."""
+    grpo_source: str
+    """Where the rate of GRPO comes from."""
+    sft_source: str
+    """Where the rate of SFT comes from."""
 
 
 SMALL = 50e6
 """Number of parameters below which a model is fitted as ``virft-tiny`` is."""
 
+_MEASURED = "measured with virft-tiny, docs/log.md"
+_BETWEEN = "between the rates of virft-tiny and of 2B models"
 SIZE_CLASSES = (
-    SizeClass(SMALL, 3e-4, 1e-4, "measured with virft-tiny (7.1M parameters), docs/log.md"),
-    SizeClass(1.5e9, 5e-6, 3e-5, "between the measured rates of virft-tiny and those of 2B models"),
-    SizeClass(math.inf, 1e-6, 1e-5, "GRPO: Visual-RFT code (2B), VLM-R1; SFT: default of ms-swift"),
+    SizeClass(SMALL, 3e-4, 1e-4, _MEASURED, _MEASURED),
+    SizeClass(1.5e9, 5e-6, 3e-5, _BETWEEN, _BETWEEN),
+    SizeClass(math.inf, 1e-6, 1e-5, "Visual-RFT code, VLM-R1", "ms-swift"),
 )
 """Learning rates by model size, in ascending order. An unknown size counts as large."""
 
@@ -111,17 +115,18 @@ TOO_FAR = 10.0
 """Factor from the fitted learning rate at which a warning is due."""
 
 
-def learning_rate(method: Method, train: Literal["full", "lora"], num_parameters: int | None) -> FittedValue:
+def fitted_learning_rate(method: Method, train: Literal["full", "lora"], num_parameters: int | None) -> FittedValue:
     """Return the learning rate of a training method for a model of this size.
 
-    >>> learning_rate("grpo", "lora", 2_208_985_600).value, learning_rate("sft", "full", None).value
+    >>> fitted_learning_rate("grpo", "lora", 2_208_985_600).value, fitted_learning_rate("sft", "full", None).value
     (1e-05, 1e-05)
     """
     size = next(one for one in SIZE_CLASSES if (math.inf if num_parameters is None else num_parameters) <= one.below)
     rate = size.grpo if method == "grpo" else size.sft
     value = float(f"{rate * LORA_FACTOR:.6g}") if train == "lora" else rate
     trained = "LoRA" if train == "lora" else "all weights trained"
-    return FittedValue(value=value, reason=f"{format_size(num_parameters)}, {trained}", source=size.source)
+    source = size.grpo_source if method == "grpo" else size.sft_source
+    return FittedValue(value=value, reason=f"{format_size(num_parameters)}, {trained}", source=source)
 
 
 def fitted_values(
@@ -163,28 +168,27 @@ def _is_small(facts: Facts) -> bool:
 def _of_grpo(config: Config, explicit: frozenset[str], facts: Facts, *, is_compared: bool) -> dict[str, FittedValue]:
     chosen: dict[str, FittedValue] = {}
     if not (is_compared and config.compare.rft_learning_rates):
-        chosen["grpo.learning_rate"] = learning_rate("grpo", config.model.train, facts.num_parameters)
+        chosen["grpo.learning_rate"] = fitted_learning_rate("grpo", config.model.train, facts.num_parameters)
     if facts.num_samples is not None:
         chosen |= _steps("grpo", facts.num_samples, per_step=config.grpo.prompts_per_step, passes=1, least=200)
     if not _is_small(facts):
         return chosen
     size = format_size(facts.num_parameters)
-    measured = "measured with virft-tiny, docs/log.md"
     if "grpo.kl_coef_end" not in explicit:
         chosen["grpo.kl_coef"] = FittedValue(
-            value=0.0, reason=f"{size}: no KL penalty, no reference model to compute", source=measured
+            value=0.0, reason=f"{size}: no KL penalty, no reference model to compute", source=_MEASURED
         )
-    if DETECTION in facts.tasks:
+    if _DETECTION in facts.tasks:
         chosen |= _names("grpo", config, size)
         if config.reward.preset == "robust" and "reward.iou_threshold_end" not in explicit:
             chosen["reward.iou_threshold"] = FittedValue(
-                value=0.0, reason=f"{size}: its first boxes rarely reach an IoU of 0.5", source=measured
+                value=0.0, reason=f"{size}: its first boxes rarely reach an IoU of 0.5", source=_MEASURED
             )
             if "reward.iou_threshold" not in explicit:
                 chosen["reward.iou_threshold_end"] = FittedValue(value=0.5, reason="the IoU that counts as a hit")
         if config.reward.preset == "robust" and not config.reward.weights:
             chosen["reward.weights.confidence"] = FittedValue(
-                value=0.1, reason=f"{size}: with 1, always No Objects is rewarded most", source=measured
+                value=0.1, reason=f"{size}: with 1, always No Objects is rewarded most", source=_MEASURED
             )
     return chosen
 
@@ -192,11 +196,11 @@ def _of_grpo(config: Config, explicit: frozenset[str], facts: Facts, *, is_compa
 def _of_sft(config: Config, facts: Facts, *, is_compared: bool) -> dict[str, FittedValue]:
     chosen: dict[str, FittedValue] = {}
     if not (is_compared and config.compare.sft_learning_rates):
-        chosen["sft.learning_rate"] = learning_rate("sft", config.model.train, facts.num_parameters)
+        chosen["sft.learning_rate"] = fitted_learning_rate("sft", config.model.train, facts.num_parameters)
     # in a comparison, the budget of SFT is that of RFT
     if facts.num_samples is not None and not (is_compared and config.compare.budget != "own"):
         chosen |= _steps("sft", facts.num_samples, per_step=config.sft.samples_per_step, passes=3, least=100)
-    if _is_small(facts) and DETECTION in facts.tasks:
+    if _is_small(facts) and _DETECTION in facts.tasks:
         chosen |= _names("sft", config, format_size(facts.num_parameters))
     return chosen
 
@@ -206,11 +210,7 @@ def _names(section: str, config: Config, size: str) -> dict[str, FittedValue]:
     if config.parallel.strategy.startswith("zero"):
         return {}
     reason = f"{size}: the names of new classes were hardly trained"
-    return {
-        f"{section}.name_lr_scale": FittedValue(
-            value=10.0, reason=reason, source="measured with virft-tiny, docs/log.md"
-        )
-    }
+    return {f"{section}.name_lr_scale": FittedValue(value=10.0, reason=reason, source=_MEASURED)}
 
 
 def _steps(section: str, num_samples: int, *, per_step: int, passes: int, least: int) -> dict[str, FittedValue]:
@@ -228,7 +228,7 @@ def _steps(section: str, num_samples: int, *, per_step: int, passes: int, least:
 def _of_data(config: Config, explicit: frozenset[str], facts: Facts) -> dict[str, FittedValue]:
     """Data augmentation for few images of a detection dataset, unless the config has an opinion about it."""
     is_set = any(key.startswith("augment.") for key in explicit)
-    if is_set or facts.num_images is None or facts.num_images >= FEW_IMAGES or DETECTION not in facts.tasks:
+    if is_set or facts.num_images is None or facts.num_images >= FEW_IMAGES or _DETECTION not in facts.tasks:
         return {}
     reason = f"{facts.num_images} images: against overfitting"
     return {

@@ -291,7 +291,7 @@ class GRPOConfig(_Section):
     )
     learning_rate: float = setting_field(
         1e-6,
-        help="Peak learning rate of AdamW. LoRA usually needs 1e-5 to 1e-4.",
+        help="Peak learning rate of AdamW.",
         source=_PAPER,
         above=0,
         at_most=1,
@@ -423,9 +423,7 @@ class SFTConfig(_Section):
     samples_per_step: int = setting_field(
         16, help="Batch size: samples per step, over all processes.", unit="samples", at_least=1
     )
-    learning_rate: float = setting_field(
-        1e-5, help="Peak learning rate of AdamW. LoRA usually needs about 1e-4.", above=0, at_most=1
-    )
+    learning_rate: float = setting_field(1e-5, help="Peak learning rate of AdamW.", above=0, at_most=1)
     name_lr_scale: float = setting_field(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
     vision_lr_scale: float = setting_field(1.0, help="As `grpo.vision_lr_scale`.", above=0, at_most=1000)
     projector_lr_scale: float = setting_field(1.0, help="As `grpo.projector_lr_scale`.", above=0, at_most=1000)

@@ -182,9 +182,9 @@ def complete(loaded: LoadedConfig, fitted: Mapping[str, FittedValue]) -> LoadedC
     >>> found.config.grpo.steps, found.origins["grpo.steps"], found.origins["run.dir"]
     (500, 'fitted: 8,000 samples', 'x.toml')
     """
-    wanted = {key: one.value for key, one in fitted.items() if key not in loaded.explicit}
-    idle = without_effect(_with_values(loaded.config, wanted))
-    used = {key: value for key, value in wanted.items() if key not in idle}
+    proposed = {key: one.value for key, one in fitted.items() if key not in loaded.explicit}
+    idle = without_effect(_with_values(loaded.config, proposed))
+    used = {key: value for key, value in proposed.items() if key not in idle}
     config = _with_values(loaded.config, used)
     known = {key: loaded.origins[key] for key in loaded.explicit}
     known |= {key: describe_origin(fitted[key]) for key in used}

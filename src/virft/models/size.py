@@ -9,9 +9,11 @@ import json
 import math
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from virft.models.known_models import known_models
 from virft.models.tiny import TINY_NAME, tiny_folder
 
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -29,25 +31,27 @@ class ModelSize(NamedTuple):
     """Largest area in pixels of a resized image, of families that resize to an area (Qwen-VL); else None."""
 
 
-def model_size(path: str) -> ModelSize:
+def read_model_size(path: str) -> ModelSize:
     """Return the size of ``virft-tiny``, of a model folder, or of a hub id.
 
-    Folders: from the headers of the safetensors files. Hub ids: from the size in the name, such as 2B, 500M. What
-    cannot be found is None; nothing is raised, because the model is checked when it is loaded.
+    Folders: from the headers of the safetensors files. Hub ids: from the models known to virft, else from the size in
+    the name, such as 2B, 500M. What cannot be found is None; nothing is raised, because loading the model checks it.
 
-    >>> model_size("HuggingFaceTB/SmolVLM-500M-Instruct").num_parameters
+    >>> read_model_size("Qwen/Qwen2.5-VL-3B-Instruct")
+    ModelSize(num_parameters=3754622976, max_pixels=12845056)
+    >>> read_model_size("someone/Model-500M").num_parameters
     500000000
-    >>> model_size("Qwen/Qwen2.5-VL-3B-Instruct")
-    ModelSize(num_parameters=3000000000, max_pixels=12845056)
     """
     folder = tiny_folder() if path == TINY_NAME else Path(path)
     if folder.is_dir():
         return _folder_size(folder)
+    if (known := known_models().get(path)) is not None:
+        return ModelSize(known.num_parameters, _max_pixels(known.config, known.image_processor))
     return ModelSize(_size_in_name(path), _QWEN_MAX_PIXELS if "qwen" in path.lower() else None)
 
 
 _QWEN_MAX_PIXELS = 12845056
-"""Largest image area of the published Qwen-VL models. Source: their ``preprocessor_config.json``."""
+"""Largest image area of published Qwen2-VL and Qwen2.5-VL models. Source: their ``preprocessor_config.json``."""
 
 
 def _size_in_name(name: str) -> int | None:
@@ -59,16 +63,18 @@ def _size_in_name(name: str) -> int | None:
 def _folder_size(folder: Path) -> ModelSize:
     adapters = _read(folder / "adapter_config.json")
     if adapters and (base := adapters.get("base_model_name_or_path")):
-        inner = model_size(str(base)) if str(base) != str(folder) else ModelSize(None, None)
-        return ModelSize(inner.num_parameters, _max_pixels(folder) or inner.max_pixels)
+        inner = read_model_size(str(base)) if str(base) != str(folder) else ModelSize(None, None)
+        return ModelSize(inner.num_parameters, _folder_max_pixels(folder) or inner.max_pixels)
     index = _read(folder / "model.safetensors.index.json")
     if index:
         files = sorted({str(name) for name in index.get("weight_map", {}).values()})
         counts = [_num_in_file(folder / name) for name in files]
         if not counts or None in counts:
-            return ModelSize(_num_of_index(folder, index), _max_pixels(folder))
-        return ModelSize(sum(count for count in counts if count is not None), _max_pixels(folder))
-    return ModelSize(_num_in_file(folder / "model.safetensors") or _size_in_name(folder.name), _max_pixels(folder))
+            return ModelSize(_num_of_index(folder, index), _folder_max_pixels(folder))
+        return ModelSize(sum(count for count in counts if count is not None), _folder_max_pixels(folder))
+    return ModelSize(
+        _num_in_file(folder / "model.safetensors") or _size_in_name(folder.name), _folder_max_pixels(folder)
+    )
 
 
 def _num_of_index(folder: Path, index: dict[str, Any]) -> int | None:
@@ -90,11 +96,14 @@ def _num_in_file(path: Path) -> int | None:
         return None
 
 
-def _max_pixels(folder: Path) -> int | None:
-    """Return the largest image area that the files of a Qwen-VL image processor give."""
-    if not str(_read(folder / "config.json").get("model_type", "")).startswith("qwen"):
+def _folder_max_pixels(folder: Path) -> int | None:
+    return _max_pixels(_read(folder / "config.json"), _read(folder / "preprocessor_config.json"))
+
+
+def _max_pixels(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int | None:
+    """Return the largest image area of a Qwen-VL image processor; None for families without such an area."""
+    if not str(config.get("model_type", "")).startswith("qwen"):
         return None
-    processor = _read(folder / "preprocessor_config.json")
     found = processor.get("max_pixels") or processor.get("size", {}).get("longest_edge")
     return found if isinstance(found, int) else None
 

@@ -72,7 +72,7 @@ def train(
 
     ``config``: a TOML file, a ``Config``, or None. ``settings``: the settings of docs/config.md, as nested mappings
     (``grpo={"steps": 10}``) or by dotted keys (``**{"grpo.steps": 10}``); they replace those of ``config``. Settings
-    that neither sets are fitted to model and data (docs/fitting.md); only a ``Config`` is used as it is.
+    that neither sets are fitted to model and data (docs/config.md); only a ``Config`` is used as it is.
     ``resume``: continue a stopped run from its last checkpoint.
 
     Raises ``ConfigError`` for an invalid setting, ``RunError`` if the run folder holds another run, and ``RunStopped``

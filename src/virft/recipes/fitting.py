@@ -10,16 +10,18 @@ from typing import Any
 
 from virft.config.fitting import (
     FITTED_KEYS,
+    TOO_FAR,
     Facts,
     FittedMethod,
     FittedValue,
+    fitted_learning_rate,
     fitted_values,
 )
-from virft.config.schema import Config
+from virft.config.schema import Config, Method
 from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, load_config, parse, value_at
 from virft.data.store import read_card
 from virft.errors import ConfigError, DataError
-from virft.models.size import model_size
+from virft.models.size import read_model_size
 
 
 def load_fitted_config(
@@ -56,7 +58,7 @@ def fit(loaded: LoadedConfig, *, method: FittedMethod, saved: str | None = None)
 
 def facts_of(config: Config) -> Facts:
     """Return what the files of model and data say, without loading either. What cannot be read is unknown."""
-    size = model_size(config.model.path)
+    size = read_model_size(config.model.path)
     folders = [part.data for part in config.mixture.values()] if config.mixture else [config.data.train]
     try:
         cards = [read_card(Path(folder)) for folder in folders if folder is not None]
@@ -85,3 +87,44 @@ def _saved_values(saved: Config, loaded: LoadedConfig) -> dict[str, FittedValue]
         for key, (then, now) in found.items()
         if then is not None and then != now
     }
+
+
+def rate_warning(config: Config, method: Method) -> str | None:
+    """Return a warning if the learning rate is far from that of models of this size and ``model.train``; else None.
+
+    Far: by a factor of ``TOO_FAR`` or more.
+    """
+    key = f"{method}.learning_rate"
+    rate = value_at(config, key)
+    fitted = fitted_learning_rate(method, config.model.train, read_model_size(config.model.path).num_parameters)
+    factor = max(rate / fitted.value, fitted.value / rate)
+    # 1e-5 / 1e-6 is 9.999...
+    if factor < TOO_FAR * (1 - 1e-9):
+        return None
+    side, effect = ("above", "may diverge") if rate > fitted.value else ("below", "may learn nothing")
+    return (
+        f"{key} is {rate:g}, {factor:,.0f} times {side} {fitted.value:g}, which fits ({fitted.reason}: "
+        f"{fitted.source}); the run {effect}"
+    )
+
+
+def untuned_warnings(loaded: LoadedConfig) -> list[str]:
+    """Return warnings about the learning rates of a comparison: one far from what fits, and rates not tuned alike."""
+    config, plan = loaded.config, loaded.config.compare
+    is_listed = bool(plan.rft_learning_rates)
+    warnings = [] if is_listed else [one for method in _METHODS if (one := rate_warning(config, method))]
+    if "sft" not in plan.systems or "rft" not in plan.systems or is_listed:
+        return warnings
+    is_set: dict[Method, bool] = {method: f"{method}.learning_rate" in loaded.explicit for method in _METHODS}
+    names: dict[Method, str] = {"grpo": "RFT", "sft": "SFT"}
+    for method, other in (_METHODS, _METHODS[::-1]):
+        if is_set[method] and not is_set[other]:
+            warnings.append(
+                f"{method}.learning_rate is set and {other}.learning_rate is not: {names[other]} is not tuned and gets "
+                f"{value_at(config, f'{other}.learning_rate'):g}, so the comparison may favour {names[method]}; set "
+                "both, or compare.sft_learning_rates and compare.rft_learning_rates"
+            )
+    return warnings
+
+
+_METHODS: tuple[Method, Method] = ("grpo", "sft")

@@ -19,6 +19,7 @@ from virft.origin import source_commit
 from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator
+from virft.recipes.fitting import rate_warning
 from virft.recipes.preflight import CheckedRun, batch_size, check_run, validation_warning
 from virft.recipes.run_header import count_parameters, header_lines
 from virft.recipes.setup import (
@@ -41,6 +42,8 @@ from virft.types import Sample
 
 VALIDATION_DATA = "validation_data"
 """Event: images of the validation set are training images."""
+LEARNING_RATE = "learning_rate"
+"""Event: the learning rate is far from what fits the model."""
 
 
 def run_training(
@@ -84,7 +87,8 @@ def run_training(
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         for line in header_lines(checked, size, runtime):
             log(line)
-        _warn_about_validation(checked, run, log)
+        _warn(VALIDATION_DATA, validation_warning(data, checked.validation), run, log)
+        _warn(LEARNING_RATE, rate_warning(config, method), run, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
             if isinstance(trainer, GRPOTrainer):
@@ -152,15 +156,14 @@ def _make_validator(
     return make_validator(loaded, run.validation, folder, settings=settings, runtime=runtime)
 
 
-def _warn_about_validation(checked: CheckedRun, run: RunFolder, log: Callable[[str], None]) -> None:
-    """Print and record that validation data is training data; a resumed run has the record already."""
-    warning = validation_warning(checked.data, checked.validation)
-    if warning is None:
+def _warn(event: str, message: str | None, run: RunFolder, log: Callable[[str], None]) -> None:
+    """Print and record a warning about the run, if there is one; a resumed run has recorded it already."""
+    if message is None:
         return
-    log(f"warning: {warning}")
-    if not any(event["event"] == VALIDATION_DATA for event in run.records(EVENTS)):
+    log(f"warning: {message}")
+    if not any(one["event"] == event for one in run.records(EVENTS)):
         # an incident: a rollback to step 0 must not remove it
-        run.append_event(0, VALIDATION_DATA, action="continued", message=warning, is_incident=True)
+        run.append_event(0, event, action="continued", message=message, is_incident=True)
 
 
 def _open_run(

@@ -227,7 +227,7 @@ class HealthMonitors:
         if window > 1:
             variances = variance(self._first["reward"]) + variance(self._latest["reward"])
             smallest = max(smallest, _NUM_STANDARD_ERRORS * math.sqrt(variances / window))
-        # half of it keeps an alarm active: a reward that fluctuates about the limit must not raise it again and again
+        # half of it for an active alarm: a reward that fluctuates about the limit must not raise it again and again
         return smallest / 2 if "accuracy" in self._active.get("step", ()) else smallest
 
     def _check_answers(self) -> Alarm | None:
