@@ -134,7 +134,8 @@ def next_lines(cards: Cards) -> list[str]:
     folder = next(iter(cards))
     if not next(iter(cards.values())).get("has_images", True):
         return []
-    return [f"next: virft preview {folder}    (check the boxes; then `virft init` writes a config)"]
+    whole = folder if len(cards) == 1 else str(Path(folder).parent)
+    return [f"next: virft preview {folder} (to check the boxes), then virft init --data {whole}"]
 
 
 def _missing_negatives(folder: str, card: Mapping[str, Any]) -> str | None:

@@ -23,7 +23,7 @@ def test_one_class_on_every_image_leaves_no_negatives(tmp_path: Path, capsys: py
     assert lines[1:] == [
         "/out: requested 20% of questions about absent classes, got 0%: every image shows the only class (cat); build "
         "without --shots from images that lack a class too, or with more --classes",
-        "next: virft preview /out    (check the boxes; then `virft init` writes a config)",
+        "next: virft preview /out (to check the boxes), then virft init --data /out",
     ]
 
 
@@ -42,4 +42,7 @@ def test_a_fraction_that_is_reached_is_not_explained(tmp_path: Path, capsys: pyt
     coco = save_coco(tmp_path, boxes)
     lines = build(tmp_path, capsys, coco, "--negatives-frac", "0.5")
     assert "50% about an absent class" in lines[0]
+    assert lines[-1] == "next: virft preview /out (to check the boxes), then virft init --data /out"
+    lines = build(tmp_path, capsys, coco, "--test-frac", "0.5", "--overwrite")
+    assert lines[-1] == "next: virft preview /out/train (to check the boxes), then virft init --data /out"
     assert not [line for line in lines if "requested" in line]
