@@ -43,6 +43,10 @@ def test_a_fraction_that_is_reached_is_not_explained(tmp_path: Path, capsys: pyt
     lines = build(tmp_path, capsys, coco, "--negatives-frac", "0.5")
     assert "50% about an absent class" in lines[0]
     assert lines[-1] == "next: virft preview /out (to check the boxes), then virft init --data /out"
-    lines = build(tmp_path, capsys, coco, "--test-frac", "0.5", "--overwrite")
-    assert lines[-1] == "next: virft preview /out/train (to check the boxes), then virft init --data /out"
     assert not [line for line in lines if "requested" in line]
+
+
+def test_the_next_command_knows_the_folder_of_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = save_coco(tmp_path, {f"{i}.png": [("cat", (5, 5, 20, 20))] for i in range(4)})
+    lines = build(tmp_path, capsys, coco, "--test-frac", "0.5")
+    assert lines[-1] == "next: virft preview /out/train (to check the boxes), then virft init --data /out"
