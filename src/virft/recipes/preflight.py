@@ -74,7 +74,11 @@ def check_run(config: Config, method: Method, *, resume: bool = False) -> Checke
     if config.prompt.template != "auto":
         read_template(config.prompt.template)
     if method == "grpo":
-        make_reward_rule(config.reward)
+        for preset in {
+            config.reward.preset,
+            *(part.preset or config.reward.preset for part in config.mixture.values()),
+        }:
+            make_reward_rule(config.reward, preset)
     data = training_data(config, method)
     validation = validation_stores(config.data, config.mixture)
     require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)

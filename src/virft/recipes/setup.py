@@ -30,7 +30,7 @@ from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.recipes.preflight import thinking_by_origin
 from virft.recipes.reward_rule import make_reward_rule
 from virft.recipes.rollout_images import rollout_images
-from virft.rewards.extra import load_function, name_of_extra
+from virft.rewards.extra import name_of_extra
 from virft.rewards.options import Preset
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
@@ -106,19 +106,18 @@ def make_grader(
     return replace(grader(None, prompt.thinking), by_origin=by_origin)
 
 
-def reward_parts(reward: RewardConfig, mixture: Mapping[str, MixtureConfig], tasks: Iterable[str]) -> RewardParts:
+def reward_parts(grader: Grader, tasks: Iterable[str]) -> RewardParts:
     """The reward parts that the monitors compare, for training data of these tasks."""
-    threshold_rises = (reward.iou_threshold_end or 0.0) > reward.iou_threshold
-    accuracy: dict[str, tuple[float, float]] = {
-        name_of_extra(load_function(spec)): (-1.0, 1.0) for spec in reward.extra
-    }
-    for preset in {reward.preset} | {part.preset or reward.preset for part in mixture.values()}:
+    accuracy: dict[str, tuple[float, float]] = {}
+    for rule in (grader.rule, *(own.rule for own in grader.by_origin.values())):
+        accuracy |= dict.fromkeys(map(name_of_extra, rule.extra), (-1.0, 1.0))
+        threshold_rises = (rule.iou_threshold_end or 0.0) > rule.iou_threshold
         for task in tasks:
-            rewards = TASKS[task].rewards[preset]
+            rewards = TASKS[task].rewards[rule.preset]
             # a part whose threshold rises may be flat although the answers become better
             if not (rewards.uses_threshold and threshold_rises):
                 accuracy |= rewards.accuracy_bounds
-    return RewardParts(accuracy=accuracy, weights=reward.weights)
+    return RewardParts(accuracy=accuracy, weights=grader.rule.weights)
 
 
 def loop_settings(

@@ -36,6 +36,7 @@ from virft.training.distributed import Ranks
 from virft.training.grpo.base_filter import in_range, score_base
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment, Trainer, TrainingLoop
+from virft.training.monitors import RewardParts
 from virft.training.run import BEST, EVENTS, MODEL, RunFolder, run_card
 from virft.training.runtime import Runtime
 from virft.types import Sample
@@ -91,7 +92,9 @@ def run_training(
         _warn(LEARNING_RATE, rate_warning(config, method), run, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
+            parts = RewardParts()
             if isinstance(trainer, GRPOTrainer):
+                parts = reward_parts(trainer.grader, {sample.task for sample in data})
                 data = _filter_by_base_score(config.grpo, trainer, data, run, log)
                 trainer.refill = _make_refill(config.grpo.steps, data, augment)
             num_steps = (config.grpo if method == "grpo" else config.sft).steps
@@ -104,7 +107,7 @@ def run_training(
                     config.monitors,
                     num_steps=num_steps,
                     validate_every=config.data.validate_every,
-                    parts=reward_parts(config.reward, config.mixture, {sample.task for sample in data}),
+                    parts=parts,
                 ),
                 log=log,
                 validate=validate,
