@@ -35,7 +35,8 @@ run.dir = "runs/raccoon"
 
 It is an error if a key does not exist, has the wrong type, is out of range, or has no effect in this run (such as
 `model.lora_rank` without LoRA). The message says which file or argument, what was found, and what is allowed.
-`--dry-run` prints all resolved settings as TOML, which can be used as a config again.
+`--dry-run` prints the expected cost of the run, and each setting that was set or fitted with its origin. All resolved
+settings are in `config.toml` of the run folder, which can be used as a config again.
 
 Defaults with an asterisk are [fitted](#fitted-defaults) to model and data.
 

@@ -324,8 +324,8 @@ def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_
     from virft.audit.audit import audit_reward
     from virft.audit.groups import judge_groups, sample_groups
     from virft.audit.text import audit_text, groups_text
+    from virft.recipes.preflight import training_data
     from virft.recipes.setup import make_grader
-    from virft.recipes.train import training_data
     from virft.recipes.trainers import open_grpo_trainer
 
     data = training_data(settings, "grpo")

@@ -41,9 +41,11 @@ def add_parser(verbs: Verbs, name: str, help: str) -> argparse.ArgumentParser:
     return verbs.add_parser(name, help=help, description=help, formatter_class=HelpWithDefaults, allow_abbrev=False)
 
 
-def add_config(verb: argparse.ArgumentParser, *, example: str) -> None:
-    """Add a TOML file and settings that override it."""
-    verb.add_argument("config", metavar="CONFIG", type=Path, help=f"TOML file of settings; all are on {SETTINGS_PAGE}")
+def add_config(verb: argparse.ArgumentParser, *, example: str, is_optional: bool = False) -> None:
+    """Add a TOML file, which may be optional, and settings that override it."""
+    number = "?" if is_optional else None
+    help = f"TOML file of settings; all are on {SETTINGS_PAGE}"
+    verb.add_argument("config", metavar="CONFIG", type=Path, nargs=number, help=help)
     verb.add_argument(
         "overrides", metavar="KEY=VALUE", nargs="*", help=f"settings that override the file, such as {example}"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.fitting import load_fitted_config
 from virft.recipes.results import Evaluation, Run
 from virft.recipes.train import run_training
+from virft.training.progress import progress_bar
 from virft.training.run import CONFIG
 from virft.training.runtime import start_runtime
 
@@ -118,7 +119,7 @@ def evaluate(
             max_completion_tokens=model.max_completion_tokens,
             model_name=model.name,
             resume=is_run,
-            progress=stack.enter_context(_progress_bar()),
+            progress=stack.enter_context(progress_bar()),
         )
         runtime = start_runtime()
         runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))
@@ -136,22 +137,6 @@ def _resolve(
         return changed(config, settings)
     path = None if config is None else Path(config)
     return load_fitted_config(path, method=method, keywords=settings, saved=CONFIG if resume else None).config
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Give a function ``(num_done, num_all)`` that draws a bar from its first call on."""
-    from tqdm import tqdm
-
-    with ExitStack() as stack:
-        bars: list[Any] = []
-
-        def show(num_done: int, num_all: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(tqdm(total=num_all, desc="predictions", unit="")))
-            bars[0].update(num_done - bars[0].n)
-
-        yield show
 
 
 def _print(line: str) -> None:

@@ -171,7 +171,7 @@ def test_skipped_records_are_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("skipped annotations.json: annotation 3 (0.png): box [1, 1, 1, 1] has x2 <= x1")
-    assert lines[-1] == "and 2 more skipped: see card.json"
+    assert lines[-2] == "and 2 more skipped: see card.json"
 
 
 def test_scenes_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,7 +281,13 @@ def test_overrides_may_be_before_and_after_options(argv: tuple[str, ...], monkey
     seen: dict[str, object] = {}
     monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
     assert run(*argv) == 0
-    assert seen == {"config": Path("a.toml"), "overrides": ["x=1", "y=2"], "resume": False, "dry_run": True}
+    assert seen == {
+        "config": Path("a.toml"),
+        "overrides": ["x=1", "y=2"],
+        "from_run": None,
+        "resume": False,
+        "dry_run": True,
+    }
 
 
 def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_resume(

@@ -20,8 +20,9 @@ from virft.files import UNFINISHED, write_text
 from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
+from virft.recipes.preflight import training_data
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
-from virft.recipes.train import run_training, training_data
+from virft.recipes.train import run_training
 from virft.recipes.trainers import make_sft_trainer
 from virft.tasks import TASKS
 from virft.training.monitors import VALIDATION_SCORE
