@@ -77,6 +77,6 @@ def nearest_model_id(name: str) -> str | None:
     for hub_id in known_models():
         owner, _, model = hub_id.lower().partition("/")
         short = model.removesuffix("-hf").removesuffix("-it").removesuffix("-instruct")
-        ids |= {name: hub_id for name in (f"{owner}/{model}", f"{owner}/{short}", model, short)}
+        ids |= dict.fromkeys((f"{owner}/{model}", f"{owner}/{short}", model, short), hub_id)
     close = difflib.get_close_matches(name.lower(), list(ids), n=1, cutoff=0.75)
     return ids[close[0]] if close else None
