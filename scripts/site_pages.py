@@ -34,9 +34,10 @@ RESULTS = (
 
 
 def on_config(config: Any) -> Any:
-    """Add the reference to the navigation: the public API, and the internal modules, one page per package."""
+    """Add to the reference of the navigation the public API, and the internal modules, one page per package."""
     internals = [{name: f"reference/{name}.md"} for name in reference()]
-    config.nav.append({"Reference": [{"Public API": [{"Names and results": PUBLIC}]}, {"Internals": internals}]})
+    (pages,) = (group["Reference"] for group in config.nav if "Reference" in group)
+    pages += [{"Public API": [{"Names and results": PUBLIC}]}, {"Internals": internals}]
     return config
 
 
