@@ -60,7 +60,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace links out of docs/ by links to the generated pages."""
+    """Replace links out of docs/ by links to the generated pages; the landing page has the whole width, and the FAQ is found first."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation", "toc"]
+    if page.file.src_uri == "faq.md":
+        page.meta["search"] = {"boost": 2}
     here = posixpath.dirname(page.file.src_uri)
 
     def replacement(match: re.Match[str]) -> str:
