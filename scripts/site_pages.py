@@ -60,7 +60,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace links out of docs/ by links to the generated pages; the landing page has the whole width, and the FAQ is found first."""
+    """Replace links out of docs/ by links to the generated pages.
+
+    The landing page has no side bars, and the FAQ is the first hit of a search.
+    """
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation", "toc"]
     if page.file.src_uri == "faq.md":

@@ -68,6 +68,23 @@ def test_sources_are_no_search_results(site: Path) -> None:
     assert [one for one in found if one.startswith("benchmarks/") or one.endswith(".py.html")] == []
 
 
+@pytest.mark.parametrize(
+    "word", ["OOM", "out of memory", "CUDA", "notebook", "early stopping", "bbox_2d", "reward stuck at 0", "install"]
+)
+def test_a_search_finds_the_faq(site: Path, word: str) -> None:
+    # the theme ranks a hit in a title above all others, and the FAQ above other pages
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    sections = [one for one in index["docs"] if one["location"].startswith("faq.html#")]
+    assert any(word.lower() in one["title"].lower() for one in sections)
+    assert all(one["boost"] == 2 for one in sections)
+
+
+def test_the_link_to_the_repository_fetches_nothing(site: Path) -> None:
+    page = (site / "index.html").read_text(encoding="utf-8")
+    assert 'href="https://github.com/virft/virft"' in page
+    assert 'data-md-component="source"' not in page
+
+
 def test_the_site_fetches_nothing_from_another_host(site: Path) -> None:
     page = (site / "index.html").read_text(encoding="utf-8")
     assert re.findall(r'<(?:script|link rel="(?:stylesheet|preconnect)")[^>]*(?:src|href)="https?:', page) == []
