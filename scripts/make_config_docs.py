@@ -8,6 +8,7 @@ from virft.config.fitting import (
     FEW_IMAGES,
     FITTED_KEYS,
     LORA_FACTOR,
+    MAX_LORA_RATE,
     MOST_STEPS,
     PAPER_MAX_PIXELS,
     SIZE_CLASSES,
@@ -81,9 +82,9 @@ safetensors files of a folder; of a hub id, it is known or read from the name (2
 |---|---|---|---|---|
 RATES
 
-These rates are for training all weights. LoRA: {LORA_FACTOR} times as much (source: LoRA Without Regret, Schulman et
-al., 2025; VLM-R1 has 1e-6 and 1e-5 for GRPO, ms-swift 1e-5 and 1e-4 for SFT). A run whose learning rate is ten or more
-times as large or as small prints a warning and records it in `events.jsonl`.
+These rates are for training all weights. LoRA: {LORA_FACTOR} times as much, at most {MAX_LORA_RATE:g} (source: LoRA
+Without Regret, Schulman et al., 2025; VLM-R1 has 1e-6 and 1e-5 for GRPO, ms-swift 1e-5 and 1e-4 for SFT). A run whose
+learning rate is ten or more times as large or as small prints a warning and records it in `events.jsonl`.
 """
 
 TINY = "measured with `virft-tiny`, [log](log.md)"

@@ -72,9 +72,10 @@ SMALL = 50e6
 """Number of parameters below which a model is fitted as ``virft-tiny`` is."""
 
 _MEASURED = "measured with virft-tiny, docs/log.md"
+_TUNED = "tuned with virft-tiny, docs/reproducing.md"
 _BETWEEN = "between the rates of virft-tiny and of 2B models"
 SIZE_CLASSES = (
-    SizeClass(SMALL, 3e-4, 1e-4, _MEASURED, _MEASURED),
+    SizeClass(SMALL, 3e-4, 3e-4, _TUNED, _TUNED),
     SizeClass(1.5e9, 5e-6, 3e-5, _BETWEEN, _BETWEEN),
     SizeClass(math.inf, 1e-6, 1e-5, "Visual-RFT code, VLM-R1", "ms-swift"),
 )
@@ -83,6 +84,9 @@ SIZE_CLASSES = (
 LORA_FACTOR = 10
 """Learning rate of LoRA / that of training all weights. Source: LoRA Without Regret (Schulman et al., 2025); VLM-R1 and
 ms-swift have the same ratio: 1e-5 and 1e-6 for GRPO, 1e-4 and 1e-5 for SFT."""
+
+MAX_LORA_RATE = 1e-3
+"""Largest rate that is fitted to LoRA: small models have no larger one that was tried."""
 
 PAPER_MAX_PIXELS = 401408
 """Largest image area of Visual-RFT in pixels: 512 image tokens of 28 x 28."""
@@ -123,7 +127,7 @@ def fitted_learning_rate(method: Method, train: Literal["full", "lora"], num_par
     """
     size = next(one for one in SIZE_CLASSES if (math.inf if num_parameters is None else num_parameters) <= one.below)
     rate = size.grpo if method == "grpo" else size.sft
-    value = float(f"{rate * LORA_FACTOR:.6g}") if train == "lora" else rate
+    value = min(float(f"{rate * LORA_FACTOR:.6g}"), MAX_LORA_RATE) if train == "lora" else rate
     trained = "LoRA" if train == "lora" else "all weights trained"
     source = size.grpo_source if method == "grpo" else size.sft_source
     return FittedValue(value=value, reason=f"{format_size(num_parameters)}, {trained}", source=source)

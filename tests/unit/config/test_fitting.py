@@ -30,6 +30,8 @@ def fitted_keys(loaded: LoadedConfig) -> set[str]:
     ("method", "train", "num_parameters", "rate"),
     [
         ("grpo", "full", 7_085_056, 3e-4),
+        ("sft", "full", 7_085_056, 3e-4),
+        ("grpo", "lora", 7_085_056, 1e-3),
         ("grpo", "full", 500_000_000, 5e-6),
         ("grpo", "full", 2_208_985_600, 1e-6),
         ("grpo", "full", None, 1e-6),
@@ -80,7 +82,7 @@ def test_origins_name_the_file_the_command_line_the_default_and_the_reason() -> 
     assert done.origins["grpo.group_size"] == "command line"
     assert done.origins["grpo.loss"] == "default"
     assert done.origins["grpo.learning_rate"] == (
-        "fitted: 7.1M parameters, all weights trained (measured with virft-tiny, docs/log.md)"
+        "fitted: 7.1M parameters, all weights trained (tuned with virft-tiny, docs/reproducing.md)"
     )
     assert done.origins["reward.weights.confidence"] == done.origins["reward.weights"]
     assert next(iter(done.origins)) == "seed"

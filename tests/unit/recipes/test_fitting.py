@@ -42,7 +42,7 @@ def test_settings_of_the_command_line_win(tmp_path: Path) -> None:
 def test_keywords_of_python_are_fitted_without_a_file(tmp_path: Path) -> None:
     save_card(tmp_path / "data", num_images=5000, num_samples=9000)
     loaded = load_fitted_config(None, keywords={"data.train": tmp_path / "data", "run.dir": "r"}, method="sft")
-    assert loaded.config.sft.learning_rate == 1e-4
+    assert loaded.config.sft.learning_rate == 3e-4
     assert loaded.config.sft.steps == 1000  # 3 * 9000 / 16 is more than the largest number of steps
     assert not loaded.config.augment.horizontal_flip
 
@@ -106,7 +106,7 @@ def test_rate_ten_times_from_what_fits_has_a_warning(tmp_path: Path, text: str, 
         ("grpo.learning_rate = 2e-4\nsft.learning_rate = 2e-4", []),
         ("", []),
         ('grpo.learning_rate = 2e-4\ncompare.systems = ["rft"]', []),
-        ("sft.learning_rate = 1e-6\ngrpo.learning_rate = 3e-4", ["sft.learning_rate is 1e-06, 100 times below 0.0001"]),
+        ("sft.learning_rate = 1e-6\ngrpo.learning_rate = 3e-4", ["sft.learning_rate is 1e-06, 300 times below 0.0003"]),
     ],
 )
 def test_comparison_with_one_rate_set_is_not_tuned(tmp_path: Path, text: str, found: list[str]) -> None:
