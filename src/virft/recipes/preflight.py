@@ -46,7 +46,7 @@ def load_run_config(
     Its trained model becomes ``model.path``, and its settings are used if there is no ``config``. Raises
     ``ConfigError``.
     """
-    if config is not None and "=" in config.name and not config.exists():
+    if config is not None and "=" in str(config) and not config.exists():
         # the first of several KEY=VALUE, without a file before them
         config, overrides = None, [str(config), *overrides]
     saved = CONFIG if resume else None
