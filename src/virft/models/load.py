@@ -34,6 +34,7 @@ from virft.files import UNFINISHED, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
+from virft.models.hub_files import hub_source
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
@@ -252,7 +253,7 @@ def load_model(
         check_folder(folder, path)
     elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"{path}: there is no such folder; expected {_EXPECTED}")
-    source = str(folder) if is_folder else path
+    source = str(folder) if is_folder else hub_source(path, expected=_EXPECTED)
     with explained(path, expected=_EXPECTED):
         if is_folder and (folder / _ADAPTERS).exists():
             if in_4bit:
