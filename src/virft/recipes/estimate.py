@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ MOST_MEASURED = 3
 LONGEST_S = 60.0
 """No other step is measured if it would probably end later than this after the first one began."""
 FASTER, SLOWER = 0.85, 1.3
-"""The range of a run's time, relative to its fastest and slowest measured step: completions change in length."""
+"""The range of a run's time, relative to the fastest measured step and to their mean: completions change in length."""
 MOST_BATCHED = 4
 """A step is at most this much faster than its groups one by one."""
 VALIDATED = 16
@@ -129,7 +130,7 @@ def measure_cost(
             start = time.perf_counter()
             report = trainer.step(number, samples)
             seconds.append(time.perf_counter() - start)
-        step = SecondsRange(FASTER * min(seconds), SLOWER * max(seconds))
+        step = SecondsRange(FASTER * min(seconds), SLOWER * fmean(seconds))
         measured = f"{len(seconds)} step{'s' if len(seconds) > 1 else ''} measured"
         tokens = report.metrics["num_tokens"]
     length = report.metrics.get("completion_tokens", report.metrics.get("target_tokens", 0.0))

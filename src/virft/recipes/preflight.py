@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
@@ -46,7 +47,7 @@ def load_run_config(
     Its trained model becomes ``model.path``, and its settings are used if there is no ``config``. Raises
     ``ConfigError``.
     """
-    if config is not None and "=" in config.name and not config.exists():
+    if config is not None and "=" in str(config) and not config.exists():
         # the first of several KEY=VALUE, without a file before them
         config, overrides = None, [str(config), *overrides]
     saved = CONFIG if resume else None
@@ -135,6 +136,7 @@ def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> s
                 "generalization, and cannot choose the best model; expected other images (virft build "
                 "--validation-frac 0.1)"
             )
+    hash_of = cache(file_hash)
     trained: dict[int, set[Path]] = {}
     for train_store in data.stores.values():
         for path in _images(train_store):
@@ -146,7 +148,7 @@ def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> s
             path
             for path in images
             if (same_size := trained.get(path.stat().st_size))
-            and (path in same_size or file_hash(path) in {file_hash(one) for one in same_size})
+            and (path in same_size or hash_of(path) in map(hash_of, same_size))
         ]
         if shared:
             return (

@@ -144,6 +144,7 @@ class TrainingLoop:
         self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         self._last_rollback: int | None = None
         self._current = 0
+        self._stops_after = 1
 
     def run(self) -> None:
         """Train to the end.
@@ -196,7 +197,7 @@ class TrainingLoop:
 
     def _announce_stop(self, received: signal.Signals) -> None:
         """Print immediately that the first signal was received; in rank 0 only, as ``log`` is."""
-        what = f"finishing step {self._current + 1}, then saving"
+        what = f"finishing step {self._stops_after}, then saving"
         if received == signal.SIGINT:
             print_in_handler(self.log, f"{what}; press Ctrl-C again to stop now")
         else:
@@ -215,6 +216,7 @@ class TrainingLoop:
         Raises ``RunStopped`` or ``RunError`` if the run is to stop after this step, when it is saved.
         """
         self._current, done = number, number + 1
+        self._stops_after = done
         # Before a step and before a save: a NaN must neither be trained on nor saved.
         self._require_finite_weights()
         report = self.trainer.step(number, self._samples(number))
@@ -227,6 +229,7 @@ class TrainingLoop:
         if is_last or done % self.settings.log_every == 0:
             self._log_step(report, time_left=progress.describe(done))
         # All ranks have to agree: a signal may reach one of them a step earlier than another.
+        self._stops_after = min(done + 1, self.settings.num_steps)  # of a signal that comes after the next line
         is_stopped = self.ranks.max(signals.received) > 0
         stopping = [one for one in alarms if one.monitor in self.settings.monitors.stop_on]
         if is_last or is_stopped or stopping or self._is_due(done, self.settings.save_every):

@@ -234,7 +234,7 @@ class HealthMonitors:
         answer, target = self._latest_mean(COMMON_ANSWER), self._latest_mean(COMMON_TARGET)
         if answer is None or target is None:
             return None
-        return self._collapse_alarm(answer, target, f"sampled answers over {self._steps()}")
+        return self._collapse_alarm(answer, target, f"sampled answers over {self._steps()}", kind="step")
 
     def _check_validation_answers(self, record: Mapping[str, float]) -> list[Alarm]:
         """Alarm for the first validation set, in the order of the record, whose answers are nearly all the same."""
@@ -243,13 +243,16 @@ class HealthMonitors:
             if name.startswith(prefix):
                 origin = name.removeprefix(prefix)
                 target = record[VALIDATION_PREFIX + COMMON_TARGET + origin]
-                if (alarm := self._collapse_alarm(answer, target, f"validation{origin}")) is not None:
+                alarm = self._collapse_alarm(answer, target, f"validation{origin}", kind="validation")
+                if alarm is not None:
                     return [alarm]
         return []
 
-    def _collapse_alarm(self, answer: float, target: float, where: str) -> Alarm | None:
+    def _collapse_alarm(self, answer: float, target: float, where: str, *, kind: str) -> Alarm | None:
         limit = self._settings.max_common_answer_frac
-        if not limit or answer - target <= limit:
+        # half of it for an active alarm, as in ``_smallest_reward_rise``
+        smallest = limit / 2 if "collapse" in self._active.get(kind, ()) else limit
+        if not limit or answer - target <= smallest:
             return None
         message = (
             f"the answers collapse: {answer:.0%} of the images get the same answer ({where}), such as one box or "

@@ -119,6 +119,6 @@ def test_a_setting_in_place_of_the_file_is_an_override(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no trained model; finish the run with --resume first"):
         load_run_config(Path("run.dir=x"), method="grpo", from_run=tmp_path / "run")
     (tmp_path / "run" / "model").mkdir()
-    loaded = load_run_config(Path("run.dir=x"), ["grpo.steps=7"], method="grpo", from_run=tmp_path / "run")
-    assert (loaded.config.run.dir, loaded.config.grpo.steps) == ("x", 7)
+    loaded = load_run_config(Path("run.dir=a/x"), ["grpo.steps=7"], method="grpo", from_run=tmp_path / "run")
+    assert (loaded.config.run.dir, loaded.config.grpo.steps) == ("a/x", 7)
     assert loaded.config.model.path == str(tmp_path / "run" / "model")

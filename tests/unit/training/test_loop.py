@@ -169,6 +169,20 @@ def test_the_first_signal_is_answered_before_the_step_ends(tmp_path: Path, by: s
     assert [logged[1], logged[2][:8]] == [line, "step 2/4"]
 
 
+def test_a_signal_during_a_save_names_the_step_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, logged = checkpoint.replace_folder, list[str]()
+
+    def interrupted(new: Path, goal: Path) -> None:
+        if not any(line.startswith("finishing") for line in logged):
+            os.kill(os.getpid(), signal.SIGINT)
+        real(new, goal)
+
+    monkeypatch.setattr(checkpoint, "replace_folder", interrupted)
+    with pytest.raises(RunStopped, match="stopped after step 2"):
+        run(tmp_path / "r", logged=logged, save_every=1)
+    assert logged[1] == "finishing step 2, then saving; press Ctrl-C again to stop now"
+
+
 def test_a_run_that_is_extended_equals_one_that_was_longer_from_the_start(tmp_path: Path) -> None:
     constant = {"schedule": "constant"}
     run(tmp_path / "whole", num_steps=4, trainer=toy_trainer(num_steps=4, **constant))

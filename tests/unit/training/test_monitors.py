@@ -282,6 +282,11 @@ def test_answers_collapse_if_more_images_have_the_same_answer_than_the_same_targ
     assert "while 10% have the same ground truth" in alarm.message
 
 
+def test_a_collapse_ends_only_well_below_its_limit() -> None:
+    fractions = (0.6, 0.6, 0.4, 0.4, 0.6, 0.6, 0.2, 0.2, 0.6, 0.6)
+    assert list(alarms_of(steps(*map(collapsed, fractions)))) == [1, 9]
+
+
 def test_equal_answers_to_equal_targets_are_no_collapse() -> None:
     assert alarms_of(steps(*[collapsed(1.0, target=0.7)] * 5)) == {}
 
