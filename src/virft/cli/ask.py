@@ -79,7 +79,7 @@ def ask(
     if (image == "-") != (question is None):
         raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
     if seed is not None and temperature == 0:
-        raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
+        raise ConfigError("--seed has no effect: it needs --temperature above 0; remove it")
     from virft.inference.annotated_image import default_path, require_writable, save_marked
     from virft.inference.queries import make_query
     from virft.inference.result import result_lines
