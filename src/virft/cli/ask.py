@@ -22,7 +22,7 @@ from virft.tasks import TASKS
 
 def add_ask(verbs: Verbs) -> None:
     """Add the parser of ``ask``."""
-    verb = add_verb(verbs, "ask", "query a model about an image, and draw the predicted boxes", ask)
+    verb = add_verb(verbs, "ask", "query a model about an image, and draw the boxes", ask)
     add_model(verb)
     verb.add_argument("image", metavar="IMAGE", help="image file; - reads questions as JSON lines from standard input")
     verb.add_argument(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from virft.cli import arguments
 from virft.cli.build_options import add_options, report_build
-from virft.cli.parsers import Verbs, add_parser, add_task, add_verb
+from virft.cli.parsers import Parser, Verbs, add_parser, add_task, add_verb
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 from virft.recipes.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, require_images, source_of
@@ -25,7 +25,7 @@ from virft.tasks import TASKS
 def add_build(verbs: Verbs) -> None:
     """Add the parser of ``build``, with one of its own for each source."""
     sources = add_parser(verbs, "build", "convert annotations to a dataset").add_subparsers(
-        metavar="SOURCE", required=True
+        metavar="SOURCE", required=True, parser_class=Parser
     )
     _add_coco(sources)
     _add_files(sources)

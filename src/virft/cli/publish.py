@@ -46,7 +46,7 @@ def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = 
 
 def add_push(verbs: Verbs) -> None:
     """Add the parser of ``push``."""
-    verb = add_verb(verbs, "push", "upload a model to the Hugging Face Hub, private by default", push)
+    verb = add_verb(verbs, "push", "upload a model to the Hub, private by default", push)
     verb.add_argument(
         "model", metavar="RUN_OR_MODEL", type=Path, help="a run folder, or a model folder such as RUN/best"
     )

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 def add_grpo(verbs: Verbs) -> None:
     """Add the parser of ``grpo``."""
-    verb = add_verb(verbs, "grpo", "train a model with GRPO and rule-based visual rewards", grpo)
-    add_config(verb, example="grpo.steps=10")
+    verb = add_verb(verbs, "grpo", "train with GRPO and rule-based visual rewards", grpo)
+    add_config(
+        verb,
+        example="grpo.steps=10",
+        sections=("data", "model", "grpo", "sampling", "reward", "prompt", "augment", "run", "monitors", "parallel"),
+    )
     add_resume(verb, "a run")
     verb.add_argument(
         "--dry-run",
@@ -31,7 +35,7 @@ def add_grpo(verbs: Verbs) -> None:
     )
 
 
-def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, dry_run: bool = False) -> None:
+def grpo(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False, dry_run: bool = False) -> None:
     """Train a model with GRPO as a config says; the trained model is saved in ``run.dir/model``."""
     from virft.config.toml_file import dump, load_config
 
@@ -53,12 +57,16 @@ def grpo(*, config: Path, overrides: Sequence[str] = (), resume: bool = False, d
 
 def add_sft(verbs: Verbs) -> None:
     """Add the parser of ``sft``."""
-    verb = add_verb(verbs, "sft", "train a model on the ground truth of a dataset (supervised fine-tuning)", sft)
-    add_config(verb, example="sft.steps=10")
+    verb = add_verb(verbs, "sft", "train on the ground truth (supervised fine-tuning)", sft)
+    add_config(
+        verb,
+        example="sft.steps=10",
+        sections=("data", "model", "sft", "prompt", "augment", "run", "monitors", "parallel"),
+    )
     add_resume(verb, "a run")
 
 
-def sft(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
+def sft(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False) -> None:
     """Train a model on the ground truth as a config says; the trained model is saved in ``run.dir/model``."""
     from virft.config.toml_file import load_config
 
@@ -80,7 +88,7 @@ def _train(config: Config, method: Method, *, resume: bool) -> None:
 
 def add_plan(verbs: Verbs) -> None:
     """Add the parser of ``plan``."""
-    verb = add_verb(verbs, "plan", "print the memory that a run needs, and settings with which it fits", plan)
+    verb = add_verb(verbs, "plan", "print the memory of a run, and settings that fit", plan)
     add_config(verb, example="model.train=lora")
     verb.add_argument(
         "--memory",
@@ -107,7 +115,7 @@ def add_plan(verbs: Verbs) -> None:
 
 def plan(
     *,
-    config: Path,
+    config: Path | None,
     overrides: Sequence[str] = (),
     memory: float | None = None,
     image: ImageSize,

@@ -20,6 +20,11 @@ def suggest_setting(key: str) -> str:
     >>> suggest_setting("top_p")
     'completions are sampled from the whole distribution: top-k and top-p are always off'
     """
+    return nearest_setting(key) or _list_section(key)
+
+
+def nearest_setting(key: str) -> str | None:
+    """Return the setting that an unknown key probably means, as ``suggest_setting`` does; None if none is near."""
     written = key
     if key.startswith("mixture."):
         key = f"{MIXTURE}.{key.rpartition('.')[2]}"
@@ -39,8 +44,8 @@ def suggest_setting(key: str) -> str:
     # a name without its section, or in the wrong one, is compared with the last parts of all keys
     names = {setting.rpartition(".")[2] for setting in known}
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.85 if section else 0.75):
-        return suggest_setting(f"{section}.{close[0]}".removeprefix("."))
-    return _list_section(key)
+        return nearest_setting(f"{section}.{close[0]}".removeprefix("."))
+    return None
 
 
 def _did_you_mean(keys: list[str], section: str) -> str:

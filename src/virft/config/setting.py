@@ -88,7 +88,7 @@ class Setting:
         >>> setting_at("model.max_pixels").takes(int), setting_at("reward.extra").takes(str)
         (True, False)
         """
-        options = _alternatives(self.kind)
+        options = alternatives(self.kind)
         return kind in options or (kind is str and any(get_origin(option) is Literal for option in options))
 
     def check(self, value: Any) -> None:
@@ -110,13 +110,18 @@ def default_of(f: Field[Any]) -> Any:
     return f.default_factory() if f.default_factory is not MISSING else f.default
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the options of a union, or the type itself.
+
+    >>> alternatives(int | None), alternatives(str)
+    ((<class 'int'>, <class 'NoneType'>), (<class 'str'>,))
+    """
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def _is_kind(value: Any, kind: Any) -> bool:
     """Return True if a value has an annotated type. True is no integer; an integer is also a number here."""
-    if len(options := _alternatives(kind)) > 1:
+    if len(options := alternatives(kind)) > 1:
         return any(_is_kind(value, option) for option in options)
     origin = get_origin(kind)
     if origin is Literal:
@@ -145,7 +150,7 @@ _KINDS = {int: "an integer", float: "a number", str: "a string", bool: "true or 
 
 
 def _describe_kind(kind: Any) -> str:
-    kind = next(option for option in _alternatives(kind) if option is not type(None))
+    kind = next(option for option in alternatives(kind) if option is not type(None))
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
     if get_origin(kind) is tuple:

@@ -64,12 +64,16 @@ class _Entry(NamedTuple):
 
 
 def load_config(
-    path: Path, overrides: Sequence[str] = (), *, keywords: Mapping[str, Any] = MappingProxyType({})
+    path: Path | None, overrides: Sequence[str] = (), *, keywords: Mapping[str, Any] = MappingProxyType({})
 ) -> LoadedConfig:
     """Return the tree of a TOML file with ``key=value`` overrides applied. ``keywords``: see ``parse``.
 
+    ``path`` None: there are only the overrides.
+
     Raises ``ConfigError`` for a file that cannot be read, and as ``parse`` does.
     """
+    if path is None:
+        return parse("", origin=COMMAND_LINE, overrides=overrides, keywords=keywords)
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_BYTES + 1)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from factories import save_coco
 from virft.cli import data, evaluate, train
 from virft.cli import main as cli
+from virft.cli.parsers import OTHER_VERBS
 from virft.data.store import Store
 from virft.errors import RunStopped
 from virft.recipes.build_options import BuildOptions
@@ -117,7 +118,7 @@ def _cpu_seconds(command: list[str]) -> float:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = leaves_of(cli.make_parser())
-    assert len(leaves) == 31
+    assert len(leaves) == 33
     for leaf in leaves:
         function = leaf.get_default("function")
         given = {action.dest for action in leaf._actions if action.dest != "help"}
@@ -240,7 +241,20 @@ def test_users_mistake_is_one_message(
     ("argv", "message"),
     [
         ((), "VERB"),
-        (("train",), "invalid choice: 'train'"),
+        (("train",), "'train' is not a verb; did you mean `virft grpo` or `virft sft`?"),
+        (("trian",), "'trian' is not a verb; did you mean `virft grpo` or `virft sft`?"),
+        (("comprae",), "'comprae' is not a verb; did you mean `virft compare`?"),
+        (("look", "data/mine"), "'look' is not a verb; did you mean `virft preview`?"),
+        (("xyzzy",), "'xyzzy' is not a verb; expected one of quickstart, doctor, "),
+        (("build", "cocco", "a"), "'cocco' is not a source of `virft build`; did you mean `virft build coco`?"),
+        (("build", "coco", "a", "b", "c", "--test-fraction", "0.2"), "--test-fraction; did you mean --test-frac?"),
+        (("predict", "a", "b", "c", "--max_tokens", "9"), "--max_tokens; did you mean --max-completion-tokens?"),
+        (("predict", "--templat", "paper"), "unrecognized arguments: --templat; did you mean --template?"),
+        (("predict", "a"), "the following arguments are required: DATA, OUT"),
+        (("export", "a", "b", "--format", "coko"), "'coko'; did you mean coco? expected one of coco, trl, llama-fac"),
+        (("grpo", "a.toml", "--lr", "1e-4"), "--lr; settings are written KEY=VALUE, without --: did you mean grpo.l"),
+        (("sft", "a.toml", "--num-train-epochs=3"), "without --: did you mean sft.steps? steps = epochs x train"),
+        (("grpo",), "expected a TOML file of settings, or settings such as data.train=data/mine/train run.dir="),
         (("explain", "--task", "detection", "--target", "[]"), "one of the arguments TEXT --file is required"),
         (("explain", "x", "--task", "detect", "--target", "[]"), "'detect'; expected one of detection, cl"),
         (("explain", "x", "--task", "detection", "--target", "[]", "--image-size", "64"), "'64'; expected a size such"),
@@ -282,6 +296,75 @@ def test_overrides_may_be_before_and_after_options(argv: tuple[str, ...], monkey
     monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
     assert run(*argv) == 0
     assert seen == {"config": Path("a.toml"), "overrides": ["x=1", "y=2"], "resume": False, "dry_run": True}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("grpo", "x.y=1", "z=2", "--dry-run"),
+        ("grpo", "--dry-run", "x.y=1", "z=2"),
+        ("grpo", "x.y=1", "--dry-run", "z=2"),
+    ],
+)
+def test_settings_may_replace_the_file(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
+    assert run(*argv) == 0
+    assert seen == {"config": None, "overrides": ["x.y=1", "z=2"], "resume": False, "dry_run": True}
+
+
+def test_a_file_whose_name_looks_like_a_setting_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1.toml").touch()
+    monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
+    assert run("grpo", "lr=1.toml", "x=1") == 0
+    assert (seen["config"], seen["overrides"]) == (Path("lr=1.toml"), ["x=1"])
+
+
+def test_a_missing_setting_without_a_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "data.train=data/mine/train") == 2
+    assert capsys.readouterr().err.startswith("virft: command line: run.dir is missing; expected a folder")
+
+
+def test_help_lists_every_verb_with_its_stage_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = [match[1] for line in lines if (match := re.match(r" {2}(?:[a-z]+ +| {10})([a-z]+) {2,}[a-z]", line))]
+    verbs = next(
+        iter(action for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    )
+    assert shown == list(verbs.choices)
+    assert sum(line.startswith("  virft ") for line in lines) == 3  # the first commands
+
+
+@pytest.mark.parametrize("verb", ["grpo", "sft"])
+def test_help_of_training_ends_with_the_settings(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert re.search(r"data\.train +not set +always", text)
+    assert ("grpo.group_size" in text) == (verb == "grpo")
+    for section in ("model", "run", "augment"):
+        assert f"  {section:10}" in text
+    assert "gradient_checkpointing" in text
+
+
+def test_help_with_settings_needs_no_pytorch_and_little_time() -> None:
+    code = "import sys\nfrom virft.cli.main import main\ntry:\n main(['grpo', '--help'])\nexcept SystemExit as end:\n"
+    code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert min(_cpu_seconds([sys.executable, "-m", "virft", "grpo", "--help"]) for _ in range(3)) < 0.3
+
+
+def test_suggested_verbs_exist() -> None:
+    verbs = next(
+        iter(action for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    )
+    for name, meant in OTHER_VERBS.items():
+        assert set(meant) & set(verbs.choices), name
 
 
 def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_resume(
