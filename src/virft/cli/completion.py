@@ -56,6 +56,11 @@ function __virft_complete
     set -l found (virft completion --words $words[2..] "$word" 2> /dev/null)
     if test (count $found) -gt 0
         string join \\n -- $found
+    else if string match -q '*=*' -- "$word"
+        set -l key (string replace -r '=.*' '=' -- "$word")
+        for path in (__fish_complete_path (string replace -r '^[^=]*=' '' -- "$word"))
+            echo "$key$path"
+        end
     else
         __fish_complete_path "$word"
     end
@@ -115,7 +120,8 @@ def complete(words: Sequence[str]) -> list[str]:
     elif last.startswith("-"):
         found = [name for name in options if name.startswith("--") and name not in given]
     elif subs := [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]:
-        found = list(subs[0].choices)
+        is_known = len(given) == len(parser.prog.split()) - 1
+        found = list(subs[0].choices) if is_known else []
     else:
         found = _positionals(parser, given, last)
     return [one for one in found if one.startswith(last)]
