@@ -33,6 +33,15 @@ class NonFiniteReward(VirftError):
     """A reward function of the user returned a number that is not finite."""
 
 
+class RewardFailed(VirftError):
+    """A reward function of the user raised an exception, which is the cause of this one."""
+
+    def __init__(self, message: str, *, lines: Iterable[str] = (), sample: str = "") -> None:
+        """``lines``: the user's own lines of the traceback. ``sample``: id of the sample that was graded, if known."""
+        self.message, self.lines = message, tuple(lines)
+        super().__init__("\n".join([f"{message} for sample {sample}" if sample else message, *self.lines]))
+
+
 class RunStopped(VirftError):
     """The user stopped a run. It is saved and can be resumed."""
 
