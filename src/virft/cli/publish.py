@@ -28,6 +28,10 @@ def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = 
     """
     from virft.errors import ModelError, RunError
 
+    if not (adapters / _ADAPTERS).is_file() and (adapters / "config.json").is_file():
+        raise ModelError(
+            f"{adapters}: holds a whole model, whose weights are merged already; expected adapters of LoRA"
+        )
     if not (adapters / _ADAPTERS).is_file():
         raise ModelError(f"{adapters}: holds no adapters; expected a folder with {_ADAPTERS}, such as RUN/model")
     if out.exists():

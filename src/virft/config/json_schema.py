@@ -82,5 +82,7 @@ def _value(setting: Setting) -> dict[str, Any]:
 def _scalar(kind: Any, setting: Setting) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"enum": list(get_args(kind))}
+    if kind is str:
+        return {"type": "string", "minLength": 1}
     limits = {"minimum": setting.at_least, "exclusiveMinimum": setting.above, "maximum": setting.at_most}
     return {"type": _TYPES[kind], **{name: limit for name, limit in limits.items() if limit is not None}}

@@ -95,6 +95,8 @@ class Setting:
         """Raise ``ConfigError`` unless the value has the type of the setting and is inside its limits."""
         if not _is_kind(value, self.kind) or not all(self._inside(number) for number in _numbers(value)):
             raise ConfigError(f"{self.key} is {format_value(value)}; expected {self.allowed}")
+        if isinstance(value, str) and not value.strip():
+            raise ConfigError(f"{self.key} is empty; expected a {self.unit or 'text'}")
 
     def _inside(self, number: float) -> bool:
         return (

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from virft.config.schema import Config
 from virft.config.toml_file import KEYWORDS, changed, load_config, parse
 from virft.data.store import Store
-from virft.errors import ConfigError
+from virft.errors import ConfigError, named_as_keywords
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
 from virft.inference.model import Model, load
@@ -25,6 +25,7 @@ from virft.training.run import CONFIG
 from virft.training.runtime import start_runtime
 
 
+@named_as_keywords()
 def build_coco(
     annotations: str | Path,
     images: str | Path,
@@ -60,6 +61,7 @@ def build_coco(
     return BuiltDatasets(cards=cards)
 
 
+@named_as_keywords()
 def train(
     config: str | Path | Config | None = None,
     method: Literal["grpo", "sft"] = "grpo",
@@ -87,6 +89,7 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder)
 
 
+@named_as_keywords()
 def evaluate(
     model: Model | Run | str | Path, data: str | Path, out: str | Path | None = None, limit: int | None = None
 ) -> Evaluation:

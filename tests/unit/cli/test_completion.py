@@ -34,6 +34,7 @@ from virft.cli.completion import complete
         (["plan", "--memory", "24", "a.toml", "model.path=virft"], ["model.path=virft-tiny"]),
         (["plan", "--memory", ""], []),
         (["predict", "virft"], ["virft-tiny"]),
+        (["predict", "Qwen/Qwen2.5-VL-3B"], ["Qwen/Qwen2.5-VL-3B-Instruct"]),
         (["predict", "virft-tiny", ""], []),
         (["config", "grpo.kl"], ["grpo.kl_coef", "grpo.kl_coef_end"]),
         (["completion", ""], ["bash", "zsh", "fish"]),

@@ -69,6 +69,8 @@ def test_override_takes_lists_and_entries_of_a_table() -> None:
         ("[actor.optim]\nlr = 1", "x.toml: actor.optim.lr is not a setting; did you mean grpo.learning_rate or sft."),
         ("[prompt]\nxyz = 1", "x.toml: prompt.xyz is not a setting; [prompt] has template, thinking"),
         ("grpo = 3", "x.toml: grpo is 3; expected a table [grpo]"),
+        ("model.path = ''", "x.toml: model.path is empty; expected a text"),
+        ("data.validation = ' '", "x.toml: data.validation is empty; expected a folder"),
         ("grpo.steps = 2.0", "x.toml: grpo.steps is 2.0; expected an integer of at least 1"),
         ("grpo.steps = '2'", 'x.toml: grpo.steps is "2"; expected an integer of at least 1'),
         ("grpo.scale_by_std = 1", "x.toml: grpo.scale_by_std is 1; expected true or false"),
@@ -100,6 +102,7 @@ def test_mistake_on_the_command_line_says_so() -> None:
 def test_missing_setting_is_named() -> None:
     assert message_of("run.dir = 'a'").startswith("x.toml: data.train is missing; expected a folder")
     assert message_of("data.train = 'a'").startswith("x.toml: run.dir is missing; expected a folder")
+    assert message_of(SMALLEST, ("run.dir=",)) == "command line: run.dir is empty; expected a folder"
 
 
 MIXED = """
