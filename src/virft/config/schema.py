@@ -712,7 +712,7 @@ class _Rule(NamedTuple):
 
 
 class _Condition(NamedTuple):
-    """What settings need to have an effect."""
+    """Condition under which some settings have an effect."""
 
     needs: str
     """The condition under which they have one, as it is printed."""
