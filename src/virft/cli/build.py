@@ -65,7 +65,8 @@ def _add_negatives(verb: argparse.ArgumentParser, *, default: float | None) -> N
         type=arguments.fraction,
         metavar="F",
         default=default,
-        help="fraction of questions about a class that the image does not show",
+        help="fraction of questions about a class that the image does not show"
+        + ("" if default is not None else " (default: 0.3)"),
     )
 
 
@@ -417,7 +418,7 @@ def _add_scenes(sources: Verbs) -> None:
         "--size",
         type=arguments.number(int, at_least=28, unit="pixels"),
         metavar="PIXELS",
-        help="side of the images; at least 28, one token of a model",
+        help="side of the images; at least 28, one token of a model (default: 112)",
     )
     verb.add_argument("--seed", type=arguments.not_negative, metavar="N", default=0, help="random seed of the scenes")
     verb.add_argument("--overwrite", action="store_true", help="replace a dataset that exists")

@@ -354,7 +354,9 @@ def add_explain(verbs: Verbs) -> None:
     completion.add_argument("--file", type=Path, help="file with the completion")
     add_task(verb, required=True, help="task of the completion")
     verb.add_argument("--target", required=True, help="ground truth, written like the content of <answer>")
-    verb.add_argument("--preset", choices=("robust", "paper"), default="robust", help="reward.preset")
+    verb.add_argument(
+        "--preset", choices=("robust", "paper"), default="robust", help="set of reward formulas, as reward.preset"
+    )
     verb.add_argument(
         "--iou-threshold",
         type=arguments.number(float, at_least=0, at_most=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,9 @@ def load_config(
         with path.open("rb") as file:
             data = file.read(LARGEST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML file") from error
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.toml")], n=1)
+        expected = f"did you mean {path.with_name(near[0])}?" if near else "expected a TOML file"
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {expected}") from error
     if len(data) > LARGEST_BYTES:
         raise ConfigError(f"{path}: larger than {LARGEST_BYTES // 2**20} MiB; expected a TOML file of settings")
     try:

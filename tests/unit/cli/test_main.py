@@ -22,6 +22,8 @@ from virft.cli.parsers import OTHER_VERBS
 from virft.data.store import Store
 from virft.errors import RunStopped
 from virft.recipes.build_options import BuildOptions
+from virft.scenes.patches import REFERENCE_SIZE
+from virft.scenes.sets import ABSENT_FRAC
 
 TWO = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
 
@@ -152,6 +154,9 @@ def test_help_prints_the_defaults_that_say_something(capsys: pytest.CaptureFixtu
     for argv, expected in (
         (["plan", "--help"], "in pixels (default: 640x480)"),
         (["build", "scenes", "--help"], "novel, heldout (default: novel)"),
+        (["build", "scenes", "--help"], f"does not show (default: {ABSENT_FRAC})"),
+        (["build", "scenes", "--help"], f"one token of a model (default: {REFERENCE_SIZE})"),
+        (["build", "coco", "--help"], "does not show (default: 0)"),
         (["ask", "--help"], "task of the question (default: detection)"),
         (["push", "--help"], "only you and your organization can see it\n"),
     ):

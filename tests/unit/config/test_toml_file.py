@@ -155,6 +155,9 @@ def test_a_mistake_in_a_mixture_names_its_dataset(text: str, message: str) -> No
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read \(No such file"):
         load_config(tmp_path / "none.toml")
+    (tmp_path / "mine.toml").touch()
+    with pytest.raises(ConfigError, match=rf"mine\.tml: cannot be read .*; did you mean {tmp_path}/mine\.toml\?"):
+        load_config(tmp_path / "mine.tml")
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
     with pytest.raises(ConfigError, match=r"latin\.toml: not UTF-8 text"):
         load_config(tmp_path / "latin.toml")
