@@ -21,6 +21,7 @@ steps = 3
 prompts_per_step = 2
 group_size = 3
 learning_rate = 1e-3
+kl_coef = 0.04
 """
 
 

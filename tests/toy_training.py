@@ -135,7 +135,9 @@ def toy_trainer(
         render=render,
         grader=Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000),
         optimizer=torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=0.0),
-        learning_rate_at=partial(learning_rate, peak=0.1, num_steps=num_steps, schedule="linear"),
+        learning_rate_at=partial(
+            learning_rate, peak=0.1, num_steps=num_steps, schedule=settings.get("schedule", "linear")
+        ),
         config=GRPOConfig(**defaults | settings),
         params=GenerationParams(max_completion_tokens=8),
         seed=3,

@@ -91,4 +91,4 @@ def test_the_dry_run_counts_image_tokens(
     output = capsys.readouterr().out
     # a scene is square
     tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
-    assert f"tokens (of which {tokens} image tokens), completions" in output
+    assert f" ({tokens} image tokens), completions of " in output

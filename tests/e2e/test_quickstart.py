@@ -45,9 +45,8 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
         assert re.search(
             rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d", printed, re.M
         )
-    assert printed.index("RFT, learning rate 0.0001, seed 0\nstep 1/2") < printed.index("\nbase on"), (
-        "training comes first"
-    )
+    begin = printed.index("RFT, learning rate 0.0001, seed 0\nmodel  virft-tiny, ")
+    assert begin < printed.index("\nstep 1/2") < printed.index("\nbase on"), "training comes first"
     assert "step 2/2  loss" in printed
     assert "RFT is not distinguishable from base on these images: ap " in printed
     assert printed.endswith(f"report with images: {out / 'report.html'}\n")

@@ -12,8 +12,10 @@ import pytest
 
 from runs import files, log, virft, write_config
 from virft.cli.main import EXIT_INTERRUPTED
+from virft.config.toml_file import load_config
 
 STEPS = ("grpo.steps=8", "grpo.refill_rounds=1", "grpo.max_base_score=0.95", "grpo.kl_coef_end=0.0")
+CHECKPOINT = ("checkpoints/step_000004/trained.safetensors", "checkpoints/step_000004/optimizer.safetensors")
 SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safetensors", "model/model.safetensors")
 
 
@@ -89,11 +91,55 @@ def test_a_finished_run_is_neither_repeated_nor_overwritten(
     )
     assert virft("grpo", config, "grpo.steps=4", "grpo.group_size=2", "--resume") == 2
     assert capsys.readouterr().err == (
-        f"virft: {tmp_path / 'run'}: holds a run of another config: grpo.steps is 3 (saved) and 4 (now); "
-        "resume with the same settings, or choose another run.dir\n"
+        f"virft: {tmp_path / 'run'}: holds a run of another config: grpo.steps is 3 (saved) and 4 (now); it cannot be "
+        'extended, because grpo.schedule "linear" decays to 0 in the last step; start a new run from its model with '
+        f"`virft grpo --from {tmp_path / 'run'} run.dir=ANOTHER`\n"
     )
     assert files(tmp_path / "run") == before
 
     assert virft("grpo", config, "--resume") == 0
     assert "step 1/" not in capsys.readouterr().out
     assert files(tmp_path / "run") == before
+
+
+def test_a_run_with_more_steps_equals_one_that_had_them_from_the_start(scenes: Path, tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    constant = ("grpo.schedule=constant", "reward.iou_threshold=0.5", "run.save_every=2")
+    assert virft("grpo", write_config(tmp_path / "whole", scenes / "train"), *constant, "grpo.steps=4") == 0
+    config = write_config(tmp_path / "cut", scenes / "train")
+    assert virft("grpo", config, *constant, "grpo.steps=2") == 0
+    assert virft("grpo", config, *constant, "grpo.steps=4", "--resume") == 0
+    whole, cut = files(tmp_path / "whole" / "run"), files(tmp_path / "cut" / "run")
+    for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors", *CHECKPOINT):
+        assert cut[name] == whole[name], name
+
+
+def test_a_new_run_starts_from_the_model_of_another(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    first, second = tmp_path / "run", tmp_path / "second"
+    assert virft("grpo", "--from", first, f"run.dir={second}") == 2
+    assert "holds no run; expected the folder of a finished run" in capsys.readouterr().err
+    assert virft("grpo", config, "grpo.steps=1") == 0
+    before = files(first)
+    capsys.readouterr()
+
+    assert virft("grpo", "--from", first) == 2
+    assert f"run.dir is that run; expected another one, such as run.dir={first}_2" in capsys.readouterr().err
+    assert virft("grpo", "--from", first, f"run.dir={second}", "grpo.steps=2") == 0
+    assert files(first) == before
+    saved = load_config(second / "config.toml").config
+    assert (saved.model.path, saved.grpo.steps, saved.grpo.group_size) == (str(first / "model"), 2, 3)
+    # the policy that it samples from is the trained one
+    assert log(second)[0]["reward"] != log(first)[0]["reward"]
+    assert (
+        virft("grpo", "--from", first, config, f"run.dir={tmp_path / 'third'}", "grpo.group_size=2", "--dry-run") == 0
+    )
+    assert f'model.path = "{first / "model"}"' in capsys.readouterr().out
+
+
+def test_neither_config_nor_run_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert virft("grpo", "run.dir=x") == 2
+    assert capsys.readouterr().err == ("virft: no config; expected a TOML file before KEY=VALUE, or --from RUN\n")

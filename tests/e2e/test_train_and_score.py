@@ -85,6 +85,24 @@ def test_validation_is_scored_during_the_run(scenes: Path, tmp_path: Path) -> No
     records = log(tmp_path / "run")
     assert [record["step"] for record in records if "validation_f1" in record] == [0, 0]
     assert (tmp_path / "run" / "eval" / "validation_000001" / "predictions.jsonl").exists()
+    validated = [record for record in records if "validation_f1" in record]
+    assert all(0 < record["validation_common_answer_frac"] <= 1 for record in validated)
+    assert {record["validation_common_target_frac"] for record in validated} == {
+        validated[0]["validation_common_target_frac"]
+    }
+
+
+def test_validation_on_the_training_set_is_reported_once(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    same = ("grpo.steps=1", f"data.validation={scenes / 'train'}")
+    assert virft("grpo", config, *same) == 0
+    warning = f"the validation set {scenes / 'train'} is the training set"
+    assert f"\nwarning: {warning}" in capsys.readouterr().out
+    assert virft("grpo", config, *same, "--resume") == 0
+    (event,) = [one for one in log(tmp_path / "run", "events.jsonl") if one["event"] == "validation_data"]
+    assert event["message"].startswith(warning)
 
 
 def test_a_mixture_is_trained_on_and_each_set_validated(scenes: Path, tmp_path: Path) -> None:

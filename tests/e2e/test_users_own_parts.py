@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
+import re
 from pathlib import Path
 
 import pytest
 
 from runs import log, virft, write_config
-from virft.config.toml_file import load_config
 
 REWARD = '''
 def brevity(reading, target, context):
@@ -41,29 +40,47 @@ def test_a_users_own_template_is_the_prompt(scenes: Path, tmp_path: Path) -> Non
     assert virft("predict", "virft-tiny", scenes / "test", out, "--template", template, "--limit", 1) == 0
 
 
-def test_a_dry_run_prints_settings_and_cost_and_writes_nothing(
+def test_a_dry_run_prints_cost_then_settings_and_writes_nothing(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path, scenes / "train")
     assert virft("grpo", config, "--dry-run", "grpo.group_size=2") == 0
     text = capsys.readouterr().out
-    assert tomllib.loads(text)["grpo"]["group_size"] == 2
-    # 3 steps of 2 prompts of 16 image tokens and some text
-    assert "# 3 steps of 2 prompts x 2 completions; one group, measured now: prompt " in text
-    assert " tokens (of which 16 image tokens), completions " in text
-    assert "prompt tokens, " in text
-    assert "completion tokens (at most 576), at most 0:" in text  # 3 x 2 x 2 x 48
+    time, tokens, _, memory, disk = text.splitlines()[:5]
+    assert re.fullmatch(r"time    0:\d\d to 0:\d\d for 3 steps \(\d+\.\d to \d+\.\d s a step, 3 steps measured\)", time)
+    assert "(16 image tokens), completions of " in tokens
+    assert tokens.endswith("at most 48")
+    assert re.fullmatch(r"memory  \d+\.\d GiB of this process at most, in the steps measured", memory)
+    # weights and two moments of 3.4 million trained float32 values, and all 7.1 million weights
+    assert disk.startswith("disk    105 MiB in ")
+    assert disk.endswith("2 checkpoints of 39 MiB, 1 model of 27 MiB")
+    assert "steps  3 steps x 2 prompts x 2 completions, learning rate 0.001 (linear), robust reward\n" in text
+    assert re.search(r"\n  grpo\.group_size = 2 +command line\n", text)
+    assert re.search(rf"\n  grpo\.steps = 3 +{re.escape(str(config))}\n", text)
+    assert "fitted: " in text
+    # neither other methods nor defaults
+    assert not re.search(r"sft\.|compare\.|clip_range", text)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
 
-    more = ("grpo.max_base_score=0.9", "grpo.refill_rounds=2")
-    assert virft("grpo", config, "--dry-run", "grpo.group_size=2", *more) == 0
-    more_text = capsys.readouterr().out
-    # each of the 11 samples gets one more group
-    assert "completion tokens (at most 1,632), at most 0:" in more_text  # (3 x 2 + 11) x 2 x 48
-    assert more_text.endswith(
-        "(the groups of a step are batched); this includes a group of each of 11 samples before the first step "
-        "(grpo.min_base_score, grpo.max_base_score); grpo.refill_rounds may sample up to 2 times as much in addition\n"
-    )
 
-    (tmp_path / "resolved.toml").write_text(text)
-    assert load_config(tmp_path / "resolved.toml").config == load_config(config, ["grpo.group_size=2"]).config
+def test_a_dry_run_counts_validation_and_sampling_before_and_between_steps(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    more = ("grpo.max_base_score=0.9", "grpo.refill_rounds=2", f"data.validation={scenes / 'test'}")
+    assert virft("grpo", config, "--dry-run", "grpo.group_size=2", "data.validate_every=1", *more) == 0
+    text = capsys.readouterr().out
+    # before the first step, and after each of 3
+    assert re.search(r"; 4 validations of 0:\d\d to 0:\d\d each; ", text)
+    assert "a group of each of 11 samples before the first step (grpo.min_base_score)" in text
+    assert "grpo.refill_rounds may sample up to 2 times as many in addition" in text
+
+
+def test_a_dry_run_of_sft_measures_it_too(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    assert virft("sft", config, "--dry-run", "sft.steps=7", "sft.samples_per_step=2") == 0
+    text = capsys.readouterr().out
+    assert re.match(r"time    0:\d\d to 0:\d\d for 7 steps ", text)
+    assert "image tokens), targets of " in text
+    assert not re.search(r"grpo\.|reward\.", text)
+    assert not (tmp_path / "run").exists()

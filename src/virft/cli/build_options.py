@@ -10,7 +10,7 @@ from pathlib import Path
 
 from virft import __version__
 from virft.cli import arguments
-from virft.recipes.build_options import Cards, count_lines, problem_lines
+from virft.recipes.build_options import Cards, count_lines, next_lines, problem_lines
 
 
 def report_build(cards: Cards) -> Cards:
@@ -21,7 +21,7 @@ def report_build(cards: Cards) -> Cards:
     line = f"{datetime.now(UTC).isoformat(timespec='seconds')}  virft {__version__}  {shlex.join(sys.argv)}\n"
     for folder in cards:
         (Path(folder) / "build.log").write_text(line, encoding="utf-8", errors="surrogateescape")
-    print("\n".join([*count_lines(cards), *problem_lines(cards)]))
+    print("\n".join([*count_lines(cards), *problem_lines(cards), *next_lines(cards)]))
     return cards
 
 

@@ -19,21 +19,25 @@ def add_compare(verbs: Verbs) -> None:
 
 def compare(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False) -> None:
     """Train and evaluate base, SFT and RFT as a config says; print the differences and write a page of them."""
-    from virft.config.toml_file import load_config
-
-    settings = load_config(config, overrides).config
     from virft.recipes.compare.page import compare_page
-    from virft.recipes.compare.runs import RESULT, run_compare
+    from virft.recipes.compare.runs import COMPARE, RESULT, run_compare
+    from virft.recipes.fitting import load_fitted_config, untuned_warnings
+
+    loaded = load_fitted_config(config, overrides, method="compare", saved=COMPARE if resume else None)
+    settings, warnings = loaded.config, untuned_warnings(loaded)
     from virft.recipes.compare.text import compared_text
 
-    found = run_compare(settings, resume=resume, log=say)
+    found = run_compare(settings, resume=resume, log=say, warnings=warnings)
     page = Path(settings.run.dir) / REPORT
     html = compare_page(
         found,
         title="Base, supervised, reinforced",
         intro="The same samples, the same budget "
-        f"({settings.compare.budget}) and the same tests for each method. Seeds per method: {settings.compare.seeds}.",
+        f"({settings.compare.budget}) and the same tests for each method. Seeds per method: {settings.compare.seeds}."
+        + "".join(f" Warning: {warning}." for warning in warnings),
     )
     page.write_text(html, encoding="utf-8", errors="backslashreplace")
     say(compared_text(found))
+    for warning in warnings:
+        say(f"warning: {warning}")
     say(f"all numbers: {Path(settings.run.dir) / RESULT}; report: {page}")

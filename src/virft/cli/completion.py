@@ -94,7 +94,7 @@ def completion(*, shell: Shell | None = None, words: Sequence[str] | None = None
     Raises ``ConfigError`` without ``shell`` if ``$SHELL`` is none of the three.
     """
     if words is not None:
-        for found in complete(words):
+        for found in completions(words):
             say(found)
         return
     name = shell or Path(os.environ.get("SHELL", "")).name
@@ -103,10 +103,10 @@ def completion(*, shell: Shell | None = None, words: Sequence[str] | None = None
     say(_SCRIPTS[name].rstrip("\n"))
 
 
-def complete(words: Sequence[str]) -> list[str]:
+def completions(words: Sequence[str]) -> list[str]:
     """Return the completions of the last word of a command, given without ``virft``; empty where a file is expected.
 
-    >>> complete(["comp"]), complete(["grpo", "--re"]), complete(["grpo", "model.train=l"])
+    >>> completions(["comp"]), completions(["grpo", "--re"]), completions(["grpo", "model.train=l"])
     (['compare', 'completion'], ['--resume'], ['model.train=lora'])
     """
     from virft.cli.main import find_parser, make_parser

@@ -51,9 +51,9 @@ def doctor(*, config: Path | None = None, overrides: Sequence[str] = ()) -> None
     """Print packages, device, memory and disk line by line; raise ``CheckFailed`` if something has to be fixed."""
     settings = None
     if config is not None or overrides:
-        from virft.config.toml_file import load_config
+        from virft.recipes.fitting import load_fitted_config
 
-        settings = load_config(config, overrides).config
+        settings = load_fitted_config(config, overrides).config
     from virft.recipes.doctor import State, examine
 
     to_fix = []

@@ -316,14 +316,14 @@ def audit(
     ``num_groups``: also sample that number of groups of the config's model. Raises ``CheckFailed`` if a probe earns at
     least as much reward as a half-correct answer.
     """
-    from virft.config.toml_file import load_config
+    from virft.recipes.fitting import load_fitted_config
 
-    settings = load_config(config, overrides).config
+    settings = load_fitted_config(config, overrides).config
     from virft.audit.audit import audit_reward
     from virft.audit.groups import judge_groups, sample_groups
     from virft.audit.text import audit_text, groups_text
+    from virft.recipes.preflight import training_data
     from virft.recipes.setup import make_grader
-    from virft.recipes.train import training_data
     from virft.recipes.trainers import open_grpo_trainer
 
     data = training_data(settings, "grpo")

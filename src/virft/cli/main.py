@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from virft.cli import ask, build, compare, completion, data, doctor, evaluate, publish, report, settings, train
+from virft.cli import ask, build, compare, completion, data, doctor, evaluate, init, publish, report, settings, train
 from virft.cli.parsers import HelpWithDefaults, Parser, Verbs, suggest_option
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
 from virft.origin import version_and_commit
@@ -25,7 +25,7 @@ _DISTRIBUTED_VERBS = ("grpo", "sft", "predict", "presence")
 _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
     "begin": (doctor.add_quickstart, doctor.add_doctor),
     "data": (build.add_build, data.add_check, data.add_preview, data.add_export),
-    "train": (train.add_grpo, train.add_sft, train.add_plan, compare.add_compare),
+    "train": (init.add_init, train.add_grpo, train.add_sft, train.add_plan, compare.add_compare),
     "evaluate": (evaluate.add_predict, evaluate.add_score, evaluate.add_presence, report.add_report),
     "reward": (evaluate.add_explain, evaluate.add_audit),
     "ask": (ask.add_ask, ask.add_app),
@@ -37,7 +37,7 @@ _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
 _FIRST_COMMANDS = (
     ("virft quickstart", "train the built-in model and see a report, in minutes on a CPU"),
     ("virft build coco annotations.json images data/mine --test-frac 0.2", "a dataset of your images"),
-    ("virft grpo data.train=data/mine/train run.dir=runs/mine", "train on it"),
+    ("virft init --data data/mine", "write mine.toml, a config that fits; then: virft grpo mine.toml"),
 )
 
 
@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VirftError as error:
         _print_error(error)
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # the reader of a pipe has seen enough, as in `virft config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NOT_ALL_WELL
     except KeyboardInterrupt:
         _print_error("interrupted")
         return EXIT_INTERRUPTED
@@ -140,7 +144,7 @@ def _sort_settings(parsed: argparse.Namespace, rest: Sequence[str], verb: argpar
         words.remove(files[0])
         parsed.config = Path(files[0])
     parsed.overrides = words
-    if parsed.config is None and not words and parsed.verb != "doctor":
+    if parsed.config is None and not words and parsed.verb != "doctor" and not getattr(parsed, "from_run", None):
         verb.error("expected a TOML file of settings, or settings such as data.train=data/mine/train run.dir=runs/mine")
 
 

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from virft.errors import PartlyDone
+from virft.training.progress import progress_bar as progress_bar
 
 
 def say(line: str) -> None:
     """Print a line immediately, also into a pipe."""
     print(line, flush=True)
-
-
-@contextmanager
-def progress_bar(unit: str = "predictions") -> Iterator[Callable[[int, int], None]]:
-    """Give a function ``(num_done, num_all)`` that draws a bar with rate and time left, from its first call on.
-
-    Only the main process draws.
-    """
-    from tqdm import tqdm
-
-    from virft.training.distributed import is_main_process
-
-    with ExitStack() as stack:
-        bars: list[Any] = []
-
-        def show(num_done: int, num_all: int) -> None:
-            if not bars:
-                bar = tqdm(total=num_all, desc=unit, unit="", disable=not is_main_process())
-                bars.append(stack.enter_context(bar))
-            bars[0].update(num_done - bars[0].n)
-
-        yield show
 
 
 def print_records(records: Iterable[Mapping[str, Any]]) -> None:

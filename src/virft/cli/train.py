@@ -5,8 +5,8 @@ Imports are inside the functions: help needs none of them.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,69 +16,96 @@ from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
-    from virft.config.schema import Config, Method
+    from virft.config.schema import Method
 
 
 def add_grpo(verbs: Verbs) -> None:
     """Add the parser of ``grpo``."""
     verb = add_verb(verbs, "grpo", "train with GRPO and rule-based visual rewards", grpo)
-    add_config(
+    _add_run(
         verb,
         example="grpo.steps=10",
         sections=("data", "model", "grpo", "sampling", "reward", "prompt", "augment", "run", "monitors", "parallel"),
     )
-    add_resume(verb, "a run")
-    verb.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print all settings and the expected cost (tokens, seconds), measured on one group; train nothing",
-    )
 
 
-def grpo(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False, dry_run: bool = False) -> None:
+def grpo(
+    *,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    from_run: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
     """Train a model with GRPO as a config says; the trained model is saved in ``run.dir/model``."""
-    from virft.config.toml_file import dump, load_config
-
-    settings = load_config(config, overrides).config
-    if not dry_run:
-        _train(settings, "grpo", resume=resume)
-        return
-    print(dump(settings), end="")
-    from virft.recipes.estimate import estimate
-    from virft.recipes.train import training_data
-    from virft.recipes.trainers import open_grpo_trainer
-
-    data = training_data(settings, "grpo")
-    data.check()
-    with closing(open_grpo_trainer(settings, (sample.query for sample in data))) as trainer:
-        num_samples = sum(map(len, data.stores.values()))
-        print(estimate(trainer, next(iter(data)), num_samples=num_samples))
+    _train("grpo", config, overrides, from_run=from_run, resume=resume, dry_run=dry_run)
 
 
 def add_sft(verbs: Verbs) -> None:
     """Add the parser of ``sft``."""
     verb = add_verb(verbs, "sft", "train on the ground truth (supervised fine-tuning)", sft)
-    add_config(
+    _add_run(
         verb,
         example="sft.steps=10",
         sections=("data", "model", "sft", "prompt", "augment", "run", "monitors", "parallel"),
     )
-    add_resume(verb, "a run")
 
 
-def sft(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False) -> None:
+def sft(
+    *,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    from_run: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
     """Train a model on the ground truth as a config says; the trained model is saved in ``run.dir/model``."""
-    from virft.config.toml_file import load_config
-
-    _train(load_config(config, overrides).config, "sft", resume=resume)
+    _train("sft", config, overrides, from_run=from_run, resume=resume, dry_run=dry_run)
 
 
-def _train(config: Config, method: Method, *, resume: bool) -> None:
+def _add_run(verb: argparse.ArgumentParser, *, example: str, sections: Sequence[str]) -> None:
+    """Add the arguments of a training run."""
+    add_config(verb, example=example, sections=sections)
+    verb.add_argument(
+        "--from",
+        dest="from_run",
+        metavar="RUN",
+        type=Path,
+        help="start a new run from the trained model of the run in folder RUN, with its settings if there is no "
+        "CONFIG; needs another run.dir",
+    )
+    add_resume(verb, "a run")
+    verb.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the expected time, tokens, memory and disk space, measured on the first steps, and the settings "
+        "that matter; train nothing",
+    )
+
+
+def _train(
+    method: Method,
+    config: Path | None,
+    overrides: Sequence[str],
+    *,
+    from_run: Path | None,
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    from virft.recipes.preflight import check_run, load_run_config
+
+    loaded = load_run_config(config, overrides, method=method, from_run=from_run, resume=resume)
+    checked = check_run(loaded.config, method, resume=resume)
+    if dry_run:
+        from virft.recipes.estimate import dry_run_text
+
+        print(dry_run_text(checked, loaded), end="")
+        return
     from virft.recipes.train import run_training
     from virft.training.distributed import is_main_process
     from virft.training.run import BEST
 
-    model = run_training(config, method, resume=resume, log=say)
+    model = run_training(loaded.config, method, resume=resume, log=say, checked=checked)
     if not is_main_process():
         return
     say(f"saved model: {model}")
@@ -123,9 +150,9 @@ def plan(
     method: Method = "grpo",
 ) -> None:
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB."""
-    from virft.config.toml_file import load_config
+    from virft.recipes.fitting import load_fitted_config
 
-    settings = load_config(config, overrides).config
+    settings = load_fitted_config(config, overrides, method=method).config
     from virft.planning.device import device_memory
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner

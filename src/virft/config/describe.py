@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from virft.config.fitting import may_be_fitted
 from virft.config.nearest import suggest_setting
 from virft.config.other_names import other_names_of
 from virft.config.schema import MIXTURE, describe_section, needed_by, sections, setting_at, settings
@@ -22,7 +23,7 @@ FIRST: Mapping[str, str] = {
     "model.path": "to train a model of your choice",
     "model.dtype": "`bfloat16` on a GPU",
     "model.train": "`lora` if full fine-tuning does not fit into memory; `virft plan` computes what fits",
-    "grpo.learning_rate": "1e-5 to 1e-4 with LoRA",
+    "grpo.learning_rate": "to tune it: three times as much, or a third, of the fitted value",
     "grpo.steps": "longer training, or a short test run",
     "grpo.prompts_per_step": "another batch size",
     "grpo.group_size": "more completions per prompt: less variance of the advantages, at proportional cost",
@@ -82,16 +83,18 @@ def describe(name: str = "", *, width: int = 80) -> str:
 
 def first_settings(keys: Iterable[str], *, width: int = 80) -> str:
     """List the settings that a new user changes first, of those ``keys``."""
-    rows = [(key, format_default(setting_at(key)), FIRST[key]) for key in keys]
-    return "\n".join(["Change these first (setting, default, when):", *_table(rows, width=width)])
+    shown = [setting_at(key) for key in keys]
+    rows = [(one.key, _marked_default(one), FIRST[one.key]) for one in shown]
+    lines = ["Change these first (setting, default, when):", *_table(rows, width=width), *_footnote(shown, width=width)]
+    return "\n".join(lines)
 
 
 def describe_settings(section: str, *, width: int = 80) -> str:
     """List the settings of a section with default and first sentence of the help."""
     own = [setting for setting in settings() if setting.key.rpartition(".")[0] == section]
-    rows = [(setting.key, format_default(setting), first_sentence(setting.help)) for setting in own]
+    rows = [(setting.key, _marked_default(setting), first_sentence(setting.help)) for setting in own]
     title = textwrap.fill(f"[{section}]: {describe_section(sections()[section])}", width)
-    return "\n".join([title, "", *_table(rows, width=width)])
+    return "\n".join([title, "", *_table(rows, width=width), *_footnote(own, width=width)])
 
 
 def setting_names(names: Iterable[str], *, width: int = 80) -> str:
@@ -116,6 +119,19 @@ def format_default(setting: Setting) -> str:
     if isinstance(setting.default, (dict, tuple)) and not setting.default:
         return "empty"
     return toml_value(setting.default)
+
+
+def _marked_default(setting: Setting) -> str:
+    return format_default(setting) + " *" * may_be_fitted(setting.key)
+
+
+def _footnote(shown: Iterable[Setting], *, width: int) -> list[str]:
+    text = "* if it is not set: fitted to model and data, see `virft grpo CONFIG --dry-run`"
+    return (
+        textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+        if any(may_be_fitted(one.key) for one in shown)
+        else []
+    )
 
 
 def toml_value(value: Any) -> str:
@@ -155,7 +171,10 @@ def _describe_one(setting: Setting, *, width: int) -> str:
     quoted = f"'{setting.key}={example}'" if set(example) & set(' "{[') else f"{setting.key}={example}"
     plain = f"{setting.key}={example_of(setting)}" if isinstance(example_of(setting), str) else quoted
     facts = [
-        ("default", [format_default(setting)]),
+        (
+            "default",
+            [format_default(setting), "fitted to model and data if it is not set" * may_be_fitted(setting.key)],
+        ),
         ("allowed", [setting.allowed]),
         ("unit", [setting.unit]),
         ("has effect if", [needed_by(setting.key)]),
@@ -173,7 +192,9 @@ def _describe_one(setting: Setting, *, width: int) -> str:
 
 def _all_sections(*, width: int) -> str:
     counts = {name: sum(one.key.rpartition(".")[0] == name for one in settings()) for name in sections()}
-    rows = [(name, f"{counts[name]} settings", describe_section(kind)) for name, kind in sections().items()]
+    rows = [
+        (name, f"{counts[name]} settings", first_sentence(describe_section(kind))) for name, kind in sections().items()
+    ]
     return "\n".join(["Sections:", *_table([("seed", "1 setting", "random seed of a run"), *rows], width=width)])
 
 
@@ -188,6 +209,7 @@ def _table(rows: Iterable[tuple[str, str, str]], *, width: int) -> list[str]:
                 f"  {key:{widths[0]}}  {default:{widths[1]}}  {text}",
                 max(width, indent + 24),
                 subsequent_indent=" " * indent,
+                break_on_hyphens=False,
             )
             for key, default, text in rows
         )

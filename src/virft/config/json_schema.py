@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from virft.config.fitting import may_be_fitted
 from virft.config.schema import MIXTURE, Config, describe_section, needed_by, sections, settings_of
 from virft.config.setting import REQUIRED, Setting, alternatives
 
@@ -62,12 +63,13 @@ def _property(setting: Setting) -> dict[str, Any]:
     unit = f" Unit: {setting.unit}." if setting.unit else ""
     needs = f" Has an effect if {needed}." if (needed := needed_by(setting.key)) else ""
     source = f" Source: {setting.source}." if setting.source else ""
+    fitted = " If it is not set: fitted to model and data." if may_be_fitted(setting.key) else ""
     default = setting.default
     if default is REQUIRED or default is None:
         defaults = {}
     else:
         defaults = {"default": list(default) if isinstance(default, tuple) else default}
-    return {"description": f"{setting.help}{unit}{needs}{source}", **_value(setting), **defaults}
+    return {"description": f"{setting.help}{unit}{needs}{fitted}{source}", **_value(setting), **defaults}
 
 
 def _value(setting: Setting) -> dict[str, Any]:

@@ -34,7 +34,18 @@ Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Schedule = Literal["linear", "constant", "cosine"]
 LossKind = Literal["sequence_mean", "token_mean", "constant_length"]
-MonitorName = Literal["kl", "length", "entropy", "zero_std", "unreadable", "truncated", "boxes", "reward_hacking"]
+MonitorName = Literal[
+    "kl",
+    "length",
+    "entropy",
+    "zero_std",
+    "unreadable",
+    "truncated",
+    "accuracy",
+    "collapse",
+    "boxes",
+    "reward_hacking",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,7 +291,7 @@ class GRPOConfig(_Section):
     )
     learning_rate: float = setting_field(
         1e-6,
-        help="Peak learning rate of AdamW. LoRA usually needs 1e-5 to 1e-4.",
+        help="Peak learning rate of AdamW.",
         source=_PAPER,
         above=0,
         at_most=1,
@@ -412,9 +423,7 @@ class SFTConfig(_Section):
     samples_per_step: int = setting_field(
         16, help="Batch size: samples per step, over all processes.", unit="samples", at_least=1
     )
-    learning_rate: float = setting_field(
-        1e-5, help="Peak learning rate of AdamW. LoRA usually needs about 1e-4.", above=0, at_most=1
-    )
+    learning_rate: float = setting_field(1e-5, help="Peak learning rate of AdamW.", above=0, at_most=1)
     name_lr_scale: float = setting_field(1.0, help="As `grpo.name_lr_scale`.", above=0, at_most=1000)
     vision_lr_scale: float = setting_field(1.0, help="As `grpo.vision_lr_scale`.", above=0, at_most=1000)
     projector_lr_scale: float = setting_field(1.0, help="As `grpo.projector_lr_scale`.", above=0, at_most=1000)
@@ -505,6 +514,23 @@ class MonitorsConfig(_Section):
         at_least=0,
         at_most=1,
     )
+    min_accuracy_frac: float = setting_field(
+        0.1,
+        help="Warn if the mean reward rises and less than this fraction of the rise comes from a part that measures "
+        "accuracy (`iou`, `giou`, `label`, `count`, custom rewards), while that part is in the lower half of its "
+        "range. Parts whose IoU threshold rises over the run are not checked. 0 disables the check.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
+    )
+    max_common_answer_frac: float = setting_field(
+        0.4,
+        help="Collapse: warn if the fraction of images with the same answer exceeds the fraction of images with the "
+        "same target by more than this, in sampled answers or in validation. 0 disables the check.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
+    )
     max_score_drop: float = setting_field(
         0.05,
         help="Warn if the validation score falls below its best value by more than this while the mean reward (reward "
@@ -516,7 +542,8 @@ class MonitorsConfig(_Section):
     stop_on: tuple[MonitorName, ...] = setting_field(
         (),
         help="Checks that save a checkpoint and end the run instead of warning. `zero_std` is the check of "
-        "`max_zero_std_steps`, `reward_hacking` and `boxes` are those of `max_score_drop`.",
+        "`max_zero_std_steps`, `accuracy` that of `min_accuracy_frac`, `collapse` that of `max_common_answer_frac`, "
+        "`reward_hacking` and `boxes` are those of `max_score_drop`.",
     )
 
 

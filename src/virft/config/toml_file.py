@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_origin
 
 import tomli_w
 
+from virft.config.fitting import FittedValue, describe_origin
 from virft.config.nearest import suggest_setting
 from virft.config.schema import (
     MIXTURE,
@@ -33,12 +34,23 @@ DEEPEST = 8
 """Largest nesting of tables and lists; settings need four."""
 
 
+DEFAULT = "default"
+"""Origin of a setting that has the default of ``virft.config.schema``."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedConfig:
-    """A tree, and the dotted keys that the file or the command line set explicitly."""
+    """A tree, and where its values come from."""
 
     config: Config
+    """The settings."""
+
     explicit: frozenset[str]
+    """Dotted keys that the file or the command line set explicitly."""
+
+    origins: Mapping[str, str]
+    """Where each value comes from, by dotted key, in the order of the tree: the file, "command line", "keyword
+    arguments", "default", or "fitted: " and a reason. Entries of a table are listed too: ``reward.weights.iou``."""
 
 
 class SettingDifference(NamedTuple):
@@ -130,7 +142,63 @@ def parse(
     checked = {key: _checked(key, entry) for key, entry in entries.items()}
     config = _build(_with_part_weights(checked), origin)
     _refuse_without_effect(config, entries)
-    return LoadedConfig(config=config, explicit=frozenset(entries))
+    origins = {key: entry.origin for key, entry in entries.items()}
+    return LoadedConfig(config=config, explicit=frozenset(entries), origins=_all_origins(config, origins))
+
+
+def complete(loaded: LoadedConfig, fitted: Mapping[str, FittedValue]) -> LoadedConfig:
+    """Return the tree with fitted values for settings that are not explicit.
+
+    Explicit settings win. A value that would have no effect next to the others is not used.
+
+    >>> smallest = parse('data.train = "d"\\nrun.dir = "r"', origin="x.toml")
+    >>> found = complete(smallest, {"grpo.steps": FittedValue(value=500, reason="8,000 samples")})
+    >>> found.config.grpo.steps, found.origins["grpo.steps"], found.origins["run.dir"]
+    (500, 'fitted: 8,000 samples', 'x.toml')
+    """
+    proposed = {key: one.value for key, one in fitted.items() if key not in loaded.explicit}
+    idle = without_effect(_with_values(loaded.config, proposed))
+    used = {key: value for key, value in proposed.items() if key not in idle}
+    config = _with_values(loaded.config, used)
+    known = {key: loaded.origins[key] for key in loaded.explicit}
+    known |= {key: describe_origin(fitted[key]) for key in used}
+    return LoadedConfig(config=config, explicit=loaded.explicit, origins=_all_origins(config, known))
+
+
+def value_at(config: Config, key: str) -> Any:
+    """Return the value of a dotted key; of an entry of a table that is not in it, None.
+
+    >>> value_at(parse('data.train = "d"\\nrun.dir = "r"', origin="x.toml").config, "grpo.steps")
+    200
+    """
+    table = _table_of(key)
+    section, _, name = (table or key).rpartition(".")
+    value = getattr(getattr(config, section) if section else config, name)
+    return value.get(key.removeprefix(f"{table}.")) if table else value
+
+
+def _with_values(config: Config, chosen: Mapping[str, Any]) -> Config:
+    """Return the tree with other values by dotted key; an entry of a table is added to the table."""
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in chosen.items():
+        section, _, name = (_table_of(key) or key).rpartition(".")
+        part = changes.setdefault(section, {})
+        if table := _table_of(key):
+            before = part.get(name, getattr(getattr(config, section), name))
+            value = {**before, key.removeprefix(f"{table}."): value}
+        part[name] = value
+    sections_changed = {name: replace(getattr(config, name), **part) for name, part in changes.items()}
+    return replace(config, **sections_changed)
+
+
+def _all_origins(config: Config, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the origin of every setting, and of each entry of a table, in the order of the tree."""
+    origins: dict[str, str] = {}
+    for setting, _ in values(config):
+        entries = [key for key in known if _table_of(key) == setting.key]
+        origins[setting.key] = known[entries[-1]] if entries else known.get(setting.key, DEFAULT)
+        origins |= {key: known[key] for key in entries}
+    return origins
 
 
 def changed(config: Config, keywords: Mapping[str, Any]) -> Config:

@@ -9,7 +9,7 @@ Counts = dict[str, dict[str, dict[str, int]]]
 """Task -> class -> key -> number. Keys: ``questions``, and the counts of the task (``Task.count_target``)."""
 
 _KEYS = ("questions", "absent", "boxes", "small", "medium", "large")
-"""Columns of every table; other counts of its tasks come after them."""
+"""The first columns of a table, in this order; other counts of its tasks come after them."""
 
 
 def count_sample(sample: Sample, counts: Counts) -> None:
@@ -31,12 +31,13 @@ def negatives_frac(counts: Counts) -> float | None:
 
 
 def counts_text(counts: Counts) -> str:
-    """Format the counts as a plain-text table, sorted by task and class."""
-    others = dict.fromkeys(key for rows in counts.values() for row in rows.values() for key in row)
-    keys = (*_KEYS, *(key for key in others if key not in _KEYS))
+    """Format the counts as a plain-text table, sorted by task and class; only columns that a task of it has."""
+    found = dict.fromkeys(key for rows in counts.values() for row in rows.values() for key in row)
+    keys = (*(key for key in _KEYS if key in found), *(key for key in found if key not in _KEYS))
     lines = [["task", "class", *keys]]
     for task, rows in sorted(counts.items()):
-        lines += [[task, name, *(str(row.get(key, 0)) for key in keys)] for name, row in sorted(rows.items())]
+        # "-" for a count that this task does not have
+        lines += [[task, name, *(str(row.get(key, "-")) for key in keys)] for name, row in sorted(rows.items())]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         f"{line[0]:<{widths[0]}}  {line[1]:<{widths[1]}}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from virft.config.schema import Config
-from virft.config.toml_file import KEYWORDS, changed, load_config, parse
+from virft.config.schema import Config, Method
+from virft.config.toml_file import changed
 from virft.data.store import Store
 from virft.errors import ConfigError, named_as_keywords
 from virft.evaluation.predictions import PREDICTIONS
@@ -19,8 +19,10 @@ from virft.inference.model import Model, load
 from virft.recipes.build_options import BuildOptions
 from virft.recipes.datasets import BuiltDatasets, build_from_coco
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
+from virft.recipes.fitting import load_fitted_config
 from virft.recipes.results import Evaluation, Run
 from virft.recipes.train import run_training
+from virft.training.progress import progress_bar
 from virft.training.run import CONFIG
 from virft.training.runtime import start_runtime
 
@@ -71,7 +73,8 @@ def train(
     """Train a model and return its run. Each step is printed.
 
     ``config``: a TOML file, a ``Config``, or None. ``settings``: the settings of docs/config.md, as nested mappings
-    (``grpo={"steps": 10}``) or by dotted keys (``**{"grpo.steps": 10}``); they replace those of ``config``.
+    (``grpo={"steps": 10}``) or by dotted keys (``**{"grpo.steps": 10}``); they replace those of ``config``. Settings
+    that neither sets are fitted to model and data (docs/config.md); only a ``Config`` is used as it is.
     ``resume``: continue a stopped run from its last checkpoint.
 
     Raises ``ConfigError`` for an invalid setting, ``RunError`` if the run folder holds another run, and ``RunStopped``
@@ -79,7 +82,7 @@ def train(
     """
     if method not in ("grpo", "sft"):
         raise ConfigError(f"method is {method!r}; expected grpo or sft")
-    resolved = _resolve(config, settings)
+    resolved = _resolve(config, settings, method, resume=resume)
     run_training(resolved, method, resume=resume, log=_print)
     return Run(resolved.run.dir)
 
@@ -119,7 +122,7 @@ def evaluate(
             max_completion_tokens=model.max_completion_tokens,
             model_name=model.name,
             resume=is_run,
-            progress=stack.enter_context(_progress_bar()),
+            progress=stack.enter_context(progress_bar()),
         )
         runtime = start_runtime()
         runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))
@@ -130,28 +133,13 @@ def evaluate(
     return Evaluation(model=model.name, data=str(data), tasks=scores)
 
 
-def _resolve(config: str | Path | Config | None, settings: Mapping[str, Any]) -> Config:
+def _resolve(
+    config: str | Path | Config | None, settings: Mapping[str, Any], method: Method, *, resume: bool
+) -> Config:
     if isinstance(config, Config):
         return changed(config, settings)
-    if config is None:
-        return parse("", origin=KEYWORDS, keywords=settings).config
-    return load_config(Path(config), keywords=settings).config
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Give a function ``(num_done, num_all)`` that draws a bar from its first call on."""
-    from tqdm import tqdm
-
-    with ExitStack() as stack:
-        bars: list[Any] = []
-
-        def show(num_done: int, num_all: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(tqdm(total=num_all, desc="predictions", unit="")))
-            bars[0].update(num_done - bars[0].n)
-
-        yield show
+    path = None if config is None else Path(config)
+    return load_fitted_config(path, method=method, keywords=settings, saved=CONFIG if resume else None).config
 
 
 def _print(line: str) -> None:

@@ -115,10 +115,11 @@ def count_lines(cards: Cards) -> list[str]:
 
 
 def problem_lines(cards: Cards) -> list[str]:
-    """Format the first skipped records, and the first images that are in two parts; empty if there are none."""
+    """Format missing negatives, the first skipped records, and images that are in two parts; empty without any."""
     skipped = [record for card in cards.values() for record in card["skipped"]]
     unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
-    lines = [f"skipped {where}: {reason}" for where, reason in unique[:5]]
+    lines = [line for folder, card in cards.items() if (line := _missing_negatives(folder, card)) is not None]
+    lines += [f"skipped {where}: {reason}" for where, reason in unique[:5]]
     if len(unique) > 5:
         lines.append(f"and {len(unique) - 5} more skipped: see card.json")
     source = next(iter(cards.values()))["source"]
@@ -126,3 +127,34 @@ def problem_lines(cards: Cards) -> list[str]:
         first, second = source["duplicate_images"][0]
         lines.append(f"{number} near-duplicate images in two parts, such as {first} and {second}: see card.json")
     return lines
+
+
+def next_lines(cards: Cards) -> list[str]:
+    """Format the commands that usually follow a build."""
+    folder = next(iter(cards))
+    if not next(iter(cards.values())).get("has_images", True):
+        return []
+    whole = folder if len(cards) == 1 else str(Path(folder).parent)
+    return [f"next: virft preview {folder} (to check the boxes), then virft init --data {whole}"]
+
+
+def _missing_negatives(folder: str, card: Mapping[str, Any]) -> str | None:
+    """Explain why a dataset has fewer questions about absent classes than requested; None if it has as many."""
+    source, found = card["source"], card["negatives_frac"]
+    requested = source.get("negatives_frac_requested", 0.0)
+    if not requested or found is None:
+        return None
+    num_absent = round(card["num_samples"] * found)
+    num_requested = round((card["num_samples"] - num_absent) * requested / (1.0 - requested))
+    if num_absent >= num_requested:
+        return None
+    classes = source["classes"]
+    line = f"{folder}: requested {requested:.0%} of questions about absent classes, got {found:.0%}: "
+    one_class = f"the only class ({classes[0]})"
+    if len(classes) > 1:
+        line += f"these images have {num_absent} pairs of an image and an absent class; {num_requested} are needed"
+    else:
+        line += f"every image shows {one_class}" if not num_absent else f"only {num_absent} images lack {one_class}"
+    if source.get("shots") is not None:
+        return f"{line}; build without --shots from images that lack a class too, or with more --classes"
+    return f"{line}; add images that lack a class to the source, or more classes"

@@ -25,7 +25,7 @@ from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
 from virft.planning.device import GIB
-from virft.recipes.train import training_data
+from virft.recipes.preflight import training_data
 from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names
 from virft.training.distributed import device

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
-from virft.config.schema import DataConfig, MixtureConfig
 from virft.data.store import Store
+from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
@@ -22,6 +23,7 @@ from virft.models.policy import make_policy
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
 from virft.tasks import TASKS
+from virft.tasks.common_answer import common_answer_metrics
 from virft.training.runtime import Runtime
 from virft.types import Sample, Scores
 
@@ -139,6 +141,22 @@ def run_predictions(
     return folder / PREDICTIONS
 
 
+class _Validation(NamedTuple):
+    """Scores on one validation dataset; ``name`` is that of its dataset of the mixture, or ""."""
+
+    name: str
+    scores: tuple[Scores, ...]
+    common_answers: Mapping[str, float]
+
+
+def _common_answers(path: Path, store: Store) -> dict[str, float]:
+    """The metrics of ``common_answer_metrics`` for a file of predictions."""
+    joined = join_predictions(path, store)
+    return common_answer_metrics(
+        [(one.sample, one.reading.answer) for found in joined.by_task.values() for one in found if one.sample.queried]
+    )
+
+
 def make_validator(
     loaded: LoadedModel, stores: Mapping[str, Store], folder: Path, *, settings: PredictionSettings, runtime: Runtime
 ) -> Callable[[int], Mapping[str, float]] | None:
@@ -150,10 +168,8 @@ def make_validator(
     """
     if not stores:
         return None
-    for store in stores.values():
-        store.check(decode=True)
 
-    def validate_on(gathered: LoadedModel, name: str, num_steps: int) -> tuple[Scores, ...]:
+    def validate_on(gathered: LoadedModel, name: str, num_steps: int) -> _Validation:
         out = folder / "_".join(["validation", *([name] if name else []), f"{num_steps:06d}"])
         if runtime.ranks.is_first:
             shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this validation
@@ -162,22 +178,20 @@ def make_validator(
             prompting=settings.prompting.of_origin(name),
             model_name=f"{settings.model_name} after {num_steps} steps",
         )
-        return predict_and_score(gathered, stores[name], out, settings=own, runtime=runtime)
+        scores = predict_and_score(gathered, stores[name], out, settings=own, runtime=runtime)
+        return _Validation(name, scores, _common_answers(out / PREDICTIONS, stores[name]))
 
     def validate(num_steps: int) -> Mapping[str, float]:
         with loaded.gathered() as gathered:
-            scores = [(name, one) for name in stores for one in validate_on(gathered, name, num_steps)]
-        found = {
-            value_name + (f"@{name}" if name else ""): value
-            for name, one in scores
-            for value_name, value in one.values.items()
+            found = [validate_on(gathered, name, num_steps) for name in stores]
+        values = {
+            value_name + (f"@{one.name}" if one.name else ""): value
+            for one in found
+            for part in (*(scores.values for scores in one.scores), one.common_answers)
+            for value_name, value in part.items()
         }
-        return found | {"score": fmean(one.values[TASKS[one.task].headline] for _, one in scores)}
+        return values | {
+            "score": fmean(scores.values[TASKS[scores.task].headline] for one in found for scores in one.scores)
+        }
 
     return validate
-
-
-def validation_stores(data: DataConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, Store]:
-    """The validation datasets by the name of their dataset of the mixture; "" is that of ``[data]``."""
-    folders = {"": data.validation} | {name: part.validation for name, part in mixture.items()}
-    return {name: Store(folder) for name, folder in folders.items() if folder is not None}

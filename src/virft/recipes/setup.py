@@ -23,23 +23,24 @@ from virft.config.schema import (
 )
 from virft.config.setting import format_value
 from virft.data.augmentation import AugmentationLimits, make_augmenter
-from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, resolve_prompting
 from virft.models.load import LoadedModel, load_model
 from virft.models.segmenter import SamSegmenter, load_segmenter
+from virft.recipes.preflight import thinking_by_origin
+from virft.recipes.reward_rule import make_reward_rule
 from virft.recipes.rollout_images import rollout_images
-from virft.rewards.extra import load_function
+from virft.rewards.extra import name_of_extra
 from virft.rewards.options import Preset
+from virft.tasks import TASKS
 from virft.tasks.grader import Grader
-from virft.tasks.reward import RewardRule
 from virft.training.distributed import device
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.loop import Augment, LoopSettings
+from virft.training.monitors import RewardParts
 from virft.training.runtime import Runtime, start_runtime
 from virft.training.trackers import Trackers
 from virft.training.trainable import prepare_for_training, weights_dtype
-from virft.types import Sample
 
 
 def make_runtime(model: ModelConfig, parallel: ParallelConfig) -> Runtime:
@@ -81,38 +82,15 @@ def make_prompting(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], l
         loaded,
         template=prompt.template,
         thinking=prompt.thinking,
-        thinking_by_origin=_thinking_by_origin(prompt, mixture),
+        thinking_by_origin=thinking_by_origin(prompt, mixture),
     )
     loaded.card |= prompting.card
     return prompting
 
 
-def _thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, bool]:
-    """The thinking mode of each dataset of a mixture: its own, or that of ``[prompt]``."""
-    return {name: prompt.thinking if part.thinking is None else part.thinking for name, part in mixture.items()}
-
-
 def make_segmenter(path: str) -> SamSegmenter:
     """A promptable segmenter on this process's device."""
     return load_segmenter(path, device=device())
-
-
-def make_reward_rule(reward: RewardConfig, preset: Preset | None = None) -> RewardRule:
-    """The reward of ``[reward]``, or with another preset; loads the user's own reward functions.
-
-    Raises ``ConfigError`` if a weight names no part, or a function cannot be loaded.
-    """
-    try:
-        return RewardRule(
-            preset=preset or reward.preset,
-            weights=reward.weights,
-            iou_threshold=reward.iou_threshold,
-            iou_threshold_end=reward.iou_threshold_end,
-            overlong_tokens=reward.overlong_tokens,
-            extra=tuple(load_function(spec) for spec in reward.extra),
-        )
-    except ConfigError as error:
-        raise ConfigError(f"reward.{error}") from error
 
 
 def make_grader(
@@ -123,23 +101,28 @@ def make_grader(
     def grader(preset: Preset | None, thinking: bool) -> Grader:
         return Grader(rule=make_reward_rule(reward, preset), thinking=thinking, box_space=box_space)
 
-    thinking = _thinking_by_origin(prompt, mixture)
+    thinking = thinking_by_origin(prompt, mixture)
     by_origin = {name: grader(part.preset, thinking[name]) for name, part in mixture.items()}
     return replace(grader(None, prompt.thinking), by_origin=by_origin)
 
 
-def require_rationales(samples: Iterable[Sample], prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]) -> None:
-    """Raise ``DataError`` for the first sample that SFT is to train on with thinking and that has no rationale."""
-    thinking = _thinking_by_origin(prompt, mixture)
-    for sample in samples:
-        if thinking.get(sample.origin, prompt.thinking) and sample.rationale is None:
-            raise DataError(
-                f"sample {sample.id} has no rationale, which supervised training with thinking needs; "
-                "expected one in every sample (virft build rows), or prompt.thinking = false"
-            )
+def reward_parts(grader: Grader, tasks: Iterable[str]) -> RewardParts:
+    """The reward parts that the monitors compare, for training data of these tasks."""
+    accuracy: dict[str, tuple[float, float]] = {}
+    for rule in (grader.rule, *(own.rule for own in grader.by_origin.values())):
+        accuracy |= dict.fromkeys(map(name_of_extra, rule.extra), (-1.0, 1.0))
+        threshold_rises = (rule.iou_threshold_end or 0.0) > rule.iou_threshold
+        for task in tasks:
+            rewards = TASKS[task].rewards[rule.preset]
+            # a part whose threshold rises may be flat although the answers become better
+            if not (rewards.uses_threshold and threshold_rises):
+                accuracy |= rewards.accuracy_bounds
+    return RewardParts(accuracy=accuracy, weights=grader.rule.weights)
 
 
-def loop_settings(run: RunConfig, monitors: MonitorsConfig, *, num_steps: int, validate_every: int) -> LoopSettings:
+def loop_settings(
+    run: RunConfig, monitors: MonitorsConfig, *, num_steps: int, validate_every: int, parts: RewardParts
+) -> LoopSettings:
     """The intervals and monitors of a run of ``num_steps`` steps."""
     return LoopSettings(
         num_steps=num_steps,
@@ -149,6 +132,7 @@ def loop_settings(run: RunConfig, monitors: MonitorsConfig, *, num_steps: int, v
         validate_every=validate_every,
         patience=run.patience,
         monitors=monitors,
+        parts=parts,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.config.schema import Config, GRPOConfig, Method
-from virft.data.training_data import TrainingData, open_training_data
+from virft.data.training_data import TrainingData
 from virft.errors import ConfigError
 from virft.files import writing
 from virft.inference.prompting import Prompting
@@ -18,7 +18,10 @@ from virft.models.load import LoadedModel
 from virft.origin import source_commit
 from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
-from virft.recipes.evaluate import PredictionSettings, make_validator, validation_stores
+from virft.recipes.evaluate import PredictionSettings, make_validator
+from virft.recipes.fitting import rate_warning
+from virft.recipes.preflight import CheckedRun, batch_size, check_run, validation_warning
+from virft.recipes.run_header import count_parameters, header_lines
 from virft.recipes.setup import (
     build_augmenter,
     load_for_training,
@@ -26,49 +29,56 @@ from virft.recipes.setup import (
     make_prompting,
     make_runtime,
     make_trackers,
-    require_rationales,
+    reward_parts,
 )
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer, require_engine, require_strategy
 from virft.training.distributed import Ranks
 from virft.training.grpo.base_filter import in_range, score_base
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment, Trainer, TrainingLoop
-from virft.training.run import BEST, MODEL, RunFolder, require_new_run, run_card
+from virft.training.monitors import RewardParts
+from virft.training.run import BEST, EVENTS, MODEL, RunFolder, run_card
 from virft.training.runtime import Runtime
-from virft.training.trackers import require_installed
 from virft.types import Sample
 
+VALIDATION_DATA = "validation_data"
+"""Event: images of the validation set are training images."""
+LEARNING_RATE = "learning_rate"
+"""Event: the learning rate is far from what fits the model."""
 
-def training_data(config: Config, method: Method) -> TrainingData:
-    """The training data of a run in batches of the method's size."""
-    return open_training_data(config, batch_size=_batch_size(config, method))
 
-
-def run_training(config: Config, method: Method, *, resume: bool, log: Callable[[str], None]) -> Path:
+def run_training(
+    config: Config,
+    method: Method,
+    *,
+    resume: bool,
+    log: Callable[[str], None],
+    checked: CheckedRun | None = None,
+) -> Path:
     """Train as the config says; the folder of the trained model, ``model`` in ``run.dir``.
 
-    Nothing is written before everything that can be refused is checked. With several ranks (`accelerate launch`) all
-    call this function; rank 0 writes and prints. Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
+    Nothing is written before everything that can be refused is checked; ``checked`` is the result of ``check_run`` if
+    the caller has called it. With several ranks (`accelerate launch`) all call this function; rank 0 writes and prints.
+    Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
     """
     _refuse_launcher_options()
     runtime = make_runtime(config.model, config.parallel)
     ranks = runtime.ranks
-    _require_sample_per_rank(method, _batch_size(config, method), ranks)
+    log = log if ranks.is_first else _discard
+    _require_sample_per_rank(method, batch_size(config, method), ranks)
     require_strategy(runtime)
-    require_installed(config.run.trackers)
     if method == "grpo":
         require_engine(config.sampling, runtime)
-    data = training_data(config, method)
-    require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
-    data.check()
-    if method == "sft":
-        require_rationales(data, config.prompt, config.mixture)
+    checked = checked or check_run(config, method, resume=resume)
+    data = checked.data
     loaded = load_for_training(config.model, runtime, seed=config.seed)
+    # counted before ranks shard the weights
+    size = count_parameters(loaded.model)
     prompting = make_prompting(config.prompt, config.mixture, loaded)
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
-        validate = _make_validator(config, loaded, prompting, runtime)
+        validate = _make_validator(checked, loaded, prompting, runtime)
         facts = card_facts(
             model=config.model.path,
             box_space=loaded.family.box_space,
@@ -76,10 +86,15 @@ def run_training(config: Config, method: Method, *, resume: bool, log: Callable[
             stores=data.stores,
         )
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
+        for line in header_lines(checked, size, runtime):
+            log(line)
+        _warn(VALIDATION_DATA, validation_warning(data, checked.validation), run, log)
+        _warn(LEARNING_RATE, rate_warning(config, method), run, log)
         with make_trackers(config, run.folder, runtime) as trackers:
-            log = log if ranks.is_first else _discard
             augment = build_augmenter(config.augment, seed=config.seed)
+            parts = RewardParts()
             if isinstance(trainer, GRPOTrainer):
+                parts = reward_parts(trainer.grader, {sample.task for sample in data})
                 data = _filter_by_base_score(config.grpo, trainer, data, run, log)
                 trainer.refill = _make_refill(config.grpo.steps, data, augment)
             num_steps = (config.grpo if method == "grpo" else config.sft).steps
@@ -88,7 +103,11 @@ def run_training(config: Config, method: Method, *, resume: bool, log: Callable[
                 batch=data.batch,
                 run_folder=run,
                 settings=loop_settings(
-                    config.run, config.monitors, num_steps=num_steps, validate_every=config.data.validate_every
+                    config.run,
+                    config.monitors,
+                    num_steps=num_steps,
+                    validate_every=config.data.validate_every,
+                    parts=parts,
                 ),
                 log=log,
                 validate=validate,
@@ -100,10 +119,6 @@ def run_training(config: Config, method: Method, *, resume: bool, log: Callable[
     with writing(run.folder, lambda: "all steps are done and saved; resume with --resume, which saves the model"):
         _save(loaded, run.folder, MODEL, ranks)
     return run.folder / MODEL
-
-
-def _batch_size(config: Config, method: Method) -> int:
-    return config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
 
 
 def _refuse_launcher_options() -> None:
@@ -132,15 +147,26 @@ def _require_sample_per_rank(method: Method, batch_size: int, ranks: Ranks) -> N
 
 
 def _make_validator(
-    config: Config, loaded: LoadedModel, prompting: Prompting, runtime: Runtime
+    run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runtime: Runtime
 ) -> Callable[[int], Mapping[str, float]] | None:
+    config = run.config
     settings = PredictionSettings(
         prompting=prompting,
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=config.model.path,
     )
-    stores = validation_stores(config.data, config.mixture)
-    return make_validator(loaded, stores, Path(config.run.dir) / "eval", settings=settings, runtime=runtime)
+    folder = Path(config.run.dir) / "eval"
+    return make_validator(loaded, run.validation, folder, settings=settings, runtime=runtime)
+
+
+def _warn(event: str, message: str | None, run: RunFolder, log: Callable[[str], None]) -> None:
+    """Print and record a warning about the run, if there is one; a resumed run has recorded it already."""
+    if message is None:
+        return
+    log(f"warning: {message}")
+    if not any(one["event"] == event for one in run.records(EVENTS)):
+        # an incident: a rollback to step 0 must not remove it
+        run.append_event(0, event, action="continued", message=message, is_incident=True)
 
 
 def _open_run(

@@ -438,9 +438,17 @@ DETECTION = Task(
     allows_flip=True,
     rewards={
         "robust": TaskReward(
-            bounds={"iou": (0.0, 1.0), "confidence": (-1.0, 1.0)}, compute=_robust, uses_threshold=True
+            bounds={"iou": (0.0, 1.0), "confidence": (-1.0, 1.0)},
+            compute=_robust,
+            uses_threshold=True,
+            secondary=("confidence",),
         ),
-        "paper": TaskReward(bounds={"iou": (0.0, 1.0), "confidence": (0.0, 1.0)}, compute=_paper, uses_threshold=True),
+        "paper": TaskReward(
+            bounds={"iou": (0.0, 1.0), "confidence": (0.0, 1.0)},
+            compute=_paper,
+            uses_threshold=True,
+            secondary=("confidence",),
+        ),
     },
     explain=_explain,
     metrics=_METRICS,

@@ -109,12 +109,19 @@ class TaskReward:
     """Reward of a task under one preset; the part ``format`` is added for every task.
 
     ``bounds``: part -> smallest and largest value, in the order in which parts are logged. ``uses_threshold``: the
-    parts depend on ``iou_threshold``, which may change over a run.
+    parts depend on ``iou_threshold``, which may change over a run. ``secondary``: parts that can rise while no answer
+    comes closer to its target, such as the calibration of confidences; the others measure accuracy.
     """
 
     bounds: Mapping[str, tuple[float, float]]
     compute: ComputeParts
     uses_threshold: bool = False
+    secondary: tuple[str, ...] = ()
+
+    @property
+    def accuracy_bounds(self) -> dict[str, tuple[float, float]]:
+        """The parts that measure how close an answer is to its target, with their bounds."""
+        return {name: bounds for name, bounds in self.bounds.items() if name not in self.secondary}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

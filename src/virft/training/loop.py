@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,11 +24,11 @@ from virft.training.checkpoint import (
 )
 from virft.training.distributed import Ranks
 from virft.training.failures import translate_failures
-from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, is_finite
+from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, RewardParts, is_finite
 from virft.training.progress import Progress, step_line
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
 from virft.training.step import NonFinite, StepReport
-from virft.training.stopping import StopSignals, stop_signals
+from virft.training.stopping import StopSignals, print_in_handler, stop_signals
 from virft.training.trackers import Trackers
 from virft.training.zero import AnyOptimizer
 from virft.types import Sample
@@ -54,6 +55,8 @@ class LoopSettings:
     """Early stopping after N consecutive validations without improvement; 0: never."""
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     """Thresholds of the health monitors."""
+    parts: RewardParts = field(default_factory=RewardParts)
+    """Reward parts that the monitors compare."""
 
 
 class Trainer(Protocol):
@@ -138,7 +141,7 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         self._checkpoints = self.run_folder.folder / "checkpoints"
         self._early_stopping = EarlyStopping(patience=self.settings.patience)
-        self._monitors = HealthMonitors(self.settings.monitors)
+        self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         self._last_rollback: int | None = None
         self._current = 0
 
@@ -146,8 +149,9 @@ class TrainingLoop:
         """Train to the end.
 
         The first Ctrl-C or SIGTERM ends the run after the current step, saves it and raises ``RunStopped``; a second
-        one ends it immediately, or as soon as the file being written is complete. Raises ``RunError`` for a full disk,
-        out of memory and a lost rank; it says which checkpoint is the last.
+        one ends it immediately, or as soon as the file being written is complete, with ``KeyboardInterrupt``. A line is
+        printed at each. Raises ``RunError`` for a full disk, out of memory and a lost rank; it says which checkpoint is
+        the last.
 
         A step with a non-finite number is skipped. If weights are non-finite, or too many consecutive steps were
         skipped, the run rolls back to its last checkpoint; if the same step fails again, it raises ``RunError``. Health
@@ -180,12 +184,30 @@ class TrainingLoop:
 
     def _run_steps(self, done: int) -> None:
         progress = Progress(self.settings.num_steps, done=done)
-        with stop_signals() as signals:
+        with stop_signals(self._announce_stop) as signals:
             while done < self.settings.num_steps and not self._early_stopping.is_over:
                 try:
                     done = self._run_step(done, progress, signals)
-                except _Rollback as signal:
-                    done = self._roll_back(done, str(signal))
+                except _Rollback as reason:
+                    done = self._roll_back(done, str(reason))
+                except KeyboardInterrupt:
+                    self._report_interrupt()
+                    raise
+
+    def _announce_stop(self, received: signal.Signals) -> None:
+        """Print immediately that the first signal was received; in rank 0 only, as ``log`` is."""
+        what = f"finishing step {self._current + 1}, then saving"
+        if received == signal.SIGINT:
+            print_in_handler(self.log, f"{what}; press Ctrl-C again to stop now")
+        else:
+            print_in_handler(self.log, f"{received.name}: {what}; a second signal stops now")
+
+    def _report_interrupt(self) -> None:
+        """Print and record a stop in the middle of a step, and the work that is saved."""
+        message = f"stopped during step {self._current + 1}; {self._describe_last_checkpoint()}; resume with --resume"
+        self.log(message)
+        with suppress(OSError):
+            self.run_folder.append_event(self._current, "end", action="stopped", message=message, is_incident=True)
 
     def _run_step(self, number: int, progress: Progress, signals: StopSignals) -> int:
         """Train, record, validate, print and save one step; the number of steps done.
@@ -325,7 +347,7 @@ class TrainingLoop:
         # No rank reads the metrics before they are cut.
         self.ranks.barrier()
         self._early_stopping = EarlyStopping(patience=self.settings.patience)
-        self._monitors = HealthMonitors(self.settings.monitors)
+        self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         for record in self.run_folder.records(METRICS):
             self._monitors.add(record)
             if VALIDATION_SCORE in record:

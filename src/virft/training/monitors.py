@@ -1,4 +1,4 @@
-"""Training-health monitors: KL blow-up, entropy collapse, zero reward variance, reward hacking.
+"""Training-health monitors: KL blow-up, entropy collapse, flat accuracy, constant answers, reward hacking.
 
 The state of a monitor is a pure function of the records of ``metrics.jsonl``. It needs no place in a checkpoint, and a
 resumed run raises the same alarms.
@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import dataclass, field
+from statistics import fmean, variance
 
 import torch
 from torch import nn
 
 from virft.config.schema import MonitorName, MonitorsConfig
 from virft.models.sharding import local_shard
+from virft.tasks.common_answer import COMMON_ANSWER, COMMON_TARGET
+from virft.training.run import VALIDATION_PREFIX
 
 SKIPPED = "skipped"
 """Key of ``metrics.jsonl``: 1 in the record of a step that changed no weight because of a non-finite number."""
@@ -25,6 +27,10 @@ VALIDATION_SCORE = "validation_score"
 
 _RELATIVE_RISE, _ABSOLUTE_RISE = 1.05, 0.01
 """A mean has risen if it exceeds 1.05 times its earlier value by more than 0.01: fluctuations around 0 do not count."""
+_SMALLEST_REWARD_RISE, _NUM_STANDARD_ERRORS = 0.05, 3.0
+"""The mean reward has risen if the difference of two windows exceeds 0.05 and 3 standard errors of that difference."""
+_PART = "reward_"
+"""Begin of the key of a reward part in ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,20 +45,36 @@ class Alarm:
     """What they mean, for a log line."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardParts:
+    """The parts of a run's reward, for the monitor ``accuracy``."""
+
+    accuracy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Smallest and largest value of the parts that measure how close an answer is to its target. Empty: no check."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of parts in the total reward; those that are not named have weight 1."""
+
+    def weight(self, part: str) -> float:
+        """The weight of a part in the total."""
+        return self.weights.get(part, 1.0)
+
+
 class HealthMonitors:
     """All monitors of a run, fed with its metrics one record at a time.
 
     ``num_skipped`` counts the latest consecutive skipped steps.
     """
 
-    def __init__(self, settings: MonitorsConfig) -> None:
+    def __init__(self, settings: MonitorsConfig, parts: RewardParts | None = None) -> None:
         self.num_skipped = 0
         self._settings = settings
+        self._parts = parts or RewardParts()
         # The first and the latest values of each watched metric, at most ``window`` of each.
         self._first: dict[str, list[float]] = {}
         self._latest: dict[str, deque[float]] = {}
         self._num_zero_std = 0
-        self._active: set[MonitorName] = set()
+        # kind of record -> the alarms whose condition held at the latest one
+        self._active: dict[str, set[MonitorName]] = {}
         self._best: _Validation | None = None
 
     def add(self, record: Mapping[str, float]) -> list[Alarm]:
@@ -62,16 +84,17 @@ class HealthMonitors:
         """
         # A validation record has no training metrics, and must not count as a step.
         if VALIDATION_SCORE in record:
-            return self._newly_raised(self._check_validation(record[VALIDATION_SCORE]), _VALIDATION_MONITORS)
+            alarms = self._check_validation(record[VALIDATION_SCORE]) + self._check_validation_answers(record)
+            return self._newly_raised(alarms, "validation")
         if not _is_training_record(record):
             return []
         self.num_skipped = self.num_skipped + 1 if record.get(SKIPPED) else 0
-        for name in _WATCHED:
-            if name in record:
-                self._append(name, record[name])
+        for name, value in record.items():
+            if name in _WATCHED or name.startswith(_PART):
+                self._append(name, value)
         if "nonzero_std_frac" in record:
             self._num_zero_std = self._num_zero_std + 1 if record["nonzero_std_frac"] == 0 else 0
-        return self._newly_raised(self._check_step(), _STEP_MONITORS)
+        return self._newly_raised(self._check_step(), "step")
 
     def _append(self, name: str, value: float) -> None:
         first = self._first.setdefault(name, [])
@@ -79,11 +102,10 @@ class HealthMonitors:
             first.append(value)
         self._latest.setdefault(name, deque(maxlen=self._settings.window)).append(value)
 
-    def _newly_raised(self, alarms: Sequence[Alarm], checked: frozenset[MonitorName]) -> list[Alarm]:
-        """The alarms that were not active before; of the ``checked`` monitors, the others become inactive."""
-        new = [one for one in alarms if one.monitor not in self._active]
-        self._active = (self._active - checked) | {one.monitor for one in alarms}
-        return new
+    def _newly_raised(self, alarms: Sequence[Alarm], kind: str) -> list[Alarm]:
+        """The alarms whose condition did not hold at the previous record of this kind."""
+        before, self._active[kind] = self._active.get(kind, set()), {one.monitor for one in alarms}
+        return [one for one in alarms if one.monitor not in before]
 
     def _latest_mean(self, name: str) -> float | None:
         """Mean of a metric over the latest ``window`` steps; None in earlier steps."""
@@ -103,6 +125,8 @@ class HealthMonitors:
             self._check_zero_std(),
             self._check_fraction("unreadable", self._settings.max_unreadable_frac),
             self._check_fraction("truncated", self._settings.max_truncated_frac),
+            self._check_accuracy(),
+            self._check_answers(),
         )
         return [one for one in alarms if one is not None]
 
@@ -152,6 +176,87 @@ class HealthMonitors:
         )
         return Alarm(monitor=monitor, observed={name: fraction}, message=message)
 
+    def _check_accuracy(self) -> Alarm | None:
+        """Alarm if the reward has risen and no part that measures accuracy has."""
+        rise = self._rise("reward")
+        if not self._settings.min_accuracy_frac or rise is None or rise < self._smallest_reward_rise():
+            return None
+        rises = {
+            name.removeprefix(_PART): part_rise
+            for name in self._latest
+            if name.startswith(_PART) and (part_rise := self._rise(name)) is not None
+        }
+        accuracy = [name for name in self._parts.accuracy if name in rises and self._parts.weight(name) > 0]
+        flat = [name for name in accuracy if self._is_flat(name, rises[name], reward_rise=rise)]
+        if not accuracy or flat != accuracy:
+            return None
+        largest = max(rises, key=lambda name: self._parts.weight(name) * rises[name])
+        means = {name: (self._first_mean(name), self._latest_mean(name)) for name in ("reward", f"{_PART}{flat[0]}")}
+        (reward_before, reward_now), (part_before, part_now) = means.values()
+        assert reward_before is not None and reward_now is not None and part_before is not None and part_now is not None
+        fraction = self._parts.weight(largest) * rises[largest] / rise
+        message = (
+            f"the mean reward rose from {reward_before:.3f} to {reward_now:.3f}, "
+            f"{'all' if fraction > 0.9 else 'most'} of it in `{largest}`; `{flat[0]}` is flat at {part_now:.2f}: the "
+            "answers come no closer to the ground truth. Usual causes: a learning rate that is too low, an IoU "
+            "threshold that no box exceeds, a weight of other parts that is too high"
+        )
+        observed = {
+            "reward": reward_now,
+            "reward_at_start": reward_before,
+            flat[0]: part_now,
+            f"{flat[0]}_at_start": part_before,
+        }
+        return Alarm(monitor="accuracy", observed=observed, message=message)
+
+    def _is_flat(self, part: str, rise: float, *, reward_rise: float) -> bool:
+        """True if a part contributes little to the rise of the reward and is in the lower half of its range."""
+        low, high = self._parts.accuracy[part]
+        now = self._latest_mean(_PART + part)
+        fraction = self._parts.weight(part) * rise / reward_rise
+        return now is not None and now < (low + high) / 2 and fraction < self._settings.min_accuracy_frac
+
+    def _rise(self, name: str) -> float | None:
+        """The latest mean minus the first; None before there are two windows."""
+        first, latest = self._first_mean(name), self._latest_mean(name)
+        return None if first is None or latest is None else latest - first
+
+    def _smallest_reward_rise(self) -> float:
+        """The difference of the mean reward between two windows that counts as a rise."""
+        window, smallest = self._settings.window, _SMALLEST_REWARD_RISE
+        if window > 1:
+            variances = variance(self._first["reward"]) + variance(self._latest["reward"])
+            smallest = max(smallest, _NUM_STANDARD_ERRORS * math.sqrt(variances / window))
+        # half of it for an active alarm: a reward that fluctuates about the limit must not raise it again and again
+        return smallest / 2 if "accuracy" in self._active.get("step", ()) else smallest
+
+    def _check_answers(self) -> Alarm | None:
+        answer, target = self._latest_mean(COMMON_ANSWER), self._latest_mean(COMMON_TARGET)
+        if answer is None or target is None:
+            return None
+        return self._collapse_alarm(answer, target, f"sampled answers over {self._steps()}")
+
+    def _check_validation_answers(self, record: Mapping[str, float]) -> list[Alarm]:
+        """Alarm for the first validation set, in the order of the record, whose answers are nearly all the same."""
+        prefix = VALIDATION_PREFIX + COMMON_ANSWER
+        for name, answer in record.items():
+            if name.startswith(prefix):
+                origin = name.removeprefix(prefix)
+                target = record[VALIDATION_PREFIX + COMMON_TARGET + origin]
+                if (alarm := self._collapse_alarm(answer, target, f"validation{origin}")) is not None:
+                    return [alarm]
+        return []
+
+    def _collapse_alarm(self, answer: float, target: float, where: str) -> Alarm | None:
+        limit = self._settings.max_common_answer_frac
+        if not limit or answer - target <= limit:
+            return None
+        message = (
+            f"the answers collapse: {answer:.0%} of the images get the same answer ({where}), such as one box or "
+            f'"No Objects", while {target:.0%} have the same ground truth; the model ignores the image'
+        )
+        return Alarm(monitor="collapse", observed={COMMON_ANSWER: answer, COMMON_TARGET: target}, message=message)
+
     def _check_validation(self, score: float) -> list[Alarm]:
         """Alarms for a proxy that rises while the validation score falls below its best: reward hacking."""
         means = {name: mean for name in _PROXIES if (mean := self._latest_mean(name)) is not None}
@@ -187,19 +292,26 @@ class _Validation:
     means: Mapping[str, float]
 
 
-_STEP_MONITORS: frozenset[MonitorName] = frozenset({"kl", "length", "entropy", "zero_std", "unreadable", "truncated"})
-_VALIDATION_MONITORS: frozenset[MonitorName] = frozenset({"boxes", "reward_hacking"})
 _PROXIES: Mapping[str, tuple[MonitorName, str]] = {
     "reward": ("reward_hacking", "the mean reward"),
     "boxes_per_answer": ("boxes", "the mean number of boxes of an answer"),
     "duplicate_frac": ("boxes", "the fraction of duplicate boxes"),
 }
 """Metric -> the monitor that it belongs to, and its name in a message. Optimizing them alone games the reward."""
-_WATCHED = ("kl", "completion_tokens", "entropy", "unreadable_frac", "truncated_frac", *_PROXIES)
+_WATCHED = (
+    "kl",
+    "completion_tokens",
+    "entropy",
+    "unreadable_frac",
+    "truncated_frac",
+    COMMON_ANSWER,
+    COMMON_TARGET,
+    *_PROXIES,
+)
 
 
 def _is_training_record(record: Mapping[str, float]) -> bool:
-    return any(not name.startswith("validation_") for name in record if name != "step")
+    return any(not name.startswith(VALIDATION_PREFIX) for name in record if name != "step")
 
 
 def is_finite(module: nn.Module) -> bool:

@@ -1,9 +1,11 @@
-"""Log lines about long work: results, throughput and time left."""
+"""Log lines and progress bars of long work: results, throughput and time left."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 
 class Progress:
@@ -69,3 +71,25 @@ def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, t
     if "kl" in metrics:
         line += f"  kl {metrics['kl']:.4f}"
     return f"{line}  {seconds:.1f} s  {time_left}"
+
+
+@contextmanager
+def progress_bar(unit: str = "predictions") -> Iterator[Callable[[int, int], None]]:
+    """Give a function ``(num_done, num_all)`` that draws a bar with rate and time left, from its first call on.
+
+    Only the main process draws.
+    """
+    from tqdm import tqdm
+
+    from virft.training.distributed import is_main_process
+
+    with ExitStack() as stack:
+        bars: list[Any] = []
+
+        def show(num_done: int, num_all: int) -> None:
+            if not bars:
+                bar = tqdm(total=num_all, desc=unit, unit="", disable=not is_main_process())
+                bars.append(stack.enter_context(bar))
+            bars[0].update(num_done - bars[0].n)
+
+        yield show

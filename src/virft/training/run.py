@@ -13,6 +13,7 @@ from typing import Any
 
 from virft import __version__
 from virft.config.schema import Config
+from virft.config.setting import format_value
 from virft.config.toml_file import dump, first_difference, load_config
 from virft.errors import RunError
 from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
@@ -25,6 +26,8 @@ EVENTS = "events.jsonl"
 """Alarms of monitors and incidents: interruptions, rollbacks, changed settings. Unlike the metrics, it differs between
 a run that was interrupted and one that was not."""
 BEST, MODEL = "best", "model"
+VALIDATION_PREFIX = "validation_"
+"""Begin of the keys of validation scores in ``metrics.jsonl``."""
 
 _LOGS = (METRICS, ROLLOUTS, TIMINGS, EVENTS)
 INCIDENT = "incident"
@@ -142,7 +145,8 @@ def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: st
     """Raise ``RunError`` unless this run may write into ``config.run.dir``. Changes nothing.
 
     The folder must be new or empty. With ``resume`` it may hold a run with the same settings (else the message names
-    the first that differs), on the same data, by the same ``trainer`` ("grpo" or "sft") and of this format.
+    the first that differs), on the same data, by the same ``trainer`` ("grpo" or "sft") and of this format. The number
+    of steps may grow if no step depends on it.
     """
     folder = Path(config.run.dir)
     if (folder / CONFIG).exists():
@@ -151,10 +155,19 @@ def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: st
         # before the config is read: an older one has settings that this version does not know
         require_current_format(folder)
         saved = _with_changes(load_config(folder / CONFIG).config, config)
+        reason = _needs_number_of_steps(saved, trainer)
+        if reason is None:
+            saved = _with_more_steps(saved, config, trainer)
         if (difference := first_difference(saved, config)) is not None:
+            is_extension = difference.key == f"{trainer}.steps" and difference.right > difference.left
             raise RunError(
                 f"{folder}: holds a run of another config: {difference.describe('saved', 'now')}; "
-                "resume with the same settings, or choose another run.dir"
+                + (
+                    f"it cannot be extended, because {reason}; start a new run from its model with `virft {trainer} "
+                    f"--from {folder} run.dir=ANOTHER`"
+                    if is_extension
+                    else "resume with the same settings, or choose another run.dir"
+                )
             )
         started = json.loads((folder / CARD).read_text(encoding="utf-8"))
         if started["data_hash"] != data_hash:
@@ -213,6 +226,34 @@ def _with_changes(saved: Config, now: Config) -> Config:
         sections.setdefault(section, {})[name] = getattr(getattr(now, section), name)
     parts: dict[str, Any] = {name: replace(getattr(saved, name), **found) for name, found in sections.items()}
     return replace(saved, **parts, monitors=now.monitors)
+
+
+def _needs_number_of_steps(config: Config, trainer: str) -> str | None:
+    """The reason why steps depend on the number of all steps, so that it cannot grow; None if none does."""
+    section = config.grpo if trainer == "grpo" else config.sft
+    if section.schedule != "constant":
+        return f"{trainer}.schedule {format_value(section.schedule)} decays to 0 in the last step"
+    if trainer == "sft":
+        return None
+    scheduled = {
+        "reward.iou_threshold_end": config.reward.iou_threshold_end,
+        "grpo.kl_coef_end": config.grpo.kl_coef_end,
+    }
+    for key, value in scheduled.items():
+        if value is not None:
+            return f"{key} is reached in the last step"
+    if config.grpo.refill_rounds:
+        return "grpo.refill_rounds draws samples that depend on the number of steps"
+    if config.reward.extra:
+        return "reward.extra may use the fraction of the run that is done"
+    return None
+
+
+def _with_more_steps(saved: Config, now: Config, trainer: str) -> Config:
+    """The saved config with the current number of steps, if that is larger."""
+    if trainer == "grpo":
+        return replace(saved, grpo=replace(saved.grpo, steps=max(saved.grpo.steps, now.grpo.steps)))
+    return replace(saved, sft=replace(saved.sft, steps=max(saved.sft.steps, now.sft.steps)))
 
 
 def run_card(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -13,10 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Signals received so far. ``received`` is true once the run is to end after the current step."""
+    """Signals received so far. ``received`` is true once the run is to end after the current step.
 
-    def __init__(self) -> None:
+    ``announce`` is called with the first signal, in the signal handler.
+    """
+
+    def __init__(self, announce: Callable[[signal.Signals], object] = lambda _: None) -> None:
         self.received = False
+        self._announce = announce
         self._second_is_pending = False
         self._is_held = False
 
@@ -25,6 +31,7 @@ class StopSignals:
         # The first signal only sets a flag: an exception could interrupt an optimizer step half way.
         if not self.received:
             self.received = True
+            self._announce(signal.Signals(number))
         elif self._is_held:
             self._second_is_pending = True
         else:
@@ -45,13 +52,22 @@ class StopSignals:
             raise KeyboardInterrupt
 
 
+def print_in_handler(log: Callable[[str], None], line: str) -> None:
+    """Print a line from a signal handler, in which ``log`` may not be usable: the signal may have interrupted it."""
+    try:
+        log(line)
+    except RuntimeError:  # "reentrant call" of a buffered stream
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
+
+
 @contextmanager
-def stop_signals() -> Iterator[StopSignals]:
+def stop_signals(announce: Callable[[signal.Signals], object] = lambda _: None) -> Iterator[StopSignals]:
     """Handle the signals of a run inside the block; the previous handlers are restored after it.
 
-    Outside of the main thread nothing is handled: Python delivers signals to the main thread only.
+    ``announce``: called with the first signal. Outside of the main thread nothing is handled: Python delivers signals
+    to the main thread only.
     """
-    signals = StopSignals()
+    signals = StopSignals(announce)
     before: dict[signal.Signals, Any] = {}
     try:
         for one in SIGNALS:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from virft.cli import main as cli
-from virft.cli.completion import complete
+from virft.cli.completion import completions
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ from virft.cli.completion import complete
     ],
 )
 def test_the_last_word_is_completed(words: list[str], expected: list[str]) -> None:
-    assert complete(words) == expected
+    assert completions(words) == expected
 
 
 def test_an_option_that_was_given_is_not_offered_again() -> None:
-    assert "--dry-run" in complete(["grpo", "--"])
-    assert "--dry-run" not in complete(["grpo", "--dry-run", "--"])
+    assert "--dry-run" in completions(["grpo", "--"])
+    assert "--dry-run" not in completions(["grpo", "--dry-run", "--"])
 
 
 def test_toml_files_are_completed_as_the_config_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,9 +56,9 @@ def test_toml_files_are_completed_as_the_config_only(tmp_path: Path, monkeypatch
     (tmp_path / "runs").mkdir()
     for name in ("mine.toml", "runs/mine.toml", "other.txt"):
         (tmp_path / name).touch()
-    assert complete(["grpo", "mi"]) == ["mixture.", "mine.toml"]
-    assert complete(["grpo", "runs/"]) == ["runs/mine.toml"]
-    assert complete(["grpo", "mine.toml", "mi"]) == ["mixture."]
+    assert completions(["grpo", "mi"]) == ["mixture.", "mine.toml"]
+    assert completions(["grpo", "runs/"]) == ["runs/mine.toml"]
+    assert completions(["grpo", "mine.toml", "mi"]) == ["mixture."]
 
 
 def test_without_a_name_the_script_is_for_the_users_shell(

@@ -120,7 +120,7 @@ def _cpu_seconds(command: list[str]) -> float:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = leaves_of(cli.make_parser())
-    assert len(leaves) == 33
+    assert len(leaves) == 34
     for leaf in leaves:
         function = leaf.get_default("function")
         given = {action.dest for action in leaf._actions if action.dest != "help"}
@@ -177,7 +177,7 @@ def test_skipped_records_are_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run("build", "coco", tmp_path / "annotations.json", tmp_path / "images", tmp_path / "d") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("skipped annotations.json: annotation 3 (0.png): box [1, 1, 1, 1] has x2 <= x1")
-    assert lines[-1] == "and 2 more skipped: see card.json"
+    assert lines[-2] == "and 2 more skipped: see card.json"
 
 
 def test_scenes_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,7 +300,13 @@ def test_overrides_may_be_before_and_after_options(argv: tuple[str, ...], monkey
     seen: dict[str, object] = {}
     monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
     assert run(*argv) == 0
-    assert seen == {"config": Path("a.toml"), "overrides": ["x=1", "y=2"], "resume": False, "dry_run": True}
+    assert seen == {
+        "config": Path("a.toml"),
+        "overrides": ["x=1", "y=2"],
+        "from_run": None,
+        "resume": False,
+        "dry_run": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -315,7 +321,7 @@ def test_settings_may_replace_the_file(argv: tuple[str, ...], monkeypatch: pytes
     seen: dict[str, object] = {}
     monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
     assert run(*argv) == 0
-    assert seen == {"config": None, "overrides": ["x.y=1", "z=2"], "resume": False, "dry_run": True}
+    assert (seen["config"], seen["overrides"], seen["dry_run"]) == (None, ["x.y=1", "z=2"], True)
 
 
 def test_a_file_whose_name_looks_like_a_setting_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,6 +396,12 @@ def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(evaluate, "score", stop)
     assert run("score", "a", "b") == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f'"{sys.executable}" -m virft config --schema | head -1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("{\n", "")
 
 
 def test_our_own_bug_crashes_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from virft.cli.main import main
 from virft.data.counts import Counts, count_sample, counts_text, negatives_frac
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
+from virft.tasks.counting import Count
 from virft.types import Label, Sample
 
 
@@ -46,7 +47,15 @@ def test_questions_boxes_and_sizes_are_counted(tmp_path: Path) -> None:
     header, *lines = counts_text(counts).splitlines()
     assert header.split() == ["task", "class", "questions", "absent", "boxes", "small", "medium", "large"]
     assert lines[1].split() == ["detection", "fox", "2", "1", "2", "1", "1", "0"]
+    # a task without boxes has no numbers of boxes
+    assert lines[0].split() == ["classification", "red", "fox", "1", "-", "-", "-", "-", "-"]
     assert len({len(line) for line in (header, *lines)}) == 1
+
+
+def test_a_table_has_only_the_columns_of_its_tasks() -> None:
+    counts: Counts = {}
+    count_sample(sample(Count(number=3), task="counting"), counts)
+    assert counts_text(counts).splitlines()[0].split() == ["task", "class", "questions", "absent", "objects"]
 
 
 def test_the_fraction_of_absent_classes_is_that_of_detection_only() -> None:

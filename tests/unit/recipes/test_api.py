@@ -12,6 +12,7 @@ import pytest
 from factories import save_coco
 from runs import files, virft
 from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
+from virft.config.toml_file import load_config
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError, ModelError, RunError
 from virft.inference.model import Model, load
@@ -108,15 +109,21 @@ def test_training_prints_its_steps_and_returns_the_run(
 def test_a_file_a_config_and_keywords_train_the_same(built: BuiltDatasets, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f'data.train = "{built.train}"\nsampling.max_completion_tokens = 24\nrun.dir = "elsewhere"\n')
+    from_file = train(path, grpo=SMALL["grpo"], run={"dir": tmp_path / "a"})
+    from_config = train(load_config(run.folder / "config.toml").config, **{"run.dir": tmp_path / "b"})
+    assert from_file.metrics == from_config.metrics == run.metrics
+
+
+def test_only_a_config_built_in_python_is_not_fitted(built: BuiltDatasets, run: Run, tmp_path: Path) -> None:
     config = Config(
         data=DataConfig(train=str(built.train)),
         sampling=SamplingConfig(max_completion_tokens=24),
-        grpo=GRPOConfig(**SMALL["grpo"]),
-        run=RunConfig(dir="elsewhere"),
+        grpo=GRPOConfig(steps=1, prompts_per_step=2, group_size=2),
+        run=RunConfig(dir=str(tmp_path / "run")),
     )
-    from_file = train(path, grpo=SMALL["grpo"], run={"dir": tmp_path / "a"})
-    from_config = train(config, **{"run.dir": tmp_path / "b"})
-    assert from_file.metrics == from_config.metrics == run.metrics
+    assert load_config(train(config).folder / "config.toml").config == config
+    fitted = load_config(run.folder / "config.toml").config
+    assert (fitted.grpo.learning_rate, fitted.grpo.kl_coef, fitted.augment.horizontal_flip) == (1e-4, 0.0, True)
 
 
 def test_supervised_training_is_a_method(built: BuiltDatasets, tmp_path: Path) -> None:

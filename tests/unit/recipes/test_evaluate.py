@@ -8,7 +8,8 @@ from virft.config.schema import Config, DataConfig, RunConfig
 from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
 from virft.models.tiny import TINY_NAME
-from virft.recipes.evaluate import PredictionSettings, make_validator, validation_stores
+from virft.recipes.evaluate import PredictionSettings, make_validator
+from virft.recipes.preflight import validation_stores
 from virft.training.runtime import Runtime
 
 

@@ -22,10 +22,14 @@ from virft.config.schema import (
     RunConfig,
 )
 from virft.errors import ConfigError
+from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import resolve_template, resolve_thinking
 from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
-from virft.recipes.setup import build_augmenter, loop_settings, make_reward_rule, make_trackers
+from virft.recipes.reward_rule import make_reward_rule
+from virft.recipes.setup import build_augmenter, loop_settings, make_grader, make_trackers, reward_parts
+from virft.tasks.grader import Grader
+from virft.training.monitors import RewardParts
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +99,16 @@ def test_an_invalid_reward_is_an_error_with_its_section() -> None:
         make_reward_rule(RewardConfig(weights={"iuo": 1.0}))
 
 
+def grader_of(reward: RewardConfig, **mixture: MixtureConfig) -> Grader:
+    return make_grader(reward, PromptConfig(), mixture, BoxSpace.RELATIVE_1000)
+
+
 def test_the_loop_follows_the_settings() -> None:
     run, monitors = RunConfig(dir="r", save_every=4, keep_checkpoints=5, log_every=6), MonitorsConfig(window=3)
-    loop = loop_settings(run, monitors, num_steps=7, validate_every=0)
+    parts = reward_parts(grader_of(RewardConfig(weights={"iou": 2.0})), ["detection"])
+    loop = loop_settings(run, monitors, num_steps=7, validate_every=0, parts=parts)
     assert loop.monitors == monitors
+    assert loop.parts == RewardParts(accuracy={"iou": (0.0, 1.0)}, weights={"iou": 2.0})
     assert loop.num_steps == 7
     assert (loop.save_every, loop.keep_checkpoints, loop.log_every, loop.validate_every) == (4, 5, 6, 0)
 
@@ -141,3 +151,22 @@ def test_datasets_of_a_mixture_that_agree_on_thinking_decide_the_card(
     mixture = {name: MixtureConfig(data=name, thinking=one) for name, one in zip("ab", own, strict=True)}
     settings = make_config(data=DataConfig(), mixture=mixture)
     assert prompting_of(settings, tiny).card["thinking"] is expected
+
+
+def test_accurate_parts_are_those_of_the_tasks_and_custom_rewards(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def one(reading, target, context):\n    return 1.0\n")
+    reward = RewardConfig(extra=(f"{tmp_path / 'mine.py'}:one",))
+    assert reward_parts(grader_of(reward), ["detection", "grounding", "counting"]).accuracy == {
+        "iou": (0.0, 1.0),
+        "giou": (0.0, 1.0),
+        "count": (0.0, 1.0),
+        "one": (-1.0, 1.0),
+    }
+    mixed = grader_of(RewardConfig(), a=MixtureConfig(data="a", preset="paper"))
+    assert reward_parts(mixed, ["grounding"]).accuracy == {"giou": (0.0, 2.0)}
+
+
+@pytest.mark.parametrize(("end", "checked"), [(None, True), (0.25, True), (0.75, False)])
+def test_a_part_whose_threshold_rises_is_not_expected_to_rise(end: float | None, checked: bool) -> None:
+    found = reward_parts(grader_of(RewardConfig(iou_threshold_end=end)), ["detection", "classification"]).accuracy
+    assert ("iou" in found, "label" in found) == (checked, True)

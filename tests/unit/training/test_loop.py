@@ -38,9 +38,16 @@ def open_run(folder: Path, *, resume: bool = False) -> RunFolder:
     return RunFolder.open(config, resume=resume, card={"data_hash": "0", "trainer": "grpo"})
 
 
-def run(folder: Path, *, resume: bool = False, trainer: GRPOTrainer | None = None, **more: Any) -> list[str]:
-    """The lines that a run logged."""
-    logged: list[str] = []
+def run(
+    folder: Path,
+    *,
+    resume: bool = False,
+    trainer: GRPOTrainer | None = None,
+    logged: list[str] | None = None,
+    **more: Any,
+) -> list[str]:
+    """The lines that a run logged; ``logged`` has them although the run ends with an exception."""
+    logged = [] if logged is None else logged
     others = {name: more.pop(name, None) for name in ("validate", "augment", "save_best", "trackers")}
     TrainingLoop(
         trainer=trainer or toy_trainer(),
@@ -132,13 +139,43 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path) -
 
 
 def test_ctrl_c_in_the_last_step_ends_the_run_as_usual(tmp_path: Path) -> None:
-    assert len(run(tmp_path / "r", trainer=interrupting(toy_trainer(), 3))) == 4
+    logged = run(tmp_path / "r", trainer=interrupting(toy_trainer(), 3))
+    assert [line[:8] for line in logged if line.startswith("step")] == ["step 1/4", "step 2/4", "step 3/4", "step 4/4"]
 
 
-def test_a_second_ctrl_c_stops_immediately(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_immediately_and_says_what_is_saved(tmp_path: Path) -> None:
+    logged: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "r", trainer=interrupting(toy_trainer(), 1, times=2))
-    assert checkpoints(tmp_path / "r" / "checkpoints") == []
+        run(tmp_path / "r", logged=logged, save_every=1, trainer=interrupting(toy_trainer(), 2, times=2))
+    assert [path.name for path in checkpoints(tmp_path / "r" / "checkpoints")] == ["step_000001", "step_000002"]
+    assert logged[2:] == [
+        "finishing step 3, then saving; press Ctrl-C again to stop now",
+        "stopped during step 3; the last checkpoint is that after step 2; resume with --resume",
+    ]
+    assert lines(tmp_path / "r" / EVENTS)[-1]["message"] == logged[-1]
+
+
+@pytest.mark.parametrize(
+    ("by", "line"),
+    [
+        (signal.SIGINT, "finishing step 2, then saving; press Ctrl-C again to stop now"),
+        (signal.SIGTERM, "SIGTERM: finishing step 2, then saving; a second signal stops now"),
+    ],
+)
+def test_the_first_signal_is_answered_before_the_step_ends(tmp_path: Path, by: signal.Signals, line: str) -> None:
+    logged: list[str] = []
+    with pytest.raises(RunStopped):
+        run(tmp_path / "r", logged=logged, trainer=interrupting(toy_trainer(), 1, by=by))
+    assert [logged[1], logged[2][:8]] == [line, "step 2/4"]
+
+
+def test_a_run_that_is_extended_equals_one_that_was_longer_from_the_start(tmp_path: Path) -> None:
+    constant = {"schedule": "constant"}
+    run(tmp_path / "whole", num_steps=4, trainer=toy_trainer(num_steps=4, **constant))
+    run(tmp_path / "cut", num_steps=2, trainer=toy_trainer(num_steps=2, **constant))
+    run(tmp_path / "cut", resume=True, num_steps=4, trainer=toy_trainer(num_steps=4, **constant))
+    for name in (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, MonitorsConfig, RunConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, MonitorsConfig, RewardConfig, RunConfig
 from virft.config.toml_file import load_config
 from virft.errors import RunError
 from virft.training.run import (
@@ -187,3 +187,55 @@ def test_a_run_of_another_format_is_refused_by_its_version(tmp_path: Path) -> No
         "open it with that version, or train into another run.dir"
     )
     require_current_format(tmp_path)  # a folder without a card is not this function's to refuse
+
+
+def extended(folder: Path, steps: int, **more: Any) -> Config:
+    return config(folder, **{"steps": steps, "schedule": "constant"} | more)
+
+
+def test_a_run_with_a_constant_schedule_may_have_more_steps(tmp_path: Path) -> None:
+    open_run(extended(tmp_path / "r", 10))
+    run = open_run(extended(tmp_path / "r", 15), resume=True)
+    assert load_config(run.folder / "config.toml").config.grpo.steps == 15
+    (event,) = run.records(EVENTS)
+    assert event["message"] == "resumed with other settings: grpo.steps is 10 (before) and 15 (now)"
+
+
+def test_a_run_cannot_have_fewer_steps(tmp_path: Path) -> None:
+    open_run(extended(tmp_path / "r", 10))
+    with pytest.raises(RunError, match=r"grpo\.steps is 10 \(saved\) and 9 \(now\); resume with the same settings"):
+        open_run(extended(tmp_path / "r", 9), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schedule": "linear"}, 'grpo.schedule "linear" decays to 0 in the last step'),
+        ({"schedule": "cosine"}, 'grpo.schedule "cosine" decays'),
+        ({"kl_coef_end": 0.0}, "grpo.kl_coef_end is reached in the last step"),
+        ({"refill_rounds": 1}, "grpo.refill_rounds draws samples that depend on the number of steps"),
+    ],
+)
+def test_steps_that_depend_on_the_number_of_steps_forbid_more_of_them(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    open_run(extended(tmp_path / "r", 10, **changes))
+    with pytest.raises(RunError) as error:
+        open_run(extended(tmp_path / "r", 15, **changes), resume=True)
+    assert f"grpo.steps is 10 (saved) and 15 (now); it cannot be extended, because {reason}" in str(error.value)
+    assert f"`virft grpo --from {tmp_path / 'r'} run.dir=ANOTHER`" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("reward", "reason"),
+    [
+        (RewardConfig(iou_threshold_end=0.9), "reward.iou_threshold_end is reached in the last step"),
+        (RewardConfig(extra=("a.py:f",)), "reward.extra may use the fraction of the run"),
+    ],
+)
+def test_a_reward_that_depends_on_the_number_of_steps_forbids_more_of_them(
+    tmp_path: Path, reward: RewardConfig, reason: str
+) -> None:
+    open_run(replace(extended(tmp_path / "r", 10), reward=reward))
+    with pytest.raises(RunError, match=reason):
+        open_run(replace(extended(tmp_path / "r", 15), reward=reward), resume=True)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from virft.training.stopping import SIGNALS, StopSignals, stop_signals
+from virft.training.stopping import SIGNALS, StopSignals, print_in_handler, stop_signals
 
 
 def send(*which: signal.Signals) -> None:
@@ -70,3 +70,18 @@ def test_outside_of_the_main_thread_no_signal_is_handled() -> None:
     thread.start()
     thread.join()
     assert not found[0].received
+
+
+def test_only_the_first_signal_is_announced() -> None:
+    announced: list[signal.Signals] = []
+    with pytest.raises(KeyboardInterrupt), stop_signals(announced.append):
+        send(signal.SIGTERM, signal.SIGINT)
+    assert announced == [signal.SIGTERM]
+
+
+def test_a_line_is_printed_although_the_signal_interrupted_another(capfd: pytest.CaptureFixture[str]) -> None:
+    def interrupted(line: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    print_in_handler(interrupted, "finishing step 2")
+    assert capfd.readouterr().err == "finishing step 2\n"

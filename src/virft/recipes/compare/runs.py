@@ -20,8 +20,9 @@ from virft.files import UNFINISHED, write_text
 from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
+from virft.recipes.preflight import training_data
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
-from virft.recipes.train import run_training, training_data
+from virft.recipes.train import run_training
 from virft.recipes.trainers import make_sft_trainer
 from virft.tasks import TASKS
 from virft.training.monitors import VALIDATION_SCORE
@@ -67,11 +68,11 @@ class Compared:
     """System -> test -> predictions of each seed."""
 
 
-def run_compare(config: Config, *, resume: bool, log: Callable[[str], None]) -> Compared:
+def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], warnings: Sequence[str] = ()) -> Compared:
     """Train, evaluate and compare the systems of ``[compare]`` in ``run.dir``, and write ``compare.json``.
 
-    Runs and predictions that exist already are not repeated. Raises ``ConfigError`` without tests, and ``RunError`` if
-    ``run.dir`` holds something else.
+    ``warnings`` about the settings are printed first and recorded in that file. Runs and predictions that exist already
+    are not repeated. Raises ``ConfigError`` without tests, and ``RunError`` if ``run.dir`` holds something else.
     """
     plan = config.compare
     if not plan.tests:
@@ -79,6 +80,8 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None]) -> 
     tests = _open_tests(plan.tests)
     out = Path(config.run.dir)
     _begin(out, config, resume=resume)
+    for warning in warnings:
+        log(f"warning: {warning}")
     log(describe_plan(config, {name: len(store) for name, store in tests.items()}))
     systems: list[TrainedSystem] = []
     predictions: dict[str, dict[str, tuple[Path, ...]]] = {}
@@ -109,7 +112,7 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None]) -> 
         comparisons=comparisons,
         predictions=predictions,
     )
-    write_text(out / RESULT, json.dumps(_tree(found, config), indent=2) + "\n")
+    write_text(out / RESULT, json.dumps(_tree(found, config, warnings), indent=2) + "\n")
     return found
 
 
@@ -325,9 +328,10 @@ def _begin(out: Path, config: Config, *, resume: bool) -> None:
         write_text(out / COMPARE, dump(config))
 
 
-def _tree(found: Compared, config: Config) -> dict[str, Any]:
+def _tree(found: Compared, config: Config, warnings: Sequence[str]) -> dict[str, Any]:
     return {
         "budget": config.compare.budget,
+        "warnings": list(warnings),
         "systems": {
             one.name: {
                 "runs": [str(run) for run in one.runs],

@@ -12,11 +12,11 @@ from virft.report.render.reported import ReportedRun, ReportedSystem
 from virft.tasks import TASKS
 from virft.tasks.task import UNREADABLE_FRAC
 from virft.text.records import is_json_number
+from virft.training.run import VALIDATION_PREFIX
 
 SMOOTHED_FRACTION = 0.1
 """Width of the smoothing window as a fraction of the steps."""
 MOST_POINTS = 500
-VALIDATION_PREFIX = "validation_"
 
 
 class Points(NamedTuple):
@@ -72,6 +72,8 @@ _DESCRIPTIONS = {
     "truncated_frac": "fraction of completions cut at the token limit",
     "nonzero_std_frac": "fraction of groups with a non-zero reward standard deviation; the others have zero advantage",
     "entropy": "sampling entropy, estimated from log-probs, nats per token; near 0 completions of a prompt are equal",
+    "common_answer_frac": "fraction of images with the most common answer; near 1 the model ignores the image",
+    "common_target_frac": "fraction of images with the most common ground truth, for comparison",
     "skipped": "steps without a weight update, because a value was not finite",
     "loss": "training loss; with GRPO it stays near 0 by construction",
     "kl": "KL divergence from the reference model, nats per token",
@@ -91,6 +93,8 @@ _COMPLETIONS = (
     "truncated_frac",
     "nonzero_std_frac",
     "entropy",
+    "common_answer_frac",
+    "common_target_frac",
 )
 _UPDATE = (
     "loss",

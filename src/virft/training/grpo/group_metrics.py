@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from virft.tasks import TASKS
+from virft.tasks.common_answer import common_answer_metrics
 from virft.training.grpo.advantages import group_advantages, has_nonzero_std
 from virft.types import Answer, RolloutGroup, Unreadable
 
@@ -17,6 +18,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
     With several datasets also ``reward@NAME`` of each dataset in the step. ``nonzero_std_frac`` is the fraction of
     groups whose rewards differ. ``entropy`` is that of the sampler in nats per token, estimated by its own log-probs.
+    For ``common_answer_frac`` and ``common_target_frac`` see ``common_answer_metrics``.
     """
     reports = [report for group in groups for report in group.reports]
     completions = [completion for group in groups for completion in group.completions]
@@ -37,6 +39,8 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         # E[-log p(token)] over tokens that were drawn from p
         "entropy": -fmean(logprob for one in completions for logprob in one.sampler_logprobs),
         **_answer_metrics(groups),
+        # one completion of each prompt: those of one group are about the same image
+        **common_answer_metrics([(group.sample, group.reports[0].reading.answer) for group in groups]),
     }
 
 

@@ -139,16 +139,6 @@ class GRPOTrainer:
         """Release the generator. No step follows."""
         self.generator.close()
 
-    def rehearse(self, sample: Sample) -> list[RolloutGroup]:
-        """Run a step on one sample, without the optimizer update, to measure its cost. On one rank only."""
-        drawn = self._sample(0, [sample], StageTimer())
-        # Groups of equal rewards too: the cost has to be measured whatever the rewards are.
-        for batch in self._pack_groups(drawn, counted=drawn.groups, drop_equal=False):
-            self._reference_logprobs(batch, drawn)
-            self._logprobs(batch, drawn).sum().backward()
-        self.optimizer.zero_grad(set_to_none=True)
-        return drawn.groups
-
     def _roll_out(self, number: int, samples: Sequence[Sample], timer: StageTimer) -> Rollout:
         """Sample and reward the groups of a step, on all ranks."""
         own = self._sample(number, samples, timer)

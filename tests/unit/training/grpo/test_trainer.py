@@ -195,12 +195,13 @@ def test_a_nonfinite_reward_skips_the_step_and_names_its_sample(value: float) ->
     assert toy(trainer).weight.tolist() == [0.0] * 4
 
 
-def test_a_rehearsal_changes_nothing() -> None:
-    trainer = toy_trainer()
-    (rehearsed,) = trainer.rehearse(question())
-    assert len(rehearsed.completions) == 4
-    assert toy(trainer).weight.tolist() == [0.0] * 4
-    assert toy(trainer).weight.grad is None
+def test_one_completion_of_each_image_counts_as_its_answer() -> None:
+    groups = [group([0.0, 1.0], id=f"{i}") for i in range(4)]
+    groups = [replace(one, sample=sample(id=f"{i}", image=f"{i}.png")) for i, one in enumerate(groups)]
+    metrics = group_metrics(groups)
+    # all answers are "no objects", all targets the same fox
+    assert (metrics["common_answer_frac"], metrics["common_target_frac"]) == (1.0, 1.0)
+    assert "common_answer_frac" not in group_metrics(groups[:3])
 
 
 def test_metrics_are_means_over_completions() -> None:

@@ -1,0 +1,130 @@
+"""Load a config for a verb: settings that it does not set are fitted to its model and data (``config.fitting``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from virft.config.fitting import (
+    FITTED_KEYS,
+    TOO_FAR,
+    Facts,
+    FittedMethod,
+    FittedValue,
+    fitted_learning_rate,
+    fitted_values,
+)
+from virft.config.schema import Config, Method
+from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, load_config, parse, value_at
+from virft.data.store import read_card
+from virft.errors import ConfigError, DataError
+from virft.models.size import read_model_size
+
+
+def load_fitted_config(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    method: FittedMethod = "grpo",
+    keywords: Mapping[str, Any] = MappingProxyType({}),
+    saved: str | None = None,
+) -> LoadedConfig:
+    """Return the tree of a TOML file (None: of the others alone), with fitted values for what it does not set.
+
+    ``saved``: name of the config in ``run.dir`` of a run that is resumed; its fitted values are used again, so that a
+    resumed run is the same whatever this version would choose.
+
+    Raises ``ConfigError`` as ``load_config`` does.
+    """
+    loaded = (
+        parse("", origin=KEYWORDS, keywords=keywords)
+        if path is None and not overrides
+        else load_config(path, overrides, keywords=keywords)
+    )
+    return fit(loaded, method=method, saved=saved)
+
+
+def fit(loaded: LoadedConfig, *, method: FittedMethod, saved: str | None = None) -> LoadedConfig:
+    """Return a loaded config with fitted values for what it does not set. ``saved``: as ``load_fitted_config``."""
+    if saved is not None and (file := Path(loaded.config.run.dir) / saved).exists():
+        with suppress(ConfigError):  # one that this version cannot read is reported when the run is opened
+            return complete(loaded, _saved_values(load_config(file).config, loaded))
+    facts = facts_of(loaded.config)
+    return complete(loaded, fitted_values(loaded.config, loaded.explicit, facts, method=method))
+
+
+def facts_of(config: Config) -> Facts:
+    """Return what the files of model and data say, without loading either. What cannot be read is unknown."""
+    size = read_model_size(config.model.path)
+    folders = [part.data for part in config.mixture.values()] if config.mixture else [config.data.train]
+    try:
+        cards = [read_card(Path(folder)) for folder in folders if folder is not None]
+    except DataError:
+        cards = []  # reported when the data is opened
+    return Facts(
+        num_parameters=size.num_parameters,
+        max_pixels=size.max_pixels,
+        num_samples=_total(cards, "num_samples"),
+        num_images=_total(cards, "num_images"),
+        tasks=frozenset(task for card in cards for task in card.get("counts", {})),
+    )
+
+
+def _total(cards: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    numbers = [card[key] for card in cards if isinstance(card.get(key), int)]
+    return sum(numbers) if numbers and len(numbers) == len(cards) else None
+
+
+def _saved_values(saved: Config, loaded: LoadedConfig) -> dict[str, FittedValue]:
+    """The values of a started run for settings that may be fitted."""
+    found = {key: (value_at(saved, key), value_at(loaded.config, key)) for key in FITTED_KEYS}
+    reason = f"as when the run in {loaded.config.run.dir} was started"
+    return {
+        key: FittedValue(value=then, reason=reason)
+        for key, (then, now) in found.items()
+        if then is not None and then != now
+    }
+
+
+def rate_warning(config: Config, method: Method) -> str | None:
+    """Return a warning if the learning rate is far from that of models of this size and ``model.train``; else None.
+
+    Far: by a factor of ``TOO_FAR`` or more.
+    """
+    key = f"{method}.learning_rate"
+    rate = value_at(config, key)
+    fitted = fitted_learning_rate(method, config.model.train, read_model_size(config.model.path).num_parameters)
+    factor = max(rate / fitted.value, fitted.value / rate)
+    # 1e-5 / 1e-6 is 9.999...
+    if factor < TOO_FAR * (1 - 1e-9):
+        return None
+    side, effect = ("above", "may diverge") if rate > fitted.value else ("below", "may learn nothing")
+    return (
+        f"{key} is {rate:g}, {factor:,.0f} times {side} {fitted.value:g}, which fits ({fitted.reason}: "
+        f"{fitted.source}); the run {effect}"
+    )
+
+
+def untuned_warnings(loaded: LoadedConfig) -> list[str]:
+    """Return warnings about the learning rates of a comparison: one far from what fits, and rates not tuned alike."""
+    config, plan = loaded.config, loaded.config.compare
+    is_listed = bool(plan.rft_learning_rates)
+    warnings = [] if is_listed else [one for method in _METHODS if (one := rate_warning(config, method))]
+    if "sft" not in plan.systems or "rft" not in plan.systems or is_listed:
+        return warnings
+    is_set: dict[Method, bool] = {method: f"{method}.learning_rate" in loaded.explicit for method in _METHODS}
+    names: dict[Method, str] = {"grpo": "RFT", "sft": "SFT"}
+    for method, other in (_METHODS, _METHODS[::-1]):
+        if is_set[method] and not is_set[other]:
+            warnings.append(
+                f"{method}.learning_rate is set and {other}.learning_rate is not: {names[other]} is not tuned and gets "
+                f"{value_at(config, f'{other}.learning_rate'):g}, so the comparison may favour {names[method]}; set "
+                "both, or compare.sft_learning_rates and compare.rft_learning_rates"
+            )
+    return warnings
+
+
+_METHODS: tuple[Method, Method] = ("grpo", "sft")

@@ -1,0 +1,158 @@
+"""Everything that can be refused before a model is loaded: data, run folder, trackers, rewards. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
+from virft.config.toml_file import LoadedConfig
+from virft.data.store import Store
+from virft.data.store_writer import file_hash
+from virft.data.training_data import TrainingData, open_training_data
+from virft.errors import ConfigError, DataError
+from virft.recipes.fitting import load_fitted_config
+from virft.recipes.reward_rule import make_reward_rule
+from virft.text.prompts import read_template
+from virft.training.run import CONFIG, MODEL, require_new_run
+from virft.training.trackers import require_installed
+from virft.types import Sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedRun:
+    """A training run that nothing forbids, with its data open."""
+
+    config: Config
+    method: Method
+    resume: bool
+    data: TrainingData
+    validation: Mapping[str, Store]
+    """Validation datasets, see ``validation_stores``."""
+
+
+def load_run_config(
+    config: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    method: Method,
+    from_run: Path | None = None,
+    resume: bool = False,
+) -> LoadedConfig:
+    """Read the settings of a training run: a TOML file, ``KEY=VALUE`` overrides, and ``--from RUN``.
+
+    Settings that none of them sets are fitted, see ``load_fitted_config``. ``from_run``: the folder of a finished run.
+    Its trained model becomes ``model.path``, and its settings are used if there is no ``config``. Raises
+    ``ConfigError``.
+    """
+    saved = CONFIG if resume else None
+    if from_run is None:
+        if config is None and not overrides:
+            raise ConfigError("no config; expected a TOML file, KEY=VALUE, or --from RUN")
+        return load_fitted_config(config, overrides, method=method, saved=saved)
+    if not (from_run / CONFIG).is_file():
+        raise ConfigError(f"--from {from_run}: holds no run; expected the folder of a finished run (run.dir)")
+    if not (from_run / MODEL).is_dir():
+        raise ConfigError(f"--from {from_run}: has no trained model; finish the run with --resume first")
+    started = [f"model.path={from_run / MODEL}", *overrides]
+    loaded = load_fitted_config(config or from_run / CONFIG, started, method=method, saved=saved)
+    if Path(loaded.config.run.dir).resolve() == from_run.resolve():
+        raise ConfigError(f"--from {from_run}: run.dir is that run; expected another one, such as run.dir={from_run}_2")
+    return loaded
+
+
+def check_run(config: Config, method: Method, *, resume: bool = False) -> CheckedRun:
+    """Check a run and open its data; write nothing.
+
+    Raises ``ConfigError``, ``DataError`` or ``RunError`` for the first thing that cannot be used.
+    """
+    require_installed(config.run.trackers)
+    if config.prompt.template != "auto":
+        read_template(config.prompt.template)
+    if method == "grpo":
+        for preset in {
+            config.reward.preset,
+            *(part.preset or config.reward.preset for part in config.mixture.values()),
+        }:
+            make_reward_rule(config.reward, preset)
+    data = training_data(config, method)
+    validation = validation_stores(config.data, config.mixture)
+    require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
+    data.check()
+    for store in validation.values():
+        store.check(decode=True)
+    if method == "sft":
+        require_rationales(data, config.prompt, config.mixture)
+    return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
+
+
+def training_data(config: Config, method: Method) -> TrainingData:
+    """The training data of a run in batches of the method's size."""
+    return open_training_data(config, batch_size=batch_size(config, method))
+
+
+def batch_size(config: Config, method: Method) -> int:
+    """Samples of a step, over all processes."""
+    return config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
+
+
+def validation_stores(data: DataConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, Store]:
+    """The validation datasets by the name of their dataset of the mixture; "" is that of ``[data]``."""
+    folders = {"": data.validation} | {name: part.validation for name, part in mixture.items()}
+    return {name: Store(folder) for name, folder in folders.items() if folder is not None}
+
+
+def require_rationales(samples: Iterable[Sample], prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]) -> None:
+    """Raise ``DataError`` for the first sample that SFT is to train on with thinking and that has no rationale."""
+    thinking = thinking_by_origin(prompt, mixture)
+    for sample in samples:
+        if thinking.get(sample.origin, prompt.thinking) and sample.rationale is None:
+            raise DataError(
+                f"sample {sample.id} has no rationale, which supervised training with thinking needs; "
+                "expected one in every sample (virft build rows), or prompt.thinking = false"
+            )
+
+
+def thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, bool]:
+    """The thinking mode of each dataset of a mixture: its own, or that of ``[prompt]``."""
+    return {name: prompt.thinking if part.thinking is None else part.thinking for name, part in mixture.items()}
+
+
+def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> str | None:
+    """Warn that validation data is training data, wholly or in some images; None if it is not.
+
+    Images are compared by content. It is not an error: to memorize a few samples on purpose is a common check.
+    """
+    hashes = {store.hash: str(store.folder) for store in data.stores.values()}
+    for store in validation.values():
+        if store.hash in hashes:
+            return (
+                f"the validation set {store.folder} is the training set: its score measures memorization, not "
+                "generalization, and cannot choose the best model; expected other images (virft build "
+                "--validation-frac 0.1)"
+            )
+    trained: dict[int, set[Path]] = {}
+    for train_store in data.stores.values():
+        for path in _images(train_store):
+            trained.setdefault(path.stat().st_size, set()).add(path)
+    for store in validation.values():
+        images = list(_images(store))
+        # only files of equal size are read
+        shared = [
+            path
+            for path in images
+            if (same_size := trained.get(path.stat().st_size))
+            and (path in same_size or file_hash(path) in {file_hash(one) for one in same_size})
+        ]
+        if shared:
+            return (
+                f"{len(shared)} of {len(images)} images of the validation set {store.folder} are training images, such "
+                f"as {shared[0].name}: its score is too high; expected other images (virft build --validation-frac 0.1)"
+            )
+    return None
+
+
+def _images(store: Store) -> Iterator[Path]:
+    """Each image file of a dataset, links resolved."""
+    yield from dict.fromkeys(Path(path).resolve() for sample in store for path in sample.images)

@@ -1,0 +1,124 @@
+"""A run is refused before torch is imported; a validation set that is trained on is a warning."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factories import detections, sample, save_image
+from virft.config.schema import Config, DataConfig, MixtureConfig, PromptConfig, RewardConfig, RunConfig
+from virft.data.store_writer import StoreWriter
+from virft.errors import ConfigError, DataError, RunError, VirftError
+from virft.recipes.preflight import check_run, load_run_config, validation_warning
+
+SIZE = (64, 48)
+
+
+def build(folder: Path, *seeds: int) -> Path:
+    """A dataset of one image for each seed; equal seeds give images of equal content."""
+    with StoreWriter(folder) as writer:
+        for seed in seeds:
+            file = save_image(folder.parent / f"{folder.name}_{seed}.png", SIZE, seed=seed)
+            path = writer.add_image_file(file.name, file)
+            writer.add(sample(detections((1, 1, 20, 20)), id=f"{seed}", image=path, size=SIZE))
+        writer.finish(source={}, seed=0)
+    return folder
+
+
+def config(folder: Path, **more: Any) -> Config:
+    train = build(folder / "train", 1, 2, 3)
+    return Config(**{"data": DataConfig(train=str(train)), "run": RunConfig(dir=str(folder / "run"))} | more)
+
+
+def warning_of(settings: Config) -> str | None:
+    checked = check_run(settings, "grpo")
+    return validation_warning(checked.data, checked.validation)
+
+
+def with_validation(settings: Config, folder: Path) -> Config:
+    return replace(settings, data=replace(settings.data, validation=str(folder)))
+
+
+def test_other_images_are_a_validation_set(tmp_path: Path) -> None:
+    assert warning_of(config(tmp_path)) is None
+    assert warning_of(with_validation(config(tmp_path / "b"), build(tmp_path / "other", 4, 5))) is None
+
+
+def test_the_training_set_as_validation_set_is_a_warning(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    found = warning_of(with_validation(settings, tmp_path / "train"))
+    assert found is not None and f"the validation set {tmp_path / 'train'} is the training set" in found
+    # a copy of it under another name too
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    found = warning_of(with_validation(settings, tmp_path / "copy"))
+    assert found is not None and f"{tmp_path / 'copy'} is the training set" in found
+
+
+def test_single_training_images_in_the_validation_set_are_counted_by_content(tmp_path: Path) -> None:
+    found = warning_of(with_validation(config(tmp_path), build(tmp_path / "other", 3, 4)))
+    assert found is not None
+    assert found.startswith(f"1 of 2 images of the validation set {tmp_path / 'other'} are training images, such as ")
+
+
+def test_the_sets_of_a_mixture_are_compared_with_all_of_it(tmp_path: Path) -> None:
+    a, b = build(tmp_path / "a", 1, 2), build(tmp_path / "b", 3, 4)
+    mixture = {"a": MixtureConfig(data=str(a), validation=str(b)), "b": MixtureConfig(data=str(b))}
+    found = warning_of(Config(mixture=mixture, run=RunConfig(dir=str(tmp_path / "run"))))
+    assert found is not None and f"{b} is the training set" in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": DataConfig(train="nowhere")}, DataError, "nowhere: does not exist"),
+        ({"prompt": PromptConfig(template="nowhere.txt")}, ConfigError, "nowhere.txt"),
+        ({"reward": RewardConfig(weights={"iuo": 1.0})}, ConfigError, r"reward\.weights: iuo is no part"),
+        ({"reward": RewardConfig(extra=("nowhere.py:f",))}, ConfigError, "there is no Python file"),
+    ],
+)
+def test_what_can_be_refused_is(tmp_path: Path, changes: dict[str, Any], error: type[VirftError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_run(config(tmp_path, **changes), "grpo")
+
+
+def test_a_missing_validation_set_and_a_used_run_folder_are_refused(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        check_run(with_validation(settings, Path("nowhere")), "grpo")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        check_run(settings, "grpo")
+
+
+def test_a_run_is_refused_without_torch(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('data.train = "nowhere"\nrun.dir = "run"\n')
+    code = (
+        "import sys; from virft.cli.main import main; status = main(sys.argv[1:]); "
+        "print(status, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "grpo", str(file), "--dry-run"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "2 False\n"
+    assert done.stderr.startswith("virft: nowhere: does not exist")
+
+
+def test_a_setting_in_place_of_the_file_is_an_override(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config; expected a TOML file before KEY=VALUE, or --from RUN"):
+        load_run_config(Path("run.dir=x"), method="grpo")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text('data.train = "d"\nrun.dir = "first"\n')
+    with pytest.raises(ConfigError, match="has no trained model; finish the run with --resume first"):
+        load_run_config(Path("run.dir=x"), method="grpo", from_run=tmp_path / "run")
+    (tmp_path / "run" / "model").mkdir()
+    loaded = load_run_config(Path("run.dir=a/x"), ["grpo.steps=7"], method="grpo", from_run=tmp_path / "run")
+    assert (loaded.config.run.dir, loaded.config.grpo.steps) == ("a/x", 7)
+    assert loaded.config.model.path == str(tmp_path / "run" / "model")
