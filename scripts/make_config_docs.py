@@ -43,8 +43,7 @@ It is an error if a key does not exist, has the wrong type, is out of range, or 
 `--dry-run` prints the expected cost of the run, and each setting that was set or fitted with its origin. All resolved
 settings are in `config.toml` of the run folder, which can be used as a config again.
 
-Defaults with an asterisk are [fitted](#fitted-defaults) to model and data. `virft init` writes a first config with the
-values that fit, and the reason for each.
+Defaults with an asterisk are [fitted](#fitted-defaults) to model and data.
 
 Without a TOML file, all settings are given on the command line: `virft grpo data.train=build/raccoon/train
 run.dir=runs/raccoon`.
@@ -77,6 +76,21 @@ Offline, `virft config --schema --out virft.schema.json` writes the schema of th
 ## Sections
 
 SECTIONS
+
+## A first config
+
+```
+virft init mine.toml --data data/mine --model Qwen/Qwen2.5-VL-3B-Instruct --memory 24
+```
+
+writes a commented config of about 15 lines: data, model, how to train it, the fitted settings and the reason for each
+value. On a terminal it prompts for data, model and memory if they are missing; otherwise it lists the missing options.
+`--data` is a dataset or the folder of a build: `train` and `validation` in it are found. `--lora` or `--full` chooses
+what is trained; without either, size and memory decide: all weights if weights, gradients and AdamW states (20 bytes a
+parameter) take at most 60 % of the usable memory, else LoRA; 4 bits if the bfloat16 weights take more than 65 % of it;
+gradient checkpointing if they take more than 25 %. A tenth of the memory stays free. This is a rule of thumb, `virft
+plan` computes the peak. `--validation`, `--run-dir`, `--method sft` and `--overwrite` are optional. Deleting a line
+with "fitted" changes nothing.
 
 ## The settings you will touch first
 """

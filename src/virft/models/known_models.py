@@ -73,7 +73,10 @@ def nearest_model_id(name: str) -> str | None:
     'Qwen/Qwen2.5-VL-3B-Instruct'
     >>> nearest_model_id("photo.jpg")
     """
-    ids = {hub_id.lower(): hub_id for hub_id in known_models()}
-    ids |= {hub_id.partition("/")[2].lower(): hub_id for hub_id in known_models()}
+    ids: dict[str, str] = {}
+    for hub_id in known_models():
+        owner, _, model = hub_id.lower().partition("/")
+        short = model.removesuffix("-hf").removesuffix("-it").removesuffix("-instruct")
+        ids |= dict.fromkeys((f"{owner}/{model}", f"{owner}/{short}", model, short), hub_id)
     close = difflib.get_close_matches(name.lower(), list(ids), n=1, cutoff=0.75)
     return ids[close[0]] if close else None

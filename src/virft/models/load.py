@@ -35,7 +35,8 @@ from virft.files import UNFINISHED, nearest_folder, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
-from virft.models.known_models import known_model_ids, nearest_model_id
+from virft.models.hub_files import hub_source
+from virft.models.known_models import nearest_model_id
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
@@ -254,7 +255,7 @@ def load_model(
         check_folder(folder, path)
     elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"{path}: there is no such folder; {_suggest_model(path)}")
-    source = str(folder) if is_folder else path
+    source = str(folder) if is_folder else hub_source(path, expected=_EXPECTED)
     with explained(path, expected=_EXPECTED if is_folder else _suggest_model(path)):
         if is_folder and (folder / _ADAPTERS).exists():
             if in_4bit:
@@ -342,9 +343,6 @@ def explained(path: str, *, expected: str) -> Iterator[None]:
 def _suggest_model(path: str) -> str:
     """Return the end of a message about a model that does not exist: the nearest name, or what is allowed."""
     near = next(iter(difflib.get_close_matches(path, [TINY_NAME], cutoff=0.8)), None) or nearest_model_id(path)
-    if near is None and len(path) > 4:  # the beginning of a name, such as Qwen2.5-VL-3B
-        begins = path.rpartition("/")[2].lower()
-        near = next((one for one in known_model_ids() if one.rpartition("/")[2].lower().startswith(begins)), None)
     if near is None and (folder := nearest_folder(Path(path))) is not None:
         near = str(folder)
     return f"expected {_EXPECTED}" if near in (None, path) else f"did you mean {near}?"

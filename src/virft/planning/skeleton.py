@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,7 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from virft.config.schema import Config
+from virft.errors import ModelError
 from virft.models.families import family_of
+from virft.models.hub_files import hub_source
+from virft.models.known_models import known_models, nearest_model_id
 from virft.models.load import LoadedModel, explained, image_processor, prepare_attention
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.training.trainable import prepare_for_training, weights_dtype
@@ -25,12 +30,11 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     """Return the model that ``load_for_training`` would return, with fake tensors of ``mode``. Reads no weights.
 
     Needs ``config.json`` and the file of the image processor; for a folder of adapters, those of their base, as
-    adapters get merged. Raises ``ModelError`` if they are missing.
+    adapters get merged. For a hub id in ``known_models`` they come with the package. Raises ``ModelError`` if they are
+    missing.
     """
     path = config.model.path
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
-    with explained(path, expected=_EXPECTED):
-        source = _base_of(str(folder) if folder.is_dir() else path)
+    with explained(path, expected=_EXPECTED), _files_of(path) as source:
         settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         family = family_of(settings.model_type)
         processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
@@ -53,6 +57,25 @@ def unfilled(like: Tensor, mode: FakeTensorMode) -> Tensor:
 def num_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of tensors of any shape, each counted once."""
     return sum(tensor.numel() * tensor.element_size() for tensor in {id(one): one for one in tensors}.values())
+
+
+@contextmanager
+def _files_of(path: str) -> Iterator[str]:
+    """Give the folder or hub id with the configuration of a model, a folder that is removed for a known hub id."""
+    folder = tiny_folder() if path == TINY_NAME else Path(path)
+    source = _base_of(str(folder)) if folder.is_dir() else path
+    if Path(source).is_dir():
+        yield source
+    elif (known := known_models().get(source)) is not None:
+        with TemporaryDirectory() as made:
+            known.write_files(Path(made))
+            yield made
+    elif source.count("/") != 1 or source.startswith((".", "/", "~")):
+        near = nearest_model_id(source)
+        guess = f"did you mean {near}? " if near is not None else ""
+        raise ModelError(f"{source}: there is no such folder; {guess}expected {_EXPECTED}")
+    else:
+        yield hub_source(source, expected=_EXPECTED)
 
 
 def _base_of(source: str) -> str:
