@@ -324,6 +324,14 @@ def test_settings_may_replace_the_file(argv: tuple[str, ...], monkeypatch: pytes
     assert (seen["config"], seen["overrides"], seen["dry_run"]) == (None, ["x.y=1", "z=2"], True)
 
 
+def test_another_run_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
+    assert run("grpo", "--from", "runs/a", "run.dir=runs/b") == 0
+    assert (seen["config"], seen["overrides"], seen["from_run"]) == (None, ["run.dir=runs/b"], Path("runs/a"))
+    assert run("grpo", "--from", "runs/a") == 0
+
+
 def test_a_file_whose_name_looks_like_a_setting_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
     monkeypatch.chdir(tmp_path)
