@@ -63,39 +63,39 @@ def load_function(spec: str, folder: Path = Path()) -> ExtraReward:
 
     >>> load_function("rewards.py")
     Traceback (most recent call last):
-    virft.errors.ConfigError: reward.extra: 'rewards.py' names no function; expected "file.py:function", \
+    virft.errors.ConfigError: extra: 'rewards.py' names no function; expected "file.py:function", \
 a function (reading, target, context) -> float in [-1, 1]
     """
     file, colon, name = spec.rpartition(":")
     if not colon or not file or not name:
-        raise ConfigError(f"reward.extra: {spec!r} names no function; {_EXPECTED}")
+        raise ConfigError(f"extra: {spec!r} names no function; {_EXPECTED}")
     path = (folder / file).resolve()
     if not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"reward.extra: {spec!r}: there is no Python file {path}; {_EXPECTED}")
+        raise ConfigError(f"extra: {spec!r}: there is no Python file {path}; {_EXPECTED}")
     module_name = f"virft_extra_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"reward.extra: {path} cannot be loaded as Python")
+        raise ConfigError(f"extra: {path} cannot be loaded as Python")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module  # dataclasses look their module up while the file runs
     try:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         del sys.modules[module_name]
-        raise ConfigError(f"reward.extra: {path}:{error.lineno}: {error.msg}") from error
+        raise ConfigError(f"extra: {path}:{error.lineno}: {error.msg}") from error
     except ImportError as error:
         del sys.modules[module_name]
-        raise ConfigError(f"reward.extra: {path} could not import something: {error}") from error
+        raise ConfigError(f"extra: {path} could not import something: {error}") from error
     except Exception as error:
         del sys.modules[module_name]
         lines = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
         where = f":{lines[-1].lineno}" if lines else ""
-        raise ConfigError(f"reward.extra: {path}{where}: raised {type(error).__name__}: {error}") from error
+        raise ConfigError(f"extra: {path}{where}: raised {type(error).__name__}: {error}") from error
     function: ExtraReward | None = getattr(module, name, None)
     if function is None:
         guess = difflib.get_close_matches(name, [known for known in vars(module) if not known.startswith("_")], n=1)
         hint = f"did you mean {guess[0]}?" if guess else _EXPECTED
-        raise ConfigError(f"reward.extra: {path} has no {name}; {hint}")
+        raise ConfigError(f"extra: {path} has no {name}; {hint}")
     if not callable(function):
-        raise ConfigError(f"reward.extra: {name} of {path} is a {type(function).__name__}; {_EXPECTED}")
+        raise ConfigError(f"extra: {name} of {path} is a {type(function).__name__}; {_EXPECTED}")
     return function

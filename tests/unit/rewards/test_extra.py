@@ -73,7 +73,7 @@ def test_a_file_that_does_not_import_is_explained(folder, source, message):
 
 def test_what_the_file_itself_raises_is_explained_with_its_line(folder):
     (folder / "mine.py").write_text("import math\n1 / 0\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"^reward\.extra: .*mine\.py:2: raised ZeroDivisionError: division by zero$"):
+    with pytest.raises(ConfigError, match=r"^extra: .*mine\.py:2: raised ZeroDivisionError: division by zero$"):
         load_function("mine.py:politeness", folder)
 
 
