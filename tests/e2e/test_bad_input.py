@@ -246,7 +246,7 @@ def test_a_reward_that_is_no_number_stops_the_run_by_name(
     config = write_config(tmp_path, scenes / "train", extra=f'reward.extra = ["{tmp_path / "mine.py"}:odd"]\n')
     assert virft("grpo", config) == 2
     printed = capsys.readouterr().err
-    assert "reward odd" in printed
+    assert "mine.py:odd returned nan" in printed
     assert "returned nan; expected a finite number in [-1, 1]" in printed
 
 
