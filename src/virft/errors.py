@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class VirftError(Exception):
@@ -33,6 +34,15 @@ class NonFiniteReward(VirftError):
     """A reward function of the user returned a number that is not finite."""
 
 
+class RewardFailed(VirftError):
+    """A reward function of the user raised an exception, which is the cause of this one."""
+
+    def __init__(self, message: str, *, lines: Iterable[str] = (), sample: str = "") -> None:
+        """``lines``: the user's own lines of the traceback. ``sample``: id of the sample that was graded, if known."""
+        self.message, self.lines = message, tuple(lines)
+        super().__init__("\n".join([f"{message} for sample {sample}" if sample else message, *self.lines]))
+
+
 class RunStopped(VirftError):
     """The user stopped a run. It is saved and can be resumed."""
 
@@ -53,3 +63,26 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else otherwise
+
+
+_IN_PYTHON = {"--resume": "resume=True", "--overwrite": "overwrite=True"}
+"""Option of the command line -> keyword argument of the public functions."""
+
+
+@contextmanager
+def named_as_keywords() -> Iterator[None]:
+    """Let messages of ``VirftError`` advise keyword arguments in place of command-line options.
+
+    >>> with named_as_keywords():
+    ...     raise RunError("runs/a: already holds a run; resume with --resume, or choose another run.dir")
+    Traceback (most recent call last):
+    virft.errors.RunError: runs/a: already holds a run; resume with resume=True, or choose another run.dir
+    """
+    try:
+        yield
+    except VirftError as error:
+        text = str(error)
+        for option, keyword in _IN_PYTHON.items():
+            text = text.replace(option, keyword)
+        error.args = (text,)
+        raise

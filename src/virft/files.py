@@ -6,6 +6,7 @@ name, synced and renamed, and the folder that contains the name is synced last.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -131,3 +132,20 @@ def _errno_of(error: Exception) -> int:
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(found[1]) if found else 0
+
+
+def nearest_folder(path: Path) -> Path | None:
+    """Return the existing folder whose path resembles that of a missing one most; None if none does.
+
+    Only the first name that does not exist may differ: ``runs/mnie/model`` leads to ``runs/mine/model``.
+    """
+    missing = next((one for one in reversed([path, *path.parents]) if not one.exists()), None)
+    if missing is None:
+        return None
+    try:
+        siblings = [one.name for one in missing.parent.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    except OSError:
+        return None
+    rest = path.relative_to(missing)
+    found = [missing.parent / name / rest for name in difflib.get_close_matches(missing.name, siblings, cutoff=0.7)]
+    return next((one for one in found if one.is_dir()), None)

@@ -145,7 +145,7 @@ def test_errors_are_shown_without_folders_of_the_server(page: Any, dog: Path, tm
     page.reload()
     (tmp_path / "corrupt.jpg").write_bytes(b"\xff\xd8 nothing")
     page.set_input_files("input[type=file]", tmp_path / "corrupt.jpg")
-    assert "corrupt.jpg: cannot be read as an image: of no format that Pillow knows" in error_message(page)
+    assert "corrupt.jpg: cannot be read as an image: not in a format that Pillow can read" in error_message(page)
     assert "/" not in error_message(page)
     page.reload()
     (tmp_path / "large.png").write_bytes(bytes(21 * 1000 * 1000))

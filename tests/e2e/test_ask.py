@@ -88,7 +88,10 @@ def test_an_invalid_line_does_not_stop_the_rest(
     first, corrupt, taken, no_text, last = records(captured.out)
     assert (first["line"], first["question"], first["task"]) == (1, "fox", "detection")
     assert first["annotated_image"] == "fox_answer.png"
-    assert corrupt == {"line": 3, "error": "corrupt.jpg: cannot be read as an image: of no format that Pillow knows"}
+    assert corrupt == {
+        "line": 3,
+        "error": "corrupt.jpg: cannot be read as an image: not in a format that Pillow can read",
+    }
     # the second image would be fox_answer_2.png, which another program wrote
     assert taken["line"] == 4
     assert taken["error"].startswith("fox_answer_2.png: exists and was not written by `virft ask`")

@@ -91,7 +91,10 @@ def test_data_that_cannot_be_used_stop_training_and_prediction_before_they_begin
 
 SPOILED_CONFIG = {
     "a wrong type": ("grpo.steps=many", 'command line: grpo.steps is "many"; expected an integer of at least 1'),
-    "a misspelt key": ("grpo.group_sise=4", "command line: grpo.group_sise is not a setting; did you mean group_size?"),
+    "a misspelt key": (
+        "grpo.group_sise=4",
+        "command line: grpo.group_sise is not a setting; did you mean grpo.group_size?",
+    ),
     "a key without effect": ("grpo.clip_range=0.1", "command line: grpo.clip_range has no effect: it needs grpo.upd"),
     "a number out of range": ("grpo.group_size=1", "command line: grpo.group_size is 1; expected an integer of at lea"),
     "no model there": ("model.path=./none", "./none: there is no such folder; expected virft-tiny, a model folder, or"),
@@ -243,7 +246,7 @@ def test_a_reward_that_is_no_number_stops_the_run_by_name(
     config = write_config(tmp_path, scenes / "train", extra=f'reward.extra = ["{tmp_path / "mine.py"}:odd"]\n')
     assert virft("grpo", config) == 2
     printed = capsys.readouterr().err
-    assert "reward odd" in printed
+    assert "mine.py:odd returned nan" in printed
     assert "returned nan; expected a finite number in [-1, 1]" in printed
 
 

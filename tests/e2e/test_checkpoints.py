@@ -81,6 +81,10 @@ def test_merging_says_what_it_cannot_do(trained: Path, tmp_path: Path, capsys: p
     assert virft("merge", trained, tmp_path / "m") == 2
     assert "holds no adapters; expected a folder with adapter_config.json, such as RUN/model" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "config.json").write_text("{}")
+    assert virft("merge", tmp_path / "whole", tmp_path / "m") == 2
+    assert "holds a whole model: nothing to merge; expected adapters of LoRA" in capsys.readouterr().err
 
 
 def test_weights_are_merged_in_the_requested_dtype(trained: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from power_cut import watched_disk
 from virft.errors import RunError
-from virft.files import make_folder, put_back, remove_folder, replace_folder, sync, write_text, writing
+from virft.files import make_folder, nearest_folder, put_back, remove_folder, replace_folder, sync, write_text, writing
 
 
 @contextmanager
@@ -120,3 +120,14 @@ def test_a_file_system_that_cannot_sync_folders_is_accepted(tmp_path: Path, monk
     number = errno.EIO
     with pytest.raises(OSError, match="Input/output error"):
         sync(tmp_path)
+
+
+def test_the_nearest_folder_differs_in_one_name(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "runs" / "mint").touch()
+    assert nearest_folder(tmp_path / "runs" / "mnie" / "model") == tmp_path / "runs" / "mine" / "model"
+    assert nearest_folder(tmp_path / "run" / "mine") == tmp_path / "runs" / "mine"
+    assert nearest_folder(tmp_path / "runs" / "mnie" / "best") is None
+    assert nearest_folder(tmp_path / "runs" / "other") is None
+    assert nearest_folder(tmp_path / "runs") is None  # it exists
+    assert nearest_folder(tmp_path / "runs" / "mint" / "model") is None  # in a file

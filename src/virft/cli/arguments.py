@@ -112,3 +112,12 @@ def image_size(text: str) -> ImageSize:
     if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r}; expected a size such as 640x480")
     return ImageSize(int(width), int(height))
+
+
+def config_file(text: str) -> Path | str:
+    """Return the path of a TOML file; a setting ``KEY=VALUE`` that is given in its place is returned as it is.
+
+    >>> config_file("grpo.steps=10")
+    'grpo.steps=10'
+    """
+    return Path(text) if "=" not in text or Path(text).is_file() else text

@@ -22,7 +22,7 @@ from virft.tasks import TASKS
 
 def add_ask(verbs: Verbs) -> None:
     """Add the parser of ``ask``."""
-    verb = add_verb(verbs, "ask", "query a model about an image, and draw the predicted boxes", ask)
+    verb = add_verb(verbs, "ask", "query a model about an image, and draw the boxes", ask)
     add_model(verb)
     verb.add_argument("image", metavar="IMAGE", help="image file; - reads questions as JSON lines from standard input")
     verb.add_argument(
@@ -79,7 +79,7 @@ def ask(
     if (image == "-") != (question is None):
         raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
     if seed is not None and temperature == 0:
-        raise ConfigError("--seed has no effect: it needs --temperature above 0; take it out")
+        raise ConfigError("--seed has no effect: it needs --temperature above 0; remove it")
     from virft.inference.annotated_image import default_path, require_writable, save_marked
     from virft.inference.queries import make_query
     from virft.inference.result import result_lines

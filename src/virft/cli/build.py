@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from virft.cli import arguments
 from virft.cli.build_options import add_options, report_build
-from virft.cli.parsers import Verbs, add_parser, add_task, add_verb
+from virft.cli.parsers import Parser, Verbs, add_parser, add_task, add_verb
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 from virft.recipes.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, require_images, source_of
@@ -25,7 +25,7 @@ from virft.tasks import TASKS
 def add_build(verbs: Verbs) -> None:
     """Add the parser of ``build``, with one of its own for each source."""
     sources = add_parser(verbs, "build", "convert annotations to a dataset").add_subparsers(
-        metavar="SOURCE", required=True
+        metavar="SOURCE", required=True, parser_class=Parser
     )
     _add_coco(sources)
     _add_files(sources)
@@ -65,7 +65,8 @@ def _add_negatives(verb: argparse.ArgumentParser, *, default: float | None) -> N
         type=arguments.fraction,
         metavar="F",
         default=default,
-        help="fraction of questions about a class that the image does not show",
+        help="fraction of questions about a class that the image does not show"
+        + ("" if default is not None else " (default: 0.3)"),
     )
 
 
@@ -417,7 +418,7 @@ def _add_scenes(sources: Verbs) -> None:
         "--size",
         type=arguments.number(int, at_least=28, unit="pixels"),
         metavar="PIXELS",
-        help="side of the images; at least 28, one token of a model",
+        help="side of the images; at least 28, one token of a model (default: 112)",
     )
     verb.add_argument("--seed", type=arguments.not_negative, metavar="N", default=0, help="random seed of the scenes")
     verb.add_argument("--overwrite", action="store_true", help="replace a dataset that exists")

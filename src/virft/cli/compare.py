@@ -12,14 +12,12 @@ from virft.report import REPORT
 
 def add_compare(verbs: Verbs) -> None:
     """Add the parser of ``compare``."""
-    verb = add_verb(
-        verbs, "compare", "train SFT and GRPO on the same data and budget, and compare both with the base", compare
-    )
-    add_config(verb, example="compare.seeds=1")
+    verb = add_verb(verbs, "compare", "compare base, SFT and GRPO on the same data and budget", compare)
+    add_config(verb, example="compare.seeds=1", sections=("data", "compare", "model", "grpo", "sft", "reward", "run"))
     add_resume(verb, "a comparison")
 
 
-def compare(*, config: Path, overrides: Sequence[str] = (), resume: bool = False) -> None:
+def compare(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False) -> None:
     """Train and evaluate base, SFT and RFT as a config says; print the differences and write a page of them."""
     from virft.recipes.compare.page import compare_page
     from virft.recipes.compare.runs import COMPARE, RESULT, run_compare

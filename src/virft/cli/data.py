@@ -38,7 +38,7 @@ def check(*, data: Path) -> None:
 
 def add_preview(verbs: Verbs) -> None:
     """Add the parser of ``preview``."""
-    verb = add_verb(verbs, "preview", "write an HTML page of a dataset's images with their ground truth", preview)
+    verb = add_verb(verbs, "preview", "write an HTML page of images with their ground truth", preview)
     add_data(verb)
     verb.add_argument("--out", type=Path, help=f"output file (default: {PREVIEW} in the dataset folder)")
     verb.add_argument(

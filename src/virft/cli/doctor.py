@@ -13,7 +13,7 @@ from virft.errors import CheckFailed
 
 def add_quickstart(verbs: Verbs) -> None:
     """Add the parser of ``quickstart``."""
-    verb = add_verb(verbs, "quickstart", "train the built-in model on new classes in minutes, on a CPU", quickstart)
+    verb = add_verb(verbs, "quickstart", "train the built-in model in minutes, on a CPU", quickstart)
     verb.add_argument(
         "out",
         metavar="OUT",
@@ -38,15 +38,19 @@ def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bo
 
 def add_doctor(verbs: Verbs) -> None:
     """Add the parser of ``doctor``."""
-    verb = add_verb(verbs, "doctor", "check this machine, and with a config the model and data of its run", doctor)
-    verb.add_argument("config", metavar="CONFIG", type=Path, nargs="?", help="TOML file of a run to check too")
-    verb.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that override the file")
+    verb = add_verb(verbs, "doctor", "check this machine, and the model and data of a config", doctor)
+    verb.add_argument(
+        "config", metavar="CONFIG", type=arguments.config_file, nargs="?", help="TOML file of a run to check too"
+    )
+    verb.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="settings that override the file, or replace it"
+    )
 
 
 def doctor(*, config: Path | None = None, overrides: Sequence[str] = ()) -> None:
     """Print packages, device, memory and disk line by line; raise ``CheckFailed`` if something has to be fixed."""
     settings = None
-    if config is not None:
+    if config is not None or overrides:
         from virft.recipes.fitting import load_fitted_config
 
         settings = load_fitted_config(config, overrides).config

@@ -41,7 +41,7 @@ MAP = "map.json"
 
 def add_predict(verbs: Verbs) -> None:
     """Add the parser of ``predict``."""
-    verb = add_verb(verbs, "predict", "write a model's predictions on a dataset, and score them", predict)
+    verb = add_verb(verbs, "predict", "write and score a model's predictions on a dataset", predict)
     add_model(verb)
     add_data(verb)
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder for predictions.jsonl and scores.json")
@@ -107,9 +107,7 @@ def predict(
 
 def add_presence(verbs: Verbs) -> None:
     """Add the parser of ``presence``."""
-    verb = add_verb(
-        verbs, "presence", "query a model which classes each image shows, for `build coco --protocol map:`", presence
-    )
+    verb = add_verb(verbs, "presence", "query a model which classes each image shows", presence)
     add_model(verb)
     add_data(verb, "folder of a detection dataset")
     verb.add_argument("out", metavar="OUT", type=Path, help=f"output folder for predictions.jsonl and {MAP}")
@@ -181,7 +179,7 @@ def presence(
 
 def add_score(verbs: Verbs) -> None:
     """Add the parser of ``score``."""
-    verb = add_verb(verbs, "score", "score saved predictions against the ground truth, without a model", score)
+    verb = add_verb(verbs, "score", "score saved predictions against the ground truth", score)
     verb.add_argument(
         "predictions", metavar="PREDICTIONS", type=Path, help="predictions.jsonl, or a folder that holds it"
     )
@@ -291,9 +289,7 @@ def _mask_maker(name: str | None, store: Store) -> Iterator[MaskMaker | None]:
 
 def add_audit(verbs: Verbs) -> None:
     """Add the parser of ``audit``."""
-    verb = add_verb(
-        verbs, "audit", "check whether a config's reward can be exploited by image-blind completions", audit
-    )
+    verb = add_verb(verbs, "audit", "check whether image-blind completions exploit a reward", audit)
     add_config(verb, example="reward.preset=paper")
     verb.add_argument(
         "--limit",
@@ -312,7 +308,9 @@ def add_audit(verbs: Verbs) -> None:
     )
 
 
-def audit(*, config: Path, overrides: Sequence[str] = (), limit: int = 500, num_groups: int | None = None) -> None:
+def audit(
+    *, config: Path | None, overrides: Sequence[str] = (), limit: int = 500, num_groups: int | None = None
+) -> None:
     """Print the rewards of image-blind probes and of oracle answers of graded quality.
 
     ``num_groups``: also sample that number of groups of the config's model. Raises ``CheckFailed`` if a probe earns at
@@ -356,7 +354,9 @@ def add_explain(verbs: Verbs) -> None:
     completion.add_argument("--file", type=Path, help="file with the completion")
     add_task(verb, required=True, help="task of the completion")
     verb.add_argument("--target", required=True, help="ground truth, written like the content of <answer>")
-    verb.add_argument("--preset", choices=("robust", "paper"), default="robust", help="reward.preset")
+    verb.add_argument(
+        "--preset", choices=("robust", "paper"), default="robust", help="set of reward formulas, as reward.preset"
+    )
     verb.add_argument(
         "--iou-threshold",
         type=arguments.number(float, at_least=0, at_most=1),

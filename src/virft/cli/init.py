@@ -20,7 +20,7 @@ _Answer = TypeVar("_Answer")
 
 def add_init(verbs: Verbs) -> None:
     """Add the parser of ``init``."""
-    verb = add_verb(verbs, "init", "write a commented config that fits your data, model and memory", init)
+    verb = add_verb(verbs, "init", "write a config that fits your data, model and memory", init)
     verb.add_argument(
         "out", metavar="OUT", type=Path, nargs="?", default=Path("mine.toml"), help="TOML file (default: mine.toml)"
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
-from virft.cli import ask, build, compare, data, doctor, evaluate, init, publish, report, train
+from virft.cli import ask, build, compare, completion, data, doctor, evaluate, init, publish, report, settings, train
+from virft.cli.parsers import HelpWithDefaults, Parser, Verbs, suggest_option
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
 from virft.origin import version_and_commit
 
@@ -19,30 +22,23 @@ EXIT_INTERRUPTED = 130
 _DISTRIBUTED_VERBS = ("grpo", "sft", "predict", "presence")
 """Verbs that several processes of a launcher run together."""
 
-_VERBS = (
-    doctor.add_quickstart,
-    doctor.add_doctor,
-    build.add_build,
-    data.add_check,
-    data.add_preview,
-    data.add_export,
-    init.add_init,
-    train.add_grpo,
-    train.add_sft,
-    train.add_plan,
-    compare.add_compare,
-    evaluate.add_audit,
-    evaluate.add_predict,
-    evaluate.add_presence,
-    evaluate.add_score,
-    report.add_report,
-    evaluate.add_explain,
-    ask.add_ask,
-    ask.add_app,
-    publish.add_merge,
-    publish.add_push,
+_STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
+    "begin": (doctor.add_quickstart, doctor.add_doctor),
+    "data": (build.add_build, data.add_check, data.add_preview, data.add_export),
+    "train": (init.add_init, train.add_grpo, train.add_sft, train.add_plan, compare.add_compare),
+    "evaluate": (evaluate.add_predict, evaluate.add_score, evaluate.add_presence, report.add_report),
+    "reward": (evaluate.add_explain, evaluate.add_audit),
+    "ask": (ask.add_ask, ask.add_app),
+    "share": (publish.add_merge, publish.add_push),
+    "settings": (settings.add_config_verb, completion.add_completion),
+}
+"""Functions that add the parsers of the verbs, by stage, in the order of the help."""
+
+_FIRST_COMMANDS = (
+    ("virft quickstart", "train the built-in model and see a report, in minutes on a CPU"),
+    ("virft build coco annotations.json images data/mine --test-frac 0.2", "a dataset of your images"),
+    ("virft init --data data/mine", "write mine.toml, a config that fits; then: virft grpo mine.toml"),
 )
-"""Functions that add the parsers, in the order of the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VirftError as error:
         _print_error(error)
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # the reader of a pipe has seen enough, as in `virft config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NOT_ALL_WELL
     except KeyboardInterrupt:
         _print_error("interrupted")
         return EXIT_INTERRUPTED
@@ -120,16 +120,32 @@ def _require_distributed(verb: str, *, dry_run: bool) -> None:
 def parse_arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Return ``verb``, ``function`` and the keyword arguments of it.
 
-    ``key=value`` may also follow an option, which argparse alone does not allow.
+    ``key=value`` may also follow an option, which argparse alone does not allow, and may replace the TOML file.
     """
     parser = make_parser()
     parsed, rest = parser.parse_known_args(argv)
+    verb = find_parser(parser, parsed.verb.split())
+    if unknown := [word for word in rest if word.startswith("-")]:
+        verb.error(f"unrecognized arguments: {', '.join(suggest_option(word, verb) for word in unknown)}")
     if hasattr(parsed, "overrides"):
-        parsed.overrides += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        _sort_settings(parsed, rest, verb)
+    elif rest:
+        verb.error(f"unrecognized arguments: {' '.join(rest)}")
     return vars(parsed)
+
+
+def _sort_settings(parsed: argparse.Namespace, rest: Sequence[str], verb: argparse.ArgumentParser) -> None:
+    """Put the TOML file, if there is one, into ``config`` and the settings into ``overrides``, wherever they are."""
+    words = [*parsed.overrides, *rest]
+    if isinstance(parsed.config, str):
+        words = [parsed.config, *words]
+        parsed.config = None
+    if parsed.config is None and (files := [word for word in words if "=" not in word]):
+        words.remove(files[0])
+        parsed.config = Path(files[0])
+    parsed.overrides = words
+    if parsed.config is None and not words and parsed.verb != "doctor" and not getattr(parsed, "from_run", None):
+        verb.error("expected a TOML file of settings, or settings such as data.train=data/mine/train run.dir=runs/mine")
 
 
 class _Version(argparse.Action):
@@ -142,12 +158,45 @@ class _Version(argparse.Action):
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
-        prog="virft", description="Fine-tune vision-language models by GRPO with rule-based visual rewards."
+    parser = Parser(
+        prog="virft",
+        usage="virft [-h] [--version] VERB ...",
+        description="Fine-tune vision-language models by GRPO with rule-based visual rewards.",
+        formatter_class=HelpWithDefaults,
     )
     help = "print version and commit, and exit"
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help=help)
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in _VERBS:
-        add(verbs)
+    # the verbs are listed by stage in the description, not by argparse
+    verbs = parser.add_subparsers(
+        prog="virft", metavar="VERB", required=True, help=argparse.SUPPRESS, parser_class=Parser
+    )
+    stages: dict[str, list[str]] = {}
+    for stage, adders in _STAGES.items():
+        before = set(verbs.choices)
+        for add in adders:
+            add(verbs)
+        stages[stage] = [name for name in verbs.choices if name not in before]
+    parser.more_help = partial(_verbs_help, stages, verbs)
+    return parser
+
+
+def _verbs_help(stages: Mapping[str, Sequence[str]], verbs: Verbs) -> str:
+    """Return the verbs by stage, a line for each, and the first commands."""
+    lines = ["verbs (`virft VERB --help` has the arguments of one):"]
+    for stage, names in stages.items():
+        for i, name in enumerate(names):
+            about = (verbs.choices[name].description or "").rstrip(".")
+            lines.append(f"  {stage if i == 0 else '':10}{name:12}{about[0].lower()}{about[1:]}")
+    lines += ["", "first commands:"]
+    lines += [line for command, why in _FIRST_COMMANDS for line in (f"  {command}", f"      {why}")]
+    return "\n".join(lines)
+
+
+def find_parser(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of a verb, or of a verb and its source; the last one on the way for an unknown word."""
+    for word in words:
+        subs = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if not subs or word not in subs[0].choices:
+            break
+        parser = subs[0].choices[word]
     return parser

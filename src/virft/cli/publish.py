@@ -28,6 +28,10 @@ def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = 
     """
     from virft.errors import ModelError, RunError
 
+    if not (adapters / _ADAPTERS).is_file() and (adapters / "config.json").is_file():
+        raise ModelError(
+            f"{adapters}: holds a whole model, whose weights are merged already; expected adapters of LoRA"
+        )
     if not (adapters / _ADAPTERS).is_file():
         raise ModelError(f"{adapters}: holds no adapters; expected a folder with {_ADAPTERS}, such as RUN/model")
     if out.exists():
@@ -46,7 +50,7 @@ def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = 
 
 def add_push(verbs: Verbs) -> None:
     """Add the parser of ``push``."""
-    verb = add_verb(verbs, "push", "upload a model to the Hugging Face Hub, private by default", push)
+    verb = add_verb(verbs, "push", "upload a model to the Hub, private by default", push)
     verb.add_argument(
         "model", metavar="RUN_OR_MODEL", type=Path, help="a run folder, or a model folder such as RUN/best"
     )

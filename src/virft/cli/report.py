@@ -13,7 +13,7 @@ from virft.report import REPORT
 
 def add_report(verbs: Verbs) -> None:
     """Add the parser of ``report``."""
-    verb = add_verb(verbs, "report", "write one HTML page of runs: scores, training curves, images", report)
+    verb = add_verb(verbs, "report", "write an HTML page of runs: scores, curves, images", report)
     verb.add_argument(
         "folders",
         metavar="RUN",

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 def add_grpo(verbs: Verbs) -> None:
     """Add the parser of ``grpo``."""
-    verb = add_verb(verbs, "grpo", "train a model with GRPO and rule-based visual rewards", grpo)
-    _add_run(verb, example="grpo.steps=10")
+    verb = add_verb(verbs, "grpo", "train with GRPO and rule-based visual rewards", grpo)
+    _add_run(
+        verb,
+        example="grpo.steps=10",
+        sections=("data", "model", "grpo", "sampling", "reward", "prompt", "augment", "run", "monitors", "parallel"),
+    )
 
 
 def grpo(
@@ -39,8 +43,12 @@ def grpo(
 
 def add_sft(verbs: Verbs) -> None:
     """Add the parser of ``sft``."""
-    verb = add_verb(verbs, "sft", "train a model on the ground truth of a dataset (supervised fine-tuning)", sft)
-    _add_run(verb, example="sft.steps=10")
+    verb = add_verb(verbs, "sft", "train on the ground truth (supervised fine-tuning)", sft)
+    _add_run(
+        verb,
+        example="sft.steps=10",
+        sections=("data", "model", "sft", "prompt", "augment", "run", "monitors", "parallel"),
+    )
 
 
 def sft(
@@ -55,9 +63,9 @@ def sft(
     _train("sft", config, overrides, from_run=from_run, resume=resume, dry_run=dry_run)
 
 
-def _add_run(verb: argparse.ArgumentParser, *, example: str) -> None:
+def _add_run(verb: argparse.ArgumentParser, *, example: str, sections: Sequence[str]) -> None:
     """Add the arguments of a training run."""
-    add_config(verb, example=example, is_optional=True)
+    add_config(verb, example=example, sections=sections)
     verb.add_argument(
         "--from",
         dest="from_run",
@@ -107,7 +115,7 @@ def _train(
 
 def add_plan(verbs: Verbs) -> None:
     """Add the parser of ``plan``."""
-    verb = add_verb(verbs, "plan", "print the memory that a run needs, and settings with which it fits", plan)
+    verb = add_verb(verbs, "plan", "print the memory of a run, and settings that fit", plan)
     add_config(verb, example="model.train=lora")
     verb.add_argument(
         "--memory",
@@ -134,7 +142,7 @@ def add_plan(verbs: Verbs) -> None:
 
 def plan(
     *,
-    config: Path,
+    config: Path | None,
     overrides: Sequence[str] = (),
     memory: float | None = None,
     image: ImageSize,

@@ -115,6 +115,16 @@ FITTED_KEYS = (
 )
 """Settings that may be fitted, in the order of the tree."""
 
+
+def may_be_fitted(key: str) -> bool:
+    """Return True if a setting, or an entry of a table-valued one, may be fitted.
+
+    >>> may_be_fitted("grpo.steps"), may_be_fitted("reward.weights"), may_be_fitted("run.dir")
+    (True, True, False)
+    """
+    return any(fitted == key or fitted.startswith(f"{key}.") for fitted in FITTED_KEYS)
+
+
 TOO_FAR = 10.0
 """Factor from the fitted learning rate at which a warning is due."""
 

@@ -681,6 +681,16 @@ def sections() -> Mapping[str, type]:
     return {**own, MIXTURE: MixtureConfig}
 
 
+def describe_section(section: type) -> str:
+    """Return what a section is for, from the first line of its docstring.
+
+    >>> describe_section(sections()["data"])
+    'training and validation datasets, folders made by `virft build`'
+    """
+    first = (section.__doc__ or "").partition("\n")[0]
+    return first.partition("``: ")[2].rstrip(".").replace("``", "`")
+
+
 def settings_of(section: type) -> tuple[Setting, ...]:
     """Return the settings of one dataclass of the tree, without those of its sections, with full dotted keys."""
     prefix = "" if section is Config else next(f"{name}." for name, kind in sections().items() if kind is section)
@@ -728,44 +738,70 @@ class _Rule(NamedTuple):
         return self.message.format(c=config, found=found) if found else None
 
 
-_WITHOUT_EFFECT: tuple[tuple[_Rule, tuple[str, ...]], ...] = (
-    (
+class _Condition(NamedTuple):
+    """Condition under which some settings have an effect."""
+
+    needs: str
+    """The condition under which they have one, as it is printed."""
+    unless: _Rule
+    """The opposite, and the reason that is given then."""
+    keys: tuple[str, ...]
+
+
+_CONDITIONS: tuple[_Condition, ...] = (
+    _Condition(
+        'model.train = "lora"',
         _Rule(lambda c: c.model.train != "lora", 'it needs model.train = "lora", which is "{c.model.train}"'),
         ("model.lora_rank", "model.lora_alpha"),
     ),
-    (
+    _Condition(
+        'model.train = "full"',
         _Rule(lambda c: c.model.train == "lora", 'with model.train = "lora" embeddings are not trained'),
         ("grpo.name_lr_scale", "sft.name_lr_scale"),
     ),
-    (
+    _Condition(
+        'sampling.engine = "vllm"',
         _Rule(lambda c: c.sampling.engine == "builtin", 'it needs sampling.engine = "vllm", which is "builtin"'),
         ("sampling.vllm_mode", "sampling.vllm_gpu_memory", "sampling.importance_cap"),
     ),
-    (
+    _Condition(
+        'sampling.engine = "builtin"',
         _Rule(lambda c: c.sampling.engine == "vllm", "vLLM makes batches of its own"),
         ("sampling.prompts_per_batch",),
     ),
-    (
+    _Condition(
+        "model.freeze_vision = false",
         _Rule(lambda c: c.model.freeze_vision, "it needs model.freeze_vision = false"),
         ("grpo.vision_lr_scale", "grpo.projector_lr_scale", "sft.vision_lr_scale", "sft.projector_lr_scale"),
     ),
-    (
+    _Condition(
+        "grpo.updates_per_batch is above 1",
         _Rule(
             lambda c: c.grpo.updates_per_batch == 1,
             "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)",
         ),
         ("grpo.clip_range",),
     ),
-    (
+    _Condition(
+        'parallel.strategy = "zero2" or "zero3"',
         _Rule(
             lambda c: not _uses_zero(c),
             'it needs parallel.strategy = "zero2" or "zero3", which is "{c.parallel.strategy}"',
         ),
         ("parallel.offload_optimizer",),
     ),
-    (_Rule(lambda c: c.run.save_every == 0, "it needs run.save_every above 0"), ("run.keep_checkpoints",)),
-    (_Rule(lambda c: not c.run.trackers, "it needs run.trackers"), ("run.tracker_images_every",)),
-    (
+    _Condition(
+        "run.save_every is above 0",
+        _Rule(lambda c: c.run.save_every == 0, "it needs run.save_every above 0"),
+        ("run.keep_checkpoints",),
+    ),
+    _Condition(
+        "run.trackers is not empty",
+        _Rule(lambda c: not c.run.trackers, "it needs run.trackers"),
+        ("run.tracker_images_every",),
+    ),
+    _Condition(
+        "data.validation is set",
         _Rule(
             lambda c: c.data.validation is None and not any(part.validation for part in c.mixture.values()),
             "it needs data.validation",
@@ -773,12 +809,21 @@ _WITHOUT_EFFECT: tuple[tuple[_Rule, tuple[str, ...]], ...] = (
         ("data.validate_every", "run.keep_best", "run.patience"),
     ),
 )
-"""Conditions, and the settings that change nothing where they hold."""
+"""Conditions, and the settings that change nothing unless they hold."""
 
 
 def without_effect(config: Config) -> dict[str, str]:
     """Return key -> reason of the settings that change nothing in this tree. Setting such a key is an error."""
-    return {key: reason for rule, keys in _WITHOUT_EFFECT if (reason := rule.check(config)) for key in keys}
+    return {key: reason for one in _CONDITIONS if (reason := one.unless.check(config)) for key in one.keys}
+
+
+def needed_by(key: str) -> str:
+    """Return the condition under which a setting has an effect; "" if it always has one.
+
+    >>> needed_by("model.lora_rank"), needed_by("model.path")
+    ('model.train = "lora"', '')
+    """
+    return " and ".join(one.needs for one in _CONDITIONS if key in one.keys)
 
 
 _CONFLICTS = (

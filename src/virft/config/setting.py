@@ -88,13 +88,15 @@ class Setting:
         >>> setting_at("model.max_pixels").takes(int), setting_at("reward.extra").takes(str)
         (True, False)
         """
-        options = _alternatives(self.kind)
+        options = alternatives(self.kind)
         return kind in options or (kind is str and any(get_origin(option) is Literal for option in options))
 
     def check(self, value: Any) -> None:
         """Raise ``ConfigError`` unless the value has the type of the setting and is inside its limits."""
         if not _is_kind(value, self.kind) or not all(self._inside(number) for number in _numbers(value)):
             raise ConfigError(f"{self.key} is {format_value(value)}; expected {self.allowed}")
+        if isinstance(value, str) and not value.strip():
+            raise ConfigError(f"{self.key} is empty; expected a {self.unit or 'text'}")
 
     def _inside(self, number: float) -> bool:
         return (
@@ -110,13 +112,18 @@ def default_of(f: Field[Any]) -> Any:
     return f.default_factory() if f.default_factory is not MISSING else f.default
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the options of a union, or the type itself.
+
+    >>> alternatives(int | None), alternatives(str)
+    ((<class 'int'>, <class 'NoneType'>), (<class 'str'>,))
+    """
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def _is_kind(value: Any, kind: Any) -> bool:
     """Return True if a value has an annotated type. True is no integer; an integer is also a number here."""
-    if len(options := _alternatives(kind)) > 1:
+    if len(options := alternatives(kind)) > 1:
         return any(_is_kind(value, option) for option in options)
     origin = get_origin(kind)
     if origin is Literal:
@@ -145,7 +152,7 @@ _KINDS = {int: "an integer", float: "a number", str: "a string", bool: "true or 
 
 
 def _describe_kind(kind: Any) -> str:
-    kind = next(option for option in _alternatives(kind) if option is not type(None))
+    kind = next(option for option in alternatives(kind) if option is not type(None))
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{name}"' for name in get_args(kind))
     if get_origin(kind) is tuple:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_origin
 import tomli_w
 
 from virft.config.fitting import FittedValue, describe_origin
+from virft.config.nearest import suggest_setting
 from virft.config.schema import (
     MIXTURE,
     Config,
@@ -29,39 +30,6 @@ from virft.errors import ConfigError
 COMMAND_LINE = "command line"
 KEYWORDS = "keyword arguments"
 LARGEST_BYTES = 2**20
-OTHER_NAMES = {
-    "lr": "grpo.learning_rate",
-    "batch_size": "grpo.prompts_per_step",
-    "max_steps": "grpo.steps",
-    "num_steps": "grpo.steps",
-    "epochs": "grpo.steps",
-    "num_train_epochs": "grpo.steps",
-    "num_generations": "grpo.group_size",
-    "beta": "grpo.kl_coef",
-    "epsilon": "grpo.clip_range",
-    "num_iterations": "grpo.updates_per_batch",
-    "loss_type": "grpo.loss",
-    "scale_rewards": "grpo.scale_by_std",
-    "lr_scheduler_type": "grpo.schedule",
-    "max_completion_length": "sampling.max_completion_tokens",
-    "use_vllm": "sampling.engine",
-    "reward_funcs": "reward.preset",
-    "reward_weights": "reward.weights",
-    "freeze_vision_modules": "model.freeze_vision",
-    "model_name_or_path": "model.path",
-    "save_steps": "run.save_every",
-    "logging_steps": "run.log_every",
-    "output_dir": "run.dir",
-    "report_to": "run.trackers",
-    "deepspeed": "parallel.strategy",
-    "zoom": "augment.resized_crop",
-    "mirror": "augment.horizontal_flip",
-    "tones": "augment.colour_jitter",
-    "max_equal_steps": "monitors.max_zero_std_steps",
-}
-"""Names of other trainers and of earlier versions, suggested for an unknown key."""
-OTHER_SECTIONS = {"guards": "monitors"}
-"""Section names of earlier versions, suggested for an unknown section."""
 DEEPEST = 8
 """Largest nesting of tables and lists; settings need four."""
 
@@ -109,17 +77,23 @@ class _Entry(NamedTuple):
 
 
 def load_config(
-    path: Path, overrides: Sequence[str] = (), *, keywords: Mapping[str, Any] = MappingProxyType({})
+    path: Path | None, overrides: Sequence[str] = (), *, keywords: Mapping[str, Any] = MappingProxyType({})
 ) -> LoadedConfig:
     """Return the tree of a TOML file with ``key=value`` overrides applied. ``keywords``: see ``parse``.
 
+    ``path`` None: there are only the overrides.
+
     Raises ``ConfigError`` for a file that cannot be read, and as ``parse`` does.
     """
+    if path is None:
+        return parse("", origin=COMMAND_LINE, overrides=overrides, keywords=keywords)
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML file") from error
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.toml")], n=1)
+        expected = f"did you mean {path.with_name(near[0])}?" if near else "expected a TOML file"
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {expected}") from error
     if len(data) > LARGEST_BYTES:
         raise ConfigError(f"{path}: larger than {LARGEST_BYTES // 2**20} MiB; expected a TOML file of settings")
     try:
@@ -145,7 +119,7 @@ def parse(
     4
     >>> parse(toml, origin="x.toml", overrides=["grpo.group_sise=4"])
     Traceback (most recent call last):
-    virft.errors.ConfigError: command line: grpo.group_sise is not a setting; did you mean group_size?
+    virft.errors.ConfigError: command line: grpo.group_sise is not a setting; did you mean grpo.group_size?
 
     ``keywords``: settings from Python, by dotted keys or as nested mappings; they are applied last.
 
@@ -304,7 +278,7 @@ def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
         if name == "mixture":
             leaves += _flatten_mixture(value, origin)
         elif name not in sections():
-            leaves.append((name, value))
+            leaves += _flatten_unknown(name, value)
         elif not isinstance(value, Mapping):
             raise ConfigError(f"{origin}: {name} is {value!r}; expected a table [{name}]")
         else:
@@ -316,6 +290,13 @@ def _flatten(table: Mapping[str, Any], origin: str) -> list[tuple[str, Any]]:
                 for entry, number in item.items()
             ]
     return leaves
+
+
+def _flatten_unknown(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the dotted keys of an unknown table, such as ``[actor.optim]``: another trainer's section."""
+    if not isinstance(value, Mapping) or not value:
+        return [(name, value)]
+    return [leaf for key, item in value.items() for leaf in _flatten_unknown(f"{name}.{key}", item)]
 
 
 def _flatten_mixture(value: Any, origin: str) -> list[tuple[str, Any]]:
@@ -359,7 +340,7 @@ def _checked(key: str, entry: _Entry) -> Any:
     table = _table_of(key)
     setting = _setting(table or key)
     if setting is None:
-        raise ConfigError(f"{entry.origin}: {key:.80} is not a setting; {_nearest(key)}")
+        raise ConfigError(f"{entry.origin}: {key:.80} is not a setting; {suggest_setting(key)}")
     value = tuple(entry.value) if isinstance(entry.value, list) else entry.value
     try:
         setting.check({key.removeprefix(f"{table}."): value} if table else value)
@@ -373,29 +354,6 @@ def _setting(key: str) -> Setting | None:
         return setting_at(key)
     except KeyError:
         return None
-
-
-def _nearest(key: str) -> str:
-    """Suggest the setting that was probably meant, or list those of the same section."""
-    if key.startswith("mixture."):
-        key = MIXTURE + "." + key.rpartition(".")[2]
-    section, _, name = key.rpartition(".")
-    known = [setting.key for setting in settings()]
-    # the right name in the wrong section comes before a similar name in the right one
-    moved = [other for other in known if other.rpartition(".")[2] == name]
-    other = OTHER_NAMES.get(name)
-    meant = [f"{section}.{other.rpartition('.')[2]}", other] if other else []
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    if guess := next((one for one in [*moved, *meant, *close] if one in known), None):
-        return f"did you mean {guess.removeprefix(section + '.') if section else guess}?"
-    siblings = [other for other in known if other.rpartition(".")[0] == section]
-    if section in sections() and siblings:
-        return f"[{section}] has {', '.join(other.rpartition('.')[2] for other in siblings)}"
-    first = key.partition(".")[0]
-    near = (
-        [OTHER_SECTIONS[first]] if first in OTHER_SECTIONS else difflib.get_close_matches(first, list(sections()), n=1)
-    )
-    return f"did you mean the section {near[0]}?" if near else f"expected seed or a key of {', '.join(sections())}"
 
 
 def _with_part_weights(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -439,7 +397,7 @@ def _build(flat: Mapping[str, Any], origin: str) -> Config:
 def _refuse_without_effect(config: Config, entries: Mapping[str, _Entry]) -> None:
     for key, reason in without_effect(config).items():
         if key in entries:
-            raise ConfigError(f"{entries[key].origin}: {key} has no effect: {reason}; take it out")
+            raise ConfigError(f"{entries[key].origin}: {key} has no effect: {reason}; remove it")
 
 
 def _as_toml_value(value: Any) -> Any:

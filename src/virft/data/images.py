@@ -149,7 +149,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     """Return Pillow's reason without the path, which the message already names."""
     if isinstance(error, UnidentifiedImageError):
-        return "of no format that Pillow knows"
+        return "not in a format that Pillow can read"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from virft.data.images import is_file, load_image
 from virft.data.samples import sample_from_line
 from virft.errors import DataError
+from virft.files import nearest_folder
 from virft.types import Sample
 
 DATASET_SCHEMA_VERSION = 2
@@ -120,8 +121,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        what = "has no card.json" if folder.is_dir() else "does not exist"
-        raise DataError(f"{folder}: {what}; expected a dataset made by `virft build`") from error
+        what = f"has no {CARD}" if folder.is_dir() else "does not exist"
+        near = _nearest_dataset(folder)
+        expected = "expected a dataset made by `virft build`" if near is None else f"did you mean {near}?"
+        raise DataError(f"{folder}: {what}; {expected}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     found = card.get("schema_version") if isinstance(card, dict) else None
@@ -135,6 +138,16 @@ def read_card(folder: Path) -> dict[str, Any]:
         )
     assert isinstance(card, dict)
     return card
+
+
+def _nearest_dataset(folder: Path) -> str | None:
+    """Return the dataset that was probably meant: a part of a split, or one with a similar name; None if none is."""
+    if not folder.is_dir():
+        near = nearest_folder(folder)
+        return None if near is None else str(near) if (near / CARD).is_file() else _nearest_dataset(near)
+    # train first: the other parts are named to the user, who decides
+    parts = sorted((path.parent for path in folder.glob(f"*/{SAMPLES}")), key=lambda part: (part.name != "train", part))
+    return " or ".join(map(str, parts[:3])) or None
 
 
 def _scan(path: Path) -> tuple[array[int], str]:

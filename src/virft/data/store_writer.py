@@ -164,6 +164,11 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     if not any(folder.iterdir()):
         return
     is_store = (folder / CARD).is_file() and (folder / SAMPLES).is_file()
+    if not is_store and (parts := sorted(one.parent.name for one in folder.glob(f"*/{SAMPLES}"))):
+        raise DataError(
+            f"{folder}: holds the datasets {', '.join(parts)} of another build; choose another folder, delete it, or "
+            "build the same splits with --overwrite"
+        )
     if not is_store:
         raise DataError(f"{folder}: holds files that are not a dataset; expected a new or empty folder")
     if not overwrite:

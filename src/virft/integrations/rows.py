@@ -64,7 +64,7 @@ saw, such as QwenResize.of(processor.image_processor)
                 "QwenResize.of(processor.image_processor)"
             )
         if space is not BoxSpace.RESIZED_PIXELS and self.resize is not None:
-            raise ConfigError(f"resize has no effect: box_space is {space}; take it out")
+            raise ConfigError(f"resize has no effect: box_space is {space}; remove it")
         if self.rule.overlong_tokens:
             raise ConfigError("overlong_tokens has no effect: other trainers do not report the length of a completion")
 

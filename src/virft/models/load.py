@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import importlib.util
 import json
 import re
@@ -30,11 +31,12 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
-from virft.files import UNFINISHED, replace_folder
+from virft.files import UNFINISHED, nearest_folder, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_source
+from virft.models.known_models import nearest_model_id
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
@@ -252,9 +254,9 @@ def load_model(
     if is_folder:
         check_folder(folder, path)
     elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"{path}: there is no such folder; expected {_EXPECTED}")
+        raise ModelError(f"{path}: there is no such folder; {_suggest_model(path)}")
     source = str(folder) if is_folder else hub_source(path, expected=_EXPECTED)
-    with explained(path, expected=_EXPECTED):
+    with explained(path, expected=_EXPECTED if is_folder else _suggest_model(path)):
         if is_folder and (folder / _ADAPTERS).exists():
             if in_4bit:
                 raise ModelError(
@@ -338,6 +340,14 @@ def explained(path: str, *, expected: str) -> Iterator[None]:
         raise ModelError(f"{path}: cannot be loaded: {reason}; expected {expected}") from error
 
 
+def _suggest_model(path: str) -> str:
+    """Return the end of a message about a model that does not exist: the nearest name, or what is allowed."""
+    near = next(iter(difflib.get_close_matches(path, [TINY_NAME], cutoff=0.8)), None) or nearest_model_id(path)
+    if near is None and (folder := nearest_folder(Path(path))) is not None:
+        near = str(folder)
+    return f"expected {_EXPECTED}" if near in (None, path) else f"did you mean {near}?"
+
+
 def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
     """Return a ``LoadedModel`` around a model made in memory, such as those of the tests."""
     return _finish(
@@ -402,6 +412,8 @@ def check_folder(folder: Path, path: str) -> None:
     if (folder / _ADAPTERS).exists():
         _check_weights(folder, path, "adapter_model.safetensors", config=_ADAPTERS, what="adapters")
         return
+    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+        raise ModelError(f"{path}: no config.json in this folder; did you mean {path.rstrip('/')}/model?")
     if not (folder / "config.json").exists():
         raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
     _check_weights(folder, path, _WEIGHTS, config="config.json", what="weights")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from virft.config.schema import Config, Method
 from virft.config.toml_file import changed
 from virft.data.store import Store
-from virft.errors import ConfigError
+from virft.errors import ConfigError, named_as_keywords
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import write_scores
 from virft.inference.model import Model, load
@@ -27,6 +27,7 @@ from virft.training.run import CONFIG
 from virft.training.runtime import start_runtime
 
 
+@named_as_keywords()
 def build_coco(
     annotations: str | Path,
     images: str | Path,
@@ -62,6 +63,7 @@ def build_coco(
     return BuiltDatasets(cards=cards)
 
 
+@named_as_keywords()
 def train(
     config: str | Path | Config | None = None,
     method: Literal["grpo", "sft"] = "grpo",
@@ -90,6 +92,7 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder)
 
 
+@named_as_keywords()
 def evaluate(
     model: Model | Run | str | Path, data: str | Path, out: str | Path | None = None, limit: int | None = None
 ) -> Evaluation:

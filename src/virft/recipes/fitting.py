@@ -32,7 +32,7 @@ def load_fitted_config(
     keywords: Mapping[str, Any] = MappingProxyType({}),
     saved: str | None = None,
 ) -> LoadedConfig:
-    """Return the tree of a TOML file (None: of ``keywords`` alone), with fitted values for what it does not set.
+    """Return the tree of a TOML file (None: of the others alone), with fitted values for what it does not set.
 
     ``saved``: name of the config in ``run.dir`` of a run that is resumed; its fitted values are used again, so that a
     resumed run is the same whatever this version would choose.
@@ -41,7 +41,7 @@ def load_fitted_config(
     """
     loaded = (
         parse("", origin=KEYWORDS, keywords=keywords)
-        if path is None
+        if path is None and not overrides
         else load_config(path, overrides, keywords=keywords)
     )
     return fit(loaded, method=method, saved=saved)

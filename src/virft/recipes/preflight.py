@@ -47,13 +47,10 @@ def load_run_config(
     Its trained model becomes ``model.path``, and its settings are used if there is no ``config``. Raises
     ``ConfigError``.
     """
-    if config is not None and "=" in str(config) and not config.exists():
-        # the first of several KEY=VALUE, without a file before them
-        config, overrides = None, [str(config), *overrides]
     saved = CONFIG if resume else None
     if from_run is None:
-        if config is None:
-            raise ConfigError("no config; expected a TOML file before KEY=VALUE, or --from RUN")
+        if config is None and not overrides:
+            raise ConfigError("no config; expected a TOML file, KEY=VALUE, or --from RUN")
         return load_fitted_config(config, overrides, method=method, saved=saved)
     if not (from_run / CONFIG).is_file():
         raise ConfigError(f"--from {from_run}: holds no run; expected the folder of a finished run (run.dir)")

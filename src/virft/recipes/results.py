@@ -113,7 +113,8 @@ class Run:
         return str(heading + html_table(["", "first", "last", ""], rows) if rows else heading)
 
     def _state(self) -> str:
-        return f"{self.num_steps} steps, {'finished' if self.is_finished else 'not finished'}"
+        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
+        return f"{steps}, {'finished' if self.is_finished else 'not finished'}"
 
 
 def curve(values: Sequence[float], *, width: int = 240, height: int = 32) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from virft.errors import RewardFailed
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.reward import RewardRule, compute_reward
@@ -30,11 +31,15 @@ class Grader:
     def grade(self, text: str, sample: Sample, *, resized: ImageSize, context: RewardContext) -> RewardReport:
         """Return the reward of one completion. It sees the completion only, never the example in the prompt.
 
-        ``resized``: the size in pixels of the target image after the model's image processor.
+        ``resized``: the size in pixels of the target image after the model's image processor. Raises ``RewardFailed``
+        if a reward function of the user does.
         """
         if (own := self.of(sample)) is not self:
             return own.grade(text, sample, resized=resized, context=context)
         reading = TASKS[sample.task].read_for(
             text, sample, thinking=self.thinking, space=self.box_space, resized=resized
         )
-        return compute_reward(self.rule, sample.task, reading, sample.target, context)
+        try:
+            return compute_reward(self.rule, sample.task, reading, sample.target, context)
+        except RewardFailed as error:
+            raise RewardFailed(error.message, lines=error.lines, sample=sample.id) from error.__cause__

@@ -8,8 +8,8 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from virft.errors import ConfigError, NonFiniteReward, VirftError
-from virft.rewards.extra import ExtraReward, name_of_extra
+from virft.errors import ConfigError, NonFiniteReward, RewardFailed, VirftError
+from virft.rewards.extra import ExtraReward, name_of_extra, own_lines, place_of_extra
 from virft.rewards.format import format_reward, paper_format_reward
 from virft.rewards.length import overlong_reward
 from virft.rewards.options import PRESETS, Preset
@@ -77,8 +77,8 @@ def compute_reward(
 ) -> RewardReport:
     """Return the parts of the rule's preset for this task, the extra rewards, and their weighted sum.
 
-    A part without bounds or out of them is a bug and raises ``AssertionError``; an extra reward that is no finite
-    number in [-1, 1] raises ``VirftError`` with the name of its function.
+    A part without bounds or out of them is a bug and raises ``AssertionError``. If an extra reward raises an exception,
+    ``RewardFailed`` has the user's lines; one that is no finite number in [-1, 1] raises ``VirftError``.
 
     >>> from virft.types import Label
     >>> reading = Reading(text="", well_formed=True, answer=Label(text="Cat"))
@@ -108,11 +108,14 @@ def compute_reward(
 
 
 def _extra(function: ExtraReward, reading: Reading, target: Target, context: RewardContext) -> float:
-    value: object = function(reading, target, context)
+    try:
+        value: object = function(reading, target, context)
+    except Exception as error:
+        message = f"reward.extra: {place_of_extra(function)} raised {type(error).__name__}: {error}"
+        raise RewardFailed(message, lines=own_lines(error, function)) from error
     if not isinstance(value, numbers.Real) or not abs(float(value)) <= 1.0:
         is_number = isinstance(value, numbers.Real) and not math.isfinite(float(value))
         raise (NonFiniteReward if is_number else VirftError)(
-            f"reward {name_of_extra(function)} (of {function.__module__}) returned {value!r}; "
-            "expected a finite number in [-1, 1]"
+            f"reward.extra: {place_of_extra(function)} returned {value!r}; expected a finite number in [-1, 1]"
         )
     return float(value)

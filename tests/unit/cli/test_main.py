@@ -18,9 +18,12 @@ import torch.distributed as dist
 from factories import save_coco
 from virft.cli import data, evaluate, train
 from virft.cli import main as cli
+from virft.cli.parsers import OTHER_VERBS
 from virft.data.store import Store
 from virft.errors import RunStopped
 from virft.recipes.build_options import BuildOptions
+from virft.scenes.patches import REFERENCE_SIZE
+from virft.scenes.sets import ABSENT_FRAC
 
 TWO = {"a.png": [("cat", [10, 10, 20, 30])], "b.png": [("dog", [0, 0, 64, 48])]}
 
@@ -117,7 +120,7 @@ def _cpu_seconds(command: list[str]) -> float:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = leaves_of(cli.make_parser())
-    assert len(leaves) == 32
+    assert len(leaves) == 34
     for leaf in leaves:
         function = leaf.get_default("function")
         given = {action.dest for action in leaf._actions if action.dest != "help"}
@@ -151,6 +154,9 @@ def test_help_prints_the_defaults_that_say_something(capsys: pytest.CaptureFixtu
     for argv, expected in (
         (["plan", "--help"], "in pixels (default: 640x480)"),
         (["build", "scenes", "--help"], "novel, heldout (default: novel)"),
+        (["build", "scenes", "--help"], f"does not show (default: {ABSENT_FRAC})"),
+        (["build", "scenes", "--help"], f"one token of a model (default: {REFERENCE_SIZE})"),
+        (["build", "coco", "--help"], "does not show (default: 0)"),
         (["ask", "--help"], "task of the question (default: detection)"),
         (["push", "--help"], "only you and your organization can see it\n"),
     ):
@@ -240,7 +246,20 @@ def test_users_mistake_is_one_message(
     ("argv", "message"),
     [
         ((), "VERB"),
-        (("train",), "invalid choice: 'train'"),
+        (("train",), "'train' is not a verb; did you mean `virft grpo` or `virft sft`?"),
+        (("trian",), "'trian' is not a verb; did you mean `virft grpo` or `virft sft`?"),
+        (("comprae",), "'comprae' is not a verb; did you mean `virft compare`?"),
+        (("look", "data/mine"), "'look' is not a verb; did you mean `virft preview`?"),
+        (("xyzzy",), "'xyzzy' is not a verb; expected one of quickstart, doctor, "),
+        (("build", "cocco", "a"), "'cocco' is not a source of `virft build`; did you mean `virft build coco`?"),
+        (("build", "coco", "a", "b", "c", "--test-fraction", "0.2"), "--test-fraction; did you mean --test-frac?"),
+        (("predict", "a", "b", "c", "--max_tokens", "9"), "--max_tokens; did you mean --max-completion-tokens?"),
+        (("predict", "--templat", "paper"), "unrecognized arguments: --templat; did you mean --template?"),
+        (("predict", "a"), "the following arguments are required: DATA, OUT"),
+        (("export", "a", "b", "--format", "coko"), "'coko'; did you mean coco? expected one of coco, trl, llama-fac"),
+        (("grpo", "a.toml", "--lr", "1e-4"), "--lr; settings are written KEY=VALUE, without --: did you mean grpo.l"),
+        (("sft", "a.toml", "--num-train-epochs=3"), "without --: did you mean sft.steps? steps = epochs x train"),
+        (("grpo",), "expected a TOML file of settings, or settings such as data.train=data/mine/train run.dir="),
         (("explain", "--task", "detection", "--target", "[]"), "one of the arguments TEXT --file is required"),
         (("explain", "x", "--task", "detect", "--target", "[]"), "'detect'; expected one of detection, cl"),
         (("explain", "x", "--task", "detection", "--target", "[]", "--image-size", "64"), "'64'; expected a size such"),
@@ -290,6 +309,83 @@ def test_overrides_may_be_before_and_after_options(argv: tuple[str, ...], monkey
     }
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("grpo", "x.y=1", "z=2", "--dry-run"),
+        ("grpo", "--dry-run", "x.y=1", "z=2"),
+        ("grpo", "x.y=1", "--dry-run", "z=2"),
+    ],
+)
+def test_settings_may_replace_the_file(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
+    assert run(*argv) == 0
+    assert (seen["config"], seen["overrides"], seen["dry_run"]) == (None, ["x.y=1", "z=2"], True)
+
+
+def test_another_run_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
+    assert run("grpo", "--from", "runs/a", "run.dir=runs/b") == 0
+    assert (seen["config"], seen["overrides"], seen["from_run"]) == (None, ["run.dir=runs/b"], Path("runs/a"))
+    assert run("grpo", "--from", "runs/a") == 0
+
+
+def test_a_file_whose_name_looks_like_a_setting_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1.toml").touch()
+    monkeypatch.setattr(train, "grpo", lambda **arguments: seen.update(arguments))
+    assert run("grpo", "lr=1.toml", "x=1") == 0
+    assert (seen["config"], seen["overrides"]) == (Path("lr=1.toml"), ["x=1"])
+
+
+def test_a_missing_setting_without_a_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "data.train=data/mine/train") == 2
+    assert capsys.readouterr().err.startswith("virft: command line: run.dir is missing; expected a folder")
+
+
+def test_help_lists_every_verb_with_its_stage_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = [match[1] for line in lines if (match := re.match(r" {2}(?:[a-z]+ +| {10})([a-z]+) {2,}[a-z]", line))]
+    verbs = next(
+        iter(action for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    )
+    assert shown == list(verbs.choices)
+    assert sum(line.startswith("  virft ") for line in lines) == 3  # the first commands
+
+
+@pytest.mark.parametrize("verb", ["grpo", "sft"])
+def test_help_of_training_ends_with_the_settings(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert re.search(r"data\.train +not set +always", text)
+    assert ("grpo.group_size" in text) == (verb == "grpo")
+    for section in ("model", "run", "augment"):
+        assert f"  {section:10}" in text
+    assert "gradient_checkpointing" in text
+
+
+def test_help_with_settings_needs_no_pytorch_and_little_time() -> None:
+    code = "import sys\nfrom virft.cli.main import main\ntry:\n main(['grpo', '--help'])\nexcept SystemExit as end:\n"
+    code += " sys.exit(end.code or 10 * bool({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert min(_cpu_seconds([sys.executable, "-m", "virft", "grpo", "--help"]) for _ in range(3)) < 0.3
+
+
+def test_suggested_verbs_exist() -> None:
+    verbs = next(
+        iter(action for action in cli.make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    )
+    for name, meant in OTHER_VERBS.items():
+        assert set(meant) & set(verbs.choices), name
+
+
 def test_a_run_that_was_stopped_ends_with_130_and_says_how_to_resume(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,6 +404,12 @@ def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(evaluate, "score", stop)
     assert run("score", "a", "b") == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f'"{sys.executable}" -m virft config --schema | head -1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("{\n", "")
 
 
 def test_our_own_bug_crashes_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,8 @@ def test_keywords_replace_the_settings_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"grpo.stepz": 1}, "^keyword arguments: grpo.stepz is not a setting; did you mean steps?"),
-        ({"gropo": {"steps": 1}}, "^keyword arguments: gropo is not a setting; did you mean the section grpo?"),
+        ({"grpo.stepz": 1}, "^keyword arguments: grpo.stepz is not a setting; did you mean grpo.steps?"),
+        ({"gropo": {"steps": 1}}, "^keyword arguments: gropo.steps is not a setting; did you mean grpo.steps?"),
         ({"grpo": 3}, r"^keyword arguments: grpo is 3; expected a table \[grpo\]"),
         ({"grpo.steps": "3"}, "^keyword arguments: grpo.steps"),
         ({"model.lora_rank": 4}, "^keyword arguments: model.lora_rank has no effect"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from virft.config.schema import (
+    _CONDITIONS,
     Config,
     DataConfig,
     GRPOConfig,
@@ -20,6 +21,7 @@ from virft.config.schema import (
     RunConfig,
     SamplingConfig,
     SFTConfig,
+    needed_by,
     settings,
     values,
     without_effect,
@@ -177,6 +179,12 @@ def test_weights_of_4_bits_are_for_adapters() -> None:
         replace(config(), model=ModelConfig(load_in_4bit=True, train="lora", compile=True))
 
 
+def test_conditions_are_printed_for_the_settings_that_need_them() -> None:
+    needing = {setting.key for setting in settings() if needed_by(setting.key)}
+    assert needing == {key for one in _CONDITIONS for key in one.keys}
+    assert needed_by("grpo.clip_range") == "grpo.updates_per_batch is above 1"
+
+
 def test_every_setting_has_a_value_and_a_help_text() -> None:
     for setting, value in values(config()):
         setting.check(value)
@@ -192,3 +200,5 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     assert page == script.config_page(), "run python scripts/make_config_docs.py"
     for setting in settings():
         assert f"| `{setting.key}` |" in page
+    schema = (ROOT / "docs" / "virft.schema.json").read_text(encoding="utf-8")
+    assert schema == script.schema_text(), "run python scripts/make_config_docs.py"

@@ -53,21 +53,24 @@ def test_override_takes_lists_and_entries_of_a_table() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[grpo]\ngroup_sise = 4", "x.toml: grpo.group_sise is not a setting; did you mean group_size?"),
+        ("[grpo]\ngroup_sise = 4", "x.toml: grpo.group_sise is not a setting; did you mean grpo.group_size?"),
         ("[grpo]\nlora_rank = 4", "x.toml: grpo.lora_rank is not a setting; did you mean model.lora_rank?"),
-        ("[gpro]\nsteps = 4", "x.toml: gpro is not a setting; did you mean the section grpo?"),
+        ("[gpro]\nsteps = 4", "x.toml: gpro.steps is not a setting; did you mean grpo.steps?"),
         ("sead = 4", "x.toml: sead is not a setting; did you mean seed?"),
         ("quite = 'other'", "x.toml: quite is not a setting; expected seed or a key of model, data, augment, "),
-        ("lr = 1e-4", "x.toml: lr is not a setting; did you mean grpo.learning_rate?"),
-        ("[sft]\nlr = 1e-4", "x.toml: sft.lr is not a setting; did you mean learning_rate?"),
-        ("[grpo]\nnum_generations = 4", "x.toml: grpo.num_generations is not a setting; did you mean group_size?"),
+        ("lr = 1e-4", "x.toml: lr is not a setting; did you mean grpo.learning_rate or sft.learning_rate?"),
+        ("[sft]\nlr = 1e-4", "x.toml: sft.lr is not a setting; did you mean sft.learning_rate?"),
+        ("[grpo]\nnum_generations = 4", "x.toml: grpo.num_generations is not a setting; did you mean grpo.group_size?"),
         (
             "[grpo]\nmax_completion_length = 4",
             "x.toml: grpo.max_completion_length is not a setting; did you mean sampling",
         ),
-        ("[augment]\nzoom = 0.3", "x.toml: augment.zoom is not a setting; did you mean resized_crop?"),
+        ("[augment]\nzoom = 0.3", "x.toml: augment.zoom is not a setting; did you mean augment.resized_crop?"),
+        ("[actor.optim]\nlr = 1", "x.toml: actor.optim.lr is not a setting; did you mean grpo.learning_rate or sft."),
         ("[prompt]\nxyz = 1", "x.toml: prompt.xyz is not a setting; [prompt] has template, thinking"),
         ("grpo = 3", "x.toml: grpo is 3; expected a table [grpo]"),
+        ("model.path = ''", "x.toml: model.path is empty; expected a text"),
+        ("data.validation = ' '", "x.toml: data.validation is empty; expected a folder"),
         ("grpo.steps = 2.0", "x.toml: grpo.steps is 2.0; expected an integer of at least 1"),
         ("grpo.steps = '2'", 'x.toml: grpo.steps is "2"; expected an integer of at least 1'),
         ("grpo.scale_by_std = 1", "x.toml: grpo.scale_by_std is 1; expected true or false"),
@@ -99,6 +102,7 @@ def test_mistake_on_the_command_line_says_so() -> None:
 def test_missing_setting_is_named() -> None:
     assert message_of("run.dir = 'a'").startswith("x.toml: data.train is missing; expected a folder")
     assert message_of("data.train = 'a'").startswith("x.toml: run.dir is missing; expected a folder")
+    assert message_of(SMALLEST, ("run.dir=",)) == "command line: run.dir is empty; expected a folder"
 
 
 MIXED = """
@@ -134,7 +138,7 @@ def test_a_third_set_can_be_added_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MIXED + "wieght = 2", "x.toml: mixture.planes.wieght is not a setting; did you mean weight?"),
+        (MIXED + "wieght = 2", "x.toml: mixture.planes.wieght is not a setting; did you mean mixture.planes.weight?"),
         (MIXED + "weight = 0", "x.toml: mixture.planes.weight is 0; expected a number above 0"),
         (MIXED + "weight = 'a'", 'x.toml: mixture.planes.weight is "a"; expected a number above 0'),
         (MIXED + "[mixture.cars]\nweight = 1", "x.toml: mixture.cars.data is missing; expected a folder"),
@@ -151,6 +155,9 @@ def test_a_mistake_in_a_mixture_names_its_dataset(text: str, message: str) -> No
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read \(No such file"):
         load_config(tmp_path / "none.toml")
+    (tmp_path / "mine.toml").touch()
+    with pytest.raises(ConfigError, match=rf"mine\.tml: cannot be read .*; did you mean {tmp_path}/mine\.toml\?"):
+        load_config(tmp_path / "mine.tml")
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
     with pytest.raises(ConfigError, match=r"latin\.toml: not UTF-8 text"):
         load_config(tmp_path / "latin.toml")
@@ -237,5 +244,5 @@ def test_a_file_of_megabytes_is_not_read_as_a_config(tmp_path: Path) -> None:
 
 
 def test_the_old_name_of_a_section_leads_to_the_new_one() -> None:
-    with pytest.raises(ConfigError, match="guards is not a setting; did you mean the section monitors"):
+    with pytest.raises(ConfigError, match=r"guards\.max_kl is not a setting; did you mean monitors\.max_kl\?"):
         parse("[guards]\nmax_kl = 1.0", origin="x.toml")

@@ -101,6 +101,33 @@ def test_another_folder_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "d" / "thesis.txt").read_text() == "years of work"
 
 
+def test_the_parts_of_another_build_are_named(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write(tmp_path / "d" / part)
+    with pytest.raises(DataError, match=r"d: holds the datasets test, train of another build; .* splits with --overwr"):
+        write(tmp_path / "d", overwrite=True)
+
+
+def test_a_folder_of_datasets_leads_to_its_parts_train_first(tmp_path: Path) -> None:
+    for part in ("test", "train"):
+        write(tmp_path / "d" / part)
+    parts = f"{tmp_path / 'd' / 'train'} or {tmp_path / 'd' / 'test'}"
+    with pytest.raises(DataError, match=rf"d: has no card\.json; did you mean {parts}\?"):
+        Store(tmp_path / "d")
+
+
+def test_a_misspelt_folder_leads_to_the_nearest_one(tmp_path: Path) -> None:
+    write(tmp_path / "mine" / "train")
+    with pytest.raises(DataError, match=rf"trian: does not exist; did you mean {tmp_path / 'mine' / 'train'}\?"):
+        Store(tmp_path / "mine" / "trian")
+    with pytest.raises(DataError, match=rf"mnie/train: does not exist; did you mean {tmp_path / 'mine' / 'train'}\?"):
+        Store(tmp_path / "mnie" / "train")
+    with pytest.raises(DataError, match=rf"mines: does not exist; did you mean {tmp_path / 'mine' / 'train'}\?"):
+        Store(tmp_path / "mines")
+    with pytest.raises(DataError, match="other: does not exist; expected a dataset"):
+        Store(tmp_path / "other")
+
+
 def test_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     assert len(Store(write(tmp_path / "d"))) == 3

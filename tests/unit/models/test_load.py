@@ -82,6 +82,33 @@ def test_a_missing_folder_is_refused(path: str) -> None:
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("virft-tinny", "virft-tiny"),
+        ("Virft-tiny", "virft-tiny"),
+        ("Qwen2.5-VL-3B", "Qwen/Qwen2.5-VL-3B-Instruct"),
+        ("qwen2-vl-2b-instruct", "Qwen/Qwen2-VL-2B-Instruct"),
+        ("./runs/mnie/model", "runs/mine/model"),
+    ],
+)
+def test_a_misspelt_model_leads_to_the_nearest_name(
+    path: str, nearest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine/model").mkdir(parents=True)
+    with pytest.raises(ModelError) as caught:
+        load_model(path)
+    assert str(caught.value) == f"{path}: there is no such folder; did you mean {nearest}?"
+
+
+def test_a_run_in_place_of_a_model_leads_to_its_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=rf"no config\.json in this folder; did you mean {tmp_path}/model\?"):
+        load_model(str(tmp_path))
+
+
 def test_the_card_has_the_prompt_template() -> None:
     assert load_model(TINY_NAME).card["prompt_template"] == "short"
 

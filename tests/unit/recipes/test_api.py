@@ -141,7 +141,7 @@ def test_supervised_training_is_a_method(built: BuiltDatasets, tmp_path: Path) -
 
 def test_a_run_is_not_trained_twice_unless_it_is_resumed(built: BuiltDatasets, run: Run) -> None:
     again = {"data": {"train": built.train}, "run": {"dir": run.folder}}
-    with pytest.raises(RunError, match="already holds a run"):
+    with pytest.raises(RunError, match="already holds a run; resume with resume=True, or choose"):
         train(**again, **SMALL)
     assert train(resume=True, **again, **SMALL).metrics == run.metrics
 
@@ -239,7 +239,7 @@ def test_a_limit_is_in_the_names_of_the_scores(built: BuiltDatasets) -> None:
 
 def test_an_unknown_model_is_an_error_and_so_is_a_folder_without_data(built: BuiltDatasets, tmp_path: Path) -> None:
     assert built.test is not None
-    with pytest.raises(ModelError, match="virft-tinny: there is no such folder"):
+    with pytest.raises(ModelError, match="virft-tinny: there is no such folder; did you mean virft-tiny"):
         evaluate("virft-tinny", built.test)
     with pytest.raises(DataError, match=r"has no card\.json"):
         evaluate("virft-tiny", tmp_path)

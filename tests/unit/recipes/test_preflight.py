@@ -111,14 +111,17 @@ def test_a_run_is_refused_without_torch(tmp_path: Path) -> None:
     assert done.stderr.startswith("virft: nowhere: does not exist")
 
 
-def test_a_setting_in_place_of_the_file_is_an_override(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no config; expected a TOML file before KEY=VALUE, or --from RUN"):
-        load_run_config(Path("run.dir=x"), method="grpo")
+def test_settings_alone_are_a_config_and_change_that_of_another_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config; expected a TOML file, KEY=VALUE, or --from RUN"):
+        load_run_config(None, method="grpo")
+    alone = load_run_config(None, ["data.train=d", "run.dir=x", "grpo.steps=3"], method="grpo")
+    assert (alone.config.run.dir, alone.config.grpo.steps) == ("x", 3)
+    assert alone.origins["grpo.steps"] == "command line"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text('data.train = "d"\nrun.dir = "first"\n')
     with pytest.raises(ConfigError, match="has no trained model; finish the run with --resume first"):
-        load_run_config(Path("run.dir=x"), method="grpo", from_run=tmp_path / "run")
+        load_run_config(None, ["run.dir=x"], method="grpo", from_run=tmp_path / "run")
     (tmp_path / "run" / "model").mkdir()
-    loaded = load_run_config(Path("run.dir=a/x"), ["grpo.steps=7"], method="grpo", from_run=tmp_path / "run")
+    loaded = load_run_config(None, ["run.dir=a/x", "grpo.steps=7"], method="grpo", from_run=tmp_path / "run")
     assert (loaded.config.run.dir, loaded.config.grpo.steps) == ("a/x", 7)
     assert loaded.config.model.path == str(tmp_path / "run" / "model")

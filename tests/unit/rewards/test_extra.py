@@ -6,7 +6,7 @@ import pytest
 
 from answer_factories import classification
 from virft.errors import ConfigError
-from virft.rewards.extra import load_function
+from virft.rewards.extra import load_function, place_of_extra
 from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Label
 
@@ -71,7 +71,11 @@ def test_a_file_that_does_not_import_is_explained(folder, source, message):
     assert message in str(caught.value)
 
 
-def test_what_the_file_itself_raises_is_not_hidden(folder):
-    (folder / "mine.py").write_text("1 / 0\n", encoding="utf-8")
-    with pytest.raises(ZeroDivisionError):
+def test_what_the_file_itself_raises_is_explained_with_its_line(folder):
+    (folder / "mine.py").write_text("import math\n1 / 0\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^extra: .*mine\.py:2: raised ZeroDivisionError: division by zero$"):
         load_function("mine.py:politeness", folder)
+
+
+def test_a_function_is_named_by_its_file(folder):
+    assert place_of_extra(load_function("mine.py:politeness", folder)) == "mine.py:politeness"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answer_factories import FRAME, box, classification, detection, detections, grid_boxes, mutated_answers, written
-from virft.errors import ConfigError, NonFiniteReward, VirftError
+from factories import sample
+from virft.errors import ConfigError, NonFiniteReward, RewardFailed, VirftError
+from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
+from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule, compute_reward
 from virft.text.answers import read_classification, read_detection, read_grounding
 from virft.types import Label, Reading, RewardContext
@@ -76,7 +80,7 @@ def test_an_extra_reward_that_is_no_number_in_bounds_is_named(value):
     def generous(reading, target, context):
         return value
 
-    with pytest.raises(VirftError, match=r"reward generous \(of .*test_reward\) returned .*; expected a finite number"):
+    with pytest.raises(VirftError, match=r"reward\.extra: test_reward\.py:generous returned .*; expected a f"):
         compute_reward(RewardRule(extra=(generous,)), "classification", classification("cat"), CAT)
 
 
@@ -145,12 +149,41 @@ def test_an_extra_reward_may_return_any_kind_of_number(value):
     assert report.parts["one"] == value
 
 
-def test_what_an_extra_reward_raises_is_not_hidden():
-    def buggy(reading, target, context):
-        return 1 / 0
+def test_an_exception_of_an_extra_reward_has_the_users_lines_and_no_others():
+    def _length(answer):
+        return len(answer)  # of the user
 
-    with pytest.raises(ZeroDivisionError):
+    def buggy(reading, target, context):
+        return _length(reading.answer) / 10
+
+    with pytest.raises(RewardFailed) as caught:
         compute_reward(RewardRule(extra=(buggy,)), "classification", classification("cat"), CAT)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "reward.extra: test_reward.py:buggy raised TypeError: object of type 'Label' has no len()"
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        "return _length(reading.answer) / 10",
+        "return len(answer)  # of the user",
+    ]
+    assert all(re.match(r"  test_reward\.py:\d+ in (buggy|_length): ", line) for line in lines)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_an_exception_of_an_extra_reward_names_the_sample():
+    def buggy(reading, target, context):
+        raise KeyError("width")
+
+    grader = Grader(rule=RewardRule(extra=(buggy,)), thinking=False, box_space=BoxSpace.RELATIVE_1000)
+    one = sample(id="fox-3")
+    with pytest.raises(RewardFailed, match=r"test_reward\.py:buggy raised KeyError: 'width' for sample fox-3\n  test_"):
+        grader.grade("<answer>cat</answer>", one, resized=one.image_sizes[0], context=RewardContext())
+
+
+def test_an_interrupt_in_an_extra_reward_passes():
+    def slow(reading, target, context):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_reward(RewardRule(extra=(slow,)), "classification", classification("cat"), CAT)
 
 
 def label(reading, target, context):

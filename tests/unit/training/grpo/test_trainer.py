@@ -187,7 +187,7 @@ def test_a_nonfinite_reward_skips_the_step_and_names_its_sample(value: float) ->
         for place, of_prompt in enumerate(drawn(*given))
     ]
     report = trainer.step(0, SAMPLES)
-    why = f"reward odd (of {odd.__module__}) returned {value}; expected a finite number in [-1, 1]"
+    why = f"reward.extra: test_trainer.py:odd returned {value}; expected a finite number in [-1, 1]"
     assert report.nonfinite == NonFinite(what="reward", samples=("a",), why=why)
     # what is counted is the other group: 2 of its own, 0.5 of the extra
     assert (report.metrics["reward"], report.metrics["skipped"]) == (2.5, 1)
