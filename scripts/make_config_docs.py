@@ -14,6 +14,7 @@ from virft.config.fitting import (
     PAPER_MAX_PIXELS,
     SIZE_CLASSES,
     SMALL,
+    STEPS_OF_FEW_IMAGES,
     format_size,
     may_be_fitted,
 )
@@ -148,7 +149,12 @@ FITTED_ROWS = (
         "detection with a small model, preset `robust`; no weight is set",
         TINY,
     ),
-    ("`grpo.steps`", f"one pass over the samples, 200 to {MOST_STEPS:,}", "always", "200: Visual-RFT code"),
+    (
+        "`grpo.steps`",
+        f"one pass over the samples, 200 to {MOST_STEPS:,}",
+        f"always; from {STEPS_OF_FEW_IMAGES} for a small model with fewer than {FEW_IMAGES} images",
+        f"200: Visual-RFT code; {STEPS_OF_FEW_IMAGES}: {TINY}",
+    ),
     (
         "`sft.steps`",
         f"three passes over the samples, 100 to {MOST_STEPS:,}",

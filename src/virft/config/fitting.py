@@ -94,6 +94,10 @@ PAPER_MAX_PIXELS = 401408
 FEW_IMAGES = 200
 """Number of training images below which data augmentation is on."""
 
+STEPS_OF_FEW_IMAGES = 80
+"""Steps of GRPO for a small model with fewer images than that: minutes on two cores. 40 steps on 16 images were enough
+in a test, docs/log.md."""
+
 MOST_STEPS = 1000
 """Largest number of steps that is fitted."""
 
@@ -184,7 +188,11 @@ def _of_grpo(config: Config, explicit: frozenset[str], facts: Facts, *, is_compa
     if not (is_compared and config.compare.rft_learning_rates):
         chosen["grpo.learning_rate"] = fitted_learning_rate("grpo", config.model.train, facts.num_parameters)
     if facts.num_samples is not None:
-        chosen |= _steps("grpo", facts.num_samples, per_step=config.grpo.prompts_per_step, passes=1, least=200)
+        is_few = _is_small(facts) and facts.num_images is not None and facts.num_images < FEW_IMAGES
+        least = STEPS_OF_FEW_IMAGES if is_few else 200
+        chosen |= _steps(
+            "grpo", config, facts.num_samples, per_step=config.grpo.prompts_per_step, passes=1, least=least
+        )
     if not _is_small(facts):
         return chosen
     size = format_size(facts.num_parameters)
@@ -213,7 +221,7 @@ def _of_sft(config: Config, facts: Facts, *, is_compared: bool) -> dict[str, Fit
         chosen["sft.learning_rate"] = fitted_learning_rate("sft", config.model.train, facts.num_parameters)
     # in a comparison, the budget of SFT is that of RFT
     if facts.num_samples is not None and not (is_compared and config.compare.budget != "own"):
-        chosen |= _steps("sft", facts.num_samples, per_step=config.sft.samples_per_step, passes=3, least=100)
+        chosen |= _steps("sft", config, facts.num_samples, per_step=config.sft.samples_per_step, passes=3, least=100)
     if _is_small(facts) and _DETECTION in facts.tasks:
         chosen |= _names("sft", config, format_size(facts.num_parameters))
     return chosen
@@ -227,16 +235,19 @@ def _names(section: str, config: Config, size: str) -> dict[str, FittedValue]:
     return {f"{section}.name_lr_scale": FittedValue(value=10.0, reason=reason, source=_MEASURED)}
 
 
-def _steps(section: str, num_samples: int, *, per_step: int, passes: int, least: int) -> dict[str, FittedValue]:
-    """The steps of some passes over the data, at least ``least`` and at most 1,000."""
+def _steps(
+    section: Method, config: Config, num_samples: int, *, per_step: int, passes: int, least: int
+) -> dict[str, FittedValue]:
+    """The steps of some passes over the data, at least ``least`` and at most ``MOST_STEPS``."""
     steps = math.ceil(passes * num_samples / per_step)
-    if steps <= least:
-        return {}
     times = "one pass" if passes == 1 else f"{passes} passes"
-    reason = f"{times} over {num_samples:,} samples, {per_step} per step"
+    fitted = FittedValue(value=steps, reason=f"{times} over {num_samples:,} samples, {per_step} per step")
     if steps > MOST_STEPS:
-        reason = f"at most {MOST_STEPS:,}; {num_samples:,} samples"
-    return {f"{section}.steps": FittedValue(value=min(steps, MOST_STEPS), reason=reason)}
+        fitted = FittedValue(value=MOST_STEPS, reason=f"at most {MOST_STEPS:,}; {num_samples:,} samples")
+    elif steps <= least:
+        fitted = FittedValue(value=least, reason=f"{num_samples:,} samples, small model", source=_MEASURED)
+    # a default that fits is left alone
+    return {} if fitted.value == getattr(config, section).steps else {f"{section}.steps": fitted}
 
 
 def _of_data(config: Config, explicit: frozenset[str], facts: Facts) -> dict[str, FittedValue]:

@@ -127,7 +127,7 @@ def test_image_size_does_not_contradict_an_explicit_minimum() -> None:
 
 def test_only_detection_has_the_settings_of_boxes() -> None:
     loaded = fitted(facts=replace(TINY, tasks=frozenset({"classification"})))
-    assert fitted_keys(loaded) == {"grpo.learning_rate", "grpo.kl_coef"}
+    assert fitted_keys(loaded) == {"grpo.learning_rate", "grpo.kl_coef", "grpo.steps"}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,15 @@ def test_steps_grow_with_the_samples(num_samples: int, grpo_steps: int, sft_step
     facts = replace(LARGE, num_samples=num_samples)
     assert fitted(facts=facts).config.grpo.steps == grpo_steps
     assert fitted(facts=facts, method="sft").config.sft.steps == sft_steps
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_samples", "steps"), [(43, 60, 80), (43, 1600, 100), (200, 300, 200), (5000, 9000, 563)]
+)
+def test_small_model_with_few_images_trains_for_minutes(num_images: int, num_samples: int, steps: int) -> None:
+    # one pass: 1600 / 16 = 100; 9000 / 16 = 562.5
+    facts = replace(TINY, num_images=num_images, num_samples=num_samples)
+    assert fitted(facts=facts).config.grpo.steps == steps
 
 
 def test_sft_does_not_fit_settings_of_grpo_and_the_reverse() -> None:
