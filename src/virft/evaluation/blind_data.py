@@ -52,9 +52,9 @@ def blind_data_of(config: Config, test: Store, *, near: Path) -> BlindData:
 
     ``near``: folder of the run, for datasets that were moved together with it.
     """
-    folders = [part.data for part in config.mixture.values()] or [config.data.train]
+    train = config.data.train
     stores = []
-    for folder in filter(None, folders):
+    for folder in [part.data for part in config.mixture.values()] if train is None else [train]:
         place = next((one for one in places_of(Path(folder), near) if (one / CARD).is_file()), None)
         if place is None:
             return BlindData(stores=(), note=f"{folder}: the training data of the run was not found")

@@ -95,4 +95,5 @@ def _iou(boxes: Boxes, targets: Boxes) -> NDArray[np.float64]:
     both = np.prod(np.clip(high - low, 0, None), axis=2)
     areas, target_areas = (np.prod(one[:, 2:] - one[:, :2], axis=1) for one in (boxes, targets))
     union = areas[:, None] + target_areas[None] - both
-    return both / np.maximum(union, 1e-9)
+    ious: NDArray[np.float64] = both / np.maximum(union, 1e-9)
+    return ious
