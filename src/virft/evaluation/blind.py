@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from virft.data.store import Store
-from virft.evaluation.comparison import ScoreDifference, SystemValue
+from virft.evaluation.comparison import Measured, ScoreDifference, SystemValue, system_value
 from virft.evaluation.headlines import headline_statistics, image_ratios, images_of
 from virft.evaluation.joined import JoinedPredictions, collector_paused
 from virft.evaluation.score import score_joined
@@ -61,6 +62,8 @@ class BlindScores:
     """Name of the headline metric, as in ``Scores.values``."""
     baselines: tuple[BlindBaseline, ...]
     """The baselines, best headline metric first; never empty."""
+    best_headline: tuple[SystemValue, Resampled]
+    """Headline metric of the best baseline, with its bootstrap resamples."""
     difference: ScoreDifference
     """Headline metric of the model (second) minus that of the best baseline (first), paired by image."""
     common_answer: CommonAnswer | None
@@ -105,51 +108,79 @@ def _score_task(
     if not answers:
         return None
     own = joined.by_task[name]
-    answered = {baseline: [_answer_blindly(one, answer) for one in own] for baseline, answer in answers.items()}
     baselines = []
-    for baseline, found in answered.items():
-        (scores,) = score_joined(replace(joined, by_task={name: found}), store, with_intervals=with_intervals)
+    for baseline, answer in answers.items():
+        answered = replace(joined, by_task={name: _answer_blindly(own, answer)})
+        (scores,) = score_joined(answered, store, with_intervals=with_intervals)
         baselines.append(BlindBaseline(name=baseline, task=name, values=scores.values, intervals=scores.intervals))
     metric = next(key for key in baselines[0].values if key.partition(" ")[0] == task.headline)
     baselines.sort(key=lambda one: -one.values[metric])
+    best = _headline(name, _answer_blindly(own, answers[baselines[0].name]), with_intervals)
+    model = _headline(name, own, with_intervals)
     return BlindScores(
         task=name,
         metric=metric,
         baselines=tuple(baselines),
-        difference=_difference(name, answered[baselines[0].name], own, with_intervals),
+        best_headline=best,
+        difference=_subtract(name, best, model.value, [model.resampled]),
         common_answer=most_common_answer(own),
     )
 
 
-def _answer_blindly(one: JoinedPrediction, answer: BlindAnswer) -> JoinedPrediction:
-    """Replace a prediction by a blind answer. The answer to a question that was not queried is unchanged."""
-    if not one.sample.queried:
-        return one
-    prediction = Prediction(sample_id=one.sample.id, text="", finish_reason=FinishReason.STOP)
-    return JoinedPrediction(one.sample, prediction, Reading(text="", well_formed=True, answer=answer(one.sample)))
+def _answer_blindly(joined: Sequence[JoinedPrediction], answer: BlindAnswer) -> list[JoinedPrediction]:
+    """Replace predictions by blind answers. The answer to a question that was not queried is unchanged."""
+    return [
+        JoinedPrediction(
+            one.sample,
+            Prediction(sample_id=one.sample.id, text="", finish_reason=FinishReason.STOP),
+            Reading(text="", well_formed=True, answer=answer(one.sample)),
+        )
+        if one.sample.queried
+        else one
+        for one in joined
+    ]
 
 
-def _difference(
-    name: str, blind: Sequence[JoinedPrediction], model: Sequence[JoinedPrediction], with_intervals: bool
-) -> ScoreDifference:
-    """Return the headline metric of the model minus that of the baseline, with a paired-bootstrap interval."""
-    images = images_of(model)
+class _Headline(NamedTuple):
+    """The headline metric of some answers: its value, and bootstrap resamples of the images."""
+
+    value: SystemValue
+    resampled: Resampled
+
+
+def _headline(name: str, answers: Sequence[JoinedPrediction], with_intervals: bool) -> _Headline:
+    images = images_of(answers)
     once = np.ones(len(images))
     headline = TASKS[name].headline
-    values: list[float] = []
-    resampled: list[Resampled] = []
-    for answers in (blind, model):
-        statistics = [image_ratios(name, answers, images)]
-        if headline not in statistics[0](once):
-            statistics = headline_statistics(name, answers, images)
-        values.append(next(found[headline] for one in statistics if headline in (found := one(once))))
-        resampled.append(resample(statistics if with_intervals else [], images))
-    first, second = (SystemValue(mean=value, low=value, high=value, num_seeds=1) for value in values)
+    statistics = [image_ratios(name, answers, images)]
+    if headline not in statistics[0](once):
+        statistics = headline_statistics(name, answers, images)
+    value = next(found[headline] for one in statistics if headline in (found := one(once)))
+    return _Headline(
+        SystemValue(mean=value, low=value, high=value, num_seeds=1),
+        resample(statistics if with_intervals else [], images),
+    )
+
+
+def blind_difference(blind: BlindScores, seeds: Sequence[Measured]) -> ScoreDifference:
+    """Return the headline metric of a system minus that of the best baseline, with a paired-bootstrap interval.
+
+    ``seeds``: predictions of the system for the same questions as those of ``blind``, one for each seed.
+    """
+    headline = TASKS[blind.task].headline
+    value = system_value([one.values[blind.task][headline] for one in seeds])
+    return _subtract(blind.task, blind.best_headline, value, [one.resampled[blind.task] for one in seeds])
+
+
+def _subtract(
+    task: str, blind: tuple[SystemValue, Resampled], value: SystemValue, resampled: Sequence[Resampled]
+) -> ScoreDifference:
+    first, resampled_blind = blind
     return ScoreDifference(
         first=first,
-        second=second,
-        value=second.mean - first.mean,
-        interval=difference_intervals(resampled[:1], resampled[1:]).get(headline),
+        second=value,
+        value=value.mean - first.mean,
+        interval=difference_intervals([resampled_blind], resampled).get(TASKS[task].headline),
     )
 
 

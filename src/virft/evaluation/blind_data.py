@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ _BUILD_FACTS = ("kind", "file", "sha256", "test_frac", "validation_frac")
 """Facts about the source in a dataset's card that the parts of one build share."""
 
 
+MAX_SAMPLES = 20_000
+"""Number of training samples of a dataset that baselines are fitted on: more change no box by a thousandth."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlindData:
     """Training samples for the blind baselines."""
@@ -29,8 +34,13 @@ class BlindData:
 
     @property
     def samples(self) -> list[Sample]:
-        """All training samples."""
-        return [sample for store in self.stores for sample in store]
+        """Training samples: at most ``MAX_SAMPLES`` of each dataset, evenly spaced."""
+        return [sample for store in self.stores for sample in _evenly_spaced(store)]
+
+    def record(self) -> dict[str, Any]:
+        """Return the training data as JSON, with the reason why there is none."""
+        found = [{"data": str(store.folder), "hash": store.hash} for store in self.stores]
+        return {"train": found, **({"note": self.note} if self.note else {})}
 
     def __str__(self) -> str:
         return ", ".join(str(store.folder) for store in self.stores) or f"no training set ({self.note})"
@@ -75,21 +85,29 @@ def find_blind_data(test: Store, *, model: str, place: Path) -> BlindData:
             if found.stores:
                 return found
         else:
-            found = BlindData(stores=(), note=f"{model} was not made by a run, and there is no --train")
-        return _find_sibling(test) or found
+            found = BlindData(
+                stores=(), note=f"{model} is no model of a run, and no training set is next to {test.folder}"
+            )
+        return find_sibling_data(test) or found
     except VirftError as error:
         return BlindData(stores=(), note=f"training data cannot be used: {error}")
 
 
+def _evenly_spaced(store: Store) -> Iterable[Sample]:
+    number = len(store)
+    return store if number <= MAX_SAMPLES else (store[i * number // MAX_SAMPLES] for i in range(MAX_SAMPLES))
+
+
 def _find_run(model: str, place: Path) -> Path | None:
-    """Return the folder of the run that made a model, or that holds predictions in ``place``."""
-    folders = [Path(model), *Path(model).parents[:1], *place.absolute().parents[:4]]
+    """Return the folder of the run that made a model, or that holds the predictions in ``place``."""
+    evaluated = [folder.parent for folder in place.absolute().parents if folder.name == "eval"]
+    folders = [Path(model).parent, *evaluated] if Path(model).is_dir() else evaluated
     return next((folder for folder in folders if (folder / _RUN_CONFIG).is_file()), None)
 
 
-def _find_sibling(test: Store) -> BlindData | None:
+def find_sibling_data(test: Store) -> BlindData | None:
     """Return the dataset ``train`` next to the test set, if it is another part of the same build."""
-    folder = test.folder.absolute().parent / "train"
+    folder = (test.folder if test.folder.name not in ("", "..") else test.folder.absolute()).parent / "train"
     if not (folder / SAMPLES).is_file():
         return None
     store = Store(folder)

@@ -129,9 +129,9 @@ def test_scores_of_this_model_are_listed_with_their_data(tmp_path: Path) -> None
     measure(run, model="runs/mine/model")
     text = model_card(run, model="model", adapters=False)
     row = "| test | fedcba987654 | detection | positives | 8 |"
-    assert f"{row} f1 | 0.250 (0.200 to 0.300) |" in text
-    assert f"{row} ap | 0.500 |" in text
-    assert f"{row} unreadable_frac | 0.000 |" in text
+    assert f"{row} f1 | 0.250 (0.200 to 0.300) | not measured |" in text
+    assert f"{row} ap | 0.500 | not measured |" in text
+    assert f"{row} unreadable_frac | 0.000 | not measured |" in text
     assert "recall" not in text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,14 +13,29 @@ from virft.config.schema import CompareConfig, Config, GRPOConfig, Method, SFTCo
 from virft.config.toml_file import dump, first_difference, load_config
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
-from virft.evaluation.comparison import Comparison, compare_systems, comparison_tree, measure
+from virft.evaluation.blind import (
+    BlindScores,
+    CommonAnswer,
+    blind_difference,
+    describe_margin,
+    most_common_answer,
+    score_blind,
+)
+from virft.evaluation.blind_data import BlindData, blind_data_of
+from virft.evaluation.comparison import (
+    Comparison,
+    Measured,
+    ScoreDifference,
+    compare_systems,
+    comparison_tree,
+    measure_joined,
+)
+from virft.evaluation.evaluated import baselines_tree, difference_tree, evaluate_predictions
+from virft.evaluation.joined import JoinedPredictions, join_predictions
 from virft.evaluation.predictions import PREDICTIONS
-from virft.evaluation.score import write_scores
 from virft.files import UNFINISHED, write_text
-from virft.inference.prompting import resolve_prompting
-from virft.models.load import load_model
-from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.preflight import training_data
+from virft.recipes.run_evaluation import predict_as_trained
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
 from virft.recipes.train import run_training
 from virft.recipes.trainers import make_sft_trainer
@@ -28,7 +43,6 @@ from virft.tasks import TASKS
 from virft.training.monitors import VALIDATION_SCORE
 from virft.training.progress import Progress
 from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder, require_current_format
-from virft.training.runtime import start_runtime
 
 COMPARE = "compare.toml"
 RESULT = "compare.json"
@@ -57,6 +71,18 @@ class TrainedSystem:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BlindComparison:
+    """Blind baselines of one task on a test, and the position of each system."""
+
+    blind: BlindScores
+    """The baselines, best first."""
+    differences: Mapping[str, ScoreDifference]
+    """System -> its headline metric (mean over seeds) minus that of the best baseline."""
+    common_answers: Mapping[str, CommonAnswer]
+    """System -> the answer that one of its seeds repeats; without systems that repeat none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
     """Result of a comparison."""
 
@@ -66,6 +92,8 @@ class Compared:
     """Test -> (first, second) system -> a comparison for each task."""
     predictions: Mapping[str, Mapping[str, tuple[Path, ...]]]
     """System -> test -> predictions of each seed."""
+    blind: Mapping[str, Mapping[str, BlindComparison]] = field(default_factory=dict)
+    """Test -> task -> blind baselines, and every system's margin over the best one."""
 
 
 def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], warnings: Sequence[str] = ()) -> Compared:
@@ -99,9 +127,13 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], war
         test: (_predict(config, config.model.path, out / "base", store, log),) for test, store in tests.items()
     }
     order = [name for name in SYSTEM_NAMES if name in predictions]
-    measured = {
-        test: {name: [measure(path, store) for path in predictions[name][test]] for name in order}
+    joined = {
+        test: {name: {path: join_predictions(path, store) for path in predictions[name][test]} for name in order}
         for test, store in tests.items()
+    }
+    measured = {
+        test: {name: [measure_joined(path, one) for path, one in found.items()] for name, found in by_name.items()}
+        for test, by_name in joined.items()
     }
     comparisons = {
         test: {(first, second): compare_systems(by_name[first], by_name[second]) for first, second in pairs(order)}
@@ -111,6 +143,7 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], war
         systems=tuple(sorted(systems, key=lambda one: order.index(one.name))),
         comparisons=comparisons,
         predictions=predictions,
+        blind={test: _compare_blind(config, store, joined[test], measured[test]) for test, store in tests.items()},
     )
     write_text(out / RESULT, json.dumps(_tree(found, config, warnings), indent=2) + "\n")
     return found
@@ -251,25 +284,42 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
     if (out / PREDICTIONS).exists():
         return out / PREDICTIONS
     progress = Progress(len(store))
-    loaded = load_model(model, pixels=(own.model.min_pixels, own.model.max_pixels))
-    scores = predict_and_score(
-        loaded,
-        store,
-        out,
-        settings=PredictionSettings(
-            prompting=resolve_prompting(loaded, template=own.prompt.template, thinking=own.prompt.thinking),
-            max_completion_tokens=own.sampling.max_completion_tokens,
-            model_name=model,
-            resume=out.exists(),
-        ),
-        runtime=start_runtime(),
-        with_intervals=True,
-    )
-    write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
+    path = predict_as_trained(own, model, store, out, resume=out.exists())
+    evaluated = evaluate_predictions(path, store, _blind_data(config, store))
+    evaluated.write()
+    scores = evaluated.scores
     names = [TASKS[one.task].headline for one in scores]
     headlines = ", ".join(f"{name} {one.values[name]:.3f}" for name, one in zip(names, scores, strict=True))
     log(f"{folder.relative_to(config.run.dir)} on {store.folder.name}: {headlines}  ({progress.describe(len(store))})")
-    return out / PREDICTIONS
+    return path
+
+
+def _compare_blind(
+    config: Config,
+    store: Store,
+    joined: Mapping[str, Mapping[Path, JoinedPredictions]],
+    measured: Mapping[str, Sequence[Measured]],
+) -> dict[str, BlindComparison]:
+    """The blind baselines of each task on a test, compared with each system; both arguments are by system."""
+    base = next(iter(joined["base"].values()))
+    found = {}
+    for blind in score_blind(base, store, _blind_data(config, store).samples):
+        common = {
+            name: max(repeated, key=lambda one: one.count)
+            for name, seeds in joined.items()
+            if (repeated := [one for seed in seeds.values() if (one := most_common_answer(seed.by_task[blind.task]))])
+        }
+        found[blind.task] = BlindComparison(
+            blind=blind,
+            differences={name: blind_difference(blind, seeds) for name, seeds in measured.items()},
+            common_answers=common,
+        )
+    return found
+
+
+def _blind_data(config: Config, store: Store) -> BlindData:
+    """The training data of the comparison, for the blind baselines."""
+    return blind_data_of(config, store, near=Path(config.run.dir))
 
 
 def _final_model(run: Path) -> Path:
@@ -349,5 +399,25 @@ def _tree(found: Compared, config: Config, warnings: Sequence[str]) -> dict[str,
                 for (first, second), tasks in by_pair.items()
             }
             for test, by_pair in found.comparisons.items()
+        },
+        "blind": {
+            test: {task: _blind_tree(one) for task, one in by_task.items()} for test, by_task in found.blind.items()
+        },
+    }
+
+
+def _blind_tree(one: BlindComparison) -> dict[str, Any]:
+    blind = one.blind
+    return {
+        "metric": blind.metric,
+        "baselines": baselines_tree(blind.baselines),
+        "best": blind.best.name,
+        "systems": {
+            name: {
+                "against_best": difference_tree(difference),
+                "verdict": describe_margin(difference),
+                "common_answer": None if (common := one.common_answers.get(name)) is None else str(common),
+            }
+            for name, difference in one.differences.items()
         },
     }
