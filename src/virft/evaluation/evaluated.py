@@ -122,6 +122,10 @@ def summary_lines(found: EvaluatedPredictions) -> Iterator[str]:
         yield prefix + headline(scores)
         if scores.task in blind:
             yield prefix + describe_blind(blind[scores.task])
+        # scores that an option has requested: of class groups, and of masks
+        for name, value in scores.values.items():
+            if "@" in name or "(masks: " in name:
+                yield f"{prefix}{name} {format_value(value, scores.intervals.get(name))}"
     yield from warning_lines(found)
 
 
