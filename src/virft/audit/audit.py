@@ -71,7 +71,7 @@ class AuditReport:
     def good_blind_answers(self) -> tuple[AuditedAnswer, ...]:
         """Probes with the reward and the metric of the half-right answer or more.
 
-        The reward is right about them: the dataset does not distinguish a model that sees from a constant answer.
+        The reward is correct for them: the dataset does not distinguish a model that sees from a constant answer.
         """
         return tuple(one for one in self._passing() if one.metric >= self.half_right.metric)
 

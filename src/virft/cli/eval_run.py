@@ -12,7 +12,7 @@ from virft.cli.parsers import Verbs, add_data, add_intervals, add_resume, add_tr
 def add_eval(verbs: Verbs) -> None:
     """Add the parser of ``eval``."""
     verb = add_verb(
-        verbs, "eval", "evaluate a run: predict with base and trained model, score both, write the report", evaluate
+        verbs, "eval", "evaluate a run: predict with base and trained model, score both, write the report", eval_run
     )
     verb.add_argument(
         "run", metavar="RUN", type=Path, help="folder of a finished run, or `model` or `best` in it (default: best)"
@@ -29,7 +29,7 @@ def add_eval(verbs: Verbs) -> None:
     add_intervals(verb)
 
 
-def evaluate(
+def eval_run(
     *,
     run: Path,
     data: Path,
@@ -45,16 +45,15 @@ def evaluate(
     """
     from virft.recipes.run_evaluation import evaluate_run, run_evaluation_lines
 
-    with progress_bar() as show:
-        found = evaluate_run(
-            run,
-            data,
-            train=train,
-            limit=limit,
-            resume=resume,
-            with_intervals=intervals,
-            with_base=base,
-            log=say,
-            progress=show,
-        )
+    found = evaluate_run(
+        run,
+        data,
+        train=train,
+        limit=limit,
+        resume=resume,
+        with_intervals=intervals,
+        with_base=base,
+        log=say,
+        progress=progress_bar,
+    )
     say("\n".join(run_evaluation_lines(found)))

@@ -125,7 +125,7 @@ def summary_lines(found: EvaluatedPredictions) -> Iterator[str]:
         # scores that an option has requested: of class groups, and of masks
         for name, value in scores.values.items():
             if "@" in name or "(masks: " in name:
-                yield f"{prefix}{name} {format_value(value, scores.intervals.get(name))}"
+                yield f"{prefix}{name} {format_score(value, scores.intervals.get(name))}"
     yield from warning_lines(found)
 
 
@@ -151,7 +151,7 @@ def table_lines(found: EvaluatedPredictions) -> Iterator[str]:
         name = label_metric(one.metric)
         yield f"{one.task}, blind baselines fitted on {found.blind_data}, {name}"
         for baseline in one.baselines:
-            value = format_value(baseline.values[one.metric], baseline.intervals.get(one.metric))
+            value = format_score(baseline.values[one.metric], baseline.intervals.get(one.metric))
             yield f"  {baseline.name:<32} {value}"
 
 
@@ -169,7 +169,7 @@ def headline(scores: Scores) -> str:
     parts = []
     for number, (name, key) in enumerate(names):
         ends = scores.intervals.get(key) if number == 0 else None
-        parts.append(f"{label_metric(name)} {format_value(scores.values[key], ends)}")
+        parts.append(f"{label_metric(name)} {format_score(scores.values[key], ends)}")
     coverage = names[0][1].partition(" (")[2].removesuffix(")") if names else ""
     number = scores.counts.get("num_images", 0)
     about = f" about {number} image{'s' if number != 1 else ''}" if number else ""
@@ -185,10 +185,10 @@ def label_metric(name: str) -> str:
     return " ".join(_ACRONYMS.get(word, word) for word in name.split("_"))
 
 
-def format_value(value: float, ends: tuple[float, float] | None = None) -> str:
+def format_score(value: float, ends: tuple[float, float] | None = None) -> str:
     """Format a value with its confidence interval.
 
-    >>> format_value(0.5, (0.25, 0.75))
+    >>> format_score(0.5, (0.25, 0.75))
     '0.500 (0.250 to 0.750)'
     """
     return f"{value:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
@@ -197,7 +197,7 @@ def format_value(value: float, ends: tuple[float, float] | None = None) -> str:
 def describe_blind(blind: BlindScores, model: str = "the model") -> str:
     """Return a sentence about the best blind baseline and the position of the model."""
     best, name = blind.best, blind.metric.partition(" (")[0]
-    value = format_value(best.values[blind.metric], best.intervals.get(blind.metric))
+    value = format_score(best.values[blind.metric], best.intervals.get(blind.metric))
     return f"best blind baseline: {best.name}, {label_metric(name)} {value}; {model} is {describe_position(blind)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ from virft.text.prompts import BUILT_IN
 from virft.training.run import BEST, CONFIG, MODEL, require_current_format
 from virft.training.runtime import start_runtime
 
-ShowProgress = Callable[[int, int], None]
+ShowProgress = Callable[[int, int], None] | None
+"""Called with the number of finished predictions and their total."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +78,7 @@ def predict_as_trained(
     *,
     resume: bool,
     limit: int | None = None,
-    progress: ShowProgress | None = None,
+    progress: ShowProgress = None,
 ) -> Path:
     """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
     loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
@@ -100,15 +102,17 @@ def evaluate_run(
     with_intervals: bool = True,
     with_base: bool = True,
     log: Callable[[str], None],
-    progress: ShowProgress | None = None,
+    progress: Callable[[], AbstractContextManager[ShowProgress]] = nullcontext,
 ) -> RunEvaluation:
     """Predict with the trained and the base model of a run, score both, and write the report of the run.
 
     ``place``: a run folder, of which the best model by validation is evaluated if there is one, else the last one; or
     ``model`` or ``best`` in it. Complete predictions with the same model, data and settings are used again: in
     ``RUN/eval``, and those of the base model also in the runs next to it. ``train``: training data of the blind
-    baselines; default: that of the run. Everything that can be refused is refused before a model is loaded. Raises
-    ``RunError`` for a folder that is no finished run or holds other predictions, ``DataError`` for such a dataset.
+    baselines; default: that of the run. ``progress``: a new progress bar for each model.
+
+    Everything that can be refused is refused before a model is loaded. Raises ``RunError`` for a folder that is no
+    finished run or holds other predictions, ``DataError`` for a dataset that cannot be used.
     """
     run, model = find_model(place)
     config = load_config(run / CONFIG).config
@@ -129,7 +133,8 @@ def evaluate_run(
                 log(f"warning: {one.model} is newer than {one.folder}; delete that folder to predict again")
         else:
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
-            predict_as_trained(config, one.model, store, one.folder, resume=resume, limit=limit, progress=progress)
+            with progress() as show:
+                predict_as_trained(config, one.model, store, one.folder, resume=resume, limit=limit, progress=show)
     evaluated = [
         evaluate_predictions(one.folder / PREDICTIONS, store, blind_data, with_intervals=with_intervals)
         for one in planned

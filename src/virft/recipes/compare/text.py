@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from virft.evaluation.blind import describe_margin
 from virft.evaluation.comparison import Comparison, ScoreDifference
-from virft.evaluation.evaluated import format_value
+from virft.evaluation.evaluated import format_score
 from virft.recipes.compare.runs import SYSTEM_NAMES, BlindComparison, Compared, TrainedSystem
 from virft.tasks import TASKS
 from virft.training.progress import duration
@@ -35,7 +35,7 @@ def _blind_rows(found: BlindComparison | None, name: str) -> Iterator[str]:
     """A row for each blind baseline, highest first."""
     baselines = found.blind.baselines if found is not None else ()
     for one in sorted(baselines, key=lambda one: -one.values[name]):
-        yield f"  blind: {one.name:<24} {format_value(one.values[name], one.intervals.get(name))}"
+        yield f"  blind: {one.name:<24} {format_score(one.values[name], one.intervals.get(name))}"
 
 
 def shown_numbers(task: str) -> tuple[str, ...]:
