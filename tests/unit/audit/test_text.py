@@ -30,8 +30,8 @@ def test_a_probe_with_as_good_a_metric_is_a_fault_of_the_data() -> None:
     found = report(mean=(1.75, 0.8))
     (fault,) = audit_faults([found])
     assert fault.startswith(
-        "this data does not distinguish vision from a constant answer: mean (detection, metric 0.800); the reward is not "
-        "the cause: add questions about absent classes"
+        "this data does not distinguish vision from a constant answer: mean (detection, metric 0.800); the reward is "
+        "not the cause: add questions about absent classes"
     )
     text = audit_text(found)
     assert "HACKED" not in text

@@ -147,8 +147,8 @@ def test_the_best_blind_baseline_is_next_to_each_score(tmp_path: Path) -> None:
     assert " f1 | 0.250 (0.200 to 0.300) | 0.500 (0.400 to 0.600), mean box |" in text
     assert " ap | 0.500 | 0.250, mean box |" in text
     assert (
-        "On test (detection) this model is below the best blind baseline (mean box) in f1: these scores do not show that "
-        "it uses the image."
+        "On test (detection) this model is below the best blind baseline (mean box) in f1: these scores do not show "
+        "that it uses the image."
     ) in text
     path.write_text(json.dumps(tree | {"blind": {"train": [], "tasks": {"detection": blind | {"verdict": "above"}}}}))
     assert "do not show" not in model_card(run, model="model", adapters=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from virft.config.schema import CompareConfig, Config, GRPOConfig, Method, SFTConfig
 from virft.config.toml_file import dump, first_difference, load_config
@@ -31,7 +31,7 @@ from virft.evaluation.comparison import (
     measure_joined,
 )
 from virft.evaluation.evaluated import baselines_tree, difference_tree, evaluate_predictions
-from virft.evaluation.joined import JoinedPredictions, join_predictions
+from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PREDICTIONS
 from virft.files import UNFINISHED, write_text
 from virft.recipes.preflight import training_data
@@ -127,14 +127,11 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], war
         test: (_predict(config, config.model.path, out / "base", store, log),) for test, store in tests.items()
     }
     order = [name for name in SYSTEM_NAMES if name in predictions]
-    joined = {
-        test: {name: {path: join_predictions(path, store) for path in predictions[name][test]} for name in order}
+    found_by_test = {
+        test: _measure_test(config, store, {name: predictions[name][test] for name in order})
         for test, store in tests.items()
     }
-    measured = {
-        test: {name: [measure_joined(path, one) for path, one in found.items()] for name, found in by_name.items()}
-        for test, by_name in joined.items()
-    }
+    measured = {test: one.measured for test, one in found_by_test.items()}
     comparisons = {
         test: {(first, second): compare_systems(by_name[first], by_name[second]) for first, second in pairs(order)}
         for test, by_name in measured.items()
@@ -143,7 +140,7 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], war
         systems=tuple(sorted(systems, key=lambda one: order.index(one.name))),
         comparisons=comparisons,
         predictions=predictions,
-        blind={test: _compare_blind(config, store, joined[test], measured[test]) for test, store in tests.items()},
+        blind={test: one.blind for test, one in found_by_test.items()},
     )
     write_text(out / RESULT, json.dumps(_tree(found, config, warnings), indent=2) + "\n")
     return found
@@ -294,27 +291,38 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
     return path
 
 
-def _compare_blind(
-    config: Config,
-    store: Store,
-    joined: Mapping[str, Mapping[Path, JoinedPredictions]],
-    measured: Mapping[str, Sequence[Measured]],
-) -> dict[str, BlindComparison]:
-    """The blind baselines of each task on a test, compared with each system; both arguments are by system."""
-    base = next(iter(joined["base"].values()))
-    found = {}
-    for blind in score_blind(base, store, _blind_data(config, store).samples):
-        common = {
-            name: max(repeated, key=lambda one: one.count)
-            for name, seeds in joined.items()
-            if (repeated := [one for seed in seeds.values() if (one := most_common_answer(seed.by_task[blind.task]))])
-        }
-        found[blind.task] = BlindComparison(
-            blind=blind,
-            differences={name: blind_difference(blind, seeds) for name, seeds in measured.items()},
-            common_answers=common,
+class _MeasuredTest(NamedTuple):
+    """Systems and blind baselines on one test."""
+
+    measured: dict[str, list[Measured]]
+    blind: dict[str, BlindComparison]
+
+
+def _measure_test(config: Config, store: Store, paths: Mapping[str, Sequence[Path]]) -> _MeasuredTest:
+    """Score the predictions of each system and seed (``paths``: system -> seeds), and the blind baselines."""
+    samples = _blind_data(config, store).samples
+    measured: dict[str, list[Measured]] = {name: [] for name in paths}
+    common: dict[str, dict[str, CommonAnswer]] = {}
+    scores: tuple[BlindScores, ...] = ()
+    for name, seeds in paths.items():
+        for path in seeds:
+            joined = join_predictions(path, store)  # one file at a time: a test may have 400,000 questions
+            measured[name].append(measure_joined(path, joined))
+            # the baselines depend on the questions alone, which all systems share
+            scores = scores or score_blind(joined, store, samples)
+            for task, answers in joined.by_task.items():
+                one, known = most_common_answer(answers), common.setdefault(task, {})
+                if one is not None and (name not in known or one.count > known[name].count):
+                    known[name] = one
+    blind = {
+        one.task: BlindComparison(
+            blind=one,
+            differences={name: blind_difference(one, seeds) for name, seeds in measured.items()},
+            common_answers=common[one.task],
         )
-    return found
+        for one in scores
+    }
+    return _MeasuredTest(measured, blind)
 
 
 def _blind_data(config: Config, store: Store) -> BlindData:
