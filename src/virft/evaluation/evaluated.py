@@ -132,7 +132,7 @@ def summary_lines(found: EvaluatedPredictions) -> Iterator[str]:
 def warning_lines(found: EvaluatedPredictions) -> Iterator[str]:
     """Yield what a reader of the headlines must know: missing baselines, repeated answers, unreadable completions."""
     blind = {one.task: one for one in found.blind}
-    if found.blind and not found.blind_data.stores:
+    if not found.blind_data.stores and found.blind_data.note:
         yield (
             "baselines that are fitted on training data are missing "
             f"({found.blind_data.note}): name the training set with --train DATA"

@@ -95,6 +95,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
         "compare",
         "audit",
         "doctor",
+        "eval",
         "predict",
         "score",
         "report",
