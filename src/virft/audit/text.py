@@ -73,9 +73,10 @@ def audit_faults(reports: Sequence[AuditReport]) -> list[str]:
         faults.append(f"reward hacking: {exploits}; change reward.preset or reward.weights")
     blind = [(one, one.good_blind_answers[0]) for one in reports if one.good_blind_answers]
     if blind:
-        answers = "; ".join(f"{probe.name} ({one.task}, metric {probe.metric:.3f})" for one, probe in blind)
+        # the reports of the first and the last step of a run name the same answer
+        named = dict.fromkeys(f"{probe.name} ({one.task}, metric {probe.metric:.3f})" for one, probe in blind)
         faults.append(
-            f"this data does not distinguish vision from a constant answer: {answers}; the reward is not the cause: "
+            f"this data does not distinguish vision from a constant answer: {'; '.join(named)}; the reward is not the cause: "
             "add questions about absent classes, add classes, or use a metric with a stricter IoU"
         )
     return faults

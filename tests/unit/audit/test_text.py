@@ -38,6 +38,11 @@ def test_a_probe_with_as_good_a_metric_is_a_fault_of_the_data() -> None:
     assert "mean has a metric of 0.800 without seeing an image (half right: 0.600)" in text
 
 
+def test_an_answer_that_is_good_at_both_moments_of_a_run_is_named_once() -> None:
+    (fault,) = audit_faults([report(mean=(1.75, 0.8))] * 2)
+    assert fault.count("mean (detection, metric 0.800)") == 1
+
+
 def test_both_faults_are_named() -> None:
     faults = audit_faults([report(junk=(1.5, 0.1), mean=(1.75, 0.6))])
     assert [one.partition(":")[0] for one in faults] == [
