@@ -76,8 +76,8 @@ def audit_faults(reports: Sequence[AuditReport]) -> list[str]:
         # the reports of the first and the last step of a run name the same answer
         named = dict.fromkeys(f"{probe.name} ({one.task}, metric {probe.metric:.3f})" for one, probe in blind)
         faults.append(
-            f"this data does not distinguish vision from a constant answer: {'; '.join(named)}; the reward is not the cause: "
-            "add questions about absent classes, add classes, or use a metric with a stricter IoU"
+            f"this data does not distinguish vision from a constant answer: {'; '.join(named)}; the reward is not the "
+            "cause: add questions about absent classes, add classes, or use a metric with a stricter IoU"
         )
     return faults
 

@@ -11,11 +11,12 @@ from virft.cli.parsers import Verbs, add_data, add_intervals, add_resume, add_tr
 
 def add_eval(verbs: Verbs) -> None:
     """Add the parser of ``eval``."""
-    verb = add_verb(
-        verbs, "eval", "evaluate a run: predict with base and trained model, score both, write the report", eval_run
-    )
+    verb = add_verb(verbs, "eval", "evaluate a run against its base and blind baselines", eval_run)
     verb.add_argument(
-        "run", metavar="RUN", type=Path, help="folder of a finished run, or `model` or `best` in it (default: best)"
+        "run",
+        metavar="RUN",
+        type=Path,
+        help="folder of a finished run, or `model` or `best` in it (default: best, if it exists)",
     )
     add_data(verb)
     verb.add_argument(
