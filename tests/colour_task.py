@@ -14,6 +14,7 @@ from virft.rewards.options import RewardOptions
 from virft.tasks.plain_answers import (
     compare_texts,
     every_other_correct,
+    fit_commonest,
     plain_reader,
     plain_renderer,
     same_descriptions,
@@ -141,5 +142,6 @@ COLOUR = Task(
     describe_answers=same_descriptions(str),
     answer_to_record=lambda answer: {"colour": str(answer)},
     probes=_probes,
+    blind_answers=lambda samples: fit_commonest("commonest colour", samples, lambda sample: sample.target),
     oracle=every_other_correct(lambda target: target, lambda target: Colour(255 - target.red, 0, 255)),
 )

@@ -191,8 +191,10 @@ def test_interrupted_predictions_are_continued_with_resume(
     assert "resume with --resume" in capsys.readouterr().err
     assert virft(*argv, "--resume") == 0
     assert files(tmp_path / "p") == whole
-    assert virft("score", tmp_path / "p", scenes / "test") == 0
-    assert "f1 (1 of 8)" in capsys.readouterr().out
+    assert virft("score", tmp_path / "p", scenes / "test", "--all") == 0
+    text = capsys.readouterr().out
+    assert "f1 (1 of 8)" in text
+    assert " on 1 of 8 questions about 1 image\n" in text
 
 
 def test_scores_on_another_dataset_are_refused(

@@ -30,7 +30,11 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
 ) -> None:
     assert virft("compare", config, *SMALL) == 0
     said = capsys.readouterr().out
-    assert said.startswith("compare: base, SFT, RFT; seeds: 2; 4 training runs (RFT: 2 steps); ")
+    first, second = said.splitlines()[:2]
+    assert first.startswith("warning: grpo.learning_rate is set and sft.learning_rate is not: ")
+    assert second.startswith("compare: base, SFT, RFT; seeds: 2; 4 training runs (RFT: 2 steps); ")
+    assert "\n  blind: mean box " in said
+    assert " the best blind baseline (" in said
     assert "SFT gets the same samples as RFT: 2 steps of 2 samples" in said
     assert "Confidence intervals resample images, pooled over 2 seeds; they do not generalize to other data" in said
     out = tmp_path / "run"
@@ -48,6 +52,12 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
     # the same samples in the same order
     numbers = found["tests"]["test"]["rft against sft"]["detection"]["differences"]["f1"]
     assert (numbers["first"]["num_seeds"], numbers["second"]["num_seeds"]) == (2, 2)
+    blind = found["blind"]["test"]["detection"]
+    assert list(blind["systems"]) == ["base", "sft", "rft"]
+    assert blind["best"] == next(iter(blind["baselines"]))
+    value = blind["baselines"][blind["best"]]["values"]["f1"]
+    margin = blind["systems"]["rft"]["against_best"]["value"]
+    assert margin == pytest.approx(numbers["second"]["mean"] - value, abs=1e-5)
 
     before = files(out)
     assert virft("compare", config, *SMALL) == 2

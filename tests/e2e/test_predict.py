@@ -58,7 +58,7 @@ def test_two_processes_write_the_same_file_as_one(questions: Path, undisturbed: 
     # batches of 32, 32 and 6: the first process has the first and the last
     assert "38/38" in done.stderr
     assert (tmp_path / "p" / PREDICTIONS).read_bytes() == undisturbed
-    assert done.stdout.count("detection, protocol") == 1, "one process prints"
+    assert done.stdout.count("best blind baseline: ") == 1, "one process prints"
 
 
 def test_presence_writes_a_query_map_that_build_coco_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,9 @@ def test_presence_writes_a_query_map_that_build_coco_reads(tmp_path: Path, capsy
 
     answers.write_text(json.dumps({"0.png": ["dog", "cat"], "1.png": []}))
     assert virft(*source, tmp_path / "mapped", "--protocol", f"map:{answers}") == 0
-    assert virft("predict", "virft-tiny", tmp_path / "mapped", tmp_path / "q", "--max-completion-tokens", 48) == 0
+    assert (
+        virft("predict", "virft-tiny", tmp_path / "mapped", tmp_path / "q", "--max-completion-tokens", 48, "--all") == 0
+    )
     out = capsys.readouterr().out
     # the cat on 1.png is present but not queried; two more images are not queried at all
     assert "detection, protocol map:map.json, 5 questions" in out

@@ -117,6 +117,9 @@ def test_a_model_is_trained_scored_and_reported(data: Path, tmp_path: Path, caps
     # 51 of 3 * 255 away, and one that is unreadable
     assert scores["values"]["closeness"] == pytest.approx((1 + 1 + 0 + 14 / 15) / 4)
     assert scores["values"]["unreadable_frac"] == 0.25
+    blind = json.loads((out / "scores.json").read_text())["blind"]
+    # the dataset is the training set: a baseline that is fitted on it would be fitted on the test set
+    assert blind == {"train": [], "note": "the model was trained on this very dataset", "tasks": {}}
     low, high = scores["intervals"]["closeness"]
     assert low < scores["values"]["closeness"] < high
 

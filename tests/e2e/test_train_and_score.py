@@ -37,14 +37,20 @@ def test_scenes_are_built_trained_on_predicted_and_scored(
     assert capsys.readouterr().out.count("step ") >= 3
 
     out = run / "eval" / "test"
-    assert virft("predict", run / "model", scenes / "test", out) == 0
+    assert virft("predict", run / "model", scenes / "test", out, "--all") == 0
     table = capsys.readouterr().out
+    # the headline comes first, then the blind baselines, which are fitted on the run's training data
+    lines = table.splitlines()
+    assert lines[0].startswith("F1 ")
+    assert lines[0].endswith(" on 8 questions about 6 images")
+    assert lines[1].startswith("best blind baseline: ")
+    assert f"blind baselines fitted on {scenes}/train" in table
     assert "detection, protocol positives+negatives" in table
     assert scores(out)["num_samples"] == 8
     assert {"f1", "precision", "recall", "truncated_frac"} <= scores(out)["values"].keys()
 
     before = (out / "scores.json").read_bytes()
-    assert virft("score", run, scenes / "test") == 0
+    assert virft("score", run, scenes / "test", "--all") == 0
     assert (out / "scores.json").read_bytes() == before
     assert capsys.readouterr().out in table
 

@@ -59,8 +59,24 @@ class AuditReport:
 
     @property
     def margin(self) -> float:
-        """Reward of the half-right oracle answer minus that of the best probe; below 0, the reward can be hacked."""
+        """Reward of the half-right oracle answer minus that of the best probe; the audit passes above 0."""
         return self.half_right.reward - self.best_probe.reward
+
+    @property
+    def exploits(self) -> tuple[AuditedAnswer, ...]:
+        """Probes with the reward of the half-right answer or more, but a lower metric: the reward can be hacked."""
+        return tuple(one for one in self._passing() if one.metric < self.half_right.metric)
+
+    @property
+    def good_blind_answers(self) -> tuple[AuditedAnswer, ...]:
+        """Probes with the reward and the metric of the half-right answer or more.
+
+        The reward is correct for them: the dataset does not distinguish a model that sees from a constant answer.
+        """
+        return tuple(one for one in self._passing() if one.metric >= self.half_right.metric)
+
+    def _passing(self) -> list[AuditedAnswer]:
+        return [one for one in self.answers if not one.is_oracle and one.reward >= self.half_right.reward]
 
 
 def audit_reward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from virft.audit.audit import AuditedAnswer, AuditReport
 from virft.audit.groups import GroupsReport
 from virft.tasks.task import HALF_RIGHT
@@ -45,7 +47,39 @@ def _verdict(report: AuditReport) -> str:
         f"best-rewarded probe: {probe.name}, {probe.reward:.3f}; an answer that is {HALF_RIGHT}: "
         f"{report.half_right.reward:.3f}; margin {report.margin:+.3f}"
     )
-    return found if report.margin > 0 else f"{found}: THIS REWARD CAN BE HACKED"
+    if report.exploits:
+        found += ": THIS REWARD CAN BE HACKED"
+    if report.good_blind_answers:
+        found += f"\n{_describe_data(report)}"
+    return found
+
+
+def _describe_data(report: AuditReport) -> str:
+    best = report.good_blind_answers[0]
+    return (
+        f"{best.name} has a metric of {best.metric:.3f} without seeing an image ({HALF_RIGHT}: "
+        f"{report.half_right.metric:.3f}): this data does not distinguish vision from a constant answer"
+    )
+
+
+def audit_faults(reports: Sequence[AuditReport]) -> list[str]:
+    """Return what failed, with what to change: in the reward, in the data, or nothing."""
+    faults = []
+    hacked = [(one, one.exploits[0]) for one in reports if one.exploits]
+    if hacked:
+        exploits = "; ".join(
+            f"{probe.name} ({one.task}, margin {one.half_right.reward - probe.reward:+.3f})" for one, probe in hacked
+        )
+        faults.append(f"reward hacking: {exploits}; change reward.preset or reward.weights")
+    blind = [(one, one.good_blind_answers[0]) for one in reports if one.good_blind_answers]
+    if blind:
+        # the reports of the first and the last step of a run name the same answer
+        named = dict.fromkeys(f"{probe.name} ({one.task}, metric {probe.metric:.3f})" for one, probe in blind)
+        faults.append(
+            f"this data does not distinguish vision from a constant answer: {'; '.join(named)}; the reward is not the "
+            "cause: add questions about absent classes, add classes, or use a metric with a stricter IoU"
+        )
+    return faults
 
 
 def _correlation(report: AuditReport) -> str:

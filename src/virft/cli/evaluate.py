@@ -17,6 +17,7 @@ from virft.cli import arguments
 from virft.cli.output import progress_bar, say
 from virft.cli.parsers import (
     Verbs,
+    add_all,
     add_config,
     add_data,
     add_intervals,
@@ -26,6 +27,7 @@ from virft.cli.parsers import (
     add_resume,
     add_task,
     add_thinking,
+    add_train,
     add_verb,
 )
 from virft.errors import CheckFailed, ConfigError, DataError
@@ -34,6 +36,7 @@ from virft.types import ImageSize
 
 if TYPE_CHECKING:
     from virft.data.store import Store
+    from virft.evaluation.evaluated import EvaluatedPredictions
     from virft.evaluation.masks import MaskMaker
 
 MAP = "map.json"
@@ -51,6 +54,8 @@ def add_predict(verbs: Verbs) -> None:
         "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
     )
     add_resume(verb, "predictions")
+    add_train(verb)
+    add_all(verb)
     verb.add_argument(
         "--dry-run", action="store_true", help="print the number of predictions and of tokens; load no model"
     )
@@ -66,12 +71,17 @@ def predict(
     max_completion_tokens: int = 256,
     limit: int | None = None,
     resume: bool = False,
+    train: Path | None = None,
+    show_all: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number."""
+    """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
+
+    ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the headlines.
+    """
     from virft.data.store import Store
+    from virft.evaluation.blind_data import find_blind_data, open_blind_data
     from virft.evaluation.prediction_run import describe_workload, require_new_predictions
-    from virft.evaluation.predictions import PREDICTIONS
 
     require_new_predictions(out, resume=resume)
     store = Store(data)
@@ -79,14 +89,14 @@ def predict(
         print(f"{describe_workload(islice(store, limit))}, at most {max_completion_tokens} tokens each")
         return
     store.check(decode=True)
-    from virft.evaluation.score import scores_to_text, write_scores
+    blind_data = open_blind_data(train, store) if train else find_blind_data(store, model=model, place=out)
+    from virft.evaluation.evaluated import evaluate_predictions
     from virft.inference.prompting import resolve_prompting
     from virft.models.load import load_model
-    from virft.recipes.evaluate import PredictionSettings, predict_and_score
+    from virft.recipes.evaluate import PredictionSettings, predict_store
     from virft.training.runtime import start_runtime
 
     runtime = start_runtime()
-    is_first = runtime.ranks.is_first
     loaded = load_model(model)
     with progress_bar() as show:
         settings = PredictionSettings(
@@ -96,13 +106,21 @@ def predict(
             resume=resume,
             progress=show,
         )
-        scores = predict_and_score(
-            loaded, store, out, settings=settings, runtime=runtime, limit=limit, with_intervals=is_first
-        )
-    if not is_first:
+        path = predict_store(loaded, store, out, settings=settings, runtime=runtime, limit=limit)
+    if not runtime.ranks.is_first:
         return
-    write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
-    print(scores_to_text(scores))
+    evaluated = evaluate_predictions(path, store, blind_data)
+    evaluated.write()
+    _print_evaluated(evaluated, evaluated.scores_path, show_all=show_all)
+
+
+def _print_evaluated(found: EvaluatedPredictions, out: Path, *, show_all: bool) -> None:
+    """Print the headlines, and all scores if requested; else where they are."""
+    from virft.evaluation.evaluated import summary_lines, table_lines
+
+    lines = [*summary_lines(found), *(table_lines(found) if show_all else ())]
+    print("\n".join(lines))
+    print(f"predictions: {found.path}; all scores: {out}" + ("" if show_all else " (printed with --all)"))
 
 
 def add_presence(verbs: Verbs) -> None:
@@ -186,6 +204,8 @@ def add_score(verbs: Verbs) -> None:
     add_data(verb, "folder of the dataset that was predicted")
     verb.add_argument("--out", type=Path, help="output file (default: scores.json next to the predictions)")
     add_intervals(verb)
+    add_train(verb)
+    add_all(verb)
     verb.add_argument(
         "--class-group",
         dest="class_groups",
@@ -229,37 +249,41 @@ def score(
     seeds: Sequence[Path] = (),
     against: Sequence[Path] = (),
     masks: str | None = None,
+    train: Path | None = None,
+    show_all: bool = False,
 ) -> Mapping[str, Any]:
     """Score the texts of ``predictions`` (a file, or a run folder) against a dataset; no model is needed.
 
+    ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the headlines.
     ``seeds``: predictions of the same system with other seeds. ``against``: those of a second system. ``masks``:
     measure masks of grounding too, made by ``box`` (filled boxes) or by the segmenter of a folder or hub id.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.store import Store
+    from virft.evaluation.blind_data import find_blind_data, open_blind_data
     from virft.evaluation.comparison import compare_systems, comparisons_to_text, measure
-    from virft.evaluation.predictions import find_predictions
-    from virft.evaluation.score import score_predictions, scores_to_text, seeds_to_text, write_scores
+    from virft.evaluation.evaluated import evaluate_predictions
+    from virft.evaluation.predictions import find_predictions, read_predictions_card
+    from virft.evaluation.score import score_predictions, seeds_to_text
 
     store = Store(data)
     groups = {name: expand_class_sets(classes) for name, classes in class_groups}
     find = partial(find_predictions, data_name=store.folder.absolute().name)
     paths, others = [find(place) for place in (predictions, *seeds)], [find(place) for place in against]
+    path, *other_seeds = paths
+    model = read_predictions_card(path).model
+    blind_data = open_blind_data(train, store) if train else find_blind_data(store, model=model, place=path.parent)
     with _mask_maker(masks, store) as maker:
-        scores, *scores_of_seeds = (
-            score_predictions(
-                path, store, with_intervals=intervals and path == paths[0], class_groups=groups, masks=maker
-            )
-            for path in paths
+        evaluated = evaluate_predictions(
+            path, store, blind_data, with_intervals=intervals, class_groups=groups, masks=maker
         )
+        scores_of_seeds = [score_predictions(one, store, class_groups=groups, masks=maker) for one in other_seeds]
     both = [[measure(path, store) for path in side] for side in (others, paths)] if others else []
     comparisons = compare_systems(*both) if both else ()
-    written = write_scores(
-        scores, out or paths[0].with_name("scores.json"), predictions=paths[0], comparisons=comparisons
-    )
-    print(scores_to_text(scores))
+    written = evaluated.write(out, comparisons=comparisons)
+    _print_evaluated(evaluated, out or evaluated.scores_path, show_all=show_all)
     if scores_of_seeds:
-        print(seeds_to_text([scores, *scores_of_seeds]))
+        print(seeds_to_text([evaluated.scores, *scores_of_seeds]))
     if comparisons:
         print(comparisons_to_text(comparisons, first=str(against[0]), second=str(predictions)))
     return written
@@ -314,14 +338,15 @@ def audit(
     """Print the rewards of image-blind probes and of oracle answers of graded quality.
 
     ``num_groups``: also sample that number of groups of the config's model. Raises ``CheckFailed`` if a probe earns at
-    least as much reward as a half-correct answer.
+    least as much reward as a half-correct answer: the reward can be hacked, or if its metric is as good too, the data
+    does not distinguish vision from a constant answer.
     """
     from virft.recipes.fitting import load_fitted_config
 
     settings = load_fitted_config(config, overrides).config
     from virft.audit.audit import audit_reward
     from virft.audit.groups import judge_groups, sample_groups
-    from virft.audit.text import audit_text, groups_text
+    from virft.audit.text import audit_faults, audit_text, groups_text
     from virft.recipes.preflight import training_data
     from virft.recipes.setup import make_grader
     from virft.recipes.trainers import open_grpo_trainer
@@ -341,9 +366,8 @@ def audit(
         with progress_bar("groups") as show:
             groups = sample_groups(trainer, prompted, progress=show)
         say(groups_text(judge_groups(groups)))
-    if failed := [one for one in reports if one.margin <= 0]:
-        exploits = "; ".join(f"{one.best_probe.name} ({one.task}, margin {one.margin:+.3f})" for one in failed)
-        raise CheckFailed(f"reward hacking: {exploits}; change reward.preset, reward.weights or the data")
+    if faults := audit_faults(reports):
+        raise CheckFailed("\n".join(faults))
 
 
 def add_explain(verbs: Verbs) -> None:

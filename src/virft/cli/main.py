@@ -10,7 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from virft.cli import ask, build, compare, completion, data, doctor, evaluate, init, publish, report, settings, train
+from virft.cli import (
+    ask,
+    build,
+    compare,
+    completion,
+    data,
+    doctor,
+    eval_run,
+    evaluate,
+    init,
+    publish,
+    report,
+    settings,
+    train,
+)
 from virft.cli.parsers import HelpWithDefaults, Parser, Verbs, suggest_option
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
 from virft.origin import version_and_commit
@@ -26,7 +40,13 @@ _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
     "begin": (doctor.add_quickstart, doctor.add_doctor),
     "data": (build.add_build, data.add_check, data.add_preview, data.add_export),
     "train": (init.add_init, train.add_grpo, train.add_sft, train.add_plan, compare.add_compare),
-    "evaluate": (evaluate.add_predict, evaluate.add_score, evaluate.add_presence, report.add_report),
+    "evaluate": (
+        eval_run.add_eval,
+        evaluate.add_predict,
+        evaluate.add_score,
+        evaluate.add_presence,
+        report.add_report,
+    ),
     "reward": (evaluate.add_explain, evaluate.add_audit),
     "ask": (ask.add_ask, ask.add_app),
     "share": (publish.add_merge, publish.add_push),

@@ -261,3 +261,21 @@ def add_intervals(verb: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not compute bootstrap confidence intervals (faster on large datasets)",
     )
+
+
+def add_train(verb: argparse.ArgumentParser) -> None:
+    """Add the training data that blind baselines are fitted on."""
+    verb.add_argument(
+        "--train",
+        type=Path,
+        metavar="DATA",
+        help="training dataset that the blind baselines (such as the mean box) are fitted on; never the test set "
+        "(default: that of the model's run, else the folder `train` next to the dataset)",
+    )
+
+
+def add_all(verb: argparse.ArgumentParser) -> None:
+    """Add the switch that prints every score."""
+    verb.add_argument(
+        "--all", dest="show_all", action="store_true", help="print all scores, not only the headline metrics"
+    )

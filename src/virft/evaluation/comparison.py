@@ -18,7 +18,7 @@ import numpy as np
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.headlines import headline_statistics, images_of
-from virft.evaluation.joined import join_predictions
+from virft.evaluation.joined import JoinedPredictions, join_predictions
 from virft.evaluation.predictions import PredictionsCard
 from virft.metrics.bootstrap import Resampled, difference_intervals, resample
 
@@ -71,7 +71,11 @@ class Measured:
 
 def measure(path: Path, store: Store) -> Measured:
     """Parse the predictions on a dataset and compute the headline metrics."""
-    joined = join_predictions(path, store)
+    return measure_joined(path, join_predictions(path, store))
+
+
+def measure_joined(path: Path, joined: JoinedPredictions) -> Measured:
+    """Compute the headline metrics of predictions that are joined with their samples already."""
     values, resampled = {}, {}
     for task, found in joined.by_task.items():
         images = images_of(found)
@@ -116,14 +120,15 @@ def _differences(task: str, first: Sequence[Measured], second: Sequence[Measured
     between = difference_intervals([one.resampled[task] for one in first], [one.resampled[task] for one in second])
     found = {}
     for name in first[0].values[task]:
-        before, after = (_system_value([one.values[task][name] for one in held]) for held in (first, second))
+        before, after = (system_value([one.values[task][name] for one in held]) for held in (first, second))
         found[name] = ScoreDifference(
             first=before, second=after, value=after.mean - before.mean, interval=between.get(name)
         )
     return found
 
 
-def _system_value(numbers: Sequence[float]) -> SystemValue:
+def system_value(numbers: Sequence[float]) -> SystemValue:
+    """Return mean and range of a metric over seeds."""
     return SystemValue(mean=fmean(numbers), low=min(numbers), high=max(numbers), num_seeds=len(numbers))
 
 

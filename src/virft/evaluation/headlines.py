@@ -17,6 +17,13 @@ def images_of(joined: Sequence[JoinedPrediction]) -> list[str]:
 def headline_statistics(name: str, joined: Sequence[JoinedPrediction], images: Sequence[str]) -> list[Statistic]:
     """Return a task's metrics with confidence intervals, as functions of the number of times each image is drawn."""
     task = TASKS[name]
+    additional = task.statistics(joined, images) if task.statistics is not None else []
+    return [image_ratios(name, joined, images), *additional]
+
+
+def image_ratios(name: str, joined: Sequence[JoinedPrediction], images: Sequence[str]) -> Statistic:
+    """Return a task's metrics that are ratios of sums over images (``Task.ratios``), such as F1: they are fast."""
+    task = TASKS[name]
     by_image: dict[str, list[JoinedPrediction]] = {image: [] for image in images}
     for one in joined:
         by_image[one.image].append(one)
@@ -24,8 +31,7 @@ def headline_statistics(name: str, joined: Sequence[JoinedPrediction], images: S
     ratios = {
         metric: ([one[metric][0] for one in measured], [one[metric][1] for one in measured]) for metric in measured[0]
     }
-    additional = task.statistics(joined, images) if task.statistics is not None else []
-    return [ratio_statistic(ratios), *additional]
+    return ratio_statistic(ratios)
 
 
 def scored_pairs(joined: Sequence[JoinedPrediction]) -> list[tuple[Reading, Target]]:

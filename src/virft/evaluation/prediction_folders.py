@@ -51,7 +51,7 @@ def find_data(card: PredictionsCard, near: Path) -> Store:
     its parents, so that runs and data can be moved together. ``DataError``: not found, or its content has changed.
     """
     changed = None
-    for folder in _places(Path(card.data), near):
+    for folder in places_of(Path(card.data), near):
         if (folder / DATA_CARD).is_file():
             store = Store(folder)
             if store.hash == card.data_hash:
@@ -65,7 +65,8 @@ def find_data(card: PredictionsCard, near: Path) -> Store:
     raise DataError(f"{card.data}: dataset not found (hash {card.data_hash[:12]})")
 
 
-def _places(data: Path, near: Path) -> Iterator[Path]:
+def places_of(data: Path, near: Path) -> Iterator[Path]:
+    """Yield the folders in which a dataset may be: its path, from the current folder, then from ``near`` and above."""
     yield data
     for folder in (near, *near.absolute().parents):
         if not data.is_absolute():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,14 @@ def score_joined(
 
 
 def write_scores(
-    scores: tuple[Scores, ...], out: Path, *, predictions: Path, comparisons: Sequence[Comparison] = ()
+    scores: tuple[Scores, ...],
+    out: Path,
+    *,
+    predictions: Path,
+    comparisons: Sequence[Comparison] = (),
+    blind: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
-    """Write scores, their provenance and comparisons as JSON; return the JSON tree."""
+    """Write scores, their provenance, comparisons and blind baselines as JSON; return the JSON tree."""
     card = read_predictions_card(predictions)
     tree = {
         "model": card.model,
@@ -100,6 +106,7 @@ def write_scores(
             }
             for one in scores
         },
+        **({"blind": blind} if blind else {}),
         **({"against": {one.task: comparison_tree(one) for one in comparisons}} if comparisons else {}),
     }
     write_text(out, json.dumps(tree, indent=2) + "\n")
@@ -156,14 +163,14 @@ def _scores(
     num_truncated = sum(one.prediction.finish_reason == "length" for one in joined)
     values = {**measured.values, "truncated_frac": num_truncated / len(joined)}
     tables = dict(measured.tables)
-    counts = {**measured.counts, "num_truncated": num_truncated}
+    images = images_of(joined)
+    counts = {**measured.counts, "num_truncated": num_truncated, "num_images": len(images)}
     if task.measure_dataset is not None:
         added = task.measure_dataset(joined, store.card.get("source", {}))
         values |= added.values
         tables |= added.tables
         counts |= added.counts
     values |= group_scores(name, joined, options.class_groups, tables=tables)
-    images = images_of(joined)
     statistics = headline_statistics(name, joined, images) if options.intervals else []
     between = resample(statistics, images).intervals()
     if task.has_masks and options.masks is not None:
@@ -183,6 +190,22 @@ def _scores(
         tables={table + incomplete: rows for table, rows in tables.items()},
         intervals={value_name + incomplete: ends for value_name, ends in between.items()},
     )
+
+
+def named_values(scores: Sequence[Scores]) -> dict[str, float]:
+    """Return the metrics of one dataset by name; a name that several of its tasks have ends in ``@TASK``.
+
+    >>> made = [Scores(task=task, protocol="all", data_hash="", num_samples=1, values={"accuracy": value, task: 0.0})
+    ...         for task, value in (("classification", 0.5), ("counting", 1.0))]
+    >>> named_values(made)
+    {'accuracy@classification': 0.5, 'classification': 0.0, 'accuracy@counting': 1.0, 'counting': 0.0}
+    """
+    num_tasks = Counter(name for one in scores for name in one.values)
+    return {
+        name if num_tasks[name] == 1 else f"{name}@{one.task}": value
+        for one in scores
+        for name, value in one.values.items()
+    }
 
 
 HARMONIC_MEAN = "harmonic_mean"

@@ -201,7 +201,7 @@ def _weighted_ap(matches: _ClassMatches, weights: Weights) -> Any:
     precision = found / np.maximum(found + false, np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     result = np.zeros(len(COCO_IOU_THRESHOLDS))
-    for row in range(len(COCO_IOU_THRESHOLDS)):
+    for row in np.flatnonzero(matches.hits.any(axis=1)):  # without a hit, the AP is 0
         at = np.searchsorted(recall[row], _RECALLS, side="left")
         inside = at < recall.shape[1]
         result[row] = envelope[row, at[inside]].sum() / len(_RECALLS)

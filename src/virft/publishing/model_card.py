@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
         "prompts": _prompts(config, card, data),
         "max_pixels": config.model.max_pixels,
         "scores": _scores(run, model),
+        "blind_notes": _blind_notes(run, model),
         "validation": _validation(run),
         "adapters": adapters,
     }
@@ -154,16 +155,21 @@ def _num_steps(run: Path, model: str) -> int | None:
     return max(steps, default=0) if model == "model" else None
 
 
-def _scores(run: Path, model: str) -> list[dict[str, str]]:
-    """Return a row for each score of this model on each dataset."""
-    rows = []
+def _own_scores(run: Path, model: str) -> Iterator[dict[str, Any]]:
+    """Yield the content of each file of scores of this model."""
     for file in sorted(run.glob("eval/*/scores.json")):
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             continue  # incomplete: another process is writing it
-        if Path(str(tree["model"])).name != model:
-            continue
+        if Path(str(tree["model"])).name == model:
+            yield tree
+
+
+def _scores(run: Path, model: str) -> list[dict[str, str]]:
+    """Return a row for each score of this model on each dataset."""
+    rows = []
+    for tree in _own_scores(run, model):
         for task, found in tree["tasks"].items():
             for metric in TASKS[task].described_metrics:
                 if metric.in_card and metric.name in found["values"]:
@@ -171,8 +177,23 @@ def _scores(run: Path, model: str) -> list[dict[str, str]]:
     return rows
 
 
+def _blind_notes(run: Path, model: str) -> list[str]:
+    """Return a sentence for each dataset and task on which this model is not above the best blind baseline."""
+    notes = []
+    for tree in _own_scores(run, model):
+        for task, blind in tree.get("blind", {}).get("tasks", {}).items():
+            if blind["verdict"] != "above" and blind["metric"] in tree["tasks"][task]["values"]:
+                notes.append(
+                    f"On {Path(tree['data']).name} ({task}) this model is {blind['verdict']} the best blind baseline "
+                    f"({blind['best']}) in {blind['metric']}: these scores do not show that it uses the image."
+                )
+    return notes
+
+
 def _score_row(tree: Mapping[str, Any], task: str, found: Mapping[str, Any], key: str) -> dict[str, str]:
-    ends = found["intervals"].get(key)
+    blind = tree.get("blind", {}).get("tasks", {}).get(task)
+    best = blind["baselines"][blind["best"]] if blind is not None else {"values": {}, "intervals": {}}
+    baseline = f"{_value(best, key)}, {blind['best']}" if key in best["values"] else "not measured"
     return {
         "data": Path(tree["data"]).name,
         "hash": tree["data_hash"][:12],
@@ -180,8 +201,15 @@ def _score_row(tree: Mapping[str, Any], task: str, found: Mapping[str, Any], key
         "protocol": found["protocol"],
         "samples": str(found["num_samples"]),
         "name": key,
-        "value": f"{found['values'][key]:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""),
+        "value": _value(found, key),
+        "blind": baseline,
     }
+
+
+def _value(found: Mapping[str, Any], key: str) -> str:
+    """Format a metric with its confidence interval."""
+    ends = found["intervals"].get(key)
+    return f"{found['values'][key]:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
 
 
 def _validation(run: Path) -> tuple[float, float] | None:

@@ -13,17 +13,17 @@ from virft.config.schema import Config, Method
 from virft.config.toml_file import changed
 from virft.data.store import Store
 from virft.errors import ConfigError, named_as_keywords
-from virft.evaluation.predictions import PREDICTIONS
-from virft.evaluation.score import write_scores
+from virft.evaluation.blind_data import find_blind_data, open_blind_data
+from virft.evaluation.evaluated import evaluate_predictions
 from virft.inference.model import Model, load
 from virft.recipes.build_options import BuildOptions
 from virft.recipes.datasets import BuiltDatasets, build_from_coco
-from virft.recipes.evaluate import PredictionSettings, predict_and_score
+from virft.recipes.evaluate import PredictionSettings, predict_store
 from virft.recipes.fitting import load_fitted_config
 from virft.recipes.results import Evaluation, Run
 from virft.recipes.train import run_training
 from virft.training.progress import progress_bar
-from virft.training.run import CONFIG
+from virft.training.run import CONFIG, MODEL
 from virft.training.runtime import start_runtime
 
 
@@ -94,13 +94,21 @@ def open_run(folder: str | Path) -> Run:
 
 @named_as_keywords()
 def evaluate(
-    model: Model | Run | str | Path, data: str | Path, out: str | Path | None = None, limit: int | None = None
+    model: Model | Run | str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    train: str | Path | None = None,
 ) -> Evaluation:
     """Generate a model's predictions for a dataset and score them, with 95 % bootstrap confidence intervals.
 
+    Blind baselines (answers that ignore the image, such as the mean box) are scored on the same questions.
+
     ``model``: a loaded model, a run, the folder of either, or a Hub id. ``data``: a dataset folder. ``out``: folder for
     ``predictions.jsonl`` and ``scores.json``. By default it is ``eval/DATASET`` of a run, where existing predictions
-    are scored again; of a model the files are deleted. ``limit``: use the first samples only.
+    are scored again; of a model the files are deleted. ``limit``: use the first samples only. ``train``: the training
+    dataset that the blind baselines are fitted on; default: that of the run, else the folder ``train`` of the same
+    build as ``data``.
 
     Raises ``DataError`` for a dataset that cannot be used, ``ModelError`` for such a model, and ``RunError`` if ``out``
     holds other predictions or other files.
@@ -110,6 +118,11 @@ def evaluate(
     if isinstance(model, str | Path) and (Path(model) / CONFIG).is_file():
         model = Run(model)
     is_run = isinstance(model, Run)
+    blind_data = (
+        open_blind_data(train, store)
+        if train
+        else find_blind_data(store, model=_name_of(model), place=Path(out or "."))
+    )
     with ExitStack() as stack:
         if isinstance(model, Run):
             out = out or model.folder / "eval" / store.folder.absolute().name
@@ -126,11 +139,17 @@ def evaluate(
         )
         runtime = start_runtime()
         runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))
-        scores = predict_and_score(
-            model.loaded, store, folder, settings=settings, runtime=runtime, limit=limit, with_intervals=True
-        )
-        write_scores(scores, folder / "scores.json", predictions=folder / PREDICTIONS)
-    return Evaluation(model=model.name, data=str(data), tasks=scores)
+        path = predict_store(model.loaded, store, folder, settings=settings, runtime=runtime, limit=limit)
+        evaluated = evaluate_predictions(path, store, blind_data)
+        evaluated.write()
+    return Evaluation(model=model.name, data=str(data), predictions=evaluated)
+
+
+def _name_of(model: Model | Run | str | Path) -> str:
+    """The name or folder of a model."""
+    if isinstance(model, Run):
+        return str(model.folder / MODEL)
+    return model.name if isinstance(model, Model) else str(model)
 
 
 def _resolve(

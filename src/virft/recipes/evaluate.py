@@ -15,7 +15,7 @@ from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
-from virft.evaluation.score import score_predictions
+from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import Prompting, make_renderer
 from virft.models.load import LoadedModel
@@ -72,10 +72,27 @@ def predict_and_score(
     with_intervals: bool = False,
 ) -> tuple[Scores, ...]:
     """Write a model's predictions for a dataset, or its first ``limit`` samples, into ``folder`` and score them."""
+    path = predict_store(loaded, store, folder, settings=settings, runtime=runtime, limit=limit)
+    return score_predictions(path, store, with_intervals=with_intervals)
+
+
+def predict_store(
+    loaded: LoadedModel,
+    store: Store,
+    folder: Path,
+    *,
+    settings: PredictionSettings,
+    runtime: Runtime,
+    limit: int | None = None,
+) -> Path:
+    """Write a model's predictions for a dataset, or its first ``limit`` samples, into ``folder``; the path of the file.
+
+    Questions that the dataset's protocol does not query are omitted.
+    """
     number = len(store) if limit is None else min(limit, len(store))
     queried = [i for i, sample in enumerate(islice(store, number)) if sample.queried]
     card = settings.card(loaded, data=store, num_samples=number)
-    path = run_predictions(
+    return run_predictions(
         loaded,
         folder,
         card,
@@ -84,7 +101,6 @@ def predict_and_score(
         settings=settings,
         runtime=runtime,
     )
-    return score_predictions(path, store, with_intervals=with_intervals)
 
 
 def run_predictions(
@@ -163,8 +179,8 @@ def make_validator(
     """A function from the number of steps done to the scores of the model in training; None without ``stores``.
 
     Predictions are written into ``validation_N`` of ``folder``, for a dataset of a mixture into ``validation_NAME_N``,
-    with scores named ``f1@NAME`` and so on. ``score`` is the mean headline score of all tasks and datasets, such as F1
-    and accuracy.
+    with scores named ``f1@NAME`` and so on; a score that several tasks of a dataset have is named ``accuracy@TASK``.
+    ``score`` is the mean headline score of all tasks and datasets, such as F1 and accuracy.
     """
     if not stores:
         return None
@@ -187,7 +203,7 @@ def make_validator(
         values = {
             value_name + (f"@{one.name}" if one.name else ""): value
             for one in found
-            for part in (*(scores.values for scores in one.scores), one.common_answers)
+            for part in (named_values(one.scores), one.common_answers)
             for value_name, value in part.items()
         }
         return values | {

@@ -14,7 +14,8 @@ from markupsafe import Markup
 from virft.config.schema import Config
 from virft.config.toml_file import load_config
 from virft.errors import RunError
-from virft.evaluation.score import scores_to_text
+from virft.evaluation.blind import BlindScores
+from virft.evaluation.evaluated import EvaluatedPredictions, summary_lines, table_lines
 from virft.files import write_text
 from virft.inference.model import Model, load
 from virft.inference.optional import import_optional
@@ -137,14 +138,24 @@ def curve(values: Sequence[float], *, width: int = 240, height: int = 32) -> Mar
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Evaluation:
-    """The scores of a model on a dataset. In a notebook they show as a table with confidence intervals.
-
-    ``tasks``: the scores of each task of the dataset, with counts and scores by class.
-    """
+    """The scores of a model on a dataset. In a notebook they show as a table with confidence intervals."""
 
     model: str
+    """Name or folder of the model."""
     data: str
-    tasks: tuple[Scores, ...]
+    """Folder of the dataset."""
+    predictions: EvaluatedPredictions
+    """Scores and blind baselines of the predictions."""
+
+    @property
+    def tasks(self) -> tuple[Scores, ...]:
+        """The scores of each task of the dataset, with counts and scores by class."""
+        return self.predictions.scores
+
+    @property
+    def blind(self) -> tuple[BlindScores, ...]:
+        """The blind baselines of each task, best first, and the model's margin over the best one."""
+        return self.predictions.blind
 
     @property
     def values(self) -> dict[str, float]:
@@ -180,10 +191,11 @@ class Evaluation:
         return f"<Evaluation of {self.model} on {self.data}: {main}>"
 
     def __str__(self) -> str:
-        return scores_to_text(self.tasks)
+        return "\n".join([*summary_lines(self.predictions), *table_lines(self.predictions)])
 
     def _repr_html_(self) -> str:
-        return str(Markup().join(self._table(scores) for scores in self.tasks))
+        lines = Markup("").join(Markup("<p>{}</p>").format(line) for line in summary_lines(self.predictions))
+        return str(lines + Markup().join(self._table(scores) for scores in self.tasks))
 
     def _table(self, scores: Scores) -> Markup:
         heading = Markup("<p><b>{}</b> on {}: {}, {} samples</p>").format(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from virft.geometry.boxes import size_of
-from virft.types import Box, ImageSize
+from virft.tasks.task import BlindAnswer, BlindAnswers, fit_blind
+from virft.types import Answer, Box, ImageSize, Sample
 
 WHOLE_IMAGE = (0, 0, 1000, 1000)
 """Relative coordinates of the box around the whole image."""
@@ -61,16 +62,68 @@ def size_counts(boxes: Sequence[Box]) -> dict[str, int]:
     return {"boxes": len(boxes), **{name: sizes.count(name) for name in ("small", "medium", "large")}}
 
 
+def relative_box(box: Box, size: ImageSize) -> RelativeBox:
+    """Return a box in pixels relative to its image.
+
+    >>> relative_box(Box(x1=0, y1=10, x2=100, y2=50), ImageSize(200, 100))
+    (0.0, 100.0, 500.0, 500.0)
+    """
+    width, height = size
+    return (1000 * box.x1 / width, 1000 * box.y1 / height, 1000 * box.x2 / width, 1000 * box.y2 / height)
+
+
+def box_in_pixels(relative: RelativeBox, size: ImageSize) -> Box:
+    """Return a relative box in pixels of an image.
+
+    >>> box_in_pixels((0, 100, 500, 500), ImageSize(200, 100))
+    Box(x1=0.0, y1=10.0, x2=100.0, y2=50.0)
+    """
+    x1, y1, x2, y2 = relative
+    width, height = size
+    return Box(x1=x1 * width / 1000, y1=y1 * height / 1000, x2=x2 * width / 1000, y2=y2 * height / 1000)
+
+
 def mean_box(boxes: Iterable[tuple[Box, ImageSize]]) -> tuple[int, ...] | None:
     """Return the mean edges of boxes, each relative to its image; None without boxes."""
-    rows = [
-        [
-            1000 * edge / extent
-            for edge, extent in zip(box.xyxy, (size.width, size.height, size.width, size.height), strict=True)
-        ]
-        for box, size in boxes
-    ]
+    rows = [relative_box(box, size) for box, size in boxes]
     return tuple(round(fmean(column)) for column in zip(*rows, strict=True)) if rows else None
+
+
+def blind_boxes(
+    samples: Sequence[Sample],
+    *,
+    boxes_of: Callable[[Sample], Sequence[Box]],
+    answer: Callable[[Box], Answer],
+    hit_iou: float | None,
+    by_query: bool = False,
+) -> BlindAnswers:
+    """Return image-blind answers with one box, fitted on training samples: mean box, best constant box, whole image.
+
+    ``boxes_of``: target boxes of a sample. ``answer``: the answer that has this box. ``hit_iou``: see
+    ``find_best_box``. ``by_query``: also the mean box of each query, of samples whose query is a class.
+    """
+
+    def always(relative: RelativeBox) -> BlindAnswer:
+        return lambda sample: answer(box_in_pixels(relative, sample.target_size))
+
+    def fit_mean(some: Sequence[Sample]) -> BlindAnswer | None:
+        mean = mean_box((box, sample.target_size) for sample in some for box in boxes_of(sample))
+        # The mean of very thin boxes may round to an empty one.
+        return always(mean) if mean is not None and mean[0] < mean[2] and mean[1] < mean[3] else None
+
+    def fit_best(some: Sequence[Sample]) -> BlindAnswer | None:
+        from virft.tasks.constant_box import find_best_box  # NumPy stays unloaded until a baseline is computed
+
+        found = find_best_box(
+            [[relative_box(box, sample.target_size) for box in boxes_of(sample)] for sample in some], hit_iou=hit_iou
+        )
+        return None if found is None else always(found)
+
+    return {
+        **fit_blind("mean box", samples, fit_mean, by_query=by_query),
+        **fit_blind("best constant box", samples, fit_best),
+        "whole image": always(WHOLE_IMAGE),
+    }
 
 
 def write_list(boxes: Sequence[RelativeBox], confidence: float | str | None) -> str:

@@ -12,6 +12,7 @@ from virft.rewards.options import RewardOptions
 from virft.tasks.plain_answers import (
     compare_texts,
     every_other_correct,
+    fit_commonest,
     plain_reader,
     plain_renderer,
     same_descriptions,
@@ -20,6 +21,7 @@ from virft.tasks.task import (
     TRUNCATED_FRAC,
     UNREADABLE_FRAC,
     WELL_FORMED_FRAC,
+    BlindAnswers,
     Metric,
     ParsedTarget,
     Probes,
@@ -88,6 +90,11 @@ def _probes(samples: Sequence[Sample]) -> Probes:
     return Probes(usual=probes.usual, answers={**probes.answers, "the query": lambda sample: sample.query})
 
 
+def _blind_answers(samples: Sequence[Sample]) -> BlindAnswers:
+    """The commonest name of all samples."""
+    return fit_commonest("commonest label", samples, lambda sample: Label(text=_label_of(sample).text))
+
+
 CLASSIFICATION = Task(
     name="classification",
     target_type=Label,
@@ -138,5 +145,6 @@ CLASSIFICATION = Task(
     describe_answers=same_descriptions(lambda answer: answer.text),
     answer_to_record=lambda answer: {"label": answer.text},
     probes=_probes,
+    blind_answers=_blind_answers,
     oracle=every_other_correct(lambda target: Label(text=target.text), lambda target: Label(text="something else")),
 )

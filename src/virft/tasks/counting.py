@@ -14,6 +14,7 @@ from virft.rewards.options import RewardOptions
 from virft.tasks.plain_answers import (
     compare_texts,
     every_other_correct,
+    fit_commonest,
     plain_reader,
     plain_renderer,
     same_descriptions,
@@ -22,6 +23,7 @@ from virft.tasks.task import (
     TRUNCATED_FRAC,
     UNREADABLE_FRAC,
     WELL_FORMED_FRAC,
+    BlindAnswers,
     ClassAnnotation,
     Metric,
     ParsedTarget,
@@ -203,6 +205,11 @@ def _probes(samples: Sequence[Sample]) -> Probes:
     )
 
 
+def _blind_answers(samples: Sequence[Sample]) -> BlindAnswers:
+    """The commonest count of all samples, and that of each class."""
+    return fit_commonest("most frequent count", samples, _count_of, by_query=True)
+
+
 COUNTING = Task(
     name="counting",
     target_type=Count,
@@ -259,5 +266,6 @@ COUNTING = Task(
     describe_answers=same_descriptions(str),
     answer_to_record=lambda answer: {"count": answer.number},
     probes=_probes,
+    blind_answers=_blind_answers,
     oracle=every_other_correct(lambda target: target, lambda target: Count(target.number + 1)),
 )

@@ -13,6 +13,7 @@ from virft.tasks.box_answers import (
     BOX_SCHEMA,
     HUGE,
     WHOLE_IMAGE,
+    blind_boxes,
     box_to_record,
     format_box,
     format_corners,
@@ -29,6 +30,7 @@ from virft.tasks.task import (
     TRUNCATED_FRAC,
     UNREADABLE_FRAC,
     WELL_FORMED_FRAC,
+    BlindAnswers,
     Descriptions,
     MarkedBox,
     Metric,
@@ -148,6 +150,10 @@ def _probes(samples: Sequence[Sample]) -> Probes:
     return constant_probes(write_pair(usual), constant)
 
 
+def _blind_answers(samples: Sequence[Sample]) -> BlindAnswers:
+    return blind_boxes(samples, boxes_of=lambda sample: (_box_of(sample),), answer=lambda box: box, hit_iou=None)
+
+
 def _oracle(samples: Sequence[Sample]) -> Iterator[Mapping[str, Target]]:
     for sample in samples:
         target = _box_of(sample)
@@ -216,5 +222,6 @@ GROUNDING = Task(
     answer_to_record=lambda answer: {"boxes": [box_to_record(answer)]},
     boxes=TaskBoxes(of_target=lambda target: (target,), of_answer=_mark, to_answer=_to_answer, move=_move),
     probes=_probes,
+    blind_answers=_blind_answers,
     oracle=_oracle,
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from virft.geometry.boxes import BoxSpace
 from virft.rewards.options import RewardOptions
-from virft.tasks.task import CORRECT, HALF_RIGHT, Descriptions, ReadText, RenderTarget
+from virft.tasks.task import CORRECT, HALF_RIGHT, BlindAnswer, Descriptions, ReadText, RenderTarget, fit_blind
 from virft.text.answers import read_content, render_content
 from virft.types import Answer, ImageSize, Reading, RewardContext, Sample, Target
 
@@ -69,3 +70,15 @@ def every_other_correct(
             yield {CORRECT: correct(sample.target), HALF_RIGHT: answer(sample.target)}
 
     return oracle
+
+
+def fit_commonest(
+    name: str, samples: Sequence[Sample], answer_of: Callable[[Sample], Answer], *, by_query: bool = False
+) -> dict[str, BlindAnswer]:
+    """Return the blind baseline that answers the commonest target of training samples; see ``fit_blind``."""
+
+    def fit(some: Sequence[Sample]) -> BlindAnswer:
+        ((commonest, _),) = Counter(map(answer_of, some)).most_common(1)
+        return lambda sample: commonest
+
+    return fit_blind(name, samples, fit, by_query=by_query)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from virft.geometry.boxes import BoxSpace
 from virft.metrics.measurement import Measurement
@@ -221,6 +221,41 @@ def constant_probes(usual: str, texts: Mapping[str, str]) -> Probes:
     return Probes(usual=usual, answers={name: write(text) for name, text in texts.items()})
 
 
+BlindAnswer: TypeAlias = Callable[[Sample], Answer]
+"""An answer to a sample that depends on its question and image size at most, not on its image or target."""
+BlindAnswers: TypeAlias = Mapping[str, BlindAnswer]
+"""Name of a blind baseline -> its answer."""
+
+
+def fit_blind(
+    name: str,
+    samples: Sequence[Sample],
+    fit: Callable[[Sequence[Sample]], BlindAnswer | None],
+    *,
+    by_query: bool = False,
+) -> dict[str, BlindAnswer]:
+    """Return the answer that ``fit`` makes of training samples, by its name; nothing if it makes None of them.
+
+    ``by_query``: with samples of several queries, such as class names, also ``NAME of the class``: an answer for each
+    query, fitted on its own samples. A query without one gets the answer of all samples.
+    """
+    if not samples or (overall := fit(samples)) is None:
+        return {}
+    found = {name: overall}
+    by_name: dict[str, list[Sample]] = {}
+    for sample in samples if by_query else ():
+        by_name.setdefault(sample.query, []).append(sample)
+    if len(by_name) > 1:
+        fitted = {query: fit(own) or overall for query, own in by_name.items()}
+        found[f"{name} of the class"] = lambda sample: fitted.get(sample.query, overall)(sample)
+    return found
+
+
+def no_blind_answers(samples: Sequence[Sample]) -> BlindAnswers:
+    """Return no blind baselines."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutMetrics:
     """Metrics of the sampled answers of a training step, without targets, for ``metrics.jsonl``.
@@ -325,6 +360,8 @@ class Task:
     # --- audit ---
     probes: Callable[[Sequence[Sample]], Probes]
     """Reward-hacking probes for a dataset."""
+    blind_answers: Callable[[Sequence[Sample]], BlindAnswers] = no_blind_answers
+    """Blind baselines, fitted on training samples; without samples, those that need no fitting."""
     oracle: Callable[[Sequence[Sample]], Iterator[Mapping[str, Target]]]
     """Answers of graded quality to each sample in order, ``CORRECT`` and ``HALF_RIGHT`` among their names."""
 

@@ -95,6 +95,7 @@ def test_help_names_the_verbs_and_imports_next_to_nothing() -> None:
         "compare",
         "audit",
         "doctor",
+        "eval",
         "predict",
         "score",
         "report",
@@ -120,7 +121,7 @@ def _cpu_seconds(command: list[str]) -> float:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = leaves_of(cli.make_parser())
-    assert len(leaves) == 34
+    assert len(leaves) == 35
     for leaf in leaves:
         function = leaf.get_default("function")
         given = {action.dest for action in leaf._actions if action.dest != "help"}

@@ -129,10 +129,29 @@ def test_scores_of_this_model_are_listed_with_their_data(tmp_path: Path) -> None
     measure(run, model="runs/mine/model")
     text = model_card(run, model="model", adapters=False)
     row = "| test | fedcba987654 | detection | positives | 8 |"
-    assert f"{row} f1 | 0.250 (0.200 to 0.300) |" in text
-    assert f"{row} ap | 0.500 |" in text
-    assert f"{row} unreadable_frac | 0.000 |" in text
+    assert f"{row} f1 | 0.250 (0.200 to 0.300) | not measured |" in text
+    assert f"{row} ap | 0.500 | not measured |" in text
+    assert f"{row} unreadable_frac | 0.000 | not measured |" in text
     assert "recall" not in text
+
+
+def test_the_best_blind_baseline_is_next_to_each_score(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    measure(run, model="runs/mine/model")
+    path = run / "eval" / "test" / "scores.json"
+    tree = json.loads(path.read_text())
+    baseline = {"values": {"f1": 0.5, "ap": 0.25}, "intervals": {"f1": [0.4, 0.6]}}
+    blind = {"metric": "f1", "best": "mean box", "baselines": {"mean box": baseline}, "verdict": "below"}
+    path.write_text(json.dumps(tree | {"blind": {"train": [], "tasks": {"detection": blind}}}))
+    text = model_card(run, model="model", adapters=False)
+    assert " f1 | 0.250 (0.200 to 0.300) | 0.500 (0.400 to 0.600), mean box |" in text
+    assert " ap | 0.500 | 0.250, mean box |" in text
+    assert (
+        "On test (detection) this model is below the best blind baseline (mean box) in f1: these scores do not show "
+        "that it uses the image."
+    ) in text
+    path.write_text(json.dumps(tree | {"blind": {"train": [], "tasks": {"detection": blind | {"verdict": "above"}}}}))
+    assert "do not show" not in model_card(run, model="model", adapters=False)
 
 
 @pytest.mark.parametrize("model", ["virft-tiny", "runs/mine/best"])

@@ -15,6 +15,8 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, Sampl
 from virft.config.toml_file import load_config
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError, ModelError, RunError
+from virft.evaluation.blind_data import BlindData
+from virft.evaluation.evaluated import EvaluatedPredictions
 from virft.inference.model import Model, load
 from virft.recipes.api import build_coco, evaluate, open_run, train
 from virft.recipes.datasets import BuiltDatasets
@@ -257,8 +259,13 @@ def scores(task: str, **values: float) -> Scores:
     )
 
 
+def evaluation(*tasks: Scores, model: str = "m") -> Evaluation:
+    found = EvaluatedPredictions(path=Path("p"), scores=tasks, blind=(), blind_data=BlindData(stores=()))
+    return Evaluation(model=model, data="d", predictions=found)
+
+
 def test_an_evaluation_shows_intervals_first_and_folds_the_rest() -> None:
-    one = Evaluation(model="<m>", data="d", tasks=(scores("grounding", box_miou=0.5, unreadable_frac=0.25),))
+    one = evaluation(scores("grounding", box_miou=0.5, unreadable_frac=0.25), model="<m>")
     page = one._repr_html_()
     assert "<b>&lt;m&gt;</b> on d: grounding, 4 samples" in page
     assert '<th scope="row">box_miou</th><td>0.500</td><td>0.375 to 0.625</td>' in page
@@ -268,9 +275,7 @@ def test_an_evaluation_shows_intervals_first_and_folds_the_rest() -> None:
 
 
 def test_scores_of_several_tasks_have_the_task_in_their_names() -> None:
-    both = Evaluation(
-        model="m", data="d", tasks=(scores("grounding", box_miou=0.5), scores("classification", accuracy=0.75))
-    )
+    both = evaluation(scores("grounding", box_miou=0.5), scores("classification", accuracy=0.75))
     assert both.values == {"grounding/box_miou": 0.5, "classification/accuracy": 0.75}
     assert both.intervals["classification/accuracy"] == (0.625, 0.875)
     table = both.to_pandas()

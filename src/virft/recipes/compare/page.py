@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from virft.evaluation.predictions import read_predictions_card
 from virft.recipes.compare.runs import SYSTEM_NAMES, Compared, TrainedSystem
-from virft.recipes.compare.text import sentences, shown_numbers
+from virft.recipes.compare.text import blind_of, sentences, shown_numbers
 from virft.report.read import read_reported_predictions, read_run
 from virft.report.render.page import html_table, paragraph
 from virft.report.render.reported import ReportedSystem, Section
@@ -45,7 +45,9 @@ def _shown(found: Compared) -> Iterator[Section]:
     """A section of sentences about each test."""
     for test, by_pair in found.comparisons.items():
         for number, one in enumerate(next(iter(by_pair.values()))):
-            body = Markup().join(paragraph(text) for text in sentences(by_pair, number))
+            body = Markup().join(
+                paragraph(text) for text in sentences(by_pair, number, blind_of(found, test, one.task))
+            )
             yield Section(heading=f"Differences on {test} ({', '.join(shown_numbers(one.task))})", body=body)
 
 

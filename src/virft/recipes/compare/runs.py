@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from virft.config.schema import CompareConfig, Config, GRPOConfig, Method, SFTConfig
 from virft.config.toml_file import dump, first_difference, load_config
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
-from virft.evaluation.comparison import Comparison, compare_systems, comparison_tree, measure
+from virft.evaluation.blind import (
+    BlindScores,
+    CommonAnswer,
+    blind_difference,
+    describe_margin,
+    most_common_answer,
+    score_blind,
+)
+from virft.evaluation.blind_data import BlindData, blind_data_of
+from virft.evaluation.comparison import (
+    Comparison,
+    Measured,
+    ScoreDifference,
+    compare_systems,
+    comparison_tree,
+    measure_joined,
+)
+from virft.evaluation.evaluated import baselines_tree, difference_tree, evaluate_predictions
+from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PREDICTIONS
-from virft.evaluation.score import write_scores
 from virft.files import UNFINISHED, write_text
-from virft.inference.prompting import resolve_prompting
-from virft.models.load import load_model
-from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.preflight import training_data
+from virft.recipes.run_evaluation import predict_as_trained
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
 from virft.recipes.train import run_training
 from virft.recipes.trainers import make_sft_trainer
@@ -28,7 +43,6 @@ from virft.tasks import TASKS
 from virft.training.monitors import VALIDATION_SCORE
 from virft.training.progress import Progress
 from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder, require_current_format
-from virft.training.runtime import start_runtime
 
 COMPARE = "compare.toml"
 RESULT = "compare.json"
@@ -57,6 +71,18 @@ class TrainedSystem:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BlindComparison:
+    """Blind baselines of one task on a test, and the position of each system."""
+
+    blind: BlindScores
+    """The baselines, best first."""
+    differences: Mapping[str, ScoreDifference]
+    """System -> its headline metric (mean over seeds) minus that of the best baseline."""
+    common_answers: Mapping[str, CommonAnswer]
+    """System -> the answer that one of its seeds repeats; without systems that repeat none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
     """Result of a comparison."""
 
@@ -66,6 +92,8 @@ class Compared:
     """Test -> (first, second) system -> a comparison for each task."""
     predictions: Mapping[str, Mapping[str, tuple[Path, ...]]]
     """System -> test -> predictions of each seed."""
+    blind: Mapping[str, Mapping[str, BlindComparison]] = field(default_factory=dict)
+    """Test -> task -> blind baselines, and every system's margin over the best one."""
 
 
 def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], warnings: Sequence[str] = ()) -> Compared:
@@ -99,10 +127,11 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], war
         test: (_predict(config, config.model.path, out / "base", store, log),) for test, store in tests.items()
     }
     order = [name for name in SYSTEM_NAMES if name in predictions]
-    measured = {
-        test: {name: [measure(path, store) for path in predictions[name][test]] for name in order}
+    found_by_test = {
+        test: _measure_test(config, store, {name: predictions[name][test] for name in order})
         for test, store in tests.items()
     }
+    measured = {test: one.measured for test, one in found_by_test.items()}
     comparisons = {
         test: {(first, second): compare_systems(by_name[first], by_name[second]) for first, second in pairs(order)}
         for test, by_name in measured.items()
@@ -111,6 +140,7 @@ def run_compare(config: Config, *, resume: bool, log: Callable[[str], None], war
         systems=tuple(sorted(systems, key=lambda one: order.index(one.name))),
         comparisons=comparisons,
         predictions=predictions,
+        blind={test: one.blind for test, one in found_by_test.items()},
     )
     write_text(out / RESULT, json.dumps(_tree(found, config, warnings), indent=2) + "\n")
     return found
@@ -251,25 +281,53 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
     if (out / PREDICTIONS).exists():
         return out / PREDICTIONS
     progress = Progress(len(store))
-    loaded = load_model(model, pixels=(own.model.min_pixels, own.model.max_pixels))
-    scores = predict_and_score(
-        loaded,
-        store,
-        out,
-        settings=PredictionSettings(
-            prompting=resolve_prompting(loaded, template=own.prompt.template, thinking=own.prompt.thinking),
-            max_completion_tokens=own.sampling.max_completion_tokens,
-            model_name=model,
-            resume=out.exists(),
-        ),
-        runtime=start_runtime(),
-        with_intervals=True,
-    )
-    write_scores(scores, out / "scores.json", predictions=out / PREDICTIONS)
+    path = predict_as_trained(own, model, store, out, resume=out.exists())
+    evaluated = evaluate_predictions(path, store, _blind_data(config, store))
+    evaluated.write()
+    scores = evaluated.scores
     names = [TASKS[one.task].headline for one in scores]
     headlines = ", ".join(f"{name} {one.values[name]:.3f}" for name, one in zip(names, scores, strict=True))
     log(f"{folder.relative_to(config.run.dir)} on {store.folder.name}: {headlines}  ({progress.describe(len(store))})")
-    return out / PREDICTIONS
+    return path
+
+
+class _MeasuredTest(NamedTuple):
+    """Systems and blind baselines on one test."""
+
+    measured: dict[str, list[Measured]]
+    blind: dict[str, BlindComparison]
+
+
+def _measure_test(config: Config, store: Store, paths: Mapping[str, Sequence[Path]]) -> _MeasuredTest:
+    """Score the predictions of each system and seed (``paths``: system -> seeds), and the blind baselines."""
+    samples = _blind_data(config, store).samples
+    measured: dict[str, list[Measured]] = {name: [] for name in paths}
+    common: dict[str, dict[str, CommonAnswer]] = {}
+    scores: tuple[BlindScores, ...] = ()
+    for name, seeds in paths.items():
+        for path in seeds:
+            joined = join_predictions(path, store)  # one file at a time: a test may have 400,000 questions
+            measured[name].append(measure_joined(path, joined))
+            # the baselines depend on the questions alone, which all systems share
+            scores = scores or score_blind(joined, store, samples)
+            for task, answers in joined.by_task.items():
+                one, known = most_common_answer(answers), common.setdefault(task, {})
+                if one is not None and (name not in known or one.count > known[name].count):
+                    known[name] = one
+    blind = {
+        one.task: BlindComparison(
+            blind=one,
+            differences={name: blind_difference(one, seeds) for name, seeds in measured.items()},
+            common_answers=common[one.task],
+        )
+        for one in scores
+    }
+    return _MeasuredTest(measured, blind)
+
+
+def _blind_data(config: Config, store: Store) -> BlindData:
+    """The training data of the comparison, for the blind baselines."""
+    return blind_data_of(config, store, near=Path(config.run.dir))
 
 
 def _final_model(run: Path) -> Path:
@@ -349,5 +407,25 @@ def _tree(found: Compared, config: Config, warnings: Sequence[str]) -> dict[str,
                 for (first, second), tasks in by_pair.items()
             }
             for test, by_pair in found.comparisons.items()
+        },
+        "blind": {
+            test: {task: _blind_tree(one) for task, one in by_task.items()} for test, by_task in found.blind.items()
+        },
+    }
+
+
+def _blind_tree(one: BlindComparison) -> dict[str, Any]:
+    blind = one.blind
+    return {
+        "metric": blind.metric,
+        "baselines": baselines_tree(blind.baselines),
+        "best": blind.best.name,
+        "systems": {
+            name: {
+                "against_best": difference_tree(difference),
+                "verdict": describe_margin(difference),
+                "common_answer": None if (common := one.common_answers.get(name)) is None else str(common),
+            }
+            for name, difference in one.differences.items()
         },
     }

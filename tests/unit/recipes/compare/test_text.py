@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from virft.evaluation.blind import BlindBaseline, BlindScores, CommonAnswer
 from virft.evaluation.comparison import Comparison, ScoreDifference, SystemValue
+from virft.metrics.bootstrap import Resampled
+from virft.recipes.compare.runs import BlindComparison
 from virft.recipes.compare.text import sentences
 
 
@@ -40,3 +43,47 @@ def test_a_worse_system_is_called_worse_and_warnings_follow() -> None:
 def test_one_image_has_no_confidence_interval() -> None:
     (sentence, _) = said({"box_miou": difference(0.1, None)}, "grounding")
     assert sentence == "RFT is not distinguishable from base on these images: box_miou +0.100 (one image: no interval)."
+
+
+def blind(differences: dict[str, ScoreDifference], answers: dict[str, CommonAnswer] | None = None) -> BlindComparison:
+    """A mean box with F1 0.5, and the position of each system against it."""
+    best = SystemValue(mean=0.5, low=0.5, high=0.5, num_seeds=1)
+    baseline = BlindBaseline(name="mean box", task="detection", values={"f1": 0.5, "ap": 0.25}, intervals={})
+    found = BlindScores(
+        task="detection",
+        metric="f1",
+        baselines=(baseline,),
+        best_headline=(best, Resampled(images=(), values={})),
+        difference=differences["rft"],
+        common_answer=None,
+    )
+    return BlindComparison(blind=found, differences=differences, common_answers=answers or {})
+
+
+BETTER = {"f1": difference(0.1, (0.05, 0.15)), "ap": difference(0.0, (-0.01, 0.01))}
+
+
+def test_a_better_system_that_is_not_above_the_best_blind_baseline_is_marked() -> None:
+    position = blind(
+        {"base": difference(-0.25, (-0.3, -0.2)), "rft": difference(0.01, (-0.1, 0.1))},
+        {"rft": CommonAnswer(count=31, num_answers=40, description='"No Objects"')},
+    )
+    one = Comparison(task="detection", num_images=10, differences=BETTER)
+    found = list(sentences({("base", "rft"): [one]}, 0, position))
+    assert found[0] == (
+        "RFT is better than base on these images: f1 +0.100 (+0.050 to +0.150), but RFT is not above the best blind "
+        "baseline (mean box)."
+    )
+    assert found[2:5] == [
+        "base is BELOW the best blind baseline (mean box): f1 -0.250 (-0.300 to -0.200).",
+        "RFT is NOT DISTINGUISHABLE FROM the best blind baseline (mean box): f1 +0.010 (-0.100 to +0.100).",
+        'RFT: 31 of 40 answers are "No Objects".',
+    ]
+
+
+def test_a_better_system_above_the_best_blind_baseline_is_not_marked() -> None:
+    position = blind({"base": difference(-0.25, (-0.3, -0.2)), "rft": difference(0.3, (0.2, 0.4))})
+    one = Comparison(task="detection", num_images=10, differences=BETTER)
+    found = list(sentences({("base", "rft"): [one]}, 0, position))
+    assert found[0] == "RFT is better than base on these images: f1 +0.100 (+0.050 to +0.150)."
+    assert found[3] == "RFT is above the best blind baseline (mean box): f1 +0.300 (+0.200 to +0.400)."

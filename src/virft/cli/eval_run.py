@@ -1,0 +1,60 @@
+"""Verb ``eval``: base and trained model of a run on one dataset. Imports are inside: help needs none of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from virft.cli import arguments
+from virft.cli.output import progress_bar, say
+from virft.cli.parsers import Verbs, add_data, add_intervals, add_resume, add_train, add_verb
+
+
+def add_eval(verbs: Verbs) -> None:
+    """Add the parser of ``eval``."""
+    verb = add_verb(verbs, "eval", "evaluate a run against its base and blind baselines", eval_run)
+    verb.add_argument(
+        "run",
+        metavar="RUN",
+        type=Path,
+        help="folder of a finished run, or `model` or `best` in it (default: best, if it exists)",
+    )
+    add_data(verb)
+    verb.add_argument(
+        "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
+    )
+    add_resume(verb, "predictions")
+    add_train(verb)
+    verb.add_argument(
+        "--no-base", dest="base", action="store_false", help="do not predict with the model that the run started from"
+    )
+    add_intervals(verb)
+
+
+def eval_run(
+    *,
+    run: Path,
+    data: Path,
+    limit: int | None = None,
+    resume: bool = False,
+    train: Path | None = None,
+    base: bool = True,
+    intervals: bool = True,
+) -> None:
+    """Predict with the base and the trained model of a run, score both, compare them and write the report.
+
+    Complete predictions with the same settings are used again. ``train``: training data of the blind baselines.
+    """
+    from virft.recipes.run_evaluation import evaluate_run, run_evaluation_lines
+
+    found = evaluate_run(
+        run,
+        data,
+        train=train,
+        limit=limit,
+        resume=resume,
+        with_intervals=intervals,
+        with_base=base,
+        log=say,
+        progress=progress_bar,
+    )
+    say("\n".join(run_evaluation_lines(found)))

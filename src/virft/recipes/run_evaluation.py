@@ -1,0 +1,280 @@
+"""Evaluate a finished run: predict with its base model and its trained model, score both and compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virft.config.schema import Config
+from virft.config.toml_file import load_config
+from virft.data.store import Store
+from virft.errors import DataError, RunError
+from virft.evaluation.blind_data import BlindData, blind_data_of, find_sibling_data, open_blind_data
+from virft.evaluation.comparison import Comparison, ScoreDifference, compare_systems, measure
+from virft.evaluation.evaluated import (
+    EvaluatedPredictions,
+    describe_blind,
+    evaluate_predictions,
+    format_difference,
+    headline,
+    label_metric,
+    warning_lines,
+)
+from virft.evaluation.prediction_folders import find_prediction_folders
+from virft.evaluation.prediction_run import require_new_predictions
+from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
+from virft.files import write_text
+from virft.inference.prompting import resolve_prompting
+from virft.models.load import load_model
+from virft.recipes.evaluate import PredictionSettings, predict_store
+from virft.report import REPORT
+from virft.report.read import report_folders
+from virft.tasks import TASKS
+from virft.text.prompts import BUILT_IN
+from virft.training.run import BEST, CONFIG, MODEL, require_current_format
+from virft.training.runtime import start_runtime
+
+ShowProgress = Callable[[int, int], None] | None
+"""Called with the number of finished predictions and their total."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEvaluation:
+    """The models of a run on one dataset."""
+
+    trained: EvaluatedPredictions
+    """The trained model."""
+    trained_name: str
+    """Folder of the trained model."""
+    base: EvaluatedPredictions | None
+    """The model that the run started from; None if it was not evaluated."""
+    base_name: str
+    """Its name or path."""
+    comparisons: tuple[Comparison, ...]
+    """Base (first) against trained (second), one for each task; none without the base."""
+    report: Path
+    """The HTML page."""
+    scores: Path
+    """``scores.json`` of the trained model, with the comparison and the blind baselines."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Planned:
+    """Predictions of one model that an evaluation needs."""
+
+    model: str
+    folder: Path
+    is_complete: bool
+
+
+def predict_as_trained(
+    config: Config,
+    model: str,
+    store: Store,
+    folder: Path,
+    *,
+    resume: bool,
+    limit: int | None = None,
+    progress: ShowProgress = None,
+) -> Path:
+    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
+    loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
+    settings = PredictionSettings(
+        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
+        max_completion_tokens=config.sampling.max_completion_tokens,
+        model_name=model,
+        resume=resume,
+        progress=progress,
+    )
+    return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
+
+
+def evaluate_run(
+    place: Path,
+    data: Path,
+    *,
+    train: Path | None = None,
+    limit: int | None = None,
+    resume: bool = False,
+    with_intervals: bool = True,
+    with_base: bool = True,
+    log: Callable[[str], None],
+    progress: Callable[[], AbstractContextManager[ShowProgress]] = nullcontext,
+) -> RunEvaluation:
+    """Predict with the trained and the base model of a run, score both, and write the report of the run.
+
+    ``place``: a run folder, of which the best model by validation is evaluated if there is one, else the last one; or
+    ``model`` or ``best`` in it. Complete predictions with the same model, data and settings are used again: in
+    ``RUN/eval``, and those of the base model also in the runs next to it. ``train``: training data of the blind
+    baselines; default: that of the run. ``progress``: a new progress bar for each model.
+
+    Everything that can be refused is refused before a model is loaded. Raises ``RunError`` for a folder that is no
+    finished run or holds other predictions, ``DataError`` for a dataset that cannot be used.
+    """
+    run, model = find_model(place)
+    config = load_config(run / CONFIG).config
+    store = Store(data)
+    store.check(decode=True)
+    blind_data = open_blind_data(train, store) if train else _blind_data(config, store, run)
+    name = store.folder.absolute().name + (f"_first_{limit}" if limit is not None and limit < len(store) else "")
+    number = len(store) if limit is None else min(limit, len(store))
+    planned = [_plan(str(model), run / "eval" / name, config, store, number, resume=resume)]
+    if with_base:
+        base = _find_base_predictions(run, config, store, number)
+        folder = base or run / "eval" / f"base_{name}"
+        planned.append(_plan(config.model.path, folder, config, store, number, resume=resume))
+    for one in planned:
+        if one.is_complete:
+            log(f"{one.folder}: predictions of {one.model} exist already and are used")
+            if _is_older(one.folder, Path(one.model)):
+                log(f"warning: {one.model} is newer than {one.folder}; delete that folder to predict again")
+        else:
+            log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
+            with progress() as show:
+                predict_as_trained(config, one.model, store, one.folder, resume=resume, limit=limit, progress=show)
+    evaluated = [
+        evaluate_predictions(one.folder / PREDICTIONS, store, blind_data, with_intervals=with_intervals)
+        for one in planned
+    ]
+    trained, *others = evaluated
+    comparisons = compare_systems([measure(others[0].path, store)], [measure(trained.path, store)]) if others else ()
+    trained.write(comparisons=comparisons)
+    for other, one in zip(others, planned[1:], strict=True):
+        if one.folder.is_relative_to(run):
+            other.write()
+    outside = [one.folder for one in planned if not one.folder.is_relative_to(run)]
+    page = report_folders([run, *outside], with_intervals=with_intervals)
+    write_text(run / REPORT, page.encode(errors="backslashreplace").decode())
+    return RunEvaluation(
+        trained=trained,
+        trained_name=str(model),
+        base=others[0] if others else None,
+        base_name=config.model.path,
+        comparisons=tuple(comparisons),
+        report=run / REPORT,
+        scores=trained.scores_path,
+    )
+
+
+def find_model(place: Path) -> tuple[Path, Path]:
+    """Return the folder of a finished run and that of its model: ``best`` if it exists, else ``model``.
+
+    ``place`` may also be ``model`` or ``best`` itself. ``RunError``: there is no run, or it is not finished.
+    """
+    chosen = place.name if place.name in (MODEL, BEST) and (place.absolute().parent / CONFIG).is_file() else None
+    run = place.parent if chosen else place
+    if not (run / CONFIG).is_file():
+        what = "holds no run" if run.is_dir() else "does not exist"
+        raise RunError(
+            f"{place}: {what}; expected a run folder (with {CONFIG}), such as `virft grpo` writes; for the "
+            "predictions of any model use `virft predict`"
+        )
+    require_current_format(run)
+    if not (run / MODEL).is_dir():
+        raise RunError(f"{run}: has no trained model yet; expected a finished run; resume its training with --resume")
+    model = run / (chosen or (BEST if (run / BEST).is_dir() else MODEL))
+    if not model.is_dir():
+        raise RunError(f"{model}: does not exist; expected {run / MODEL}")
+    return run, model
+
+
+def _blind_data(config: Config, store: Store, run: Path) -> BlindData:
+    try:
+        found = blind_data_of(config, store, near=run)
+    except DataError as error:
+        found = BlindData(stores=(), note=str(error))
+    return found if found.stores else find_sibling_data(store) or found
+
+
+def _plan(model: str, folder: Path, config: Config, store: Store, number: int, *, resume: bool) -> _Planned:
+    """Return what a folder needs; ``RunError`` if it holds other predictions, or unfinished ones without ``resume``."""
+    if not (folder / PREDICTIONS).is_file():
+        require_new_predictions(folder, resume=resume)
+        return _Planned(model=model, folder=folder, is_complete=False)
+    card = read_predictions_card(folder / PREDICTIONS)
+    differences = _differences(card, model, config, store, number)
+    if differences:
+        what, (saved, now) = next(iter(differences.items()))
+        raise RunError(
+            f"{folder}: holds predictions made with other settings: {what} is {saved!r} (saved) and {now!r} (now); "
+            "expected none, or the same; delete the folder to predict again"
+        )
+    return _Planned(model=model, folder=folder, is_complete=True)
+
+
+def _differences(
+    card: PredictionsCard, model: str, config: Config, store: Store, number: int
+) -> Mapping[str, tuple[Any, Any]]:
+    """Return the settings that differ from those of this evaluation: name -> (saved, now)."""
+    settings = card.settings
+    template = config.prompt.template
+    pairs = {
+        "model": (_resolved(card.model), _resolved(model)),
+        "the data's hash": (card.data_hash[:12], store.hash[:12]),
+        "the number of questions": (card.num_samples, number),
+        "thinking": (card.thinking, config.prompt.thinking),
+        "max_completion_tokens": (settings.get("max_completion_tokens"), config.sampling.max_completion_tokens),
+        # "auto" is resolved by the model's card, and a path by its text: only names of templates can be compared
+        **({"template": (settings.get("template"), template)} if template in BUILT_IN else {}),
+    }
+    return {name: both for name, both in pairs.items() if both[0] != both[1]}
+
+
+def _resolved(model: str) -> str:
+    """Return the absolute path of a model folder; a hub id or a built-in name unchanged."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
+def _find_base_predictions(run: Path, config: Config, store: Store, number: int) -> Path | None:
+    """Return complete predictions of the base model with equal settings, of this run or of a run next to it."""
+    neighbours = sorted(path.parent for path in run.absolute().parent.glob(f"*/{CONFIG}"))
+    for place in [run, *(one for one in neighbours if one != run.absolute())]:
+        for folder in find_prediction_folders(place):
+            try:
+                card = read_predictions_card(folder / PREDICTIONS)
+            except DataError:
+                continue
+            if (folder / PREDICTIONS).is_file() and not _differences(card, config.model.path, config, store, number):
+                return folder
+    return None
+
+
+def _is_older(predictions: Path, model: Path) -> bool:
+    """Return True if a model folder was written after the predictions, as when its run was extended."""
+    weights = [path.stat().st_mtime for path in model.glob("*.safetensors")] if model.is_dir() else []
+    return bool(weights) and (predictions / PREDICTIONS).stat().st_mtime < max(weights)
+
+
+# --- text ---
+
+
+def run_evaluation_lines(found: RunEvaluation) -> Iterator[str]:
+    """Yield headlines, difference, best blind baseline, warnings and files."""
+    several = len(found.trained.scores) > 1
+    blind = {one.task: one for one in found.trained.blind}
+    differences = {one.task: one.differences.get(TASKS[one.task].headline) for one in found.comparisons}
+    base = {one.task: one for one in found.base.scores} if found.base is not None else {}
+    for scores in found.trained.scores:
+        if several:
+            yield f"{scores.task}:"
+        yield f"trained ({found.trained_name}): {headline(scores)}"
+        if scores.task in base:
+            yield f"base ({found.base_name}): {headline(base[scores.task])}"
+        if (difference := differences.get(scores.task)) is not None:
+            name = label_metric(TASKS[scores.task].headline)
+            yield f"trained - base: {name} {format_difference(difference)}: {_verdict(difference)}"
+        if scores.task in blind:
+            yield describe_blind(blind[scores.task], "the trained model")
+    yield from warning_lines(found.trained)
+    for warning in dict.fromkeys(text for one in found.comparisons for text in one.warnings):
+        yield f"warning: {warning}"
+    yield f"report: {found.report}; all scores: {found.scores}"
+
+
+def _verdict(difference: ScoreDifference) -> str:
+    if not difference.is_clear:
+        return "not distinguishable"
+    return "better" if difference.value > 0 else "worse"

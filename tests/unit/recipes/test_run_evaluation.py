@@ -1,0 +1,207 @@
+"""A run is evaluated from predictions that exist already, so that no model is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from factories import detections, sample
+from virft.cli.main import main
+from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config.toml_file import dump
+from virft.data.store import Store
+from virft.data.store_writer import StoreWriter
+from virft.errors import DataError, RunError
+from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
+from virft.geometry.boxes import BoxSpace
+from virft.recipes import run_evaluation
+from virft.recipes.run_evaluation import evaluate_run, find_model, run_evaluation_lines
+from virft.training.run import run_card
+from virft.types import FinishReason, ImageSize, Prediction
+
+SIZE = ImageSize(100, 100)
+LEFT, RIGHT = (0, 0, 40, 100), (60, 0, 100, 100)
+TEXTS = {
+    side: f"<answer>[{{'Position': {box}, 'Confidence': 0.9}}]</answer>"
+    for side, box in (("left", [0, 0, 400, 1000]), ("right", [600, 0, 1000, 1000]))
+}
+NOTHING = "<answer>No Objects</answer>"
+RIGHT_ANSWERS = [TEXTS["left"], TEXTS["right"]] * 6
+BASE = "some/base-model"
+"""A hub id that does not exist: a test that loads it fails."""
+
+
+def make_store(folder: Path, boxes: Sequence[tuple[int, int, int, int]]) -> Store:
+    with StoreWriter(folder) as writer:
+        for number, corners in enumerate(boxes):
+            path = writer.add_image(f"{number}.png", Image.new("RGB", SIZE))
+            writer.add(sample(detections(corners), id=str(number), image=path, size=SIZE))
+        writer.finish(source={}, seed=0)
+    return Store(folder)
+
+
+def make_run(folder: Path, *, model: bool = True) -> Path:
+    """A finished run of 12 steps on twelve objects on the left, and a test set with objects on both sides."""
+    train = make_store(folder / "data" / "train", [LEFT] * 12)
+    make_store(folder / "data" / "test", [LEFT, RIGHT] * 6)
+    run = folder / "runs" / "mine"
+    run.mkdir(parents=True)
+    config = Config(
+        model=ModelConfig(path=BASE),
+        data=DataConfig(train=str(train.folder)),
+        run=RunConfig(dir=str(run)),
+        sampling=SamplingConfig(max_completion_tokens=64),
+    )
+    (run / "config.toml").write_text(dump(config))
+    card = run_card(trainer="grpo", commit=None, data_hash=train.hash, model=BASE, base=None, data=[])
+    (run / "card.json").write_text(json.dumps(card))
+    if model:
+        (run / "model").mkdir()
+    return run
+
+
+def predict(folder: Path, model: str | Path, data: Path, texts: Sequence[str], **changes: Any) -> Path:
+    store = Store(data)
+    card = PredictionsCard(
+        model=str(model),
+        data=str(data),
+        data_hash=store.hash,
+        num_samples=len(texts),
+        box_space=BoxSpace.RELATIVE_1000,
+        thinking=False,
+        settings={"template": "paper", "max_completion_tokens": 64, "temperature": 0.0, "commit": "abc"},
+    )
+    rows = [
+        SizedPrediction(Prediction(sample_id=str(number), text=text, finish_reason=FinishReason.STOP), SIZE)
+        for number, text in enumerate(texts)
+    ]
+    return write_predictions(folder, replace(card, **changes), rows)
+
+
+@pytest.fixture(autouse=True)
+def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: Any, **options: Any) -> None:
+        raise AssertionError(f"loads {arguments}")
+
+    monkeypatch.setattr(run_evaluation, "load_model", load)
+
+
+def test_base_and_trained_model_are_compared_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    predict(run / "eval" / "base_test", BASE, data, [NOTHING] * 12)
+    assert main(["eval", str(run), str(data)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"{run}/eval/test: predictions of {run}/model exist already and are used",
+        f"{run}/eval/base_test: predictions of {BASE} exist already and are used",
+    ]
+    assert lines[2].startswith(f"trained ({run}/model): F1 1.000 (1.000 to 1.000), AP 1.000")
+    assert lines[3].startswith(f"base ({BASE}): F1 0.000 (0.000 to 0.000)")
+    assert lines[4] == "trained - base: F1 +1.000 (+1.000 to +1.000): better"
+    assert lines[5].startswith("best blind baseline: mean box, F1 0.500 (")
+    assert "; the trained model is above it: +0.500 (+" in lines[5]
+    assert lines[6] == f"report: {run}/report.html; all scores: {run}/eval/test/scores.json"
+    assert (run / "report.html").stat().st_size > 1000
+    tree = json.loads((run / "eval" / "test" / "scores.json").read_text())
+    assert tree["against"]["detection"]["differences"]["f1"]["value"] == 1.0
+    assert tree["blind"]["tasks"]["detection"]["best"] == "mean box"
+
+
+def test_a_collapsed_model_is_marked(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test", run / "model", data, [NOTHING] * 12)
+    found = evaluate_run(run, data, with_base=False, log=print)
+    lines = list(run_evaluation_lines(found))
+    assert "; the trained model is BELOW it: -0.500 (" in lines[1]
+    assert lines[2] == '12 of 12 answers are "No Objects"'
+    assert found.base is None
+    assert found.comparisons == ()
+
+
+def test_the_best_model_is_evaluated_unless_the_last_one_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert find_model(run) == (run, run / "model")
+    (run / "best").mkdir()
+    assert find_model(run) == (run, run / "best")
+    assert find_model(run / "model") == (run, run / "model")
+
+
+def test_predictions_of_the_base_model_in_a_neighbouring_run_are_used(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    other = tmp_path / "runs" / "other"
+    predict(other / "eval" / "base", BASE, data, [TEXTS["left"]] * 12)
+    (other / "config.toml").write_text((run / "config.toml").read_text())
+    found = evaluate_run(run, data, log=print)
+    assert found.base is not None
+    assert found.base.path.is_relative_to(other)
+    assert not (other / "eval" / "base" / "scores.json").exists(), "another run's folder is only read"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"thinking": True}, "thinking is True .saved. and False .now."),
+        ({"model": "other"}, "model is 'other' .saved."),
+        ({"num_samples": 5}, "the number of questions is 5 .saved. and 12 .now."),
+        ({"settings": {"max_completion_tokens": 8}}, "max_completion_tokens is 8 .saved. and 64 .now."),
+    ],
+)
+def test_predictions_with_other_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    model = changes.get("model", run / "model")
+    predict(run / "eval" / "test", model, data, RIGHT_ANSWERS, **{k: v for k, v in changes.items() if k != "model"})
+    with pytest.raises(RunError, match=f"eval/test: holds predictions made with other settings: {message}"):
+        evaluate_run(run, data, with_base=False, log=print)
+
+
+def test_unfinished_predictions_need_resume(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    path = predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS[:4])
+    path.rename(path.with_name("predictions.part-0.jsonl"))
+    with pytest.raises(RunError, match="holds unfinished predictions; resume with --resume"):
+        evaluate_run(run, data, with_base=False, log=print)
+    with pytest.raises(AssertionError, match="loads"):
+        evaluate_run(run, data, with_base=False, resume=True, log=print)
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path, model=False)
+    data = tmp_path / "data" / "test"
+    with pytest.raises(RunError, match=r"has no trained model yet; expected a finished run"):
+        evaluate_run(run, data, log=print)
+    with pytest.raises(RunError, match=r"nowhere: does not exist; expected a run folder"):
+        evaluate_run(tmp_path / "nowhere", data, log=print)
+    with pytest.raises(RunError, match=r"data: holds no run; expected a run folder .with config.toml."):
+        evaluate_run(tmp_path / "data", data, log=print)
+
+
+def test_the_test_set_is_refused_as_training_data(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    with pytest.raises(DataError, match="has the same samples as the test set"):
+        evaluate_run(run, data, train=data, log=print)
+
+
+def test_a_limit_has_its_own_folder(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test_first_4", run / "model", data, RIGHT_ANSWERS[:4])
+    found = evaluate_run(run, data, limit=4, with_base=False, log=print)
+    assert next(run_evaluation_lines(found)).endswith(" on 4 of 12 questions about 4 images")
+
+
+def test_predictions_older_than_the_model_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import os
+
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    path = predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    (run / "model" / "model.safetensors").write_bytes(b"")
+    os.utime(path, (1, 1))
+    evaluate_run(run, data, with_base=False, log=print)
+    assert "model is newer than" in capsys.readouterr().out
