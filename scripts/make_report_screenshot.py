@@ -1,4 +1,4 @@
-"""Make the README's screenshot of a report: its top and its images, next to a phone in dark mode.
+"""Make a screenshot of a report or of a preview: its first screen, next to a phone in dark mode.
 
     python scripts/make_report_screenshot.py PAGE OUT.png [--chromium chromium]
 
@@ -8,7 +8,6 @@ Headless Chromium opens the page; no network is used.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,17 +18,16 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
     "--disable-background-networking", "--disable-sync", "--hide-scrollbars",
 )  # fmt: skip
-DESK, PHONE = (1280, 1290), (390, 844)
+DESK, PHONE = (1280, 900), (390, 900)
 PAPER = (221, 224, 219)
 GAP = 28
 
 
-def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool, style: str) -> Image.Image:
-    """Take a screenshot of the top of a page, with an additional style, because a screenshot cannot scroll."""
+def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool) -> Image.Image:
+    """Take a screenshot of the top of a page."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole = f"{style} .question {{ content-visibility: visible }}"
-        (folder / "page.html").write_text(page.replace("</style>", f"{whole}</style>", 1), encoding="utf-8")
+        (folder / "page.html").write_text(page, encoding="utf-8")
         image = folder / "screenshot.png"
         # A window is at least 500 pixels wide, so the page of a phone is a frame in a window.
         frame = f'<body style="margin:0"><iframe src="page.html" width="{size[0]}" height="{size[1]}" style="border:0">'
@@ -47,18 +45,8 @@ def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool, s
 def main(arguments: argparse.Namespace) -> None:
     """Combine two screenshots in one image."""
     page = arguments.page.read_text(encoding="utf-8")
-    # The content security policy of the page allows only its own style.
-    page = re.sub("<meta http-equiv=[^>]*>", "", page, count=1)
-    desk = screenshot(
-        page, DESK, chromium=arguments.chromium, dark=False,
-        style="[id^=section-], .tables, .hint, #curves h3 { display: none }"
-        ".charts ~ .charts, .charts > :nth-child(n+4) { display: none }"
-        "h2 { margin-top: 1.5rem } #images h3 { margin-top: 0.5rem }",
-    )  # fmt: skip
-    phone = screenshot(
-        page, PHONE, chromium=arguments.chromium, dark=True,
-        style="[id^=section-], #scores, #curves, .key, .hint { display: none } h2 { margin-top: 1.5rem }",
-    )  # fmt: skip
+    desk = screenshot(page, DESK, chromium=arguments.chromium, dark=False)
+    phone = screenshot(page, PHONE, chromium=arguments.chromium, dark=True)
     sheet = Image.new("RGB", (DESK[0] + PHONE[0] + 3 * GAP, DESK[1] + 2 * GAP), PAPER)
     sheet.paste(desk, (GAP, GAP))
     sheet.paste(phone, (DESK[0] + 2 * GAP, GAP + (DESK[1] - PHONE[1]) // 2))

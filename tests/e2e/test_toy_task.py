@@ -15,7 +15,7 @@ from virft.data.sources.rows import row_schema
 from virft.data.store import Store
 from virft.inference.queries import read_query_line
 from virft.publishing.model_card import renew_card
-from virft.report.render.samples import write_samples_page
+from virft.report.render.samples import summarize, write_samples_page
 from virft.tasks import TASKS
 
 COLOURS = [(255, 0, 0), (0, 200, 0), (0, 0, 255), (250, 250, 0)]
@@ -46,7 +46,7 @@ def test_rows_become_samples_that_are_checked_and_previewed(data: Path, capsys: 
     capsys.readouterr()
     assert virft("check", data) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["colour", "all", "4", *"00000"]
-    page = "".join(write_samples_page(store, title="t", intro="i"))
+    page = "".join(write_samples_page(([one] for one in store), title="t", summary=summarize(store), intro="i"))
     assert "<b>the wall</b>: #ff0000" in page
     assert (
         read_query_line(b'{"image": "a.png", "question": "wall", "task": "colour"}', task="detection").task == "colour"

@@ -46,23 +46,27 @@ def add_preview(verbs: Verbs) -> None:
         type=arguments.positive,
         metavar="N",
         default=60,
-        help="maximum number of questions, evenly spaced over the dataset",
+        help="maximum number of images, evenly spaced over the dataset; each is shown with all of its questions",
     )
 
 
 def preview(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
-    """Write one HTML page of at most ``limit`` questions, evenly spaced over a dataset, with their targets."""
+    """Write one HTML page of at most ``limit`` images, evenly spaced over a dataset, with all of their targets."""
     from virft.data.store import Store
-    from virft.report.render.samples import write_samples_page
+    from virft.report.render.samples import summarize, write_samples_page
 
     store = Store(data)
     store.check()
-    num_shown = min(limit, len(store))
-    shown = (store[i * len(store) // num_shown] for i in range(num_shown))
+    places: dict[str, list[int]] = {}
+    for number, sample in enumerate(store):
+        places.setdefault(sample.images[sample.target_image], []).append(number)
+    images = list(places.values())
+    num_shown = min(limit, len(images))
+    shown = ([store[number] for number in images[i * len(images) // num_shown]] for i in range(num_shown))
     page = out or store.folder / PREVIEW
-    intro = f"{num_shown} of {len(store)} questions" + describe_skipped(store.card.get("num_skipped", 0))
+    intro = f"{num_shown} of {len(images)} images shown" + describe_skipped(store.card.get("num_skipped", 0))
     with page.open("w", encoding="utf-8") as file:
-        file.writelines(write_samples_page(shown, title=store.folder.absolute().name, intro=intro))
+        file.writelines(write_samples_page(shown, title=str(data), summary=summarize(store), intro=intro))
     say(str(page))
 
 

@@ -187,12 +187,16 @@ def require_current_format(folder: Path) -> None:
     A card that is missing or corrupt is the caller's to report.
     """
     try:
-        found = json.loads((folder / CARD).read_text(encoding="utf-8"))["schema_version"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return
+    if not isinstance(card, dict):
+        return
+    found = card.get("schema_version")
     if found != RUN_SCHEMA_VERSION:
+        state = "is missing" if found is None else f"is {found}"
         raise RunError(
-            f"{folder / CARD}: schema_version is {found}, so another version of virft wrote this run folder; expected "
+            f"{folder / CARD}: schema_version {state}, so another version of virft wrote this run folder; expected "
             f"{RUN_SCHEMA_VERSION}: open it with that version, or train into another run.dir"
         )
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from report_factories import RIGHT, make_set, write_texts
+from report_factories import NOTHING, RIGHT, make_set, write_texts
 from virft.errors import DataError
+from virft.evaluation.blind_data import BlindData
+from virft.evaluation.evaluated import evaluate_predictions
 from virft.evaluation.predictions import PREDICTIONS
 from virft.evaluation.score import RULES, score_predictions, write_scores
 from virft.evaluation.score_cache import read_scores
@@ -20,7 +22,7 @@ def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     (found,) = score_predictions(path, store)
     found = replace(found, intervals={"f1": (0.25, 0.75)})
     write_scores((found,), tmp_path / "scores.json", predictions=path)
-    (again,), rules = read_scores(tmp_path / "scores.json")
+    (again,), rules, _ = read_scores(tmp_path / "scores.json")
     assert rules == RULES
     rounded = {name: round(value, 6) for name, value in found.values.items()}
     assert again == replace(found, values=rounded)
@@ -33,7 +35,7 @@ WRONG_TABLE = ONE_TASK % '"values": {"f1": 1}, "tables": {"ap": {"fox": "high"}}
 
 def test_a_task_without_metrics_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text(ONE_TASK % '"values": {}, "tables": {}, "intervals": {}')
-    assert read_scores(tmp_path / "scores.json") == ((), None)
+    assert read_scores(tmp_path / "scores.json") == ((), None, {})
 
 
 UNKNOWN_TASK = '{"tasks": {"flying": {"values": {"f1": 1}}}, "data_hash": ""}'
@@ -46,3 +48,16 @@ def test_a_file_without_scores_is_refused(tmp_path: Path, text: str) -> None:
         read_scores(tmp_path / "scores.json")
     with pytest.raises(DataError, match="cannot be read"):
         read_scores(tmp_path / "none.json")
+
+
+def test_blind_baselines_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    train, store = make_set(tmp_path / "train"), make_set(tmp_path / "test", number=4)
+    path = write_texts(tmp_path / "p", store, [NOTHING] * 4) / PREDICTIONS
+    evaluated = evaluate_predictions(path, store, BlindData(stores=(train,)))
+    evaluated.write(tmp_path / "scores.json")
+    (fitted,) = evaluated.blind
+    again = read_scores(tmp_path / "scores.json").blind["detection"]
+    assert again.verdict == fitted.verdict == "below"
+    assert [one.name for one in again.baselines] == [one.name for one in fitted.baselines]
+    assert again.best.values["f1"] == 1.0
+    assert again.common_answer == fitted.common_answer

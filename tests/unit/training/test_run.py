@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,17 @@ def written_by_another_version(folder: Path) -> Path:
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("[monitors]", "[guards]"))
     return folder
+
+
+def test_a_card_without_a_version_is_refused(tmp_path: Path) -> None:
+    card = tmp_path / "card.json"
+    card.write_text("[]")
+    require_current_format(tmp_path)
+    card.write_text("{}")
+    with pytest.raises(
+        RunError, match=f"^{re.escape(str(card))}: schema_version is missing, so another version of virft"
+    ):
+        require_current_format(tmp_path)
 
 
 def test_a_run_of_another_format_is_refused_by_its_version(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from virft.evaluation.predictions import read_predictions_card
 from virft.recipes.compare.runs import SYSTEM_NAMES, Compared, TrainedSystem
 from virft.recipes.compare.text import blind_of, sentences, shown_numbers
 from virft.report.read import read_reported_predictions, read_run
+from virft.report.read.predictions import FittedBlind
+from virft.report.render.labels import label_of
 from virft.report.render.page import html_table, paragraph
 from virft.report.render.reported import ReportedSystem, Section
 from virft.report.render.run_page import render_run_page
@@ -19,22 +21,30 @@ from virft.training.progress import duration
 
 def compare_page(found: Compared, *, title: str, intro: str, sections: Sequence[Section] = ()) -> str:
     """The page as HTML; ``sections`` come before its own."""
+    run = next((run for system in found.systems for run in system.runs), None)
+    fitted: FittedBlind = {}
     return render_run_page(
-        [_reported(system, found.predictions[system.name]) for system in found.systems],
+        [_reported(system, found.predictions[system.name], run, fitted) for system in found.systems],
         title=title,
         intro=intro,
         sections=[*sections, *_shown(found), Section(heading="Cost", body=_costs(found))],
     )
 
 
-def _reported(system: TrainedSystem, predictions: Mapping[str, tuple[Path, ...]]) -> ReportedSystem:
+def _reported(
+    system: TrainedSystem, predictions: Mapping[str, tuple[Path, ...]], run: Path | None, fitted: FittedBlind
+) -> ReportedSystem:
+    """``run``: its training data are those of all systems, also of the base model."""
     name = SYSTEM_NAMES[system.name]
     return ReportedSystem(
         name=name,
         runs=tuple(read_run(run, name=f"{name}, {run.name.rpartition('_seed_')[2]}") for run in system.runs),
         predictions={
             test: tuple(
-                read_reported_predictions(path.parent, read_predictions_card(path), near=path.parent) for path in paths
+                read_reported_predictions(
+                    path.parent, read_predictions_card(path), near=path.parent, run=run, fitted=fitted
+                )
+                for path in paths
             )
             for test, paths in predictions.items()
         },
@@ -48,7 +58,8 @@ def _shown(found: Compared) -> Iterator[Section]:
             body = Markup().join(
                 paragraph(text) for text in sentences(by_pair, number, blind_of(found, test, one.task))
             )
-            yield Section(heading=f"Differences on {test} ({', '.join(shown_numbers(one.task))})", body=body)
+            names = ", ".join(map(label_of, shown_numbers(one.task)))
+            yield Section(heading=f"Differences on {test} ({names})", body=body, is_folded=True)
 
 
 def _costs(found: Compared) -> Markup:

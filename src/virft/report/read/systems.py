@@ -10,7 +10,7 @@ from virft.data.store_writer import file_hash
 from virft.errors import DataError, RunError
 from virft.evaluation.prediction_folders import data_name, find_prediction_folders, holds_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
-from virft.report.read.predictions import read_reported_predictions
+from virft.report.read.predictions import FittedBlind, read_reported_predictions
 from virft.report.read.runs import is_run, read_run
 from virft.report.render.reported import ReportedPredictions, ReportedRun, ReportedSystem
 from virft.training.run import CARD, CONFIG
@@ -39,6 +39,7 @@ def read_systems(
         for folder, name in zip(folders, short_names(folders), strict=True)
     ]
     found: _Found = {}
+    fitted: FittedBlind = {}
     scored: dict[tuple[str, str, str], ReportedPredictions] = {}
     notes: list[str] = []
     for folder, near in _prediction_folders(places, folders):
@@ -50,7 +51,14 @@ def read_systems(
         # every run may hold the same predictions of the base model: score identical files once, list them once
         key = (_system_of(card, folder, runs), repr(replace(card, data="")), _digest(folder / PREDICTIONS))
         if key not in scored or not scored[key].scores:
-            scored[key] = read_reported_predictions(folder, card, near=near, with_intervals=with_intervals)
+            scored[key] = read_reported_predictions(
+                folder,
+                card,
+                near=near,
+                with_intervals=with_intervals,
+                run=folders[0] if folders else None,
+                fitted=fitted,
+            )
             found.setdefault(key[0], {}).setdefault(data_name(card), []).append(scored[key])
     for origin in runs:
         # if only the best checkpoint has predictions, it represents its run

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from virft.report.render.labels import label_of
 from virft.report.render.reported import ReportedRun, ReportedSystem
 from virft.tasks import TASKS
 from virft.tasks.task import UNREADABLE_FRAC
 from virft.text.records import is_json_number
 from virft.training.run import VALIDATION_PREFIX
 
+MAIN = "Reward and validation score"
+"""Heading of the charts that show whether a run learns."""
 SMOOTHED_FRACTION = 0.1
 """Width of the smoothing window as a fraction of the steps."""
 MOST_POINTS = 500
@@ -28,39 +31,49 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A metric of one run. ``tone``: index of the colour. ``smooth``: the smoothed curve of a fluctuating metric.
-
-    ``system``: index of the system that the line belongs to, if any.
-    """
+    """A metric of one run."""
 
     name: str
+    """Label in the legend."""
     tone: int
+    """Index of the colour."""
     points: Points
+    """Values over steps."""
     smooth: Points | None = None
+    """The smoothed curve of a fluctuating metric."""
     system: int | None = None
+    """Index of the system that the line belongs to, if any."""
+    summary: str = ""
+    """Text in the legend; empty: the first and the last value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """Lines over steps. ``description``: definition of the metric. ``is_fraction``: values in [0, 1], shown as percent.
-
-    ``legend``: the lines are not the systems of the page, so the chart needs its own legend.
-    """
+    """Lines over steps, or over another quantity."""
 
     title: str
+    """Name of the metric."""
     description: str
+    """Definition of the metric."""
     lines: tuple[Line, ...]
+    """One line for each run."""
     is_fraction: bool = False
-    legend: bool = False
+    """Values are in [0, 1] and shown as percent."""
+    x_name: str = "step"
+    """Quantity of the horizontal axis."""
+    x_range: tuple[float, float] | None = None
+    """Ends of the horizontal axis; None: those of the values."""
+    y_range: tuple[float, float] | None = None
+    """Ends of the vertical axis; None: those of the values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChartGroup:
-    """Charts under one heading. ``more``: charts in a collapsed block."""
+    """Charts under one heading. ``is_main``: shown at first; the other groups are collapsed."""
 
     heading: str
     charts: tuple[Chart, ...]
-    more: tuple[Chart, ...] = ()
+    is_main: bool = False
 
 
 _DESCRIPTIONS = {
@@ -116,6 +129,12 @@ def _rollout_metrics() -> dict[str, str]:
     return {name: text for row in rows if row is not None for name, text in row.descriptions.items()}
 
 
+_SIDE_PARTS = ("reward_format", "reward_confidence", "reward_overlong")
+"""Parts of the reward that can rise without a better answer."""
+_LEAST_LOSS = 1e-3
+"""A loss that stays below this value is drawn as a flat line: with GRPO it is near 0 by construction."""
+
+
 def _first_validations() -> list[str]:
     """Return the validation scores whose charts come first, in order."""
     compared = [metric.name for task in TASKS.values() for metric in task.metrics if metric.in_comparison]
@@ -128,24 +147,36 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
     several = len({run.trainer for _, _, run in runs}) > 1
     tables = [(place, _line_name(system, run), _of_run(run, several=several)) for place, system, run in runs]
     names = list(dict.fromkeys(name for _, _, table in tables for name in table))
-    validations = [one for one in names if one.startswith(VALIDATION_PREFIX)]
-    order = _first_validations()
-    first = [one for one in validations if one.partition("@")[0] in order]
+    rewards = [one for one in names if one == "reward" or one.startswith(("reward_", "reward@"))]
+    validations = _sorted_validations(names)
+    scores = [one for one in validations if one == f"{VALIDATION_PREFIX}score"] or validations[:1]
+    parts = [one for one in rewards if one.partition("@")[0] not in _SIDE_PARTS]
+    losses = [] if rewards else [one for one in names if one.partition(" of ")[0] == "loss"]
     headings = {
-        "Reward": [one for one in names if one == "reward" or one.startswith(("reward_", "reward@"))],
-        "Validation": sorted(first, key=lambda one: order.index(one.partition("@")[0])) or validations,
+        MAIN: [*parts, *losses, *scores],
+        "Reward": [one for one in rewards if one not in parts],
+        "Validation": [one for one in validations if one not in scores],
         "Completions": [one for one in (*_COMPLETIONS, *_rollout_metrics()) if one in names],
         "Update": [name for one in _UPDATE for name in names if name.partition(" of ")[0] == one],
     }
-    known = {*validations, *(one for members in headings.values() for one in members)}
+    headings["Update"] = [one for one in headings["Update"] if one not in losses]
+    known = {one for members in headings.values() for one in members}
     headings["Other"] = [one for one in names if one not in known]
-    groups = []
-    for heading, members in headings.items():
-        more = [one for one in validations if one not in members] if heading == "Validation" else []
-        charts, rest = (tuple(_chart(name, tables) for name in which) for which in (members, more))
-        groups += [ChartGroup(heading=heading, charts=charts, more=rest)] if charts else []
+    groups = [
+        ChartGroup(heading=heading, charts=tuple(_chart(name, tables) for name in members), is_main=heading == MAIN)
+        for heading, members in headings.items()
+        if members
+    ]
     times = [chart for _, system, run in runs for chart in _time_charts(system, run, alone=len(runs) == 1)]
     return [*groups, ChartGroup(heading="Time", charts=tuple(times))] if times else groups
+
+
+def _sorted_validations(names: Iterable[str]) -> list[str]:
+    """Return the validation metrics, those that ``virft compare`` lists first."""
+    order = _first_validations()
+    found = [one for one in names if one.startswith(VALIDATION_PREFIX)]
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(found, key=lambda one: places.get(one.partition("@")[0], len(order)))
 
 
 def smoothed(points: Points) -> Points | None:
@@ -233,6 +264,7 @@ def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -
         description=(_DESCRIPTIONS | _rollout_metrics()).get(name.partition(" of ")[0], ""),
         lines=lines,
         is_fraction=_is_fraction(name, lines),
+        y_range=_fixed_range(name, [value for line in lines for value in line.points.values]),
     )
 
 
@@ -260,7 +292,14 @@ def _time_charts(system: ReportedSystem, run: ReportedRun, *, alone: bool) -> li
         return []
     num_steps = max(len(points.steps) for points in stages.values())
     title = "seconds per step" if alone else f"seconds per step, {_line_name(system, run)}"
-    return [Chart(title=title, description=f"{total / num_steps:.1f} s per step on average", lines=lines, legend=True)]
+    return [
+        Chart(
+            title=title,
+            description=f"{total / num_steps:.1f} s per step on average",
+            lines=lines,
+            y_range=(0.0, _highest(lines)),
+        )
+    ]
 
 
 def _line_name(system: ReportedSystem, run: ReportedRun) -> str:
@@ -271,11 +310,34 @@ def _title(name: str) -> str:
     """Format a metric's key as a chart title.
 
     >>> _title("reward_iou"), _title("validation_f1@coins"), _title("nonzero_std_frac")
-    ('reward: iou', 'f1@coins', 'nonzero std')
+    ('reward: IoU', 'validation: F1@coins', 'groups with different rewards')
     """
-    if name.startswith("reward_"):
-        return f"reward: {name.removeprefix('reward_').replace('_', ' ')}"
-    return name.removeprefix(VALIDATION_PREFIX).removesuffix("_frac").replace("_", " ")
+    for prefix in ("reward_", VALIDATION_PREFIX):
+        if name.startswith(prefix):
+            return f"{prefix[:-1]}: {label_of(name.removeprefix(prefix))}"
+    return label_of(name)
+
+
+def _fixed_range(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of a metric's axis, chosen so that a flat line is drawn flat.
+
+    Fractions, validation scores and parts of the reward get 0 to 1, or -1 to 1; all other axes contain 0.
+
+    >>> _fixed_range("validation_f1", [0.31, 0.32]), _fixed_range("reward_confidence", [-0.1, 0.2])
+    ((0.0, 1.0), (-1.0, 1.0))
+    >>> _fixed_range("grad_norm", [1.5, 2.5]), _fixed_range("loss", [-1e-9, 1e-9])
+    ((0.0, 2.5), (-0.001, 0.001))
+    """
+    low, high = min(0.0, *values), max(0.0, *values)
+    if name.endswith("_frac") or name.startswith(("reward_", VALIDATION_PREFIX)):
+        low, high = low if low < -1 else -1.0 if low < 0 else 0.0, max(1.0, high)
+    if name.partition(" of ")[0] == "loss" and max(-low, high) < _LEAST_LOSS:
+        low, high = -_LEAST_LOSS, _LEAST_LOSS
+    return low, high
+
+
+def _highest(lines: Sequence[Line]) -> float:
+    return max(value for line in lines for value in line.points.values)
 
 
 def _is_fraction(name: str, lines: Sequence[Line]) -> bool:

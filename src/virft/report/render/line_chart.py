@@ -11,6 +11,8 @@ from virft.report.render.curves import Chart, Line, Points
 
 WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 24
+_STEP = "step"
+"""Name of the axis that has whole numbers only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +39,8 @@ class DrawnLine:
     """SVG path of the unsmoothed values behind a smoothed line, else empty."""
     dots: tuple[tuple[float, float], ...]
     """Positions of the points, if there are at most 12."""
-    first: str
-    """First value, formatted."""
-    last: str
-    """Last value, formatted."""
+    summary: str
+    """Text in the legend: the first and the last value, unless the line has a text of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class DrawnChart:
     chart: Chart
     """The chart's data."""
     x_ticks: tuple[Tick, ...]
-    """Ticks of the step axis."""
+    """Ticks of the axis of steps, or of another quantity."""
     y_ticks: tuple[Tick, ...]
     """Ticks of the value axis."""
     lines: tuple[DrawnLine, ...]
@@ -65,8 +65,8 @@ def draw_chart(chart: Chart) -> DrawnChart:
     """Lay out a chart; the value axis begins and ends at round numbers."""
     steps = [step for line in chart.lines for step in line.points.steps]
     values = [value for line in chart.lines for value in line.points.values]
-    x_low, x_high = min(steps), max(steps)
-    y_ticks = ticks(min(values), max(values))
+    x_low, x_high = chart.x_range or (min(steps), max(steps))
+    y_ticks = ticks(*(chart.y_range or (min(values), max(values))))
     y_low, y_high = min(y_ticks[0], *values), max(y_ticks[-1], *values)
 
     def across(step: float) -> float:
@@ -87,25 +87,27 @@ def draw_chart(chart: Chart) -> DrawnChart:
             path=_path(place(clear)),
             faint=_path(place(line.points)) if line.smooth else "",
             dots=tuple(place(line.points)) if len(line.points.steps) <= 12 else (),
-            first=format_number(clear.values[0], is_fraction=chart.is_fraction),
-            last=format_number(clear.values[-1], is_fraction=chart.is_fraction),
+            summary=line.summary
+            or " → ".join(
+                format_number(value, is_fraction=chart.is_fraction) for value in (clear.values[0], clear.values[-1])
+            ),
         )
 
     lines = tuple(draw(line) for line in chart.lines)
-    ends = "; ".join(f"{line.name} from {line.first} to {line.last}" for line in lines)
+    ends = "; ".join(f"{line.name} {line.summary.replace('→', 'to')}" for line in lines)
     return DrawnChart(
         chart=chart,
         x_ticks=tuple(
             Tick(at=round(across(tick), 1), text=f"{tick:g}")
             for tick in ticks(x_low, x_high)
-            if x_low <= tick <= x_high and tick == int(tick)
+            if x_low <= tick <= x_high and (tick == int(tick) or chart.x_name != _STEP)
         ),
         y_ticks=tuple(
             Tick(at=round(down(tick), 1), text=format_number(tick, is_fraction=chart.is_fraction, of=y_ticks))
             for tick in y_ticks
         ),
         lines=lines,
-        alt_text=f"{chart.title}, step {x_low:g} to {x_high:g}: {ends}",
+        alt_text=f"{chart.title}, {chart.x_name} {x_low:g} to {x_high:g}: {ends}",
         readings=_readings(chart, (x_low, x_high)),
     )
 
@@ -155,10 +157,10 @@ def _readings(chart: Chart, ends: tuple[float, float]) -> str:
             "name": line.name,
             "tone": line.tone,
             "system": line.system,
-            "steps": [int(step) for step in line.points.steps],
+            "steps": [int(step) if chart.x_name == _STEP else round(step, 3) for step in line.points.steps],
             "values": [format_number(value, is_fraction=chart.is_fraction) for value in line.points.values],
         }
         for line in chart.lines
     ]
-    frame = {"left": LEFT, "right": WIDTH - RIGHT, "first": ends[0], "last": ends[1]}
+    frame = {"left": LEFT, "right": WIDTH - RIGHT, "first": ends[0], "last": ends[1], "x": chart.x_name}
     return json.dumps(frame | {"lines": lines}, separators=(",", ":"))

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from virft.report.render.page_images import PageImage
 from virft.tasks import TASKS
-from virft.types import Answer, Box, Polygon, Target
+from virft.types import Answer, Box, ImageSize, Polygon, Target
+
+MOST_LETTERS = 20
+"""Letters of a class name at a box."""
+_LETTER_WIDTH = 0.6
+"""Mean width of a letter as a fraction of the font size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,22 +30,39 @@ class Shape:
     height: float
     """Height."""
     text: str = ""
-    """Label at the upper left corner: the confidence, if there is one."""
+    """Label at the upper left corner: class and confidence, as far as there are any."""
+    text_x: float = 0.0
+    """Where the label begins, or ends if ``text_ends``."""
+    text_y: float = 0.0
+    """Base line of the label."""
+    text_ends: bool = False
+    """The label ends at ``text_x``, because it would reach outside the image otherwise."""
+    tone: int = 0
+    """Index of the colour, for boxes whose colour is that of their class."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """An image with shapes. ``outlines``: SVG points of polygons. ``alt_text``: for readers who cannot see images."""
+    """An image with shapes. ``outlines``: SVG points of polygons. ``alt_text``: for readers who cannot see images.
+
+    ``is_alone``: no other panel shows the image, so the panel itself holds it.
+    """
 
     image: PageImage
     shapes: tuple[Shape, ...]
     outlines: tuple[str, ...]
     alt_text: str
+    is_alone: bool = False
 
     @property
     def font_size(self) -> float:
         """Font size in pixels of the original image, readable in a small panel."""
-        return round(max(self.image.size) / 18, 1)
+        return font_size(self.image.size)
+
+
+def font_size(size: ImageSize) -> float:
+    """Return the font size of labels in pixels of the image, for a panel of 4:3 that the image fits into."""
+    return round(max(size.width, size.height * 4 / 3) / 18, 1)
 
 
 def make_panel(
@@ -50,24 +72,34 @@ def make_panel(
     answer: Answer,
     *,
     alt_text: str,
+    label: str = "",
     polygons: Sequence[Polygon] = (),
 ) -> Panel:
     """Return a panel with the target's boxes below the predicted ones, each a hit or a miss (``Task.answer_boxes``).
 
-    ``target`` None: the ground truth is not known. ``polygons``: outlines of the target's mask.
+    ``target`` None: the ground truth is not known. ``label``: class of the boxes, written at the predicted ones.
+    ``polygons``: outlines of the target's mask.
     """
-    shapes = [_shape("target", box) for box in TASKS[task].target_boxes(target)]
+    shapes = [make_shape("target", box, image.size) for box in TASKS[task].target_boxes(target)]
     marked = TASKS[task].answer_boxes(answer, target)
-    shapes += [_shape("hit" if one.is_hit else "miss", one.box, one.text) for one in marked]
+    shapes += [
+        make_shape(
+            "hit" if one.is_hit else "miss", one.box, image.size, text=f"{label[:MOST_LETTERS]} {one.text}".strip()
+        )
+        for one in marked
+    ]
     return Panel(
         image=image,
         shapes=tuple(shapes),
-        outlines=tuple(_points(polygon) for polygon in polygons),
+        outlines=outlines(polygons),
         alt_text=alt_text,
     )
 
 
-def _shape(kind: str, box: Box, text: str = "") -> Shape:
+def make_shape(kind: str, box: Box, size: ImageSize, *, text: str = "", tone: int = 0) -> Shape:
+    """Return a box on an image of this size, with a label inside the image: above the box if there is room."""
+    letter = font_size(size)
+    ends = box.x1 + _LETTER_WIDTH * letter * len(text) > size.width
     return Shape(
         kind=kind,
         x=round(box.x1, 1),
@@ -75,8 +107,13 @@ def _shape(kind: str, box: Box, text: str = "") -> Shape:
         width=round(box.x2 - box.x1, 1),
         height=round(box.y2 - box.y1, 1),
         text=text,
+        text_x=round(min(box.x2, size.width) if ends else box.x1 + letter / 5, 1),
+        text_y=round(box.y1 - letter / 4 if box.y1 > 1.3 * letter else box.y1 + letter, 1),
+        text_ends=ends,
+        tone=tone,
     )
 
 
-def _points(polygon: Polygon) -> str:
-    return " ".join(f"{value:.1f}" for value in polygon)
+def outlines(polygons: Sequence[Polygon]) -> tuple[str, ...]:
+    """Return polygons as SVG points."""
+    return tuple(" ".join(f"{value:.1f}" for value in polygon) for polygon in polygons)

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from virft.evaluation.blind import BlindScores
 from virft.metrics.bootstrap import Resampled
+from virft.metrics.box_curves import BoxCurves
+from virft.metrics.confusion import ConfusionMatrix
 from virft.types import Reading, Sample, Scores
 
 
@@ -53,6 +56,14 @@ class QuestionScore(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BoxDiagnostics:
+    """Details about predicted boxes. ``curves``: None without targets or predicted boxes."""
+
+    curves: BoxCurves | None
+    confusion: ConfusionMatrix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReportedPredictions:
     """The predictions of one model on one dataset."""
 
@@ -74,6 +85,12 @@ class ReportedPredictions:
     """Function that parses the predictions of some samples, by sample id."""
     resampled: Mapping[str, Resampled] = field(default_factory=dict)
     """Bootstrap resamples by task, for confidence intervals of differences."""
+    diagnostics: Mapping[str, BoxDiagnostics] = field(default_factory=dict)
+    """Curves and confusion matrix by task, for tasks that have classes with boxes; empty without the dataset."""
+    blind: Mapping[str, BlindScores] = field(default_factory=dict)
+    """Blind baselines by task, and the position of these predictions against the best of them."""
+    blind_note: str = ""
+    """Reason why there are no blind baselines that are fitted on training data."""
     problem: str = ""
     """Message about missing data or unfinished predictions."""
 
@@ -96,7 +113,11 @@ class ReportedSystem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A section of the page that the caller renders. ``body``: safe HTML, made with the functions of ``page``."""
+    """A section of the page that the caller renders. ``body``: safe HTML, made with the functions of ``page``.
+
+    ``is_folded``: only the heading is shown at first.
+    """
 
     heading: str
     body: Markup
+    is_folded: bool = False

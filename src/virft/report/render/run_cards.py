@@ -12,6 +12,8 @@ from virft.report.render.reported import ReportedRun, ReportedSystem
 NOT_SET = "–"
 _IGNORED_SETTINGS = ("run.dir",)
 """Settings that differ between any two runs and carry no information."""
+_OWN_SECTIONS = frozenset({"grpo", "sft", "compare"})
+"""Sections that only the trainer or the verb of that name uses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +50,27 @@ def run_card_views(systems: Sequence[ReportedSystem]) -> list[RunCardView]:
 
 
 def settings_that_differ(runs: Sequence[ReportedRun]) -> list[SettingRow]:
-    """Return the settings that differ between runs, in the order of the first run's config, without ``run.dir``."""
+    """Return the settings that differ between runs, in the order of the first run's config, without ``run.dir``.
+
+    A setting of another trainer has no effect on a run; so it has no value there, and is listed only if it differs
+    between runs that use it.
+    """
     keys = list(dict.fromkeys(key for run in runs for key in run.settings if key not in _IGNORED_SETTINGS))
-    rows = [SettingRow(key=key, values=tuple(_format_value(run.settings.get(key)) for run in runs)) for key in keys]
-    return [row for row in rows if len(set(row.values)) > 1]
+    rows = []
+    for key in keys:
+        used = [_is_used(key, run) for run in runs]
+        values = tuple(
+            _format_value(run.settings.get(key)) if has_effect else NOT_SET
+            for run, has_effect in zip(runs, used, strict=True)
+        )
+        if len({value for value, has_effect in zip(values, used, strict=True) if has_effect}) > 1:
+            rows.append(SettingRow(key=key, values=values))
+    return rows
+
+
+def _is_used(key: str, run: ReportedRun) -> bool:
+    """Return False for a setting in the section of another trainer, or of ``virft compare``."""
+    return key.partition(".")[0] not in _OWN_SECTIONS - {run.trainer}
 
 
 def num_steps_done(run: ReportedRun) -> int:

@@ -2,56 +2,198 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from markupsafe import Markup
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from virft.data.images import load_image
 from virft.geometry.masks import target_mask
 from virft.report.render.images import TARGET_COLOUR
 from virft.report.render.page import stream
-from virft.report.render.page_images import data_uri
+from virft.report.render.page_images import PageImage, data_uri, shrink_image
+from virft.report.render.panels import MOST_LETTERS, Panel, make_shape
 from virft.tasks import TASKS
 from virft.types import Sample
 
-_SIDE = 320
+CARD_SIDE = 480
+ABSENT = "absent"
+"""Kind of a question about a class that is not in the image."""
+MOST_DOTS = 2000
+MOST_LABELS = 5
+"""Up to this number of boxes of a class on an image, each has a label; of more boxes the first one has."""
+_MOST_BARS = 12
 
 
-class Figure(NamedTuple):
-    """An embedded image with its caption. ``alt_text``: for readers who cannot see the image."""
+class Question(NamedTuple):
+    """One question about an image. ``tone``: index of the colour of its boxes."""
 
-    uri: str
-    alt_text: str
-    lines: list[str]
-
-
-def write_samples_page(samples: Iterable[Sample], *, title: str, intro: str) -> Iterator[str]:
-    """Yield the page in pieces: a figure for each sample, images embedded at no more than 320 pixels a side."""
-    return stream("samples.html.jinja", title=title, intro=intro, figures=(_figure(sample) for sample in samples))
+    query: str
+    question: str
+    target: str
+    sample_id: str
+    tone: int
 
 
-def draw_target(image: Image.Image, sample: Sample, *, side: int = _SIDE) -> Image.Image:
-    """Draw the target's boxes and mask on a copy whose longer side is at most ``side`` pixels."""
-    scale = min(1.0, side / max(image.size))
-    canvas = image.convert("RGB").resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    if (mask := target_mask(sample)) is not None:
-        shade = Image.fromarray(mask.astype(np.uint8) * 90).resize(canvas.size)
-        canvas.paste(TARGET_COLOUR, mask=shade)
-    draw = ImageDraw.Draw(canvas)
-    for box in TASKS[sample.task].target_boxes(sample.target):
-        draw.rectangle([scale * value for value in box.xyxy], outline=TARGET_COLOUR, width=2)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageCard:
+    """An image with the targets of all its questions."""
+
+    panel: Panel
+    """The image with a box for each target, in the colour of its class."""
+    caption: str
+    """Caption of the enlarged image."""
+    size: str
+    """Width and height in pixels."""
+    questions: tuple[Question, ...]
+    """The questions about the image."""
+    labels: tuple[str, ...]
+    """Classes, for the filter."""
+    kinds: tuple[str, ...]
+    """Tasks, and ``ABSENT``, for the filter."""
+
+
+class Bar(NamedTuple):
+    """A bar of a histogram. ``height``: fraction of the highest bar."""
+
+    text: str
+    num_images: int
+    height: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSummary:
+    """Counts of a whole dataset."""
+
+    facts: tuple[str, ...]
+    """Numbers of images, questions, boxes and absent classes."""
+    classes: tuple[tuple[str, int, int, int], ...]
+    """Class, questions, boxes and absent ones, the most frequent first."""
+    kinds: tuple[str, ...]
+    """Tasks, and ``ABSENT``."""
+    dots: tuple[tuple[float, float, int], ...]
+    """Width and height of each box as fractions of its image, and the index of its colour."""
+    num_boxes: int
+    """Number of all boxes; ``dots`` are at most ``MOST_DOTS`` of them, evenly spaced."""
+    boxes_per_image: tuple[Bar, ...]
+    """Number of images by number of boxes."""
+
+    def tone_of(self, label: str) -> int:
+        """Return the index of the colour of a class."""
+        return next((place for place, row in enumerate(self.classes, start=1) if row[0] == label), 1)
+
+
+def summarize(samples: Iterable[Sample]) -> DatasetSummary:
+    """Count the images, questions and boxes of a dataset."""
+    questions: Counter[str] = Counter()
+    boxes_of: Counter[str] = Counter()
+    absent: Counter[str] = Counter()
+    tasks: Counter[str] = Counter()
+    by_image: Counter[str] = Counter()
+    found: list[tuple[float, float, str]] = []
+    for one in samples:
+        label, boxes = _label(one), TASKS[one.task].target_boxes(one.target)
+        questions[label] += 1
+        boxes_of[label] += len(boxes)
+        absent[label] += _is_absent(one)
+        tasks[one.task] += 1
+        by_image[one.images[one.target_image]] += len(boxes)
+        width, height = one.target_size
+        found += [((box.x2 - box.x1) / width, (box.y2 - box.y1) / height, label) for box in boxes]
+    order = sorted(questions, key=lambda label: (-boxes_of[label], -questions[label], label))
+    tones = {label: place for place, label in enumerate(order, start=1)}
+    step = max(1, -(-len(found) // MOST_DOTS))
+    total, num_absent = questions.total(), absent.total()
+    facts = [f"{len(by_image)} images", f"{total} questions"]
+    facts += [f"{len(found)} boxes"] if found else []
+    facts += [f"{num_absent} about an absent class ({num_absent / total:.0%})"] if num_absent else []
+    return DatasetSummary(
+        facts=tuple(facts),
+        classes=tuple((label, questions[label], boxes_of[label], absent[label]) for label in order),
+        kinds=(*sorted(tasks), *([ABSENT] if num_absent else [])),
+        dots=tuple((round(width, 3), round(height, 3), tones[label]) for width, height, label in found[::step]),
+        num_boxes=len(found),
+        boxes_per_image=_bars(by_image.values()) if found else (),
+    )
+
+
+def write_samples_page(
+    samples: Iterable[Sequence[Sample]], *, title: str, summary: DatasetSummary, intro: str
+) -> Iterator[str]:
+    """Yield the page in pieces: a card for each image, embedded at no more than ``CARD_SIDE`` pixels a side.
+
+    ``samples``: the questions about each image that is shown. ``summary``: of the whole dataset.
+    """
+    return stream(
+        "samples.html.jinja",
+        title=title,
+        intro=intro,
+        summary=summary,
+        cards=(image_card(group, summary) for group in samples),
+    )
+
+
+def image_card(samples: Sequence[Sample], summary: DatasetSummary) -> ImageCard:
+    """Return the card of an image with the targets of these samples; masks are shaded on the image."""
+    first = samples[0]
+    size = first.target_size
+    picked = load_image(first.images[first.target_image], sample_id=first.id)
+    image = PageImage(id="", size=size, uri=data_uri(shade_masks(shrink_image(picked, CARD_SIDE), samples)))
+    shapes, questions = [], []
+    for one in samples:
+        label, tone = _label(one), summary.tone_of(_label(one))
+        text = label[:MOST_LETTERS] if TASKS[one.task].class_of is not None else ""
+        boxes = TASKS[one.task].target_boxes(one.target)
+        labelled = len(boxes) if len(boxes) <= MOST_LABELS else 1  # the colour is that of the class
+        shapes += [
+            make_shape("class", box, size, text=text if place < labelled else "", tone=tone)
+            for place, box in enumerate(boxes)
+        ]
+        target = TASKS[one.task].describe_target(one.target, "caption")
+        questions.append(Question(one.query, one.question or "", target, one.id, tone))
+    alt_text = "; ".join(f"{one.query}: {one.target}" for one in questions)
+    return ImageCard(
+        panel=Panel(image=image, shapes=tuple(shapes), outlines=(), alt_text=alt_text, is_alone=True),
+        caption=alt_text,
+        size=f"{size.width} x {size.height}",
+        questions=tuple(questions),
+        labels=tuple(dict.fromkeys(map(_label, samples))),
+        kinds=tuple(dict.fromkeys([*(one.task for one in samples), *(ABSENT for one in samples if _is_absent(one))])),
+    )
+
+
+def shade_masks(image: Image.Image, samples: Sequence[Sample]) -> Image.Image:
+    """Return a copy of an image, shaded where the targets of samples have a mask."""
+    canvas = image.convert("RGB")
+    for one in samples:
+        if (mask := target_mask(one)) is not None:
+            canvas.paste(TARGET_COLOUR, mask=Image.fromarray(mask.astype(np.uint8) * 90).resize(canvas.size))
     return canvas
 
 
-def _figure(sample: Sample) -> Figure:
-    drawn = draw_target(load_image(sample.images[sample.target_image], sample_id=sample.id), sample)
-    size = sample.target_size
-    target = TASKS[sample.task].describe_target(sample.target, "caption")
-    caption = Markup("<b>{}</b>: {}").format(sample.query, target)
-    lines = [caption, f"{sample.task}, {size.width} x {size.height}", sample.id]
-    if sample.question is not None:
-        lines.insert(1, Markup("<q>{}</q>").format(sample.question))
-    return Figure(uri=data_uri(drawn), alt_text=f"{sample.query}: {target}", lines=lines)
+def _label(sample: Sample) -> str:
+    """Return the class of a sample; for a task without classes, the name of the task."""
+    class_of = TASKS[sample.task].class_of
+    return class_of(sample) if class_of is not None else sample.task
+
+
+def _is_absent(sample: Sample) -> bool:
+    absent = TASKS[sample.task].absent
+    return absent is not None and sample.target == absent
+
+
+def _bars(numbers: Iterable[int]) -> tuple[Bar, ...]:
+    """Return a histogram of numbers of boxes; numbers above the limit share the last bar.
+
+    >>> [(bar.text, bar.num_images) for bar in _bars([1, 1, 3])]
+    [('0', 0), ('1', 2), ('2', 0), ('3', 1)]
+    """
+    counts = Counter(min(number, _MOST_BARS) for number in numbers)
+    highest = max(counts.values())
+    return tuple(
+        Bar(f"{number}+" if number == _MOST_BARS else str(number), counts[number], counts[number] / highest)
+        for number in range(max(counts) + 1)
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +11,26 @@ from statistics import fmean
 from typing import NamedTuple
 
 from virft.metrics.bootstrap import difference_intervals
-from virft.report.render.line_chart import ticks
+from virft.report.render.labels import label_of
 from virft.report.render.reported import ReportedPredictions, ReportedSystem
 from virft.tasks import TASKS
 from virft.tasks.task import Metric
 from virft.types import Scores
 
 MOST_TABLE_ROWS = 200
+_BY_CLASS = ("ap", "f1", "accuracy")
+"""Tables with a row for each class."""
+_CSV_COLUMNS = ("value", "low", "high", "difference", "difference_low", "difference_high")
+_UNDEFINED_AT_0 = {
+    "precision": "num_boxes",
+    "precision_mean": "num_boxes",
+    "recall": "num_targets",
+    "recall_mean": "num_targets",
+    "false_positive_rate": "num_absent",
+    "mean_confidence": "num_confidences",
+    "calibration_error": "num_confidences",
+}
+"""Metric -> the count that it is divided by; without it the metric is undefined."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +41,8 @@ class Cell:
     """Value, the mean over seeds if there are several."""
     text: str = "–"
     """Formatted value."""
+    coverage: str = ""
+    """``120 of 320`` if only some questions have a prediction."""
     between: str = ""
     """95 % confidence interval, or the range over seeds."""
     change: str = ""
@@ -38,6 +55,8 @@ class Cell:
     """Lower end of ``between``."""
     high: float | None = None
     """Upper end of ``between``."""
+    differences: tuple[float, float | None, float | None] | None = None
+    """Difference to the first system with the ends of its confidence interval, if they are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +67,16 @@ class Row:
     description: str
     cells: tuple[Cell, ...]
 
+    @property
+    def label(self) -> str:
+        """Name for readers."""
+        return label_of(self.name)
+
+    @property
+    def is_defined(self) -> bool:
+        """False if no system has a value, such as false positives on absent classes without any absent class."""
+        return any(cell.value is not None for cell in self.cells)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ByName:
@@ -56,6 +85,7 @@ class ByName:
     title: str
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     num_omitted: int = 0
+    is_by_class: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,10 +115,23 @@ class ScoreTable:
         return self.rows[0]
 
     @property
-    def axis(self) -> list[float]:
-        """Ticks from 0 that cover the headline metric and its confidence intervals."""
-        ends = [end for cell in self.headline.cells for end in (cell.value, cell.high) if end is not None]
-        return ticks(0.0, max(ends, default=0.0))
+    def differences(self) -> list[Row]:
+        """The rows with a confidence interval of a difference to the first system."""
+        return [row for row in (*self.rows, *self.more) if any(cell.change_between for cell in row.cells)]
+
+    @property
+    def csv(self) -> str:
+        """Every metric of every system, one a line, for a spreadsheet."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(("test", "task", "metric", "system", *_CSV_COLUMNS))
+        for row in (*self.rows, *self.more):
+            for (system, _), cell in zip(self.systems, row.cells, strict=True):
+                if cell.value is not None:
+                    numbers = (cell.value, cell.low, cell.high, *(cell.differences or (None,) * 3))
+                    texts = ("" if one is None else f"{one:.4f}" for one in numbers)
+                    writer.writerow((self.test, self.task, row.name, system, *texts))
+        return buffer.getvalue()
 
     @property
     def explained(self) -> list[Row]:
@@ -153,15 +196,21 @@ class _Column(NamedTuple):
     scores: tuple[Scores, ...]
 
     def values(self, name: str) -> list[float]:
-        return [value for one in self.scores for key, value in one.values.items() if _plain(key) == name]
+        """Return the value of each seed for which the metric is defined."""
+        return [
+            value
+            for one in self.scores
+            for key, value in one.values.items()
+            if without_coverage(key) == name and one.counts.get(_UNDEFINED_AT_0.get(name, ""), 1) != 0
+        ]
 
     def coverage(self, name: str) -> str:
         """Return ``120 of 320`` if only some questions have a prediction, else an empty string."""
-        found = (_COVERAGE.search(key) for one in self.scores for key in one.values if _plain(key) == name)
+        found = (_COVERAGE.search(key) for one in self.scores for key in one.values if without_coverage(key) == name)
         return next((match[1] for match in found if match), "")
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        return next((ends for key, ends in self.scores[0].intervals.items() if _plain(key) == name), None)
+        return next((ends for key, ends in self.scores[0].intervals.items() if without_coverage(key) == name), None)
 
 
 def _table(test: str, task: str, systems: Sequence[ReportedSystem]) -> ScoreTable:
@@ -171,7 +220,9 @@ def _table(test: str, task: str, systems: Sequence[ReportedSystem]) -> ScoreTabl
         if predictions:
             scores = tuple(found for one in predictions if (found := one.of_task(task)) is not None)
             columns.append(_Column(system.name, place, predictions, scores))
-    names = list(dict.fromkeys(_plain(name) for column in columns for one in column.scores for name in one.values))
+    names = list(
+        dict.fromkeys(without_coverage(name) for column in columns for one in column.scores for name in one.values)
+    )
     described = TASKS[task].described_metrics
     first = [metric.name for metric in described if metric.in_table and metric.name in names] or names[:1]
     order = {metric.name: at for at, metric in enumerate(described)}
@@ -224,22 +275,25 @@ def _cell(column: _Column, metric: Metric, before: Sequence[float], interval: tu
     if len(values) > 1:
         between = f"{between}, {len(values)} seeds"
     change, change_between, sense = "", "", ""
+    differences: tuple[float, float | None, float | None] | None = None
     if before:
         difference = value - fmean(before)
-        change = signed(difference)
+        change, differences = signed(difference), (difference, *(interval or (None, None)))
         if interval is not None:
             change_between = f"{signed(interval[0])} to {signed(interval[1])}"
             if interval[0] > 0 or interval[1] < 0:
                 sense = {1: "better", -1: "worse", 0: ""}[metric.better * (1 if difference > 0 else -1)]
     return Cell(
         value=value,
-        text=f"{value:.3f} ({coverage})" if (coverage := column.coverage(metric.name)) else f"{value:.3f}",
+        text=f"{value:.3f}",
+        coverage=column.coverage(metric.name),
         between=between,
         change=change,
         change_between=change_between,
         sense=sense,
         low=ends[0] if ends else None,
         high=ends[1] if ends else None,
+        differences=differences,
     )
 
 
@@ -269,11 +323,11 @@ def _facts(columns: Sequence[_Column]) -> tuple[str, ...]:
 
 def _by_name(columns: Sequence[_Column]) -> list[ByName]:
     """Return the additional tables, of the first seed of each system."""
-    names = list(dict.fromkeys(_plain(name) for column in columns for name in column.scores[0].tables))
+    names = list(dict.fromkeys(without_coverage(name) for column in columns for name in column.scores[0].tables))
     tables = []
     for name in names:
         found = [
-            next((rows for key, rows in column.scores[0].tables.items() if _plain(key) == name), {})
+            next((rows for key, rows in column.scores[0].tables.items() if without_coverage(key) == name), {})
             for column in columns
         ]
         labels = list(dict.fromkeys(label for rows in found for label in rows))
@@ -282,7 +336,7 @@ def _by_name(columns: Sequence[_Column]) -> list[ByName]:
             for label in labels[:MOST_TABLE_ROWS]
         )
         num_omitted = max(0, len(labels) - MOST_TABLE_ROWS)
-        tables.append(ByName(title=name.replace("_", " "), rows=rows, num_omitted=num_omitted))
+        tables.append(ByName(title=label_of(name), rows=rows, num_omitted=num_omitted, is_by_class=name in _BY_CLASS))
     return tables
 
 
@@ -291,10 +345,10 @@ def _format_entry(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _plain(name: str) -> str:
+def without_coverage(name: str) -> str:
     """Return a metric's name without its coverage.
 
-    >>> _plain("f1 (120 of 320)"), _plain("giou (masks: box)")
+    >>> without_coverage("f1 (120 of 320)"), without_coverage("giou (masks: box)")
     ('f1', 'giou (masks: box)')
     """
     return _COVERAGE.sub("", name)

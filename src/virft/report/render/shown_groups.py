@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.data.augmentation import augment_target
+from virft.report.render.labels import label_of
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import ReportedRun
@@ -129,16 +130,15 @@ def _completion(
         answer = _answer(record, sample.task)
         described = TASKS[sample.task].describe_target(target)
         alt_text = f"The {title} completion. Query: {sample.query}. Target: {described}. Text: {record['text']}"
-        drawn = make_panel(image, sample.task, target, answer, alt_text=alt_text)
+        label = sample.query if TASKS[sample.task].class_of is not None else ""
+        drawn = make_panel(image, sample.task, target, answer, alt_text=alt_text, label=label)
     advantage = record.get("advantage")
     return ShownCompletion(
         title=title,
         text=record["text"],
         reward=f"{record['reward']:.2f}",
         advantage=signed(advantage) if advantage is not None else "",
-        parts=tuple(
-            (name.replace("_", " "), f"{value:.2f}".replace("-", "−")) for name, value in record["parts"].items()
-        ),
+        parts=tuple((label_of(name), f"{value:.2f}".replace("-", "−")) for name, value in record["parts"].items()),
         panel=drawn,
     )
 

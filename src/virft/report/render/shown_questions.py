@@ -1,4 +1,4 @@
-"""Select the questions that a page shows with their image: largest changes first, then the worst failures."""
+"""Select the questions that a page shows with their image: largest changes, the worst failures, typical answers."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class ShownPrediction:
     """The parsed answer in short."""
     score: str
     """Score of the prediction, formatted."""
+    outcomes: tuple[str, ...]
+    """The entries of ``OUTCOMES`` that apply."""
     text: str
     """Text of the completion."""
 
@@ -50,10 +52,17 @@ class ShownQuestion:
     """The sample's own question text, if it has one."""
     target: str
     """The ground truth in short."""
+    label: str
+    """Class of the sample, for the filter; empty for a task without classes."""
     change: str
     """``better`` or ``worse``, last system against first; empty if equal."""
     predictions: tuple[ShownPrediction, ...]
     """Predictions in the order of the systems."""
+
+    @property
+    def found(self) -> dict[int, tuple[str, ...]]:
+        """The outcomes of each prediction by the index of its system on the page, for the filter."""
+        return {one.place: one.outcomes for one in self.predictions}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +73,21 @@ class ShownTest:
     """Name of the test set."""
     num_systems: int
     """Predictions per question."""
-    counts: str
-    """Sentence with the numbers of better, worse and equal predictions."""
+    counts: tuple[str, ...]
+    """A sentence for each later system with the numbers of better, worse and equal predictions."""
     changed: tuple[ShownQuestion, ...]
     """Questions with the largest changes."""
     failures: tuple[ShownQuestion, ...]
     """Worst failures."""
+    typical: tuple[ShownQuestion, ...]
+    """Questions at equal distances in the order of the last system's scores."""
     problems: tuple[str, ...]
     """Reasons why images are missing."""
+
+    @property
+    def questions(self) -> tuple[ShownQuestion, ...]:
+        """All questions, in the order of the page."""
+        return (*self.changed, *self.failures, *self.typical)
 
 
 class _ShownSystem(NamedTuple):
@@ -87,14 +103,18 @@ class ExampleSelection(NamedTuple):
 
     changed: list[str]
     failures: list[str]
+    typical: list[str]
 
 
 def select_examples(scores: Sequence[Mapping[str, QuestionScore]], number: int) -> ExampleSelection:
-    """Select at most ``number`` questions, at most half of them changed; ``scores`` of each system, the baseline first.
+    """Select at most ``number`` questions: half changed, a quarter failures, a quarter typical.
+
+    ``scores``: of each system, the baseline first.
 
     The change of a question is its largest score difference between a later system and the first; equal changes have
     the order of the dataset. Failures are questions that the later systems answered incorrectly, sorted by score, then
-    by confidence. With one system there are failures only.
+    by confidence. Typical questions are those at equal distances in the order of the last system's scores, among the
+    others. With one system there are no changes.
     """
     first, later = scores[0], scores[1:] or scores[:1]
     common = [name for name in first if all(name in one for one in later)]
@@ -106,8 +126,24 @@ def select_examples(scores: Sequence[Mapping[str, QuestionScore]], number: int) 
         return fmean(one[name].score for one in later), -max(one[name].confidence for one in later)
 
     taken = set(changed)
-    wrong = (name for name in common if name not in taken and any(one[name].score < 1 for one in later))
-    return ExampleSelection(changed=changed, failures=sorted(wrong, key=badness)[: number - len(changed)])
+    wrong = sorted(
+        (name for name in common if name not in taken and any(one[name].score < 1 for one in later)), key=badness
+    )
+    failures = wrong[: number - len(changed) - (number - len(changed)) // 2]
+    taken |= set(failures)
+    others = sorted((name for name in common if name not in taken), key=lambda name: later[-1][name].score)
+    typical = _at_equal_distances(others, number - len(changed) - len(failures))
+    return ExampleSelection(changed, failures, typical)
+
+
+def _at_equal_distances(names: Sequence[str], number: int) -> list[str]:
+    """Return ``number`` entries, the middle of each of as many equal parts.
+
+    >>> _at_equal_distances("abcdef", 2), _at_equal_distances("ab", 3)
+    (['b', 'e'], ['a', 'b'])
+    """
+    number = min(number, len(names))
+    return [names[(2 * place + 1) * len(names) // (2 * number)] for place in range(number)]
 
 
 def shown_tests(systems: Sequence[ReportedSystem], images: PageImages, *, number: int) -> list[ShownTest]:
@@ -128,26 +164,28 @@ def _test(name: str, systems: Sequence[ReportedSystem], images: PageImages, numb
     shown = [one for one in available if one.predictions.samples is not None and one.predictions.read is not None]
     # a dataset of the same name with other content has other questions
     shown = [one for one in shown if one.predictions.data_hash == shown[0].predictions.data_hash]
+    counts = _counts(shown)
     if len(shown) > MOST_SYSTEMS:
         shown = [shown[0], *shown[-(MOST_SYSTEMS - 1) :]]
     if not shown or not number:
-        return ShownTest(test=name, num_systems=0, counts="", changed=(), failures=(), problems=problems)
+        return ShownTest(test=name, num_systems=0, counts=(), changed=(), failures=(), typical=(), problems=problems)
     selection = select_examples([one.predictions.question_scores for one in shown], number)
-    selected = {*selection.changed, *selection.failures}
+    selected = {name for names in selection for name in names}
     samples = {one.id: one for one in shown[0].predictions.samples or () if one.id in selected}
     readings = [one.predictions.read(list(samples.values())) if one.predictions.read else {} for one in shown]
 
     def question(sample_id: str) -> ShownQuestion:
         return _question(samples[sample_id], shown, [one.get(sample_id) for one in readings], images)
 
-    changed, failures = tuple(map(question, selection.changed)), tuple(map(question, selection.failures))
-    lost = [each.predictions[0].panel.image.problem for each in (*changed, *failures)]
+    changed, failures, typical = (tuple(map(question, names)) for names in selection)
+    lost = [each.predictions[0].panel.image.problem for each in (*changed, *failures, *typical)]
     return ShownTest(
         test=name,
         num_systems=len(shown),
-        counts=_counts(shown),
+        counts=counts,
         changed=changed,
         failures=failures,
+        typical=typical,
         problems=(*problems, *_truncate(list(dict.fromkeys(one for one in lost if one)))),
     )
 
@@ -169,10 +207,17 @@ def _question(
                 system=one.system,
                 place=one.place,
                 panel=make_panel(
-                    image, sample.task, sample.target, answer, alt_text=alt_text, polygons=sample.polygons
+                    image,
+                    sample.task,
+                    sample.target,
+                    answer,
+                    alt_text=alt_text,
+                    label=sample.query if task.class_of is not None else "",
+                    polygons=sample.polygons,
                 ),
                 summary=task.describe_answer(answer, "short"),
                 score=f"{score:.2f}",
+                outcomes=outcomes(sample, answer, score, score - scores[0]),
                 text=reading.text if reading is not None else "",
             )
         )
@@ -182,16 +227,43 @@ def _question(
         query=sample.query,
         question=sample.question or "",
         target=task.describe_target(sample.target, "short"),
+        label=task.class_of(sample) if task.class_of is not None else "",
         change="better" if change > _EQUAL else "worse" if change < -_EQUAL else "",
         predictions=tuple(drawn),
     )
 
 
-def _counts(shown: Sequence[_ShownSystem]) -> str:
-    """Count the questions on which the last system is better, worse and equal to the first."""
-    if len(shown) == 1:
-        return ""
-    first, last = shown[0], shown[-1]
+OUTCOMES = ("hit", "miss", "false positive", "unreadable", "better", "worse")
+"""What a prediction can be filtered by; ``better`` and ``worse`` are against the first system."""
+
+
+def outcomes(sample: Sample, answer: Answer, score: float, change: float) -> tuple[str, ...]:
+    """Return the ``OUTCOMES`` of a prediction.
+
+    A hit is a predicted box that matches a target, or a correct answer without box; a miss is a target that no box
+    matches, or an incorrect answer without box; a false positive is a predicted box that matches no target.
+    """
+    task = TASKS[sample.task]
+    marked, num_targets = task.answer_boxes(answer, sample.target), len(task.target_boxes(sample.target))
+    num_hits = sum(one.is_hit for one in marked)
+    is_correct = score > 1 - _EQUAL
+    found = {
+        "hit": num_hits > 0 or (not marked and is_correct),
+        "miss": num_hits < num_targets or (not marked and not is_correct),
+        "false positive": num_hits < len(marked),
+        "unreadable": isinstance(answer, Unreadable),
+        "better": change > _EQUAL,
+        "worse": change < -_EQUAL,
+    }
+    return tuple(name for name in OUTCOMES if found[name])
+
+
+def _counts(shown: Sequence[_ShownSystem]) -> tuple[str, ...]:
+    """Count, for each later system, the questions on which it is better, worse and equal to the first."""
+    return tuple(_count(shown[0], one) for one in shown[1:])
+
+
+def _count(first: _ShownSystem, last: _ShownSystem) -> str:
     changes = [
         last.predictions.question_scores[name].score - was.score
         for name, was in first.predictions.question_scores.items()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from factories import edit_json
 from report_factories import (
     NOTHING,
@@ -16,8 +18,10 @@ from report_factories import (
     write_texts,
 )
 from virft.cli.evaluate import score
-from virft.evaluation.predictions import PREDICTIONS
-from virft.report.read import read_systems, report_folders
+from virft.evaluation.blind import BlindScores
+from virft.evaluation.predictions import PREDICTIONS, read_predictions_card
+from virft.report.read import read_reported_predictions, read_systems, report_folders
+from virft.report.read.predictions import FittedBlind
 
 WORSE = "<answer>[{'Position':[600,600,900,900],'Confidence':0.9}]</answer>"
 
@@ -34,7 +38,7 @@ def test_scores_and_differences_have_intervals(tmp_path: Path) -> None:
     (base, mine), _ = read_systems([run.folder])
     assert mine.predictions["coins"][0].scores[0].intervals["f1"] == (1.0, 1.0)
     assert base.predictions["coins"][0].resampled.keys() == {"detection"}
-    assert "(+1.000 to +1.000)" in page_of(run.folder).text
+    assert "+1.000 to +1.000" in page_of(run.folder).texts
     (_, mine), _ = read_systems([run.folder], with_intervals=False)
     assert mine.predictions["coins"][0].scores[0].intervals == {}
 
@@ -79,3 +83,26 @@ def test_corrupt_predictions_are_reported_and_the_rest_is_shown(tmp_path: Path) 
     assert "bad_lines/predictions.jsonl:1: not a prediction" in found.text
     assert f"mixed/predictions.jsonl: sample 'q3' is not in {store.folder}" in found.text
     assert "0.800" in found.texts
+
+
+def test_baselines_that_are_scored_once_give_each_predictions_its_own_difference(tmp_path: Path) -> None:
+    train, test = make_set(tmp_path / "train", number=8), make_set(tmp_path / "test", number=4)
+    run = make_run(tmp_path / "mine", train)
+    half = [RIGHT, RIGHT, NOTHING, NOTHING]
+    folders = [
+        write_texts(run.folder / "eval" / name, test, texts, model=name)
+        for name, texts in (("first", [NOTHING] * 4), ("second", half))
+    ]
+
+    def read(folder: Path, fitted: FittedBlind | None) -> BlindScores:
+        card = read_predictions_card(folder / PREDICTIONS)
+        return read_reported_predictions(folder, card, near=tmp_path, fitted=fitted).blind["detection"]
+
+    fitted: FittedBlind = {}
+    together = [read(folder, fitted) for folder in folders]
+    alone = [read(folder, None) for folder in folders]
+    assert len(fitted) == 1
+    assert [one.difference for one in together] == [one.difference for one in alone]
+    assert [one.common_answer for one in together] == [one.common_answer for one in alone]
+    # two of four targets found: 2 * 2 / (2 + 4); the mean box finds all
+    assert together[1].difference.value == pytest.approx(2 / 3 - 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from virft.report.render.curves import MOST_POINTS, ChartGroup, Points, chart_groups, smoothed, thinned
+from virft.report.render.curves import MAIN, MOST_POINTS, ChartGroup, Points, chart_groups, smoothed, thinned
 from virft.report.render.reported import ReportedRun, ReportedSystem
 
 
@@ -28,20 +28,48 @@ def test_metrics_are_grouped_and_unknown_ones_are_not_dropped() -> None:
     record = {"step": 0, "learning_rate": 0.1, "token_accuracy": 0.5, "reward": 1.0, "reward_iou": 0.5, "kl": 0.0}
     record |= {"reward@coins": 1.0, "nonzero_std_frac": 0.5, "loss": 3.0, "note": "text", "flag": True}
     assert titles(chart_groups([system("a", record)])) == {
-        "Reward": ["reward", "reward: iou", "reward@coins"],
-        "Completions": ["nonzero std"],
-        "Update": ["loss", "kl", "learning rate"],
+        MAIN: ["reward", "reward: IoU", "reward@coins"],
+        "Completions": ["groups with different rewards"],
+        "Update": ["loss", "KL divergence", "learning rate"],
         "Other": ["token accuracy"],
     }
 
 
-def test_validation_scores_come_first_and_other_metrics_are_collapsed() -> None:
+def test_reward_task_part_and_validation_score_come_first_and_the_rest_is_collapsed() -> None:
     record = {"step": 0, "validation_recall": 0.1, "validation_f1@coins": 0.2, "validation_score": 0.3}
-    (group,) = chart_groups([system("a", record)])
-    assert [chart.title for chart in group.charts] == ["score", "f1@coins"]
-    assert [chart.title for chart in group.more] == ["recall"]
-    (group,) = chart_groups([system("a", {"step": 0, "validation_recall": 0.1})])
-    assert ([chart.title for chart in group.charts], group.more) == (["recall"], ())
+    record |= {"reward": 1.0, "reward_confidence": 0.5, "reward_format": 1.0, "reward_iou": 0.5}
+    main, reward, validation = chart_groups([system("a", record)])
+    assert [chart.title for chart in main.charts] == ["reward", "reward: IoU", "validation: score"]
+    assert [chart.title for chart in reward.charts] == ["reward: confidence", "reward: format"]
+    assert [chart.title for chart in validation.charts] == ["validation: F1@coins", "validation: recall"]
+    assert [one.is_main for one in (main, reward, validation)] == [True, False, False]
+
+
+def test_of_supervised_training_the_loss_comes_first() -> None:
+    (main, update) = chart_groups([system("a", {"step": 0, "loss": 1.0, "grad_norm": 1.0})])
+    assert ([chart.title for chart in main.charts], main.is_main) == (["loss"], True)
+    assert [chart.title for chart in update.charts] == ["gradient norm"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "ends"),
+    [
+        ("unreadable_frac", (0.01, 0.02), (0.0, 1.0)),
+        ("validation_f1", (0.35, 0.36), (0.0, 1.0)),
+        ("reward_iou", (0.98, 0.99), (0.0, 1.0)),
+        ("reward_confidence", (-0.5, 0.1), (-1.0, 1.0)),
+        ("reward_giou", (0.0, 1.5), (0.0, 1.5)),
+        ("reward", (1.16, 1.49), (0.0, 1.49)),
+        ("kl", (0.1, 0.2), (0.0, 0.2)),
+        ("loss", (-1e-8, 1e-8), (-1e-3, 1e-3)),
+    ],
+)
+def test_axes_are_fixed_so_that_a_flat_line_is_drawn_flat(
+    name: str, values: tuple[float, ...], ends: tuple[float, float]
+) -> None:
+    records = [{"step": step, name: value} for step, value in enumerate(values)]
+    charts = [chart for group in chart_groups([system("a", *records)]) for chart in group.charts]
+    assert [chart.y_range for chart in charts] == [ends]
 
 
 def test_x_is_the_number_of_completed_steps_and_the_untrained_model_is_validated_at_zero() -> None:
@@ -52,7 +80,8 @@ def test_x_is_the_number_of_completed_steps_and_the_untrained_model_is_validated
         {"step": 1, "reward": 2.0},
         {"step": 1, "validation_f1": 0.3},
     )
-    reward, validation = (group.charts[0].lines[0].points for group in chart_groups([system("a", *records)]))
+    (main,) = chart_groups([system("a", *records)])
+    reward, validation = (chart.lines[0].points for chart in main.charts)
     assert reward == Points((1, 2), (1.0, 2.0))
     assert validation == Points((0, 1, 2), (0.1, 0.2, 0.3))
 
@@ -75,13 +104,13 @@ def test_losses_of_several_trainers_are_charts_of_their_own() -> None:
         run = ReportedRun(name=trainer, folder="", card={"trainer": trainer}, metrics=({"step": 0, "loss": loss},))
         return ReportedSystem(name=trainer, runs=(run,))
 
-    (update,) = chart_groups([of("grpo", 1e-9), of("sft", 2.0)])
-    assert [(chart.title, chart.lines[0].name) for chart in update.charts] == [
+    (main,) = chart_groups([of("grpo", 1e-9), of("sft", 2.0)])
+    assert [(chart.title, chart.lines[0].name) for chart in main.charts] == [
         ("loss of grpo", "grpo"),
         ("loss of sft", "sft"),
     ]
-    (update,) = chart_groups([of("sft", 1.0), of("sft", 2.0)])
-    assert [chart.title for chart in update.charts] == ["loss"]
+    (main,) = chart_groups([of("sft", 1.0), of("sft", 2.0)])
+    assert [chart.title for chart in main.charts] == ["loss"]
 
 
 def test_values_that_are_not_finite_are_skipped() -> None:

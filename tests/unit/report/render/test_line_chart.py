@@ -27,13 +27,13 @@ def test_a_line_goes_from_corner_to_corner() -> None:
     assert drawn.lines[0].dots == ((left, bottom), (201, 87), (right, top))
     assert [tick.text for tick in drawn.y_ticks] == ["0", "0.5", "1", "1.5", "2"]
     assert [tick.text for tick in drawn.x_ticks] == ["1", "2", "3"]
-    assert drawn.alt_text == "reward, step 1 to 3: a from 0 to 2"
+    assert drawn.alt_text == "reward, step 1 to 3: a 0 to 2"
 
 
 def test_behind_a_smoothed_line_lies_the_unsmoothed_one() -> None:
     drawn = draw_chart(chart(*range(20), smooth=Points(tuple(range(1, 21)), (5.0,) * 20)))
     assert drawn.lines[0].faint.count("L") == 19
-    assert (drawn.lines[0].first, drawn.lines[0].last) == ("5", "5")
+    assert drawn.lines[0].summary == "5 → 5"
     assert drawn.lines[0].dots == ()
 
 
@@ -49,6 +49,23 @@ def test_readings_under_the_cursor_are_the_values_themselves() -> None:
     found = json.loads(draw_chart(chart(0.25, 0.5, is_fraction=True)).readings)
     assert found["lines"] == [{"name": "a", "tone": 0, "system": 0, "steps": [1, 2], "values": ["25%", "50%"]}]
     assert (found["first"], found["last"], found["left"], found["right"]) == (1, 2, LEFT, WIDTH - RIGHT)
+
+
+def test_an_axis_that_is_not_of_steps_has_fixed_ends_and_fractions() -> None:
+    line = Line(name="a", tone=0, points=Points((0.5, 0.625), (0.25, 0.25)), summary="best 0.25")
+    drawn = draw_chart(
+        Chart(title="", description="", lines=(line,), x_name="recall", x_range=(0.0, 1.0), y_range=(0.0, 1.0))
+    )
+    assert (
+        [tick.text for tick in drawn.x_ticks]
+        == [tick.text for tick in drawn.y_ticks]
+        == ["0", "0.25", "0.5", "0.75", "1"]
+    )
+    # the middle of 52 and 350; a quarter from 166 up to 8
+    assert drawn.lines[0].path.startswith("M201 126.5L")
+    assert drawn.lines[0].summary == "best 0.25"
+    found = json.loads(drawn.readings)
+    assert (found["x"], found["lines"][0]["steps"]) == ("recall", [0.5, 0.625])
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))

@@ -5,27 +5,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 
+from factories import sample, save_image
 from report_factories import PageReader
-from virft.report.render.page import html_table, paragraph, render, stream
+from virft.report.render.page import html_table, paragraph, render
 from virft.report.render.run_page import render_run_page
-from virft.report.render.samples import Figure
+from virft.report.render.samples import summarize, write_samples_page
+from virft.types import Sample
+
+NASTY = "</figure><script>alert(1)</script>"
 
 
-def page(title: str = "A <run>") -> str:
-    figure = Figure(uri="data:image/webp;base64,", alt_text='a "red" fox', lines=["<script>alert(1)</script>"])
-    return render("samples.html.jinja", title=title, intro="a < b & c", figures=[figure])
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of one image, whose class and title are markup."""
+    one = sample(image=str(save_image(tmp_path_factory.mktemp("images") / "a.png")), query=NASTY)
+    return "".join(write_samples_page([[one]], title="A <run>", summary=summarize([one]), intro="a < b & c"))
 
 
-def test_text_is_escaped_and_every_element_is_closed() -> None:
-    found = PageReader(page())
-    assert "A <run>" in found.texts
-    assert "a < b & c" in found.texts
-    assert "<script>alert(1)</script>" in found.texts
-    assert found.all("img") == [{"alt": 'a "red" fox', "src": "data:image/webp;base64,"}]
+def test_text_is_escaped_and_every_element_is_closed(page: str) -> None:
+    found = PageReader(page)
+    assert {"A <run>", "a < b & c", NASTY} <= set(found.texts)
+    assert "<script>alert" not in page
+    (panel,) = found.all("svg", cls="panel")
+    assert panel["aria-label"] == f"{NASTY}: 1 box"
 
 
 def policy_of(text: str) -> str:
@@ -33,13 +41,9 @@ def policy_of(text: str) -> str:
     return str(policy)
 
 
-def test_a_page_of_samples_runs_no_script() -> None:
-    assert policy_of(page()) == "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'none'"
-    assert "<script>" not in page()
-
-
-def test_only_the_pages_own_script_may_run() -> None:
-    text = render_run_page([], title="t")
+@pytest.mark.parametrize("name", ["run", "samples"])
+def test_only_the_pages_own_script_may_run(name: str, page: str) -> None:
+    text = page if name == "samples" else render_run_page([], title="t")
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     policy = policy_of(text)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -48,23 +52,24 @@ def test_only_the_pages_own_script_may_run() -> None:
     assert "img-src data:;" in policy
 
 
-def test_nothing_is_fetched() -> None:
-    found = PageReader(page())
+def test_nothing_is_fetched(page: str) -> None:
+    found = PageReader(page)
     links = [value for _, attrs in found.elements for name, value in attrs.items() if name in ("src", "href")]
     assert all(link.startswith(("data:", "#")) for link in links)
-    assert "url(" not in page()
-    assert "@import" not in page()
+    assert "url(" not in page
+    assert "@import" not in page
 
 
-def test_a_long_page_is_rendered_piece_by_piece() -> None:
+def test_a_long_page_is_rendered_piece_by_piece(tmp_path: Path) -> None:
     drawn = []
+    one = sample(image=str(save_image(tmp_path / "a.png")))
 
-    def figures() -> object:
+    def groups() -> Iterator[list[Sample]]:
         for number in range(3):
             drawn.append(number)
-            yield Figure(uri="data:", alt_text="", lines=[])
+            yield [one]
 
-    pieces = stream("samples.html.jinja", title="t", intro="i", figures=figures())
+    pieces = write_samples_page(groups(), title="t", summary=summarize([one]), intro="i")
     next(pieces)
     assert drawn == []
     assert "".join(pieces).endswith("</html>")
@@ -73,7 +78,7 @@ def test_a_long_page_is_rendered_piece_by_piece() -> None:
 
 def test_a_missing_template_value_raises() -> None:
     with pytest.raises(UndefinedError):
-        render("samples.html.jinja", title="t", figures=[])
+        render("samples.html.jinja", title="t", cards=[])
 
 
 def test_a_table_can_be_reached_by_keyboard_and_names_its_rows() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from factories import box, detections
 from virft.report.render.page_images import PageImage
-from virft.report.render.panels import make_panel
+from virft.report.render.panels import font_size, make_panel
 from virft.types import Box, Detection, Detections, ImageSize, Label, Unreadable
 
 IMAGE = PageImage(id="image-0", size=ImageSize(180, 90))
@@ -51,3 +51,16 @@ def test_labels_and_empty_answers_have_no_shapes() -> None:
 
 def test_the_font_size_grows_with_the_image() -> None:
     assert make_panel(IMAGE, "detection", None, Detections(), alt_text="").font_size == 10
+    # 270 pixels high: as wide as 360 in a panel of 4:3
+    assert font_size(ImageSize(180, 270)) == 20
+
+
+def test_predicted_boxes_have_class_and_confidence_inside_the_image() -> None:
+    answer = Detections(
+        items=tuple(Detection(box=box(*corners), confidence=0.5) for corners in ((0, 0, 9, 9), (150, 40, 170, 60)))
+    )
+    first, second = make_panel(IMAGE, "detection", Detections(), answer, alt_text="", label="fox").shapes
+    # font size 10: the label of a box at the upper edge is inside the box, else above it
+    assert (first.text, first.text_x, first.text_y, first.text_ends) == ("fox 0.50", 2.0, 10, False)
+    # eight letters of 6 pixels from 150 would end at 198, outside of 180
+    assert (second.text_x, second.text_y, second.text_ends) == (170, 37.5, True)

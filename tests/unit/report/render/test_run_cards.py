@@ -62,3 +62,13 @@ def test_settings_that_differ_are_listed_without_the_run_folder() -> None:
     rows = [(row.key, row.values) for row in settings_that_differ([first, other])]
     assert rows == [("grpo.steps", ("5", "9")), ("prompt.thinking", ("true", "–")), ("model.lora_rank", ("–", "8"))]
     assert settings_that_differ([first, first]) == []
+
+
+def test_settings_of_another_trainer_are_no_difference() -> None:
+    grpo = [run(settings={"sft.steps": steps, "grpo.steps": 9 + steps}) for steps in (1, 2)]
+    assert [row.key for row in settings_that_differ(grpo)] == ["grpo.steps"]
+    sft = run(card={"trainer": "sft"}, settings={"sft.steps": 3, "grpo.steps": 7, "seed": 1})
+    assert [(row.key, row.values) for row in settings_that_differ([grpo[0], grpo[1], sft])] == [
+        ("grpo.steps", ("10", "11", "–")),
+        ("seed", ("–", "–", "1")),
+    ]

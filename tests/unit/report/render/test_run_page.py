@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def test_every_part_has_a_heading_and_a_link(tmp_path: Path) -> None:
     found = read(two_systems(tmp_path), sections=[section], notes=["a note"], intro="an intro")
     ids = {one.get("id") for _, one in found.elements}
     links = [one["href"][1:] for one in found.all("a") if one["href"].startswith("#")]
-    assert links[:7] == ["content", "section-1", "scores", "curves", "images", "rollouts", "runs"]
+    assert links[:8] == ["content", "overview", "summary", "scores", "curves", "images", "rollouts", "runs"]
     assert set(links) <= ids
     for text in ("Compared", "RFT wins.", "a note", "an intro", "Largest changes", "Worst failures"):
         assert text in found.texts
@@ -54,21 +55,21 @@ def test_an_image_is_embedded_once_however_often_it_is_shown(tmp_path: Path) -> 
     embedded = [one["id"] for one in found.all("image")]
     shown = [one["href"][1:] for one in found.all("use")]
     assert len(embedded) == 2
-    # two questions, two systems each
-    assert sorted(shown) == sorted(embedded * 2)
+    # two questions, two systems each, and two examples at the top
+    assert sorted(shown) == sorted(embedded * 3)
     assert all(one["href"].startswith("data:image/webp;base64,") for one in found.all("image"))
 
 
 def test_every_image_and_chart_has_a_text_and_can_be_reached_by_keyboard(tmp_path: Path) -> None:
     found = read(two_systems(tmp_path))
     panels = found.all("svg", cls="panel")
-    assert len(panels) == 4
-    assert panels[1]["aria-label"] == (
+    assert len(panels) == len(found.all("button", cls="zoomable")) == 6
+    assert panels[3]["aria-label"] == (
         "Query: fox. Target: 1 box: 10, 10 to 30, 40. Prediction of rft: 1 box: 10, 10 to 30, 40 (confidence 1.00)."
     )
     (chart,) = found.all("figure", cls="chart")
     assert chart["tabindex"] == "0"
-    assert chart["aria-label"] == "reward, step 1 to 3: rft from 0 to 1"
+    assert chart["aria-label"] == "reward, step 1 to 3: rft 0 to 1"
     assert all(one["tabindex"] == "0" for one in found.all("div", cls="scroll"))
 
 
@@ -123,8 +124,8 @@ def test_supervised_runs_have_no_rollouts() -> None:
 
 def test_predictions_alone_make_a_page_without_curves() -> None:
     found = read([ReportedSystem(name="base", predictions={"coins": (predictions(scores({"f1": 0.25})),)})])
-    headings = [one for one in found.texts if one in ("Scores", "Curves", "Runs", "Images")]
-    assert headings == ["Scores", "Images"] * 2  # links, then parts
+    headings = [one for one in found.texts if one in ("Overview", "Scores", "Curves", "Runs", "Images")]
+    assert headings == ["Overview", "Scores", "Images"] * 2  # links, then parts
     assert "0.250" in found.text
 
 
@@ -144,3 +145,30 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
     found = PageReader(page)
     links = [value for _, attrs in found.elements for name, value in attrs.items() if name in ("src", "href")]
     assert all(link.startswith(("data:", "#")) for link in links)
+
+
+def test_images_can_be_filtered_by_class_and_by_the_outcome_of_each_system(tmp_path: Path) -> None:
+    found = read(two_systems(tmp_path))
+    cards = found.all("figure", cls="filtered")
+    assert [json.loads(one["data-labels"]) for one in cards] == [["fox"], ["fox"]]
+    assert [json.loads(one["data-found"]) for one in cards] == [
+        {"0": ["miss"], "1": ["hit", "better"]},
+        {"0": ["miss"], "1": ["miss"]},
+    ]
+    # one class: no choice of it
+    assert [one["name"] for one in found.all("select")] == ["system", "kind"]
+    values = [one.get("value") for one in found.all("option")]
+    assert values[:3] == ["0", "1", ""]
+    assert {"hit", "miss", "false positive", "better", "worse"} <= set(found.texts)
+    (form,) = found.all("form", cls="filters")
+    assert "hidden" in form  # until the script shows it
+
+
+def test_sections_of_sentences_are_folded() -> None:
+    sections = [Section(heading=name, body=paragraph("x"), is_folded=name == "b") for name in "ab"]
+    found = read([], sections=sections)
+    assert [one.get("open") for one in found.all("details")] == ["", None]
+
+
+def test_nothing_on_the_page_is_blank_outside_the_view(tmp_path: Path) -> None:
+    assert "content-visibility: auto" not in render_run_page(two_systems(tmp_path), title="t")

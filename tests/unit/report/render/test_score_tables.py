@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from report_factories import predictions, scores
 from virft.metrics.bootstrap import Resampled
@@ -47,7 +48,6 @@ def test_differences_are_to_the_first_system() -> None:
     assert (base.change, rft.change, other.change) == ("", "+0.250", "−0.250")
     assert (base.between, rft.between) == ("0.400 to 0.600", "")
     assert [name for name, _ in found.systems] == ["base", "rft", "other"]
-    assert found.axis == [0.0, 0.2, 0.4, 0.6, 0.8]
 
 
 def test_a_difference_has_an_interval_and_a_sense_if_that_excludes_0() -> None:
@@ -102,7 +102,8 @@ def test_metrics_of_unfinished_predictions_share_the_row_without_a_difference() 
         system("base", predictions(scores({"f1": 0.5}))),
         system("rft", predictions(scores({"f1 (3 of 10)": 0.75}, num_samples=3), problem="p: still being written")),
     )
-    assert [(cell.text, cell.change) for cell in found.headline.cells] == [("0.500", ""), ("0.750 (3 of 10)", "")]
+    assert [(cell.text, cell.change) for cell in found.headline.cells] == [("0.500", ""), ("0.750", "")]
+    assert [cell.coverage for cell in found.headline.cells] == ["", "3 of 10"]
     assert found.warnings == (
         "the number of questions differs: 10 (base); 3 (rft)",
         "rft: p: still being written",
@@ -150,8 +151,23 @@ def test_a_table_of_very_many_classes_is_truncated_with_a_count() -> None:
     assert (len(by_class.rows), by_class.num_omitted) == (MOST_TABLE_ROWS, 3)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_an_axis_has_room_for_any_score(value: float) -> None:
-    found = table(system("base", predictions(scores({"f1": value}))))
-    assert found.axis[0] == 0.0
-    assert found.axis[-1] >= max(value, 0.1)
+def test_a_metric_without_denominator_is_undefined() -> None:
+    values = {"f1": 0.0, "precision": 0.0, "recall": 0.0, "false_positive_rate": 0.0}
+    counts = {"num_boxes": 0, "num_targets": 3, "num_absent": 0}
+    found = table(system("base", predictions(scores(values, counts=counts))))
+    assert [(row.label, row.cells[0].text) for row in found.rows] == [
+        ("F1", "0.000"),
+        ("precision", "–"),
+        ("recall", "0.000"),
+        ("false positives on absent classes", "–"),
+    ]
+
+
+def test_a_table_is_written_as_csv_with_one_value_a_line() -> None:
+    base = predictions(scores({"f1": 0.5}, intervals={"f1": (0.25, 0.75)}))
+    found = table(system('a "b", c', base), system("rft", predictions(scores({"f1": 0.75}))))
+    assert list(csv.reader(io.StringIO(found.csv))) == [
+        ["test", "task", "metric", "system", "value", "low", "high", "difference", "difference_low", "difference_high"],
+        ["coins", "detection", "f1", 'a "b", c', "0.5000", "0.2500", "0.7500", "", "", ""],
+        ["coins", "detection", "f1", "rft", "0.7500", "", "", "0.2500", "", ""],
+    ]

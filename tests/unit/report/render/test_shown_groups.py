@@ -31,7 +31,7 @@ def test_best_and_worst_are_shown_with_their_parts_and_advantages() -> None:
     assert (group.step, group.sample, group.prompt) == (5, "q0", "Detect fox.")
     best, worst = group.completions
     assert (best.title, best.text, best.reward, best.advantage) == ("best", RIGHT, "2.00", "+0.700")
-    assert (worst.title, worst.text, worst.reward, worst.parts) == ("worst", NOTHING, "0.50", (("iou", "0.00"),))
+    assert (worst.title, worst.text, worst.reward, worst.parts) == ("worst", NOTHING, "0.50", (("IoU", "0.00"),))
     assert best.panel is None
     assert group.summary == "2 rewards from 0.50 to 2.00"
 

@@ -41,28 +41,31 @@ def test_the_largest_changes_come_first_then_failures_by_confidence() -> None:
     before = scored(0.0, 1.0, 0.5, 0.0, 0.0, 1.0)
     after = scored(0.5, 0.0, 0.5, 0.0, 0.0, 1.0, confidences=(0.5, 0.5, 0.5, 0.6, 0.9, 0.9))
     # changes of 0.5 and 1; q3 and q4 are as wrong as before, q4 with more confidence; q2 is half right; q5 is correct
-    assert select_examples([before, after], 10) == (["q1", "q0"], ["q4", "q3", "q2"])
+    assert select_examples([before, after], 10) == (["q1", "q0"], ["q4", "q3", "q2"], ["q5"])
     # half of two for each
-    assert select_examples([before, after], 2) == (["q1"], ["q4"])
-    assert select_examples([before, after], 1) == (["q1"], [])
-    assert select_examples([before, after], 0) == ([], [])
+    assert select_examples([before, after], 2) == (["q1"], ["q4"], [])
+    assert select_examples([before, after], 1) == (["q1"], [], [])
+    assert select_examples([before, after], 0) == ([], [], [])
 
 
 def test_equal_changes_keep_the_order_of_the_data_so_that_better_and_worse_are_mixed() -> None:
     assert select_examples([scored(0, 1, 0, 1), scored(1, 0, 1, 0)], 8).changed == ["q0", "q1", "q2", "q3"]
 
 
-def test_without_changes_failures_fill_the_page() -> None:
-    assert select_examples([scored(0, 0, 1), scored(0, 0, 1)], 4) == ([], ["q0", "q1"])
+def test_without_changes_half_are_failures_and_the_others_typical() -> None:
+    assert select_examples([scored(0, 0, 1), scored(0, 0, 1)], 4) == ([], ["q0", "q1"], ["q2"])
+    values = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    # two failures; of the other four, the middle of the lower and of the upper half
+    assert select_examples([scored(*values)], 4) == ([], ["q0", "q1"], ["q3", "q5"])
 
 
 def test_with_several_systems_the_largest_change_counts_on_questions_common_to_all() -> None:
     later = [scored(0.5, 0.5, 0.0), scored(1.0, 0.5)]
-    assert select_examples([scored(0.5, 0.5, 1.0), *later], 4) == (["q0"], ["q1"])
+    assert select_examples([scored(0.5, 0.5, 1.0), *later], 4) == (["q0"], ["q1"], [])
 
 
 def test_of_a_single_system_failures_are_shown() -> None:
-    assert select_examples([scored(0.0, 1.0, 0.5)], 4) == ([], ["q0", "q2"])
+    assert select_examples([scored(0.0, 1.0, 0.5)], 4) == ([], ["q0", "q2"], ["q1"])
 
 
 def test_a_question_is_shown_with_each_systems_prediction_on_one_image(tmp_path: Path) -> None:
@@ -89,7 +92,9 @@ def test_a_question_is_shown_with_each_systems_prediction_on_one_image(tmp_path:
     assert failure.change == ""
     assert changed.predictions[0].panel.image is changed.predictions[1].panel.image
     assert len(images.found) == 2
-    assert test.counts == "rft against base: 1 predictions are better, 0 worse, 1 equal."
+    assert test.counts == ("rft against base: 1 predictions are better, 0 worse, 1 equal.",)
+    assert changed.found == {0: ("miss",), 1: ("hit", "better")}
+    assert changed.label == "fox"
 
 
 def test_classification_and_grounding_are_shown_too(tmp_path: Path) -> None:
@@ -148,4 +153,4 @@ def test_questions_are_divided_evenly_over_test_sets(tmp_path: Path, number: int
     shared = predictions_on(samples, read, dict.fromkeys(read, 0.0))
     both = ReportedSystem(name="base", predictions={"a": (shared,), "b": (shared,)})
     tests = shown_tests([both], PageImages(), number=number)
-    assert [len(one.failures) for one in tests] == each
+    assert [len(one.questions) for one in tests] == each

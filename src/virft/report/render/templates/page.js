@@ -26,7 +26,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     cursor.setAttribute("x1", x);
     cursor.setAttribute("x2", x);
     cursor.classList.add("on");
-    output.textContent = "step " + step;
+    output.textContent = chart.x + " " + step;
     for (const line of chart.lines) {
       const toggle = line.system === null ? null : document.getElementById("show-" + line.system);
       if (toggle && !toggle.checked) continue;
@@ -66,4 +66,80 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     event.preventDefault();
     show(places[event.key]);
   });
+}
+
+// Enlarge an image; the arrow keys show the others of the page, Escape closes.
+const zoom = document.getElementById("zoom");
+if (zoom) {
+  const stage = zoom.querySelector(".stage");
+  let shown = [], at = 0;
+
+  function enlarge(place) {
+    at = (place + shown.length) % shown.length;
+    const svg = shown[at].querySelector("svg").cloneNode(true);
+    const { width, height } = svg.viewBox.baseVal;
+    const size = Math.min(innerWidth * 0.94 / width, innerHeight * 0.82 / height);
+    svg.style.width = width * size + "px";
+    svg.style.height = height * size + "px";
+    for (const text of svg.querySelectorAll("text")) text.setAttribute("font-size", 15 / size);
+    stage.replaceChildren(svg);
+    zoom.querySelector("p").textContent = shown[at].dataset.caption + " (" + (at + 1) + " of " + shown.length + ")";
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button.zoomable");
+    if (!button) return;
+    shown = [...document.querySelectorAll("button.zoomable")].filter((one) => one.offsetParent);
+    zoom.showModal();
+    enlarge(shown.indexOf(button));
+  });
+  zoom.addEventListener("click", (event) => {
+    const move = event.target.dataset.move;
+    if (event.target === zoom || event.target === stage || move === "0") zoom.close();
+    else if (move) enlarge(at + Number(move));
+  });
+  zoom.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (move) enlarge(at + move);
+  });
+}
+
+// Filter the images by class and outcome. Without this script all of them are shown.
+for (const form of document.querySelectorAll("form.filters")) {
+  const cards = [...document.querySelectorAll(".filtered")];
+  const value = (name) => form.elements[name]?.value ?? "";
+
+  function filter() {
+    for (const card of cards) {
+      const found = JSON.parse(card.dataset.found);
+      const kinds = found[value("system")] ?? Object.values(found).at(-1);
+      const labels = JSON.parse(card.dataset.labels);
+      card.hidden = !(!value("class") || labels.includes(value("class"))) || !(!value("kind") || kinds.includes(value("kind")));
+    }
+    for (const bunch of document.querySelectorAll(".bunch")) bunch.hidden = !bunch.querySelector(".filtered:not([hidden])");
+    form.querySelector("output").textContent = cards.filter((card) => !card.hidden).length + " of " + cards.length + " shown";
+  }
+
+  form.hidden = cards.length < 2;
+  form.addEventListener("change", filter);
+  filter();
+}
+
+// Copy a table as CSV.
+for (const table of document.querySelectorAll(".scroll > table")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy";
+  button.textContent = "Copy CSV";
+  button.addEventListener("click", async () => {
+    const quoted = (cell) => '"' + cell.textContent.trim().replace(/\s+/g, " ").replaceAll('"', '""') + '"';
+    const rows = [...table.rows].map((row) => [...row.cells].map(quoted).join(","));
+    try {
+      await navigator.clipboard.writeText(table.dataset.csv ?? rows.join("\n"));
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "The browser does not allow copying";
+    }
+  });
+  table.parentElement.after(button);
 }
