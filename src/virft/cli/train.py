@@ -6,13 +6,17 @@ Imports are inside the functions: help needs none of them.
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virft.cli import arguments
 from virft.cli.output import say
 from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
+from virft.errors import ConfigError
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
@@ -118,6 +122,12 @@ def add_plan(verbs: Verbs) -> None:
     verb = add_verb(verbs, "plan", "print the memory of a run, and settings that fit", plan)
     add_config(verb, example="model.train=lora")
     verb.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="virft-tiny, a model folder, or a hub id; overrides model.path, and needs no CONFIG. The shapes of the "
+        "most used models come with virft, so that planning needs no network",
+    )
+    verb.add_argument(
         "--memory",
         type=arguments.number(float, above=0, below=1e6, unit="GiB"),
         metavar="GIB",
@@ -138,31 +148,54 @@ def add_plan(verbs: Verbs) -> None:
         help="text tokens of a prompt, without its image tokens",
     )
     verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method to plan for")
+    verb.add_argument(
+        "--no-cache",
+        dest="use_cache",
+        action="store_false",
+        help="compute the plan again, also if an equal one is in the cache folder (~/.cache/virft/plans)",
+    )
 
 
 def plan(
     *,
-    config: Path | None,
+    config: Path | None = None,
     overrides: Sequence[str] = (),
+    model: str | None = None,
     memory: float | None = None,
     image: ImageSize,
     text_tokens: int = 150,
     method: Method = "grpo",
+    use_cache: bool = True,
 ) -> None:
-    """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB."""
-    from virft.recipes.fitting import load_fitted_config
+    """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB.
 
-    settings = load_fitted_config(config, overrides, method=method).config
+    Without ``config`` the run has the default settings, and ``model``. Progress goes to standard error. Raises
+    ``ConfigError`` if neither is given.
+    """
+    from virft.config.toml_file import load_config, parse
+
+    if config is not None and "=" in config.name and not config.exists():  # KEY=VALUE without a file
+        config, overrides = None, [str(config), *overrides]
+    chosen = [f"model.path={json.dumps(model)}"] if model is not None else []
+    if config is not None:
+        loaded = load_config(config, [*overrides, *chosen])
+    elif model is not None:
+        # A plan reads no data and writes no run.
+        nowhere = 'data.train = "none"\nrun.dir = "none"\n'
+        loaded = parse(nowhere, origin="virft plan", overrides=[*overrides, *chosen])
+    else:
+        raise ConfigError("plan: neither a TOML file nor --model; expected CONFIG, or --model MODEL, or both")
+    from virft.recipes.fitting import fit
     from virft.planning.device import device_memory
-    from virft.planning.fit import find_fit
-    from virft.planning.memory import Planner
-    from virft.planning.text import format_fit, format_plan
+    from virft.planning.plan import PlanRequest, make_plan
     from virft.training.distributed import device
 
-    size = int(memory * 2**30) if memory is not None else device_memory()
-    on_cpu = memory is None and device().type == "cpu"
-    planner = Planner(settings, image=image, text_tokens=text_tokens, method=method, on_cpu=on_cpu)
-    say(format_plan(planner))
-    say("")
-    fit = find_fit(settings, planner, memory=size, image=image, text_tokens=text_tokens)
-    say(format_fit(planner, fit, memory=size))
+    request = PlanRequest(
+        config=fit(loaded, method=method).config,
+        memory=int(memory * 2**30) if memory is not None else device_memory(),
+        image=image,
+        text_tokens=text_tokens,
+        method=method,
+        on_cpu=memory is None and device().type == "cpu",
+    )
+    say(make_plan(request, report=partial(print, file=sys.stderr, flush=True), use_cache=use_cache))

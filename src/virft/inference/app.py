@@ -1,6 +1,6 @@
 """The page of ``virft app``: upload an image, enter a query, and read the answer while it is generated.
 
-Gradio renders it (``virft[app]``). The page sends no request to another host: no fonts, scripts or usage statistics.
+Gradio renders it (the extra ``app``). The page sends no request to another host: no fonts, scripts or usage statistics.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def import_gradio() -> Any:
         import gradio
     except ImportError as error:
         raise ConfigError(
-            'app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]"'
+            'app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]" in a clone of virft'
         ) from error
     return gradio
 
