@@ -37,6 +37,7 @@ def main(given: argparse.Namespace) -> None:
             "[...document.querySelectorAll('[id$=-reading] textarea')].every(one => /^answer/.test(one.value))"
         )
         page.wait_for_timeout(1500)
+        page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
         taken = page.screenshot(full_page=given.phone)
         browser.close()
     with Image.open(io.BytesIO(taken)) as image:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from runs import virft
 from virft.report.render.images import ANSWER_COLOUR
+from virft.tasks import TASKS
 
 pytestmark = pytest.mark.browser
 
@@ -29,7 +30,7 @@ FLAGS = (
 WATCH = """() => {
     window.seen = [];
     setInterval(() => {
-        const text = document.querySelector('#base-answer textarea').value;
+        const text = document.querySelector('#base-reading textarea').value;
         if (text !== window.seen.at(-1)) window.seen.push(text);
     }, 5);
 }"""
@@ -123,11 +124,46 @@ def test_answers_of_two_models_are_written_and_drawn_side_by_side(page: Any, dog
     for name in ("base", "tuned"):
         assert read_field(page, f"{name}-reading").startswith("answer: 1 box, in pixels of 112 x 112\n  [")
         assert ANSWER_COLOUR in colours(page, f"{name}-image")
+    page.get_by_text("Completion as generated").first.click()
     whole = read_field(page, "base-answer")
-    written = [text for text in page.evaluate("window.seen") if text]
+    assert whole.startswith("<answer>")
+    written = [text for text in page.evaluate("window.seen") if text and not text.startswith("answer: ")]
     assert len(written) > 2, "the text must be seen growing"
-    assert all(whole.startswith(text) for text in written)
+    assert all(text in whole for text in written)
     page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_models_are_named_and_a_model_that_does_not_think_has_no_reasoning(page: Any) -> None:
+    assert page.get_by_role("heading", name="virft", exact=True).count() == 1
+    for role in ("base", "tuned"):
+        assert page.get_by_role("heading", name=f"{role}: virft-tiny").count() == 1
+    assert page.get_by_text("Reasoning").count() == 0
+
+
+def test_the_hint_of_the_query_follows_the_task(page: Any) -> None:
+    assert page.get_by_text(TASKS["detection"].query_hint).count() == 1
+    page.get_by_label("grounding", exact=True).check()
+    page.get_by_text(TASKS["grounding"].query_hint).wait_for()
+
+
+def test_the_slider_hides_boxes_without_another_query(page: Any, dog: Path) -> None:
+    run_query(page, "dog", image=dog)
+    before = read_field(page, "tuned-reading")
+    assert before.startswith("answer: 1 box")
+    assert ANSWER_COLOUR in colours(page, "tuned-image")
+    page.locator("#confidence input[type=number]").fill("1")
+    page.locator("#confidence input[type=number]").press("Enter")
+    page.wait_for_timeout(1000)
+    for name in ("base", "tuned"):
+        assert ANSWER_COLOUR not in colours(page, f"{name}-image")
+    assert read_field(page, "tuned-reading") == before
+
+
+def test_an_example_fills_image_task_and_query(page: Any) -> None:
+    page.get_by_role("cell", name="grounding", exact=True).first.click()
+    page.locator("#base-image img").wait_for()
+    assert page.get_by_label("grounding", exact=True).is_checked()
+    assert page.get_by_label("Query").input_value().startswith("the ")
 
 
 def test_the_enter_key_runs_a_query(page: Any, dog: Path) -> None:

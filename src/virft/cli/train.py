@@ -185,17 +185,24 @@ def plan(
         loaded = parse(nowhere, origin="virft plan", overrides=[*overrides, *chosen])
     else:
         raise ConfigError("plan: neither a TOML file nor --model; expected CONFIG, or --model MODEL, or both")
-    from virft.recipes.fitting import fit
-    from virft.planning.device import device_memory
     from virft.planning.plan import PlanRequest, make_plan
-    from virft.training.distributed import device
+    from virft.recipes.fitting import fit
 
+    size, on_cpu = (int(memory * 2**30), False) if memory is not None else _this_device()
     request = PlanRequest(
         config=fit(loaded, method=method).config,
-        memory=int(memory * 2**30) if memory is not None else device_memory(),
+        memory=size,
         image=image,
         text_tokens=text_tokens,
         method=method,
-        on_cpu=memory is None and device().type == "cpu",
+        on_cpu=on_cpu,
     )
     say(make_plan(request, report=partial(print, file=sys.stderr, flush=True), use_cache=use_cache))
+
+
+def _this_device() -> tuple[int, bool]:
+    """Return the memory in bytes of this machine's device, and whether it is a CPU. Imports torch."""
+    from virft.planning.device import device_memory
+    from virft.training.distributed import device
+
+    return device_memory(), device().type == "cpu"

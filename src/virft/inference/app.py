@@ -116,10 +116,10 @@ def make_page(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], fo
                 threshold = gr.Slider(
                     0, 1, value=0, step=0.01, label="Confidence", info="hide boxes below", elem_id="confidence"
                 )
-                if examples:
-                    rows = [[_copy_image(one, folder, i), one.task, one.query] for i, one in enumerate(examples)]
-                    gr.Examples(rows, inputs=[image, task, query], cache_examples=False, label="Examples")
             columns = [_Column.build(gr, role, model) for role, model in models.items()]
+        if examples:
+            rows = [[_copy_image(one, folder, i), one.task, one.query] for i, one in enumerate(examples)]
+            gr.Examples(rows, inputs=[image, task, query], cache_examples=False, label="Examples")
 
         def show_image(path: str | None) -> list[Any]:
             with _errors_on_page(gr, path):
@@ -170,7 +170,7 @@ def make_page(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], fo
 
 def _hint(task: str) -> str:
     """Return what to type as the query of a task."""
-    return f"{TASKS[task].query_hint}"
+    return TASKS[task].query_hint
 
 
 def _copy_image(query: ImageQuery, folder: Path, number: int) -> str:
@@ -187,7 +187,7 @@ def _image_input(gr: Any) -> Any:
         image_mode=None,
         sources=["upload", "clipboard", "webcam"],
         label="Image",
-        height=300,
+        height=240,
         buttons=[],
         elem_id="input-image",
     )
@@ -227,7 +227,7 @@ class _Column:
     def build(cls, gr: Any, role: str, model: Model) -> _Column:
         """Add the column of a model to the page, below its role and name."""
         with gr.Column(min_width=280):
-            gr.Markdown(f"### {role}\n`{model.name or role}`")
+            gr.Markdown(f"### {role}: `{model.name or role}`")
             image = gr.Image(
                 label="Prediction",
                 format="png",

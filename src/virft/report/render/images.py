@@ -74,7 +74,7 @@ def draw_answer(
 
 def _draw_tag(draw: ImageDraw.ImageDraw, size: tuple[int, int], left: float, top: float, text: str) -> None:
     """Write a text on a filled box above the corner of a box, or inside it at the edge of the image."""
-    font = ImageFont.load_default(max(11, size[0] // 45))
+    font = ImageFont.load_default(max(12, size[0] // 35))
     width, height = font.getbbox(text)[2] + 6, font.getbbox("Ag")[3] + 4
     x = min(max(left, 0), max(size[0] - width, 0))
     y = top - height if top >= height else top
