@@ -25,9 +25,7 @@ def main(given: argparse.Namespace) -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_page(
-            viewport=PHONE if given.phone else DESK, color_scheme="dark" if given.dark else "light"
-        )
+        page = browser.new_page(viewport=PHONE if given.phone else DESK, color_scheme="dark" if given.dark else "light")
         page.goto(given.address)
         page.locator("#input-image").wait_for()
         page.locator(".gallery-item, tr.tr-body").nth(given.example).click()

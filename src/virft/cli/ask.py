@@ -119,7 +119,12 @@ def ask(
 
 def add_app(verbs: Verbs) -> None:
     """Add the parser of ``app``."""
-    verb = add_verb(verbs, "app", 'query a model in the browser; needs the extra app: pip install -e ".[app]" in a clone of virft', app)
+    verb = add_verb(
+        verbs,
+        "app",
+        'query a model in the browser; needs the extra app: pip install -e ".[app]" in a clone of virft',
+        app,
+    )
     add_model(verb)
     verb.add_argument(
         "--base",

@@ -38,7 +38,7 @@ def import_gradio() -> Any:
         import gradio
     except ImportError as error:
         raise ConfigError(
-            'app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]" in a clone of virft'
+            'app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]"'
         ) from error
     return gradio
 

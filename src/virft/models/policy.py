@@ -122,9 +122,7 @@ class Policy(nn.Module):
 
     model: Any
 
-    def __init__(
-        self, model: nn.Module, family: Family, rules: TokenRules, *, block_logits: int | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, family: Family, rules: TokenRules, *, block_logits: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.family = family

@@ -71,9 +71,7 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
         on_cpu=request.on_cpu,
         report=report,
     )
-    fit = find_fit(
-        request.config, planner, memory=request.memory, image=request.image, text_tokens=request.text_tokens
-    )
+    fit = find_fit(request.config, planner, memory=request.memory, image=request.image, text_tokens=request.text_tokens)
     text = f"{format_plan(planner)}\n\n{format_fit(planner, fit, memory=request.memory)}"
     if cached is not None:
         try:

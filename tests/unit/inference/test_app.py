@@ -22,7 +22,7 @@ def test_a_missing_gradio_is_an_error_before_a_model_is_loaded(
     monkeypatch.delenv("GRADIO_ANALYTICS_ENABLED", raising=False)
     assert virft("app", "no/such/model") == 2
     assert capsys.readouterr().err == (
-        'virft: app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]" in a clone of virft\n'
+        'virft: app: needs gradio, which is not installed; expected the extra app: pip install -e ".[app]"\n'
     )
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
 

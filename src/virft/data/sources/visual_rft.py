@@ -54,7 +54,9 @@ def open_rows(source: str, *, split: str | None = None) -> Any:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise DataError(f'{source}: reading it needs Hugging Face datasets; pip install -e ".[hf]" in a clone of virft') from error
+        raise DataError(
+            f'{source}: reading it needs Hugging Face datasets; pip install -e ".[hf]" in a clone of virft'
+        ) from error
     try:
         # A hub id is downloaded to a folder of the local cache, unless it is cached already.
         path = Path(source) if Path(source).exists() else Path(snapshot_download(source, repo_type="dataset"))
