@@ -29,7 +29,7 @@ MODES = {
     "LoRA": ('model.train="lora"', "grpo.kl_coef=0.04"),
     "QLoRA": ('model.train="lora"', "grpo.kl_coef=0.04", "model.load_in_4bit=true"),
 }
-"""Settings of each way to train, beside those of ``COMMON``."""
+"""Settings of each training mode, in addition to ``COMMON``."""
 
 COMMON = (
     'data.train="none"',

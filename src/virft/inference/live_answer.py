@@ -20,13 +20,18 @@ _SIDE = 1280
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveAnswer:
-    """The text generated so far. ``text``: the whole completion. ``image`` None: the displayed image stays."""
+    """The text generated so far."""
 
     reasoning: str = ""
+    """Reasoning before the answer."""
     answer: str = ""
+    """Answer as the model writes it."""
     reading: str = ""
+    """Parsed answer, at the end."""
     text: str = ""
+    """The whole completion."""
     image: Image.Image | None = None
+    """Image to show; None: the displayed image stays."""
     result: Result | None = None
     """The complete answer, at the end."""
 
