@@ -174,7 +174,7 @@ def plan(
     """
     from virft.config.toml_file import load_config, parse
 
-    if config is not None and "=" in config.name and not config.exists():  # KEY=VALUE without a file
+    if config is not None and "=" in str(config) and not config.exists():  # KEY=VALUE without a file
         config, overrides = None, [str(config), *overrides]
     chosen = [f"model.path={json.dumps(model)}"] if model is not None else []
     if config is not None:
