@@ -76,6 +76,7 @@ def page(browser: Any, server: str) -> Iterator[Any]:
     page = browser.new_page()
     page.on("request", lambda request: requests.append(request.url))
     response = page.goto(server)
+    page.get_by_role("heading", name="virft", exact=True).wait_for()
     assert "default-src 'self'" in response.headers["content-security-policy"]
     yield page
     page.close()

@@ -62,7 +62,7 @@ def test_a_known_model_is_planned_without_files_and_like_its_folder(
 ) -> None:
     monkeypatch.setattr("virft.models.hub_files._unreachable", lambda: pytest.fail("the hub must not be needed"))
     hub_id = "Qwen/Qwen3-VL-2B-Instruct"
-    assert plan("--model", hub_id, "model.train=lora", *SMALL) == 0
+    assert plan("--model", hub_id, *SMALL) == 0
     shipped = capsys.readouterr()
     assert "reading the shapes of Qwen/Qwen3-VL-2B-Instruct\ncounting activations: " in shipped.err
     (tmp_path / "folder").mkdir()

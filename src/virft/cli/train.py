@@ -124,8 +124,9 @@ def add_plan(verbs: Verbs) -> None:
     verb.add_argument(
         "--model",
         metavar="MODEL",
-        help="virft-tiny, a model folder, or a hub id; overrides model.path, and needs no CONFIG. The shapes of the "
-        "most used models come with virft, so that planning needs no network",
+        help="virft-tiny, a model folder, or a hub id; overrides model.path. Without CONFIG: LoRA adapters in "
+        "bfloat16, and default settings. The shapes of the most used models come with virft, so that planning needs no "
+        "network",
     )
     verb.add_argument(
         "--memory",
@@ -169,8 +170,8 @@ def plan(
 ) -> None:
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB.
 
-    Without ``config`` the run has the default settings, and ``model``. Progress goes to standard error. Raises
-    ``ConfigError`` if neither is given.
+    Without ``config`` the run trains LoRA adapters of ``model`` in bfloat16 with the default settings; ``overrides``
+    may change both. Progress goes to standard error. Raises ``ConfigError`` if neither is given.
     """
     from virft.config.toml_file import load_config, parse
 
@@ -181,8 +182,8 @@ def plan(
         loaded = load_config(config, [*overrides, *chosen])
     elif model is not None:
         # A plan reads no data and writes no run.
-        nowhere = 'data.train = "none"\nrun.dir = "none"\n'
-        loaded = parse(nowhere, origin="virft plan", overrides=[*overrides, *chosen])
+        adapters = 'data.train = "none"\nrun.dir = "none"\nmodel.train = "lora"\nmodel.dtype = "bfloat16"\n'
+        loaded = parse(adapters, origin="virft plan", overrides=[*overrides, *chosen])
     else:
         raise ConfigError("plan: neither a TOML file nor --model; expected CONFIG, or --model MODEL, or both")
     from virft.planning.plan import PlanRequest, make_plan
