@@ -15,8 +15,8 @@ from pathlib import Path
 from virft.config.schema import Config
 from virft.config.toml_file import parse
 from virft.models.known_models import known_model_ids, known_models
-from virft.planning.fit import find_fit
-from virft.planning.memory import Planner
+from virft.planning.fit import USABLE_FRAC
+from virft.planning.memory import FitOption, Planner
 from virft.types import ImageSize
 
 PAGE = Path(__file__).parents[1] / "docs" / "memory.md"
@@ -48,21 +48,24 @@ def settings(hub_id: str, mode: str) -> Config:
     return parse("", origin="hardware table", overrides=overrides).config
 
 
+def peak_gib(planner: Planner, *, checkpointing: bool) -> float:
+    """Return the planned peak with one group in a row and four prompts in a sampling batch, in GiB."""
+    option = FitOption(
+        gradient_checkpointing=checkpointing, microbatch_tokens=planner.group_tokens, prompts_per_batch=4
+    )
+    return planner.memory(option).peak / 2**30
+
+
 def row(hub_id: str) -> str:
     """Return the line of a model: for each way to train and size, the planned peak in GiB."""
     billions = known_models()[hub_id].num_parameters / 1e9
     cells = [hub_id, f"{billions:.2f} B"]
     for mode in MODES:
-        config = settings(hub_id, mode)
-        planner = Planner(config, image=IMAGE, text_tokens=TEXT_TOKENS)
+        planner = Planner(settings(hub_id, mode), image=IMAGE, text_tokens=TEXT_TOKENS)
+        peaks = {"": peak_gib(planner, checkpointing=False), " c": peak_gib(planner, checkpointing=True)}
         for size in SIZES:
-            fit = find_fit(
-                config, planner, memory=size << 30, image=IMAGE, text_tokens=TEXT_TOKENS, smaller_images=False
-            )
-            if fit is None:
-                cells.append("no")
-                continue
-            cells.append(f"{fit.memory.peak / 2**30:.1f}{' c' if fit.option.gradient_checkpointing else ''}")
+            fitting = [f"{peak:.1f}{mark}" for mark, peak in peaks.items() if peak <= USABLE_FRAC * size]
+            cells.append(fitting[0] if fitting else "no")
     return f"| {' | '.join(cells)} |"
 
 

@@ -111,5 +111,6 @@ def test_an_unknown_model_without_network_is_one_message_that_suggests_a_known_o
 
 
 def test_neither_config_nor_model_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert virft("plan", "--memory", "24") == 2
-    assert "expected CONFIG, or --model MODEL, or both" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        virft("plan", "--memory", "24")
+    assert "expected a TOML file of settings" in capsys.readouterr().err

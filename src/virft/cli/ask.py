@@ -122,7 +122,7 @@ def add_app(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
         "app",
-        'query a model in the browser; needs the extra app: pip install -e ".[app]" in a clone of virft',
+        "query a model in the browser (needs the extra app)",
         app,
     )
     add_model(verb)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from virft.cli import arguments
 from virft.cli.output import say
 from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
-from virft.errors import ConfigError
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
@@ -171,21 +170,17 @@ def plan(
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB.
 
     Without ``config`` the run trains LoRA adapters of ``model`` in bfloat16 with the default settings; ``overrides``
-    may change both. Progress goes to standard error. Raises ``ConfigError`` if neither is given.
+    may change both. Progress goes to standard error. Raises ``ConfigError`` as ``load_config`` does.
     """
     from virft.config.toml_file import load_config, parse
 
-    if config is not None and "=" in str(config) and not config.exists():  # KEY=VALUE without a file
-        config, overrides = None, [str(config), *overrides]
     chosen = [f"model.path={json.dumps(model)}"] if model is not None else []
-    if config is not None:
+    if config is not None or model is None:
         loaded = load_config(config, [*overrides, *chosen])
-    elif model is not None:
+    else:
         # A plan reads no data and writes no run.
         adapters = 'data.train = "none"\nrun.dir = "none"\nmodel.train = "lora"\nmodel.dtype = "bfloat16"\n'
         loaded = parse(adapters, origin="virft plan", overrides=[*overrides, *chosen])
-    else:
-        raise ConfigError("plan: neither a TOML file nor --model; expected CONFIG, or --model MODEL, or both")
     from virft.planning.plan import PlanRequest, make_plan
     from virft.recipes.fitting import fit
 

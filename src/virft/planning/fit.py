@@ -29,25 +29,14 @@ class Fit:
     """Largest image area in pixels, if that of the config does not fit."""
 
 
-def find_fit(
-    config: Config,
-    planner: Planner,
-    *,
-    memory: int,
-    image: ImageSize,
-    text_tokens: int,
-    smaller_images: bool = True,
-) -> Fit | None:
+def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize, text_tokens: int) -> Fit | None:
     """Return the settings that fit into ``memory`` bytes, or None if nothing does.
 
-    ``image``: size in pixels of the images of the run. If they do not fit and ``smaller_images`` is set, half as many
-    pixels are tried, and so on.
+    ``image``: size in pixels of the images of the run. If they do not fit, half as many pixels are tried, and so on.
     """
     budget = int(USABLE_FRAC * memory)
     if (found := _largest(planner, budget)) is not None:
         return found
-    if not smaller_images:
-        return None
     pixels = image.width * image.height
     method: Method = planner.method
     while (pixels := pixels // 2) >= _MIN_PIXELS and sum(planner.held.values()) <= budget:
