@@ -114,3 +114,9 @@ def test_neither_config_nor_model_is_an_error(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         virft("plan", "--memory", "24")
     assert "expected a TOML file of settings" in capsys.readouterr().err
+
+
+def test_a_model_with_dynamic_rotary_positions_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--model", "OpenGVLab/InternVL3-1B-hf", *SMALL) == 0
+    # 320 x 240 are 4 x 3 tiles of 448 pixels and a thumbnail, of 256 tokens each
+    assert "3328 of an image of 320 x 240" in capsys.readouterr().out

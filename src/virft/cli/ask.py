@@ -119,12 +119,7 @@ def ask(
 
 def add_app(verbs: Verbs) -> None:
     """Add the parser of ``app``."""
-    verb = add_verb(
-        verbs,
-        "app",
-        "query a model in the browser (needs the extra app)",
-        app,
-    )
+    verb = add_verb(verbs, "app", "query a model in the browser (needs the extra app)", app)
     add_model(verb)
     verb.add_argument(
         "--base",
