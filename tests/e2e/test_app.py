@@ -17,6 +17,7 @@ from PIL import Image
 
 from runs import virft
 from virft.report.render.images import ANSWER_COLOUR
+from virft.tasks import TASKS
 
 pytestmark = pytest.mark.browser
 
@@ -29,7 +30,7 @@ FLAGS = (
 WATCH = """() => {
     window.seen = [];
     setInterval(() => {
-        const text = document.querySelector('#base-answer textarea').value;
+        const text = document.querySelector('#base-reading textarea').value;
         if (text !== window.seen.at(-1)) window.seen.push(text);
     }, 5);
 }"""
@@ -75,6 +76,7 @@ def page(browser: Any, server: str) -> Iterator[Any]:
     page = browser.new_page()
     page.on("request", lambda request: requests.append(request.url))
     response = page.goto(server)
+    page.get_by_role("heading", name="virft", exact=True).wait_for()
     assert "default-src 'self'" in response.headers["content-security-policy"]
     yield page
     page.close()
@@ -104,6 +106,12 @@ def read_field(page: Any, name: str) -> str:
     return str(page.locator(f"#{name} textarea").input_value())
 
 
+def read_answer(page: Any, role: str) -> str:
+    """The parsed answer of a model, which replaces the text once it is complete."""
+    page.wait_for_function(f"document.querySelector('#{role}-reading textarea').value.startsWith('answer: ')")
+    return read_field(page, f"{role}-reading")
+
+
 def error_message(page: Any) -> str:
     """The message that pops up."""
     return str(page.get_by_test_id("toast-body").first.inner_text())
@@ -121,13 +129,48 @@ def test_answers_of_two_models_are_written_and_drawn_side_by_side(page: Any, dog
     run_query(page, "dog", image=dog)
     assert ANSWER_COLOUR not in colours(page, "tuned-image")
     for name in ("base", "tuned"):
-        assert read_field(page, f"{name}-reading").startswith("answer: 1 box, in pixels of 112 x 112\n  [")
+        assert read_answer(page, name).startswith("answer: 1 box, in pixels of 112 x 112\n  [")
         assert ANSWER_COLOUR in colours(page, f"{name}-image")
+    page.get_by_text("Completion as generated").first.click()
     whole = read_field(page, "base-answer")
-    written = [text for text in page.evaluate("window.seen") if text]
+    assert whole.startswith("<answer>")
+    written = [text for text in page.evaluate("window.seen") if text and not text.startswith("answer: ")]
     assert len(written) > 2, "the text must be seen growing"
-    assert all(whole.startswith(text) for text in written)
+    assert all(text in whole for text in written)
     page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_models_are_named_and_a_model_that_does_not_think_has_no_reasoning(page: Any) -> None:
+    assert page.get_by_role("heading", name="virft", exact=True).count() == 1
+    for role in ("base", "tuned"):
+        assert page.get_by_role("heading", name=f"{role}: virft-tiny").count() == 1
+    assert page.get_by_text("Reasoning").count() == 0
+
+
+def test_the_hint_of_the_query_follows_the_task(page: Any) -> None:
+    assert page.get_by_text(TASKS["detection"].query_hint).count() == 1
+    page.get_by_label("grounding", exact=True).check()
+    page.get_by_text(TASKS["grounding"].query_hint).wait_for()
+
+
+def test_the_slider_hides_boxes_without_another_query(page: Any, dog: Path) -> None:
+    run_query(page, "dog", image=dog)
+    before = read_answer(page, "tuned")
+    assert before.startswith("answer: 1 box")
+    assert ANSWER_COLOUR in colours(page, "tuned-image")
+    page.locator("#confidence input[type=number]").fill("1")
+    page.locator("#confidence input[type=number]").press("Enter")
+    page.wait_for_timeout(1000)
+    for name in ("base", "tuned"):
+        assert ANSWER_COLOUR not in colours(page, f"{name}-image")
+    assert read_field(page, "tuned-reading") == before
+
+
+def test_an_example_fills_image_task_and_query(page: Any) -> None:
+    page.locator("tr.tr-body", has_text="grounding").first.click()
+    page.locator("#base-image img").wait_for()
+    assert page.get_by_label("grounding", exact=True).is_checked()
+    assert page.get_by_label("Query").input_value().startswith("the ")
 
 
 def test_the_enter_key_runs_a_query(page: Any, dog: Path) -> None:
@@ -136,7 +179,7 @@ def test_the_enter_key_runs_a_query(page: Any, dog: Path) -> None:
     page.get_by_label("classification", exact=True).check()
     page.get_by_label("Query").fill("animal")
     page.get_by_label("Query").press("Enter")
-    assert read_field(page, "tuned-reading").startswith("answer: ")
+    assert len(read_answer(page, "tuned")) > len("answer: ")
 
 
 def test_errors_are_shown_without_folders_of_the_server(page: Any, dog: Path, tmp_path: Path) -> None:

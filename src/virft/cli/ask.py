@@ -119,7 +119,7 @@ def ask(
 
 def add_app(verbs: Verbs) -> None:
     """Add the parser of ``app``."""
-    verb = add_verb(verbs, "app", "query a model in the browser; needs the extra virft[app]", app)
+    verb = add_verb(verbs, "app", "query a model in the browser (needs the extra app)", app)
     add_model(verb)
     verb.add_argument(
         "--base",
@@ -134,6 +134,13 @@ def add_app(verbs: Verbs) -> None:
         default=7860,
         help="port to listen on; 0 selects a free one",
     )
+    verb.add_argument(
+        "--examples",
+        type=Path,
+        metavar="DATA",
+        help="dataset folder whose first images and questions are offered as examples (default: for virft-tiny, scenes "
+        "such as those that it was trained on, else none)",
+    )
     add_prompting(verb)
     add_max_completion_tokens(verb, 256)
 
@@ -144,18 +151,26 @@ def app(
     base: str | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
+    examples: Path | None = None,
     template: str = "auto",
     thinking: bool | None = None,
     max_completion_tokens: int = 256,
 ) -> None:
-    """Serve a page that queries a model, and with ``base`` also the model that it was trained from."""
+    """Serve a page that queries a model, and with ``base`` also the model that it was trained from.
+
+    ``examples``: a dataset whose first questions are offered as examples.
+    """
     from virft.inference.app import import_gradio, listen, serve_app
+    from virft.inference.example_queries import data_examples, scene_examples
+    from virft.models.tiny import TINY_NAME
 
     import_gradio()
+    shown = scene_examples() if examples is None and TINY_NAME in (model, base) else data_examples(examples)
     with listen(host, port) as listening:
         from virft.inference.model import Model
         from virft.models.load import load_model
 
-        models = {"base": base, "tuned": model} if base is not None else {"model": model}
+        paths = {"base": base, "tuned": model} if base is not None else {"model": model}
         make = partial(Model, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
-        serve_app({name: make(load_model(path)) for name, path in models.items()}, listening, report=say)
+        models = {name: make(load_model(path), name=path) for name, path in paths.items()}
+        serve_app(models, listening, report=say, examples=shown)

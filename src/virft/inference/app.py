@@ -1,6 +1,6 @@
 """The page of ``virft app``: upload an image, enter a query, and read the answer while it is generated.
 
-Gradio renders it (``virft[app]``). The page sends no request to another host: no fonts, scripts or usage statistics.
+Gradio renders it (the extra ``app``). The page sends no request to another host: no fonts, scripts or usage statistics.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from virft.errors import ConfigError, DataError
 from virft.inference.live_answer import LiveAnswer, before_answer, live_answers
 from virft.inference.model import Model
-from virft.inference.queries import make_query
+from virft.inference.queries import ImageQuery, make_query
+from virft.inference.result import Result
 from virft.tasks import TASKS
 
 MAX_UPLOAD = "20mb"
 
+_STYLE = """
+.gradio-container { max-width: 1500px !important; margin: 0 auto }
+"""
+
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Content security policy: the browser fetches nothing from another host, even if Gradio's own page names one."""
-
-
-def _query_hints() -> str:
-    """Return the meaning of a query under each task."""
-    return "; ".join(f"{task.name}: {task.query_hint}" for task in TASKS.values())
 
 
 def import_gradio() -> Any:
@@ -51,7 +52,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--host {host} --port {port}: cannot be listened on ({error.strerror})") from error
 
 
-def serve_app(models: Mapping[str, Model], listening: socket.socket, *, report: Callable[[str], None]) -> None:
+def serve_app(
+    models: Mapping[str, Model],
+    listening: socket.socket,
+    *,
+    report: Callable[[str], None],
+    examples: Sequence[ImageQuery] = (),
+) -> None:
     """Serve the page until Ctrl-C. Uploaded images are deleted at the end. ``report`` gets the address."""
     import_gradio()
     import uvicorn
@@ -59,7 +66,8 @@ def serve_app(models: Mapping[str, Model], listening: socket.socket, *, report: 
     with tempfile.TemporaryDirectory(prefix="virft-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         # an open page has an open connection, so a graceful shutdown would never end by itself
-        settings = uvicorn.Config(make_app(models), log_level="warning", timeout_graceful_shutdown=1)
+        app = make_app(models, examples=examples, folder=Path(uploads))
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         host, port, *_ = listening.getsockname()
         report(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)")
         try:
@@ -68,8 +76,8 @@ def serve_app(models: Mapping[str, Model], listening: socket.socket, *, report: 
             report("stopped")
 
 
-def make_app(models: Mapping[str, Model]) -> Any:
-    """Return an ASGI application with the page at ``/``."""
+def make_app(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], folder: Path) -> Any:
+    """Return an ASGI application with the page at ``/``. ``folder``: for copies of the example images."""
     gr = import_gradio()
     from fastapi import FastAPI
 
@@ -78,36 +86,47 @@ def make_app(models: Mapping[str, Model]) -> Any:
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return gr.mount_gradio_app(
         app,
-        make_page(models),
+        make_page(models, examples=examples, folder=folder),
         path="",
         show_error=False,
         max_file_size=MAX_UPLOAD,
         footer_links=[],
         enable_monitoring=False,
         ssr_mode=False,
-        theme=gr.themes.Default(**fonts),
+        theme=gr.themes.Default(primary_hue="green", neutral_hue="stone", **fonts),
+        css=_STYLE,
     )
 
 
-def make_page(models: Mapping[str, Model]) -> Any:
-    """Build a page that sends each query to every model and shows their answers side by side, under their names."""
+def make_page(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], folder: Path) -> Any:
+    """Build a page that sends each query to every model and shows their answers side by side, under their names.
+
+    ``examples`` are offered below the query; their images are copied to ``folder``.
+    """
     gr = import_gradio()
     with gr.Blocks(title="virft", analytics_enabled=False) as page:
+        gr.Markdown("# virft\nUpload or paste an image, choose a task, and type what to look for.")
         with gr.Row():
             with gr.Column(min_width=280):
-                # Gradio's own image field opens files itself, and reports no error for those it cannot open
-                file = gr.File(file_types=["image"], label="Image", height=160)
-                task = gr.Radio(list(TASKS), value=next(iter(TASKS)), label="Task")
-                query = gr.Textbox(label="Query", info=_query_hints(), max_length=2000)
+                image = _image_input(gr)
+                first = next(iter(TASKS))
+                task = gr.Radio(list(TASKS), value=first, label="Task")
+                query = gr.Textbox(label="Query", info=_hint(first), max_length=2000, elem_id="query")
                 button = gr.Button("Run", variant="primary")
-            columns = [_column(gr, name) for name in models]
+                threshold = gr.Slider(
+                    0, 1, value=0, step=0.01, label="Confidence", info="hide boxes below", elem_id="confidence"
+                )
+            columns = [_Column.build(gr, role, model) for role, model in models.items()]
+        if examples:
+            rows = [[_copy_image(one, folder, i), one.task, one.query] for i, one in enumerate(examples)]
+            gr.Examples(rows, inputs=[image, task, query], cache_examples=False, label="Examples")
 
         def show_image(path: str | None) -> list[Any]:
             with _errors_on_page(gr, path):
                 shown = None if path is None else before_answer(Path(path))
-                return _values(gr, [shown] * len(models), clear=True)
+                return [value for column in columns for value in column.values(gr, shown, clear=True)]
 
-        def run(path: str | None, task_name: str, text: str) -> Iterator[list[Any]]:
+        def run(path: str | None, task_name: str, text: str, least: float) -> Iterator[list[Any]]:
             with _errors_on_page(gr, path):
                 if path is None:
                     raise DataError("no image; upload one on the left")
@@ -115,22 +134,71 @@ def make_page(models: Mapping[str, Model]) -> Any:
                 yield show_image(path)
                 for number, model in enumerate(models.values()):
                     for answer in live_answers(model, image_query):
-                        yield _values(gr, [answer if i == number else None for i in range(len(models))])
+                        yield [
+                            value
+                            for i, column in enumerate(columns)
+                            for value in column.values(gr, answer if i == number else None, least=least)
+                        ]
 
-        outputs = [part for column in columns for part in column]
+        def filter_boxes(least: float, *results: Result | None) -> list[Any]:
+            """Draw the boxes of the last answers again. No model is queried."""
+            return [gr.skip() if one is None else one.annotated(min_confidence=least) for one in results]
+
+        outputs = [part for column in columns for part in column.parts]
         options = {"show_progress": "minimal", "api_visibility": "private"}
-        file.change(show_image, inputs=[file], outputs=outputs, **options)
+        image.change(show_image, inputs=[image], outputs=outputs, **options)
+        task.change(lambda name: gr.update(info=_hint(name)), inputs=[task], outputs=[query], **options)
+        threshold.change(
+            filter_boxes,
+            inputs=[threshold, *(column.result for column in columns)],
+            outputs=[column.image for column in columns],
+            trigger_mode="always_last",
+            **options,
+        )
         # one query at a time, the others wait in the queue
         gr.on(
             [button.click, query.submit],
             run,
-            inputs=[file, task, query],
+            inputs=[image, task, query, threshold],
             outputs=outputs,
             concurrency_limit=1,
             **options,
         )
     page.queue(max_size=16)
     return page
+
+
+def _hint(task: str) -> str:
+    """Return what to type as the query of a task."""
+    return TASKS[task].query_hint
+
+
+def _copy_image(query: ImageQuery, folder: Path, number: int) -> str:
+    """Write the image of an example into a folder that the page may serve, and return the path."""
+    path = folder / f"example_{number}.png"
+    query.open_image().save(path)
+    return str(path)
+
+
+def _image_input(gr: Any) -> Any:
+    """A field for an image: upload, drop, paste or webcam, with a preview."""
+    image = gr.Image(
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard", "webcam"],
+        label="Image",
+        height=240,
+        buttons=[],
+        elem_id="input-image",
+    )
+    decode = image.preprocess
+
+    def path_of(payload: Any) -> Any:
+        # Gradio opens the file itself, and reports no error on the page for one that it cannot open.
+        return payload.path if payload is not None and payload.path is not None else decode(payload)
+
+    image.preprocess = path_of
+    return image
 
 
 @contextmanager
@@ -143,33 +211,60 @@ def _errors_on_page(gr: Any, path: str | None) -> Iterator[None]:
         raise gr.Error(message, print_exception=False) from error
 
 
-def _column(gr: Any, name: str) -> list[Any]:
-    """The fields of a model's column, in the order of ``_values``."""
-    with gr.Column(min_width=280):
-        return [
-            gr.Image(
-                label=f"{name}: image",
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Column:
+    """The fields of one model."""
+
+    image: Any
+    reading: Any
+    text: Any
+    result: Any
+    """State: the last complete ``Result``, for the slider."""
+    reasoning: Any | None
+    """None for a model that writes no reasoning."""
+
+    @classmethod
+    def build(cls, gr: Any, role: str, model: Model) -> _Column:
+        """Add the column of a model to the page, below its role and name."""
+        with gr.Column(min_width=280):
+            gr.Markdown(f"### {role}: `{model.name or role}`")
+            image = gr.Image(
+                label="Prediction",
                 format="png",
                 interactive=False,
                 buttons=["download", "fullscreen"],
-                elem_id=f"{name}-image",
-            ),
-            gr.Textbox(label=f"{name}: reasoning", lines=2, elem_id=f"{name}-reasoning"),
-            gr.Textbox(label=f"{name}: answer as generated", lines=2, elem_id=f"{name}-answer"),
-            gr.Textbox(label=f"{name}: parsed answer", lines=2, elem_id=f"{name}-reading"),
-        ]
+                elem_id=f"{role}-image",
+            )
+            reading = gr.Textbox(label="Answer", lines=2, elem_id=f"{role}-reading")
+            reasoning = None
+            if model.prompting.thinking:
+                reasoning = gr.Textbox(label="Reasoning", lines=2, elem_id=f"{role}-reasoning")
+            with gr.Accordion("Completion as generated", open=False):
+                text = gr.Textbox(show_label=False, lines=2, elem_id=f"{role}-answer")
+            return cls(image=image, reading=reading, text=text, result=gr.State(None), reasoning=reasoning)
 
+    @property
+    def parts(self) -> list[Any]:
+        """The fields in the order of ``values``."""
+        parts = [self.image, self.reading, self.text, self.result]
+        return [*parts, self.reasoning] if self.reasoning is not None else parts
 
-def _values(gr: Any, shown: Sequence[LiveAnswer | None], *, clear: bool = False) -> list[Any]:
-    """The values of all fields; those of a model with None are unchanged, or emptied with ``clear``."""
-    values: list[Any] = []
-    for one in shown:
-        if one is None:
-            values += [None] * 4 if clear else [gr.skip()] * 4
-        else:
-            # Gradio encodes an image each time it gets one, so an unchanged image is skipped
-            values += [one.image or gr.skip(), one.reasoning, one.answer, one.reading]
-    return values
+    def values(self, gr: Any, shown: LiveAnswer | None, *, least: float = 0.0, clear: bool = False) -> list[Any]:
+        """The values of the fields; with None they are unchanged, or emptied with ``clear``.
+
+        Until the answer is complete, the text is shown in place of the parsed answer. ``least``: smallest confidence of
+        a box that is drawn.
+        """
+        if shown is None:
+            return [None if clear else gr.skip() for _ in self.parts]
+        result = shown.result
+        # Gradio encodes an image each time it gets one, so an unchanged image is skipped
+        image = shown.image if result is None else result.annotated(min_confidence=least)
+        reading = shown.answer if result is None else shown.reading
+        values = [image or gr.skip(), reading, shown.text, result if result is not None else gr.skip()]
+        if clear:
+            values[3] = None
+        return [*values, shown.reasoning] if self.reasoning is not None else values
 
 
 class _OwnHostOnly:

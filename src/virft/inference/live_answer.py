@@ -20,12 +20,20 @@ _SIDE = 1280
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveAnswer:
-    """The text generated so far. ``answer``: as the model writes it. ``image`` None: the displayed image stays."""
+    """The text generated so far."""
 
     reasoning: str = ""
+    """Reasoning before the answer."""
     answer: str = ""
+    """Answer as the model writes it."""
     reading: str = ""
+    """Parsed answer, at the end."""
+    text: str = ""
+    """The whole completion."""
     image: Image.Image | None = None
+    """Image to show; None: the displayed image stays."""
+    result: Result | None = None
+    """The complete answer, at the end."""
 
 
 def before_answer(image: Path) -> LiveAnswer:
@@ -41,7 +49,14 @@ def live_answers(model: Model, query: ImageQuery) -> Iterator[LiveAnswer]:
         if isinstance(text, Result):
             reasoning, answer = split_reasoning(text.text)
             reading = "\n".join(reading_lines(text))
-            yield LiveAnswer(reasoning=reasoning, answer=answer, reading=reading, image=text.annotated())
+            yield LiveAnswer(
+                reasoning=reasoning,
+                answer=answer,
+                reading=reading,
+                text=text.text,
+                image=text.annotated(),
+                result=text,
+            )
         else:
             reasoning, answer = split_reasoning(text, unfinished=True)
-            yield LiveAnswer(reasoning=reasoning, answer=answer)
+            yield LiveAnswer(reasoning=reasoning, answer=answer, text=text)

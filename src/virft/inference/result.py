@@ -56,10 +56,21 @@ class Result:
         """The completion as the model wrote it."""
         return self.completion.text
 
-    def annotated(self) -> Image.Image:
-        """Draw the predicted boxes, or the text of an answer without boxes, over the image."""
+    def annotated(self, *, min_confidence: float = 0.0) -> Image.Image:
+        """Draw the predicted boxes with query and confidence, or the text of an answer without boxes, over the image.
+
+        ``min_confidence``: boxes of a lower confidence, from 0 to 1, are not drawn.
+        """
         side = min(max(*self.image.size, _SIDES[0]), _SIDES[1])
-        return draw_answer(self.image, None, self.answer, task=self.query.task, side=side)
+        return draw_answer(
+            self.image,
+            None,
+            self.answer,
+            task=self.query.task,
+            side=side,
+            label=self.query.query,
+            min_confidence=min_confidence,
+        )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the annotated image as a PNG file and return its path.

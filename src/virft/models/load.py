@@ -307,7 +307,7 @@ def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "model.load_in_4bit needs bitsandbytes, which is not installed; "
-            "expected pip install virft[quant], or load_in_4bit = false"
+            'expected pip install -e ".[quant]" in a clone of virft, or load_in_4bit = false'
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,

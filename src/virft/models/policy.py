@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1 << 27
 """Bytes of logits in memory, and as many of their gradient. More are computed in chunks, and again in the backward."""
 _BLOCK_LOGITS = {"cpu": 1 << 19}
 """Logits that go through one softmax call, by device: on a CPU 2 MiB of float32, which fit into its cache."""
-_BLOCK_ELSEWHERE = 1 << 24
+GPU_BLOCK_LOGITS = 1 << 24
 """The same on other devices, where fewer and larger kernels are faster."""
 
 
@@ -84,23 +84,27 @@ class _Chosen(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, rules: TokenRules) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, rules: TokenRules, size: int | None = None) -> Tensor:
         ctx.save_for_backward(logits, targets)
-        ctx.rules = rules
-        return torch.cat([rules.chosen(*block) for block in _blocks(logits, targets)])
+        ctx.rules, ctx.size = rules, size
+        return torch.cat([rules.chosen(*block) for block in _blocks(size, logits, targets)])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         logits, targets = ctx.saved_tensors
         found = torch.empty_like(logits)
-        for block, tokens, outer, out in _blocks(logits, targets, gradient, found):
+        for block, tokens, outer, out in _blocks(ctx.size, logits, targets, gradient, found):
             out.copy_(ctx.rules.chosen_gradient(block, tokens, outer))
-        return found, None, None
+        return found, None, None, None
 
 
-def _blocks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Blocks of rows of logits [N, V], and the same rows of ``others`` [N, ...]; views, not copies."""
-    rows = max(1, _BLOCK_LOGITS.get(logits.device.type, _BLOCK_ELSEWHERE) // logits.shape[-1])
+def _blocks(size: int | None, logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of rows of logits [N, V], and the same rows of ``others`` [N, ...]; views, not copies.
+
+    ``size``: logits in a block; None for that of the device.
+    """
+    size = size or _BLOCK_LOGITS.get(logits.device.type, GPU_BLOCK_LOGITS)
+    rows = max(1, size // logits.shape[-1])
     return zip(*(one.split(rows) for one in (logits, *others)), strict=True)
 
 
@@ -118,11 +122,12 @@ class Policy(nn.Module):
 
     model: Any
 
-    def __init__(self, model: nn.Module, family: Family, rules: TokenRules) -> None:
+    def __init__(self, model: nn.Module, family: Family, rules: TokenRules, *, block_logits: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.family = family
         self.rules = rules
+        self._block_logits = block_logits  # logits that go through one softmax call; None: as suits the device
 
     @property
     def config(self) -> Any:
@@ -212,7 +217,7 @@ class Policy(nn.Module):
 
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.model.get_output_embeddings()(hidden)
-        return _Chosen.apply(logits, targets, self.rules)  # type: ignore[no-any-return, no-untyped-call]
+        return _Chosen.apply(logits, targets, self.rules, self._block_logits)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def make_policy(loaded: LoadedModel, *, temperature: float) -> Policy:

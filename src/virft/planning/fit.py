@@ -48,6 +48,7 @@ def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize,
             text_tokens=text_tokens,
             method=method,
             on_cpu=planner.on_cpu,
+            report=planner.report,
         )
         if (found := _largest(smaller, budget)) is not None:
             return replace(found, max_pixels=pixels)

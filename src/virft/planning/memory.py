@@ -7,7 +7,7 @@ vision tower is in ``virft.planning.towers``. All other parts are formulas, each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -23,7 +23,7 @@ from virft.generation.sampling_weights import MAX_COPY_BYTES
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
 from virft.models.load import LoadedModel
-from virft.models.policy import MAX_PASS_VALUES, Policy, TokenRules
+from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
@@ -116,7 +116,10 @@ class Activations(NamedTuple):
 
 
 class Planner:
-    """Memory of a config's run with different options, on a GPU unless ``on_cpu``."""
+    """Memory of a config's run with different options, on a GPU unless ``on_cpu``.
+
+    ``report`` gets a line for each row that is counted, which takes seconds.
+    """
 
     def __init__(
         self,
@@ -126,8 +129,10 @@ class Planner:
         text_tokens: int,
         method: Method = "grpo",
         on_cpu: bool = False,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config = config
+        self.report = report
         self.on_cpu = on_cpu
         self.method = method
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -135,7 +140,9 @@ class Planner:
         self.prompt = prompt_shape(self.loaded, image=image, text_tokens=text_tokens)
         # The skeleton has no tokenizer. One forbidden token takes the same memory as several.
         rules = TokenRules(forbidden_ids=(self.loaded.model.config.image_token_id,))
-        self._policy = Policy(self.loaded.model, self.loaded.family, rules)
+        # Fake tensors are on the CPU; the blocks of a GPU are larger.
+        block = None if on_cpu else GPU_BLOCK_LOGITS
+        self._policy = Policy(self.loaded.model, self.loaded.family, rules, block_logits=block)
         self._layers = self.loaded.model.get_submodule(self.loaded.family.language_module).layers
         self.group_size = config.grpo.group_size if method == "grpo" else 1
         self.prompts_per_step = config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
@@ -290,6 +297,11 @@ class Planner:
 
     def _activations(self, shape: RowShape, checkpointing: bool) -> Activations:
         """Measured with one layer and with two; each additional layer saves as much as the second."""
+        self.report(
+            f"counting activations: {self.row_tokens(shape):,} tokens in a row ({shape.groups} x {shape.completions} "
+            f"completions), image of {self.prompt.image_tokens} tokens"
+            f"{', gradient checkpointing' if checkpointing else ''}"
+        )
         one, two = (self._count(shape, checkpointing, layers) for layers in (1, 2))
         others = self._text.num_hidden_layers - 2
         return Activations(saved=two.saved + others * (two.saved - one.saved), temporary=two.temporary)

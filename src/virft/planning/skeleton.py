@@ -38,6 +38,10 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
         settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         family = family_of(settings.model_type)
         processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
+    rope = getattr(settings.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        # InternVL3: it reads the largest position, a value that fake tensors do not have. Memory is the same.
+        rope["rope_type"] = "default"
     # "meta" first and fake tensors at the end: adapters and initialisation in between then take no time either.
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(settings, dtype=weights_dtype(config.model))

@@ -118,7 +118,7 @@ def _adamw_8bit() -> Any:
     except ImportError as error:
         raise ConfigError(
             'optimizer = "adamw_8bit" needs bitsandbytes, which is not installed; '
-            'expected pip install virft[quant], or optimizer = "adamw"'
+            'expected pip install -e ".[quant]" in a clone of virft, or optimizer = "adamw"'
         ) from error
     return AdamW8bit
 

@@ -32,7 +32,7 @@ def require_deepspeed() -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
             'parallel.strategy "zero2" and "zero3" need deepspeed, which is not installed; '
-            "expected pip install virft[deepspeed], or ddp or fsdp2"
+            'expected pip install -e ".[deepspeed]" in a clone of virft, or ddp or fsdp2'
         )
 
 

@@ -89,3 +89,13 @@ def test_images_of_the_same_name_are_numbered() -> None:
     for image in ("x/a.jpg", "y/a.png", "b.png", "a"):
         taken.add(default_path(Path(image), Path("out"), taken))
     assert sorted(path.name for path in taken) == ["a_answer.png", "a_answer_2.png", "a_answer_3.png", "b_answer.png"]
+
+
+def test_boxes_carry_query_and_confidence_and_can_be_hidden_by_it() -> None:
+    one = result("<answer>[{'Position': [100, 200, 500, 600], 'Confidence': 0.7}]</answer>")
+    drawn, hidden = one.annotated(), one.annotated(min_confidence=0.71)
+    # 448 pixels for 200: the tag lies above the corner of the box at (20, 20), or (45, 45) here
+    tag = drawn.crop((45, 20, 130, 44))
+    assert {ANSWER_COLOUR, (255, 255, 255)} <= {colour for _, colour in tag.getcolors(1 << 16)}
+    assert one.annotated(min_confidence=0.7).tobytes() == drawn.tobytes()
+    assert ANSWER_COLOUR not in {colour for _, colour in hidden.getcolors(1 << 20)}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
 from runs import virft
-from virft.errors import ConfigError
+from virft.errors import ConfigError, DataError
 from virft.inference.app import listen
+from virft.inference.example_queries import data_examples, scene_examples
 
 
 def test_a_missing_gradio_is_an_error_before_a_model_is_loaded(
@@ -43,3 +45,21 @@ def test_the_default_address_is_this_machine_only() -> None:
     with listen("127.0.0.1", 0) as listening:
         assert listening.family is socket.AF_INET
         assert listening.getsockname()[0] == "127.0.0.1"
+
+
+def test_examples_of_the_built_in_model_are_scenes() -> None:
+    found = scene_examples()
+    assert [one.task for one in found].count("detection") == 4
+    assert found[0].query == "dog"
+    assert found[0].open_image().size == (112, 112)
+    assert all(one.query.startswith("the ") for one in found if one.task == "grounding")
+
+
+def test_examples_of_a_dataset_are_its_first_images(tmp_path: Path) -> None:
+    assert virft("build", "scenes", tmp_path / "d", "--classes", "dog,cat", "--questions", 9) == 0
+    found = data_examples(tmp_path / "d")
+    assert len({one.image for one in found}) == len(found) == 6
+    assert {one.query for one in found} <= {"dog", "cat"}
+    assert data_examples(None) == ()
+    with pytest.raises(DataError, match="does not exist; expected a dataset made by"):
+        data_examples(tmp_path / "none")

@@ -30,8 +30,8 @@ class Writer:
 def test_reasoning_comes_first_and_boxes_come_last() -> None:
     writer: Any = Writer()
     first, second, last = live_answers(writer, ImageQuery(image=Path("a.jpg"), query="fox"))
-    assert first == LiveAnswer(reasoning="red f")
-    assert second == LiveAnswer(reasoning="red fur", answer="[[100, 200, 500, 600]]")
+    assert first == LiveAnswer(reasoning="red f", text=TEXT[:12])
+    assert second == LiveAnswer(reasoning="red fur", answer="[[100, 200, 500, 600]]", text=TEXT)
     assert (last.reasoning, last.answer) == (second.reasoning, second.answer)
     assert last.reading == "answer: 1 box, in pixels of 200 x 100\n  [20.0, 20.0, 100.0, 60.0]  confidence 1.00"
     assert last.image is not None

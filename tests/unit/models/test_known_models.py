@@ -51,6 +51,11 @@ def test_shapes_give_the_published_number_of_parameters(hub_id: str, tmp_path: P
     assert AutoImageProcessor.from_pretrained(tmp_path, backend="pil") is not None
 
 
+def test_the_hardware_table_has_a_row_for_every_model() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert [hub_id for hub_id in known_model_ids() if f"| {hub_id} | " not in page] == []
+
+
 def test_number_of_parameters_by_hub_id() -> None:
     assert num_parameters("google/gemma-3-4b-it") == 4_300_079_472
     assert num_parameters("google/gemma-3-4b") is None

@@ -1,6 +1,6 @@
 """Hugging Face datasets with the columns of Visual-RFT: ``image``, ``problem`` and ``solution``.
 
-The question is used unchanged; the solution is parsed like the answer of a completion. Needs the extra ``virft[hf]``.
+The question is used unchanged; the solution is parsed like the answer of a completion. Needs the extra ``hf``.
 Source: Visual-RFT (arXiv 2503.01785) and its public datasets.
 """
 
@@ -54,7 +54,9 @@ def open_rows(source: str, *, split: str | None = None) -> Any:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise DataError(f"{source}: reading it needs Hugging Face datasets; pip install virft[hf]") from error
+        raise DataError(
+            f'{source}: reading it needs Hugging Face datasets; pip install -e ".[hf]" in a clone of virft'
+        ) from error
     try:
         # A hub id is downloaded to a folder of the local cache, unless it is cached already.
         path = Path(source) if Path(source).exists() else Path(snapshot_download(source, repo_type="dataset"))

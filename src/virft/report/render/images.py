@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from virft.tasks import TASKS
 from virft.types import Answer, Target
@@ -14,6 +14,8 @@ TARGET_COLOUR = (46, 204, 64)
 ANSWER_COLOUR = (255, 65, 54)
 _MARGIN = 8
 _CAPTION = 16
+_TAG = 32
+"""Largest number of characters of a label at a box."""
 _BACKGROUND = (255, 255, 255)
 _INK = (30, 30, 30)
 
@@ -37,24 +39,47 @@ class BeforeAfter:
 
 
 def draw_answer(
-    image: Image.Image, target: Target | None, answer: Answer, *, task: str, side: int = 224
+    image: Image.Image,
+    target: Target | None,
+    answer: Answer,
+    *,
+    task: str,
+    side: int = 224,
+    label: str | None = None,
+    min_confidence: float = 0.0,
 ) -> Image.Image:
     """Draw target boxes in green and predicted boxes in red on a copy whose longer side is ``side`` pixels.
 
-    ``target`` None: the ground truth is not known. An answer without boxes becomes a caption at the bottom.
+    ``target`` None: the ground truth is not known. ``label``: class name or expression that is written at each
+    predicted box, with its confidence; None writes neither. Boxes below ``min_confidence`` are not drawn. An answer
+    without boxes becomes a caption at the bottom.
     """
     scale = side / max(image.size)
     canvas = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
     draw = ImageDraw.Draw(canvas)
     row = TASKS[task]
-    answer_boxes = [one.box for one in row.answer_boxes(answer)]
+    marked = [one for one in row.answer_boxes(answer) if one.confidence >= min_confidence]
+    answer_boxes = [one.box for one in marked]
     for colour, width, boxes in ((TARGET_COLOUR, 4, row.target_boxes(target)), (ANSWER_COLOUR, 2, answer_boxes)):
         for box in boxes:
             draw.rectangle([scale * value for value in box.xyxy], outline=colour, width=width)
+    if label is not None:
+        for one in marked:
+            _draw_tag(draw, canvas.size, scale * one.box.x1, scale * one.box.y1, f"{label[:_TAG]} {one.text}".strip())
     if text := row.describe_answer(answer, "caption"):
         draw.rectangle([0, canvas.height - _CAPTION, canvas.width, canvas.height], fill=_INK)
         draw.text((4, canvas.height - _CAPTION + 2), text[:48], fill=_BACKGROUND)
     return canvas
+
+
+def _draw_tag(draw: ImageDraw.ImageDraw, size: tuple[int, int], left: float, top: float, text: str) -> None:
+    """Write a text on a filled box above the corner of a box, or inside it at the edge of the image."""
+    font = ImageFont.load_default(max(12, size[0] // 35))
+    width, height = font.getbbox(text)[2] + 6, font.getbbox("Ag")[3] + 4
+    x = min(max(left, 0), max(size[0] - width, 0))
+    y = top - height if top >= height else top
+    draw.rectangle([x, y, x + width, y + height], fill=ANSWER_COLOUR)
+    draw.text((x + 3, y + 1), text, fill=_BACKGROUND, font=font)
 
 
 def before_after_sheet(rows: Sequence[BeforeAfter], *, side: int = 224, columns: int = 2) -> Image.Image:
