@@ -20,7 +20,6 @@ from virft.evaluation.evaluated import (
     evaluate_predictions,
     format_difference,
     headline,
-    label_metric,
     warning_lines,
 )
 from virft.evaluation.prediction_folders import find_prediction_folders
@@ -28,6 +27,7 @@ from virft.evaluation.prediction_run import require_new_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
 from virft.files import write_text
 from virft.inference.prompting import resolve_prompting
+from virft.metrics.labels import label_of
 from virft.models.load import load_model
 from virft.recipes.evaluate import PredictionSettings, predict_store
 from virft.report import REPORT
@@ -264,7 +264,7 @@ def run_evaluation_lines(found: RunEvaluation) -> Iterator[str]:
         if scores.task in base:
             yield f"base ({found.base_name}): {headline(base[scores.task])}"
         if (difference := differences.get(scores.task)) is not None:
-            name = label_metric(TASKS[scores.task].headline)
+            name = label_of(TASKS[scores.task].headline)
             yield f"trained - base: {name} {format_difference(difference)}: {_verdict(difference)}"
         if scores.task in blind:
             yield describe_blind(blind[scores.task], "the trained model")
