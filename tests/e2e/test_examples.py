@@ -80,9 +80,12 @@ def test_configs_in_a_page_are_valid(page: Path) -> None:
 
 
 def commands(page: Path) -> list[str]:
-    """Return the lines of a page's shell blocks, those without a language too; continued lines are joined."""
+    """Return the lines of a page's shell blocks, those without a language too; continued lines are joined.
+
+    In a block with outputs, commands follow a prompt: "$ virft check DATA".
+    """
     shell = [block for language in ("", "sh") for block in blocks(page, language)]
-    return [line for block in shell for line in block.replace("\\\n", " ").splitlines()]
+    return [line.removeprefix("$ ") for block in shell for line in block.replace("\\\n", " ").splitlines()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
@@ -139,7 +142,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     train = folder / "data" / "mine" / "train"
     write_few_shot_scenes(train, task="detection", classes=class_names("novel")[:2], shots=2, seed=0, size=IMAGE_SIZE)
-    shutil.copytree(train, folder / "raccoon")
+    for copy in ("raccoon", "data/mine/test", "data/cells/train"):
+        shutil.copytree(train, folder / copy)
     shutil.copyfile(next((train / "images").iterdir()), folder / "photo.jpg")
     shutil.copytree(tiny_folder(), folder / "runs" / "mine" / "model")
     (folder / "mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
