@@ -128,9 +128,10 @@ def evaluate_run(
         planned.append(_plan(config.model.path, folder, config, store, number, resume=resume))
     for one in planned:
         if one.is_complete:
-            log(f"{one.folder}: predictions of {one.model} exist already and are used")
+            shown = _from_here(one.folder)
+            log(f"{shown}: predictions of {one.model} exist already and are used")
             if _is_older(one.folder, Path(one.model)):
-                log(f"warning: {one.model} is newer than {one.folder}; delete that folder to predict again")
+                log(f"warning: {one.model} is newer than {shown}; delete that folder to predict again")
         else:
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
             with progress() as show:
@@ -157,6 +158,11 @@ def evaluate_run(
         report=run / REPORT,
         scores=trained.scores_path,
     )
+
+
+def _from_here(folder: Path) -> Path:
+    """Return the path of a folder from the current one, if it is below that."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def find_model(place: Path) -> tuple[Path, Path]:
