@@ -93,10 +93,10 @@ def read_coco(
     chosen = tuple(sorted(_known(classes, names.values(), file.name) if classes else set(names.values())))
     records, alias = _image_records(file, images, skipped)
     if num_merged := len(alias) - len(records):
-        notes.append(f"{num_merged} image records name the file of another one: their boxes were merged")
+        notes.append(f"image records of a file that another record has too, merged with it: {num_merged}")
     _require_pixels(file)
     if num_strays := _count_strays(file):
-        notes.append(f"{num_strays} annotations are of images that {file.name} does not list: they were skipped")
+        notes.append(f"annotations skipped, as {file.name} does not list their image: {num_strays}")
     reading = settle_exif(
         {record.name: (record.file, record.size) for record in records.values()},
         _corners_by_name(file, records, alias),
