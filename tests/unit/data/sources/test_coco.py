@@ -65,9 +65,12 @@ def test_crowd_is_counted_and_its_class_is_not_absent(tmp_path: Path) -> None:
         ({"bbox": [60, 10, 9, 20]}, "box [60, 10, 69, 30] reaches outside its image; expected it inside [0, 0, 64"),
         (
             {"bbox": [0.1, 0.2, 0.3, 0.4]},
-            "box [0.1, 0.2, 0.4, 0.6] has only numbers from 0 to 1, so they are fractions",
+            "box [0.1, 0.2, 0.4, 0.6] is one pixel or less at the top left, so its numbers",
         ),
-        ({"bbox": [0.5, 0.5, 0.9, 0.9]}, "bbox [0.5, 0.5, 0.9, 0.9] has only numbers from 0 to 1, so they are fract"),
+        (
+            {"bbox": [0.5, 0.5, 0.9, 0.9]},
+            "box [0.5, 0.5, 1.4, 1.4] is one pixel or less at the top left, so its numbers",
+        ),
         ({"bbox": [10, 10, 1e400, 1]}, "box [10, 10, inf, 11] has a number that is not finite"),
         ({"bbox": [10, 10, 20]}, "bbox is [10, 10, 20]; expected [x, y, width, height]"),
         ({"bbox": None}, "bbox is None; expected [x, y, width, height]"),
@@ -341,6 +344,14 @@ def test_boxes_of_sideways_images_are_read_for_the_whole_file(
     assert files.upright("0.png", annotated.images["0.png"].boxes["cat"][0]) == expected
     assert len(annotated.notes) == is_upright
     assert files.num_unrotated == (not is_upright)
+
+
+def test_outlines_of_label_studio_are_fractions_of_the_upright_image(tmp_path: Path) -> None:
+    # On 48 x 64 upright pixels the outline spans (12, 16) to (36, 32); its fractions were multiplied by 64 x 48.
+    path = save_sideways(tmp_path, {"a.png": [("cat", [16, 12, 32, 12])]}, contributor="Label Studio")
+    edit_json(path, lambda tree: tree["annotations"][0].update(segmentation=[[16, 12, 48, 12, 48, 24]]))
+    annotated, _ = read(path)
+    assert annotated.images["a.png"].boxes == {"cat": ((12.0, 16.0, 36.0, 32.0),)}
 
 
 def test_boxes_of_an_image_upside_down_are_rotated_if_requested(tmp_path: Path) -> None:
