@@ -101,7 +101,7 @@ def choose_shots(
     if short := {name: len(images) for name, images in drawn.items() if len(images) < shots}:
         found = ", ".join(f"{name!r} ({number})" for name, number in short.items())
         rest = ",".join(name for name in drawn if name not in short)
-        way_out = f"leave them out with --classes {shlex.quote(rest)}, or lower shots" if rest else "lower shots"
+        way_out = f"exclude them with --classes {shlex.quote(rest)}, or lower shots" if rest else "lower shots"
         raise ConfigError(f"classes with fewer than {shots} usable images (shots): {found}; {way_out}")
     return sorted((image, name) for name, images in drawn.items() for image in images)
 

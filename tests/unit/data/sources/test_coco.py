@@ -208,7 +208,7 @@ def test_a_placeholder_super_category_is_no_class(tmp_path: Path) -> None:
     edit_json(path, change)
     annotated, skipped = read(path)
     assert (annotated.classes, skipped) == (("cat", "dog", "owl"), [])
-    assert annotated.notes == ("class 'animals' is left out: it has no box and is the super-category of cat, dog",)
+    assert annotated.notes == ("class 'animals' is excluded: it has no box and is the super-category of cat, dog",)
     assert read(path, classes=["animals", "cat"])[0].classes == ("animals", "cat")
     # A super-category with boxes is a class, and so is one that is its own, as "person" of COCO.
     edit_json(path, lambda tree: tree["annotations"][2].update(category_id=3))
