@@ -228,13 +228,17 @@ class _BoxesByImage:
         if (key := _of_id(self._alias, annotation["image_id"])) is None:
             return  # Its image is not in the file, or its record is invalid and noted already.
         if (label := _of_id(self._names, annotation.get("category_id"))) is None:
-            self._skipped.note(f"{where} ({self._records[key].name})", self._doubt_image(annotation, key))
+            self.unknown.add(key)
+            category = annotation.get("category_id")
+            name = self._records[key].name
+            self._skipped.note(f"{where} ({name})", f"category_id {category!r:.60} is not among the categories")
             return
         is_crowd = annotation.get("iscrowd") not in (None, False, 0, "0", "")
         self.num_crowd += is_crowd
         box = _corners(annotation)
+        fault: str | None
         if box is None:
-            fault: str | None = f"bbox is {annotation.get('bbox')!r:.60}; expected [x, y, width, height]"
+            fault = f"bbox is {annotation.get('bbox')!r:.60}; expected [x, y, width, height]"
         else:
             if annotation.get("segmentation") and key in self._scales:
                 across, down = self._scales[key]
@@ -251,15 +255,6 @@ class _BoxesByImage:
             area: Any = annotation.get("area")
             usable = is_json_number(area) and math.isfinite(area) and area >= 0
             self._areas[key].setdefault(label, []).append(area if usable else None)
-
-    def _doubt_image(self, annotation: dict[str, Any], key: _Key) -> str:
-        """Return why the class of an annotation is unknown. An id that cannot be read may be that of any class."""
-        self.unknown.add(key)
-        category = annotation.get("category_id")
-        if _key(category) is None:
-            self.doubtful[key].update(self._names.values())
-            return f"category_id is {category!r:.60}; expected an integer"
-        return f"category_id {category!s:.60} is not among the categories"
 
     def areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
         """Return the areas of an image's boxes, without the classes that have a box of unknown area."""
