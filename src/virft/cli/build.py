@@ -129,6 +129,13 @@ def _add_coco(sources: Verbs) -> None:
             help="test sets: `all` queries every class on every image, `map:FILE` the classes that a JSON file lists "
             "for each image (default: the classes that the image shows)",
         )
+        verb.add_argument(
+            "--exif",
+            choices=("auto", "raw", "upright"),
+            default="auto",
+            help="pixels that the boxes of images with an EXIF orientation are in: of the stored image, or of the "
+            "upright one; auto decides by the stated size, and by what all boxes of the file fit",
+        )
         _add_detection_arguments(verb)
 
 
@@ -143,6 +150,7 @@ def build_coco_or_lvis(
     federated: bool = False,
     protocol: str | None = None,
     task: str = "detection",
+    exif: Literal["auto", "raw", "upright"] = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
@@ -151,6 +159,7 @@ def build_coco_or_lvis(
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
+    ``exif``: the pixels that boxes of images with an EXIF orientation are in, see ``virft.data.upright.settle_exif``.
     """
     from virft.recipes.datasets import build_from_coco
 
@@ -164,6 +173,7 @@ def build_coco_or_lvis(
         federated=federated,
         protocol=protocol,
         task=task,
+        exif=exif,
         options=options,
     )
 

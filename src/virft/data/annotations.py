@@ -26,8 +26,11 @@ class AnnotatedImage:
     boxes: Mapping[str, tuple[XYXY, ...]]
     """Boxes by class, in pixels of an image of the declared size."""
     doubtful: frozenset[str] = frozenset()
-    """Classes that may be present or absent, because they are annotated only as a crowd or by an invalid box. Without a
-    valid box they are not queried."""
+    """Classes with a record that was dropped, such as an invalid box. They are never queried: some of their boxes are
+    missing."""
+    is_doubtful: bool = False
+    """Whether a record of this image was dropped whose class is unknown. No class is queried on the image: any may be
+    present, and some of its boxes may be missing."""
     incomplete: frozenset[str] = frozenset()
     """Classes with objects that are not annotated. If they have boxes, test sets query them, and an unmatched
     prediction then counts neither as correct nor as wrong; training sets do not query them."""
@@ -37,10 +40,15 @@ class AnnotatedImage:
     """Area in square pixels of each object in ``boxes``, for the classes for which it is known."""
     crowd: Mapping[str, tuple[XYXY, ...]] = field(default_factory=dict)
     """Boxes of crowd regions by class, in pixels of an image of the declared size."""
+    is_raw: bool = False
+    """Whether boxes are in pixels of the stored image, before its EXIF orientation is applied, also where the declared
+    size fits the upright image too."""
 
     def is_absent(self, label: str) -> bool:
         """Return True if the class is certainly absent, so that a question about an absent class can use it."""
-        if self.boxes.get(label) or label in self.doubtful or label in self.incomplete:
+        if self.is_doubtful or label in self.doubtful or label in self.incomplete:
+            return False
+        if self.boxes.get(label) or label in self.crowd:
             return False
         return self.absent is None or label in self.absent
 
@@ -57,6 +65,8 @@ class AnnotatedSet:
     """Number of skipped crowd boxes (VOC: boxes marked difficult)."""
     num_incomplete: int = 0
     """Number of pairs of an image and a class with objects that are not annotated."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the summary of the build and its card: how records were read whose meaning is not certain."""
     frequency: Mapping[str, str] = field(default_factory=dict)
     """LVIS's frequency group of each class: r, c or f (rare, common, frequent); empty for other sources."""
 

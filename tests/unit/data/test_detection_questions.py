@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +16,7 @@ from virft.data.images import raw_to_upright
 from virft.data.sampling import SplitPlan
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError
+from virft.recipes.build_options import problem_lines
 from virft.types import ImageSize
 
 SIZE = ImageSize(64, 48)
@@ -79,6 +82,62 @@ def test_a_doubtful_class_is_never_queried_as_absent(tmp_path: Path) -> None:
     plan = QuestionPlan(negatives_frac=0.5)
     write_detection_stores(crowded, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
     assert ids(tmp_path / "d") == ["a.png:cat"]
+
+
+@pytest.mark.parametrize("more", [{"negatives_frac": 0.9}, {"every_class": True}, {"query_map": {"a.png": {"dog"}}}])
+def test_an_image_with_a_dropped_record_of_unknown_class_is_not_queried(tmp_path: Path, more: Any) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",)})
+    unknown = replace(images.images["a.png"], is_doubtful=True)
+    partly = replace(images, images={**images.images, "a.png": unknown})
+    cards = write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(**more), source={}, skipped=Skipped())
+    assert "b.png:dog" in ids(tmp_path / "d")
+    assert not {"a.png:cat", "a.png:dog"} & set(ids(tmp_path / "d"))
+    assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
+
+
+def test_a_pair_with_a_dropped_box_is_not_queried_and_counted(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat", "dog")})
+    partly = replace(
+        images, images={**images.images, "b.png": replace(images.images["b.png"], doubtful=frozenset({"cat"}))}
+    )
+    for plan in (QuestionPlan(negatives_frac=0.5), QuestionPlan(every_class=True), QuestionPlan(shots=1)):
+        cards = write_detection_stores(partly, tmp_path / "d", plan=plan, source={}, skipped=Skipped(), overwrite=True)
+        assert "b.png:cat" not in ids(tmp_path / "d")
+        assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
+
+
+def test_a_repeated_box_of_a_class_is_one_object(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat", "dog")})
+    other = (1.0, 2.0, 30.0, 40.0)
+    twice = replace(
+        images.images["a.png"],
+        boxes={"cat": (BOX, other, BOX, BOX), "dog": (BOX,)},
+        areas={"cat": (1.0, 2.0, 3.0, 4.0)},
+    )
+    partly = replace(images, images={"a.png": twice})
+    cards = write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
+    cat, dog = Store(tmp_path / "d")
+    assert (cat.target, cat.areas, dog.target) == (detections(BOX, other), (1.0, 2.0), detections(BOX))
+    assert cards[str(tmp_path / "d")]["source"]["num_repeated_boxes"] == 2
+    counting = QuestionPlan(task="counting")
+    write_detection_stores(partly, tmp_path / "c", plan=counting, source={}, skipped=Skipped())
+    assert [str(sample.target) for sample in Store(tmp_path / "c")] == ["2", "1"]
+
+
+def test_clipped_boxes_are_counted_and_printed_with_other_changes(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat", "dog")})
+    outside = replace(
+        images.images["a.png"], boxes={"cat": ((-3.0, 2.0, 30.0, 51.0), (1.0, 2.0, 30.0, 48.5)), "dog": (BOX, BOX)}
+    )
+    partly = replace(images, images={"a.png": outside}, notes=("a note",))
+    cards = write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
+    cat, _ = Store(tmp_path / "d")
+    assert cat.target == detections((0, 2, 30, 48), (1, 2, 30, 48))
+    assert problem_lines(cards) == [
+        "a note",
+        "boxes removed that repeat another one of the same class: 1",
+        "boxes clipped that reach more than a pixel outside their image: 1",
+    ]
 
 
 def test_a_few_shot_set_uses_only_the_sampled_images(tmp_path: Path) -> None:
@@ -161,7 +220,7 @@ def test_an_image_of_another_size_is_reported(tmp_path: Path) -> None:
 
 def test_too_few_shots_are_an_error_before_anything_is_written(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",)})
-    with pytest.raises(ConfigError, match=r"class 'cat' is on 1 usable images; expected at least 2"):
+    with pytest.raises(ConfigError, match=r"fewer than 2 usable images \(shots\): 'cat' \(1\), 'dog' \(1\)"):
         write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(shots=2), source={}, skipped=Skipped())
     assert not (tmp_path / "d").exists()
 
@@ -222,5 +281,13 @@ def test_a_class_with_objects_without_a_box_is_not_counted(tmp_path: Path) -> No
     assert ids(tmp_path / "d") == ["b.png:cat", "b.png:dog"]
     assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
     whole = write_detection_stores(partly, tmp_path / "e", plan=QuestionPlan(), source={}, skipped=Skipped())
-    assert ids(tmp_path / "e") == ["a.png:cat", "b.png:cat", "b.png:dog"]
-    assert "num_undetermined" not in whole[str(tmp_path / "e")]["source"]
+    assert ids(tmp_path / "e") == ["b.png:cat", "b.png:dog"]
+    assert whole[str(tmp_path / "e")]["source"]["num_undetermined"] == 1
+
+
+def test_the_objects_of_an_image_with_a_record_of_unknown_class_are_not_counted(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat", "dog")})
+    unknown = replace(images.images["a.png"], is_doubtful=True)
+    partly = replace(images, images={**images.images, "a.png": unknown})
+    write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(task="counting"), source={}, skipped=Skipped())
+    assert ids(tmp_path / "d") == ["b.png:cat", "b.png:dog"]
