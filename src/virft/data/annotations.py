@@ -59,6 +59,10 @@ class AnnotatedSet:
     """Number of pairs of an image and a class with objects that are not annotated."""
     frequency: Mapping[str, str] = field(default_factory=dict)
     """LVIS's frequency group of each class: r, c or f (rare, common, frequent); empty for other sources."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """Published split of each image: train, validation or test; empty if the source is not split."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the source that a build prints and its card records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +75,8 @@ class LabelledSet:
     """Label of each image, by image name."""
     aliases: Mapping[str, tuple[str, ...]]
     """Additional names that count as correct, by label."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """Published split of each image: train, validation or test; empty if the source is not split."""
 
     @property
     def labels(self) -> tuple[str, ...]:
