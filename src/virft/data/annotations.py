@@ -26,8 +26,11 @@ class AnnotatedImage:
     boxes: Mapping[str, tuple[XYXY, ...]]
     """Boxes by class, in pixels of an image of the declared size."""
     doubtful: frozenset[str] = frozenset()
-    """Classes that may be present or absent, because they are annotated only as a crowd or by an invalid box. Without a
-    valid box they are not queried."""
+    """Classes with a record that was dropped, such as an invalid box. They are never queried: some of their boxes are
+    missing."""
+    is_doubtful: bool = False
+    """Whether a record of this image was dropped whose class is unknown: any class may be present, so that a class
+    without boxes is never queried, and no number of objects is known."""
     incomplete: frozenset[str] = frozenset()
     """Classes with objects that are not annotated. If they have boxes, test sets query them, and an unmatched
     prediction then counts neither as correct nor as wrong; training sets do not query them."""
@@ -40,7 +43,9 @@ class AnnotatedImage:
 
     def is_absent(self, label: str) -> bool:
         """Return True if the class is certainly absent, so that a question about an absent class can use it."""
-        if self.boxes.get(label) or label in self.doubtful or label in self.incomplete:
+        if self.is_doubtful or label in self.doubtful or label in self.incomplete:
+            return False
+        if self.boxes.get(label) or label in self.crowd:
             return False
         return self.absent is None or label in self.absent
 

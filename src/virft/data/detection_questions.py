@@ -142,13 +142,16 @@ def sample_questions(
 
 
 def _undetermined(annotated: AnnotatedSet, task: str) -> set[Pair]:
-    """Return the (image, class) pairs whose boxes do not determine a target, such as a count with crowd regions."""
+    """Return the (image, class) pairs whose boxes do not determine a target.
+
+    For every task these are pairs with a dropped record; for counting also those with crowd regions.
+    """
     classes = set(annotated.classes)
     return {
         (name, label)
         for name, image in annotated.images.items()
         for label in image.boxes.keys() & classes
-        if image.boxes[label] and _target(task, image, label, box_of) is None
+        if image.boxes[label] and (label in image.doubtful or _target(task, image, label, box_of) is None)
     }
 
 
@@ -162,7 +165,7 @@ def _target(task: str, image: AnnotatedImage, label: str, place: Callable[[XYXY]
             areas=image.areas.get(label, ()),
             crowd=tuple(map(place, image.crowd.get(label, ()))),
             is_exhaustive=label not in image.incomplete,
-            is_doubtful=label in image.doubtful,
+            is_doubtful=image.is_doubtful or label in image.doubtful,
         )
     )
 

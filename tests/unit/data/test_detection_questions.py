@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -79,6 +81,27 @@ def test_a_doubtful_class_is_never_queried_as_absent(tmp_path: Path) -> None:
     plan = QuestionPlan(negatives_frac=0.5)
     write_detection_stores(crowded, tmp_path / "d", plan=plan, source={}, skipped=Skipped())
     assert ids(tmp_path / "d") == ["a.png:cat"]
+
+
+@pytest.mark.parametrize("more", [{"negatives_frac": 0.9}, {"every_class": True}, {"query_map": {"a.png": {"dog"}}}])
+def test_an_image_with_a_dropped_record_of_unknown_class_has_no_absent_class(tmp_path: Path, more: Any) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",)})
+    unknown = replace(images.images["a.png"], is_doubtful=True)
+    partly = replace(images, images={**images.images, "a.png": unknown})
+    write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(**more), source={}, skipped=Skipped())
+    assert "a.png:dog" not in ids(tmp_path / "d")
+    assert {"a.png:cat", "b.png:dog"} <= set(ids(tmp_path / "d"))
+
+
+def test_a_pair_with_a_dropped_box_is_not_queried_and_counted(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat", "dog")})
+    partly = replace(
+        images, images={**images.images, "b.png": replace(images.images["b.png"], doubtful=frozenset({"cat"}))}
+    )
+    for plan in (QuestionPlan(negatives_frac=0.5), QuestionPlan(every_class=True), QuestionPlan(shots=1)):
+        cards = write_detection_stores(partly, tmp_path / "d", plan=plan, source={}, skipped=Skipped(), overwrite=True)
+        assert "b.png:cat" not in ids(tmp_path / "d")
+        assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
 
 
 def test_a_few_shot_set_uses_only_the_sampled_images(tmp_path: Path) -> None:
@@ -222,5 +245,13 @@ def test_a_class_with_objects_without_a_box_is_not_counted(tmp_path: Path) -> No
     assert ids(tmp_path / "d") == ["b.png:cat", "b.png:dog"]
     assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
     whole = write_detection_stores(partly, tmp_path / "e", plan=QuestionPlan(), source={}, skipped=Skipped())
-    assert ids(tmp_path / "e") == ["a.png:cat", "b.png:cat", "b.png:dog"]
-    assert "num_undetermined" not in whole[str(tmp_path / "e")]["source"]
+    assert ids(tmp_path / "e") == ["b.png:cat", "b.png:dog"]
+    assert whole[str(tmp_path / "e")]["source"]["num_undetermined"] == 1
+
+
+def test_the_objects_of_an_image_with_a_record_of_unknown_class_are_not_counted(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("cat", "dog")})
+    unknown = replace(images.images["a.png"], is_doubtful=True)
+    partly = replace(images, images={**images.images, "a.png": unknown})
+    write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(task="counting"), source={}, skipped=Skipped())
+    assert ids(tmp_path / "d") == ["b.png:cat", "b.png:dog"]

@@ -154,8 +154,9 @@ class _BoxesByImage:
         box = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
         if annotation.get("iscrowd", 0):
             self.num_crowd += 1
-            self.doubtful[key].add(label)
-            if not box_fault(box, self._records[key].size):
+            if box_fault(box, self._records[key].size):
+                self.doubtful[key].add(label)
+            else:
                 self.crowd[key].setdefault(label, []).append(box)
             return
         if fault := box_fault(box, self._records[key].size):

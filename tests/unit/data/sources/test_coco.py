@@ -42,13 +42,14 @@ def test_unknown_class_is_reported_with_the_closest_name(tmp_path: Path) -> None
         read(save_coco(tmp_path, TWO), classes=["zebra"])
 
 
-def test_crowd_is_counted_and_makes_its_class_doubtful(tmp_path: Path) -> None:
+def test_crowd_is_counted_and_its_class_is_not_absent(tmp_path: Path) -> None:
     path = save_coco(tmp_path, TWO)
     edit_json(path, lambda tree: tree["annotations"][2].update(iscrowd=1))
     annotated, skipped = read(path)
     assert annotated.num_crowd == 1
     assert annotated.images["b.png"].boxes == {}
-    assert annotated.images["b.png"].doubtful == {"dog"}
+    assert annotated.images["b.png"].crowd == {"dog": ((0.0, 0.0, 64.0, 48.0),)}
+    assert not annotated.images["b.png"].is_absent("dog")
     assert skipped == []
 
 
