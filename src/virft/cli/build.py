@@ -204,8 +204,9 @@ def build_files(
     skipped = options.skipped()
     read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
     annotated = read(root, classes=expand_class_sets(classes), skipped=skipped)
-    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=options.split())
-    source = source_of(kind, name=root.absolute().name)
+    split = options.split(annotated.published)
+    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
+    source = source_of(kind, name=root.absolute().name, **({"notes": annotated.notes} if annotated.notes else {}))
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
 
