@@ -230,10 +230,12 @@ def build_folders(
     from virft.data.label_questions import LabelPlan, write_label_stores
     from virft.data.sources.labels import read_aliases, read_label_folders
 
-    labelled = read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {})
-    plan = LabelPlan(domain=domain, shots=shots, split=options.split())
+    skipped = options.skipped()
+    known = read_aliases(aliases) if aliases else {}
+    labelled = read_label_folders(root, classes=classes, aliases=known, skipped=skipped)
+    plan = LabelPlan(domain=domain, shots=shots, split=options.split(labelled.published))
     source = source_of("folders", name=root.absolute().name)
-    return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=options.skipped())
+    return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=skipped)
 
 
 def _add_csv(sources: Verbs) -> None:

@@ -31,14 +31,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_each_folder_is_a_label_with_spaces(root: Path) -> None:
-    labelled = read_label_folders(root)
+    labelled = read_label_folders(root, skipped=Skipped())
     assert labelled.labels == ("Airbus A320", "Boeing 737")
     assert len(labelled.images) == 12
     assert labelled.label_of["Airbus A320/old/0.png"] == "Airbus A320"
 
 
 def test_shots_of_every_label_and_a_test_set_of_the_rest(root: Path, tmp_path: Path) -> None:
-    labelled = read_label_folders(root, aliases={"Boeing 737": ("B737",)})
+    labelled = read_label_folders(root, aliases={"Boeing 737": ("B737",)}, skipped=Skipped())
     plan = LabelPlan(domain="aircraft", shots=2, split=SplitPlan(test_frac=0.5, seed=3))
     cards = write_label_stores(labelled, tmp_path / "d", plan=plan, source={"kind": "folders"}, skipped=Skipped())
     train, test = Store(tmp_path / "d" / "train"), Store(tmp_path / "d" / "test")
@@ -56,7 +56,7 @@ def test_shots_of_every_label_and_a_test_set_of_the_rest(root: Path, tmp_path: P
 def test_the_same_build_twice_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         plan = LabelPlan(domain="aircraft", shots=3, split=SplitPlan(test_frac=0.3))
-        write_label_stores(read_label_folders(root), tmp_path / name, plan=plan, source={}, skipped=Skipped())
+        write_label_stores(read_label_folders(root, skipped=Skipped()), tmp_path / name, plan=plan, source={}, skipped=Skipped())
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert files
     for file in files:
@@ -68,38 +68,38 @@ def test_an_invalid_image_is_skipped_and_reported(root: Path, tmp_path: Path) ->
     (root / "Boeing_737" / "0.png").write_bytes(whole[: len(whole) // 2])
     skipped = Skipped()
     plan = LabelPlan(domain="aircraft")
-    write_label_stores(read_label_folders(root), tmp_path / "d", plan=plan, source={}, skipped=skipped)
+    write_label_stores(read_label_folders(root, skipped=Skipped()), tmp_path / "d", plan=plan, source={}, skipped=skipped)
     assert len(Store(tmp_path / "d")) == 11
     ((where, _),) = skipped.records
     assert where == "image Boeing_737/0.png"
     with pytest.raises(DataError, match=r"image Boeing_737/0.png: .*--strict"):
-        write_label_stores(read_label_folders(root), tmp_path / "e", plan=plan, source={}, skipped=Skipped(strict=True))
+        write_label_stores(read_label_folders(root, skipped=Skipped()), tmp_path / "e", plan=plan, source={}, skipped=Skipped(strict=True))
     assert not (tmp_path / "e").exists()
 
 
 def test_a_label_with_too_few_images_is_reported(root: Path, tmp_path: Path) -> None:
     plan = LabelPlan(domain="aircraft", shots=7)
     with pytest.raises(ConfigError, match="'Airbus A320' is on 6 usable images; expected at least 7"):
-        write_label_stores(read_label_folders(root), tmp_path / "d", plan=plan, source={}, skipped=Skipped())
+        write_label_stores(read_label_folders(root, skipped=Skipped()), tmp_path / "d", plan=plan, source={}, skipped=Skipped())
 
 
 def test_unknown_names_are_reported_with_the_closest_name(root: Path) -> None:
     with pytest.raises(ConfigError, match="no image has the label 'Boeing737'; did you mean 'Boeing 737'"):
-        read_label_folders(root, classes=("Boeing737",))
+        read_label_folders(root, classes=("Boeing737",), skipped=Skipped())
     with pytest.raises(ConfigError, match="no image has the label 'Cessna'; expected one of Airbus A320, Boeing 737"):
-        read_label_folders(root, aliases={"Cessna": ("C172",)})
+        read_label_folders(root, aliases={"Cessna": ("C172",)}, skipped=Skipped())
 
 
 def test_a_name_that_is_correct_for_two_labels_is_refused(root: Path) -> None:
     with pytest.raises(DataError, match="'airbus-a320' would be correct for 'Airbus A320' and for 'Boeing 737'"):
-        read_label_folders(root, aliases={"Boeing 737": ("airbus-a320",)})
+        read_label_folders(root, aliases={"Boeing 737": ("airbus-a320",)}, skipped=Skipped())
 
 
 @pytest.mark.parametrize("name", ["none", "empty"])
 def test_a_folder_without_classes_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected a folder"):
-        read_label_folders(tmp_path / name)
+        read_label_folders(tmp_path / name, skipped=Skipped())
 
 
 def test_a_csv_is_read_by_its_header(root: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_csv_is_read_by_its_header(root: Path, tmp_path: Path) -> None:
         (b"file,label\na.png,cat\n", "the head names file, label; expected columns path and label"),
         (b"", "the head names nothing"),
         (b"path,label\n", "names no image"),
-        (b"path,label\n\xff.png,cat\n", "cannot be read as UTF-8 CSV"),
+        (b"path,label\n\xff.png,cat\n", "not UTF-8 text"),
     ],
 )
 def test_a_file_of_another_form_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
