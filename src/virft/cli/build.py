@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from virft.cli import arguments
 from virft.cli.build_options import add_options, report_build
@@ -20,6 +20,9 @@ from virft.geometry.boxes import BoxSpace
 from virft.recipes.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, require_images, source_of
 from virft.scenes import SCENE_TASKS
 from virft.tasks import TASKS
+
+if TYPE_CHECKING:
+    from virft.data.annotations import AnnotatedSet
 
 
 def add_build(verbs: Verbs) -> None:
@@ -178,6 +181,13 @@ def _add_files(sources: Verbs) -> None:
         verb.set_defaults(kind=kind)
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         _add_detection_arguments(verb)
+        if kind == "voc":
+            verb.add_argument(
+                "--first-pixel",
+                type=int,
+                choices=(0, 1),
+                help="number of the first pixel in the files (default: 1 if they name a VOC database, else 0)",
+            )
 
 
 def build_files(
@@ -189,11 +199,12 @@ def build_files(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     task: str = "detection",
+    first_pixel: Literal[0, 1] | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a folder with one annotation file per image; return their cards by folder.
 
-    ``task``: as for ``build_coco``.
+    ``task``: as for ``build_coco``. ``first_pixel``: as for ``read_voc``; other formats have none.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
@@ -202,11 +213,13 @@ def build_files(
     from virft.data.sources.yolo import read_yolo
 
     skipped = options.skipped()
-    read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
-    annotated = read(root, classes=expand_class_sets(classes), skipped=skipped)
+    read: Callable[..., AnnotatedSet] = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
+    more = {} if first_pixel is None else {"first_pixel": first_pixel}
+    annotated = read(root, classes=expand_class_sets(classes), skipped=skipped, **more)
     split = options.split(annotated.published)
     plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
-    source = source_of(kind, name=root.absolute().name, **({"notes": annotated.notes} if annotated.notes else {}))
+    source = source_of(kind, name=root.absolute().name)
+    source |= {"notes": list(annotated.notes)} if annotated.notes else {}
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
 

@@ -21,7 +21,7 @@ from virft.errors import DataError
 _NAME_FILES = ("classes.txt", "obj.names")
 _SPLIT_KEYS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _NOT_DATA = ("runs", "__MACOSX")
-"""Folders that are no part of a dataset: results of Ultralytics with boxes drawn into images, and zip files of macOS."""
+"""Folders that are no part of a dataset: results of Ultralytics, with boxes drawn into images, and macOS's zip data."""
 
 
 class YoloFolder(NamedTuple):
@@ -156,11 +156,11 @@ def _read_yaml(file: Path) -> Any:
 def _checked(names: Any, file: Path) -> dict[int, str]:
     by_number = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(by_number, dict) or not by_number:
-        raise DataError(f"{file}: names is {reprlib.repr(names):.60}; expected a list of class names")
+        raise DataError(f"{file}: names is {reprlib.repr(by_number):.60}; expected a list of class names")
     checked: dict[int, str] = {}
     for number, name in by_number.items():
         if type(name) not in (str, int) or not str(number).isdecimal():
-            raise DataError(f"{file}: names is {reprlib.repr(names):.60}; expected a list of class names")
+            raise DataError(f"{file}: names is {reprlib.repr(by_number):.60}; expected a list of class names")
         if str(name).strip():
             checked[int(number)] = str(name).strip()
     return checked
@@ -172,7 +172,7 @@ def _num_pose(tree: dict[str, Any], file: Path) -> int | None:
         return None
     if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
         raise DataError(f"{file}: kpt_shape is {shape!r:.60}; expected [number of keypoints, 2 or 3]")
-    return 4 + shape[0] * shape[1]
+    return 4 + int(shape[0] * shape[1])
 
 
 def _yaml_splits(tree: dict[str, Any], file: Path, folder: Path, skipped: Skipped) -> dict[Path, str | None]:
@@ -184,6 +184,8 @@ def _yaml_splits(tree: dict[str, Any], file: Path, folder: Path, skipped: Skippe
             if value is None or value == "":
                 continue
             place = _below(folder, str(value)) if isinstance(value, str) else None
+            if place is None and key == "test":
+                continue  # Roboflow names it without having one
             if place is None:
                 skipped.note(f"{file.name}: {key}", f"{value!r:.60} is not in the folder")
                 continue
