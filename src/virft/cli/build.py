@@ -132,6 +132,13 @@ def _add_coco(sources: Verbs) -> None:
             help="test sets: `all` queries every class on every image, `map:FILE` the classes that a JSON file lists "
             "for each image (default: the classes that the image shows)",
         )
+        verb.add_argument(
+            "--exif",
+            choices=("auto", "raw", "upright"),
+            default="auto",
+            help="pixels that the boxes of images with an EXIF orientation are in: of the stored image, or of the "
+            "upright one; auto decides by the stated size, and by what all boxes of the file fit",
+        )
         _add_detection_arguments(verb)
 
 
@@ -146,6 +153,7 @@ def build_coco_or_lvis(
     federated: bool = False,
     protocol: str | None = None,
     task: str = "detection",
+    exif: Literal["auto", "raw", "upright"] = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
@@ -154,6 +162,7 @@ def build_coco_or_lvis(
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
+    ``exif``: the pixels that boxes of images with an EXIF orientation are in, see ``virft.data.upright.settle_exif``.
     """
     from virft.recipes.datasets import build_from_coco
 
@@ -167,6 +176,7 @@ def build_coco_or_lvis(
         federated=federated,
         protocol=protocol,
         task=task,
+        exif=exif,
         options=options,
     )
 
@@ -219,7 +229,6 @@ def build_files(
     split = options.split(annotated.published)
     plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
     source = source_of(kind, name=root.absolute().name)
-    source |= {"notes": list(annotated.notes)} if annotated.notes else {}
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
 

@@ -40,6 +40,9 @@ class AnnotatedImage:
     """Area in square pixels of each object in ``boxes``, for the classes for which it is known."""
     crowd: Mapping[str, tuple[XYXY, ...]] = field(default_factory=dict)
     """Boxes of crowd regions by class, in pixels of an image of the declared size."""
+    is_raw: bool = False
+    """Whether boxes are in pixels of the stored image, before its EXIF orientation is applied, also where the declared
+    size fits the upright image too."""
 
     def is_absent(self, label: str) -> bool:
         """Return True if the class is certainly absent, so that a question about an absent class can use it."""
@@ -62,12 +65,12 @@ class AnnotatedSet:
     """Number of skipped crowd boxes (VOC: boxes marked difficult)."""
     num_incomplete: int = 0
     """Number of pairs of an image and a class with objects that are not annotated."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the summary of the build and its card: how records were read whose meaning is not certain."""
     frequency: Mapping[str, str] = field(default_factory=dict)
     """LVIS's frequency group of each class: r, c or f (rare, common, frequent); empty for other sources."""
     published: Mapping[str, str] = field(default_factory=dict)
     """Published split of each image: train, validation or test; empty if the source is not split."""
-    notes: tuple[str, ...] = ()
-    """Sentences about the source that a build prints and its card records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

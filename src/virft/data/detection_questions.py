@@ -15,6 +15,7 @@ from virft.errors import ConfigError
 from virft.geometry.boxes import XYXY, box_of, clip_xyxy
 from virft.tasks import TASKS
 from virft.tasks.task import ClassAnnotation, ParsedTarget
+from virft.text.records import is_inside
 from virft.types import Box, Sample
 
 
@@ -75,6 +76,7 @@ def write_detection_stores(
     """
     parts = plan.split.parts(annotated.images)
     check_parts_free(out, parts, overwrite=overwrite)
+    annotated, num_repeated = _without_repeats(annotated)
     files = UprightImages(annotated.images, skipped)
     unknown = _undetermined(annotated, plan.task)
     chosen = {
@@ -95,7 +97,9 @@ def write_detection_stores(
                 source=source
                 | _card_facts(annotated, files, plan, part)
                 | duplicates
-                | ({"num_undetermined": len(unknown)} if unknown else {}),
+                | ({"num_undetermined": len(unknown)} if unknown else {})
+                | ({"num_repeated_boxes": num_repeated} if num_repeated else {})
+                | _clipped(annotated, pairs, files),
                 seed=plan.split.seed,
                 skipped=skipped.records,
             )
@@ -139,6 +143,34 @@ def sample_questions(
         candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.split.seed
     )
     return sorted(present + absent)
+
+
+def _without_repeats(annotated: AnnotatedSet) -> tuple[AnnotatedSet, int]:
+    """Return the set with each box of a class on an image once, and the number of removed boxes."""
+    images = {}
+    num_repeated = 0
+    for name, image in annotated.images.items():
+        boxes, areas = dict(image.boxes), dict(image.areas)
+        for label, found in image.boxes.items():
+            first = {box: place for place, box in reversed(list(enumerate(found)))}
+            if len(first) < len(found):
+                num_repeated += len(found) - len(first)
+                places = sorted(first.values())
+                boxes[label] = tuple(found[place] for place in places)
+                if label in areas:
+                    areas[label] = tuple(areas[label][place] for place in places)
+        images[name] = replace(image, boxes=boxes, areas=areas)
+    return (replace(annotated, images=images) if num_repeated else annotated), num_repeated
+
+
+def _clipped(annotated: AnnotatedSet, pairs: Sequence[Pair], files: UprightImages) -> dict[str, int]:
+    """Return the card's number of boxes that were clipped by more than a pixel; empty without any."""
+    number = sum(
+        not is_inside(files.upright(name, box), files.size(name))
+        for name, label in pairs
+        for box in annotated.images[name].boxes.get(label, ())
+    )
+    return {"num_clipped_boxes": number} if number else {}
 
 
 def _undetermined(annotated: AnnotatedSet, task: str) -> set[Pair]:
@@ -202,5 +234,6 @@ def _card_facts(annotated: AnnotatedSet, files: UprightImages, plan: QuestionPla
         "num_crowd_boxes_skipped": annotated.num_crowd,
         "num_incomplete": annotated.num_incomplete,
         "num_images_annotated_unrotated": files.num_unrotated,
+        **({"notes": list(annotated.notes)} if annotated.notes else {}),
         **({"frequency": dict(annotated.frequency)} if annotated.frequency else {}),
     }

@@ -6,6 +6,7 @@ A pair (image, class) is one question. Each choice depends only on names and the
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -111,7 +112,9 @@ def folders_of_parts(parts: Mapping[str, _Part]) -> dict[str, _Part]:
 def choose_shots(
     images_of: Mapping[str, Sequence[str]], *, shots: int, seed: int, is_usable: Callable[[str], bool]
 ) -> list[Pair]:
-    """Return exactly ``shots`` pairs of each class, sorted. Raises ``ConfigError`` if a class has fewer usable images.
+    """Return exactly ``shots`` pairs of each class, sorted.
+
+    Raises ``ConfigError`` that names all classes with fewer usable images, and the other ones.
 
     ``images_of``: the images that show each class. ``is_usable`` is called in random order and only until there are
     enough images, so that a large dataset is not read completely.
@@ -119,14 +122,16 @@ def choose_shots(
     >>> choose_shots({"cat": ["a", "b"]}, shots=2, seed=0, is_usable=lambda image: True)
     [('a', 'cat'), ('b', 'cat')]
     """
-    pairs: list[Pair] = []
+    drawn: dict[str, list[str]] = {}
     for name in sorted(images_of):
         order = shuffled(images_of[name], seed=seed, purpose=f"shots {name}")
-        images = list(islice(filter(is_usable, order), shots))
-        if len(images) < shots:
-            raise ConfigError(f"class {name!r} is on {len(images)} usable images; expected at least {shots} (shots)")
-        pairs += [(image, name) for image in images]
-    return sorted(pairs)
+        drawn[name] = list(islice(filter(is_usable, order), shots))
+    if short := {name: len(images) for name, images in drawn.items() if len(images) < shots}:
+        found = ", ".join(f"{name!r} ({number})" for name, number in short.items())
+        rest = ",".join(name for name in drawn if name not in short)
+        way_out = f"leave them out with --classes {shlex.quote(rest)}, or lower shots" if rest else "lower shots"
+        raise ConfigError(f"classes with fewer than {shots} usable images (shots): {found}; {way_out}")
+    return sorted((image, name) for name, images in drawn.items() for image in images)
 
 
 def choose_absent(candidates: Sequence[Pair], *, num_present: int, negatives_frac: float, seed: int) -> list[Pair]:

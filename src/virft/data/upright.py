@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from virft.data.annotations import AnnotatedImage, Skipped
 from virft.data.duplicates import duplicates_for_card, find_duplicates, image_hash
@@ -12,7 +12,7 @@ from virft.data.images import StoredSize, load_image, raw_to_upright, raw_to_upr
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
 from virft.geometry.masks import mask_to_rle, rle_to_mask
-from virft.text.records import rle_of
+from virft.text.records import is_inside, rle_of
 from virft.types import ImageSize, Polygon
 
 
@@ -81,7 +81,7 @@ class UprightImages:
         stored = stored_size(image.file)
         self._hashes[image.name] = image_hash(load_image(image.file))
         self._sizes[image.name] = stored.upright
-        if image.declared in (None, stored.upright):
+        if image.declared is None or (image.declared == stored.upright and not image.is_raw):
             return
         if image.declared == stored.raw:
             # These boxes were drawn on the image as stored, without the EXIF orientation.
@@ -92,6 +92,71 @@ class UprightImages:
             f"the file is {stored.raw.width}x{stored.raw.height}, the annotation says "
             f"{image.declared.width}x{image.declared.height}; expected the same size"
         )
+
+
+ExifReading = Literal["auto", "raw", "upright"]
+"""Which pixels the boxes of an image with an EXIF orientation are in: those of the stored image, of the upright image,
+or ``auto``, as the declared size and the boxes say."""
+
+
+class SettledExif(NamedTuple):
+    """The reading of all images of an annotation file."""
+
+    sizes: dict[str, ImageSize]
+    """Size of the image that the boxes are drawn on, by image name, in pixels."""
+    notes: list[str]
+    """A sentence about images whose boxes are not in pixels of the declared size; empty without any."""
+
+
+def settle_exif(
+    images: Mapping[str, tuple[Path | None, ImageSize]],
+    boxes: Mapping[str, Sequence[XYXY]],
+    *,
+    exif: ExifReading = "auto",
+) -> SettledExif:
+    """Decide for a whole annotation file whether declared sizes of stored pixels come with upright boxes.
+
+    ``images``: file and declared size by name; ``boxes``: boxes in annotated pixels by name. An image that is declared
+    by its stored size, and that the EXIF orientation turns sideways, was annotated unrotated, as the declared size
+    says. But some tools (Label Studio's COCO export) write that size with boxes of the upright image. "auto": such
+    boxes are upright if fewer of the file's boxes then reach outside their images. "upright": always.
+    """
+    sizes = {name: size for name, (_, size) in images.items()}
+    if exif == "raw":
+        return SettledExif(sizes, [])
+    if exif == "auto" and not any(
+        is_inside(box, _transposed(sizes[name])) and not is_inside(box, sizes[name])
+        for name, found in boxes.items()
+        for box in found
+    ):
+        return SettledExif(sizes, [])
+    upright = {name: _transposed(size) for name, (file, size) in images.items() if _turns_sideways(file, size)}
+    num_raw, num_upright = (
+        sum(not is_inside(box, by_name[name]) for name in upright for box in boxes.get(name, ()))
+        for by_name in (sizes, upright)
+    )
+    if not upright or (exif == "auto" and num_upright >= num_raw):
+        return SettledExif(sizes, [])
+    note = (
+        f"{len(upright)} images state the size of their stored pixels, but their boxes are read as those of the "
+        "upright image: check one with virft preview (--exif raw reads them as those of the stored pixels)"
+    )
+    return SettledExif(sizes | upright, [note])
+
+
+def _turns_sideways(file: Path | None, declared: ImageSize) -> bool:
+    """Return True if the declared size is that of the stored pixels, and the upright image has another one."""
+    if file is None:
+        return False
+    try:
+        stored = stored_size(file)
+    except DataError:
+        return False  # reported when the image is used
+    return stored.raw == declared != stored.upright
+
+
+def _transposed(size: ImageSize) -> ImageSize:
+    return ImageSize(size.height, size.width)
 
 
 class ImageFolder:

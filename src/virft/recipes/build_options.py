@@ -130,20 +130,42 @@ def count_lines(cards: Cards) -> list[str]:
 
 
 def problem_lines(cards: Cards) -> list[str]:
-    """Format missing negatives, the first skipped records, and images that are in two parts; empty without any."""
+    """Format what a user should verify: missing negatives, first skipped records, boxes that were changed, and so on.
+
+    Empty if all records were read as they are.
+    """
     skipped = [record for card in cards.values() for record in card["skipped"]]
     unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
     lines = [line for folder, card in cards.items() if (line := _missing_negatives(folder, card)) is not None]
     source = next(iter(cards.values()))["source"]
     if splits := source.get("published_splits"):
         lines.append(f"the published splits are used: {', '.join(splits)}")
-    lines += source.get("notes", [])
     lines += [f"skipped {where}: {reason}" for where, reason in unique[:5]]
     if len(unique) > 5:
         lines.append(f"and {len(unique) - 5} more skipped: see card.json")
+    lines += _changed(cards)
     if number := source.get("num_duplicate_images", 0):
         first, second = source["duplicate_images"][0]
         lines.append(f"{number} near-duplicate images in two parts, such as {first} and {second}: see card.json")
+    return lines
+
+
+_CHANGES = {
+    "num_undetermined": "{} pairs of an image and a class are not queried: their number of objects, or a box, is "
+    "unknown",
+    "num_repeated_boxes": "{} boxes repeat another one of the same class and were removed",
+    "num_images_annotated_unrotated": "{} images were annotated unrotated, without their EXIF orientation, and their "
+    "boxes were rotated: check one with virft preview (build coco --exif upright leaves such boxes as they are)",
+}
+"""Sentence about a number in the source of a card, the same in all parts of a build."""
+
+
+def _changed(cards: Cards) -> list[str]:
+    sources = [card["source"] for card in cards.values()]
+    lines = list(dict.fromkeys(note for source in sources for note in source.get("notes", ())))
+    lines += [text.format(number) for key, text in _CHANGES.items() if (number := sources[0].get(key, 0))]
+    if number := sum(source.get("num_clipped_boxes", 0) for source in sources):
+        lines.append(f"{number} boxes reach more than a pixel outside their image and were clipped")
     return lines
 
 

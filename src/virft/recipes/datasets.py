@@ -12,6 +12,7 @@ from virft.data.class_sets import expand_class_sets
 from virft.data.detection_questions import QuestionPlan, write_detection_stores
 from virft.data.query_map import read_query_map
 from virft.data.sources.coco import open_coco, read_coco
+from virft.data.upright import ExifReading
 from virft.errors import ConfigError
 from virft.recipes.build_options import (
     DEFAULT_OPTIONS,
@@ -79,6 +80,7 @@ def build_from_coco(
     federated: bool = False,
     protocol: str | None = None,
     task: str = "detection",
+    exif: ExifReading = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
@@ -87,6 +89,7 @@ def build_from_coco(
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
+    ``exif``: the pixels that boxes of images with an EXIF orientation are in, see ``settle_exif``.
     """
     if images is not None:
         require_images(images, annotations)
@@ -97,7 +100,9 @@ def build_from_coco(
     map_file = Path(protocol.removeprefix("map:")) if protocol is not None and protocol != "all" else None
     skipped = options.skipped()
     names = expand_class_sets(classes)
-    annotated = read_coco(open_coco(annotations), images, classes=names, federated=federated, skipped=skipped)
+    annotated = read_coco(
+        open_coco(annotations), images, classes=names, federated=federated, exif=exif, skipped=skipped
+    )
     plan = QuestionPlan(
         task=task,
         shots=shots,
@@ -107,6 +112,8 @@ def build_from_coco(
         split=options.split(),
     )
     source = source_of("lvis" if federated else "coco", annotations)
+    if exif != "auto":
+        source["exif"] = exif
     if map_file is not None:
         source["map"] = source_of("map", map_file)
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)

@@ -25,6 +25,7 @@ from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
 from virft.planning.device import GIB
+from virft.recipes.own_questions import require_box_space, require_thinking
 from virft.recipes.preflight import training_data
 from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names

@@ -15,7 +15,9 @@ from virft.types import Box, ImageSize, Polygon
 
 _HUGE = 2**1023
 BORDER_PX = 1.0
-"""Number of pixels that a box may reach outside its image: it is then clipped. Beyond this limit it is invalid."""
+"""Number of pixels that a box may reach outside its image without being reported, as rounding errors do."""
+CLIPPED_FRAC = 0.1
+"""Fraction of the image's side that a box may reach outside and is clipped. Beyond this limit it is invalid."""
 
 
 def check_keys(
@@ -89,8 +91,12 @@ def parse_polygons(value: Any, size: ImageSize, *, where: str) -> tuple[Polygon,
 def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
     """Return the reason why four numbers are no box of an image of this size; None if they are one.
 
+    A box may reach outside its image by ``CLIPPED_FRAC`` of the side, if more than half of its area is inside:
+    ``clip_xyxy`` then clips it. Numbers that are all from 0 to 1 are no pixels but fractions of the sides.
+
     >>> box_fault((40, 10, 30, 50), ImageSize(64, 64))
     'box [40, 10, 30, 50] has x2 <= x1; expected x1 < x2 in pixels of the original image'
+    >>> box_fault((40, 10, 70, 50), ImageSize(64, 64))  # 6 of 64 columns, and 24 of the box's 30 are inside
     """
     x1, y1, x2, y2 = xyxy
     shown = f"box [{', '.join(f'{v:g}' for v in xyxy)}]"
@@ -99,11 +105,40 @@ def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
     for low, high, axis in ((x1, x2, "x"), (y1, y2, "y")):
         if high <= low:
             return f"{shown} has {axis}2 <= {axis}1; expected {axis}1 < {axis}2 in pixels of the original image"
-    if min(x1, y1) < -BORDER_PX or x2 > size.width + BORDER_PX or y2 > size.height + BORDER_PX:
-        return f"{shown} reaches outside its image; expected it inside [0, 0, {size.width}, {size.height}]"
+    if are_fractions(xyxy) and size != (1, 1):
+        return f"{shown} has only numbers from 0 to 1, {FRACTIONS}; expected pixels of the original image"
     if min(x2, y2) <= 0 or x1 >= size.width or y1 >= size.height:
         return f"{shown} lies outside its image of [0, 0, {size.width}, {size.height}]"
+    if not is_inside(xyxy, size) and not _can_be_clipped(xyxy, size):
+        return f"{shown} reaches outside its image; expected it inside [0, 0, {size.width}, {size.height}]"
     return None
+
+
+def is_inside(xyxy: XYXY, size: ImageSize, *, border: tuple[float, float] = (BORDER_PX, BORDER_PX)) -> bool:
+    """Return True if a box reaches outside its image by at most ``border``, in pixels horizontally and vertically."""
+    x1, y1, x2, y2 = xyxy
+    across, down = border
+    return x1 >= -across and y1 >= -down and x2 <= size.width + across and y2 <= size.height + down
+
+
+def _can_be_clipped(xyxy: XYXY, size: ImageSize) -> bool:
+    if not is_inside(xyxy, size, border=(CLIPPED_FRAC * size.width, CLIPPED_FRAC * size.height)):
+        return False
+    x1, y1, x2, y2 = xyxy
+    a, b, c, d = clip_xyxy(xyxy, size.width, size.height)
+    return (c - a) * (d - b) > 0.5 * (x2 - x1) * (y2 - y1)
+
+
+FRACTIONS = "so they are fractions of width and height"
+
+
+def are_fractions(numbers: Sequence[float]) -> bool:
+    """Return True if all numbers of a box are from 0 to 1: fractions of the image's sides instead of pixels.
+
+    >>> are_fractions((0.1, 0.2, 0.3, 1)), are_fractions((0, 0, 1, 2))
+    (True, False)
+    """
+    return all(0.0 <= number <= 1.0 for number in numbers)
 
 
 def polygons_fault(polygons: Sequence[Polygon], size: ImageSize) -> str | None:

@@ -184,7 +184,7 @@ def test_an_image_of_another_size_is_reported(tmp_path: Path) -> None:
 
 def test_too_few_shots_are_an_error_before_anything_is_written(tmp_path: Path) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",)})
-    with pytest.raises(ConfigError, match=r"class 'cat' is on 1 usable images; expected at least 2"):
+    with pytest.raises(ConfigError, match=r"fewer than 2 usable images \(shots\): 'cat' \(1\), 'dog' \(1\)"):
         write_detection_stores(images, tmp_path / "d", plan=QuestionPlan(shots=2), source={}, skipped=Skipped())
     assert not (tmp_path / "d").exists()
 

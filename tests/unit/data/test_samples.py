@@ -75,8 +75,12 @@ def test_a_box_with_swapped_corners_is_reported() -> None:
     ("changes", "message"),
     [
         ({"target": {"boxes": [[1, 9, 5, 9]]}}, "box [1, 9, 5, 9] has y2 <= y1; expected y1 < y2 in pixels"),
-        ({"target": {"boxes": [[1, 1, 66, 9]]}}, "box [1, 1, 66, 9] reaches outside its image; expected it inside "),
-        ({"target": {"boxes": [[-2, 1, 6, 9]]}}, "box [-2, 1, 6, 9] reaches outside its image; expected it inside "),
+        ({"target": {"boxes": [[1, 1, 71, 9]]}}, "box [1, 1, 71, 9] reaches outside its image; expected it inside "),
+        ({"target": {"boxes": [[-4, 1, 3, 9]]}}, "box [-4, 1, 3, 9] reaches outside its image; expected it inside "),
+        (
+            {"target": {"boxes": [[0.1, 0.2, 1, 1]]}},
+            "box [0.1, 0.2, 1, 1] has only numbers from 0 to 1, so they are fr",
+        ),
         ({"target": {"boxes": [[64.5, 1, 64.9, 9]]}}, "box [64.5, 1, 64.9, 9] lies outside its image of [0, 0, 64"),
         ({"target": {"boxes": [[1, 1, 6]]}}, "box [1, 1, 6] is not four numbers; expected [x1, y1, x2, y2]"),
         ({"target": {"boxes": [[1, 1, 6, "9"]]}}, "box [1, 1, 6, '9'] is not four numbers"),
@@ -156,17 +160,21 @@ def test_a_line_that_is_not_a_sample_is_reported(line: str) -> None:
     assert message_of(line).startswith(f"{WHERE}: ")
 
 
-def test_a_box_a_pixel_outside_is_clipped() -> None:
-    read = sample_from_line(json.dumps(record(target={"boxes": [[-0.5, 0, 64.9, 48.5]]})), where=WHERE)
-    assert read.target == detections((0, 0, 64, 48))
+@pytest.mark.parametrize(
+    ("xyxy", "clipped"),
+    [((-0.5, 0, 64.9, 48.5), (0, 0, 64, 48)), ((40, -3, 69, 20), (40, 0, 64, 20)), ((-4, 1, 5, 9), (0, 1, 5, 9))],
+)
+def test_a_box_a_few_pixels_outside_is_clipped(xyxy: tuple[float, ...], clipped: tuple[float, ...]) -> None:
+    read = sample_from_line(json.dumps(record(target={"boxes": [list(xyxy)]})), where=WHERE)
+    assert read.target == detections(clipped)  # type: ignore[arg-type]
 
 
 @given(st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 4))
 def test_a_valid_box_overlaps_its_image(xyxy: tuple[float, float, float, float]) -> None:
     if box_fault(xyxy, ImageSize(64, 48)) is None:
         x1, y1, x2, y2 = xyxy
-        assert -1 <= x1 < x2 <= 65
-        assert -1 <= y1 < y2 <= 49
+        assert -6.4 <= x1 < x2 <= 70.4
+        assert -4.8 <= y1 < y2 <= 52.8
         assert min(x2, 64) > max(x1, 0)
         assert min(y2, 48) > max(y1, 0)
 

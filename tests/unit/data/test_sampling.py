@@ -90,8 +90,18 @@ def test_only_the_needed_images_are_checked() -> None:
 
 
 def test_class_with_too_few_images_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"class 'cat' is on 1 usable images; expected at least 2 \(shots\)"):
+    with pytest.raises(ConfigError, match=r"fewer than 2 usable images \(shots\): 'cat' \(1\); lower shots"):
         choose_shots({"cat": ["a"]}, shots=2, seed=0, is_usable=lambda image: True)
+
+
+def test_all_classes_with_too_few_images_are_named_and_the_others_offered() -> None:
+    shown = {"cat": ["a"], "red dog": ["a", "b"], "eel": [], "owl": ["a", "b"]}
+    with pytest.raises(ConfigError) as caught:
+        choose_shots(shown, shots=2, seed=0, is_usable=lambda image: True)
+    assert str(caught.value) == (
+        "classes with fewer than 2 usable images (shots): 'cat' (1), 'eel' (0); "
+        "leave them out with --classes 'owl,red dog', or lower shots"
+    )
 
 
 def test_absent_classes_are_the_given_fraction_of_all_questions() -> None:

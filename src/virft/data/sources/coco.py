@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import is_file
 from virft.data.json_files import read_json
 from virft.data.sources.detection_files import suggest_class
+from virft.data.upright import ExifReading, settle_exif
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
-from virft.text.records import box_fault, is_image_side, is_json_number
+from virft.text.records import FRACTIONS, are_fractions, box_fault, is_image_side, is_json_number
 from virft.types import ImageSize
+
+_Value = TypeVar("_Value")
+_Key = int | str
+"""Id of an image or a category: an integer, or a text that is no whole number."""
+LABEL_STUDIO = "Label Studio"
+"""Contributor of files that state the size of the stored pixels, with boxes in pixels of the upright image."""
 
 
 class CocoFile(NamedTuple):
@@ -32,6 +41,8 @@ class CocoFile(NamedTuple):
     """Annotation records."""
     categories: list[Any]
     """Category records."""
+    contributor: str = ""
+    """The contributor that the file's ``info`` names: its tool or author."""
 
 
 def open_coco(path: Path) -> CocoFile:
@@ -44,31 +55,59 @@ def open_coco(path: Path) -> CocoFile:
             found = "missing" if value is None else "empty" if value == [] else f"a {type(value).__name__}"
             raise DataError(f"{path}: {key} is {found}; expected a COCO file with images, annotations and categories")
         lists[key] = value
-    return CocoFile(path.name, **lists)
+    info = tree.get("info")
+    contributor = info.get("contributor") if isinstance(info, dict) else None
+    return CocoFile(path.name, **lists, contributor=contributor if isinstance(contributor, str) else "")
 
 
 def read_coco(
-    file: CocoFile, images: Path | None, *, classes: Sequence[str] = (), federated: bool = False, skipped: Skipped
+    file: CocoFile,
+    images: Path | None,
+    *,
+    classes: Sequence[str] = (),
+    federated: bool = False,
+    exif: ExifReading = "auto",
+    skipped: Skipped,
 ) -> AnnotatedSet:
     """Return the images and boxes of the chosen ``classes`` (all by default).
 
     ``images``: folder of the image files; None for a build without images. Added to ``skipped``: records without the
-    fields of the format, boxes without area, and boxes that reach more than a pixel outside the declared size. Crowd
-    boxes are no targets; they are counted. Raises ``ConfigError`` if a chosen class is not in the file.
+    fields of the format, boxes without area, and boxes that lie outside the declared size. Their class is doubtful on
+    their image; if the class is unknown, the image is. Ids are only keys: whole numbers and texts, and those of
+    annotations have no meaning. Several records of one file are merged. Crowd boxes are no targets; they are counted.
+    Raises ``ConfigError`` if a chosen class is not in the file, and ``DataError`` if all its boxes are fractions.
 
     ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent on it, and those in
     ``not_exhaustive_category_ids`` are incomplete. Underscores in names become spaces. Source: LVIS (arXiv 1908.03195).
+    ``exif``: which pixels the boxes of images with an EXIF orientation are in, see ``settle_exif``.
     """
     names = _category_names(file, skipped)
+    placeholders = {} if classes else _placeholders(file, names)
+    notes = [
+        f"class {names.pop(key)!r} is left out: it has no box and is the super-category of {', '.join(children)}"
+        for key, children in placeholders.items()
+    ]
     if federated:
         names = {key: name.replace("_", " ") for key, name in names.items()}
         classes = [name.replace("_", " ") for name in classes]
     chosen = tuple(sorted(_known(classes, names.values(), file.name) if classes else set(names.values())))
-    records = _image_records(file, images, skipped)
-    sorted_out = _BoxesByImage(file.name, records, names, skipped)
+    records, alias = _image_records(file, images, skipped)
+    if num_merged := len(alias) - len(records):
+        notes.append(f"{num_merged} image records name the file of another one: their boxes were merged")
+    _require_pixels(file)
+    if num_strays := _count_strays(file):
+        notes.append(f"{num_strays} annotations are of images that {file.name} does not list: they were skipped")
+    reading = settle_exif(
+        {record.name: (record.file, record.size) for record in records.values()},
+        _corners_by_name(file, records, alias),
+        exif="upright" if exif == "auto" and file.contributor == LABEL_STUDIO else exif,
+    )
+    notes += reading.notes
+    records = {key: record._replace(size=reading.sizes[record.name]) for key, record in records.items()}
+    sorted_out = _BoxesByImage(file.name, records, alias, names, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
-    federation = _federated(file, names, skipped) if federated else {}
+    federation = _federated(file, names, alias, skipped) if federated else {}
     annotated = {}
     num_incomplete = 0
     for key, record in records.items():
@@ -81,42 +120,49 @@ def read_coco(
             declared=record.size,
             boxes=boxes,
             doubtful=frozenset(sorted_out.doubtful[key]),
+            is_doubtful=key in sorted_out.unknown,
             incomplete=incomplete,
             absent=absent,
             areas=sorted_out.areas_by_class(key),
             crowd={label: tuple(found) for label, found in sorted_out.crowd[key].items()},
+            is_raw=exif == "raw",
         )
     frequency = {
-        names[category["id"]]: category["frequency"]
+        label: category["frequency"]
         for category in file.categories
-        if federated and isinstance(category, dict) and category.get("id") in names and "frequency" in category
+        if federated and isinstance(category, dict) and "frequency" in category
+        if (label := _of_id(names, category.get("id"))) is not None
     }
     return AnnotatedSet(
         images=annotated,
         classes=chosen,
         num_crowd=sorted_out.num_crowd,
         num_incomplete=num_incomplete,
+        notes=tuple(notes),
         frequency={label: frequency[label] for label in chosen if label in frequency},
     )
 
 
 def _federated(
-    file: CocoFile, names: dict[int, str], skipped: Skipped
-) -> dict[int, tuple[frozenset[str], frozenset[str]]]:
+    file: CocoFile, names: dict[_Key, str], alias: dict[_Key, _Key], skipped: Skipped
+) -> dict[_Key, tuple[frozenset[str], frozenset[str]]]:
     """Return, by image id, the classes that are certainly absent, and those with objects that are not annotated."""
-    federation = {}
+    federation: dict[_Key, tuple[frozenset[str], frozenset[str]]] = {}
     for image in file.images:
-        if not isinstance(image, dict) or type(image.get("id")) is not int:
+        key = _of_id(alias, image.get("id")) if isinstance(image, dict) else None
+        if key is None:
             continue  # _image_records adds it to skipped
         sets = []
         for field in ("neg_category_ids", "not_exhaustive_category_ids"):
             ids = image.get(field)
-            if not isinstance(ids, list) or not all(type(one) is int and one in names for one in ids):
+            labels = [_of_id(names, one) for one in ids] if isinstance(ids, list) else [None]
+            if None in labels:
                 where = f"{file.name}: image {_id_of(image)}"
                 skipped.note(where, f"{field} is {ids!r:.60}; expected a list of category ids, as LVIS has")
-                ids = []
-            sets.append(frozenset(names[one] for one in ids))
-        federation[image["id"]] = (sets[0], sets[1])
+                labels = []
+            sets.append(frozenset(label for label in labels if label is not None))
+        absent, incomplete = federation.get(key, (frozenset(), frozenset()))
+        federation[key] = (absent | sets[0], incomplete | sets[1])
     return federation
 
 
@@ -129,46 +175,66 @@ class _ImageRecord(NamedTuple):
 class _BoxesByImage:
     """Boxes and areas of the annotations, grouped by image id and class."""
 
-    def __init__(self, file: str, records: dict[int, _ImageRecord], names: dict[int, str], skipped: Skipped) -> None:
-        self._file, self._records, self._names, self._skipped = file, records, names, skipped
-        self._ids: set[Any] = set()
-        self.boxes: dict[int, dict[str, list[XYXY]]] = {key: {} for key in records}
-        self.crowd: dict[int, dict[str, list[XYXY]]] = {key: {} for key in records}
-        self._areas: dict[int, dict[str, list[float | None]]] = {key: {} for key in records}
-        self.doubtful: dict[int, set[str]] = {key: set() for key in records}
+    def __init__(
+        self,
+        file: str,
+        records: dict[_Key, _ImageRecord],
+        alias: dict[_Key, _Key],
+        names: dict[_Key, str],
+        skipped: Skipped,
+    ) -> None:
+        self._file, self._records, self._alias, self._names = file, records, alias, names
+        self._skipped = skipped
+        self.boxes: dict[_Key, dict[str, list[XYXY]]] = {key: {} for key in records}
+        self.crowd: dict[_Key, dict[str, list[XYXY]]] = {key: {} for key in records}
+        self._areas: dict[_Key, dict[str, list[float | None]]] = {key: {} for key in records}
+        self.doubtful: dict[_Key, set[str]] = {key: set() for key in records}
+        self.unknown: set[_Key] = set()
         self.num_crowd = 0
 
     def add(self, annotation: Any) -> None:
-        """Add one annotation, or a note about its fault to ``skipped``."""
+        """Add one annotation, or a note about its fault to ``skipped``; the class of a fault is then doubtful."""
         where = f"{self._file}: annotation {_id_of(annotation)}"
-        if fault := self._fault(annotation):
-            self._skipped.note(where, fault)
+        if not isinstance(annotation, dict):
+            self._skipped.note(where, f"{annotation!r:.60} is not an object")
             return
-        self._ids.add(annotation["id"])
-        key, label = annotation["image_id"], self._names[annotation["category_id"]]
-        if key not in self._records:
-            # The record of its image is invalid and noted already.
+        if _key(annotation.get("image_id")) is None:
+            self._skipped.note(where, f"image_id is {annotation.get('image_id')!r:.60}; expected an integer")
             return
-        x1, y1, x2, y2 = xywh_to_xyxy(tuple(map(float, annotation["bbox"])))  # type: ignore[arg-type]
-        # x + width of decimal numbers has rounding errors: 39.9 + 217.1 = 257.00000000000006.
-        box = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
-        if annotation.get("iscrowd", 0):
-            self.num_crowd += 1
-            if box_fault(box, self._records[key].size):
-                self.doubtful[key].add(label)
-            else:
-                self.crowd[key].setdefault(label, []).append(box)
+        if (key := _of_id(self._alias, annotation["image_id"])) is None:
+            return  # Its image is not in the file, or its record is invalid and noted already.
+        if (label := _of_id(self._names, annotation.get("category_id"))) is None:
+            self._skipped.note(f"{where} ({self._records[key].name})", self._doubt_image(annotation, key))
             return
-        if fault := box_fault(box, self._records[key].size):
-            self._skipped.note(f"{where} ({self._records[key].name})", fault)
+        is_crowd = annotation.get("iscrowd") not in (None, False, 0, "0", "")
+        self.num_crowd += is_crowd
+        box = _corners(annotation)
+        if box is None:
+            fault: str | None = f"bbox is {annotation.get('bbox')!r:.60}; expected [x, y, width, height]"
+        elif (fault := box_fault(box, self._records[key].size)) is None and are_fractions(annotation["bbox"]):
+            fault = f"bbox {annotation['bbox']!r:.60} has only numbers from 0 to 1, {FRACTIONS}; expected pixels"
+        if fault or box is None:
             self.doubtful[key].add(label)
-            return
-        self.boxes[key].setdefault(label, []).append(box)
-        area = annotation.get("area")
-        usable = is_json_number(area) and math.isfinite(area) and area >= 0
-        self._areas[key].setdefault(label, []).append(area if usable else None)
+            if not is_crowd:
+                self._skipped.note(f"{where} ({self._records[key].name})", fault or "")
+        elif is_crowd:
+            self.crowd[key].setdefault(label, []).append(box)
+        else:
+            self.boxes[key].setdefault(label, []).append(box)
+            area: Any = annotation.get("area")
+            usable = is_json_number(area) and math.isfinite(area) and area >= 0
+            self._areas[key].setdefault(label, []).append(area if usable else None)
 
-    def areas_by_class(self, key: int) -> dict[str, tuple[float, ...]]:
+    def _doubt_image(self, annotation: dict[str, Any], key: _Key) -> str:
+        """Return why the class of an annotation is unknown. An id that cannot be read may be that of any class."""
+        self.unknown.add(key)
+        category = annotation.get("category_id")
+        if _key(category) is None:
+            self.doubtful[key].update(self._names.values())
+            return f"category_id is {category!r:.60}; expected an integer"
+        return f"category_id {category!s:.60} is not among the categories"
+
+    def areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
         """Return the areas of an image's boxes, without the classes that have a box of unknown area."""
         found = {}
         for label, areas in self._areas[key].items():
@@ -177,31 +243,107 @@ class _BoxesByImage:
                 found[label] = known
         return found
 
-    def _fault(self, annotation: Any) -> str | None:
-        if not isinstance(annotation, dict):
-            return f"{annotation!r:.60} is not an object"
-        for field in ("id", "image_id", "category_id"):
-            if type(annotation.get(field)) is not int:
-                return f"{field} is {annotation.get(field)!r}; expected an integer"
-        if annotation["id"] in self._ids:
-            return "the id was used before; expected every id once"
-        if annotation["category_id"] not in self._names:
-            return f"category_id {annotation['category_id']} is not among the categories"
-        box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_json_number, box)):
-            return f"bbox is {box!r}; expected [x, y, width, height]"
+
+def _key(value: Any) -> _Key | None:
+    """Return an id as a key, equal for 7, 7.0 and "7"; None for a value that is no id.
+
+    >>> _key(7.0), _key("7"), _key("07"), _key(True), _key(1.5)
+    (7, 7, '07', None, None)
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        is_whole = len(text) < 20 and text.isascii() and text.isdecimal() and str(int(text)) == text
+        return int(text) if is_whole else text or None
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _of_id(by_id: Mapping[_Key, _Value], value: Any) -> _Value | None:
+    """Return the entry of an id as it is in the file; None if there is none."""
+    key = _key(value)
+    return None if key is None else by_id.get(key)
+
+
+def _corners(annotation: dict[str, Any]) -> XYXY | None:
+    """Return the corners of an annotation's box; None if it is not four numbers."""
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_json_number, box)):
         return None
+    x1, y1, x2, y2 = xywh_to_xyxy(tuple(map(float, box)))  # type: ignore[arg-type]
+    # x + width of decimal numbers has rounding errors: 39.9 + 217.1 = 257.00000000000006.
+    return (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
 
 
-def _category_names(file: CocoFile, skipped: Skipped) -> dict[int, str]:
-    names: dict[int, str] = {}
+def _corners_by_name(
+    file: CocoFile, records: dict[_Key, _ImageRecord], alias: dict[_Key, _Key]
+) -> dict[str, list[XYXY]]:
+    """Return all boxes of four numbers by the name of their image."""
+    found: dict[str, list[XYXY]] = {}
+    for annotation in file.annotations:
+        key = _of_id(alias, annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if key is not None and (box := _corners(annotation)) is not None:
+            found.setdefault(records[key].name, []).append(box)
+    return found
+
+
+def _require_pixels(file: CocoFile) -> None:
+    """Raise ``DataError`` if all boxes of the file have only numbers from 0 to 1."""
+    boxes = [one["bbox"] for one in file.annotations if isinstance(one, dict) and _corners(one) is not None]
+    boxes = [box for box in boxes if any(box)]
+    if boxes and all(map(are_fractions, boxes)):
+        raise DataError(
+            f"{file.name}: all numbers of its boxes are from 0 to 1, such as {boxes[0]!r:.60}, {FRACTIONS}; "
+            "expected [x, y, width, height] in pixels"
+        )
+
+
+def _count_strays(file: CocoFile) -> int:
+    """Return the number of annotations of images that are not in the file; ``DataError`` if all are."""
+    listed = [key for one in file.images if isinstance(one, dict) and (key := _key(one.get("id"))) is not None]
+    named = [
+        key for one in file.annotations if isinstance(one, dict) and (key := _key(one.get("image_id"))) is not None
+    ]
+    known = set(listed)
+    num_strays = sum(key not in known for key in named)
+    if listed and named and num_strays == len(named):
+        raise DataError(
+            f"{file.name}: no annotation is of one of its images, such as image_id {named[0]!r:.60}; "
+            f"expected ids of its images, such as {listed[0]!r:.60}"
+        )
+    return num_strays
+
+
+def _category_names(file: CocoFile, skipped: Skipped) -> dict[_Key, str]:
+    names: dict[_Key, str] = {}
+    twice: set[_Key] = set()
     for category in file.categories:
         name = category.get("name") if isinstance(category, dict) else None
-        if not isinstance(name, str) or not name.strip() or type(category.get("id")) is not int:
-            skipped.note(f"{file.name}: category {_id_of(category)}", "expected an integer id and a name")
-        else:
-            names[category["id"]] = name.strip()
-    return names
+        key = _key(category.get("id")) if isinstance(category, dict) else None
+        where = f"{file.name}: category {_id_of(category)}"
+        if not isinstance(name, str) or not name.strip() or key is None:
+            skipped.note(where, "expected an integer id and a name")
+        elif names.setdefault(key, name.strip()) != name.strip():
+            skipped.note(where, f"the id is that of {names[key]!r} and of {name.strip()!r}; neither is used")
+            twice.add(key)
+    return {key: name for key, name in names.items() if key not in twice}
+
+
+def _placeholders(file: CocoFile, names: dict[_Key, str]) -> dict[_Key, list[str]]:
+    """Return the ids of categories without any annotation that are the super-category of others, with their names.
+
+    Roboflow writes such a category, named as the project, into each file.
+    """
+    used = {_key(one.get("category_id")) for one in file.annotations if isinstance(one, dict)}
+    children: dict[str, list[str]] = {}
+    for category in file.categories:
+        parent = category.get("supercategory") if isinstance(category, dict) else None
+        if isinstance(parent, str) and (key := _key(category.get("id"))) in names and names[key] != parent.strip():
+            children.setdefault(parent.strip(), []).append(names[key])
+    shown = {name for key, name in names.items() if key in used}
+    return {
+        key: children[name] for key, name in names.items() if name in children and key not in used and name not in shown
+    }
 
 
 def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
@@ -213,24 +355,46 @@ def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
     return set(classes)
 
 
-def _image_records(file: CocoFile, folder: Path | None, skipped: Skipped) -> dict[int, _ImageRecord]:
-    """Return the valid image records by id. Their names are relative to the deepest common folder."""
-    good: dict[int, tuple[str, ImageSize]] = {}
-    taken: dict[str, int] = {}
+def _image_records(
+    file: CocoFile, folder: Path | None, skipped: Skipped
+) -> tuple[dict[_Key, _ImageRecord], dict[_Key, _Key]]:
+    """Return the valid image records by id, and the id of the record that stands for each id of the same file.
+
+    The names of the records are relative to the deepest common folder.
+    """
+    good: dict[_Key, tuple[str, ImageSize]] = {}
+    alias: dict[_Key, _Key] = {}
+    first_of: dict[str, _Key] = {}
+    unclear: set[str] = set()
     for image in map(_with_file_name, file.images):
         where = f"{file.name}: image {_id_of(image)}"
-        if fault := _image_fault(image, good, taken):
+        if fault := _image_fault(image):
             skipped.note(where, fault)
             continue
-        name = _inside(image["file_name"])
-        taken[name] = image["id"]
-        good[image["id"]] = (name, ImageSize(image["width"], image["height"]))
+        key, name = _key(image["id"]), _inside(image["file_name"])
+        assert key is not None  # checked by _image_fault
+        size = ImageSize(*(_key(image[side]) for side in ("width", "height")))  # type: ignore[arg-type]
+        first = first_of.get(name, key)
+        if key in alias and (other := good[alias[key]][0]) != name:
+            skipped.note(where, f"its id is that of {other} and of {name}; neither is used, as their boxes are unclear")
+            unclear |= {other, name}
+        elif first in good and good[first][1] != size:
+            stated = "x".join(map(str, good[first][1]))
+            skipped.note(where, f"{name} is stated as {stated} and as {size.width}x{size.height}; it is not used")
+            unclear.add(name)
+        else:
+            first_of[name] = alias[key] = first
+            good.setdefault(first, (name, size))
+    good = {key: one for key, one in good.items() if one[0] not in unclear}
+    alias = {key: first for key, first in alias.items() if first in good}
     parents = [str(PurePosixPath(name).parent) for name, _ in good.values()]
     common = os.path.commonpath(parents) if parents else ""
-    return {
-        key: _ImageRecord(str(PurePosixPath(name).relative_to(common)), folder and _find(folder, name), size)
+    files = _find_files(folder, [name for name, _ in good.values()]) if folder else {}
+    records = {
+        key: _ImageRecord(str(PurePosixPath(name).relative_to(common)), files.get(name), size)
         for key, (name, size) in good.items()
     }
+    return records, alias
 
 
 def _with_file_name(image: Any) -> Any:
@@ -240,34 +404,49 @@ def _with_file_name(image: Any) -> Any:
     return image
 
 
-def _image_fault(image: Any, good: dict[int, Any], taken: dict[str, int]) -> str | None:
+def _image_fault(image: Any) -> str | None:
     if not isinstance(image, dict):
         return f"{image!r:.60} is not an object"
     for field in ("id", "width", "height"):
-        if type(image.get(field)) is not int:
-            return f"{field} is {image.get(field)!r}; expected an integer"
-    if not (is_image_side(image["width"]) and is_image_side(image["height"])):
+        key = _key(image.get(field))
+        if key is None or (field != "id" and not isinstance(key, int)):
+            return f"{field} is {image.get(field)!r:.60}; expected an integer"
+    if not all(is_image_side(_key(image[side])) for side in ("width", "height")):
         return f"its size is {image['width']!r:.60}x{image['height']!r:.60}; expected at least 1x1"
     if not isinstance(image.get("file_name"), str) or not PurePosixPath(image["file_name"]).name:
         return f"file_name is {image.get('file_name')!r}; expected the name of a file"
-    if image["id"] in good:
-        return "the id was used before; expected every id once"
-    if (other := taken.get(_inside(image["file_name"]))) is not None:
-        return f"file {image['file_name']} was used by image {other}; expected every file once"
     return None
 
 
 def _inside(file_name: str) -> str:
-    """Return the name as a path inside the image folder; only its last part if it leads out of the folder."""
-    path = PurePosixPath(file_name.replace("\\", "/"))
+    """Return the name as a path inside the image folder; only its last part if it leads out of the folder.
+
+    Backslashes become slashes, and letters with accents one character (NFC), as a file may have both spellings.
+    """
+    path = PurePosixPath(unicodedata.normalize("NFC", file_name).replace("\\", "/"))
     return path.name if path.is_absolute() or ".." in path.parts else str(path)
 
 
+def _find_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return the path of each file below the folder, which may not exist.
+
+    If a path does not exist, its ends are tried: "b/x.jpg" and "x.jpg" for "a/b/x.jpg". An end that fits several names
+    is the file of none of them, as it is not known whose.
+    """
+    found = {name: _find(folder, name) for name in names}
+    times = Counter(found.values())
+    return {name: path if times[path] == 1 else folder / name for name, path in found.items()}
+
+
 def _find(folder: Path, name: str) -> Path:
-    """Return the path of a file below the folder, or directly in it if it is only there. It may not exist."""
-    flat = folder / PurePosixPath(name).name
-    return flat if is_file(flat) and not is_file(folder / name) else folder / name
+    parts = PurePosixPath(name).parts
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        for spelling in dict.fromkeys((end, unicodedata.normalize("NFD", end))):
+            if is_file(folder / spelling):
+                return folder / spelling
+    return folder / name
 
 
 def _id_of(record: Any) -> str:
-    return str(record.get("id", "without id")) if isinstance(record, dict) else "without id"
+    return f"{record.get('id', 'without id')!s:.60}" if isinstance(record, dict) else "without id"

@@ -11,7 +11,7 @@ from virft.types import ImageSize
 
 
 class ImageBoxes:
-    """Boxes of one image by class, without exact duplicates, and the classes with a record that was dropped."""
+    """Boxes of one image by class, and the classes with a record that was dropped."""
 
     def __init__(self, skipped: Skipped) -> None:
         self._skipped = skipped
@@ -25,10 +25,8 @@ class ImageBoxes:
         rounded = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
         if size is not None and (fault := box_fault(rounded, size)):
             self.drop(where, fault, label=label)
-        elif rounded not in (found := self._boxes.setdefault(label, [])):
-            found.append(rounded)
         else:
-            self._skipped.note(where, f"a second {label!r} with the same box")
+            self._boxes.setdefault(label, []).append(rounded)
 
     def drop(self, where: str, reason: str, *, label: str | None = None) -> None:
         """Note a record that is no box. Its class, or every class if that is unknown, becomes doubtful."""
@@ -50,7 +48,7 @@ class ImageBoxes:
     def fields(self) -> dict[str, Any]:
         """Return the fields of ``AnnotatedImage`` that follow from the records."""
         return {
-            "boxes": {label: tuple(found) for label, found in self._boxes.items() if found},
+            "boxes": {label: tuple(found) for label, found in self._boxes.items()},
             "doubtful": self.doubtful,
             "is_doubtful": self._is_doubtful,
         }

@@ -59,9 +59,8 @@ def test_extremely_nested_json_in_a_line_or_next_to_an_image_is_skipped_and_repo
     [
         '"width": 1%s' % ("0" * 400),
         '"width": 64, "file_name": "%s.png"' % ("a" * 5000),
-        '"width": 64, "id": 1%s' % ("0" * 400),
     ],
-    ids=["width", "name", "id"],
+    ids=["width", "name"],
 )
 def test_a_coco_record_with_huge_values_is_skipped(tmp_path: Path, change: str) -> None:
     image = f'{{"id": 1, "file_name": "a.png", "height": 48, {change}}}'

@@ -90,7 +90,7 @@ def test_an_invalid_image_is_skipped_and_reported(root: Path, tmp_path: Path) ->
 
 def test_a_label_with_too_few_images_is_reported(root: Path, tmp_path: Path) -> None:
     plan = LabelPlan(domain="aircraft", shots=7)
-    with pytest.raises(ConfigError, match="'Airbus A320' is on 6 usable images; expected at least 7"):
+    with pytest.raises(ConfigError, match=r"fewer than 7 usable images \(shots\): 'Airbus A320' \(6\)"):
         write_label_stores(
             read_label_folders(root, skipped=Skipped()), tmp_path / "d", plan=plan, source={}, skipped=Skipped()
         )

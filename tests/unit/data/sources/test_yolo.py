@@ -175,10 +175,12 @@ def test_lines_with_keypoints_are_boxes(tmp_path: Path, names: str, line: str) -
     assert skipped == []
 
 
-def test_equal_lines_are_one_box_and_reported(tmp_path: Path) -> None:
-    annotated, skipped = read(save(tmp_path, "0 0.5 0.5 0.25 0.5\n" * 2))
-    assert annotated.images["images/train/a.png"].boxes == {"cat": ((24, 12, 40, 36),)}
-    assert skipped == [("labels/train/a.txt:2", "a second 'cat' with the same box")]
+def test_equal_lines_are_one_box_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "in", "0 0.5 0.5 0.25 0.5\n" * 2)
+    assert main(["build", "yolo", str(tmp_path / "in"), str(tmp_path / "d")]) == 0
+    (sample,) = Store(tmp_path / "d")
+    assert [item.box.xyxy for item in sample.target.items] == [(24, 12, 40, 36)]
+    assert "1 boxes repeat another one of the same class and were removed" in capsys.readouterr().out
 
 
 def test_hidden_folders_runs_and_other_images_are_not_read(tmp_path: Path) -> None:
