@@ -355,17 +355,42 @@ def _add_rows(sources: Verbs) -> None:
     )
     _add_images(verb)
     _add_out(verb)
+    add_task(verb, default=None, help="task of answers as texts (default: each row's, recognized by its answer)")
+    verb.add_argument(
+        "--space",
+        type=arguments.one_of(BoxSpace),
+        choices=[BoxSpace.RELATIVE_1000, BoxSpace.ORIGINAL_PIXELS],
+        help="coordinates of boxes in answers as texts (default: as the question says)",
+    )
     add_options(verb)
 
 
-def build_rows(*, rows: Path, images: Path, out: Path, options: BuildOptions = DEFAULT_OPTIONS) -> Cards:
-    """Build datasets of any task from rows of JSON; return their cards by folder."""
+def build_rows(
+    *,
+    rows: Path,
+    images: Path,
+    out: Path,
+    task: str | None = None,
+    space: str | None = None,
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build datasets of any task from rows of JSON; return their cards by folder.
+
+    ``task`` and ``space``: of rows whose answer is a text, such as conversations.
+    """
     from virft.data.sources.rows import write_row_stores
 
     require_images(images, rows)
-    source = source_of("rows", rows)
     return options.write(
-        write_row_stores, rows, images, out, split=options.split(), source=source, skipped=options.skipped()
+        write_row_stores,
+        rows,
+        images,
+        out,
+        split=options.split(),
+        task=task,
+        space=BoxSpace(space) if space else None,
+        source=source_of("rows", rows, **({"space": space} if space else {})),
+        skipped=options.skipped(),
     )
 
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
+from virft.text.question_texts import demanded_spaces, demands_thinking
 from virft.types import Box, Detections, Sample
-
-_THOUSANDTHS = re.compile(r"\b0\s*(?:to|and|-|–|,|~)\s*(?:1000|999)\b", re.IGNORECASE)
-_FRACTIONS = re.compile(r"\b0(?:\.0)?\s*(?:to|and|-|–|,|~)\s*1(?:\.0)?(?![\d.])", re.IGNORECASE)
-_PIXELS = re.compile(r"\b(?:in|absolute)\s+(?:absolute\s+)?pixels?\b|\bpixel (?:coordinates|values)\b", re.IGNORECASE)
-_KINDS = (
-    ("boxes from 0 to 1000", _THOUSANDTHS, (BoxSpace.RELATIVE_1000,)),
-    ("boxes from 0 to 1", _FRACTIONS, ()),
-    ("boxes in pixels", _PIXELS, (BoxSpace.RESIZED_PIXELS, BoxSpace.ORIGINAL_PIXELS)),
-)
-"""What a question may demand, its wording, and the coordinate spaces that it fits."""
 
 
 def require_thinking(samples: Iterable[Sample], *, default: bool, by_origin: Mapping[str, bool]) -> None:
@@ -26,7 +16,7 @@ def require_thinking(samples: Iterable[Sample], *, default: bool, by_origin: Map
     Half of the questions decide. ``by_origin``: the setting of each dataset of a mixture; ``default``: of all others.
     """
     for origin, own in _own_questions(samples).items():
-        demanding = [sample for sample in own if "<think>" in (sample.question or "")]
+        demanding = [sample for sample in own if demands_thinking(sample.question or "")]
         if len(demanding) * 2 < len(own) or by_origin.get(origin, default):
             continue
         setting = f"mixture.{origin}.thinking" if origin else "prompt.thinking"
@@ -43,14 +33,14 @@ def require_box_space(samples: Iterable[Sample], space: BoxSpace) -> None:
     """
     for own in _own_questions(samples).values():
         about_boxes = [sample for sample in own if isinstance(sample.target, Detections | Box)]
-        for demand, wording, spaces in _KINDS:
-            demanding = [sample for sample in about_boxes if wording.search(sample.question or "")]
-            if demanding and len(demanding) * 2 >= len(about_boxes) and space not in spaces:
-                raise ConfigError(
-                    f"{len(demanding)} of {len(about_boxes)} questions demand {demand}, such as that of sample "
-                    f"{demanding[0].id}, but this model writes boxes in {space}; remove the coordinates from the "
-                    "questions, or choose another model"
-                )
+        spaces = {sample.id: demanded_spaces(sample.question or "") for sample in about_boxes}
+        wrong = [name for name, fitting in spaces.items() if fitting is not None and space not in fitting]
+        if wrong and len(wrong) * 2 >= len(about_boxes):
+            raise ConfigError(
+                f"{len(wrong)} of {len(about_boxes)} questions demand other coordinates than {space}, in which this "
+                f"model writes boxes, such as that of sample {wrong[0]}; remove the coordinates from the questions, or "
+                "choose a model that writes them"
+            )
 
 
 def _own_questions(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

@@ -6,8 +6,8 @@ Source: Visual-RFT (arXiv 2503.01785) and its public datasets.
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import re
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import Skipped
+from virft.data.images import is_file
 from virft.data.sampling import SplitPlan, split_fractions
+from virft.data.sources.text_answers import sample_of_texts
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
 from virft.errors import DataError
-from virft.geometry.boxes import BoxSpace, box_of
-from virft.tasks import TASKS
-from virft.types import Box, ImageSize, Sample, Target
+from virft.geometry.boxes import BoxSpace
 
 VISUAL_RFT_COLUMNS = ("image", "problem", "solution")
 """Columns that a dataset needs."""
-_CATEGORY = re.compile(r"categor(?:y|ies)\s*[:\s]\s*[\"'‘“](.+?)[\"'’”]", re.IGNORECASE)
-_LOOKS_LIKE_DETECTION = re.compile(r"Position|bbox|no objects?|\[\s*[\[{]|\[\s*\]", re.IGNORECASE)
-_LOOKS_LIKE_BOXES = re.compile(_LOOKS_LIKE_DETECTION.pattern + r"|[\[(]\s*\d+(\.\d+)?\s*,", re.IGNORECASE)
 _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
@@ -108,11 +105,21 @@ def write_visual_rft_stores(
             name = _name_of(row)
             try:
                 if name is None:
-                    raise DataError("image is empty; expected the bytes of an image")
+                    found = (row["image"] or {}).get("path")
+                    shown = f"{found!r:.60}" if found else "empty"
+                    raise DataError(f"image is {shown}; expected the bytes of an image")
                 part = part_of[name]
                 if name not in used[part]:
                     (folder / name).write_bytes(_bytes_of(row))
-                sample = _sample(row, name, files.size(name), number, plan)
+                sample = sample_of_texts(
+                    row["problem"],
+                    row["solution"],
+                    name=f"row {number}",
+                    images=(name,),
+                    sizes=(files.size(name),),
+                    task=plan.task,
+                    space=plan.space,
+                )
                 path = writers[part].add_image_file(name, folder / name)
                 used[part][name] = None
                 writers[part].add(replace(sample, images=(path,)))
@@ -153,51 +160,21 @@ def _name_of(row: dict[str, Any]) -> str | None:
 
 
 def _bytes_of(row: dict[str, Any]) -> bytes:
-    """Return the encoded image: stored in the dataset, or in a file that the dataset names. Empty without either."""
+    """Return the encoded image: stored in the dataset, as base64 text, or in a file that the dataset names.
+
+    Empty without any.
+    """
     image = row["image"] or {}
     if image.get("bytes"):
         return bytes(image["bytes"])
-    file = Path(image.get("path") or "")
-    return file.read_bytes() if file.is_file() else b""
+    text = image.get("path") or ""
+    return Path(text).read_bytes() if is_file(text) else _decoded(text)
 
 
-def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: VisualRFTPlan) -> Sample:
-    problem, solution = row["problem"], row["solution"]
-    for column, text in (("problem", problem), ("solution", solution)):
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{column} is {text!r:.60}; expected a text")
-    question = problem.replace("<image>", "").strip()
-    task, target = _read(solution, size, plan)
-    category = _CATEGORY.search(question) if TASKS[task].absent is not None else None
-    return Sample(
-        id=f"row {number}",
-        task=task,
-        images=(name,),
-        image_sizes=(size,),
-        query=category[1] if category else question,
-        target=target,
-        question=question,
-    )
-
-
-def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[str, Target]:
-    """Parse the solution to a target; boxes in pixels of the upright image, rounded to three decimals."""
-    text = solution if "<answer>" in solution else f"<answer>{solution}</answer>"
-    task = TASKS[plan.task or _task_of_text(text)]
-    reading = task.read(text, thinking=False, space=plan.space, original=size, resized=size)
-    if fault := task.target_fault(reading.answer):
-        raise DataError(
-            f"solution {solution!r:.60} is not an answer of {task.name} ({fault}); expected one such as {task.example}"
-        )
-    # Of an answer, a data set holds what its target has: boxes without confidences.
-    return task.name, task.move_boxes(reading.answer, _rounded)
-
-
-def _task_of_text(text: str) -> str:
-    if not _LOOKS_LIKE_BOXES.search(text):
-        return "classification"
-    return "detection" if _LOOKS_LIKE_DETECTION.search(text) else "grounding"
-
-
-def _rounded(box: Box) -> Box:
-    return box_of((round(box.x1, 3), round(box.y1, 3), round(box.x2, 3), round(box.y2, 3)))
+def _decoded(text: str) -> bytes:
+    """Return the image of a base64 text, also one of a data URL; empty for any other text."""
+    try:
+        data = base64.b64decode(text.rpartition("base64,")[2], validate=True)
+    except ValueError:
+        return b""
+    return data if any(data.startswith(start) for start in _ENDINGS) else b""
