@@ -75,9 +75,13 @@ def add_export(verbs: Verbs) -> None:
     verb = add_verb(verbs, "export", "convert a dataset to the format of another tool", export)
     add_data(verb)
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder; must not exist or be empty")
-    verb.add_argument("--format", choices=("coco", "trl", "llama-factory"), required=True, help="format to write")
     verb.add_argument(
-        "--template", default="paper", help="prompt template: paper, short, or a text file with {query}; not for coco"
+        "--format", choices=("coco", "yolo", "trl", "llama-factory"), required=True, help="format to write"
+    )
+    verb.add_argument(
+        "--template",
+        default="paper",
+        help="prompt template: paper, short, or a text file with {query}; trl and llama-factory",
     )
     verb.add_argument("--thinking", action="store_true", help="prompt for a <think> block before the answer (trl)")
     verb.add_argument(
@@ -85,7 +89,7 @@ def add_export(verbs: Verbs) -> None:
         type=arguments.one_of(BoxSpace),
         choices=list(BoxSpace),
         default=BoxSpace.RELATIVE_1000,
-        help="coordinates of boxes in texts: relative_1000 is 0 to 1000 of width and height; not for coco",
+        help="coordinates of boxes in texts: relative_1000 is 0 to 1000 of width and height; trl and llama-factory",
     )
 
 
@@ -93,14 +97,14 @@ def export(
     *,
     data: Path,
     out: Path,
-    format: Literal["coco", "trl", "llama-factory"],
+    format: Literal["coco", "yolo", "trl", "llama-factory"],
     template: str = "paper",
     thinking: bool = False,
     space: str = BoxSpace.RELATIVE_1000,
 ) -> Path:
     """Write a dataset in the format of another tool into the folder ``out``; return the path of the file."""
     from virft.data.store import Store
-    from virft.integrations.export import export_coco, export_llama_factory, export_trl
+    from virft.integrations.export import export_coco, export_llama_factory, export_trl, export_yolo
     from virft.text.prompts import read_template
 
     store = Store(data)
@@ -110,6 +114,8 @@ def export(
     match format:
         case "coco":
             path = export_coco(store, out)
+        case "yolo":
+            path = export_yolo(store, out)
         case "trl":
             path = export_trl(store, out, template=text, thinking=thinking, space=BoxSpace(space))
         case "llama-factory":

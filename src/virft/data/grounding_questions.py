@@ -12,7 +12,7 @@ from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import DataError
 from virft.geometry.boxes import box_of, clip_xyxy
-from virft.text.records import box_fault, polygons_fault
+from virft.text.records import box_fault, is_inside, polygons_fault
 from virft.types import Sample
 
 
@@ -71,6 +71,10 @@ def write_grounding_stores(
                 "num_ignored_shapes": referring.num_ignored,
                 "num_images_annotated_unrotated": files.num_unrotated,
             }
+            boxes = [(by_name[name].image, by_name[name].box) for name in chosen_names]
+            num_clipped = sum(not is_inside(files.upright(image, box), files.size(image)) for image, box in boxes)
+            if num_clipped:
+                facts["num_clipped_boxes"] = num_clipped
             cards[str(out / part)] = writer.finish(
                 source=source | facts | duplicates, seed=plan.split.seed, skipped=skipped.records
             )

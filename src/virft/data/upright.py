@@ -138,8 +138,8 @@ def settle_exif(
     if not upright or (exif == "auto" and num_upright >= num_raw):
         return SettledExif(sizes, [])
     note = (
-        f"{len(upright)} images state the size of their stored pixels, but their boxes are read as those of the "
-        "upright image: check one with virft preview (--exif raw reads them as those of the stored pixels)"
+        f"images that state the size of their stored pixels, whose boxes were read as those of the upright image: "
+        f"{len(upright)}; check one with virft preview (--exif raw reads them as those of the stored pixels)"
     )
     return SettledExif(sizes | upright, [note])
 

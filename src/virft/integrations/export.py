@@ -1,10 +1,11 @@
-"""Export a dataset in other formats: COCO, TRL, LLaMA-Factory."""
+"""Export a dataset in other formats: COCO, YOLO, TRL, LLaMA-Factory."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from virft.data.samples import sample_to_record
@@ -13,46 +14,95 @@ from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.text.prompts import read_template
-from virft.types import Detections, Sample
+from virft.types import Box, Detections, Sample
 
-COCO_FILE, TRL_FILE, LLAMA_FACTORY_FILE = "annotations.json", "rows.jsonl", "virft.json"
+COCO_FILE, YOLO_FILE, TRL_FILE, LLAMA_FACTORY_FILE = "annotations.json", "data.yaml", "rows.jsonl", "virft.json"
 
 
 def export_coco(store: Store, out: Path) -> Path:
     """Write ``annotations.json``: images by their path in the dataset, boxes [x, y, width, height] in pixels.
 
-    COCO cannot represent samples that query an absent class. Raises ``ConfigError`` for a dataset with other tasks.
+    Areas are those of the source (the area of its outline), of the box if it has none; crowd regions have ``iscrowd``
+    1. COCO cannot represent samples that query an absent class. Raises ``ConfigError`` for a dataset with other tasks.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
     annotations: list[dict[str, Any]] = []
     for sample in store:
-        if not isinstance(sample.target, Detections):
-            raise ConfigError(f"{store.folder}: sample {sample.id} is of {sample.task}; COCO holds detection only")
-        path, size = sample.images[sample.target_image], sample.target_size
-        name = Path(path).relative_to(store.folder).as_posix()
+        boxes = _boxes_of(store, sample, "COCO")
+        name, size = _image_name(store, sample), sample.target_size
         image = images.setdefault(
             name, {"id": len(images) + 1, "file_name": name, "width": size.width, "height": size.height}
         )
         category = categories.setdefault(sample.query, len(categories) + 1)
-        for item in sample.target.items:
-            box = item.box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": category,
-                    "bbox": [box.x1, box.y1, round(box.x2 - box.x1, 3), round(box.y2 - box.y1, 3)],
-                    "area": round(box.area, 3),
-                    "iscrowd": 0,
-                }
-            )
+        areas = sample.areas or [round(box.area, 3) for box in boxes]
+        regions = [(box, area, 0) for box, area in zip(boxes, areas, strict=True)]
+        regions += [(box, round(box.area, 3), 1) for box in sample.crowd]
+        annotations += [
+            {
+                "id": number,
+                "image_id": image["id"],
+                "category_id": category,
+                "bbox": [box.x1, box.y1, round(box.x2 - box.x1, 3), round(box.y2 - box.y1, 3)],
+                "area": area,
+                "iscrowd": is_crowd,
+            }
+            for number, (box, area, is_crowd) in enumerate(regions, start=len(annotations) + 1)
+        ]
     tree = {
         "images": list(images.values()),
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
     return _write(_new_folder(out) / COCO_FILE, [json.dumps(tree)])
+
+
+def export_yolo(store: Store, out: Path) -> Path:
+    """Write ``data.yaml``, ``labels`` and copies of the images in ``images``: a folder that Ultralytics YOLO reads.
+
+    An image without a box has an empty label file. YOLO cannot represent crowd regions, nor which absent classes are
+    queried. Raises ``ConfigError`` for a dataset with other tasks, ``DataError`` for images whose label file is the
+    same (``a.jpg`` and ``a.png``).
+    """
+    lines: dict[str, list[str]] = {}
+    sources: dict[str, Path] = {}
+    classes = {label: number for number, label in enumerate(sorted({sample.query for sample in store}))}
+    for sample in store:
+        boxes = _boxes_of(store, sample, "YOLO")
+        name, size = _image_name(store, sample), sample.target_size
+        sources[name] = Path(sample.images[sample.target_image])
+        lines.setdefault(name, []).extend(
+            f"{classes[sample.query]} {(box.x1 + box.x2) / 2 / size.width:.9f} "
+            f"{(box.y1 + box.y2) / 2 / size.height:.9f} {(box.x2 - box.x1) / size.width:.9f} "
+            f"{(box.y2 - box.y1) / size.height:.9f}\n"
+            for box in boxes
+        )
+    labels = {name: PurePosixPath("labels", *PurePosixPath(name).parts[1:]).with_suffix(".txt") for name in lines}
+    used: dict[PurePosixPath, str] = {}
+    for name, label in labels.items():
+        if (other := used.setdefault(label, name)) != name:
+            raise DataError(f"{store.folder}: {other} and {name} have the same label file {label}; rename one of them")
+    folder = _new_folder(out)
+    for name, label in labels.items():
+        for path in (folder / name, folder / label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sources[name], folder / name)
+        _write(folder / label, lines[name])
+    # A JSON text is a valid YAML scalar, whatever the class name holds.
+    names = [f"  {number}: {json.dumps(label, ensure_ascii=False)}\n" for label, number in classes.items()]
+    return _write(folder / YOLO_FILE, ["train: images\n", "val: images\n", "names:\n", *names])
+
+
+def _boxes_of(store: Store, sample: Sample, format: str) -> list[Box]:
+    """Return the boxes of a detection sample; ``ConfigError`` for a sample of another task."""
+    if not isinstance(sample.target, Detections):
+        raise ConfigError(f"{store.folder}: sample {sample.id} is of {sample.task}; {format} holds detection only")
+    return [item.box for item in sample.target.items]
+
+
+def _image_name(store: Store, sample: Sample) -> str:
+    """Return the path of a sample's image inside the dataset: ``images/a.jpg``."""
+    return Path(sample.images[sample.target_image]).relative_to(store.folder).as_posix()
 
 
 def export_trl(store: Store, out: Path, *, template: str, thinking: bool, space: BoxSpace) -> Path:

@@ -151,11 +151,11 @@ def problem_lines(cards: Cards) -> list[str]:
 
 
 _CHANGES = {
-    "num_undetermined": "{} pairs of an image and a class are not queried: their number of objects, or a box, is "
-    "unknown",
-    "num_repeated_boxes": "{} boxes repeat another one of the same class and were removed",
-    "num_images_annotated_unrotated": "{} images were annotated unrotated, without their EXIF orientation, and their "
-    "boxes were rotated: check one with virft preview (build coco --exif upright leaves such boxes as they are)",
+    "num_undetermined": "pairs of an image and a class that are not queried, as a box or the number of objects is "
+    "unknown: {}",
+    "num_repeated_boxes": "boxes removed that repeat another one of the same class: {}",
+    "num_images_annotated_unrotated": "images annotated without their EXIF orientation, whose boxes were rotated: {}; "
+    "check one with virft preview (build coco: --exif upright leaves their boxes as they are)",
 }
 """Sentence about a number in the source of a card, the same in all parts of a build."""
 
@@ -165,7 +165,7 @@ def _changed(cards: Cards) -> list[str]:
     lines = list(dict.fromkeys(note for source in sources for note in source.get("notes", ())))
     lines += [text.format(number) for key, text in _CHANGES.items() if (number := sources[0].get(key, 0))]
     if number := sum(source.get("num_clipped_boxes", 0) for source in sources):
-        lines.append(f"{number} boxes reach more than a pixel outside their image and were clipped")
+        lines.append(f"boxes clipped that reach more than a pixel outside their image: {number}")
     return lines
 
 

@@ -92,7 +92,8 @@ def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
     """Return the reason why four numbers are no box of an image of this size; None if they are one.
 
     A box may reach outside its image by ``CLIPPED_FRAC`` of the side, if more than half of its area is inside:
-    ``clip_xyxy`` then clips it. Numbers that are all from 0 to 1 are no pixels but fractions of the sides.
+    ``clip_xyxy`` then clips it. Numbers that are all from 0 to 1 are no pixels but fractions of the sides, as corners
+    or as [x, y, width, height].
 
     >>> box_fault((40, 10, 30, 50), ImageSize(64, 64))
     'box [40, 10, 30, 50] has x2 <= x1; expected x1 < x2 in pixels of the original image'
@@ -105,8 +106,9 @@ def box_fault(xyxy: XYXY, size: ImageSize) -> str | None:
     for low, high, axis in ((x1, x2, "x"), (y1, y2, "y")):
         if high <= low:
             return f"{shown} has {axis}2 <= {axis}1; expected {axis}1 < {axis}2 in pixels of the original image"
-    if are_fractions(xyxy) and size != (1, 1):
-        return f"{shown} has only numbers from 0 to 1, {FRACTIONS}; expected pixels of the original image"
+    # Fractions read as [x, y, width, height] end at 2 at most.
+    if max(x2, y2) <= 2.0 < max(size) and are_fractions((x1 / 2, y1 / 2, x2 - x1, y2 - y1)):
+        return f"{shown} is one pixel or less at the top left, {FRACTIONS}; expected pixels of the original image"
     if min(x2, y2) <= 0 or x1 >= size.width or y1 >= size.height:
         return f"{shown} lies outside its image of [0, 0, {size.width}, {size.height}]"
     if not is_inside(xyxy, size) and not _can_be_clipped(xyxy, size):
@@ -129,7 +131,7 @@ def _can_be_clipped(xyxy: XYXY, size: ImageSize) -> bool:
     return (c - a) * (d - b) > 0.5 * (x2 - x1) * (y2 - y1)
 
 
-FRACTIONS = "so they are fractions of width and height"
+FRACTIONS = "so its numbers are fractions of width and height"
 
 
 def are_fractions(numbers: Sequence[float]) -> bool:

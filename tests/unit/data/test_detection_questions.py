@@ -16,6 +16,7 @@ from virft.data.images import raw_to_upright
 from virft.data.sampling import SplitPlan
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError
+from virft.recipes.build_options import problem_lines
 from virft.types import ImageSize
 
 SIZE = ImageSize(64, 48)
@@ -102,6 +103,40 @@ def test_a_pair_with_a_dropped_box_is_not_queried_and_counted(tmp_path: Path) ->
         cards = write_detection_stores(partly, tmp_path / "d", plan=plan, source={}, skipped=Skipped(), overwrite=True)
         assert "b.png:cat" not in ids(tmp_path / "d")
         assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
+
+
+def test_a_repeated_box_of_a_class_is_one_object(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat", "dog")})
+    other = (1.0, 2.0, 30.0, 40.0)
+    twice = replace(
+        images.images["a.png"],
+        boxes={"cat": (BOX, other, BOX, BOX), "dog": (BOX,)},
+        areas={"cat": (1.0, 2.0, 3.0, 4.0)},
+    )
+    partly = replace(images, images={"a.png": twice})
+    cards = write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
+    cat, dog = Store(tmp_path / "d")
+    assert (cat.target, cat.areas, dog.target) == (detections(BOX, other), (1.0, 2.0), detections(BOX))
+    assert cards[str(tmp_path / "d")]["source"]["num_repeated_boxes"] == 2
+    counting = QuestionPlan(task="counting")
+    write_detection_stores(partly, tmp_path / "c", plan=counting, source={}, skipped=Skipped())
+    assert [str(sample.target) for sample in Store(tmp_path / "c")] == ["2", "1"]
+
+
+def test_clipped_boxes_are_counted_and_printed_with_other_changes(tmp_path: Path) -> None:
+    images = annotated_set(tmp_path / "p", {"a.png": ("cat", "dog")})
+    outside = replace(
+        images.images["a.png"], boxes={"cat": ((-3.0, 2.0, 30.0, 51.0), (1.0, 2.0, 30.0, 48.5)), "dog": (BOX, BOX)}
+    )
+    partly = replace(images, images={"a.png": outside}, notes=("a note",))
+    cards = write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(), source={}, skipped=Skipped())
+    cat, _ = Store(tmp_path / "d")
+    assert cat.target == detections((0, 2, 30, 48), (1, 2, 30, 48))
+    assert problem_lines(cards) == [
+        "a note",
+        "boxes removed that repeat another one of the same class: 1",
+        "boxes clipped that reach more than a pixel outside their image: 1",
+    ]
 
 
 def test_a_few_shot_set_uses_only_the_sampled_images(tmp_path: Path) -> None:

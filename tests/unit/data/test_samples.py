@@ -79,7 +79,7 @@ def test_a_box_with_swapped_corners_is_reported() -> None:
         ({"target": {"boxes": [[-4, 1, 3, 9]]}}, "box [-4, 1, 3, 9] reaches outside its image; expected it inside "),
         (
             {"target": {"boxes": [[0.1, 0.2, 1, 1]]}},
-            "box [0.1, 0.2, 1, 1] has only numbers from 0 to 1, so they are fr",
+            "box [0.1, 0.2, 1, 1] is one pixel or less at the top left, so it",
         ),
         ({"target": {"boxes": [[64.5, 1, 64.9, 9]]}}, "box [64.5, 1, 64.9, 9] lies outside its image of [0, 0, 64"),
         ({"target": {"boxes": [[1, 1, 6]]}}, "box [1, 1, 6] is not four numbers; expected [x1, y1, x2, y2]"),

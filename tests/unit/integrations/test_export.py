@@ -11,10 +11,12 @@ from factories import box, detections, sample, save_image
 from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sources.coco import open_coco, read_coco
+from virft.data.sources.yolo import read_yolo
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
+from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace, intersection_over_union
-from virft.integrations.export import trl_dataset
+from virft.integrations.export import export_yolo, trl_dataset
 from virft.tasks import TASKS
 from virft.types import Answer, Label, Sample, Target
 
@@ -57,10 +59,56 @@ def test_coco_is_read_back_with_the_same_boxes(tmp_path: Path) -> None:
     assert skipped.records == []
 
 
-def test_coco_holds_detection_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_has_the_areas_of_the_source_and_its_crowd_regions(tmp_path: Path) -> None:
+    outlined = sample(detections((10, 10, 30, 40), (1, 2, 3, 4)), id="5", areas=(321.5, 3.0), crowd=(box(0, 0, 9, 9),))
+    save(tmp_path, outlined, sample(detections((5, 5, 10, 10)), id="6", query="hen"))
+    assert export(tmp_path, "--format", "coco") == 0
+    tree = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    found = [(one["id"], one["bbox"], one["area"], one["iscrowd"]) for one in tree["annotations"]]
+    assert found == [
+        (1, [10, 10, 20, 30], 321.5, 0),
+        (2, [1, 2, 2, 2], 3, 0),
+        (3, [0, 0, 9, 9], 81, 1),
+        (4, [5, 5, 5, 5], 25, 0),
+    ]
+
+
+def test_yolo_is_read_back_with_the_same_boxes(tmp_path: Path) -> None:
+    strange = sample(detections((0, 0, 64, 48), (1.5, 2, 3.25, 4.125)), id="5", query="no: 'ä' # 3")
+    data = save(tmp_path, FOX, NONE, strange)
+    assert export(tmp_path, "--format", "yolo") == 0
+    assert (tmp_path / "out" / "images" / "a.png").read_bytes() == (data / "images" / "a.png").read_bytes()
+    assert (tmp_path / "out" / "labels" / "a.txt").read_text().splitlines()[0] == (
+        "0 0.316406250 0.520833333 0.320312500 0.625000000"
+    )
+    skipped = Skipped()
+    annotated = read_yolo(tmp_path / "out", skipped=skipped)
+    assert annotated.images["images/a.png"].boxes == {
+        "fox": ((10.0, 10.0, 30.5, 40.0),),
+        "no: 'ä' # 3": ((0.0, 0.0, 64.0, 48.0), (1.5, 2.0, 3.25, 4.125)),
+    }
+    assert annotated.classes == ("fox", "hen", "no: 'ä' # 3")
+    assert skipped.records == []
+
+
+def test_images_with_the_same_label_file_are_not_exported_to_yolo(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        for number, name in enumerate(("a.png", "a.jpg")):
+            writer.add_image_file(name, save_image(tmp_path / name))
+            writer.add(sample(id=str(number), image=f"images/{name}"))
+        writer.finish(source={}, seed=0)
+    with pytest.raises(DataError, match=r"images/a\.png and images/a\.jpg have the same label file labels/a\.txt"):
+        export_yolo(Store(tmp_path / "d"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("format", "name"), [("coco", "COCO"), ("yolo", "YOLO")])
+def test_coco_and_yolo_hold_detection_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, name: str
+) -> None:
     save(tmp_path, FOX, LABEL)
-    assert export(tmp_path, "--format", "coco") == 2
-    assert "sample 3 is of classification; COCO holds detection only" in capsys.readouterr().err
+    assert export(tmp_path, "--format", format) == 2
+    assert f"sample 3 is of classification; {name} holds detection only" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -20,14 +20,15 @@ from virft.data.sources.detection_files import suggest_class
 from virft.data.upright import ExifReading, settle_exif
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
-from virft.text.records import FRACTIONS, are_fractions, box_fault, is_image_side, is_json_number
+from virft.text.records import are_fractions, box_fault, is_image_side, is_json_number
 from virft.types import ImageSize
 
 _Value = TypeVar("_Value")
 _Key = int | str
 """Id of an image or a category: an integer, or a text that is no whole number."""
 LABEL_STUDIO = "Label Studio"
-"""Contributor of files that state the size of the stored pixels, with boxes in pixels of the upright image."""
+"""Contributor of files that state the size of the stored pixels, with boxes in pixels of the upright image; outlines
+are fractions of the upright image times the stored sides. Source: ``convert_to_coco`` of label-studio-sdk."""
 
 
 class CocoFile(NamedTuple):
@@ -93,18 +94,24 @@ def read_coco(
     chosen = tuple(sorted(_known(classes, names.values(), file.name) if classes else set(names.values())))
     records, alias = _image_records(file, images, skipped)
     if num_merged := len(alias) - len(records):
-        notes.append(f"{num_merged} image records name the file of another one: their boxes were merged")
+        notes.append(f"image records of a file that another record has too, merged with it: {num_merged}")
     _require_pixels(file)
     if num_strays := _count_strays(file):
-        notes.append(f"{num_strays} annotations are of images that {file.name} does not list: they were skipped")
+        notes.append(f"annotations skipped, as {file.name} does not list their image: {num_strays}")
     reading = settle_exif(
         {record.name: (record.file, record.size) for record in records.values()},
         _corners_by_name(file, records, alias),
         exif="upright" if exif == "auto" and file.contributor == LABEL_STUDIO else exif,
     )
     notes += reading.notes
+    stated = {key: record.size for key, record in records.items()}
     records = {key: record._replace(size=reading.sizes[record.name]) for key, record in records.items()}
-    sorted_out = _BoxesByImage(file.name, records, alias, names, skipped)
+    scales = {
+        key: (record.size.width / stated[key].width, record.size.height / stated[key].height)
+        for key, record in records.items()
+        if file.contributor == LABEL_STUDIO and record.size != stated[key]
+    }
+    sorted_out = _BoxesByImage(file.name, records, alias, names, scales, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
     federation = _federated(file, names, alias, skipped) if federated else {}
@@ -181,9 +188,12 @@ class _BoxesByImage:
         records: dict[_Key, _ImageRecord],
         alias: dict[_Key, _Key],
         names: dict[_Key, str],
+        scales: dict[_Key, tuple[float, float]],
         skipped: Skipped,
     ) -> None:
+        """``scales``: factors of x and y of the boxes of outlines, by image id."""
         self._file, self._records, self._alias, self._names = file, records, alias, names
+        self._scales = scales
         self._skipped = skipped
         self.boxes: dict[_Key, dict[str, list[XYXY]]] = {key: {} for key in records}
         self.crowd: dict[_Key, dict[str, list[XYXY]]] = {key: {} for key in records}
@@ -211,8 +221,11 @@ class _BoxesByImage:
         box = _corners(annotation)
         if box is None:
             fault: str | None = f"bbox is {annotation.get('bbox')!r:.60}; expected [x, y, width, height]"
-        elif (fault := box_fault(box, self._records[key].size)) is None and are_fractions(annotation["bbox"]):
-            fault = f"bbox {annotation['bbox']!r:.60} has only numbers from 0 to 1, {FRACTIONS}; expected pixels"
+        else:
+            if annotation.get("segmentation") and key in self._scales:
+                across, down = self._scales[key]
+                box = _rounded((box[0] * across, box[1] * down, box[2] * across, box[3] * down))
+            fault = box_fault(box, self._records[key].size)
         if fault or box is None:
             self.doubtful[key].add(label)
             if not is_crowd:
@@ -270,8 +283,13 @@ def _corners(annotation: dict[str, Any]) -> XYXY | None:
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_json_number, box)):
         return None
-    x1, y1, x2, y2 = xywh_to_xyxy(tuple(map(float, box)))  # type: ignore[arg-type]
     # x + width of decimal numbers has rounding errors: 39.9 + 217.1 = 257.00000000000006.
+    return _rounded(xywh_to_xyxy(tuple(map(float, box))))  # type: ignore[arg-type]
+
+
+def _rounded(box: XYXY) -> XYXY:
+    """Return the box with three decimals."""
+    x1, y1, x2, y2 = box
     return (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
 
 
@@ -293,8 +311,8 @@ def _require_pixels(file: CocoFile) -> None:
     boxes = [box for box in boxes if any(box)]
     if boxes and all(map(are_fractions, boxes)):
         raise DataError(
-            f"{file.name}: all numbers of its boxes are from 0 to 1, such as {boxes[0]!r:.60}, {FRACTIONS}; "
-            "expected [x, y, width, height] in pixels"
+            f"{file.name}: all numbers of its boxes are from 0 to 1, such as {boxes[0]!r:.60}, so they are fractions "
+            "of width and height; expected [x, y, width, height] in pixels"
         )
 
 

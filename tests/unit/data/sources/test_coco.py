@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from factories import edit_json, save_coco
+from factories import edit_json, save_coco, save_image
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.coco import open_coco, read_coco
+from virft.data.upright import UprightImages
 from virft.errors import ConfigError, DataError
 
 TWO = {"a.png": [("cat", [10, 10, 20, 30]), ("cat", [1, 2, 3, 4])], "b.png": [("dog", [0, 0, 64, 48])]}
@@ -58,35 +61,161 @@ def test_crowd_is_counted_and_its_class_is_not_absent(tmp_path: Path) -> None:
     [
         ({"bbox": [10, 10, 0, 30]}, "box [10, 10, 10, 40] has x2 <= x1; expected x1 < x2 in pixels of the original"),
         ({"bbox": [10, 10, 20, -1]}, "box [10, 10, 30, 9] has y2 <= y1; expected y1 < y2 in pixels of the original"),
-        ({"bbox": [50, 10, 16, 20]}, "box [50, 10, 66, 30] reaches outside its image; expected it inside [0, 0, 64"),
+        ({"bbox": [50, 10, 24, 20]}, "box [50, 10, 74, 30] reaches outside its image; expected it inside [0, 0, 64"),
+        ({"bbox": [60, 10, 9, 20]}, "box [60, 10, 69, 30] reaches outside its image; expected it inside [0, 0, 64"),
+        (
+            {"bbox": [0.1, 0.2, 0.3, 0.4]},
+            "box [0.1, 0.2, 0.4, 0.6] is one pixel or less at the top left, so its numbers",
+        ),
+        (
+            {"bbox": [0.5, 0.5, 0.9, 0.9]},
+            "box [0.5, 0.5, 1.4, 1.4] is one pixel or less at the top left, so its numbers",
+        ),
         ({"bbox": [10, 10, 1e400, 1]}, "box [10, 10, inf, 11] has a number that is not finite"),
         ({"bbox": [10, 10, 20]}, "bbox is [10, 10, 20]; expected [x, y, width, height]"),
         ({"bbox": None}, "bbox is None; expected [x, y, width, height]"),
+        ({"bbox": []}, "bbox is []; expected [x, y, width, height]"),
+        ({"bbox": "1 2 3 4"}, "bbox is '1 2 3 4'; expected [x, y, width, height]"),
         ({"bbox": ["1", 2, 3, 4]}, "bbox is ['1', 2, 3, 4]; expected [x, y, width, height]"),
         ({"category_id": 9}, "category_id 9 is not among the categories"),
-        ({"category_id": "1"}, "category_id is '1'; expected an integer"),
-        ({"image_id": None}, "image_id is None; expected an integer"),
-        ({"id": 2}, "the id was used before; expected every id once"),
+        ({"category_id": "dog"}, "category_id dog is not among the categories"),
+        ({"category_id": None}, "category_id is None; expected an integer"),
+        ({"category_id": 1.5}, "category_id is 1.5; expected an integer"),
+        ({"category_id": [2]}, "category_id is [2]; expected an integer"),
     ],
 )
 def test_an_invalid_annotation_is_skipped_and_reported(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     path = save_coco(tmp_path, TWO)
     edit_json(path, lambda tree: tree["annotations"][2].update(change))
     annotated, skipped = read(path)
-    assert annotated.images["b.png"].boxes == {}
+    image = annotated.images["b.png"]
+    assert image.boxes == {}
+    assert not image.is_absent("dog")
+    # If the class is unknown, it may be any.
+    assert image.is_absent("cat") == ("bbox" in change)
     assert len(skipped) == 1
     where, found = skipped[0]
-    assert where.startswith(f"annotations.json: annotation {change.get('id', 3)}")
+    assert where == "annotations.json: annotation 3 (b.png)"
     assert found.startswith(reason)
     with pytest.raises(DataError, match=r"^annotations\.json: annotation .*--strict"):
         read(path, strict=True)
 
 
-def test_class_with_an_invalid_box_is_not_queried_as_absent(tmp_path: Path) -> None:
+def test_no_box_is_dropped_for_the_id_of_its_annotation(tmp_path: Path) -> None:
     path = save_coco(tmp_path, TWO)
-    edit_json(path, lambda tree: tree["annotations"][2].update(bbox=[0, 0, 0, 0]))
+    for ids in ([1, 1, 1], ["a", None, 2.5], [None, None, None]):
+        edit_json(
+            path, lambda tree, ids=ids: [one.update(id=id) for one, id in zip(tree["annotations"], ids, strict=True)]
+        )
+        annotated, skipped = read(path)
+        assert [len(boxes) for image in annotated.images.values() for boxes in image.boxes.values()] == [2, 1]
+        assert skipped == []
+    edit_json(path, lambda tree: [one.pop("id") for one in tree["annotations"]])
+    assert read(path)[0].images["b.png"].boxes == {"dog": ((0.0, 0.0, 64.0, 48.0),)}
+
+
+def test_ids_and_sizes_may_be_texts_and_whole_floats(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, TWO)
+    expected, _ = read(path)
+
+    def change(tree: Any) -> None:
+        tree["images"][0].update(id="im a", width=64.0, height="48")
+        tree["images"][1].update(id=2.0)
+        for one, image, category in zip(tree["annotations"], ["im a", "im a", "2"], ["1", 1.0, "d"], strict=True):
+            one.update(image_id=image, category_id=category)
+        tree["categories"][0].update(id=1.0)
+        tree["categories"][1].update(id="d")
+
+    edit_json(path, change)
+    assert read(path) == (expected, [])
+
+
+def test_a_record_whose_class_cannot_be_read_makes_all_pairs_of_its_image_doubtful(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, TWO)
+    edit_json(path, lambda tree: tree["annotations"][1].update(category_id=None))
     annotated, _ = read(path)
-    assert annotated.images["b.png"].doubtful == {"dog"}
+    assert annotated.images["a.png"].doubtful == {"cat", "dog"}
+    # The id of a class that the file does not list is that of another class.
+    edit_json(path, lambda tree: tree["annotations"][1].update(category_id=9))
+    annotated, _ = read(path)
+    assert (annotated.images["a.png"].doubtful, annotated.images["a.png"].is_doubtful) == (frozenset(), True)
+
+
+def test_boxes_that_are_all_fractions_are_refused(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, {"a.png": [("cat", [0.1, 0.2, 0.3, 0.4]), ("dog", [0, 0, 1, 1])]})
+    with pytest.raises(
+        DataError, match=r"all numbers of its boxes are from 0 to 1, such as \[0\.1, 0\.2, 0\.3, 0\.4\]"
+    ):
+        read(path)
+
+
+def test_annotations_of_no_listed_image_are_refused(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, TWO)
+    edit_json(path, lambda tree: tree["annotations"][0].update(image_id=77))
+    annotated, _ = read(path)
+    assert annotated.notes == ("annotations skipped, as annotations.json does not list their image: 1",)
+    edit_json(path, lambda tree: [one.update(image_id=one["image_id"] + 70) for one in tree["annotations"]])
+    with pytest.raises(DataError, match=r"no annotation is of one of its images, such as image_id 147; .* such as 1$"):
+        read(path)
+
+
+def test_records_of_one_file_are_merged(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, {"ä.png": [("cat", [1, 2, 3, 4])], "b.png": [("dog", [1, 2, 9, 9])]})
+
+    def change(tree: Any) -> None:
+        other = unicodedata.normalize("NFD", tree["images"][0]["file_name"])
+        tree["images"] += [{"id": 5, "file_name": f"./{other}", "width": 64, "height": 48}]
+        tree["annotations"] += [{"image_id": 5, "category_id": 2, "bbox": [5, 6, 7, 8]}]
+
+    edit_json(path, change)
+    annotated, skipped = read(path)
+    assert annotated.images["ä.png"].boxes == {"cat": ((1, 2, 4, 6),), "dog": ((5, 6, 12, 14),)}
+    assert annotated.notes == ("image records of a file that another record has too, merged with it: 1",)
+    assert (len(annotated.images), skipped) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"id": 1}, "its id is that of a.png and of b.png; neither is used, as their boxes are unclear"),
+        ({"file_name": "a.png", "width": 63}, "a.png is stated as 64x48 and as 63x48; it is not used"),
+    ],
+)
+def test_images_whose_boxes_are_unclear_are_not_used(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    path = save_coco(tmp_path, TWO | {"c.png": [("dog", [1, 2, 3, 4])]})
+    edit_json(path, lambda tree: tree["images"][1].update(change))
+    annotated, skipped = read(path)
+    assert list(annotated.images) == ["c.png"]
+    assert skipped == [(f"annotations.json: image {change.get('id', 2)}", reason)]
+
+
+def test_a_category_id_of_two_names_is_no_class(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, TWO)
+    edit_json(path, lambda tree: tree["categories"].append({"id": 1, "name": "fox"}))
+    annotated, skipped = read(path)
+    assert annotated.classes == ("dog",)
+    assert not annotated.images["a.png"].is_absent("dog")
+    assert skipped[0] == ("annotations.json: category 1", "the id is that of 'cat' and of 'fox'; neither is used")
+
+
+def test_a_placeholder_super_category_is_no_class(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, TWO, categories=("cat", "dog", "animals", "owl"))
+
+    def change(tree: Any) -> None:
+        for category, parent in zip(tree["categories"], ("animals", "animals", "none", "birds"), strict=True):
+            category["supercategory"] = parent
+
+    edit_json(path, change)
+    annotated, skipped = read(path)
+    assert (annotated.classes, skipped) == (("cat", "dog", "owl"), [])
+    assert annotated.notes == ("class 'animals' is left out: it has no box and is the super-category of cat, dog",)
+    assert read(path, classes=["animals", "cat"])[0].classes == ("animals", "cat")
+    # A super-category with boxes is a class, and so is one that is its own, as "person" of COCO.
+    edit_json(path, lambda tree: tree["annotations"][2].update(category_id=3))
+    assert read(path)[0].classes == ("animals", "cat", "dog", "owl")
+    own = save_coco(tmp_path / "own", TWO, categories=("cat", "dog", "person"))
+    edit_json(own, lambda tree: [one.update(supercategory=one["name"]) for one in tree["categories"]])
+    assert read(own)[0].classes == ("cat", "dog", "person")
 
 
 def test_a_box_a_pixel_outside_is_accepted(tmp_path: Path) -> None:
@@ -98,12 +227,12 @@ def test_a_box_a_pixel_outside_is_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"width": "64"}, "width is '64'; expected an integer"),
+        ({"width": "wide"}, "width is 'wide'; expected an integer"),
+        ({"width": 64.5}, "width is 64.5; expected an integer"),
+        ({"id": None}, "id is None; expected an integer"),
         ({"height": 0}, "its size is 64x0; expected at least 1x1"),
-        ({"id": 1}, "the id was used before; expected every id once"),
         ({"file_name": ""}, "file_name is ''; expected the name of a file"),
         ({"file_name": None}, "file_name is None; expected the name of a file"),
-        ({"file_name": "a.png"}, "file a.png was used by image 1; expected every file once"),
     ],
 )
 def test_invalid_image_record_is_skipped_and_reported(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
@@ -171,6 +300,92 @@ def test_names_never_lead_out_of_the_image_folder(tmp_path: Path, name: str) -> 
 
 
 def test_a_sum_of_decimals_is_rounded(tmp_path: Path) -> None:
-    # 0.1 + 0.2 = 0.30000000000000004
-    annotated, _ = read(save_coco(tmp_path, {"a.png": [("cat", [0.1, 0.1, 0.2, 0.2])]}))
-    assert json.dumps(annotated.images["a.png"].boxes["cat"]) == "[[0.1, 0.1, 0.3, 0.3]]"
+    # 10.1 + 10.2 = 20.299999999999997
+    annotated, _ = read(save_coco(tmp_path, {"a.png": [("cat", [10.1, 10.1, 10.2, 10.2])]}))
+    assert json.dumps(annotated.images["a.png"].boxes["cat"]) == "[[10.1, 10.1, 20.3, 20.3]]"
+
+
+def save_sideways(folder: Path, boxes: dict[str, list[Any]], *, contributor: str = "") -> Path:
+    """Images of 64 x 48 stored pixels that are shown as 48 x 64; the file states the stored size."""
+    path = save_coco(folder, boxes)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in boxes:
+        save_image(folder / "images" / name, exif=exif)
+    edit_json(path, lambda tree: tree.update(info={"contributor": contributor}))
+    return path
+
+
+FITS_BOTH, UPRIGHT_ONLY, RAW_ONLY = [10, 5, 20, 30], [10, 50, 20, 10], [50, 10, 10, 20]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "contributor", "exif", "is_upright"),
+    [
+        ([FITS_BOTH], "", "auto", False),  # the stated size decides
+        ([FITS_BOTH], "Label Studio", "auto", True),
+        ([FITS_BOTH], "", "upright", True),
+        ([FITS_BOTH, UPRIGHT_ONLY], "", "auto", True),
+        ([FITS_BOTH, UPRIGHT_ONLY], "", "raw", False),
+        ([FITS_BOTH, RAW_ONLY], "", "auto", False),
+        ([FITS_BOTH, RAW_ONLY, UPRIGHT_ONLY, RAW_ONLY], "", "auto", False),
+        ([FITS_BOTH], "Label Studio", "raw", False),
+    ],
+)
+def test_boxes_of_sideways_images_are_read_for_the_whole_file(
+    tmp_path: Path, boxes: list[Any], contributor: str, exif: Any, is_upright: bool
+) -> None:
+    shown = {f"{number}.png": [("cat", box)] for number, box in enumerate(boxes)}
+    path = save_sideways(tmp_path, shown, contributor=contributor)
+    annotated, _ = read(path, exif=exif)
+    files = UprightImages(annotated.images, Skipped())
+    assert files.is_usable("0.png")
+    expected = (10.0, 5.0, 30.0, 35.0) if is_upright else (13.0, 10.0, 43.0, 30.0)
+    assert files.upright("0.png", annotated.images["0.png"].boxes["cat"][0]) == expected
+    assert len(annotated.notes) == is_upright
+    assert files.num_unrotated == (not is_upright)
+
+
+def test_outlines_of_label_studio_are_fractions_of_the_upright_image(tmp_path: Path) -> None:
+    # On 48 x 64 upright pixels the outline spans (12, 16) to (36, 32); its fractions were multiplied by 64 x 48.
+    path = save_sideways(tmp_path, {"a.png": [("cat", [16, 12, 32, 12])]}, contributor="Label Studio")
+    edit_json(path, lambda tree: tree["annotations"][0].update(segmentation=[[16, 12, 48, 12, 48, 24]]))
+    annotated, _ = read(path)
+    assert annotated.images["a.png"].boxes == {"cat": ((12.0, 16.0, 36.0, 32.0),)}
+
+
+def test_boxes_of_an_image_upside_down_are_rotated_if_requested(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, {"a.png": [("cat", FITS_BOTH)]})
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    save_image(tmp_path / "images" / "a.png", exif=exif)
+    for reading, expected in (("auto", (10.0, 5.0, 30.0, 35.0)), ("raw", (34.0, 13.0, 54.0, 43.0))):
+        annotated, _ = read(path, exif=reading)
+        files = UprightImages(annotated.images, Skipped())
+        assert files.is_usable("a.png")
+        assert files.upright("a.png", annotated.images["a.png"].boxes["cat"][0]) == expected
+
+
+@pytest.mark.parametrize("on_disk", ["x.png", "patch3/x.png", "v1/patch3/x.png", "images/v1/patch3/x.png"])
+def test_the_end_of_a_path_is_searched(tmp_path: Path, on_disk: str) -> None:
+    path = save_coco(tmp_path, {on_disk: [("cat", [1, 1, 5, 5])]})
+    edit_json(path, lambda tree: tree["images"][0].update(file_name="images/v1/patch3/x.png"))
+    annotated, _ = read(path)
+    assert annotated.images["x.png"].file == tmp_path / "images" / on_disk
+
+
+def test_a_file_that_fits_two_names_is_the_file_of_neither(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, {"a.png": [("cat", [1, 1, 5, 5])], "b.png": [("dog", [1, 1, 5, 5])]})
+    edit_json(path, lambda tree: [one.update(file_name=f"{one['id']}/a.png") for one in tree["images"]])
+    annotated, _ = read(path)
+    assert not any(image.file.is_file() for image in annotated.images.values())
+
+
+@pytest.mark.parametrize(("in_file", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_letters_with_accents_are_found_in_both_spellings(tmp_path: Path, in_file: Any, on_disk: Any) -> None:
+    name = unicodedata.normalize(on_disk, "müll/Größe é.png")
+    path = save_coco(tmp_path, {name: [("cat", [1, 1, 5, 5])]})
+    written = unicodedata.normalize(in_file, "müll/Größe é.png").replace("/", "\\")
+    edit_json(path, lambda tree: tree["images"][0].update(file_name=written))
+    annotated, _ = read(path)
+    assert annotated.images[unicodedata.normalize("NFC", "Größe é.png")].file == tmp_path / "images" / name

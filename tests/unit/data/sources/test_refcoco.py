@@ -166,3 +166,13 @@ def test_the_command_builds_grounding_questions(tmp_path: Path) -> None:
     assert (sample.query, sample.target) == ("the left one", box(10, 10, 30, 40))
     (skipped,) = store.card["skipped"]
     assert skipped["where"] == "b.png:1.0"
+
+
+def test_a_box_a_few_pixels_outside_is_clipped_and_counted(tmp_path: Path) -> None:
+    fractions = ONE | {"bbox": [0.1, 0.2, 0.9, 0.95]}
+    path = save(tmp_path, [ONE | {"bbox": [-3, 10, 20, 30]}, fractions])
+    assert main(["build", "refcoco", str(path), str(tmp_path / "images"), str(tmp_path / "d")]) == 0
+    store = Store(tmp_path / "d")
+    assert [sample.target for sample in store] == [box(0, 10, 17, 40)]
+    assert store.card["source"]["num_clipped_boxes"] == 1
+    assert "its numbers are fractions of width and height" in store.card["skipped"][0]["reason"]
