@@ -34,6 +34,8 @@ def add_build(verbs: Verbs) -> None:
     _add_files(sources)
     _add_folders(sources)
     _add_csv(sources)
+    _add_csv_boxes(sources)
+    _add_hf(sources)
     _add_lisa(sources)
     _add_refcoco(sources)
     _add_rows(sources)
@@ -291,6 +293,122 @@ def build_csv(
     return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=skipped)
 
 
+def _add_csv_boxes(sources: Verbs) -> None:
+    verb = _add_source(sources, "csv-boxes", "a CSV file with one row per box: detection, counting", build_csv_boxes)
+    verb.add_argument(
+        "table", metavar="CSV", type=Path, help="CSV file with columns such as filename, class, xmin, ymin, xmax, ymax"
+    )
+    _add_images(verb)
+    _add_detection_arguments(verb)
+    verb.add_argument(
+        "--columns",
+        type=arguments.names,
+        default=(),
+        metavar="KEY=NAME,..",
+        help="columns of image, class, xmin, ymin, xmax, ymax (default: by their usual names)",
+    )
+
+
+def build_csv_boxes(
+    *,
+    table: Path,
+    images: Path,
+    out: Path,
+    columns: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    task: str = "detection",
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build datasets from a CSV file of boxes; return their cards by folder. ``columns``: texts such as image=file."""
+    from virft.data.class_sets import expand_class_sets
+    from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.sources.detection_csv import read_detection_csv
+
+    require_images(images, table)
+    if unclear := [one for one in columns if "=" not in one]:
+        raise ConfigError(f"--columns {unclear[0]}: expected KEY=NAME, such as image=file")
+    named = {key.strip(): name.strip() for key, _, name in (one.partition("=") for one in columns)}
+    skipped = options.skipped()
+    annotated = read_detection_csv(table, images, columns=named, classes=expand_class_sets(classes), skipped=skipped)
+    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=options.split())
+    source = source_of("csv-boxes", table)
+    return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_hf(sources: Verbs) -> None:
+    verb = _add_source(
+        sources, "hf", "Hugging Face dataset with objects or label: detection, counting, classification", build_hf
+    )
+    verb.add_argument(
+        "source",
+        metavar="SOURCE",
+        help='folder of a saved dataset, parquet file, or hub id; needs the extra hf (pip install -e ".[hf]")',
+    )
+    _add_detection_arguments(verb)
+    verb.add_argument("--domain", help='for label: what the labels name, such as "aircraft"; part of the question')
+    verb.add_argument(
+        "--box-format", choices=("xywh", "xyxy"), help="for objects: format of bbox, in pixels (default: by the boxes)"
+    )
+    verb.add_argument("--hf-split", metavar="NAME", help="use only this split of the source (default: all)")
+
+
+def build_hf(
+    *,
+    source: str,
+    out: Path,
+    classes: Sequence[str] = (),
+    domain: str | None = None,
+    box_format: Literal["xywh", "xyxy"] | None = None,
+    hf_split: str | None = None,
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    task: str = "detection",
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build datasets from a Hugging Face dataset with ``objects`` or ``label``; return their cards by folder."""
+    from tempfile import TemporaryDirectory
+
+    from virft.data.class_sets import expand_class_sets
+    from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.label_questions import LabelPlan, write_label_stores
+    from virft.data.sources.hf import has_objects, read_hf_labels, read_hf_objects
+    from virft.data.sources.hf_images import one_split, open_splits
+
+    if options.link:
+        raise ConfigError("--link: the images of this source are no files; expected no --link")
+    splits = open_splits(source)
+    if hf_split is not None:
+        splits = {hf_split: one_split(splits, source, hf_split)}
+    skipped = options.skipped()
+    name = Path(source).name if Path(source).exists() else source
+    origin = source_of("hf", name=name) | ({"hf_split": hf_split} if hf_split else {})
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if has_objects(splits, name):
+            if domain is not None:
+                raise ConfigError("--domain has no effect: the source has boxes; remove it")
+            annotated = read_hf_objects(
+                splits,
+                folder,
+                classes=expand_class_sets(classes),
+                box_format=box_format,
+                where=name,
+                skipped=skipped,
+            )
+            split = options.split(annotated.published)
+            plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
+            return options.write(write_detection_stores, annotated, out, plan=plan, source=origin, skipped=skipped)
+        if domain is None:
+            raise ConfigError(f"{name}: has labels; expected --domain, what they name, such as --domain aircraft")
+        if box_format is not None or negatives_frac or task != "detection":
+            raise ConfigError("--box-format, --negatives-frac and --task have no effect: the source has labels")
+        labelled = read_hf_labels(splits, folder, classes=classes, where=name, skipped=skipped)
+        label_plan = LabelPlan(domain=domain, shots=shots, split=options.split(labelled.published))
+        return options.write(write_label_stores, labelled, out, plan=label_plan, source=origin, skipped=skipped)
+
+
 def _add_lisa(sources: Verbs) -> None:
     verb = _add_source(sources, "lisa", "ReasonSeg folder of instructions and masks: grounding", build_lisa)
     verb.add_argument(
@@ -323,6 +441,10 @@ def _add_refcoco(sources: Verbs) -> None:
     _add_images(verb)
     _add_out(verb)
     verb.add_argument("--box-format", choices=("xywh", "xyxy"), default="xywh", help="format of bbox, in pixels")
+    verb.add_argument(
+        "--instances", metavar="JSON", type=Path, help="COCO's instances.json, with the boxes of records with an ann_id"
+    )
+    verb.add_argument("--ref-split", metavar="NAME", help="use only records of this split, such as val (default: all)")
     _add_number_of_expressions(verb)
     add_options(verb)
 
@@ -333,18 +455,26 @@ def build_refcoco(
     images: Path,
     out: Path,
     box_format: Literal["xywh", "xyxy"] = "xywh",
+    instances: Path | None = None,
+    ref_split: str | None = None,
     questions: int | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
-    """Build grounding datasets from a JSON file of referring expressions; return their cards by folder."""
+    """Build grounding datasets from a JSON file of referring expressions; return their cards by folder.
+
+    ``instances`` and ``ref_split``: as ``instances`` and ``split`` of ``read_refcoco``.
+    """
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
     from virft.data.sources.refcoco import read_refcoco
 
     require_images(images, expressions)
     skipped = options.skipped()
-    referring = read_refcoco(expressions, images, box_format=box_format, skipped=skipped)
+    referring = read_refcoco(
+        expressions, images, box_format=box_format, instances=instances, split=ref_split, skipped=skipped
+    )
     plan = GroundingPlan(questions=questions, split=options.split())
     source = source_of("refcoco", expressions, box_format=box_format)
+    source |= {"ref_split": ref_split} if ref_split else {}
     return options.write(write_grounding_stores, referring, out, plan=plan, source=source, skipped=skipped)
 
 
@@ -389,7 +519,7 @@ def build_rows(
         split=options.split(),
         task=task,
         space=BoxSpace(space) if space else None,
-        source=source_of("rows", rows, **({"space": space} if space else {})),
+        source=source_of("rows", rows) | ({"space": space} if space else {}),
         skipped=options.skipped(),
     )
 

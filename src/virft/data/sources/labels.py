@@ -43,7 +43,7 @@ def read_label_folders(
     if not images:
         raise DataError(f"{root}: holds no images inside folders; expected a folder of images for each class")
     return replace(
-        _chosen(images, label_of, classes, aliases or {}, root.name),
+        choose_labels(images, label_of, classes, aliases or {}, root.name),
         published=whole_splits({name: published.get(name) for name in images}),
     )
 
@@ -104,7 +104,7 @@ def read_label_csv(
             label_of[name] = label
     if not images:
         raise DataError(f"{path}: names no image; expected a row for each{skipped.format_first()}")
-    return _chosen(images, label_of, classes, aliases or {}, path.name)
+    return choose_labels(images, label_of, classes, aliases or {}, path.name)
 
 
 def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
@@ -115,7 +115,7 @@ def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
     return read_name_lists(path, expected='{"label": ["another name", ..], ..}')
 
 
-def _chosen(
+def choose_labels(
     images: Mapping[str, AnnotatedImage],
     label_of: Mapping[str, str],
     classes: Sequence[str],

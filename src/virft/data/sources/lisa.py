@@ -15,6 +15,7 @@ from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Ski
 from virft.data.sources.detection_files import folder_files
 from virft.data.sources.labelme import bounding_box, declared_size, find_image, points_of, read_tree
 from virft.errors import DataError
+from virft.text.question_texts import without_placeholders
 from virft.types import Polygon
 
 IGNORE, FLAG = "ignore", "flag"
@@ -67,7 +68,7 @@ def _instructions(tree: dict[str, Any]) -> tuple[list[str], _Faults]:
     texts = tree.get("text")
     if not isinstance(texts, list):
         raise DataError(f"text is {texts!r:.60}; expected a list of instructions")
-    good = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    good = [without_placeholders(text).strip() for text in texts if isinstance(text, str) and text.strip()]
     if not good:
         raise DataError("has no instruction; expected at least one in text")
     faults = [

@@ -164,9 +164,9 @@ def write_row_stores(
     image files. The file is read twice, so that only image names and ids are in memory. Invalid rows are added to
     ``skipped``. Raises ``DataError`` if the file cannot be read, a folder is occupied or no sample is left.
     """
-    named = [images for _, row in read_rows(path, Skipped(strict=skipped.strict)) if (images := _named_images(row))]
-    place = find_images(folder, (name for images in named for name in images))
-    names = {place[images[0]] for images in named if images[0] in place}
+    named = [found for _, row in read_rows(path, Skipped(strict=skipped.strict)) if (found := _named_images(row))]
+    place = find_images(folder, (name for row_names in named for name in row_names))
+    names = {place[row_names[0]] for row_names in named if row_names[0] in place}
     parts = split.parts(names)
     check_parts_free(out, parts, overwrite=overwrite)
     part_of = {name: part for part, inside in parts.items() for name in inside}

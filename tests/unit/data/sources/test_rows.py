@@ -188,7 +188,7 @@ def test_the_schema_refuses_faults_that_are_visible_in_the_row() -> None:
     assert [reason[:20] for reason in taken] == [
         "box [9, 9, 99, 40] r",
         "image c.png: no such",
-        "image is missing or ",
+        "image ../z.png is no",
         "the prompt holds no ",
         "id 'good' was used b",
         "target_image is 1; e",

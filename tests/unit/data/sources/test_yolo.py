@@ -180,7 +180,7 @@ def test_equal_lines_are_one_box_and_counted(tmp_path: Path, capsys: pytest.Capt
     assert main(["build", "yolo", str(tmp_path / "in"), str(tmp_path / "d")]) == 0
     (sample,) = Store(tmp_path / "d")
     assert [item.box.xyxy for item in sample.target.items] == [(24, 12, 40, 36)]
-    assert "1 boxes repeat another one of the same class and were removed" in capsys.readouterr().out
+    assert "boxes removed that repeat another one of the same class: 1" in capsys.readouterr().out
 
 
 def test_hidden_folders_runs_and_other_images_are_not_read(tmp_path: Path) -> None:
