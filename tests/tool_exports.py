@@ -1,6 +1,6 @@
 """Exports of labelling tools: one small scene, written in each tool's layout and format.
 
-A dialect is one row of ``EXPORTS``. No dialect was copied from a tool; each writes what its tool is documented to write.
+A dialect is one row of ``EXPORTS``. None was copied from a tool; each writes what its tool is documented to write.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def voc(
         for image in only:
             rows = [
                 f"<object><name>{label}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>"
-                f"<bndbox><xmin>{x1 + low}</xmin><ymin>{y1 + low}</ymin><xmax>{x2 + high}</xmax><ymax>{y2 + high}</ymax>"
-                "</bndbox></object>"
+                f"<bndbox><xmin>{x1 + low}</xmin><ymin>{y1 + low}</ymin>"
+                f"<xmax>{x2 + high}</xmax><ymax>{y2 + high}</ymax></bndbox></object>"
                 for label, (x1, y1, x2, y2) in objects(image)
             ]
             head = (
@@ -271,7 +271,12 @@ EXPORTS = [
         ),
         BUILD_YOLO,
     ),
-    Export("Label Studio", "COCO", coco("result.json", ".", names="images/{}.jpg"), BUILD_COCO.format("result.json", ".")),
+    Export(
+        "Label Studio",
+        "COCO",
+        coco("result.json", ".", names="images/{}.jpg"),
+        BUILD_COCO.format("result.json", "."),
+    ),
     Export("Label Studio", "Pascal VOC", voc("images", "Annotations"), BUILD_VOC.format("Annotations")),
     Export("LabelMe", "its own", labelme, "build labelme . data/mine"),
     Export("labelImg", "PascalVOC", voc(".", "."), BUILD_VOC.format(".")),

@@ -321,7 +321,10 @@ def build_csv_boxes(
     task: str = "detection",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
-    """Build datasets from a CSV file of boxes; return their cards by folder. ``columns``: texts such as image=file."""
+    """Build datasets from a CSV file of boxes; return their cards by folder.
+
+    ``columns``: texts such as image=file; ``ConfigError`` for others.
+    """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
     from virft.data.sources.detection_csv import read_detection_csv
@@ -367,7 +370,10 @@ def build_hf(
     task: str = "detection",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
-    """Build datasets from a Hugging Face dataset with ``objects`` or ``label``; return their cards by folder."""
+    """Build datasets from a Hugging Face dataset with ``objects`` or ``label``; return their cards by folder.
+
+    Raises ``ConfigError`` for an argument that the source does not use, or lacks.
+    """
     from tempfile import TemporaryDirectory
 
     from virft.data.class_sets import expand_class_sets

@@ -30,7 +30,7 @@ def demands_thinking(question: str) -> bool:
 def demanded_spaces(question: str) -> tuple[BoxSpace, ...] | None:
     """Return the coordinate spaces that fit the numbers that a question demands; None if it names none.
 
-    Fractions fit no space. A range from 0 to 1 beside the word confidence is not about coordinates.
+    Fractions fit no space. In a question with the word confidence, a range from 0 to 1 is not about coordinates.
 
     >>> demanded_spaces("Give the boxes (between 0 and 1000, integer) and confidence (between 0 and 1).")
     (<BoxSpace.RELATIVE_1000: 'relative_1000'>,)

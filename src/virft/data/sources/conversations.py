@@ -44,7 +44,7 @@ def turn_of(row: dict[str, Any]) -> Turn | None:
     return None
 
 
-def images_of(row: dict[str, Any]) -> list[str]:
+def row_images(row: dict[str, Any]) -> list[str]:
     """Return the image paths of a row. Raises ``DataError`` if it has none, or something else."""
     given = [key for key in IMAGE_KEYS if key in row and row[key] is not None]
     if len(given) > 1:

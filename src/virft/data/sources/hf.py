@@ -22,7 +22,7 @@ from virft.geometry.boxes import XYXY, xywh_to_xyxy
 from virft.text.records import is_inside, is_json_number
 from virft.types import ImageSize
 
-BoxFormat = Literal["xywh", "xyxy"]
+_BoxFormat = Literal["xywh", "xyxy"]
 _CLASS_KEYS = ("category", "categories", "label", "labels", "category_id", "class", "class_name", "name")
 _BOX_KEYS = ("bbox", "bboxes", "boxes", "box")
 
@@ -45,7 +45,7 @@ def read_hf_objects(
     folder: Path,
     *,
     classes: Iterable[str] = (),
-    box_format: BoxFormat | None = None,
+    box_format: _BoxFormat | None = None,
     where: str,
     skipped: Skipped,
 ) -> AnnotatedSet:
@@ -156,7 +156,7 @@ def _objects_of(row: _Row) -> tuple[_Row, _Objects]:
     return row, found
 
 
-def _box_format(read: list[tuple[_Row, _Objects]]) -> BoxFormat:
+def _box_format(read: list[tuple[_Row, _Objects]]) -> _BoxFormat:
     """Return the format in which fewer boxes are empty or reach outside their image; xywh if both are equal."""
     boxes = [(row.size, box) for row, objects in read for box, _ in objects if box is not None]
     as_xywh = sum(not is_inside(xywh_to_xyxy(box), size) for size, box in boxes)

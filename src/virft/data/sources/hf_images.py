@@ -51,7 +51,7 @@ def open_splits(source: str) -> dict[str, Any]:
 
 
 def one_split(splits: dict[str, Any], source: str, split: str | None) -> Any:
-    """Return the rows of the named split; without a name, of the only split."""
+    """Return the rows of the named split; without a name, of the only split. Raises ``DataError`` if there is none."""
     if list(splits) == [""]:
         if split is not None:
             raise DataError(f"{source}: has no splits; expected no --hf-split, found {split}")

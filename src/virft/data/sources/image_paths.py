@@ -12,7 +12,7 @@ from virft.data.images import is_file
 def find_images(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the path inside ``folder`` of each image, by the name that a row gives it.
 
-    A path that does not exist in the folder, such as that of another machine, stands for its longest end that does:
+    A path that does not exist in the folder, such as that of another machine, is replaced by its longest end that does:
     "b/1.jpg" or "1.jpg" for "/data/b/1.jpg". An end that fits several names is the image of none of them, as it is not
     known whose. Names that lead out of the folder and have no such end are not in the result; relative ones without a
     file are.

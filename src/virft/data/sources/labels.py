@@ -122,7 +122,10 @@ def choose_labels(
     aliases: Aliases,
     where: str,
 ) -> LabelledSet:
-    """Return the images of the chosen classes (all by default); an unknown or ambiguous name is an error."""
+    """Return the images of the chosen classes, all by default.
+
+    Raises ``ConfigError`` for an unknown name, ``DataError`` for one that is correct for two labels.
+    """
     known = sorted(set(label_of.values()))
     for label in (*classes, *aliases):
         if label not in known:

@@ -17,7 +17,7 @@ from virft.data.annotations import Skipped
 from virft.data.json_files import read_json
 from virft.data.samples import sample_from_record, task_of_target
 from virft.data.sampling import SplitPlan, split_fractions
-from virft.data.sources.conversations import images_of, turn_of
+from virft.data.sources.conversations import row_images, turn_of
 from virft.data.sources.image_paths import find_images
 from virft.data.sources.text_answers import sample_of_texts
 from virft.data.store_writer import StoreWriter, check_parts_free
@@ -279,26 +279,26 @@ def _without_trl(row: dict[str, Any]) -> dict[str, Any]:
     texts = TASKS[row["task"]].prompts if row["task"] in TASKS else None
     if texts is None or "prompt" not in row or row["box_space"] not in tuple(BoxSpace):
         return kept
-    asked = _text_of_prompt(row["prompt"])
+    text = _text_of_prompt(row["prompt"])
     space, thinking = BoxSpace(row["box_space"]), bool(row["thinking"])
     made = (
         fill_template(texts, str(row.get("query")), template=template, thinking=thinking, space=space)
         for template in BUILT_IN
     )
-    return {key: value for key, value in kept.items() if key != "prompt"} if asked in made else kept
+    return {key: value for key, value in kept.items() if key != "prompt"} if text in made else kept
 
 
 def _named_images(row: dict[str, Any]) -> list[str]:
     """Return the images that a row names; none if it is invalid, which the second pass reports."""
     try:
-        return images_of(row)
+        return row_images(row)
     except DataError:
         return []
 
 
 def _images_in(place: dict[str, str], row: dict[str, Any]) -> tuple[str, ...]:
     """Return the paths of the images of a row inside the folder."""
-    names = images_of(row)
+    names = row_images(row)
     for name in names:
         if name not in place:
             raise DataError(f"image {name:.200} is not in the folder of the images; expected a path inside it")

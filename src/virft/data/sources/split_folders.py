@@ -18,7 +18,7 @@ _NAME_OF = {
 
 
 def split_named(folder: str) -> str | None:
-    """Return the split that a folder name stands for: train, validation or test; None for any other name.
+    """Return the split that a folder is named after: train, validation or test; None for any other name.
 
     >>> split_named("valid"), split_named("train2017"), split_named("trainers")
     ('validation', 'train', None)

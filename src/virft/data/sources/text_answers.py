@@ -44,20 +44,20 @@ def sample_of_texts(
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{key} is {value!r:.60}; expected a text")
     assert isinstance(text, str)  # checked above
-    asked = without_placeholders(question).strip()
+    plain = without_placeholders(question).strip()
     body = text if "<answer>" in text else f"<answer>{_THOUGHT.sub('', text)}</answer>"
     row = TASKS[task or _task_of_text(body)]
-    target = _read(body, row.name, sizes[0], _space(space, asked, row.name, body), shown=text, column=column)
-    category = None if _SEVERAL.search(asked) else _CATEGORY.search(asked)
+    target = _read(body, row.name, sizes[0], _space(space, plain, row.name, body), shown=text, column=column)
+    category = None if _SEVERAL.search(plain) else _CATEGORY.search(plain)
     thought = _THOUGHT.search(text)
     return Sample(
         id=name,
         task=row.name,
         images=tuple(images),
         image_sizes=tuple(sizes),
-        query=category[1] if category and row.absent is not None else asked,
+        query=category[1] if category and row.absent is not None else plain,
         target=target,
-        question=asked,
+        question=plain,
         rationale=(thought[1].strip() or None) if thought else None,
     )
 

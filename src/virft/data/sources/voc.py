@@ -27,7 +27,7 @@ _IMAGE_FOLDERS = ("JPEGImages", "images", "data")
 
 
 class _Counting(NamedTuple):
-    """How a writer counts pixels: what it adds to x1 and y1, and to x2 and y2, of a box in pixels from 0."""
+    """Numbers that a writer adds to x1 and y1 (``low``), and to x2 and y2 (``high``), of a box in pixels from 0."""
 
     name: str
     low: int

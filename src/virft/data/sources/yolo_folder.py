@@ -30,7 +30,7 @@ class YoloFolder(NamedTuple):
     folder: Path
     """The folder that the user names."""
     base: Path
-    """Folder with the class names: the same, or one above it."""
+    """Folder with the class names, as an absolute path: the same folder, or one above it."""
     names: dict[int, str]
     """Class names by number."""
     num_pose: int | None
@@ -41,7 +41,11 @@ class YoloFolder(NamedTuple):
     """Published split of each image, by its path inside ``folder``; empty if there are none."""
 
     def label_file(self, image: Path) -> Path:
-        """Return labels/a/b.txt for images/a/b.jpg (the last ``images`` in the path), else b.txt next to the image."""
+        """Return labels/a/b.txt for images/a/b.jpg (the last ``images`` in the path), else b.txt next to the image.
+
+        The path is absolute.
+        """
+        image = image.absolute()
         parts = list(image.relative_to(self.base).parts)
         if "images" in parts[:-1]:
             at = len(parts) - 2 - parts[:-1][::-1].index("images")
@@ -63,10 +67,10 @@ def open_yolo(folder: Path, *, skipped: Skipped) -> YoloFolder:
     file, tree = _names_of(folder)
     names, base = _checked(tree["names"], file), _base(file, folder)
     found = YoloFolder(folder, base, names, _num_pose(tree, file), [], {})
-    split_of = _yaml_splits(tree, file, folder, skipped) if base == folder else {}
+    split_of = _yaml_splits(tree, file, folder, skipped) if base == folder.absolute() else {}
     if not any(found.label_file(image).is_file() for image in split_of):
         everything = list(_image_files(folder))
-        in_images = [image for image in everything if "images" in image.relative_to(base).parts[:-1]]
+        in_images = [image for image in everything if "images" in image.absolute().relative_to(base).parts[:-1]]
         labelled = any(found.label_file(image).is_file() for image in in_images)
         chosen = in_images if labelled else everything
         splits = splits_of_names(_name(image, folder) for image in chosen)
@@ -121,7 +125,8 @@ def _names_of(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def _base(file: Path, folder: Path) -> Path:
     """Return the folder that label paths begin at: the given one, or that above it with the class names."""
-    return folder if folder.absolute() in file.absolute().parents else file.parent
+    inside = folder.absolute() in file.absolute().parents
+    return folder.absolute() if inside else file.absolute().parent
 
 
 def _text_names(place: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -118,7 +118,7 @@ def test_placeholders_are_removed_from_questions_and_queries(tmp_path: Path) -> 
     assert [sample.query for sample in samples] == ["Which?", "Which?", "the left one"]
 
 
-def test_an_end_of_a_path_that_fits_two_images_stands_for_neither(tmp_path: Path) -> None:
+def test_an_end_of_a_path_that_fits_two_images_is_neither(tmp_path: Path) -> None:
     save_image(tmp_path / "1.png")
     save_image(tmp_path / "b" / "2.png")
     names = ["/x/a/1.png", "/x/c/1.png", "/x/b/2.png", "C:\\x\\b\\2.png", "3.png"]

@@ -143,7 +143,7 @@ def test_a_label_file_of_another_encoding_is_reported_and_its_image_not_used(tmp
     assert skipped == [("image images/train/a.png", "a.txt: not UTF-8 text (byte 0); save it as UTF-8")]
 
 
-def test_a_blank_line_among_class_names_counts(tmp_path: Path) -> None:
+def test_a_blank_line_among_class_names_has_a_number(tmp_path: Path) -> None:
     save(tmp_path, "2 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.5 0.5\n")
     (tmp_path / "data.yaml").unlink()
     (tmp_path / "classes.txt").write_text("cat\n\nfox\n\n")
@@ -244,10 +244,11 @@ def test_a_split_that_is_not_published_is_drawn_from_training(tmp_path: Path) ->
     assert len(set(copies)) == 1
 
 
-def test_one_split_alone_is_read_with_the_names_above_it(tmp_path: Path) -> None:
+def test_one_split_alone_is_read_with_the_names_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = save_parts(tmp_path, yaml=ROBOFLOW)
-    for folder in ("train", "train/images"):
-        annotated, _ = read(root / folder)
+    monkeypatch.chdir(root)
+    for folder in (root / "train", root / "train" / "images", Path("train")):
+        annotated, _ = read(folder)
         assert len(annotated.images) == 3
         assert annotated.classes == ("cat",)
         assert all(image.boxes == {"cat": ((24, 12, 40, 36),)} for image in annotated.images.values())
