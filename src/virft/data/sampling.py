@@ -42,7 +42,7 @@ class SplitPlan:
     seed: int = 0
     """Seed of the split and of every other choice in the build."""
     published: Mapping[str, str] = field(default_factory=dict)
-    """Published part of each name, which is used unchanged; a fraction draws a part that is not published from "train"."""
+    """Published part of each name, used unchanged; a fraction draws a part that is not published from "train"."""
 
     def split(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Return the sorted names of "train", "validation" and "test"; without published parts, "train" is not empty.

@@ -122,7 +122,8 @@ def _fractions(values: list[float], num_pose: int | None) -> XYXY | None:
 def _num_pose(lines: list[list[float]]) -> int | None:
     """Return the length of lines with keypoints, if all long lines are such: x, y and a visibility of 0, 1 or 2.
 
-    Without ``kpt_shape``, keypoints are recognized by their visibility; those of x and y alone cannot be distinguished from an outline.
+    Without ``kpt_shape``, keypoints are recognized by their visibility. Those of x and y alone cannot be distinguished
+    from an outline.
     """
     longer = [line for line in lines if len(line) != 4]
     lengths = {len(line) for line in longer}

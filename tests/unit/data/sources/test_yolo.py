@@ -143,7 +143,7 @@ def test_a_label_file_of_another_encoding_is_reported_and_its_image_not_used(tmp
     assert skipped == [("image images/train/a.png", "a.txt: not UTF-8 text (byte 0); save it as UTF-8")]
 
 
-def test_a_blank_line_among_class_names_has_a_number(tmp_path: Path) -> None:
+def test_a_blank_line_in_classes_txt_is_a_number_without_a_name(tmp_path: Path) -> None:
     save(tmp_path, "2 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.5 0.5\n")
     (tmp_path / "data.yaml").unlink()
     (tmp_path / "classes.txt").write_text("cat\n\nfox\n\n")
