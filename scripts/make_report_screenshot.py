@@ -1,6 +1,6 @@
 """Make a screenshot of a report or of a preview: its first screen, next to a phone in dark mode.
 
-    python scripts/make_report_screenshot.py PAGE OUT.png [--chromium chromium]
+    python scripts/make_report_screenshot.py PAGE OUT.png [--height 900] [--chromium chromium]
 
 Headless Chromium opens the page; no network is used.
 """
@@ -18,7 +18,8 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
     "--disable-background-networking", "--disable-sync", "--hide-scrollbars",
 )  # fmt: skip
-DESK, PHONE = (1280, 900), (390, 900)
+DESK, PHONE = 1280, 390
+"""Widths of the windows, in pixels."""
 PAPER = (221, 224, 219)
 GAP = 28
 
@@ -45,11 +46,12 @@ def screenshot(page: str, size: tuple[int, int], *, chromium: str, dark: bool) -
 def main(arguments: argparse.Namespace) -> None:
     """Combine two screenshots in one image."""
     page = arguments.page.read_text(encoding="utf-8")
-    desk = screenshot(page, DESK, chromium=arguments.chromium, dark=False)
-    phone = screenshot(page, PHONE, chromium=arguments.chromium, dark=True)
-    sheet = Image.new("RGB", (DESK[0] + PHONE[0] + 3 * GAP, DESK[1] + 2 * GAP), PAPER)
+    height = arguments.height
+    desk = screenshot(page, (DESK, height), chromium=arguments.chromium, dark=False)
+    phone = screenshot(page, (PHONE, height), chromium=arguments.chromium, dark=True)
+    sheet = Image.new("RGB", (DESK + PHONE + 3 * GAP, height + 2 * GAP), PAPER)
     sheet.paste(desk, (GAP, GAP))
-    sheet.paste(phone, (DESK[0] + 2 * GAP, GAP + (DESK[1] - PHONE[1]) // 2))
+    sheet.paste(phone, (DESK + 2 * GAP, GAP))
     colours = sheet.quantize(256, kmeans=2)
     sheet.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(arguments.out, optimize=True)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1000:.0f} kB")
@@ -59,5 +61,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--height", type=int, default=900, help="height of both windows, in pixels")
     parser.add_argument("--chromium", default="chromium")
     main(parser.parse_args())

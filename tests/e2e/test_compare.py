@@ -72,7 +72,7 @@ def test_a_comparison_that_was_stopped_goes_on(config: Path, tmp_path: Path) -> 
     one = (*SMALL, "compare.seeds=1")
     assert virft("compare", config, *one) == 0
     whole = json.loads((tmp_path / "run" / "compare.json").read_text())
-    run = tmp_path / "run" / "sft" / "lr_1e-05_seed_0"
+    (run,) = (tmp_path / "run" / "sft").glob("lr_*_seed_0")
     for name in ("model", "eval"):
         for file in sorted((run / name).rglob("*"), reverse=True):
             file.unlink() if file.is_file() else file.rmdir()

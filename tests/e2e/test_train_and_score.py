@@ -34,7 +34,9 @@ def test_scenes_are_built_trained_on_predicted_and_scored(
     assert log(run)[0]["sampler_gap"] < 1e-4
     assert {"best", "worst", "prompt"} <= log(run, "rollouts.jsonl")[0].keys()
     assert (run / "checkpoints" / "step_000003").is_dir()
-    assert capsys.readouterr().out.count("step ") >= 3
+    printed = capsys.readouterr().out
+    assert printed.count("step ") >= 3
+    assert printed.splitlines()[-1] == f"next: virft eval {run} {scenes / 'test'}"
 
     out = run / "eval" / "test"
     assert virft("predict", run / "model", scenes / "test", out, "--all") == 0

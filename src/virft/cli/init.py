@@ -66,7 +66,7 @@ def init(
     """
     from virft.config.fitting import SMALL
     from virft.models.size import read_model_size
-    from virft.recipes.first_config import find_datasets, first_config
+    from virft.recipes.first_config import describe_gaps, find_datasets, first_config
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists; replace it with --overwrite, or choose another file")
@@ -92,6 +92,8 @@ def init(
     )
     out.write_text(found.text, encoding="utf-8")
     say(f"wrote {out}:\n\n{found.text}")
+    for gap in describe_gaps(folders):
+        say(f"note: {gap}")
     if found.num_parameters is not None and found.num_parameters < SMALL:
         say(f"next: virft {method} {out}" + (" --dry-run" if method == "grpo" else ""))
     else:

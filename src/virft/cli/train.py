@@ -114,6 +114,9 @@ def _train(
     say(f"saved model: {model}")
     if (best := model.with_name(BEST)).exists():
         say(f"best model by validation: {best}")
+    train = loaded.config.data.train
+    if train and (test := Path(train).with_name("test") / "card.json").is_file():
+        say(f"next: virft eval {model.parent} {test.parent}")
 
 
 def add_plan(verbs: Verbs) -> None:

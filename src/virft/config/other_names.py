@@ -83,6 +83,7 @@ _MAX_PIXELS = _one("model.max_pixels", "the area in pixels: width x height")
 _MIN_PIXELS = _one("model.min_pixels", "the area in pixels: width x height")
 _PARALLEL = _one("parallel.strategy", '"zero2" or "zero3"')
 _FSDP = _one("parallel.strategy", 'parallel.strategy = "fsdp2"')
+_OFFLOAD = _one("parallel.offload_optimizer", 'it needs parallel.strategy = "zero2" or "zero3"')
 _PROCESSES = _none("the number of processes is set by `accelerate launch --num_processes N`")
 _RESUME = _none("add --resume to the command line")
 _TOP = _none("completions are sampled from the whole distribution: top-k and top-p are always off")
@@ -125,7 +126,11 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     ),
     "per_device_train_batch_size": _PER_DEVICE,
     "per_device_batch_size": _PER_DEVICE,
-    "gradient_accumulation_steps": _ACCUMULATION,
+    "gradient_accumulation_steps": OtherName(
+        ("grpo.prompts_per_step", "sft.samples_per_step"),
+        "a factor of the batch size there; virft accumulates gradients automatically, and microbatch_tokens bounds "
+        "memory",
+    ),
     "micro_batch_size": _ACCUMULATION,
     "ppo_micro_batch_size_per_gpu": _ACCUMULATION,
     "micro_batch_size_per_device_for_update": _ACCUMULATION,
@@ -140,12 +145,16 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     "use_kl_loss": _KL,
     "disable_kl": _KL,
     "epsilon": _CLIP,
-    "epsilon_high": _none("the clipping range is symmetric: grpo.clip_range"),
+    "epsilon_high": _one("grpo.clip_range", "the clipping range is symmetric; it needs grpo.updates_per_batch above 1"),
     "clip_ratio": _CLIP,
     "cliprange": _CLIP,
     "num_iterations": _UPDATES,
     "ppo_epochs": _UPDATES,
-    "ppo_mini_batch_size": _none("an optimizer step uses all completions of its step"),
+    "steps_per_generation": _UPDATES,
+    "ppo_mini_batch_size": _one("grpo.prompts_per_step", "each of grpo.updates_per_batch uses all completions"),
+    "kl_loss_type": _none("the only estimator is k3 (low_var_kl)"),
+    "kl_penalty": _none("the only estimator is k3 (low_var_kl)"),
+    "sync_ref_model": _none("the reference is the initial model of the run"),
     "loss_type": _LOSS,
     "loss_agg_mode": _LOSS,
     "scale_rewards": _one("grpo.scale_by_std", "true or false"),
@@ -186,6 +195,7 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     "reward_funcs": _REWARD,
     "reward_function": _REWARD,
     "reward_fn": _REWARD,
+    "score_function": _REWARD,
     "external_plugins": _one("reward.extra", '["file.py:function"]'),
     "reward_weights": _WEIGHTS,
     "system": _one("prompt.template", "a text file with {query}"),
@@ -209,6 +219,7 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     "torch_compile": _one("model.compile"),
     "use_peft": _LORA,
     "use_lora": _LORA,
+    "peft_config": _LORA,
     "finetuning_type": _LORA,
     "train_type": _LORA,
     "tuner_type": _LORA,
@@ -228,6 +239,7 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     "freeze_multi_modal_projector": _one("model.freeze_vision", "vision tower and projector are frozen together"),
     "image_max_pixels": _MAX_PIXELS,
     "image_min_pixels": _MIN_PIXELS,
+    "max_anyres_num": _one("model.max_pixels", "the number of tiles times their area: 448 x 448 for InternVL"),
     "image_size": _one("model.max_pixels", "the area in pixels: width x height"),
     "imgsz": _one("model.max_pixels", "the area in pixels: width x height"),
     "enable_gradient_checkpointing": _one("model.gradient_checkpointing"),
@@ -238,10 +250,13 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     "dataset_path": _DATA,
     "train_files": _DATA,
     "train_data": _DATA,
+    "data_file_paths": _DATA,
+    "image_folders": _DATA,
     "val": _VALIDATION,
     "val_files": _VALIDATION,
     "val_dataset": _VALIDATION,
     "eval_dataset": _VALIDATION,
+    "val_split_ratio": _one("data.validation", "hold images out with `virft build ... --validation-frac F`"),
     "val_size": _one("data.validation", "hold images out with `virft build ... --validation-frac F`"),
     "eval_steps": _VALIDATE,
     "val_freq": _VALIDATE,
@@ -279,6 +294,8 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     "deepspeed_config": _PARALLEL,
     "fsdp": _FSDP,
     "fsdp_config": _FSDP,
+    "enable_full_shard": _FSDP,
+    "optimizer_offload": _OFFLOAD,
     "n_gpus_per_node": _PROCESSES,
     "num_processes": _PROCESSES,
     "nproc_per_node": _PROCESSES,

@@ -14,13 +14,13 @@ from virft.evaluation.comparison import Comparison, ScoreDifference
 from virft.evaluation.joined import collector_paused, join_predictions
 from virft.evaluation.masks import MaskMaker
 from virft.evaluation.score import score_joined, scores_to_text, write_scores
+from virft.metrics.labels import label_of
 from virft.tasks import TASKS
 from virft.types import Scores
 
 SCORES = "scores.json"
 _MOST_UNREADABLE = 0.1
 """Fraction of unreadable or truncated completions from which the summary names it."""
-_ACRONYMS = {"f1": "F1", "ap": "AP", "ap50": "AP50", "miou": "mIoU"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +148,7 @@ def table_lines(found: EvaluatedPredictions) -> Iterator[str]:
     """Yield every score, and the headline metric of every blind baseline."""
     yield scores_to_text(found.scores)
     for one in found.blind:
-        name = label_metric(one.metric)
+        name = label_of(one.metric)
         yield f"{one.task}, blind baselines fitted on {found.blind_data}, {name}"
         for baseline in one.baselines:
             value = format_score(baseline.values[one.metric], baseline.intervals.get(one.metric))
@@ -161,7 +161,7 @@ def headline(scores: Scores) -> str:
     >>> one = Scores(task="grounding", protocol="all", data_hash="", num_samples=3, counts={"num_images": 2},
     ...              values={"box_miou (3 of 8)": 0.5, "accuracy_at_50 (3 of 8)": 0.75})
     >>> headline(one)
-    'box mIoU 0.500, accuracy at 50 0.750 on 3 of 8 questions about 2 images'
+    'mean box IoU 0.500, accuracy at IoU 0.5 0.750 on 3 of 8 questions about 2 images'
     """
     shown = [metric.name for metric in TASKS[scores.task].metrics if metric.in_card and metric.better > 0]
     # a metric of some of the questions has the coverage in its name: "f1 (3 of 8)"
@@ -169,20 +169,11 @@ def headline(scores: Scores) -> str:
     parts = []
     for number, (name, key) in enumerate(names):
         ends = scores.intervals.get(key) if number == 0 else None
-        parts.append(f"{label_metric(name)} {format_score(scores.values[key], ends)}")
+        parts.append(f"{label_of(name)} {format_score(scores.values[key], ends)}")
     coverage = names[0][1].partition(" (")[2].removesuffix(")") if names else ""
     number = scores.counts.get("num_images", 0)
     about = f" about {number} image{'s' if number != 1 else ''}" if number else ""
     return f"{', '.join(parts)} on {coverage or scores.num_samples} questions{about}"
-
-
-def label_metric(name: str) -> str:
-    """Return the name of a metric as it is written in text.
-
-    >>> label_metric("f1"), label_metric("box_miou")
-    ('F1', 'box mIoU')
-    """
-    return " ".join(_ACRONYMS.get(word, word) for word in name.split("_"))
 
 
 def format_score(value: float, ends: tuple[float, float] | None = None) -> str:
@@ -198,7 +189,7 @@ def describe_blind(blind: BlindScores, model: str = "the model") -> str:
     """Return a sentence about the best blind baseline and the position of the model."""
     best, name = blind.best, blind.metric.partition(" (")[0]
     value = format_score(best.values[blind.metric], best.intervals.get(blind.metric))
-    return f"best blind baseline: {best.name}, {label_metric(name)} {value}; {model} is {describe_position(blind)}"
+    return f"best blind baseline: {best.name}, {label_of(name)} {value}; {model} is {describe_position(blind)}"
 
 
 def describe_position(blind: BlindScores) -> str:

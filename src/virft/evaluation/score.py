@@ -25,6 +25,9 @@ from virft.types import JoinedPrediction, Scores
 RULES = 1
 """Version of the scoring rules, incremented when equal predictions may get other scores than before."""
 
+MAX_ROWS = 100
+"""Scores by class are printed for at most this number of classes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ScoreOptions:
@@ -114,7 +117,9 @@ def write_scores(
 
 
 def scores_to_text(scores: tuple[Scores, ...]) -> str:
-    """Format a plain table, one block per task, with 95 % confidence intervals where available.
+    """Format a plain table, one block per task, with 95 % confidence intervals where available, then scores by class.
+
+    Tables of more than ``MAX_ROWS`` rows are only in ``scores.json``.
 
     >>> one = Scores(task="grounding", protocol="all", data_hash="", num_samples=3, values={"box_miou": 0.5})
     >>> print(scores_to_text((one,)))
@@ -129,7 +134,24 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
             ends = one.intervals.get(name)
             between = f"  ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
             lines.append(f"  {name:<{width}} {value:>7.3f}{between}")
+        lines += _tables_to_text(one.tables)
     return "\n".join(lines)
+
+
+def _tables_to_text(tables: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Format tables: a line per class (or count, size), a column for each table with the same rows."""
+    lines = []
+    for rows in dict.fromkeys(tuple(sorted(table)) for table in tables.values()):
+        if not 1 < len(rows) <= MAX_ROWS:
+            continue
+        same = {name: table for name, table in tables.items() if tuple(sorted(table)) == rows}
+        columns = {name: max(7, len(name)) for name in same}
+        width = max(26, *map(len, rows))
+        lines.append(f"  {'':<{width}} " + "  ".join(f"{name:>{size}}" for name, size in columns.items()))
+        for row in rows:
+            values = "  ".join(f"{same[name][row]:>{size}.3f}" for name, size in columns.items())
+            lines.append(f"  {row:<{width}} {values}")
+    return lines
 
 
 def seeds_to_text(seeds: Sequence[Sequence[Scores]]) -> str:

@@ -12,7 +12,7 @@ import tomli_w
 from virft.config.fitting import FITTED_KEYS, SMALL, describe_origin, fitted_values, format_size
 from virft.config.schema import Config, Method
 from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, parse, value_at
-from virft.data.store import CARD
+from virft.data.store import CARD, read_card
 from virft.errors import ConfigError
 from virft.recipes.fitting import facts_of
 
@@ -78,6 +78,19 @@ def find_datasets(folder: Path, validation: Path | None = None) -> DataFolders:
         what = "holds no dataset" if folder.is_dir() else "does not exist"
         raise ConfigError(f"{folder}: {what}; expected a folder that `virft build` made, such as data/mine")
     return DataFolders(train, validation or found)
+
+
+def describe_gaps(data: DataFolders) -> list[str]:
+    """Return a sentence for what the datasets lack and a new build would add: negatives, a validation split."""
+    gaps = []
+    if read_card(data.train).get("negatives_frac") == 0:
+        gaps.append(
+            "no question is about an absent class, so nothing teaches the model to answer No Objects; "
+            "build with --negatives-frac 0.2, if some images lack a class"
+        )
+    if data.validation is None:
+        gaps.append("no validation data, so the run cannot keep its best model; build with --validation-frac 0.2")
+    return gaps
 
 
 def first_config(

@@ -96,7 +96,7 @@ def rate_warning(config: Config, method: Method) -> str | None:
     """
     key = f"{method}.learning_rate"
     rate = value_at(config, key)
-    fitted = fitted_learning_rate(method, config.model.train, read_model_size(config.model.path).num_parameters)
+    fitted = _fitted_rate(config, method)
     factor = max(rate / fitted.value, fitted.value / rate)
     # 1e-5 / 1e-6 is 9.999...
     if factor < TOO_FAR * (1 - 1e-9):
@@ -108,6 +108,14 @@ def rate_warning(config: Config, method: Method) -> str | None:
     )
 
 
+def _fitted_rate(config: Config, method: Method) -> FittedValue:
+    return fitted_learning_rate(method, config.model.train, read_model_size(config.model.path).num_parameters)
+
+
+def _is_fitted_rate(config: Config, method: Method) -> bool:
+    return bool(value_at(config, f"{method}.learning_rate") == _fitted_rate(config, method).value)
+
+
 def untuned_warnings(loaded: LoadedConfig) -> list[str]:
     """Return warnings about the learning rates of a comparison: one far from what fits, and rates not tuned alike."""
     config, plan = loaded.config, loaded.config.compare
@@ -115,10 +123,12 @@ def untuned_warnings(loaded: LoadedConfig) -> list[str]:
     warnings = [] if is_listed else [one for method in _METHODS if (one := rate_warning(config, method))]
     if "sft" not in plan.systems or "rft" not in plan.systems or is_listed:
         return warnings
-    is_set: dict[Method, bool] = {method: f"{method}.learning_rate" in loaded.explicit for method in _METHODS}
+    is_set = {method: f"{method}.learning_rate" in loaded.explicit for method in _METHODS}
+    # `virft init` writes the fitted rate of one method: it is not tuned, and the other method gets its fitted rate too
+    is_tuned = {method: is_set[method] and not _is_fitted_rate(config, method) for method in _METHODS}
     names: dict[Method, str] = {"grpo": "RFT", "sft": "SFT"}
     for method, other in (_METHODS, _METHODS[::-1]):
-        if is_set[method] and not is_set[other]:
+        if is_tuned[method] and not is_set[other]:
             warnings.append(
                 f"{method}.learning_rate is set and {other}.learning_rate is not: {names[other]} is not tuned and gets "
                 f"{value_at(config, f'{other}.learning_rate'):g}, so the comparison may favour {names[method]}; set "

@@ -20,7 +20,6 @@ from virft.evaluation.evaluated import (
     evaluate_predictions,
     format_difference,
     headline,
-    label_metric,
     warning_lines,
 )
 from virft.evaluation.prediction_folders import find_prediction_folders
@@ -28,6 +27,7 @@ from virft.evaluation.prediction_run import require_new_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
 from virft.files import write_text
 from virft.inference.prompting import resolve_prompting
+from virft.metrics.labels import label_of
 from virft.models.load import load_model
 from virft.recipes.evaluate import PredictionSettings, predict_store
 from virft.report import REPORT
@@ -128,9 +128,10 @@ def evaluate_run(
         planned.append(_plan(config.model.path, folder, config, store, number, resume=resume))
     for one in planned:
         if one.is_complete:
-            log(f"{one.folder}: predictions of {one.model} exist already and are used")
+            shown = _from_here(one.folder)
+            log(f"{shown}: predictions of {one.model} exist already and are used")
             if _is_older(one.folder, Path(one.model)):
-                log(f"warning: {one.model} is newer than {one.folder}; delete that folder to predict again")
+                log(f"warning: {one.model} is newer than {shown}; delete that folder to predict again")
         else:
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
             with progress() as show:
@@ -157,6 +158,11 @@ def evaluate_run(
         report=run / REPORT,
         scores=trained.scores_path,
     )
+
+
+def _from_here(folder: Path) -> Path:
+    """Return the path of a folder from the current one, if it is below that."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def find_model(place: Path) -> tuple[Path, Path]:
@@ -264,7 +270,7 @@ def run_evaluation_lines(found: RunEvaluation) -> Iterator[str]:
         if scores.task in base:
             yield f"base ({found.base_name}): {headline(base[scores.task])}"
         if (difference := differences.get(scores.task)) is not None:
-            name = label_metric(TASKS[scores.task].headline)
+            name = label_of(TASKS[scores.task].headline)
             yield f"trained - base: {name} {format_difference(difference)}: {_verdict(difference)}"
         if scores.task in blind:
             yield describe_blind(blind[scores.task], "the trained model")

@@ -23,9 +23,9 @@ from virft.evaluation.predictions import (
     read_predictions_card,
     write_predictions,
 )
-from virft.evaluation.score import score_predictions
+from virft.evaluation.score import MAX_ROWS, score_predictions, scores_to_text
 from virft.geometry.boxes import BoxSpace
-from virft.types import FinishReason, ImageSize, Label, Prediction
+from virft.types import FinishReason, ImageSize, Label, Prediction, Scores
 
 SIZE = ImageSize(64, 48)
 
@@ -314,3 +314,13 @@ def test_without_exhaustive_annotation_an_additional_box_does_not_count(tmp_path
     # F1 has no such rule and is computed on the other question alone.
     assert not_all_marked.tables["f1"] == {"hen": 0.0}
     assert not_all_marked.values["f1"] == 0.0
+
+
+@pytest.mark.parametrize(("num_classes", "is_printed"), [(1, False), (2, True), (MAX_ROWS + 1, False)])
+def test_scores_by_class_are_printed_for_a_few_classes(num_classes: int, is_printed: bool) -> None:
+    names = [f"class {number}" for number in range(num_classes)]
+    tables = {"ap": dict.fromkeys(names, 0.25), "f1": dict.fromkeys(names, 0.5), "other": {"a": 0.125, "b": 1.0}}
+    one = Scores(task="detection", protocol="all", data_hash="", num_samples=3, values={"f1": 0.5}, tables=tables)
+    lines = [line.split() for line in scores_to_text((one,)).splitlines()]
+    assert (["ap", "f1"] in lines and ["class", "0", "0.250", "0.500"] in lines) is is_printed
+    assert lines[-3:] == [["other"], ["a", "0.125"], ["b", "1.000"]]

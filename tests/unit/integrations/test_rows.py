@@ -74,7 +74,7 @@ def test_boxes_in_pixels_of_the_resized_image_are_scaled() -> None:
     ("arguments", "message"),
     [
         ({"box_space": "resized_pixels"}, "box_space resized_pixels needs resize, from an image's size to the size"),
-        ({"box_space": "relative_1000", "resize": HALF}, "resize has no effect: box_space is relative_1000; take it"),
+        ({"box_space": "relative_1000", "resize": HALF}, "resize has no effect: box_space is relative_1000; remove it"),
         ({"box_space": "original_pixels", "resize": HALF}, "resize has no effect: box_space is original_pixels"),
         ({"box_space": "relative"}, "box_space: 'relative' is not known; expected one of relative_1000, resized_pix"),
         (

@@ -11,7 +11,7 @@ import pytest
 from virft.cli.main import main
 from virft.config.schema import Config, Method
 from virft.errors import ConfigError
-from virft.recipes.first_config import find_datasets, first_config
+from virft.recipes.first_config import describe_gaps, find_datasets, first_config
 from virft.recipes.fitting import load_fitted_config
 
 
@@ -100,6 +100,15 @@ def test_datasets_are_found_in_and_next_to_the_folder(build: Path, tmp_path: Pat
         find_datasets(tmp_path)
     with pytest.raises(ConfigError, match="does not exist; expected"):
         find_datasets(tmp_path / "none")
+
+
+def test_missing_negatives_and_validation_data_are_named(build: Path) -> None:
+    assert describe_gaps(find_datasets(build)) == []
+    card = build / "test" / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"negatives_frac": 0.0}))
+    negatives, validation = describe_gaps(find_datasets(build / "test"))
+    assert "--negatives-frac 0.2" in negatives
+    assert "--validation-frac 0.2" in validation
 
 
 def test_file_that_exists_is_not_replaced_unless_that_is_requested(

@@ -105,6 +105,7 @@ def test_rate_ten_times_from_what_fits_has_a_warning(tmp_path: Path, text: str, 
         ("sft.learning_rate = 2e-4", ["sft.learning_rate is set and grpo.learning_rate is not: RFT is not tuned and "]),
         ("grpo.learning_rate = 2e-4\nsft.learning_rate = 2e-4", []),
         ("", []),
+        ("grpo.learning_rate = 3e-4", []),  # as `virft init` writes it
         ('grpo.learning_rate = 2e-4\ncompare.systems = ["rft"]', []),
         ("sft.learning_rate = 1e-6\ngrpo.learning_rate = 3e-4", ["sft.learning_rate is 1e-06, 300 times below 0.0003"]),
     ],

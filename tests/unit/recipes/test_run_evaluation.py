@@ -133,15 +133,19 @@ def test_the_best_model_is_evaluated_unless_the_last_one_is_named(tmp_path: Path
     assert find_model(run / "model") == (run, run / "model")
 
 
-def test_predictions_of_the_base_model_in_a_neighbouring_run_are_used(tmp_path: Path) -> None:
+def test_predictions_of_the_base_model_in_a_neighbouring_run_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, data = make_run(tmp_path), tmp_path / "data" / "test"
     predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
     other = tmp_path / "runs" / "other"
     predict(other / "eval" / "base", BASE, data, [TEXTS["left"]] * 12)
     (other / "config.toml").write_text((run / "config.toml").read_text())
+    monkeypatch.chdir(tmp_path)
     found = evaluate_run(run, data, log=print)
     assert found.base is not None
     assert found.base.path.is_relative_to(other)
+    assert f"\nruns/other/eval/base: predictions of {BASE} exist already" in capsys.readouterr().out
     assert not (other / "eval" / "base" / "scores.json").exists(), "another run's folder is only read"
 
 

@@ -23,7 +23,7 @@ from virft.training import checkpoint
 from virft.training.checkpoint import checkpoints
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import LoopSettings, TrainingLoop, rounded
-from virft.training.run import EVENTS, METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import EVENTS, METRICS, ROLLOUTS, RUN_SCHEMA_VERSION, TIMINGS, RunFolder
 
 QUESTIONS = [question(id) for id in "abcde"]
 
@@ -35,7 +35,9 @@ def settings(**changes: Any) -> LoopSettings:
 
 def open_run(folder: Path, *, resume: bool = False) -> RunFolder:
     config = Config(data=DataConfig(train="d"), run=RunConfig(dir=str(folder)))
-    return RunFolder.open(config, resume=resume, card={"data_hash": "0", "trainer": "grpo"})
+    return RunFolder.open(
+        config, resume=resume, card={"schema_version": RUN_SCHEMA_VERSION, "data_hash": "0", "trainer": "grpo"}
+    )
 
 
 def run(

@@ -16,7 +16,7 @@ from toy_training import question, toy_trainer
 from virft.config.schema import Config, DataConfig, RunConfig
 from virft.files import write_text
 from virft.training.loop import LoopSettings, TrainingLoop
-from virft.training.run import METRICS, ROLLOUTS, RunFolder
+from virft.training.run import METRICS, ROLLOUTS, RUN_SCHEMA_VERSION, RunFolder
 
 SAME = (METRICS, ROLLOUTS, "checkpoints/step_000003/trained.safetensors", "best/weight")
 QUESTIONS = [question(id) for id in "abc"]
@@ -33,7 +33,9 @@ def run(folder: Path) -> list[str]:
         TrainingLoop(
             trainer=trainer,
             batch=lambda step: [QUESTIONS[(step + place) % 3] for place in range(2)],
-            run_folder=RunFolder.open(config, resume=True, card={"data_hash": "0", "trainer": "grpo"}),
+            run_folder=RunFolder.open(
+                config, resume=True, card={"schema_version": RUN_SCHEMA_VERSION, "data_hash": "0", "trainer": "grpo"}
+            ),
             settings=SETTINGS,
             log=said.append,
             validate=lambda num_steps: {"score": (weight[1] - weight[2]).item()},

@@ -8,11 +8,11 @@ from pathlib import Path
 from markupsafe import Markup
 
 from virft.evaluation.predictions import read_predictions_card
+from virft.metrics.labels import label_of
 from virft.recipes.compare.runs import SYSTEM_NAMES, Compared, TrainedSystem
 from virft.recipes.compare.text import blind_of, sentences, shown_numbers
 from virft.report.read import read_reported_predictions, read_run
 from virft.report.read.predictions import FittedBlind
-from virft.report.render.labels import label_of
 from virft.report.render.page import html_table, paragraph
 from virft.report.render.reported import ReportedSystem, Section
 from virft.report.render.run_page import render_run_page

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from virft.report.render.labels import label_of
+from virft.metrics.labels import label_of
 from virft.report.render.reported import ReportedRun, ReportedSystem
 from virft.tasks import TASKS
 from virft.tasks.task import UNREADABLE_FRAC

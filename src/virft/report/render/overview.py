@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from virft.evaluation.blind import BlindBaseline, BlindScores
+from virft.metrics.labels import label_of
 from virft.report.render.blind_tables import blind_cell, first_predictions
-from virft.report.render.labels import label_of
 from virft.report.render.reported import ReportedRun, ReportedSystem
 from virft.report.render.score_tables import Cell, ScoreTable
 from virft.report.render.shown_questions import ShownPrediction, ShownQuestion, ShownTest

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from virft.metrics.bootstrap import difference_intervals
-from virft.report.render.labels import label_of
+from virft.metrics.labels import label_of
 from virft.report.render.reported import ReportedPredictions, ReportedSystem
 from virft.tasks import TASKS
 from virft.tasks.task import Metric

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.data.augmentation import augment_target
-from virft.report.render.labels import label_of
+from virft.metrics.labels import label_of
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import ReportedRun
