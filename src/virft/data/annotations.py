@@ -29,8 +29,8 @@ class AnnotatedImage:
     """Classes with a record that was dropped, such as an invalid box. They are never queried: some of their boxes are
     missing."""
     is_doubtful: bool = False
-    """Whether a record of this image was dropped whose class is unknown: any class may be present, so that a class
-    without boxes is never queried, and no number of objects is known."""
+    """Whether a record of this image was dropped whose class is unknown. No class is queried on the image: any may be
+    present, and some of its boxes may be missing."""
     incomplete: frozenset[str] = frozenset()
     """Classes with objects that are not annotated. If they have boxes, test sets query them, and an unmatched
     prediction then counts neither as correct nor as wrong; training sets do not query them."""

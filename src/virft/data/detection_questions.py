@@ -174,7 +174,7 @@ def _clipped(annotated: AnnotatedSet, pairs: Sequence[Pair], files: UprightImage
 
 
 def _undetermined(annotated: AnnotatedSet, task: str) -> set[Pair]:
-    """Return the (image, class) pairs whose boxes do not determine a target.
+    """Return the (image, class) pairs with boxes that do not determine a target.
 
     For every task these are pairs with a dropped record; for counting also those with crowd regions.
     """
@@ -183,7 +183,8 @@ def _undetermined(annotated: AnnotatedSet, task: str) -> set[Pair]:
         (name, label)
         for name, image in annotated.images.items()
         for label in image.boxes.keys() & classes
-        if image.boxes[label] and (label in image.doubtful or _target(task, image, label, box_of) is None)
+        if image.boxes[label]
+        and (image.is_doubtful or label in image.doubtful or _target(task, image, label, box_of) is None)
     }
 
 

@@ -128,9 +128,11 @@ def choose_shots(
         drawn[name] = list(islice(filter(is_usable, order), shots))
     if short := {name: len(images) for name, images in drawn.items() if len(images) < shots}:
         found = ", ".join(f"{name!r} ({number})" for name, number in short.items())
-        rest = ",".join(name for name in drawn if name not in short)
-        way_out = f"leave them out with --classes {shlex.quote(rest)}, or lower shots" if rest else "lower shots"
-        raise ConfigError(f"classes with fewer than {shots} usable images (shots): {found}; {way_out}")
+        rest = [name for name in drawn if name not in short]
+        # A name with a comma cannot be written in the list.
+        can_exclude = rest and not any("," in name for name in rest)
+        way_out = f"exclude them with --classes {shlex.quote(','.join(rest))}, or lower shots" if can_exclude else ""
+        raise ConfigError(f"classes with fewer than {shots} usable images (shots): {found}; {way_out or 'lower shots'}")
     return sorted((image, name) for name, images in drawn.items() for image in images)
 
 

@@ -124,11 +124,13 @@ def settle_exif(
     sizes = {name: size for name, (_, size) in images.items()}
     if exif == "raw":
         return SettledExif(sizes, [])
-    if exif == "auto" and not any(
-        is_inside(box, _transposed(sizes[name])) and not is_inside(box, sizes[name])
+    suspects = [
+        name
         for name, found in boxes.items()
-        for box in found
-    ):
+        if any(is_inside(box, _transposed(sizes[name])) and not is_inside(box, sizes[name]) for box in found)
+    ]
+    # Few files have such boxes on images that are turned: the headers of all others are not read.
+    if exif == "auto" and not any(_turns_sideways(*images[name]) for name in suspects):
         return SettledExif(sizes, [])
     upright = {name: _transposed(size) for name, (file, size) in images.items() if _turns_sideways(file, size)}
     num_raw, num_upright = (

@@ -84,8 +84,9 @@ def check_run(config: Config, method: Method, *, resume: bool = False) -> Checke
     data.check()
     thinking = thinking_by_origin(config.prompt, config.mixture)
     require_thinking(data, default=config.prompt.thinking, by_origin=thinking)
-    for store in validation.values():
+    for name, store in validation.items():
         store.check(decode=True)
+        require_thinking(store, default=thinking.get(name, config.prompt.thinking), by_origin={})
     if method == "sft":
         require_rationales(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)

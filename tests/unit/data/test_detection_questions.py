@@ -85,13 +85,14 @@ def test_a_doubtful_class_is_never_queried_as_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{"negatives_frac": 0.9}, {"every_class": True}, {"query_map": {"a.png": {"dog"}}}])
-def test_an_image_with_a_dropped_record_of_unknown_class_has_no_absent_class(tmp_path: Path, more: Any) -> None:
+def test_an_image_with_a_dropped_record_of_unknown_class_is_not_queried(tmp_path: Path, more: Any) -> None:
     images = annotated_set(tmp_path / "p", {"a.png": ("cat",), "b.png": ("dog",)})
     unknown = replace(images.images["a.png"], is_doubtful=True)
     partly = replace(images, images={**images.images, "a.png": unknown})
-    write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(**more), source={}, skipped=Skipped())
-    assert "a.png:dog" not in ids(tmp_path / "d")
-    assert {"a.png:cat", "b.png:dog"} <= set(ids(tmp_path / "d"))
+    cards = write_detection_stores(partly, tmp_path / "d", plan=QuestionPlan(**more), source={}, skipped=Skipped())
+    assert "b.png:dog" in ids(tmp_path / "d")
+    assert not {"a.png:cat", "a.png:dog"} & set(ids(tmp_path / "d"))
+    assert cards[str(tmp_path / "d")]["source"]["num_undetermined"] == 1
 
 
 def test_a_pair_with_a_dropped_box_is_not_queried_and_counted(tmp_path: Path) -> None:

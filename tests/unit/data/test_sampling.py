@@ -100,7 +100,7 @@ def test_all_classes_with_too_few_images_are_named_and_the_others_offered() -> N
         choose_shots(shown, shots=2, seed=0, is_usable=lambda image: True)
     assert str(caught.value) == (
         "classes with fewer than 2 usable images (shots): 'cat' (1), 'eel' (0); "
-        "leave them out with --classes 'owl,red dog', or lower shots"
+        "exclude them with --classes 'owl,red dog', or lower shots"
     )
 
 

@@ -111,7 +111,7 @@ def test_a_large_dataset_is_sampled_evenly(tmp_path: Path, monkeypatch: pytest.M
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image_file("a.png", None)
         for number in range(10):
-            writer.add(sample(box(0, 0, 1, 1 + number), id=str(number), task="grounding", image=path))
+            writer.add(sample(box(0, 0, 9, 1 + number), id=str(number), task="grounding", image=path))
         writer.finish(source={}, seed=0)
     test = make_store(tmp_path / "test")
     monkeypatch.setattr(blind_data, "MAX_SAMPLES", 5)

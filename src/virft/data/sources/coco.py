@@ -26,6 +26,8 @@ from virft.types import ImageSize
 _Value = TypeVar("_Value")
 _Key = int | str
 """Id of an image or a category: an integer, or a text that is no whole number."""
+_LONGEST_END = 8
+"""Number of components of the longest end of a path that is searched: a path may have any number."""
 LABEL_STUDIO = "Label Studio"
 """Contributor of files that state the size of the stored pixels, with boxes in pixels of the upright image; outlines
 are fractions of the upright image times the stored sides. Source: ``convert_to_coco`` of label-studio-sdk."""
@@ -85,7 +87,7 @@ def read_coco(
     names = _category_names(file, skipped)
     placeholders = {} if classes else _placeholders(file, names)
     notes = [
-        f"class {names.pop(key)!r} is left out: it has no box and is the super-category of {', '.join(children)}"
+        f"class {names.pop(key)!r} is excluded: it has no box and is the super-category of {', '.join(children)}"
         for key, children in placeholders.items()
     ]
     if federated:
@@ -98,19 +100,8 @@ def read_coco(
     _require_pixels(file)
     if num_strays := _count_strays(file):
         notes.append(f"annotations skipped, as {file.name} does not list their image: {num_strays}")
-    reading = settle_exif(
-        {record.name: (record.file, record.size) for record in records.values()},
-        _corners_by_name(file, records, alias),
-        exif="upright" if exif == "auto" and file.contributor == LABEL_STUDIO else exif,
-    )
-    notes += reading.notes
-    stated = {key: record.size for key, record in records.items()}
-    records = {key: record._replace(size=reading.sizes[record.name]) for key, record in records.items()}
-    scales = {
-        key: (record.size.width / stated[key].width, record.size.height / stated[key].height)
-        for key, record in records.items()
-        if file.contributor == LABEL_STUDIO and record.size != stated[key]
-    }
+    records, scales, exif_notes = _settled(file, records, alias, exif)
+    notes += exif_notes
     sorted_out = _BoxesByImage(file.name, records, alias, names, scales, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
@@ -134,12 +125,7 @@ def read_coco(
             crowd={label: tuple(found) for label, found in sorted_out.crowd[key].items()},
             is_raw=exif == "raw",
         )
-    frequency = {
-        label: category["frequency"]
-        for category in file.categories
-        if federated and isinstance(category, dict) and "frequency" in category
-        if (label := _of_id(names, category.get("id"))) is not None
-    }
+    frequency = _frequency(file, names) if federated else {}
     return AnnotatedSet(
         images=annotated,
         classes=chosen,
@@ -148,6 +134,34 @@ def read_coco(
         notes=tuple(notes),
         frequency={label: frequency[label] for label in chosen if label in frequency},
     )
+
+
+def _settled(
+    file: CocoFile, records: dict[_Key, _ImageRecord], alias: dict[_Key, _Key], exif: ExifReading
+) -> tuple[dict[_Key, _ImageRecord], dict[_Key, tuple[float, float]], list[str]]:
+    """Return the records with the size that their boxes refer to, factors for the boxes of outlines, and notes."""
+    reading = settle_exif(
+        {record.name: (record.file, record.size) for record in records.values()},
+        _corners_by_name(file, records, alias),
+        exif="upright" if exif == "auto" and file.contributor == LABEL_STUDIO else exif,
+    )
+    settled = {key: record._replace(size=reading.sizes[record.name]) for key, record in records.items()}
+    scales = {
+        key: (record.size.width / records[key].size.width, record.size.height / records[key].size.height)
+        for key, record in settled.items()
+        if file.contributor == LABEL_STUDIO and record.size != records[key].size
+    }
+    return settled, scales, reading.notes
+
+
+def _frequency(file: CocoFile, names: dict[_Key, str]) -> dict[str, str]:
+    """Return LVIS's frequency group of each class."""
+    return {
+        label: category["frequency"]
+        for category in file.categories
+        if isinstance(category, dict) and "frequency" in category
+        if (label := _of_id(names, category.get("id"))) is not None
+    }
 
 
 def _federated(
@@ -214,13 +228,17 @@ class _BoxesByImage:
         if (key := _of_id(self._alias, annotation["image_id"])) is None:
             return  # Its image is not in the file, or its record is invalid and noted already.
         if (label := _of_id(self._names, annotation.get("category_id"))) is None:
-            self._skipped.note(f"{where} ({self._records[key].name})", self._doubt_image(annotation, key))
+            self.unknown.add(key)
+            category = annotation.get("category_id")
+            name = self._records[key].name
+            self._skipped.note(f"{where} ({name})", f"category_id {category!r:.60} is not among the categories")
             return
         is_crowd = annotation.get("iscrowd") not in (None, False, 0, "0", "")
         self.num_crowd += is_crowd
         box = _corners(annotation)
+        fault: str | None
         if box is None:
-            fault: str | None = f"bbox is {annotation.get('bbox')!r:.60}; expected [x, y, width, height]"
+            fault = f"bbox is {annotation.get('bbox')!r:.60}; expected [x, y, width, height]"
         else:
             if annotation.get("segmentation") and key in self._scales:
                 across, down = self._scales[key]
@@ -237,15 +255,6 @@ class _BoxesByImage:
             area: Any = annotation.get("area")
             usable = is_json_number(area) and math.isfinite(area) and area >= 0
             self._areas[key].setdefault(label, []).append(area if usable else None)
-
-    def _doubt_image(self, annotation: dict[str, Any], key: _Key) -> str:
-        """Return why the class of an annotation is unknown. An id that cannot be read may be that of any class."""
-        self.unknown.add(key)
-        category = annotation.get("category_id")
-        if _key(category) is None:
-            self.doubtful[key].update(self._names.values())
-            return f"category_id is {category!r:.60}; expected an integer"
-        return f"category_id {category!s:.60} is not among the categories"
 
     def areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
         """Return the areas of an image's boxes, without the classes that have a box of unknown area."""
@@ -376,7 +385,7 @@ def _known(classes: Sequence[str], known: Iterable[str], file: str) -> set[str]:
 def _image_records(
     file: CocoFile, folder: Path | None, skipped: Skipped
 ) -> tuple[dict[_Key, _ImageRecord], dict[_Key, _Key]]:
-    """Return the valid image records by id, and the id of the record that stands for each id of the same file.
+    """Return the valid image records by id; and for each id, the id of the first record of the same file.
 
     The names of the records are relative to the deepest common folder.
     """
@@ -458,8 +467,8 @@ def _find_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def _find(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name).parts
-    for start in range(len(parts)):
-        end = "/".join(parts[start:])
+    for length in (len(parts), *range(min(len(parts) - 1, _LONGEST_END), 0, -1)):
+        end = "/".join(parts[-length:])
         for spelling in dict.fromkeys((end, unicodedata.normalize("NFD", end))):
             if is_file(folder / spelling):
                 return folder / spelling
