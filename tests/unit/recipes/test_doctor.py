@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from factories import detections, sample, save_image
 from runs import virft, write_config
 from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from virft.data.store_writer import StoreWriter
 from virft.planning.device import GIB
 from virft.recipes import doctor
 from virft.recipes.doctor import Finding, State, disk, memory, of_run, one_step, packages, processor
