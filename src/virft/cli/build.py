@@ -190,7 +190,7 @@ def _add_files(sources: Verbs) -> None:
         ("yolo", "YOLO text files, with images, labels and names"),
     ):
         verb = _add_source(sources, kind, f"{description}: detection, counting", build_files)
-        verb.set_defaults(kind=kind)
+        verb.set_defaults(kind=kind, first_pixel=None)
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         _add_detection_arguments(verb)
         if kind == "voc":
