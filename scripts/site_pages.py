@@ -18,6 +18,8 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "virft"
 LINK_OUT = re.compile(r"\]\(\.\./([^)#]+)\)")
+LINK = re.compile(r"\]\(([^):#]+(?:#[^)]*)?)\)")
+REPOSITORY = "https://github.com/virft/virft"
 TEXTS = (".toml", ".py", ".md", ".ipynb")
 PUBLIC = "reference/public.md"
 RESULTS = (
@@ -133,7 +135,17 @@ def _page_text(path: Path) -> str:
     if path.suffix == ".ipynb":
         return notebook_text(path)
     text = path.read_text(encoding="utf-8")
+    if path.parent == ROOT and path.suffix == ".md":
+        text = LINK.sub(_link_of_root_page, text)
     return text if path.suffix == ".md" else f"# {path.name}\n\n```{path.suffix[1:]}\n{text}\n```\n"
+
+
+def _link_of_root_page(match: re.Match[str]) -> str:
+    """Replace a link of a page such as CONTRIBUTING.md: pages of docs/ are next to it, other files are not."""
+    target = match[1]
+    if target.startswith("docs/"):
+        return f"]({target.removeprefix('docs/')})"
+    return f"]({REPOSITORY}/blob/main/{target})" if (ROOT / target.partition("#")[0]).is_file() else match[0]
 
 
 def _files_of(target: str) -> list[Path]:
