@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from virft.cli import arguments
 from virft.cli.build_options import add_options, report_build
@@ -20,6 +20,9 @@ from virft.geometry.boxes import BoxSpace
 from virft.recipes.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, require_images, source_of
 from virft.scenes import SCENE_TASKS
 from virft.tasks import TASKS
+
+if TYPE_CHECKING:
+    from virft.data.annotations import AnnotatedSet
 
 
 def add_build(verbs: Verbs) -> None:
@@ -31,6 +34,8 @@ def add_build(verbs: Verbs) -> None:
     _add_files(sources)
     _add_folders(sources)
     _add_csv(sources)
+    _add_csv_boxes(sources)
+    _add_hf(sources)
     _add_lisa(sources)
     _add_refcoco(sources)
     _add_rows(sources)
@@ -185,9 +190,16 @@ def _add_files(sources: Verbs) -> None:
         ("yolo", "YOLO text files, with images, labels and names"),
     ):
         verb = _add_source(sources, kind, f"{description}: detection, counting", build_files)
-        verb.set_defaults(kind=kind)
+        verb.set_defaults(kind=kind, first_pixel=None)
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         _add_detection_arguments(verb)
+        if kind == "voc":
+            verb.add_argument(
+                "--first-pixel",
+                type=int,
+                choices=(0, 1),
+                help="number of the first pixel in the files (default: 1 if they name a VOC database, else 0)",
+            )
 
 
 def build_files(
@@ -199,11 +211,12 @@ def build_files(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     task: str = "detection",
+    first_pixel: Literal[0, 1] | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a folder with one annotation file per image; return their cards by folder.
 
-    ``task``: as for ``build_coco``.
+    ``task``: as for ``build_coco``. ``first_pixel``: as for ``read_voc``; other formats have none.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
@@ -212,9 +225,11 @@ def build_files(
     from virft.data.sources.yolo import read_yolo
 
     skipped = options.skipped()
-    read = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
-    annotated = read(root, classes=expand_class_sets(classes), skipped=skipped)
-    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=options.split())
+    read: Callable[..., AnnotatedSet] = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
+    more = {} if first_pixel is None else {"first_pixel": first_pixel}
+    annotated = read(root, classes=expand_class_sets(classes), skipped=skipped, **more)
+    split = options.split(annotated.published)
+    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
     source = source_of(kind, name=root.absolute().name)
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
@@ -239,10 +254,12 @@ def build_folders(
     from virft.data.label_questions import LabelPlan, write_label_stores
     from virft.data.sources.labels import read_aliases, read_label_folders
 
-    labelled = read_label_folders(root, classes=classes, aliases=read_aliases(aliases) if aliases else {})
-    plan = LabelPlan(domain=domain, shots=shots, split=options.split())
+    skipped = options.skipped()
+    known = read_aliases(aliases) if aliases else {}
+    labelled = read_label_folders(root, classes=classes, aliases=known, skipped=skipped)
+    plan = LabelPlan(domain=domain, shots=shots, split=options.split(labelled.published))
     source = source_of("folders", name=root.absolute().name)
-    return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=options.skipped())
+    return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=skipped)
 
 
 def _add_csv(sources: Verbs) -> None:
@@ -274,6 +291,128 @@ def build_csv(
     plan = LabelPlan(domain=domain, shots=shots, split=options.split())
     source = source_of("csv", table)
     return options.write(write_label_stores, labelled, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_csv_boxes(sources: Verbs) -> None:
+    verb = _add_source(sources, "csv-boxes", "a CSV file with one row per box: detection, counting", build_csv_boxes)
+    verb.add_argument(
+        "table", metavar="CSV", type=Path, help="CSV file with columns such as filename, class, xmin, ymin, xmax, ymax"
+    )
+    _add_images(verb)
+    _add_detection_arguments(verb)
+    verb.add_argument(
+        "--columns",
+        type=arguments.names,
+        default=(),
+        metavar="KEY=NAME,..",
+        help="columns of image, class, xmin, ymin, xmax, ymax (default: by their usual names)",
+    )
+
+
+def build_csv_boxes(
+    *,
+    table: Path,
+    images: Path,
+    out: Path,
+    columns: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    task: str = "detection",
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build datasets from a CSV file of boxes; return their cards by folder.
+
+    ``columns``: texts such as image=file; ``ConfigError`` for others.
+    """
+    from virft.data.class_sets import expand_class_sets
+    from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.sources.detection_csv import read_detection_csv
+
+    require_images(images, table)
+    if unclear := [one for one in columns if "=" not in one]:
+        raise ConfigError(f"--columns {unclear[0]}: expected KEY=NAME, such as image=file")
+    named = {key.strip(): name.strip() for key, _, name in (one.partition("=") for one in columns)}
+    skipped = options.skipped()
+    annotated = read_detection_csv(table, images, columns=named, classes=expand_class_sets(classes), skipped=skipped)
+    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=options.split())
+    source = source_of("csv-boxes", table)
+    return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_hf(sources: Verbs) -> None:
+    verb = _add_source(
+        sources, "hf", "Hugging Face dataset with objects or label: detection, counting, classification", build_hf
+    )
+    verb.add_argument(
+        "source",
+        metavar="SOURCE",
+        help='folder of a saved dataset, parquet file, or hub id; needs the extra hf (pip install -e ".[hf]")',
+    )
+    _add_detection_arguments(verb)
+    verb.add_argument("--domain", help='for label: what the labels name, such as "aircraft"; part of the question')
+    verb.add_argument(
+        "--box-format", choices=("xywh", "xyxy"), help="for objects: format of bbox, in pixels (default: by the boxes)"
+    )
+    verb.add_argument("--hf-split", metavar="NAME", help="use only this split of the source (default: all)")
+
+
+def build_hf(
+    *,
+    source: str,
+    out: Path,
+    classes: Sequence[str] = (),
+    domain: str | None = None,
+    box_format: Literal["xywh", "xyxy"] | None = None,
+    hf_split: str | None = None,
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    task: str = "detection",
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build datasets from a Hugging Face dataset with ``objects`` or ``label``; return their cards by folder.
+
+    Raises ``ConfigError`` for an argument that the source does not use, or lacks.
+    """
+    from tempfile import TemporaryDirectory
+
+    from virft.data.class_sets import expand_class_sets
+    from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.label_questions import LabelPlan, write_label_stores
+    from virft.data.sources.hf import has_objects, read_hf_labels, read_hf_objects
+    from virft.data.sources.hf_images import one_split, open_splits
+
+    if options.link:
+        raise ConfigError("--link: the images of this source are no files; expected no --link")
+    splits = open_splits(source)
+    if hf_split is not None:
+        splits = {hf_split: one_split(splits, source, hf_split)}
+    skipped = options.skipped()
+    name = Path(source).name if Path(source).exists() else source
+    origin = source_of("hf", name=name) | ({"hf_split": hf_split} if hf_split else {})
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if has_objects(splits, name):
+            if domain is not None:
+                raise ConfigError("--domain has no effect: the source has boxes; remove it")
+            annotated = read_hf_objects(
+                splits,
+                folder,
+                classes=expand_class_sets(classes),
+                box_format=box_format,
+                where=name,
+                skipped=skipped,
+            )
+            split = options.split(annotated.published)
+            plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
+            return options.write(write_detection_stores, annotated, out, plan=plan, source=origin, skipped=skipped)
+        if domain is None:
+            raise ConfigError(f"{name}: has labels; expected --domain, what they name, such as --domain aircraft")
+        if box_format is not None or negatives_frac or task != "detection":
+            raise ConfigError("--box-format, --negatives-frac and --task have no effect: the source has labels")
+        labelled = read_hf_labels(splits, folder, classes=classes, where=name, skipped=skipped)
+        label_plan = LabelPlan(domain=domain, shots=shots, split=options.split(labelled.published))
+        return options.write(write_label_stores, labelled, out, plan=label_plan, source=origin, skipped=skipped)
 
 
 def _add_lisa(sources: Verbs) -> None:
@@ -308,6 +447,10 @@ def _add_refcoco(sources: Verbs) -> None:
     _add_images(verb)
     _add_out(verb)
     verb.add_argument("--box-format", choices=("xywh", "xyxy"), default="xywh", help="format of bbox, in pixels")
+    verb.add_argument(
+        "--instances", metavar="JSON", type=Path, help="COCO's instances.json, with the boxes of records with an ann_id"
+    )
+    verb.add_argument("--ref-split", metavar="NAME", help="use only records of this split, such as val (default: all)")
     _add_number_of_expressions(verb)
     add_options(verb)
 
@@ -318,18 +461,26 @@ def build_refcoco(
     images: Path,
     out: Path,
     box_format: Literal["xywh", "xyxy"] = "xywh",
+    instances: Path | None = None,
+    ref_split: str | None = None,
     questions: int | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
-    """Build grounding datasets from a JSON file of referring expressions; return their cards by folder."""
+    """Build grounding datasets from a JSON file of referring expressions; return their cards by folder.
+
+    ``instances`` and ``ref_split``: as ``instances`` and ``split`` of ``read_refcoco``.
+    """
     from virft.data.grounding_questions import GroundingPlan, write_grounding_stores
     from virft.data.sources.refcoco import read_refcoco
 
     require_images(images, expressions)
     skipped = options.skipped()
-    referring = read_refcoco(expressions, images, box_format=box_format, skipped=skipped)
+    referring = read_refcoco(
+        expressions, images, box_format=box_format, instances=instances, split=ref_split, skipped=skipped
+    )
     plan = GroundingPlan(questions=questions, split=options.split())
     source = source_of("refcoco", expressions, box_format=box_format)
+    source |= {"ref_split": ref_split} if ref_split else {}
     return options.write(write_grounding_stores, referring, out, plan=plan, source=source, skipped=skipped)
 
 
@@ -340,17 +491,42 @@ def _add_rows(sources: Verbs) -> None:
     )
     _add_images(verb)
     _add_out(verb)
+    add_task(verb, default=None, help="task of answers as texts (default: each row's, recognized by its answer)")
+    verb.add_argument(
+        "--space",
+        type=arguments.one_of(BoxSpace),
+        choices=[BoxSpace.RELATIVE_1000, BoxSpace.ORIGINAL_PIXELS],
+        help="coordinates of boxes in answers as texts (default: as the question says)",
+    )
     add_options(verb)
 
 
-def build_rows(*, rows: Path, images: Path, out: Path, options: BuildOptions = DEFAULT_OPTIONS) -> Cards:
-    """Build datasets of any task from rows of JSON; return their cards by folder."""
+def build_rows(
+    *,
+    rows: Path,
+    images: Path,
+    out: Path,
+    task: str | None = None,
+    space: str | None = None,
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build datasets of any task from rows of JSON; return their cards by folder.
+
+    ``task`` and ``space``: of rows whose answer is a text, such as conversations.
+    """
     from virft.data.sources.rows import write_row_stores
 
     require_images(images, rows)
-    source = source_of("rows", rows)
     return options.write(
-        write_row_stores, rows, images, out, split=options.split(), source=source, skipped=options.skipped()
+        write_row_stores,
+        rows,
+        images,
+        out,
+        split=options.split(),
+        task=task,
+        space=BoxSpace(space) if space else None,
+        source=source_of("rows", rows) | ({"space": space} if space else {}),
+        skipped=options.skipped(),
     )
 
 

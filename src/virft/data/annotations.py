@@ -69,6 +69,8 @@ class AnnotatedSet:
     """Sentences for the summary of the build and its card: how records were read whose meaning is not certain."""
     frequency: Mapping[str, str] = field(default_factory=dict)
     """LVIS's frequency group of each class: r, c or f (rare, common, frequent); empty for other sources."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """Published split of each image: train, validation or test; empty if the source is not split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,8 @@ class LabelledSet:
     """Label of each image, by image name."""
     aliases: Mapping[str, tuple[str, ...]]
     """Additional names that count as correct, by label."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """Published split of each image: train, validation or test; empty if the source is not split."""
 
     @property
     def labels(self) -> tuple[str, ...]:

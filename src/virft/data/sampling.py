@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
 
 from virft.errors import ConfigError
 
@@ -40,21 +41,36 @@ class SplitPlan:
     """Fraction of the names in the validation set."""
     seed: int = 0
     """Seed of the split and of every other choice in the build."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """Published part of each name, used unchanged; a fraction draws a part that is not published from "train"."""
 
     def split(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return the sorted names of "train", "validation" and "test"; only "train" is never empty.
+        """Return the sorted names of "train", "validation" and "test"; without published parts, "train" is not empty.
 
-        A requested part has at least one name, as long as one remains for training.
+        A requested part has at least one name, as long as one remains for training. Augmented copies of one image, as
+        Roboflow names them, are in the same part.
+
+        >>> SplitPlan(test_frac=0.5).split(["a_jpg.rf.01.jpg", "a_jpg.rf.02.jpg"])["train"]
+        ['a_jpg.rf.01.jpg', 'a_jpg.rf.02.jpg']
         """
-        order = shuffled(names, seed=self.seed, purpose="split")
-        parts: dict[str, list[str]] = {}
-        start = 0
+        parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+        for name in set(names):
+            parts[self.published.get(name, "train")].append(name)
+        copies: dict[str, list[str]] = {}
+        for name in parts["train"]:
+            copies.setdefault(original_name(name), []).append(name)
+        order = shuffled(copies, seed=self.seed, purpose="split")
+        num_names = len(parts["train"])
         for part, fraction in (("test", self.test_frac), ("validation", self.validation_frac)):
-            spare = len(order) - start - 1
-            count = min(max(round(fraction * len(order)), 1), max(spare, 0)) if fraction > 0.0 else 0
-            parts[part] = sorted(order[start : start + count])
-            start += count
-        return {"train": sorted(order[start:]), "validation": parts["validation"], "test": parts["test"]}
+            if fraction > 0.0 and part not in self.published.values():
+                count = max(round(fraction * num_names), 1)
+                while len(parts[part]) < count and len(order) > 1:
+                    parts[part] += copies[order.pop(0)]
+        return {
+            "train": sorted(name for original in order for name in copies[original]),
+            "validation": sorted(parts["validation"]),
+            "test": sorted(parts["test"]),
+        }
 
     def parts(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Return the split by folder of a build: without empty parts, and "" for the whole if it is not split.
@@ -65,14 +81,26 @@ class SplitPlan:
         return folders_of_parts(self.split(names))
 
 
+def original_name(name: str) -> str:
+    """Return the name of the image that a Roboflow copy was made from; any other name unchanged.
+
+    >>> original_name("train/images/a_jpg.rf.0a1b.jpg"), original_name("b.jpg")
+    ('a_jpg', 'b.jpg')
+    """
+    original, mark, _ = PurePosixPath(name).name.rpartition(".rf.")
+    return original if mark and original else name
+
+
 def is_trained_on(part: str) -> bool:
     """Return True for the training part of a build, the only one that few shots are drawn from."""
     return part in ("", "train")
 
 
-def split_fractions(plan: SplitPlan) -> dict[str, float]:
-    """Return the fractions of a split as a card records them."""
-    return {"test_frac": plan.test_frac, "validation_frac": plan.validation_frac}
+def split_fractions(plan: SplitPlan) -> dict[str, Any]:
+    """Return the fractions of a split, and the published parts if there are any, as a card records them."""
+    published = [part for part in ("train", "validation", "test") if part in plan.published.values()]
+    fractions = {"test_frac": plan.test_frac, "validation_frac": plan.validation_frac}
+    return fractions | ({"published_splits": published} if published else {})
 
 
 def folders_of_parts(parts: Mapping[str, _Part]) -> dict[str, _Part]:

@@ -14,6 +14,7 @@ from PIL import Image
 from virft.data.images import load_image, upright_rgb
 from virft.errors import DataError, did_you_mean
 from virft.tasks import TASKS
+from virft.text.question_texts import without_placeholders
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 """An image file, a PIL image, or an array of shape [H, W, 3] of uint8 (RGB)."""
@@ -75,12 +76,14 @@ def read_query_line(line: bytes, *, task: str) -> ImageQuery:
 
 
 def make_query(image: ImageInput, query: str, task: str, *, name: str = "image") -> ImageQuery:
-    """Return a query whose image and text are not empty; leading and trailing spaces are removed.
+    """Return a query whose image and text are not empty; leading and trailing spaces are removed, and so are
+    ``<image>`` placeholders.
 
     ``name``: of an image in memory that was not opened from a file. Raises ``DataError`` for an empty path or query,
     and for an array that is not an RGB image of uint8 of shape [H, W, 3].
     """
     place = _image_of(image, name)
+    query = without_placeholders(query)
     if not query.strip():
         raise DataError("the query is empty; expected a class name, a domain such as animal, or an expression")
     return ImageQuery(image=place, query=query.strip(), task=task, name=getattr(place, "filename", "") or name)

@@ -48,11 +48,26 @@ class BuildOptions:
             total = self.test_frac + self.validation_frac
             raise ConfigError(f"test_frac and validation_frac are {total:g} together; expected a sum below 1")
 
-    def split(self) -> SplitPlan:
-        """Return the fractions of the parts."""
+    def split(self, published: Mapping[str, str] | None = None) -> SplitPlan:
+        """Return the fractions of the parts. ``published``: part of each image, for a source that is split already.
+
+        Raises ``ConfigError`` for a fraction of a part that is published.
+        """
         from virft.data.sampling import SplitPlan
 
-        return SplitPlan(test_frac=self.test_frac, validation_frac=self.validation_frac, seed=self.seed)
+        known = set((published or {}).values())
+        for part, fraction in (("test", self.test_frac), ("validation", self.validation_frac)):
+            if fraction > 0.0 and part in known:
+                raise ConfigError(
+                    f"--{part}-frac {fraction:g}: the source has a {part} split, which is used; remove the option, or "
+                    "build the folder of one split alone"
+                )
+        return SplitPlan(
+            test_frac=self.test_frac,
+            validation_frac=self.validation_frac,
+            seed=self.seed,
+            published=published or {},
+        )
 
     def skipped(self) -> Skipped:
         """Return a new list for skipped records."""
@@ -122,11 +137,13 @@ def problem_lines(cards: Cards) -> list[str]:
     skipped = [record for card in cards.values() for record in card["skipped"]]
     unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
     lines = [line for folder, card in cards.items() if (line := _missing_negatives(folder, card)) is not None]
+    source = next(iter(cards.values()))["source"]
+    if splits := source.get("published_splits"):
+        lines.append(f"the published splits are used: {', '.join(splits)}")
     lines += [f"skipped {where}: {reason}" for where, reason in unique[:5]]
     if len(unique) > 5:
         lines.append(f"and {len(unique) - 5} more skipped: see card.json")
     lines += _changed(cards)
-    source = next(iter(cards.values()))["source"]
     if number := source.get("num_duplicate_images", 0):
         first, second = source["duplicate_images"][0]
         lines.append(f"{number} near-duplicate images in two parts, such as {first} and {second}: see card.json")

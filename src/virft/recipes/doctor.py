@@ -20,11 +20,12 @@ from packaging.requirements import Requirement
 from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
-from virft.errors import VirftError
+from virft.errors import ConfigError, VirftError
 from virft.models.load import load_model
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
 from virft.planning.device import GIB
+from virft.recipes.own_questions import require_box_space, require_thinking
 from virft.recipes.preflight import training_data
 from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names
@@ -223,11 +224,13 @@ def one_step() -> Finding:
 
 def of_run(config: Config) -> Iterator[Finding]:
     """Findings about the model and the datasets of a config, and the disk space for its checkpoints."""
+    space = None
     try:
         loaded = load_model(config.model.path, pixels=(config.model.min_pixels, config.model.max_pixels))
     except VirftError as error:
         yield Finding(about="model", state=State.FIX, message=str(error), advice="check model.path")
     else:
+        space = loaded.family.box_space
         num_weights = sum(weight.numel() for weight in loaded.model.parameters())
         yield Finding(
             about="model",
@@ -235,11 +238,19 @@ def of_run(config: Config) -> Iterator[Finding]:
         )
         if config.model.train == "full":
             yield _room(config, num_weights)
-    sets = [config.data.train, config.data.validation, *(part.data for part in config.mixture.values())]
-    for name in (name for name in sets if name is not None):
+    thinking = config.prompt.thinking
+    of_mixture = [(part.data, thinking if part.thinking is None else part.thinking) for part in config.mixture.values()]
+    for name, thinks in [(config.data.train, thinking), (config.data.validation, thinking), *of_mixture]:
+        if name is None:
+            continue
         try:
             store = Store(name)
             store.check(decode=True)
+            require_thinking(store, default=thinks, by_origin={})
+            if space is not None:
+                require_box_space(store, space)
+        except ConfigError as error:
+            yield Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice="change the settings")
         except VirftError as error:
             yield Finding(about="data", state=State.FIX, message=str(error), advice="virft build makes a dataset")
         else:

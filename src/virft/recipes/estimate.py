@@ -23,6 +23,7 @@ from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
 from virft.planning.device import GIB
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
+from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import CheckedRun
 from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
 from virft.recipes.setup import build_augmenter, load_for_training, make_prompting, make_runtime
@@ -89,6 +90,7 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
     config = run.config
     runtime = make_runtime(config.model, config.parallel)
     model = load_for_training(config.model, runtime, seed=config.seed)
+    require_box_space(run.data, model.family.box_space)
     size = count_parameters(model.model)
     prompting = make_prompting(config.prompt, config.mixture, model)
     make = make_grpo_trainer if run.method == "grpo" else make_sft_trainer

@@ -14,6 +14,7 @@ from virft.data.store_writer import file_hash
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError, DataError
 from virft.recipes.fitting import load_fitted_config
+from virft.recipes.own_questions import require_thinking
 from virft.recipes.reward_rule import make_reward_rule
 from virft.text.prompts import read_template
 from virft.training.run import CONFIG, MODEL, require_new_run
@@ -81,8 +82,11 @@ def check_run(config: Config, method: Method, *, resume: bool = False) -> Checke
     validation = validation_stores(config.data, config.mixture)
     require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
     data.check()
-    for store in validation.values():
+    thinking = thinking_by_origin(config.prompt, config.mixture)
+    require_thinking(data, default=config.prompt.thinking, by_origin=thinking)
+    for name, store in validation.items():
         store.check(decode=True)
+        require_thinking(store, default=thinking.get(name, config.prompt.thinking), by_origin={})
     if method == "sft":
         require_rationales(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)

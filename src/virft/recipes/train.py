@@ -20,6 +20,7 @@ from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator
 from virft.recipes.fitting import rate_warning
+from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import CheckedRun, batch_size, check_run, validation_warning
 from virft.recipes.run_header import count_parameters, header_lines
 from virft.recipes.setup import (
@@ -72,6 +73,7 @@ def run_training(
     checked = checked or check_run(config, method, resume=resume)
     data = checked.data
     loaded = load_for_training(config.model, runtime, seed=config.seed)
+    require_box_space(data, loaded.family.box_space)
     # counted before ranks shard the weights
     size = count_parameters(loaded.model)
     prompting = make_prompting(config.prompt, config.mixture, loaded)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from factories import detections, sample, save_image
 from runs import virft, write_config
 from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from virft.data.store_writer import StoreWriter
 from virft.planning.device import GIB
 from virft.recipes import doctor
 from virft.recipes.doctor import Finding, State, disk, memory, of_run, one_step, packages, processor
@@ -100,6 +103,19 @@ def test_model_data_and_disk_space_of_a_run_are_checked(tmp_path: Path, monkeypa
     assert "run.keep_checkpoints" in room.advice
     missing, _ = of_run(config(tmp_path, path="./nothing"))
     assert missing.state is State.FIX
+
+
+def test_questions_that_the_settings_do_not_fit_are_to_be_fixed(tmp_path: Path) -> None:
+    file = save_image(tmp_path / "a.png", (64, 48))
+    for folder, question in (("think", "Answer in <think> </think>."), ("pixels", "Give the box in absolute pixels.")):
+        with StoreWriter(tmp_path / folder) as writer:
+            one = sample(detections((1, 1, 20, 20)), image=writer.add_image_file("a.png", file), size=(64, 48))
+            writer.add(replace(one, question=question))
+            writer.finish(source={}, seed=0)
+        settings = Config(data=DataConfig(train=str(tmp_path / folder)), run=RunConfig(dir=str(tmp_path)))
+        *_, data = of_run(settings)
+        assert data.state is State.FIX
+        assert "1 of 1 questions demand" in data.message
 
 
 def test_the_verb_ends_with_the_findings_to_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

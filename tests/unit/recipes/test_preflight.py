@@ -125,3 +125,18 @@ def test_settings_alone_are_a_config_and_change_that_of_another_run(tmp_path: Pa
     loaded = load_run_config(None, ["run.dir=a/x", "grpo.steps=7"], method="grpo", from_run=tmp_path / "run")
     assert (loaded.config.run.dir, loaded.config.grpo.steps) == ("a/x", 7)
     assert loaded.config.model.path == str(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_questions_that_demand_thinking_are_refused_without_the_setting(tmp_path: Path, part: str) -> None:
+    settings = config(tmp_path)
+    with StoreWriter(tmp_path / "own") as writer:
+        file = save_image(tmp_path / "own.png", SIZE, seed=9)
+        path = writer.add_image_file(file.name, file)
+        one = sample(detections((1, 1, 20, 20)), id="own", image=path, size=SIZE)
+        writer.add(replace(one, question="Find it. Think in <think> </think>."))
+        writer.finish(source={}, seed=0)
+    asking = replace(settings, data=replace(settings.data, **{part: str(tmp_path / "own")}))
+    with pytest.raises(ConfigError, match=r"1 of 1 questions demand <think>, .* set prompt\.thinking = true"):
+        check_run(asking, "grpo")
+    check_run(replace(asking, prompt=PromptConfig(thinking=True)), "grpo")

@@ -6,81 +6,128 @@ Format: https://github.com/wkentaro/labelme
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.images import is_file
 from virft.data.sources.detection_files import detection_set, folder_files
+from virft.data.sources.image_boxes import ImageBoxes
+from virft.data.sources.image_index import ImageIndex
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
-from virft.text.records import box_fault, is_image_side, is_json_number
+from virft.text.records import is_image_side, is_json_number
 from virft.types import ImageSize, Polygon
 
-_SHAPES = ("rectangle", "polygon")
+_LEAST_POINTS = {"rectangle": 2, "polygon": 3, "mask": 2, "circle": 2, "oriented_rectangle": 4, "rotation": 4}
+"""Number of points of each type of shape with a box; the last one is X-AnyLabeling's. A mask's are those of its box."""
 
 
 def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
-    """Read every ``*.json`` of the folder; a rectangle is a box, and of a polygon its bounding box is used.
+    """Read every ``*.json`` of the folder; the bounding box of each shape is used, of a group's shapes together.
 
-    Added to ``skipped``: files that cannot be read or have no image; shapes of other types (points, lines, circles),
-    without a label or with invalid points. The label of such a shape is doubtful on its image. Raises ``DataError`` if
-    the folder has no JSON file, ``ConfigError`` if one of ``classes`` is unknown.
+    The image is ``imagePath`` if that is inside the folder, or else the one of the same name next to the file. Shapes
+    of one label and ``group_id`` are parts of one object. Added to ``skipped``: files that cannot be read or have no
+    image; shapes without a box (points, lines), without a label or with invalid points. The label of such a shape is
+    doubtful on its image. Raises ``DataError`` if the folder has no JSON file, ``ConfigError`` if one of ``classes`` is
+    unknown.
     """
     images: dict[str, AnnotatedImage] = {}
+    index = ImageIndex([folder])
     for file in folder_files(folder, ".json", "LabelMe JSON files next to their images"):
         where = file.relative_to(folder).as_posix()
         try:
             tree = read_tree(file)
-            image = find_image(file)
+            image = _image_of(file, tree, folder, index)
         except DataError as error:
             skipped.note(where, str(error))
             continue
-        size = declared_size(tree)
-        boxes: dict[str, list[XYXY]] = {}
-        doubtful: set[str] = set()
-        for number, shape in enumerate(tree["shapes"]):
-            label = shape.get("label") if isinstance(shape, dict) else None
-            if not isinstance(label, str) or not label.strip():
-                skipped.note(f"{where}: shape {number}", f"label is {label!r}; expected a class name")
-                continue
-            box, fault = _box_of(shape)
-            if box is not None and size is not None:
-                fault = box_fault(box, size) or ""
-            if box is None or fault:
-                skipped.note(f"{where}: shape {number}", fault)
-                doubtful.add(label.strip())
-            else:
-                boxes.setdefault(label.strip(), []).append(box)
         name = image.relative_to(folder).as_posix()
-        images[name] = AnnotatedImage(
-            name=name,
-            file=image,
-            declared=size,
-            boxes={label: tuple(found) for label, found in boxes.items()},
-            doubtful=frozenset(doubtful),
-        )
+        if name in images:
+            skipped.note(where, f"image {name} is annotated by an earlier file")
+            continue
+        size = declared_size(tree)
+        boxes = ImageBoxes(skipped)
+        for place, label, box in _objects(tree["shapes"], where, boxes):
+            boxes.add(label, box, size, where=place)
+        images[name] = AnnotatedImage(name=name, file=image, declared=size, **boxes.fields())
     return detection_set(images, classes, where=folder.name)
+
+
+def _objects(shapes: list[Any], where: str, boxes: ImageBoxes) -> list[tuple[str, str, XYXY]]:
+    """Return place, label and box of each object; shapes without a box are dropped from ``boxes``."""
+    objects: dict[tuple[str, Any], tuple[str, str, XYXY]] = {}
+    for number, shape in enumerate(shapes):
+        place = f"{where}: shape {number}"
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if not isinstance(label, str) or not label.strip():
+            boxes.drop(place, f"label is {label!r:.60}; expected a class name")
+            continue
+        box, fault = _box_of(shape)
+        if box is None:
+            boxes.drop(place, fault, label=label.strip())
+            continue
+        group = shape.get("group_id")
+        key = (label.strip(), f"group {group}" if group is not None else number)
+        x1, y1, x2, y2 = box
+        first, _, (a, b, c, d) = objects.get(key, (place, "", box))
+        objects[key] = (first, label.strip(), (min(a, x1), min(b, y1), max(c, x2), max(d, y2)))
+    return list(objects.values())
 
 
 def _box_of(shape: dict[str, Any]) -> tuple[XYXY | None, str]:
     """Return the box of a shape, or None and the reason. The two corners of a rectangle can be in any order."""
-    kind = shape.get("shape_type", "polygon")
-    if kind not in _SHAPES:
-        return None, f"shape_type is {kind!r}; expected one of {', '.join(_SHAPES)}"
+    kind = shape.get("shape_type") or "polygon"
+    if kind not in _LEAST_POINTS:
+        return None, f"shape_type is {kind!r:.60}; expected one of {', '.join(_LEAST_POINTS)}"
     points = points_of(shape)
-    least = 2 if kind == "rectangle" else 3
+    least = _LEAST_POINTS[kind]
     if points is None or len(points) < 2 * least:
         return None, f"points are {shape.get('points')!r:.60}; expected at least {least} of [x, y]"
+    if kind == "circle":  # its centre and a point on it
+        x, y = points[:2]
+        radius = math.hypot(points[2] - x, points[3] - y)
+        return (x - radius, y - radius, x + radius, y + radius), ""
     return bounding_box([points]), ""
 
 
-def read_tree(file: Path) -> dict[str, Any]:
-    """Parse a LabelMe file. Raises ``DataError`` if it is invalid; the message has no file name, the caller adds it."""
+def _image_of(file: Path, tree: dict[str, Any], folder: Path, index: ImageIndex) -> Path:
+    """Return the file of ``imagePath`` inside ``folder``, or else the image of the same name next to the JSON file."""
+    named = tree.get("imagePath")
+    if not isinstance(named, str) or not named.strip():
+        return find_image(file)
+    path = PurePosixPath(named.strip().replace("\\", "/"))
+    image = Path(os.path.normpath(file.parent / path))
+    if is_file(image) and image.is_relative_to(os.path.normpath(folder)):
+        return folder / image.relative_to(os.path.normpath(folder))
     try:
-        tree = json.loads(file.read_bytes())
+        return find_image(file)
+    except DataError as error:
+        if (found := index.find(path.name, beside=file.parent.relative_to(folder))) is not None:
+            return folder / found.relative_to(folder.resolve()) if found.is_relative_to(folder.resolve()) else found
+        if is_file(image):
+            raise DataError(f"imagePath {named} leads out of the folder; expected a folder that holds both") from error
+        raise DataError(f"{error}, and no image of the name {path.name} in the folder") from error
+
+
+def read_tree(file: Path, *, fallback: str | None = None) -> dict[str, Any]:
+    """Parse a LabelMe file; ``fallback``: encoding of files that are not UTF-8.
+
+    Raises ``DataError`` if the file is invalid; the message has no file name, the caller adds it.
+    """
+    try:
+        data = file.read_bytes()
+        try:
+            tree = json.loads(data)
+        except UnicodeDecodeError:
+            if fallback is None:
+                raise
+            tree = json.loads(data.decode(fallback))
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

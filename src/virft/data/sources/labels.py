@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from virft.data.annotations import AnnotatedImage, LabelledSet, Skipped
 from virft.data.json_files import read_name_lists
+from virft.data.sources.csv_files import csv_rows, leads_out
+from virft.data.sources.split_folders import split_named, whole_splits
 from virft.errors import ConfigError, DataError, did_you_mean
 from virft.text.labels import normalize_label
 
@@ -17,26 +19,63 @@ Aliases = Mapping[str, tuple[str, ...]]
 """Label -> additional names that count as correct."""
 
 
-def read_label_folders(root: Path, *, classes: Sequence[str] = (), aliases: Aliases | None = None) -> LabelledSet:
+def read_label_folders(
+    root: Path, *, classes: Sequence[str] = (), aliases: Aliases | None = None, skipped: Skipped
+) -> LabelledSet:
     """Read a folder of class folders; the label is the name of the class folder, with spaces for underscores.
 
-    Images may be in subfolders; hidden files and files without the suffix of an image format of Pillow are ignored.
-    Raises ``DataError`` if there is no image, ``ConfigError`` if one of ``classes`` or ``aliases`` is not a label.
+    If all folders are splits, such as train and val, the class folders are those inside each. Images may be in
+    subfolders; hidden files and files without the suffix of an image format of Pillow are ignored. Added to
+    ``skipped``: splits without class folders. Raises ``DataError`` if there is no image, ``ConfigError`` if one of
+    ``classes`` or ``aliases`` is not a label.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder with a folder of images for each class")
-    endings = set(Image.registered_extensions())
     images: dict[str, AnnotatedImage] = {}
     label_of: dict[str, str] = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for file in sorted(folder.rglob("*")):
-            inside = file.relative_to(root)
-            if file.suffix.lower() in endings and not any(part.startswith(".") for part in inside.parts):
-                images[inside.as_posix()] = AnnotatedImage(name=inside.as_posix(), file=file, declared=None, boxes={})
-                label_of[inside.as_posix()] = folder.name.replace("_", " ")
+    published: dict[str, str] = {}
+    for split, folder in _class_folders(root, skipped):
+        for file in _images_below(folder):
+            name = file.relative_to(root).as_posix()
+            images[name] = AnnotatedImage(name=name, file=file, declared=None, boxes={})
+            label_of[name] = folder.name.replace("_", " ")
+            published |= {name: split} if split else {}
     if not images:
         raise DataError(f"{root}: holds no images inside folders; expected a folder of images for each class")
-    return _chosen(images, label_of, classes, aliases or {}, root.name)
+    return replace(
+        choose_labels(images, label_of, classes, aliases or {}, root.name),
+        published=whole_splits({name: published.get(name) for name in images}),
+    )
+
+
+def _class_folders(root: Path, skipped: Skipped) -> list[tuple[str | None, Path]]:
+    """Return the class folders, each with its split; None if the source is not split."""
+    tops = _folders_in(root)
+    inside = {top: _folders_in(top) for top in tops if split_named(top.name)}
+    if not tops or len(inside) < len(tops) or not any(inside.values()):
+        return [(None, top) for top in tops]
+    found = []
+    for top, folders in inside.items():
+        if not folders:
+            skipped.note(top.name, "holds no folder of images for each class")
+        found += [(split_named(top.name), folder) for folder in folders]
+    return found
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX" and any(_images_below(path))
+    )
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    endings = set(Image.registered_extensions())
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        if file.suffix.lower() in endings and not any(part.startswith(".") for part in inside.parts):
+            yield file
 
 
 def read_label_csv(
@@ -49,33 +88,23 @@ def read_label_csv(
     """
     images: dict[str, AnnotatedImage] = {}
     label_of: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"path", "label"} <= set(rows.fieldnames or ()):
-                found = ", ".join(rows.fieldnames or ()) or "nothing"
-                raise DataError(f"{path}:1: the head names {found}; expected columns path and label")
-            for row in rows:
-                where = f"{path.name}:{rows.line_num}"
-                name, label = (row["path"] or "").strip(), (row["label"] or "").strip()
-                if not name or not label:
-                    skipped.note(where, f"{'path' if not name else 'label'} is empty")
-                    continue
-                name = PurePosixPath(name.replace("\\", "/")).as_posix()
-                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                    skipped.note(where, f"path {name} leads out of the folder of the images")
-                elif name in images:
-                    skipped.note(where, f"image {name} was named before, as {label_of[name]!r}")
-                else:
-                    images[name] = AnnotatedImage(name=name, file=folder / name, declared=None, boxes={})
-                    label_of[name] = label
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a CSV file") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 CSV ({error})") from error
+    for number, row in csv_rows(path, required={"path": "path", "label": "label"}):
+        where = f"{path.name}:{number}"
+        name, label = row["path"], row["label"]
+        if not name or not label:
+            skipped.note(where, f"{'path' if not name else 'label'} is empty")
+            continue
+        name = PurePosixPath(name.replace("\\", "/")).as_posix()
+        if leads_out(name):
+            skipped.note(where, f"path {name} leads out of the folder of the images")
+        elif name in images:
+            skipped.note(where, f"image {name} was named before, as {label_of[name]!r}")
+        else:
+            images[name] = AnnotatedImage(name=name, file=folder / name, declared=None, boxes={})
+            label_of[name] = label
     if not images:
-        raise DataError(f"{path}: names no image; expected a row for each")
-    return _chosen(images, label_of, classes, aliases or {}, path.name)
+        raise DataError(f"{path}: names no image; expected a row for each{skipped.format_first()}")
+    return choose_labels(images, label_of, classes, aliases or {}, path.name)
 
 
 def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
@@ -86,14 +115,17 @@ def read_aliases(path: Path) -> dict[str, tuple[str, ...]]:
     return read_name_lists(path, expected='{"label": ["another name", ..], ..}')
 
 
-def _chosen(
+def choose_labels(
     images: Mapping[str, AnnotatedImage],
     label_of: Mapping[str, str],
     classes: Sequence[str],
     aliases: Aliases,
     where: str,
 ) -> LabelledSet:
-    """Return the images of the chosen classes (all by default); an unknown or ambiguous name is an error."""
+    """Return the images of the chosen classes, all by default.
+
+    Raises ``ConfigError`` for an unknown name, ``DataError`` for one that is correct for two labels.
+    """
     known = sorted(set(label_of.values()))
     for label in (*classes, *aliases):
         if label not in known:

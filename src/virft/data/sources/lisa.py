@@ -1,7 +1,9 @@
 """ReasonSeg, the dataset of LISA: a JSON file next to each image, with instructions and the polygons they refer to.
 
-The files are LabelMe files with an additional list ``text`` of instructions. All polygons labelled ``target`` are one
-target; pixels of those labelled ``ignore`` belong neither to it nor to the background. Source: LISA (arXiv 2308.00692).
+The files are LabelMe files with an additional list ``text`` of instructions. All polygons are one target, but for those
+with ``ignore`` in their label, whose pixels belong neither to it nor to the background, and those labelled ``flag``,
+which mean nothing. Files are UTF-8, or else cp1252. Source: LISA (arXiv 2308.00692) and its
+``utils/data_processing.py``.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Ski
 from virft.data.sources.detection_files import folder_files
 from virft.data.sources.labelme import bounding_box, declared_size, find_image, points_of, read_tree
 from virft.errors import DataError
+from virft.text.question_texts import without_placeholders
 from virft.types import Polygon
 
-TARGET, IGNORE = "target", "ignore"
+IGNORE, FLAG = "ignore", "flag"
 
 
 def read_lisa(folder: Path, *, skipped: Skipped) -> ReferringSet:
@@ -31,7 +34,7 @@ def read_lisa(folder: Path, *, skipped: Skipped) -> ReferringSet:
     for file in folder_files(folder, ".json", "LabelMe JSON files next to their images"):
         where = file.relative_to(folder).as_posix()
         try:
-            tree = read_tree(file)
+            tree = read_tree(file, fallback="cp1252")
             image = find_image(file)
             texts, empty = _instructions(tree)
             polygons, ignored, invalid = _polygons(tree)
@@ -65,7 +68,7 @@ def _instructions(tree: dict[str, Any]) -> tuple[list[str], _Faults]:
     texts = tree.get("text")
     if not isinstance(texts, list):
         raise DataError(f"text is {texts!r:.60}; expected a list of instructions")
-    good = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    good = [without_placeholders(text).strip() for text in texts if isinstance(text, str) and text.strip()]
     if not good:
         raise DataError("has no instruction; expected at least one in text")
     faults = [
@@ -78,17 +81,21 @@ def _instructions(tree: dict[str, Any]) -> tuple[list[str], _Faults]:
 
 def _polygons(tree: dict[str, Any]) -> tuple[tuple[Polygon, ...], tuple[Polygon, ...], _Faults]:
     """Return the polygons of the target, the ignored ones, and the faults of invalid shapes."""
-    polygons: dict[str, list[Polygon]] = {TARGET: [], IGNORE: []}
+    targets: list[Polygon] = []
+    ignored: list[Polygon] = []
     faults: _Faults = []
     for number, shape in enumerate(tree["shapes"]):
         label = shape.get("label") if isinstance(shape, dict) else None
         points = points_of(shape)
-        if label not in (TARGET, IGNORE) or points is None or len(points) < 6:
-            known = label in (TARGET, IGNORE)
-            found = f"label {label!r}" if not known else "too few points" if points is not None else "no points"
-            faults.append((f"shape {number}", f"{found}; expected a polygon labelled {TARGET} or {IGNORE}"))
+        if not isinstance(label, str):
+            faults.append((f"shape {number}", f"label is {label!r:.60}; expected a text"))
+        elif label.lower() == FLAG:
             continue
-        polygons[label].append(points)
-    if not polygons[TARGET]:
+        elif points is None or len(points) < 6:
+            found = "no points" if points is None else "too few points"
+            faults.append((f"shape {number}", f"{found}; expected a polygon"))
+        else:
+            (ignored if IGNORE in label.lower() else targets).append(points)
+    if not targets:
         raise DataError("has no target polygon")
-    return tuple(polygons[TARGET]), tuple(polygons[IGNORE]), faults
+    return tuple(targets), tuple(ignored), faults

@@ -1,6 +1,7 @@
 """Rows of JSON: an image, a query or a question, and the target. The format for users' own datasets.
 
 A row has ``query``, ``question``, or TRL's conversational ``prompt``; ``docs/data.md`` and ``row_schema`` describe it.
+Rows of other training tools, with the answer as a text, are read too: see ``conversations``.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import Skipped
 from virft.data.json_files import read_json
 from virft.data.samples import sample_from_record, task_of_target
 from virft.data.sampling import SplitPlan, split_fractions
+from virft.data.sources.conversations import row_images, turn_of
+from virft.data.sources.image_paths import find_images
+from virft.data.sources.text_answers import sample_of_texts
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
 from virft.errors import DataError
+from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
+from virft.text.prompts import BUILT_IN, fill_template
+from virft.text.question_texts import without_placeholders
 from virft.types import ImageSize, Sample
 
 _TEXT = {"type": "string", "pattern": r"\S"}
@@ -143,6 +150,8 @@ def write_row_stores(
     out: Path,
     *,
     split: SplitPlan,
+    task: str | None = None,
+    space: BoxSpace | None = None,
     source: dict[str, Any],
     skipped: Skipped,
     overwrite: bool = False,
@@ -150,13 +159,14 @@ def write_row_stores(
 ) -> dict[str, dict[str, Any]]:
     """Write the dataset ``out``, or one in ``out/train`` and each other part; return the cards by folder.
 
-    ``folder``: folder of the image files. ``split``: split of the images, by the first image of a row. ``source`` is
-    recorded in the cards; ``link`` makes symbolic links to the image files. The file is read twice, so that only image
-    names and ids are in memory. Invalid rows are added to ``skipped``. Raises ``DataError`` if the file cannot be read,
-    a folder is occupied or no sample is left.
+    ``folder``: folder of the image files. ``split``: split of the images, by the first image of a row. ``task`` and
+    ``space``: of answers as texts, see ``sample_of_texts``. ``source`` is recorded in the cards; ``link`` links to the
+    image files. The file is read twice, so that only image names and ids are in memory. Invalid rows are added to
+    ``skipped``. Raises ``DataError`` if the file cannot be read, a folder is occupied or no sample is left.
     """
-    first_pass = Skipped(strict=skipped.strict)
-    names = {images[0] for _, row in read_rows(path, first_pass) if (images := _images_of(row)) is not None}
+    named = [found for _, row in read_rows(path, Skipped(strict=skipped.strict)) if (found := _named_images(row))]
+    place = find_images(folder, (name for row_names in named for name in row_names))
+    names = {place[row_names[0]] for row_names in named if row_names[0] in place}
     parts = split.parts(names)
     check_parts_free(out, parts, overwrite=overwrite)
     part_of = {name: part for part, inside in parts.items() for name in inside}
@@ -167,10 +177,9 @@ def write_row_stores(
         writers = {part: stack.enter_context(StoreWriter(out / part, overwrite=overwrite, link=link)) for part in parts}
         for where, row in read_rows(path, skipped):
             try:
-                images = _images_of(row)
-                if images is None:
-                    raise DataError("image is missing or not a path inside the folder of the images")
-                sample = row_to_sample(row, images, [files.size(name) for name in images], where=where)
+                images = _images_in(place, row)
+                sizes = [files.size(name) for name in images]
+                sample = row_to_sample(row, images, sizes, where=where, task=task, space=space)
                 if sample.id in ids:
                     raise DataError(f"id {sample.id!r} was used before; expected every id once")
             except DataError as error:
@@ -190,21 +199,45 @@ def write_row_stores(
         }
 
 
-def row_to_sample(row: dict[str, Any], images: Sequence[str], sizes: Sequence[ImageSize], *, where: str) -> Sample:
+def row_to_sample(
+    row: dict[str, Any],
+    images: Sequence[str],
+    sizes: Sequence[ImageSize],
+    *,
+    where: str,
+    task: str | None = None,
+    space: BoxSpace | None = None,
+) -> Sample:
     """Convert a row to a sample; ``sizes``: upright sizes of its images in pixels.
 
-    Raises ``DataError`` if the row is invalid; only some messages begin with ``where``.
+    ``task`` and ``space``: of answers as texts, see ``sample_of_texts``. Raises ``DataError`` if the row is invalid;
+    only some messages begin with ``where``.
     """
+    name = row.get("id", f"{images[0]}:{where.rpartition(':')[2].removeprefix(' row ')}")
+    if (turn := turn_of(row)) is not None:
+        return sample_of_texts(
+            turn.question,
+            turn.answer,
+            name=str(name),
+            images=images,
+            sizes=sizes,
+            task=task,
+            space=space,
+            column=turn.column,
+        )
+    row = _without_trl(row)
     if unknown := sorted(row.keys() - _KEYS):
         raise DataError(f"{unknown[0]} is not a key of a row; expected {', '.join(sorted(_KEYS))}")
     if "question" in row and "prompt" in row:
         raise DataError("question and prompt are both given; expected one of them")
     question = row["question"] if "question" in row else _text_of_prompt(row["prompt"]) if "prompt" in row else None
+    question = without_placeholders(question) if isinstance(question, str) else question
     query = row.get("query", question)
+    query = without_placeholders(query) if isinstance(query, str) else query
     if query is None:
         raise DataError("query is missing; expected query, question or prompt")
     record = {
-        "id": row.get("id", f"{images[0]}:{where.rpartition(':')[2].removeprefix(' row ')}"),
+        "id": name,
         "task": task_of_target(row.get("target"), where=where),
         "images": [
             {"path": name, "width": size.width, "height": size.height} for name, size in zip(images, sizes, strict=True)
@@ -235,17 +268,38 @@ def _text_of_prompt(prompt: Any) -> str:
     return "\n".join(map(str, texts))
 
 
-def _images_of(row: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return the image paths of a row; None if it has no image or a path leads out of the folder."""
-    found = [row["image"]] if "image" in row and "images" not in row else row.get("images")
-    if not isinstance(found, list) or not found or ("image" in row and "images" in row):
-        return None
-    names = []
-    for name in found:
-        if not isinstance(name, str) or not name.strip():
-            return None
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts:
-            return None
-        names.append(path.as_posix())
-    return tuple(names)
+def _without_trl(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of ``virft export --format trl`` without the keys that describe its prompt; others unchanged.
+
+    A prompt that a built-in template makes from the query is no question of its own.
+    """
+    if not {"task", "image_size", "box_space", "thinking"} <= row.keys():
+        return row
+    kept = {key: value for key, value in row.items() if key in _KEYS}
+    texts = TASKS[row["task"]].prompts if row["task"] in TASKS else None
+    if texts is None or "prompt" not in row or row["box_space"] not in tuple(BoxSpace):
+        return kept
+    text = _text_of_prompt(row["prompt"])
+    space, thinking = BoxSpace(row["box_space"]), bool(row["thinking"])
+    made = (
+        fill_template(texts, str(row.get("query")), template=template, thinking=thinking, space=space)
+        for template in BUILT_IN
+    )
+    return {key: value for key, value in kept.items() if key != "prompt"} if text in made else kept
+
+
+def _named_images(row: dict[str, Any]) -> list[str]:
+    """Return the images that a row names; none if it is invalid, which the second pass reports."""
+    try:
+        return row_images(row)
+    except DataError:
+        return []
+
+
+def _images_in(place: dict[str, str], row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the paths of the images of a row inside the folder."""
+    names = row_images(row)
+    for name in names:
+        if name not in place:
+            raise DataError(f"image {name:.200} is not in the folder of the images; expected a path inside it")
+    return tuple(place[name] for name in names)

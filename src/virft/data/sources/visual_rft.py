@@ -7,7 +7,6 @@ Source: Visual-RFT (arXiv 2503.01785) and its public datasets.
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,19 +15,15 @@ from typing import Any
 
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan, split_fractions
+from virft.data.sources.hf_images import image_bytes, image_ending, one_split, open_splits
+from virft.data.sources.text_answers import sample_of_texts
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
 from virft.errors import DataError
-from virft.geometry.boxes import BoxSpace, box_of
-from virft.tasks import TASKS
-from virft.types import Box, ImageSize, Sample, Target
+from virft.geometry.boxes import BoxSpace
 
 VISUAL_RFT_COLUMNS = ("image", "problem", "solution")
 """Columns that a dataset needs."""
-_CATEGORY = re.compile(r"categor(?:y|ies)\s*[:\s]\s*[\"'‘“](.+?)[\"'’”]", re.IGNORECASE)
-_LOOKS_LIKE_DETECTION = re.compile(r"Position|bbox|no objects?|\[\s*[\[{]|\[\s*\]", re.IGNORECASE)
-_LOOKS_LIKE_BOXES = re.compile(_LOOKS_LIKE_DETECTION.pattern + r"|[\[(]\s*\d+(\.\d+)?\s*,", re.IGNORECASE)
-_ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,35 +44,13 @@ def open_rows(source: str, *, split: str | None = None) -> Any:
     ``split``: name of the split, needed if the dataset has several. Images are not decoded. Raises ``DataError`` if the
     dataset cannot be read, the split is ambiguous or a column is missing.
     """
-    try:
-        import datasets
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise DataError(
-            f'{source}: reading it needs Hugging Face datasets; pip install -e ".[hf]" in a clone of virft'
-        ) from error
-    try:
-        # A hub id is downloaded to a folder of the local cache, unless it is cached already.
-        path = Path(source) if Path(source).exists() else Path(snapshot_download(source, repo_type="dataset"))
-        if path.is_file():
-            found = datasets.load_dataset("parquet", data_files=str(path))
-        elif any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            found = datasets.load_from_disk(str(path))
-        else:
-            found = datasets.load_dataset(str(path))
-    except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"{source}: cannot be read as a dataset ({str(error).splitlines()[0]}); "
-            "expected a saved dataset, parquet files, or a hub id"
-        ) from error
-    rows = _one_split(found, source, split)
+    rows = one_split(open_splits(source), source, split)
     if missing := [column for column in VISUAL_RFT_COLUMNS if column not in rows.column_names]:
         raise DataError(
             f"{source}: has no column {missing[0]}; expected {', '.join(VISUAL_RFT_COLUMNS)}, "
             f"found {', '.join(rows.column_names)}"
         )
-    return rows.cast_column("image", datasets.Image(decode=False))
+    return rows
 
 
 def write_visual_rft_stores(
@@ -107,12 +80,20 @@ def write_visual_rft_stores(
         for number, row in enumerate(rows):
             name = _name_of(row)
             try:
-                if name is None:
-                    raise DataError("image is empty; expected the bytes of an image")
+                data = image_bytes(row["image"])
+                assert name is not None, "an image has a name"
                 part = part_of[name]
                 if name not in used[part]:
-                    (folder / name).write_bytes(_bytes_of(row))
-                sample = _sample(row, name, files.size(name), number, plan)
+                    (folder / name).write_bytes(data)
+                sample = sample_of_texts(
+                    row["problem"],
+                    row["solution"],
+                    name=f"row {number}",
+                    images=(name,),
+                    sizes=(files.size(name),),
+                    task=plan.task,
+                    space=plan.space,
+                )
                 path = writers[part].add_image_file(name, folder / name)
                 used[part][name] = None
                 writers[part].add(replace(sample, images=(path,)))
@@ -130,74 +111,10 @@ def write_visual_rft_stores(
         }
 
 
-def _one_split(found: Any, source: str, split: str | None) -> Any:
-    """Return the rows of the named split; without a name, of the only split."""
-    if not isinstance(found, dict):
-        if split is not None:
-            raise DataError(f"{source}: has no splits; expected no --hf-split, found {split}")
-        return found
-    name = split if split is not None else next(iter(found)) if len(found) == 1 else None
-    if name not in found:
-        splits = f"no split {split}" if split is not None else "several splits"
-        raise DataError(f"{source}: has {splits}; expected --hf-split {' or '.join(found)}")
-    return found[name]
-
-
 def _name_of(row: dict[str, Any]) -> str | None:
     """Return a file name made from the content of the row's image; None if the row has no image."""
-    data = _bytes_of(row)
-    if not data:
+    try:
+        data = image_bytes(row["image"])
+    except DataError:
         return None
-    ending = next((ending for start, ending in _ENDINGS.items() if data.startswith(start)), ".img")
-    return hashlib.sha256(data).hexdigest()[:16] + ending
-
-
-def _bytes_of(row: dict[str, Any]) -> bytes:
-    """Return the encoded image: stored in the dataset, or in a file that the dataset names. Empty without either."""
-    image = row["image"] or {}
-    if image.get("bytes"):
-        return bytes(image["bytes"])
-    file = Path(image.get("path") or "")
-    return file.read_bytes() if file.is_file() else b""
-
-
-def _sample(row: dict[str, Any], name: str, size: ImageSize, number: int, plan: VisualRFTPlan) -> Sample:
-    problem, solution = row["problem"], row["solution"]
-    for column, text in (("problem", problem), ("solution", solution)):
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{column} is {text!r:.60}; expected a text")
-    question = problem.replace("<image>", "").strip()
-    task, target = _read(solution, size, plan)
-    category = _CATEGORY.search(question) if TASKS[task].absent is not None else None
-    return Sample(
-        id=f"row {number}",
-        task=task,
-        images=(name,),
-        image_sizes=(size,),
-        query=category[1] if category else question,
-        target=target,
-        question=question,
-    )
-
-
-def _read(solution: str, size: ImageSize, plan: VisualRFTPlan) -> tuple[str, Target]:
-    """Parse the solution to a target; boxes in pixels of the upright image, rounded to three decimals."""
-    text = solution if "<answer>" in solution else f"<answer>{solution}</answer>"
-    task = TASKS[plan.task or _task_of_text(text)]
-    reading = task.read(text, thinking=False, space=plan.space, original=size, resized=size)
-    if fault := task.target_fault(reading.answer):
-        raise DataError(
-            f"solution {solution!r:.60} is not an answer of {task.name} ({fault}); expected one such as {task.example}"
-        )
-    # Of an answer, a data set holds what its target has: boxes without confidences.
-    return task.name, task.move_boxes(reading.answer, _rounded)
-
-
-def _task_of_text(text: str) -> str:
-    if not _LOOKS_LIKE_BOXES.search(text):
-        return "classification"
-    return "detection" if _LOOKS_LIKE_DETECTION.search(text) else "grounding"
-
-
-def _rounded(box: Box) -> Box:
-    return box_of((round(box.x1, 3), round(box.y1, 3), round(box.x2, 3), round(box.y2, 3)))
+    return hashlib.sha256(data).hexdigest()[:16] + image_ending(data)

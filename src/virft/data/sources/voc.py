@@ -5,75 +5,146 @@ Format: http://host.robots.ox.ac.uk/pascal/VOC/ (VOC2012 development kit)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import is_file
 from virft.data.sources.detection_files import detection_set, folder_files
+from virft.data.sources.image_boxes import ImageBoxes
+from virft.data.sources.image_index import ImageIndex
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
-from virft.text.records import box_fault
 from virft.types import ImageSize
 
-_IMAGE_FOLDERS = ("../JPEGImages", "../images", ".")
+_IMAGE_FOLDERS = ("JPEGImages", "images", "data")
+"""Folders of images next to that of the XML files: Pascal VOC and CVAT; Label Studio; FiftyOne."""
 
 
-def read_voc(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
-    """Read every ``*.xml`` of the folder. Images are in ../JPEGImages or ../images, or next to their XML file.
+class _Counting(NamedTuple):
+    """Numbers that a writer adds to x1 and y1 (``low``), and to x2 and y2 (``high``), of a box in pixels from 0."""
 
-    VOC counts pixels from 1 and includes the last: (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax. Added to
-    ``skipped``: files that cannot be read or have no image, objects without name or box. The class of an object marked
-    ``difficult`` is doubtful on its image, since VOC's evaluation ignores such objects. Raises ``DataError`` if the
-    folder has no XML file, ``ConfigError`` if one of ``classes`` is unknown.
+    name: str
+    low: int
+    high: int
+
+
+_FROM_ZERO = _Counting("from 0", 0, 0)  # labelImg, CVAT, Label Studio, FiftyOne
+_PASCAL = _Counting("from 1, the last one included (Pascal VOC)", 1, 0)
+_ROBOFLOW = _Counting("from 1 (Roboflow)", 1, 1)  # and the library supervision
+_DATABASES = (
+    (_PASCAL, re.compile(r"\bVOC[ _-]?20\d\d|Pascal VOC", re.IGNORECASE)),
+    (_ROBOFLOW, re.compile(r"roboflow\.(ai|com)", re.IGNORECASE)),
+)
+"""Databases, as files name them in <source> or <folder>, with pixels counted from 1."""
+
+FirstPixel = Literal[0, 1]
+
+
+def read_voc(
+    folder: Path, *, classes: Iterable[str] = (), first_pixel: FirstPixel | None = None, skipped: Skipped
+) -> AnnotatedSet:
+    """Read every ``*.xml`` of the folder, with the image that it names, or else the image of its own name.
+
+    Images are in ``JPEGImages``, ``images`` or ``data`` next to the folder of the XML files, with the same subfolders,
+    or anywhere in ``folder``. ``first_pixel``: number of the first pixel; 1: (xmin, ymin, xmax, ymax) covers xmin - 1
+    to xmax, as in Pascal's files. None: by the database that each file names, 0 for unknown ones; files with a box at 0
+    show that their database's name is only copied. Added to ``skipped``: files that cannot be read or have no image,
+    objects without name or box. The class of an object marked ``difficult`` is doubtful on its image, since VOC's
+    evaluation ignores such objects. Raises ``DataError`` if the folder has no XML file, ``ConfigError`` if one of
+    ``classes`` is unknown.
     """
+    files = list(_parsed(folder, folder_files(folder, ".xml", "Pascal VOC XML files"), skipped))
+    given = (_FROM_ZERO, _PASCAL)[first_pixel] if first_pixel is not None else None
+    countings = _countings(files) if given is None else [given] * len(files)
     images: dict[str, AnnotatedImage] = {}
-    num_difficult = 0
-    for file in folder_files(folder, ".xml", "Pascal VOC XML files"):
-        where = file.relative_to(folder).as_posix()
-        try:
-            tree = _read(file)
-            image = _image_of(file, tree)
-            size = _size_of(tree)
-        except DataError as error:
-            skipped.note(where, str(error))
-            continue
-        boxes: dict[str, list[XYXY]] = {}
-        doubtful: set[str] = set()
+    num_difficult = num_pairs = 0
+    for (where, tree, image), counting in zip(files, countings, strict=True):
+        size = _size_of(tree)
+        boxes = ImageBoxes(skipped)
+        difficult: set[str] = set()
         for number, row in enumerate(tree.iter("object")):
+            place = f"{where}: object {number}"
             label = (row.findtext("name") or "").strip()
+            corners = _corners_of(row)
             if not label:
-                skipped.note(f"{where}: object {number}", "has no name")
-                continue
-            box = _box_of(row)
-            fault = "bndbox does not have four numbers" if box is None else box_fault(box, size) if size else None
-            if box is None or fault:
-                skipped.note(f"{where}: object {number}", str(fault))
-                doubtful.add(label)
-            elif (row.findtext("difficult") or "0").strip() == "1":
+                boxes.drop(place, "has no name")
+            elif corners is None:
+                boxes.drop(place, "bndbox does not have four numbers", label=label)
+            elif (row.findtext("difficult") or "0").strip().lower() in ("1", "true"):
                 num_difficult += 1
-                doubtful.add(label)
+                difficult.add(label)
+                boxes.doubt(label)
             else:
-                boxes.setdefault(label, []).append(box)
+                x1, y1, x2, y2 = corners
+                low, high = counting.low, counting.high
+                boxes.add(label, (x1 - low, y1 - low, x2 - high, y2 - high), size, where=place)
         name = _name_of(image, folder)
         if name in images:
             skipped.note(where, f"image {name} is annotated by an earlier file")
             continue
-        images[name] = AnnotatedImage(
-            name=name,
-            file=image,
-            declared=size,
-            boxes={label: tuple(found) for label, found in boxes.items() if label not in doubtful},
-            doubtful=frozenset(doubtful),
-        )
-    return replace(detection_set(images, classes, where=folder.name), num_crowd=num_difficult)
+        num_pairs += len(difficult)
+        images[name] = AnnotatedImage(name=name, file=image, declared=size, **boxes.fields())
+    found = detection_set(images, classes, where=folder.name)
+    notes = _notes(countings, num_pairs, is_given=given is not None)
+    return replace(found, num_crowd=num_difficult, notes=notes)
+
+
+class _File(NamedTuple):
+    where: str
+    tree: ElementTree.Element
+    image: Path
+
+
+def _parsed(folder: Path, files: Iterable[Path], skipped: Skipped) -> Iterator[_File]:
+    index = ImageIndex([folder, *(folder.parent / name for name in _IMAGE_FOLDERS)])
+    for file in files:
+        where = file.relative_to(folder).as_posix()
+        try:
+            tree = _read(file)
+            yield _File(where, tree, _image_of(file, folder, tree, index))
+        except DataError as error:
+            skipped.note(where, str(error))
+
+
+def _countings(files: list[_File]) -> list[_Counting]:
+    """Return how the writer of each file counts pixels."""
+    countings = []
+    for file in files:
+        texts = [file.tree.findtext(tag) or "" for tag in ("source/database", "folder")]
+        found = (counting for counting, name in _DATABASES if any(map(name.search, texts)))
+        countings.append(next(found, _FROM_ZERO))
+    lowest: dict[_Counting, float] = {}
+    for file, counting in zip(files, countings, strict=True):
+        for row in file.tree.iter("object"):
+            if (corners := _corners_of(row)) is not None:
+                lowest[counting] = min(lowest.get(counting, 1.0), *corners[:2])
+    return [counting if lowest.get(counting, 1.0) > 0.5 else _FROM_ZERO for counting in countings]
+
+
+def _notes(countings: list[_Counting], num_pairs: int, *, is_given: bool) -> tuple[str, ...]:
+    numbers = Counter(countings)
+    ways = [f"{one.name} in {count} files" if len(numbers) > 1 else one.name for one, count in numbers.most_common()]
+    notes = (
+        [f"pixels are counted {', '.join(ways)}" + ("" if is_given else "; --first-pixel overrides")] if ways else []
+    )
+    if num_pairs:
+        notes.append(f"{num_pairs} pairs of an image and a class are not queried: an object is marked difficult")
+    return tuple(notes)
 
 
 def _read(file: Path) -> ElementTree.Element:
     try:
-        tree = ElementTree.fromstring(file.read_bytes())
+        data = file.read_bytes()
+        try:
+            tree = ElementTree.fromstring(data)
+        except (ValueError, LookupError):  # an encoding that the XML parser lacks, such as gb2312
+            tree = ElementTree.fromstring(_decoded(data))
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
     except ElementTree.ParseError as error:
@@ -83,15 +154,35 @@ def _read(file: Path) -> ElementTree.Element:
     return tree
 
 
-def _image_of(file: Path, tree: ElementTree.Element) -> Path:
-    name = (tree.findtext("filename") or "").strip()
-    if not name:
-        raise DataError("names no image; expected <filename>")
-    last = PurePosixPath(name.replace("\\", "/")).name
-    for folder in _IMAGE_FOLDERS:
-        if is_file(image := (file.parent / folder / last)):
+def _decoded(data: bytes) -> str:
+    """Return the text of an XML file without its declaration, decoded as that says."""
+    declared = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)[\"'][^>]*\?>", data)
+    name = declared[1].decode("ascii") if declared else "none"
+    try:
+        return data[declared.end() if declared else 0 :].decode(name)
+    except (LookupError, UnicodeDecodeError) as error:
+        raise DataError(f"its encoding {name} cannot be read ({error}); save it as UTF-8") from error
+
+
+def _image_of(file: Path, folder: Path, tree: ElementTree.Element, index: ImageIndex) -> Path:
+    """Return the image that the file names, or the one of its own name with another ending."""
+    named = PurePosixPath((tree.findtext("filename") or "").strip().replace("\\", "/"))
+    last = named.name or file.with_suffix(".jpg").name
+    inside = file.parent.relative_to(folder)
+    for place in (*(file.parent.parent / name for name in _IMAGE_FOLDERS), file.parent):
+        if is_file(image := place / last):
             return image.resolve()
-    raise DataError(f"no image {last}; expected it in ../JPEGImages, in ../images, or next to the XML file")
+    for parent in (folder, folder.parent):
+        below = inside.parts[1:] if parent == folder else inside.parts
+        for name in _IMAGE_FOLDERS:
+            if is_file(image := parent.joinpath(name, *below, last)):
+                return image.resolve()
+    found = index.find(last, beside=inside) or index.find(file.with_suffix("").name, beside=inside)
+    if found is None:
+        raise DataError(
+            f"no image {last}; expected it in ../JPEGImages, ../images or ../data, or in the folder of the XML files"
+        )
+    return found.resolve()
 
 
 def _name_of(image: Path, folder: Path) -> str:
@@ -103,15 +194,19 @@ def _name_of(image: Path, folder: Path) -> str:
 
 
 def _size_of(tree: ElementTree.Element) -> ImageSize | None:
-    sides = [tree.findtext(f"size/{side}") or "" for side in ("width", "height")]
-    if not all(side.strip().isdecimal() and len(side) < 10 and int(side) > 0 for side in sides):
-        return None
-    return ImageSize(int(sides[0]), int(sides[1]))
+    sides = []
+    for side in ("width", "height"):
+        text = (tree.findtext(f"size/{side}") or "").strip()
+        if not re.fullmatch(r"0*[1-9]\d{0,8}(\.0*)?", text):
+            return None
+        sides.append(int(float(text)))
+    return ImageSize(sides[0], sides[1])
 
 
-def _box_of(row: ElementTree.Element) -> XYXY | None:
+def _corners_of(row: ElementTree.Element) -> XYXY | None:
+    """Return xmin, ymin, xmax, ymax as they are written."""
     try:
         x1, y1, x2, y2 = (float(row.findtext(f"bndbox/{name}") or "") for name in ("xmin", "ymin", "xmax", "ymax"))
     except ValueError:
         return None
-    return x1 - 1.0, y1 - 1.0, x2, y2
+    return x1, y1, x2, y2

@@ -6,140 +6,133 @@ Format: https://docs.ultralytics.com/datasets/detect/
 from __future__ import annotations
 
 import math
-import reprlib
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import NamedTuple
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.images import stored_size
 from virft.data.sources.detection_files import detection_set
+from virft.data.sources.image_boxes import ImageBoxes
+from virft.data.sources.text_files import read_text
+from virft.data.sources.yolo_folder import open_yolo
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
-from virft.text.records import box_fault
-
-_NAME_FILES = ("classes.txt", "obj.names")
+from virft.types import ImageSize
 
 
 def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
-    """Read the images below ``folder`` and their label files: ``labels/a/b.txt`` of ``images/a/b.jpg``, or ``b.txt``.
+    """Read the images of a YOLO folder and their label files, see ``open_yolo``.
 
-    Class names are read from a YAML file with ``names`` in the folder, or from ``classes.txt``. An image without a
-    label file has no objects, as the format defines. A line is ``class cx cy width height``, or ``class x1 y1 x2 y2
-    ..`` of an outline, of which the bounding box is used. Added to ``skipped``: lines with other numbers, or of a class
-    without a name. Raises ``DataError`` if the folder has no label file or no class names, ``ConfigError`` if one of
-    ``classes`` is unknown.
+    An image without a label file has no objects, as the format defines. A line is ``class cx cy width height``; the
+    same with keypoints; or ``class x1 y1 x2 y2 ..`` of an outline, of which the bounding box is used. Added to
+    ``skipped``: lines with other numbers, or of a class without a name. Raises ``DataError`` if the folder has no label
+    file or no class names, ``ConfigError`` if one of ``classes`` is unknown.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected a YOLO folder with images and labels")
-    names = _class_names(folder)
-    endings = set(Image.registered_extensions())
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
-    if not any(_label_file(image, folder).is_file() for image in files):
-        raise DataError(f"{folder}: no image has a label file; expected labels/NAME.txt for images/NAME.jpg")
-    images: dict[str, AnnotatedImage] = {}
-    for image in files:
-        name = image.relative_to(folder).as_posix()
+    yolo = open_yolo(folder, skipped=skipped)
+    read: list[tuple[Path, ImageSize, str, list[_Line]]] = []
+    for image in yolo.images:
+        labels = yolo.label_file(image)
         try:
             size = stored_size(image).upright
-            lines = _lines(_label_file(image, folder))
+            text = read_text(labels, expected="a YOLO label file") if labels.is_file() else ""
         except DataError as error:
-            skipped.note(f"image {name}", str(error).removeprefix(f"{image}: "))
+            where = image.relative_to(folder).as_posix()
+            # A card has no absolute path.
+            reason = str(error).removeprefix(f"{image}: ").replace(str(labels), labels.name)
+            skipped.note(f"image {where}", reason)
             continue
-        boxes: dict[str, list[XYXY]] = {}
-        doubtful: set[str] = set()
-        for number, line in enumerate(lines, start=1):
-            where = f"{_label_file(image, folder).relative_to(folder).as_posix()}:{number}"
-            words = line.split()
-            if not words:
-                continue
-            label = names.get(words[0])
-            if label is None:
-                skipped.note(where, f"class {words[0]} has no name; expected one of 0 to {len(names) - 1}")
-                continue
-            fractions = _fractions(words[1:])
-            if fractions is None:
-                skipped.note(
-                    where, f"{line!r:.60} does not have 4 numbers, or an even number of at least 6, after the class"
-                )
-                doubtful.add(label)
-                continue
-            x1, y1, x2, y2 = fractions
-            box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
-            rounded = tuple(round(value, 3) for value in box)
-            if fault := box_fault(rounded, size):  # type: ignore[arg-type]
-                skipped.note(where, fault)
-                doubtful.add(label)
-            else:
-                boxes.setdefault(label, []).append(rounded)  # type: ignore[arg-type]
-        images[name] = AnnotatedImage(
-            name=name,
-            file=image,
-            declared=None,
-            boxes={label: tuple(found) for label, found in boxes.items()},
-            doubtful=frozenset(doubtful),
-        )
-    return detection_set(images, classes, where=folder.name, known=names.values())
+        lines = [_parsed(line, number) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        read.append((image, size, labels.relative_to(yolo.base).as_posix(), lines))
+    num_pose = yolo.num_pose or _num_pose([line.values for *_, lines in read for line in lines if line.values])
+    images: dict[str, AnnotatedImage] = {}
+    for image, size, labels_name, lines in read:
+        boxes = ImageBoxes(skipped)
+        for line in lines:
+            _add(line, boxes, yolo.names, num_pose, size, where=f"{labels_name}:{line.number}")
+        name = image.relative_to(folder).as_posix()
+        images[name] = AnnotatedImage(name=name, file=image, declared=None, **boxes.fields())
+    found = detection_set(images, classes, where=folder.name, known=yolo.names.values())
+    return replace(found, published={name: split for name, split in yolo.splits.items() if name in images})
 
 
-def _fractions(words: list[str]) -> XYXY | None:
-    """Return x1, y1, x2, y2 as fractions of the image's sides; None if the line is not a box or an outline."""
+class _Line(NamedTuple):
+    number: int
+    text: str
+    class_number: int | None
+    values: list[float] | None
+    """The numbers after the class; None if one is not a finite number."""
+
+
+def _parsed(text: str, number: int) -> _Line:
+    words = text.split()
+    if len(words) > 1 and all(re.fullmatch(r"-?\d+,\d+", word) for word in words[1:]):
+        words = [word.replace(",", ".") for word in words]  # decimal commas
+    else:
+        words = text.replace(",", " ").replace(";", " ").split()
+    head, *numbers = map(_finite, words or [""])
+    known = [value for value in numbers if value is not None]
+    return _Line(
+        number=number,
+        text=text,
+        class_number=int(head) if head is not None and head.is_integer() else None,
+        values=known if len(known) == len(numbers) else None,
+    )
+
+
+def _finite(word: str) -> float | None:
     try:
-        numbers = [float(word) for word in words]
+        value = float(word)
     except ValueError:
         return None
-    if not all(map(math.isfinite, numbers)):
-        return None
-    if len(numbers) == 4:
-        x, y, width, height = numbers
+    return value if math.isfinite(value) else None
+
+
+def _add(
+    line: _Line, boxes: ImageBoxes, names: dict[int, str], num_pose: int | None, size: ImageSize, *, where: str
+) -> None:
+    """Add the box of a line, or a note about its fault."""
+    label = names.get(-1 if line.class_number is None else line.class_number)
+    if label is None:
+        known = f"one of {min(names)} to {max(names)}" if names else "a class with a name"
+        boxes.drop(where, f"class {line.text.split()[0]:.40} has no name; expected {known}")
+        return
+    fractions = None if line.values is None else _fractions(line.values, num_pose)
+    if fractions is None:
+        more = f"or {num_pose} with keypoints" if num_pose else "or an even number of at least 6"
+        boxes.drop(where, f"{line.text!r:.60} does not have 4 numbers, {more}, after the class", label=label)
+        return
+    x1, y1, x2, y2 = fractions
+    box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
+    boxes.add(label, box, size, where=where)
+
+
+def _fractions(values: list[float], num_pose: int | None) -> XYXY | None:
+    """Return x1, y1, x2, y2 as fractions of the image's sides; None if the line is not a box or an outline."""
+    if len(values) in (4, num_pose):
+        x, y, width, height = values[:4]
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    if len(numbers) >= 6 and len(numbers) % 2 == 0:
-        return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
+    if num_pose is None and len(values) >= 6 and len(values) % 2 == 0:
+        return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
     return None
 
 
-def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        return []
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"its label file cannot be read ({error})") from error
+def _num_pose(lines: list[list[float]]) -> int | None:
+    """Return the length of lines with keypoints, if all long lines are such: x, y and a visibility of 0, 1 or 2.
+
+    Without ``kpt_shape``, keypoints are recognized by their visibility. Those of x and y alone cannot be distinguished
+    from an outline.
+    """
+    longer = [line for line in lines if len(line) != 4]
+    lengths = {len(line) for line in longer}
+    return lengths.pop() if len(lengths) == 1 and all(map(_has_visibilities, longer)) else None
 
 
-def _label_file(image: Path, folder: Path) -> Path:
-    """Return labels/a/b.txt for images/a/b.jpg (the last ``images`` in the path), else b.txt next to the image."""
-    parts = list(image.relative_to(folder).parts)
-    if "images" in parts[:-1]:
-        at = len(parts) - 2 - parts[:-1][::-1].index("images")
-        other = folder.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
-        if other.is_file():
-            return other
-    return image.with_suffix(".txt")
-
-
-def _class_names(folder: Path) -> dict[str, str]:
-    """Return the names by class number, as text."""
-    for file in (*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml"))):
-        import yaml
-
-        try:
-            tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise DataError(f"{file}: cannot be read as YAML ({error})") from error
-        found = tree.get("names") if isinstance(tree, dict) else None
-        if found is not None:
-            return _checked(dict(enumerate(found)) if isinstance(found, list) else found, file)
-    for name in _NAME_FILES:
-        if (file := folder / name).is_file():
-            lines = file.read_text(encoding="utf-8").splitlines()
-            return _checked(dict(enumerate(line for line in lines if line.strip())), file)
-    raise DataError(f"{folder}: has no class names; expected a YAML file with names, or {_NAME_FILES[0]}")
-
-
-def _checked(names: Any, file: Path) -> dict[str, str]:
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise DataError(f"{file}: names is {reprlib.repr(names):.60}; expected a list of class names")
-    return {str(number): name.strip() for number, name in names.items()}
+def _has_visibilities(values: list[float]) -> bool:
+    if len(values) < 7 or (len(values) - 4) % 3:
+        return False
+    x, y, width, height = values[:4]
+    is_box = min(x - width / 2, y - height / 2) > -0.01 and max(x + width / 2, y + height / 2) < 1.01
+    return is_box and all(value in (0.0, 1.0, 2.0) for value in values[6::3])

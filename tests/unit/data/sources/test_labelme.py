@@ -42,7 +42,7 @@ def test_corners_can_be_in_any_order_and_polygons_become_bounding_boxes(tmp_path
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"shape_type": "circle"}, "shape_type is 'circle'; expected one of rectangle, polygon"),
+        ({"shape_type": "line"}, "shape_type is 'line'; expected one of rectangle, polygon"),
         ({"points": [[1, 2]]}, "points are [[1, 2]]; expected at least 2 of [x, y]"),
         ({"points": None}, "points are None; expected at least 2 of [x, y]"),
         ({"points": [[1, 2], ["3", 4]]}, "points are [[1, 2], ['3', 4]]; expected at least 2 of [x, y]"),
@@ -62,12 +62,59 @@ def test_an_invalid_shape_is_reported_and_its_class_is_not_absent(
     assert found.startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("kind", "points", "expected"),
+    [
+        ("mask", [[10, 12], [30, 40]], (10, 12, 30, 40)),
+        ("circle", [[30, 20], [33, 24]], (25, 15, 35, 25)),  # radius 5, by 3, 4, 5
+        ("oriented_rectangle", [[20, 10], [30, 20], [20, 30], [10, 20]], (10, 10, 30, 30)),
+    ],
+)
+def test_masks_circles_and_oriented_rectangles_have_boxes(
+    tmp_path: Path, kind: str, points: list[list[int]], expected: tuple[int, ...]
+) -> None:
+    save(tmp_path, {"label": "cat", "shape_type": kind, "points": points})
+    assert read(tmp_path)[0].images["a.png"].boxes == {"cat": (expected,)}
+
+
+def test_shapes_of_one_label_and_group_are_one_object(tmp_path: Path) -> None:
+    part = {**CAT, "group_id": 7}
+    other = {**CAT, "points": [[50, 5], [60, 20]]}
+    save(tmp_path, part, {**other, "group_id": 7}, {**DOG, "group_id": 7}, other)
+    assert read(tmp_path)[0].images["a.png"].boxes == {
+        "cat": ((10, 5, 60, 40), (50, 5, 60, 20)),
+        "dog": ((40, 5, 60, 20),),
+    }
+
+
+@pytest.mark.parametrize("named", ["../images/photo.png", "..\\images\\photo.png", "D:\\old\\photo.png"])
+def test_the_image_is_that_of_image_path_inside_the_folder(tmp_path: Path, named: str) -> None:
+    save(tmp_path / "json", CAT, imagePath=named)
+    (tmp_path / "json" / "a.png").unlink()
+    save_image(tmp_path / "images" / "photo.png")
+    annotated, skipped = read(tmp_path)
+    assert annotated.images["images/photo.png"].boxes == {"cat": ((10, 10, 30, 40),)}
+    assert skipped == []
+    ((where, reason),) = read(tmp_path / "json")[1]
+    assert where == "a.json"
+    assert "no image" in reason or "leads out of the folder" in reason
+
+
+def test_two_files_of_one_image_are_reported(tmp_path: Path) -> None:
+    save(tmp_path, CAT)
+    save(tmp_path, DOG, name="b", imagePath="a.png")
+    annotated, skipped = read(tmp_path)
+    assert set(annotated.images["a.png"].boxes) == {"cat"}
+    assert skipped == [("b.json", "image a.png is annotated by an earlier file")]
+
+
 @pytest.mark.parametrize("shape", ["x", {"points": [[1, 2], [3, 4]]}, {"label": " "}])
 def test_a_shape_without_a_label_is_reported(tmp_path: Path, shape: Any) -> None:
     save(tmp_path, shape, DOG)
-    ((where, found),) = read(tmp_path)[1]
+    annotated, ((where, found),) = read(tmp_path)
     assert where == "a.json: shape 0"
     assert found.endswith("expected a class name")
+    assert annotated.images["a.png"].is_doubtful
 
 
 def test_invalid_files_are_skipped_and_reported(tmp_path: Path) -> None:

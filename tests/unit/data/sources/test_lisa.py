@@ -77,15 +77,37 @@ def test_a_file_without_an_instruction_or_a_target_is_skipped_and_reported(
         ({"label": "target", "points": [[1, 2], [3]]}, "no points"),
         ({"label": "target"}, "no points"),
         ({"label": "ignore", "points": TRIANGLE[:2]}, "too few points"),
-        ({"label": "dog", "points": TRIANGLE}, "label 'dog'"),
-        ("x", "label None"),
     ],
 )
 def test_an_invalid_shape_is_skipped_and_reported(tmp_path: Path, shape: Any, found: str) -> None:
     save(tmp_path, shapes=[{"label": "target", "points": TRIANGLE}, shape])
     referring, skipped = read(tmp_path)
     assert referring.expressions[0].box == (10, 10, 30, 40)
-    assert skipped == [("a.json: shape 1", f"{found}; expected a polygon labelled target or ignore")]
+    assert skipped == [("a.json: shape 1", f"{found}; expected a polygon")]
+
+
+def test_labels_are_taken_as_lisa_takes_them(tmp_path: Path) -> None:
+    labels = ("dog", "ignore region", "Flag")
+    save(
+        tmp_path,
+        shapes=[{"label": label, "points": points} for label, points in zip(labels, (TRIANGLE, FAR, FAR), strict=True)],
+    )
+    referring, skipped = read(tmp_path)
+    assert referring.expressions[0].polygons == ((10, 10, 30, 10, 20, 40),)
+    assert referring.expressions[0].ignored == ((50, 5, 60, 5, 60, 8, 50, 8),)
+    assert skipped == []
+
+
+def test_a_shape_without_a_label_is_skipped_and_reported(tmp_path: Path) -> None:
+    save(tmp_path, shapes=[{"label": "target", "points": TRIANGLE}, "x"])
+    assert read(tmp_path)[1] == [("a.json: shape 1", "label is None; expected a text")]
+
+
+def test_a_file_that_is_not_utf8_is_cp1252(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    tree = json.loads(path.read_text()) | {"text": ["the caf\u00e9\u2019s door"]}
+    path.write_bytes(json.dumps(tree, ensure_ascii=False).encode("cp1252"))
+    assert [one.text for one in read(tmp_path)[0].expressions] == ["the caf\u00e9\u2019s door"]
 
 
 def test_an_empty_instruction_is_skipped_and_reported(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from virft.data.annotations import ReferringSet, Skipped
 from virft.data.images import load_image
 from virft.data.sources.refcoco import read_refcoco
 from virft.data.store import Store
-from virft.errors import DataError
+from virft.errors import ConfigError, DataError
 from virft.geometry.masks import mask_to_rle, target_mask
 
 ONE = {"image": "a.png", "expression": "the left one", "bbox": [10, 10, 20, 30]}
@@ -176,3 +177,59 @@ def test_a_box_a_few_pixels_outside_is_clipped_and_counted(tmp_path: Path) -> No
     assert [sample.target for sample in store] == [box(0, 10, 17, 40)]
     assert store.card["source"]["num_clipped_boxes"] == 1
     assert "its numbers are fractions of width and height" in store.card["skipped"][0]["reason"]
+
+
+def save_refs(folder: Path) -> Path:
+    """RefCOCO's own records, whose boxes are in instances.json."""
+    refs = [
+        {"ref_id": 1, "ann_id": 5, "file_name": "a_5.png", "split": "train", "sentences": [{"sent": "<image>left"}]},
+        {"ref_id": 2, "ann_id": 6, "file_name": "b_6.png", "split": "val", "sentences": [{"sent": "right"}]},
+        {"ref_id": 3, "ann_id": 9, "file_name": "b_9.png", "split": "val", "sentences": [{"sent": "none"}]},
+    ]
+    polygon = [[10, 10, 30, 10, 20, 40]]
+    instances = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 48} for n in "ab"],
+        "annotations": [
+            {"id": 5, "image_id": "a", "bbox": [10, 10, 20, 30], "segmentation": polygon},
+            {"id": 6, "image_id": "b", "bbox": [0, 0, 5, 5]},
+        ],
+    }
+    path = save(folder, refs)
+    (folder / "instances.json").write_text(json.dumps(instances))
+    return path
+
+
+@pytest.mark.parametrize("box_format", ["xywh", "xyxy"])
+def test_records_of_refcoco_have_their_boxes_in_instances(tmp_path: Path, box_format: Any) -> None:
+    path = save_refs(tmp_path)
+    referring, skipped = read(path, instances=tmp_path / "instances.json", box_format=box_format)
+    assert [(one.image, one.text, one.box) for one in referring.expressions] == [
+        ("a.png", "left", (10, 10, 30, 40)),
+        ("b.png", "right", (0, 0, 5, 5)),
+    ]
+    assert referring.expressions[0].polygons == ((10, 10, 30, 10, 20, 40),)
+    assert skipped == [("refs.json: record 2", "ann_id 9 is not in instances.json")]
+    val, _ = read(path, instances=tmp_path / "instances.json", split="val")
+    assert [one.text for one in val.expressions] == ["right"]
+    with pytest.raises(ConfigError, match="no record is of split testA; it has train, val"):
+        read(path, instances=tmp_path / "instances.json", split="testA")
+
+
+def test_without_instances_the_message_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has an ann_id and no bbox; expected --instances instances\.json"):
+        read(save_refs(tmp_path))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_is_refused_with_the_way_out(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(pickle.dumps([{"ref_id": 1}], protocol=protocol))
+    with pytest.raises(DataError, match=r"a pickle, .* convert it once: python -c .* --instances instances\.json"):
+        read(path)
+
+
+def test_the_command_builds_one_split(tmp_path: Path) -> None:
+    path = save_refs(tmp_path)
+    options = ["--instances", str(tmp_path / "instances.json"), "--ref-split", "train"]
+    assert main(["build", "refcoco", str(path), str(tmp_path / "images"), str(tmp_path / "d"), *options]) == 0
+    assert [one.query for one in Store(tmp_path / "d")] == ["left"]

@@ -177,7 +177,7 @@ def test_other_columns_and_other_folders_are_refused(tmp_path: Path) -> None:
 
 def test_without_the_extra_the_message_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"reading it needs Hugging Face datasets; pip install virft\[hf\]"):
+    with pytest.raises(DataError, match=r"reading it needs Hugging Face datasets; pip install -e \"\.\[hf\]\""):
         open_rows("laolao77/ViRFT_COCO")
 
 

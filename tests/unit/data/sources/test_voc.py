@@ -12,7 +12,10 @@ from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.voc import read_voc
 from virft.data.store import Store
 
-SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+SIZE = (
+    "<source><database>The VOC2012 Database</database></source>"
+    "<size><width>64</width><height>48</height><depth>3</depth></size>"
+)
 
 
 def thing(name: str, *numbers: float | str, more: str = "") -> str:
@@ -47,7 +50,7 @@ def test_difficult_objects_make_their_class_doubtful(tmp_path: Path) -> None:
     difficult = thing("cat", 11, 11, 30, 40, more="<difficult>1</difficult>")
     annotated, _ = read(save(tmp_path, difficult, thing("cat", 1, 1, 9, 9), thing("dog", 1, 1, 9, 9)))
     (image,) = annotated.images.values()
-    assert set(image.boxes) == {"dog"}
+    assert image.doubtful == {"cat"}
     assert not image.is_absent("cat")
     assert annotated.num_crowd == 1
 
@@ -82,7 +85,7 @@ def test_invalid_files_are_skipped_and_reported(tmp_path: Path) -> None:
     assert reasons[:3] == [
         "not valid XML",
         "holds <html>; expected <annotation>",
-        "names no image; expected <filename>",
+        "no image d.jpg; expected it in ../JPEGImages, ../images or ../data, or in the folder of the XML files",
     ]
     assert reasons[3].startswith("no image e.png; expected it in ../JPEGImages")
     assert reasons[4] == "image JPEGImages/a.png is annotated by an earlier file"
@@ -93,3 +96,105 @@ def test_the_command_builds_a_dataset_from_the_root_or_from_annotations(tmp_path
     for number, place in enumerate((folder, folder.parent)):
         assert main(["build", "voc", str(place), str(tmp_path / f"d{number}")]) == 0
         assert [one.id for one in Store(tmp_path / f"d{number}")] == ["JPEGImages/a.png:cat"]
+
+
+TOOL = "<folder>VOC</folder><source><database>Unknown</database></source>" + SIZE.partition("</source>")[2]
+
+
+def test_files_of_labelling_tools_count_pixels_from_zero(tmp_path: Path) -> None:
+    annotated, _ = read(save(tmp_path, thing("cat", 10, 20, 40, 44), head=TOOL))
+    assert annotated.images["JPEGImages/a.png"].boxes == {"cat": ((10, 20, 40, 44),)}
+    assert annotated.notes == ("pixels are counted from 0; --first-pixel overrides",)
+
+
+@pytest.mark.parametrize("database", ["roboflow.ai", "roboflow.com"])
+def test_roboflow_adds_one_to_all_four_numbers(tmp_path: Path, database: str) -> None:
+    head = TOOL.replace("Unknown", database)
+    folder = save(tmp_path, thing("cat", 1, 1, 65, 49), thing("cat", 11, 21, 41, 45), head=head)
+    assert read(folder)[0].images["JPEGImages/a.png"].boxes == {"cat": ((0, 0, 64, 48), (10, 20, 40, 44))}
+
+
+def test_a_box_at_zero_shows_that_pixels_are_counted_from_zero(tmp_path: Path) -> None:
+    folder = save(tmp_path, thing("cat", 0, 5, 40, 44))
+    save(tmp_path, thing("cat", 10, 20, 40, 44), name="b")
+    assert read(folder)[0].images["JPEGImages/b.png"].boxes == {"cat": ((10, 20, 40, 44),)}
+
+
+def test_the_first_pixel_of_each_file_is_decided_alone_and_can_be_given(tmp_path: Path) -> None:
+    folder = save(tmp_path, thing("cat", 10, 20, 40, 44), head=TOOL)
+    save(tmp_path, thing("cat", 10, 20, 40, 44), name="b")
+    annotated, _ = read(folder)
+    assert annotated.images["JPEGImages/b.png"].boxes == {"cat": ((9, 19, 40, 44),)}
+    assert annotated.notes == (
+        "pixels are counted from 0 in 1 files, from 1, the last one included (Pascal VOC) in 1 files; --first-pixel "
+        "overrides",
+    )
+    given = read_voc(folder, first_pixel=1, skipped=Skipped())
+    assert given.images["JPEGImages/a.png"].boxes == {"cat": ((9, 19, 40, 44),)}
+    assert given.notes == ("pixels are counted from 1, the last one included (Pascal VOC)",)
+
+
+def test_the_build_prints_the_first_pixel_and_the_pairs_with_difficult_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    difficult = thing("cat", 11, 11, 30, 40, more="<difficult>1</difficult>")
+    folder = save(tmp_path / "in", difficult, thing("cat", 1, 1, 9, 9), thing("dog", 1, 1, 9, 9))
+    assert main(["build", "voc", str(folder), str(tmp_path / "d"), "--first-pixel", "0"]) == 0
+    assert [one.id for one in Store(tmp_path / "d")] == ["JPEGImages/a.png:dog"]
+    out = capsys.readouterr().out
+    assert "pixels are counted from 0\n" in out
+    assert "1 pairs of an image and a class are not queried: an object is marked difficult" in out
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "filename", "image"),
+    [
+        ("JPEGImages", "Annotations", "sub/a.png", "JPEGImages/sub/a.png"),  # CVAT
+        ("JPEGImages", "Annotations", "a.png", "JPEGImages/sub/a.png"),
+        ("data", "labels", "a.png", "data/a.png"),  # FiftyOne
+        ("JPEGImages", "Annotations", "n0_a", "JPEGImages/a.png"),  # renamed: the name of the XML file
+        ("JPEGImages", "Annotations", "a.JPEG", "JPEGImages/a.png"),  # another ending
+        ("photos/day", "xml", "a.png", "photos/day/a.png"),  # anywhere in the folder
+    ],
+)
+def test_the_image_is_found(tmp_path: Path, images: str, annotations: str, filename: str, image: str) -> None:
+    sub = "sub/" if "sub" in image else ""
+    save_image(tmp_path / images / f"{sub}a.png")
+    path = tmp_path / annotations / f"{sub}a.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"<annotation><filename>{filename}</filename>{thing('cat', 1, 1, 9, 9)}</annotation>")
+    places = [tmp_path] if image.startswith("photos") else [tmp_path, tmp_path / annotations]
+    for place in places:
+        annotated, skipped = read(place)
+        assert (set(annotated.images), skipped) == ({image}, [])
+
+
+def test_one_name_in_two_folders_is_found_by_the_folder_of_the_annotation(tmp_path: Path) -> None:
+    for sub in ("b", "c"):
+        save_image(tmp_path / "photos" / sub / "a.png")
+        (tmp_path / "xml" / sub).mkdir(parents=True)
+        text = f"<annotation><filename>a.png</filename>{thing(sub, 1, 1, 9, 9)}</annotation>"
+        (tmp_path / "xml" / sub / "a.xml").write_text(text)
+    images = read(tmp_path)[0].images
+    assert {name: set(image.boxes) for name, image in images.items()} == {
+        "photos/b/a.png": {"b"},
+        "photos/c/a.png": {"c"},
+    }
+    (tmp_path / "xml" / "b" / "a.xml").rename(tmp_path / "xml" / "a.xml")
+    assert "several images are named a.png" in read(tmp_path)[1][0][1]
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "gbk", "big5", "shift_jis"])
+def test_encodings_that_the_xml_parser_lacks_are_read(tmp_path: Path, encoding: str) -> None:
+    folder = save(tmp_path, thing("\u72d7", 1, 1, 9, 9))
+    text = (folder / "a.xml").read_text(encoding="utf-8")
+    (folder / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding))
+    assert set(read(folder)[0].images["JPEGImages/a.png"].boxes) == {"\u72d7"}
+
+
+def test_an_unknown_encoding_is_a_named_record(tmp_path: Path) -> None:
+    folder = save(tmp_path, thing("dog", 1, 1, 9, 9))
+    (folder / "b.xml").write_text('<?xml version="1.0" encoding="klingon"?><annotation/>')
+    ((where, reason),) = read(folder)[1]
+    assert where == "b.xml"
+    assert reason == "its encoding klingon cannot be read (unknown encoding: klingon); save it as UTF-8"

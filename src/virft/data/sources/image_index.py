@@ -1,0 +1,63 @@
+"""Image files of folders by name, for annotations that name their image inexactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from virft.errors import DataError
+
+
+class ImageIndex:
+    """Image files of several folders by name, without letter case; the folders are read at the first search."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, name: str, *, beside: Path) -> Path | None:
+        """Return the image of this name, or of this name without its ending; None if there is none.
+
+        Of several, the one whose folders end as those of ``beside`` is used. Raises ``DataError`` if that does not
+        decide.
+        """
+        if self._by_name is None:
+            self._by_name = self._read()
+        stem = PurePosixPath(name).with_suffix("").name if _is_image(name) else name
+        found = self._by_name.get(name.lower()) or self._by_name.get(stem.lower())
+        if not found:
+            return None
+        common = [_num_common(path.parent.parts, beside.parts) for path in found]
+        chosen = [path for path, number in zip(found, common, strict=True) if number == max(common)]
+        if len(chosen) > 1:
+            raise DataError(f"several images are named {name}, such as {chosen[0].name} in {_parents(chosen)}")
+        return chosen[0]
+
+    def _read(self) -> dict[str, list[Path]]:
+        files: dict[Path, None] = {}
+        for folder in self._folders:
+            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+                hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+                if _is_image(path.name) and not hidden and path.is_file():
+                    files[path.resolve()] = None
+        by_name: dict[str, list[Path]] = {}
+        for path in files:
+            for key in {path.name.lower(), path.stem.lower()}:
+                by_name.setdefault(key, []).append(path)
+        return by_name
+
+
+def _num_common(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return the number of equal parts at the end."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in Image.registered_extensions()
+
+
+def _parents(paths: Sequence[Path]) -> str:
+    return " and ".join(path.parent.name for path in paths[:2])

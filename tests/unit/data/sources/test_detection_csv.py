@@ -1,0 +1,82 @@
+"""CSV files of boxes, valid and invalid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from factories import save_image
+from virft.cli.main import main
+from virft.data.annotations import AnnotatedSet, Skipped
+from virft.data.sources.detection_csv import read_detection_csv
+from virft.data.store import Store
+from virft.errors import ConfigError, DataError
+
+TENSORFLOW = "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,64,48,cat,10,12,30,40\na.png,64,48,dog,0,0,9,9\n"
+
+
+def read(folder: Path, text: str, **options: dict[str, str]) -> tuple[AnnotatedSet, list[tuple[str, str]]]:
+    for name in ("a", "b"):
+        save_image(folder / "images" / f"{name}.png")
+    (folder / "t.csv").write_text(text)
+    skipped = Skipped()
+    return read_detection_csv(folder / "t.csv", folder / "images", skipped=skipped, **options), skipped.records
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TENSORFLOW,
+        "image_path;label;x1;y1;x2;y2\n/data/img/a.png;cat;10;12;30;40\n/data/img/a.png;dog;0;0;9;9\n",
+        "Path,X_Min,Y_Min,X_Max,Y_Max,Category\na.png,10,12,30,40,cat\na.png,0,0,9,9,dog\n",
+    ],
+)
+def test_columns_are_recognized_by_their_usual_names(tmp_path: Path, text: str) -> None:
+    annotated, skipped = read(tmp_path, text)
+    assert annotated.images["a.png"].boxes == {"cat": ((10, 12, 30, 40),), "dog": ((0, 0, 9, 9),)}
+    assert skipped == []
+
+
+def test_other_columns_can_be_named(tmp_path: Path) -> None:
+    text = "bild,art,xmin,ymin,xmax,ymax,filename\na.png,cat,10,12,30,40,x\n"
+    annotated, _ = read(tmp_path, text, columns={"image": "bild", "class": "art"})
+    assert annotated.images["a.png"].boxes == {"cat": ((10, 12, 30, 40),)}
+    with pytest.raises(DataError, match=r"expected columns image, class, .*, or --columns class=NAME"):
+        read(tmp_path, text)
+    with pytest.raises(ConfigError, match="--columns box: not a value of a box; expected image, class, xmin"):
+        read(tmp_path, text, columns={"box": "art"})
+
+
+def test_a_row_of_an_image_alone_names_an_image_without_objects(tmp_path: Path) -> None:
+    annotated, skipped = read(tmp_path, TENSORFLOW + "b.png,64,48,,,,,\n")
+    assert annotated.images["b.png"].is_absent("cat")
+    assert skipped == []
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a.png,64,48,cat,10,x,30,40", "box is 10, x, 30, 40; expected four numbers"),
+        ("a.png,64,48,cat,10,12,,40", "box is 10, 12, empty, 40; expected four numbers"),
+        ("a.png,64,48,,10,12,30,40", "class is empty; expected a class name"),
+        (",64,48,cat,10,12,30,40", "image is empty; expected a path inside the folder of the images"),
+        ("/img/z.png,64,48,cat,1,2,3,4", "image is /img/z.png; expected a path inside the folder of the images"),
+        ("a.png,64,48,cat,0.1,0.2,0.3,0.4", "box [0.1, 0.2, 0.3, 0.4]"),
+    ],
+)
+def test_an_invalid_row_is_reported_and_its_class_is_not_absent(tmp_path: Path, row: str, reason: str) -> None:
+    annotated, ((where, found),) = read(tmp_path, f"{TENSORFLOW}{row}\n")
+    assert where == "t.csv:4"
+    assert found.startswith(reason)
+    image = annotated.images["a.png"]
+    is_of_image = row.startswith("a.png")
+    assert ("cat" in image.doubtful or image.is_doubtful) == is_of_image
+
+
+def test_the_command_builds_a_dataset(tmp_path: Path) -> None:
+    read(tmp_path, TENSORFLOW)
+    (tmp_path / "t.csv").write_text(TENSORFLOW.replace("class", "Tier"))
+    words = ["build", "csv-boxes", str(tmp_path / "t.csv"), str(tmp_path / "images"), str(tmp_path / "d")]
+    assert main([*words, "--columns", "class=Tier"]) == 0
+    assert [one.id for one in Store(tmp_path / "d")] == ["a.png:cat", "a.png:dog"]
