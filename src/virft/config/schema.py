@@ -250,7 +250,7 @@ class RewardConfig(_Section):
         at_least=0,
     )
     iou_threshold: float = setting_field(
-        0.5, help="IoU above which a box matches the ground truth.", unit="IoU", source=_PAPER, at_least=0, at_most=1
+        0.5, help="IoU from which a box matches the ground truth.", unit="IoU", source=_PAPER, at_least=0, at_most=1
     )
     iou_threshold_end: float | None = setting_field(
         None,

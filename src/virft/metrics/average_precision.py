@@ -2,8 +2,8 @@
 
 If all confidences differ, the numbers equal those of pycocotools and lvis-api
 (``tests/unit/metrics/test_average_precision.py``). Those evaluators rank boxes of equal confidence by the ids of their
-images, so the numbers change with the names of the files, by up to 0.05 if all are equal. Here AP is the mean over orders
-of the images.
+images, so the numbers change with the names of the files, by up to 0.05 if all are equal. Here AP is the mean over
+orders of the images.
 """
 
 from __future__ import annotations

@@ -111,7 +111,8 @@ def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> 
     classes = [match_class(held, number) for _, held in sorted(by_label.items())]
 
     def statistic(weights: Weights) -> dict[str, float]:
-        found = [one for one in (precision_at_recalls(matches, weights, orders=_ORDERS) for matches in classes) if one is not None]
+        every = (precision_at_recalls(matches, weights, orders=_ORDERS) for matches in classes)
+        found = [one for one in every if one is not None]
         by_threshold = np.mean(found, axis=(0, 2)) if found else np.zeros(len(COCO_IOU_THRESHOLDS))
         return {"ap": float(by_threshold.mean()), "ap50": float(by_threshold[0])}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virft.geometry.boxes import IOU_TOLERANCE, LARGE, SMALL, XYXY
+from virft.geometry.boxes import IOU_TOLERANCE, LARGE, SMALL, XYXY, covered_frac, iou_matrix
 from virft.metrics.detection import COCO_IOU_THRESHOLDS
 
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -159,8 +159,7 @@ def precision_at_recalls(
 
 
 def recall_of(matches: ClassMatches, max_boxes: int) -> NDArray[np.float64] | None:
-    """Return the recall at each threshold of the best ``max_boxes`` of each question, shape [T]; None without targets.
-    """
+    """Return the recall of the best ``max_boxes`` of each question, at each threshold, shape [T]; None without targets."""
     total = float(matches.targets.sum())
     if not total:
         return None
@@ -179,8 +178,8 @@ def _match(
     COCO ignores boxes in a crowd region, and boxes on a target outside the range of areas. LVIS ignores all boxes
     without a match if not all objects are labelled.
     """
-    overlaps = [[_overlap(box, other, of_box=False) for other in question.targets] for box in boxes]
-    in_crowd = [max((_overlap(box, other, of_box=True) for other in question.crowd), default=0.0) for box in boxes]
+    overlaps = iou_matrix(boxes, question.targets)
+    in_crowd = [covered_frac(box, question.crowd) for box in boxes]
     outside = [not question.exhaustive or not areas[0] <= _area(box) <= areas[1] for box in boxes]
     columns: list[tuple[list[bool], list[bool]]] = [([], []) for _ in boxes]
     for threshold in COCO_IOU_THRESHOLDS:
@@ -211,17 +210,6 @@ def _best(ious: Sequence[float], taken: set[int], inside: Sequence[bool], *, wan
         if iou >= lowest and inside[column] is wanted and column not in taken:
             best, lowest = column, iou
     return best
-
-
-def _overlap(box: XYXY, other: XYXY, *, of_box: bool) -> float:
-    """IoU, or for a crowd region the fraction of the box inside it."""
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    union = area if of_box else area + (other[2] - other[0]) * (other[3] - other[1]) - width * height
-    return width * height / union
 
 
 def _area(box: XYXY) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from virft.geometry.boxes import intersection_over_union, size_of
+from virft.geometry.boxes import intersection_over_union, reaches, size_of
 from virft.metrics.measurement import Measurement, ratio
 from virft.types import Box, Reading, Unreadable
 
@@ -31,7 +31,7 @@ def grounding_metrics(pairs: Sequence[tuple[Reading, Box]]) -> Measurement:
     num_unreadable = sum(isinstance(reading.answer, Unreadable) for reading, _ in pairs)
     values = {"box_miou": ratio(math.fsum(ious), num)}
     for threshold in ACCURACY_IOU_THRESHOLDS:
-        values[f"accuracy_at_{threshold * 100:.0f}"] = ratio(sum(iou >= threshold for iou in ious), num)
+        values[f"accuracy_at_{threshold * 100:.0f}"] = ratio(sum(reaches(iou, threshold) for iou in ious), num)
     values["unreadable_frac"] = ratio(num_unreadable, num)
     by_size: dict[str, list[float]] = {}
     for (_, target), iou in zip(pairs, ious, strict=True):

@@ -87,7 +87,7 @@ def reward(
     confidence      1.000    1.000    1.000
     format          1.000    1.000    1.000
     total                             2.750
-    1 predicted, 1 to find, hit above IoU 0.5
+    1 predicted, 1 to find, hit from IoU 0.5
       1  [100.0, 100.0, 500.0, 500.0]      confidence 1      target 1, IoU 0.750, hit
     """
     if task not in TASKS:

@@ -17,7 +17,7 @@ class RewardOptions(Protocol):
 
     @property
     def iou_threshold(self) -> float:
-        """A predicted box is a hit above this IoU with its target, at the first step."""
+        """A predicted box is a hit from this IoU with its target on, at the first step."""
 
     @property
     def iou_threshold_end(self) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from virft.errors import DataError
-from virft.geometry.boxes import intersection_over_union
+from virft.geometry.boxes import CROWD_FRAC, covered_frac, intersection_over_union, reaches
 from virft.metrics.calibration import calibration_metrics
 from virft.metrics.detection import answer_metrics, detection_metrics, find_hits
 from virft.metrics.measurement import Measurement
@@ -88,8 +88,8 @@ def _to_record(sample: Sample) -> dict[str, Any]:
     record: dict[str, Any] = {"boxes": [list(box.xyxy) for box in _boxes(_target_of(sample))]}
     if sample.areas:
         record["areas"] = list(sample.areas)
-    if sample.crowd:
-        record["crowd"] = [list(box.xyxy) for box in sample.crowd]
+    if crowd := _target_of(sample).crowd:
+        record["crowd"] = [list(box.xyxy) for box in crowd]
     if not sample.exhaustive:
         record["exhaustive"] = False
     return record
@@ -103,11 +103,10 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
         return ParsedTarget(target)
     crowd = list_of(record.get("crowd", []), "crowd", where=where)
     return ParsedTarget(
-        target,
+        replace(target, crowd=tuple(parse_box(box, size, where=where) for box in crowd)),
         {
             "areas": _areas(record, where=where),
             "exhaustive": bool_of(record.get("exhaustive", True), "target.exhaustive", where=where),
-            "crowd": tuple(parse_box(box, size, where=where) for box in crowd),
         },
     )
 
@@ -123,8 +122,8 @@ def _areas(record: dict[str, Any], *, where: str) -> tuple[float, ...]:
 
 
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget:
-    fields = {"areas": found.areas, "crowd": found.crowd, "exhaustive": found.is_exhaustive}
-    return ParsedTarget(_detections(found.boxes), fields)
+    fields = {"areas": found.areas, "exhaustive": found.is_exhaustive}
+    return ParsedTarget(replace(_detections(found.boxes), crowd=found.crowd), fields)
 
 
 def _detections(boxes: Sequence[Box], *, confidence: float = 1.0) -> Detections:
@@ -145,7 +144,8 @@ def _count(target: Detections) -> dict[str, int]:
 
 
 def _move(target: Detections, move: Callable[[Box], Box]) -> Detections:
-    return replace(target, items=tuple(replace(item, box=move(item.box)) for item in target.items))
+    items = tuple(replace(item, box=move(item.box)) for item in target.items)
+    return replace(target, items=items, crowd=tuple(map(move, target.crowd)))
 
 
 def _fault(answer: Detections) -> str | None:
@@ -190,17 +190,21 @@ def _explain(answer: Detections, target: Detections, context: RewardContext, opt
             iou_weight=options.weight("iou"),
             confidence_weight=options.weight("confidence"),
         )
-    lines = [f"{answer.num_predicted} predicted, {len(target.items)} to find, hit above IoU {threshold:.3g}"]
+    least = "above" if options.preset == "paper" else "from"
+    lines = [f"{answer.num_predicted} predicted, {len(target.items)} to find, hit {least} IoU {threshold:.3g}"]
     for index, item in enumerate(answer.items):
         line = f"{index + 1:>3}  {format_box(item.box):<32}  confidence {item.confidence:<5.3g}"
         found = matching.targets[index]
         if index in matching.dropped:
-            lines.append(f"{line}  an exact duplicate, dropped")
+            is_in_crowd = reaches(covered_frac(item.box.xyxy, [one.xyxy for one in target.crowd]), CROWD_FRAC)
+            reason = "in a crowd region, neither right nor wrong" if is_in_crowd else "an exact duplicate, dropped"
+            lines.append(f"{line}  {reason}")
         elif found is not None:
             lines.append(f"{line}  target {found + 1}, IoU {matching.ious[index]:.3f}, hit")
         else:
             near = max((intersection_over_union(item.box.xyxy, other.box.xyxy) for other in target.items), default=0.0)
-            lines.append(f"{line}  no target left, best IoU {near:.3f}, miss")
+            reason = "its target is taken" if reaches(near, threshold) else "no target"
+            lines.append(f"{line}  {reason}, best IoU {near:.3f}, miss")
     lines += [f"invalid: {element.reason}: {element.piece!r}" for element in answer.invalid]
     taken = set(matching.targets)
     lines += [
@@ -233,8 +237,9 @@ def score_detections(answer: Detections, target: Detections) -> float:
     >>> score_detections(Detections(), Detections())
     1.0
     """
-    num_boxes = answer.num_predicted + len(target.items)
-    return 2 * sum(find_hits(answer, target).hits) / num_boxes if num_boxes else 1.0
+    found = find_hits(answer, target)
+    num_boxes = answer.num_predicted - found.num_ignored + len(target.items)
+    return 2 * sum(found.hits) / num_boxes if num_boxes else 1.0
 
 
 def _ratios(measured: Measurement) -> dict[str, tuple[float, float]]:
@@ -350,10 +355,10 @@ def _answer_to_record(answer: Detections) -> dict[str, Any]:
 
 
 def _mark(answer: Detections, target: Detections | None) -> tuple[MarkedBox, ...]:
-    hits = (False,) * len(answer.items) if target is None else find_hits(answer, target).hits
+    found = find_hits(answer, Detections() if target is None else target)
     return tuple(
-        MarkedBox(item.box, item.confidence, f"{item.confidence:.2f}", hit)
-        for item, hit in zip(answer.items, hits, strict=True)
+        MarkedBox(item.box, item.confidence, f"{item.confidence:.2f}", hit, ignored)
+        for item, hit, ignored in zip(answer.items, found.hits, found.ignored, strict=True)
     )
 
 
@@ -392,7 +397,7 @@ def _probes(samples: Sequence[Sample]) -> Probes:
 
 
 _HIT_IOU = 0.5
-"""The IoU above which the headline F1 counts a hit."""
+"""The IoU from which the headline F1 counts a hit."""
 
 
 def _blind_answers(samples: Sequence[Sample]) -> BlindAnswers:
@@ -444,7 +449,8 @@ DETECTION = Task(
     fault_of=_fault,
     target_format=TargetFormat(
         required=frozenset({"boxes"}),
-        for_metrics=frozenset({"areas", "crowd", "exhaustive"}),
+        optional=frozenset({"crowd"}),
+        for_metrics=frozenset({"areas", "exhaustive"}),
         properties={"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES},
         to_record=_to_record,
         from_record=_from_record,

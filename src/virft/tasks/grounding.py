@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from virft.geometry.boxes import intersection_over_union
+from virft.geometry.boxes import intersection_over_union, reaches
 from virft.metrics.grounding import grounding_metrics
 from virft.rewards.grounding import giou_reward, paper_giou_reward
 from virft.rewards.options import RewardOptions
@@ -114,7 +114,7 @@ def _explain(answer: Box, target: Box, context: RewardContext, options: RewardOp
 
 
 def _mark(answer: Box, target: Box | None) -> tuple[MarkedBox, ...]:
-    return (MarkedBox(answer, is_hit=target is not None and _iou(answer, target) >= HIT_IOU),)
+    return (MarkedBox(answer, is_hit=target is not None and reaches(_iou(answer, target), HIT_IOU)),)
 
 
 def _to_answer(found: Sequence[Detection]) -> Answer:

@@ -35,7 +35,7 @@ class RewardRule:
     weights: Mapping[str, float] = field(default_factory=dict)
     """Part or extra reward -> weight, 0 or more. Those that are not named have weight 1."""
     iou_threshold: float = 0.5
-    """A predicted box is a hit above this IoU with its target."""
+    """A predicted box is a hit from this IoU with its target on (preset ``paper``: above it)."""
     iou_threshold_end: float | None = None
     """The threshold changes linearly over the run to this value at the last step. None: it does not change."""
     overlong_tokens: int = 0

@@ -175,12 +175,16 @@ Form = Literal["full", "short", "caption"]
 
 
 class MarkedBox(NamedTuple):
-    """A box of an answer as a page draws it: ``text`` next to it, ``is_hit`` if it matches a target box."""
+    """A box of an answer as a page draws it: ``text`` next to it, ``is_hit`` if it matches a target box.
+
+    ``is_ignored``: it lies in a crowd region, so it is neither a hit nor a false positive.
+    """
 
     box: Box
     confidence: float = 1.0
     text: str = ""
     is_hit: bool = False
+    is_ignored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
