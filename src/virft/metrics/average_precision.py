@@ -84,8 +84,10 @@ def average_precision(
         **{f"ar{most}": _mean_recall(matches["all"], most) for most in ((1, 10, 100) if most == 100 else (most,))},
         **{f"ar_{size}": _mean_recall(matches[size], most) for size in sizes},
     }
-    for letter, name in FREQUENCIES.items() if frequency is not None else ():
-        values[name] = _mean(found for label, found in precision["all"].items() if frequency[label] == letter)
+    if frequency is not None:
+        letters = {label: frequency[label] for label in precision["all"]}
+        for letter, name in FREQUENCIES.items():
+            values[name] = _mean(found for label, found in precision["all"].items() if letters[label] == letter)
     return AveragePrecision(
         values={name: value for name, value in values.items() if value is not None},
         by_class={label: float(np.mean(found)) for label, found in precision["all"].items()},

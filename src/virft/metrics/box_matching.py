@@ -159,7 +159,7 @@ def precision_at_recalls(
 
 
 def recall_of(matches: ClassMatches, max_boxes: int) -> NDArray[np.float64] | None:
-    """Return the recall of the best ``max_boxes`` of each question, at each threshold, shape [T]; None without targets."""
+    """Return the recall of the best ``max_boxes`` of each question, one for each threshold; None without targets."""
     total = float(matches.targets.sum())
     if not total:
         return None

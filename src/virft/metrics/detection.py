@@ -8,6 +8,7 @@ from statistics import fmean
 
 from virft.geometry.boxes import CROWD_FRAC, covered_frac, iou_matrix, match_greedily, reaches
 from virft.metrics.measurement import Measurement, ratio
+from virft.text.answers import is_at_most_1
 from virft.types import Detections, Reading, Unreadable
 
 
@@ -83,12 +84,12 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     """Return micro-averaged metrics: counts over all questions together, also those about absent classes.
 
     ``precision`` = hits / boxes, ``recall`` = hits / targets, ``f1`` = 2 hits / (boxes + targets); boxes include
-    invalid elements and exclude ignored ones (``find_hits``), which are ``num_ignored``. No target and no predicted box
-    at all: these three are 1; any other empty denominator: 0. An unreadable answer predicts no box, so it misses its
-    targets. ``false_positive_rate``: fraction of the questions about an absent class with a predicted box, valid or
-    not. ``boxes_per_question``, ``duplicates_per_question``, ``unreadable_frac``, ``no_objects_frac`` (explicit empty
-    answers): over all questions; 0 without questions. ``precision_mean``, ``recall_mean``, ``f1_mean``: means over IoU
-    0.5 to 0.95 in steps of 0.05.
+    invalid elements and exclude ignored ones (``find_hits``), which are ``num_ignored``. No target and no predicted
+    box at all: these three are 1; any other empty denominator: 0. An unreadable answer predicts no box, so it misses
+    its targets. ``false_positive_rate``: fraction of the questions about an absent class with a predicted box, valid
+    or not. ``boxes_per_question``, ``duplicates_per_question``, ``unreadable_frac``, ``at_most_1_frac`` (of those,
+    ``is_at_most_1``), ``no_objects_frac`` (explicit empty answers): over all questions; 0 without questions.
+    ``precision_mean``, ``recall_mean``, ``f1_mean``: means over IoU 0.5 to 0.95 in steps of 0.05.
 
     >>> from virft.types import Box, Detection
     >>> box = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2)),))
@@ -98,12 +99,13 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     [0.5, 1.0, 0.6666666666666666, 1.0]
     """
     num_boxes = num_hits = num_invalid = num_clipped = num_duplicates = num_no_objects = num_unreadable = 0
-    num_false_alarms = num_ignored = 0
+    num_false_alarms = num_ignored = num_at_most_1 = 0
     hits_at = [0] * len(COCO_IOU_THRESHOLDS)
     for reading, target in pairs:
         answer = reading.answer
         if not isinstance(answer, Detections):
             num_unreadable += isinstance(answer, Unreadable)
+            num_at_most_1 += is_at_most_1(answer)
             continue
         if answer.num_predicted == 0:
             num_no_objects += 1
@@ -134,6 +136,7 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
             "boxes_per_question": ratio(num_boxes + num_ignored, num),
             "duplicates_per_question": ratio(num_duplicates, num),
             "unreadable_frac": ratio(num_unreadable, num),
+            "at_most_1_frac": ratio(num_at_most_1, num),
             "no_objects_frac": ratio(num_no_objects, num),
         },
         counts={
@@ -149,6 +152,7 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
             "num_false_alarms": num_false_alarms,
             "num_no_objects": num_no_objects,
             "num_unreadable": num_unreadable,
+            "num_at_most_1": num_at_most_1,
         },
     )
 

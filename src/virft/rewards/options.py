@@ -23,5 +23,9 @@ class RewardOptions(Protocol):
     def iou_threshold_end(self) -> float | None:
         """The threshold at the last step; None if it does not change."""
 
+    @property
+    def check_labels(self) -> bool:
+        """A box whose own label names another class than the question is invalid."""
+
     def weight(self, part: str) -> float:
         """Return the weight of a part in the total."""

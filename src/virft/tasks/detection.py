@@ -11,7 +11,7 @@ from virft.errors import DataError
 from virft.geometry.boxes import CROWD_FRAC, covered_frac, intersection_over_union, reaches
 from virft.metrics.calibration import calibration_metrics
 from virft.metrics.detection import answer_metrics, detection_metrics, find_hits
-from virft.metrics.measurement import Measurement
+from virft.metrics.measurement import Measurement, ratio
 from virft.rewards.detection import (
     detection_rewards,
     iou_threshold_at,
@@ -39,6 +39,7 @@ from virft.tasks.box_answers import (
     write_list,
 )
 from virft.tasks.task import (
+    AT_MOST_1_FRAC,
     CORRECT,
     HALF_RIGHT,
     TRUNCATED_FRAC,
@@ -59,6 +60,7 @@ from virft.tasks.task import (
     constant_probes,
 )
 from virft.text.answers import read_detection, render_detection
+from virft.text.labels import names_another
 from virft.text.prompts import PromptTexts
 from virft.text.records import bool_of, is_json_number, list_of, parse_box
 from virft.types import (
@@ -67,6 +69,7 @@ from virft.types import (
     Detection,
     Detections,
     ImageSize,
+    InvalidElement,
     JoinedPrediction,
     Reading,
     RewardContext,
@@ -157,7 +160,7 @@ def _fault(answer: Detections) -> str | None:
 
 def _robust(reading: Reading, target: Detections, context: RewardContext, options: RewardOptions) -> dict[str, float]:
     return detection_rewards(
-        reading,
+        _checked(reading, context, options),
         target,
         context,
         iou_threshold=options.iou_threshold,
@@ -169,7 +172,7 @@ def _robust(reading: Reading, target: Detections, context: RewardContext, option
 
 def _paper(reading: Reading, target: Detections, context: RewardContext, options: RewardOptions) -> dict[str, float]:
     return paper_detection_rewards(
-        reading,
+        _checked(reading, context, options),
         target,
         context,
         iou_threshold=options.iou_threshold,
@@ -177,9 +180,37 @@ def _paper(reading: Reading, target: Detections, context: RewardContext, options
     )
 
 
+def _checked(reading: Reading, context: RewardContext, options: RewardOptions) -> Reading:
+    """The reading, with ``check_labels`` without the boxes whose label names another class: they are invalid."""
+    if not options.check_labels or not isinstance(reading.answer, Detections):
+        return reading
+    return replace(reading, answer=_without_other_labels(reading.answer, context.query))
+
+
+def _without_other_labels(answer: Detections, query: str | None) -> Detections:
+    others = [item for item in answer.items if _names_another(item, query)]
+    if not others:
+        return answer
+    invalid = [
+        InvalidElement(reason=_other_label(item, query), piece=format_box(item.box), span=item.span) for item in others
+    ]
+    items = tuple(item for item in answer.items if not _names_another(item, query))
+    return replace(answer, items=items, invalid=(*answer.invalid, *invalid))
+
+
+def _names_another(item: Detection, query: str | None) -> bool:
+    return item.label is not None and query is not None and names_another(item.label, query)
+
+
+def _other_label(item: Detection, query: str | None) -> str:
+    return f"label {item.label!r:.40} names another class than {query!r:.40}"
+
+
 def _explain(answer: Detections, target: Detections, context: RewardContext, options: RewardOptions) -> list[str]:
     """Each predicted box with its match, then invalid elements and targets that were not found."""
     threshold = iou_threshold_at(options.iou_threshold, options.iou_threshold_end, context)
+    if options.check_labels:
+        answer = _without_other_labels(answer, context.query)
     if options.preset == "paper":
         matching = match_like_paper(answer, target, iou_threshold=threshold)
     else:
@@ -205,6 +236,8 @@ def _explain(answer: Detections, target: Detections, context: RewardContext, opt
             near = max((intersection_over_union(item.box.xyxy, other.box.xyxy) for other in target.items), default=0.0)
             reason = "its target is taken" if reaches(near, threshold) else "no target"
             lines.append(f"{line}  {reason}, best IoU {near:.3f}, miss")
+        if _names_another(item, context.query):
+            lines.append(f"     {_other_label(item, context.query)}; reward.check_labels is off, so it costs nothing")
     lines += [f"invalid: {element.reason}: {element.piece!r}" for element in answer.invalid]
     taken = set(matching.targets)
     lines += [
@@ -248,7 +281,7 @@ def _ratios(measured: Measurement) -> dict[str, tuple[float, float]]:
 
 
 def _measure_dataset(joined: Sequence[JoinedPrediction], source: Mapping[str, Any]) -> Measurement:
-    """Average precision (of an LVIS dataset, LVIS's), and tables of AP and F1 by class."""
+    """Average precision (of an LVIS dataset, LVIS's), labels of other classes, and tables of AP and F1 by class."""
     from virft.metrics.box_questions import box_scores
 
     precise = box_scores(joined, frequency=source.get("frequency"))
@@ -257,7 +290,17 @@ def _measure_dataset(joined: Sequence[JoinedPrediction], source: Mapping[str, An
         if one.sample.exhaustive:
             by_class.setdefault(one.sample.query, []).append((one.reading, _target_of(one.sample)))
     f1 = {label: detection_metrics(pairs).values["f1"] for label, pairs in sorted(by_class.items())}
-    return Measurement(values=precise.values, counts={}, tables={"ap": precise.by_class, "f1": f1})
+    boxes = [(one.sample.query, item) for one in joined for item in _items(one.reading)]
+    num_other = sum(item.label is not None and names_another(item.label, query) for query, item in boxes)
+    return Measurement(
+        values={**precise.values, "other_label_frac": ratio(num_other, len(boxes))},
+        counts={"num_other_label": num_other},
+        tables={"ap": precise.by_class, "f1": f1},
+    )
+
+
+def _items(reading: Reading) -> tuple[Detection, ...]:
+    return reading.answer.items if isinstance(reading.answer, Detections) else ()
 
 
 def _statistics(joined: Sequence[JoinedPrediction], images: Sequence[str]) -> list[Statistic]:
@@ -299,11 +342,17 @@ _METRICS = (
         better=-1,
     ),
     UNREADABLE_FRAC,
+    AT_MOST_1_FRAC,
     TRUNCATED_FRAC,
     Metric(
         name="duplicates_per_question", description="additional boxes on a target that already has a hit", better=-1
     ),
     WELL_FORMED_FRAC,
+    Metric(
+        name="other_label_frac",
+        description="fraction of predicted boxes whose own label names another class than the question",
+        better=-1,
+    ),
     Metric(name="boxes_per_question", description="predicted boxes", better=0),
     Metric(name="no_objects_frac", description="fraction of answers without objects", better=0),
     Metric(name="mean_confidence", description="mean confidence of all predicted boxes", better=0),

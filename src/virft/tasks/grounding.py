@@ -25,6 +25,7 @@ from virft.tasks.box_answers import (
     write_pair,
 )
 from virft.tasks.task import (
+    AT_MOST_1_FRAC,
     CORRECT,
     HALF_RIGHT,
     TRUNCATED_FRAC,
@@ -208,6 +209,7 @@ GROUNDING = Task(
             name="accuracy_at_90", description="fraction of questions whose predicted box has an IoU of at least 0.9"
         ),
         UNREADABLE_FRAC,
+        AT_MOST_1_FRAC,
         TRUNCATED_FRAC,
         WELL_FORMED_FRAC,
     ),

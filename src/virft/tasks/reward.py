@@ -38,6 +38,8 @@ class RewardRule:
     """A predicted box is a hit from this IoU with its target on (preset ``paper``: above it)."""
     iou_threshold_end: float | None = None
     """The threshold changes linearly over the run to this value at the last step. None: it does not change."""
+    check_labels: bool = False
+    """Count a detected box whose own label names another class than ``RewardContext.query`` as invalid."""
     overlong_tokens: int = 0
     """Above 0, the part ``overlong`` (``virft.rewards.length``) is added where tokens are counted."""
     extra: tuple[ExtraReward, ...] = ()

@@ -149,6 +149,12 @@ UNREADABLE_FRAC = Metric(
     in_table=True,
     in_card=True,
 )
+AT_MOST_1_FRAC = Metric(
+    name="at_most_1_frac",
+    description="fraction of completions whose box coordinates are all at most 1: fractions of the image, unreadable",
+    better=-1,
+)
+"""A metric of the tasks whose answers have boxes."""
 TRUNCATED_FRAC = Metric(name="truncated_frac", description="fraction of completions cut at the token limit", better=-1)
 WELL_FORMED_FRAC = Metric(
     name="well_formed_frac", description="fraction of completions in exactly the requested format"

@@ -62,7 +62,7 @@ class _WrittenBox(NamedTuple):
     """A box as it is written, not yet checked."""
 
     numbers: Sequence[Value]
-    confidence: Value
+    confidence: Value | None
     label: Value | None
 
 
@@ -349,15 +349,15 @@ def _written_boxes(element: Element, label: str | None) -> list[_WrittenBox] | s
         if not isinstance(numbers, list):
             return "no Position" if numbers is None else "Position is not a list"
         boxes = _boxes_in(numbers)
-        confidence, name = one.get(_CONFIDENCE_KEYS, 1.0), one.get(_LABEL_KEYS, label)
-        for index, box in enumerate(boxes):
-            # Several boxes share a value, or have a list of as many.
-            own = [
-                value[index] if len(boxes) > 1 and isinstance(value, list) and len(value) == len(boxes) else value
-                for value in (confidence, name)
-            ]
-            found.append(_WrittenBox(box, *own))
+        confidences = _values_of(one.get(_CONFIDENCE_KEYS, 1.0), len(boxes))
+        names = _values_of(one[_LABEL_KEYS], len(boxes)) if _LABEL_KEYS in one else [label] * len(boxes)
+        found += [_WrittenBox(*written) for written in zip(boxes, confidences, names, strict=True)]
     return found
+
+
+def _values_of(value: Value, num_boxes: int) -> Sequence[Value | None]:
+    """Return the value of each of several boxes: they share one, or have a list of as many."""
+    return value if num_boxes > 1 and isinstance(value, list) and len(value) == num_boxes else [value] * num_boxes
 
 
 def _groups_of(pairs: Sequence[tuple[str, Value]]) -> list[list[tuple[str, Value]]]:

@@ -88,3 +88,20 @@ def is_substring_match(answer: str, target: Label) -> bool:
     """
     name, own = (text.replace(" ", "").replace("_", "").lower() for text in (answer, target.text))
     return name in own or own in name
+
+
+def names_another(label: str, query: str) -> bool:
+    """Return whether a label in a box contradicts the class of the question: neither name holds the words of the other.
+
+    Case, punctuation and a plural ``s`` do not matter, and a more specific or a shorter name is no contradiction.
+
+    >>> names_another("dog", "cat"), names_another("two Cats", "cat"), names_another("car", "racing car")
+    (True, False, False)
+    """
+    own, other = _words(label), _words(query)
+    return bool(own and other) and not (own <= other or other <= own)
+
+
+def _words(text: str) -> set[str]:
+    words = "".join(character if character.isalnum() else " " for character in text.casefold()).split()
+    return {word.removesuffix("s") or word for word in words}

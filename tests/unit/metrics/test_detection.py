@@ -53,6 +53,7 @@ def test_every_number_of_a_small_set():
         "boxes_per_question": 8 / 8,
         "duplicates_per_question": 1 / 8,
         "unreadable_frac": 1 / 8,
+        "at_most_1_frac": 0,
         "no_objects_frac": 2 / 8,
     }
     assert measured.counts == {
@@ -68,6 +69,7 @@ def test_every_number_of_a_small_set():
         "num_false_alarms": 3,
         "num_no_objects": 2,
         "num_unreadable": 1,
+        "num_at_most_1": 0,
     }
 
 
@@ -156,3 +158,10 @@ def test_a_target_in_a_crowd_region_is_matched_first():
     row = (600, 600, 700, 700)
     found = find_hits(detections(row, row), in_crowd(row))
     assert (found.hits, found.ignored, found.num_duplicates) == ((True, False), (False, True), 0)
+
+
+def test_answers_whose_numbers_are_all_at_most_1_are_counted():
+    texts = ["[0.1, 0.2, 0.5, 0.9]", "[[1, 2, 30, 40]]", "who knows", "No Objects"]
+    measured = detection_metrics([(detection(text), detections(HIT)) for text in texts])
+    assert (measured.values["at_most_1_frac"], measured.values["unreadable_frac"]) == (0.25, 0.5)
+    assert measured.counts["num_at_most_1"] == 1
