@@ -70,17 +70,17 @@ class ClassMatches:
     targets: NDArray[np.float64]
     """Number of target boxes of each image, shape [images]."""
 
-    def orders(self, most: int) -> NDArray[np.int64]:
+    def orders(self, most: int, seed: int = 0) -> NDArray[np.int64]:
         """Return orders of the boxes by score, shape [orders, boxes]: one, or ``most`` random ones if scores are equal.
 
         Boxes of equal scores are in random order of their questions, and in text order in each question. The random
-        numbers are the same for the same boxes.
+        numbers are the same for the same boxes and ``seed``.
         """
         last = np.append(self.groups[1:] != self.groups[:-1], True)
         in_one_question = np.append(self.questions[1:] == self.questions[:-1], True)
         if (last | in_one_question).all():
             return np.arange(len(self.groups))[None]
-        keys = np.random.Generator(np.random.PCG64(0)).random((most, int(self.questions.max()) + 1))
+        keys = np.random.Generator(np.random.PCG64(seed)).random((most, int(self.questions.max()) + 1))
         # A stable sort: the boxes of one question stay in their order.
         return np.argsort(self.groups + keys[:, self.questions], axis=1, kind="stable")
 
@@ -128,18 +128,18 @@ def match_class(
 
 
 def precision_at_recalls(
-    matches: ClassMatches, weights: NDArray[np.float64], *, orders: int = ORDERS
+    matches: ClassMatches, weights: NDArray[np.float64], *, orders: int = ORDERS, seed: int = 0
 ) -> NDArray[np.float64] | None:
     """Return the interpolated precision at each threshold and recall, shape [T, 101]; None without targets.
 
     ``weights``: the number of times that each image counts, shape [images]. The precision is the mean over ``orders``
-    random orders of the questions if boxes of different questions have equal scores.
+    random orders of the questions, drawn with ``seed``, if boxes of different questions have equal scores.
     """
     total = float(weights @ matches.targets)
     if not total:
         return None
     result = np.zeros((len(COCO_IOU_THRESHOLDS), len(RECALLS)))
-    chosen = matches.orders(orders)
+    chosen = matches.orders(orders, seed)
     for part in np.array_split(chosen, -(-chosen.size // _CHUNK)) if chosen.size else ():
         each = weights[matches.images][part]
         for row, (hits, ignored) in enumerate(zip(matches.hits, matches.ignored, strict=True)):
@@ -178,36 +178,45 @@ def _match(
     COCO ignores boxes in a crowd region, and boxes on a target outside the range of areas. LVIS ignores all boxes
     without a match if not all objects are labelled.
     """
-    overlaps = iou_matrix(boxes, question.targets)
+    lowest = COCO_IOU_THRESHOLDS[0] - IOU_TOLERANCE
+    near = [
+        [(iou, column) for column, iou in enumerate(ious) if iou >= lowest]
+        for ious in iou_matrix(boxes, question.targets)
+    ]
     in_crowd = [covered_frac(box, question.crowd) for box in boxes]
     outside = [not question.exhaustive or not areas[0] <= _area(box) <= areas[1] for box in boxes]
-    columns: list[tuple[list[bool], list[bool]]] = [([], []) for _ in boxes]
-    for threshold in COCO_IOU_THRESHOLDS:
+    num = len(COCO_IOU_THRESHOLDS)
+    columns = [([False] * num, [is_outside] * num) for is_outside in outside]
+    rows = [row for row in range(len(boxes)) if near[row] or in_crowd[row] >= lowest]
+    for at, threshold in enumerate(COCO_IOU_THRESHOLDS):
         taken: set[int] = set()
         lowest = threshold - IOU_TOLERANCE
-        for row, (hits, ignored) in enumerate(columns):
+        for row in rows:
+            hits, ignored = columns[row]
             # Targets inside the range have priority over all others.
-            best = _best(overlaps[row], taken, inside, wanted=True, lowest=lowest)
-            is_hit = best >= 0
-            if not is_hit:
-                best = _best(overlaps[row], taken, inside, wanted=False, lowest=lowest)
-                is_in_crowd = in_crowd[row] >= max(lowest, overlaps[row][best] if best >= 0 else 0.0)
+            best = _best(near[row], taken, inside, wanted=True, lowest=lowest)
+            hits[at] = best >= 0
+            if hits[at]:
+                ignored[at] = False
+            else:
+                best = _best(near[row], taken, inside, wanted=False, lowest=lowest)
+                iou = next((iou for iou, column in near[row] if column == best), lowest)
+                is_in_crowd = in_crowd[row] >= iou
                 if is_in_crowd:
                     best = -1  # a crowd region is never taken
-                ignored.append(is_in_crowd or best >= 0 or outside[row])
-            else:
-                ignored.append(False)
+                ignored[at] = outside[row] or is_in_crowd or best >= 0
             if best >= 0:
                 taken.add(best)
-            hits.append(is_hit)
     return columns
 
 
-def _best(ious: Sequence[float], taken: set[int], inside: Sequence[bool], *, wanted: bool, lowest: float) -> int:
+def _best(
+    near: Sequence[tuple[float, int]], taken: set[int], inside: Sequence[bool], *, wanted: bool, lowest: float
+) -> int:
     """Index of the largest IoU of at least ``lowest`` among free targets inside (or outside) the range; -1 if none."""
     best = -1
-    for column, iou in enumerate(ious):
-        if iou >= lowest and inside[column] is wanted and column not in taken:
+    for iou, column in near:
+        if iou >= lowest and inside[column] == wanted and column not in taken:
             best, lowest = column, iou
     return best
 
