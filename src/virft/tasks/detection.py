@@ -321,8 +321,8 @@ _METRICS = (
     ),
     Metric(
         name="ap",
-        description="COCO average precision (mAP), IoU 0.5 to 0.95, boxes ranked by their confidence; if confidences on "
-        "several images are equal, the mean over orders of the images",
+        description="COCO average precision (mAP), IoU 0.5 to 0.95, boxes ranked by their confidence; mean over orders "
+        "of the images if confidences are equal",
         in_table=True,
         in_card=True,
         in_comparison=True,
