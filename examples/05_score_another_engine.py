@@ -2,7 +2,7 @@
 
 python examples/05_score_another_engine.py [DATA OUT]
 
-Replace ``ask`` with a call of your engine. Without DATA, questions about twelve synthetic scenes are asked.
+Replace ``complete`` with a call of your engine. Without DATA, it answers questions about twelve synthetic scenes.
 """
 
 import json
@@ -13,7 +13,7 @@ from virft.cli.main import main
 from virft.data.sources.scenes import write_few_shot_scenes
 
 
-def ask(image: Path, query: str) -> str:
+def complete(image: Path, query: str) -> str:
     """Return the text that the engine answers; this one finds one box in the middle of every image."""
     return "<answer>[{'Position': [250, 250, 750, 750], 'Confidence': 0.5}]</answer>"
 
@@ -28,7 +28,7 @@ def write_predictions(data: Path, out: Path) -> None:
             image = sample["images"][sample.get("target_image", 0)]
             prediction = {
                 "sample_id": sample["id"],
-                "text": ask(data / image["path"], sample["query"]),
+                "text": complete(data / image["path"], sample["query"]),
                 "finish_reason": "stop",  # "length" if the token limit cut the text
                 # The size that the model saw; it matters for the box space "resized_pixels" only.
                 "resized": [image["width"], image["height"]],
@@ -42,7 +42,7 @@ def write_predictions(data: Path, out: Path) -> None:
         "num_samples": len(samples),
         "box_space": "relative_1000",  # the unit of the boxes in the texts
         "thinking": False,  # True if the prompt requested a think block
-        "settings": {},  # any further facts: prompt, version, date
+        "settings": {},  # additional facts: prompt, version, date
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 

@@ -159,7 +159,7 @@ def precision_at_recalls(
 
 
 def recall_of(matches: ClassMatches, max_boxes: int) -> NDArray[np.float64] | None:
-    """Return the recall of the best ``max_boxes`` of each question, one for each threshold; None without targets."""
+    """Return the recall of the best ``max_boxes`` of each question, shape [T]; None without targets."""
     total = float(matches.targets.sum())
     if not total:
         return None
@@ -194,12 +194,12 @@ def _match(
         for row in rows:
             hits, ignored = columns[row]
             # Targets inside the range have priority over all others.
-            best = _best(near[row], taken, inside, wanted=True, lowest=lowest)
+            best = _best(near[row], taken, inside, in_range=True, lowest=lowest)
             hits[at] = best >= 0
             if hits[at]:
                 ignored[at] = False
             else:
-                best = _best(near[row], taken, inside, wanted=False, lowest=lowest)
+                best = _best(near[row], taken, inside, in_range=False, lowest=lowest)
                 iou = next((iou for iou, column in near[row] if column == best), lowest)
                 is_in_crowd = in_crowd[row] >= iou
                 if is_in_crowd:
@@ -211,12 +211,12 @@ def _match(
 
 
 def _best(
-    near: Sequence[tuple[float, int]], taken: set[int], inside: Sequence[bool], *, wanted: bool, lowest: float
+    near: Sequence[tuple[float, int]], taken: set[int], inside: Sequence[bool], *, in_range: bool, lowest: float
 ) -> int:
     """Index of the largest IoU of at least ``lowest`` among free targets inside (or outside) the range; -1 if none."""
     best = -1
     for iou, column in near:
-        if iou >= lowest and inside[column] == wanted and column not in taken:
+        if iou >= lowest and inside[column] == in_range and column not in taken:
             best, lowest = column, iou
     return best
 
