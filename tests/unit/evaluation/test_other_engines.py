@@ -30,8 +30,9 @@ def test_files_written_as_in_the_example_are_scored(tmp_path: Path) -> None:
         writer.finish(source={}, seed=0)
     texts = {"fox": "[[0, 0, 500, 500]]", "hen": "No Objects", "the box": "(0,0),(500,500)"}
     example = runpy.run_path(str(EXAMPLE))
-    example["write_predictions"].__globals__["complete"] = lambda image, query: f"<answer>{texts[query]}</answer>"
-    example["write_predictions"](tmp_path / "d", tmp_path / "p")
+    example["write_predictions"](
+        tmp_path / "d", tmp_path / "p", lambda image, query: f"<answer>{texts[query]}</answer>"
+    )
     detection, grounding = score_predictions(tmp_path / "p" / "predictions.jsonl", Store(tmp_path / "d"))
     assert (detection.values["f1"], detection.values["ap"], grounding.values["box_miou"]) == (1.0, 1.0, 1.0)
 
