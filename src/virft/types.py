@@ -87,6 +87,8 @@ class Detections:
     """Elements of an answer that are not boxes; empty for a target."""
     num_clipped: int = 0
     """Number of boxes that reached outside the image by at most 1 % of its extent and were clipped."""
+    crowd: tuple[Box, ...] = ()
+    """Regions of a target, COCO's crowds, in which a predicted box is neither right nor wrong; empty for an answer."""
 
     @property
     def num_predicted(self) -> int:
@@ -156,8 +158,8 @@ Polygon = tuple[float, ...]
 class Sample:
     """One question about one image, stored as facts: the query and its ground truth, but no prompt text.
 
-    Six fields (``polygons``, ``rle``, ``ignored``, ``areas``, ``crowd``, ``exhaustive``) are for evaluation metrics
-    only; rewards do not use them.
+    Five fields (``polygons``, ``rle``, ``ignored``, ``areas``, ``exhaustive``) are for evaluation metrics only; rewards
+    do not use them.
     """
 
     id: str
@@ -188,8 +190,6 @@ class Sample:
     areas: tuple[float, ...] = ()
     """Area in square pixels of each object of a detection target, from its outline if the source has one; empty: the
     areas of the boxes are used. For metrics only."""
-    crowd: tuple[Box, ...] = ()
-    """COCO crowd regions of the class: a prediction inside one is neither correct nor wrong. For metrics only."""
     exhaustive: bool = True
     """False if some objects of the class are not annotated, so that an unmatched prediction is not counted as a false
     positive (LVIS). For metrics only."""
@@ -199,6 +199,11 @@ class Sample:
     """Name of the dataset that the sample comes from, in a run on a mixture of several; "" in a run on one."""
     rationale: str | None = None
     """Reasoning before the answer, for supervised fine-tuning with thinking; None if the dataset has none."""
+
+    @property
+    def crowd(self) -> tuple[Box, ...]:
+        """Crowd regions of a detection target (``Detections.crowd``); empty for other tasks."""
+        return self.target.crowd if isinstance(self.target, Detections) else ()
 
     @property
     def target_size(self) -> ImageSize:
@@ -274,6 +279,8 @@ class RewardContext:
     """Number of tokens of the completion, with its end token; None if it is not known."""
     max_tokens: int | None = None
     """Limit of the number of tokens of a completion; None if it is not known."""
+    query: str | None = None
+    """Query of the sample, such as the class name of a detection question; None if it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

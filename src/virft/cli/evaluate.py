@@ -378,6 +378,12 @@ def add_explain(verbs: Verbs) -> None:
     completion.add_argument("--file", type=Path, help="file with the completion")
     add_task(verb, required=True, help="task of the completion")
     verb.add_argument("--target", required=True, help="ground truth, written like the content of <answer>")
+    verb.add_argument("--query", metavar="CLASS", help="class name that labels in boxes are compared with")
+    verb.add_argument(
+        "--check-labels",
+        action="store_true",
+        help="a box whose own label names another class than --query is invalid, as reward.check_labels",
+    )
     verb.add_argument(
         "--preset", choices=("robust", "paper"), default="robust", help="set of reward formulas, as reward.preset"
     )
@@ -386,7 +392,7 @@ def add_explain(verbs: Verbs) -> None:
         type=arguments.number(float, at_least=0, at_most=1),
         metavar="IOU",
         default=0.5,
-        help="a box matches the ground truth above this IoU",
+        help="a box matches the ground truth from this IoU on",
     )
     verb.add_argument(
         "--image-size",
@@ -419,6 +425,8 @@ def explain(
     file: Path | None = None,
     task: str,
     target: str,
+    query: str | None = None,
+    check_labels: bool = False,
     preset: Literal["robust", "paper"] = "robust",
     iou_threshold: float = 0.5,
     image_size: ImageSize,
@@ -446,6 +454,8 @@ def explain(
         thinking=thinking,
         preset=preset,
         iou_threshold=iou_threshold,
+        query=query,
+        check_labels=check_labels,
     )
     print(found)
 

@@ -40,6 +40,7 @@ MonitorName = Literal[
     "entropy",
     "zero_std",
     "unreadable",
+    "at_most_1",
     "truncated",
     "accuracy",
     "collapse",
@@ -250,7 +251,7 @@ class RewardConfig(_Section):
         at_least=0,
     )
     iou_threshold: float = setting_field(
-        0.5, help="IoU above which a box matches the ground truth.", unit="IoU", source=_PAPER, at_least=0, at_most=1
+        0.5, help="IoU from which a box matches the ground truth.", unit="IoU", source=_PAPER, at_least=0, at_most=1
     )
     iou_threshold_end: float | None = setting_field(
         None,
@@ -258,6 +259,11 @@ class RewardConfig(_Section):
         unit="IoU",
         at_least=0,
         at_most=1,
+    )
+    check_labels: bool = setting_field(
+        False,
+        help="Detection: count a predicted box whose own label names another class than the question as a false "
+        "positive. `false`: labels in boxes are ignored.",
     )
     overlong_tokens: int = setting_field(
         0,
@@ -503,6 +509,14 @@ class MonitorsConfig(_Section):
     max_unreadable_frac: float = setting_field(
         0.5,
         help="Warn if more than this fraction of completions cannot be parsed. 0 disables the check.",
+        unit="fraction",
+        at_least=0,
+        at_most=1,
+    )
+    max_at_most_1_frac: float = setting_field(
+        0.1,
+        help="Warn if in more than this fraction of completions all box coordinates are at most 1: the model writes "
+        "fractions of the image, which are unreadable. 0 disables the check.",
         unit="fraction",
         at_least=0,
         at_most=1,

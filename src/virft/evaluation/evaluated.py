@@ -214,3 +214,10 @@ def _text_warnings(scores: Scores) -> Iterator[str]:
         number = scores.counts.get(name, 0)
         if number >= _MOST_UNREADABLE * scores.num_samples and number:
             yield f"{number} of {scores.num_samples} completions {what}"
+    if number := scores.counts.get("num_at_most_1", 0):
+        yield (
+            f"{number} of {scores.num_samples} completions have all numbers at most 1: the model writes fractions of "
+            "the image, which are unreadable"
+        )
+    if number := scores.counts.get("num_other_label", 0):
+        yield f"{number} predicted boxes have a label of their own that names another class than the question"

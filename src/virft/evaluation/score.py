@@ -22,7 +22,7 @@ from virft.metrics.bootstrap import resample
 from virft.tasks import TASKS
 from virft.types import JoinedPrediction, Scores
 
-RULES = 1
+RULES = 2
 """Version of the scoring rules, incremented when equal predictions may get other scores than before."""
 
 MAX_ROWS = 100

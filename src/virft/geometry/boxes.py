@@ -17,6 +17,10 @@ XYXY = tuple[float, float, float, float]
 """Corners of a box: (x1, y1, x2, y2), the left, top, right and bottom edge, usually in pixels."""
 
 
+IOU_TOLERANCE = 1e-9
+"""An IoU that is smaller than a threshold by at most this reaches it: floats round an IoU of 3 / 5 to either side."""
+
+
 class BoxSpace(StrEnum):
     """Coordinate space of the boxes in a model's text. Only ``virft.text.answers`` converts between spaces."""
 
@@ -144,19 +148,61 @@ def undisputed_pairs(weights: Sequence[Sequence[float]]) -> list[tuple[int, int]
     return pairs
 
 
-def match_greedily(ious: Sequence[Sequence[float]], order: Sequence[int], threshold: float) -> list[tuple[int, int]]:
+def reaches(iou: float, threshold: float) -> bool:
+    """Return whether boxes with this IoU match at a threshold: it is at least the threshold, and they overlap.
+
+    AP, F1, rewards, curves and the confusion matrix share this rule. Rounding has no effect: see ``IOU_TOLERANCE``.
+
+    >>> reaches(0.5, 0.5), reaches(0.1 + 0.2, 0.3), reaches(0.0, 0.0)
+    (True, True, False)
+    """
+    return iou > _below(threshold)
+
+
+def _below(threshold: float) -> float:
+    """Return the largest IoU that does not reach a threshold."""
+    return max(0.0, threshold - IOU_TOLERANCE)
+
+
+CROWD_FRAC = 0.5
+"""Fraction of its area from which a predicted box without a target lies in a crowd region (COCO's rule at IoU 0.5)."""
+
+
+def covered_frac(box: XYXY, regions: Sequence[XYXY]) -> float:
+    """Return the largest fraction of a box's area that lies in one of the regions, in [0, 1].
+
+    Source: COCO's evaluation, which takes it in place of the IoU for crowd regions.
+
+    >>> covered_frac((0, 0, 4, 1), [(0, 0, 1, 9), (1, 0, 9, 9)])
+    0.75
+    """
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    covered = 0.0
+    for other in regions:
+        width = min(box[2], other[2]) - max(box[0], other[0])
+        height = min(box[3], other[3]) - max(box[1], other[1])
+        if width > 0.0 and height > 0.0:
+            covered = max(covered, width * height / area)
+    return covered
+
+
+def match_greedily(
+    ious: Sequence[Sequence[float]], order: Sequence[int], threshold: float, *, inclusive: bool = True
+) -> list[tuple[int, int]]:
     """Return pairs (row, column): each row, in the given order, takes the unmatched column of the largest IoU.
 
-    ``ious`` has the shape [N, M]; ``order`` holds row indices. A pair needs an IoU above ``threshold``; among equal
-    IoUs the first column is taken. Source: the matching of Visual-RFT's code and of COCO AP.
+    ``ious`` has the shape [N, M]; ``order`` holds row indices. A pair needs an IoU of at least ``threshold``
+    (``reaches``), or if not ``inclusive`` above it; among equal IoUs the first column is taken. Source: the matching
+    of COCO AP, and of Visual-RFT's code.
 
     >>> match_greedily([[0.9, 0.8], [0.8, 0.1]], order=[0, 1], threshold=0.5)
     [(0, 0)]
     """
     taken: set[int] = set()
     pairs = []
+    below = _below(threshold) if inclusive else threshold
     for row in order:
-        best, best_iou = -1, threshold
+        best, best_iou = -1, below
         for column, iou in enumerate(ious[row]):
             if iou > best_iou and column not in taken:
                 best, best_iou = column, iou

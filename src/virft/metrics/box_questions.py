@@ -19,7 +19,7 @@ def box_questions(joined: Sequence[JoinedPrediction], score: BoxScore) -> list[B
         answer = one.reading.answer if isinstance(one.reading.answer, Detections) else Detections()
         target = one.sample.target
         assert isinstance(target, Detections)
-        if answer.items or target.items or one.sample.crowd:
+        if answer.items or target.items or target.crowd:
             question = BoxQuestion(
                 image=one.image,
                 label=one.sample.query,
@@ -27,7 +27,7 @@ def box_questions(joined: Sequence[JoinedPrediction], score: BoxScore) -> list[B
                 scores=score(one, answer),
                 targets=[item.box.xyxy for item in target.items],
                 areas=one.sample.areas,
-                crowd=[box.xyxy for box in one.sample.crowd],
+                crowd=[box.xyxy for box in target.crowd],
                 exhaustive=one.sample.exhaustive,
             )
             questions.append(question)

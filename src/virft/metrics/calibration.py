@@ -57,7 +57,7 @@ def calibration_error(confidences: Sequence[float], hits: Sequence[bool], num_bi
 def confidences_of(
     pairs: Sequence[tuple[Reading, Detections]], iou_threshold: float = 0.5
 ) -> tuple[list[float], list[bool]]:
-    """Return the confidence of every valid box, and whether it is a hit (``find_hits``).
+    """Return the confidence of every valid box that is not ignored, and whether it is a hit (``find_hits``).
 
     >>> from virft.types import Box, Detection
     >>> box = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2), confidence=0.8),))
@@ -68,8 +68,11 @@ def confidences_of(
     hits: list[bool] = []
     for reading, target in pairs:
         if isinstance(reading.answer, Detections):
-            confidences += [item.confidence for item in reading.answer.items]
-            hits += find_hits(reading.answer, target, iou_threshold).hits
+            found = find_hits(reading.answer, target, iou_threshold)
+            for item, is_hit, is_ignored in zip(reading.answer.items, found.hits, found.ignored, strict=True):
+                if not is_ignored:
+                    confidences.append(item.confidence)
+                    hits.append(is_hit)
     return confidences, hits
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from virft.geometry.boxes import iou_matrix, match_greedily
+from virft.geometry.boxes import CROWD_FRAC, covered_frac, iou_matrix, match_greedily, reaches
 from virft.metrics.measurement import Measurement, ratio
+from virft.text.answers import is_at_most_1
 from virft.types import Detections, Reading, Unreadable
 
 
@@ -15,33 +16,44 @@ from virft.types import Detections, Reading, Unreadable
 class Hits:
     """Hits among the predicted boxes of one answer, in text order, and the number of duplicates among the others.
 
-    A duplicate is no hit, but overlaps a target that another predicted box has matched.
+    A duplicate is no hit, but overlaps a target that another predicted box has matched. ``ignored``: boxes without a
+    target that lie in a crowd region, which are neither hits nor false positives.
     """
 
     hits: tuple[bool, ...]
     num_duplicates: int
+    ignored: tuple[bool, ...] = ()
+
+    @property
+    def num_ignored(self) -> int:
+        """Number of ignored boxes."""
+        return sum(self.ignored)
 
 
 def find_hits(predicted: Detections, target: Detections, iou_threshold: float = 0.5) -> Hits:
-    """Match boxes greedily by confidence: each takes the unmatched target of the largest IoU above the threshold.
+    """Match boxes greedily by confidence: each takes the unmatched target of the largest IoU from the threshold on.
 
-    Boxes of equal confidence are matched in text order. Source: COCO evaluation (which also accepts an IoU equal to
-    the threshold); duplicates as in TIDE, arXiv 2008.08115.
+    Boxes of equal confidence are matched in text order. Of the others, those with at least half of their area in a
+    crowd region are ignored. Source: COCO evaluation; duplicates as in TIDE, arXiv 2008.08115.
 
     >>> from virft.types import Box, Detection
     >>> box = Box(x1=0, y1=0, x2=2, y2=2)
     >>> twice = Detections(items=(Detection(box=box, confidence=0.4), Detection(box=box, confidence=0.6)))
     >>> find_hits(twice, Detections(items=(Detection(box=box),)))
-    Hits(hits=(False, True), num_duplicates=1)
+    Hits(hits=(False, True), num_duplicates=1, ignored=(False, False))
     """
     if not predicted.items:
         return Hits(hits=(), num_duplicates=0)
     ious, order = _overlaps(predicted, target)
     pairs = match_greedily(ious, order, iou_threshold)
     rows = {row for row, _ in pairs}
-    # Greedy leaves a row alone only if every target above the threshold is taken.
-    num_duplicates = sum(row not in rows and max(ious[row], default=0.0) > iou_threshold for row in order)
-    return Hits(hits=tuple(row in rows for row in range(len(ious))), num_duplicates=num_duplicates)
+    covered = _crowded(predicted, target)
+    ignored = tuple(row not in rows and reaches(covered[row], CROWD_FRAC) for row in range(len(ious)))
+    # Greedy leaves a row alone only if every target from the threshold on is taken.
+    num_duplicates = sum(
+        row not in rows and not ignored[row] and reaches(max(ious[row], default=0.0), iou_threshold) for row in order
+    )
+    return Hits(hits=tuple(row in rows for row in range(len(ious))), num_duplicates=num_duplicates, ignored=ignored)
 
 
 COCO_IOU_THRESHOLDS = tuple(0.5 + step / 20 for step in range(10))
@@ -56,6 +68,12 @@ def count_hits(predicted: Detections, target: Detections) -> list[int]:
     return [len(match_greedily(ious, order, threshold)) for threshold in COCO_IOU_THRESHOLDS]
 
 
+def _crowded(predicted: Detections, target: Detections) -> list[float]:
+    """The fraction of each predicted box that lies in a crowd region of the target."""
+    regions = [region.xyxy for region in target.crowd]
+    return [covered_frac(item.box.xyxy, regions) for item in predicted.items]
+
+
 def _overlaps(predicted: Detections, target: Detections) -> tuple[list[list[float]], list[int]]:
     """IoU of each prediction with each target, and the predictions by confidence, ties in text order."""
     ious = iou_matrix([item.box.xyxy for item in predicted.items], [item.box.xyxy for item in target.items])
@@ -66,10 +84,11 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     """Return micro-averaged metrics: counts over all questions together, also those about absent classes.
 
     ``precision`` = hits / boxes, ``recall`` = hits / targets, ``f1`` = 2 hits / (boxes + targets); boxes include
-    invalid elements. No target and no predicted box at all: these three are 1; any other empty denominator: 0. An
-    unreadable answer predicts no box, so it misses its targets. ``false_positive_rate``: fraction of the questions
-    about an absent class with a predicted box, valid or not. ``boxes_per_question``, ``duplicates_per_question``,
-    ``unreadable_frac``, ``no_objects_frac`` (explicit empty answers): over all questions; 0 without questions.
+    invalid elements and exclude ignored ones (``find_hits``), which are ``num_ignored``. No target and no predicted
+    box at all: these three are 1; any other empty denominator: 0. An unreadable answer predicts no box, so it misses
+    its targets. ``false_positive_rate``: fraction of the questions about an absent class with a predicted box, valid
+    or not. ``boxes_per_question``, ``duplicates_per_question``, ``unreadable_frac``, ``at_most_1_frac`` (of those,
+    ``is_at_most_1``), ``no_objects_frac`` (explicit empty answers): over all questions; 0 without questions.
     ``precision_mean``, ``recall_mean``, ``f1_mean``: means over IoU 0.5 to 0.95 in steps of 0.05.
 
     >>> from virft.types import Box, Detection
@@ -80,24 +99,26 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
     [0.5, 1.0, 0.6666666666666666, 1.0]
     """
     num_boxes = num_hits = num_invalid = num_clipped = num_duplicates = num_no_objects = num_unreadable = 0
-    num_false_alarms = 0
+    num_false_alarms = num_ignored = num_at_most_1 = 0
     hits_at = [0] * len(COCO_IOU_THRESHOLDS)
     for reading, target in pairs:
         answer = reading.answer
         if not isinstance(answer, Detections):
             num_unreadable += isinstance(answer, Unreadable)
+            num_at_most_1 += is_at_most_1(answer)
             continue
         if answer.num_predicted == 0:
             num_no_objects += 1
             continue
         found = find_hits(answer, target, iou_threshold)
-        num_boxes += answer.num_predicted
+        num_boxes += answer.num_predicted - found.num_ignored
+        num_ignored += found.num_ignored
         num_hits += sum(found.hits)
         num_invalid += len(answer.invalid)
         num_clipped += answer.num_clipped
         num_duplicates += found.num_duplicates
         hits_at = [sum(both) for both in zip(hits_at, count_hits(answer, target), strict=True)]
-        num_false_alarms += not target.items
+        num_false_alarms += not target.items and answer.num_predicted > found.num_ignored
     num = len(pairs)
     num_targets = sum(len(target.items) for _, target in pairs)
     num_absent = sum(not target.items for _, target in pairs)
@@ -112,9 +133,10 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
             "recall_mean": ratio(mean_hits, num_targets) or nothing,
             "f1_mean": ratio(2 * mean_hits, num_boxes + num_targets) or nothing,
             "false_positive_rate": ratio(num_false_alarms, num_absent),
-            "boxes_per_question": ratio(num_boxes, num),
+            "boxes_per_question": ratio(num_boxes + num_ignored, num),
             "duplicates_per_question": ratio(num_duplicates, num),
             "unreadable_frac": ratio(num_unreadable, num),
+            "at_most_1_frac": ratio(num_at_most_1, num),
             "no_objects_frac": ratio(num_no_objects, num),
         },
         counts={
@@ -125,10 +147,12 @@ def detection_metrics(pairs: Sequence[tuple[Reading, Detections]], iou_threshold
             "num_hits": num_hits,
             "num_invalid": num_invalid,
             "num_clipped": num_clipped,
+            "num_ignored": num_ignored,
             "num_duplicates": num_duplicates,
             "num_false_alarms": num_false_alarms,
             "num_no_objects": num_no_objects,
             "num_unreadable": num_unreadable,
+            "num_at_most_1": num_at_most_1,
         },
     )
 

@@ -35,6 +35,8 @@ LABELS = {
     "giou": "gIoU",
     "ciou": "cIoU",
     "unreadable_frac": "unreadable completions",
+    "at_most_1_frac": "answers with all numbers at most 1",
+    "other_label_frac": "boxes labelled as another class",
     "truncated_frac": "truncated completions",
     "well_formed_frac": "well-formed completions",
     "no_objects_frac": "answers without objects",

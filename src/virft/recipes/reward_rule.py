@@ -20,6 +20,7 @@ def make_reward_rule(reward: RewardConfig, preset: Preset | None = None) -> Rewa
             weights=reward.weights,
             iou_threshold=reward.iou_threshold,
             iou_threshold_end=reward.iou_threshold_end,
+            check_labels=reward.check_labels,
             overlong_tokens=reward.overlong_tokens,
             extra=tuple(load_function(spec) for spec in reward.extra),
         )

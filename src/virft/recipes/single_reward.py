@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -64,6 +64,8 @@ def reward(
     preset: Preset = "robust",
     weights: Mapping[str, float] | None = None,
     iou_threshold: float = 0.5,
+    query: str | None = None,
+    check_labels: bool = False,
     extra: Iterable[ExtraReward] = (),
 ) -> ExplainedReward:
     """Return the reward that training would give a completion, part by part.
@@ -75,7 +77,8 @@ def reward(
 
     ``image_size``: (width, height) of the original image; its default is for targets with coordinates from 0 to 1000.
     ``resized``: the size that the model saw, for ``box_space`` "resized_pixels". ``preset``, ``weights``,
-    ``iou_threshold``: as the settings ``reward.*``. ``extra``: reward functions of your own.
+    ``iou_threshold``, ``check_labels``: as the settings ``reward.*``. ``query``: class name that labels in boxes are
+    compared with. ``extra``: reward functions of your own.
 
     Raises ``ConfigError`` for unknown names, impossible settings and a target text that cannot be parsed, and
     ``DataError`` for another invalid target.
@@ -87,19 +90,29 @@ def reward(
     confidence      1.000    1.000    1.000
     format          1.000    1.000    1.000
     total                             2.750
-    1 predicted, 1 to find, hit above IoU 0.5
+    1 predicted, 1 to find, hit from IoU 0.5
       1  [100.0, 100.0, 500.0, 500.0]      confidence 1      target 1, IoU 0.750, hit
     """
     if task not in TASKS:
         raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
     if box_space not in tuple(BoxSpace):
         raise ConfigError(f"box_space is {box_space!r}; expected one of {', '.join(BoxSpace)}")
-    rule = RewardRule(preset=preset, weights=weights or {}, iou_threshold=iou_threshold, extra=tuple(extra))
+    if check_labels and query is None:
+        raise ConfigError("check_labels needs query: the class name that labels in boxes are compared with")
+    rule = RewardRule(
+        preset=preset,
+        weights=weights or {},
+        iou_threshold=iou_threshold,
+        check_labels=check_labels,
+        extra=tuple(extra),
+    )
     row, space, size = TASKS[task], BoxSpace(box_space), ImageSize(*image_size)
     seen = size if resized is None else ImageSize(*resized)
     if isinstance(target, str):
         target = read_target(target, task, space=space, image_size=size, resized=seen)
     sample = _sample(target, row, size)
+    if query is not None:
+        sample = replace(sample, query=query)
     grader = Grader(rule=rule, thinking=thinking, box_space=space)
     report = grader.grade(text, sample, resized=seen, context=RewardContext())
     return ExplainedReward(
@@ -107,7 +120,7 @@ def reward(
         parts=report.parts,
         reading=report.reading,
         weights={name: rule.weight(name) for name in report.parts},
-        explanation=explain_reward(rule, sample.task, report.reading, sample.target),
+        explanation=explain_reward(rule, sample.task, report.reading, sample.target, RewardContext(query=query)),
     )
 
 

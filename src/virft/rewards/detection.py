@@ -6,9 +6,19 @@ Both parts use the same matching, so each preset is one function that returns bo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from virft.geometry.boxes import XYXY, assign_by_weight, iou_matrix, match_greedily, undisputed_pairs
+from virft.geometry.boxes import (
+    CROWD_FRAC,
+    XYXY,
+    assign_by_weight,
+    covered_frac,
+    iou_matrix,
+    match_greedily,
+    reaches,
+    undisputed_pairs,
+)
 from virft.types import Detections, Reading, RewardContext
 
 
@@ -17,7 +27,8 @@ class Matching:
     """The target of each predicted box, in text order.
 
     ``targets[i]``: index into the target's items, or ``None`` for a false positive; ``ious[i]``: IoU with it, 0
-    without; ``dropped``: predicted boxes that do not count at all (``paper`` only).
+    without; ``dropped``: predicted boxes that do not count at all, because they repeat another one (``paper`` only) or
+    lie in a crowd region without a target of their own.
     """
 
     targets: tuple[int | None, ...]
@@ -42,7 +53,7 @@ def match_best(
     iou_weight: float = 1.0,
     confidence_weight: float = 1.0,
 ) -> Matching:
-    """Return the one-to-one matching above the IoU threshold with the largest weighted sum of IoU + 2 * confidence.
+    """Return the one-to-one matching from the IoU threshold on with the largest weighted sum of IoU + 2 * confidence.
 
     With equal confidences and no shared targets this is the Hungarian assignment by IoU. The confidences have to take
     part: a matching by IoU alone can, when one box comes closer to its target, jump to fewer pairs, and so give a
@@ -62,7 +73,7 @@ def match_best(
     gains = []
     for item, item_ious in zip(items, ious, strict=True):
         bonus = 2.0 * confidence_weight * item.confidence
-        gains.append([iou_weight * iou + bonus if iou > iou_threshold else 0.0 for iou in item_ious])
+        gains.append([iou_weight * iou + bonus if reaches(iou, iou_threshold) else 0.0 for iou in item_ious])
     pairs = undisputed_pairs(gains)
     if pairs is None:
         rows = sorted(range(len(items)), key=lambda index: (*items[index].box.xyxy, items[index].confidence))
@@ -74,7 +85,19 @@ def match_best(
     for row, column in pairs:
         found[row] = column
         found_ious[row] = ious[row][column]
-    return Matching(targets=tuple(found), ious=tuple(found_ious))
+    return Matching(targets=tuple(found), ious=tuple(found_ious), dropped=_in_crowd(predicted, target, found))
+
+
+def _in_crowd(predicted: Detections, target: Detections, found: Sequence[int | None]) -> frozenset[int]:
+    """Predicted boxes without a target that have at least half of their area in a crowd region."""
+    if not target.crowd:
+        return frozenset()
+    regions = [region.xyxy for region in target.crowd]
+    return frozenset(
+        index
+        for index, item in enumerate(predicted.items)
+        if found[index] is None and reaches(covered_frac(item.box.xyxy, regions), CROWD_FRAC)
+    )
 
 
 def detection_rewards(
@@ -92,8 +115,8 @@ def detection_rewards(
     ``iou``: sum of matched IoU / max(N, M), so a missing box and an extra box (a duplicate, an invalid element) both
     lower it. Empty target: 1 for an explicit empty answer, 0 for any box. ``confidence``: sum over predicted boxes of
     (2 c hit - c^2) / max(N, M). A proper score: the best c is the true rate of hits; junk at c 0, a missed object and
-    an empty answer get 0. Invalid elements count in N only. Unreadable: both 0. The weights are those of the total
-    (see ``match_best``).
+    an empty answer get 0. Invalid elements count in N only. A box without a target in a crowd region counts in neither
+    part, as if it was not predicted. Unreadable: both 0. The weights are those of the total (see ``match_best``).
     Source: Visual-RFT (arXiv 2503.01785) with max(N, M) of its code; Brier 1950 for the confidence.
 
     >>> from virft.types import Box, Detection
@@ -106,9 +129,6 @@ def detection_rewards(
     answer = reading.answer
     if not isinstance(answer, Detections):
         return {"iou": 0.0, "confidence": 0.0}
-    num = max(answer.num_predicted, len(target.items))
-    if num == 0:
-        return {"iou": 1.0, "confidence": 0.0}
     matching = match_best(
         answer,
         target,
@@ -116,9 +136,13 @@ def detection_rewards(
         iou_weight=iou_weight,
         confidence_weight=confidence_weight,
     )
+    num = max(answer.num_predicted - len(matching.dropped), len(target.items))
+    if num == 0:
+        return {"iou": 1.0, "confidence": 0.0}
     scores = [
         item.confidence * ((2.0 if found is not None else 0.0) - item.confidence)
-        for item, found in zip(answer.items, matching.targets, strict=True)
+        for index, (item, found) in enumerate(zip(answer.items, matching.targets, strict=True))
+        if index not in matching.dropped
     ]
     return {"iou": math.fsum(matching.ious) / num, "confidence": math.fsum(scores) / num}
 
@@ -126,7 +150,8 @@ def detection_rewards(
 def match_like_paper(predicted: Detections, target: Detections, *, iou_threshold: float) -> Matching:
     """Match boxes greedily by confidence, ties in text order, after exact duplicates (same box) are dropped.
 
-    Source: Visual-RFT code.
+    An IoU has to be above the threshold, as in the published code; everywhere else it may equal it. Source: Visual-RFT
+    code.
 
     >>> from virft.types import Box, Detection
     >>> box = Box(x1=0, y1=0, x2=2, y2=2)
@@ -140,11 +165,12 @@ def match_like_paper(predicted: Detections, target: Detections, *, iou_threshold
         first.setdefault(item.box.xyxy, index)
     order = sorted(first.values(), key=lambda index: -items[index].confidence)
     ious = iou_matrix([item.box.xyxy for item in items], [item.box.xyxy for item in target.items])
-    pairs = dict(match_greedily(ious, order, iou_threshold))
+    pairs = dict(match_greedily(ious, order, iou_threshold, inclusive=False))
+    targets = tuple(pairs.get(index) for index in range(len(items)))
     return Matching(
-        targets=tuple(pairs.get(index) for index in range(len(items))),
+        targets=targets,
         ious=tuple(ious[index][pairs[index]] if index in pairs else 0.0 for index in range(len(items))),
-        dropped=frozenset(range(len(items))).difference(first.values()),
+        dropped=frozenset(range(len(items))).difference(first.values()) | _in_crowd(predicted, target, targets),
     )
 
 
@@ -160,9 +186,9 @@ def paper_detection_rewards(
 
     Both are in [0, 1]. Faults of the published code, reproduced on purpose: greedy matching; exact duplicates are
     dropped at no cost; junk at confidence 0 gets the full confidence reward; one invalid element zeroes the answer; an
-    empty answer and an empty target always get 0. Not reproduced: the symbolic-math check that runs first in the
-    published code, and confidences outside [0, 1], which the parser treats as invalid. Source: Visual-RFT code; the
-    paper divides R_IoU by N.
+    empty answer and an empty target always get 0. Boxes in crowd regions are dropped first. Not reproduced: the
+    symbolic-math check that runs first in the published code, and confidences outside [0, 1], which the parser treats
+    as invalid. Source: Visual-RFT code; the paper divides R_IoU by N.
 
     >>> from virft.types import Box, Detection
     >>> target = Detections(items=(Detection(box=Box(x1=0, y1=0, x2=2, y2=2)),))
@@ -180,6 +206,8 @@ def paper_detection_rewards(
         for index, item in enumerate(answer.items)
         if index not in matching.dropped
     ]
+    if not scores:
+        return {"iou": 0.0, "confidence": 0.0}
     return {
         "iou": math.fsum(matching.ious) / max(len(scores), len(target.items)),
         "confidence": math.fsum(scores) / len(scores),

@@ -17,11 +17,15 @@ class RewardOptions(Protocol):
 
     @property
     def iou_threshold(self) -> float:
-        """A predicted box is a hit above this IoU with its target, at the first step."""
+        """A predicted box is a hit from this IoU with its target on, at the first step."""
 
     @property
     def iou_threshold_end(self) -> float | None:
         """The threshold at the last step; None if it does not change."""
+
+    @property
+    def check_labels(self) -> bool:
+        """A box whose own label names another class than the question is invalid."""
 
     def weight(self, part: str) -> float:
         """Return the weight of a part in the total."""

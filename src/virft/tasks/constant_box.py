@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from virft.geometry.boxes import IOU_TOLERANCE
+
 MAX_QUESTIONS = 20_000
 """Number of questions that the search uses at most, evenly spaced: more do not move the box."""
 _MAX_CANDIDATES = 400
@@ -30,7 +32,7 @@ def find_best_box(
     """Return the box with the best mean score over questions, in whole thousandths of the image; None without boxes.
 
     ``questions``: the target boxes of each question, in thousandths of the image. The score of a question is its
-    largest IoU with a target. With ``hit_iou`` it is 1 if that IoU is above ``hit_iou``, else 0, so that the box
+    largest IoU with a target. With ``hit_iou`` it is 1 if that IoU is at least ``hit_iou``, else 0, so that the box
     has the largest F1 of all answers with one box for every question; the mean IoU then decides between equal boxes.
     Candidates are the target boxes and the whole image; the best ones are improved by a local search.
 
@@ -84,7 +86,9 @@ def _objective(boxes: Boxes, targets: Boxes, starts: NDArray[np.int64], hit_iou:
     means = [one.mean(axis=1) for one in largest]
     if hit_iou is not None:
         # The number of hits is an integer and the mean IoU is at most 1: a mean never outweighs a hit.
-        means = [(one > hit_iou).sum(axis=1) + mean / 2 for one, mean in zip(largest, means, strict=True)]
+        means = [
+            (one >= hit_iou - IOU_TOLERANCE).sum(axis=1) + mean / 2 for one, mean in zip(largest, means, strict=True)
+        ]
     return np.concatenate(means) if means else np.zeros(0)
 
 

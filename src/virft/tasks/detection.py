@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from virft.errors import DataError
-from virft.geometry.boxes import intersection_over_union
+from virft.geometry.boxes import CROWD_FRAC, covered_frac, intersection_over_union, reaches
 from virft.metrics.calibration import calibration_metrics
 from virft.metrics.detection import answer_metrics, detection_metrics, find_hits
-from virft.metrics.measurement import Measurement
+from virft.metrics.measurement import Measurement, ratio
 from virft.rewards.detection import (
     detection_rewards,
     iou_threshold_at,
@@ -39,6 +39,7 @@ from virft.tasks.box_answers import (
     write_list,
 )
 from virft.tasks.task import (
+    AT_MOST_1_FRAC,
     CORRECT,
     HALF_RIGHT,
     TRUNCATED_FRAC,
@@ -59,6 +60,7 @@ from virft.tasks.task import (
     constant_probes,
 )
 from virft.text.answers import read_detection, render_detection
+from virft.text.labels import names_another
 from virft.text.prompts import PromptTexts
 from virft.text.records import bool_of, is_json_number, list_of, parse_box
 from virft.types import (
@@ -67,6 +69,7 @@ from virft.types import (
     Detection,
     Detections,
     ImageSize,
+    InvalidElement,
     JoinedPrediction,
     Reading,
     RewardContext,
@@ -88,8 +91,8 @@ def _to_record(sample: Sample) -> dict[str, Any]:
     record: dict[str, Any] = {"boxes": [list(box.xyxy) for box in _boxes(_target_of(sample))]}
     if sample.areas:
         record["areas"] = list(sample.areas)
-    if sample.crowd:
-        record["crowd"] = [list(box.xyxy) for box in sample.crowd]
+    if crowd := _target_of(sample).crowd:
+        record["crowd"] = [list(box.xyxy) for box in crowd]
     if not sample.exhaustive:
         record["exhaustive"] = False
     return record
@@ -103,11 +106,10 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
         return ParsedTarget(target)
     crowd = list_of(record.get("crowd", []), "crowd", where=where)
     return ParsedTarget(
-        target,
+        replace(target, crowd=tuple(parse_box(box, size, where=where) for box in crowd)),
         {
             "areas": _areas(record, where=where),
             "exhaustive": bool_of(record.get("exhaustive", True), "target.exhaustive", where=where),
-            "crowd": tuple(parse_box(box, size, where=where) for box in crowd),
         },
     )
 
@@ -123,8 +125,8 @@ def _areas(record: dict[str, Any], *, where: str) -> tuple[float, ...]:
 
 
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget:
-    fields = {"areas": found.areas, "crowd": found.crowd, "exhaustive": found.is_exhaustive}
-    return ParsedTarget(_detections(found.boxes), fields)
+    fields = {"areas": found.areas, "exhaustive": found.is_exhaustive}
+    return ParsedTarget(replace(_detections(found.boxes), crowd=found.crowd), fields)
 
 
 def _detections(boxes: Sequence[Box], *, confidence: float = 1.0) -> Detections:
@@ -145,7 +147,8 @@ def _count(target: Detections) -> dict[str, int]:
 
 
 def _move(target: Detections, move: Callable[[Box], Box]) -> Detections:
-    return replace(target, items=tuple(replace(item, box=move(item.box)) for item in target.items))
+    items = tuple(replace(item, box=move(item.box)) for item in target.items)
+    return replace(target, items=items, crowd=tuple(map(move, target.crowd)))
 
 
 def _fault(answer: Detections) -> str | None:
@@ -157,7 +160,7 @@ def _fault(answer: Detections) -> str | None:
 
 def _robust(reading: Reading, target: Detections, context: RewardContext, options: RewardOptions) -> dict[str, float]:
     return detection_rewards(
-        reading,
+        _checked(reading, context, options),
         target,
         context,
         iou_threshold=options.iou_threshold,
@@ -169,7 +172,7 @@ def _robust(reading: Reading, target: Detections, context: RewardContext, option
 
 def _paper(reading: Reading, target: Detections, context: RewardContext, options: RewardOptions) -> dict[str, float]:
     return paper_detection_rewards(
-        reading,
+        _checked(reading, context, options),
         target,
         context,
         iou_threshold=options.iou_threshold,
@@ -177,9 +180,37 @@ def _paper(reading: Reading, target: Detections, context: RewardContext, options
     )
 
 
+def _checked(reading: Reading, context: RewardContext, options: RewardOptions) -> Reading:
+    """The reading, with ``check_labels`` without the boxes whose label names another class: they are invalid."""
+    if not options.check_labels or not isinstance(reading.answer, Detections):
+        return reading
+    return replace(reading, answer=_without_other_labels(reading.answer, context.query))
+
+
+def _without_other_labels(answer: Detections, query: str | None) -> Detections:
+    others = [item for item in answer.items if _names_another(item, query)]
+    if not others:
+        return answer
+    invalid = [
+        InvalidElement(reason=_other_label(item, query), piece=format_box(item.box), span=item.span) for item in others
+    ]
+    items = tuple(item for item in answer.items if not _names_another(item, query))
+    return replace(answer, items=items, invalid=(*answer.invalid, *invalid))
+
+
+def _names_another(item: Detection, query: str | None) -> bool:
+    return item.label is not None and query is not None and names_another(item.label, query)
+
+
+def _other_label(item: Detection, query: str | None) -> str:
+    return f"label {item.label!r:.40} names another class than {query!r:.40}"
+
+
 def _explain(answer: Detections, target: Detections, context: RewardContext, options: RewardOptions) -> list[str]:
     """Each predicted box with its match, then invalid elements and targets that were not found."""
     threshold = iou_threshold_at(options.iou_threshold, options.iou_threshold_end, context)
+    if options.check_labels:
+        answer = _without_other_labels(answer, context.query)
     if options.preset == "paper":
         matching = match_like_paper(answer, target, iou_threshold=threshold)
     else:
@@ -190,17 +221,23 @@ def _explain(answer: Detections, target: Detections, context: RewardContext, opt
             iou_weight=options.weight("iou"),
             confidence_weight=options.weight("confidence"),
         )
-    lines = [f"{answer.num_predicted} predicted, {len(target.items)} to find, hit above IoU {threshold:.3g}"]
+    least = "above" if options.preset == "paper" else "from"
+    lines = [f"{answer.num_predicted} predicted, {len(target.items)} to find, hit {least} IoU {threshold:.3g}"]
     for index, item in enumerate(answer.items):
         line = f"{index + 1:>3}  {format_box(item.box):<32}  confidence {item.confidence:<5.3g}"
         found = matching.targets[index]
         if index in matching.dropped:
-            lines.append(f"{line}  an exact duplicate, dropped")
+            is_in_crowd = reaches(covered_frac(item.box.xyxy, [one.xyxy for one in target.crowd]), CROWD_FRAC)
+            reason = "in a crowd region, neither right nor wrong" if is_in_crowd else "an exact duplicate, dropped"
+            lines.append(f"{line}  {reason}")
         elif found is not None:
             lines.append(f"{line}  target {found + 1}, IoU {matching.ious[index]:.3f}, hit")
         else:
             near = max((intersection_over_union(item.box.xyxy, other.box.xyxy) for other in target.items), default=0.0)
-            lines.append(f"{line}  no target left, best IoU {near:.3f}, miss")
+            reason = "its target is taken" if reaches(near, threshold) else "no target"
+            lines.append(f"{line}  {reason}, best IoU {near:.3f}, miss")
+        if _names_another(item, context.query):
+            lines.append(f"     {_other_label(item, context.query)}; reward.check_labels is off, so it costs nothing")
     lines += [f"invalid: {element.reason}: {element.piece!r}" for element in answer.invalid]
     taken = set(matching.targets)
     lines += [
@@ -233,8 +270,9 @@ def score_detections(answer: Detections, target: Detections) -> float:
     >>> score_detections(Detections(), Detections())
     1.0
     """
-    num_boxes = answer.num_predicted + len(target.items)
-    return 2 * sum(find_hits(answer, target).hits) / num_boxes if num_boxes else 1.0
+    found = find_hits(answer, target)
+    num_boxes = answer.num_predicted - found.num_ignored + len(target.items)
+    return 2 * sum(found.hits) / num_boxes if num_boxes else 1.0
 
 
 def _ratios(measured: Measurement) -> dict[str, tuple[float, float]]:
@@ -243,7 +281,7 @@ def _ratios(measured: Measurement) -> dict[str, tuple[float, float]]:
 
 
 def _measure_dataset(joined: Sequence[JoinedPrediction], source: Mapping[str, Any]) -> Measurement:
-    """Average precision (of an LVIS dataset, LVIS's), and tables of AP and F1 by class."""
+    """Average precision (of an LVIS dataset, LVIS's), labels of other classes, and tables of AP and F1 by class."""
     from virft.metrics.box_questions import box_scores
 
     precise = box_scores(joined, frequency=source.get("frequency"))
@@ -252,7 +290,17 @@ def _measure_dataset(joined: Sequence[JoinedPrediction], source: Mapping[str, An
         if one.sample.exhaustive:
             by_class.setdefault(one.sample.query, []).append((one.reading, _target_of(one.sample)))
     f1 = {label: detection_metrics(pairs).values["f1"] for label, pairs in sorted(by_class.items())}
-    return Measurement(values=precise.values, counts={}, tables={"ap": precise.by_class, "f1": f1})
+    boxes = [(one.sample.query, item) for one in joined for item in _items(one.reading)]
+    num_other = sum(item.label is not None and names_another(item.label, query) for query, item in boxes)
+    return Measurement(
+        values={**precise.values, "other_label_frac": ratio(num_other, len(boxes))},
+        counts={"num_other_label": num_other},
+        tables={"ap": precise.by_class, "f1": f1},
+    )
+
+
+def _items(reading: Reading) -> tuple[Detection, ...]:
+    return reading.answer.items if isinstance(reading.answer, Detections) else ()
 
 
 def _statistics(joined: Sequence[JoinedPrediction], images: Sequence[str]) -> list[Statistic]:
@@ -273,7 +321,8 @@ _METRICS = (
     ),
     Metric(
         name="ap",
-        description="COCO average precision (mAP), IoU 0.5 to 0.95, boxes ranked by their confidence",
+        description="COCO average precision (mAP), IoU 0.5 to 0.95, boxes ranked by their confidence; mean over orders "
+        "of the images if confidences are equal",
         in_table=True,
         in_card=True,
         in_comparison=True,
@@ -294,11 +343,17 @@ _METRICS = (
         better=-1,
     ),
     UNREADABLE_FRAC,
+    AT_MOST_1_FRAC,
     TRUNCATED_FRAC,
     Metric(
         name="duplicates_per_question", description="additional boxes on a target that already has a hit", better=-1
     ),
     WELL_FORMED_FRAC,
+    Metric(
+        name="other_label_frac",
+        description="fraction of predicted boxes whose own label names another class than the question",
+        better=-1,
+    ),
     Metric(name="boxes_per_question", description="predicted boxes", better=0),
     Metric(name="no_objects_frac", description="fraction of answers without objects", better=0),
     Metric(name="mean_confidence", description="mean confidence of all predicted boxes", better=0),
@@ -350,10 +405,10 @@ def _answer_to_record(answer: Detections) -> dict[str, Any]:
 
 
 def _mark(answer: Detections, target: Detections | None) -> tuple[MarkedBox, ...]:
-    hits = (False,) * len(answer.items) if target is None else find_hits(answer, target).hits
+    found = find_hits(answer, Detections() if target is None else target)
     return tuple(
-        MarkedBox(item.box, item.confidence, f"{item.confidence:.2f}", hit)
-        for item, hit in zip(answer.items, hits, strict=True)
+        MarkedBox(item.box, item.confidence, f"{item.confidence:.2f}", hit, ignored)
+        for item, hit, ignored in zip(answer.items, found.hits, found.ignored, strict=True)
     )
 
 
@@ -392,7 +447,7 @@ def _probes(samples: Sequence[Sample]) -> Probes:
 
 
 _HIT_IOU = 0.5
-"""The IoU above which the headline F1 counts a hit."""
+"""The IoU from which the headline F1 counts a hit."""
 
 
 def _blind_answers(samples: Sequence[Sample]) -> BlindAnswers:
@@ -444,7 +499,8 @@ DETECTION = Task(
     fault_of=_fault,
     target_format=TargetFormat(
         required=frozenset({"boxes"}),
-        for_metrics=frozenset({"areas", "crowd", "exhaustive"}),
+        optional=frozenset({"crowd"}),
+        for_metrics=frozenset({"areas", "exhaustive"}),
         properties={"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES},
         to_record=_to_record,
         from_record=_from_record,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from virft.errors import RewardFailed
 from virft.geometry.boxes import BoxSpace
@@ -40,6 +40,6 @@ class Grader:
             text, sample, thinking=self.thinking, space=self.box_space, resized=resized
         )
         try:
-            return compute_reward(self.rule, sample.task, reading, sample.target, context)
+            return compute_reward(self.rule, sample.task, reading, sample.target, replace(context, query=sample.query))
         except RewardFailed as error:
             raise RewardFailed(error.message, lines=error.lines, sample=sample.id) from error.__cause__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from virft.geometry.boxes import intersection_over_union
+from virft.geometry.boxes import intersection_over_union, reaches
 from virft.metrics.grounding import grounding_metrics
 from virft.rewards.grounding import giou_reward, paper_giou_reward
 from virft.rewards.options import RewardOptions
@@ -25,6 +25,7 @@ from virft.tasks.box_answers import (
     write_pair,
 )
 from virft.tasks.task import (
+    AT_MOST_1_FRAC,
     CORRECT,
     HALF_RIGHT,
     TRUNCATED_FRAC,
@@ -114,7 +115,7 @@ def _explain(answer: Box, target: Box, context: RewardContext, options: RewardOp
 
 
 def _mark(answer: Box, target: Box | None) -> tuple[MarkedBox, ...]:
-    return (MarkedBox(answer, is_hit=target is not None and _iou(answer, target) >= HIT_IOU),)
+    return (MarkedBox(answer, is_hit=target is not None and reaches(_iou(answer, target), HIT_IOU)),)
 
 
 def _to_answer(found: Sequence[Detection]) -> Answer:
@@ -208,6 +209,7 @@ GROUNDING = Task(
             name="accuracy_at_90", description="fraction of questions whose predicted box has an IoU of at least 0.9"
         ),
         UNREADABLE_FRAC,
+        AT_MOST_1_FRAC,
         TRUNCATED_FRAC,
         WELL_FORMED_FRAC,
     ),

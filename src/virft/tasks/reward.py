@@ -35,9 +35,11 @@ class RewardRule:
     weights: Mapping[str, float] = field(default_factory=dict)
     """Part or extra reward -> weight, 0 or more. Those that are not named have weight 1."""
     iou_threshold: float = 0.5
-    """A predicted box is a hit above this IoU with its target."""
+    """A predicted box is a hit from this IoU with its target on (preset ``paper``: above it)."""
     iou_threshold_end: float | None = None
     """The threshold changes linearly over the run to this value at the last step. None: it does not change."""
+    check_labels: bool = False
+    """Count a detected box whose own label names another class than ``RewardContext.query`` as invalid."""
     overlong_tokens: int = 0
     """Above 0, the part ``overlong`` (``virft.rewards.length``) is added where tokens are counted."""
     extra: tuple[ExtraReward, ...] = ()

@@ -149,6 +149,12 @@ UNREADABLE_FRAC = Metric(
     in_table=True,
     in_card=True,
 )
+AT_MOST_1_FRAC = Metric(
+    name="at_most_1_frac",
+    description="fraction of completions whose box coordinates are all at most 1: fractions of the image, unreadable",
+    better=-1,
+)
+"""A metric of the tasks whose answers have boxes."""
 TRUNCATED_FRAC = Metric(name="truncated_frac", description="fraction of completions cut at the token limit", better=-1)
 WELL_FORMED_FRAC = Metric(
     name="well_formed_frac", description="fraction of completions in exactly the requested format"
@@ -175,12 +181,16 @@ Form = Literal["full", "short", "caption"]
 
 
 class MarkedBox(NamedTuple):
-    """A box of an answer as a page draws it: ``text`` next to it, ``is_hit`` if it matches a target box."""
+    """A box of an answer as a page draws it: ``text`` next to it, ``is_hit`` if it matches a target box.
+
+    ``is_ignored``: it lies in a crowd region, so it is neither a hit nor a false positive.
+    """
 
     box: Box
     confidence: float = 1.0
     text: str = ""
     is_hit: bool = False
+    is_ignored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

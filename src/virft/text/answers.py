@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from virft.geometry.boxes import XYXY, BoxSpace, clip_xyxy
-from virft.text.literals import Brackets, TooComplex, Value, Word, read_elements
+from virft.text.literals import Element, TooComplex, Value, Word, read_elements
 from virft.types import Answer, Box, Detection, Detections, ImageSize, InvalidElement, Label, Reading, Unreadable
 
 MAX_TEXT_BYTES = 32 * 1024
@@ -32,12 +32,13 @@ _USUAL_ELEMENT = re.compile(
     rf"""\s*(\{{\s*(?:'Position'|"Position"|"bbox_2d")\s*:\s*\[{_N},{_N},{_N},{_N}\]\s*"""
     rf"""(?:,\s*(?:'Confidence'|"Confidence")\s*:{_N})?\}})\s*([,\]])"""
 )
-_CORNER_PAIR = re.compile(rf"[(\[]?\s*[(\[]{_N},{_N}[)\]]\s*(?:,\s*)?[(\[]{_N},{_N}[)\]]\s*[)\]]?")
 _FENCE = re.compile(r"```(?:[A-Za-z]*[ \t]*\r?\n|json\b|python\b)?")
 _BOX_TAG = re.compile(
-    r"(?:<ref>[^<]*</ref>\s*|<\|object_ref_start\|>[^<]*<\|object_ref_end\|>\s*)?(<box>|<\|box_start\|>)"
+    r"(?:<ref>([^<]*)</ref>\s*|<\|object_ref_start\|>([^<]*)<\|object_ref_end\|>\s*)?(<box>|<\|box_start\|>)"
 )
 _BOX_TAG_END = {"<box>": "</box>", "<|box_start|>": "<|box_end|>"}
+_BETWEEN_BOXES = re.compile(r"[\s,;]*")
+_AT_MOST_1 = "all numbers at most 1"
 
 
 class _Frame(NamedTuple):
@@ -47,6 +48,22 @@ class _Frame(NamedTuple):
     extent_y: float
     width: int
     height: int
+
+
+class _Part(NamedTuple):
+    """Span of text that holds boxes, and the name before it."""
+
+    start: int
+    end: int
+    label: str | None
+
+
+class _WrittenBox(NamedTuple):
+    """A box as it is written, not yet checked."""
+
+    numbers: Sequence[Value]
+    confidence: Value | None
+    label: Value | None
 
 
 class _NoBoxError(Exception):
@@ -63,8 +80,13 @@ def read_detection(text: str, *, thinking: bool, space: BoxSpace, original: Imag
     pixels before and after the image processor. An element that is not a valid box becomes an ``InvalidElement``; the
     others still count. "No objects" must be stated: ``No Objects`` or ``[]``. A coordinate outside the extent by up to
     1 % is clipped. Corners are reordered only if both coordinates are swapped; with one swapped pair the box is
-    ambiguous and invalid. A box without area is invalid. Items are in the order of the text, spans are characters of
-    ``text``.
+    ambiguous and invalid. A box without area is invalid. If no coordinate is larger than 1, and one is not an integer,
+    the model writes fractions of the image: ``Unreadable`` (``is_at_most_1``). Items are in the order of the text,
+    spans are characters of ``text``; boxes of one dictionary share its span.
+
+    Accepted formats: a list of dictionaries or of flat boxes, ``{"objects": [..]}``, a dictionary with several boxes
+    (``{"bbox_2d": [[..], [..]]}``, or repeated keys), pairs of corners ``(x1,y1),(x2,y2)``, and the box tags of Qwen
+    and InternVL around any of them, each with a name before it.
 
     >>> size = ImageSize(500, 200)
     >>> text = "<answer>[{'Position': [100, 100, 200, 500], 'Confidence': 0.9}, {'Position': [1, 2]}]</answer>"
@@ -113,8 +135,8 @@ def read_content(text: str, *, thinking: bool, parse: Callable[[str], Answer]) -
 def read_grounding(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
     """Parse a grounding completion to its ``Box`` in pixels of the original image, or ``Unreadable``.
 
-    Accepted formats: ``(x1,y1),(x2,y2)``, every format of ``read_detection``, and the box tags of Qwen and InternVL.
-    Two or more boxes are unreadable. Arguments, clipping and order of corners as in ``read_detection``.
+    Accepted formats: those of ``read_detection``. Two or more boxes are unreadable. Arguments, clipping and order of
+    corners as in ``read_detection``.
 
     >>> size = ImageSize(1000, 1000)
     >>> text = "<answer>(10,20),(30,40)</answer>"
@@ -126,6 +148,18 @@ def read_grounding(text: str, *, thinking: bool, space: BoxSpace, original: Imag
         return Reading(text=text, well_formed=well_formed, answer=block)
     answer = _read_one_box(text, *block, _frame_of(space, original, resized))
     return Reading(text=text, well_formed=well_formed, answer=answer)
+
+
+def is_at_most_1(answer: Answer) -> bool:
+    """Return whether an answer is unreadable because its coordinates are fractions of the image, all at most 1.
+
+    >>> size = ImageSize(1000, 1000)
+    >>> text = "<answer>[0.19, 0.14, 0.46, 0.43]</answer>"
+    >>> space = BoxSpace.RELATIVE_1000
+    >>> is_at_most_1(read_grounding(text, thinking=False, space=space, original=size, resized=size).answer)
+    True
+    """
+    return isinstance(answer, Unreadable) and answer.reason.startswith(_AT_MOST_1)
 
 
 def split_reasoning(text: str, *, unfinished: bool = False) -> tuple[str, str]:
@@ -197,28 +231,165 @@ def _read_boxes(text: str, start: int, end: int, frame: _Frame) -> Detections | 
     usual = _read_usual_list(text, start, end, frame)
     if usual is not None:
         return usual
-    start, end = _strip_box_tag(text, *_strip_fence(text, start, end))
-    if end - start < 32 and " ".join(text[start:end].strip(" '\"`.!*").split()).casefold() in _NO_OBJECTS:
-        return Detections()
-    elements = read_elements(text, start, end)
-    if elements is None:
-        return Unreadable(reason="neither a list of boxes nor No Objects", piece=_piece(text[start:end]))
-    if isinstance(elements, TooComplex):
-        return Unreadable(reason=elements.reason, piece=_piece(text[start:end]))
-    items, invalid, num_clipped = [], [], 0
-    for element in elements:
-        span = (element.start, element.end)
-        try:
-            if element.value is None:
-                raise _NoBoxError(element.fault)
-            numbers, confidence, label = _parts_of(element.value)
-            box, clipped = _place(numbers, frame)
-        except _NoBoxError as fault:
-            invalid.append(InvalidElement(reason=str(fault), piece=_piece(text[slice(*span)]), span=span))
-        else:
-            items.append(Detection(box=box, confidence=confidence, label=label, span=span))
-            num_clipped += clipped
+    start, end = _strip_fence(text, start, end)
+    parts, rest = _parts_of_text(text, start, end)
+    items: list[Detection] = []
+    invalid: list[InvalidElement] = []
+    coordinates: list[float] = []
+    num_clipped = 0
+    for part in parts:
+        if len(parts) == 1 and rest == end and _says_no_objects(text[part.start : part.end]):
+            return Detections()
+        elements = read_elements(text, part.start, part.end)
+        if isinstance(elements, TooComplex):
+            return Unreadable(reason=elements.reason, piece=_piece(text[part.start : part.end]))
+        if elements is None:
+            if len(parts) == 1:
+                reason = "neither a list of boxes nor No Objects"
+                return Unreadable(reason=reason, piece=_piece(text[part.start : part.end]))
+            elements = [Element(None, "neither a list of boxes nor two corners", part.start, part.end)]
+        for element in _join_corners(elements):
+            span = (element.start, element.end)
+            piece = _piece(text[slice(*span)])
+            written = _written_boxes(element, part.label)
+            if isinstance(written, str):
+                invalid.append(InvalidElement(reason=written, piece=piece, span=span))
+                continue
+            for one in written:
+                coordinates += [value for value in one.numbers if isinstance(value, float)]
+                try:
+                    confidence, label = _checked(one)
+                    box, clipped = _place(one.numbers, frame)
+                except _NoBoxError as fault:
+                    invalid.append(InvalidElement(reason=str(fault), piece=piece, span=span))
+                else:
+                    items.append(Detection(box=box, confidence=confidence, label=label, span=span))
+                    num_clipped += clipped
+    if _are_fractions(coordinates):
+        return Unreadable(reason=_fractions(frame), piece=_piece(text[start:end]))
+    if rest < end:
+        invalid.append(InvalidElement(reason="text after the boxes", piece=_piece(text[rest:end]), span=(rest, end)))
     return Detections(items=tuple(items), invalid=tuple(invalid), num_clipped=num_clipped)
+
+
+def _says_no_objects(text: str) -> bool:
+    return len(text) < 32 and " ".join(text.strip(" '\"`.!*").split()).casefold() in _NO_OBJECTS
+
+
+def _are_fractions(coordinates: Sequence[float]) -> bool:
+    """Return True if no coordinate is larger than 1 and one is no integer: [0, 0, 1, 1] may be a box of one unit."""
+    return bool(coordinates) and max(coordinates) <= 1.0 and not all(map(float.is_integer, coordinates))
+
+
+def _fractions(frame: _Frame) -> str:
+    return f"{_AT_MOST_1}: fractions of the image; expected 0..{frame.extent_x:g} x 0..{frame.extent_y:g}"
+
+
+def _parts_of_text(text: str, start: int, end: int) -> tuple[list[_Part], int]:
+    """Split a span at box tags, and return the index at which the text after the last box begins.
+
+    Tags are InternVL's ``<box>`` and Qwen's ``<|box_start|>``; a name before one holds until the next name. Without
+    tags, the whole span is one part.
+    """
+    parts: list[_Part] = []
+    label: str | None = None
+    rest = start
+    while (tag := _BOX_TAG.match(text, rest, end)) is not None:
+        close = _BOX_TAG_END[tag[3]]
+        stop = text.find(close, tag.end(), end)
+        if stop < 0:
+            break
+        name = tag[1] if tag[1] is not None else tag[2]
+        label = label if name is None else name.strip() or None
+        parts.append(_Part(*_strip(text, tag.end(), stop), label))
+        after = _BETWEEN_BOXES.match(text, stop + len(close), end)
+        rest = end if after is None else after.end()
+    return (parts, rest) if parts else ([_Part(start, end, None)], end)
+
+
+def _join_corners(elements: Sequence[Element]) -> list[Element]:
+    """Return the elements with each two neighbours that are points, ``(x1,y1),(x2,y2)``, joined to one box."""
+    joined: list[Element] = []
+    is_open = False  # the last element is a point without a second one
+    for element in elements:
+        if is_open and _is_point(element.value):
+            first = joined.pop()
+            joined.append(Element([*_items(first.value), *_items(element.value)], "", first.start, element.end))
+            is_open = False
+        else:
+            joined.append(element)
+            is_open = _is_point(element.value)
+    return joined
+
+
+def _is_point(value: Value | None) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(number, float) for number in value)
+
+
+def _items(value: Value | None) -> list[Value]:
+    return value if isinstance(value, list) else []
+
+
+def _written_boxes(element: Element, label: str | None) -> list[_WrittenBox] | str:
+    """Return the boxes of an element, not yet checked, or the reason why it has none. ``label``: the name before it."""
+    if element.value is None:
+        return element.fault
+    if isinstance(element.value, list):
+        return [_WrittenBox(numbers, 1.0, label) for numbers in _boxes_in(element.value)]
+    found: list[_WrittenBox] = []
+    for pairs in _groups_of(element.value):
+        one: dict[frozenset[str], Value] = {}
+        for key, held in pairs:
+            for keys in (_BOX_KEYS, _CONFIDENCE_KEYS, _LABEL_KEYS):
+                if key.lower() in keys:
+                    if keys in one:
+                        return f"more than one of {', '.join(sorted(keys))}"
+                    one[keys] = held
+        numbers = one.get(_BOX_KEYS)
+        if not isinstance(numbers, list):
+            return "no Position" if numbers is None else "Position is not a list"
+        boxes = _boxes_in(numbers)
+        confidences = _values_of(one.get(_CONFIDENCE_KEYS, 1.0), len(boxes))
+        names = _values_of(one[_LABEL_KEYS], len(boxes)) if _LABEL_KEYS in one else [label] * len(boxes)
+        found += [_WrittenBox(*written) for written in zip(boxes, confidences, names, strict=True)]
+    return found
+
+
+def _values_of(value: Value, num_boxes: int) -> Sequence[Value | None]:
+    """Return the value of each of several boxes: they share one, or have a list of as many."""
+    return value if num_boxes > 1 and isinstance(value, list) and len(value) == num_boxes else [value] * num_boxes
+
+
+def _groups_of(pairs: Sequence[tuple[str, Value]]) -> list[list[tuple[str, Value]]]:
+    """Split the pairs of a dictionary that repeats its keys into one group for each box.
+
+    All groups must have a box; otherwise the dictionary is one group, whose repeated keys contradict each other.
+    """
+    groups: list[list[tuple[str, Value]]] = [[]]
+    for key, value in pairs:
+        if any(key == other for other, _ in groups[-1]):
+            groups.append([])
+        groups[-1].append((key, value))
+    if all(any(key.lower() in _BOX_KEYS for key, _ in group) for group in groups):
+        return groups
+    return [list(pairs)]
+
+
+def _boxes_in(value: list[Value]) -> list[list[Value]]:
+    """Return the boxes of a list: itself, two points in it, or the lists in it."""
+    if len(value) == 2 and all(map(_is_point, value)):
+        return [[*_items(value[0]), *_items(value[1])]]
+    if value and all(isinstance(one, list) and len(one) > 2 for one in value):
+        return [box for one in value for box in _boxes_in(_items(one))]
+    return [value]
+
+
+def _checked(written: _WrittenBox) -> tuple[float, str | None]:
+    """Return confidence and label of a box."""
+    confidence, label = written.confidence, written.label
+    if not isinstance(confidence, float) or not 0.0 <= confidence <= 1.0:
+        raise _NoBoxError(f"Confidence {_piece(str(confidence))}; expected a number from 0 to 1")
+    return confidence, label if isinstance(label, str) and not isinstance(label, Word) else None
 
 
 def _read_usual_list(text: str, start: int, end: int, frame: _Frame) -> Detections | None:
@@ -232,12 +403,14 @@ def _read_usual_list(text: str, start: int, end: int, frame: _Frame) -> Detectio
         return None
     items: list[Detection] = []
     num_clipped = 0
+    largest = 0.0
     while True:
         match = _USUAL_ELEMENT.match(text, start + 1 if not items else start, end)
         if match is None:
             return None
         _, x1, y1, x2, y2, confidence, mark = match.groups()
         score = 1.0 if confidence is None else float(confidence)
+        largest = max(largest, float(x1), float(y1), float(x2), float(y2))
         try:
             box, clipped = _place((float(x1), float(y1), float(x2), float(y2)), frame)
         except _NoBoxError:
@@ -249,18 +422,12 @@ def _read_usual_list(text: str, start: int, end: int, frame: _Frame) -> Detectio
         num_clipped += clipped
         start = match.end()
         if mark == "]":
-            whole = not text[start:end].strip()
+            whole = not text[start:end].strip() and largest > 1.0
             return Detections(items=tuple(items), num_clipped=num_clipped) if whole else None
 
 
 def _read_one_box(text: str, start: int, end: int, frame: _Frame) -> Box | Unreadable:
-    start, end = _strip_box_tag(text, *_strip_fence(text, start, end))
-    pair = _CORNER_PAIR.fullmatch(text, start, end)
-    if pair is not None:
-        try:
-            return _place([float(number) for number in pair.groups()], frame)[0]
-        except _NoBoxError as fault:
-            return Unreadable(reason=str(fault), piece=_piece(text[start:end]))
+    start, end = _strip_fence(text, start, end)
     answer = _read_boxes(text, start, end, frame)
     if isinstance(answer, Unreadable):
         return answer
@@ -270,27 +437,6 @@ def _read_one_box(text: str, start: int, end: int, frame: _Frame) -> Box | Unrea
     if answer.invalid:
         return Unreadable(reason=answer.invalid[0].reason, piece=answer.invalid[0].piece)
     return answer.items[0].box
-
-
-def _parts_of(value: Brackets) -> tuple[Sequence[Value], float, str | None]:
-    """Return the box values, the confidence and the label of an element."""
-    if isinstance(value, list):
-        return value, 1.0, None
-    found: dict[frozenset[str], Value] = {}
-    for key, held in value:
-        for keys in (_BOX_KEYS, _CONFIDENCE_KEYS, _LABEL_KEYS):
-            if key.lower() in keys:
-                if keys in found:
-                    raise _NoBoxError(f"more than one of {', '.join(sorted(keys))}")
-                found[keys] = held
-    numbers = found.get(_BOX_KEYS)
-    if not isinstance(numbers, list):
-        raise _NoBoxError("no Position" if numbers is None else "Position is not a list")
-    confidence = found.get(_CONFIDENCE_KEYS, 1.0)
-    if not isinstance(confidence, float) or not 0.0 <= confidence <= 1.0:
-        raise _NoBoxError(f"Confidence {_piece(str(confidence))}; expected a number from 0 to 1")
-    label = found.get(_LABEL_KEYS)
-    return numbers, confidence, label if isinstance(label, str) and not isinstance(label, Word) else None
 
 
 def _place(numbers: Sequence[Value], frame: _Frame) -> tuple[Box, bool]:
@@ -337,14 +483,6 @@ def _strip_fence(text: str, start: int, end: int) -> tuple[int, int]:
     if fence is None or not text.endswith("```", fence.end(), end):
         return start, end
     return _strip(text, fence.end(), end - 3)
-
-
-def _strip_box_tag(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return the span without InternVL's ``<box>`` or Qwen's ``<|box_start|>`` around it and the name before it."""
-    tag = _BOX_TAG.match(text, start, end)
-    if tag is None or not text.endswith(_BOX_TAG_END[tag.group(1)], tag.end(), end):
-        return start, end
-    return _strip(text, tag.end(), end - len(_BOX_TAG_END[tag.group(1)]))
 
 
 def _piece(text: str) -> str:

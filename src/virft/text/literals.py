@@ -12,7 +12,9 @@ from typing import NamedTuple
 MAX_DEPTH = 4
 """Largest depth of nested brackets."""
 MAX_DIGITS = 20
-"""Largest number of digits in a number."""
+"""Largest number of digits in a number; one with more invalidates its element."""
+LIST_KEYS = frozenset({"objects", "detections", "predictions", "results", "boxes", "bboxes"})
+"""Keys whose list is read in place of the dictionary that holds it, in any case: ``{"objects": [..]}``."""
 
 
 class Word(str):
@@ -58,7 +60,6 @@ class _MalformedError(Exception):
     """Raised and caught in this file only."""
 
 
-_LONG_NUMBER = re.compile(rf"[0-9](?:\.?[0-9]){{{MAX_DIGITS}}}")
 # [0-9], not \d, which takes the digits of every script.
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -78,7 +79,8 @@ def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex
     """Parse the elements of the list in ``text[start:end]``; ``None`` if it does not begin with a bracket.
 
     Accepted: a list, or elements in a row without one; commas between elements may be missing. A single flat list such
-    as ``[1, 2]`` is one element. Only ``[]`` is an empty list. Each fault becomes one element: a piece that cannot be
+    as ``[1, 2]`` is one element. Only ``[]`` is an empty list. Of a dictionary with a list under one of ``LIST_KEYS``,
+    the elements of that list are read. Each fault becomes one element: a piece that cannot be
     parsed, a list that is not closed (the text after its last complete element), text after the list. Text after an
     unclosed bracket or quote is not parsed, so a fault can hide elements but not add any.
 
@@ -87,25 +89,44 @@ def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex
     >>> [element.fault for element in read_elements("[[1, 2], [3", 0, 11)]
     ['', 'a bracket or a quote is not closed']
     """
-    if _LONG_NUMBER.search(text, start, end):
-        return TooComplex(f"a number of more than {MAX_DIGITS} digits")
     tokens = _tokenize(text, start, end)
     if isinstance(tokens, TooComplex):
         return tokens
     if not tokens or tokens[0].kind != "open":
         return None
     last = len(tokens)
-    close = _closing(tokens, 0)
-    if tokens[0].text == "{" or not any(token.kind == "open" for token in tokens[1:close]):
-        if [token.text for token in tokens] == ["[", "]"]:
+    first = _listed(tokens)
+    close = _closing(tokens, first)
+    if tokens[first].text == "{" or not any(token.kind == "open" for token in tokens[first + 1 : close]):
+        if [token.text for token in tokens[first : close + 1]] == ["[", "]"] and _ends_with(tokens, first, close):
             return []
-        return _elements_between(tokens, 0, last)
-    elements = _elements_between(tokens, 1, close)
+        return _elements_between(tokens, first, close + 1 if first else last)
+    elements = _elements_between(tokens, first + 1, close)
+    if first:
+        close = max(close, _closing(tokens, 0))
     if close == last and not (elements and elements[-1].value is None and elements[-1].end == tokens[-1].end):
         elements.append(Element(None, "the list is not closed", tokens[-1].end, end))
     elif close < last - 1:
         elements.append(Element(None, "text after the list", tokens[close + 1].start, tokens[-1].end))
     return elements
+
+
+def _listed(tokens: list[_Token]) -> int:
+    """Return the index of the bracket that opens the list: that under one of ``LIST_KEYS``, or else the first token."""
+    depth = 0
+    for index, token in enumerate(tokens[:-2] if tokens[0].text == "{" else ()):
+        depth += (token.kind == "open") - (token.kind == "close")
+        is_key = depth == 1 and token.kind == "string" and token.text[1:-1].lower() in LIST_KEYS
+        if is_key and tokens[index + 1].text == ":" and tokens[index + 2].text == "[":
+            return index + 2
+        if depth == 0:
+            break
+    return 0
+
+
+def _ends_with(tokens: list[_Token], first: int, close: int) -> bool:
+    """Return True if nothing follows the list between ``first`` and ``close``, or the dictionary that holds it."""
+    return (_closing(tokens, 0) if first else close) == len(tokens) - 1
 
 
 def _tokenize(text: str, start: int, end: int) -> list[_Token] | TooComplex:
@@ -179,6 +200,8 @@ def _parse(tokens: list[_Token], index: int) -> tuple[Value, int]:
     """Return the value that begins at ``index``, and the index after it. Requires balanced brackets."""
     token = tokens[index]
     if token.kind == "number":
+        if sum(map(str.isdigit, token.text)) > MAX_DIGITS:
+            raise _MalformedError(f"a number of more than {MAX_DIGITS} digits")
         return float(token.text), index + 1
     if token.kind == "string":
         return token.text[1:-1], index + 1

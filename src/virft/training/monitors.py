@@ -124,6 +124,7 @@ class HealthMonitors:
             self._check_entropy(),
             self._check_zero_std(),
             self._check_fraction("unreadable", self._settings.max_unreadable_frac),
+            self._check_fraction("at_most_1", self._settings.max_at_most_1_frac),
             self._check_fraction("truncated", self._settings.max_truncated_frac),
             self._check_accuracy(),
             self._check_answers(),
@@ -171,9 +172,8 @@ class HealthMonitors:
         fraction = self._latest_mean(name)
         if not limit or fraction is None or fraction <= limit:
             return None
-        message = (
-            f"{fraction:.0%} of completions are {monitor} over {self._steps()}, above monitors.max_{name} = {limit:g}"
-        )
+        fault = _FAULTS.get(monitor, f"are {monitor}")
+        message = f"{fraction:.0%} of completions {fault} over {self._steps()}, above monitors.max_{name} = {limit:g}"
         return Alarm(monitor=monitor, observed={name: fraction}, message=message)
 
     def _check_accuracy(self) -> Alarm | None:
@@ -301,11 +301,16 @@ _PROXIES: Mapping[str, tuple[MonitorName, str]] = {
     "duplicate_frac": ("boxes", "the fraction of duplicate boxes"),
 }
 """Metric -> the monitor that it belongs to, and its name in a message. Optimizing them alone games the reward."""
+_FAULTS: Mapping[str, str] = {
+    "at_most_1": "have all numbers at most 1 (fractions of the image, so they are unreadable)",
+}
+"""Monitor of a fraction -> what its completions have in common, if its name does not say it."""
 _WATCHED = (
     "kl",
     "completion_tokens",
     "entropy",
     "unreadable_frac",
+    "at_most_1_frac",
     "truncated_frac",
     COMMON_ANSWER,
     COMMON_TARGET,

@@ -193,7 +193,7 @@ def test_explain_prints_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("explain", text, "--task", "detection", "--target", "[[0,0,100,100]]") == 0
     out = capsys.readouterr().out
     assert "target 1, IoU 1.000, hit" in out
-    assert "no target left, best IoU 0.000, miss" in out
+    assert "no target, best IoU 0.000, miss" in out
 
 
 def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,7 +170,9 @@ def test_a_box_in_a_crowd_does_not_count(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "d") as writer:
         path = writer.add_image("a.png", Image.new("RGB", SIZE))
         writer.add(
-            sample(detections((0, 0, 20, 24)), id="fox", image=path, crowd=(box(32, 24, 64, 48),), areas=(99.0,))
+            sample(
+                replace(detections((0, 0, 20, 24)), crowd=(box(32, 24, 64, 48),)), id="fox", image=path, areas=(99.0,)
+            )
         )
         writer.add(sample(box(0, 0, 32, 24), id="box", image=path, task="grounding"))
         writer.add(sample(detections(), id="hen", image=path, query="hen"))
@@ -180,7 +182,8 @@ def test_a_box_in_a_crowd_does_not_count(tmp_path: Path) -> None:
     path = predict(store, tmp_path / "p")
     crowded = "[{'Position':[500,500,1000,1000]},{'Position':[0,0,312,500],'Confidence':0.5}]"
     path.write_text(path.read_text().replace(TEXTS["fox"][8:-9], crowded))
-    assert score_predictions(path, store)[0].values["ap50"] == 1.0
+    values = score_predictions(path, store)[0].values
+    assert (values["ap50"], values["precision"], values["f1"]) == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -324,3 +327,13 @@ def test_scores_by_class_are_printed_for_a_few_classes(num_classes: int, is_prin
     lines = [line.split() for line in scores_to_text((one,)).splitlines()]
     assert (["ap", "f1"] in lines and ["class", "0", "0.250", "0.500"] in lines) is is_printed
     assert lines[-3:] == [["other"], ["a", "0.125"], ["b", "1.000"]]
+
+
+def test_labels_of_another_class_and_fractions_are_counted(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = predict(store, tmp_path / "p")
+    text = path.read_text().replace(TEXTS["fox"], "<answer>[{'bbox': [0, 0, 500, 500], 'label': 'dog'}]</answer>")
+    path.write_text(text.replace(TEXTS["box"], "<answer>(0.1,0.2),(0.5,0.6)</answer>"))
+    detection, grounding = score_predictions(path, store)
+    assert (detection.values["other_label_frac"], detection.counts["num_other_label"]) == (1.0, 1)
+    assert (grounding.values["at_most_1_frac"], grounding.counts["num_at_most_1"]) == (1.0, 1)

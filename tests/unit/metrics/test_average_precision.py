@@ -1,4 +1,4 @@
-"""Average precision is the reference evaluators', to the last digit."""
+"""If all scores differ, average precision is the reference evaluators', to the last digit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
+from zlib import crc32
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from box_questions import box_questions
+from box_questions import box_questions, untied
 from coco_factories import LVIS_NAMES, perturbed, questions_of
 from virft.geometry.boxes import XYXY
 from virft.metrics.average_precision import COCO_NAMES, RECALL_NAMES, BoxQuestion, average_precision
@@ -65,6 +67,7 @@ def reference(questions: Sequence[BoxQuestion]) -> dict[str, float]:
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(box_questions())
 def test_numbers_are_those_of_pycocotools(questions: list[BoxQuestion]) -> None:
+    questions = untied(questions)
     found = average_precision(questions).values
     if not any(one.targets for one in questions):
         assert found == {}
@@ -114,7 +117,7 @@ def test_numbers_of_any_sets_are_those_of_lvis_api(
     questions: list[BoxQuestion], exhaustive: tuple[bool, ...], frequencies: tuple[str, ...]
 ) -> None:
     pytest.importorskip("lvis", reason="lvis-api wants OpenCV, so it is not among the pinned packages")
-    questions = [replace(one, exhaustive=flag) for one, flag in zip(questions, exhaustive, strict=False)]
+    questions = [replace(one, exhaustive=flag) for one, flag in zip(untied(questions), exhaustive, strict=False)]
     frequency = dict(zip("abc", frequencies, strict=True))
     found = average_precision(questions, frequency=frequency).values
     if any(one.targets for one in questions):
@@ -128,6 +131,50 @@ def test_the_published_example_of_coco_gives_its_published_numbers(shared_data: 
     # printed by pycocotools for this file, three digits
     published = (0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564)
     assert [round(found.values[name], 3) for name in NAMES] == list(published)
+
+
+@pytest.mark.parametrize("crowds", [True, False])
+def test_the_published_results_give_the_numbers_of_pycocotools(shared_data: Path, crowds: bool) -> None:
+    folder = shared_data / "coco_val100"
+    results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
+    questions = questions_of(folder / "instances_val2014_100.json", results)
+    if not crowds:  # the same images without crowds and areas, as in Padilla's toolkit: published as 0.503647
+        questions = [replace(one, crowd=(), areas=()) for one in questions]
+    found = average_precision(untied(questions)).values
+    assert found == pytest.approx(reference(questions), abs=1e-9)
+    assert round(found["ap"], 6) == (0.504581 if crowds else 0.503647)
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(box_questions(), st.randoms(use_true_random=False))
+def test_the_order_of_the_images_has_no_effect(questions: list[BoxQuestion], random: Random) -> None:
+    mixed = [replace(one, image=f"{crc32(one.image.encode()) % 97}-{one.image}") for one in questions]
+    random.shuffle(mixed)
+    assert average_precision(mixed).values == pytest.approx(average_precision(questions).values, abs=1e-12)
+
+
+def test_equal_scores_on_several_images_are_the_mean_over_orders() -> None:
+    # One hit and one false positive: AP is 1 in one order and 0.5 in the other.
+    right: XYXY = (0, 0, 9, 10)
+    wrong: XYXY = (50, 50, 60, 60)
+    questions = [
+        BoxQuestion(image="a", label="fox", boxes=[right], scores=[0.7], targets=[right]),
+        BoxQuestion(image="b", label="fox", boxes=[wrong], scores=[0.7], targets=[]),
+    ]
+    ranked = [
+        average_precision([replace(questions[0], scores=[score]), questions[1]]).values["ap"] for score in (0.8, 0.6)
+    ]
+    assert ranked == pytest.approx([1.0, 0.5])
+    assert average_precision(questions).values["ap"] == pytest.approx(0.75, abs=0.03)  # 200 random orders
+
+
+def test_rounding_does_not_decide_an_iou_at_a_threshold() -> None:
+    # 4 wide, moved by 1: IoU 0.6. As x, y, width, height of pixels 27.24 becomes 27.23999999999998.
+    for height in (27.24, 31.7, 13.13, 0.3):
+        box: XYXY = (101.1, 7.7, 105.1, 7.7 + height)
+        target: XYXY = (102.1, 7.7, 106.1, 7.7 + height)
+        found = average_precision([BoxQuestion(image="a", label="fox", boxes=[box], scores=[1.0], targets=[target])])
+        assert found.values["ap"] == pytest.approx(0.3)  # hits at 0.5, 0.55 and 0.6
 
 
 def test_each_class_has_a_number_of_its_own() -> None:
@@ -163,5 +210,7 @@ def test_lvis_numbers_are_those_of_lvis_api(shared_data: Path) -> None:
     truth = json.loads(annotations.read_text())
     frequency = {f"{one['id']:04d}": one["frequency"] for one in truth["categories"]}
     for seed, numbers in golden.items():
-        found = average_precision(questions_of(annotations, perturbed(annotations, int(seed))), frequency=frequency)
+        found = average_precision(
+            untied(questions_of(annotations, perturbed(annotations, int(seed)))), frequency=frequency
+        )
         assert found.values == pytest.approx(numbers, abs=1e-9)

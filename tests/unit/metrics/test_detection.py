@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answer_factories import detection, detections, scenes, written
-from virft.metrics.detection import detection_metrics, find_hits
+from answer_factories import box, detection, detections, scenes, written
+from virft.metrics.detection import count_hits, detection_metrics, find_hits
 from virft.types import Detections, Reading
 
 HIT = (0, 0, 100, 100)
 FAR = (500, 500, 600, 600)
 NOTHING = Detections()
+
+
+def says(answer):
+    return Reading(text="", well_formed=True, answer=answer)
 
 
 def test_means_run_over_ten_ious() -> None:
@@ -47,6 +53,7 @@ def test_every_number_of_a_small_set():
         "boxes_per_question": 8 / 8,
         "duplicates_per_question": 1 / 8,
         "unreadable_frac": 1 / 8,
+        "at_most_1_frac": 0,
         "no_objects_frac": 2 / 8,
     }
     assert measured.counts == {
@@ -57,10 +64,12 @@ def test_every_number_of_a_small_set():
         "num_hits": 2,
         "num_invalid": 2,
         "num_clipped": 1,
+        "num_ignored": 0,
         "num_duplicates": 1,
         "num_false_alarms": 3,
         "num_no_objects": 2,
         "num_unreadable": 1,
+        "num_at_most_1": 0,
     }
 
 
@@ -97,3 +106,62 @@ def test_fractions_are_in_0_1_and_counts_agree(scene_list):
     counts = measured.counts
     assert counts["num_hits"] <= min(counts["num_boxes"], counts["num_targets"])
     assert counts["num_hits"] + counts["num_duplicates"] <= counts["num_boxes"]
+
+
+HALF = (0, 0, 100, 50)
+
+
+def test_an_iou_equal_to_the_threshold_is_a_hit():
+    assert find_hits(detections(HALF), detections(HIT)).hits == (True,)
+    assert find_hits(detections(HALF), detections(HIT), 0.5001).hits == (False,)
+    assert find_hits(detections((200, 0, 300, 50)), detections(HIT), 0.0).hits == (False,)  # no overlap at all
+
+
+@pytest.mark.parametrize("height", [27.24, 31.7, 13.13, 0.3])
+def test_rounding_does_not_decide_an_iou_at_the_threshold(height):
+    # 4 wide, moved by 1: intersection 3, union 5
+    answer, target = detections((101.1, 7.7, 105.1, 7.7 + height)), detections((102.1, 7.7, 106.1, 7.7 + height))
+    assert find_hits(answer, target, 0.6).hits == (True,)
+    assert count_hits(answer, target) == [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def in_crowd(*rows, crowd=(500, 500, 900, 900)):
+    return replace(detections(*rows), crowd=(box(*crowd),))
+
+
+@pytest.mark.parametrize(
+    ("row", "is_ignored"),
+    [
+        ((600, 600, 700, 700), True),
+        ((400, 600, 600, 700), True),  # half of it
+        ((399, 600, 599, 700), False),
+        ((0, 0, 1000, 1000), False),  # holds the region
+    ],
+)
+def test_a_box_that_lies_mostly_in_a_crowd_region_is_neither_right_nor_wrong(row, is_ignored):
+    answer, target = detections(HIT, row), in_crowd(HIT)
+    assert find_hits(answer, target).ignored == (False, is_ignored)
+    measured = detection_metrics([(says(answer), target)])
+    assert measured.values["precision"] == (1.0 if is_ignored else 0.5)
+    assert measured.values["boxes_per_question"] == 2.0
+    assert measured.counts["num_ignored"] == is_ignored
+
+
+def test_a_crowd_region_makes_no_hit_and_no_false_alarm():
+    found = detection_metrics([(says(detections((600, 600, 700, 700))), in_crowd())])
+    assert (found.values["false_positive_rate"], found.values["f1"]) == (0.0, 1.0)
+    missed = detection_metrics([(says(detections((600, 600, 700, 700))), in_crowd(HIT))])
+    assert (missed.values["recall"], missed.values["precision"]) == (0.0, 0.0)
+
+
+def test_a_target_in_a_crowd_region_is_matched_first():
+    row = (600, 600, 700, 700)
+    found = find_hits(detections(row, row), in_crowd(row))
+    assert (found.hits, found.ignored, found.num_duplicates) == ((True, False), (False, True), 0)
+
+
+def test_answers_whose_numbers_are_all_at_most_1_are_counted():
+    texts = ["[0.1, 0.2, 0.5, 0.9]", "[[1, 2, 30, 40]]", "who knows", "No Objects"]
+    measured = detection_metrics([(detection(text), detections(HIT)) for text in texts])
+    assert (measured.values["at_most_1_frac"], measured.values["unreadable_frac"]) == (0.25, 0.5)
+    assert measured.counts["num_at_most_1"] == 1

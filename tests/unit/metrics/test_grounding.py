@@ -20,8 +20,9 @@ def test_an_unreadable_answer_has_iou_0_and_thresholds_are_inclusive():
         "accuracy_at_75": 0.4,
         "accuracy_at_90": 0.2,
         "unreadable_frac": 0.2,
+        "at_most_1_frac": 0.0,
     }
-    assert measured.counts == {"num_questions": 5, "num_unreadable": 1}
+    assert measured.counts == {"num_questions": 5, "num_unreadable": 1, "num_at_most_1": 0}
 
 
 def test_no_questions_give_zeros():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,10 +58,31 @@ def test_the_worst_confidence_part_is_minus_1():
     assert robust(detections((*FAR, 1.0)), detections(HIT))["confidence"] == -1.0
 
 
-def test_an_iou_equal_to_the_threshold_is_no_hit():
+def test_an_iou_equal_to_the_threshold_is_a_hit():
     half = detections((0, 0, 100, 50))
-    assert robust(half, detections(HIT)) == {"iou": 0.0, "confidence": -1.0}
-    assert robust(half, detections(HIT), iou_threshold=0.499) == {"iou": 0.5, "confidence": 1.0}
+    assert robust(half, detections(HIT)) == {"iou": 0.5, "confidence": 1.0}
+    assert robust(half, detections(HIT), iou_threshold=0.501) == {"iou": 0.0, "confidence": -1.0}
+    assert robust(detections(FAR), detections(HIT), iou_threshold=0.0) == {"iou": 0.0, "confidence": -1.0}
+
+
+def test_the_papers_threshold_is_exclusive_as_in_its_code():
+    assert match_like_paper(detections((0, 0, 100, 50)), detections(HIT), iou_threshold=0.5).targets == (None,)
+
+
+def test_a_box_in_a_crowd_region_costs_and_earns_nothing():
+    crowd = (box(500, 500, 900, 900),)
+    inside = (600, 600, 700, 700, 0.9)
+    target = replace(detections(HIT), crowd=crowd)
+    assert robust(detections(HIT, inside), target) == robust(detections(HIT), target)
+    assert robust(detections(HIT, inside), detections(HIT))["iou"] == 0.5
+    assert robust(detections(inside), target) == {"iou": 0.0, "confidence": 0.0}
+    assert robust(detections(inside), Detections(crowd=crowd)) == {"iou": 1.0, "confidence": 0.0}
+    paper = [
+        paper_detection_rewards(says(answer), target, RewardContext())
+        for answer in (detections(HIT, inside), detections(HIT), detections(inside))
+    ]
+    assert paper[0] == paper[1]
+    assert paper[2] == {"iou": 0.0, "confidence": 0.0}
 
 
 def test_invalid_elements_count_in_n_and_nowhere_else():

@@ -228,3 +228,25 @@ def test_a_part_without_bounds_is_our_bug_and_crashes(monkeypatch):
 def test_an_answer_of_another_task_earns_nothing_and_does_not_crash():
     reading = Reading(text="", well_formed=True, answer=CAT)
     assert compute_reward(RewardRule(), "grounding", reading, box(0, 0, 1, 1)).parts["giou"] == 0.0
+
+
+DOG = '[{"bbox_2d": [0, 0, 100, 100], "label": "dog"}]'
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("query", "check_labels", "iou"),
+    [("cat", False, 1.0), ("cat", True, 0.0), ("dog", True, 1.0), ("brown dogs", True, 1.0), (None, True, 1.0)],
+)
+def test_a_label_of_another_class_costs_only_with_check_labels(preset, query, check_labels, iou):
+    rule = RewardRule(preset=preset, check_labels=check_labels)
+    report = compute_reward(rule, "detection", detection(DOG), detections((0, 0, 100, 100)), RewardContext(query=query))
+    assert report.parts["iou"] == iou
+
+
+def test_the_grader_compares_labels_with_the_query_of_the_sample():
+    one = sample(detections((0, 0, 100, 100)), query="cat", size=(1000, 1000))
+    for check_labels, iou in ((False, 1.0), (True, 0.0)):
+        grader = Grader(rule=RewardRule(check_labels=check_labels), thinking=False, box_space=BoxSpace.RELATIVE_1000)
+        report = grader.grade(f"<answer>{DOG}</answer>", one, resized=one.target_size, context=RewardContext())
+        assert report.parts["iou"] == iou

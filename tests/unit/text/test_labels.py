@@ -23,6 +23,17 @@ from virft.types import Label
         ("C++", "c++"),
         ("हिन्दी", "हिन्दी"),  # vowel signs are marks, not punctuation
         ("...", ""),
+        ("**1.5**.", "1.5"),
+        ("(1,000,000)", "1000000"),
+        ("½", "1/2"),
+        ("1 / 2", "1/2"),
+        (".5", "0.5"),
+        ("50 %", "50%"),
+        ("– cat –", "cat"),
+        ("#1", "1"),
+        ("1.", "1"),
+        ('"fox-"', "fox"),
+        ("Answer: cat", "answercat"),
     ],
 )
 def test_normalizing_retains_letters_marks_digits_and_symbols(text, expected):
@@ -32,6 +43,51 @@ def test_normalizing_retains_letters_marks_digits_and_symbols(text, expected):
 @given(st.text())
 def test_normalizing_twice_changes_nothing(text):
     assert normalize_label(normalize_label(text)) == normalize_label(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1.5", "15"),
+        ("-3", "3"),
+        ("1/2", "12"),
+        ("1:10", "110"),
+        ("1,5", "15"),
+        ("1, 2", "12"),
+        ("A-", "A"),
+        ("AB-", "AB"),
+        ("A-", "A+"),
+        ("C#", "C"),
+        ("C#", "C++"),
+        ("5%", "5"),
+        (".5", "5"),
+        ("temperature -3", "temperature 3"),
+        ("-0.5", "0.5"),
+        ("−3", "3"),
+    ],
+)
+def test_punctuation_that_makes_another_name_remains(one, other):
+    assert not is_same_label(one, Label(text=other))
+    assert not is_same_label(other, Label(text=one))
+    for around in ("{}", " {}. ", "**{}**", '"{}"', "`{}`!", "({})"):
+        assert is_same_label(around.format(one), Label(text=one)), around
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("737-200", "737200"),
+        ("boeing 737-200", "Boeing 737 200"),
+        ("−3", "-3"),
+        ("–3", "-3"),
+        ("1,000", "1000"),
+        ("t-shirt", "T shirt"),
+        ("St. Bernard", "st bernard"),
+        ("rock'n'roll", "rock n roll"),
+    ],
+)
+def test_other_punctuation_does_not_matter(answer, label):
+    assert is_same_label(answer, Label(text=label))
 
 
 @pytest.mark.parametrize("answer", ["", "  ", "...", "a cat", "cats", "cat or dog", "cat, dog", "caterpillar"])

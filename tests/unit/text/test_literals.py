@@ -70,8 +70,6 @@ def test_text_that_does_not_begin_with_a_bracket_is_not_a_list(text):
         "[1, [2, [3, [4, [5",  # other characters between brackets do not close any
         "[[], [], [[[[1]]]]]",  # a closing bracket reduces the depth by one, not by two
         "[[[1], [[[1]]]]]",  # and not to zero
-        "[1, " + "7" * 21 + "]",
-        "[0." + "1" * 20 + "]",
     ],
 )
 def test_text_over_a_limit_is_not_parsed(text):
@@ -102,6 +100,8 @@ def test_text_outside_the_given_span_is_not_parsed():
         ("[[1]] more", "text after the list", "more"),
         ("[[1], ['never ends]", "a bracket or a quote is not closed", "['never ends]"),
         ("[[1], [2, :]]", "':' in place of a value", "[2, :]"),
+        ("[[1], [1, " + "7" * 21 + "]]", "a number of more than 20 digits", "[1, " + "7" * 21 + "]"),
+        ("[[1], [0." + "1" * 20 + "]]", "a number of more than 20 digits", "[0." + "1" * 20 + "]"),
         ("[[1], oops]", "neither a list nor a dictionary", "oops"),
     ],
 )

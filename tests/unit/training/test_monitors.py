@@ -94,6 +94,17 @@ def test_fractions_of_bad_completions_are_means_over_the_window(monitor: str) ->
     ]
 
 
+def test_completions_whose_numbers_are_all_at_most_1_are_an_alarm() -> None:
+    found = alarms_of(steps({"at_most_1_frac": 0.0}, {"at_most_1_frac": 0.2}, {"at_most_1_frac": 0.2}))
+    assert [(place, alarm.message) for place, (alarm,) in found.items()] == [
+        (
+            2,
+            "20% of completions have all numbers at most 1 (fractions of the image, so they are unreadable) over 2 "
+            "steps, above monitors.max_at_most_1_frac = 0.1",
+        )
+    ]
+
+
 def test_a_reward_that_rises_while_the_score_falls_is_an_alarm() -> None:
     records = [
         score(0.30),

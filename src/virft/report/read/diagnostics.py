@@ -27,7 +27,7 @@ def diagnose_boxes(task: str, joined: Sequence[JoinedPrediction], *, num_invalid
         if not one.sample.exhaustive:
             continue
         boxes = row.target_boxes(one.sample.target)
-        marked = row.answer_boxes(one.reading.answer, one.sample.target)
+        marked = [one for one in row.answer_boxes(one.reading.answer, one.sample.target) if not one.is_ignored]
         num_targets += len(boxes)
         confidences += [found.confidence for found in marked]
         hits += [found.is_hit for found in marked]

@@ -27,6 +27,7 @@ EVENT_LABELS = {
     "sampler": "sampler and policy differ",
     "truncated": "truncated completions",
     "unreadable": "unreadable completions",
+    "at_most_1": "answers with all numbers at most 1",
     "validation_data": "validation set and training set overlap",
     "zero_std": "equal rewards in every group",
 }

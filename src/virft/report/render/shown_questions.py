@@ -250,7 +250,7 @@ def outcomes(sample: Sample, answer: Answer, score: float, change: float) -> tup
     found = {
         "hit": num_hits > 0 or (not marked and is_correct),
         "miss": num_hits < num_targets or (not marked and not is_correct),
-        "false positive": num_hits < len(marked),
+        "false positive": any(not one.is_hit and not one.is_ignored for one in marked),
         "unreadable": isinstance(answer, Unreadable),
         "better": change > _EQUAL,
         "worse": change < -_EQUAL,

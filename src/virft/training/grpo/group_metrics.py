@@ -9,6 +9,7 @@ from typing import Any
 
 from virft.tasks import TASKS
 from virft.tasks.common_answer import common_answer_metrics
+from virft.text.answers import is_at_most_1
 from virft.training.grpo.advantages import group_advantages, has_nonzero_std
 from virft.types import Answer, RolloutGroup, Unreadable
 
@@ -34,6 +35,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "completion_tokens": fmean(len(one.token_ids) for one in completions),
         "num_tokens": num_tokens(groups),
         "unreadable_frac": fmean(isinstance(report.reading.answer, Unreadable) for report in reports),
+        **_at_most_1(groups),
         "truncated_frac": fmean(one.truncated for one in completions),
         "nonzero_std_frac": fmean(has_nonzero_std(group.rewards) for group in groups),
         # E[-log p(token)] over tokens that were drawn from p
@@ -42,6 +44,14 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         # one completion of each prompt: those of one group are about the same image
         **common_answer_metrics([(group.sample, group.reports[0].reading.answer) for group in groups]),
     }
+
+
+def _at_most_1(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """``at_most_1_frac`` of the completions about boxes, if there are any."""
+    answers = [
+        one.reading.answer for group in groups if TASKS[group.sample.task].boxes is not None for one in group.reports
+    ]
+    return {"at_most_1_frac": fmean(map(is_at_most_1, answers))} if answers else {}
 
 
 def num_tokens(groups: Sequence[RolloutGroup]) -> int:
