@@ -21,11 +21,13 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, Sampl
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
 from virft.errors import VirftError
-from virft.models.load import load_model
+from virft.inference.prompting import check_prompts, make_renderer
+from virft.models.load import LoadedModel, load_model
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
 from virft.planning.device import GIB
 from virft.recipes.preflight import training_data
+from virft.recipes.setup import make_prompting
 from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names
 from virft.training.distributed import device
@@ -223,11 +225,14 @@ def one_step() -> Finding:
 
 def of_run(config: Config) -> Iterator[Finding]:
     """Findings about the model and the datasets of a config, and the disk space for its checkpoints."""
+    loaded = None
     try:
         loaded = load_model(config.model.path, pixels=(config.model.min_pixels, config.model.max_pixels))
     except VirftError as error:
         yield Finding(about="model", state=State.FIX, message=str(error), advice="check model.path")
     else:
+        for note in loaded.notes:
+            yield Finding(about="model", state=State.NOTE, message=note)
         num_weights = sum(weight.numel() for weight in loaded.model.parameters())
         yield Finding(
             about="model",
@@ -235,15 +240,36 @@ def of_run(config: Config) -> Iterator[Finding]:
         )
         if config.model.train == "full":
             yield _room(config, num_weights)
-    sets = [config.data.train, config.data.validation, *(part.data for part in config.mixture.values())]
-    for name in (name for name in sets if name is not None):
         try:
-            store = Store(name)
-            store.check(decode=True)
+            make_renderer(loaded, make_prompting(config.prompt, config.mixture, loaded))
         except VirftError as error:
-            yield Finding(about="data", state=State.FIX, message=str(error), advice="virft build makes a dataset")
-        else:
-            yield Finding(about="data", message=f"{name}: {len(store)} samples, every image can be read")
+            yield Finding(about="model", state=State.FIX, message=str(error))
+            loaded = None
+    sets = [("", config.data.train), ("", config.data.validation)]
+    sets += [(key, folder) for key, part in config.mixture.items() for folder in (part.data, part.validation)]
+    for origin, name in sets:
+        if name is not None:
+            yield _of_data(config, name, origin, loaded)
+
+
+def _of_data(config: Config, name: str, origin: str, loaded: LoadedModel | None) -> Finding:
+    """Finding about a dataset: its images can be read, and the model accepts its prompts."""
+    try:
+        store = Store(name)
+        store.check(decode=True)
+    except VirftError as error:
+        return Finding(about="data", state=State.FIX, message=str(error), advice="virft build makes a dataset")
+    if loaded is None:
+        return Finding(about="data", message=f"{name}: {len(store)} samples, every image can be read")
+    try:
+        prompting = make_prompting(config.prompt, config.mixture, loaded).of_origin(origin)
+        check_prompts(loaded, prompting, (sample for sample in store if sample.queried))
+    except VirftError as error:
+        advice = "remove these samples and build the dataset again, or choose another model"
+        return Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice=advice)
+    return Finding(
+        about="data", message=f"{name}: {len(store)} samples, every image can be read, every prompt fits the model"
+    )
 
 
 def _room(config: Config, num_weights: int) -> Finding:
