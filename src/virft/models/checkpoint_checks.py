@@ -40,13 +40,13 @@ def require_all_weights(path: str, found: Mapping[str, Any]) -> None:
     if missing := sorted(found["missing_keys"]):
         others = f" ({_names(unused)} in the files belong to no weight of it)" if unused else ""
         raise ModelError(
-            f"{path}: {_count(missing)} of the model missing in its files: {_names(missing)}{others}; "
+            f"{path}: its files lack {_count(missing)} of the model: {_names(missing)}{others}; "
             "expected all weights, under the names that transformers writes"
         )
     if other := sorted(found["mismatched_keys"]):
         name, stored, expected = other[0]
         raise ModelError(
-            f"{path}: {len(other)} weights do not fit its config.json: {name} has shape {list(stored)} in the files "
+            f"{path}: {_count(other)} of other shapes than in its config.json: {name} is {list(stored)} in the files "
             f"and {list(expected)} by the config; expected a config.json and weights of one and the same model"
         )
 
@@ -60,7 +60,7 @@ def require_adapter_weights(path: str, base: str, missing: Iterable[str], unexpe
     if unused:
         parts.append(f"{_names(unused)} in its file belong to no layer of the base")
     if lacking:
-        parts.append(f"{_count(lacking)} of the adapters missing: {_names(lacking)}")
+        parts.append(f"its file lacks {_count(lacking)}: {_names(lacking)}")
     raise ModelError(
         f"{path}: its adapters do not fit the base model {base}: {'; '.join(parts)}; expected adapters that were "
         "trained on this base with a current version of transformers"
@@ -82,7 +82,7 @@ def require_fitting_tokenizer(path: str, tokenizer: Any, config: Any) -> None:
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= num_rows)
     if beyond:
         raise ModelError(
-            f"{path}: {_count(beyond, 'token')} of its tokenizer beyond the {num_rows} rows of the embeddings: "
+            f"{path}: its tokenizer has {_count(beyond, 'token')} beyond the {num_rows} rows of the embeddings: "
             f"{_names([f'{token} ({number})' for number, token in beyond])}; expected the model's own tokenizer files, "
             "or embeddings that were resized with the tokenizer"
         )
@@ -104,7 +104,7 @@ def require_equal(path: str, **pairs: tuple[Any, Any]) -> None:
 
 
 def _count(names: Collection[Any], noun: str = "weight") -> str:
-    return f"1 {noun} is" if len(names) == 1 else f"{len(names)} {noun}s are"
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
 
 
 def _names(names: Collection[str]) -> str:

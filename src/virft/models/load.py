@@ -16,6 +16,7 @@ from types import MethodType
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
@@ -308,7 +309,7 @@ def load_model(
         layer.support_avx512bf16_for_cpu = False
     loaded = _finish(family=family, model=model, tokenizer=tokenizer, image_processor=processor, folder=folder)
     if unused := sorted(found["unexpected_keys"]):
-        loaded.notes += (f"{len(unused)} weights in its files are not part of the model and not used: {unused[0]}",)
+        loaded.notes += (f"weights in its files that are not part of the model are not used: {', '.join(unused[:3])}",)
     return loaded
 
 
@@ -442,7 +443,7 @@ def _without_loading_report() -> Iterator[None]:
 
 _INVALID = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError, RecursionError,
-    SafetensorError,
+    SafetensorError, StrictDataclassError,
 )  # fmt: skip
 """What libraries raise for files that are missing, invalid or made for another program."""
 
