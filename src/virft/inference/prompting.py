@@ -102,8 +102,8 @@ def check_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[S
                 checked[key] = None
             except DataError as error:
                 checked[key] = error
-        if (error := checked[key]) is not None:
-            refused.append(error)
+        if (problem := checked[key]) is not None:
+            refused.append(problem)
     if refused:
         more = f" ({len(refused)} of {num_samples} samples cannot be used with this model)" if len(refused) > 1 else ""
         raise DataError(f"{refused[0]}{more}")

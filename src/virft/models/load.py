@@ -290,7 +290,7 @@ def load_model(
     family.check_processor(processor, config, path)
     with explained(path, expected=_EXPECTED), _without_loading_report():
         options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        read: Any = AutoModelForImageTextToText.from_pretrained(
             source,
             dtype=dtype,
             use_safetensors=True,
@@ -299,6 +299,7 @@ def load_model(
             **_NO_CODE,
             **options,
         )
+    model, found = read
     require_all_weights(path, found)
     # By name, in adapters too: package and hub cache are in another folder on the next machine.
     model.name_or_path = model.config.name_or_path = TINY_NAME if folder == tiny_folder() else path
@@ -366,8 +367,8 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
 def find_base(folder: Path, path: str) -> str:
     """Return the base model of a folder of adapters: a name, a hub id or a folder.
 
-    A relative folder is looked up in the current folder, then in the folders above the adapters: it was written by a
-    program that ran in one of them. ``path``: name of the adapters in messages. Raises ``ModelError`` if the
+    A relative folder is resolved in the current folder, then in the folders above the adapters: the program that wrote
+    it ran in one of them. ``path``: name of the adapters in messages. Raises ``ModelError`` if the
     configuration of the adapters names no base, or adapters themselves.
     """
     with explained(path, expected=f"{_ADAPTERS} as PEFT writes it"):
