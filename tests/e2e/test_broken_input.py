@@ -75,3 +75,25 @@ def test_a_full_training_may_start_from_adapters(tmp_path: Path, verb: str, free
     if verb == "sft":
         assert changed >= {"language_model", "visual"}
     assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("thin image", "note: 1 image(s) with an aspect ratio above 200, which Qwen-VL models refuse ("),
+        ("placeholder", "note: 1 question(s) with an image placeholder, which models that use it refuse (bad, "),
+        ("long question", None),
+    ],
+)
+def test_check_notes_samples_that_models_refuse(
+    tmp_path: Path, name: str, note: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = save_questions(tmp_path / "bad", REFUSED[name])
+    assert virft("check", bad) == 0
+    printed = capsys.readouterr().out
+    assert "note: " not in printed if note is None else note in printed
+    assert virft("check", bad, "--model", TINY_NAME) == 2
+    assert REFUSED[name].message in capsys.readouterr().err
+    good = save_questions(tmp_path / "good", REFUSED[name]._replace(size=(64, 48), question=None))
+    assert virft("check", good, "--model", TINY_NAME) == 0
+    assert capsys.readouterr().out.endswith("\nvirft-tiny accepts every prompt\n")

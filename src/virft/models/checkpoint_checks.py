@@ -53,7 +53,8 @@ def require_all_weights(path: str, found: Mapping[str, Any]) -> None:
 
 def require_adapter_weights(path: str, base: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     """Raise ``ModelError`` if adapters do not fit their base, by the names in PEFT's loading report."""
-    lacking, unused = sorted(missing), sorted(unexpected)
+    # PEFT puts the name of the adapters into the names of their weights, which files do not have.
+    lacking, unused = sorted(name.replace(".default.", ".") for name in missing), sorted(unexpected)
     if not lacking and not unused:
         return
     parts = []
