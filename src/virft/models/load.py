@@ -16,9 +16,7 @@ from types import MethodType
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -27,7 +25,6 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
-    PreTrainedConfig,
 )
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
@@ -45,17 +42,21 @@ from virft.models.checkpoint_checks import (
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_folder
 from virft.models.known_models import nearest_model_id
+from virft.models.model_files import (
+    ADAPTERS,
+    check_folder,
+    explained,
+    find_base,
+    model_type_of,
+    without_progress_bars,
+)
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
 from virft.models.tiny import TINY_NAME, tiny_folder
 
-_WEIGHTS = "*.safetensors"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NO_CODE = {"trust_remote_code": False}
 """Explicit: by default, transformers may prompt at the terminal whether to run Python code of a model folder."""
-_ADAPTERS = "adapter_config.json"
-_CONFIGS = ("config.json", _ADAPTERS)
 _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
@@ -265,7 +266,7 @@ def load_model(
     """
     folder = _folder_of(path)
     check_folder(folder, path)
-    if (folder / _ADAPTERS).exists():
+    if (folder / ADAPTERS).exists():
         if in_4bit:
             raise ModelError(
                 f"{path}: holds adapters, which cannot be merged into weights of 4 bits; "
@@ -325,15 +326,6 @@ def _folder_of(path: str) -> Path:
         return hub_folder(path, expected=_EXPECTED)
 
 
-def model_type_of(source: str) -> str:
-    """Return ``model_type`` in the config.json of a folder or hub id. Raises ``ModelError`` if it has none."""
-    # Read before transformers does: it recommends to run the folder's own code for a type that it does not know.
-    found = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-    if not isinstance(found, str):
-        raise ModelError(f"{source}: config.json has no model_type; expected the config.json of a whole model")
-    return found
-
-
 def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[int | None, int | None]) -> LoadedModel:
     """Load adapters and their base, found by ``find_base``."""
     base = find_base(folder, path)
@@ -342,7 +334,7 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
     except ModelError as error:
         raise ModelError(
             f"{path}: holds adapters, whose base model cannot be loaded: {error}; "
-            f"base_model_name_or_path in {folder / _ADAPTERS} names the base"
+            f"base_model_name_or_path in {folder / ADAPTERS} names the base"
         ) from error
     if loaded.adapters is not None:
         loaded.merge_adapters()
@@ -362,30 +354,6 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
         loaded.family.check_processor(loaded.image_processor, loaded.model.config, path)
     loaded.card |= _card_in(folder)
     return loaded
-
-
-def find_base(folder: Path, path: str) -> str:
-    """Return the base model of a folder of adapters: a name, a hub id or a folder.
-
-    A relative folder is resolved in the current folder, then in the folders above the adapters: the program that wrote
-    it ran in one of them. ``path``: name of the adapters in messages. Raises ``ModelError`` if the
-    configuration of the adapters names no base, or adapters themselves.
-    """
-    with explained(path, expected=f"{_ADAPTERS} as PEFT writes it"):
-        settings = json.loads((folder / _ADAPTERS).read_text(encoding="utf-8"))
-    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
-    if not isinstance(base, str) or not base:
-        raise ModelError(
-            f"{path}: {_ADAPTERS} names no base model (base_model_name_or_path is {base!r:.80}); expected its folder "
-            "or hub id"
-        )
-    if base == TINY_NAME or Path(base).is_absolute():
-        return base
-    places = (Path(base), *(parent / base for parent in folder.absolute().parents))
-    found = next((place for place in places if any((place / name).is_file() for name in _CONFIGS)), None)
-    if found is not None and found.resolve() == folder.resolve():
-        raise ModelError(f"{path}: its adapters name their own folder as the base model; expected another model")
-    return base if found is None else str(found)
 
 
 def _save_weights(model: Any, folder: Path) -> None:
@@ -419,18 +387,6 @@ def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 @contextlib.contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Inside the block, transformers shows no progress bars, which would interrupt the log of a run."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
 def _without_loading_report() -> Iterator[None]:
     """Inside the block, transformers prints neither progress nor its table of missing weights, which we raise."""
     level = hf_logging.get_verbosity()
@@ -440,30 +396,6 @@ def _without_loading_report() -> Iterator[None]:
             yield
     finally:
         hf_logging.set_verbosity(level)
-
-
-_INVALID = (
-    OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError, RecursionError,
-    SafetensorError, StrictDataclassError,
-)  # fmt: skip
-"""What libraries raise for files that are missing, invalid or made for another program."""
-
-
-@contextlib.contextmanager
-def explained(path: str, *, expected: str) -> Iterator[None]:
-    """Raise ``ModelError`` in place of what libraries raise for missing or invalid files and unknown hub ids.
-
-    For calls of transformers and PEFT only.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except _INVALID as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "trust_remote_code" in reason:
-            reason = "its files need Python code of their own, which virft never runs"
-        raise ModelError(f"{path}: cannot be loaded: {reason:.400}; expected {expected}") from error
 
 
 def _suggest_model(path: str) -> str:
@@ -534,29 +466,3 @@ def image_processor(source: str, family: Family, pixels: tuple[int | None, int |
     if pixels != (None, None):
         family.limit_pixels(processor, *pixels)
     return processor
-
-
-def check_folder(folder: Path, path: str) -> None:
-    """Raise ``ModelError`` unless the folder has a config and weights, or adapters. ``path``: its name in messages."""
-    if (folder / _ADAPTERS).exists():
-        _check_weights(folder, path, "adapter_model.safetensors", config=_ADAPTERS, what="adapters")
-        return
-    if not (folder / "config.json").exists() and any((folder / "model" / name).exists() for name in _CONFIGS):
-        raise ModelError(f"{path}: no config.json in this folder; did you mean {path.rstrip('/')}/model?")
-    if not (folder / "config.json").exists() and (folder / "config.toml").exists():
-        raise ModelError(
-            f"{path}: the folder of a run without a trained model; expected a finished run (virft grpo .. --resume), "
-            "or a model folder"
-        )
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
-    _check_weights(folder, path, _WEIGHTS, config="config.json", what="weights")
-
-
-def _check_weights(folder: Path, path: str, pattern: str, *, config: str, what: str) -> None:
-    """Raise ``ModelError`` unless there are safetensors: reading a pickle can run arbitrary code."""
-    if any(folder.glob(pattern)):
-        return
-    pickled = sorted(file.name for ending in _PICKLED for file in folder.glob(ending))
-    found = f"only pickled {what} ({pickled[0]}), which may run code when they are read" if pickled else f"no {what}"
-    raise ModelError(f"{path}: {found} in this folder; expected {pattern} next to {config}")

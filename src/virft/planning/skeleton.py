@@ -18,7 +18,8 @@ from virft.errors import ModelError
 from virft.models.families import family_of
 from virft.models.hub_files import hub_source
 from virft.models.known_models import known_models, nearest_model_id
-from virft.models.load import LoadedModel, explained, find_base, image_processor, model_type_of, prepare_attention
+from virft.models.load import LoadedModel, image_processor, prepare_attention
+from virft.models.model_files import explained, find_base, model_type_of
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.training.trainable import prepare_for_training, weights_dtype
 
