@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from broken_models import BROKEN, make_broken, save_adapters
+from broken_models import BROKEN, forget_end_of_turn, make_broken, save_adapters
 from refused_samples import REFUSED, save_questions
 from runs import files, log, virft, write_config
 from virft.models.load import load_model
-from virft.models.tiny import TINY_NAME
+from virft.models.tiny import TINY_NAME, tiny_folder
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -53,6 +54,18 @@ def test_a_broken_checkpoint_ends_every_command(tmp_path: Path, name: str, capsy
         assert virft(*command) == 2
         assert BROKEN[name].message in capsys.readouterr().err
     assert files(tmp_path) == before
+
+
+def test_a_model_without_its_stop_token_answers_as_before(tmp_path: Path) -> None:
+    folder = forget_end_of_turn(Path(shutil.copytree(tiny_folder(), tmp_path / "m")))
+    data = save_questions(tmp_path / "data", REFUSED["thin image"]._replace(size=(64, 48)))
+    texts = []
+    for name, model in (("whole", TINY_NAME), ("without", folder)):
+        assert virft("predict", model, data, tmp_path / name, "--max-completion-tokens", 60) == 0
+        lines = (tmp_path / name / "predictions.jsonl").read_text().splitlines()
+        texts.append([json.loads(line)["text"] for line in lines])
+    assert texts[0] == texts[1]
+    assert all(text.endswith("</answer>") for text in texts[1])
 
 
 @pytest.mark.parametrize(("verb", "freeze"), [("grpo", "true"), ("sft", "false")])

@@ -11,7 +11,7 @@ MOST_ASPECT = 200
 PLACEHOLDERS = (
     "<|image_pad|>", "<|video_pad|>", "<image>", "<IMG_CONTEXT>", "<start_of_image>", "<image_soft_token>",
 )  # fmt: skip
-"""Tokens that stand for an image in the prompts of the supported families."""
+"""Image placeholders in the prompts of the supported families."""
 
 
 def limit_notes(samples: Iterable[Sample]) -> list[str]:

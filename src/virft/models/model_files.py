@@ -101,6 +101,8 @@ def explained(path: str, *, expected: str) -> Iterator[None]:
         raise
     except _INVALID as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, KeyError):  # its text is the key alone
+            reason = f"there is no {reason}"
         if "trust_remote_code" in reason:
             reason = "its files need Python code of their own, which virft never runs"
         raise ModelError(f"{path}: cannot be loaded: {reason:.400}; expected {expected}") from error
