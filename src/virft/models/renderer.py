@@ -158,7 +158,7 @@ class Renderer:
             raise DataError(f"{sample.id}: the question holds {own} image placeholders of its own; expected none")
         # Expanded as text and then tokenized: line breaks around markers of tiles merge with the text next to them.
         expanded = parts[0] + "".join(image + after for image, after in zip(texts, parts[1:], strict=True))
-        ids: list[int] = self._tokenizer(expanded, add_special_tokens=False).input_ids
+        ids: list[int] = self._tokenizer(expanded, add_special_tokens=False, verbose=False).input_ids
         found, expected = ids.count(filled), sum(self._family.num_image_tokens(config, vision))
         if found != expected:
             raise ModelError(
