@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -261,8 +261,9 @@ def load_model(
     ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and
     output layer have ``dtype``. Not for a folder of adapters.
 
-    Raises ``ModelError`` for a folder that is missing or incomplete, and for a ``model_type`` without a family, and
-    ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
+    Raises ``ModelError`` for a folder that is missing or incomplete, for files that do not fit together (weights,
+    tokenizer, image processor, adapters and their base), for quantized weights, and for a ``model_type`` without a
+    family, and ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
     folder = _folder_of(path)
     check_folder(folder, path)
@@ -273,6 +274,30 @@ def load_model(
                 "expected a whole model, or model.load_in_4bit = false"
             )
         return _load_adapted(path, folder, dtype=dtype, pixels=pixels)
+    files = _read_description(path, folder, pixels)
+    model, unused = _read_weights(path, folder, files.family, dtype=dtype, in_4bit=in_4bit)
+    loaded = _finish(
+        family=files.family,
+        model=model,
+        tokenizer=files.tokenizer,
+        image_processor=files.image_processor,
+        folder=folder,
+    )
+    if unused:
+        loaded.notes += (f"weights in its files that are not part of the model are not used: {', '.join(unused[:3])}",)
+    return loaded
+
+
+class _Description(NamedTuple):
+    """Everything in a model folder except its weights."""
+
+    family: Family
+    tokenizer: Any
+    image_processor: Any
+
+
+def _read_description(path: str, folder: Path, pixels: tuple[int | None, int | None]) -> _Description:
+    """Read tokenizer and image processor of a model; ``ModelError`` if they do not fit its config.json."""
     source = str(folder)
     with explained(path, expected=_EXPECTED):
         model_type = model_type_of(source)
@@ -289,10 +314,17 @@ def load_model(
     with explained(path, expected=_EXPECTED):
         processor = image_processor(source, family, pixels)
     family.check_processor(processor, config, path)
+    return _Description(family, tokenizer, processor)
+
+
+def _read_weights(
+    path: str, folder: Path, family: Family, *, dtype: torch.dtype, in_4bit: bool
+) -> tuple[Any, list[str]]:
+    """Return the model, and the names of weights in its files that are not part of it; ``ModelError`` if one lacks."""
+    options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
     with explained(path, expected=_EXPECTED), _without_loading_report():
-        options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
         read: Any = AutoModelForImageTextToText.from_pretrained(
-            source,
+            str(folder),
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
@@ -309,10 +341,7 @@ def load_model(
         # On a CPU bitsandbytes would repack weights for inference at the first sampling, and no gradient could
         # flow through them any more.
         layer.support_avx512bf16_for_cpu = False
-    loaded = _finish(family=family, model=model, tokenizer=tokenizer, image_processor=processor, folder=folder)
-    if unused := sorted(found["unexpected_keys"]):
-        loaded.notes += (f"weights in its files that are not part of the model are not used: {', '.join(unused[:3])}",)
-    return loaded
+    return model, sorted(found["unexpected_keys"])
 
 
 def _folder_of(path: str) -> Path:
