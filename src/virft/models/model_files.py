@@ -52,7 +52,12 @@ def _check_weights(folder: Path, path: str, pattern: str, *, config: str, what: 
 def model_type_of(source: str) -> str:
     """Return ``model_type`` in the config.json of a folder or hub id. Raises ``ModelError`` if it has none."""
     # Read before transformers does: it recommends to run the folder's own code for a type that it does not know.
-    found = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    config = PreTrainedConfig.get_config_dict(source)[0]
+    if not config:
+        raise ModelError(
+            f"{source}: cannot be loaded: it has no config.json; expected a folder with the model's config.json"
+        )
+    found = config.get("model_type")
     if not isinstance(found, str):
         raise ModelError(f"{source}: config.json has no model_type; expected the config.json of a whole model")
     return found
