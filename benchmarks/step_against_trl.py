@@ -53,12 +53,13 @@ import virft.training.grpo.trainer as grpo
 from virft.config.schema import GRPOConfig
 from virft.data.images import load_image
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
-from virft.generation.hf_generator import HFGenerator, stop_token_ids
+from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel, load_model
 from virft.models.policy import Policy, TokenRules
 from virft.models.renderer import RenderedPrompt, Renderer
+from virft.models.stop_tokens import stop_token_ids
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.models.vision import FeatureCache, ImageFeatures, VisionInputs
 from virft.training.freed_memory import keep_freed_memory

@@ -22,13 +22,14 @@ from record import RESULTS, markdown_table, write_results
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
-from virft.generation.hf_generator import HFGenerator, stop_token_ids
+from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_generator import start_vllm
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import load_model
 from virft.models.policy import Policy, TokenRules, make_policy
+from virft.models.stop_tokens import stop_token_ids
 from virft.models.tiny import IMAGE_SIZE, TINY_NAME
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind

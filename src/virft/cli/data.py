@@ -17,11 +17,19 @@ def add_check(verbs: Verbs) -> None:
     """Add the parser of ``check``."""
     verb = add_verb(verbs, "check", "validate a dataset and print its statistics", check)
     add_data(verb)
+    verb.add_argument(
+        "--model",
+        help="also check that this model accepts every prompt: its length, image sizes, placeholders in questions",
+    )
 
 
-def check(*, data: Path) -> None:
-    """Validate a dataset, decode every image, and print the number of questions and boxes of each class."""
+def check(*, data: Path, model: str | None = None) -> None:
+    """Validate a dataset, decode every image, and print the number of questions and boxes of each class.
+
+    Also notes samples that some models refuse; with ``model``, raises ``DataError`` for those that this one refuses.
+    """
     from virft.data.counts import Counts, count_sample, counts_text
+    from virft.data.model_limits import limit_notes
     from virft.data.store import Store
 
     store = Store(data)
@@ -34,6 +42,15 @@ def check(*, data: Path) -> None:
     images = "all images can be read" if store.has_images else "built without images"
     skipped = describe_skipped(store.card.get("num_skipped", 0))
     print(f"{len(store)} questions, hash {store.hash[:12]}; {images}{skipped}")
+    for note in limit_notes(store):
+        print(f"note: {note}")
+    if model is not None:
+        from virft.inference.prompting import check_prompts, resolve_prompting
+        from virft.models.load import load_model
+
+        loaded = load_model(model)
+        check_prompts(loaded, resolve_prompting(loaded, template="auto", thinking=None), store)
+        print(f"{model} accepts every prompt")
 
 
 def add_preview(verbs: Verbs) -> None:

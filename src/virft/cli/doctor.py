@@ -56,12 +56,14 @@ def doctor(*, config: Path | None = None, overrides: Sequence[str] = ()) -> None
         settings = load_fitted_config(config, overrides).config
     from virft.recipes.doctor import State, examine
 
-    to_fix = []
+    to_fix, to_note = [], []
     for finding in examine(settings, folder=Path(settings.run.dir if settings else "runs")):
         say(f"{finding.state:4}  {finding.about:12}{finding.message}")
         if finding.advice:
             say(f"{'':18}-> {finding.advice}")
         to_fix += [finding.about] if finding.state is State.FIX else []
+        to_note += [finding.about] if finding.state is State.NOTE else []
     if to_fix:
         raise CheckFailed(f"to be fixed: {', '.join(to_fix)}")
-    say("no problems found")
+    noted = f"nothing has to be fixed; see the notes about: {', '.join(dict.fromkeys(to_note))}"
+    say(noted if to_note else "no problems found")

@@ -20,6 +20,7 @@ from virft.generation.sampling_weights import ready_for_sampling
 from virft.models.attention.cache import GroupCache
 from virft.models.attention.layout import pack_row, position_ids
 from virft.models.policy import Policy, no_mask
+from virft.models.stop_tokens import stop_token_ids
 from virft.types import Completion, FinishReason
 
 _COMPACT_BELOW = 0.85
@@ -181,14 +182,6 @@ def draw(log_distribution: Tensor, uniforms: Tensor) -> Tensor:
     # The total is not exactly 1, and a level equal to it would be behind the last token.
     level = torch.minimum(uniforms.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, level, right=True)[:, 0]
-
-
-def stop_token_ids(model: Any) -> set[int]:
-    """Return the stop tokens of the model's generation config, else of its text configuration."""
-    found = model.generation_config.eos_token_id if model.generation_config is not None else None
-    if found is None:
-        found = model.config.get_text_config().eos_token_id
-    return set(found) if isinstance(found, list | tuple) else {int(found)}
 
 
 class TextDecoder:

@@ -14,13 +14,14 @@ from torch import Tensor
 from virft.errors import ConfigError, ModelError
 from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams
-from virft.generation.hf_generator import TextDecoder, stop_token_ids
+from virft.generation.hf_generator import TextDecoder
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import Engine, EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
 from virft.generation.vllm_server import ServedEngine
 from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel
 from virft.models.policy import TokenRules
+from virft.models.stop_tokens import stop_token_ids
 from virft.models.vision import ImageFeatures
 from virft.types import Completion
 

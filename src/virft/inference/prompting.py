@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from virft.data.images import load_image as load_image_file
-from virft.errors import ModelError
+from virft.errors import DataError, ModelError
 from virft.models.load import CARD, LoadedModel
 from virft.models.renderer import LoadImage, RenderedPrompt, Renderer
 from virft.tasks import TASKS
@@ -76,12 +76,43 @@ def make_renderer(
 
     def render(sample: Sample) -> RenderedPrompt:
         thinking = prompting.thinking_for(sample)
-        text = TASKS[sample.task].format_question(
-            sample, template=prompting.template, thinking=thinking, space=loaded.family.box_space
-        )
-        return renderer.render(sample, text, thinking=thinking)
+        return renderer.render(sample, _question(loaded, prompting, sample, thinking), thinking=thinking)
 
     return render
+
+
+def check_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample]) -> None:
+    """Raise ``DataError`` if the model would refuse the prompt of a sample. Reads no images: takes about 1 ms a sample.
+
+    The message has the first of them, and their number. Raises ``ModelError`` as ``make_renderer`` does.
+    """
+    renderer = Renderer(loaded, load_image_file)
+    checked: dict[tuple[object, ...], DataError | None] = {}
+    refused: list[DataError] = []
+    num_samples = 0
+    for sample in samples:
+        num_samples += 1
+        thinking = prompting.thinking_for(sample)
+        text = _question(loaded, prompting, sample, thinking)
+        # Most samples share their question and the size of their image with others.
+        key = (text, sample.image_sizes, sample.target_image, thinking)
+        if key not in checked:
+            try:
+                renderer.check_sample(sample, text, thinking=thinking)
+                checked[key] = None
+            except DataError as error:
+                checked[key] = error
+        if (problem := checked[key]) is not None:
+            refused.append(problem)
+    if refused:
+        more = f" ({len(refused)} of {num_samples} samples cannot be used with this model)" if len(refused) > 1 else ""
+        raise DataError(f"{refused[0]}{more}")
+
+
+def _question(loaded: LoadedModel, prompting: Prompting, sample: Sample, thinking: bool) -> str:
+    return TASKS[sample.task].format_question(
+        sample, template=prompting.template, thinking=thinking, space=loaded.family.box_space
+    )
 
 
 def resolve_template(loaded: LoadedModel, template: str) -> str:

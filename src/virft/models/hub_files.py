@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -12,8 +13,23 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from virft.errors import ModelError
 from virft.models.known_models import nearest_model_id
 
+_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "README.md")
+"""Everything that a model folder may need: also the files of processors that transformers does not load here."""
+_OTHER_WEIGHTS = ("*/*", "consolidated*", "*.fp16.*", "*.fp32.*")
+"""The same weights once more, in other formats."""
 _TIMEOUT_S = 5.0
 _PORTS = {"http": 80, "https": 443}
+
+
+def hub_folder(hub_id: str, *, expected: str) -> Path:
+    """Return the folder of a model in the local cache of the hub, with its files downloaded if the hub can be reached.
+
+    Raises ``ModelError`` as ``hub_source`` does, and what huggingface_hub raises for a failed download.
+    """
+    source = hub_source(hub_id, expected=expected)
+    if source == hub_id:
+        source = snapshot_download(hub_id, allow_patterns=list(_FILES), ignore_patterns=list(_OTHER_WEIGHTS))
+    return Path(source)
 
 
 def hub_source(hub_id: str, *, expected: str) -> str:

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MethodType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -34,18 +33,30 @@ from virft.errors import ConfigError, ModelError
 from virft.files import UNFINISHED, nearest_folder, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
+from virft.models.checkpoint_checks import (
+    require_adapter_weights,
+    require_all_weights,
+    require_fitting_tokenizer,
+    require_plain_weights,
+)
 from virft.models.families import Family, family_of
-from virft.models.hub_files import hub_source
+from virft.models.hub_files import hub_folder
 from virft.models.known_models import nearest_model_id
+from virft.models.model_files import (
+    ADAPTERS,
+    check_folder,
+    explained,
+    find_base,
+    model_type_of,
+    without_progress_bars,
+)
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
+from virft.models.stop_tokens import complete_stop_tokens
 from virft.models.tiny import TINY_NAME, tiny_folder
 
-_WEIGHTS = "*.safetensors"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NO_CODE = {"trust_remote_code": False}
 """Explicit: by default, transformers may prompt at the terminal whether to run Python code of a model folder."""
-_ADAPTERS = "adapter_config.json"
 _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
@@ -73,7 +84,7 @@ class LoadedModel:
     """Facts and functions of the model's family."""
 
     folder: Path | None
-    """Folder that it was loaded from; None for a hub id and for a model made in memory."""
+    """Folder that it was loaded from, for a hub id that of the local cache; None for a model made in memory."""
 
     adapters: PeftModel | None = None
     """PEFT's wrapper around ``model`` with LoRA, else None."""
@@ -87,10 +98,17 @@ class LoadedModel:
     gathered_copy: GatheredCopy | None = None
     """Unsharded copy; set where the weights are sharded."""
 
+    notes: tuple[str, ...] = ()
+    """What was corrected or ignored in the files of the model, for its user."""
+
     def merge_adapters(self) -> None:
-        """Add the adapters to the weights of the base, and remove them."""
+        """Add the adapters to the weights of the base, and remove them. All weights are trainable afterwards."""
         assert self.adapters is not None
         self.model = self.adapters.merge_and_unload()
+        # PEFT freezes the base of adapters, and leaves it frozen.
+        for parameter in self.model.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(True)
         self.adapters, self.was_merged = None, True
 
     def freeze_vision(self) -> None:
@@ -131,9 +149,6 @@ class LoadedModel:
         target = re.escape(self.family.language_module) + r"\..*_proj"
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=target, bias="none")
         self.adapters = get_peft_model(self.model, config)
-        if self.folder == tiny_folder():
-            # By name: the package is installed in another folder on the next machine.
-            self.adapters.peft_config["default"].base_model_name_or_path = TINY_NAME
 
     def add_gathered_copy(
         self, device: torch.device, *, linear_dtype: torch.dtype | None, replicate_tower: bool = True
@@ -193,9 +208,9 @@ class LoadedModel:
         new.mkdir(parents=True)
         with without_progress_bars():
             if self.adapters is None:
-                self.model.save_pretrained(new)
+                _save_weights(self.model, new)
             elif not self.saves_adapters:
-                copy.deepcopy(self.adapters).merge_and_unload().save_pretrained(new)
+                _save_weights(copy.deepcopy(self.adapters).merge_and_unload(), new)
             else:
                 # Embeddings have no adapters. By default, PEFT queries the hub for the base model to find that out.
                 self.adapters.save_pretrained(str(new), save_embedding_layers=False)
@@ -246,60 +261,142 @@ def load_model(
     ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and
     output layer have ``dtype``. Not for a folder of adapters.
 
-    Raises ``ModelError`` for a folder that is missing or incomplete, and for a ``model_type`` without a family, and
-    ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
+    Raises ``ModelError`` for a folder that is missing or incomplete, for files that do not fit together (weights,
+    tokenizer, image processor, adapters and their base), for quantized weights, and for a ``model_type`` without a
+    family, and ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
-    is_folder = folder.is_dir()
-    if is_folder:
-        check_folder(folder, path)
-    elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"{path}: there is no such folder; {_suggest_model(path)}")
-    source = str(folder) if is_folder else hub_source(path, expected=_EXPECTED)
-    with explained(path, expected=_EXPECTED if is_folder else _suggest_model(path)):
-        if is_folder and (folder / _ADAPTERS).exists():
-            if in_4bit:
-                raise ModelError(
-                    f"{path}: holds adapters, which cannot be merged into weights of 4 bits; "
-                    "expected a whole model, or model.load_in_4bit = false"
-                )
-            base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
-            loaded = load_model(base, dtype=dtype, pixels=pixels)
-            loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
-            # Adapters may have been trained with another pixel budget and other prompt settings than the base.
-            if any((folder / name).exists() for name in PROCESSOR_FILES):
-                loaded.image_processor = image_processor(source, loaded.family, pixels)
-            loaded.card |= _card_in(folder)
-            return loaded
+    folder = _folder_of(path)
+    check_folder(folder, path)
+    if (folder / ADAPTERS).exists():
+        if in_4bit:
+            raise ModelError(
+                f"{path}: holds adapters, which cannot be merged into weights of 4 bits; "
+                "expected a whole model, or model.load_in_4bit = false"
+            )
+        return _load_adapted(path, folder, dtype=dtype, pixels=pixels)
+    files = _read_description(path, folder, pixels)
+    model, unused = _read_weights(path, folder, files.family, dtype=dtype, in_4bit=in_4bit)
+    loaded = _finish(
+        family=files.family,
+        model=model,
+        tokenizer=files.tokenizer,
+        image_processor=files.image_processor,
+        folder=folder,
+    )
+    if unused:
+        loaded.notes += (f"weights in its files that are not part of the model are not used: {', '.join(unused[:3])}",)
+    return loaded
+
+
+class _Description(NamedTuple):
+    """Everything in a model folder except its weights."""
+
+    family: Family
+    tokenizer: Any
+    image_processor: Any
+
+
+def _read_description(path: str, folder: Path, pixels: tuple[int | None, int | None]) -> _Description:
+    """Read tokenizer and image processor of a model; ``ModelError`` if they do not fit its config.json."""
+    source = str(folder)
+    with explained(path, expected=_EXPECTED):
+        model_type = model_type_of(source)
+    family = family_of(model_type)
+    with explained(path, expected=_EXPECTED):
         config = AutoConfig.from_pretrained(source, **_NO_CODE)
-        family = family_of(config.model_type)
+    require_plain_weights(path, config)
+    with explained(path, expected=_EXPECTED):
         tokenizer = AutoTokenizer.from_pretrained(source, **_NO_CODE)
         # The processor's template has precedence: some tokenizers have one without images (LLaVA-OneVision).
         if isinstance(template := ProcessorMixin.get_processor_dict(source)[0].get("chat_template"), str):
             tokenizer.chat_template = template
-        # If its files are missing, transformers makes an empty tokenizer without a warning.
-        if (placeholder := config.image_token_id) >= len(tokenizer):
-            raise ModelError(
-                f"{path}: its tokenizer has {len(tokenizer)} tokens, but images are token {placeholder}; "
-                "expected the model's own tokenizer files"
-            )
-        with without_progress_bars():
-            options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
-            model = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, **_NO_CODE, **options
-            )
-        layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
-        for layer in layers:
-            # On a CPU bitsandbytes would repack weights for inference at the first sampling, and no gradient could
-            # flow through them any more.
-            layer.support_avx512bf16_for_cpu = False
-        return _finish(
-            family=family,
-            model=model,
-            tokenizer=tokenizer,
-            image_processor=image_processor(source, family, pixels),
-            folder=folder if is_folder else None,
+    require_fitting_tokenizer(path, tokenizer, config)
+    with explained(path, expected=_EXPECTED):
+        processor = image_processor(source, family, pixels)
+    family.check_processor(processor, config, path)
+    return _Description(family, tokenizer, processor)
+
+
+def _read_weights(
+    path: str, folder: Path, family: Family, *, dtype: torch.dtype, in_4bit: bool
+) -> tuple[Any, list[str]]:
+    """Return the model, and the names of weights in its files that are not part of it; ``ModelError`` if one lacks."""
+    options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
+    with explained(path, expected=_EXPECTED), _without_loading_report():
+        read: Any = AutoModelForImageTextToText.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with a message of one line
+            **_NO_CODE,
+            **options,
         )
+    model, found = read
+    require_all_weights(path, found)
+    # By name, in adapters too: package and hub cache are in another folder on the next machine.
+    model.name_or_path = model.config.name_or_path = TINY_NAME if folder == tiny_folder() else path
+    layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
+    for layer in layers:
+        # On a CPU bitsandbytes would repack weights for inference at the first sampling, and no gradient could
+        # flow through them any more.
+        layer.support_avx512bf16_for_cpu = False
+    return model, sorted(found["unexpected_keys"])
+
+
+def _folder_of(path: str) -> Path:
+    """Return the folder of a model; for a hub id, that of the local cache with all files downloaded."""
+    folder = tiny_folder() if path == TINY_NAME else Path(path)
+    if folder.is_dir():
+        return folder
+    if path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ModelError(f"{path}: there is no such folder; {_suggest_model(path)}")
+    with explained(path, expected=_suggest_model(path)):
+        return hub_folder(path, expected=_EXPECTED)
+
+
+def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[int | None, int | None]) -> LoadedModel:
+    """Load adapters and their base, found by ``find_base``."""
+    base = find_base(folder, path)
+    try:
+        loaded = load_model(base, dtype=dtype, pixels=pixels)
+    except ModelError as error:
+        raise ModelError(
+            f"{path}: holds adapters, whose base model cannot be loaded: {error}; "
+            f"base_model_name_or_path in {folder / ADAPTERS} names the base"
+        ) from error
+    if loaded.adapters is not None:
+        loaded.merge_adapters()
+    with explained(path, expected="adapters that PEFT wrote for this base"):
+        settings = PeftConfig.from_pretrained(str(folder))
+        if settings.is_prompt_learning:
+            raise ModelError(f"{path}: adapters of type {settings.peft_type.value}; expected LoRA")
+        # Without a task, PEFT returns a plain `PeftModel`, as `add_lora` makes it.
+        settings.inference_mode, settings.task_type = True, None
+        loaded.adapters = PeftModel(loaded.model, settings)
+        mapping = getattr(loaded.model, "_checkpoint_conversion_mapping", {})
+        found = loaded.adapters.load_adapter(str(folder), "default", key_mapping=mapping)
+    require_adapter_weights(path, base, found.missing_keys, found.unexpected_keys)
+    # Adapters may have been trained with another pixel budget and other prompt settings than the base.
+    if any((folder / name).exists() for name in PROCESSOR_FILES):
+        loaded.image_processor = image_processor(str(folder), loaded.family, pixels)
+        loaded.family.check_processor(loaded.image_processor, loaded.model.config, path)
+    loaded.card |= _card_in(folder)
+    return loaded
+
+
+def _save_weights(model: Any, folder: Path) -> None:
+    """Write weights and configuration of a model, with ``tie_word_embeddings`` as it is in memory.
+
+    Some programs read the flag of the whole configuration, others that of the text part, and drop an output layer of
+    its own if the flag is true.
+    """
+    output = model.get_output_embeddings()
+    if output is not None:
+        own, embedded = output.weight, model.get_input_embeddings().weight
+        is_tied = own is embedded or (own.shape == embedded.shape and own.data_ptr() == embedded.data_ptr() != 0)
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = is_tied
+    model.save_pretrained(folder)
 
 
 def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -319,25 +416,15 @@ def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 @contextlib.contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Inside the block, transformers shows no progress bars, which would interrupt the log of a run."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+def _without_loading_report() -> Iterator[None]:
+    """Inside the block, transformers prints neither progress nor its table of missing weights, which we raise."""
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
     try:
-        yield
+        with without_progress_bars():
+            yield
     finally:
-        if shown:
-            hf_logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def explained(path: str, *, expected: str) -> Iterator[None]:
-    """Raise ``ModelError`` in place of what transformers raises for missing or invalid files and unknown hub ids."""
-    try:
-        yield
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: cannot be loaded: {reason}; expected {expected}") from error
+        hf_logging.set_verbosity(level)
 
 
 def _suggest_model(path: str) -> str:
@@ -361,6 +448,8 @@ def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
 
 def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family, folder: Path | None) -> LoadedModel:
     prepare_attention(model, family)
+    added = [] if tokenizer is None else complete_stop_tokens(model, tokenizer)
+    names = ", ".join(str(tokenizer.convert_ids_to_tokens(token)) for token in added)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -368,6 +457,7 @@ def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family,
         family=family,
         folder=folder,
         card={} if folder is None else _card_in(folder),
+        notes=(f"generation_config.json has no stop token {names}; sampling and saved files use it too",) * bool(added),
     )
 
 
@@ -405,24 +495,3 @@ def image_processor(source: str, family: Family, pixels: tuple[int | None, int |
     if pixels != (None, None):
         family.limit_pixels(processor, *pixels)
     return processor
-
-
-def check_folder(folder: Path, path: str) -> None:
-    """Raise ``ModelError`` unless the folder has a config and weights, or adapters. ``path``: its name in messages."""
-    if (folder / _ADAPTERS).exists():
-        _check_weights(folder, path, "adapter_model.safetensors", config=_ADAPTERS, what="adapters")
-        return
-    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-        raise ModelError(f"{path}: no config.json in this folder; did you mean {path.rstrip('/')}/model?")
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
-    _check_weights(folder, path, _WEIGHTS, config="config.json", what="weights")
-
-
-def _check_weights(folder: Path, path: str, pattern: str, *, config: str, what: str) -> None:
-    """Raise ``ModelError`` unless there are safetensors: reading a pickle can run arbitrary code."""
-    if any(folder.glob(pattern)):
-        return
-    pickled = sorted(file.name for ending in _PICKLED for file in folder.glob(ending))
-    found = f"only pickled {what} ({pickled[0]}), which may run code when they are read" if pickled else f"no {what}"
-    raise ModelError(f"{path}: {found} in this folder; expected {pattern} next to {config}")

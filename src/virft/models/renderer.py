@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.vision import VisionInputs
 from virft.text.prompts import opened_prefix
-from virft.types import Augmentation, ImageRef, Prompt, Sample
+from virft.types import Augmentation, ImageRef, ImageSize, Prompt, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,32 +50,69 @@ class Renderer:
 
         ``thinking`` is passed to chat templates that can begin a think block. Raises ``ModelError`` if the template
         begins one although ``thinking`` is false, or if it writes another number of image placeholders, and
-        ``DataError`` for an image of extreme aspect ratio and for a question that contains image placeholders.
+        ``DataError`` for what ``check_sample`` refuses.
         """
         augmentations = [sample.augmentation if i == sample.target_image else None for i in range(len(sample.images))]
         images = [self._load_image(path, one) for path, one in zip(sample.images, augmentations, strict=True)]
-        vision = self._process(images, sample)
-        text = self._chat_text(question, len(sample.images), sample.target_image, thinking)
-        opened = _opened(text, thinking)
-        ids = self._expand(text, vision, sample)
+        self._require_sizes(sample, [ImageSize(*image.size) for image in images])
+        vision = self._family.read_images(self._processor, images)
+        text, ids = self._tokenize(sample, question, vision, thinking)
         resized = self._family.resized_sizes(self._processor, vision)
         refs = tuple(
             ImageRef(path=path, original=size, resized=after, augmentation=one)
             for path, size, one, after in zip(sample.images, sample.image_sizes, augmentations, resized, strict=True)
         )
+        opened = _opened(text, thinking)
         prompt = Prompt(sample_id=sample.id, text=text, token_ids=tuple(ids), images=refs, opened=opened)
         positions = self._family.prompt_positions(self._model, torch.tensor(ids), vision)
         return RenderedPrompt(prompt=prompt, vision=vision, positions=positions)
 
     def check(self, *, thinking: bool) -> None:
         """Raise ``ModelError`` if ``render`` would refuse every prompt with this setting of ``thinking``."""
-        _opened(self._chat_text("?", 1, 0, thinking), thinking)
+        text = self._chat_text("?", 1, 0, thinking)
+        _opened(text, thinking)
+        if self._placeholder not in text:
+            raise ModelError(
+                f"the model's chat template writes no image placeholder ({self._placeholder}) for an image; "
+                "expected the model's own template"
+            )
 
-    def _process(self, images: Sequence[Image.Image], sample: Sample) -> VisionInputs:
-        for path, image in zip(sample.images, images, strict=True):
-            if max(image.size) > 200 * min(image.size):  # Qwen's image processor raises above this ratio
-                raise DataError(f"{path}: {image.width} x {image.height} is longer than 200 times its width")
-        return self._family.read_images(self._processor, images)
+    def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> None:
+        """Raise what ``render`` would raise for this sample. Reads no image: sizes are those of the sample.
+
+        ``DataError``: an image of extreme aspect ratio, a question that contains image placeholders, and a prompt that
+        is longer than the context of the model.
+        """
+        self._require_sizes(sample, sample.image_sizes)
+        self._tokenize(sample, question, self._family.measure_images(self._processor, sample.image_sizes), thinking)
+
+    @property
+    def _placeholder(self) -> str:
+        """Text that the chat template writes for an image."""
+        return str(self._tokenizer.convert_ids_to_tokens(self._family.placeholder_id(self._model.config)))
+
+    def _require_sizes(self, sample: Sample, sizes: Sequence[ImageSize]) -> None:
+        """Raise ``DataError`` for an image whose size the image processor refuses."""
+        for path, size in zip(sample.images, sizes, strict=True):
+            try:
+                self._family.measure_images(self._processor, [size])
+            except ModelError as error:
+                raise DataError(f"{path}: {error}") from error
+
+    def _tokenize(self, sample: Sample, question: str, vision: VisionInputs, thinking: bool) -> tuple[str, list[int]]:
+        """Return the text of the chat, and the token ids of the prompt. ``vision`` needs no pixels."""
+        text = self._chat_text(question, len(sample.images), sample.target_image, thinking)
+        _opened(text, thinking)
+        ids = self._expand(text, vision, sample)
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and len(ids) >= limit:
+            num_image = sum(self._family.num_image_tokens(self._model.config, vision))
+            raise DataError(
+                f"{sample.id}: the prompt has {len(ids)} tokens, {num_image} of them of images; expected fewer than "
+                f"the {limit} that the model takes (max_position_embeddings): smaller images (model.max_pixels), or a "
+                "shorter question"
+            )
+        return text, ids
 
     def _chat_text(self, question: str, count: int, target: int, thinking: bool) -> str:
         """The text of the chat, with one placeholder for each image. If there are several, the target is named."""
@@ -87,19 +125,24 @@ class Renderer:
                 content += [{"type": "text", "text": f"Image {number}: "}, image, {"type": "text", "text": "\n"}]
         about = f"About image {target + 1}: " if count > 1 else ""
         content.append({"type": "text", "text": about + question})
-        return str(
-            self._tokenizer.apply_chat_template(
+        try:
+            text = self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}],
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=thinking,
             )
-        )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"the model's chat template cannot format a question about an image ({type(error).__name__}: {error}); "
+                "expected the template of a vision-language model"
+            ) from error
+        return str(text)
 
     def _expand(self, text: str, vision: VisionInputs, sample: Sample) -> list[int]:
         """Token ids, with each image placeholder replaced by the family's text for its image."""
         config, token_of = self._model.config, self._tokenizer.convert_ids_to_tokens
-        placeholder, filled = token_of(self._family.placeholder_id(config)), config.image_token_id
+        placeholder, filled = self._placeholder, config.image_token_id
         texts = self._family.image_texts(self._tokenizer, config, vision)
         parts = text.split(placeholder)
         own = len(parts) - 1 - len(texts)  # placeholders that the question itself contains
@@ -115,7 +158,7 @@ class Renderer:
             raise DataError(f"{sample.id}: the question holds {own} image placeholders of its own; expected none")
         # Expanded as text and then tokenized: line breaks around markers of tiles merge with the text next to them.
         expanded = parts[0] + "".join(image + after for image, after in zip(texts, parts[1:], strict=True))
-        ids: list[int] = self._tokenizer(expanded, add_special_tokens=False).input_ids
+        ids: list[int] = self._tokenizer(expanded, add_special_tokens=False, verbose=False).input_ids
         found, expected = ids.count(filled), sum(self._family.num_image_tokens(config, vision))
         if found != expected:
             raise ModelError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,8 @@ from virft.errors import ModelError
 from virft.models.families import family_of
 from virft.models.hub_files import hub_source
 from virft.models.known_models import known_models, nearest_model_id
-from virft.models.load import LoadedModel, explained, image_processor, prepare_attention
+from virft.models.load import LoadedModel, image_processor, prepare_attention
+from virft.models.model_files import explained, find_base, model_type_of
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.training.trainable import prepare_for_training, weights_dtype
 
@@ -35,8 +35,8 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     """
     path = config.model.path
     with explained(path, expected=_EXPECTED), _files_of(path) as source:
+        family = family_of(model_type_of(source))
         settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        family = family_of(settings.model_type)
         processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
     rope = getattr(settings.get_text_config(), "rope_parameters", None) or {}
     if rope.get("rope_type") == "dynamic":
@@ -67,7 +67,7 @@ def num_bytes(tensors: Iterable[Tensor]) -> int:
 def _files_of(path: str) -> Iterator[str]:
     """Give the folder or hub id with the configuration of a model, a folder that is removed for a known hub id."""
     folder = tiny_folder() if path == TINY_NAME else Path(path)
-    source = _base_of(str(folder)) if folder.is_dir() else path
+    source = _base_of(folder, path) if folder.is_dir() else path
     if Path(source).is_dir():
         yield source
     elif (known := known_models().get(source)) is not None:
@@ -82,12 +82,11 @@ def _files_of(path: str) -> Iterator[str]:
         yield hub_source(source, expected=_EXPECTED)
 
 
-def _base_of(source: str) -> str:
+def _base_of(folder: Path, path: str) -> str:
     """Folder or hub id of the model, or of the base if the folder has adapters."""
-    adapters = Path(source) / "adapter_config.json"
-    if not adapters.exists():
-        return source
-    base = str(json.loads(adapters.read_text())["base_model_name_or_path"])
+    if not (folder / "adapter_config.json").exists():
+        return str(folder)
+    base = find_base(folder, path)
     return str(tiny_folder()) if base == TINY_NAME else base
 
 

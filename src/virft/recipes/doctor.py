@@ -21,12 +21,14 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, Sampl
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
 from virft.errors import ConfigError, VirftError
-from virft.models.load import load_model
+from virft.inference.prompting import check_prompts, make_renderer
+from virft.models.load import LoadedModel, load_model
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
 from virft.planning.device import GIB
 from virft.recipes.own_questions import require_box_space, require_thinking
 from virft.recipes.preflight import training_data
+from virft.recipes.setup import make_prompting
 from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names
 from virft.training.distributed import device
@@ -224,13 +226,14 @@ def one_step() -> Finding:
 
 def of_run(config: Config) -> Iterator[Finding]:
     """Findings about the model and the datasets of a config, and the disk space for its checkpoints."""
-    space = None
+    loaded = None
     try:
         loaded = load_model(config.model.path, pixels=(config.model.min_pixels, config.model.max_pixels))
     except VirftError as error:
         yield Finding(about="model", state=State.FIX, message=str(error), advice="check model.path")
     else:
-        space = loaded.family.box_space
+        for note in loaded.notes:
+            yield Finding(about="model", state=State.NOTE, message=note)
         num_weights = sum(weight.numel() for weight in loaded.model.parameters())
         yield Finding(
             about="model",
@@ -238,23 +241,43 @@ def of_run(config: Config) -> Iterator[Finding]:
         )
         if config.model.train == "full":
             yield _room(config, num_weights)
-    thinking = config.prompt.thinking
-    of_mixture = [(part.data, thinking if part.thinking is None else part.thinking) for part in config.mixture.values()]
-    for name, thinks in [(config.data.train, thinking), (config.data.validation, thinking), *of_mixture]:
-        if name is None:
-            continue
         try:
-            store = Store(name)
-            store.check(decode=True)
-            require_thinking(store, default=thinks, by_origin={})
-            if space is not None:
-                require_box_space(store, space)
-        except ConfigError as error:
-            yield Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice="change the settings")
+            make_renderer(loaded, make_prompting(config.prompt, config.mixture, loaded))
         except VirftError as error:
-            yield Finding(about="data", state=State.FIX, message=str(error), advice="virft build makes a dataset")
-        else:
-            yield Finding(about="data", message=f"{name}: {len(store)} samples, every image can be read")
+            yield Finding(about="model", state=State.FIX, message=str(error))
+            loaded = None
+    sets = [("", config.data.train), ("", config.data.validation)]
+    sets += [(key, folder) for key, part in config.mixture.items() for folder in (part.data, part.validation)]
+    for origin, name in sets:
+        if name is not None:
+            yield _of_data(config, name, origin, loaded)
+
+
+def _of_data(config: Config, name: str, origin: str, loaded: LoadedModel | None) -> Finding:
+    """Finding about a dataset: its images can be read, and the model accepts its prompts."""
+    try:
+        store = Store(name)
+        store.check(decode=True)
+    except VirftError as error:
+        return Finding(about="data", state=State.FIX, message=str(error), advice="virft build makes a dataset")
+    try:
+        thinking = config.mixture[origin].thinking if origin else None
+        require_thinking(store, default=config.prompt.thinking if thinking is None else thinking, by_origin={})
+        if loaded is not None:
+            require_box_space(store, loaded.family.box_space)
+    except ConfigError as error:
+        return Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice="change the settings")
+    if loaded is None:
+        return Finding(about="data", message=f"{name}: {len(store)} samples, every image can be read")
+    try:
+        prompting = make_prompting(config.prompt, config.mixture, loaded).of_origin(origin)
+        check_prompts(loaded, prompting, (sample for sample in store if sample.queried))
+    except VirftError as error:
+        advice = "remove these samples and build the dataset again, or choose another model"
+        return Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice=advice)
+    return Finding(
+        about="data", message=f"{name}: {len(store)} samples, every image can be read, every prompt fits the model"
+    )
 
 
 def _room(config: Config, num_weights: int) -> Finding:

@@ -26,7 +26,7 @@ from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import CheckedRun
 from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
-from virft.recipes.setup import build_augmenter, load_for_training, make_prompting, make_runtime
+from virft.recipes.setup import build_augmenter, check_run_prompts, load_for_training, make_prompting, make_runtime
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment
@@ -93,11 +93,12 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
     require_box_space(run.data, model.family.box_space)
     size = count_parameters(model.model)
     prompting = make_prompting(config.prompt, config.mixture, model)
+    check_run_prompts(model, prompting, run.data, run.validation)
     make = make_grpo_trainer if run.method == "grpo" else make_sft_trainer
     with closing(make(config, model, prompting, runtime, (sample.query for sample in run.data))) as trainer:
         cost = measure_cost(trainer, run, model, prompting, runtime)
     lines = [*cost_lines(cost, run), memory_line(runtime), disk_line(config, size), ""]
-    lines += [*header_lines(run, size, runtime), ""]
+    lines += [*header_lines(run, size, runtime), *(f"note: {note}" for note in model.notes), ""]
     lines += setting_lines(loaded, run.method)
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
-from virft.inference.prompting import Prompting, make_renderer
+from virft.inference.prompting import Prompting, check_prompts, make_renderer
 from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
 from virft.models.vision import ImageFeatures, VisionInputs
@@ -118,6 +118,7 @@ def run_predictions(
     With several ranks (``accelerate launch``) rank r computes batches r, r + n, ...; the file is the same.
     """
     ranks = runtime.ranks
+    check_prompts(loaded, settings.prompting, map(sample_at, range(number)))
     loaded.model.to(runtime.device)
     # The temperature of a greedy choice does not matter; 1 leaves the logits as they are.
     policy = make_policy(loaded, temperature=1.0)

@@ -23,8 +23,9 @@ from virft.config.schema import (
 )
 from virft.config.setting import format_value
 from virft.data.augmentation import AugmentationLimits, make_augmenter
+from virft.data.store import Store
 from virft.geometry.boxes import BoxSpace
-from virft.inference.prompting import Prompting, resolve_prompting
+from virft.inference.prompting import Prompting, check_prompts, resolve_prompting
 from virft.models.load import LoadedModel, load_model
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.recipes.preflight import thinking_by_origin
@@ -41,6 +42,7 @@ from virft.training.monitors import RewardParts
 from virft.training.runtime import Runtime, start_runtime
 from virft.training.trackers import Trackers
 from virft.training.trainable import prepare_for_training, weights_dtype
+from virft.types import Sample
 
 
 def make_runtime(model: ModelConfig, parallel: ParallelConfig) -> Runtime:
@@ -86,6 +88,15 @@ def make_prompting(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], l
     )
     loaded.card |= prompting.card
     return prompting
+
+
+def check_run_prompts(
+    loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample], validation: Mapping[str, Store]
+) -> None:
+    """Raise ``DataError`` if the model would refuse a sample of the training or validation data of a run."""
+    check_prompts(loaded, prompting, samples)
+    for name, store in validation.items():
+        check_prompts(loaded, prompting.of_origin(name), (sample for sample in store if sample.queried))
 
 
 def make_segmenter(path: str) -> SamSegmenter:

@@ -25,6 +25,7 @@ from virft.recipes.preflight import CheckedRun, batch_size, check_run, validatio
 from virft.recipes.run_header import count_parameters, header_lines
 from virft.recipes.setup import (
     build_augmenter,
+    check_run_prompts,
     load_for_training,
     loop_settings,
     make_prompting,
@@ -77,6 +78,7 @@ def run_training(
     # counted before ranks shard the weights
     size = count_parameters(loaded.model)
     prompting = make_prompting(config.prompt, config.mixture, loaded)
+    check_run_prompts(loaded, prompting, data, checked.validation)
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
@@ -88,7 +90,7 @@ def run_training(
             stores=data.stores,
         )
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
-        for line in header_lines(checked, size, runtime):
+        for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
             log(line)
         _warn(VALIDATION_DATA, validation_warning(data, checked.validation), run, log)
         _warn(LEARNING_RATE, rate_warning(config, method), run, log)

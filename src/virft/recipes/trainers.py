@@ -14,13 +14,14 @@ import torch.distributed as dist
 from virft.config.schema import Config, GRPOConfig, SamplingConfig, SFTConfig
 from virft.errors import ConfigError
 from virft.generation.generator import GenerationParams, Generator
-from virft.generation.hf_generator import HFGenerator, stop_token_ids
+from virft.generation.hf_generator import HFGenerator
 from virft.generation.vllm_generator import engine_is_served, start_vllm
 from virft.inference.prompting import Prompting, make_renderer
 from virft.models.load import LoadedModel
 from virft.models.policy import Policy, make_policy
 from virft.models.renderer import RenderedPrompt
 from virft.models.sharding import shard
+from virft.models.stop_tokens import end_token_id
 from virft.models.vision import FeatureCache
 from virft.recipes.setup import load_for_training, make_grader, make_prompting, make_runtime
 from virft.tasks import TASKS
@@ -142,7 +143,7 @@ def make_sft_trainer(
 
 def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], list[int]]:
     """A function from a sample to the token ids of its ground-truth completion, with the end token."""
-    end = end_token_id(loaded)
+    end = end_token_id(loaded.model, loaded.tokenizer)
 
     def target_ids(sample: Sample, rendered: RenderedPrompt) -> list[int]:
         text = TASKS[sample.task].render_for(
@@ -156,13 +157,6 @@ def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, 
         return [*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end]
 
     return target_ids
-
-
-def end_token_id(loaded: LoadedModel) -> int:
-    """The end token of a completion: the tokenizer's if sampling stops at it, else the smallest id that it stops at."""
-    stops = stop_token_ids(loaded.model)
-    own = loaded.tokenizer.eos_token_id
-    return own if own in stops else min(stops)
 
 
 def _make_generator(sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime) -> Generator:

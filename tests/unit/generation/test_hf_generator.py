@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from virft.generation.hf_generator import TextDecoder, stop_token_ids
+from virft.generation.hf_generator import TextDecoder
 from virft.models.load import LoadedModel, load_model
+from virft.models.stop_tokens import stop_token_ids
 from virft.models.tiny import TINY_NAME
 
 

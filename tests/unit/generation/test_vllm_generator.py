@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from broken_models import forget_end_of_turn
 from factories import sample, save_image
 from virft.errors import ConfigError, ModelError
 from virft.generation import vllm_generator
@@ -24,6 +26,7 @@ from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel, load_model
 from virft.models.policy import TokenRules, make_policy
+from virft.models.tiny import tiny_folder
 from virft.models.vision import ImageFeatures
 from virft.types import FinishReason
 
@@ -161,6 +164,14 @@ def test_the_engine_gets_the_prompt_and_rules_of_the_policy(loaded: LoadedModel,
         stop_ids=(loaded.model.config.get_text_config().eos_token_id,),
         forbidden=("<|image_pad|>", "<|video_pad|>"),
     )
+
+
+def test_the_engine_stops_at_the_end_of_a_turn_and_of_a_text(encoded: EncodedPrompt, tmp_path: Path) -> None:
+    folder = forget_end_of_turn(Path(shutil.copytree(tiny_folder(), tmp_path / "m")))
+    engine = RecordingEngine()
+    generator(load_model(str(folder)), engine).generate([encoded], 1, PARAMS, KEY)
+    assert engine.sampling is not None
+    assert engine.sampling.stop_ids == (882, 883)
 
 
 def test_deepstack_features_are_concatenated_to_the_others(loaded: LoadedModel, encoded: EncodedPrompt) -> None:

@@ -108,10 +108,17 @@ def test_thinking_is_requested_and_expected(tiny: LoadedModel, dog: Sample, tmp_
     assert (plain.reading.well_formed, thinking.reading.well_formed) == (True, False)
 
 
-@pytest.mark.parametrize("query", ['the "fox\'s" tail', "日本", "a" * 3000, "{query}", "<think>"])
+@pytest.mark.parametrize("query", ['the "fox\'s" tail', "日本", "a" * 1500, "{query}", "<think>"])
 def test_a_query_may_be_any_text(tiny: LoadedModel, tmp_path: Path, query: str) -> None:
     image = save_image(tmp_path / "a.png", (112, 112))
     assert Model(tiny, max_completion_tokens=4).answer(ImageQuery(image=image, query=query)).completion.token_ids
+
+
+def test_a_query_longer_than_the_context_is_an_error(tiny: LoadedModel, tmp_path: Path) -> None:
+    image = save_image(tmp_path / "a.png", (112, 112))
+    message = r"a\.png: the prompt has 30\d\d tokens, 16 of them of images; expected fewer than the 2048 that"
+    with pytest.raises(DataError, match=message):
+        Model(tiny).answer(ImageQuery(image=image, query="a" * 3000))
 
 
 def test_an_image_placeholder_in_a_query_is_an_error(tiny: LoadedModel, tmp_path: Path) -> None:

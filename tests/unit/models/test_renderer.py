@@ -84,7 +84,7 @@ def test_a_question_with_an_image_placeholder_is_refused(tiny: LoadedModel) -> N
 
 
 def test_an_image_of_extreme_aspect_ratio_is_refused(tiny: LoadedModel) -> None:
-    with pytest.raises(DataError, match=r"images/a\.png: 1000 x 4 is longer than 200 times its width"):
+    with pytest.raises(DataError, match=r"a\.png: 1000 x 4 pixels, an aspect ratio of 250; expected at most 200"):
         Renderer(tiny, image_loader(1000, 4)).render(sample_of(1000, 4), "Detect fox.")
 
 

@@ -10,10 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from broken_models import BROKEN, BROKEN_TEMPLATES, forget_end_of_turn, make_broken
 from factories import detections, sample, save_image
+from refused_samples import REFUSED, Refused, save_questions
 from runs import virft, write_config
 from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from virft.data.store_writer import StoreWriter
+from virft.models.tiny import tiny_folder
 from virft.planning.device import GIB
 from virft.recipes import doctor
 from virft.recipes.doctor import Finding, State, disk, memory, of_run, one_step, packages, processor
@@ -116,6 +119,32 @@ def test_questions_that_the_settings_do_not_fit_are_to_be_fixed(tmp_path: Path) 
         *_, data = of_run(settings)
         assert data.state is State.FIX
         assert "1 of 1 questions demand" in data.message
+
+
+@pytest.mark.parametrize("name", [*BROKEN, *BROKEN_TEMPLATES])
+def test_a_broken_checkpoint_is_to_be_fixed(name: str, tmp_path: Path) -> None:
+    broken = (BROKEN | BROKEN_TEMPLATES)[name]
+    path = str(make_broken(broken, tmp_path / "model"))
+    (found,) = (one for one in of_run(config(tmp_path, path=path)) if one.about == "model" and one.state is State.FIX)
+    assert broken.message in found.message
+
+
+def test_missing_stop_tokens_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = forget_end_of_turn(Path(shutil.copytree(tiny_folder(), tmp_path / "model")))
+    (found,) = (one for one in of_run(config(tmp_path, path=str(folder))) if one.state is State.NOTE)
+    assert found.message.startswith("generation_config.json has no stop token <|im_end|>; ")
+    data = save_questions(tmp_path / "data", Refused((64, 48), None, ""))
+    assert virft("doctor", f"model.path={folder}", f"data.train={data}", f"run.dir={tmp_path / 'run'}") == 0
+    assert capsys.readouterr().out.endswith("nothing has to be fixed; see the notes about: model\n")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_sample_that_the_model_refuses_is_to_be_fixed(tmp_path: Path, name: str) -> None:
+    data = save_questions(tmp_path / "no_data", REFUSED[name])
+    (found,) = (one for one in of_run(config(tmp_path)) if one.about == "data")
+    assert found.state is State.FIX
+    assert found.message.startswith(f"{data}: ")
+    assert REFUSED[name].message in found.message
 
 
 def test_the_verb_ends_with_the_findings_to_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

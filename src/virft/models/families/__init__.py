@@ -81,7 +81,10 @@ def family_of(model_type: str) -> Family:
     Raises ``ModelError``, which names the supported types, for any other.
     """
     if model_type not in FAMILIES:
-        raise ModelError(f"models of type {model_type!r} are not supported; supported are {', '.join(FAMILIES)}")
+        hint = ""
+        if model_type.startswith(("internvl", "llava")):
+            hint = "; expected the model in the format of transformers, whose hub id ends in -hf"
+        raise ModelError(f"models of type {model_type!r} are not supported; supported are {', '.join(FAMILIES)}{hint}")
     return FAMILIES[model_type]
 
 

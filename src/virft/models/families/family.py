@@ -22,6 +22,20 @@ class FamilyFunctions(Protocol):
         """Run the image processor; shapes of the pixels and of ``per_image`` are the family's own."""
         ...
 
+    def measure_images(self, processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
+        """Return what ``read_images`` returns for images of these sizes, with pixels on the meta device.
+
+        Raises ``ModelError`` for a size that the image processor refuses.
+        """
+        ...
+
+    def check_processor(self, processor: Any, config: Any, path: str) -> None:
+        """Raise ``ModelError`` if the image processor makes images of another size than the vision tower takes.
+
+        ``path``: name of the model in messages.
+        """
+        ...
+
     def resized_sizes(self, processor: Any, vision: VisionInputs) -> list[ImageSize]:
         """Return the size of each image after the image processor, in pixels."""
         ...
@@ -86,6 +100,12 @@ class Family:
 
     read_images: Callable[[Any, Sequence[Image.Image]], VisionInputs]
     """See ``FamilyFunctions.read_images``."""
+
+    measure_images: Callable[[Any, Sequence[ImageSize]], VisionInputs]
+    """See ``FamilyFunctions.measure_images``."""
+
+    check_processor: Callable[[Any, Any, str], None]
+    """See ``FamilyFunctions.check_processor``."""
 
     resized_sizes: Callable[[Any, VisionInputs], list[ImageSize]]
     """See ``FamilyFunctions.resized_sizes``."""
@@ -153,6 +173,8 @@ def family_from(
         bidirectional_images=bidirectional_images,
         on_vllm=on_vllm,
         read_images=functions.read_images,
+        measure_images=functions.measure_images,
+        check_processor=functions.check_processor,
         resized_sizes=functions.resized_sizes,
         limit_pixels=functions.limit_pixels,
         image_texts=functions.image_texts,

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from virft.errors import ModelError
-from virft.models.families.tiles import by_image
+from virft.models.checkpoint_checks import require_equal
+from virft.models.families.tiles import by_image, meta_tiles, sides_of
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
@@ -29,6 +30,22 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
     return VisionInputs(
         pixel_values=made["pixel_values"], per_image={"pieces": torch.ones(len(images), dtype=torch.long)}
     )
+
+
+def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
+    """Return what ``read_images`` returns for images of these sizes, with pixels on the meta device."""
+    pixels = meta_tiles(len(sizes), _side(processor))
+    return VisionInputs(pixel_values=pixels, per_image={"pieces": torch.ones(len(sizes), dtype=torch.long)})
+
+
+def _side(processor: Any) -> tuple[int, int]:
+    """Return height and width of an image after resizing."""
+    return int(processor.size["height"]), int(processor.size["width"])
+
+
+def check_processor(processor: Any, config: Any, path: str) -> None:
+    """Raise ``ModelError`` if images have another size than the input of the tower."""
+    require_equal(path, size=(_side(processor), sides_of(config.vision_config.image_size)))
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:

@@ -11,12 +11,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.models.idefics3.image_processing_pil_idefics3 import get_resize_output_image_size
 
 from virft.errors import ModelError
-from virft.models.families.tiles import by_image, grid_sizes, ids_of
+from virft.models.checkpoint_checks import require_equal
+from virft.models.families.tiles import by_image, grid_sizes, ids_of, meta_tiles
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
@@ -37,6 +40,40 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
         pixel_values=made["pixel_values"][0],
         per_image={"rows": torch.tensor(made["rows"][0]), "columns": torch.tensor(made["cols"][0])},
     )
+
+
+def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
+    """Return what ``read_images`` returns for images of these sizes, with pixels on the meta device."""
+    grids = torch.tensor([_grid(processor, size) for size in sizes])
+    rows, columns = grids.unbind(-1)
+    pixels = meta_tiles(int((rows * columns + 1).sum()), int(processor.max_image_size["longest_edge"]))
+    return VisionInputs(pixel_values=pixels, per_image={"rows": rows, "columns": columns})
+
+
+def _grid(processor: Any, size: ImageSize) -> tuple[int, int]:
+    """Return rows and columns of tiles; 0 and 0 for an image that is not cut. Source: ``resize_for_vision_encoder``."""
+    side = int(processor.max_image_size["longest_edge"])
+    if not processor.do_image_splitting:
+        return 0, 0
+    height, width = size.height, size.width
+    if processor.do_resize:
+        # transformers' function reads the shape of an array; this one takes no memory
+        image = np.broadcast_to(np.uint8(0), (3, height, width))
+        height, width = get_resize_output_image_size(image, int(processor.size["longest_edge"]))
+    aspect = width / height
+    # The longer side is rounded up to whole tiles first, and the other side follows with the aspect ratio.
+    if width >= height:
+        columns = math.ceil(width / side)
+        rows = math.ceil(int(columns * side / aspect) / side)
+    else:
+        rows = math.ceil(height / side)
+        columns = math.ceil(int(rows * side * aspect) / side)
+    return (rows, columns) if rows * columns > 1 else (0, 0)
+
+
+def check_processor(processor: Any, config: Any, path: str) -> None:
+    """Raise ``ModelError`` if tiles have another size than the input of the tower."""
+    require_equal(path, max_image_size=(processor.max_image_size["longest_edge"], config.vision_config.image_size))
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from virft.errors import ModelError
-from virft.models.families.tiles import by_image, ids_of
+from virft.models.checkpoint_checks import require_equal
+from virft.models.families.tiles import by_image, ids_of, meta_tiles, sides_of
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
@@ -29,10 +30,32 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
     """
     # InternVLProcessor of transformers cuts images, whatever the image processor's own file says.
     made = processor(images=list(images), return_tensors="pt", crop_to_patches=True)
-    side = (processor.size["height"], processor.size["width"])
+    tiles = _tiles(processor, [ImageSize(*one.size) for one in images])
+    return VisionInputs(pixel_values=made["pixel_values"], per_image={"tiles": tiles})
+
+
+def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
+    """Return what ``read_images`` returns for images of these sizes, with pixels on the meta device."""
+    tiles = _tiles(processor, sizes)
+    empty = VisionInputs(pixel_values=meta_tiles(0, _side(processor)), per_image={"tiles": tiles})
+    pixels = meta_tiles(int(_num_pieces(empty).sum()), _side(processor))
+    return VisionInputs(pixel_values=pixels, per_image={"tiles": tiles})
+
+
+def _side(processor: Any) -> tuple[int, int]:
+    """Return height and width of a tile."""
+    return int(processor.size["height"]), int(processor.size["width"])
+
+
+def _tiles(processor: Any, sizes: Sequence[ImageSize]) -> Tensor:
+    """Return columns and rows of tiles of each image, int64 [images, 2]."""
     bounds = (processor.min_patches, processor.max_patches)
-    tiles = [get_optimal_tiled_canvas((one.height, one.width), side, *bounds) for one in images]
-    return VisionInputs(pixel_values=made["pixel_values"], per_image={"tiles": torch.tensor(tiles)})
+    return torch.tensor([get_optimal_tiled_canvas((one.height, one.width), _side(processor), *bounds) for one in sizes])
+
+
+def check_processor(processor: Any, config: Any, path: str) -> None:
+    """Raise ``ModelError`` if tiles have another size than the input of the tower."""
+    require_equal(path, size=(_side(processor), sides_of(config.vision_config.image_size)))
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:

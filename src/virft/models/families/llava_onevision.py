@@ -18,6 +18,8 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from virft.errors import ModelError
+from virft.models.checkpoint_checks import require_equal
+from virft.models.families.tiles import meta_tiles, sides_of
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
@@ -32,6 +34,29 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
     pixels = made["pixel_values"]  # [images, pieces, 3, side, side]
     pieces = torch.full((len(images),), pixels.shape[1])
     return VisionInputs(pixel_values=pixels.flatten(0, 1), per_image={"pieces": pieces, "size": made["image_sizes"]})
+
+
+def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
+    """Return what ``read_images`` returns for images of these sizes, with pixels on the meta device."""
+    side = _side(processor)
+    count = 1
+    if len(sizes) == 1:
+        ((width, height),) = sizes
+        best = select_best_resolution((height, width), processor.image_grid_pinpoints)
+        count += (int(best[0]) // side[0]) * (int(best[1]) // side[1])
+    pixels = meta_tiles(count * len(sizes), side)
+    size = torch.tensor([(one.height, one.width) for one in sizes])
+    return VisionInputs(pixel_values=pixels, per_image={"pieces": torch.full((len(sizes),), count), "size": size})
+
+
+def _side(processor: Any) -> tuple[int, int]:
+    """Return height and width of a tile."""
+    return int(processor.size["height"]), int(processor.size["width"])
+
+
+def check_processor(processor: Any, config: Any, path: str) -> None:
+    """Raise ``ModelError`` if tiles have another size than the input of the tower."""
+    require_equal(path, size=(_side(processor), sides_of(config.vision_config.image_size)))
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:

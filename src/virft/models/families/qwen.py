@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from virft.errors import ModelError
+from virft.models.checkpoint_checks import require_equal
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
@@ -21,6 +25,43 @@ def read_images(processor: Any, images: Sequence[Image.Image]) -> VisionInputs:
     """
     made = processor(images=list(images), return_tensors="pt")
     return VisionInputs(pixel_values=made["pixel_values"], per_image={"grid_thw": made["image_grid_thw"]})
+
+
+_MOST_ASPECT = 200
+"""Largest aspect ratio that the image processor takes."""
+
+
+def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
+    """Return what ``read_images`` returns for images of these sizes, with pixels on the meta device.
+
+    Raises ``ModelError`` for an image that is longer than 200 times its other side.
+    """
+    side, factor = processor.patch_size, processor.patch_size * processor.merge_size
+    areas = (processor.size["shortest_edge"], processor.size["longest_edge"])
+    grids = []
+    for size in sizes:
+        if max(size) > _MOST_ASPECT * min(size):
+            raise ModelError(
+                f"{size.width} x {size.height} pixels, an aspect ratio of {max(size) / min(size):.0f}; "
+                f"expected at most {_MOST_ASPECT} for this model"
+            )
+        height, width = smart_resize(size.height, size.width, factor, *areas)
+        grids.append((1, height // side, width // side))
+    grid_thw = torch.tensor(grids)
+    values = 3 * processor.temporal_patch_size * side**2
+    pixels = torch.empty((int(grid_thw.prod(-1).sum()), values), device="meta")
+    return VisionInputs(pixel_values=pixels, per_image={"grid_thw": grid_thw})
+
+
+def check_processor(processor: Any, config: Any, path: str) -> None:
+    """Raise ``ModelError`` if the image processor makes patches of another size than the tower's."""
+    tower = config.vision_config
+    require_equal(
+        path,
+        patch_size=(processor.patch_size, tower.patch_size),
+        merge_size=(processor.merge_size, tower.spatial_merge_size),
+        temporal_patch_size=(processor.temporal_patch_size, tower.temporal_patch_size),
+    )
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:

@@ -41,6 +41,18 @@ def one_tensor(features: Sequence[ImageFeatures]) -> dict[str, Any]:
     return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=joined)}}
 
 
+def meta_tiles(count: int, side: tuple[int, int] | int) -> Tensor:
+    """Return pixels of ``count`` tiles on the meta device, [count, 3, height, width]; ``side``: (height, width)."""
+    height, width = (side, side) if isinstance(side, int) else side
+    return torch.empty((count, 3, height, width), device="meta")
+
+
+def sides_of(image_size: Any) -> tuple[int, int]:
+    """Return height and width of a setting that holds both, or one for both."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return int(height), int(width)
+
+
 def ids_of(tokenizer: Any, tokens: Sequence[str]) -> frozenset[int]:
     """Return the ids of those ``tokens`` that are single tokens of the tokenizer."""
     vocabulary = tokenizer.get_vocab()

@@ -1,0 +1,113 @@
+"""Checks that the files of a model belong together. Each raises ``ModelError`` with what was found and expected."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from virft.errors import ModelError
+
+_NUM_NAMES = 3
+"""Names of weights in a message."""
+_ADAPTER_MARKS = (".lora_", ".base_layer.", "base_model.model.")
+
+
+def require_plain_weights(path: str, config: Any) -> None:
+    """Raise ``ModelError`` for weights that are stored quantized (AWQ, GPTQ, bitsandbytes, FP8)."""
+    for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
+        found = getattr(part, "quantization_config", None)
+        if found is None:
+            continue
+        settings = found if isinstance(found, Mapping) else found.to_dict()
+        method = str(getattr(settings.get("quant_method"), "value", settings.get("quant_method", "unknown")))
+        raise ModelError(
+            f"{path}: its weights are quantized ({method}), which cannot be trained or merged; expected the model "
+            "that it was made from, in float32 or bfloat16 (model.load_in_4bit quantizes it while loading)"
+        )
+
+
+def require_all_weights(path: str, found: Mapping[str, Any]) -> None:
+    """Raise ``ModelError`` if a weight of the model is missing in the files, or has another shape there.
+
+    ``found``: the loading report of transformers. An output layer that is tied to the embeddings is not in it.
+    """
+    unused = sorted(found["unexpected_keys"])
+    if adapters := [name for name in unused if any(mark in name for mark in _ADAPTER_MARKS)]:
+        raise ModelError(
+            f"{path}: {_names(adapters)} in the files of a whole model belong to adapters, which would not be applied; "
+            "expected merged weights, or adapters with an adapter_config.json"
+        )
+    if missing := sorted(found["missing_keys"]):
+        others = f" ({_names(unused)} in the files belong to no weight of it)" if unused else ""
+        raise ModelError(
+            f"{path}: its files lack {_count(missing)} of the model: {_names(missing)}{others}; "
+            "expected all weights, under the names that transformers writes"
+        )
+    if other := sorted(found["mismatched_keys"]):
+        name, stored, expected = other[0]
+        raise ModelError(
+            f"{path}: {_count(other)} of other shapes than in its config.json: {name} is {list(stored)} in the files "
+            f"and {list(expected)} by the config; expected a config.json and weights of one and the same model"
+        )
+
+
+def require_adapter_weights(path: str, base: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Raise ``ModelError`` if adapters do not fit their base, by the names in PEFT's loading report."""
+    # PEFT puts the name of the adapters into the names of their weights, which files do not have.
+    lacking, unused = sorted(name.replace(".default.", ".") for name in missing), sorted(unexpected)
+    if not lacking and not unused:
+        return
+    parts = []
+    if unused:
+        parts.append(f"{_names(unused)} in its file belong to no layer of the base")
+    if lacking:
+        parts.append(f"its file lacks {_count(lacking)}: {_names(lacking)}")
+    raise ModelError(
+        f"{path}: its adapters do not fit the base model {base}: {'; '.join(parts)}; expected adapters that were "
+        "trained on this base with a current version of transformers"
+    )
+
+
+def require_fitting_tokenizer(path: str, tokenizer: Any, config: Any) -> None:
+    """Raise ``ModelError`` if image placeholders are no token, if there is no chat template, or if a token has no row.
+
+    ``config``: of the model. ``vocab_size`` of its text part is the number of rows of the embeddings.
+    """
+    # If its files are missing, transformers makes an empty tokenizer without a warning.
+    if (placeholder := config.image_token_id) >= len(tokenizer):
+        raise ModelError(
+            f"{path}: its tokenizer has {len(tokenizer)} tokens, but images are token {placeholder}; "
+            "expected the model's own tokenizer files"
+        )
+    num_rows = int(config.get_text_config().vocab_size)
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= num_rows)
+    if beyond:
+        raise ModelError(
+            f"{path}: its tokenizer has {_count(beyond, 'token')} beyond the {num_rows} rows of the embeddings: "
+            f"{_names([f'{token} ({number})' for number, token in beyond])}; expected the model's own tokenizer files, "
+            "or embeddings that were resized with the tokenizer"
+        )
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"{path}: has no chat template; expected chat_template.jinja, or chat_template in tokenizer_config.json, "
+            "as in the folder of the instruction-tuned model"
+        )
+
+
+def require_equal(path: str, **pairs: tuple[Any, Any]) -> None:
+    """Raise ``ModelError`` if a setting of the image processor (first) differs from that of the tower (second)."""
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise ModelError(
+                f"{path}: {name} of its image processor is {found}, but {expected} in its vision tower (config.json); "
+                "expected the model's own preprocessor_config.json"
+            )
+
+
+def _count(names: Collection[Any], noun: str = "weight") -> str:
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
+
+
+def _names(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:_NUM_NAMES])
+    return shown + (", .." if len(names) > _NUM_NAMES else "")

@@ -1,0 +1,200 @@
+"""Model folders that do not work, each made from a whole one, with the message that they have to give."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from virft.models.load import load_model
+from virft.models.tiny import TINY_NAME, tiny_folder
+
+WEIGHTS, ADAPTERS = "model.safetensors", "adapter_model.safetensors"
+
+
+class Broken(NamedTuple):
+    """``make`` damages a copy of virft-tiny, or of adapters for it; ``message`` is part of what has to be raised."""
+
+    make: Callable[[Path], object]
+    message: str
+    has_adapters: bool = False
+
+
+def rewrite(path: Path, part: str | None = None, /, **changes: Any) -> None:
+    """Change keys of a JSON file, or of one object in it; None removes a key."""
+    tree = json.loads(path.read_text())
+    target = tree if part is None else tree[part]
+    target.update(changes)
+    for key in [key for key, value in changes.items() if value is None]:
+        del target[key]
+    path.write_text(json.dumps(tree))
+
+
+def rename_weights(path: Path, rename: Callable[[str], str | None]) -> None:
+    """Rename the weights of a file; those with the name None are removed."""
+    weights = {rename(name): tensor for name, tensor in load_file(path).items()}
+    save_file({name: tensor for name, tensor in weights.items() if name is not None}, path, {"format": "pt"})
+
+
+def without(*parts: str) -> Callable[[Path], None]:
+    """Remove the weights whose names contain one of ``parts``."""
+    return lambda folder: rename_weights(
+        folder / WEIGHTS, lambda name: None if any(part in name for part in parts) else name
+    )
+
+
+def quantized(method: str, **settings: Any) -> Callable[[Path], None]:
+    """Declare the weights as quantized."""
+    return lambda folder: rewrite(
+        folder / "config.json", quantization_config={"quant_method": method, "bits": 4, **settings}
+    )
+
+
+def add_tokens(folder: Path) -> None:
+    """Add 20 tokens to the tokenizer; the embeddings have room for fewer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<class_{number}>" for number in range(20)])
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapters(folder: Path, base: str = TINY_NAME, rank: int = 2) -> Path:
+    """Save adapters that change every completion."""
+    loaded = load_model(base)
+    loaded.add_lora(rank, 2 * rank)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.01)
+    loaded.save(folder)
+    return folder
+
+
+def _template(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
+BROKEN: Mapping[str, Broken] = {
+    "missing weights": Broken(
+        without("layers.0.mlp.down_proj", "lm_head"),
+        "its files lack 2 weights of the model: lm_head.weight, model.language_model.layers.0.mlp.down_proj",
+    ),
+    "one missing bias": Broken(
+        without("blocks.3.attn.qkv.bias"),
+        "its files lack 1 weight of the model: model.visual.blocks.3.attn.qkv.bias",
+    ),
+    "prefix of a wrapper": Broken(
+        lambda folder: rename_weights(folder / WEIGHTS, lambda name: f"_orig_mod.{name}"),
+        "lm_head.weight, model.language_model.embed_tokens.weight, ",
+    ),
+    "unmerged adapters": Broken(
+        lambda folder: rename_weights(
+            folder / WEIGHTS, lambda name: name.replace("q_proj.weight", "q_proj.base_layer.weight")
+        ),
+        "belong to adapters, which would not be applied",
+    ),
+    "vocabulary of another size": Broken(
+        lambda folder: rewrite(folder / "config.json", "text_config", vocab_size=904),
+        "2 weights of other shapes than in its config.json: lm_head.weight is [896, 256] in the files and [904, 256]",
+    ),
+    "patches of another size": Broken(
+        lambda folder: [
+            rewrite(folder / "config.json", "vision_config", patch_size=16),
+            rewrite(folder / "preprocessor_config.json", patch_size=16),
+        ],
+        "1 weight of other shapes than in its config.json: model.visual.patch_embed.proj.weight is ",
+    ),
+    "image processor of another model": Broken(
+        lambda folder: rewrite(folder / "preprocessor_config.json", patch_size=16),
+        "patch_size of its image processor is 16, but 14 in its vision tower",
+    ),
+    "AWQ": Broken(quantized("awq", zero_point=True, group_size=128), "its weights are quantized (awq)"),
+    "GPTQ": Broken(quantized("gptq", group_size=128), "its weights are quantized (gptq)"),
+    "bitsandbytes": Broken(quantized("bitsandbytes", load_in_4bit=True), "its weights are quantized (bitsandbytes)"),
+    "FP8": Broken(quantized("fp8", activation_scheme="dynamic"), "its weights are quantized (fp8)"),
+    "no chat template": Broken(lambda folder: (folder / "chat_template.jinja").unlink(), "has no chat template"),
+    "more tokens than embeddings": Broken(add_tokens, "beyond the 896 rows of the embeddings: "),
+    "internvl_chat": Broken(
+        lambda folder: rewrite(
+            folder / "config.json", model_type="internvl_chat", auto_map={"AutoConfig": "configuration_internvl.C"}
+        ),
+        "models of type 'internvl_chat' are not supported; supported are ",
+    ),
+    "no model_type": Broken(lambda folder: rewrite(folder / "config.json", model_type=None), "has no model_type"),
+    "a size that is text": Broken(
+        lambda folder: rewrite(folder / "config.json", "text_config", hidden_size="many"), "cannot be loaded: "
+    ),
+    "run without a model": Broken(
+        lambda folder: [(folder / "config.json").unlink(), (folder / "config.toml").touch()],
+        "the folder of a run without a trained model",
+    ),
+    "adapters of older names": Broken(
+        lambda folder: rename_weights(folder / ADAPTERS, lambda name: name.replace("model.language_model.", "model.")),
+        "its adapters do not fit the base model virft-tiny: base_model.model.model.layers.0.mlp.down_proj.lora_A",
+        has_adapters=True,
+    ),
+    "adapters with a missing weight": Broken(
+        lambda folder: rename_weights(folder / ADAPTERS, lambda name: None if "0.mlp.up_proj.lora_B" in name else name),
+        "its file lacks 1 weight: base_model.model.model.language_model.layers.0.mlp.up_proj.lora_B",
+        has_adapters=True,
+    ),
+    "adapters of another rank": Broken(
+        lambda folder: rewrite(folder / "adapter_config.json", r=3), "cannot be loaded: ", has_adapters=True
+    ),
+    "adapters whose base is elsewhere": Broken(
+        lambda folder: rewrite(folder / "adapter_config.json", base_model_name_or_path="base"),
+        "holds adapters, whose base model cannot be loaded: base: there is no such folder",
+        has_adapters=True,
+    ),
+    "adapters without a base": Broken(
+        lambda folder: rewrite(folder / "adapter_config.json", base_model_name_or_path=None),
+        "adapter_config.json names no base model (base_model_name_or_path is None)",
+        has_adapters=True,
+    ),
+    "adapters of themselves": Broken(
+        lambda folder: rewrite(folder / "adapter_config.json", base_model_name_or_path=str(folder.name)),
+        "its adapters name their own folder as the base model",
+        has_adapters=True,
+    ),
+    "prompt tuning": Broken(
+        lambda folder: (folder / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "PROMPT_TUNING", "base_model_name_or_path": TINY_NAME, "num_virtual_tokens": 2})
+        ),
+        "adapters of type PROMPT_TUNING; expected LoRA",
+        has_adapters=True,
+    ),
+}
+"""Folders that cannot be loaded."""
+
+BROKEN_TEMPLATES: Mapping[str, Broken] = {
+    "a template without images": Broken(
+        _template("{% for m in messages %}{{ m['content'] }}{% endfor %}"), "chat template writes no image placeholder"
+    ),
+    "a template that refuses": Broken(
+        _template("{{ raise_exception('no images here') }}"),
+        "chat template cannot format a question about an image (TemplateError: no images here)",
+    ),
+}
+"""Folders that can be loaded, but not prompted."""
+
+
+def make_broken(broken: Broken, folder: Path) -> Path:
+    """Make one of these folders."""
+    if broken.has_adapters:
+        save_adapters(folder)
+    else:
+        shutil.copytree(tiny_folder(), folder)
+    broken.make(folder)
+    return folder
+
+
+def forget_end_of_turn(folder: Path) -> Path:
+    """Let the generation config stop at the end of a text alone, as checkpoint mergers of verl and EasyR1 write it."""
+    rewrite(folder / "generation_config.json", eos_token_id=883)
+    return folder
