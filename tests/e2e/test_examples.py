@@ -132,6 +132,8 @@ def test_json_in_a_page_is_json() -> None:
     assert len(lines) >= 6
 
 
+MINE = 'data.train = "data/mine/train"\nrun.dir = "runs/mine"\n'
+"""The config mine.toml of the pages, without what ``virft init`` fits."""
 QUICK = (
     "explain",
     "check",
@@ -153,7 +155,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(train, folder / copy)
     shutil.copyfile(next((train / "images").iterdir()), folder / "photo.jpg")
     shutil.copytree(tiny_folder(), folder / "runs" / "mine" / "model")
-    (folder / "mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
+    (folder / "mine.toml").write_text(MINE)
     turns = [{"value": "<image>Where is the fox?"}, {"value": "[12, 10, 90, 95]"}]
     (folder / "train.jsonl").write_text(json.dumps({"image": "a.jpg", "conversations": turns}) + "\n")
     write_few_shot_scenes(
@@ -231,7 +233,7 @@ def test_programs_of_the_api_page_run_from_top_to_bottom(
 
 def test_outputs_on_the_api_page_are_those_of_its_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
+    Path("mine.toml").write_text(MINE)
     names: dict[str, object] = {}
     runner = doctest.DocTestRunner()
     programs = blocks(ROOT / "docs" / "api.md", "pycon")
