@@ -186,7 +186,7 @@ def test_there_are_quick_commands_of_every_kind() -> None:
     assert [quick for quick in QUICK if not any(line.startswith(f"virft {quick}") for line in lines)] == []
 
 
-ELSEWHERE = ("trl", "vllm", "swift")
+ELSEWHERE = ("trl", "vllm", "swift", "fiftyone")
 """Packages of other environments: of a program that needs them, only its imports from virft are tested."""
 
 
@@ -209,7 +209,9 @@ def test_python_in_a_page_runs(page: Path, world: Path, tmp_path: Path, monkeypa
     for block in blocks(page, "python"):
         program = ast.parse(block)
         taken = [one for one in program.body if isinstance(one, ast.ImportFrom)]
-        if any(one.module.split(".")[0] in ELSEWHERE for one in taken) or "Qwen/" in block:
+        imported = [one.module for one in taken]
+        imported += [name.name for one in program.body if isinstance(one, ast.Import) for name in one.names]
+        if any(name.split(".")[0] in ELSEWHERE for name in imported) or "Qwen/" in block:
             program.body = [one for one in taken if one.module.startswith("virft")]
         exec(compile(program, str(page), "exec"), {})
 
