@@ -22,6 +22,7 @@ from virft.evaluation.evaluated import (
     headline,
     warning_lines,
 )
+from virft.evaluation.leakage import leakage_warnings
 from virft.evaluation.prediction_folders import find_prediction_folders
 from virft.evaluation.prediction_run import require_new_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
@@ -55,6 +56,8 @@ class RunEvaluation:
     """Its name or path."""
     comparisons: tuple[Comparison, ...]
     """Base (first) against trained (second), one for each task; none without the base."""
+    leakage: tuple[str, ...]
+    """Warnings that the dataset, or some of its images, are training or validation data of the run."""
     report: Path
     """The HTML page."""
     scores: Path
@@ -118,6 +121,7 @@ def evaluate_run(
     config = load_config(run / CONFIG).config
     store = Store(data)
     store.check(decode=True)
+    leakage = tuple(leakage_warnings(run, store))
     blind_data = open_blind_data(train, store) if train else _blind_data(config, store, run)
     name = store.folder.absolute().name + (f"_first_{limit}" if limit is not None and limit < len(store) else "")
     number = len(store) if limit is None else min(limit, len(store))
@@ -155,6 +159,7 @@ def evaluate_run(
         base=others[0] if others else None,
         base_name=config.model.path,
         comparisons=tuple(comparisons),
+        leakage=leakage,
         report=run / REPORT,
         scores=trained.scores_path,
     )
@@ -275,7 +280,7 @@ def run_evaluation_lines(found: RunEvaluation) -> Iterator[str]:
         if scores.task in blind:
             yield describe_blind(blind[scores.task], "the trained model")
     yield from warning_lines(found.trained)
-    for warning in dict.fromkeys(text for one in found.comparisons for text in one.warnings):
+    for warning in dict.fromkeys([*found.leakage, *(text for one in found.comparisons for text in one.warnings)]):
         yield f"warning: {warning}"
     yield f"report: {found.report}; all scores: {found.scores}"
 

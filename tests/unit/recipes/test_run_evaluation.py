@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from virft.config.toml_file import dump
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError, RunError
+from virft.evaluation.leakage import leakage_warnings
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
 from virft.recipes import run_evaluation
@@ -40,7 +42,9 @@ BASE = "some/base-model"
 def make_store(folder: Path, boxes: Sequence[tuple[int, int, int, int]]) -> Store:
     with StoreWriter(folder) as writer:
         for number, corners in enumerate(boxes):
-            path = writer.add_image(f"{number}.png", Image.new("RGB", SIZE))
+            # other images in each dataset
+            colour = (number, *folder.name.encode()[:2])
+            path = writer.add_image(f"{number}.png", Image.new("RGB", SIZE, colour))
             writer.add(sample(detections(corners), id=str(number), image=path, size=SIZE))
         writer.finish(source={}, seed=0)
     return Store(folder)
@@ -191,6 +195,35 @@ def test_the_test_set_is_refused_as_training_data(tmp_path: Path) -> None:
     run, data = make_run(tmp_path), tmp_path / "data" / "test"
     with pytest.raises(DataError, match="has the same samples as the test set"):
         evaluate_run(run, data, train=data, log=print)
+
+
+def test_the_training_set_and_the_validation_set_of_the_run_are_marked(tmp_path: Path) -> None:
+    run, train = make_run(tmp_path), tmp_path / "data" / "train"
+    predict(run / "eval" / "train", run / "model", train, RIGHT_ANSWERS)
+    lines = list(run_evaluation_lines(evaluate_run(run, train, with_base=False, log=print)))
+    warning = f"{train} is the training set of the run, not a test set: its scores measure memorization"
+    assert f"warning: {warning}, not generalization" in lines
+    assert not any("--train DATA" in line for line in lines)
+    assert f"mine: {warning}" in (run / "report.html").read_text()
+
+    data = tmp_path / "data" / "test"
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("[data]\n", f'[data]\nvalidation = "{data}"\n'))
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    found = evaluate_run(run, data, with_base=False, log=print)
+    assert found.leakage == (
+        f"{data} is the validation set of the run, not a test set: its scores are too high, because the best model was "
+        "chosen on it",
+    )
+
+
+def test_single_training_images_in_a_test_set_are_counted(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    for number in (3, 5):
+        shutil.copy(tmp_path / "data" / "train" / "images" / f"{number}.png", data / "images")
+    assert list(leakage_warnings(run, Store(data))) == [
+        f"2 of 12 images of {data} are training images of the run, such as 3.png: scores on them are too high"
+    ]
 
 
 def test_a_limit_has_its_own_folder(tmp_path: Path) -> None:
