@@ -111,8 +111,9 @@ def evaluate_run(
 
     ``place``: a run folder, of which the best model by validation is evaluated if there is one, else the last one; or
     ``model`` or ``best`` in it. Complete predictions with the same model, data and settings are used again: in
-    ``RUN/eval``, and those of the base model also in the runs next to it. ``train``: training data of the blind
-    baselines; default: that of the run. ``progress``: a new progress bar for each model.
+    ``RUN/eval``, and those of the base model also in the runs next to it. The folder of new ones has the name of the
+    dataset's folder, with its hash if another dataset of that name was evaluated before. ``train``: training data of
+    the blind baselines; default: that of the run. ``progress``: a new progress bar for each model.
 
     Everything that can be refused is refused before a model is loaded. Raises ``RunError`` for a folder that is no
     finished run or holds other predictions, ``DataError`` for a dataset that cannot be used.
@@ -125,10 +126,10 @@ def evaluate_run(
     blind_data = open_blind_data(train, store) if train else _blind_data(config, store, run)
     name = store.folder.absolute().name + (f"_first_{limit}" if limit is not None and limit < len(store) else "")
     number = len(store) if limit is None else min(limit, len(store))
-    planned = [_plan(str(model), run / "eval" / name, config, store, number, resume=resume)]
+    planned = [_plan(str(model), _folder_for(store, run / "eval" / name), config, store, number, resume=resume)]
     if with_base:
         base = _find_base_predictions(run, config, store, number)
-        folder = base or run / "eval" / f"base_{name}"
+        folder = base or _folder_for(store, run / "eval" / f"base_{name}")
         planned.append(_plan(config.model.path, folder, config, store, number, resume=resume))
     for one in planned:
         if one.is_complete:
@@ -198,6 +199,15 @@ def _blind_data(config: Config, store: Store, run: Path) -> BlindData:
     except DataError as error:
         found = BlindData(stores=(), note=str(error))
     return found if found.stores else find_sibling_data(store) or found
+
+
+def _folder_for(store: Store, folder: Path) -> Path:
+    """Return the folder, or one with the dataset's hash in its name if it holds predictions on another dataset."""
+    try:
+        data_hash = read_predictions_card(folder / PREDICTIONS).data_hash
+    except DataError:
+        return folder
+    return folder if data_hash == store.hash else folder.with_name(f"{folder.name}_{store.hash[:8]}")
 
 
 def _plan(model: str, folder: Path, config: Config, store: Store, number: int, *, resume: bool) -> _Planned:

@@ -170,6 +170,32 @@ def test_predictions_with_other_settings_are_refused(tmp_path: Path, changes: di
         evaluate_run(run, data, with_base=False, log=print)
 
 
+def test_a_second_test_set_of_the_same_name_has_its_own_folder(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    predict(run / "eval" / "base_test", BASE, data, [NOTHING] * 12)
+    other = make_store(tmp_path / "other" / "test", [RIGHT] * 3)
+    new = f"test_{other.hash[:8]}"
+    predict(run / "eval" / new, run / "model", other.folder, [TEXTS["right"]] * 3)
+    predict(run / "eval" / f"base_{new}", BASE, other.folder, [NOTHING] * 3)
+    found = evaluate_run(run, other.folder, log=print)
+    assert found.base is not None
+    assert [one.path.parent.name for one in (found.trained, found.base)] == [new, f"base_{new}"]
+    assert evaluate_run(run, data, log=print).trained.path.parent.name == "test"
+
+
+def test_a_second_test_set_is_predicted_into_that_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    path = predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    before = path.read_bytes()
+    other = make_store(tmp_path / "other" / "test", [RIGHT] * 3)
+    with pytest.raises(AssertionError, match="loads"):
+        evaluate_run(run, other.folder, log=print)
+    new = run / "eval" / f"test_{other.hash[:8]}"
+    assert f"predictions of {run}/model on {other.folder} -> {new}\n" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
 def test_unfinished_predictions_need_resume(tmp_path: Path) -> None:
     run, data = make_run(tmp_path), tmp_path / "data" / "test"
     path = predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS[:4])
