@@ -11,7 +11,7 @@ from typing import Any
 from virft.config.schema import Config
 from virft.config.toml_file import load_config
 from virft.data.store import Store
-from virft.errors import DataError, RunError
+from virft.errors import ConfigError, DataError, RunError
 from virft.evaluation.blind_data import BlindData, blind_data_of, find_sibling_data, open_blind_data
 from virft.evaluation.comparison import Comparison, ScoreDifference, compare_systems, measure
 from virft.evaluation.evaluated import (
@@ -250,8 +250,12 @@ def _resolved(model: str) -> str:
 
 
 def _find_base_predictions(run: Path, config: Config, store: Store, number: int) -> Path | None:
-    """Return complete predictions of the base model with equal settings, of this run or of a run next to it."""
-    neighbours = sorted(path.parent for path in run.absolute().parent.glob(f"*/{CONFIG}"))
+    """Return complete predictions of the base model with equal settings, of this run or of a run next to it.
+
+    Copies of run folders come last.
+    """
+    places = (path.parent for path in run.absolute().parent.glob(f"*/{CONFIG}"))
+    neighbours = sorted(places, key=lambda place: (not _is_original(place), place))
     for place in [run, *(one for one in neighbours if one != run.absolute())]:
         for folder in find_prediction_folders(place):
             try:
@@ -261,6 +265,14 @@ def _find_base_predictions(run: Path, config: Config, store: Store, number: int)
             if (folder / PREDICTIONS).is_file() and not _differences(card, config.model.path, config, store, number):
                 return folder
     return None
+
+
+def _is_original(run: Path) -> bool:
+    """Return True if a run folder is the one in its config: ``run.dir``."""
+    try:
+        return Path(load_config(run / CONFIG).config.run.dir).resolve() == run.resolve()
+    except ConfigError:
+        return False
 
 
 def _is_older(predictions: Path, model: Path) -> bool:

@@ -153,6 +153,21 @@ def test_predictions_of_the_base_model_in_a_neighbouring_run_are_used(
     assert not (other / "eval" / "base" / "scores.json").exists(), "another run's folder is only read"
 
 
+def test_predictions_in_a_copied_run_are_used_last(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    other = make_run(tmp_path / "second")
+    predict(other / "eval" / "base", BASE, data, [NOTHING] * 12)
+    shutil.copytree(other, run.parent / "a_copy")
+    found = evaluate_run(run, data, log=print)
+    assert found.base is not None and found.base.path.is_relative_to(run.parent / "a_copy")
+    config = (other / "config.toml").read_text()
+    moved = shutil.move(other, run.parent / "other")
+    (moved / "config.toml").write_text(config.replace(f'"{other}"', f'"{moved}"'))
+    found = evaluate_run(run, data, log=print)
+    assert found.base is not None and found.base.path.is_relative_to(moved)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
