@@ -27,16 +27,13 @@ from virft.evaluation.prediction_folders import find_prediction_folders
 from virft.evaluation.prediction_run import require_new_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
 from virft.files import write_text
-from virft.inference.prompting import resolve_prompting
 from virft.metrics.labels import label_of
-from virft.models.load import load_model
-from virft.recipes.evaluate import PredictionSettings, predict_store
+from virft.models.model_folders import find_model_folder
 from virft.report import REPORT
 from virft.report.read import report_folders
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN
 from virft.training.run import BEST, CONFIG, MODEL, require_current_format
-from virft.training.runtime import start_runtime
 
 ShowProgress = Callable[[int, int], None] | None
 """Called with the number of finished predictions and their total."""
@@ -71,28 +68,6 @@ class _Planned:
     model: str
     folder: Path
     is_complete: bool
-
-
-def predict_as_trained(
-    config: Config,
-    model: str,
-    store: Store,
-    folder: Path,
-    *,
-    resume: bool,
-    limit: int | None = None,
-    progress: ShowProgress = None,
-) -> Path:
-    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
-    loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
-    settings = PredictionSettings(
-        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
-        max_completion_tokens=config.sampling.max_completion_tokens,
-        model_name=model,
-        resume=resume,
-        progress=progress,
-    )
-    return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
 
 
 def evaluate_run(
@@ -132,12 +107,18 @@ def evaluate_run(
         folder = base or _folder_for(store, run / "eval" / f"base_{name}")
         planned.append(_plan(config.model.path, folder, config, store, number, resume=resume))
     for one in planned:
+        if not one.is_complete:
+            find_model_folder(one.model)
+    for one in planned:
         if one.is_complete:
             shown = _from_here(one.folder)
             log(f"{shown}: predictions of {one.model} exist already and are used")
             if _is_older(one.folder, Path(one.model)):
                 log(f"warning: {one.model} is newer than {shown}; delete that folder to predict again")
         else:
+            # not before everything is checked: it imports torch
+            from virft.recipes.evaluate import predict_as_trained
+
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
             with progress() as show:
                 predict_as_trained(config, one.model, store, one.folder, resume=resume, limit=limit, progress=show)

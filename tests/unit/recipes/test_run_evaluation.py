@@ -22,7 +22,7 @@ from virft.errors import DataError, RunError
 from virft.evaluation.leakage import leakage_warnings
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
-from virft.recipes import run_evaluation
+from virft.recipes import evaluate
 from virft.recipes.run_evaluation import evaluate_run, find_model, run_evaluation_lines
 from virft.training.run import run_card
 from virft.types import FinishReason, ImageSize, Prediction
@@ -93,7 +93,7 @@ def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **options: Any) -> None:
         raise AssertionError(f"loads {arguments}")
 
-    monkeypatch.setattr(run_evaluation, "load_model", load)
+    monkeypatch.setattr(evaluate, "load_model", load)
 
 
 def test_base_and_trained_model_are_compared_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
