@@ -67,6 +67,8 @@ def make_run(folder: Path, *, model: bool = True) -> Path:
     (run / "card.json").write_text(json.dumps(card))
     if model:
         (run / "model").mkdir()
+        (run / "model" / "config.json").write_text("{}")
+        (run / "model" / "model.safetensors").touch()
     return run
 
 
