@@ -83,8 +83,11 @@ def ask(
     from virft.inference.annotated_image import default_path, require_writable, save_marked
     from virft.inference.queries import make_query
     from virft.inference.result import result_lines
+    from virft.models.model_folders import find_model_folder
     from virft.text.prompts import read_template
 
+    # before torch is imported
+    find_model_folder(model)
     if template != "auto":
         read_template(template)
     query = None if question is None else make_query(image, question, task)

@@ -82,7 +82,9 @@ def predict(
     from virft.data.store import Store
     from virft.evaluation.blind_data import find_blind_data, open_blind_data
     from virft.evaluation.prediction_run import describe_workload, require_new_predictions
+    from virft.models.model_folders import find_model_folder
 
+    find_model_folder(model)
     require_new_predictions(out, resume=resume)
     store = Store(data)
     if dry_run:
@@ -151,7 +153,9 @@ def presence(
     """
     from virft.data.store import Store
     from virft.evaluation.prediction_run import require_new_predictions
+    from virft.models.model_folders import find_model_folder
 
+    find_model_folder(model)
     require_new_predictions(out, resume=resume)
     store = Store(data)
     store.check(decode=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 import json
 import re
@@ -31,26 +30,22 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
-from virft.files import UNFINISHED, nearest_folder, replace_folder
+from virft.files import UNFINISHED, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_source
-from virft.models.known_models import nearest_model_id
+from virft.models.model_folders import ADAPTERS, EXPECTED, find_model_folder, suggest_model
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
 
-_WEIGHTS = "*.safetensors"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _NO_CODE = {"trust_remote_code": False}
 """Explicit: by default, transformers may prompt at the terminal whether to run Python code of a model folder."""
-_ADAPTERS = "adapter_config.json"
 _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
-_EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
 README = "README.md"
 CARD = "virft_card.json"
 """File with prompt settings: ``prompt_template`` (name of a built-in, or a text with ``{query}``) and ``thinking``."""
@@ -249,21 +244,16 @@ def load_model(
     Raises ``ModelError`` for a folder that is missing or incomplete, and for a ``model_type`` without a family, and
     ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
-    is_folder = folder.is_dir()
-    if is_folder:
-        check_folder(folder, path)
-    elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"{path}: there is no such folder; {_suggest_model(path)}")
-    source = str(folder) if is_folder else hub_source(path, expected=_EXPECTED)
-    with explained(path, expected=_EXPECTED if is_folder else _suggest_model(path)):
-        if is_folder and (folder / _ADAPTERS).exists():
+    folder = find_model_folder(path)
+    source = hub_source(path, expected=EXPECTED) if folder is None else str(folder)
+    with explained(path, expected=suggest_model(path) if folder is None else EXPECTED):
+        if folder is not None and (folder / ADAPTERS).exists():
             if in_4bit:
                 raise ModelError(
                     f"{path}: holds adapters, which cannot be merged into weights of 4 bits; "
                     "expected a whole model, or model.load_in_4bit = false"
                 )
-            base = json.loads((folder / _ADAPTERS).read_text())["base_model_name_or_path"]
+            base = json.loads((folder / ADAPTERS).read_text())["base_model_name_or_path"]
             loaded = load_model(base, dtype=dtype, pixels=pixels)
             loaded.adapters = PeftModel.from_pretrained(loaded.model, source)
             # Adapters may have been trained with another pixel budget and other prompt settings than the base.
@@ -298,7 +288,7 @@ def load_model(
             model=model,
             tokenizer=tokenizer,
             image_processor=image_processor(source, family, pixels),
-            folder=folder if is_folder else None,
+            folder=folder,
         )
 
 
@@ -338,14 +328,6 @@ def explained(path: str, *, expected: str) -> Iterator[None]:
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: cannot be loaded: {reason}; expected {expected}") from error
-
-
-def _suggest_model(path: str) -> str:
-    """Return the end of a message about a model that does not exist: the nearest name, or what is allowed."""
-    near = next(iter(difflib.get_close_matches(path, [TINY_NAME], cutoff=0.8)), None) or nearest_model_id(path)
-    if near is None and (folder := nearest_folder(Path(path))) is not None:
-        near = str(folder)
-    return f"expected {_EXPECTED}" if near in (None, path) else f"did you mean {near}?"
 
 
 def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
@@ -405,24 +387,3 @@ def image_processor(source: str, family: Family, pixels: tuple[int | None, int |
     if pixels != (None, None):
         family.limit_pixels(processor, *pixels)
     return processor
-
-
-def check_folder(folder: Path, path: str) -> None:
-    """Raise ``ModelError`` unless the folder has a config and weights, or adapters. ``path``: its name in messages."""
-    if (folder / _ADAPTERS).exists():
-        _check_weights(folder, path, "adapter_model.safetensors", config=_ADAPTERS, what="adapters")
-        return
-    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-        raise ModelError(f"{path}: no config.json in this folder; did you mean {path.rstrip('/')}/model?")
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
-    _check_weights(folder, path, _WEIGHTS, config="config.json", what="weights")
-
-
-def _check_weights(folder: Path, path: str, pattern: str, *, config: str, what: str) -> None:
-    """Raise ``ModelError`` unless there are safetensors: reading a pickle can run arbitrary code."""
-    if any(folder.glob(pattern)):
-        return
-    pickled = sorted(file.name for ending in _PICKLED for file in folder.glob(ending))
-    found = f"only pickled {what} ({pickled[0]}), which may run code when they are read" if pickled else f"no {what}"
-    raise ModelError(f"{path}: {found} in this folder; expected {pattern} next to {config}")

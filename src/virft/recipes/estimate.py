@@ -23,7 +23,7 @@ from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
 from virft.planning.device import GIB
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
-from virft.recipes.preflight import CheckedRun
+from virft.recipes.preflight import CheckedRun, run_warnings
 from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
 from virft.recipes.setup import build_augmenter, load_for_training, make_prompting, make_runtime
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer
@@ -95,7 +95,7 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
     with closing(make(config, model, prompting, runtime, (sample.query for sample in run.data))) as trainer:
         cost = measure_cost(trainer, run, model, prompting, runtime)
     lines = [*cost_lines(cost, run), memory_line(runtime), disk_line(config, size), ""]
-    lines += [*header_lines(run, size, runtime), ""]
+    lines += [*header_lines(run, size, runtime), *(f"warning: {message}" for _, message in run_warnings(run)), ""]
     lines += setting_lines(loaded, run.method)
     return "\n".join(lines) + "\n"
 

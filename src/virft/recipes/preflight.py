@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
 from virft.config.toml_file import LoadedConfig
+from virft.data.overlap import shared_images
 from virft.data.store import Store
-from virft.data.store_writer import file_hash
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError, DataError
-from virft.recipes.fitting import load_fitted_config
+from virft.recipes.fitting import load_fitted_config, rate_warning
 from virft.recipes.reward_rule import make_reward_rule
 from virft.text.prompts import read_template
 from virft.training.run import CONFIG, MODEL, require_new_run
 from virft.training.trackers import require_installed
 from virft.types import Sample
+
+VALIDATION_DATA = "validation_data"
+"""Event: images of the validation set are training images."""
+TEST_DATA = "test_data"
+"""Event: the validation set is a test set."""
+LEARNING_RATE = "learning_rate"
+"""Event: the learning rate is far from what fits the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,12 +126,22 @@ def thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig
     return {name: prompt.thinking if part.thinking is None else part.thinking for name, part in mixture.items()}
 
 
+def run_warnings(run: CheckedRun) -> Iterator[tuple[str, str]]:
+    """Yield the name of the event and the message of each warning about validation data and learning rate."""
+    found = {
+        VALIDATION_DATA: validation_warning(run.data, run.validation),
+        TEST_DATA: _test_set_warning(run.validation),
+        LEARNING_RATE: rate_warning(run.config, run.method),
+    }
+    yield from ((event, message) for event, message in found.items() if message is not None)
+
+
 def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> str | None:
     """Warn that validation data is training data, wholly or in some images; None if it is not.
 
     Images are compared by content. It is not an error: to memorize a few samples on purpose is a common check.
     """
-    hashes = {store.hash: str(store.folder) for store in data.stores.values()}
+    hashes = {store.hash for store in data.stores.values()}
     for store in validation.values():
         if store.hash in hashes:
             return (
@@ -133,28 +149,22 @@ def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> s
                 "generalization, and cannot choose the best model; expected other images (virft build "
                 "--validation-frac 0.1)"
             )
-    hash_of = cache(file_hash)
-    trained: dict[int, set[Path]] = {}
-    for train_store in data.stores.values():
-        for path in _images(train_store):
-            trained.setdefault(path.stat().st_size, set()).add(path)
     for store in validation.values():
-        images = list(_images(store))
-        # only files of equal size are read
-        shared = [
-            path
-            for path in images
-            if (same_size := trained.get(path.stat().st_size))
-            and (path in same_size or hash_of(path) in map(hash_of, same_size))
-        ]
+        shared, number = shared_images(store, data.stores.values())
         if shared:
             return (
-                f"{len(shared)} of {len(images)} images of the validation set {store.folder} are training images, such "
+                f"{len(shared)} of {number} images of the validation set {store.folder} are training images, such "
                 f"as {shared[0].name}: its score is too high; expected other images (virft build --validation-frac 0.1)"
             )
     return None
 
 
-def _images(store: Store) -> Iterator[Path]:
-    """Each image file of a dataset, links resolved."""
-    yield from dict.fromkeys(Path(path).resolve() for sample in store for path in sample.images)
+def _test_set_warning(validation: Mapping[str, Store]) -> str | None:
+    """Warn that validation data is the test part of a split, by its card or the name of its folder; else None."""
+    for store in validation.values():
+        if "test" in (store.card.get("source", {}).get("split"), store.folder.absolute().name):
+            return (
+                f"the validation set {store.folder} is a test set: the best model is chosen on it, so its scores there "
+                "are too high; expected other images (virft build --validation-frac 0.1)"
+            )
+    return None

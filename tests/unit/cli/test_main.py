@@ -61,12 +61,33 @@ def leaves_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.inference.annotated_image",
         "virft.geometry.masks",
         "virft.report.read",
+        "virft.recipes.run_evaluation",
+        "virft.models.model_folders",
         "virft.config.toml_file",
     ],
 )
 def test_import_leaves_pytorch_alone(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("eval", "runs/min", "data"), "runs/min: does not exist; expected a run folder"),
+        (("ask", "runs/mine/modell", "x.png", "cat"), "runs/mine/modell: there is no such folder; expected"),
+        (("predict", "virft-tny", "data", "out"), "virft-tny: there is no such folder; did you mean virft-tiny?"),
+        (("presence", "virft-tny", "data", "out"), "virft-tny: there is no such folder; did you mean virft-tiny?"),
+    ],
+)
+def test_a_wrong_path_is_refused_before_pytorch_is_imported(
+    words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    code = "import sys; from virft.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert (done.stdout, done.stderr.partition(message)[0]) == ("2 False\n", "virft: ")
 
 
 @pytest.mark.parametrize("is_launched", [False, True])

@@ -34,8 +34,8 @@ from virft.evaluation.evaluated import baselines_tree, difference_tree, evaluate
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PREDICTIONS
 from virft.files import UNFINISHED, write_text
+from virft.recipes.evaluate import predict_as_trained
 from virft.recipes.preflight import training_data
-from virft.recipes.run_evaluation import predict_as_trained
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
 from virft.recipes.train import run_training
 from virft.recipes.trainers import make_sft_trainer

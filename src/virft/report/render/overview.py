@@ -25,6 +25,7 @@ EVENT_LABELS = {
     "length": "completions grow",
     "nonfinite": "non-finite values",
     "sampler": "sampler and policy differ",
+    "test_data": "validation set is a test set",
     "truncated": "truncated completions",
     "unreadable": "unreadable completions",
     "validation_data": "validation set and training set overlap",

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from factories import detections, reading, sample, save_image
 from report_factories import (
     PageReader,
@@ -197,3 +199,13 @@ def test_the_table_of_blind_baselines_has_the_metrics_of_the_scores_and_dashes_w
         ("f1", ["0.500", "0.000"]),
         ("false_positive_rate", ["–", "–"]),
     ]
+
+
+@pytest.mark.parametrize(("times", "is_wide"), [(1, False), (2, True)])
+def test_a_table_of_many_blind_baselines_has_the_width_of_the_page(times: int, is_wide: bool) -> None:
+    fitted = blind(0.5, 0.3)
+    one = replace(
+        predictions(scores({"f1": 0.8})), blind={"detection": replace(fitted, baselines=fitted.baselines * times)}
+    )
+    page = render_run_page([ReportedSystem(name="rft", predictions={"coins": (one,)})], title="t")
+    assert ('<article class="card wide">\n<h3>coins: blind baselines</h3>' in page) is is_wide
