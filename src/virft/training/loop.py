@@ -26,7 +26,7 @@ from virft.training.distributed import Ranks
 from virft.training.failures import translate_failures
 from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, RewardParts, is_finite
 from virft.training.progress import Progress, step_line
-from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import END, METRICS, RESUME, ROLLOUTS, TIMINGS, RunFolder
 from virft.training.step import NonFinite, StepReport
 from virft.training.stopping import StopSignals, print_in_handler, stop_signals
 from virft.training.trackers import Trackers
@@ -179,6 +179,9 @@ class TrainingLoop:
             return done
         if self.trackers is not None and done < self.settings.num_steps:
             self.trackers.start(num_done=done, num_logged=num_logged)
+        if done and done < self.settings.num_steps:
+            message = f"resumed after step {done}"
+            self.run_folder.append_event(done, RESUME, action="continued", message=message, is_incident=True)
         if self.validate is not None and done == 0:
             self._validate(0, num_done=0)
         return done
@@ -208,7 +211,7 @@ class TrainingLoop:
         message = f"stopped during step {self._current + 1}; {self._describe_last_checkpoint()}; resume with --resume"
         self.log(message)
         with suppress(OSError):
-            self.run_folder.append_event(self._current, "end", action="stopped", message=message, is_incident=True)
+            self.run_folder.append_event(self._current, END, action="stopped", message=message, is_incident=True)
 
     def _run_step(self, number: int, progress: Progress, signals: StopSignals) -> int:
         """Train, record, validate, print and save one step; the number of steps done.
@@ -394,7 +397,7 @@ class TrainingLoop:
     def _record_end(self, error: VirftError) -> None:
         """Record the reason of an early end in ``events.jsonl``."""
         action = "stopped" if isinstance(error, RunStopped) else "failed"
-        self.run_folder.append_event(self._current, "end", action=action, message=str(error), is_incident=True)
+        self.run_folder.append_event(self._current, END, action=action, message=str(error), is_incident=True)
 
     def _describe_saved(self) -> str:
         """The last checkpoint and the way to resume, as a clause of an error message."""

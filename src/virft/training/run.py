@@ -25,6 +25,8 @@ METRICS, ROLLOUTS, TIMINGS = "metrics.jsonl", "rollouts.jsonl", "timings.jsonl"
 EVENTS = "events.jsonl"
 """Alarms of monitors and incidents: interruptions, rollbacks, changed settings. Unlike the metrics, it differs between
 a run that was interrupted and one that was not."""
+END, RESUME = "end", "resume"
+"""Events: a run ended before its last step, and was resumed."""
 BEST, MODEL = "best", "model"
 VALIDATION_PREFIX = "validation_"
 """Begin of the keys of validation scores in ``metrics.jsonl``."""

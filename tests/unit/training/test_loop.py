@@ -111,6 +111,8 @@ def test_a_stopped_and_resumed_run_equals_one_that_was_not(tmp_path: Path, stop_
         run(tmp_path / "cut", trainer=interrupting(toy_trainer(), stop_at))
     logged = run(tmp_path / "cut", resume=True)
     assert logged[0] == f"resuming after step {stop_at + 1}"
+    found = [(event["step"], event["event"], event["incident"]) for event in lines(tmp_path / "cut" / EVENTS)]
+    assert found == [(stop_at, "end", True), (stop_at + 1, "resume", True)]
     for name in (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
