@@ -26,7 +26,7 @@ from virft.training.distributed import Ranks
 from virft.training.failures import translate_failures
 from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, RewardParts, is_finite
 from virft.training.progress import Progress, step_line
-from virft.training.run import END, METRICS, RESUME, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import CHECKPOINTS, END, METRICS, RESUME, ROLLOUTS, TIMINGS, RunFolder, is_unsaved
 from virft.training.step import NonFinite, StepReport
 from virft.training.stopping import StopSignals, print_in_handler, stop_signals
 from virft.training.trackers import Trackers
@@ -139,11 +139,12 @@ class TrainingLoop:
     """This process among those of the run."""
 
     def __post_init__(self) -> None:
-        self._checkpoints = self.run_folder.folder / "checkpoints"
+        self._checkpoints = self.run_folder.folder / CHECKPOINTS
         self._early_stopping = EarlyStopping(patience=self.settings.patience)
         self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         self._last_rollback: int | None = None
         self._current = 0
+        self._has_begun = False
         self._stops_after = 1
 
     def run(self) -> None:
@@ -162,6 +163,9 @@ class TrainingLoop:
         try:
             with writing(self.run_folder.folder, self._describe_saved), failures:
                 self._run_steps(self._start())
+        except KeyboardInterrupt:
+            self._report_interrupt()
+            raise
         except VirftError as error:
             with suppress(OSError):  # the disk may be full
                 self._record_end(error)
@@ -194,9 +198,6 @@ class TrainingLoop:
                     done = self._run_step(done, progress, signals)
                 except _Rollback as reason:
                     done = self._roll_back(done, str(reason))
-                except KeyboardInterrupt:
-                    self._report_interrupt()
-                    raise
 
     def _announce_stop(self, received: signal.Signals) -> None:
         """Print immediately that the first signal was received; in rank 0 only, as ``log`` is."""
@@ -207,8 +208,10 @@ class TrainingLoop:
             print_in_handler(self.log, f"{received.name}: {what}; a second signal stops now")
 
     def _report_interrupt(self) -> None:
-        """Print and record a stop in the middle of a step, and the work that is saved."""
-        message = f"stopped during step {self._current + 1}; {self._describe_last_checkpoint()}; resume with --resume"
+        """Print and record a stop in the middle of a step or before the first one, and the work that is saved."""
+        where = f"during step {self._current + 1}" if self._has_begun else "before the first step"
+        how = "the same command starts it again" if is_unsaved(self.run_folder.folder) else "resume with --resume"
+        message = f"stopped {where}; {self._describe_last_checkpoint()}; {how}"
         self.log(message)
         with suppress(OSError):
             self.run_folder.append_event(self._current, END, action="stopped", message=message, is_incident=True)
@@ -218,7 +221,7 @@ class TrainingLoop:
 
         Raises ``RunStopped`` or ``RunError`` if the run is to stop after this step, when it is saved.
         """
-        self._current, done = number, number + 1
+        self._current, self._has_begun, done = number, True, number + 1
         self._stops_after = done
         # Before a step and before a save: a NaN must neither be trained on nor saved.
         self._require_finite_weights()

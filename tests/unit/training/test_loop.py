@@ -159,6 +159,24 @@ def test_a_second_ctrl_c_stops_immediately_and_says_what_is_saved(tmp_path: Path
     assert lines(tmp_path / "r" / EVENTS)[-1]["message"] == logged[-1]
 
 
+def test_an_interrupt_before_anything_is_saved_leaves_a_folder_for_a_new_run(tmp_path: Path) -> None:
+    logged: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", logged=logged, trainer=interrupting(toy_trainer(), 1, times=2))
+    assert logged[-1] == "stopped during step 2; nothing is saved yet; the same command starts it again"
+
+    def interrupted(num_steps: int) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", logged=logged, validate=interrupted)
+    assert logged[-1] == "stopped before the first step; nothing is saved yet; the same command starts it again"
+    run(tmp_path / "r")
+    run(tmp_path / "whole")
+    assert (tmp_path / "r" / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
+    assert not (tmp_path / "r" / EVENTS).exists()
+
+
 @pytest.mark.parametrize(
     ("by", "line"),
     [
