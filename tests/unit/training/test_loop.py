@@ -515,6 +515,31 @@ def test_the_best_model_is_saved_and_only_if_it_exceeds_the_base_model(tmp_path:
     assert saved == [1, 3]
 
 
+def test_each_validation_is_printed_with_the_best_so_far(tmp_path: Path) -> None:
+    scores = [{"f1": score, "recall": 1.0, "score": score} for score in (0.2, 0.1, 0.4, 0.3, 0.3)]
+
+    def validate(num_steps: int) -> dict[str, float]:
+        return scores[num_steps]
+
+    logged: list[str] = []
+    with pytest.raises(RunStopped):
+        trainer = interrupting(toy_trainer(), 1)
+        run(tmp_path / "r", logged=logged, trainer=trainer, validate=validate, validate_every=1)
+    run(tmp_path / "r", resume=True, logged=logged, validate=validate, validate_every=1)
+    assert [line for line in logged if line.startswith("validation")] == [
+        "validation before the first step: F1 0.200",
+        "validation after step 1: F1 0.100; the best is 0.200 before the first step",
+        "validation after step 2: F1 0.400, the best so far",
+        "validation after step 3: F1 0.300; the best is 0.400 after step 2",
+        "validation after step 4: F1 0.300; the best is 0.400 after step 2",
+    ]
+
+
+def test_the_mean_score_of_several_headline_metrics_is_printed_too(tmp_path: Path) -> None:
+    logged = run(tmp_path / "r", num_steps=1, validate=lambda _: {"f1@a": 0.2, "accuracy@b": 0.4, "score": 0.3})
+    assert logged[0] == "validation before the first step: F1@a 0.200, accuracy@b 0.400, mean score 0.300"
+
+
 def test_early_stopping_ends_a_run_without_improvement(tmp_path: Path) -> None:
     scores = (0.1, 0.5, 0.4, 0.5, 0.3)
     logged = run(tmp_path / "r", num_steps=9, validate=validating(*scores), validate_every=1, patience=2)
