@@ -59,7 +59,7 @@ def step_line(
 ) -> str:
     """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, time.
 
-    A weight of a part in the reward, from ``weights``, is shown unless it is 1.
+    ``weights``: weights of parts in the reward, shown unless they are 1.
 
     >>> step_line({"step": 0, "reward": 1.5, "reward_iou": 0.5, "reward_format": 1.0, "unreadable_frac": 0.02},
     ...           num_steps=9, seconds=2.0, time_left="0:16 left")

@@ -152,7 +152,7 @@ class RunFolder:
 def ended_unsaved(folder: Path) -> bool:
     """Return True if the run in a folder has ended before it saved anything, so that the folder may be used again.
 
-    A run that goes on, or was killed, has recorded no end: it is not one of them.
+    False for a run that is still training or was killed: it has recorded no end.
     """
     if not is_unsaved(folder):
         return False
