@@ -132,6 +132,12 @@ FITTED_ROWS = (
         "Visual-RFT code",
     ),
     (
+        "`data.validate_every`",
+        "a quarter of the steps, rounded up",
+        "a validation set is given; in a comparison, the steps are those of GRPO",
+        "",
+    ),
+    (
         "`augment.resized_crop`, `.horizontal_flip`, `.colour_jitter`",
         "`0.35`, `true`, `0.3`",
         f"detection with fewer than {FEW_IMAGES} images; none of the three is set",

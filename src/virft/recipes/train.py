@@ -36,7 +36,7 @@ from virft.training.grpo.base_filter import in_range, score_base
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment, Trainer, TrainingLoop
 from virft.training.monitors import RewardParts
-from virft.training.run import BEST, EVENTS, MODEL, RunFolder, run_card
+from virft.training.run import BEST, EVENTS, MODEL, RunFolder, describe_start, run_card
 from virft.training.runtime import Runtime
 from virft.types import Sample
 
@@ -79,6 +79,8 @@ def run_training(
             template=prompting.template,
             stores=data.stores,
         )
+        if (line := describe_start(Path(config.run.dir), resume=resume)) is not None:
+            log(line)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         for line in header_lines(checked, size, runtime):
             log(line)

@@ -128,6 +128,20 @@ def test_equal_answers_and_events_are_badges_that_lead_to_the_details() -> None:
     assert {one["href"][1:] for one in page.all("a") if one["href"].startswith("#")} <= ids
 
 
+def test_a_stop_is_a_badge_unless_the_run_was_resumed_after_it() -> None:
+    end, resume = {"event": "end", "message": "stopped after step 3"}, {"event": "resume", "message": "resumed"}
+    ways = {
+        "cut": (end,),
+        "resumed": (end, resume),
+        "cut again": (end, resume, end),
+    }
+    badges = {}
+    for name, events in ways.items():
+        run = ReportedRun(name="rft", folder="r", events=events)
+        badges[name] = [one.text for one in overview(system("rft", 0.5, runs=(run,))).badges]
+    assert badges == {"cut": ["rft: stopped early"], "resumed": [], "cut again": ["rft: stopped early"]}
+
+
 def test_the_model_data_and_steps_of_a_run_are_named() -> None:
     run = ReportedRun(
         name="rft",
