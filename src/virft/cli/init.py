@@ -65,6 +65,7 @@ def init(
     Raises ``ConfigError`` if the file exists, if there is no such dataset, or if the model does not fit.
     """
     from virft.config.fitting import SMALL
+    from virft.files import make_folder
     from virft.models.size import read_model_size
     from virft.recipes.first_config import describe_gaps, find_datasets, first_config
 
@@ -90,6 +91,7 @@ def init(
         train=train,
         method=method,
     )
+    make_folder(out.parent)
     out.write_text(found.text, encoding="utf-8")
     say(f"wrote {out}:\n\n{found.text}")
     for gap in describe_gaps(folders):
