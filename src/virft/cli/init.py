@@ -43,7 +43,9 @@ def add_init(verbs: Verbs) -> None:
         group.add_argument(
             f"--{how}", dest="train", action="store_const", const=how, help=f"{help} (default: by size and memory)"
         )
-    verb.add_argument("--run-dir", metavar="DIR", help="run folder (default: runs/NAME, by the name of the data)")
+    verb.add_argument(
+        "--run-dir", metavar="DIR", help="run folder (default: runs/NAME, by the name of OUT: mine.toml, runs/mine)"
+    )
     verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method")
     verb.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
@@ -86,7 +88,7 @@ def init(
     found = first_config(
         folders,
         model=model,
-        run_dir=run_dir or f"runs/{_name_of(folders.train)}",
+        run_dir=run_dir or f"runs/{out.stem}",
         memory_gib=memory,
         train=train,
         method=method,
@@ -136,9 +138,3 @@ def _memory(text: str) -> float | None:
     if not 0 < memory < 1e6:
         raise ConfigError(f"{text!r}; expected a number of GiB above 0, such as 24")
     return memory
-
-
-def _name_of(train: Path) -> str:
-    """Return the name of a build: of data/mine/train, mine."""
-    folder = train.absolute()
-    return folder.parent.name if folder.name == "train" else folder.name

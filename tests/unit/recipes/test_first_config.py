@@ -156,7 +156,7 @@ def test_on_a_terminal_missing_options_are_prompted_for(
     assert main(["init", str(tmp_path / "a.toml")]) == 0
     text = (tmp_path / "a.toml").read_text()
     assert f'data.train = "{build / "train"}"' in text
-    assert 'run.dir = "runs/mine"' in text
+    assert 'run.dir = "runs/a"' in text
     assert 'model.train = "lora"' in text
     printed = capsys.readouterr().out
     assert "none: does not exist; expected" in printed
