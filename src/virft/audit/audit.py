@@ -37,8 +37,9 @@ class AuditedAnswer:
 class AuditReport:
     """The kinds of answer, highest reward first, at one moment of a run.
 
-    ``step_frac``: 0 is the first step, 1 the last; None if all steps have the same rewards. ``rank_correlation``: Spearman's, of reward and metric over the kinds of answer: 1 if a higher reward always means a
-    better answer; None if all have the same reward.
+    ``step_frac``: 0 is the first step, 1 the last; None if all steps have the same rewards. ``rank_correlation``:
+    Spearman's, of reward and metric over the kinds of answer: 1 if a higher reward always means a better answer; None
+    if all have the same reward.
     """
 
     task: str

@@ -115,7 +115,8 @@ def _require_options(*, data: Path | None, model: str | None, memory: float | No
         size = read_model_size(model).num_parameters
         missing += ["--memory GIB"] if size is None or size >= SMALL else []
     if missing:
-        raise ConfigError(f"init: {', '.join(missing)} missing; expected these options, or a terminal to ask on")
+        those = "this option" if len(missing) == 1 else "these options"
+        raise ConfigError(f"init: {', '.join(missing)} missing; expected {those}, or a terminal to ask on")
 
 
 def _ask(question: str, default: str, read: Callable[[str], _Answer]) -> _Answer:

@@ -193,8 +193,9 @@ def add_data(verb: argparse.ArgumentParser, help: str = "dataset folder made by 
 
 
 def add_resume(verb: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--resume``, of a run or of something else that was interrupted."""
-    verb.add_argument("--resume", action="store_true", help=f"resume {what} that was interrupted")
+    """Add ``--resume`` of ``what``, such as "a run" or "predictions"."""
+    was = "were" if what.endswith("s") else "was"
+    verb.add_argument("--resume", action="store_true", help=f"resume {what} that {was} interrupted")
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:

@@ -485,6 +485,21 @@ def test_output_that_cannot_be_written_is_refused_first(
     assert capsys.readouterr().err == f"virft: {out}: cannot be written (Not a directory)\n"
 
 
+def test_folder_and_annotations_in_the_wrong_order_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "images").mkdir()
+    assert run("build", "coco", tmp_path / "images", tmp_path / "a.json", tmp_path / "out") == 2
+    expected = "is a file; expected the folder of the images (the annotations come first)"
+    assert capsys.readouterr().err == f"virft: {tmp_path / 'a.json'}: {expected}\n"
+
+
+@pytest.mark.parametrize(("verb", "what"), [("eval", "predictions that were"), ("grpo", "a run that was")])
+def test_help_of_resume_is_a_sentence(verb: str, what: str) -> None:
+    assert f"resume {what} interrupted" in " ".join(cli.find_parser(cli.make_parser(), [verb]).format_help().split())
+
+
 def test_folder_of_an_output_file_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("config", "--schema", "--out", tmp_path / "a" / "b" / "c.json") == 0
     assert (tmp_path / "a" / "b" / "c.json").is_file()
