@@ -93,7 +93,7 @@ def test_a_dry_run_names_a_run_that_is_in_the_way(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("")
     assert virft("sft", config, "--dry-run", "sft.steps=1", "sft.samples_per_step=2") == 0
-    note = f"note: {tmp_path / 'run'} holds a run already; resume it with --resume, or choose another run.dir\n"
+    note = f"note: {tmp_path / 'run'} holds a run already; resume with --resume, or choose another run.dir\n"
     assert capsys.readouterr().out.endswith(note)
     assert virft("sft", config, "sft.steps=1", "sft.samples_per_step=2") == 2
     assert "run: already holds a run; resume with --resume" in capsys.readouterr().err

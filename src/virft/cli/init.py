@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from virft.cli import arguments
-from virft.cli.output import say
+from virft.cli.output import find_model, say
 from virft.cli.parsers import Verbs, add_verb
 from virft.errors import ConfigError, VirftError
 
@@ -73,15 +73,16 @@ def init(
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists; replace it with --overwrite, or choose another file")
+    # what is given is checked before what is missing is asked for
+    folders = find_datasets(data, validation) if data is not None else None
+    model = find_model(model) if model is not None else None
     is_terminal = sys.stdin.isatty()
     if not is_terminal:
         _require_options(data=data, model=model, memory=memory, train=train)
-    if data is None:
+    if folders is None:
         folders = _ask("Data, a folder made by `virft build`", "data/mine", lambda text: find_datasets(Path(text)))
         folders = find_datasets(folders.train, validation)
-    else:
-        folders = find_datasets(data, validation)
-    model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", str)
+    model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", find_model)
     size = read_model_size(model).num_parameters
     if memory is None and train is None and (size is None or size >= SMALL):
         memory = _ask("Memory of the GPU in GiB (empty: unknown)", "", _memory)

@@ -200,7 +200,7 @@ def add_resume(verb: argparse.ArgumentParser, what: str) -> None:
 
 def add_model(verb: argparse.ArgumentParser) -> None:
     """Add the model that is loaded."""
-    help = "virft-tiny, a model folder such as RUN/model, or a Hugging Face hub id"
+    help = "virft-tiny, a run folder (its best model), a model folder, or a Hugging Face hub id"
     verb.add_argument("model", metavar="MODEL", help=help)
 
 

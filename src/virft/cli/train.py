@@ -104,9 +104,7 @@ def _train(
 
         print(dry_run_text(checked, loaded), end="")
         if holds_run(loaded.config) and not resume:
-            say(
-                f"\nnote: {loaded.config.run.dir} holds a run already; resume it with --resume, or choose another run.dir"
-            )
+            say(f"\nnote: {loaded.config.run.dir} holds a run already; resume with --resume, or choose another run.dir")
         return
     from virft.recipes.train import run_training
     from virft.training.distributed import is_main_process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 import json
 import re
@@ -31,12 +30,12 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
-from virft.files import UNFINISHED, nearest_folder, replace_folder
+from virft.files import UNFINISHED, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_source
-from virft.models.known_models import nearest_model_id
+from virft.models.model_path import EXPECTED_MODEL, check_model_path, model_of_run, suggest_model
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
@@ -50,7 +49,6 @@ _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
-_EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
 README = "README.md"
 CARD = "virft_card.json"
 """File with prompt settings: ``prompt_template`` (name of a built-in, or a text with ``{query}``) and ``thinking``."""
@@ -242,6 +240,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a model: ``virft-tiny``, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
 
+    A run folder stands for its ``best`` model, if there is one, else for ``model``.
+
     ``dtype``: of all weights. ``pixels``: smallest and largest image area in pixels; None retains the model's own.
     ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and
     output layer have ``dtype``. Not for a folder of adapters.
@@ -249,14 +249,14 @@ def load_model(
     Raises ``ModelError`` for a folder that is missing or incomplete, and for a ``model_type`` without a family, and
     ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
+    check_model_path(path)
+    path = model_of_run(path)
     folder = tiny_folder() if path == TINY_NAME else Path(path)
     is_folder = folder.is_dir()
     if is_folder:
         check_folder(folder, path)
-    elif path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"{path}: there is no such folder; {_suggest_model(path)}")
-    source = str(folder) if is_folder else hub_source(path, expected=_EXPECTED)
-    with explained(path, expected=_EXPECTED if is_folder else _suggest_model(path)):
+    source = str(folder) if is_folder else hub_source(path, expected=EXPECTED_MODEL)
+    with explained(path, expected=EXPECTED_MODEL if is_folder else suggest_model(path)):
         if is_folder and (folder / _ADAPTERS).exists():
             if in_4bit:
                 raise ModelError(
@@ -338,14 +338,6 @@ def explained(path: str, *, expected: str) -> Iterator[None]:
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: cannot be loaded: {reason}; expected {expected}") from error
-
-
-def _suggest_model(path: str) -> str:
-    """Return the end of a message about a model that does not exist: the nearest name, or what is allowed."""
-    near = next(iter(difflib.get_close_matches(path, [TINY_NAME], cutoff=0.8)), None) or nearest_model_id(path)
-    if near is None and (folder := nearest_folder(Path(path))) is not None:
-        near = str(folder)
-    return f"expected {_EXPECTED}" if near in (None, path) else f"did you mean {near}?"
 
 
 def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
