@@ -112,10 +112,11 @@ def ask(
         return
     assert out is not None
     result = loaded.answer(query)
+    replaced = " (replaced)" if out.exists() else ""
     save_marked(out, result.annotated())
     for line in result_lines(result):
         say(line)
-    say(f"image: {out}")
+    say(f"image: {out}{replaced}")
 
 
 def add_app(verbs: Verbs) -> None:
