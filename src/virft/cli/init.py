@@ -73,7 +73,7 @@ def init(
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists; replace it with --overwrite, or choose another file")
-    # what is given is checked before what is missing is asked for
+    # check the given values first: a wrong one explains more than a missing one
     folders = find_datasets(data, validation) if data is not None else None
     model = find_model(model) if model is not None else None
     is_terminal = sys.stdin.isatty()

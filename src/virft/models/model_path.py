@@ -32,7 +32,7 @@ def model_of_run(path: str) -> str:
 
 
 def check_model_path(path: str) -> None:
-    """Raise ``ModelError`` for a text that is neither a folder nor a name of a model. Asks no hub."""
+    """Raise ``ModelError`` for a text that is neither a folder nor a name of a model. The hub is not queried."""
     if path == TINY_NAME or Path(path).is_dir():
         return
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
