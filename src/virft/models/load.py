@@ -240,7 +240,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a model: ``virft-tiny``, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
 
-    A run folder stands for its ``best`` model, if there is one, else for ``model``.
+    Of a run folder, ``best`` is loaded if it exists, else ``model``.
 
     ``dtype``: of all weights. ``pixels``: smallest and largest image area in pixels; None retains the model's own.
     ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and

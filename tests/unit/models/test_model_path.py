@@ -1,4 +1,4 @@
-"""A run folder stands for its best model; what can be no model is refused with the nearest name."""
+"""The best model of a run folder is loaded; what can be no model is refused with the nearest name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_stands_for_its_best_model_else_its_last(run: Path) -> None:
+def test_the_best_model_of_a_run_is_found_else_the_last(run: Path) -> None:
     with pytest.raises(ModelError, match=rf"^{run}: this run has saved no model yet; finish it with --resume"):
         model_of_run(str(run))
     for name in ("model", "best"):
