@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from virft.cli import arguments
-from virft.cli.output import find_model, print_records, say
+from virft.cli.output import print_records, resolve_model, say
 from virft.cli.parsers import (
     Verbs,
     add_max_completion_tokens,
@@ -80,7 +80,7 @@ def ask(
         raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
     if seed is not None and temperature == 0:
         raise ConfigError("--seed has no effect: it needs --temperature above 0; remove it")
-    model = find_model(model)
+    model = resolve_model(model)
     from virft.inference.annotated_image import default_path, require_writable, save_marked
     from virft.inference.queries import make_query
     from virft.inference.result import result_lines
@@ -166,7 +166,7 @@ def app(
     from virft.inference.example_queries import data_examples, scene_examples
     from virft.models.tiny import TINY_NAME
 
-    model, base = find_model(model), find_model(base) if base is not None else None
+    model, base = resolve_model(model), resolve_model(base) if base is not None else None
     import_gradio()
     shown = scene_examples() if examples is None and TINY_NAME in (model, base) else data_examples(examples)
     with listen(host, port) as listening:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from virft.cli import arguments
-from virft.cli.output import find_model, say
+from virft.cli.output import resolve_model, say
 from virft.cli.parsers import Verbs, add_verb
 from virft.errors import ConfigError, VirftError
 
@@ -75,14 +75,14 @@ def init(
         raise ConfigError(f"{out}: exists; replace it with --overwrite, or choose another file")
     # check the given values first: a wrong one explains more than a missing one
     folders = find_datasets(data, validation) if data is not None else None
-    model = find_model(model) if model is not None else None
+    model = resolve_model(model) if model is not None else None
     is_terminal = sys.stdin.isatty()
     if not is_terminal:
         _require_options(data=data, model=model, memory=memory, train=train)
     if folders is None:
         folders = _ask("Data, a folder made by `virft build`", "data/mine", lambda text: find_datasets(Path(text)))
         folders = find_datasets(folders.train, validation)
-    model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", find_model)
+    model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", resolve_model)
     size = read_model_size(model).num_parameters
     if memory is None and train is None and (size is None or size >= SMALL):
         memory = _ask("Memory of the GPU in GiB (empty: unknown)", "", _memory)

@@ -18,7 +18,7 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def find_model(model: str) -> str:
+def resolve_model(model: str) -> str:
     """Return the model to load: of a run folder, its best or last one, which is named on standard error.
 
     Raises ``ModelError`` for what can be no model, before PyTorch is imported.
