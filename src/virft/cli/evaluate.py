@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from virft.cli import arguments
-from virft.cli.output import progress_bar, say
+from virft.cli.output import progress_bar, resolve_model, say
 from virft.cli.parsers import (
     Verbs,
     add_all,
@@ -82,9 +82,8 @@ def predict(
     from virft.data.store import Store
     from virft.evaluation.blind_data import find_blind_data, open_blind_data
     from virft.evaluation.prediction_run import describe_workload, require_new_predictions
-    from virft.models.model_folders import find_model_folder
 
-    find_model_folder(model)
+    model = resolve_model(model)
     require_new_predictions(out, resume=resume)
     store = Store(data)
     if dry_run:
@@ -153,9 +152,8 @@ def presence(
     """
     from virft.data.store import Store
     from virft.evaluation.prediction_run import require_new_predictions
-    from virft.models.model_folders import find_model_folder
 
-    find_model_folder(model)
+    model = resolve_model(model)
     require_new_predictions(out, resume=resume)
     store = Store(data)
     store.check(decode=True)

@@ -35,7 +35,7 @@ from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_source
-from virft.models.model_folders import ADAPTERS, EXPECTED, find_model_folder, suggest_model
+from virft.models.model_folders import ADAPTERS, EXPECTED, find_model_folder, model_of_run, suggest_model
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.tiny import TINY_NAME, tiny_folder
@@ -237,6 +237,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a model: ``virft-tiny``, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
 
+    Of a run folder, ``best`` is loaded if it exists, else ``model``.
+
     ``dtype``: of all weights. ``pixels``: smallest and largest image area in pixels; None retains the model's own.
     ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and
     output layer have ``dtype``. Not for a folder of adapters.
@@ -244,6 +246,7 @@ def load_model(
     Raises ``ModelError`` for a folder that is missing or incomplete, and for a ``model_type`` without a family, and
     ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
+    path = model_of_run(path)
     folder = find_model_folder(path)
     source = hub_source(path, expected=EXPECTED) if folder is None else str(folder)
     with explained(path, expected=suggest_model(path) if folder is None else EXPECTED):

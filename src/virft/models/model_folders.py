@@ -14,8 +14,24 @@ EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
 """What may be the name of a model."""
 ADAPTERS = "adapter_config.json"
 """The file that makes a folder one of PEFT adapters."""
+_RUN, _MODELS = "config.toml", ("best", "model")
+"""Files of a run folder: its config, and its models, the preferred one first."""
 _WEIGHTS = "*.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def model_of_run(path: str) -> str:
+    """Return the model in a run folder, ``best`` if it exists, else ``model``; any other path or name unchanged.
+
+    Raises ``ModelError`` for a run without a model.
+    """
+    folder = Path(path)
+    if not (folder / _RUN).is_file():
+        return path
+    found = next((folder / name for name in _MODELS if (folder / name).is_dir()), None)
+    if found is None:
+        raise ModelError(f"{path}: this run has saved no model yet; finish it with --resume, or choose another model")
+    return str(found)
 
 
 def find_model_folder(path: str) -> Path | None:
@@ -33,7 +49,11 @@ def find_model_folder(path: str) -> Path | None:
 
 
 def suggest_model(path: str) -> str:
-    """Return the end of a message about a model that does not exist: the nearest name, or what is allowed."""
+    """Return the end of a message about a model that does not exist: the nearest name, or what is allowed.
+
+    >>> suggest_model("virft-tny")
+    'did you mean virft-tiny?'
+    """
     near = next(iter(difflib.get_close_matches(path, [TINY_NAME], cutoff=0.8)), None) or nearest_model_id(path)
     if near is None and (folder := nearest_folder(Path(path))) is not None:
         near = str(folder)

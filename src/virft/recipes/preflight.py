@@ -69,8 +69,8 @@ def load_run_config(
     return loaded
 
 
-def check_run(config: Config, method: Method, *, resume: bool = False) -> CheckedRun:
-    """Check a run and open its data; write nothing.
+def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: bool = False) -> CheckedRun:
+    """Check a run and open its data; write nothing. With ``dry_run``, the run folder may hold a run already.
 
     Raises ``ConfigError``, ``DataError`` or ``RunError`` for the first thing that cannot be used.
     """
@@ -85,13 +85,19 @@ def check_run(config: Config, method: Method, *, resume: bool = False) -> Checke
             make_reward_rule(config.reward, preset)
     data = training_data(config, method)
     validation = validation_stores(config.data, config.mixture)
-    require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
+    if resume or not (dry_run and holds_run(config)):
+        require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
     data.check()
     for store in validation.values():
         store.check(decode=True)
     if method == "sft":
         require_rationales(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
+
+
+def holds_run(config: Config) -> bool:
+    """True if the run folder of a config holds a run already."""
+    return (Path(config.run.dir) / CONFIG).exists()
 
 
 def training_data(config: Config, method: Method) -> TrainingData:

@@ -16,7 +16,7 @@ from virft.config.schema import Config
 from virft.config.setting import format_value
 from virft.config.toml_file import dump, first_difference, load_config
 from virft.errors import RunError
-from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
+from virft.files import UNFINISHED, check_output, make_folder, put_back, sync, write_text
 
 RUN_SCHEMA_VERSION = 2
 """Format of a run folder, in its card: names of settings, of metrics, and of the keys of ``events.jsonl``."""
@@ -185,9 +185,10 @@ def describe_start(folder: Path, *, resume: bool) -> str | None:
 def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: str) -> None:
     """Raise ``RunError`` unless this run may write into ``config.run.dir``. Changes nothing.
 
-    The folder must be new or empty, or its run must have ended before it saved anything. With ``resume`` it may hold a
-    run with the same settings (else the message names the first that differs), on the same data, by the same
-    ``trainer`` ("grpo" or "sft") and of this format. The number of steps may grow if no step depends on it.
+    It must be possible to write the folder, which must be new or empty, or its run must have ended before it saved
+    anything. With ``resume`` it may hold a run with the same settings (else the message names the first that differs),
+    on the same data, by the same ``trainer`` ("grpo" or "sft") and of this format. The number of steps may grow if no
+    step depends on it.
     """
     folder = Path(config.run.dir)
     if (folder / CONFIG).exists():
@@ -224,6 +225,7 @@ def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: st
         raise RunError(f"{folder}: is a file; expected a new folder as run.dir")
     elif folder.exists() and {one.name for one in folder.iterdir()} - _REMAINS_OF_A_START:
         raise RunError(f"{folder}: is not empty and holds no run; choose another run.dir")
+    check_output(folder)
 
 
 def require_current_format(folder: Path) -> None:

@@ -291,3 +291,9 @@ def test_a_reward_that_depends_on_the_number_of_steps_forbids_more_of_them(
     open_run(replace(extended(tmp_path / "r", 10), reward=reward))
     with pytest.raises(RunError, match=reason):
         open_run(replace(extended(tmp_path / "r", 15), reward=reward), resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/r: cannot be written \(Not a directory\)$"):
+        open_run(config(tmp_path / "file" / "r"))
