@@ -19,7 +19,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def find_model_folder(path: str) -> Path | None:
-    """Return the folder of a model, or None for a hub id ``owner/name``, which is not looked up.
+    """Return the folder of a model; None for a hub id ``owner/name``, which no server is queried for.
 
     Raises ``ModelError`` for a folder that does not exist or is incomplete, before torch is imported.
     """
