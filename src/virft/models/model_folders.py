@@ -35,7 +35,7 @@ def model_of_run(path: str) -> str:
 
 
 def find_model_folder(path: str) -> Path | None:
-    """Return the folder of a model, or None for a hub id ``owner/name``, which is not looked up.
+    """Return the folder of a model; None for a hub id ``owner/name``, which no server is queried for.
 
     Raises ``ModelError`` for a folder that does not exist or is incomplete, before torch is imported.
     """
