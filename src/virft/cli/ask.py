@@ -166,8 +166,8 @@ def app(
     from virft.inference.example_queries import data_examples, scene_examples
     from virft.models.tiny import TINY_NAME
 
-    model, base = resolve_model(model), resolve_model(base) if base is not None else None
     import_gradio()
+    model, base = resolve_model(model), resolve_model(base) if base is not None else None
     shown = scene_examples() if examples is None and TINY_NAME in (model, base) else data_examples(examples)
     with listen(host, port) as listening:
         from virft.inference.model import Model
