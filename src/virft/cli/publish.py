@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from virft.cli.output import resolve_model, say
+from virft.cli.output import say
 from virft.cli.parsers import Verbs, add_verb
 
 _ADAPTERS = "adapter_config.json"
@@ -28,7 +28,6 @@ def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = 
     """
     from virft.errors import ModelError, RunError
 
-    adapters = Path(resolve_model(str(adapters)))
     if not (adapters / _ADAPTERS).is_file() and (adapters / "config.json").is_file():
         raise ModelError(
             f"{adapters}: holds a whole model, whose weights are merged already; expected adapters of LoRA"
