@@ -91,8 +91,8 @@ value. On a terminal it prompts for data, model and memory if they are missing; 
 what is trained; without either, size and memory decide: all weights if weights, gradients and AdamW states (20 bytes a
 parameter) take at most 60 % of the usable memory, else LoRA; 4 bits if the bfloat16 weights take more than 65 % of it;
 gradient checkpointing if they take more than 25 %. A tenth of the memory stays free. This is a rule of thumb, `virft
-plan` computes the peak. `--validation`, `--run-dir`, `--method sft` and `--overwrite` are optional. Deleting a line
-with "fitted" changes nothing.
+plan` computes the peak. The run folder has the name of the file: `runs/mine` for `mine.toml`. `--validation`,
+`--run-dir`, `--method sft` and `--overwrite` are optional. Deleting a line with "fitted" changes nothing.
 
 ## The settings you will touch first
 """
@@ -130,6 +130,12 @@ FITTED_ROWS = (
         f"`{PAPER_MAX_PIXELS}`",
         "the model's own maximum is more than four times as large (Qwen-VL)",
         "Visual-RFT code",
+    ),
+    (
+        "`data.validate_every`",
+        "a quarter of the steps, rounded up",
+        "a validation set is given; in a comparison, the steps are those of GRPO",
+        "",
     ),
     (
         "`augment.resized_crop`, `.horizontal_flip`, `.colour_jitter`",

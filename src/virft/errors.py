@@ -65,6 +65,16 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str) -> str:
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 
+def describe_type(value: object) -> str:
+    """Return the type of a value, with its article.
+
+    >>> describe_type(1), describe_type({})
+    ('an int', 'a dict')
+    """
+    name = type(value).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
 _IN_PYTHON = {"--resume": "resume=True", "--overwrite": "overwrite=True"}
 """Option of the command line -> keyword argument of the public functions."""
 

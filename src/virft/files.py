@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,51 @@ def writing(place: Path, state: Callable[[], str]) -> Iterator[None]:
             raise
         where = getattr(error, "filename", None) or place
         raise RunError(f"{where}: cannot be written ({os.strerror(number)}); {state()}") from error
+
+
+@contextmanager
+def writing_to(out: Path | None) -> Iterator[None]:
+    """Context manager that raises ``RunError`` if ``out``, a file or a folder, cannot be written, before its block.
+
+    Also converts errors of the block that come from a protected or full disk, or that name ``out``, a part of it or one
+    of its parents. ``out`` None: the block chooses its own files.
+    """
+    if out is not None:
+        check_output(out)
+    try:
+        yield
+    except OSError as error:
+        file = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+        concerns_out = out is not None and file is not None and (out in (file, *file.parents) or file in out.parents)
+        is_refused = error.errno in (errno.EACCES, errno.EPERM) and file is None  # such as a port
+        if not concerns_out and (error.errno not in _CANNOT_WRITE or is_refused):
+            raise
+        is_read = file is not None and not concerns_out and file.exists() and not os.access(file, os.R_OK)
+        raise RunError(
+            f"{file or out or 'output'}: cannot be {'read' if is_read else 'written'} ({error.strerror})"
+        ) from error
+
+
+def check_output(path: Path) -> None:
+    """Raise ``RunError`` unless a file or folder can be made or replaced at ``path``. Leaves nothing behind."""
+    try:
+        number = _try_to_write(path)
+    except OSError as error:
+        number = error.errno or errno.EIO
+    if number:
+        raise RunError(f"{path}: cannot be written ({os.strerror(number)})")
+
+
+def _try_to_write(path: Path) -> int:
+    """Make and delete a file in the nearest existing folder; return the errno of a file in the way, 0 for none."""
+    existing = next(one for one in (path, *path.parents) if one.exists())
+    if existing.is_dir():
+        tempfile.TemporaryFile(dir=existing).close()
+    elif existing != path:
+        return errno.ENOTDIR
+    elif not os.access(path, os.W_OK):
+        return errno.EACCES
+    return 0
 
 
 def _errno_of(error: Exception) -> int:

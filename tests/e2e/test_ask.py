@@ -47,6 +47,7 @@ def test_a_result_is_printed_and_drawn_in_the_current_folder(here: Path, capsys:
     assert list(files(here)) == ["fox_answer.png"]
     # a second query replaces its own image, but no other file
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT, "--task", "classification") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "image: fox_answer.png (replaced)"
     save_image(here / "fox_answer.png")
     before = files(here)
     assert virft("ask", "virft-tiny", "../photos/fox.png", "fox", *SHORT) == 2

@@ -84,7 +84,7 @@ def test_merging_says_what_it_cannot_do(trained: Path, tmp_path: Path, capsys: p
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "config.json").write_text("{}")
     assert virft("merge", tmp_path / "whole", tmp_path / "m") == 2
-    assert "holds a whole model: nothing to merge; expected adapters of LoRA" in capsys.readouterr().err
+    assert "holds a whole model, whose weights are merged already; expected adapters of LoRA" in capsys.readouterr().err
 
 
 def test_weights_are_merged_in_the_requested_dtype(trained: Path, tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ def test_json_in_a_page_is_json() -> None:
     assert len(lines) >= 6
 
 
+MINE = 'data.train = "data/mine/train"\nrun.dir = "runs/mine"\n'
+"""The config mine.toml of the pages, without what ``virft init`` fits."""
 QUICK = (
     "explain",
     "check",
@@ -153,7 +155,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(train, folder / copy)
     shutil.copyfile(next((train / "images").iterdir()), folder / "photo.jpg")
     shutil.copytree(tiny_folder(), folder / "runs" / "mine" / "model")
-    (folder / "mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
+    (folder / "mine.toml").write_text(MINE)
     turns = [{"value": "<image>Where is the fox?"}, {"value": "[12, 10, 90, 95]"}]
     (folder / "train.jsonl").write_text(json.dumps({"image": "a.jpg", "conversations": turns}) + "\n")
     write_few_shot_scenes(
@@ -184,7 +186,7 @@ def test_there_are_quick_commands_of_every_kind() -> None:
     assert [quick for quick in QUICK if not any(line.startswith(f"virft {quick}") for line in lines)] == []
 
 
-ELSEWHERE = ("trl", "vllm", "swift")
+ELSEWHERE = ("trl", "vllm", "swift", "fiftyone")
 """Packages of other environments: of a program that needs them, only its imports from virft are tested."""
 
 
@@ -207,7 +209,9 @@ def test_python_in_a_page_runs(page: Path, world: Path, tmp_path: Path, monkeypa
     for block in blocks(page, "python"):
         program = ast.parse(block)
         taken = [one for one in program.body if isinstance(one, ast.ImportFrom)]
-        if any(one.module.split(".")[0] in ELSEWHERE for one in taken) or "Qwen/" in block:
+        imported = [one.module for one in taken]
+        imported += [name.name for one in program.body if isinstance(one, ast.Import) for name in one.names]
+        if any(name.split(".")[0] in ELSEWHERE for name in imported) or "Qwen/" in block:
             program.body = [one for one in taken if one.module.startswith("virft")]
         exec(compile(program, str(page), "exec"), {})
 
@@ -231,7 +235,7 @@ def test_programs_of_the_api_page_run_from_top_to_bottom(
 
 def test_outputs_on_the_api_page_are_those_of_its_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(blocks(ROOT / "README.md", "toml")[0])
+    Path("mine.toml").write_text(MINE)
     names: dict[str, object] = {}
     runner = doctest.DocTestRunner()
     programs = blocks(ROOT / "docs" / "api.md", "pycon")

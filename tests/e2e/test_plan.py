@@ -25,6 +25,7 @@ def test_what_is_printed_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "c.toml").write_text(TOML)
     assert virft("plan", tmp_path / "c.toml", "grpo.group_size=3", "--memory", "8", "--image", "112x112") == 0
     output = capsys.readouterr().out
+    assert output.startswith("This config fits into 8 GiB: peak ")
     assert "prompt      166 tokens: 16 of an image of 112 x 112, 150 of text" in output
     table, _, settings = output.partition("# The largest that fits into 90% of 8 GiB")
     assert "peak: throughout + largest stage" in table

@@ -84,3 +84,16 @@ def test_a_dry_run_of_sft_measures_it_too(scenes: Path, tmp_path: Path, capsys: 
     assert "image tokens), targets of " in text
     assert not re.search(r"grpo\.|reward\.", text)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_names_a_run_that_is_in_the_way(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, scenes / "train")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("")
+    assert virft("sft", config, "--dry-run", "sft.steps=1", "sft.samples_per_step=2") == 0
+    note = f"note: {tmp_path / 'run'} holds a run already; resume with --resume, or choose another run.dir\n"
+    assert capsys.readouterr().out.endswith(note)
+    assert virft("sft", config, "sft.steps=1", "sft.samples_per_step=2") == 2
+    assert "run: already holds a run; resume with --resume" in capsys.readouterr().err

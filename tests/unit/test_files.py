@@ -15,7 +15,18 @@ from safetensors.torch import save_file
 
 from power_cut import watched_disk
 from virft.errors import RunError
-from virft.files import make_folder, nearest_folder, put_back, remove_folder, replace_folder, sync, write_text, writing
+from virft.files import (
+    check_output,
+    make_folder,
+    nearest_folder,
+    put_back,
+    remove_folder,
+    replace_folder,
+    sync,
+    write_text,
+    writing,
+    writing_to,
+)
 
 
 @contextmanager
@@ -131,3 +142,33 @@ def test_the_nearest_folder_differs_in_one_name(tmp_path: Path) -> None:
     assert nearest_folder(tmp_path / "runs" / "other") is None
     assert nearest_folder(tmp_path / "runs") is None  # it exists
     assert nearest_folder(tmp_path / "runs" / "mint" / "model") is None  # in a file
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_another_is_left_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (tmp_path, tmp_path / "new" / "a", file):
+        check_output(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "mine"
+    with pytest.raises(RunError, match=rf"^{file}/a/b: cannot be written \(Not a directory\)$"):
+        check_output(file / "a" / "b")
+    with pytest.raises(RunError, match=rf"^{tmp_path}/a+: cannot be written \(File name too long\)$"):
+        check_output(tmp_path / ("a" * 300))
+
+
+def test_errors_that_concern_the_output_are_the_users(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    for file in (out, out / "c", out.parent):
+        with pytest.raises(RunError, match=rf"^{file}: cannot be written \(Is a directory\)$"), writing_to(out):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    with pytest.raises(RunError, match=r"b: cannot be written \(No space left on device\)$"), writing_to(out):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "no", "input"), PermissionError(errno.EACCES, "no"), KeyError("a")]
+)
+def test_errors_of_other_files_pass(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)), writing_to(tmp_path / "a"):
+        raise error

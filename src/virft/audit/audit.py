@@ -35,14 +35,15 @@ class AuditedAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditReport:
-    """The kinds of answer, highest reward first, at one moment of a run (``step_frac``: 0 first step, 1 last step).
+    """The kinds of answer, highest reward first, at one moment of a run.
 
-    ``rank_correlation``: Spearman's, of reward and metric over the kinds of answer: 1 if a higher reward always means a
-    better answer; None if all have the same reward.
+    ``step_frac``: 0 is the first step, 1 the last; None if all steps have the same rewards. ``rank_correlation``:
+    Spearman's, of reward and metric over the kinds of answer: 1 if a higher reward always means a better answer; None
+    if all have the same reward.
     """
 
     task: str
-    step_frac: float
+    step_frac: float | None
     num_samples: int
     answers: tuple[AuditedAnswer, ...]
     rank_correlation: float | None
@@ -116,7 +117,7 @@ def audit_reward(
             reports.append(
                 AuditReport(
                     task=name,
-                    step_frac=moment,
+                    step_frac=moment if len(moments) > 1 else None,
                     num_samples=len(own),
                     answers=tuple(answers),
                     rank_correlation=rank_correlation([one.reward for one in answers], [one.metric for one in answers]),

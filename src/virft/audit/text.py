@@ -16,8 +16,8 @@ def audit_text(report: AuditReport) -> str:
     probes = [one for one in report.answers if not one.is_oracle]
     shown = [one for one in report.answers if one.is_oracle or one in probes[:_SHOWN_PROBES]]
     width = max(len(one.name) for one in shown) + 2
-    moment = "" if report.step_frac == 1.0 else ", rewards of the first step of a run"
-    head = f"{report.task}, {report.num_samples} questions{moment}"
+    step = {None: "", 0.0: ", rewards of the first step of a run", 1.0: ", rewards of the last step of a run"}
+    head = f"{report.task}, {report.num_samples} questions{step[report.step_frac]}"
     columns = f"{'':10}{'':{width}}{'reward':>8}{'metric':>8}"
     lines = [head, columns, *(_row(one, width) for one in shown)]
     if len(probes) > _SHOWN_PROBES:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from virft.cli import arguments
-from virft.cli.output import print_records, say
+from virft.cli.output import print_records, resolve_model, say
 from virft.cli.parsers import (
     Verbs,
     add_max_completion_tokens,
@@ -80,6 +80,7 @@ def ask(
         raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
     if seed is not None and temperature == 0:
         raise ConfigError("--seed has no effect: it needs --temperature above 0; remove it")
+    model = resolve_model(model)
     from virft.inference.annotated_image import default_path, require_writable, save_marked
     from virft.inference.queries import make_query
     from virft.inference.result import result_lines
@@ -111,10 +112,11 @@ def ask(
         return
     assert out is not None
     result = loaded.answer(query)
+    replaced = " (replaced)" if out.exists() else ""
     save_marked(out, result.annotated())
     for line in result_lines(result):
         say(line)
-    say(f"image: {out}")
+    say(f"image: {out}{replaced}")
 
 
 def add_app(verbs: Verbs) -> None:
@@ -165,6 +167,7 @@ def app(
     from virft.models.tiny import TINY_NAME
 
     import_gradio()
+    model, base = resolve_model(model), resolve_model(base) if base is not None else None
     shown = scene_examples() if examples is None and TINY_NAME in (model, base) else data_examples(examples)
     with listen(host, port) as listening:
         from virft.inference.model import Model

@@ -70,6 +70,7 @@ def add_preview(verbs: Verbs) -> None:
 def preview(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
     """Write one HTML page of at most ``limit`` images, evenly spaced over a dataset, with all of their targets."""
     from virft.data.store import Store
+    from virft.files import make_folder
     from virft.report.render.samples import summarize, write_samples_page
 
     store = Store(data)
@@ -82,6 +83,7 @@ def preview(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
     shown = ([store[number] for number in images[i * len(images) // num_shown]] for i in range(num_shown))
     page = out or store.folder / PREVIEW
     intro = f"{num_shown} of {len(images)} images shown" + describe_skipped(store.card.get("num_skipped", 0))
+    make_folder(page.parent)
     with page.open("w", encoding="utf-8") as file:
         file.writelines(write_samples_page(shown, title=str(data), summary=summarize(store), intro=intro))
     say(str(page))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from virft.cli import arguments
-from virft.cli.output import progress_bar, say
+from virft.cli.output import progress_bar, resolve_model, say
 from virft.cli.parsers import (
     Verbs,
     add_all,
@@ -83,6 +83,7 @@ def predict(
     from virft.evaluation.blind_data import find_blind_data, open_blind_data
     from virft.evaluation.prediction_run import describe_workload, require_new_predictions
 
+    model = resolve_model(model)
     require_new_predictions(out, resume=resume)
     store = Store(data)
     if dry_run:
@@ -152,6 +153,7 @@ def presence(
     from virft.data.store import Store
     from virft.evaluation.prediction_run import require_new_predictions
 
+    model = resolve_model(model)
     require_new_predictions(out, resume=resume)
     store = Store(data)
     store.check(decode=True)

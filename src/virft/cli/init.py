@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from virft.cli import arguments
-from virft.cli.output import say
+from virft.cli.output import resolve_model, say
 from virft.cli.parsers import Verbs, add_verb
 from virft.errors import ConfigError, VirftError
 
@@ -43,7 +43,9 @@ def add_init(verbs: Verbs) -> None:
         group.add_argument(
             f"--{how}", dest="train", action="store_const", const=how, help=f"{help} (default: by size and memory)"
         )
-    verb.add_argument("--run-dir", metavar="DIR", help="run folder (default: runs/NAME, by the name of the data)")
+    verb.add_argument(
+        "--run-dir", metavar="DIR", help="run folder (default: runs/NAME, by the name of OUT: mine.toml, runs/mine)"
+    )
     verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method")
     verb.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
@@ -65,31 +67,34 @@ def init(
     Raises ``ConfigError`` if the file exists, if there is no such dataset, or if the model does not fit.
     """
     from virft.config.fitting import SMALL
+    from virft.files import make_folder
     from virft.models.size import read_model_size
     from virft.recipes.first_config import describe_gaps, find_datasets, first_config
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists; replace it with --overwrite, or choose another file")
+    # check the given values first: a wrong one explains more than a missing one
+    folders = find_datasets(data, validation) if data is not None else None
+    model = resolve_model(model) if model is not None else None
     is_terminal = sys.stdin.isatty()
     if not is_terminal:
         _require_options(data=data, model=model, memory=memory, train=train)
-    if data is None:
+    if folders is None:
         folders = _ask("Data, a folder made by `virft build`", "data/mine", lambda text: find_datasets(Path(text)))
         folders = find_datasets(folders.train, validation)
-    else:
-        folders = find_datasets(data, validation)
-    model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", str)
+    model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", resolve_model)
     size = read_model_size(model).num_parameters
     if memory is None and train is None and (size is None or size >= SMALL):
         memory = _ask("Memory of the GPU in GiB (empty: unknown)", "", _memory)
     found = first_config(
         folders,
         model=model,
-        run_dir=run_dir or f"runs/{_name_of(folders.train)}",
+        run_dir=run_dir or f"runs/{out.stem}",
         memory_gib=memory,
         train=train,
         method=method,
     )
+    make_folder(out.parent)
     out.write_text(found.text, encoding="utf-8")
     say(f"wrote {out}:\n\n{found.text}")
     for gap in describe_gaps(folders):
@@ -111,7 +116,8 @@ def _require_options(*, data: Path | None, model: str | None, memory: float | No
         size = read_model_size(model).num_parameters
         missing += ["--memory GIB"] if size is None or size >= SMALL else []
     if missing:
-        raise ConfigError(f"init: {', '.join(missing)} missing; expected these options, or a terminal to ask on")
+        those = "this option" if len(missing) == 1 else "these options"
+        raise ConfigError(f"init: {', '.join(missing)} missing; expected {those}, or a terminal to ask on")
 
 
 def _ask(question: str, default: str, read: Callable[[str], _Answer]) -> _Answer:
@@ -134,9 +140,3 @@ def _memory(text: str) -> float | None:
     if not 0 < memory < 1e6:
         raise ConfigError(f"{text!r}; expected a number of GiB above 0, such as 24")
     return memory
-
-
-def _name_of(train: Path) -> str:
-    """Return the name of a build: of data/mine/train, mine."""
-    folder = train.absolute()
-    return folder.parent.name if folder.name == "train" else folder.name

@@ -27,6 +27,7 @@ from virft.cli import (
 )
 from virft.cli.parsers import HelpWithDefaults, Parser, Verbs, suggest_option
 from virft.errors import CheckFailed, ConfigError, PartlyDone, RunStopped, VirftError
+from virft.files import writing_to
 from virft.origin import version_and_commit
 
 EXIT_NOT_ALL_WELL = 1
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, function = given.pop("verb"), given.pop("function")
     try:
         _require_distributed(verb, dry_run=given.get("dry_run", False))
-        function(**given)
+        with writing_to(given.get("out")):
+            function(**given)
         _leave_launcher()
     except RunStopped as stopped:
         _leave_launcher()

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from virft.errors import PartlyDone
+from virft.models.model_folders import find_model_folder, model_of_run
 from virft.training.progress import progress_bar as progress_bar
 
 
 def say(line: str) -> None:
     """Print a line immediately, also into a pipe."""
     print(line, flush=True)
+
+
+def resolve_model(model: str) -> str:
+    """Return the model to load: of a run folder, its best or last one, which is named on standard error.
+
+    Raises ``ModelError`` for what can be no model, before PyTorch is imported.
+    """
+    found = model_of_run(model)
+    find_model_folder(found)
+    if found != model and os.environ.get("RANK", "0") == "0":
+        print(f"model of the run {model}: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def print_records(records: Iterable[Mapping[str, Any]]) -> None:

@@ -193,13 +193,14 @@ def add_data(verb: argparse.ArgumentParser, help: str = "dataset folder made by 
 
 
 def add_resume(verb: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--resume``, of a run or of something else that was interrupted."""
-    verb.add_argument("--resume", action="store_true", help=f"resume {what} that was interrupted")
+    """Add ``--resume`` of ``what``, such as "a run" or "predictions"."""
+    was = "were" if what.endswith("s") else "was"
+    verb.add_argument("--resume", action="store_true", help=f"resume {what} that {was} interrupted")
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:
     """Add the model that is loaded."""
-    help = "virft-tiny, a model folder such as RUN/model, or a Hugging Face hub id"
+    help = "virft-tiny, a run folder (its best model), a model folder, or a Hugging Face hub id"
     verb.add_argument("model", metavar="MODEL", help=help)
 
 

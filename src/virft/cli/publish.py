@@ -67,7 +67,7 @@ def push(*, model: Path, repo: str, private: bool = True) -> None:
     """Upload a model folder, or the model of a run, to the Hugging Face Hub; its card gets the scores of the run."""
     from huggingface_hub import HfApi
 
-    from virft.models.model_files import check_folder
+    from virft.models.model_folders import check_folder
     from virft.publishing.hub import push_folder
     from virft.publishing.model_card import renew_card
 

@@ -43,10 +43,12 @@ def config(*, name: str = "", schema: bool = False, out: Path | None = None) -> 
     import json
 
     from virft.config.json_schema import config_schema
+    from virft.files import make_folder
 
     text = json.dumps(config_schema(), indent=2, ensure_ascii=False)
     if out is None:
         say(text)
         return
+    make_folder(out.parent)
     out.write_text(text + "\n", encoding="utf-8")
     say(f"{out}: put `#:schema {out}` into the first line of a config file")

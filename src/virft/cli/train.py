@@ -95,14 +95,16 @@ def _train(
     resume: bool,
     dry_run: bool,
 ) -> None:
-    from virft.recipes.preflight import check_run, load_run_config
+    from virft.recipes.preflight import check_run, holds_run, load_run_config
 
     loaded = load_run_config(config, overrides, method=method, from_run=from_run, resume=resume)
-    checked = check_run(loaded.config, method, resume=resume)
+    checked = check_run(loaded.config, method, resume=resume, dry_run=dry_run)
     if dry_run:
         from virft.recipes.estimate import dry_run_text
 
         print(dry_run_text(checked, loaded), end="")
+        if holds_run(loaded.config) and not resume:
+            say(f"\nnote: {loaded.config.run.dir} holds a run already; resume with --resume, or choose another run.dir")
         return
     from virft.recipes.train import run_training
     from virft.training.distributed import is_main_process

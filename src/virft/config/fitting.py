@@ -101,8 +101,12 @@ in a test, docs/log.md."""
 MOST_STEPS = 1000
 """Largest number of steps that is fitted."""
 
+NUM_VALIDATIONS = 4
+"""Validations during a run, after the one before the first step: ``best`` and early stopping choose among them."""
+
 FITTED_KEYS = (
     "model.max_pixels",
+    "data.validate_every",
     "augment.resized_crop",
     "augment.horizontal_flip",
     "augment.colour_jitter",
@@ -162,6 +166,7 @@ def fitted_values(
         chosen |= _of_sft(config, facts, is_compared=method == "compare")
     chosen |= _of_data(config, explicit, facts)
     chosen |= _of_images(config, facts)
+    chosen |= _of_validation(config, explicit, chosen, method=method)
     idle = without_effect(config)
     return {key: one for key, one in chosen.items() if key not in explicit and key not in idle}
 
@@ -271,6 +276,18 @@ def _of_images(config: Config, facts: Facts) -> dict[str, FittedValue]:
         return {}
     reason = f"512 image tokens at most; the model's own maximum is {facts.max_pixels:,} pixels"
     return {"model.max_pixels": FittedValue(value=PAPER_MAX_PIXELS, reason=reason, source="Visual-RFT code")}
+
+
+def _of_validation(
+    config: Config, explicit: frozenset[str], chosen: dict[str, FittedValue], *, method: FittedMethod
+) -> dict[str, FittedValue]:
+    """The interval of validations, from the number of steps that is set or fitted (in a comparison, that of GRPO)."""
+    key = "sft.steps" if method == "sft" else "grpo.steps"
+    steps = (config.sft if method == "sft" else config.grpo).steps
+    if key in chosen and key not in explicit:
+        steps = chosen[key].value
+    reason = f"a quarter of {steps:,} steps: the best model is chosen among several"
+    return {"data.validate_every": FittedValue(value=math.ceil(steps / NUM_VALIDATIONS), reason=reason)}
 
 
 def describe_origin(fitted: FittedValue) -> str:

@@ -54,7 +54,8 @@ class ModelConfig(_Section):
     """``[model]``: the model, the precision, and the weights that are trained."""
 
     path: str = setting_field(
-        "virft-tiny", help="`virft-tiny` (part of virft), a model folder, or a Hugging Face hub id."
+        "virft-tiny",
+        help="`virft-tiny` (part of virft), a run folder (its best model), a model folder, or a Hugging Face hub id.",
     )
     dtype: Literal["float32", "bfloat16"] = setting_field(
         "float32",

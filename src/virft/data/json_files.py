@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from virft.errors import DataError
+from virft.errors import DataError, describe_type
 
 
 def read_json(path: Path, *, expected: str) -> Any:
@@ -26,7 +26,7 @@ def read_name_lists(path: Path, *, expected: str) -> dict[str, tuple[str, ...]]:
     """
     tree = read_json(path, expected=expected)
     if not isinstance(tree, dict):
-        raise DataError(f"{path}: holds a {type(tree).__name__}; expected {expected}")
+        raise DataError(f"{path}: holds {describe_type(tree)}; expected {expected}")
     for key, names in tree.items():
         if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
             raise DataError(f"{path}: {key} has {names!r:.60}; expected {expected}")

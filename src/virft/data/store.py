@@ -118,6 +118,8 @@ class Store:
 def read_card(folder: Path) -> dict[str, Any]:
     """Read the card of a dataset. Raises ``DataError`` if the folder is not a dataset of this schema version."""
     path = folder / CARD
+    if folder.is_file():
+        raise DataError(f"{folder}: is a file; expected the folder of a dataset made by `virft build`")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

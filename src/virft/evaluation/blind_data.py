@@ -21,6 +21,8 @@ _BUILD_FACTS = ("kind", "file", "sha256", "test_frac", "validation_frac")
 
 MAX_SAMPLES = 20_000
 """Number of training samples of a dataset that baselines are fitted on: more change no box by a thousandth."""
+TRAINED_ON = "the model was trained on this very dataset"
+"""Reason why there is no training data if the test set is the training set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,7 @@ def blind_data_of(config: Config, test: Store, *, near: Path) -> BlindData:
             return BlindData(stores=(), note=f"{folder}: the training data of the run was not found")
         stores.append(Store(place))
     others = tuple(store for store in stores if store.hash != test.hash)
-    return BlindData(stores=others, note="" if others else "the model was trained on this very dataset")
+    return BlindData(stores=others, note="" if others else TRAINED_ON)
 
 
 def find_blind_data(test: Store, *, model: str, place: Path) -> BlindData:

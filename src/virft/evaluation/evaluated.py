@@ -9,7 +9,7 @@ from typing import Any
 
 from virft.data.store import Store
 from virft.evaluation.blind import BlindBaseline, BlindScores, score_blind
-from virft.evaluation.blind_data import BlindData
+from virft.evaluation.blind_data import TRAINED_ON, BlindData
 from virft.evaluation.comparison import Comparison, ScoreDifference
 from virft.evaluation.joined import collector_paused, join_predictions
 from virft.evaluation.masks import MaskMaker
@@ -133,10 +133,8 @@ def warning_lines(found: EvaluatedPredictions) -> Iterator[str]:
     """Yield what a reader of the headlines must know: missing baselines, repeated answers, unreadable completions."""
     blind = {one.task: one for one in found.blind}
     if not found.blind_data.stores and found.blind_data.note:
-        yield (
-            "baselines that are fitted on training data are missing "
-            f"({found.blind_data.note}): name the training set with --train DATA"
-        )
+        advice = "" if found.blind_data.note == TRAINED_ON else ": name the training set with --train DATA"
+        yield f"baselines that are fitted on training data are missing ({found.blind_data.note}){advice}"
     for scores in found.scores:
         prefix = f"{scores.task}: " if len(found.scores) > 1 else ""
         if (one := blind.get(scores.task)) is not None and one.common_answer is not None:

@@ -17,7 +17,7 @@ from virft.evaluation.headlines import headline_statistics, images_of, scored_pa
 from virft.evaluation.joined import JoinedPredictions, collector_paused, join_predictions
 from virft.evaluation.masks import MaskMaker, mask_scores
 from virft.evaluation.predictions import read_predictions_card
-from virft.files import write_text
+from virft.files import make_folder, write_text
 from virft.metrics.bootstrap import resample
 from virft.tasks import TASKS
 from virft.types import JoinedPrediction, Scores
@@ -112,6 +112,7 @@ def write_scores(
         **({"blind": blind} if blind else {}),
         **({"against": {one.task: comparison_tree(one) for one in comparisons}} if comparisons else {}),
     }
+    make_folder(out.parent)
     write_text(out, json.dumps(tree, indent=2) + "\n")
     return tree
 

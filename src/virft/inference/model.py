@@ -17,6 +17,7 @@ from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.inference.queries import ImageInput, ImageInputs, ImageQuery, make_query
 from virft.inference.result import Result
 from virft.models.load import LoadedModel, load_model
+from virft.models.model_folders import model_of_run
 from virft.models.policy import make_policy
 from virft.tasks import TASKS
 from virft.training.distributed import device as default_device
@@ -31,7 +32,8 @@ _BATCH_SIZE = 16
 def load(
     path: str | Path, *, dtype: Dtype = "auto", device: str | torch.device | None = None, load_in_4bit: bool = False
 ) -> Model:
-    """Load a model for inference: ``virft-tiny``, a model folder such as ``RUN/model``, or a Hugging Face Hub id.
+    """Load a model for inference: ``virft-tiny``, a run folder, of which ``best`` is loaded if it exists, else
+    ``model``, a model folder, or a Hugging Face Hub id.
 
     ``dtype``: "auto" is bfloat16 on a GPU and float32 on a CPU. ``device``: default is the first GPU, or the CPU if
     there is none. ``load_in_4bit``: NF4 weights in the language model (needs bitsandbytes).
@@ -44,7 +46,7 @@ def load(
     place = torch.device(device) if device is not None else default_device()
     name = ("float32" if place.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
     loaded = load_model(str(path), dtype=getattr(torch, name), in_4bit=load_in_4bit)
-    return Model(loaded, name=str(path), device=place)
+    return Model(loaded, name=model_of_run(str(path)), device=place)
 
 
 class _Encoded(NamedTuple):

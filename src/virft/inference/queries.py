@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from virft.data.images import load_image, upright_rgb
-from virft.errors import DataError, did_you_mean
+from virft.errors import DataError, describe_type, did_you_mean
 from virft.tasks import TASKS
 from virft.text.question_texts import without_placeholders
 
@@ -102,7 +102,7 @@ def _image_of(image: object, name: str) -> Path | Image.Image:
         case np.ndarray():
             found = f"an array of {image.dtype} of shape {list(image.shape)}"
         case _:
-            found = f"a {type(image).__name__}"
+            found = describe_type(image)
     raise DataError(f"{name}: {found}; expected a path, a PIL image, or an array of uint8 of shape [H, W, 3] (RGB)")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib.util
 import json
 import re
@@ -30,7 +29,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
-from virft.files import UNFINISHED, nearest_folder, replace_folder
+from virft.files import UNFINISHED, replace_folder
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.checkpoint_checks import (
@@ -41,15 +40,13 @@ from virft.models.checkpoint_checks import (
 )
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_folder
-from virft.models.known_models import nearest_model_id
 from virft.models.model_files import (
-    ADAPTERS,
-    check_folder,
     explained,
     find_base,
     model_type_of,
     without_progress_bars,
 )
+from virft.models.model_folders import ADAPTERS, EXPECTED, check_folder, find_model_folder, model_of_run, suggest_model
 from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
@@ -61,7 +58,6 @@ _COMPANIONS = (
     "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
 )  # fmt: skip
-_EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
 README = "README.md"
 CARD = "virft_card.json"
 """File with prompt settings: ``prompt_template`` (name of a built-in, or a text with ``{query}``) and ``thinking``."""
@@ -257,6 +253,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a model: ``virft-tiny``, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
 
+    Of a run folder, ``best`` is loaded if it exists, else ``model``.
+
     ``dtype``: of all weights. ``pixels``: smallest and largest image area in pixels; None retains the model's own.
     ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and
     output layer have ``dtype``. Not for a folder of adapters.
@@ -265,8 +263,12 @@ def load_model(
     tokenizer, image processor, adapters and their base), for quantized weights, and for a ``model_type`` without a
     family, and ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
-    folder = _folder_of(path)
-    check_folder(folder, path)
+    path = model_of_run(path)
+    folder = find_model_folder(path)
+    if folder is None:
+        with explained(path, expected=suggest_model(path)):
+            folder = hub_folder(path, expected=EXPECTED)
+        check_folder(folder, path)
     if (folder / ADAPTERS).exists():
         if in_4bit:
             raise ModelError(
@@ -299,19 +301,19 @@ class _Description(NamedTuple):
 def _read_description(path: str, folder: Path, pixels: tuple[int | None, int | None]) -> _Description:
     """Read tokenizer and image processor of a model; ``ModelError`` if they do not fit its config.json."""
     source = str(folder)
-    with explained(path, expected=_EXPECTED):
+    with explained(path, expected=EXPECTED):
         model_type = model_type_of(source)
     family = family_of(model_type)
-    with explained(path, expected=_EXPECTED):
+    with explained(path, expected=EXPECTED):
         config = AutoConfig.from_pretrained(source, **_NO_CODE)
     require_plain_weights(path, config)
-    with explained(path, expected=_EXPECTED):
+    with explained(path, expected=EXPECTED):
         tokenizer = AutoTokenizer.from_pretrained(source, **_NO_CODE)
         # The processor's template has precedence: some tokenizers have one without images (LLaVA-OneVision).
         if isinstance(template := ProcessorMixin.get_processor_dict(source)[0].get("chat_template"), str):
             tokenizer.chat_template = template
     require_fitting_tokenizer(path, tokenizer, config)
-    with explained(path, expected=_EXPECTED):
+    with explained(path, expected=EXPECTED):
         processor = image_processor(source, family, pixels)
     family.check_processor(processor, config, path)
     return _Description(family, tokenizer, processor)
@@ -322,7 +324,7 @@ def _read_weights(
 ) -> tuple[Any, list[str]]:
     """Return the model, and the names of weights in its files that are not part of it; ``ModelError`` if one lacks."""
     options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
-    with explained(path, expected=_EXPECTED), _without_loading_report():
+    with explained(path, expected=EXPECTED), _without_loading_report():
         read: Any = AutoModelForImageTextToText.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -342,17 +344,6 @@ def _read_weights(
         # flow through them any more.
         layer.support_avx512bf16_for_cpu = False
     return model, sorted(found["unexpected_keys"])
-
-
-def _folder_of(path: str) -> Path:
-    """Return the folder of a model; for a hub id, that of the local cache with all files downloaded."""
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
-    if folder.is_dir():
-        return folder
-    if path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"{path}: there is no such folder; {_suggest_model(path)}")
-    with explained(path, expected=_suggest_model(path)):
-        return hub_folder(path, expected=_EXPECTED)
 
 
 def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[int | None, int | None]) -> LoadedModel:
@@ -425,14 +416,6 @@ def _without_loading_report() -> Iterator[None]:
             yield
     finally:
         hf_logging.set_verbosity(level)
-
-
-def _suggest_model(path: str) -> str:
-    """Return the end of a message about a model that does not exist: the nearest name, or what is allowed."""
-    near = next(iter(difflib.get_close_matches(path, [TINY_NAME], cutoff=0.8)), None) or nearest_model_id(path)
-    if near is None and (folder := nearest_folder(Path(path))) is not None:
-        near = str(folder)
-    return f"expected {_EXPECTED}" if near in (None, path) else f"did you mean {near}?"
 
 
 def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Files of a model folder: which must exist, what they refer to, and errors of libraries that read them."""
+"""Files of a model folder: what they refer to, and errors of libraries that read them."""
 
 from __future__ import annotations
 
@@ -14,39 +14,8 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ModelError
+from virft.models.model_folders import ADAPTERS, CONFIGS
 from virft.models.tiny import TINY_NAME
-
-ADAPTERS = "adapter_config.json"
-"""File by which a folder of adapters is recognised."""
-_CONFIGS = ("config.json", ADAPTERS)
-_WEIGHTS = "*.safetensors"
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
-
-def check_folder(folder: Path, path: str) -> None:
-    """Raise ``ModelError`` unless the folder has a config and weights, or adapters. ``path``: its name in messages."""
-    if (folder / ADAPTERS).exists():
-        _check_weights(folder, path, "adapter_model.safetensors", config=ADAPTERS, what="adapters")
-        return
-    if not (folder / "config.json").exists() and any((folder / "model" / name).exists() for name in _CONFIGS):
-        raise ModelError(f"{path}: no config.json in this folder; did you mean {path.rstrip('/')}/model?")
-    if not (folder / "config.json").exists() and (folder / "config.toml").exists():
-        raise ModelError(
-            f"{path}: the folder of a run without a trained model; expected a finished run (virft grpo .. --resume), "
-            "or a model folder"
-        )
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
-    _check_weights(folder, path, _WEIGHTS, config="config.json", what="weights")
-
-
-def _check_weights(folder: Path, path: str, pattern: str, *, config: str, what: str) -> None:
-    """Raise ``ModelError`` unless there are safetensors: reading a pickle can run arbitrary code."""
-    if any(folder.glob(pattern)):
-        return
-    pickled = sorted(file.name for ending in _PICKLED for file in folder.glob(ending))
-    found = f"only pickled {what} ({pickled[0]}), which may run code when they are read" if pickled else f"no {what}"
-    raise ModelError(f"{path}: {found} in this folder; expected {pattern} next to {config}")
 
 
 def model_type_of(source: str) -> str:
@@ -81,7 +50,7 @@ def find_base(folder: Path, path: str) -> str:
     if base == TINY_NAME or Path(base).is_absolute():
         return base
     places = (Path(base), *(parent / base for parent in folder.absolute().parents))
-    found = next((place for place in places if any((place / name).is_file() for name in _CONFIGS)), None)
+    found = next((place for place in places if any((place / name).is_file() for name in CONFIGS)), None)
     if found is not None and found.resolve() == folder.resolve():
         raise ModelError(f"{path}: its adapters name their own folder as the base model; expected another model")
     return base if found is None else str(found)

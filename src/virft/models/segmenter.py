@@ -21,7 +21,8 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from virft.errors import ModelError
 from virft.geometry.masks import Mask
-from virft.models.model_files import check_folder, explained, without_progress_bars
+from virft.models.model_files import explained, without_progress_bars
+from virft.models.model_folders import check_folder
 from virft.models.saved_files import PROCESSOR_FILES
 from virft.types import Box, ImageSize
 

@@ -60,7 +60,7 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
     # Imported here: a cached plan needs no torch.
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner
-    from virft.planning.text import format_fit, format_plan
+    from virft.planning.text import format_fit, format_plan, format_verdict
 
     report(f"reading the shapes of {request.config.model.path}")
     planner = Planner(
@@ -72,7 +72,8 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
         report=report,
     )
     fit = find_fit(request.config, planner, memory=request.memory, image=request.image, text_tokens=request.text_tokens)
-    text = f"{format_plan(planner)}\n\n{format_fit(planner, fit, memory=request.memory)}"
+    verdict = format_verdict(planner, fit, memory=request.memory)
+    text = f"{verdict}\n\n{format_plan(planner)}\n\n{format_fit(planner, fit, memory=request.memory)}"
     if cached is not None:
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,16 @@ from virft.planning.fit import USABLE_FRAC, Fit
 from virft.planning.memory import FitOption, Memory, Planner
 
 
+def format_verdict(planner: Planner, fit: Fit | None, *, memory: int) -> str:
+    """Format whether the config's run fits into ``memory`` bytes."""
+    peak, usable = planner.memory(planner.configured).peak, int(USABLE_FRAC * memory)
+    numbers = f"peak {peak / GIB:.2f} GiB, usable {usable / GIB:.2f} GiB ({USABLE_FRAC:.0%})"
+    if peak <= usable:
+        return f"This config fits into {memory / GIB:.4g} GiB: {numbers}."
+    rest = "nothing does, see the last lines" if fit is None else "the settings in the last lines do"
+    return f"THIS CONFIG DOES NOT FIT into {memory / GIB:.4g} GiB: {numbers}; {rest}."
+
+
 def format_plan(planner: Planner) -> str:
     """Format the sizes of the config's run and a table of its memory."""
     parameters = list(planner.loaded.model.parameters())

@@ -115,7 +115,9 @@ def source_of(kind: str, file: Path | None = None, **facts: Any) -> dict[str, An
 def require_images(folder: Path, annotations: Path) -> None:
     """Raise ``DataError`` unless the folder of the images exists."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected the folder of the images of {annotations.name}")
+        found = "is a file" if folder.is_file() else "no such folder"
+        swapped = " (the annotations come first)" if folder.is_file() and annotations.is_dir() else ""
+        raise DataError(f"{folder}: {found}; expected the folder of the images{swapped}")
 
 
 def count_lines(cards: Cards) -> list[str]:

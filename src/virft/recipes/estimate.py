@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ from virft.models.load import LoadedModel
 from virft.planning.device import GIB
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
 from virft.recipes.own_questions import require_box_space
-from virft.recipes.preflight import CheckedRun
+from virft.recipes.preflight import CheckedRun, run_warnings
 from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
 from virft.recipes.setup import build_augmenter, check_run_prompts, load_for_training, make_prompting, make_runtime
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer
@@ -36,11 +37,14 @@ from virft.training.sft.trainer import SFTTrainer
 from virft.types import Sample
 
 MOST_MEASURED = 3
-"""Steps that are measured, after one warm-up."""
+"""Steps that are measured, after the first one."""
 LONGEST_S = 60.0
 """No other step is measured if it would probably end later than this after the first one began."""
-FASTER, SLOWER = 0.85, 1.3
-"""The range of a run's time, relative to the fastest measured step and to their mean: completions change in length."""
+FASTER, SLOWER = 0.5, 1.3
+"""The range of a run's time, relative to the fastest measured step and to their mean: completions change in length. The
+first ones are often the longest: in docs/tutorial_16_images.md, the second step took 5.0 s and the mean step 3.3 s."""
+FASTER_SFT = 0.85
+"""``FASTER`` of SFT, whose targets do not change in length."""
 MOST_BATCHED = 4
 """A step is at most this much faster than its groups one by one."""
 VALIDATED = 16
@@ -98,7 +102,8 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
     with closing(make(config, model, prompting, runtime, (sample.query for sample in run.data))) as trainer:
         cost = measure_cost(trainer, run, model, prompting, runtime)
     lines = [*cost_lines(cost, run), memory_line(runtime), disk_line(config, size), ""]
-    lines += [*header_lines(run, size, runtime), *(f"note: {note}" for note in model.notes), ""]
+    lines += [*header_lines(run, size, runtime), *(f"note: {note}" for note in model.notes)]
+    lines += [*(f"warning: {message}" for _, message in run_warnings(run)), ""]
     lines += setting_lines(loaded, run.method)
     return "\n".join(lines) + "\n"
 
@@ -106,7 +111,7 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
 def measure_cost(
     trainer: GRPOTrainer | SFTTrainer, run: CheckedRun, model: LoadedModel, prompting: Prompting, runtime: Runtime
 ) -> Cost:
-    """Take up to 3 steps of a run after a warm-up, and time them. They change the weights of the loaded model.
+    """Take up to 4 steps of a run, and time those after the first. They change the weights of the loaded model.
 
     If a single group shows that a step would take too long, the step is estimated from that group.
     """
@@ -118,35 +123,44 @@ def measure_cost(
     alone = first[:1]
     _timed(lambda: trainer.step(0, alone))  # warm-up: kernels, caches, memory of the optimizer
     one_by_one = len(first) * _timed(lambda: trainer.step(0, alone))
-    validation = _measure_validation(run, model, prompting, runtime)
+    faster = FASTER if run.method == "grpo" else FASTER_SFT
+    validation_s = _measure_validation(run, model, prompting, runtime)
+    reports = []
     if one_by_one > LONGEST_S * MOST_BATCHED:
-        report = trainer.step(0, alone)
-        step = SecondsRange(one_by_one / MOST_BATCHED, one_by_one)
+        reports.append(trainer.step(0, alone))
+        step = SecondsRange(faster * one_by_one / MOST_BATCHED, one_by_one)
         measured = f"one of {len(first)} prompts measured; a step computes them in batches"
-        tokens = len(first) * report.metrics["num_tokens"]
+        num_alike = len(first)
     else:
-        seconds: list[float] = []
-        began = time.perf_counter()
-        while len(seconds) < MOST_MEASURED and (not seconds or time.perf_counter() - began + seconds[-1] < LONGEST_S):
-            number = len(seconds)
-            samples = _batch(data, augment, number)
-            start = time.perf_counter()
-            report = trainer.step(number, samples)
-            seconds.append(time.perf_counter() - start)
-        step = SecondsRange(FASTER * min(seconds), SLOWER * fmean(seconds))
+        seconds = time_steps(lambda number: reports.append(trainer.step(number, _batch(data, augment, number))))
+        step = SecondsRange(faster * min(seconds), SLOWER * fmean(seconds))
         measured = f"{len(seconds)} step{'s' if len(seconds) > 1 else ''} measured"
-        tokens = report.metrics["num_tokens"]
+        num_alike = 1
+    report = reports[-1]
     length = report.metrics.get("completion_tokens", report.metrics.get("target_tokens", 0.0))
     prompt = trainer.render(first[0]).prompt.token_ids
     return Cost(
         step=step,
         measured=measured,
-        tokens_per_step=tokens,
+        tokens_per_step=num_alike * report.metrics["num_tokens"],
         prompt_tokens=len(prompt),
         image_tokens=prompt.count(trainer.policy.config.image_token_id),
         completion_tokens=length,
-        validation=validation,
+        validation=SecondsRange(faster * validation_s, SLOWER * validation_s),
     )
+
+
+def time_steps(take_step: Callable[[int], object]) -> list[float]:
+    """Return the seconds of up to 3 steps that ``take_step`` takes, after a first one, which warms up.
+
+    The first one is returned if it takes so long that no other is to be measured.
+    """
+    seconds: list[float] = []
+    began = time.perf_counter()
+    while len(seconds) <= MOST_MEASURED and (not seconds or time.perf_counter() - began + seconds[-1] < LONGEST_S):
+        number = max(0, len(seconds) - 1)
+        seconds.append(_timed(partial(take_step, number)))
+    return seconds[1:] or seconds
 
 
 def cost_lines(cost: Cost, run: CheckedRun) -> list[str]:
@@ -174,7 +188,7 @@ def cost_lines(cost: Cost, run: CheckedRun) -> list[str]:
         f"{cost.prompt_tokens} ({cost.image_tokens} image tokens), {completions}"
     )
     if run.method == "grpo":
-        more = "longer completions take more time"
+        more = "shorter completions take less time, longer ones more"
         if grpo.refill_rounds:
             more += f"; grpo.refill_rounds may sample up to {grpo.refill_rounds} times as many in addition"
         lines.append(f"        {more}")
@@ -249,7 +263,7 @@ def _timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _measure_validation(run: CheckedRun, model: LoadedModel, prompting: Prompting, runtime: Runtime) -> SecondsRange:
+def _measure_validation(run: CheckedRun, model: LoadedModel, prompting: Prompting, runtime: Runtime) -> float:
     """Seconds of one validation, from the first questions of each set."""
     seconds = 0.0
     settings = PredictionSettings(
@@ -264,7 +278,7 @@ def _measure_validation(run: CheckedRun, model: LoadedModel, prompting: Promptin
             began = time.perf_counter()
             predict_and_score(gathered, store, out, settings=settings, runtime=runtime, limit=limit)
             seconds += (time.perf_counter() - began) * len(store) / limit
-    return SecondsRange(FASTER * seconds, SLOWER * seconds)
+    return seconds
 
 
 def _size(num_bytes: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from virft.config.schema import Config
 from virft.data.store import Store
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
@@ -17,14 +18,14 @@ from virft.evaluation.prediction_run import PredictionRun, plan_batches
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
-from virft.inference.prompting import Prompting, check_prompts, make_renderer
-from virft.models.load import LoadedModel
+from virft.inference.prompting import Prompting, check_prompts, make_renderer, resolve_prompting
+from virft.models.load import LoadedModel, load_model
 from virft.models.policy import make_policy
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
 from virft.tasks import TASKS
 from virft.tasks.common_answer import common_answer_metrics
-from virft.training.runtime import Runtime
+from virft.training.runtime import Runtime, start_runtime
 from virft.types import Sample, Scores
 
 
@@ -59,6 +60,28 @@ class PredictionSettings:
                 "commit": source_commit(),
             },
         )
+
+
+def predict_as_trained(
+    config: Config,
+    model: str,
+    store: Store,
+    folder: Path,
+    *,
+    resume: bool,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
+    loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
+    settings = PredictionSettings(
+        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
+        max_completion_tokens=config.sampling.max_completion_tokens,
+        model_name=model,
+        resume=resume,
+        progress=progress,
+    )
+    return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
 
 
 def predict_and_score(

@@ -65,7 +65,8 @@ class FirstConfig:
 def find_datasets(folder: Path, validation: Path | None = None) -> DataFolders:
     """Return the datasets in a folder that ``virft build`` made: of a build with a split, train and validation.
 
-    ``validation``: another validation dataset. Raises ``ConfigError`` if there is no dataset.
+    ``validation``: another validation dataset. Raises ``ConfigError`` if there is no dataset, and
+    ``DataError`` if ``validation`` is none.
     """
     parts = {name: folder / name for name in ("train", "validation") if (folder / name / CARD).is_file()}
     if (folder / CARD).is_file():
@@ -77,6 +78,8 @@ def find_datasets(folder: Path, validation: Path | None = None) -> DataFolders:
     else:
         what = "holds no dataset" if folder.is_dir() else "does not exist"
         raise ConfigError(f"{folder}: {what}; expected a folder that `virft build` made, such as data/mine")
+    if validation is not None:
+        read_card(validation)
     return DataFolders(train, validation or found)
 
 

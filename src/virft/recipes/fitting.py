@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,7 @@ from virft.config.schema import Config, Method
 from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, load_config, parse, value_at
 from virft.data.store import read_card
 from virft.errors import ConfigError, DataError
+from virft.models.model_folders import model_of_run
 from virft.models.size import read_model_size
 
 
@@ -48,7 +50,12 @@ def load_fitted_config(
 
 
 def fit(loaded: LoadedConfig, *, method: FittedMethod, saved: str | None = None) -> LoadedConfig:
-    """Return a loaded config with fitted values for what it does not set. ``saved``: as ``load_fitted_config``."""
+    """Return a loaded config with fitted values for what it does not set. ``saved``: as ``load_fitted_config``.
+
+    A run folder as ``model.path`` becomes the model in it; ``ModelError`` if there is none.
+    """
+    model = replace(loaded.config.model, path=model_of_run(loaded.config.model.path))
+    loaded = replace(loaded, config=replace(loaded.config, model=model))
     if saved is not None and (file := Path(loaded.config.run.dir) / saved).exists():
         with suppress(ConfigError):  # one that this version cannot read is reported when the run is opened
             return complete(loaded, _saved_values(load_config(file).config, loaded))

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
 from virft.config.toml_file import LoadedConfig
+from virft.data.overlap import shared_images
 from virft.data.store import Store
-from virft.data.store_writer import file_hash
 from virft.data.training_data import TrainingData, open_training_data
 from virft.errors import ConfigError, DataError
-from virft.recipes.fitting import load_fitted_config
+from virft.recipes.fitting import load_fitted_config, rate_warning
 from virft.recipes.own_questions import require_thinking
 from virft.recipes.reward_rule import make_reward_rule
 from virft.text.prompts import read_template
 from virft.training.run import CONFIG, MODEL, require_new_run
 from virft.training.trackers import require_installed
 from virft.types import Sample
+
+VALIDATION_DATA = "validation_data"
+"""Event: images of the validation set are training images."""
+TEST_DATA = "test_data"
+"""Event: the validation set is a test set."""
+LEARNING_RATE = "learning_rate"
+"""Event: the learning rate is far from what fits the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +70,8 @@ def load_run_config(
     return loaded
 
 
-def check_run(config: Config, method: Method, *, resume: bool = False) -> CheckedRun:
-    """Check a run and open its data; write nothing.
+def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: bool = False) -> CheckedRun:
+    """Check a run and open its data; write nothing. With ``dry_run``, the run folder may hold a run already.
 
     Raises ``ConfigError``, ``DataError`` or ``RunError`` for the first thing that cannot be used.
     """
@@ -80,7 +86,8 @@ def check_run(config: Config, method: Method, *, resume: bool = False) -> Checke
             make_reward_rule(config.reward, preset)
     data = training_data(config, method)
     validation = validation_stores(config.data, config.mixture)
-    require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
+    if resume or not (dry_run and holds_run(config)):
+        require_new_run(config, resume=resume, data_hash=data.hash, trainer=method)
     data.check()
     thinking = thinking_by_origin(config.prompt, config.mixture)
     require_thinking(data, default=config.prompt.thinking, by_origin=thinking)
@@ -90,6 +97,11 @@ def check_run(config: Config, method: Method, *, resume: bool = False) -> Checke
     if method == "sft":
         require_rationales(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
+
+
+def holds_run(config: Config) -> bool:
+    """True if the run folder of a config holds a run already."""
+    return (Path(config.run.dir) / CONFIG).exists()
 
 
 def training_data(config: Config, method: Method) -> TrainingData:
@@ -124,12 +136,22 @@ def thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig
     return {name: prompt.thinking if part.thinking is None else part.thinking for name, part in mixture.items()}
 
 
+def run_warnings(run: CheckedRun) -> Iterator[tuple[str, str]]:
+    """Yield the name of the event and the message of each warning about validation data and learning rate."""
+    found = {
+        VALIDATION_DATA: validation_warning(run.data, run.validation),
+        TEST_DATA: _test_set_warning(run.validation),
+        LEARNING_RATE: rate_warning(run.config, run.method),
+    }
+    yield from ((event, message) for event, message in found.items() if message is not None)
+
+
 def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> str | None:
     """Warn that validation data is training data, wholly or in some images; None if it is not.
 
     Images are compared by content. It is not an error: to memorize a few samples on purpose is a common check.
     """
-    hashes = {store.hash: str(store.folder) for store in data.stores.values()}
+    hashes = {store.hash for store in data.stores.values()}
     for store in validation.values():
         if store.hash in hashes:
             return (
@@ -137,28 +159,22 @@ def validation_warning(data: TrainingData, validation: Mapping[str, Store]) -> s
                 "generalization, and cannot choose the best model; expected other images (virft build "
                 "--validation-frac 0.1)"
             )
-    hash_of = cache(file_hash)
-    trained: dict[int, set[Path]] = {}
-    for train_store in data.stores.values():
-        for path in _images(train_store):
-            trained.setdefault(path.stat().st_size, set()).add(path)
     for store in validation.values():
-        images = list(_images(store))
-        # only files of equal size are read
-        shared = [
-            path
-            for path in images
-            if (same_size := trained.get(path.stat().st_size))
-            and (path in same_size or hash_of(path) in map(hash_of, same_size))
-        ]
+        shared, number = shared_images(store, data.stores.values())
         if shared:
             return (
-                f"{len(shared)} of {len(images)} images of the validation set {store.folder} are training images, such "
+                f"{len(shared)} of {number} images of the validation set {store.folder} are training images, such "
                 f"as {shared[0].name}: its score is too high; expected other images (virft build --validation-frac 0.1)"
             )
     return None
 
 
-def _images(store: Store) -> Iterator[Path]:
-    """Each image file of a dataset, links resolved."""
-    yield from dict.fromkeys(Path(path).resolve() for sample in store for path in sample.images)
+def _test_set_warning(validation: Mapping[str, Store]) -> str | None:
+    """Warn that validation data is the test part of a split, by its card or the name of its folder; else None."""
+    for store in validation.values():
+        if "test" in (store.card.get("source", {}).get("split"), store.folder.absolute().name):
+            return (
+                f"the validation set {store.folder} is a test set: the best model is chosen on it, so its scores there "
+                "are too high; expected other images (virft build --validation-frac 0.1)"
+            )
+    return None

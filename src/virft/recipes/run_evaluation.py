@@ -11,7 +11,7 @@ from typing import Any
 from virft.config.schema import Config
 from virft.config.toml_file import load_config
 from virft.data.store import Store
-from virft.errors import DataError, RunError
+from virft.errors import ConfigError, DataError, RunError
 from virft.evaluation.blind_data import BlindData, blind_data_of, find_sibling_data, open_blind_data
 from virft.evaluation.comparison import Comparison, ScoreDifference, compare_systems, measure
 from virft.evaluation.evaluated import (
@@ -22,20 +22,18 @@ from virft.evaluation.evaluated import (
     headline,
     warning_lines,
 )
+from virft.evaluation.leakage import leakage_warnings
 from virft.evaluation.prediction_folders import find_prediction_folders
 from virft.evaluation.prediction_run import require_new_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
 from virft.files import write_text
-from virft.inference.prompting import resolve_prompting
 from virft.metrics.labels import label_of
-from virft.models.load import load_model
-from virft.recipes.evaluate import PredictionSettings, predict_store
+from virft.models.model_folders import find_model_folder
 from virft.report import REPORT
 from virft.report.read import report_folders
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN
 from virft.training.run import BEST, CONFIG, MODEL, require_current_format
-from virft.training.runtime import start_runtime
 
 ShowProgress = Callable[[int, int], None] | None
 """Called with the number of finished predictions and their total."""
@@ -55,6 +53,8 @@ class RunEvaluation:
     """Its name or path."""
     comparisons: tuple[Comparison, ...]
     """Base (first) against trained (second), one for each task; none without the base."""
+    leakage: tuple[str, ...]
+    """Warnings that the dataset, or some of its images, are training or validation data of the run."""
     report: Path
     """The HTML page."""
     scores: Path
@@ -68,28 +68,6 @@ class _Planned:
     model: str
     folder: Path
     is_complete: bool
-
-
-def predict_as_trained(
-    config: Config,
-    model: str,
-    store: Store,
-    folder: Path,
-    *,
-    resume: bool,
-    limit: int | None = None,
-    progress: ShowProgress = None,
-) -> Path:
-    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
-    loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
-    settings = PredictionSettings(
-        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
-        max_completion_tokens=config.sampling.max_completion_tokens,
-        model_name=model,
-        resume=resume,
-        progress=progress,
-    )
-    return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
 
 
 def evaluate_run(
@@ -108,8 +86,9 @@ def evaluate_run(
 
     ``place``: a run folder, of which the best model by validation is evaluated if there is one, else the last one; or
     ``model`` or ``best`` in it. Complete predictions with the same model, data and settings are used again: in
-    ``RUN/eval``, and those of the base model also in the runs next to it. ``train``: training data of the blind
-    baselines; default: that of the run. ``progress``: a new progress bar for each model.
+    ``RUN/eval``, and those of the base model also in the runs next to it. The folder of new ones has the name of the
+    dataset's folder, with its hash if another dataset of that name was evaluated before. ``train``: training data of
+    the blind baselines; default: that of the run. ``progress``: a new progress bar for each model.
 
     Everything that can be refused is refused before a model is loaded. Raises ``RunError`` for a folder that is no
     finished run or holds other predictions, ``DataError`` for a dataset that cannot be used.
@@ -118,14 +97,18 @@ def evaluate_run(
     config = load_config(run / CONFIG).config
     store = Store(data)
     store.check(decode=True)
+    leakage = tuple(leakage_warnings(run, store))
     blind_data = open_blind_data(train, store) if train else _blind_data(config, store, run)
     name = store.folder.absolute().name + (f"_first_{limit}" if limit is not None and limit < len(store) else "")
     number = len(store) if limit is None else min(limit, len(store))
-    planned = [_plan(str(model), run / "eval" / name, config, store, number, resume=resume)]
+    planned = [_plan(str(model), _folder_for(store, run / "eval" / name), config, store, number, resume=resume)]
     if with_base:
         base = _find_base_predictions(run, config, store, number)
-        folder = base or run / "eval" / f"base_{name}"
+        folder = base or _folder_for(store, run / "eval" / f"base_{name}")
         planned.append(_plan(config.model.path, folder, config, store, number, resume=resume))
+    for one in planned:
+        if not one.is_complete:
+            find_model_folder(one.model)
     for one in planned:
         if one.is_complete:
             shown = _from_here(one.folder)
@@ -133,6 +116,9 @@ def evaluate_run(
             if _is_older(one.folder, Path(one.model)):
                 log(f"warning: {one.model} is newer than {shown}; delete that folder to predict again")
         else:
+            # not before everything is checked: it imports torch
+            from virft.recipes.evaluate import predict_as_trained
+
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
             with progress() as show:
                 predict_as_trained(config, one.model, store, one.folder, resume=resume, limit=limit, progress=show)
@@ -155,6 +141,7 @@ def evaluate_run(
         base=others[0] if others else None,
         base_name=config.model.path,
         comparisons=tuple(comparisons),
+        leakage=leakage,
         report=run / REPORT,
         scores=trained.scores_path,
     )
@@ -193,6 +180,15 @@ def _blind_data(config: Config, store: Store, run: Path) -> BlindData:
     except DataError as error:
         found = BlindData(stores=(), note=str(error))
     return found if found.stores else find_sibling_data(store) or found
+
+
+def _folder_for(store: Store, folder: Path) -> Path:
+    """Return the folder, or one with the dataset's hash in its name if it holds predictions on another dataset."""
+    try:
+        data_hash = read_predictions_card(folder / PREDICTIONS).data_hash
+    except DataError:
+        return folder
+    return folder if data_hash == store.hash else folder.with_name(f"{folder.name}_{store.hash[:8]}")
 
 
 def _plan(model: str, folder: Path, config: Config, store: Store, number: int, *, resume: bool) -> _Planned:
@@ -235,8 +231,12 @@ def _resolved(model: str) -> str:
 
 
 def _find_base_predictions(run: Path, config: Config, store: Store, number: int) -> Path | None:
-    """Return complete predictions of the base model with equal settings, of this run or of a run next to it."""
-    neighbours = sorted(path.parent for path in run.absolute().parent.glob(f"*/{CONFIG}"))
+    """Return complete predictions of the base model with equal settings, of this run or of a run next to it.
+
+    Copies of run folders come last.
+    """
+    places = (path.parent for path in run.absolute().parent.glob(f"*/{CONFIG}"))
+    neighbours = sorted(places, key=lambda place: (not _is_original(place), place))
     for place in [run, *(one for one in neighbours if one != run.absolute())]:
         for folder in find_prediction_folders(place):
             try:
@@ -246,6 +246,14 @@ def _find_base_predictions(run: Path, config: Config, store: Store, number: int)
             if (folder / PREDICTIONS).is_file() and not _differences(card, config.model.path, config, store, number):
                 return folder
     return None
+
+
+def _is_original(run: Path) -> bool:
+    """Return True if a run folder is the one in its config: ``run.dir``."""
+    try:
+        return Path(load_config(run / CONFIG).config.run.dir).resolve() == run.resolve()
+    except ConfigError:
+        return False
 
 
 def _is_older(predictions: Path, model: Path) -> bool:
@@ -275,7 +283,7 @@ def run_evaluation_lines(found: RunEvaluation) -> Iterator[str]:
         if scores.task in blind:
             yield describe_blind(blind[scores.task], "the trained model")
     yield from warning_lines(found.trained)
-    for warning in dict.fromkeys(text for one in found.comparisons for text in one.warnings):
+    for warning in dict.fromkeys([*found.leakage, *(text for one in found.comparisons for text in one.warnings)]):
         yield f"warning: {warning}"
     yield f"report: {found.report}; all scores: {found.scores}"
 

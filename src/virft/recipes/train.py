@@ -19,9 +19,8 @@ from virft.origin import source_commit
 from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator
-from virft.recipes.fitting import rate_warning
 from virft.recipes.own_questions import require_box_space
-from virft.recipes.preflight import CheckedRun, batch_size, check_run, validation_warning
+from virft.recipes.preflight import CheckedRun, batch_size, check_run, run_warnings
 from virft.recipes.run_header import count_parameters, header_lines
 from virft.recipes.setup import (
     build_augmenter,
@@ -39,14 +38,9 @@ from virft.training.grpo.base_filter import in_range, score_base
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment, Trainer, TrainingLoop
 from virft.training.monitors import RewardParts
-from virft.training.run import BEST, EVENTS, MODEL, RunFolder, run_card
+from virft.training.run import BEST, EVENTS, MODEL, RunFolder, describe_start, run_card
 from virft.training.runtime import Runtime
 from virft.types import Sample
-
-VALIDATION_DATA = "validation_data"
-"""Event: images of the validation set are training images."""
-LEARNING_RATE = "learning_rate"
-"""Event: the learning rate is far from what fits the model."""
 
 
 def run_training(
@@ -89,11 +83,13 @@ def run_training(
             template=prompting.template,
             stores=data.stores,
         )
+        if (line := describe_start(Path(config.run.dir), resume=resume)) is not None:
+            log(line)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
             log(line)
-        _warn(VALIDATION_DATA, validation_warning(data, checked.validation), run, log)
-        _warn(LEARNING_RATE, rate_warning(config, method), run, log)
+        for event, message in run_warnings(checked):
+            _warn(event, message, run, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
             parts = RewardParts()
@@ -163,10 +159,8 @@ def _make_validator(
     return make_validator(loaded, run.validation, folder, settings=settings, runtime=runtime)
 
 
-def _warn(event: str, message: str | None, run: RunFolder, log: Callable[[str], None]) -> None:
-    """Print and record a warning about the run, if there is one; a resumed run has recorded it already."""
-    if message is None:
-        return
+def _warn(event: str, message: str, run: RunFolder, log: Callable[[str], None]) -> None:
+    """Print and record a warning about the run; a resumed run has recorded it already."""
     log(f"warning: {message}")
     if not any(one["event"] == event for one in run.records(EVENTS)):
         # an incident: a rollback to step 0 must not remove it

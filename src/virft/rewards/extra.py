@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from virft.errors import ConfigError
+from virft.errors import ConfigError, describe_type
 from virft.types import Reading, RewardContext
 
 ExtraReward = Callable[[Reading, Any, RewardContext], float]
@@ -97,5 +97,5 @@ a function (reading, target, context) -> float in [-1, 1]
         hint = f"did you mean {guess[0]}?" if guess else _EXPECTED
         raise ConfigError(f"extra: {path} has no {name}; {hint}")
     if not callable(function):
-        raise ConfigError(f"extra: {name} of {path} is a {type(function).__name__}; {_EXPECTED}")
+        raise ConfigError(f"extra: {name} of {path} is {describe_type(function)}; {_EXPECTED}")
     return function

@@ -13,6 +13,8 @@ from torch import nn
 from virft.config.schema import MonitorsConfig
 from virft.errors import RunError, RunStopped, VirftError
 from virft.files import writing
+from virft.metrics.labels import label_of
+from virft.tasks import TASKS
 from virft.training.checkpoint import (
     TrainingState,
     checkpoint_path,
@@ -26,7 +28,17 @@ from virft.training.distributed import Ranks
 from virft.training.failures import translate_failures
 from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, RewardParts, is_finite
 from virft.training.progress import Progress, step_line
-from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder
+from virft.training.run import (
+    CHECKPOINTS,
+    END,
+    METRICS,
+    RESUME,
+    ROLLOUTS,
+    TIMINGS,
+    VALIDATION_PREFIX,
+    RunFolder,
+    is_unsaved,
+)
 from virft.training.step import NonFinite, StepReport
 from virft.training.stopping import StopSignals, print_in_handler, stop_signals
 from virft.training.trackers import Trackers
@@ -79,16 +91,17 @@ class Trainer(Protocol):
 
 @dataclass(kw_only=True)
 class EarlyStopping:
-    """The best validation score so far, and the number of validations since then."""
+    """The best validation score so far, the steps done at it, and the number of validations since then."""
 
     patience: int
     best: float = -float("inf")
+    best_step: int = 0
     num_without_improvement: int = 0
 
-    def add(self, score: float) -> bool:
-        """Add a score; true if it exceeds all before it."""
+    def add(self, score: float, num_steps: int) -> bool:
+        """Add the score after ``num_steps`` steps; true if it exceeds all before it."""
         if score > self.best:
-            self.best, self.num_without_improvement = score, 0
+            self.best, self.best_step, self.num_without_improvement = score, num_steps, 0
             return True
         self.num_without_improvement += 1
         return False
@@ -139,11 +152,12 @@ class TrainingLoop:
     """This process among those of the run."""
 
     def __post_init__(self) -> None:
-        self._checkpoints = self.run_folder.folder / "checkpoints"
+        self._checkpoints = self.run_folder.folder / CHECKPOINTS
         self._early_stopping = EarlyStopping(patience=self.settings.patience)
         self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         self._last_rollback: int | None = None
         self._current = 0
+        self._has_begun = False
         self._stops_after = 1
 
     def run(self) -> None:
@@ -162,6 +176,9 @@ class TrainingLoop:
         try:
             with writing(self.run_folder.folder, self._describe_saved), failures:
                 self._run_steps(self._start())
+        except KeyboardInterrupt:
+            self._report_interrupt()
+            raise
         except VirftError as error:
             with suppress(OSError):  # the disk may be full
                 self._record_end(error)
@@ -179,6 +196,9 @@ class TrainingLoop:
             return done
         if self.trackers is not None and done < self.settings.num_steps:
             self.trackers.start(num_done=done, num_logged=num_logged)
+        if done and done < self.settings.num_steps:
+            message = f"resumed after step {done}"
+            self.run_folder.append_event(done, RESUME, action="continued", message=message, is_incident=True)
         if self.validate is not None and done == 0:
             self._validate(0, num_done=0)
         return done
@@ -191,9 +211,6 @@ class TrainingLoop:
                     done = self._run_step(done, progress, signals)
                 except _Rollback as reason:
                     done = self._roll_back(done, str(reason))
-                except KeyboardInterrupt:
-                    self._report_interrupt()
-                    raise
 
     def _announce_stop(self, received: signal.Signals) -> None:
         """Print immediately that the first signal was received; in rank 0 only, as ``log`` is."""
@@ -204,18 +221,20 @@ class TrainingLoop:
             print_in_handler(self.log, f"{received.name}: {what}; a second signal stops now")
 
     def _report_interrupt(self) -> None:
-        """Print and record a stop in the middle of a step, and the work that is saved."""
-        message = f"stopped during step {self._current + 1}; {self._describe_last_checkpoint()}; resume with --resume"
+        """Print and record a stop in the middle of a step or before the first one, and the work that is saved."""
+        where = f"during step {self._current + 1}" if self._has_begun else "before the first step"
+        how = "the same command starts it again" if is_unsaved(self.run_folder.folder) else "resume with --resume"
+        message = f"stopped {where}; {self._describe_last_checkpoint()}; {how}"
         self.log(message)
         with suppress(OSError):
-            self.run_folder.append_event(self._current, "end", action="stopped", message=message, is_incident=True)
+            self.run_folder.append_event(self._current, END, action="stopped", message=message, is_incident=True)
 
     def _run_step(self, number: int, progress: Progress, signals: StopSignals) -> int:
         """Train, record, validate, print and save one step; the number of steps done.
 
         Raises ``RunStopped`` or ``RunError`` if the run is to stop after this step, when it is saved.
         """
-        self._current, done = number, number + 1
+        self._current, self._has_begun, done = number, True, number + 1
         self._stops_after = done
         # Before a step and before a save: a NaN must neither be trained on nor saved.
         self._require_finite_weights()
@@ -302,7 +321,15 @@ class TrainingLoop:
 
     def _log_step(self, report: StepReport, *, time_left: str) -> None:
         seconds = sum(report.timings.values())
-        self.log(step_line(report.metrics, num_steps=self.settings.num_steps, seconds=seconds, time_left=time_left))
+        self.log(
+            step_line(
+                report.metrics,
+                weights=self.settings.parts.weights,
+                num_steps=self.settings.num_steps,
+                seconds=seconds,
+                time_left=time_left,
+            )
+        )
 
     def _validate_and_save_best(self, number: int, signals: StopSignals) -> list[Alarm]:
         """Validate after a step, save the model if it is the best so far; the alarms that begin with it."""
@@ -319,11 +346,12 @@ class TrainingLoop:
     def _validate(self, record_step: int, *, num_done: int) -> _Validated:
         """Validate and record the scores at a step of ``metrics.jsonl``."""
         assert self.validate is not None
-        scores = {f"validation_{name}": value for name, value in rounded(self.validate(num_done)).items()}
+        scores = {VALIDATION_PREFIX + name: value for name, value in rounded(self.validate(num_done)).items()}
         self._append_metrics({"step": record_step, **scores})
         alarms = self._monitors.add(scores)
         self._report_alarms(record_step, alarms)
-        is_best = VALIDATION_SCORE in scores and self._early_stopping.add(scores[VALIDATION_SCORE])
+        is_best = VALIDATION_SCORE in scores and self._early_stopping.add(scores[VALIDATION_SCORE], num_done)
+        self.log(f"validation {_describe_steps(num_done)}: {_validation_text(scores, self._early_stopping, num_done)}")
         return _Validated(is_best, alarms)
 
     def _save(self, num_steps: int) -> None:
@@ -354,7 +382,9 @@ class TrainingLoop:
         for record in self.run_folder.records(METRICS):
             self._monitors.add(record)
             if VALIDATION_SCORE in record:
-                self._early_stopping.add(record[VALIDATION_SCORE])
+                # the first one precedes the first step; its record has the number of that step
+                is_first = self._early_stopping.best == -float("inf")
+                self._early_stopping.add(record[VALIDATION_SCORE], 0 if is_first else int(record["step"]) + 1)
         return done
 
     def _report_corrupt(self, message: str) -> None:
@@ -394,7 +424,7 @@ class TrainingLoop:
     def _record_end(self, error: VirftError) -> None:
         """Record the reason of an early end in ``events.jsonl``."""
         action = "stopped" if isinstance(error, RunStopped) else "failed"
-        self.run_folder.append_event(self._current, "end", action=action, message=str(error), is_incident=True)
+        self.run_folder.append_event(self._current, END, action=action, message=str(error), is_incident=True)
 
     def _describe_saved(self) -> str:
         """The last checkpoint and the way to resume, as a clause of an error message."""
@@ -408,6 +438,31 @@ class TrainingLoop:
 def _describe_skipped(count: int, last: StepReport) -> str:
     reason = f", the last because the {last.nonfinite.describe()}" if last.nonfinite is not None else ""
     return f"{count} consecutive steps were skipped{reason}"
+
+
+def _describe_steps(num_steps: int) -> str:
+    return f"after step {num_steps}" if num_steps else "before the first step"
+
+
+def _validation_text(scores: Mapping[str, float], best: EarlyStopping, num_steps: int) -> str:
+    """Headline metrics of a validation, their mean if there are several, and the best score so far.
+
+    >>> scores = {"validation_f1": 0.25, "validation_recall": 0.5, "validation_score": 0.25}
+    >>> _validation_text(scores, EarlyStopping(patience=0, best=0.5, best_step=20), 40)
+    'F1 0.250; the best is 0.500 after step 20'
+    """
+    headlines = {task.headline for task in TASKS.values()}
+    named = {key.removeprefix(VALIDATION_PREFIX): value for key, value in scores.items()}
+    shown = {label_of(name): value for name, value in named.items() if name.partition("@")[0] in headlines}
+    score = scores.get(VALIDATION_SCORE)
+    if score is not None and list(shown.values()) != [score]:
+        shown["mean score"] = score
+    text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    if score is None or not num_steps:
+        return text
+    if best.best_step == num_steps:
+        return f"{text}, the best so far"
+    return f"{text}; the best is {best.best:.3f} {_describe_steps(best.best_step)}"
 
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 
@@ -48,24 +49,33 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-def step_line(metrics: Mapping[str, float], *, num_steps: int, seconds: float, time_left: str) -> str:
+def step_line(
+    metrics: Mapping[str, float],
+    *,
+    num_steps: int,
+    seconds: float,
+    time_left: str,
+    weights: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, time.
+
+    ``weights``: weights of parts in the reward, shown unless they are 1.
 
     >>> step_line({"step": 0, "reward": 1.5, "reward_iou": 0.5, "reward_format": 1.0, "unreadable_frac": 0.02},
     ...           num_steps=9, seconds=2.0, time_left="0:16 left")
     'step 1/9  reward 1.50 (format 1.00 iou 0.50)  unreadable 2%  2.0 s  0:16 left'
     """
-    parts = " ".join(
-        f"{name.removeprefix('reward_')} {value:.2f}"
-        for name, value in sorted(metrics.items())
-        if name.startswith("reward_")
-    )
+    parts = {
+        name.removeprefix("reward_"): value for name, value in sorted(metrics.items()) if name.startswith("reward_")
+    }
+    factors = {name: "" if weights.get(name, 1.0) == 1 else f"{weights[name]:g}*" for name in parts}
+    described = " ".join(f"{factors[name]}{name} {value:.2f}" for name, value in parts.items())
     line = f"step {metrics['step'] + 1:.0f}/{num_steps}"
     if metrics.get("skipped") and "reward" not in metrics:
         return f"{line}  skipped  {seconds:.1f} s  {time_left}"
     if "reward" not in metrics:
         return f"{line}  loss {metrics['loss']:.4f}  {seconds:.1f} s  {time_left}"
-    line += f"  reward {metrics['reward']:.2f} ({parts})  unreadable {metrics['unreadable_frac']:.0%}"
+    line += f"  reward {metrics['reward']:.2f} ({described})  unreadable {metrics['unreadable_frac']:.0%}"
     if metrics.get("truncated_frac"):
         line += f"  truncated {metrics['truncated_frac']:.0%}"
     if "kl" in metrics:

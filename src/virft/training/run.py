@@ -16,7 +16,7 @@ from virft.config.schema import Config
 from virft.config.setting import format_value
 from virft.config.toml_file import dump, first_difference, load_config
 from virft.errors import RunError
-from virft.files import UNFINISHED, make_folder, put_back, sync, write_text
+from virft.files import UNFINISHED, check_output, make_folder, put_back, sync, write_text
 
 RUN_SCHEMA_VERSION = 2
 """Format of a run folder, in its card: names of settings, of metrics, and of the keys of ``events.jsonl``."""
@@ -25,7 +25,12 @@ METRICS, ROLLOUTS, TIMINGS = "metrics.jsonl", "rollouts.jsonl", "timings.jsonl"
 EVENTS = "events.jsonl"
 """Alarms of monitors and incidents: interruptions, rollbacks, changed settings. Unlike the metrics, it differs between
 a run that was interrupted and one that was not."""
+END, RESUME = "end", "resume"
+"""Events: a run ended before its last step, and was resumed."""
 BEST, MODEL = "best", "model"
+BASE_SCORES = "base_scores.json"
+"""Sample id -> mean score of the base model's completions."""
+CHECKPOINTS = "checkpoints"
 VALIDATION_PREFIX = "validation_"
 """Begin of the keys of validation scores in ``metrics.jsonl``."""
 
@@ -75,11 +80,14 @@ class RunFolder:
         """The folder ``config.run.dir``, new or resumed. Raises ``RunError`` as ``require_new_run`` does."""
         require_new_run(config, resume=resume, data_hash=card["data_hash"], trainer=card["trainer"])
         run = cls(Path(config.run.dir))
-        if not (run.folder / CONFIG).exists():
+        if not (run.folder / CONFIG).exists() or ended_unsaved(run.folder):
             make_folder(run.folder)
             write_text(run.folder / CARD, json.dumps(card, indent=2, sort_keys=True) + "\n")
             # The config last: a folder with a config is a run, and one without is taken as new after a crash.
             write_text(run.folder / CONFIG, dump(config))
+            # The events last: after a crash they still say that nothing was saved.
+            for name in _LOGS:
+                (run.folder / name).unlink(missing_ok=True)
         else:
             run._take_over(config)
         # a crash while a model folder was replaced has left the previous one under another name
@@ -141,15 +149,51 @@ class RunFolder:
             write_text(path, "".join(line + "\n" for line in kept))
 
 
+def ended_unsaved(folder: Path) -> bool:
+    """Return True if the run in a folder has ended before it saved anything, so that the folder may be used again.
+
+    False for a run that is still training or was killed: it has recorded no end.
+    """
+    if not is_unsaved(folder):
+        return False
+    ends = [one["event"] for one in RunFolder(folder).records(EVENTS) if one.get("event") in (END, RESUME)]
+    return ends[-1:] == [END]
+
+
+def is_unsaved(folder: Path) -> bool:
+    """Return True if the run in a folder has saved neither a checkpoint nor a model nor scores of the base model."""
+    return not has_checkpoint(folder) and not any((folder / name).exists() for name in (BEST, MODEL, BASE_SCORES))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return True if the run in a folder has saved a checkpoint, complete or not."""
+    return any((folder / CHECKPOINTS).glob("step_*"))
+
+
+def describe_start(folder: Path, *, resume: bool) -> str | None:
+    """Return a line about a run that starts with the first step although the folder or ``resume`` suggests another.
+
+    None if nothing does. To be called before the folder is opened.
+    """
+    if not (folder / CONFIG).exists():
+        return f"no run in {folder}; starting a new one" if resume else None
+    if has_checkpoint(folder):
+        return None
+    return f"the run in {folder} had saved no checkpoint; starting with the first step"
+
+
 def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: str) -> None:
     """Raise ``RunError`` unless this run may write into ``config.run.dir``. Changes nothing.
 
-    The folder must be new or empty. With ``resume`` it may hold a run with the same settings (else the message names
-    the first that differs), on the same data, by the same ``trainer`` ("grpo" or "sft") and of this format. The number
-    of steps may grow if no step depends on it.
+    It must be possible to write the folder, which must be new or empty, or its run must have ended before it saved
+    anything. With ``resume`` it may hold a run with the same settings (else the message names the first that differs),
+    on the same data, by the same ``trainer`` ("grpo" or "sft") and of this format. The number of steps may grow if no
+    step depends on it.
     """
     folder = Path(config.run.dir)
     if (folder / CONFIG).exists():
+        if ended_unsaved(folder):
+            return
         if not resume:
             raise RunError(f"{folder}: already holds a run; resume with --resume, or choose another run.dir")
         # before the config is read: an older one has settings that this version does not know
@@ -177,8 +221,11 @@ def require_new_run(config: Config, *, resume: bool, data_hash: str, trainer: st
             )
         if started["trainer"] != trainer:
             raise RunError(f"{folder}: holds a run of `virft {started['trainer']}`; choose another run.dir")
-    elif folder.exists() and (not folder.is_dir() or {one.name for one in folder.iterdir()} - _REMAINS_OF_A_START):
+    elif folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file; expected a new folder as run.dir")
+    elif folder.exists() and {one.name for one in folder.iterdir()} - _REMAINS_OF_A_START:
         raise RunError(f"{folder}: is not empty and holds no run; choose another run.dir")
+    check_output(folder)
 
 
 def require_current_format(folder: Path) -> None:

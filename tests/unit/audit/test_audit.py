@@ -112,7 +112,12 @@ def test_a_moving_threshold_is_audited_at_the_first_and_the_last_step() -> None:
     whole = [next(one for one in report.answers if one.name == "whole image, confidence 0") for report in (first, last)]
     # the larger of two boxes covers 4 % of the image, halved; the single one 1 %; the third question has none
     assert [one.parts["iou"] for one in whole] == [pytest.approx((0.02 + 0.01) / 3), 0]
-    assert "rewards of the first step of a run" in audit_text(first)
+    heads = [audit_text(one).splitlines()[0] for one in (first, last, *audit_reward(SCENES, grader()))]
+    assert heads == [
+        "detection, 3 questions, rewards of the first step of a run",
+        "detection, 3 questions, rewards of the last step of a run",
+        "detection, 3 questions",
+    ]
 
 
 def test_each_dataset_of_a_mixture_is_read_and_rewarded_by_its_own_rules() -> None:

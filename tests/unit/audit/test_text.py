@@ -15,7 +15,7 @@ def report(**probes: tuple[float, float]) -> AuditReport:
         for name, (reward, metric) in rows.items()
     ]
     answers.sort(key=lambda one: -one.reward)
-    return AuditReport(task="detection", step_frac=1.0, num_samples=9, answers=tuple(answers), rank_correlation=None)
+    return AuditReport(task="detection", step_frac=None, num_samples=9, answers=tuple(answers), rank_correlation=None)
 
 
 def test_a_probe_with_a_lower_metric_is_a_fault_of_the_reward() -> None:

@@ -61,12 +61,33 @@ def leaves_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
         "virft.inference.annotated_image",
         "virft.geometry.masks",
         "virft.report.read",
+        "virft.recipes.run_evaluation",
+        "virft.models.model_folders",
         "virft.config.toml_file",
     ],
 )
 def test_import_leaves_pytorch_alone(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("eval", "runs/min", "data"), "runs/min: does not exist; expected a run folder"),
+        (("ask", "runs/mine/modell", "x.png", "cat"), "runs/mine/modell: there is no such folder; expected"),
+        (("predict", "virft-tny", "data", "out"), "virft-tny: there is no such folder; did you mean virft-tiny?"),
+        (("presence", "virft-tny", "data", "out"), "virft-tny: there is no such folder; did you mean virft-tiny?"),
+    ],
+)
+def test_a_wrong_path_is_refused_before_pytorch_is_imported(
+    words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    code = "import sys; from virft.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert (done.stdout, done.stderr.partition(message)[0]) == ("2 False\n", "virft: ")
 
 
 @pytest.mark.parametrize("is_launched", [False, True])
@@ -456,3 +477,55 @@ def test_a_launcher_is_refused_for_verbs_of_one_process(
             f"virft (process 1): virft {verb} runs in one process, and 2 were started; "
             "expected no launcher, or one of grpo, sft, predict, presence\n"
         )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "build coco a.json images OUT --shots 3",
+        "build scenes OUT",
+        "preview data --out OUT",
+        "export data OUT --format coco",
+        "init OUT --model virft-tiny",
+        "predict virft-tiny data OUT",
+        "presence virft-tiny data OUT",
+        "score predictions data --out OUT",
+        "report run --out OUT",
+        "merge adapters OUT",
+        "config --schema --out OUT",
+        "quickstart OUT",
+        "ask virft-tiny a.png cat --out OUT",
+    ],
+)
+def test_output_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = f"{tmp_path}/file/a.png"
+    assert run(*command.replace("OUT", out).split()) == 2
+    assert capsys.readouterr().err == f"virft: {out}: cannot be written (Not a directory)\n"
+
+
+def test_folder_and_annotations_in_the_wrong_order_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "images").mkdir()
+    assert run("build", "coco", tmp_path / "images", tmp_path / "a.json", tmp_path / "out") == 2
+    expected = "is a file; expected the folder of the images (the annotations come first)"
+    assert capsys.readouterr().err == f"virft: {tmp_path / 'a.json'}: {expected}\n"
+
+
+@pytest.mark.parametrize(("verb", "what"), [("eval", "predictions that were"), ("grpo", "a run that was")])
+def test_help_of_resume_is_a_sentence(verb: str, what: str) -> None:
+    assert f"resume {what} interrupted" in " ".join(cli.find_parser(cli.make_parser(), [verb]).format_help().split())
+
+
+def test_folder_of_an_output_file_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "--schema", "--out", tmp_path / "a" / "b" / "c.json") == 0
+    assert (tmp_path / "a" / "b" / "c.json").is_file()
+
+
+def test_folder_in_place_of_an_output_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "--schema", "--out", tmp_path) == 2
+    assert f"virft: {tmp_path}: cannot be written (Is a directory)" in capsys.readouterr().err

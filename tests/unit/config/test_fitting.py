@@ -160,8 +160,34 @@ def test_rates_that_a_comparison_tries_replace_the_fitted_ones() -> None:
     assert not {"grpo.learning_rate", "sft.learning_rate"} & fitted_keys(fitted(text, method="compare"))
 
 
+VALIDATION = 'data.validation = "v"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "every"),
+    [
+        ("", "grpo", 20),  # fitted: 80 steps
+        ("grpo.steps = 30", "grpo", 8),
+        ("grpo.steps = 3", "grpo", 1),
+        ("sft.steps = 200", "sft", 50),
+        ("grpo.steps = 40", "compare", 10),
+        ("data.validate_every = 0", "grpo", 0),
+        ("data.validate_every = 7", "grpo", 7),
+    ],
+)
+def test_a_run_with_a_validation_set_is_validated_four_times(text: str, method: FittedMethod, every: int) -> None:
+    assert fitted(VALIDATION + text, method=method).config.data.validate_every == every
+
+
+def test_the_validation_interval_is_fitted_only_with_a_validation_set() -> None:
+    assert "data.validate_every" not in fitted_keys(fitted())
+    assert fitted(VALIDATION).origins["data.validate_every"] == (
+        "fitted: a quarter of 80 steps: the best model is chosen among several"
+    )
+
+
 def test_every_fitted_key_is_listed() -> None:
-    found = fitted_keys(fitted(facts=replace(LARGE, num_parameters=10**7, num_samples=10**5), method="grpo"))
+    found = fitted_keys(fitted(VALIDATION, replace(LARGE, num_parameters=10**7, num_samples=10**5), method="grpo"))
     found |= fitted_keys(fitted(facts=replace(TINY, num_samples=10**5), method="sft"))
     assert found - {"reward.weights"} == set(FITTED_KEYS)
 

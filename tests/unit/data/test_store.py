@@ -330,3 +330,12 @@ def test_dots_in_a_name_are_allowed(tmp_path: Path) -> None:
     (folder / "samples.jsonl").write_text(lines)
     edit_json(folder / "card.json", lambda card: card.pop("hash"))
     Store(folder).check(decode=True)
+
+
+def test_a_file_is_no_dataset(tmp_path: Path) -> None:
+    file = tmp_path / "annotations.json"
+    file.write_text("{}")
+    with pytest.raises(
+        DataError, match=rf"^{file}: is a file; expected the folder of a dataset made by `virft build`$"
+    ):
+        Store(file)

@@ -254,7 +254,7 @@ def test_no_engine_sleeps_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_vllm_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with_vllm(monkeypatch, there=False)
-    with pytest.raises(ConfigError, match=r'"vllm", which is not installed; pip install "virft\[vllm\]"'):
+    with pytest.raises(ConfigError, match=r'"vllm", which is not installed; pip install -e "\.\[vllm\]"'):
         engine_is_served("auto", on_cpu=True)
 
 

@@ -10,7 +10,7 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, Run
 from virft.config.toml_file import parse
 from virft.planning.fit import USABLE_FRAC, Fit, find_fit
 from virft.planning.memory import FitOption, Planner
-from virft.planning.text import format_fit, format_plan
+from virft.planning.text import format_fit, format_plan, format_verdict
 from virft.types import ImageSize
 
 IMAGE = ImageSize(112, 112)
@@ -62,6 +62,19 @@ def test_if_nothing_fits_the_text_names_smaller_settings() -> None:
     assert fit(1 << 20) is None
     text = format_fit(planner(), None, memory=1 << 20)
     assert text.startswith("# Nothing fits into 90% of 0.0009766 GiB")
+
+
+def test_the_first_line_says_whether_the_config_fits() -> None:
+    peak = planner().memory(planner().configured).peak
+    size = int(peak / USABLE_FRAC) + 2
+    assert format_verdict(planner(), fit(size), memory=size).startswith(f"This config fits into {size / 2**30:.4g} GiB")
+    less = int(size * 0.9)
+    text = format_verdict(planner(), fit(less), memory=less)
+    numbers = f"peak {peak / 2**30:.2f} GiB, usable {0.9 * less / 2**30:.2f} GiB (90%)"
+    assert (
+        text == f"THIS CONFIG DOES NOT FIT into {less / 2**30:.4g} GiB: {numbers}; the settings in the last lines do."
+    )
+    assert format_verdict(planner(), None, memory=1 << 20).endswith("; nothing does, see the last lines.")
 
 
 def test_the_settings_can_be_pasted_into_a_config() -> None:

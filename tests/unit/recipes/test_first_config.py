@@ -144,7 +144,8 @@ def test_without_a_terminal_all_missing_options_are_listed(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert main(["init", str(tmp_path / "a.toml"), *options]) == 2
-    assert f"init: {missing}; expected these options, or a terminal" in capsys.readouterr().err
+    those = "these options" if "," in missing else "this option"
+    assert f"init: {missing}; expected {those}, or a terminal" in capsys.readouterr().err
     assert not (tmp_path / "a.toml").exists()
 
 
@@ -156,7 +157,7 @@ def test_on_a_terminal_missing_options_are_prompted_for(
     assert main(["init", str(tmp_path / "a.toml")]) == 0
     text = (tmp_path / "a.toml").read_text()
     assert f'data.train = "{build / "train"}"' in text
-    assert 'run.dir = "runs/mine"' in text
+    assert 'run.dir = "runs/a"' in text
     assert 'model.train = "lora"' in text
     printed = capsys.readouterr().out
     assert "none: does not exist; expected" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 
 from factories import detections, sample, save_image
-from virft.config.schema import Config, DataConfig, MixtureConfig, PromptConfig, RewardConfig, RunConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, MixtureConfig, PromptConfig, RewardConfig, RunConfig
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, DataError, RunError, VirftError
-from virft.recipes.preflight import check_run, load_run_config, validation_warning
+from virft.recipes.preflight import check_run, load_run_config, run_warnings, validation_warning
 
 SIZE = (64, 48)
 
@@ -71,6 +72,18 @@ def test_the_sets_of_a_mixture_are_compared_with_all_of_it(tmp_path: Path) -> No
     mixture = {"a": MixtureConfig(data=str(a), validation=str(b)), "b": MixtureConfig(data=str(b))}
     found = warning_of(Config(mixture=mixture, run=RunConfig(dir=str(tmp_path / "run"))))
     assert found is not None and f"{b} is the training set" in found
+
+
+def test_a_test_set_as_validation_set_is_a_warning_by_its_folder_or_its_card(tmp_path: Path) -> None:
+    settings = config(tmp_path, grpo=GRPOConfig(learning_rate=3e-4))
+    other = with_validation(settings, build(tmp_path / "other", 4, 5))
+    assert list(run_warnings(check_run(other, "grpo"))) == []
+    tested = with_validation(settings, build(tmp_path / "test", 4, 5))
+    ((event, message),) = run_warnings(check_run(tested, "grpo"))
+    assert (event, message.partition(":")[0]) == ("test_data", f"the validation set {tmp_path}/test is a test set")
+    card = tmp_path / "other" / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"source": {"split": "test"}}))
+    assert [event for event, _ in run_warnings(check_run(other, "grpo"))] == ["test_data"]
 
 
 @pytest.mark.parametrize(

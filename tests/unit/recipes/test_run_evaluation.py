@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from virft.config.toml_file import dump
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError, RunError
+from virft.evaluation.leakage import leakage_warnings
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
-from virft.recipes import run_evaluation
+from virft.recipes import evaluate
 from virft.recipes.run_evaluation import evaluate_run, find_model, run_evaluation_lines
 from virft.training.run import run_card
 from virft.types import FinishReason, ImageSize, Prediction
@@ -40,7 +42,9 @@ BASE = "some/base-model"
 def make_store(folder: Path, boxes: Sequence[tuple[int, int, int, int]]) -> Store:
     with StoreWriter(folder) as writer:
         for number, corners in enumerate(boxes):
-            path = writer.add_image(f"{number}.png", Image.new("RGB", SIZE))
+            # other images in each dataset
+            colour = (number, *folder.name.encode()[:2])
+            path = writer.add_image(f"{number}.png", Image.new("RGB", SIZE, colour))
             writer.add(sample(detections(corners), id=str(number), image=path, size=SIZE))
         writer.finish(source={}, seed=0)
     return Store(folder)
@@ -63,6 +67,8 @@ def make_run(folder: Path, *, model: bool = True) -> Path:
     (run / "card.json").write_text(json.dumps(card))
     if model:
         (run / "model").mkdir()
+        (run / "model" / "config.json").write_text("{}")
+        (run / "model" / "model.safetensors").touch()
     return run
 
 
@@ -89,7 +95,7 @@ def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **options: Any) -> None:
         raise AssertionError(f"loads {arguments}")
 
-    monkeypatch.setattr(run_evaluation, "load_model", load)
+    monkeypatch.setattr(evaluate, "load_model", load)
 
 
 def test_base_and_trained_model_are_compared_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +155,21 @@ def test_predictions_of_the_base_model_in_a_neighbouring_run_are_used(
     assert not (other / "eval" / "base" / "scores.json").exists(), "another run's folder is only read"
 
 
+def test_predictions_in_a_copied_run_are_used_last(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    other = make_run(tmp_path / "second")
+    predict(other / "eval" / "base", BASE, data, [NOTHING] * 12)
+    shutil.copytree(other, run.parent / "a_copy")
+    found = evaluate_run(run, data, log=print)
+    assert found.base is not None and found.base.path.is_relative_to(run.parent / "a_copy")
+    config = (other / "config.toml").read_text()
+    moved = shutil.move(other, run.parent / "other")
+    (moved / "config.toml").write_text(config.replace(f'"{other}"', f'"{moved}"'))
+    found = evaluate_run(run, data, log=print)
+    assert found.base is not None and found.base.path.is_relative_to(moved)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -164,6 +185,32 @@ def test_predictions_with_other_settings_are_refused(tmp_path: Path, changes: di
     predict(run / "eval" / "test", model, data, RIGHT_ANSWERS, **{k: v for k, v in changes.items() if k != "model"})
     with pytest.raises(RunError, match=f"eval/test: holds predictions made with other settings: {message}"):
         evaluate_run(run, data, with_base=False, log=print)
+
+
+def test_a_second_test_set_of_the_same_name_has_its_own_folder(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    predict(run / "eval" / "base_test", BASE, data, [NOTHING] * 12)
+    other = make_store(tmp_path / "other" / "test", [RIGHT] * 3)
+    new = f"test_{other.hash[:8]}"
+    predict(run / "eval" / new, run / "model", other.folder, [TEXTS["right"]] * 3)
+    predict(run / "eval" / f"base_{new}", BASE, other.folder, [NOTHING] * 3)
+    found = evaluate_run(run, other.folder, log=print)
+    assert found.base is not None
+    assert [one.path.parent.name for one in (found.trained, found.base)] == [new, f"base_{new}"]
+    assert evaluate_run(run, data, log=print).trained.path.parent.name == "test"
+
+
+def test_a_second_test_set_is_predicted_into_that_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    path = predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    before = path.read_bytes()
+    other = make_store(tmp_path / "other" / "test", [RIGHT] * 3)
+    with pytest.raises(AssertionError, match="loads"):
+        evaluate_run(run, other.folder, log=print)
+    new = run / "eval" / f"test_{other.hash[:8]}"
+    assert f"predictions of {run}/model on {other.folder} -> {new}\n" in capsys.readouterr().out
+    assert path.read_bytes() == before
 
 
 def test_unfinished_predictions_need_resume(tmp_path: Path) -> None:
@@ -191,6 +238,35 @@ def test_the_test_set_is_refused_as_training_data(tmp_path: Path) -> None:
     run, data = make_run(tmp_path), tmp_path / "data" / "test"
     with pytest.raises(DataError, match="has the same samples as the test set"):
         evaluate_run(run, data, train=data, log=print)
+
+
+def test_the_training_set_and_the_validation_set_of_the_run_are_marked(tmp_path: Path) -> None:
+    run, train = make_run(tmp_path), tmp_path / "data" / "train"
+    predict(run / "eval" / "train", run / "model", train, RIGHT_ANSWERS)
+    lines = list(run_evaluation_lines(evaluate_run(run, train, with_base=False, log=print)))
+    warning = f"{train} is the training set of the run, not a test set: its scores measure memorization"
+    assert f"warning: {warning}, not generalization" in lines
+    assert not any("--train DATA" in line for line in lines)
+    assert f"mine: {warning}" in (run / "report.html").read_text()
+
+    data = tmp_path / "data" / "test"
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("[data]\n", f'[data]\nvalidation = "{data}"\n'))
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    found = evaluate_run(run, data, with_base=False, log=print)
+    assert found.leakage == (
+        f"{data} is the validation set of the run, not a test set: its scores are too high, because the best model was "
+        "chosen on it",
+    )
+
+
+def test_single_training_images_in_a_test_set_are_counted(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    for number in (3, 5):
+        shutil.copy(tmp_path / "data" / "train" / "images" / f"{number}.png", data / "images")
+    assert list(leakage_warnings(run, Store(data))) == [
+        f"2 of 12 images of {data} are training images of the run, such as 3.png: scores on them are too high"
+    ]
 
 
 def test_a_limit_has_its_own_folder(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def test_a_stopped_and_resumed_run_equals_one_that_was_not(tmp_path: Path, stop_
         run(tmp_path / "cut", trainer=interrupting(toy_trainer(), stop_at))
     logged = run(tmp_path / "cut", resume=True)
     assert logged[0] == f"resuming after step {stop_at + 1}"
+    found = [(event["step"], event["event"], event["incident"]) for event in lines(tmp_path / "cut" / EVENTS)]
+    assert found == [(stop_at, "end", True), (stop_at + 1, "resume", True)]
     for name in (METRICS, ROLLOUTS, "checkpoints/step_000004/trained.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
@@ -155,6 +157,24 @@ def test_a_second_ctrl_c_stops_immediately_and_says_what_is_saved(tmp_path: Path
         "stopped during step 3; the last checkpoint is that after step 2; resume with --resume",
     ]
     assert lines(tmp_path / "r" / EVENTS)[-1]["message"] == logged[-1]
+
+
+def test_an_interrupt_before_anything_is_saved_leaves_a_folder_for_a_new_run(tmp_path: Path) -> None:
+    logged: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", logged=logged, trainer=interrupting(toy_trainer(), 1, times=2))
+    assert logged[-1] == "stopped during step 2; nothing is saved yet; the same command starts it again"
+
+    def interrupted(num_steps: int) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", logged=logged, validate=interrupted)
+    assert logged[-1] == "stopped before the first step; nothing is saved yet; the same command starts it again"
+    run(tmp_path / "r")
+    run(tmp_path / "whole")
+    assert (tmp_path / "r" / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
+    assert not (tmp_path / "r" / EVENTS).exists()
 
 
 @pytest.mark.parametrize(
@@ -493,6 +513,31 @@ def test_the_best_model_is_saved_and_only_if_it_exceeds_the_base_model(tmp_path:
         save_best=lambda: saved.append(lines(path)[-1]["step"]),
     )
     assert saved == [1, 3]
+
+
+def test_each_validation_is_printed_with_the_best_so_far(tmp_path: Path) -> None:
+    scores = [{"f1": score, "recall": 1.0, "score": score} for score in (0.2, 0.1, 0.4, 0.3, 0.3)]
+
+    def validate(num_steps: int) -> dict[str, float]:
+        return scores[num_steps]
+
+    logged: list[str] = []
+    with pytest.raises(RunStopped):
+        trainer = interrupting(toy_trainer(), 1)
+        run(tmp_path / "r", logged=logged, trainer=trainer, validate=validate, validate_every=1)
+    run(tmp_path / "r", resume=True, logged=logged, validate=validate, validate_every=1)
+    assert [line for line in logged if line.startswith("validation")] == [
+        "validation before the first step: F1 0.200",
+        "validation after step 1: F1 0.100; the best is 0.200 before the first step",
+        "validation after step 2: F1 0.400, the best so far",
+        "validation after step 3: F1 0.300; the best is 0.400 after step 2",
+        "validation after step 4: F1 0.300; the best is 0.400 after step 2",
+    ]
+
+
+def test_the_mean_score_of_several_headline_metrics_is_printed_too(tmp_path: Path) -> None:
+    logged = run(tmp_path / "r", num_steps=1, validate=lambda _: {"f1@a": 0.2, "accuracy@b": 0.4, "score": 0.3})
+    assert logged[0] == "validation before the first step: F1@a 0.200, accuracy@b 0.400, mean score 0.300"
 
 
 def test_early_stopping_ends_a_run_without_improvement(tmp_path: Path) -> None:

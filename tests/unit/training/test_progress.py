@@ -47,3 +47,9 @@ def test_truncated_fraction_and_kl_appear_if_they_exist() -> None:
     line = step_line({**METRICS, "truncated_frac": 0.25, "kl": 0.0123}, num_steps=200, seconds=1, time_left="")
     assert "unreadable 3%  truncated 25%  kl 0.0123  1.0 s" in line
     assert "truncated" not in step_line({**METRICS, "truncated_frac": 0.0}, num_steps=200, seconds=1, time_left="")
+
+
+def test_weights_other_than_1_are_shown_before_their_part() -> None:
+    metrics = {**METRICS, "reward": 0.5 * 0.5 + 0.714}
+    line = step_line(metrics, num_steps=200, seconds=1, time_left="", weights={"format": 0.5, "iou": 1.0, "other": 3})
+    assert "reward 0.96 (0.5*format 0.50 iou 0.71)" in line

@@ -14,11 +14,14 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, Mon
 from virft.config.toml_file import load_config
 from virft.errors import RunError
 from virft.training.run import (
+    END,
     EVENTS,
     METRICS,
+    RESUME,
     ROLLOUTS,
     TIMINGS,
     RunFolder,
+    describe_start,
     require_current_format,
     run_card,
 )
@@ -51,11 +54,48 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
 
 
+def test_a_run_that_ended_before_it_saved_anything_is_replaced(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path))
+    run.append(METRICS, {"step": 0})
+    run.append_event(0, END, action="stopped", message="stopped during step 1", is_incident=True)
+    again = open_run(config(tmp_path, steps=9), data_hash="other")
+    assert load_config(tmp_path / "config.toml").config.grpo.steps == 9
+    assert json.loads((tmp_path / "card.json").read_text())["data_hash"] == "other"
+    assert (again.records(METRICS), again.records(EVENTS)) == ([], [])
+
+
+@pytest.mark.parametrize("saved", ["checkpoints/step_000002", "best", "base_scores.json"])
+def test_a_run_that_ended_after_it_saved_something_is_refused(tmp_path: Path, saved: str) -> None:
+    open_run(config(tmp_path)).append_event(2, END, action="stopped", message="stopped", is_incident=True)
+    (tmp_path / saved).mkdir(parents=True)
+    with pytest.raises(RunError, match="already holds a run; resume with --resume"):
+        open_run(config(tmp_path))
+
+
+def test_a_run_that_was_resumed_after_its_end_is_refused(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path))
+    for event in (END, RESUME):
+        run.append_event(0, event, action="continued", message="", is_incident=True)
+    with pytest.raises(RunError, match="already holds a run; resume with --resume"):
+        open_run(config(tmp_path))
+
+
+def test_a_start_that_the_user_may_not_expect_is_described(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    assert describe_start(folder, resume=True) == f"no run in {folder}; starting a new one"
+    assert describe_start(folder, resume=False) is None
+    open_run(config(folder))
+    line = f"the run in {folder} had saved no checkpoint; starting with the first step"
+    assert describe_start(folder, resume=True) == line
+    (folder / "checkpoints" / "step_000002").mkdir(parents=True)
+    assert describe_start(folder, resume=True) is None
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunError, match="is not empty and holds no run"):
         open_run(config(tmp_path))
-    with pytest.raises(RunError, match="is not empty and holds no run"):
+    with pytest.raises(RunError, match=r"thesis\.tex: is a file; expected a new folder as run\.dir"):
         open_run(config(tmp_path / "thesis.tex"), resume=True)
 
 
@@ -251,3 +291,9 @@ def test_a_reward_that_depends_on_the_number_of_steps_forbids_more_of_them(
     open_run(replace(extended(tmp_path / "r", 10), reward=reward))
     with pytest.raises(RunError, match=reason):
         open_run(replace(extended(tmp_path / "r", 15), reward=reward), resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/r: cannot be written \(Not a directory\)$"):
+        open_run(config(tmp_path / "file" / "r"))

@@ -18,7 +18,7 @@ from virft.data.images import is_file
 from virft.data.json_files import read_json
 from virft.data.sources.detection_files import suggest_class
 from virft.data.upright import ExifReading, settle_exif
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError, DataError, describe_type
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
 from virft.text.records import are_fractions, box_fault, is_image_side, is_json_number
 from virft.types import ImageSize
@@ -55,7 +55,7 @@ def open_coco(path: Path) -> CocoFile:
     for key in ("images", "annotations", "categories"):
         value = tree.get(key) if isinstance(tree, dict) else None
         if not isinstance(value, list) or not value:
-            found = "missing" if value is None else "empty" if value == [] else f"a {type(value).__name__}"
+            found = "missing" if value is None else "empty" if value == [] else describe_type(value)
             raise DataError(f"{path}: {key} is {found}; expected a COCO file with images, annotations and categories")
         lists[key] = value
     info = tree.get("info")

@@ -22,7 +22,7 @@ from virft.data.sources.image_paths import find_images
 from virft.data.sources.text_answers import sample_of_texts
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
-from virft.errors import DataError
+from virft.errors import DataError, describe_type
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN, fill_template
@@ -117,7 +117,7 @@ def read_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str, Any
     if path.suffix.lower() == ".json":
         tree = read_json(path, expected="a list of rows")
         if not isinstance(tree, list):
-            raise DataError(f"{path}: holds a {type(tree).__name__}; expected a list of rows")
+            raise DataError(f"{path}: holds {describe_type(tree)}; expected a list of rows")
         yield from _objects(((f"{path.name}: row {n}", row) for n, row in enumerate(tree)), skipped)
         return
     try:

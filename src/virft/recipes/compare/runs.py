@@ -33,9 +33,9 @@ from virft.evaluation.comparison import (
 from virft.evaluation.evaluated import baselines_tree, difference_tree, evaluate_predictions
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PREDICTIONS
-from virft.files import UNFINISHED, write_text
+from virft.files import UNFINISHED, check_output, write_text
+from virft.recipes.evaluate import predict_as_trained
 from virft.recipes.preflight import training_data
-from virft.recipes.run_evaluation import predict_as_trained
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
 from virft.recipes.train import run_training
 from virft.recipes.trainers import make_sft_trainer
@@ -382,6 +382,7 @@ def _begin(out: Path, config: Config, *, resume: bool) -> None:
     elif out.exists() and (not out.is_dir() or {one.name for one in out.iterdir()} - {COMPARE + UNFINISHED}):
         raise RunError(f"{out}: is not empty and holds no comparison; choose another run.dir")
     else:
+        check_output(out)
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / COMPARE, dump(config))
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from virft.data.store import Store
 from virft.data.store_writer import file_hash
 from virft.errors import DataError, RunError
+from virft.evaluation.leakage import leakage_warnings
 from virft.evaluation.prediction_folders import data_name, find_prediction_folders, holds_predictions
 from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
 from virft.report.read.predictions import FittedBlind, read_reported_predictions
@@ -66,6 +68,7 @@ def read_systems(
         if best is not None:
             found[origin.run.name] = best
     notes += _split_by_content(found)
+    notes += _leakage_notes(found, runs)
     systems = _in_order(_one_setting_per_system(found), runs)
     return systems, tuple(notes)
 
@@ -182,6 +185,15 @@ def _split_by_content(found: _Found) -> list[str]:
         "across these tables."
         for names, tests in split.items()
     ]
+
+
+def _leakage_notes(found: _Found, runs: Sequence[_Origin]) -> Iterator[str]:
+    """Yield a note for each run that has predictions on its training or validation data."""
+    for origin in runs:
+        for system in (origin.run.name, _best_of(origin.run.name)):
+            for test in (one.samples for tests in found.get(system, {}).values() for one in tests):
+                if isinstance(test, Store):
+                    yield from (f"{system}: {warning}" for warning in leakage_warnings(origin.folder, test))
 
 
 def _is_base(system: str) -> bool:

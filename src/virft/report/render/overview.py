@@ -25,6 +25,7 @@ EVENT_LABELS = {
     "length": "completions grow",
     "nonfinite": "non-finite values",
     "sampler": "sampler and policy differ",
+    "test_data": "validation set is a test set",
     "truncated": "truncated completions",
     "unreadable": "unreadable completions",
     "at_most_1": "answers with all numbers at most 1",
@@ -32,7 +33,7 @@ EVENT_LABELS = {
     "zero_std": "equal rewards in every group",
 }
 """Label of each event that is a warning; of other events the name is shown."""
-_NO_WARNINGS = ("settings",)
+_NO_WARNINGS = ("resume", "settings")
 _MOST_FULL_PLOTS = 2
 """Up to this number of interval plots each lists all blind baselines; more plots list the best one each."""
 
@@ -181,10 +182,16 @@ def _badges(systems: Sequence[ReportedSystem], tables: Sequence[ScoreTable]) -> 
 
 
 def _event_badges(run: ReportedRun) -> Iterator[Badge]:
-    """Yield a warning for each kind of event of a run, with the message of the first one."""
+    """Yield a warning for each kind of event of a run, with the message of the first one.
+
+    A stop after which the run was resumed is no warning.
+    """
     messages: dict[str, list[str]] = {}
     for event in run.events:
-        if (name := str(event.get("event", ""))) not in _NO_WARNINGS:
+        name = str(event.get("event", ""))
+        if name == "resume":
+            messages.pop("end", None)
+        if name not in _NO_WARNINGS:
             messages.setdefault(name, []).append(str(event.get("message", "")))
     for name, found in messages.items():
         times = f", {len(found)} times" if len(found) > 1 else ""

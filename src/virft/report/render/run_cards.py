@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from virft.report.render.reported import ReportedRun, ReportedSystem
+from virft.training.progress import duration
 
 NOT_SET = "–"
 _IGNORED_SETTINGS = ("run.dir",)
@@ -80,6 +82,19 @@ def num_steps_done(run: ReportedRun) -> int:
     return max(trained or steps, default=0)
 
 
+def _training_time(run: ReportedRun) -> str:
+    """Return the time that a run spent in its steps, without validation and saving; "" if no step was timed."""
+    if not run.timings:
+        return ""
+    seconds = [
+        value
+        for record in run.timings
+        for name, value in record.items()
+        if name != "step" and isinstance(value, int | float) and isfinite(value)
+    ]
+    return f"{duration(sum(seconds))} in steps, {sum(seconds) / len(run.timings):.1f} s each"
+
+
 def _view(run: ReportedRun) -> RunCardView:
     card = run.card
     planned = run.settings.get(f"{run.trainer}.steps")
@@ -88,6 +103,7 @@ def _view(run: ReportedRun) -> RunCardView:
         "folder": run.folder,
         "method": card.get("trainer"),
         "steps": f"{num_steps_done(run)}" + (f" of {planned}" if planned is not None else ""),
+        "training time": _training_time(run),
         "model": card.get("model") or run.settings.get("model.path"),
         "command": shlex.join(str(word) for word in card.get("argv", ())),
         "commit": card.get("commit"),

@@ -17,10 +17,8 @@ from virft.tasks import TASKS
 from virft.training.distributed import Ranks
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.progress import Progress
+from virft.training.run import BASE_SCORES
 from virft.types import Sample
-
-BASE_SCORES = "base_scores.json"
-"""File of the run folder: sample id -> mean score of the base model's completions."""
 
 
 def score_base(

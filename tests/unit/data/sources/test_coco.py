@@ -262,6 +262,7 @@ def test_a_record_that_is_not_an_object_is_skipped(tmp_path: Path, key: str) -> 
         ("[]", r"annotations\.json: images is missing; expected a COCO file with images, annotations and categories"),
         ('{"images": []}', r"annotations\.json: images is empty; expected a COCO file"),
         ('{"images": {}}', r"annotations\.json: images is a dict; expected a COCO file"),
+        ('{"images": 3}', r"annotations\.json: images is an int; expected a COCO file"),
         ('{"images": [1], "annotations": [1]}', r"annotations\.json: categories is missing"),
     ],
 )

@@ -154,11 +154,13 @@ def test_datasets_of_one_name_with_other_content_are_separated_with_a_note(tmp_p
         "a": {"coins (a)": 0.8},
         "b": {"coins (b)": 0.8},
     }
-    (note,) = read_systems(runs)[1]
+    note, *others = read_systems(runs)[1]
     assert note == (
         "coins: the datasets of this name differ in content (a, b). Do not compare numbers across these tables."
     )
     assert note in page_of(*runs).texts
+    starts = [f"{run.name}: {run.parent / 'coins'} is the training set of the run, not a test set" for run in runs]
+    assert [one.partition(": its")[0] for one in others] == starts
 
 
 def test_a_dataset_rebuilt_between_two_predictions_is_named_by_its_hash(tmp_path: Path) -> None:

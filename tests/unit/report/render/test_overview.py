@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from factories import detections, reading, sample, save_image
 from report_factories import (
     PageReader,
@@ -126,6 +128,20 @@ def test_equal_answers_and_events_are_badges_that_lead_to_the_details() -> None:
     assert {one["href"][1:] for one in page.all("a") if one["href"].startswith("#")} <= ids
 
 
+def test_a_stop_is_a_badge_unless_the_run_was_resumed_after_it() -> None:
+    end, resume = {"event": "end", "message": "stopped after step 3"}, {"event": "resume", "message": "resumed"}
+    ways = {
+        "cut": (end,),
+        "resumed": (end, resume),
+        "cut again": (end, resume, end),
+    }
+    badges = {}
+    for name, events in ways.items():
+        run = ReportedRun(name="rft", folder="r", events=events)
+        badges[name] = [one.text for one in overview(system("rft", 0.5, runs=(run,))).badges]
+    assert badges == {"cut": ["rft: stopped early"], "resumed": [], "cut again": ["rft: stopped early"]}
+
+
 def test_the_model_data_and_steps_of_a_run_are_named() -> None:
     run = ReportedRun(
         name="rft",
@@ -197,3 +213,13 @@ def test_the_table_of_blind_baselines_has_the_metrics_of_the_scores_and_dashes_w
         ("f1", ["0.500", "0.000"]),
         ("false_positive_rate", ["–", "–"]),
     ]
+
+
+@pytest.mark.parametrize(("times", "is_wide"), [(1, False), (2, True)])
+def test_a_table_of_many_blind_baselines_has_the_width_of_the_page(times: int, is_wide: bool) -> None:
+    fitted = blind(0.5, 0.3)
+    one = replace(
+        predictions(scores({"f1": 0.8})), blind={"detection": replace(fitted, baselines=fitted.baselines * times)}
+    )
+    page = render_run_page([ReportedSystem(name="rft", predictions={"coins": (one,)})], title="t")
+    assert ('<article class="card wide">\n<h3>coins: blind baselines</h3>' in page) is is_wide

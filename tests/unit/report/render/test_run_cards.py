@@ -36,11 +36,12 @@ def test_a_card_has_command_versions_machine_and_progress() -> None:
         "model": "virft-tiny",
         "trainer": "sft",
     }
-    timings = [{"step": step, "update": 1.0} for step in range(3)]
+    timings = [{"step": step, "sampling": 39.0, "update": 1.0} for step in range(3)]
     assert facts(run(card=card, settings={"grpo.steps": 7, "sft.steps": 9}, timings=timings)) == {
         "folder": "runs/a",
         "method": "sft",
         "steps": "3 of 9",
+        "training time": "2:00 in steps, 40.0 s each",
         "model": "virft-tiny",
         "command": "virft grpo 'a b.toml'",
         "commit": "abc",
@@ -53,6 +54,8 @@ def test_a_card_has_command_versions_machine_and_progress() -> None:
 
 def test_a_run_without_card_or_logs_shows_what_is_known() -> None:
     assert facts(run()) == {"folder": "runs/a", "steps": "0"}
+    damaged = [{"step": 0, "update": "x"}, {"step": 1, "update": float("inf"), "sampling": 3}]
+    assert facts(run(timings=damaged))["training time"] == "0:03 in steps, 1.5 s each"
     assert facts(run(metrics=[{"step": 4, "loss": 1.0}], settings={"model.path": "m"}))["steps"] == "5"
 
 

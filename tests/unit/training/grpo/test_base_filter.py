@@ -12,7 +12,8 @@ from toy_training import ToyGenerator, question, toy_trainer
 from virft.errors import DataError, RunError
 from virft.files import write_text
 from virft.training.distributed import Ranks
-from virft.training.grpo.base_filter import BASE_SCORES, in_range, score_base
+from virft.training.grpo.base_filter import in_range, score_base
+from virft.training.run import BASE_SCORES
 
 SAMPLES = [question(name) for name in "abc"]
 
