@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def test_coco_is_read_back_with_the_same_boxes(tmp_path: Path) -> None:
 
 
 def test_coco_has_the_areas_of_the_source_and_its_crowd_regions(tmp_path: Path) -> None:
-    outlined = sample(detections((10, 10, 30, 40), (1, 2, 3, 4)), id="5", areas=(321.5, 3.0), crowd=(box(0, 0, 9, 9),))
+    boxes = replace(detections((10, 10, 30, 40), (1, 2, 3, 4)), crowd=(box(0, 0, 9, 9),))
+    outlined = sample(boxes, id="5", areas=(321.5, 3.0))
     save(tmp_path, outlined, sample(detections((5, 5, 10, 10)), id="6", query="hen"))
     assert export(tmp_path, "--format", "coco") == 0
     tree = json.loads((tmp_path / "out" / "annotations.json").read_text())
