@@ -132,7 +132,7 @@ BROKEN: Mapping[str, Broken] = {
     ),
     "run without a model": Broken(
         lambda folder: [(folder / "config.json").unlink(), (folder / "config.toml").touch()],
-        "the folder of a run without a trained model",
+        "this run has saved no model yet",
     ),
     "adapters of older names": Broken(
         lambda folder: rename_weights(folder / ADAPTERS, lambda name: name.replace("model.language_model.", "model.")),

@@ -69,11 +69,6 @@ def check_folder(folder: Path, path: str) -> None:
         return
     if not (folder / "config.json").exists() and any((folder / "model" / name).exists() for name in CONFIGS):
         raise ModelError(f"{path}: no config.json in this folder; did you mean {path.rstrip('/')}/model?")
-    if not (folder / "config.json").exists() and (folder / _RUN).exists():
-        raise ModelError(
-            f"{path}: the folder of a run without a trained model; expected a finished run (virft grpo .. --resume), "
-            "or a model folder"
-        )
     if not (folder / "config.json").exists():
         raise ModelError(f"{path}: no config.json in this folder; expected a Hugging Face model folder")
     _check_weights(folder, path, _WEIGHTS, config="config.json", what="weights")

@@ -99,10 +99,9 @@ def test_adapters_of_a_missing_base_say_where_its_name_is(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
-def test_a_run_leads_to_its_model(tmp_path: Path, name: str) -> None:
+def test_the_parent_of_a_model_folder_leads_to_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / name).write_text("{}")
-    (tmp_path / "config.toml").touch()
     with pytest.raises(ModelError, match=rf"no config\.json in this folder; did you mean {tmp_path}/model\?"):
         load_model(str(tmp_path))
 
