@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from virft.metrics.box_matching import BoxQuestion, match_class, precision_at_recalls
+from virft.metrics.box_matching import ORDERS, BoxQuestion, match_class, precision_at_recalls
 from virft.metrics.detection import COCO_IOU_THRESHOLDS
 
 RESAMPLES = 200
@@ -102,8 +102,7 @@ def ratio_statistic(ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]
 def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> Statistic:
     """Return ``ap`` and ``ap50`` as a function of resampled images; boxes are matched only once.
 
-    With every image drawn once the values are those of ``average_precision``; if boxes have equal scores, up to the
-    number of orders that are averaged. ``images``: order of the weights.
+    With every image drawn once the values are those of ``average_precision``. ``images``: order of the weights.
     """
     number = {name: at for at, name in enumerate(images)}
     by_label: dict[str, list[BoxQuestion]] = {}
@@ -112,9 +111,9 @@ def ap_statistic(questions: Sequence[BoxQuestion], *, images: Sequence[str]) -> 
     classes = [match_class(held, number) for _, held in sorted(by_label.items())]
 
     def statistic(weights: Weights) -> dict[str, float]:
-        # Other orders in each resample: their random errors average out.
-        seed = crc32(weights.tobytes())
-        every = (precision_at_recalls(matches, weights, orders=_ORDERS, seed=seed) for matches in classes)
+        # Few orders in each resample, but other ones: their random errors average out.
+        orders, seed = (ORDERS, 0) if (weights == 1).all() else (_ORDERS, crc32(weights.tobytes()))
+        every = (precision_at_recalls(matches, weights, orders=orders, seed=seed) for matches in classes)
         found = [one for one in every if one is not None]
         by_threshold = np.mean(found, axis=(0, 2)) if found else np.zeros(len(COCO_IOU_THRESHOLDS))
         return {"ap": float(by_threshold.mean()), "ap50": float(by_threshold[0])}
