@@ -137,7 +137,7 @@ data = "{named}"
 thinking = true
 """
     )
-    assert virft("grpo", config) == 0
+    assert virft("grpo", config, "data.validate_every=0") == 0
     records = [record for record in log(tmp_path / "run") if "reward" in record]
     assert {"reward@found", "reward@named", "reward_label", "reward_iou"} <= records[0].keys()
     found = [record for record in log(tmp_path / "run") if "validation_f1@found" in record]

@@ -135,5 +135,7 @@ def test_states_of_8_bits_take_a_fourth_and_learn_alike() -> None:
 
 def test_states_of_8_bits_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(ConfigError, match=r'optimizer = "adamw_8bit" needs bitsandbytes.* pip install virft\[quant\]'):
+    with pytest.raises(
+        ConfigError, match=r'optimizer = "adamw_8bit" needs bitsandbytes.* pip install -e "\.\[quant\]"'
+    ):
         make_optimizer(nn.Linear(2, 2).parameters(), weight_decay=0.0, kind="adamw_8bit")

@@ -13,7 +13,7 @@ from virft.training.zero import ZeroPolicy, require_deepspeed
 
 def test_a_missing_package_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"need deepspeed, which is not installed; expected pip install virft\[deep"):
+    with pytest.raises(ConfigError, match=r'need deepspeed, which is not installed; expected pip install -e "\.\[deep'):
         require_deepspeed()
 
 
