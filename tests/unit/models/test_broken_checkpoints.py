@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit together are refused with a reason; what can be corrected is corrected and told."""
+"""Checkpoints that do not fit together are refused with a reason; what can be corrected is corrected and reported."""
 
 from __future__ import annotations
 
