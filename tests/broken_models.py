@@ -134,9 +134,9 @@ BROKEN: Mapping[str, Broken] = {
         lambda folder: [(folder / "config.json").unlink(), (folder / "config.toml").touch()],
         "this run has saved no model yet",
     ),
-    "adapters of older names": Broken(
-        lambda folder: rename_weights(folder / ADAPTERS, lambda name: name.replace("model.language_model.", "model.")),
-        "its adapters do not fit the base model virft-tiny: base_model.model.model.layers.0.mlp.down_proj.lora_A",
+    "adapters of unknown names": Broken(
+        lambda folder: rename_weights(folder / ADAPTERS, lambda name: name.replace("model.language_model.", "module.")),
+        "its adapters do not fit the base model virft-tiny: base_model.model.module.layers.0.mlp.down_proj.lora_A",
         has_adapters=True,
     ),
     "adapters with a missing weight": Broken(

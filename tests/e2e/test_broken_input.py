@@ -37,7 +37,7 @@ def test_a_sample_that_the_model_refuses_is_found_before_the_first_step(
     assert virft("predict", TINY_NAME, bad, tmp_path / "run", "--limit", 3, "--max-completion-tokens", 2) == 0
 
 
-@pytest.mark.parametrize("name", ["missing weights", "adapters of older names"])
+@pytest.mark.parametrize("name", ["missing weights", "adapters of unknown names"])
 def test_a_broken_checkpoint_ends_every_command(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_broken(BROKEN[name], tmp_path / "model")
     data = save_questions(tmp_path / "data", REFUSED["thin image"]._replace(size=(64, 48)))

@@ -15,7 +15,7 @@ from types import MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -30,10 +30,10 @@ from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
 from virft.files import UNFINISHED, replace_folder
+from virft.models.adapters import attach_adapters
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.checkpoint_checks import (
-    require_adapter_weights,
     require_all_weights,
     require_fitting_tokenizer,
     require_plain_weights,
@@ -358,16 +358,9 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
         ) from error
     if loaded.adapters is not None:
         loaded.merge_adapters()
-    with explained(path, expected="adapters that PEFT wrote for this base"):
-        settings = PeftConfig.from_pretrained(str(folder))
-        if settings.is_prompt_learning:
-            raise ModelError(f"{path}: adapters of type {settings.peft_type.value}; expected LoRA")
-        # Without a task, PEFT returns a plain `PeftModel`, as `add_lora` makes it.
-        settings.inference_mode, settings.task_type = True, None
-        loaded.adapters = PeftModel(loaded.model, settings)
-        mapping = getattr(loaded.model, "_checkpoint_conversion_mapping", {})
-        found = loaded.adapters.load_adapter(str(folder), "default", key_mapping=mapping)
-    require_adapter_weights(path, base, found.missing_keys, found.unexpected_keys)
+    loaded.adapters, is_older = attach_adapters(loaded.model, folder, path=path, base=base)
+    if is_older:
+        loaded.notes += ("its adapters have names of an older version of transformers, which were converted",)
     # Adapters may have been trained with another pixel budget and other prompt settings than the base.
     if any((folder / name).exists() for name in PROCESSOR_FILES):
         loaded.image_processor = image_processor(str(folder), loaded.family, pixels)

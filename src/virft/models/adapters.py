@@ -1,0 +1,96 @@
+"""Load PEFT adapters into their base model, also those that older versions of transformers saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from virft.errors import ModelError
+from virft.models.checkpoint_checks import require_adapter_weights
+from virft.models.model_files import explained
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+"""PEFT's prefix of every weight in a file of adapters."""
+_NAME = ".default"
+"""PEFT's name of adapters in the names of their weights in memory, which files do not have."""
+
+
+def attach_adapters(model: Any, folder: Path, *, path: str, base: str) -> tuple[PeftModel, bool]:
+    """Return the model with the adapters of a folder, and True if their weights had names of an older transformers.
+
+    Before version 4.52, transformers had the language model of Qwen2-VL in ``model``, now in ``model.language_model``,
+    and its tower in ``visual``, now in ``model.visual``; other families likewise. transformers converts such names in
+    the files of whole models; this function applies the same conversion to adapters.
+
+    ``path`` and ``base``: names of the adapters and of the base in messages. Raises ``ModelError`` for adapters that do
+    not fit the base, and for prompt tuning.
+    """
+    with explained(path, expected="adapters that PEFT wrote for this base"):
+        settings: Any = PeftConfig.from_pretrained(str(folder))
+        if settings.is_prompt_learning:
+            raise ModelError(f"{path}: adapters of type {settings.peft_type.value}; expected LoRA")
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+        mark = f".{PEFT_TYPE_TO_PREFIX_MAPPING[settings.peft_type]}"
+        modules = {name: _module_of(name, mark) for name in weights}
+        current = _current_names(model, set(modules.values()))
+        is_older = any(old != new for old, new in current.items())
+        if is_older:
+            _convert_settings(settings, {old: current[old] for name, old in modules.items() if mark in name}, model)
+            weights = {
+                _PREFIX + current[module] + name.removeprefix(_PREFIX + module): weights[name]
+                for name, module in modules.items()
+            }
+        # Without a task, PEFT returns a plain `PeftModel`, as `add_lora` makes it.
+        settings.inference_mode, settings.task_type = True, None
+        adapted = PeftModel(model, settings)
+        found: Any = set_peft_model_state_dict(adapted, weights)
+    missing = [name for name in found.missing_keys if _NAME in name]  # the others are weights of the base
+    require_adapter_weights(path, base, missing, found.unexpected_keys)
+    return adapted.eval(), is_older
+
+
+def _module_of(name: str, mark: str) -> str:
+    """Return the module of a weight in a file of adapters, such as ``model.layers.0.self_attn.q_proj``.
+
+    ``mark``: begin of the weight's own name in adapters; without it, the weight is of a module trained as a whole.
+    """
+    name = name.removeprefix(_PREFIX)
+    return name.partition(mark)[0] if mark in name else name.rpartition(".")[0]
+
+
+def _current_names(model: Any, modules: set[str]) -> dict[str, str]:
+    """Return the name of each module in this version of transformers; the same name if the model has no such module."""
+    known = {name for name, _ in model.named_modules()}
+    renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+
+    def current(module: str) -> str:
+        converted: str = module if module in known else rename_source_key(module, renamings, [])[0]
+        return converted if converted in known else module
+
+    names = {module: current(module) for module in modules}
+    is_unique = len(set(names.values())) == len(names)  # else weights of one module are there under both names
+    return names if is_unique else {module: module for module in modules}
+
+
+def _convert_settings(settings: Any, adapted: Mapping[str, str], model: Any) -> None:
+    """Replace older names of modules in PEFT's settings. ``adapted``: older -> current name of each adapted module."""
+    targets = settings.target_modules or ()
+    # Last parts of names, such as q_proj, are the same in all versions. A regular expression or a longer name is not.
+    if isinstance(targets, str) or isinstance(settings.exclude_modules, str) or any("." in one for one in targets):
+        settings.target_modules = set(adapted.values())
+        settings.exclude_modules = settings.layers_to_transform = settings.layers_pattern = None
+    for key in ("rank_pattern", "alpha_pattern"):
+        if pattern := getattr(settings, key, None):
+            found = {new: get_pattern_key(pattern, old) for old, new in adapted.items()}
+            setattr(settings, key, {new: pattern[match] for new, match in found.items() if match in pattern})
+    if settings.modules_to_save:
+        settings.modules_to_save = [*_current_names(model, set(settings.modules_to_save)).values()]
