@@ -94,6 +94,21 @@ def require_fitting_tokenizer(path: str, tokenizer: Any, config: Any) -> None:
         )
 
 
+def require_same_tokens(path: str, own: Mapping[str, int], of_base: Mapping[str, int]) -> None:
+    """Raise ``ModelError`` unless every token of the base has the same id in the tokenizer of its adapters.
+
+    Adapters may have more tokens than their base: published embeddings have rows that no token uses.
+    """
+    other = sorted((number, token) for token, number in of_base.items() if own.get(token) != number)
+    if other:
+        found = [f"{token} ({number} in the base, {own.get(token, 'missing')} here)" for number, token in other]
+        raise ModelError(
+            f"{path}: the tokenizer of its adapters differs from that of their base in {_count(other, 'token')}: "
+            f"{_names(found)}; expected a tokenizer with every token of the base, or none: without tokenizer files "
+            "next to the adapters, that of the base is used"
+        )
+
+
 def require_equal(path: str, **pairs: tuple[Any, Any]) -> None:
     """Raise ``ModelError`` if a setting of the image processor (first) differs from that of the tower (second)."""
     for name, (found, expected) in pairs.items():

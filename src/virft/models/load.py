@@ -20,12 +20,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     BitsAndBytesConfig,
 )
-from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ConfigError, ModelError
@@ -37,6 +34,17 @@ from virft.models.checkpoint_checks import (
     require_all_weights,
     require_fitting_tokenizer,
     require_plain_weights,
+    require_same_tokens,
+)
+from virft.models.companion_files import (
+    NO_CODE,
+    copy_companions,
+    has_image_processor,
+    has_tokenizer,
+    read_chat_template,
+    read_image_processor,
+    read_tokenizer,
+    writes_image,
 )
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_folder
@@ -47,17 +55,12 @@ from virft.models.model_files import (
     without_progress_bars,
 )
 from virft.models.model_folders import ADAPTERS, EXPECTED, check_folder, find_model_folder, model_of_run, suggest_model
-from virft.models.saved_files import PROCESSOR_FILES, correct_files, pixel_budget, write_pixel_budget
+from virft.models.saved_files import correct_files
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
 from virft.models.tiny import TINY_NAME, tiny_folder
 
-_NO_CODE = {"trust_remote_code": False}
-"""Explicit: by default, transformers may prompt at the terminal whether to run Python code of a model folder."""
-_COMPANIONS = (
-    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-)  # fmt: skip
+_OWN_FILES = "the files that were saved with the adapters"
 README = "README.md"
 CARD = "virft_card.json"
 """File with prompt settings: ``prompt_template`` (name of a built-in, or a text with ``{query}``) and ``thinking``."""
@@ -81,6 +84,9 @@ class LoadedModel:
 
     folder: Path | None
     """Folder that it was loaded from, for a hub id that of the local cache; None for a model made in memory."""
+
+    adapter_folders: tuple[Path, ...] = ()
+    """Folders of adapters that were loaded. Tokenizer, template and processor in a later one replace earlier ones."""
 
     adapters: PeftModel | None = None
     """PEFT's wrapper around ``model`` with LoRA, else None."""
@@ -235,13 +241,13 @@ class LoadedModel:
             self.tokenizer.save_pretrained(folder)
             self.image_processor.save_pretrained(folder)
             return
-        # Byte for byte: loading and saving them again would drop what transformers cannot load without torchvision.
-        for pattern in _COMPANIONS:
-            for file in sorted(self.folder.glob(pattern)):
-                shutil.copyfile(file, folder / file.name)
-        budget = pixel_budget(self.image_processor)
-        if pixel_budget(image_processor(str(folder), self.family, (None, None))) != budget:
-            write_pixel_budget(folder, budget)
+        copy_companions(
+            folder,
+            (self.folder, *self.adapter_folders),
+            tokenizer=self.tokenizer,
+            processor=self.image_processor,
+            family=self.family,
+        )
 
 
 def load_model(
@@ -305,16 +311,13 @@ def _read_description(path: str, folder: Path, pixels: tuple[int | None, int | N
         model_type = model_type_of(source)
     family = family_of(model_type)
     with explained(path, expected=EXPECTED):
-        config = AutoConfig.from_pretrained(source, **_NO_CODE)
+        config = AutoConfig.from_pretrained(source, **NO_CODE)
     require_plain_weights(path, config)
     with explained(path, expected=EXPECTED):
-        tokenizer = AutoTokenizer.from_pretrained(source, **_NO_CODE)
-        # The processor's template has precedence: some tokenizers have one without images (LLaVA-OneVision).
-        if isinstance(template := ProcessorMixin.get_processor_dict(source)[0].get("chat_template"), str):
-            tokenizer.chat_template = template
+        tokenizer = read_tokenizer(folder)
     require_fitting_tokenizer(path, tokenizer, config)
     with explained(path, expected=EXPECTED):
-        processor = image_processor(source, family, pixels)
+        processor = read_image_processor(source, family, pixels)
     family.check_processor(processor, config, path)
     return _Description(family, tokenizer, processor)
 
@@ -331,7 +334,7 @@ def _read_weights(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with a message of one line
-            **_NO_CODE,
+            **NO_CODE,
             **options,
         )
     model, found = read
@@ -358,15 +361,48 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
         ) from error
     if loaded.adapters is not None:
         loaded.merge_adapters()
+    _use_own_tokenizer(loaded, path, folder)
     loaded.adapters, is_older = attach_adapters(loaded.model, folder, path=path, base=base)
     if is_older:
         loaded.notes += ("its adapters have names of an older version of transformers, which were converted",)
-    # Adapters may have been trained with another pixel budget and other prompt settings than the base.
-    if any((folder / name).exists() for name in PROCESSOR_FILES):
-        loaded.image_processor = image_processor(str(folder), loaded.family, pixels)
-        loaded.family.check_processor(loaded.image_processor, loaded.model.config, path)
+    loaded.adapter_folders += (folder,)
+    with explained(path, expected=_OWN_FILES):
+        own = read_image_processor(str(folder), loaded.family, pixels) if has_image_processor(folder) else None
+    if own is not None:
+        loaded.family.check_processor(own, loaded.model.config, path)
+        loaded.image_processor = own
     loaded.card |= _card_in(folder)
     return loaded
+
+
+def _use_own_tokenizer(loaded: LoadedModel, path: str, folder: Path) -> None:
+    """Replace tokenizer and chat template of the base by those in a folder of adapters, which was trained with them.
+
+    Without a tokenizer or a chat template in the folder, that of the base is used; also in place of a template without
+    images. Raises ``ModelError`` if the tokenizer lacks a token of the base or gives it another id, or if it has tokens
+    beyond the embeddings.
+    """
+    config, of_base = loaded.model.config, loaded.tokenizer
+    with explained(path, expected=_OWN_FILES):
+        own = read_tokenizer(folder, config=config) if has_tokenizer(folder) else of_base
+        template = own.chat_template if own is not of_base else read_chat_template(folder)
+    if isinstance(template, dict):
+        template = template.get("default")
+    placeholder = str(of_base.convert_ids_to_tokens(loaded.family.placeholder_id(config)))
+    if template not in (None, of_base.chat_template):
+        if writes_image(own, template, placeholder):
+            loaded.notes += ("its adapters have a chat template of their own, which is used",)
+        else:
+            loaded.notes += ("the chat template of its adapters writes no images; that of the base is used",)
+            template = None
+    own.chat_template = template or of_base.chat_template
+    if own is not of_base:
+        require_fitting_tokenizer(path, own, config)
+        require_same_tokens(path, own.get_vocab(), of_base.get_vocab())
+        if more := sorted(own.get_vocab().keys() - of_base.get_vocab().keys()):
+            loaded.notes += (f"the tokenizer of its adapters is used; its base does not have {', '.join(more[:3])}",)
+    loaded.tokenizer = own
+    loaded.notes += _note_stop_tokens(complete_stop_tokens(loaded.model, own), own)
 
 
 def _save_weights(model: Any, folder: Path) -> None:
@@ -425,7 +461,6 @@ def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
 def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family, folder: Path | None) -> LoadedModel:
     prepare_attention(model, family)
     added = [] if tokenizer is None else complete_stop_tokens(model, tokenizer)
-    names = ", ".join(str(tokenizer.convert_ids_to_tokens(token)) for token in added)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -433,8 +468,16 @@ def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family,
         family=family,
         folder=folder,
         card={} if folder is None else _card_in(folder),
-        notes=(f"generation_config.json has no stop token {names}; sampling and saved files use it too",) * bool(added),
+        notes=_note_stop_tokens(added, tokenizer),
     )
+
+
+def _note_stop_tokens(added: list[int], tokenizer: Any) -> tuple[str, ...]:
+    """Return a note about stop tokens that were added to the generation config; nothing without such tokens."""
+    if not added:
+        return ()
+    names = ", ".join(str(tokenizer.convert_ids_to_tokens(token)) for token in added)
+    return (f"generation_config.json has no stop token {names}; sampling and saved files use it too",)
 
 
 def _card_in(folder: Path) -> dict[str, Any]:
@@ -462,12 +505,3 @@ def _embed_patches(self: Any, patches: torch.Tensor) -> torch.Tensor:
     # A convolution whose stride is its kernel size is the same product, and several times slower on a CPU.
     weight = self.proj.weight
     return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
-
-
-def image_processor(source: str, family: Family, pixels: tuple[int | None, int | None]) -> Any:
-    """Load the image processor of a folder or hub id, PIL backend. ``pixels``: as for ``load_model``."""
-    # Always PIL: torchvision's differs by up to 0.1 in normalised pixels, so results would depend on its installation.
-    processor = AutoImageProcessor.from_pretrained(source, backend="pil", **_NO_CODE)
-    if pixels != (None, None):
-        family.limit_pixels(processor, *pixels)
-    return processor

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _CONFIG, _GENERATION, _ADAPTERS = "config.json", "generation_config.json", "adapter_config.json"
-_PREPROCESSOR = "preprocessor_config.json"
-PROCESSOR_FILES = (_PREPROCESSOR, "processor_config.json")
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+PROCESSOR_FILES = (PREPROCESSOR, PROCESSOR)
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -51,7 +51,7 @@ def write_pixel_budget(folder: Path, budget: Mapping[str, Any]) -> None:
         if not (folder / name).exists():
             continue
         tree = _read(folder / name)
-        part = tree if name == _PREPROCESSOR else tree.get("image_processor", {})
+        part = tree if name == PREPROCESSOR else tree.get("image_processor", {})
         # Qwen's files may have the two areas under other names as well, which override `size`.
         size = budget["size"]
         areas = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}

@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from virft.config.schema import Config
 from virft.errors import ModelError
+from virft.models.companion_files import read_image_processor
 from virft.models.families import family_of
 from virft.models.hub_files import hub_source
 from virft.models.known_models import known_models, nearest_model_id
-from virft.models.load import LoadedModel, image_processor, prepare_attention
+from virft.models.load import LoadedModel, prepare_attention
 from virft.models.model_files import explained, find_base, model_type_of
 from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.training.trainable import prepare_for_training, weights_dtype
@@ -37,7 +38,7 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     with explained(path, expected=_EXPECTED), _files_of(path) as source:
         family = family_of(model_type_of(source))
         settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        processor = image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
+        processor = read_image_processor(source, family, (config.model.min_pixels, config.model.max_pixels))
     rope = getattr(settings.get_text_config(), "rope_parameters", None) or {}
     if rope.get("rope_type") == "dynamic":
         # InternVL3: it reads the largest position, a value that fake tensors do not have. Memory is the same.
