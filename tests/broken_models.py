@@ -144,6 +144,9 @@ BROKEN: Mapping[str, Broken] = {
         "its file lacks 1 weight: base_model.model.model.language_model.layers.0.mlp.up_proj.lora_B",
         has_adapters=True,
     ),
+    "adapters with more tokens than embeddings": Broken(
+        add_tokens, "beyond the 896 rows of the embeddings: ", has_adapters=True
+    ),
     "adapters of another rank": Broken(
         lambda folder: rewrite(folder / "adapter_config.json", r=3), "cannot be loaded: ", has_adapters=True
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from runs import files, virft, write_config
 from virft.models.load import load_model
+from virft.models.tiny import tiny_folder
 
 ALONE = """
 import json, sys
@@ -78,13 +81,45 @@ def test_merging_says_what_it_cannot_do(trained: Path, tmp_path: Path, capsys: p
     (tmp_path / "there").mkdir()
     assert virft("merge", trained / "model", tmp_path / "there") == 2
     assert "there: already exists; name a new folder" in capsys.readouterr().err
-    assert virft("merge", trained, tmp_path / "m") == 2
-    assert "holds no adapters; expected a folder with adapter_config.json, such as RUN/model" in capsys.readouterr().err
+    assert virft("merge", tmp_path / "there", tmp_path / "m") == 2
+    assert "there: holds no adapters; expected a run, or a folder with adapter_config.json" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "config.json").write_text("{}")
     assert virft("merge", tmp_path / "whole", tmp_path / "m") == 2
     assert "holds a whole model, whose weights are merged already; expected adapters of LoRA" in capsys.readouterr().err
+
+
+def test_the_adapters_of_a_run_folder_are_merged(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "mine")
+    assert virft("merge", run, tmp_path / "merged") == 0
+    assert f"model of the run {run}: {run / 'model'}\n" in capsys.readouterr().err
+    assert "# mine" in (tmp_path / "merged" / "README.md").read_text()
+    # the best model has precedence, as with other verbs
+    shutil.copytree(run / "model", run / "best")
+    weights = load_file(run / "best" / "adapter_model.safetensors")
+    zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    save_file(zeros, run / "best" / "adapter_model.safetensors", {"format": "pt"})
+    assert virft("merge", run, tmp_path / "best") == 0
+    assert f"model of the run {run}: {run / 'best'}\n" in capsys.readouterr().err
+    names = ("virft-tiny", str(tmp_path / "best"), str(tmp_path / "merged"))
+    base, best, last = (load_model(name).model.state_dict() for name in names)
+    layer = "model.language_model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(best[layer], base[layer])
+    assert not torch.equal(last[layer], base[layer])
+
+
+def test_a_run_without_adapters_is_not_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
+    assert virft("merge", tmp_path / "run", tmp_path / "m") == 2
+    assert "this run has saved no model yet" in capsys.readouterr().err
+    shutil.copytree(tiny_folder(), tmp_path / "run" / "model")
+    assert virft("merge", tmp_path / "run", tmp_path / "m") == 2
+    assert "run/model: holds a whole model, whose weights are merged already" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
 
 
 def test_weights_are_merged_in_the_requested_dtype(trained: Path, tmp_path: Path) -> None:

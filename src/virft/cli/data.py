@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from virft.cli import arguments
 from virft.cli.output import describe_skipped, say
 from virft.cli.parsers import Verbs, add_data, add_verb
 from virft.geometry.boxes import BoxSpace
 
+if TYPE_CHECKING:
+    from virft.data.store import Store
+    from virft.models.load import LoadedModel
+
 PREVIEW = "preview.html"
+
+
+_DATA_HELP = "dataset folder made by `virft build`, or the folder of a build with a split"
 
 
 def add_check(verbs: Verbs) -> None:
     """Add the parser of ``check``."""
     verb = add_verb(verbs, "check", "validate a dataset and print its statistics", check)
-    add_data(verb)
+    add_data(verb, _DATA_HELP)
     verb.add_argument(
         "--model",
         help="also check that this model accepts every prompt: its length, image sizes, placeholders in questions",
@@ -26,13 +33,31 @@ def add_check(verbs: Verbs) -> None:
 def check(*, data: Path, model: str | None = None) -> None:
     """Validate a dataset, decode every image, and print the number of questions and boxes of each class.
 
-    Also notes samples that some models refuse; with ``model``, raises ``DataError`` for those that this one refuses.
+    Of a build with a split, each dataset is checked, under a line with its name. Also notes samples that some models
+    refuse; with ``model``, raises ``DataError`` for those that this one refuses.
     """
+    from virft.data.store import open_stores
+
+    stores = open_stores(data)
+    loaded: LoadedModel | None = None
+    for number, (name, store) in enumerate(stores.items()):
+        if name:
+            print("\n" * (number > 0) + f"{name}:")
+        _print_statistics(store)
+        if model is None:
+            continue
+        from virft.inference.prompting import check_prompts, resolve_prompting
+        from virft.models.load import load_model
+
+        loaded = loaded or load_model(model)
+        check_prompts(loaded, resolve_prompting(loaded, template="auto", thinking=None), store)
+        print(f"{model} accepts every prompt")
+
+
+def _print_statistics(store: Store) -> None:
     from virft.data.counts import Counts, count_sample, counts_text
     from virft.data.model_limits import limit_notes
-    from virft.data.store import Store
 
-    store = Store(data)
     if store.has_images:
         store.check(decode=True)
     counts: Counts = {}
@@ -44,19 +69,12 @@ def check(*, data: Path, model: str | None = None) -> None:
     print(f"{len(store)} questions, hash {store.hash[:12]}; {images}{skipped}")
     for note in limit_notes(store):
         print(f"note: {note}")
-    if model is not None:
-        from virft.inference.prompting import check_prompts, resolve_prompting
-        from virft.models.load import load_model
-
-        loaded = load_model(model)
-        check_prompts(loaded, resolve_prompting(loaded, template="auto", thinking=None), store)
-        print(f"{model} accepts every prompt")
 
 
 def add_preview(verbs: Verbs) -> None:
     """Add the parser of ``preview``."""
     verb = add_verb(verbs, "preview", "write an HTML page of images with their ground truth", preview)
-    add_data(verb)
+    add_data(verb, _DATA_HELP)
     verb.add_argument("--out", type=Path, help=f"output file (default: {PREVIEW} in the dataset folder)")
     verb.add_argument(
         "--limit",
@@ -68,24 +86,44 @@ def add_preview(verbs: Verbs) -> None:
 
 
 def preview(*, data: Path, out: Path | None = None, limit: int = 60) -> None:
-    """Write one HTML page of at most ``limit`` images, evenly spaced over a dataset, with all of their targets."""
-    from virft.data.store import Store
+    """Write one HTML page of at most ``limit`` images, evenly spaced over a dataset, with all of their targets.
+
+    Of a build with a split, the page has the images of all datasets, each with the name of its dataset.
+    """
+    from itertools import chain
+
+    from virft.data.store import open_stores
     from virft.files import make_folder
     from virft.report.render.samples import summarize, write_samples_page
 
-    store = Store(data)
-    store.check()
-    places: dict[str, list[int]] = {}
-    for number, sample in enumerate(store):
-        places.setdefault(sample.images[sample.target_image], []).append(number)
-    images = list(places.values())
+    stores = open_stores(data)
+    images: list[tuple[str, list[int]]] = []
+    for name, store in stores.items():
+        store.check()
+        places: dict[str, list[int]] = {}
+        for number, sample in enumerate(store):
+            places.setdefault(sample.images[sample.target_image], []).append(number)
+        images += [(name, numbers) for numbers in places.values()]
     num_shown = min(limit, len(images))
-    shown = ([store[number] for number in images[i * len(images) // num_shown]] for i in range(num_shown))
-    page = out or store.folder / PREVIEW
-    intro = f"{num_shown} of {len(images)} images shown" + describe_skipped(store.card.get("num_skipped", 0))
+    shown = [images[i * len(images) // num_shown] for i in range(num_shown)]
+    counts = []
+    for name, store in stores.items():
+        numbers = [sum(one == name for one, _ in some) for some in (shown, images)]
+        skipped = describe_skipped(store.card.get("num_skipped", 0))
+        counts.append(f"{name}: " * bool(name) + f"{numbers[0]} of {numbers[1]} images shown{skipped}")
+    page = out or data / PREVIEW
     make_folder(page.parent)
     with page.open("w", encoding="utf-8") as file:
-        file.writelines(write_samples_page(shown, title=str(data), summary=summarize(store), intro=intro))
+        file.writelines(
+            write_samples_page(
+                ((name, [stores[name][number] for number in numbers]) for name, numbers in shown),
+                title=str(data),
+                summary=summarize(chain.from_iterable(stores.values()), splits=filter(None, stores)),
+                intro=". ".join(counts),
+            )
+        )
+    if any(stores):
+        say("\n".join(counts))
     say(str(page))
 
 

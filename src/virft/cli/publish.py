@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from virft.cli.output import say
+from virft.cli.output import resolve_model, say
 from virft.cli.parsers import Verbs, add_verb
+from virft.models.model_folders import RUN_CONFIG
 
 _ADAPTERS = "adapter_config.json"
 
@@ -14,7 +15,12 @@ _ADAPTERS = "adapter_config.json"
 def add_merge(verbs: Verbs) -> None:
     """Add the parser of ``merge``."""
     verb = add_verb(verbs, "merge", "merge LoRA adapters into their base model", merge)
-    verb.add_argument("adapters", metavar="ADAPTERS", type=Path, help="folder of adapters, such as RUN/model")
+    verb.add_argument(
+        "adapters",
+        metavar="RUN_OR_ADAPTERS",
+        type=Path,
+        help="a run folder, of which best is merged if it exists, else model; or a folder of adapters",
+    )
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder; must not exist")
     verb.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="data type of the merged weights"
@@ -24,16 +30,17 @@ def add_merge(verbs: Verbs) -> None:
 def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
     """Merge adapters into their base and save one model with weights of type ``dtype``; float32 changes no prediction.
 
-    Raises ``ModelError`` for a folder without adapters, ``RunError`` if ``out`` exists.
+    ``adapters``: their folder, or that of a run. Raises ``ModelError`` for a folder without adapters, ``RunError`` if
+    ``out`` exists.
     """
     from virft.errors import ModelError, RunError
 
-    if not (adapters / _ADAPTERS).is_file() and (adapters / "config.json").is_file():
-        raise ModelError(
-            f"{adapters}: holds a whole model, whose weights are merged already; expected adapters of LoRA"
-        )
-    if not (adapters / _ADAPTERS).is_file():
-        raise ModelError(f"{adapters}: holds no adapters; expected a folder with {_ADAPTERS}, such as RUN/model")
+    # A folder without adapters has a message of its own below.
+    folder = Path(resolve_model(str(adapters))) if (adapters / RUN_CONFIG).is_file() else adapters
+    if not (folder / _ADAPTERS).is_file() and (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: holds a whole model, whose weights are merged already; expected adapters of LoRA")
+    if not (folder / _ADAPTERS).is_file():
+        raise ModelError(f"{folder}: holds no adapters; expected a run, or a folder with {_ADAPTERS}")
     if out.exists():
         raise RunError(f"{out}: already exists; name a new folder")
     import torch
@@ -41,10 +48,12 @@ def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = 
     from virft.models.load import load_model
     from virft.publishing.model_card import card_of_model
 
-    loaded = load_model(str(adapters))
+    loaded = load_model(str(folder))
+    for note in loaded.notes:
+        say(f"note: {note}")
     loaded.merge_adapters()
     loaded.model.to(getattr(torch, dtype))
-    loaded.save(out, readme=card_of_model(adapters, adapters=False))
+    loaded.save(out, readme=card_of_model(folder, adapters=False))
     say(f"merged model: {out}")
 
 

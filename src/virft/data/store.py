@@ -23,6 +23,8 @@ DATASET_SCHEMA_VERSION = 2
 """Version of the format. Version 2 renamed the key ``asked`` of a sample to ``queried``, and some keys of the card."""
 SAMPLES, CARD, IMAGES = "samples.jsonl", "card.json", "images"
 """Names in the folder of a dataset."""
+SPLITS = ("train", "validation", "test")
+"""Names of the datasets of a build with a split, which lie in one folder."""
 
 
 class Store:
@@ -113,6 +115,15 @@ class Store:
                 f"{self._path}: changed since {CARD} was written (sha256 {self.hash[:12]}, expected "
                 f"{str(self.card['hash'])[:12]}); build it again, or delete `hash` from {CARD} to use the changed file"
             )
+
+
+def open_stores(folder: Path) -> dict[str, Store]:
+    """Open a dataset, or the datasets of a build with a split in the order of ``SPLITS``; a single one has the name "".
+
+    Raises ``DataError`` as ``Store`` does.
+    """
+    names = () if (folder / CARD).is_file() else [name for name in SPLITS if (folder / name / CARD).is_file()]
+    return {name: Store(folder / name) for name in names} or {"": Store(folder)}
 
 
 def read_card(folder: Path) -> dict[str, Any]:

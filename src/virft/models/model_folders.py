@@ -16,8 +16,10 @@ ADAPTERS = "adapter_config.json"
 """The file that makes a folder one of PEFT adapters."""
 CONFIGS = ("config.json", ADAPTERS)
 """Files of which a model folder has one."""
-_RUN, _MODELS = "config.toml", ("best", "model")
-"""Files of a run folder: its config, and its models, the preferred one first."""
+RUN_CONFIG = "config.toml"
+"""The file that makes a folder one of a run."""
+_MODELS = ("best", "model")
+"""Models in a run folder, the preferred one first."""
 _WEIGHTS = "*.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -28,7 +30,7 @@ def model_of_run(path: str) -> str:
     Raises ``ModelError`` for a run without a model.
     """
     folder = Path(path)
-    if not (folder / _RUN).is_file():
+    if not (folder / RUN_CONFIG).is_file():
         return path
     found = next((folder / name for name in _MODELS if (folder / name).is_dir()), None)
     if found is None:

@@ -81,3 +81,30 @@ def test_the_command_reports_skipped_records_and_corrupt_images(
     (folder / "images" / "a.png").write_bytes(b"cut")
     assert main(["check", str(folder)]) == 2
     assert "a.png" in capsys.readouterr().err
+
+
+def test_the_command_checks_every_split_of_a_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = tmp_path / "both"
+    both.mkdir()
+    four(tmp_path / "1").rename(both / "train")
+    save(tmp_path / "2", sample(detections((0, 0, 9, 9)), id="1", size=(200, 150))).rename(both / "test")
+    alone = {}
+    for split in ("train", "test"):
+        assert main(["check", str(both / split)]) == 0
+        alone[split] = capsys.readouterr().out
+    assert main(["check", str(both), "--model", "virft-tiny"]) == 0
+    accepts = "virft-tiny accepts every prompt\n"
+    assert capsys.readouterr().out == f"train:\n{alone['train']}{accepts}\ntest:\n{alone['test']}{accepts}"
+    (both / "test" / "images" / "a.png").write_bytes(b"cut")
+    assert main(["check", str(both)]) == 2
+    assert "both/test/images/a.png" in capsys.readouterr().err
+    (both / "test" / "card.json").write_text("{")
+    assert main(["check", str(both)]) == 2
+    assert "both/test/card.json: cannot be read as JSON" in capsys.readouterr().err
+
+
+def test_a_folder_without_datasets_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train").mkdir()
+    for verb in ("check", "preview"):
+        assert main([verb, str(tmp_path)]) == 2
+        assert f"{tmp_path}: has no card.json; expected a dataset made by `virft build`" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from broken_models import BROKEN, BROKEN_TEMPLATES, forget_end_of_turn, make_broken
+from broken_models import BROKEN, BROKEN_TEMPLATES, forget_end_of_turn, make_broken, save_adapters
 from factories import detections, sample, save_image
 from refused_samples import REFUSED, Refused, save_questions
 from runs import virft, write_config
@@ -127,6 +127,18 @@ def test_a_broken_checkpoint_is_to_be_fixed(name: str, tmp_path: Path) -> None:
     path = str(make_broken(broken, tmp_path / "model"))
     (found,) = (one for one in of_run(config(tmp_path, path=path)) if one.about == "model" and one.state is State.FIX)
     assert broken.message in found.message
+
+
+def test_a_chat_template_of_adapters_is_a_note(tmp_path: Path) -> None:
+    adapters = save_adapters(tmp_path / "a")
+    template = (adapters / "chat_template.jinja").read_text()
+    (adapters / "chat_template.jinja").write_text(template + "{# another #}")
+    found = [one for one in of_run(config(tmp_path, path=str(adapters))) if one.about == "model"]
+    assert (found[0].state, found[0].message) == (
+        State.NOTE,
+        "its adapters have a chat template of their own, which is used",
+    )
+    assert all(one.state is not State.FIX for one in found)
 
 
 def test_missing_stop_tokens_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

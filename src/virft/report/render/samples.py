@@ -47,13 +47,13 @@ class ImageCard:
     caption: str
     """Caption of the enlarged image."""
     size: str
-    """Width and height in pixels."""
+    """Width and height in pixels, and the name of the split."""
     questions: tuple[Question, ...]
     """The questions about the image."""
     labels: tuple[str, ...]
     """Classes, for the filter."""
     kinds: tuple[str, ...]
-    """Tasks, and ``ABSENT``, for the filter."""
+    """The split, tasks, and ``ABSENT``, for the filter."""
 
 
 class Bar(NamedTuple):
@@ -73,7 +73,7 @@ class DatasetSummary:
     classes: tuple[tuple[str, int, int, int], ...]
     """Class, questions, boxes and absent ones, the most frequent first."""
     kinds: tuple[str, ...]
-    """Tasks, and ``ABSENT``."""
+    """Splits, tasks, and ``ABSENT``."""
     dots: tuple[tuple[float, float, int], ...]
     """Width and height of each box as fractions of its image, and the index of its colour."""
     num_boxes: int
@@ -86,8 +86,8 @@ class DatasetSummary:
         return next((place for place, row in enumerate(self.classes, start=1) if row[0] == label), 1)
 
 
-def summarize(samples: Iterable[Sample]) -> DatasetSummary:
-    """Count the images, questions and boxes of a dataset."""
+def summarize(samples: Iterable[Sample], *, splits: Iterable[str] = ()) -> DatasetSummary:
+    """Count the images, questions and boxes of a dataset. ``splits``: names of its parts, if it has any."""
     questions: Counter[str] = Counter()
     boxes_of: Counter[str] = Counter()
     absent: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def summarize(samples: Iterable[Sample]) -> DatasetSummary:
     return DatasetSummary(
         facts=tuple(facts),
         classes=tuple((label, questions[label], boxes_of[label], absent[label]) for label in order),
-        kinds=(*sorted(tasks), *([ABSENT] if num_absent else [])),
+        kinds=(*splits, *sorted(tasks), *([ABSENT] if num_absent else [])),
         dots=tuple((round(width, 3), round(height, 3), tones[label]) for width, height, label in found[::step]),
         num_boxes=len(found),
         boxes_per_image=_bars(by_image.values()) if found else (),
@@ -121,23 +121,27 @@ def summarize(samples: Iterable[Sample]) -> DatasetSummary:
 
 
 def write_samples_page(
-    samples: Iterable[Sequence[Sample]], *, title: str, summary: DatasetSummary, intro: str
+    samples: Iterable[tuple[str, Sequence[Sample]]], *, title: str, summary: DatasetSummary, intro: str
 ) -> Iterator[str]:
     """Yield the page in pieces: a card for each image, embedded at no more than ``CARD_SIDE`` pixels a side.
 
-    ``samples``: the questions about each image that is shown. ``summary``: of the whole dataset.
+    ``samples``: of each image that is shown, the name of its split ("" if there is none) and the questions about it.
+    ``summary``: of the whole dataset.
     """
     return stream(
         "samples.html.jinja",
         title=title,
         intro=intro,
         summary=summary,
-        cards=(image_card(group, summary) for group in samples),
+        cards=(image_card(group, summary, split=split) for split, group in samples),
     )
 
 
-def image_card(samples: Sequence[Sample], summary: DatasetSummary) -> ImageCard:
-    """Return the card of an image with the targets of these samples; masks are shaded on the image."""
+def image_card(samples: Sequence[Sample], summary: DatasetSummary, *, split: str = "") -> ImageCard:
+    """Return the card of an image with the targets of these samples; masks are shaded on the image.
+
+    ``split``: name of the split that the image is in.
+    """
     first = samples[0]
     size = first.target_size
     picked = load_image(first.images[first.target_image], sample_id=first.id)
@@ -158,10 +162,13 @@ def image_card(samples: Sequence[Sample], summary: DatasetSummary) -> ImageCard:
     return ImageCard(
         panel=Panel(image=image, shapes=tuple(shapes), outlines=(), alt_text=alt_text, is_alone=True),
         caption=alt_text,
-        size=f"{size.width} x {size.height}",
+        size=f"{size.width} x {size.height}" + f" · {split}" * bool(split),
         questions=tuple(questions),
         labels=tuple(dict.fromkeys(map(_label, samples))),
-        kinds=tuple(dict.fromkeys([*(one.task for one in samples), *(ABSENT for one in samples if _is_absent(one))])),
+        kinds=(
+            *filter(None, [split]),
+            *dict.fromkeys([*(one.task for one in samples), *(ABSENT for one in samples if _is_absent(one))]),
+        ),
     )
 
 

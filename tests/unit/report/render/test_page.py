@@ -25,7 +25,7 @@ NASTY = "</figure><script>alert(1)</script>"
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A page of one image, whose class and title are markup."""
     one = sample(image=str(save_image(tmp_path_factory.mktemp("images") / "a.png")), query=NASTY)
-    return "".join(write_samples_page([[one]], title="A <run>", summary=summarize([one]), intro="a < b & c"))
+    return "".join(write_samples_page([("", [one])], title="A <run>", summary=summarize([one]), intro="a < b & c"))
 
 
 def test_text_is_escaped_and_every_element_is_closed(page: str) -> None:
@@ -64,10 +64,10 @@ def test_a_long_page_is_rendered_piece_by_piece(tmp_path: Path) -> None:
     drawn = []
     one = sample(image=str(save_image(tmp_path / "a.png")))
 
-    def groups() -> Iterator[list[Sample]]:
+    def groups() -> Iterator[tuple[str, list[Sample]]]:
         for number in range(3):
             drawn.append(number)
-            yield [one]
+            yield "", [one]
 
     pieces = write_samples_page(groups(), title="t", summary=summarize([one]), intro="i")
     next(pieces)

@@ -23,7 +23,8 @@ from virft.types import Detections, Label, Sample
 
 def read(*groups: list[Sample], **more: Any) -> PageReader:
     summary = summarize(one for group in groups for one in group)
-    return PageReader("".join(write_samples_page(groups, **{"title": "t", "summary": summary, "intro": "i"} | more)))
+    images = [("", group) for group in groups]
+    return PageReader("".join(write_samples_page(images, **{"title": "t", "summary": summary, "intro": "i"} | more)))
 
 
 def in_one_image(folder: Path) -> list[Sample]:
@@ -125,3 +126,28 @@ def test_the_verb_selects_equally_spaced_images(
     shown = [text.partition(" ·")[0] for text in found.texts if text.startswith("number ") and text[7].isdigit()]
     assert shown == [f"number {n}:fox" for n in (0, 2, 4, 6, 8)]
     assert {"data/mine", "10 images", "20 questions", "5 of 10 images shown"} <= set(found.texts)
+
+
+def test_the_verb_shows_every_split_of_a_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {"train": 6, "test": 2}
+    for split, number in numbers.items():
+        with StoreWriter(tmp_path / split) as writer:
+            for place in range(number):
+                path = writer.add_image(f"{place}.png", Image.new("RGB", (64, 48)))
+                writer.add(sample(id=f"{split}{place}", image=path, query="fox"))
+            writer.finish(source={}, seed=0)
+    assert main(["preview", str(tmp_path), "--limit", "4"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 3 of 6 images shown",
+        "test: 1 of 2 images shown",
+        str(tmp_path / "preview.html"),
+    ]
+    found = PageReader((tmp_path / "preview.html").read_text(encoding="utf-8"))
+    assert [text for text in found.texts if "64 x 48" in text] == [
+        *(f"train{number} · 64 x 48 · train" for number in (0, 2, 4)),
+        "test0 · 64 x 48 · test",
+    ]
+    kinds = [json.loads(card["data-found"])[""] for card in found.all("figure", cls="filtered")]
+    assert kinds == [["train", "detection"]] * 3 + [["test", "detection"]]
+    assert {"8 images", "train: 3 of 6 images shown. test: 1 of 2 images shown"} <= set(found.texts)
+    assert {"train", "test", "detection"} <= set(found.texts)  # options of the filter
