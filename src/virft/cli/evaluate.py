@@ -77,7 +77,9 @@ def predict(
 ) -> None:
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
 
-    ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the headlines.
+    Weights are float32 on every device, whatever the precision of the training; ``virft.load`` in Python has bfloat16
+    weights on a GPU. ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the
+    headlines.
     """
     from virft.data.store import Store
     from virft.evaluation.blind_data import find_blind_data, open_blind_data

@@ -35,8 +35,10 @@ def load(
     """Load a model for inference: ``virft-tiny``, a run folder, of which ``best`` is loaded if it exists, else
     ``model``, a model folder, or a Hugging Face Hub id.
 
-    ``dtype``: "auto" is bfloat16 on a GPU and float32 on a CPU. ``device``: default is the first GPU, or the CPU if
-    there is none. ``load_in_4bit``: NF4 weights in the language model (needs bitsandbytes).
+    ``dtype``: of the weights; "auto" is bfloat16 on a GPU and float32 on a CPU. The commands ``virft predict``,
+    ``eval``, ``ask`` and ``app`` have float32 weights on every device, so on a GPU some of their completions may differ
+    from those of this model; ``dtype="float32"`` computes as they do. ``device``: default is the first GPU, or the CPU
+    if there is none. ``load_in_4bit``: NF4 weights in the language model (needs bitsandbytes).
 
     Raises ``ModelError`` if the model does not exist, is incomplete or has an unsupported type, and ``ConfigError`` for
     an unknown ``dtype``.

@@ -104,11 +104,12 @@ def evaluate(
 
     Blind baselines (answers that ignore the image, such as the mean box) are scored on the same questions.
 
-    ``model``: a loaded model, a run, the folder of either, or a Hub id. ``data``: a dataset folder. ``out``: folder for
-    ``predictions.jsonl`` and ``scores.json``. By default it is ``eval/DATASET`` of a run, where existing predictions
-    are scored again; of a model the files are deleted. ``limit``: use the first samples only. ``train``: the training
-    dataset that the blind baselines are fitted on; default: that of the run, else the folder ``train`` of the same
-    build as ``data``.
+    ``model``: a loaded model, a run, the folder of either, or a Hub id. If it is not loaded yet, it is loaded as by
+    ``load``: bfloat16 weights on a GPU, float32 on a CPU. The commands ``virft predict`` and ``virft eval`` use float32
+    on both. ``data``: a dataset folder. ``out``: folder for ``predictions.jsonl`` and ``scores.json``. By default it is
+    ``eval/DATASET`` of a run, where existing predictions are scored again; of a model the files are deleted.
+    ``limit``: use the first samples only. ``train``: the training dataset that the blind baselines are fitted on;
+    default: that of the run, else the folder ``train`` of the same build as ``data``.
 
     Raises ``DataError`` for a dataset that cannot be used, ``ModelError`` for such a model, and ``RunError`` if ``out``
     holds other predictions or other files.
