@@ -23,8 +23,8 @@ DATASET_SCHEMA_VERSION = 2
 """Version of the format. Version 2 renamed the key ``asked`` of a sample to ``queried``, and some keys of the card."""
 SAMPLES, CARD, IMAGES = "samples.jsonl", "card.json", "images"
 """Names in the folder of a dataset."""
-SPLITS = ("train", "validation", "test")
-"""Names of the datasets of a build with a split, which lie in one folder."""
+_PARTS = ("train", "validation", "test")
+"""Folders of the datasets of a build with a split, in the order of the output."""
 
 
 class Store:
@@ -118,11 +118,11 @@ class Store:
 
 
 def open_stores(folder: Path) -> dict[str, Store]:
-    """Open a dataset, or the datasets of a build with a split in the order of ``SPLITS``; a single one has the name "".
+    """Return the dataset in a folder under the name "", or the datasets of a build with a split by their names.
 
     Raises ``DataError`` as ``Store`` does.
     """
-    names = () if (folder / CARD).is_file() else [name for name in SPLITS if (folder / name / CARD).is_file()]
+    names = () if (folder / CARD).is_file() else [name for name in _PARTS if (folder / name / CARD).is_file()]
     return {name: Store(folder / name) for name in names} or {"": Store(folder)}
 
 

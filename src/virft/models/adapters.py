@@ -77,7 +77,7 @@ def _current_names(model: Any, modules: set[str]) -> dict[str, str]:
         return converted if converted in known else module
 
     names = {module: current(module) for module in modules}
-    is_unique = len(set(names.values())) == len(names)  # else weights of one module are there under both names
+    is_unique = len(set(names.values())) == len(names)  # else the file has weights of one module under both names
     return names if is_unique else {module: module for module in modules}
 
 
