@@ -46,14 +46,14 @@ def attach_adapters(model: Any, folder: Path, *, path: str, base: str) -> tuple[
         if is_older:
             _convert_settings(settings, {old: current[old] for name, old in modules.items() if mark in name}, model)
             weights = {
-                _PREFIX + current[module] + name.removeprefix(_PREFIX + module): weights[name]
+                name.replace(_PREFIX + module, _PREFIX + current[module], 1): weights[name]
                 for name, module in modules.items()
             }
         # Without a task, PEFT returns a plain `PeftModel`, as `add_lora` makes it.
         settings.inference_mode, settings.task_type = True, None
         adapted = PeftModel(model, settings)
         found: Any = set_peft_model_state_dict(adapted, weights)
-    missing = [name for name in found.missing_keys if _NAME in name]  # the others are weights of the base
+    missing = [name for name in found.missing_keys if mark in name and _NAME in name]  # the others are of the base
     require_adapter_weights(path, base, missing, found.unexpected_keys)
     return adapted.eval(), is_older
 

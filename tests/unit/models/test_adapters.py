@@ -107,6 +107,7 @@ OLDER_SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "rank_pattern": {r"^model\.visual\..*qkv": 3},
         },
     ),
+    "magnitudes": ({"use_dora": True}, {"use_dora": True}),
     "embeddings": (
         {"modules_to_save": ["model.embed_tokens"]},
         {"modules_to_save": ["model.language_model.embed_tokens"]},
