@@ -446,12 +446,13 @@ def _image_fault(image: Any) -> str | None:
 
 
 def _inside(file_name: str) -> str:
-    """Return the name as a path inside the image folder; only its last part if it leads out of the folder.
+    """Return the name as a path inside the image folder: without ".." and the root.
 
-    Backslashes become slashes, and letters with accents one character (NFC), as a file may have both spellings.
+    The other folders stay, as they distinguish images of the same name. Backslashes become slashes, and letters with
+    accents one character (NFC), as a file may have both spellings.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", file_name).replace("\\", "/"))
-    return path.name if path.is_absolute() or ".." in path.parts else str(path)
+    return "/".join(part for part in path.parts if part not in ("/", "//", ".."))
 
 
 def _find_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.images import upright_size
 from virft.data.sources.csv_files import csv_columns, csv_rows
 from virft.data.sources.detection_files import detection_set
 from virft.data.sources.image_boxes import ImageBoxes
@@ -49,6 +50,7 @@ def read_detection_csv(
     place = find_images(folder, (row["image"] for _, row in rows if row["image"]))
     found: dict[str, ImageBoxes] = {}
     sizes: dict[str, ImageSize | None] = {}
+    upright: dict[str, ImageSize | None] = {}
     for number, row in rows:
         where = f"{path.name}:{number}"
         if row["image"] not in place:
@@ -59,7 +61,9 @@ def read_detection_csv(
         boxes = found.setdefault(name, ImageBoxes(skipped))
         sizes.setdefault(name, _size_of(row))
         if row["class"] or any(row[corner] for corner in _CORNERS):
-            _add(row, boxes, sizes[name], where)
+            if name not in upright:
+                upright[name] = sizes[name] or upright_size(folder / name)
+            _add(row, boxes, upright[name], where)
     if not found:
         raise DataError(f"{path}: names no image; expected a row for each box{skipped.format_first()}")
     images = {
