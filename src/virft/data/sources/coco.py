@@ -19,7 +19,7 @@ from virft.data.json_files import read_json
 from virft.data.sources.detection_files import suggest_class
 from virft.data.upright import ExifReading, settle_exif
 from virft.errors import ConfigError, DataError, describe_type
-from virft.geometry.boxes import XYXY, xywh_to_xyxy
+from virft.geometry.boxes import XYXY, rotated_bounds, xywh_to_xyxy
 from virft.text.records import are_fractions, box_fault, is_image_side, is_json_number
 from virft.types import ImageSize
 
@@ -72,12 +72,13 @@ def read_coco(
     exif: ExifReading = "auto",
     skipped: Skipped,
 ) -> AnnotatedSet:
-    """Return the images and boxes of the chosen ``classes`` (all by default).
+    """Return the images with all their boxes, and the chosen ``classes`` (all by default).
 
     ``images``: folder of the image files; None for a build without images. Added to ``skipped``: records without the
     fields of the format, boxes without area, and boxes that lie outside the declared size. Their class is doubtful on
-    their image; if the class is unknown, the image is. Ids are only keys: whole numbers and texts, and those of
-    annotations have no meaning. Several records of one file are merged. Crowd boxes are no targets; they are counted.
+    their image; if the class is unknown, the image is; if the image is unknown, the class is absent nowhere. Ids are
+    only keys: whole numbers and texts, and those of annotations have no meaning. Several records of one file are
+    merged. Crowd boxes are no targets; they are counted.
     Raises ``ConfigError`` if a chosen class is not in the file, and ``DataError`` if all its boxes are fractions.
 
     ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent on it, and those in
@@ -110,8 +111,10 @@ def read_coco(
     num_incomplete = 0
     for key, record in records.items():
         absent, incomplete = federation.get(key, (None, frozenset()))
-        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items() if label in chosen}
-        num_incomplete += len(incomplete.intersection(boxes))
+        if sorted_out.unplaced:
+            absent = (frozenset(names.values()) if absent is None else absent) - sorted_out.unplaced
+        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items()}
+        num_incomplete += len(incomplete.intersection(boxes).intersection(chosen))
         annotated[record.name] = AnnotatedImage(
             name=record.name,
             file=record.file,
@@ -214,6 +217,8 @@ class _BoxesByImage:
         self._areas: dict[_Key, dict[str, list[float | None]]] = {key: {} for key in records}
         self.doubtful: dict[_Key, set[str]] = {key: set() for key in records}
         self.unknown: set[_Key] = set()
+        self.unplaced: set[str] = set()
+        """Classes with an annotation of an unknown image: they may be present on any image."""
         self.num_crowd = 0
 
     def add(self, annotation: Any) -> None:
@@ -224,6 +229,8 @@ class _BoxesByImage:
             return
         if _key(annotation.get("image_id")) is None:
             self._skipped.note(where, f"image_id is {annotation.get('image_id')!r:.60}; expected an integer")
+            label = _of_id(self._names, annotation.get("category_id"))
+            self.unplaced |= set(self._names.values()) if label is None else {label}
             return
         if (key := _of_id(self._alias, annotation["image_id"])) is None:
             return  # Its image is not in the file, or its record is invalid and noted already.
@@ -288,12 +295,17 @@ def _of_id(by_id: Mapping[_Key, _Value], value: Any) -> _Value | None:
 
 
 def _corners(annotation: dict[str, Any]) -> XYXY | None:
-    """Return the corners of an annotation's box; None if it is not four numbers."""
+    """Return the corners of an annotation's box, around it if it is rotated; None if it is not four numbers."""
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_json_number, box)):
         return None
     # x + width of decimal numbers has rounding errors: 39.9 + 217.1 = 257.00000000000006.
-    return _rounded(xywh_to_xyxy(tuple(map(float, box))))  # type: ignore[arg-type]
+    corners = xywh_to_xyxy(tuple(map(float, box)))  # type: ignore[arg-type]
+    attributes = annotation.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None  # CVAT's rotated rectangles
+    if is_json_number(degrees) and math.isfinite(degrees) and all(map(math.isfinite, corners)):
+        corners = rotated_bounds(corners, degrees)
+    return _rounded(corners)
 
 
 def _rounded(box: XYXY) -> XYXY:

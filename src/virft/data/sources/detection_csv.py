@@ -51,11 +51,13 @@ def read_detection_csv(
     found: dict[str, ImageBoxes] = {}
     sizes: dict[str, ImageSize | None] = {}
     upright: dict[str, ImageSize | None] = {}
+    unplaced: set[str] = set()
     for number, row in rows:
         where = f"{path.name}:{number}"
         if row["image"] not in place:
             shown = row["image"][:200] or "empty"
             skipped.note(where, f"image is {shown}; expected a path inside the folder of the images")
+            unplaced.add(row["class"])
             continue
         name = place[row["image"]]
         boxes = found.setdefault(name, ImageBoxes(skipped))
@@ -66,11 +68,17 @@ def read_detection_csv(
             _add(row, boxes, upright[name], where)
     if not found:
         raise DataError(f"{path}: names no image; expected a row for each box{skipped.format_first()}")
+    # A class of a row without an image may be present on any image.
+    absent = None if not unplaced else frozenset() if "" in unplaced else _classes_of(found.values()) - unplaced
     images = {
-        name: AnnotatedImage(name=name, file=folder / name, declared=sizes[name], **boxes.fields())
+        name: AnnotatedImage(name=name, file=folder / name, declared=sizes[name], absent=absent, **boxes.fields())
         for name, boxes in found.items()
     }
     return detection_set(images, classes, where=path.name)
+
+
+def _classes_of(found: Iterable[ImageBoxes]) -> frozenset[str]:
+    return frozenset().union(*(boxes.labels for boxes in found))
 
 
 def _add(row: Mapping[str, str], boxes: ImageBoxes, size: ImageSize | None, where: str) -> None:

@@ -46,6 +46,11 @@ class ImageBoxes:
             self._doubtful.add(label)
 
     @property
+    def labels(self) -> frozenset[str]:
+        """Classes with a box or a dropped record."""
+        return frozenset(self._boxes) | self.doubtful
+
+    @property
     def doubtful(self) -> frozenset[str]:
         """Classes with a dropped record."""
         return frozenset(self._doubtful)
@@ -82,9 +87,10 @@ class ImageBoxesByName:
             self._declared[name] = declared
         else:
             self._num_merged += 1
-            if (first := self._declared[name]) != declared:
-                stated = " and as ".join("no size" if one is None else f"{one.width}x{one.height}" for one in (first, declared))
-                self._boxes[name].drop(where, f"image {name} is stated as {stated} by two files")
+            first, other = (size or upright_size(file) for size in (self._declared[name], declared))
+            if first is not None and other is not None and first != other:
+                stated = f"{first.width}x{first.height} and as {other.width}x{other.height}"
+                self._boxes[name].drop(where, f"image {name} is stated as {stated}; expected one size")
         return self._boxes[name], declared or upright_size(file)
 
     def images(self) -> dict[str, AnnotatedImage]:

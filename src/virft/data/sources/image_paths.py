@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -35,8 +36,9 @@ def _find(folder: Path, name: str) -> str | None:
     starts = range(len(parts)) if not _leads_out(path) else range(1 if len(parts) > 1 else 0, len(parts))
     for start in starts:
         end = "/".join(parts[start:])
-        if is_file(folder / end):
-            return end
+        for spelling in dict.fromkeys((end, unicodedata.normalize("NFC", end), unicodedata.normalize("NFD", end))):
+            if is_file(folder / spelling):
+                return spelling
     return None
 
 

@@ -33,10 +33,11 @@ def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped)
     """Read every ``*.json`` of the folder; the bounding box of each shape is used, of a group's shapes together.
 
     The image is ``imagePath`` if that is inside the folder, or else the one of the same name next to the file. Shapes
-    of one label and ``group_id`` are parts of one object. Several files of one image are merged. Added to ``skipped``: files that cannot be read or have no
-    image; shapes without a box (points, lines), without a label or with invalid points. The label of such a shape is
-    doubtful on its image. Raises ``DataError`` if the folder has no JSON file, ``ConfigError`` if one of ``classes`` is
-    unknown.
+    of one label and ``group_id`` are parts of one object. Several files of one image are merged.
+
+    Added to ``skipped``: files that cannot be read or have no image; shapes without a box (points, lines), without a
+    label or with invalid points. The label of such a shape is doubtful on its image. Raises ``DataError`` if the folder
+    has no JSON file, ``ConfigError`` if one of ``classes`` is unknown.
     """
     images = ImageBoxesByName(skipped)
     index = ImageIndex([folder])
@@ -105,7 +106,7 @@ def _image_of(file: Path, tree: dict[str, Any], folder: Path, index: ImageIndex)
         return find_image(file)
     except DataError as error:
         if (found := index.find(path.name, beside=file.parent.relative_to(folder))) is not None:
-            return folder / found.relative_to(os.path.abspath(folder))
+            return folder / found.relative_to(os.path.normpath(folder.absolute()))
         if is_file(image):
             raise DataError(f"imagePath {named} leads out of the folder; expected a folder that holds both") from error
         raise DataError(f"{error}, and no image of the name {path.name} in the folder") from error

@@ -20,6 +20,7 @@ from virft.data.sampling import SplitPlan, split_fractions
 from virft.data.sources.conversations import row_images, turn_of
 from virft.data.sources.image_paths import find_images
 from virft.data.sources.text_answers import sample_of_texts
+from virft.data.sources.text_files import marked_encoding
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
 from virft.errors import DataError, describe_type
@@ -121,7 +122,8 @@ def read_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str, Any
         yield from _objects(((f"{path.name}: row {n}", row) for n, row in enumerate(tree)), skipped)
         return
     try:
-        with path.open("rb") as file:
+        encoding = marked_encoding(path)
+        with path.open("rb") if encoding is None else path.open(encoding=encoding, errors="replace") as file:
             yield from _objects(_lines(path.name, file, skipped), skipped)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected rows of JSON") from error

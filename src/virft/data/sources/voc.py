@@ -20,7 +20,7 @@ from virft.data.sources.detection_files import detection_set, folder_files
 from virft.data.sources.image_boxes import ImageBoxesByName
 from virft.data.sources.image_index import ImageIndex
 from virft.errors import DataError
-from virft.geometry.boxes import XYXY
+from virft.geometry.boxes import XYXY, rotated_bounds
 from virft.types import ImageSize
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "data")
@@ -56,9 +56,9 @@ def read_voc(
     or anywhere in ``folder``. ``first_pixel``: number of the first pixel; 1: (xmin, ymin, xmax, ymax) covers xmin - 1
     to xmax, as in Pascal's files. None: by the database that each file names, 0 for unknown ones; files with a box at 0
     show that their database's name is only copied. Added to ``skipped``: files that cannot be read or have no image,
-    objects without name or box. Several files of one image are merged. The class of an object marked ``difficult`` is doubtful on its image, since VOC's
-    evaluation ignores such objects. Raises ``DataError`` if the folder has no XML file, ``ConfigError`` if one of
-    ``classes`` is unknown.
+    objects without name or box. Several files of one image are merged. The class of an object marked ``difficult`` is
+    doubtful on its image, since VOC's evaluation ignores such objects. Raises ``DataError`` if the folder has no XML
+    file, ``ConfigError`` if one of ``classes`` is unknown.
     """
     files = list(_parsed(folder, folder_files(folder, ".xml", "Pascal VOC XML files"), skipped))
     given = (_FROM_ZERO, _PASCAL)[first_pixel] if first_pixel is not None else None
@@ -72,7 +72,7 @@ def read_voc(
         for number, row in enumerate(tree.iter("object")):
             place = f"{where}: object {number}"
             label = (row.findtext("name") or "").strip()
-            corners = _corners_of(row)
+            corners = _upright_corners(row)
             if not label:
                 boxes.drop(place, "has no name")
             elif corners is None:
@@ -182,7 +182,7 @@ def _image_of(file: Path, folder: Path, tree: ElementTree.Element, index: ImageI
 
 def _absolute(path: Path) -> Path:
     """Return the path without "..". Links stay: an image is known by the name of its link."""
-    return Path(os.path.abspath(path))
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _name_of(image: Path, folder: Path) -> str:
@@ -201,6 +201,18 @@ def _size_of(tree: ElementTree.Element) -> ImageSize | None:
             return None
         sides.append(int(float(text)))
     return ImageSize(sides[0], sides[1])
+
+
+def _upright_corners(row: ElementTree.Element) -> XYXY | None:
+    """Return the corners of the smallest box around the object's box, which CVAT writes with a rotation."""
+    corners = _corners_of(row)
+    for attribute in row.iter("attribute"):
+        if corners is not None and (attribute.findtext("name") or "").strip() == "rotation":
+            try:
+                return rotated_bounds(corners, float(attribute.findtext("value") or "0"))
+            except ValueError:
+                return None
+    return corners
 
 
 def _corners_of(row: ElementTree.Element) -> XYXY | None:
