@@ -302,7 +302,7 @@ def _corners(annotation: dict[str, Any]) -> XYXY | None:
     # x + width of decimal numbers has rounding errors: 39.9 + 217.1 = 257.00000000000006.
     corners = xywh_to_xyxy(tuple(map(float, box)))  # type: ignore[arg-type]
     attributes = annotation.get("attributes")
-    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None  # CVAT's rotated rectangles
+    degrees: Any = attributes.get("rotation") if isinstance(attributes, dict) else None  # CVAT's rotated rectangles
     if is_json_number(degrees) and math.isfinite(degrees) and all(map(math.isfinite, corners)):
         corners = rotated_bounds(corners, degrees)
     return _rounded(corners)
