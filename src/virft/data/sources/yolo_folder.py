@@ -53,16 +53,20 @@ class YoloFolder(NamedTuple):
         if "images" in parts[:-1]:
             at = len(parts) - 2 - parts[:-1][::-1].index("images")
             other = self.base.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
-            if (found := self._existing(other)) is not None:
+            if (found := self._existing(other, image)) is not None:
                 return found
-        return self._existing(image.with_suffix(".txt"))
+        return self._existing(image.with_suffix(".txt"), image)
 
-    def _existing(self, path: Path) -> Path | None:
+    def _existing(self, path: Path, image: Path) -> Path | None:
         """Return the file itself, or the one whose name differs in letter case or form of accents alone."""
         if path.is_file():
             return path
         found = self.texts.get(same_spelling(path.relative_to(self.base).as_posix()))
-        return found if found is not None and found.parent == path.parent else None
+        if found is None or found.parent != path.parent:
+            return None
+        # a.txt is the file of a.jpg, not of A.jpg.
+        is_of_other = any(other.stem == found.stem and other != found for other in image.parent.iterdir())
+        return None if is_of_other else found
 
     def label_files_without_image(self) -> list[Path]:
         """Return the text files next to the label files, as absolute paths, that no image has."""

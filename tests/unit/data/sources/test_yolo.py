@@ -336,3 +336,11 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     annotated, skipped = read(tmp_path / "given")
     assert annotated.images.keys() == {"images/a.png"}
     assert skipped == []
+
+
+def test_a_label_file_belongs_to_the_image_of_its_exact_name(tmp_path: Path) -> None:
+    save(tmp_path, "1 0.5 0.5 0.25 0.5\n", name="a")
+    save_image(tmp_path / "images" / "A.png")
+    annotated, _ = read(tmp_path)
+    assert annotated.images["images/A.png"].boxes == {}
+    assert set(annotated.images["images/a.png"].boxes) == {"dog"}
