@@ -20,7 +20,7 @@ from virft.data.sources.detection_files import suggest_class
 from virft.data.upright import ExifReading, settle_exif
 from virft.errors import ConfigError, DataError, describe_type
 from virft.geometry.boxes import XYXY, rotated_bounds, xywh_to_xyxy
-from virft.text.records import are_fractions, box_fault, is_image_side, is_json_number
+from virft.text.records import are_fractions, box_fault, is_image_side, is_inside, is_json_number
 from virft.types import ImageSize
 
 _Value = TypeVar("_Value")
@@ -28,6 +28,8 @@ _Key = int | str
 """Id of an image or a category: an integer, or a text that is no whole number."""
 _LONGEST_END = 8
 """Number of components of the longest end of a path that is searched: a path may have any number."""
+_LEAST_CORNERS = 5
+"""Number of boxes from which all that fit as corners alone are taken for corners."""
 LABEL_STUDIO = "Label Studio"
 """Contributor of files that state the size of the stored pixels, with boxes in pixels of the upright image; outlines
 are fractions of the upright image times the stored sides. Source: ``convert_to_coco`` of label-studio-sdk."""
@@ -79,7 +81,8 @@ def read_coco(
     their image; if the class is unknown, the image is; if the image is unknown, the class is absent nowhere. Ids are
     only keys: whole numbers and texts, and those of annotations have no meaning. Several records of one file are
     merged. Crowd boxes are no targets; they are counted.
-    Raises ``ConfigError`` if a chosen class is not in the file, and ``DataError`` if all its boxes are fractions.
+    Raises ``ConfigError`` if a chosen class is not in the file, and ``DataError`` if all its boxes are fractions or
+    corners.
 
     ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent on it, and those in
     ``not_exhaustive_category_ids`` are incomplete. Underscores in names become spaces. Source: LVIS (arXiv 1908.03195).
@@ -103,6 +106,7 @@ def read_coco(
         notes.append(f"annotations skipped, as {file.name} does not list their image: {num_strays}")
     records, scales, exif_notes = _settled(file, records, alias, exif)
     notes += exif_notes
+    _require_xywh(file, records, alias)
     sorted_out = _BoxesByImage(file.name, records, alias, names, scales, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
@@ -334,6 +338,28 @@ def _require_pixels(file: CocoFile) -> None:
         raise DataError(
             f"{file.name}: all numbers of its boxes are from 0 to 1, such as {boxes[0]!r:.60}, so they are fractions "
             "of width and height; expected [x, y, width, height] in pixels"
+        )
+
+
+def _require_xywh(file: CocoFile, records: dict[_Key, _ImageRecord], alias: dict[_Key, _Key]) -> None:
+    """Raise ``DataError`` if boxes do not fit their images as [x, y, width, height], and all fit as corners.
+
+    Fewer boxes than ``_LEAST_CORNERS`` decide nothing: a box near the top left fits as both.
+    """
+    num_boxes = num_unfit = 0
+    for annotation in file.annotations:
+        key = _of_id(alias, annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if key is None or (corners := _corners(annotation)) is None:
+            continue
+        x1, y1, x2, y2 = annotation["bbox"]
+        if x2 <= x1 or y2 <= y1 or not is_inside((x1, y1, x2, y2), records[key].size):
+            return
+        num_boxes += 1
+        num_unfit += box_fault(corners, records[key].size) is not None
+    if num_unfit and num_boxes >= _LEAST_CORNERS:
+        raise DataError(
+            f"{file.name}: {num_unfit} of {num_boxes} boxes do not fit their images as [x, y, width, height], and all "
+            "fit as [x1, y1, x2, y2]; expected COCO's [x, y, width, height] in pixels"
         )
 
 

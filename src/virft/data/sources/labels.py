@@ -12,6 +12,7 @@ from virft.data.annotations import AnnotatedImage, LabelledSet, Skipped
 from virft.data.json_files import read_name_lists
 from virft.data.sources.csv_files import csv_rows, leads_out
 from virft.data.sources.folder_walk import files_below
+from virft.data.sources.image_paths import as_on_disk
 from virft.data.sources.split_folders import split_named, whole_splits
 from virft.errors import ConfigError, DataError, did_you_mean
 from virft.text.labels import normalize_label
@@ -101,7 +102,7 @@ def read_label_csv(
         if not name or not label:
             skipped.note(where, f"{'path' if not name else 'label'} is empty")
             continue
-        name = PurePosixPath(name.replace("\\", "/")).as_posix()
+        name = as_on_disk(folder, PurePosixPath(name.replace("\\", "/")).as_posix())
         if leads_out(name):
             skipped.note(where, f"path {name} leads out of the folder of the images")
         elif name in images:

@@ -433,3 +433,18 @@ def test_a_rotated_box_of_cvat_becomes_its_bounding_box(tmp_path: Path) -> None:
     file.write_text(json.dumps(tree))
     annotated, _ = read(file)
     assert annotated.images["a.png"].boxes == {"cat": ((25.0, 0.0, 35.0, 40.0),)}
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [(5, True), (4, False)])
+def test_a_file_of_corners_is_refused(tmp_path: Path, number: int, is_refused: bool) -> None:
+    file = save_coco(tmp_path, TWO)
+    tree = json.loads(file.read_text())
+    # In an image of 64 x 48; as [x, y, width, height], the first box ends at x = 110.
+    boxes = [[50, 30, 60, 40], *([1, 2, 9 + n, 9] for n in range(number - 1))]
+    tree["annotations"] = [{**tree["annotations"][0], "bbox": box} for box in boxes]
+    file.write_text(json.dumps(tree))
+    if is_refused:
+        with pytest.raises(DataError, match=r"1 of 5 boxes do not fit .*, and all fit as \[x1, y1, x2, y2\]; expected"):
+            read(file)
+    else:
+        assert len(read(file)[1]) == 1

@@ -201,3 +201,10 @@ def test_tables_of_other_programs_are_read(tmp_path: Path, encoding: str, separa
     (tmp_path / "t.csv").write_bytes(text.encode(encoding))
     labelled = read_label_csv(tmp_path / "t.csv", tmp_path, skipped=Skipped())
     assert labelled.label_of == {"a.png": f"a{separator} b"}
+
+
+def test_an_image_name_of_a_csv_can_have_accents_in_another_form(tmp_path: Path) -> None:
+    save_image(tmp_path / "cafe\u0301.png")
+    (tmp_path / "t.csv").write_text("path,label\ncaf\u00e9.png,cat\n", encoding="utf-8")
+    labelled = read_label_csv(tmp_path / "t.csv", tmp_path, skipped=Skipped())
+    assert labelled.label_of == {"cafe\u0301.png": "cat"}
