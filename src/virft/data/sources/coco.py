@@ -29,7 +29,7 @@ _Key = int | str
 _LONGEST_END = 8
 """Number of components of the longest end of a path that is searched: a path may have any number."""
 _LEAST_CORNERS = 5
-"""Number of boxes from which all that fit as corners alone are taken for corners."""
+"""Least number of boxes that decide whether a file holds corners."""
 LABEL_STUDIO = "Label Studio"
 """Contributor of files that state the size of the stored pixels, with boxes in pixels of the upright image; outlines
 are fractions of the upright image times the stored sides. Source: ``convert_to_coco`` of label-studio-sdk."""

@@ -165,7 +165,7 @@ def write_row_stores(
     ``folder``: folder of the image files. ``split``: split of the images, by the first image of a row. ``task`` and
     ``space``: of answers as texts, see ``sample_of_texts``. ``source`` is recorded in the cards; ``link`` links to the
     image files. The file is read twice, so that only image names, ids and digests are in memory. Added to ``skipped``:
-    invalid rows, and rows that ask the same of an image with different targets. Raises ``DataError`` if the file cannot
+    invalid rows, and rows with the same question about an image and different targets. Raises ``DataError`` if the file cannot
     be read, a folder is occupied or no sample is left.
     """
     named: list[list[str]] = []
@@ -174,8 +174,8 @@ def write_row_stores(
         if row_names := _named_images(row):
             named.append(row_names)
         if "target" in row:
-            targets.setdefault(_asked(row), set()).add(_digest(row["target"]))
-    unclear = {asked for asked, found in targets.items() if len(found) > 1}
+            targets.setdefault(_question_digest(row), set()).add(_digest(row["target"]))
+    unclear = {key for key, found in targets.items() if len(found) > 1}
     place = find_images(folder, (name for row_names in named for name in row_names))
     names = {place[row_names[0]] for row_names in named if row_names[0] in place}
     parts = split.parts(names)
@@ -194,8 +194,10 @@ def write_row_stores(
                 sample = row_to_sample(row, images, sizes, where=where, task=task, space=space)
                 if sample.id in ids:
                     raise DataError(f"id {sample.id!r} was used before; expected every id once")
-                if "target" in row and _asked(row) in unclear:
-                    raise DataError("another row asks the same of the image with another target; expected one row")
+                if "target" in row and _question_digest(row) in unclear:
+                    raise DataError(
+                        "another row has the same question about the image and another target; expected one row"
+                    )
             except DataError as error:
                 skipped.note(where, str(error).removeprefix(f"{where}: "))
                 continue
@@ -216,8 +218,8 @@ def write_row_stores(
         }
 
 
-def _asked(row: dict[str, Any]) -> str:
-    """Return a digest of image, question and task of a row: equal for rows that ask the same of the same image."""
+def _question_digest(row: dict[str, Any]) -> str:
+    """Return a digest of image, question and task of a row: equal for rows with the same question about the same image."""
     keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt")
     target = row["target"] if isinstance(row["target"], dict) else {}
     kind = [key for key in ("boxes", "label", "box", "count") if key in target]

@@ -207,14 +207,14 @@ def test_a_repeated_box_is_one_object(tmp_path: Path) -> None:
     assert card(cards)["source"]["num_repeated_boxes"] == 1
 
 
-def test_rows_that_ask_the_same_with_different_targets_are_not_used(tmp_path: Path) -> None:
+def test_rows_with_one_question_and_different_targets_are_not_used(tmp_path: Path) -> None:
     one, other = (
         {"image": "a.png", "query": "fox", "target": {"boxes": [box]}} for box in ([1, 2, 9, 9], [9, 9, 19, 19])
     )
     counted = {"image": "a.png", "query": "fox", "target": {"count": 2}}
     samples, cards = build(tmp_path, one, {**one, "query": "owl"}, other, counted)
     assert [(sample.task, sample.query) for sample in samples] == [("detection", "owl"), ("counting", "fox")]
-    reason = "another row asks the same of the image with another target; expected one row"
+    reason = "another row has the same question about the image and another target; expected one row"
     assert [record["reason"] for record in card(cards)["skipped"]] == [reason, reason]
 
 
