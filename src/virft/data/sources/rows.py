@@ -165,8 +165,8 @@ def write_row_stores(
     ``folder``: folder of the image files. ``split``: split of the images, by the first image of a row. ``task`` and
     ``space``: of answers as texts, see ``sample_of_texts``. ``source`` is recorded in the cards; ``link`` links to the
     image files. The file is read twice, so that only image names, ids and digests are in memory. Added to ``skipped``:
-    invalid rows, and rows with the same question about an image and different targets. Raises ``DataError`` if the file cannot
-    be read, a folder is occupied or no sample is left.
+    invalid rows, and rows with the same question about an image and different targets. Raises ``DataError`` if the file
+    cannot be read, a folder is occupied or no sample is left.
     """
     named: list[list[str]] = []
     targets: dict[str, set[str]] = {}
@@ -219,7 +219,7 @@ def write_row_stores(
 
 
 def _question_digest(row: dict[str, Any]) -> str:
-    """Return a digest of image, question and task of a row: equal for rows with the same question about the same image."""
+    """Return a digest of image, question and task of a row, equal for rows with the same question about an image."""
     keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt")
     target = row["target"] if isinstance(row["target"], dict) else {}
     kind = [key for key in ("boxes", "label", "box", "count") if key in target]
