@@ -20,7 +20,9 @@ def files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        chosen = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        # Links last: a folder that is linked too is listed under its own name.
+        folders[:] = sorted(chosen, key=lambda name: (Path(place, name).is_symlink(), name))
         for name in sorted(names):
             path = Path(place, name)
             if not name.startswith(".") and path.is_file():

@@ -336,6 +336,8 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     annotated, skipped = read(tmp_path / "given")
     assert annotated.images.keys() == {"images/a.png"}
     assert skipped == []
+    (tmp_path / "real" / "all").symlink_to(tmp_path / "real" / "images")
+    assert read(tmp_path / "real")[0].images.keys() == {"images/a.png"}
 
 
 def test_a_label_file_belongs_to_the_image_of_its_exact_name(tmp_path: Path) -> None:
