@@ -50,6 +50,13 @@ def save_text(path: Path, text: str, encoding: str = "utf-8") -> None:
     path.write_bytes(text.encode(encoding))
 
 
+def quarter_turned(box: Corners) -> tuple[float, float, float, float]:
+    """The corners of a box before a turn by 90 degrees about its centre."""
+    x1, y1, x2, y2 = box
+    x, y, across, down = (x1 + x2) / 2, (y1 + y2) / 2, (y2 - y1) / 2, (x2 - x1) / 2
+    return x - across, y - down, x + across, y + down
+
+
 def objects(image: str) -> list[tuple[str, Corners]]:
     return [(label, box) for label, boxes in SCENE[image].items() for box in boxes]
 
@@ -63,14 +70,23 @@ def coco(
     extra: tuple[str, ...] = (),
     ids: Callable[[int], Any] = int,
     with_ids: bool = True,
+    is_turned: bool = False,
 ) -> Callable[[Path], None]:
-    """COCO; ``names``: file names in the JSON, below ``folder`` on the disk. ``extra``: categories in front."""
+    """COCO; ``names``: file names in the JSON, below ``folder`` on the disk. ``extra``: categories in front.
+
+    ``is_turned``: each box is written as CVAT writes one that is rotated by 90 degrees.
+    """
 
     def write(root: Path) -> None:
         categories = [{"id": ids(n), "name": name, "supercategory": "none"} for n, name in enumerate(extra + CLASSES)]
         for category in categories[len(extra) :]:
             category["supercategory"] = extra[0] if extra else ""
-        rows = [(n, label, box) for n, image in enumerate(images) for label, box in objects(image)]
+        rows = [
+            (n, label, quarter_turned(box) if is_turned else box)
+            for n, image in enumerate(images)
+            for label, box in objects(image)
+        ]
+        more = {"attributes": {"occluded": False, "rotation": 90.0}} if is_turned else {}
         tree = {
             "images": [
                 {"id": ids(n), "file_name": names.format(image), "width": SIZE[0], "height": SIZE[1]}
@@ -84,6 +100,7 @@ def coco(
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": (x2 - x1) * (y2 - y1),
                     "iscrowd": 0,
+                    **more,
                 }
                 for n, (image, label, (x1, y1, x2, y2)) in enumerate(rows)
             ],
@@ -133,8 +150,11 @@ def voc(
     high: int = 0,
     filename: str = "{}.jpg",
     only: str = "abc",
+    is_turned: bool = False,
 ) -> Callable[[Path], None]:
-    """Pascal VOC; ``low``, ``high``: what the tool adds to the corners."""
+    """Pascal VOC; ``low``, ``high``: what the tool adds to the corners; ``is_turned``: as of ``coco``."""
+    attribute = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
+    more = attribute if is_turned else ""
 
     def write(root: Path) -> None:
         save_images(root, f"{images}/{{}}.jpg".format, only)
@@ -142,8 +162,9 @@ def voc(
             rows = [
                 f"<object><name>{label}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>"
                 f"<bndbox><xmin>{x1 + low}</xmin><ymin>{y1 + low}</ymin>"
-                f"<xmax>{x2 + high}</xmax><ymax>{y2 + high}</ymax></bndbox></object>"
-                for label, (x1, y1, x2, y2) in objects(image)
+                f"<xmax>{x2 + high}</xmax><ymax>{y2 + high}</ymax></bndbox>{more}</object>"
+                for label, box in objects(image)
+                for x1, y1, x2, y2 in [quarter_turned(box) if is_turned else box]
             ]
             head = (
                 f"<folder>VOC</folder><filename>{filename.format(image)}</filename>"
@@ -223,6 +244,14 @@ EXPORTS = [
         coco("annotations/instances_default.json", "images"),
         BUILD_COCO.format("annotations/instances_default.json", "images"),
     ),
+    Export(
+        "CVAT",
+        "COCO, rotated rectangles",
+        coco("annotations/instances_default.json", "images", is_turned=True),
+        BUILD_COCO.format("annotations/instances_default.json", "images"),
+    ),
+    Export("CVAT", "PASCAL, rotated rectangles", voc("JPEGImages", "Annotations", is_turned=True),
+           BUILD_VOC.format("Annotations")),
     Export("CVAT", "Ultralytics", yolo(**VAL, names="data.yaml", content=YAML), BUILD_YOLO, is_split=True),
     Export(
         "CVAT",

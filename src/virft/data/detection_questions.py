@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.class_variants import doubt_variants
 from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
@@ -76,7 +77,7 @@ def write_detection_stores(
     """
     parts = plan.split.parts(annotated.images)
     check_parts_free(out, parts, overwrite=overwrite)
-    annotated, num_repeated = _without_repeats(annotated)
+    annotated, num_repeated = _without_repeats(doubt_variants(annotated))
     files = UprightImages(annotated.images, skipped)
     unknown = _undetermined(annotated, plan.task)
     chosen = {
@@ -151,7 +152,8 @@ def _without_repeats(annotated: AnnotatedSet) -> tuple[AnnotatedSet, int]:
     num_repeated = 0
     for name, image in annotated.images.items():
         boxes, areas = dict(image.boxes), dict(image.areas)
-        for label, found in image.boxes.items():
+        for label in image.boxes.keys() & set(annotated.classes):
+            found = image.boxes[label]
             first = {box: place for place, box in reversed(list(enumerate(found)))}
             if len(first) < len(found):
                 num_repeated += len(found) - len(first)

@@ -98,6 +98,14 @@ def stored_size(path: Path | str) -> StoredSize:
         raise DataError(f"{path}: cannot be read as an image: {_reason(error)}") from error
 
 
+def upright_size(path: Path | str) -> ImageSize | None:
+    """Return the upright size of an image file in pixels; None if the file is missing or not an image."""
+    try:
+        return stored_size(path).upright
+    except DataError:
+        return None
+
+
 def raw_to_upright(box: XYXY, raw: ImageSize, orientation: int) -> XYXY:
     """Convert a box from pixels of the stored image, of size ``raw``, to pixels of the upright image.
 

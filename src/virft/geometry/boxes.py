@@ -8,6 +8,7 @@ import takes most of a second, and ``virft --help`` needs none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -61,6 +62,22 @@ def intersection_over_union(a: XYXY, b: XYXY) -> float:
     intersection = width * height
     union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
     return intersection / union if union > 0.0 else 0.0
+
+
+def rotated_bounds(box: XYXY, degrees: float) -> XYXY:
+    """Return the smallest upright box around a box that is rotated about its centre; a whole turn has 360 degrees.
+
+    >>> rotated_bounds((50, 40, 150, 60), 90)
+    (90.0, 0.0, 110.0, 100.0)
+    """
+    if degrees % 180 == 0:
+        return box
+    x1, y1, x2, y2 = box
+    cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    across = round((x2 - x1) * cos + (y2 - y1) * sin, 9) / 2
+    down = round((x2 - x1) * sin + (y2 - y1) * cos, 9) / 2
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    return x - across, y - down, x + across, y + down
 
 
 def generalized_iou(a: XYXY, b: XYXY) -> float:

@@ -20,6 +20,7 @@ from virft.geometry.boxes import (
     intersection_over_union,
     iou_matrix,
     match_greedily,
+    rotated_bounds,
     size_of,
     undisputed_pairs,
     xywh_to_xyxy,
@@ -174,3 +175,10 @@ def test_extent_of_a_box_space(space, extent):
 def test_importing_boxes_does_not_import_scipy():
     code = "import sys, virft.geometry.boxes; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_bounds_of_a_rotated_box_contain_its_corners() -> None:
+    # A square with sides of 2, turned by 45 degrees, is 2 sqrt(2) wide and high.
+    assert rotated_bounds((0, 0, 2, 2), 45) == pytest.approx((1 - 2**0.5, 1 - 2**0.5, 1 + 2**0.5, 1 + 2**0.5))
+    assert rotated_bounds((10, 15, 50, 25), -90) == rotated_bounds((10, 15, 50, 25), 270) == (25, 0, 35, 40)
+    assert rotated_bounds((1, 2, 3, 4), 180) == rotated_bounds((1, 2, 3, 4), 0) == (1, 2, 3, 4)

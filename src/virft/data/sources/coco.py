@@ -19,8 +19,8 @@ from virft.data.json_files import read_json
 from virft.data.sources.detection_files import suggest_class
 from virft.data.upright import ExifReading, settle_exif
 from virft.errors import ConfigError, DataError, describe_type
-from virft.geometry.boxes import XYXY, xywh_to_xyxy
-from virft.text.records import are_fractions, box_fault, is_image_side, is_json_number
+from virft.geometry.boxes import XYXY, rotated_bounds, xywh_to_xyxy
+from virft.text.records import are_fractions, box_fault, is_image_side, is_inside, is_json_number
 from virft.types import ImageSize
 
 _Value = TypeVar("_Value")
@@ -28,6 +28,8 @@ _Key = int | str
 """Id of an image or a category: an integer, or a text that is no whole number."""
 _LONGEST_END = 8
 """Number of components of the longest end of a path that is searched: a path may have any number."""
+_LEAST_CORNERS = 5
+"""Least number of boxes that decide whether a file holds corners."""
 LABEL_STUDIO = "Label Studio"
 """Contributor of files that state the size of the stored pixels, with boxes in pixels of the upright image; outlines
 are fractions of the upright image times the stored sides. Source: ``convert_to_coco`` of label-studio-sdk."""
@@ -72,13 +74,15 @@ def read_coco(
     exif: ExifReading = "auto",
     skipped: Skipped,
 ) -> AnnotatedSet:
-    """Return the images and boxes of the chosen ``classes`` (all by default).
+    """Return the images with all their boxes, and the chosen ``classes`` (all by default).
 
     ``images``: folder of the image files; None for a build without images. Added to ``skipped``: records without the
     fields of the format, boxes without area, and boxes that lie outside the declared size. Their class is doubtful on
-    their image; if the class is unknown, the image is. Ids are only keys: whole numbers and texts, and those of
-    annotations have no meaning. Several records of one file are merged. Crowd boxes are no targets; they are counted.
-    Raises ``ConfigError`` if a chosen class is not in the file, and ``DataError`` if all its boxes are fractions.
+    their image; if the class is unknown, the image is; if the image is unknown, the class is absent nowhere. Ids are
+    only keys: whole numbers and texts, and those of annotations have no meaning. Several records of one file are
+    merged. Crowd boxes are no targets; they are counted.
+    Raises ``ConfigError`` if a chosen class is not in the file, and ``DataError`` if all its boxes are fractions or
+    corners.
 
     ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent on it, and those in
     ``not_exhaustive_category_ids`` are incomplete. Underscores in names become spaces. Source: LVIS (arXiv 1908.03195).
@@ -102,6 +106,7 @@ def read_coco(
         notes.append(f"annotations skipped, as {file.name} does not list their image: {num_strays}")
     records, scales, exif_notes = _settled(file, records, alias, exif)
     notes += exif_notes
+    _require_xywh(file, records, alias)
     sorted_out = _BoxesByImage(file.name, records, alias, names, scales, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
@@ -110,8 +115,10 @@ def read_coco(
     num_incomplete = 0
     for key, record in records.items():
         absent, incomplete = federation.get(key, (None, frozenset()))
-        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items() if label in chosen}
-        num_incomplete += len(incomplete.intersection(boxes))
+        if sorted_out.unplaced:
+            absent = (frozenset(names.values()) if absent is None else absent) - sorted_out.unplaced
+        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items()}
+        num_incomplete += len(incomplete.intersection(boxes).intersection(chosen))
         annotated[record.name] = AnnotatedImage(
             name=record.name,
             file=record.file,
@@ -214,6 +221,8 @@ class _BoxesByImage:
         self._areas: dict[_Key, dict[str, list[float | None]]] = {key: {} for key in records}
         self.doubtful: dict[_Key, set[str]] = {key: set() for key in records}
         self.unknown: set[_Key] = set()
+        self.unplaced: set[str] = set()
+        """Classes with an annotation of an unknown image: they may be present on any image."""
         self.num_crowd = 0
 
     def add(self, annotation: Any) -> None:
@@ -224,6 +233,8 @@ class _BoxesByImage:
             return
         if _key(annotation.get("image_id")) is None:
             self._skipped.note(where, f"image_id is {annotation.get('image_id')!r:.60}; expected an integer")
+            label = _of_id(self._names, annotation.get("category_id"))
+            self.unplaced |= set(self._names.values()) if label is None else {label}
             return
         if (key := _of_id(self._alias, annotation["image_id"])) is None:
             return  # Its image is not in the file, or its record is invalid and noted already.
@@ -288,12 +299,17 @@ def _of_id(by_id: Mapping[_Key, _Value], value: Any) -> _Value | None:
 
 
 def _corners(annotation: dict[str, Any]) -> XYXY | None:
-    """Return the corners of an annotation's box; None if it is not four numbers."""
+    """Return the corners of an annotation's box, around it if it is rotated; None if it is not four numbers."""
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_json_number, box)):
         return None
     # x + width of decimal numbers has rounding errors: 39.9 + 217.1 = 257.00000000000006.
-    return _rounded(xywh_to_xyxy(tuple(map(float, box))))  # type: ignore[arg-type]
+    corners = xywh_to_xyxy(tuple(map(float, box)))  # type: ignore[arg-type]
+    attributes = annotation.get("attributes")
+    degrees: Any = attributes.get("rotation") if isinstance(attributes, dict) else None  # CVAT's rotated rectangles
+    if is_json_number(degrees) and math.isfinite(degrees) and all(map(math.isfinite, corners)):
+        corners = rotated_bounds(corners, degrees)
+    return _rounded(corners)
 
 
 def _rounded(box: XYXY) -> XYXY:
@@ -322,6 +338,28 @@ def _require_pixels(file: CocoFile) -> None:
         raise DataError(
             f"{file.name}: all numbers of its boxes are from 0 to 1, such as {boxes[0]!r:.60}, so they are fractions "
             "of width and height; expected [x, y, width, height] in pixels"
+        )
+
+
+def _require_xywh(file: CocoFile, records: dict[_Key, _ImageRecord], alias: dict[_Key, _Key]) -> None:
+    """Raise ``DataError`` if boxes do not fit their images as [x, y, width, height], and all fit as corners.
+
+    Fewer boxes than ``_LEAST_CORNERS`` decide nothing: a box near the top left fits as both.
+    """
+    num_boxes = num_unfit = 0
+    for annotation in file.annotations:
+        key = _of_id(alias, annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if key is None or (corners := _corners(annotation)) is None:
+            continue
+        x1, y1, x2, y2 = annotation["bbox"]
+        if x2 <= x1 or y2 <= y1 or not is_inside((x1, y1, x2, y2), records[key].size):
+            return
+        num_boxes += 1
+        num_unfit += box_fault(corners, records[key].size) is not None
+    if num_unfit and num_boxes >= _LEAST_CORNERS:
+        raise DataError(
+            f"{file.name}: {num_unfit} of {num_boxes} boxes do not fit their images as [x, y, width, height], and all "
+            "fit as [x1, y1, x2, y2]; expected COCO's [x, y, width, height] in pixels"
         )
 
 
@@ -446,12 +484,13 @@ def _image_fault(image: Any) -> str | None:
 
 
 def _inside(file_name: str) -> str:
-    """Return the name as a path inside the image folder; only its last part if it leads out of the folder.
+    """Return the name as a path inside the image folder: without ".." and the root.
 
-    Backslashes become slashes, and letters with accents one character (NFC), as a file may have both spellings.
+    The other folders stay, as they distinguish images of the same name. Backslashes become slashes, and letters with
+    accents one character (NFC), as a file may have both spellings.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", file_name).replace("\\", "/"))
-    return path.name if path.is_absolute() or ".." in path.parts else str(path)
+    return "/".join(part for part in path.parts if part not in ("/", "//", ".."))
 
 
 def _find_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.images import upright_size
 from virft.data.sources.csv_files import csv_columns, csv_rows
 from virft.data.sources.detection_files import detection_set
 from virft.data.sources.image_boxes import ImageBoxes
@@ -49,24 +50,35 @@ def read_detection_csv(
     place = find_images(folder, (row["image"] for _, row in rows if row["image"]))
     found: dict[str, ImageBoxes] = {}
     sizes: dict[str, ImageSize | None] = {}
+    upright: dict[str, ImageSize | None] = {}
+    unplaced: set[str] = set()
     for number, row in rows:
         where = f"{path.name}:{number}"
         if row["image"] not in place:
             shown = row["image"][:200] or "empty"
             skipped.note(where, f"image is {shown}; expected a path inside the folder of the images")
+            unplaced.add(row["class"])
             continue
         name = place[row["image"]]
         boxes = found.setdefault(name, ImageBoxes(skipped))
         sizes.setdefault(name, _size_of(row))
         if row["class"] or any(row[corner] for corner in _CORNERS):
-            _add(row, boxes, sizes[name], where)
+            if name not in upright:
+                upright[name] = sizes[name] or upright_size(folder / name)
+            _add(row, boxes, upright[name], where)
     if not found:
         raise DataError(f"{path}: names no image; expected a row for each box{skipped.format_first()}")
+    # A class of a row without an image may be present on any image.
+    absent = None if not unplaced else frozenset() if "" in unplaced else _classes_of(found.values()) - unplaced
     images = {
-        name: AnnotatedImage(name=name, file=folder / name, declared=sizes[name], **boxes.fields())
+        name: AnnotatedImage(name=name, file=folder / name, declared=sizes[name], absent=absent, **boxes.fields())
         for name, boxes in found.items()
     }
     return detection_set(images, classes, where=path.name)
+
+
+def _classes_of(found: Iterable[ImageBoxes]) -> frozenset[str]:
+    return frozenset().union(*(boxes.labels for boxes in found))
 
 
 def _add(row: Mapping[str, str], boxes: ImageBoxes, size: ImageSize | None, where: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet
+from virft.data.sources.folder_walk import files_below
 from virft.errors import ConfigError, DataError, did_you_mean
 
 
@@ -16,11 +17,7 @@ def folder_files(folder: Path, ending: str, expected: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of {expected}")
-    files = sorted(
-        path
-        for path in folder.rglob(f"*{ending}")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    files = sorted(path for path in files_below(folder) if path.name.endswith(ending))
     if not files:
         raise DataError(f"{folder}: holds no {ending} file; expected {expected}")
     return files

@@ -32,12 +32,23 @@ def has_objects(splits: Mapping[str, Any], where: str) -> bool:
 
     ``splits``: ``datasets.Dataset`` by name. ``where``: name of the source.
     """
-    columns = next(iter(splits.values())).column_names
-    if "image" in columns and ("objects" in columns or "label" in columns):
-        return "objects" in columns
-    raise DataError(
-        f"{where}: has the columns {', '.join(columns)}; expected image with objects (boxes) or with label (a class)"
-    )
+    kinds = {name: _kind_of(rows.column_names) for name, rows in splits.items()}
+    for name, rows in splits.items():
+        if kinds[name] is None:
+            of_split = f"split {name} " if name else ""
+            others = [other for other, kind in kinds.items() if kind]
+            way_out = f"; --hf-split {others[0]} reads another one" if others else ""
+            raise DataError(
+                f"{where}: {of_split}has the columns {', '.join(rows.column_names)}; expected image with objects "
+                f"(boxes) or with label (a class){way_out}"
+            )
+    if len(set(kinds.values())) > 1:
+        raise DataError(f"{where}: has splits with objects and with label; expected --hf-split {' or '.join(splits)}")
+    return "objects" in kinds.values()
+
+
+def _kind_of(columns: Sequence[str]) -> str | None:
+    return next((kind for kind in ("objects", "label") if kind in columns and "image" in columns), None)
 
 
 def read_hf_objects(
@@ -61,7 +72,9 @@ def read_hf_objects(
     images: dict[str, AnnotatedImage] = {}
     for row, objects in read:
         boxes = ImageBoxes(skipped)
-        for number, (box, label) in enumerate(objects):
+        if objects is None:
+            boxes.drop(row.where, f"objects is {row.record['objects']!r:.60}; expected lists of bbox and category")
+        for number, (box, label) in enumerate(objects or ()):
             place = f"{row.where}: object {number}"
             name = names.get(label, label) if type(label) is int else label
             if not isinstance(name, str) or not name.strip():
@@ -135,17 +148,19 @@ _Objects = list[tuple[XYXY | None, Any]]
 """Box and class of each object; None for a box that is not four numbers."""
 
 
-def _objects_of(row: _Row) -> tuple[_Row, _Objects]:
-    """Return the objects of a row: a list of records, or a record of lists."""
+def _objects_of(row: _Row) -> tuple[_Row, _Objects | None]:
+    """Return the objects of a row: a list of records, or a record of lists; None if it has neither."""
     objects = row.record["objects"]
-    if isinstance(objects, dict):
+    if isinstance(objects, dict) and any(isinstance(value, list) for value in objects.values()):
         length = max((len(value) for value in objects.values() if isinstance(value, list)), default=0)
         objects = [
             {key: value[n] if isinstance(value, list) and n < len(value) else None for key, value in objects.items()}
             for n in range(length)
         ]
+    if not isinstance(objects, list):
+        return row, None
     found: _Objects = []
-    for one in objects if isinstance(objects, list) else []:
+    for one in objects:
         record = one if isinstance(one, dict) else {}
         value = next((record[key] for key in _BOX_KEYS if key in record), None)
         numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
@@ -156,9 +171,9 @@ def _objects_of(row: _Row) -> tuple[_Row, _Objects]:
     return row, found
 
 
-def _box_format(read: list[tuple[_Row, _Objects]]) -> _BoxFormat:
+def _box_format(read: list[tuple[_Row, _Objects | None]]) -> _BoxFormat:
     """Return the format in which fewer boxes are empty or reach outside their image; xywh if both are equal."""
-    boxes = [(row.size, box) for row, objects in read for box, _ in objects if box is not None]
+    boxes = [(row.size, box) for row, objects in read for box, _ in objects or () if box is not None]
     as_xywh = sum(not is_inside(xywh_to_xyxy(box), size) for size, box in boxes)
     as_xyxy = sum(not is_inside(box, size) or box[2] <= box[0] or box[3] <= box[1] for size, box in boxes)
     return "xyxy" if as_xyxy < as_xywh else "xywh"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from virft.data.sources.folder_walk import files_below, same_spelling
 from virft.errors import DataError
 
 
 class ImageIndex:
-    """Image files of several folders by name, without letter case; the folders are read at the first search."""
+    """Image files of several folders by name, without letter case and form of accents.
+
+    The folders are read at the first search.
+    """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = folders
@@ -26,7 +31,7 @@ class ImageIndex:
         if self._by_name is None:
             self._by_name = self._read()
         stem = PurePosixPath(name).with_suffix("").name if _is_image(name) else name
-        found = self._by_name.get(name.lower()) or self._by_name.get(stem.lower())
+        found = self._by_name.get(same_spelling(name)) or self._by_name.get(same_spelling(stem))
         if not found:
             return None
         common = [_num_common(path.parent.parts, beside.parts) for path in found]
@@ -38,13 +43,13 @@ class ImageIndex:
     def _read(self) -> dict[str, list[Path]]:
         files: dict[Path, None] = {}
         for folder in self._folders:
-            for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-                hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-                if _is_image(path.name) and not hidden and path.is_file():
-                    files[path.resolve()] = None
+            for path in files_below(folder):
+                if _is_image(path.name):
+                    # Links stay: an image is known by the name of its link.
+                    files[Path(os.path.normpath(path.absolute()))] = None
         by_name: dict[str, list[Path]] = {}
         for path in files:
-            for key in {path.name.lower(), path.stem.lower()}:
+            for key in {same_spelling(path.name), same_spelling(path.stem)}:
                 by_name.setdefault(key, []).append(path)
         return by_name
 

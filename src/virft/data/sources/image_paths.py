@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -29,14 +30,20 @@ def find_images(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return images
 
 
+def as_on_disk(folder: Path, name: str) -> str:
+    """Return a path inside the folder with accents encoded as on the disk (NFC, NFD); unchanged if there is no file."""
+    spellings = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return next((spelling for spelling in spellings if is_file(folder / spelling)), name)
+
+
 def _find(folder: Path, name: str) -> str | None:
     path = PurePosixPath(name.replace("\\", "/"))
     parts = [part for part in path.parts if part not in ("/", "..") and not part.endswith(":")]
     starts = range(len(parts)) if not _leads_out(path) else range(1 if len(parts) > 1 else 0, len(parts))
     for start in starts:
         end = "/".join(parts[start:])
-        if is_file(folder / end):
-            return end
+        if is_file(folder / (spelling := as_on_disk(folder, end))):
+            return spelling
     return None
 
 

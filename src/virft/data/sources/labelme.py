@@ -9,15 +9,16 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
-from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.images import is_file
 from virft.data.sources.detection_files import detection_set, folder_files
-from virft.data.sources.image_boxes import ImageBoxes
+from virft.data.sources.image_boxes import ImageBoxes, ImageBoxesByName
 from virft.data.sources.image_index import ImageIndex
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
@@ -32,12 +33,13 @@ def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped)
     """Read every ``*.json`` of the folder; the bounding box of each shape is used, of a group's shapes together.
 
     The image is ``imagePath`` if that is inside the folder, or else the one of the same name next to the file. Shapes
-    of one label and ``group_id`` are parts of one object. Added to ``skipped``: files that cannot be read or have no
-    image; shapes without a box (points, lines), without a label or with invalid points. The label of such a shape is
-    doubtful on its image. Raises ``DataError`` if the folder has no JSON file, ``ConfigError`` if one of ``classes`` is
-    unknown.
+    of one label and ``group_id`` are parts of one object. Several files of one image are merged.
+
+    Added to ``skipped``: files that cannot be read or have no image; shapes without a box (points, lines), without a
+    label or with invalid points. The label of such a shape is doubtful on its image. Raises ``DataError`` if the folder
+    has no JSON file, ``ConfigError`` if one of ``classes`` is unknown.
     """
-    images: dict[str, AnnotatedImage] = {}
+    images = ImageBoxesByName(skipped)
     index = ImageIndex([folder])
     for file in folder_files(folder, ".json", "LabelMe JSON files next to their images"):
         where = file.relative_to(folder).as_posix()
@@ -48,15 +50,10 @@ def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped)
             skipped.note(where, str(error))
             continue
         name = image.relative_to(folder).as_posix()
-        if name in images:
-            skipped.note(where, f"image {name} is annotated by an earlier file")
-            continue
-        size = declared_size(tree)
-        boxes = ImageBoxes(skipped)
+        boxes, size = images.open(name, image, declared_size(tree), where=where)
         for place, label, box in _objects(tree["shapes"], where, boxes):
             boxes.add(label, box, size, where=place)
-        images[name] = AnnotatedImage(name=name, file=image, declared=size, **boxes.fields())
-    return detection_set(images, classes, where=folder.name)
+    return replace(detection_set(images.images(), classes, where=folder.name), notes=images.notes())
 
 
 def _objects(shapes: list[Any], where: str, boxes: ImageBoxes) -> list[tuple[str, str, XYXY]]:
@@ -109,7 +106,7 @@ def _image_of(file: Path, tree: dict[str, Any], folder: Path, index: ImageIndex)
         return find_image(file)
     except DataError as error:
         if (found := index.find(path.name, beside=file.parent.relative_to(folder))) is not None:
-            return folder / found.relative_to(folder.resolve()) if found.is_relative_to(folder.resolve()) else found
+            return folder / found.relative_to(os.path.normpath(folder.absolute()))
         if is_file(image):
             raise DataError(f"imagePath {named} leads out of the folder; expected a folder that holds both") from error
         raise DataError(f"{error}, and no image of the name {path.name} in the folder") from error

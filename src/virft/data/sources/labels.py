@@ -11,6 +11,8 @@ from PIL import Image
 from virft.data.annotations import AnnotatedImage, LabelledSet, Skipped
 from virft.data.json_files import read_name_lists
 from virft.data.sources.csv_files import csv_rows, leads_out
+from virft.data.sources.folder_walk import files_below
+from virft.data.sources.image_paths import as_on_disk
 from virft.data.sources.split_folders import split_named, whole_splits
 from virft.errors import ConfigError, DataError, did_you_mean
 from virft.text.labels import normalize_label
@@ -52,6 +54,13 @@ def _class_folders(root: Path, skipped: Skipped) -> list[tuple[str | None, Path]
     """Return the class folders, each with its split; None if the source is not split."""
     tops = _folders_in(root)
     inside = {top: _folders_in(top) for top in tops if split_named(top.name)}
+    if len(inside) < len(tops) and sum(map(bool, inside.values())) > 1:
+        splits = ", ".join(top.name for top in inside)
+        other = next(top.name for top in tops if top not in inside)
+        raise DataError(
+            f"{root}: holds the splits {splits}, and {other} next to them; expected folders of splits alone, or the "
+            f"folder of one split, such as {next(iter(inside))}"
+        )
     if not tops or len(inside) < len(tops) or not any(inside.values()):
         return [(None, top) for top in tops]
     found = []
@@ -72,10 +81,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def _images_below(folder: Path) -> Iterator[Path]:
     endings = set(Image.registered_extensions())
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder)
-        if file.suffix.lower() in endings and not any(part.startswith(".") for part in inside.parts):
-            yield file
+    yield from (file for file in files_below(folder) if file.suffix.lower() in endings)
 
 
 def read_label_csv(
@@ -84,24 +90,31 @@ def read_label_csv(
     """Read a CSV file with the columns ``path`` (relative to ``folder``) and ``label``; other columns are ignored.
 
     Added to ``skipped``: rows without path or label, paths out of the folder, and images that an earlier row names.
+    Images with several labels are not used.
     Raises ``DataError`` if the file is invalid, ``ConfigError`` if one of ``classes`` or ``aliases`` is not a label.
     """
     images: dict[str, AnnotatedImage] = {}
     label_of: dict[str, str] = {}
+    unclear: dict[str, str] = {}
     for number, row in csv_rows(path, required={"path": "path", "label": "label"}):
         where = f"{path.name}:{number}"
         name, label = row["path"], row["label"]
         if not name or not label:
             skipped.note(where, f"{'path' if not name else 'label'} is empty")
             continue
-        name = PurePosixPath(name.replace("\\", "/")).as_posix()
+        name = as_on_disk(folder, PurePosixPath(name.replace("\\", "/")).as_posix())
         if leads_out(name):
             skipped.note(where, f"path {name} leads out of the folder of the images")
         elif name in images:
             skipped.note(where, f"image {name} was named before, as {label_of[name]!r}")
+            if label != label_of[name]:
+                unclear[name] = f"{label_of[name]!r} and {label!r}"
         else:
             images[name] = AnnotatedImage(name=name, file=folder / name, declared=None, boxes={})
             label_of[name] = label
+    for name, labels in unclear.items():
+        skipped.note(f"image {name}", f"is labelled {labels}; expected one label, so it is not used")
+        del images[name], label_of[name]
     if not images:
         raise DataError(f"{path}: names no image; expected a row for each{skipped.format_first()}")
     return choose_labels(images, label_of, classes, aliases or {}, path.name)

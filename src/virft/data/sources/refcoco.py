@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from virft.data.annotations import AnnotatedImage, Expression, ReferringSet, Skipped
 from virft.data.json_files import read_json
+from virft.data.sources.image_paths import as_on_disk
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import XYXY, xywh_to_xyxy
 from virft.text.question_texts import without_placeholders
@@ -59,6 +60,7 @@ def read_refcoco(
         except DataError as error:
             skipped.note(where, str(error))
             continue
+        name = as_on_disk(folder, name)
         images.setdefault(name, AnnotatedImage(name=name, file=folder / name, declared=size, boxes={}))
         segmentation = record.get("segmentation")
         rle = segmentation if isinstance(segmentation, dict) else None

@@ -6,6 +6,7 @@ Rows of other training tools, with the answer as a text, are read too: see ``con
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,9 +18,10 @@ from virft.data.annotations import Skipped
 from virft.data.json_files import read_json
 from virft.data.samples import sample_from_record, task_of_target
 from virft.data.sampling import SplitPlan, split_fractions
-from virft.data.sources.conversations import row_images, turn_of
+from virft.data.sources.conversations import IMAGE_KEYS, row_images, turn_of
 from virft.data.sources.image_paths import find_images
 from virft.data.sources.text_answers import sample_of_texts
+from virft.data.sources.text_files import marked_encoding
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import ImageFolder
 from virft.errors import DataError, describe_type
@@ -27,7 +29,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN, fill_template
 from virft.text.question_texts import without_placeholders
-from virft.types import ImageSize, Sample
+from virft.types import Detections, ImageSize, Sample
 
 _TEXT = {"type": "string", "pattern": r"\S"}
 
@@ -121,7 +123,8 @@ def read_rows(path: Path, skipped: Skipped) -> Iterator[tuple[str, dict[str, Any
         yield from _objects(((f"{path.name}: row {n}", row) for n, row in enumerate(tree)), skipped)
         return
     try:
-        with path.open("rb") as file:
+        encoding = marked_encoding(path)
+        with path.open("rb") if encoding is None else path.open(encoding=encoding, errors="replace") as file:
             yield from _objects(_lines(path.name, file, skipped), skipped)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected rows of JSON") from error
@@ -161,16 +164,25 @@ def write_row_stores(
 
     ``folder``: folder of the image files. ``split``: split of the images, by the first image of a row. ``task`` and
     ``space``: of answers as texts, see ``sample_of_texts``. ``source`` is recorded in the cards; ``link`` links to the
-    image files. The file is read twice, so that only image names and ids are in memory. Invalid rows are added to
-    ``skipped``. Raises ``DataError`` if the file cannot be read, a folder is occupied or no sample is left.
+    image files. The file is read twice, so that only image names, ids and digests are in memory. Added to ``skipped``:
+    invalid rows, and rows with the same question about an image and different targets. Raises ``DataError`` if the file
+    cannot be read, a folder is occupied or no sample is left.
     """
-    named = [found for _, row in read_rows(path, Skipped(strict=skipped.strict)) if (found := _named_images(row))]
+    named: list[list[str]] = []
+    targets: dict[str, set[str]] = {}
+    for _, row in read_rows(path, Skipped(strict=skipped.strict)):
+        if row_names := _named_images(row):
+            named.append(row_names)
+        if "target" in row:
+            targets.setdefault(_question_digest(row), set()).add(_digest(row["target"]))
+    unclear = {key for key, found in targets.items() if len(found) > 1}
     place = find_images(folder, (name for row_names in named for name in row_names))
     names = {place[row_names[0]] for row_names in named if row_names[0] in place}
     parts = split.parts(names)
     check_parts_free(out, parts, overwrite=overwrite)
     part_of = {name: part for part, inside in parts.items() for name in inside}
     ids: set[str] = set()
+    num_repeated = 0
     used: dict[str, dict[str, None]] = {part: {} for part in parts}
     files = ImageFolder(folder)
     with ExitStack() as stack:
@@ -182,6 +194,10 @@ def write_row_stores(
                 sample = row_to_sample(row, images, sizes, where=where, task=task, space=space)
                 if sample.id in ids:
                     raise DataError(f"id {sample.id!r} was used before; expected every id once")
+                if "target" in row and _question_digest(row) in unclear:
+                    raise DataError(
+                        "another row has the same question about the image and another target; expected one row"
+                    )
             except DataError as error:
                 skipped.note(where, str(error).removeprefix(f"{where}: "))
                 continue
@@ -189,14 +205,41 @@ def write_row_stores(
             writer = writers[part_of[images[0]]]
             used[part_of[images[0]]].update(dict.fromkeys(images))
             paths = tuple(writer.add_image_file(name, folder / name) for name in images)
+            sample, repeated = _without_repeats(sample)
+            num_repeated += repeated
             writer.add(replace(sample, images=paths))
         facts = source | split_fractions(split) | files.find_duplicates(used)
+        facts |= {"num_repeated_boxes": num_repeated} if num_repeated else {}
         return {
             str(out / part): writer.finish(
                 source=facts | {"split": part or "all"}, seed=split.seed, skipped=skipped.records
             )
             for part, writer in writers.items()
         }
+
+
+def _question_digest(row: dict[str, Any]) -> str:
+    """Return a digest of image, question and task of a row, equal for rows with the same question about an image."""
+    keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt")
+    target = row["target"] if isinstance(row["target"], dict) else {}
+    kind = [key for key in ("boxes", "label", "box", "count") if key in target]
+    return _digest([kind, {key: row[key] for key in keys if key in row}])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _without_repeats(sample: Sample) -> tuple[Sample, int]:
+    """Return the sample with each box of a detection target once, and the number of removed boxes."""
+    if not isinstance(sample.target, Detections):
+        return sample, 0
+    items = sample.target.items
+    first = {item.box: place for place, item in reversed(list(enumerate(items)))}
+    places = sorted(first.values())
+    areas = tuple(sample.areas[place] for place in places) if sample.areas else sample.areas
+    target = replace(sample.target, items=tuple(items[place] for place in places))
+    return replace(sample, target=target, areas=areas), len(items) - len(places)
 
 
 def row_to_sample(

@@ -5,6 +5,7 @@ Format: http://host.robots.ox.ac.uk/pascal/VOC/ (VOC2012 development kit)
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
-from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.images import is_file
 from virft.data.sources.detection_files import detection_set, folder_files
-from virft.data.sources.image_boxes import ImageBoxes
+from virft.data.sources.image_boxes import ImageBoxesByName
 from virft.data.sources.image_index import ImageIndex
 from virft.errors import DataError
-from virft.geometry.boxes import XYXY
+from virft.geometry.boxes import XYXY, rotated_bounds
 from virft.types import ImageSize
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "data")
@@ -55,44 +56,38 @@ def read_voc(
     or anywhere in ``folder``. ``first_pixel``: number of the first pixel; 1: (xmin, ymin, xmax, ymax) covers xmin - 1
     to xmax, as in Pascal's files. None: by the database that each file names, 0 for unknown ones; files with a box at 0
     show that their database's name is only copied. Added to ``skipped``: files that cannot be read or have no image,
-    objects without name or box. The class of an object marked ``difficult`` is doubtful on its image, since VOC's
-    evaluation ignores such objects. Raises ``DataError`` if the folder has no XML file, ``ConfigError`` if one of
-    ``classes`` is unknown.
+    objects without name or box. Several files of one image are merged. The class of an object marked ``difficult`` is
+    doubtful on its image, since VOC's evaluation ignores such objects. Raises ``DataError`` if the folder has no XML
+    file, ``ConfigError`` if one of ``classes`` is unknown.
     """
     files = list(_parsed(folder, folder_files(folder, ".xml", "Pascal VOC XML files"), skipped))
     given = (_FROM_ZERO, _PASCAL)[first_pixel] if first_pixel is not None else None
     countings = _countings(files) if given is None else [given] * len(files)
-    images: dict[str, AnnotatedImage] = {}
-    num_difficult = num_pairs = 0
+    images = ImageBoxesByName(skipped)
+    difficult: set[tuple[str, str]] = set()
+    num_difficult = 0
     for (where, tree, image), counting in zip(files, countings, strict=True):
-        size = _size_of(tree)
-        boxes = ImageBoxes(skipped)
-        difficult: set[str] = set()
+        name = _name_of(image, folder)
+        boxes, size = images.open(name, image, _size_of(tree), where=where)
         for number, row in enumerate(tree.iter("object")):
             place = f"{where}: object {number}"
             label = (row.findtext("name") or "").strip()
-            corners = _corners_of(row)
+            corners = _upright_corners(row)
             if not label:
                 boxes.drop(place, "has no name")
             elif corners is None:
                 boxes.drop(place, "bndbox does not have four numbers", label=label)
             elif (row.findtext("difficult") or "0").strip().lower() in ("1", "true"):
                 num_difficult += 1
-                difficult.add(label)
+                difficult.add((name, label))
                 boxes.doubt(label)
             else:
                 x1, y1, x2, y2 = corners
                 low, high = counting.low, counting.high
                 boxes.add(label, (x1 - low, y1 - low, x2 - high, y2 - high), size, where=place)
-        name = _name_of(image, folder)
-        if name in images:
-            skipped.note(where, f"image {name} is annotated by an earlier file")
-            continue
-        num_pairs += len(difficult)
-        images[name] = AnnotatedImage(name=name, file=image, declared=size, **boxes.fields())
-    found = detection_set(images, classes, where=folder.name)
-    notes = _notes(countings, num_pairs, is_given=given is not None)
-    return replace(found, num_crowd=num_difficult, notes=notes)
+    found = detection_set(images.images(), classes, where=folder.name)
+    notes = _notes(countings, len(difficult), is_given=given is not None)
+    return replace(found, num_crowd=num_difficult, notes=notes + images.notes())
 
 
 class _File(NamedTuple):
@@ -171,23 +166,28 @@ def _image_of(file: Path, folder: Path, tree: ElementTree.Element, index: ImageI
     inside = file.parent.relative_to(folder)
     for place in (*(file.parent.parent / name for name in _IMAGE_FOLDERS), file.parent):
         if is_file(image := place / last):
-            return image.resolve()
+            return _absolute(image)
     for parent in (folder, folder.parent):
         below = inside.parts[1:] if parent == folder else inside.parts
         for name in _IMAGE_FOLDERS:
             if is_file(image := parent.joinpath(name, *below, last)):
-                return image.resolve()
+                return _absolute(image)
     found = index.find(last, beside=inside) or index.find(file.with_suffix("").name, beside=inside)
     if found is None:
         raise DataError(
             f"no image {last}; expected it in ../JPEGImages, ../images or ../data, or in the folder of the XML files"
         )
-    return found.resolve()
+    return _absolute(found)
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path without "..". Links stay: an image is known by the name of its link."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _name_of(image: Path, folder: Path) -> str:
     """Return the path of the image inside the folder or its parent."""
-    for base in (folder.resolve(), folder.resolve().parent):
+    for base in (_absolute(folder), _absolute(folder).parent):
         if image.is_relative_to(base):
             return image.relative_to(base).as_posix()
     return image.name
@@ -201,6 +201,18 @@ def _size_of(tree: ElementTree.Element) -> ImageSize | None:
             return None
         sides.append(int(float(text)))
     return ImageSize(sides[0], sides[1])
+
+
+def _upright_corners(row: ElementTree.Element) -> XYXY | None:
+    """Return the corners of the smallest box around the object's box, which CVAT writes with a rotation."""
+    corners = _corners_of(row)
+    for attribute in row.iter("attribute"):
+        if corners is not None and (attribute.findtext("name") or "").strip() == "rotation":
+            try:
+                return rotated_bounds(corners, float(attribute.findtext("value") or "0"))
+            except ValueError:
+                return None
+    return corners
 
 
 def _corners_of(row: ElementTree.Element) -> XYXY | None:

@@ -17,7 +17,7 @@ from virft.data.images import stored_size
 from virft.data.sources.detection_files import detection_set
 from virft.data.sources.image_boxes import ImageBoxes
 from virft.data.sources.text_files import read_text
-from virft.data.sources.yolo_folder import open_yolo
+from virft.data.sources.yolo_folder import YoloFolder, open_yolo
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
 from virft.types import ImageSize
@@ -26,10 +26,11 @@ from virft.types import ImageSize
 def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
     """Read the images of a YOLO folder and their label files, see ``open_yolo``.
 
-    An image without a label file has no objects, as the format defines. A line is ``class cx cy width height``; the
+    An image without a label file has no objects, as the format defines; if there are label files without an image, it
+    is not used. A line is ``class cx cy width height``; the
     same with keypoints; or ``class x1 y1 x2 y2 ..`` of an outline, of which the bounding box is used. Added to
-    ``skipped``: lines with other numbers, or of a class without a name. Raises ``DataError`` if the folder has no label
-    file or no class names, ``ConfigError`` if one of ``classes`` is unknown.
+    ``skipped``: lines with other numbers, or of a class without a name, and label files without an image. Raises
+    ``DataError`` if the folder has no label file or no class names, ``ConfigError`` if one of ``classes`` is unknown.
     """
     yolo = open_yolo(folder, skipped=skipped)
     read: list[tuple[Path, ImageSize, str, list[_Line]]] = []
@@ -37,25 +38,62 @@ def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) ->
         labels = yolo.label_file(image)
         try:
             size = stored_size(image).upright
-            text = read_text(labels, expected="a YOLO label file") if labels.is_file() else ""
+            lines = [] if labels is None else _lines(labels)
         except DataError as error:
             where = image.relative_to(folder).as_posix()
             # A card has no absolute path.
-            reason = str(error).removeprefix(f"{image}: ").replace(str(labels), labels.name)
-            skipped.note(f"image {where}", reason)
+            reason = str(error).removeprefix(f"{image}: ")
+            skipped.note(f"image {where}", reason if labels is None else reason.replace(str(labels), labels.name))
             continue
-        lines = [_parsed(line, number) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-        read.append((image, size, labels.relative_to(yolo.base).as_posix(), lines))
+        read.append((image, size, "" if labels is None else labels.relative_to(yolo.base).as_posix(), lines))
+    strays = _note_strays(yolo, skipped)
     num_pose = yolo.num_pose or _num_pose([line.values for *_, lines in read for line in lines if line.values])
     images: dict[str, AnnotatedImage] = {}
     for image, size, labels_name, lines in read:
         boxes = ImageBoxes(skipped)
+        if not labels_name and strays:
+            boxes.doubt(None)  # one of the files without an image can be its
         for line in lines:
             _add(line, boxes, yolo.names, num_pose, size, where=f"{labels_name}:{line.number}")
         name = image.relative_to(folder).as_posix()
         images[name] = AnnotatedImage(name=name, file=image, declared=None, **boxes.fields())
     found = detection_set(images, classes, where=folder.name, known=yolo.names.values())
-    return replace(found, published={name: split for name, split in yolo.splits.items() if name in images})
+    num_unlabelled = sum(not labels_name for *_, labels_name, _ in read)
+    return replace(
+        found,
+        published={name: split for name, split in yolo.splits.items() if name in images},
+        notes=_notes(num_unlabelled, num_strays=len(strays)),
+    )
+
+
+def _note_strays(yolo: YoloFolder, skipped: Skipped) -> list[Path]:
+    """Return the label files without an image, and add them to ``skipped``. Other text files are ignored."""
+    strays = []
+    for file in yolo.label_files_without_image():
+        try:
+            lines = _lines(file)
+        except DataError:
+            continue
+        if any(line.class_number is not None and line.values and len(line.values) >= 4 for line in lines):
+            strays.append(file)
+    if strays:
+        shown = strays[0].relative_to(yolo.base).as_posix()
+        skipped.note("label files", f"{len(strays)} have no image of their name, such as {shown}")
+    return strays
+
+
+def _notes(num_unlabelled: int, *, num_strays: int) -> tuple[str, ...]:
+    if not num_unlabelled:
+        return ()
+    if num_strays:
+        return (f"images without a label file, not used, as a file without an image can be theirs: {num_unlabelled}",)
+    return (f"images without a label file, read as images without objects: {num_unlabelled}",)
+
+
+def _lines(file: Path) -> list[_Line]:
+    """Return the lines of a label file that are not blank."""
+    text = read_text(file, expected="a YOLO label file")
+    return [_parsed(line, number) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 class _Line(NamedTuple):

@@ -14,14 +14,15 @@ from PIL import Image
 
 from virft.data.annotations import Skipped
 from virft.data.images import is_file
+from virft.data.sources.folder_walk import files_below, same_spelling
 from virft.data.sources.split_folders import split_named, splits_of_names, whole_splits
 from virft.data.sources.text_files import read_text
 from virft.errors import DataError
 
 _NAME_FILES = ("classes.txt", "obj.names")
 _SPLIT_KEYS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_NOT_DATA = ("runs", "__MACOSX")
-"""Folders that are no part of a dataset: results of Ultralytics, with boxes drawn into images, and macOS's zip data."""
+_NOT_DATA = ("runs",)
+"""Folders that are no part of a dataset: results of Ultralytics, with boxes drawn into images."""
 
 
 class YoloFolder(NamedTuple):
@@ -39,20 +40,39 @@ class YoloFolder(NamedTuple):
     """Image files, sorted."""
     splits: dict[str, str]
     """Published split of each image, by its path inside ``folder``; empty if there are none."""
+    texts: dict[str, Path]
+    """Text files below ``base`` by their path in it, without letter case and form of accents."""
 
-    def label_file(self, image: Path) -> Path:
+    def label_file(self, image: Path) -> Path | None:
         """Return labels/a/b.txt for images/a/b.jpg (the last ``images`` in the path), else b.txt next to the image.
 
-        The path is absolute.
+        The path is absolute; None if there is no such file.
         """
         image = image.absolute()
         parts = list(image.relative_to(self.base).parts)
         if "images" in parts[:-1]:
             at = len(parts) - 2 - parts[:-1][::-1].index("images")
             other = self.base.joinpath(*parts[:at], "labels", *parts[at + 1 :]).with_suffix(".txt")
-            if other.is_file():
-                return other
-        return image.with_suffix(".txt")
+            if (found := self._existing(other, image)) is not None:
+                return found
+        return self._existing(image.with_suffix(".txt"), image)
+
+    def _existing(self, path: Path, image: Path) -> Path | None:
+        """Return the file itself, or the one whose name differs in letter case or form of accents alone."""
+        if path.is_file():
+            return path
+        found = self.texts.get(same_spelling(path.relative_to(self.base).as_posix()))
+        if found is None or found.parent != path.parent:
+            return None
+        # a.txt is the file of a.jpg, not of A.jpg.
+        is_of_other = any(other.stem == found.stem and other != found for other in image.parent.iterdir())
+        return None if is_of_other else found
+
+    def label_files_without_image(self) -> list[Path]:
+        """Return the text files next to the label files, as absolute paths, that no image has."""
+        used = {file for image in self.images if (file := self.label_file(image)) is not None}
+        folders = {file.parent for file in used}
+        return sorted(file for file in self.texts.values() if file.parent in folders and file not in used)
 
 
 def open_yolo(folder: Path, *, skipped: Skipped) -> YoloFolder:
@@ -66,13 +86,13 @@ def open_yolo(folder: Path, *, skipped: Skipped) -> YoloFolder:
         raise DataError(f"{folder}: no such folder; expected a YOLO folder with images and labels")
     file, tree = _names_of(folder)
     names, base = _checked(tree["names"], file), _base(file, folder)
-    found = YoloFolder(folder, base, names, _num_pose(tree, file), [], {})
+    texts = {same_spelling(path.relative_to(base).as_posix()): path for path in _texts_below(base, folder)}
+    found = YoloFolder(folder, base, names, _num_pose(tree, file), [], {}, texts)
     split_of = _yaml_splits(tree, file, folder, skipped) if base == folder.absolute() else {}
-    if not any(found.label_file(image).is_file() for image in split_of):
+    if not any(map(found.label_file, split_of)):
         everything = list(_image_files(folder))
         in_images = [image for image in everything if "images" in image.absolute().relative_to(base).parts[:-1]]
-        labelled = any(found.label_file(image).is_file() for image in in_images)
-        chosen = in_images if labelled else everything
+        chosen = in_images if any(map(found.label_file, in_images)) else everything
         splits = splits_of_names(_name(image, folder) for image in chosen)
         split_of = {image: splits.get(_name(image, folder)) for image in chosen}
     images = sorted(_with_labels(found, split_of, skipped))
@@ -86,7 +106,7 @@ def _with_labels(found: YoloFolder, split_of: dict[Path, str | None], skipped: S
     """Yield the images of each split that has label files; a test set without any is not annotated."""
     for split in sorted(set(split_of.values()), key=str):
         inside = [image for image, other in split_of.items() if other == split]
-        if any(found.label_file(image).is_file() for image in inside):
+        if any(map(found.label_file, inside)):
             yield from inside
         elif split is not None:
             skipped.note(f"split {split}", f"none of its {len(inside)} images has a label file")
@@ -98,11 +118,17 @@ def _name(image: Path, folder: Path) -> str:
 
 def _image_files(folder: Path) -> Iterator[Path]:
     endings = set(Image.registered_extensions())
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        is_data = not any(part.startswith(".") or part in _NOT_DATA for part in parts)
-        if is_data and path.suffix.lower() in endings and path.is_file():
+    for path in files_below(folder):
+        is_data = not any(part in _NOT_DATA for part in path.relative_to(folder).parts)
+        if is_data and path.suffix.lower() in endings:
             yield path
+
+
+def _texts_below(base: Path, folder: Path) -> Iterator[Path]:
+    """Yield the text files that can be labels of images in ``folder``: those of its split alone, if it is one."""
+    inside = folder.absolute().relative_to(base).parts
+    place = base / inside[0] if inside and inside[0] not in ("images", "labels") else base
+    yield from (path for path in files_below(place) if path.suffix == ".txt")
 
 
 def _names_of(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -132,8 +158,8 @@ def _base(file: Path, folder: Path) -> Path:
 def _text_names(place: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return ``classes.txt`` or ``obj.names`` of the folder, else the only ``classes.txt`` below it (labelImg)."""
     files = [place / name for name in _NAME_FILES if (place / name).is_file()]
-    files = files or sorted(place.glob("*.names")) or sorted(place.rglob(_NAME_FILES[0]))
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(place).parts)]
+    files = files or sorted(file for file in place.glob("*.names") if not file.name.startswith("."))
+    files = files or [file for file in files_below(place) if file.name == _NAME_FILES[0]]
     lists = [_name_lines(file) for file in files]
     for file, names in zip(files, lists, strict=True):
         if names != lists[0]:

@@ -37,7 +37,7 @@ def test_boxes_are_corners_by_image_and_class(tmp_path: Path) -> None:
 def test_only_chosen_classes_are_read(tmp_path: Path) -> None:
     annotated, _ = read(save_coco(tmp_path, TWO), classes=["dog"])
     assert annotated.classes == ("dog",)
-    assert annotated.images["a.png"].boxes == {}
+    assert not annotated.images["a.png"].is_absent("cat")
 
 
 def test_unknown_class_is_reported_with_the_closest_name(tmp_path: Path) -> None:
@@ -393,3 +393,58 @@ def test_letters_with_accents_are_found_in_both_spellings(tmp_path: Path, in_fil
     edit_json(path, lambda tree: tree["images"][0].update(file_name=written))
     annotated, _ = read(path)
     assert annotated.images[unicodedata.normalize("NFC", "Größe é.png")].file == tmp_path / "images" / name
+
+
+@pytest.mark.parametrize("start", ["/data/", "../", "C:\\data\\", "//server/data/"])
+def test_images_of_one_name_in_different_folders_are_not_merged(tmp_path: Path, start: str) -> None:
+    file = save_coco(tmp_path, TWO)
+    tree = json.loads(file.read_text())
+    for image, folder in zip(tree["images"], ("x", "y"), strict=True):
+        (tmp_path / "images" / folder).mkdir()
+        (tmp_path / "images" / image["file_name"]).rename(tmp_path / "images" / folder / "a.png")
+        image["file_name"] = f"{start}{folder}/a.png"
+    file.write_text(json.dumps(tree))
+    annotated, skipped = read(file, tmp_path / "images")
+    assert {name: set(image.boxes) for name, image in annotated.images.items()} == {
+        "x/a.png": {"cat"},
+        "y/a.png": {"dog"},
+    }
+    assert all(image.file is not None and image.file.is_file() for image in annotated.images.values())
+    assert skipped == []
+
+
+def test_a_class_of_an_annotation_without_an_image_is_absent_nowhere(tmp_path: Path) -> None:
+    file = save_coco(tmp_path, TWO)
+    tree = json.loads(file.read_text())
+    dog = next(one for one in tree["annotations"] if one["image_id"] == tree["images"][1]["id"])
+    tree["annotations"].append({**dog, "image_id": None})
+    file.write_text(json.dumps(tree))
+    annotated, ((_, reason),) = read(file)
+    assert not annotated.images["a.png"].is_absent("dog")
+    assert annotated.images["b.png"].is_absent("cat")
+    assert reason == "image_id is None; expected an integer"
+
+
+def test_a_rotated_box_of_cvat_becomes_its_bounding_box(tmp_path: Path) -> None:
+    file = save_coco(tmp_path, TWO)
+    tree = json.loads(file.read_text())
+    # 40 x 10 around (30, 20), upright: 10 x 40
+    tree["annotations"] = [{**tree["annotations"][0], "bbox": [10, 15, 40, 10], "attributes": {"rotation": 270.0}}]
+    file.write_text(json.dumps(tree))
+    annotated, _ = read(file)
+    assert annotated.images["a.png"].boxes == {"cat": ((25.0, 0.0, 35.0, 40.0),)}
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [(5, True), (4, False)])
+def test_a_file_of_corners_is_refused(tmp_path: Path, number: int, is_refused: bool) -> None:
+    file = save_coco(tmp_path, TWO)
+    tree = json.loads(file.read_text())
+    # In an image of 64 x 48; as [x, y, width, height], the first box ends at x = 110.
+    boxes = [[50, 30, 60, 40], *([1, 2, 9 + n, 9] for n in range(number - 1))]
+    tree["annotations"] = [{**tree["annotations"][0], "bbox": box} for box in boxes]
+    file.write_text(json.dumps(tree))
+    if is_refused:
+        with pytest.raises(DataError, match=r"1 of 5 boxes do not fit .*, and all fit as \[x1, y1, x2, y2\]; expected"):
+            read(file)
+    else:
+        assert len(read(file)[1]) == 1

@@ -80,3 +80,19 @@ def test_the_command_builds_a_dataset(tmp_path: Path) -> None:
     words = ["build", "csv-boxes", str(tmp_path / "t.csv"), str(tmp_path / "images"), str(tmp_path / "d")]
     assert main([*words, "--columns", "class=Tier"]) == 0
     assert [one.id for one in Store(tmp_path / "d")] == ["a.png:cat", "a.png:dog"]
+
+
+def test_boxes_without_a_size_are_checked_against_the_image(tmp_path: Path) -> None:
+    head = "filename,class,xmin,ymin,xmax,ymax\n"
+    annotated, skipped = read(tmp_path, f"{head}a.png,cat,nan,2,9,9\na.png,dog,30,1,90,9\nb.png,cat,1,2,9,9\n")
+    assert annotated.images["a.png"].boxes == {}
+    assert annotated.images["a.png"].doubtful == {"cat", "dog"}
+    assert annotated.images["b.png"].boxes == {"cat": ((1, 2, 9, 9),)}
+    assert [where for where, _ in skipped] == ["t.csv:2", "t.csv:3"]
+
+
+def test_a_class_of_a_row_without_an_image_is_absent_nowhere(tmp_path: Path) -> None:
+    head = "filename,class,xmin,ymin,xmax,ymax\n"
+    annotated, _ = read(tmp_path, f"{head},cat,1,2,9,9\na.png,dog,1,1,9,9\nb.png,cat,1,2,9,9\n")
+    assert not annotated.images["a.png"].is_absent("cat")
+    assert annotated.images["b.png"].is_absent("dog")

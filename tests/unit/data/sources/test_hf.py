@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,30 @@ def test_images_as_base64_text_are_decoded_and_other_texts_are_named(
     printed = capsys.readouterr().out
     assert f"skipped row 1: image is '{'A' * 59}; expected the bytes of an image" in printed
     assert "skipped row 2: image is 'b'; expected the bytes of an image" in printed
+
+
+@pytest.mark.parametrize("objects", [None, '{"bbox": [], "category": []}'])
+def test_a_row_whose_objects_cannot_be_read_has_no_absent_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], objects: str | None
+) -> None:
+    good = {"bbox": XYWH, "category": CATEGORIES}
+    rows = [json.dumps(good), objects] if isinstance(objects, str) else [good, None, good | {"category": ["cat"] * 2}]
+    found = datasets.Dataset.from_dict({"image": images(len(rows)), "objects": rows})
+    found.save_to_disk(str(tmp_path / "saved"))
+    code = main(["build", "hf", str(tmp_path / "saved"), str(tmp_path / "d"), "--negatives-frac", "0.9"])
+    printed = "".join(capsys.readouterr())
+    assert "objects is" in printed and "expected lists of bbox and category" in printed
+    if objects is None:
+        assert code == 0
+        assert [sample.id for sample in Store(tmp_path / "d")] == [
+            "000000.png:cat", "000000.png:dog", "000002.png:cat", "000002.png:dog",
+        ]  # fmt: skip
+    else:
+        assert code == 2
+
+
+def test_a_split_without_the_columns_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test = datasets.Dataset.from_dict({"image": images(1), "text": ["x"]})
+    datasets.DatasetDict({"train": with_labels(2), "test": test}).save_to_disk(str(tmp_path / "saved"))
+    assert main(["build", "hf", str(tmp_path / "saved"), str(tmp_path / "d"), "--domain", "animal"]) == 2
+    assert "split test has the columns image, text" in capsys.readouterr().err

@@ -100,12 +100,13 @@ def test_the_image_is_that_of_image_path_inside_the_folder(tmp_path: Path, named
     assert "no image" in reason or "leads out of the folder" in reason
 
 
-def test_two_files_of_one_image_are_reported(tmp_path: Path) -> None:
+def test_several_files_of_one_image_are_merged(tmp_path: Path) -> None:
     save(tmp_path, CAT)
     save(tmp_path, DOG, name="b", imagePath="a.png")
     annotated, skipped = read(tmp_path)
-    assert set(annotated.images["a.png"].boxes) == {"cat"}
-    assert skipped == [("b.json", "image a.png is annotated by an earlier file")]
+    assert set(annotated.images["a.png"].boxes) == {"cat", "dog"}
+    assert skipped == []
+    assert annotated.notes == ("annotation files of an image that another file annotates too, merged with it: 1",)
 
 
 @pytest.mark.parametrize("shape", ["x", {"points": [[1, 2], [3, 4]]}, {"label": " "}])

@@ -124,14 +124,22 @@ def test_a_csv_is_read_by_its_header(root: Path, tmp_path: Path) -> None:
     )
     skipped = Skipped()
     labelled = read_label_csv(table, root, skipped=skipped)
-    assert labelled.label_of == {"Boeing_737/0.png": "big", "Airbus A320/old/0.png": "small, old"}
+    assert labelled.label_of == {"Airbus A320/old/0.png": "small, old"}
     assert skipped.records == [
         ("t.csv:3", "label is empty"),
         ("t.csv:4", "image Boeing_737/0.png was named before, as 'big'"),
         ("t.csv:5", "path ../x.png leads out of the folder of the images"),
+        ("image Boeing_737/0.png", "is labelled 'big' and 'small'; expected one label, so it is not used"),
     ]
     write_label_stores(labelled, tmp_path / "d", plan=LabelPlan(domain="x"), source={}, skipped=skipped)
-    assert len(Store(tmp_path / "d")) == 2
+    assert len(Store(tmp_path / "d")) == 1
+
+
+def test_folders_of_splits_next_to_another_folder_are_refused(tmp_path: Path) -> None:
+    for name in ("Training/cat", "Training/dog", "Testing/cat", "extra/cat"):
+        save_image(tmp_path / name / "0.png")
+    with pytest.raises(DataError, match="holds the splits Testing, Training, and extra next to them; expected folders"):
+        read_label_folders(tmp_path, skipped=Skipped())
 
 
 @pytest.mark.parametrize(
@@ -193,3 +201,10 @@ def test_tables_of_other_programs_are_read(tmp_path: Path, encoding: str, separa
     (tmp_path / "t.csv").write_bytes(text.encode(encoding))
     labelled = read_label_csv(tmp_path / "t.csv", tmp_path, skipped=Skipped())
     assert labelled.label_of == {"a.png": f"a{separator} b"}
+
+
+def test_an_image_name_of_a_csv_can_have_accents_in_another_form(tmp_path: Path) -> None:
+    save_image(tmp_path / "cafe\u0301.png")
+    (tmp_path / "t.csv").write_text("path,label\ncaf\u00e9.png,cat\n", encoding="utf-8")
+    labelled = read_label_csv(tmp_path / "t.csv", tmp_path, skipped=Skipped())
+    assert labelled.label_of == {"cafe\u0301.png": "cat"}

@@ -199,3 +199,38 @@ def test_the_schema_refuses_faults_that_are_visible_in_the_row() -> None:
 def test_the_schema_in_the_documentation_is_the_one_of_the_code() -> None:
     page = (ROOT / "docs" / "rows.schema.json").read_text(encoding="utf-8")
     assert page == json.dumps(row_schema(), indent=2) + "\n"
+
+
+def test_a_repeated_box_is_one_object(tmp_path: Path) -> None:
+    (sample,), cards = build(tmp_path, {"image": "a.png", "query": "fox", "target": {"boxes": [[1, 2, 9, 9]] * 2}})
+    assert sample.target == detections((1, 2, 9, 9))
+    assert card(cards)["source"]["num_repeated_boxes"] == 1
+
+
+def test_rows_with_one_question_and_different_targets_are_not_used(tmp_path: Path) -> None:
+    one, other = (
+        {"image": "a.png", "query": "fox", "target": {"boxes": [box]}} for box in ([1, 2, 9, 9], [9, 9, 19, 19])
+    )
+    counted = {"image": "a.png", "query": "fox", "target": {"count": 2}}
+    samples, cards = build(tmp_path, one, {**one, "query": "owl"}, other, counted)
+    assert [(sample.task, sample.query) for sample in samples] == [("detection", "owl"), ("counting", "fox")]
+    reason = "another row has the same question about the image and another target; expected one row"
+    assert [record["reason"] for record in card(cards)["skipped"]] == [reason, reason]
+
+
+def test_lines_in_utf_16_are_read(tmp_path: Path) -> None:
+    save_image(tmp_path / "images" / "a.png")
+    rows = [{"image": "a.png", "query": name, "target": BOXES} for name in ("fox", "\u732b")]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-16", newline="")
+    command = ["build", "rows", str(tmp_path / "rows.jsonl"), str(tmp_path / "images"), str(tmp_path / "d")]
+    assert main(command) == 0
+    assert [sample.query for sample in Store(tmp_path / "d")] == ["fox", "\u732b"]
+
+
+def test_an_image_name_can_have_accents_in_another_form(tmp_path: Path) -> None:
+    save_image(tmp_path / "images" / "cafe\u0301.png")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "caf\u00e9.png", "query": "fox", "target": BOXES}))
+    command = ["build", "rows", str(tmp_path / "rows.jsonl"), str(tmp_path / "images"), str(tmp_path / "d")]
+    assert main(command) == 0
+    assert len(Store(tmp_path / "d")) == 1

@@ -296,3 +296,53 @@ def test_the_command_builds_a_dataset(tmp_path: Path) -> None:
     save(tmp_path / "in", "0 0.5 0.5 0.25 0.5\n")
     assert main(["build", "yolo", str(tmp_path / "in"), str(tmp_path / "d")]) == 0
     assert [one.id for one in Store(tmp_path / "d")] == ["images/train/a.png:cat"]
+
+
+@pytest.mark.parametrize(("image", "label"), [("IMG_1.PNG", "img_1.txt"), ("cafe\u0301.png", "caf\u00e9.txt")])
+def test_names_of_label_files_can_differ_in_case_and_form_of_accents(tmp_path: Path, image: str, label: str) -> None:
+    save(tmp_path, "1 0.5 0.5 0.25 0.5\n", name="a")
+    save_image(tmp_path / "images" / image)
+    (tmp_path / "labels" / label).write_text("0 0.5 0.5 0.25 0.5\n")
+    annotated, skipped = read(tmp_path)
+    assert annotated.images[f"images/{image}"].boxes == {"cat": ((24, 12, 40, 36),)}
+    assert (skipped, annotated.notes) == ([], ())
+
+
+def test_images_without_a_label_file_are_counted(tmp_path: Path) -> None:
+    save(tmp_path, "1 0.5 0.5 0.25 0.5\n", name="a")
+    save_image(tmp_path / "images" / "b.png")
+    annotated, _ = read(tmp_path)
+    assert annotated.images["images/b.png"].is_absent("dog")
+    assert annotated.notes == ("images without a label file, read as images without objects: 1",)
+
+
+def test_an_image_without_labels_is_not_used_if_a_label_file_has_no_image(tmp_path: Path) -> None:
+    save(tmp_path, "1 0.5 0.5 0.25 0.5\n", name="a")
+    save_image(tmp_path / "images" / "b_renamed.png")
+    (tmp_path / "labels" / "b.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "labels" / "notes.txt").write_text("no label file\n")
+    annotated, skipped = read(tmp_path)
+    assert not annotated.images["images/b_renamed.png"].is_absent("dog")
+    assert annotated.images["images/a.png"].is_absent("cat")
+    assert skipped == [("label files", "1 have no image of their name, such as labels/b.txt")]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    save(tmp_path / "real", "1 0.5 0.5 0.25 0.5\n", name="a")
+    (tmp_path / "given").mkdir()
+    for name in ("images", "labels", "data.yaml"):
+        (tmp_path / "given" / name).symlink_to(tmp_path / "real" / name)
+    (tmp_path / "real" / "images" / "again").symlink_to(tmp_path / "real" / "images")
+    annotated, skipped = read(tmp_path / "given")
+    assert annotated.images.keys() == {"images/a.png"}
+    assert skipped == []
+    (tmp_path / "real" / "all").symlink_to(tmp_path / "real" / "images")
+    assert read(tmp_path / "real")[0].images.keys() == {"images/a.png"}
+
+
+def test_a_label_file_belongs_to_the_image_of_its_exact_name(tmp_path: Path) -> None:
+    save(tmp_path, "1 0.5 0.5 0.25 0.5\n", name="a")
+    save_image(tmp_path / "images" / "A.png")
+    annotated, _ = read(tmp_path)
+    assert annotated.images["images/A.png"].boxes == {}
+    assert set(annotated.images["images/a.png"].boxes) == {"dog"}
