@@ -41,6 +41,28 @@ def rename_weights(path: Path, rename: Callable[[str], str | None]) -> None:
     save_file({name: tensor for name, tensor in weights.items() if name is not None}, path, {"format": "pt"})
 
 
+def change_weights(folder: Path, changes: Mapping[str, Callable[[Any], Any]], name: str = WEIGHTS) -> None:
+    """Change the weights whose names contain one of the keys."""
+    weights = load_file(folder / name)
+    for part, change in changes.items():
+        weights |= {key: change(weight).contiguous() for key, weight in weights.items() if part in key}
+    save_file(weights, folder / name, {"format": "pt"})
+
+
+def shard(folder: Path, num_shards: int = 2) -> None:
+    """Split the weights of a folder into several files with an index."""
+    weights = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    places = {}
+    for number in range(num_shards):
+        name = f"model-{number + 1:05d}-of-{num_shards:05d}.safetensors"
+        part = {key: weights[key] for key in sorted(weights)[number::num_shards]}
+        save_file(part, folder / name, {"format": "pt"})
+        places |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
 def without(*parts: str) -> Callable[[Path], None]:
     """Remove the weights whose names contain one of ``parts``."""
     return lambda folder: rename_weights(
@@ -126,6 +148,84 @@ BROKEN: Mapping[str, Broken] = {
         ),
         "models of type 'internvl_chat' are not supported; supported are ",
     ),
+    "NaN": Broken(
+        lambda folder: change_weights(folder, {"lm_head.weight": lambda weight: weight * float("nan")}),
+        "1 weight with numbers that are not finite (NaN or infinity): lm_head.weight; expected finite",
+    ),
+    "infinity in the tower": Broken(
+        lambda folder: change_weights(folder, {"blocks.0.norm1.weight": lambda weight: weight / 0}),
+        "not finite (NaN or infinity): model.visual.blocks.0.norm1.weight",
+    ),
+    "FP8 weights, and a config that does not say so": Broken(
+        lambda folder: change_weights(folder, {"_proj.weight": lambda weight: weight.to(torch.float8_e4m3fn)}),
+        "in model.safetensors is stored as F8_E4M3, which is quantized",
+    ),
+    "whole numbers as weights": Broken(
+        lambda folder: change_weights(folder, {"lm_head": lambda weight: weight.to(torch.int8)}),
+        "lm_head.weight in model.safetensors is stored as I8, which is quantized",
+    ),
+    "fewer layers in the config": Broken(
+        lambda folder: rewrite(folder / "config.json", "text_config", num_hidden_layers=3, layer_types=None),
+        "its files have more layers than its config.json: model.language_model.layers.3.input_layernorm.weight, ",
+    ),
+    "fewer blocks of the tower in the config": Broken(
+        lambda folder: rewrite(folder / "config.json", "vision_config", depth=5),
+        "its files have more layers than its config.json: model.visual.blocks.5.attn.proj.bias, ",
+    ),
+    "rotary axes of another head": Broken(
+        lambda folder: rewrite(
+            folder / "config.json", "text_config", rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 16]}
+        ),
+        "mrope_section in its config.json is [8, 12, 16]; expected three numbers whose sum is 32, half",
+    ),
+    "no rotary axes": Broken(
+        lambda folder: rewrite(folder / "config.json", "text_config", rope_parameters={"rope_type": "default"}),
+        "mrope_section in its config.json is None; expected three numbers whose sum is 32",
+    ),
+    "half a file of weights": Broken(
+        lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100_000]), "cannot be loaded: "
+    ),
+    "a pointer in place of the weights": Broken(
+        lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"),
+        "cannot be loaded: ",
+    ),
+    "a missing shard": Broken(
+        lambda folder: [shard(folder), (folder / "model-00002-of-00002.safetensors").unlink()],
+        "cannot be loaded: No such file or directory",
+    ),
+    "a mean of one channel": Broken(
+        lambda folder: rewrite(folder / "preprocessor_config.json", image_mean=[0.5]), "cannot be loaded: mean must "
+    ),
+    "a mean that is text": Broken(
+        lambda folder: rewrite(folder / "preprocessor_config.json", image_mean="x"), "cannot be loaded: "
+    ),
+    "a standard deviation of 0": Broken(
+        lambda folder: rewrite(folder / "preprocessor_config.json", image_std=[0, 0, 0]),
+        "its image processor makes pixels that are not finite",
+    ),
+    "images of no pixels": Broken(
+        lambda folder: rewrite(
+            folder / "preprocessor_config.json", max_pixels=0, size={"shortest_edge": 0, "longest_edge": 0}
+        ),
+        "cannot be loaded: ",
+    ),
+    "a stop token that is text": Broken(
+        lambda folder: rewrite(folder / "generation_config.json", eos_token_id="<|im_end|>"),
+        "eos_token_id in generation_config.json is '<|im_end|>'; expected the id of a token, or a list of ids",
+    ),
+    "a stop token that is no whole number": Broken(
+        lambda folder: rewrite(folder / "generation_config.json", eos_token_id=[882.0]),
+        "eos_token_id in generation_config.json is [882.0]; expected the id",
+    ),
+    "a generation config that is no JSON": Broken(
+        lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json cannot be read ("
+    ),
+    "a card that is no JSON": Broken(
+        lambda folder: (folder / "virft_card.json").write_text("{"), "virft_card.json: cannot be read ("
+    ),
+    "a card that is a list": Broken(
+        lambda folder: (folder / "virft_card.json").write_text("[]"), "virft_card.json: [] is not an object; expected"
+    ),
     "no model_type": Broken(lambda folder: rewrite(folder / "config.json", model_type=None), "has no model_type"),
     "a size that is text": Broken(
         lambda folder: rewrite(folder / "config.json", "text_config", hidden_size="many"), "cannot be loaded: "
@@ -142,6 +242,11 @@ BROKEN: Mapping[str, Broken] = {
     "adapters with a missing weight": Broken(
         lambda folder: rename_weights(folder / ADAPTERS, lambda name: None if "0.mlp.up_proj.lora_B" in name else name),
         "its file lacks 1 weight: base_model.model.model.language_model.layers.0.mlp.up_proj.lora_B",
+        has_adapters=True,
+    ),
+    "adapters of NaN": Broken(
+        lambda folder: change_weights(folder, {"lora_A": lambda weight: weight * float("nan")}, ADAPTERS),
+        "28 weights with numbers that are not finite (NaN or infinity): ",
         has_adapters=True,
     ),
     "adapters of another rank": Broken(
@@ -175,6 +280,16 @@ BROKEN: Mapping[str, Broken] = {
 BROKEN_TEMPLATES: Mapping[str, Broken] = {
     "a template without images": Broken(
         _template("{% for m in messages %}{{ m['content'] }}{% endfor %}"), "chat template writes no image placeholder"
+    ),
+    "a template without the question": Broken(
+        _template("{% for m in messages %}<|image_pad|>{% endfor %}"), "chat template leaves out the question"
+    ),
+    "a template that divides by zero": Broken(
+        _template("{{ 1 / 0 }}"), "chat template cannot format a question about an image (ZeroDivisionError: "
+    ),
+    "a template without an end": Broken(
+        _template("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}"),
+        "chat template cannot format a question about an image (RecursionError: ",
     ),
     "a template that refuses": Broken(
         _template("{{ raise_exception('no images here') }}"),

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -35,8 +36,11 @@ from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.checkpoint_checks import (
     require_adapter_weights,
     require_all_weights,
+    require_finite_weights,
     require_fitting_tokenizer,
+    require_float_weights,
     require_plain_weights,
+    require_stop_tokens,
 )
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_folder
@@ -307,6 +311,7 @@ def _read_description(path: str, folder: Path, pixels: tuple[int | None, int | N
     with explained(path, expected=EXPECTED):
         config = AutoConfig.from_pretrained(source, **_NO_CODE)
     require_plain_weights(path, config)
+    require_stop_tokens(path, folder / "generation_config.json")
     with explained(path, expected=EXPECTED):
         tokenizer = AutoTokenizer.from_pretrained(source, **_NO_CODE)
         # The processor's template has precedence: some tokenizers have one without images (LLaVA-OneVision).
@@ -315,8 +320,20 @@ def _read_description(path: str, folder: Path, pixels: tuple[int | None, int | N
     require_fitting_tokenizer(path, tokenizer, config)
     with explained(path, expected=EXPECTED):
         processor = image_processor(source, family, pixels)
-    family.check_processor(processor, config, path)
+    _check_processor(path, processor, family, config)
     return _Description(family, tokenizer, processor)
+
+
+def _check_processor(path: str, processor: Any, family: Family, config: Any) -> None:
+    """Raise ``ModelError`` if the image processor does not fit the vision tower, or fails at an image."""
+    family.check_processor(processor, config, path)
+    with explained(path, expected=f"the model's own {PROCESSOR_FILES[0]}"):
+        pixels = family.read_images(processor, [Image.new("RGB", (64, 48), (90, 120, 150))]).pixel_values
+    if not all(one.isfinite().all() for one in (pixels if isinstance(pixels, list | tuple) else [pixels])):
+        raise ModelError(
+            f"{path}: its image processor makes pixels that are not finite (image_mean {processor.image_mean}, "
+            f"image_std {processor.image_std}); expected the model's own {PROCESSOR_FILES[0]}"
+        )
 
 
 def _read_weights(
@@ -325,6 +342,7 @@ def _read_weights(
     """Return the model, and the names of weights in its files that are not part of it; ``ModelError`` if one lacks."""
     options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
     with explained(path, expected=EXPECTED), _without_loading_report():
+        require_float_weights(path, sorted(folder.glob("model*.safetensors")))
         read: Any = AutoModelForImageTextToText.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -335,7 +353,8 @@ def _read_weights(
             **options,
         )
     model, found = read
-    require_all_weights(path, found)
+    require_all_weights(path, found, (name for name, _ in model.named_parameters()))
+    require_finite_weights(path, model.named_parameters())
     # By name, in adapters too: package and hub cache are in another folder on the next machine.
     model.name_or_path = model.config.name_or_path = TINY_NAME if folder == tiny_folder() else path
     layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
@@ -368,10 +387,11 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
         mapping = getattr(loaded.model, "_checkpoint_conversion_mapping", {})
         found = loaded.adapters.load_adapter(str(folder), "default", key_mapping=mapping)
     require_adapter_weights(path, base, found.missing_keys, found.unexpected_keys)
+    require_finite_weights(path, ((name, one) for name, one in loaded.model.named_parameters() if "lora_" in name))
     # Adapters may have been trained with another pixel budget and other prompt settings than the base.
     if any((folder / name).exists() for name in PROCESSOR_FILES):
         loaded.image_processor = image_processor(str(folder), loaded.family, pixels)
-        loaded.family.check_processor(loaded.image_processor, loaded.model.config, path)
+        _check_processor(path, loaded.image_processor, loaded.family, loaded.model.config)
     loaded.card |= _card_in(folder)
     return loaded
 
@@ -448,7 +468,12 @@ def _card_in(folder: Path) -> dict[str, Any]:
     """Prompt settings in the folder of a model; empty for most."""
     if not (folder / CARD).exists():
         return {}
-    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{folder / CARD}: cannot be read ({error}); expected JSON") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{folder / CARD}: {card!r:.80} is not an object; expected prompt_template and thinking")
     return card
 
 

@@ -192,13 +192,10 @@ def test_a_box_in_a_crowd_does_not_count(tmp_path: Path) -> None:
         (lambda lines: [], r"holds no predictions; expected 3"),
         (lambda lines: [*lines, lines[0]], r"predictions\.jsonl:4: sample 'fox' occurs twice"),
         (lambda lines: [*lines, lines[0].replace("fox", "cow")], r"sample 'cow' is not in"),
-        (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: not a prediction \(JSONDecodeError"),
-        (
-            lambda lines: ["{}", *lines[1:]],
-            r"predictions\.jsonl:1: not a prediction \(KeyError: 'resized'\); expected",
-        ),
-        (lambda lines: ["[]", *lines[1:]], r"predictions\.jsonl:1: not a prediction \(TypeError"),
-        (lambda lines: [lines[0].replace('"stop"', '"gone"')], r"predictions\.jsonl:1: not a prediction \(ValueError"),
+        (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: not valid JSON \("),
+        (lambda lines: ["{}", *lines[1:]], r"predictions\.jsonl:1: finish_reason is missing; expected the keys"),
+        (lambda lines: ["[]", *lines[1:]], r"predictions\.jsonl:1: \[\] is not an object; expected the keys"),
+        (lambda lines: [lines[0].replace('"stop"', '"gone"')], r":1: finish_reason is 'gone'; expected stop or length"),
     ],
 )
 def test_corrupt_predictions_are_refused(
