@@ -102,6 +102,12 @@ def _template(text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "chat_template.jinja").write_text(text)
 
 
+def _replace_in_template(folder: Path, old: str, new: str) -> None:
+    template = (folder / "chat_template.jinja").read_text()
+    assert old in template
+    (folder / "chat_template.jinja").write_text(template.replace(old, new))
+
+
 BROKEN: Mapping[str, Broken] = {
     "missing weights": Broken(
         without("layers.0.mlp.down_proj", "lm_head"),
@@ -174,7 +180,9 @@ BROKEN: Mapping[str, Broken] = {
     ),
     "rotary axes of another head": Broken(
         lambda folder: rewrite(
-            folder / "config.json", "text_config", rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 16]}
+            folder / "config.json",
+            "text_config",
+            rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 16]},
         ),
         "mrope_section in its config.json is [8, 12, 16]; expected three numbers whose sum is 32, half",
     ),
@@ -282,7 +290,15 @@ BROKEN_TEMPLATES: Mapping[str, Broken] = {
         _template("{% for m in messages %}{{ m['content'] }}{% endfor %}"), "chat template writes no image placeholder"
     ),
     "a template without the question": Broken(
-        _template("{% for m in messages %}<|image_pad|>{% endfor %}"), "chat template leaves out the question"
+        _template("{% for m in messages %}<|image_pad|>{% endfor %}"), "chat template does not write the question"
+    ),
+    "a template that writes an image twice": Broken(
+        lambda folder: _replace_in_template(folder, "<|image_pad|>", "<|image_pad|><|image_pad|>"),
+        "chat template writes 2 image placeholders (<|image_pad|>) for an image",
+    ),
+    "a template without the turn of the assistant": Broken(
+        lambda folder: _replace_in_template(folder, "add_generation_prompt", "false"),
+        "chat template begins no turn of the assistant (prompts end with ",
     ),
     "a template that divides by zero": Broken(
         _template("{{ 1 / 0 }}"), "chat template cannot format a question about an image (ZeroDivisionError: "
@@ -297,6 +313,77 @@ BROKEN_TEMPLATES: Mapping[str, Broken] = {
     ),
 }
 """Folders that can be loaded, but not prompted."""
+
+
+def _move_template(folder: Path, name: str, content: Callable[[str], Any]) -> None:
+    """Move the chat template to a key of another file."""
+    template = folder / "chat_template.jinja"
+    text = template.read_text()
+    template.unlink()
+    other = folder / name
+    other.write_text(json.dumps((json.loads(other.read_text()) if other.exists() else {}) | content(text)))
+
+
+def _new_processor_file(folder: Path) -> None:
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    tree = {"processor_class": "Qwen2VLProcessor", "image_processor": processor}
+    (folder / "processor_config.json").write_text(json.dumps(tree))
+
+
+def _flat_config(folder: Path) -> None:
+    """Write the config as transformers did before it had a part for the language model."""
+    config = json.loads((folder / "config.json").read_text())
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text |= {
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+        "rope_theta": rope["rope_theta"],
+    }
+    del text["model_type"]
+    (folder / "config.json").write_text(json.dumps({**text, **config}))
+
+
+def _as(dtype: torch.dtype) -> Callable[[Path], None]:
+    return lambda folder: change_weights(folder, {"": lambda weight: weight.to(dtype)})
+
+
+SOUND: Mapping[str, Callable[[Path], object]] = {
+    "several files of weights": shard,
+    "float32": _as(torch.float32),
+    "float64": _as(torch.float64),
+    "bfloat16 and float32": lambda folder: change_weights(folder, {"norm": lambda weight: weight.float()}),
+    "names before transformers 4.52": lambda folder: rename_weights(
+        folder / WEIGHTS,
+        lambda name: name.replace("model.language_model.", "model.").replace("model.visual.", "visual."),
+    ),
+    "flat config": _flat_config,
+    "template in tokenizer_config.json": lambda folder: _move_template(
+        folder, "tokenizer_config.json", lambda text: {"chat_template": text}
+    ),
+    "template in chat_template.json": lambda folder: _move_template(
+        folder, "chat_template.json", lambda text: {"chat_template": text}
+    ),
+    "several templates": lambda folder: _move_template(
+        folder,
+        "tokenizer_config.json",
+        lambda text: {"chat_template": [{"name": name, "template": text} for name in ("default", "tool_use")]},
+    ),
+    "image processor in processor_config.json": _new_processor_file,
+    "fast image processor": lambda folder: rewrite(
+        folder / "preprocessor_config.json", image_processor_type="Qwen2VLImageProcessorFast"
+    ),
+    "several stop tokens": lambda folder: rewrite(folder / "generation_config.json", eos_token_id=[882, 883]),
+    "no stop token in the generation config": lambda folder: rewrite(
+        folder / "generation_config.json", eos_token_id=None
+    ),
+    "no generation config": lambda folder: (folder / "generation_config.json").unlink(),
+    "settings of sampling": lambda folder: rewrite(
+        folder / "generation_config.json", do_sample=True, temperature=0.01, top_k=1, repetition_penalty=1.05
+    ),
+    "no card": lambda folder: (folder / "virft_card.json").unlink(),
+}
+"""Folders of other shapes that are whole: nothing about them is a problem."""
 
 
 def make_broken(broken: Broken, folder: Path) -> Path:

@@ -54,7 +54,7 @@ def require_float_weights(path: str, files: Iterable[Path]) -> None:
 
 
 def require_finite_weights(path: str, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise ``ModelError`` if a weight is NaN or infinite."""
+    """Raise ``ModelError`` if a weight (name, tensor of any shape and data type) holds NaN or infinity."""
     # A sum needs no memory, and is not finite if one term is not. In float32, as float16 ends at 65504.
     wrong = [
         name

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
-from virft.models.stop_tokens import TEMPLATE_ERRORS
+from virft.models.stop_tokens import TEMPLATE_ERRORS, end_of_turn_id
 from virft.models.vision import VisionInputs
 from virft.text.prompts import opened_prefix
 from virft.types import Augmentation, ImageRef, ImageSize, Prompt, Sample
@@ -75,13 +75,19 @@ class Renderer:
         _opened(text, thinking)
         if _QUESTION not in text:
             raise ModelError(
-                "the model's chat template leaves out the question; expected the template of a vision-language model, "
+                "the model's chat template does not write the question; expected the template of a vision-language model, "
                 'which writes the parts of a message that are {"type": "text"}'
             )
-        if self._placeholder not in text:
+        if (found := text.count(self._placeholder)) != 1:
             raise ModelError(
-                f"the model's chat template writes no image placeholder ({self._placeholder}) for an image; "
-                "expected the model's own template"
+                f"the model's chat template writes {found or 'no'} image placeholder{'s' if found > 1 else ''} "
+                f"({self._placeholder}) for an image; expected the model's own template"
+            )
+        end = end_of_turn_id(self._tokenizer)
+        if end is not None and text.rstrip().endswith(str(self._tokenizer.convert_ids_to_tokens(end))):
+            raise ModelError(
+                f"the model's chat template begins no turn of the assistant (prompts end with {text[-20:]!r}); expected "
+                "a template that does, if add_generation_prompt is true"
             )
 
     def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> None:
