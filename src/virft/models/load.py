@@ -329,7 +329,7 @@ def _check_processor(path: str, processor: Any, family: Family, config: Any) -> 
     family.check_processor(processor, config, path)
     with explained(path, expected=f"the model's own {PROCESSOR_FILES[0]}"):
         pixels = family.read_images(processor, [Image.new("RGB", (64, 48), (90, 120, 150))]).pixel_values
-    if not all(one.isfinite().all() for one in (pixels if isinstance(pixels, list | tuple) else [pixels])):
+    if not pixels.isfinite().all():
         raise ModelError(
             f"{path}: its image processor makes pixels that are not finite (image_mean {processor.image_mean}, "
             f"image_std {processor.image_std}); expected the model's own {PROCESSOR_FILES[0]}"

@@ -75,7 +75,7 @@ class Renderer:
         _opened(text, thinking)
         if _QUESTION not in text:
             raise ModelError(
-                "the model's chat template does not write the question; expected the template of a vision-language model, "
+                "the model's chat template does not write the question; expected that of a vision-language model, "
                 'which writes the parts of a message that are {"type": "text"}'
             )
         if (found := text.count(self._placeholder)) != 1:
@@ -86,8 +86,8 @@ class Renderer:
         end = end_of_turn_id(self._tokenizer)
         if end is not None and text.rstrip().endswith(str(self._tokenizer.convert_ids_to_tokens(end))):
             raise ModelError(
-                f"the model's chat template begins no turn of the assistant (prompts end with {text[-20:]!r}); expected "
-                "a template that does, if add_generation_prompt is true"
+                f"the model's chat template begins no turn of the assistant (prompts end with {text[-20:]!r}); "
+                "expected a template that does, if add_generation_prompt is true"
             )
 
     def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> None:
