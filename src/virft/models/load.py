@@ -387,13 +387,20 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
         mapping = getattr(loaded.model, "_checkpoint_conversion_mapping", {})
         found = loaded.adapters.load_adapter(str(folder), "default", key_mapping=mapping)
     require_adapter_weights(path, base, found.missing_keys, found.unexpected_keys)
-    require_finite_weights(path, ((name, one) for name, one in loaded.model.named_parameters() if "lora_" in name))
+    require_finite_weights(path, _adapter_weights(loaded.model))
     # Adapters may have been trained with another pixel budget and other prompt settings than the base.
     if any((folder / name).exists() for name in PROCESSOR_FILES):
         loaded.image_processor = image_processor(str(folder), loaded.family, pixels)
         _check_processor(path, loaded.image_processor, loaded.family, loaded.model.config)
     loaded.card |= _card_in(folder)
     return loaded
+
+
+def _adapter_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights of the adapters, under the names in their file."""
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            yield name.replace(".default.", "."), weight
 
 
 def _save_weights(model: Any, folder: Path) -> None:
