@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from virft.errors import DataError
 from virft.files import write_text
 from virft.geometry.boxes import BoxSpace
+from virft.text.records import bool_of, check_keys, is_image_side, text_of
 from virft.types import FinishReason, ImageSize, Prediction
 
 PREDICTIONS, CARD = "predictions.jsonl", "card.json"
@@ -82,7 +84,7 @@ def read_predictions_card(path: Path) -> PredictionsCard:
     """Read the card next to a predictions file; ``DataError`` if it cannot be read or is not valid."""
     where = path.with_name(CARD)
     try:
-        record = json.loads(where.read_text(encoding="utf-8"))
+        record = json.loads(where.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(
             f"{where}: cannot be read ({error.strerror}); expected the card `virft predict` writes"
@@ -92,8 +94,15 @@ def read_predictions_card(path: Path) -> PredictionsCard:
     found = record.pop("schema_version", None) if isinstance(record, dict) else None
     if found != PREDICTIONS_SCHEMA_VERSION or record.keys() != set(PredictionsCard.__slots__):
         raise DataError(f"{where}: not a predictions card of schema_version {PREDICTIONS_SCHEMA_VERSION}")
+    for key in ("model", "data", "data_hash"):
+        text_of(record[key], key, where=str(where))
+    bool_of(record["thinking"], "thinking", where=str(where))
+    if type(record["num_samples"]) is not int or record["num_samples"] < 1:
+        raise DataError(f"{where}: num_samples is {record['num_samples']!r:.80}; expected an integer of at least 1")
     if record["box_space"] not in tuple(BoxSpace):
         raise DataError(f"{where}: box_space is {record['box_space']!r}; expected one of {', '.join(BoxSpace)}")
+    if not isinstance(record["settings"], dict):
+        raise DataError(f"{where}: settings is {record['settings']!r:.80}; expected an object, {{}} if there are none")
     return PredictionsCard(**record | {"box_space": BoxSpace(record["box_space"])})
 
 
@@ -111,10 +120,12 @@ def _read_lines(path: Path, *, unfinished: bool) -> dict[str, SizedPrediction]:
     found: dict[str, SizedPrediction] = {}
     name = str(path)
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if unfinished and not line.endswith("\n"):
                     break  # still being written, or truncated
+                if line.isspace():
+                    continue
                 one = _from_line(line, where=f"{name}:{number}")
                 if one.prediction.sample_id in found:
                     raise DataError(f"{path}:{number}: sample {one.prediction.sample_id!r} occurs twice")
@@ -141,22 +152,48 @@ def find_predictions(place: Path, *, data_name: str) -> Path:
     )
 
 
+_KEYS = {"sample_id", "text", "finish_reason", "resized"}
+
+
 def _from_line(line: str, *, where: str) -> SizedPrediction:
+    """Return the prediction of a line. Keys that are not known have no meaning: other engines write their own."""
     try:
         record = json.loads(line)
-        width, height = record["resized"]
-        return SizedPrediction(
-            Prediction(
-                sample_id=str(record["sample_id"]),
-                text=str(record["text"]),
-                finish_reason=FinishReason(record["finish_reason"]),
-                token_logprobs=tuple(record.get("token_logprobs", ())),
-                token_ends=tuple(record.get("token_ends", ())),
-            ),
-            ImageSize(int(width), int(height)),
-        )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); expected a prediction in each line") from error
+    check_keys(record, _KEYS, record.keys() if isinstance(record, dict) else frozenset(), where=where)
+    name = text_of(record["sample_id"], "sample_id", where=where)
+    if not isinstance(text := record["text"], str):
+        raise DataError(f'{where}: text is {text!r:.80}; expected the completion, "" if there is none')
+    if (finish := record["finish_reason"]) not in tuple(FinishReason):
+        raise DataError(f"{where}: finish_reason is {finish!r:.80}; expected {' or '.join(FinishReason)}")
+    resized = record["resized"]
+    if not isinstance(resized, list) or len(resized) != 2 or not all(map(is_image_side, resized)):
+        raise DataError(f"{where}: resized is {resized!r:.80}; expected [width, height] in pixels")
+    token_logprobs, token_ends = _tokens(record, text, where=where)
+    return SizedPrediction(
+        Prediction(
+            sample_id=name,
+            text=text,
+            finish_reason=FinishReason(finish),
+            token_logprobs=token_logprobs,
+            token_ends=token_ends,
+        ),
+        ImageSize(*resized),
+    )
+
+
+def _tokens(record: Mapping[str, Any], text: str, *, where: str) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return log-probabilities and ends of the tokens, both empty if there are none."""
+    values, ends = (record.get(key) or [] for key in ("token_logprobs", "token_ends"))
+    # Infinity is a log-probability, NaN and true are none.
+    if not isinstance(values, list) or not all(type(one) in (int, float) and one == one for one in values):
+        raise DataError(f"{where}: token_logprobs is {values!r:.80}; expected a list of numbers in nats")
+    if not isinstance(ends, list) or not all(type(one) is int for one in ends) or len(ends) not in (0, len(values)):
+        raise DataError(f"{where}: token_ends is {ends!r:.80}; expected {len(values)} integers, one for each token")
+    if ends and (ends[-1] < len(text) or any(after < before for before, after in pairwise(ends))):
         raise DataError(
-            f"{where}: not a prediction ({type(error).__name__}: {error}); "
-            "expected sample_id, text, finish_reason and resized"
-        ) from error
+            f"{where}: token_ends is {ends!r:.80}; expected increasing numbers of characters of the text, the last one "
+            f"{len(text)}"
+        )
+    return tuple(map(float, values)), tuple(ends)

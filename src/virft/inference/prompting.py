@@ -70,9 +70,7 @@ def make_renderer(
 
     Raises ``ModelError`` if the model's chat template does not support a thinking mode that is used.
     """
-    renderer = Renderer(loaded, load_image)
-    for mode in set(prompting.thinking_by_origin.values()) or {prompting.thinking}:
-        renderer.check(thinking=mode)
+    renderer = _checked_renderer(loaded, prompting, load_image)
 
     def render(sample: Sample) -> RenderedPrompt:
         thinking = prompting.thinking_for(sample)
@@ -81,12 +79,19 @@ def make_renderer(
     return render
 
 
+def _checked_renderer(loaded: LoadedModel, prompting: Prompting, load_image: LoadImage) -> Renderer:
+    renderer = Renderer(loaded, load_image)
+    for mode in set(prompting.thinking_by_origin.values()) or {prompting.thinking}:
+        renderer.check(thinking=mode)
+    return renderer
+
+
 def check_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample]) -> None:
     """Raise ``DataError`` if the model would refuse the prompt of a sample. Reads no images: takes about 1 ms a sample.
 
     The message has the first of them, and their number. Raises ``ModelError`` as ``make_renderer`` does.
     """
-    renderer = Renderer(loaded, load_image_file)
+    renderer = _checked_renderer(loaded, prompting, load_image_file)
     checked: dict[tuple[object, ...], DataError | None] = {}
     refused: list[DataError] = []
     num_samples = 0

@@ -65,7 +65,7 @@ def box_scores(joined: Sequence[JoinedPrediction], *, frequency: Mapping[str, st
     precise = average_precision(box_questions(joined, confidences), frequency=frequency)
     values = dict(precise.values)
     others: dict[str, BoxScore] = {"constant": constants}
-    if all(one.prediction.token_logprobs for one in joined if one.sample.queried):
+    if all(one.prediction.token_ends for one in joined if one.sample.queried):
         others["logprob"] = logprobs
     for name, score in others.items():
         other = average_precision(box_questions(joined, score), frequency=frequency).values

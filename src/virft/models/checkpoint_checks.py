@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from virft.errors import ModelError
 
 _NUM_NAMES = 3
 """Names of weights in a message."""
 _ADAPTER_MARKS = (".lora_", ".base_layer.", "base_model.model.")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+"""Number of a layer in the name of a weight."""
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Data types of safetensors that are no quantized weights."""
 
 
 def require_plain_weights(path: str, config: Any) -> None:
@@ -26,10 +37,59 @@ def require_plain_weights(path: str, config: Any) -> None:
         )
 
 
-def require_all_weights(path: str, found: Mapping[str, Any]) -> None:
+def require_float_weights(path: str, files: Iterable[Path]) -> None:
+    """Raise ``ModelError`` for weights that are stored as integers or in 8 bits, whatever the config.json says.
+
+    transformers would convert them without their scales. Reads the headers of the files only.
+    """
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 (no mapping)
+                dtype = stored.get_slice(name).get_dtype()
+                if name.endswith((".weight", ".bias")) and dtype not in _FLOATS:
+                    raise ModelError(
+                        f"{path}: {name} in {file.name} is stored as {dtype}, which is quantized; expected weights in "
+                        "float32, float16 or bfloat16"
+                    )
+
+
+def require_finite_weights(path: str, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise ``ModelError`` if a weight (name, tensor of any shape and data type) holds NaN or infinity."""
+    # A sum needs no memory, and is not finite if one term is not. In float32, as float16 ends at 65504.
+    wrong = [
+        name
+        for name, weight in weights
+        if weight.is_floating_point() and not weight.detach().sum(dtype=torch.float32).isfinite()
+    ]
+    if wrong:
+        raise ModelError(
+            f"{path}: {_count(wrong)} with numbers that are not finite (NaN or infinity): {_names(wrong)}; expected "
+            "finite weights, such as those of an earlier checkpoint"
+        )
+
+
+def require_stop_tokens(path: str, file: Path) -> None:
+    """Raise ``ModelError`` if a generation_config.json exists and cannot be read, or names no valid stop tokens."""
+    if not file.exists():
+        return
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: {file.name} cannot be read ({error}); expected JSON, or no such file") from error
+    found = settings.get("eos_token_id") if isinstance(settings, dict) else settings
+    ids = found if isinstance(found, list) else [found]
+    if not isinstance(settings, dict) or not all(type(one) is int or one is None for one in ids):
+        raise ModelError(
+            f"{path}: eos_token_id in {file.name} is {found!r:.80}; expected the id of a token, or a list of ids"
+        )
+
+
+def require_all_weights(path: str, found: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise ``ModelError`` if a weight of the model is missing in the files, or has another shape there.
 
+    Also if the files have more layers than the config.json: the model would be cut off without a word.
     ``found``: the loading report of transformers. An output layer that is tied to the embeddings is not in it.
+    ``names``: of all weights of the model.
     """
     unused = sorted(found["unexpected_keys"])
     if adapters := [name for name in unused if any(mark in name for mark in _ADAPTER_MARKS)]:
@@ -42,6 +102,12 @@ def require_all_weights(path: str, found: Mapping[str, Any]) -> None:
         raise ModelError(
             f"{path}: its files lack {_count(missing)} of the model: {_names(missing)}{others}; "
             "expected all weights, under the names that transformers writes"
+        )
+    layers = {_NUMBER.sub("", name) for name in names if _NUMBER.search(name)}
+    if beyond := [name for name in unused if _NUMBER.search(name) and _NUMBER.sub("", name) in layers]:
+        raise ModelError(
+            f"{path}: its files have more layers than its config.json: {_names(beyond)}; "
+            "expected a config.json and weights of one and the same model"
         )
     if other := sorted(found["mismatched_keys"]):
         name, stored, expected = other[0]

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -32,9 +33,12 @@ from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.checkpoint_checks import (
     require_all_weights,
+    require_finite_weights,
     require_fitting_tokenizer,
+    require_float_weights,
     require_plain_weights,
     require_same_tokens,
+    require_stop_tokens,
 )
 from virft.models.companion_files import (
     NO_CODE,
@@ -55,7 +59,7 @@ from virft.models.model_files import (
     without_progress_bars,
 )
 from virft.models.model_folders import ADAPTERS, EXPECTED, check_folder, find_model_folder, model_of_run, suggest_model
-from virft.models.saved_files import correct_files
+from virft.models.saved_files import PREPROCESSOR, correct_files
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
 from virft.models.tiny import TINY_NAME, tiny_folder
@@ -313,13 +317,26 @@ def _read_description(path: str, folder: Path, pixels: tuple[int | None, int | N
     with explained(path, expected=EXPECTED):
         config = AutoConfig.from_pretrained(source, **NO_CODE)
     require_plain_weights(path, config)
+    require_stop_tokens(path, folder / "generation_config.json")
     with explained(path, expected=EXPECTED):
         tokenizer = read_tokenizer(folder)
     require_fitting_tokenizer(path, tokenizer, config)
     with explained(path, expected=EXPECTED):
         processor = read_image_processor(source, family, pixels)
-    family.check_processor(processor, config, path)
+    _check_processor(path, processor, family, config)
     return _Description(family, tokenizer, processor)
+
+
+def _check_processor(path: str, processor: Any, family: Family, config: Any) -> None:
+    """Raise ``ModelError`` if the image processor does not fit the vision tower, or fails at an image."""
+    family.check_processor(processor, config, path)
+    with explained(path, expected=f"the model's own {PREPROCESSOR}"):
+        pixels = family.read_images(processor, [Image.new("RGB", (64, 48), (90, 120, 150))]).pixel_values
+    if not pixels.isfinite().all():
+        raise ModelError(
+            f"{path}: its image processor makes pixels that are not finite (image_mean {processor.image_mean}, "
+            f"image_std {processor.image_std}); expected the model's own {PREPROCESSOR}"
+        )
 
 
 def _read_weights(
@@ -328,6 +345,7 @@ def _read_weights(
     """Return the model, and the names of weights in its files that are not part of it; ``ModelError`` if one lacks."""
     options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
     with explained(path, expected=EXPECTED), _without_loading_report():
+        require_float_weights(path, sorted(folder.glob("model*.safetensors")))
         read: Any = AutoModelForImageTextToText.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -338,7 +356,8 @@ def _read_weights(
             **options,
         )
     model, found = read
-    require_all_weights(path, found)
+    require_all_weights(path, found, (name for name, _ in model.named_parameters()))
+    require_finite_weights(path, model.named_parameters())
     # By name, in adapters too: package and hub cache are in another folder on the next machine.
     model.name_or_path = model.config.name_or_path = TINY_NAME if folder == tiny_folder() else path
     layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
@@ -365,11 +384,12 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
     loaded.adapters, is_older = attach_adapters(loaded.model, folder, path=path, base=base)
     if is_older:
         loaded.notes += ("its adapters have names of an older version of transformers, which were converted",)
+    require_finite_weights(path, _adapter_weights(loaded.model))
     loaded.adapter_folders += (folder,)
     with explained(path, expected=_OWN_FILES):
         own = read_image_processor(str(folder), loaded.family, pixels) if has_image_processor(folder) else None
     if own is not None:
-        loaded.family.check_processor(own, loaded.model.config, path)
+        _check_processor(path, own, loaded.family, loaded.model.config)
         loaded.image_processor = own
     loaded.card |= _card_in(folder)
     return loaded
@@ -403,6 +423,13 @@ def _use_own_tokenizer(loaded: LoadedModel, path: str, folder: Path) -> None:
             loaded.notes += (f"the tokenizer of its adapters is used; its base does not have {', '.join(more[:3])}",)
     loaded.tokenizer = own
     loaded.notes += _note_stop_tokens(complete_stop_tokens(loaded.model, own), own)
+
+
+def _adapter_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights of the adapters, under the names in their file."""
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            yield name.replace(".default.", "."), weight
 
 
 def _save_weights(model: Any, folder: Path) -> None:
@@ -484,7 +511,12 @@ def _card_in(folder: Path) -> dict[str, Any]:
     """Prompt settings in the folder of a model; empty for most."""
     if not (folder / CARD).exists():
         return {}
-    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{folder / CARD}: cannot be read ({error}); expected JSON") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{folder / CARD}: {card!r:.80} is not an object; expected prompt_template and thinking")
     return card
 
 

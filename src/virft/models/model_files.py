@@ -57,7 +57,8 @@ def find_base(folder: Path, path: str) -> str:
 
 
 _INVALID = (
-    OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError, RecursionError,
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, ImportError, RuntimeError,
+    RecursionError,
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
 """What libraries raise for files that are missing, invalid or made for another program."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
+from virft.models.stop_tokens import TEMPLATE_ERRORS, end_of_turn_id
 from virft.models.vision import VisionInputs
 from virft.text.prompts import opened_prefix
 from virft.types import Augmentation, ImageRef, ImageSize, Prompt, Sample
@@ -31,6 +31,8 @@ class RenderedPrompt:
     """Rotary position ids along A axes, int64 [A, L]."""
 
 
+_QUESTION = "Where is the fox?"
+"""A question with which a chat template is checked."""
 LoadImage = Callable[[str, Augmentation | None], Image.Image]
 """Load the image of a path, with data augmentation applied if the second argument is given."""
 
@@ -69,12 +71,23 @@ class Renderer:
 
     def check(self, *, thinking: bool) -> None:
         """Raise ``ModelError`` if ``render`` would refuse every prompt with this setting of ``thinking``."""
-        text = self._chat_text("?", 1, 0, thinking)
+        text = self._chat_text(_QUESTION, 1, 0, thinking)
         _opened(text, thinking)
-        if self._placeholder not in text:
+        if _QUESTION not in text:
             raise ModelError(
-                f"the model's chat template writes no image placeholder ({self._placeholder}) for an image; "
-                "expected the model's own template"
+                "the model's chat template does not write the question; expected that of a vision-language model, "
+                'which writes the parts of a message that are {"type": "text"}'
+            )
+        if (found := text.count(self._placeholder)) != 1:
+            raise ModelError(
+                f"the model's chat template writes {found or 'no'} image placeholder{'s' if found > 1 else ''} "
+                f"({self._placeholder}) for an image; expected the model's own template"
+            )
+        end = end_of_turn_id(self._tokenizer)
+        if end is not None and text.rstrip().endswith(str(self._tokenizer.convert_ids_to_tokens(end))):
+            raise ModelError(
+                f"the model's chat template begins no turn of the assistant (prompts end with {text[-20:]!r}); "
+                "expected a template that does, if add_generation_prompt is true"
             )
 
     def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> None:
@@ -132,7 +145,7 @@ class Renderer:
                 add_generation_prompt=True,
                 enable_thinking=thinking,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except TEMPLATE_ERRORS as error:
             raise ModelError(
                 f"the model's chat template cannot format a question about an image ({type(error).__name__}: {error}); "
                 "expected the template of a vision-language model"

@@ -6,6 +6,10 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+TEMPLATE_ERRORS = (
+    TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
+)  # fmt: skip
+"""Exceptions of a chat template: it is a program of its own."""
 _REPLY = "reply"
 """Text of the assistant in a chat that is formatted to find what follows it."""
 
@@ -27,7 +31,7 @@ def end_of_turn_id(tokenizer: Any) -> int | None:
         chat = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
         try:
             text = str(tokenizer.apply_chat_template(chat, tokenize=False))
-        except (TemplateError, TypeError, ValueError):  # a template without assistant turns, or for the other format
+        except TEMPLATE_ERRORS:  # a template without assistant turns, or for the other format
             continue
         _, found, after = text.rpartition(_REPLY)
         if not found:

@@ -9,7 +9,8 @@ from functools import lru_cache
 from virft.types import Label
 
 _MINUS = "\u2212"  # a symbol to Unicode, so that it remains where punctuation goes
-_SAME_CHARACTERS = str.maketrans(dict.fromkeys("‐‑‒–—", "-") | {"\u2044": "/"})
+# Decimal points of other scripts, and the raised one, are points.
+_SAME_CHARACTERS = str.maketrans(dict.fromkeys("‐‑‒–—", "-") | dict.fromkeys("\u00b7\u066b", ".") | {"\u2044": "/"})
 _POINT_FIRST = re.compile(r"(?<![\w.])\.(?=\d)")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 # Punctuation that distinguishes names. Everything else outside letters, marks, numbers and symbols is dropped.
@@ -20,6 +21,7 @@ _DISTINGUISHES = re.compile(
       | (?<=\d) \s* %                          # 5 %
       | (?<=[^\W\d_]) \#                       # C#
       | (?<![^\W_]) - (?=\.?\d)                # -3, but not 737-200
+      | (?<=\de) - (?=\d)                      # 1e-5
       | (?:(?<=\b[^\W\d_])|(?<=\b[^\W\d_]{2})) - (?![^\W_])   # A-  AB-, but not cat-
     )""",
     re.VERBOSE,

@@ -192,13 +192,10 @@ def test_a_box_in_a_crowd_does_not_count(tmp_path: Path) -> None:
         (lambda lines: [], r"holds no predictions; expected 3"),
         (lambda lines: [*lines, lines[0]], r"predictions\.jsonl:4: sample 'fox' occurs twice"),
         (lambda lines: [*lines, lines[0].replace("fox", "cow")], r"sample 'cow' is not in"),
-        (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: not a prediction \(JSONDecodeError"),
-        (
-            lambda lines: ["{}", *lines[1:]],
-            r"predictions\.jsonl:1: not a prediction \(KeyError: 'resized'\); expected",
-        ),
-        (lambda lines: ["[]", *lines[1:]], r"predictions\.jsonl:1: not a prediction \(TypeError"),
-        (lambda lines: [lines[0].replace('"stop"', '"gone"')], r"predictions\.jsonl:1: not a prediction \(ValueError"),
+        (lambda lines: [lines[0][:30], *lines[1:]], r"predictions\.jsonl:1: not valid JSON \("),
+        (lambda lines: ["{}", *lines[1:]], r"predictions\.jsonl:1: finish_reason is missing; expected the keys"),
+        (lambda lines: ["[]", *lines[1:]], r"predictions\.jsonl:1: \[\] is not an object; expected the keys"),
+        (lambda lines: [lines[0].replace('"stop"', '"gone"')], r":1: finish_reason is 'gone'; expected stop or length"),
     ],
 )
 def test_corrupt_predictions_are_refused(
@@ -212,8 +209,75 @@ def test_corrupt_predictions_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sample_id", None, "sample_id is None; expected text that is not empty"),
+        ("sample_id", 5, "sample_id is 5; expected text"),
+        ("text", None, 'text is None; expected the completion, "" if there is none'),
+        ("text", ["[0, 0, 9, 9]"], r"text is \['\[0, 0, 9, 9\]'\]; expected the completion"),
+        ("finish_reason", None, "finish_reason is None; expected stop or length"),
+        ("resized", [0, 0], r"resized is \[0, 0\]; expected \[width, height\] in pixels"),
+        ("resized", ["64", "48"], r"resized is \['64', '48'\]; expected"),
+        ("resized", [float("inf"), 48], r"resized is \[inf, 48\]; expected"),
+        ("token_logprobs", "abc", "token_logprobs is 'abc'; expected a list of numbers in nats"),
+        ("token_logprobs", [None], r"token_logprobs is \[None\]; expected a list of numbers"),
+        ("token_logprobs", [float("nan")], r"token_logprobs is \[nan\]; expected a list of numbers"),
+        ("token_ends", [5], r"token_ends is \[5\]; expected 0 integers, one for each token"),
+    ],
+)
+def test_a_value_of_another_engine_that_is_no_prediction_is_shown(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    path = predict(make_store(tmp_path / "d"), tmp_path / "p")
+    first, *others = path.read_text().splitlines()
+    record = json.loads(first) | {"token_logprobs": [], "token_ends": []} | {key: value}
+    path.write_text("\n".join([json.dumps(record), *others]))
+    with pytest.raises(DataError, match=rf"predictions\.jsonl:1: {message}"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"), [([3, 9], "increasing numbers of characters of the text, the last one "), ([9, 3, 99], "inc")]
+)
+def test_ends_of_tokens_have_to_cover_the_text(tmp_path: Path, ends: list[int], expected: str) -> None:
+    path = predict(make_store(tmp_path / "d"), tmp_path / "p")
+    record = json.loads(path.read_text().splitlines()[0]) | {"token_logprobs": [-1.0] * len(ends), "token_ends": ends}
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match=expected):
+        read_predictions(path)
+
+
+def test_log_probabilities_without_ends_give_no_ap_logprob(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = predict(store, tmp_path / "p")
+    records = [
+        json.loads(line) | {"token_logprobs": [-1.0], "token_ends": []} for line in path.read_text().splitlines()
+    ]
+    path.write_text("\n".join(map(json.dumps, records)))
+    values = score_predictions(path, store)[0].values
+    assert "ap" in values
+    assert "ap_logprob" not in values
+
+
+def test_a_byte_order_mark_and_blank_lines_have_no_meaning(tmp_path: Path) -> None:
+    path = predict(make_store(tmp_path / "d"), tmp_path / "p")
+    expected = read_predictions(path)
+    for file in (path, path.with_name("card.json")):
+        file.write_text("\ufeff" + file.read_text())
+    path.write_text(path.read_text().replace("\n", "\r\n\n") + "\n", encoding="utf-8")
+    assert read_predictions(path) == expected
+    assert read_predictions_card(path).num_samples == 3
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda card: card.update(thinking="yes"), "thinking is 'yes'; expected true or false"),
+        (lambda card: card.update(thinking=None), "thinking is None; expected true or false"),
+        (lambda card: card.update(model=None), "model is None; expected text"),
+        (lambda card: card.update(data_hash=None), "data_hash is None; expected text"),
+        (lambda card: card.update(num_samples="3"), "num_samples is '3'; expected an integer of at least 1"),
+        (lambda card: card.update(settings=[]), r"settings is \[\]; expected an object"),
         (lambda card: card.update(schema_version=2), r"card\.json: not a predictions card of schema_version 1"),
         (lambda card: card.pop("model"), r"card\.json: not a predictions card of schema_version 1"),
         (lambda card: card.update(box_space="yards"), r"card\.json: box_space is 'yards'; expected one of relative_10"),

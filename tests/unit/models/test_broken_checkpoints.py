@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from broken_models import BROKEN, forget_end_of_turn, make_broken, rewrite, save_adapters
+from broken_models import BROKEN, SOUND, forget_end_of_turn, make_broken, rewrite, save_adapters
 from tiny_folders import TILED, save_tiny_folder
+from virft.data.images import load_image
 from virft.errors import ModelError
 from virft.models.load import load_model
+from virft.models.renderer import Renderer
 from virft.models.stop_tokens import end_of_turn_id, end_token_id, stop_token_ids
 from virft.models.tiny import TINY_NAME, tiny_folder
 
@@ -30,6 +32,19 @@ def test_a_broken_checkpoint_is_refused_with_the_reason(
     assert "\n" not in message
     assert len(message) < 1000
     assert "LOAD REPORT" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_checkpoint_of_another_shape_loads_without_a_note(name: str, tmp_path: Path) -> None:
+    expected = load_model(TINY_NAME)
+    folder = Path(shutil.copytree(tiny_folder(), tmp_path / "möd el"))
+    SOUND[name](folder)
+    loaded = load_model(str(folder))
+    assert loaded.notes == ()
+    Renderer(loaded, load_image).check(thinking=False)
+    weights = dict(loaded.model.named_parameters())
+    assert all(torch.equal(weights[key], weight) for key, weight in expected.model.named_parameters())
+    assert loaded.image_processor.size == expected.image_processor.size
 
 
 def test_an_original_internvl_leads_to_its_conversion(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def test_normalizing_twice_changes_nothing(text):
         ("temperature -3", "temperature 3"),
         ("-0.5", "0.5"),
         ("−3", "3"),
+        ("1e-5", "1e5"),
+        ("1·5", "15"),
+        ("1٫5", "15"),
     ],
 )
 def test_punctuation_that_makes_another_name_remains(one, other):

@@ -54,7 +54,7 @@ def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
 
 
 def check_processor(processor: Any, config: Any, path: str) -> None:
-    """Raise ``ModelError`` if the image processor makes patches of another size than the tower's."""
+    """Raise ``ModelError`` if patches have another size than the tower's, or rotary axes another than the heads'."""
     tower = config.vision_config
     require_equal(
         path,
@@ -62,6 +62,17 @@ def check_processor(processor: Any, config: Any, path: str) -> None:
         merge_size=(processor.merge_size, tower.spatial_merge_size),
         temporal_patch_size=(processor.temporal_patch_size, tower.temporal_patch_size),
     )
+    text = config.get_text_config()
+    sections = (getattr(text, "rope_parameters", None) or {}).get("mrope_section")
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    # Qwen3-VL has a default; the others need the setting.
+    if sections is None and "qwen3" in config.model_type:
+        return
+    if not isinstance(sections, list | tuple) or 2 * sum(sections) != head:
+        raise ModelError(
+            f"{path}: mrope_section in its config.json is {sections!r:.80}; expected three numbers whose sum is "
+            f"{head // 2}, half the size of an attention head"
+        )
 
 
 def resized_sizes(processor: Any, vision: VisionInputs) -> list[ImageSize]:

@@ -80,7 +80,7 @@ def test_corrupt_predictions_are_reported_and_the_rest_is_shown(tmp_path: Path) 
     edit_json(mixed / "card.json", lambda tree: tree.update(data=str(store.folder), data_hash=store.hash))
     found = page_of(run.folder)
     assert f"{run.folder}/eval/bad_card/card.json: not a predictions card of schema_version 1" in found.texts
-    assert "bad_lines/predictions.jsonl:1: not a prediction" in found.text
+    assert "bad_lines/predictions.jsonl:1: finish_reason is missing" in found.text
     assert f"mixed/predictions.jsonl: sample 'q3' is not in {store.folder}" in found.text
     assert "0.800" in found.texts
 
