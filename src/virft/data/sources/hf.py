@@ -36,7 +36,8 @@ def has_objects(splits: Mapping[str, Any], where: str) -> bool:
     if "image" in columns and ("objects" in columns or "label" in columns):
         return "objects" in columns
     raise DataError(
-        f"{where}: has the columns {', '.join(columns)}; expected image with objects (boxes) or with label (a class)"
+        f"{where}: has the columns {', '.join(columns)}; expected images (a column such as image or img), and objects "
+        "(boxes) or label (a class)"
     )
 
 
@@ -69,8 +70,8 @@ def read_hf_objects(
             elif box is None:
                 boxes.drop(place, "bbox is not four numbers", label=name.strip())
             else:
-                boxes.add(name.strip(), xywh_to_xyxy(box) if chosen == "xywh" else box, row.size, where=place)
-        images[row.name] = AnnotatedImage(name=row.name, file=row.file, declared=None, **boxes.fields())
+                boxes.add(name.strip(), xywh_to_xyxy(box) if chosen == "xywh" else box, where=place)
+        images[row.name] = AnnotatedImage(name=row.name, file=row.file, declared=None, **boxes.fields(row.size))
     found = detection_set(images, classes, where=where, known=names.values())
     formats = {"xywh": "[x, y, width, height]", "xyxy": "[x1, y1, x2, y2]"}
     note = f"boxes are read as {formats[chosen]}" + ("" if box_format else "; --box-format overrides")
