@@ -6,7 +6,7 @@ Upright: the EXIF orientation has been applied. Sizes and boxes in virft always 
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +60,11 @@ def is_file(path: Path | str) -> bool:
         return Path(path).is_file()
     except OSError:
         return False
+
+
+def is_image_name(name: str) -> bool:
+    """Return True if the ending of a file name is that of an image format."""
+    return PurePath(name).suffix.lower() in Image.registered_extensions()
 
 
 def load_image(path: Path | str, augmentation: Augmentation | None = None, *, sample_id: str = "") -> Image.Image:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from virft.config.schema import Config, Method
 from virft.config.toml_file import changed
 from virft.data.store import Store
+from virft.data.upright import ExifReading
 from virft.errors import ConfigError, named_as_keywords
 from virft.evaluation.blind_data import find_blind_data, open_blind_data
 from virft.evaluation.evaluated import evaluate_predictions
@@ -38,6 +39,7 @@ def build_coco(
     negatives_frac: float = 0.0,
     test_frac: float = 0.0,
     validation_frac: float = 0.0,
+    exif: ExifReading = "auto",
     seed: int = 0,
     overwrite: bool = False,
 ) -> BuiltDatasets:
@@ -45,7 +47,9 @@ def build_coco(
 
     ``classes``: default is all of the file. ``shots``: training images per class (few-shot); default: all.
     ``negatives_frac``: fraction of samples that query a class which the image does not show. ``test_frac``,
-    ``validation_frac``: fractions of the images. ``overwrite``: replace datasets that exist.
+    ``validation_frac``: fractions of the images. ``exif``: pixels that the boxes of images with an EXIF orientation are
+    in, of the stored image ("raw") or of the upright one ("upright"); "auto" decides by the stated sizes, and by what
+    all boxes of the file fit. ``overwrite``: replace datasets that exist.
 
     Raises ``DataError`` for files that cannot be used, and ``ConfigError`` for unknown classes or if a class has too
     few images.
@@ -58,6 +62,7 @@ def build_coco(
         classes=classes,
         shots=shots,
         negatives_frac=negatives_frac,
+        exif=exif,
         options=options,
     )
     return BuiltDatasets(cards=cards)

@@ -1,13 +1,25 @@
-"""Boxes of one image, collected record by record."""
+"""Boxes of one image, collected record by record; and the images of a source that states their sizes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from virft.data.annotations import Skipped
+from virft.data.annotations import AnnotatedImage, Skipped
+from virft.data.images import stored_size
+from virft.data.upright import ExifReading, settle_exif
+from virft.errors import DataError
 from virft.geometry.boxes import XYXY
 from virft.text.records import box_fault
 from virft.types import ImageSize
+
+
+class _Record(NamedTuple):
+    where: str
+    label: str
+    box: XYXY
+    is_crowd: bool
 
 
 class ImageBoxes:
@@ -15,18 +27,15 @@ class ImageBoxes:
 
     def __init__(self, skipped: Skipped) -> None:
         self._skipped = skipped
-        self._boxes: dict[str, list[XYXY]] = {}
+        self._records: list[_Record] = []
         self._doubtful: set[str] = set()
         self._is_doubtful = False
 
-    def add(self, label: str, box: XYXY, size: ImageSize | None, *, where: str) -> None:
-        """Add a box in pixels of an image of this size, or note why it is none. Without a size nothing is checked."""
+    def add(self, label: str, box: XYXY, *, where: str, is_crowd: bool = False) -> None:
+        """Add a box in annotated pixels, of an object or (``is_crowd``) of a group of objects."""
         x1, y1, x2, y2 = box
         rounded = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
-        if size is not None and (fault := box_fault(rounded, size)):
-            self.drop(where, fault, label=label)
-        else:
-            self._boxes.setdefault(label, []).append(rounded)
+        self._records.append(_Record(where, label, rounded, is_crowd))
 
     def drop(self, where: str, reason: str, *, label: str | None = None) -> None:
         """Note a record that is no box. Its class, or every class if that is unknown, becomes doubtful."""
@@ -41,14 +50,63 @@ class ImageBoxes:
             self._doubtful.add(label)
 
     @property
-    def doubtful(self) -> frozenset[str]:
-        """Classes with a dropped record."""
-        return frozenset(self._doubtful)
+    def corners(self) -> list[XYXY]:
+        """All boxes, in annotated pixels."""
+        return [record.box for record in self._records]
 
-    def fields(self) -> dict[str, Any]:
-        """Return the fields of ``AnnotatedImage`` that follow from the records."""
+    def fields(self, size: ImageSize | None) -> dict[str, Any]:
+        """Return the fields of ``AnnotatedImage`` that follow from the records.
+
+        ``size``: size in pixels of the image that the boxes are drawn on. A box that is none there is noted and
+        dropped. None: the image cannot be read, and nothing is checked.
+        """
+        boxes: dict[str, list[XYXY]] = {}
+        crowd: dict[str, list[XYXY]] = {}
+        for where, label, box, is_crowd in self._records:
+            if size is not None and (fault := box_fault(box, size)):
+                self.drop(where, fault, label=label)
+            else:
+                (crowd if is_crowd else boxes).setdefault(label, []).append(box)
         return {
-            "boxes": {label: tuple(found) for label, found in self._boxes.items()},
-            "doubtful": self.doubtful,
+            "boxes": {label: tuple(found) for label, found in boxes.items()},
+            "crowd": {label: tuple(found) for label, found in crowd.items()},
+            "doubtful": frozenset(self._doubtful),
             "is_doubtful": self._is_doubtful,
         }
+
+
+class ReadImage(NamedTuple):
+    """An image of a source, before it is decided which pixels its boxes are in."""
+
+    name: str
+    file: Path
+    declared: ImageSize | None
+    """Size in pixels that the source states; None if it states none."""
+    boxes: ImageBoxes
+
+
+def settled_images(
+    found: Iterable[ReadImage], *, exif: ExifReading
+) -> tuple[dict[str, AnnotatedImage], tuple[str, ...]]:
+    """Return the images by name, their boxes checked, and notes about boxes of images with an EXIF orientation.
+
+    ``exif``: the pixels that boxes of such images are in, see ``settle_exif``, which decides for the whole source.
+    """
+    by_name = {one.name: one for one in found}
+    sizes = {name: (one.file, one.declared) for name, one in by_name.items() if one.declared is not None}
+    reading = settle_exif(sizes, {name: by_name[name].boxes.corners for name in sizes}, exif=exif)
+    images = {}
+    for name, one in by_name.items():
+        declared = reading.sizes.get(name)
+        size = declared or _read_size(one.file, is_raw=exif == "raw")
+        fields = one.boxes.fields(size)
+        images[name] = AnnotatedImage(name=name, file=one.file, declared=declared, is_raw=exif == "raw", **fields)
+    return images, tuple(reading.notes)
+
+
+def _read_size(file: Path, *, is_raw: bool) -> ImageSize | None:
+    try:
+        stored = stored_size(file)
+    except DataError:
+        return None  # reported when the image is used
+    return stored.raw if is_raw else stored.upright

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
+from virft.data.images import is_image_name
 from virft.errors import DataError
 
 
@@ -25,7 +24,7 @@ class ImageIndex:
         """
         if self._by_name is None:
             self._by_name = self._read()
-        stem = PurePosixPath(name).with_suffix("").name if _is_image(name) else name
+        stem = PurePosixPath(name).with_suffix("").name if is_image_name(name) else name
         found = self._by_name.get(name.lower()) or self._by_name.get(stem.lower())
         if not found:
             return None
@@ -40,7 +39,7 @@ class ImageIndex:
         for folder in self._folders:
             for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
                 hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-                if _is_image(path.name) and not hidden and path.is_file():
+                if is_image_name(path.name) and not hidden and path.is_file():
                     files[path.resolve()] = None
         by_name: dict[str, list[Path]] = {}
         for path in files:
@@ -53,10 +52,6 @@ def _num_common(one: Sequence[str], other: Sequence[str]) -> int:
     """Return the number of equal parts at the end."""
     pairs = zip(reversed(one), reversed(other), strict=False)
     return next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in Image.registered_extensions()
 
 
 def _parents(paths: Sequence[Path]) -> str:
