@@ -104,6 +104,7 @@ def evaluate(
     out: str | Path | None = None,
     limit: int | None = None,
     train: str | Path | None = None,
+    skip_refused: bool = False,
 ) -> Evaluation:
     """Generate a model's predictions for a dataset and score them, with 95 % bootstrap confidence intervals.
 
@@ -113,7 +114,8 @@ def evaluate(
     ``predictions.jsonl`` and ``scores.json``. By default it is ``eval/DATASET`` of a run, where existing predictions
     are scored again; of a model the files are deleted. ``limit``: use the first samples only. ``train``: the training
     dataset that the blind baselines are fitted on; default: that of the run, else the folder ``train`` of the same
-    build as ``data``.
+    build as ``data``. ``skip_refused``: predict without the samples whose prompt the model refuses, such as images of
+    extreme aspect ratio; every score then has the coverage in its name.
 
     Raises ``DataError`` for a dataset that cannot be used, ``ModelError`` for such a model, and ``RunError`` if ``out``
     holds other predictions or other files.
@@ -141,6 +143,8 @@ def evaluate(
             model_name=model.name,
             resume=is_run,
             progress=stack.enter_context(progress_bar()),
+            skip_refused=skip_refused,
+            log=_print,
         )
         runtime = start_runtime()
         runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))

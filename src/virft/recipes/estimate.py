@@ -97,13 +97,21 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
     require_box_space(run.data, model.family.box_space)
     size = count_parameters(model.model)
     prompting = make_prompting(config.prompt, config.mixture, model)
-    check_run_prompts(model, prompting, run.data, run.validation)
+    too_long = check_run_prompts(
+        model,
+        prompting,
+        run.data,
+        run.validation,
+        method=run.method,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+    )
     make = make_grpo_trainer if run.method == "grpo" else make_sft_trainer
     with closing(make(config, model, prompting, runtime, (sample.query for sample in run.data))) as trainer:
         cost = measure_cost(trainer, run, model, prompting, runtime)
     lines = [*cost_lines(cost, run), memory_line(runtime), disk_line(config, size), ""]
     lines += [*header_lines(run, size, runtime), *(f"note: {note}" for note in model.notes)]
-    lines += [*(f"warning: {message}" for _, message in run_warnings(run)), ""]
+    warnings = (*(message for _, message in run_warnings(run)), *too_long)
+    lines += [*(f"warning: {message}" for message in warnings), ""]
     lines += setting_lines(loaded, run.method)
     return "\n".join(lines) + "\n"
 

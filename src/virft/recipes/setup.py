@@ -12,6 +12,7 @@ import torch
 from virft.config.schema import (
     AugmentConfig,
     Config,
+    Method,
     MixtureConfig,
     ModelConfig,
     MonitorsConfig,
@@ -28,6 +29,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, check_prompts, resolve_prompting
 from virft.models.load import LoadedModel, load_model
 from virft.models.segmenter import SamSegmenter, load_segmenter
+from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import thinking_by_origin
 from virft.recipes.reward_rule import make_reward_rule
 from virft.recipes.rollout_images import rollout_images
@@ -91,12 +93,27 @@ def make_prompting(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], l
 
 
 def check_run_prompts(
-    loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample], validation: Mapping[str, Store]
-) -> None:
-    """Raise ``DataError`` if the model would refuse a sample of the training or validation data of a run."""
-    check_prompts(loaded, prompting, samples)
+    loaded: LoadedModel,
+    prompting: Prompting,
+    samples: Iterable[Sample],
+    validation: Mapping[str, Store],
+    *,
+    method: Method,
+    max_completion_tokens: int,
+) -> list[str]:
+    """Return warnings about prompts that leave too little room for a completion; SFT generates in validation only.
+
+    Raises ``DataError`` if the model would refuse a sample of the training or validation data of a run, and
+    ``ConfigError`` if questions of validation data demand coordinates that the model does not write.
+    """
+    checked = check_prompts(loaded, prompting, samples)
+    found = [checked.length_warning(max_completion_tokens) if method == "grpo" else None]
     for name, store in validation.items():
-        check_prompts(loaded, prompting.of_origin(name), (sample for sample in store if sample.queried))
+        require_box_space(store, loaded.family.box_space)
+        checked = check_prompts(loaded, prompting.of_origin(name), (sample for sample in store if sample.queried))
+        warning = checked.length_warning(max_completion_tokens)
+        found.append(f"validation set {store.folder}: {warning}" if warning else None)
+    return [warning for warning in found if warning is not None]
 
 
 def make_segmenter(path: str) -> SamSegmenter:

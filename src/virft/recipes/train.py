@@ -42,6 +42,9 @@ from virft.training.run import BEST, EVENTS, MODEL, RunFolder, describe_start, r
 from virft.training.runtime import Runtime
 from virft.types import Sample
 
+PROMPT_LENGTH = "prompt_length"
+"""Event: prompts leave too little room in the context of the model for the longest completion."""
+
 
 def run_training(
     config: Config,
@@ -72,7 +75,14 @@ def run_training(
     # counted before ranks shard the weights
     size = count_parameters(loaded.model)
     prompting = make_prompting(config.prompt, config.mixture, loaded)
-    check_run_prompts(loaded, prompting, data, checked.validation)
+    too_long = check_run_prompts(
+        loaded,
+        prompting,
+        data,
+        checked.validation,
+        method=method,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+    )
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
@@ -88,7 +98,7 @@ def run_training(
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
             log(line)
-        for event, message in run_warnings(checked):
+        for event, message in (*run_warnings(checked), *((PROMPT_LENGTH, message) for message in too_long)):
             _warn(event, message, run, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)

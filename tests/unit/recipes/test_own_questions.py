@@ -62,7 +62,7 @@ def test_questions_that_name_coordinates_need_a_model_that_writes_them(
     if space in fits:
         require_box_space(asking(question), space)
     else:
-        with pytest.raises(ConfigError, match=f"1 of 1 questions demand other coordinates than {space}"):
+        with pytest.raises(ConfigError, match=f"1 of 1 questions, .* s0, demand other coordinates than {space}"):
             require_box_space(asking(question), space)
 
 
