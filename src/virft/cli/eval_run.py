@@ -44,8 +44,8 @@ def eval_run(
 ) -> None:
     """Predict with the base and the trained model of a run, score both, compare them and write the report.
 
-    Complete predictions with the same settings are used again. ``skip_refused``: as for ``predict``. ``train``: training
-    data of the blind baselines.
+    Complete predictions with the same settings are used again. ``skip_refused``: as for ``predict``. ``train``:
+    training data of the blind baselines.
     """
     from virft.recipes.run_evaluation import evaluate_run, run_evaluation_lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class EvaluatedPredictions:
     """The training data of the baselines."""
     skipped: tuple[str, ...] = ()
     """Ids of the samples that were not predicted, as the model refuses their prompts."""
+    unpredicted: Mapping[str, int] = field(default_factory=dict)
+    """Number of questions of each task of which none has a prediction; such a task has no scores."""
 
     @property
     def scores_path(self) -> Path:
@@ -74,6 +76,7 @@ def evaluate_predictions(
             blind=score_blind(joined, store, blind_data.samples, with_intervals=with_intervals),
             blind_data=blind_data,
             skipped=joined.card.skipped,
+            unpredicted={task: number for task, number in joined.num_questions.items() if task not in joined.by_task},
         )
 
 
@@ -139,7 +142,9 @@ def warning_lines(found: EvaluatedPredictions) -> Iterator[str]:
     blind = {one.task: one for one in found.blind}
     if number := len(found.skipped):
         named = ", ".join(found.skipped[:_MOST_NAMED]) + (f" and {number - _MOST_NAMED} more" * (number > _MOST_NAMED))
-        yield f"not the whole dataset: {number} questions were skipped, as the model refuses their prompts: {named}"
+        yield f"not the whole dataset: {number} skipped, as the model refuses the prompt: {named}"
+    for task, number in found.unpredicted.items():
+        yield f"not the whole dataset: no question of the task {task} has a prediction, of {number}"
     if not found.blind_data.stores and found.blind_data.note:
         advice = "" if found.blind_data.note == TRAINED_ON else ": name the training set with --train DATA"
         yield f"baselines that are fitted on training data are missing ({found.blind_data.note}){advice}"
