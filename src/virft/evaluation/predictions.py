@@ -17,7 +17,7 @@ PREDICTIONS, CARD = "predictions.jsonl", "card.json"
 PARTS = "predictions.part-{}.jsonl"
 """Part files of unfinished predictions, one per process, in the order of generation."""
 PREDICTIONS_SCHEMA_VERSION = 1
-SKIPPED = "skipped"
+SKIPPED_SAMPLES = "skipped"
 """Key of ``settings``: ids of the samples that were not predicted, as the model refuses their prompts."""
 
 
@@ -43,7 +43,7 @@ class PredictionsCard:
     @property
     def skipped(self) -> tuple[str, ...]:
         """Ids of the samples that were not predicted, as the model refuses their prompts."""
-        found = self.settings.get(SKIPPED, ()) if isinstance(self.settings, dict) else ()
+        found = self.settings.get(SKIPPED_SAMPLES, ()) if isinstance(self.settings, dict) else ()
         return tuple(map(str, found)) if isinstance(found, list) else ()
 
 

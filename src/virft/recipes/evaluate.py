@@ -16,7 +16,7 @@ from virft.errors import DataError
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
-from virft.evaluation.predictions import PREDICTIONS, SKIPPED, PredictionsCard
+from virft.evaluation.predictions import PREDICTIONS, SKIPPED_SAMPLES, PredictionsCard
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import Prompting, inspect_prompts, make_renderer, resolve_prompting
@@ -66,7 +66,7 @@ class PredictionSettings:
                 "max_completion_tokens": self.max_completion_tokens,
                 "temperature": 0.0,
                 "commit": source_commit(),
-                **({SKIPPED: list(skipped)} if skipped else {}),
+                **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
             },
         )
 

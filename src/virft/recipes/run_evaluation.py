@@ -112,32 +112,17 @@ def evaluate_run(
     for one in planned:
         if not one.is_complete:
             find_model_folder(one.model)
+    options: dict[str, Any] = {"resume": resume, "limit": limit, "skip_refused": skip_refused}
     for one in planned:
         if one.is_complete:
-            shown = _from_here(one.folder)
-            log(f"{shown}: predictions of {one.model} exist already and are used")
-            card = read_predictions_card(one.folder / PREDICTIONS)
-            for warning in question_warnings(store, thinking=card.thinking, space=card.box_space):
-                log(f"warning: {warning}")
-            if _is_older(one.folder, Path(one.model)):
-                log(f"warning: {one.model} is newer than {shown}; delete that folder to predict again")
+            _log_existing(one, store, log)
         else:
             # not before everything is checked: it imports torch
             from virft.recipes.evaluate import predict_as_trained
 
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
             with progress() as show:
-                predict_as_trained(
-                    config,
-                    one.model,
-                    store,
-                    one.folder,
-                    resume=resume,
-                    limit=limit,
-                    progress=show,
-                    skip_refused=skip_refused,
-                    log=log,
-                )
+                predict_as_trained(config, one.model, store, one.folder, progress=show, log=log, **options)
     evaluated = [
         evaluate_predictions(one.folder / PREDICTIONS, store, blind_data, with_intervals=with_intervals)
         for one in planned
@@ -161,6 +146,17 @@ def evaluate_run(
         report=run / REPORT,
         scores=trained.scores_path,
     )
+
+
+def _log_existing(planned: _Planned, store: Store, log: Callable[[str], None]) -> None:
+    """Log that complete predictions are used, with warnings about them."""
+    shown = _from_here(planned.folder)
+    log(f"{shown}: predictions of {planned.model} exist already and are used")
+    card = read_predictions_card(planned.folder / PREDICTIONS)
+    for warning in question_warnings(store, thinking=card.thinking, space=card.box_space):
+        log(f"warning: {warning}")
+    if _is_older(planned.folder, Path(planned.model)):
+        log(f"warning: {planned.model} is newer than {shown}; delete that folder to predict again")
 
 
 def _from_here(folder: Path) -> Path:
