@@ -75,7 +75,7 @@ def describe_type(value: object) -> str:
     return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
-_IN_PYTHON = {"--resume": "resume=True", "--overwrite": "overwrite=True"}
+_IN_PYTHON = {"--resume": "resume=True", "--overwrite": "overwrite=True", "--skip-refused": "skip_refused=True"}
 """Option of the command line -> keyword argument of the public functions."""
 
 

@@ -23,6 +23,7 @@ from virft.tasks import TASKS
 
 if TYPE_CHECKING:
     from virft.data.annotations import AnnotatedSet
+    from virft.data.upright import ExifReading
 
 
 def add_build(verbs: Verbs) -> None:
@@ -72,6 +73,16 @@ def _add_negatives(verb: argparse.ArgumentParser, *, default: float | None) -> N
         default=default,
         help="fraction of questions about a class that the image does not show"
         + ("" if default is not None else " (default: 0.3)"),
+    )
+
+
+def _add_exif(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--exif",
+        choices=("auto", "raw", "upright"),
+        default="auto",
+        help="pixels that the boxes of images with an EXIF orientation are in: of the stored image, or of the upright "
+        "one; auto decides by the stated sizes, and by what all boxes fit",
     )
 
 
@@ -134,13 +145,7 @@ def _add_coco(sources: Verbs) -> None:
             help="test sets: `all` queries every class on every image, `map:FILE` the classes that a JSON file lists "
             "for each image (default: the classes that the image shows)",
         )
-        verb.add_argument(
-            "--exif",
-            choices=("auto", "raw", "upright"),
-            default="auto",
-            help="pixels that the boxes of images with an EXIF orientation are in: of the stored image, or of the "
-            "upright one; auto decides by the stated size, and by what all boxes of the file fit",
-        )
+        _add_exif(verb)
         _add_detection_arguments(verb)
 
 
@@ -155,7 +160,7 @@ def build_coco_or_lvis(
     federated: bool = False,
     protocol: str | None = None,
     task: str = "detection",
-    exif: Literal["auto", "raw", "upright"] = "auto",
+    exif: ExifReading = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
@@ -190,9 +195,11 @@ def _add_files(sources: Verbs) -> None:
         ("yolo", "YOLO text files, with images, labels and names"),
     ):
         verb = _add_source(sources, kind, f"{description}: detection, counting", build_files)
-        verb.set_defaults(kind=kind, first_pixel=None)
+        verb.set_defaults(kind=kind, first_pixel=None, exif="auto")
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         _add_detection_arguments(verb)
+        if kind != "yolo":
+            _add_exif(verb)
         if kind == "voc":
             verb.add_argument(
                 "--first-pixel",
@@ -200,6 +207,11 @@ def _add_files(sources: Verbs) -> None:
                 choices=(0, 1),
                 help="number of the first pixel in the files (default: 1 if they name a VOC database, else 0)",
             )
+
+
+def _exif_fact(exif: str) -> dict[str, Any]:
+    """Return what the card says about the option."""
+    return {} if exif == "auto" else {"exif": exif}
 
 
 def build_files(
@@ -212,11 +224,13 @@ def build_files(
     negatives_frac: float = 0.0,
     task: str = "detection",
     first_pixel: Literal[0, 1] | None = None,
+    exif: ExifReading = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a folder with one annotation file per image; return their cards by folder.
 
-    ``task``: as for ``build_coco``. ``first_pixel``: as for ``read_voc``; other formats have none.
+    ``task``: as for ``build_coco``. ``first_pixel``: as for ``read_voc``; other formats have none. ``exif``: as for
+    ``build_coco``; YOLO states no sizes and has none.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
@@ -226,11 +240,13 @@ def build_files(
 
     skipped = options.skipped()
     read: Callable[..., AnnotatedSet] = {"labelme": read_labelme, "voc": read_voc, "yolo": read_yolo}[kind]
-    more = {} if first_pixel is None else {"first_pixel": first_pixel}
+    more: dict[str, Any] = {} if first_pixel is None else {"first_pixel": first_pixel}
+    if kind != "yolo":
+        more["exif"] = exif
     annotated = read(root, classes=expand_class_sets(classes), skipped=skipped, **more)
     split = options.split(annotated.published)
     plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
-    source = source_of(kind, name=root.absolute().name)
+    source = source_of(kind, name=root.absolute().name, **_exif_fact(exif))
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
 
@@ -300,6 +316,13 @@ def _add_csv_boxes(sources: Verbs) -> None:
     )
     _add_images(verb)
     _add_detection_arguments(verb)
+    _add_exif(verb)
+    verb.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="CSV",
+        help="CSV file with the id and the name of each class, such as class-descriptions-boxable.csv of Open Images",
+    )
     verb.add_argument(
         "--columns",
         type=arguments.names,
@@ -315,7 +338,9 @@ def build_csv_boxes(
     images: Path,
     out: Path,
     columns: Sequence[str] = (),
+    class_names: Path | None = None,
     classes: Sequence[str] = (),
+    exif: ExifReading = "auto",
     shots: int | None = None,
     negatives_frac: float = 0.0,
     task: str = "detection",
@@ -323,7 +348,8 @@ def build_csv_boxes(
 ) -> Cards:
     """Build datasets from a CSV file of boxes; return their cards by folder.
 
-    ``columns``: texts such as image=file; ``ConfigError`` for others.
+    ``columns``: texts such as image=file; ``ConfigError`` for others. ``class_names``, ``exif``: as for
+    ``read_detection_csv``.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
@@ -334,9 +360,17 @@ def build_csv_boxes(
         raise ConfigError(f"--columns {unclear[0]}: expected KEY=NAME, such as image=file")
     named = {key.strip(): name.strip() for key, _, name in (one.partition("=") for one in columns)}
     skipped = options.skipped()
-    annotated = read_detection_csv(table, images, columns=named, classes=expand_class_sets(classes), skipped=skipped)
+    annotated = read_detection_csv(
+        table,
+        images,
+        columns=named,
+        class_names=class_names,
+        classes=expand_class_sets(classes),
+        exif=exif,
+        skipped=skipped,
+    )
     plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=options.split())
-    source = source_of("csv-boxes", table)
+    source = source_of("csv-boxes", table, **_exif_fact(exif))
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from virft.cli import arguments
 from virft.cli.output import describe_skipped, say
-from virft.cli.parsers import Verbs, add_data, add_verb
+from virft.cli.parsers import Verbs, add_data, add_max_completion_tokens, add_verb
 from virft.geometry.boxes import BoxSpace
 
 if TYPE_CHECKING:
@@ -28,13 +28,15 @@ def add_check(verbs: Verbs) -> None:
         "--model",
         help="also check that this model accepts every prompt: its length, image sizes, placeholders in questions",
     )
+    add_max_completion_tokens(verb, 256)
 
 
-def check(*, data: Path, model: str | None = None) -> None:
+def check(*, data: Path, model: str | None = None, max_completion_tokens: int = 256) -> None:
     """Validate a dataset, decode every image, and print the number of questions and boxes of each class.
 
     Of a build with a split, each dataset is checked, under a line with its name. Also notes samples that some models
-    refuse; with ``model``, raises ``DataError`` for those that this one refuses.
+    refuse; with ``model``, those whose prompt leaves no room for a completion of ``max_completion_tokens``, and raises
+    ``DataError`` for those that this one refuses.
     """
     from virft.data.store import open_stores
 
@@ -50,7 +52,9 @@ def check(*, data: Path, model: str | None = None) -> None:
         from virft.models.load import load_model
 
         loaded = loaded or load_model(model)
-        check_prompts(loaded, resolve_prompting(loaded, template="auto", thinking=None), store)
+        checked = check_prompts(loaded, resolve_prompting(loaded, template="auto", thinking=None), store)
+        if (warning := checked.length_warning(max_completion_tokens)) is not None:
+            print(f"note: {warning}")
         print(f"{model} accepts every prompt")
 
 

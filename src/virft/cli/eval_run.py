@@ -6,7 +6,7 @@ from pathlib import Path
 
 from virft.cli import arguments
 from virft.cli.output import progress_bar, say
-from virft.cli.parsers import Verbs, add_data, add_intervals, add_resume, add_train, add_verb
+from virft.cli.parsers import Verbs, add_data, add_intervals, add_resume, add_skip_refused, add_train, add_verb
 
 
 def add_eval(verbs: Verbs) -> None:
@@ -22,6 +22,7 @@ def add_eval(verbs: Verbs) -> None:
     verb.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
     )
+    add_skip_refused(verb)
     add_resume(verb, "predictions")
     add_train(verb)
     verb.add_argument(
@@ -35,6 +36,7 @@ def eval_run(
     run: Path,
     data: Path,
     limit: int | None = None,
+    skip_refused: bool = False,
     resume: bool = False,
     train: Path | None = None,
     base: bool = True,
@@ -42,7 +44,8 @@ def eval_run(
 ) -> None:
     """Predict with the base and the trained model of a run, score both, compare them and write the report.
 
-    Complete predictions with the same settings are used again. ``train``: training data of the blind baselines.
+    Complete predictions with the same settings are used again. ``skip_refused``: as for ``predict``. ``train``:
+    training data of the blind baselines.
     """
     from virft.recipes.run_evaluation import evaluate_run, run_evaluation_lines
 
@@ -51,6 +54,7 @@ def eval_run(
         data,
         train=train,
         limit=limit,
+        skip_refused=skip_refused,
         resume=resume,
         with_intervals=intervals,
         with_base=base,

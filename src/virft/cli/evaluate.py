@@ -25,6 +25,7 @@ from virft.cli.parsers import (
     add_model,
     add_prompting,
     add_resume,
+    add_skip_refused,
     add_task,
     add_thinking,
     add_train,
@@ -53,6 +54,7 @@ def add_predict(verbs: Verbs) -> None:
     verb.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
     )
+    add_skip_refused(verb)
     add_resume(verb, "predictions")
     add_train(verb)
     add_all(verb)
@@ -70,6 +72,7 @@ def predict(
     thinking: bool | None = None,
     max_completion_tokens: int = 256,
     limit: int | None = None,
+    skip_refused: bool = False,
     resume: bool = False,
     train: Path | None = None,
     show_all: bool = False,
@@ -78,7 +81,8 @@ def predict(
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
 
     Weights are float32 on every device, whatever the precision of the training; ``virft.load`` in Python has bfloat16
-    weights on a GPU. ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the
+    weights on a GPU. ``skip_refused``: predict without the samples whose prompt the model refuses; ``DataError`` names
+    all otherwise. ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the
     headlines.
     """
     from virft.data.store import Store
@@ -108,6 +112,8 @@ def predict(
             model_name=model,
             resume=resume,
             progress=show,
+            skip_refused=skip_refused,
+            log=say,
         )
         path = predict_store(loaded, store, out, settings=settings, runtime=runtime, limit=limit)
     if not runtime.ranks.is_first:
@@ -161,7 +167,7 @@ def presence(
     store.check(decode=True)
     from virft.evaluation.predictions import read_predictions
     from virft.evaluation.presence import QUESTION, PresenceQuestions, query_map, write_query_map
-    from virft.inference.prompting import resolve_prompting
+    from virft.inference.prompting import check_prompts, resolve_prompting
     from virft.models.load import load_model
     from virft.recipes.evaluate import PredictionSettings, run_predictions
     from virft.training.runtime import start_runtime
@@ -183,6 +189,7 @@ def presence(
             resume=resume,
             progress=show,
         )
+        check_prompts(loaded, settings.prompting, map(questions.__getitem__, range(len(questions))))
         card = settings.card(loaded, data=store, num_samples=len(questions))
         card = replace(card, settings=card.settings | {"template": text})
         path = run_predictions(
@@ -269,13 +276,15 @@ def score(
     from virft.evaluation.evaluated import evaluate_predictions
     from virft.evaluation.predictions import find_predictions, read_predictions_card
     from virft.evaluation.score import score_predictions, seeds_to_text
+    from virft.recipes.own_questions import question_warnings
 
     store = Store(data)
     groups = {name: expand_class_sets(classes) for name, classes in class_groups}
     find = partial(find_predictions, data_name=store.folder.absolute().name)
     paths, others = [find(place) for place in (predictions, *seeds)], [find(place) for place in against]
     path, *other_seeds = paths
-    model = read_predictions_card(path).model
+    card = read_predictions_card(path)
+    model = card.model
     blind_data = open_blind_data(train, store) if train else find_blind_data(store, model=model, place=path.parent)
     with _mask_maker(masks, store) as maker:
         evaluated = evaluate_predictions(
@@ -286,6 +295,8 @@ def score(
     comparisons = compare_systems(*both) if both else ()
     written = evaluated.write(out, comparisons=comparisons)
     _print_evaluated(evaluated, out or evaluated.scores_path, show_all=show_all)
+    for warning in question_warnings(store, thinking=card.thinking, space=card.box_space):
+        print(f"warning: {warning}")
     if scores_of_seeds:
         print(seeds_to_text([evaluated.scores, *scores_of_seeds]))
     if comparisons:

@@ -235,6 +235,16 @@ def add_max_completion_tokens(verb: argparse.ArgumentParser, default: int) -> No
     )
 
 
+def add_skip_refused(verb: argparse.ArgumentParser) -> None:
+    """Add the switch for samples that a model refuses."""
+    verb.add_argument(
+        "--skip-refused",
+        action="store_true",
+        help="predict without the samples whose prompt the model refuses, such as images of extreme aspect ratio; the "
+        "card names them, and every score has the coverage in its name",
+    )
+
+
 def add_task(
     verb: argparse.ArgumentParser,
     *,

@@ -6,7 +6,7 @@ Upright: the EXIF orientation has been applied. Sizes and boxes in virft always 
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,11 @@ def is_file(path: Path | str) -> bool:
         return False
 
 
+def is_image_name(name: str) -> bool:
+    """Return True if the ending of a file name is that of an image format."""
+    return PurePath(name).suffix.lower() in Image.registered_extensions()
+
+
 def load_image(path: Path | str, augmentation: Augmentation | None = None, *, sample_id: str = "") -> Image.Image:
     """Load an image file as an upright RGB image with 8 bits per channel, augmented if ``augmentation`` is given.
 
@@ -96,14 +101,6 @@ def stored_size(path: Path | str) -> StoredSize:
         raise DataError(f"{path}: no such image") from error
     except _INVALID as error:
         raise DataError(f"{path}: cannot be read as an image: {_reason(error)}") from error
-
-
-def upright_size(path: Path | str) -> ImageSize | None:
-    """Return the upright size of an image file in pixels; None if the file is missing or not an image."""
-    try:
-        return stored_size(path).upright
-    except DataError:
-        return None
 
 
 def raw_to_upright(box: XYXY, raw: ImageSize, orientation: int) -> XYXY:

@@ -81,9 +81,9 @@ class UprightImages:
         stored = stored_size(image.file)
         self._hashes[image.name] = image_hash(load_image(image.file))
         self._sizes[image.name] = stored.upright
-        if image.declared is None or (image.declared == stored.upright and not image.is_raw):
+        if image.declared in (None, stored.upright) and (stored.orientation == 1 or not image.is_raw):
             return
-        if image.declared == stored.raw:
+        if image.declared in (None, stored.raw):
             # These boxes were drawn on the image as stored, without the EXIF orientation.
             self.num_unrotated += 1
             self._turned[image.name] = stored

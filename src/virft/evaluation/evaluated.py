@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from virft.tasks import TASKS
 from virft.types import Scores
 
 SCORES = "scores.json"
+_MOST_NAMED = 20
+"""Largest number of samples that a line names."""
 _MOST_UNREADABLE = 0.1
 """Fraction of unreadable or truncated completions from which the summary names it."""
 
@@ -35,6 +37,10 @@ class EvaluatedPredictions:
     """One for each task that has blind baselines."""
     blind_data: BlindData
     """The training data of the baselines."""
+    skipped: tuple[str, ...] = ()
+    """Ids of the samples that were not predicted, as the model refuses their prompts."""
+    unpredicted: Mapping[str, int] = field(default_factory=dict)
+    """Number of questions of each task of which none has a prediction; such a task has no scores."""
 
     @property
     def scores_path(self) -> Path:
@@ -69,6 +75,8 @@ def evaluate_predictions(
             scores=score_joined(joined, store, with_intervals=with_intervals, class_groups=class_groups, masks=masks),
             blind=score_blind(joined, store, blind_data.samples, with_intervals=with_intervals),
             blind_data=blind_data,
+            skipped=joined.card.skipped,
+            unpredicted={task: number for task, number in joined.num_questions.items() if task not in joined.by_task},
         )
 
 
@@ -132,6 +140,11 @@ def summary_lines(found: EvaluatedPredictions) -> Iterator[str]:
 def warning_lines(found: EvaluatedPredictions) -> Iterator[str]:
     """Yield what a reader of the headlines must know: missing baselines, repeated answers, unreadable completions."""
     blind = {one.task: one for one in found.blind}
+    if number := len(found.skipped):
+        named = ", ".join(found.skipped[:_MOST_NAMED]) + (f" and {number - _MOST_NAMED} more" * (number > _MOST_NAMED))
+        yield f"not the whole dataset: {number} skipped, as the model refuses the prompt: {named}"
+    for task, number in found.unpredicted.items():
+        yield f"not the whole dataset: no question of the task {task} has a prediction, of {number}"
     if not found.blind_data.stores and found.blind_data.note:
         advice = "" if found.blind_data.note == TRAINED_ON else ": name the training set with --train DATA"
         yield f"baselines that are fitted on training data are missing ({found.blind_data.note}){advice}"

@@ -19,6 +19,8 @@ PREDICTIONS, CARD = "predictions.jsonl", "card.json"
 PARTS = "predictions.part-{}.jsonl"
 """Part files of unfinished predictions, one per process, in the order of generation."""
 PREDICTIONS_SCHEMA_VERSION = 1
+SKIPPED_SAMPLES = "skipped"
+"""Key of ``settings``: ids of the samples that were not predicted, as the model refuses their prompts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,12 @@ class PredictionsCard:
     """True if the prompt requests a think block."""
     settings: dict[str, Any]
     """Additional provenance: template, limit, seed, commit, versions and the like."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Ids of the samples that were not predicted, as the model refuses their prompts."""
+        found = self.settings.get(SKIPPED_SAMPLES, ()) if isinstance(self.settings, dict) else ()
+        return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 class SizedPrediction(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from virft.data.images import load_image as load_image_file
 from virft.errors import DataError, ModelError
@@ -14,6 +15,8 @@ from virft.text.prompts import BUILT_IN, read_template
 from virft.types import Sample
 
 DEFAULT_TEMPLATE = "paper"
+_MOST_NAMED = 20
+"""Largest number of samples that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,32 +89,73 @@ def _checked_renderer(loaded: LoadedModel, prompting: Prompting, load_image: Loa
     return renderer
 
 
-def check_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample]) -> None:
-    """Raise ``DataError`` if the model would refuse the prompt of a sample. Reads no images: takes about 1 ms a sample.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedPrompts:
+    """The prompts of samples, measured without their images."""
 
-    The message has the first of them, and their number. Raises ``ModelError`` as ``make_renderer`` does.
+    num_tokens: Mapping[str, int]
+    """Length of each prompt that the model accepts, by the id of its sample."""
+    refused: Mapping[str, str]
+    """Reason for each other sample, by its id."""
+    max_tokens: int | None
+    """Largest number of tokens of a prompt and its completion; None if the model does not say."""
+
+    def describe_refused(self) -> str:
+        """Return the number of refused samples, and a line for each."""
+        number = len(self.refused) + len(self.num_tokens)
+        lines = [f"{len(self.refused)} of {number} samples cannot be used with this model:"]
+        lines += [f"  {name}: {reason}" for name, reason in islice(self.refused.items(), _MOST_NAMED)]
+        if len(self.refused) > _MOST_NAMED:
+            lines.append(f"  and {len(self.refused) - _MOST_NAMED} more")
+        return "\n".join(lines)
+
+    def length_warning(self, max_completion_tokens: int) -> str | None:
+        """Return a warning about prompts that leave no room for a completion of this length; None without any."""
+        limit = self.max_tokens
+        if limit is None:
+            return None
+        longer = {name: number for name, number in self.num_tokens.items() if number + max_completion_tokens > limit}
+        if not longer:
+            return None
+        named = [f"{name} ({number} + {max_completion_tokens})" for name, number in longer.items()]
+        more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+        return (
+            f"prompt and completion can be longer than the {limit} tokens that the model takes "
+            f"(max_position_embeddings) on {len(named)} of {len(self.num_tokens)} samples: "
+            f"{', '.join(named[:_MOST_NAMED])}{more}; expected smaller images (model.max_pixels), shorter questions, "
+            "or a smaller max_completion_tokens"
+        )
+
+
+def inspect_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample]) -> CheckedPrompts:
+    """Measure the prompt of each sample. Reads no images: takes about 1 ms a sample.
+
+    Raises ``ModelError`` as ``make_renderer`` does.
     """
     renderer = _checked_renderer(loaded, prompting, load_image_file)
-    checked: dict[tuple[object, ...], DataError | None] = {}
-    refused: list[DataError] = []
-    num_samples = 0
+    checked: dict[tuple[object, ...], int] = {}
+    num_tokens: dict[str, int] = {}
+    refused: dict[str, str] = {}
     for sample in samples:
-        num_samples += 1
         thinking = prompting.thinking_for(sample)
         text = _question(loaded, prompting, sample, thinking)
         # Most samples share their question and the size of their image with others.
         key = (text, sample.image_sizes, sample.target_image, thinking)
-        if key not in checked:
-            try:
-                renderer.check_sample(sample, text, thinking=thinking)
-                checked[key] = None
-            except DataError as error:
-                checked[key] = error
-        if (problem := checked[key]) is not None:
-            refused.append(problem)
-    if refused:
-        more = f" ({len(refused)} of {num_samples} samples cannot be used with this model)" if len(refused) > 1 else ""
-        raise DataError(f"{refused[0]}{more}")
+        try:
+            if key not in checked:
+                checked[key] = renderer.check_sample(sample, text, thinking=thinking)
+            num_tokens[sample.id] = checked[key]
+        except DataError as error:
+            refused[sample.id] = str(error).removeprefix(f"{sample.id}: ")
+    return CheckedPrompts(num_tokens=num_tokens, refused=refused, max_tokens=renderer.max_tokens)
+
+
+def check_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample]) -> CheckedPrompts:
+    """Measure the prompt of each sample; raise ``DataError`` with all samples that the model would refuse."""
+    checked = inspect_prompts(loaded, prompting, samples)
+    if checked.refused:
+        raise DataError(checked.describe_refused())
+    return checked
 
 
 def _question(loaded: LoadedModel, prompting: Prompting, sample: Sample, thinking: bool) -> str:

@@ -90,14 +90,23 @@ class Renderer:
                 "expected a template that does, if add_generation_prompt is true"
             )
 
-    def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> None:
-        """Raise what ``render`` would raise for this sample. Reads no image: sizes are those of the sample.
+    @property
+    def max_tokens(self) -> int | None:
+        """Largest number of tokens of a prompt and its completion (``max_position_embeddings``); None if unknown."""
+        limit: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+    def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> int:
+        """Return the number of tokens of the prompt; raise what ``render`` would raise for this sample.
+
+        Reads no image: sizes are those of the sample.
 
         ``DataError``: an image of extreme aspect ratio, a question that contains image placeholders, and a prompt that
         is longer than the context of the model.
         """
         self._require_sizes(sample, sample.image_sizes)
-        self._tokenize(sample, question, self._family.measure_images(self._processor, sample.image_sizes), thinking)
+        vision = self._family.measure_images(self._processor, sample.image_sizes)
+        return len(self._tokenize(sample, question, vision, thinking)[1])
 
     @property
     def _placeholder(self) -> str:
@@ -117,7 +126,7 @@ class Renderer:
         text = self._chat_text(question, len(sample.images), sample.target_image, thinking)
         _opened(text, thinking)
         ids = self._expand(text, vision, sample)
-        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.max_tokens
         if limit is not None and len(ids) >= limit:
             num_image = sum(self._family.num_image_tokens(self._model.config, vision))
             raise DataError(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from virft.config.schema import Config, Method
 from virft.config.toml_file import changed
 from virft.data.store import Store
+from virft.data.upright import ExifReading
 from virft.errors import ConfigError, named_as_keywords
 from virft.evaluation.blind_data import find_blind_data, open_blind_data
 from virft.evaluation.evaluated import evaluate_predictions
@@ -38,6 +39,7 @@ def build_coco(
     negatives_frac: float = 0.0,
     test_frac: float = 0.0,
     validation_frac: float = 0.0,
+    exif: ExifReading = "auto",
     seed: int = 0,
     overwrite: bool = False,
 ) -> BuiltDatasets:
@@ -45,7 +47,9 @@ def build_coco(
 
     ``classes``: default is all of the file. ``shots``: training images per class (few-shot); default: all.
     ``negatives_frac``: fraction of samples that query a class which the image does not show. ``test_frac``,
-    ``validation_frac``: fractions of the images. ``overwrite``: replace datasets that exist.
+    ``validation_frac``: fractions of the images. ``exif``: pixels that the boxes of images with an EXIF orientation are
+    in, of the stored image ("raw") or of the upright one ("upright"); "auto" decides by the stated sizes, and by what
+    all boxes of the file fit. ``overwrite``: replace datasets that exist.
 
     Raises ``DataError`` for files that cannot be used, and ``ConfigError`` for unknown classes or if a class has too
     few images.
@@ -58,6 +62,7 @@ def build_coco(
         classes=classes,
         shots=shots,
         negatives_frac=negatives_frac,
+        exif=exif,
         options=options,
     )
     return BuiltDatasets(cards=cards)
@@ -99,6 +104,7 @@ def evaluate(
     out: str | Path | None = None,
     limit: int | None = None,
     train: str | Path | None = None,
+    skip_refused: bool = False,
 ) -> Evaluation:
     """Generate a model's predictions for a dataset and score them, with 95 % bootstrap confidence intervals.
 
@@ -109,7 +115,9 @@ def evaluate(
     on both. ``data``: a dataset folder. ``out``: folder for ``predictions.jsonl`` and ``scores.json``. By default it is
     ``eval/DATASET`` of a run, where existing predictions are scored again; of a model the files are deleted.
     ``limit``: use the first samples only. ``train``: the training dataset that the blind baselines are fitted on;
-    default: that of the run, else the folder ``train`` of the same build as ``data``.
+    default: that of the run, else the folder ``train`` of the same build as ``data``. ``skip_refused``: predict without
+    the samples whose prompt the model refuses, such as images of extreme aspect ratio; every score then has the
+    coverage in its name.
 
     Raises ``DataError`` for a dataset that cannot be used, ``ModelError`` for such a model, and ``RunError`` if ``out``
     holds other predictions or other files.
@@ -137,6 +145,8 @@ def evaluate(
             model_name=model.name,
             resume=is_run,
             progress=stack.enter_context(progress_bar()),
+            skip_refused=skip_refused,
+            log=_print,
         )
         runtime = start_runtime()
         runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))

@@ -157,7 +157,7 @@ _CHANGES = {
     "unknown: {}",
     "num_repeated_boxes": "boxes removed that repeat another one of the same class: {}",
     "num_images_annotated_unrotated": "images annotated without their EXIF orientation, whose boxes were rotated: {}; "
-    "check one with virft preview (build coco: --exif upright leaves their boxes as they are)",
+    "check one with virft preview (--exif upright leaves their boxes as they are)",
 }
 """Sentence about a number in the source of a card, the same in all parts of a build."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from markupsafe import Markup
 
@@ -93,6 +94,8 @@ def build_from_coco(
     """
     if images is not None:
         require_images(images, annotations)
+    if exif not in get_args(ExifReading):
+        raise ConfigError(f"exif is {exif!r}; expected {', '.join(get_args(ExifReading))}")
     if isinstance(classes, str):
         raise ConfigError(f"classes is the text {classes!r}; expected a list of class names")
     if protocol is not None and protocol != "all" and not protocol.startswith("map:"):

@@ -271,10 +271,12 @@ def _of_data(config: Config, name: str, origin: str, loaded: LoadedModel | None)
         return Finding(about="data", message=f"{name}: {len(store)} samples, every image can be read")
     try:
         prompting = make_prompting(config.prompt, config.mixture, loaded).of_origin(origin)
-        check_prompts(loaded, prompting, (sample for sample in store if sample.queried))
+        checked = check_prompts(loaded, prompting, (sample for sample in store if sample.queried))
     except VirftError as error:
         advice = "remove these samples and build the dataset again, or choose another model"
         return Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice=advice)
+    if (warning := checked.length_warning(config.sampling.max_completion_tokens)) is not None:
+        return Finding(about="data", state=State.NOTE, message=f"{name}: {warning}")
     return Finding(
         about="data", message=f"{name}: {len(store)} samples, every image can be read, every prompt fits the model"
     )

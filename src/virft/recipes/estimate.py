@@ -24,7 +24,6 @@ from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
 from virft.planning.device import GIB
 from virft.recipes.evaluate import PredictionSettings, predict_and_score
-from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import CheckedRun, run_warnings
 from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
 from virft.recipes.setup import build_augmenter, check_run_prompts, load_for_training, make_prompting, make_runtime
@@ -94,16 +93,15 @@ def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
     config = run.config
     runtime = make_runtime(config.model, config.parallel)
     model = load_for_training(config.model, runtime, seed=config.seed)
-    require_box_space(run.data, model.family.box_space)
     size = count_parameters(model.model)
     prompting = make_prompting(config.prompt, config.mixture, model)
-    check_run_prompts(model, prompting, run.data, run.validation)
+    too_long = check_run_prompts(model, prompting, run)
     make = make_grpo_trainer if run.method == "grpo" else make_sft_trainer
     with closing(make(config, model, prompting, runtime, (sample.query for sample in run.data))) as trainer:
         cost = measure_cost(trainer, run, model, prompting, runtime)
     lines = [*cost_lines(cost, run), memory_line(runtime), disk_line(config, size), ""]
     lines += [*header_lines(run, size, runtime), *(f"note: {note}" for note in model.notes)]
-    lines += [*(f"warning: {message}" for _, message in run_warnings(run)), ""]
+    lines += [*(f"warning: {message}" for _, message in (*run_warnings(run), *too_long)), ""]
     lines += setting_lines(loaded, run.method)
     return "\n".join(lines) + "\n"
 

@@ -12,17 +12,19 @@ from typing import NamedTuple
 
 from virft.config.schema import Config
 from virft.data.store import Store
+from virft.errors import DataError
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
-from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
+from virft.evaluation.predictions import PREDICTIONS, SKIPPED_SAMPLES, PredictionsCard
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
-from virft.inference.prompting import Prompting, check_prompts, make_renderer, resolve_prompting
+from virft.inference.prompting import Prompting, inspect_prompts, make_renderer, resolve_prompting
 from virft.models.load import LoadedModel, load_model
 from virft.models.policy import make_policy
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
+from virft.recipes.own_questions import question_warnings, require_box_space
 from virft.tasks import TASKS
 from virft.tasks.common_answer import common_answer_metrics
 from virft.training.runtime import Runtime, start_runtime
@@ -43,9 +45,15 @@ class PredictionSettings:
     """Keep the predictions that the folder already contains."""
     progress: Callable[[int, int], None] | None = None
     """Called with the number of finished predictions of this rank, and their total."""
+    skip_refused: bool = False
+    """Predict without the samples whose prompt the model refuses; the card then names them."""
+    log: Callable[[str], None] | None = None
+    """Called with warnings about the questions, before the first prediction."""
 
-    def card(self, loaded: LoadedModel, *, data: Store, num_samples: int) -> PredictionsCard:
-        """The card that is saved with the predictions."""
+    def card(
+        self, loaded: LoadedModel, *, data: Store, num_samples: int, skipped: Sequence[str] = ()
+    ) -> PredictionsCard:
+        """The card that is saved with the predictions; ``skipped``: ids of the samples without one."""
         return PredictionsCard(
             model=self.model_name,
             data=str(data.folder),
@@ -58,6 +66,7 @@ class PredictionSettings:
                 "max_completion_tokens": self.max_completion_tokens,
                 "temperature": 0.0,
                 "commit": source_commit(),
+                **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
             },
         )
 
@@ -71,6 +80,8 @@ def predict_as_trained(
     resume: bool,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    skip_refused: bool = False,
+    log: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
     loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
@@ -80,6 +91,8 @@ def predict_as_trained(
         model_name=model,
         resume=resume,
         progress=progress,
+        skip_refused=skip_refused,
+        log=log,
     )
     return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
 
@@ -110,11 +123,16 @@ def predict_store(
 ) -> Path:
     """Write a model's predictions for a dataset, or its first ``limit`` samples, into ``folder``; the path of the file.
 
-    Questions that the dataset's protocol does not query are omitted.
+    Questions that the dataset's protocol does not query are omitted. Raises ``DataError`` with all samples whose prompt
+    the model refuses, unless ``settings.skip_refused``, and ``ConfigError`` if the questions demand other coordinates
+    than those in which the model's boxes are parsed.
     """
     number = len(store) if limit is None else min(limit, len(store))
-    queried = [i for i, sample in enumerate(islice(store, number)) if sample.queried]
-    card = settings.card(loaded, data=store, num_samples=number)
+    samples = {i: sample for i, sample in enumerate(islice(store, number)) if sample.queried}
+    refused = _check_samples(loaded, list(samples.values()), settings, settings.log if runtime.ranks.is_first else None)
+    queried = [i for i, sample in samples.items() if sample.id not in refused]
+    del samples  # a large dataset is read again, sample by sample
+    card = settings.card(loaded, data=store, num_samples=number, skipped=list(refused))
     return run_predictions(
         loaded,
         folder,
@@ -124,6 +142,27 @@ def predict_store(
         settings=settings,
         runtime=runtime,
     )
+
+
+def _check_samples(
+    loaded: LoadedModel, samples: Sequence[Sample], settings: PredictionSettings, log: Callable[[str], None] | None
+) -> Mapping[str, str]:
+    """Return the reason for each sample that is to be skipped, by its id; raise if the samples cannot be used."""
+    require_box_space(samples, loaded.family.box_space)
+    checked = inspect_prompts(loaded, settings.prompting, samples)
+    if checked.refused and not settings.skip_refused:
+        raise DataError(f"{checked.describe_refused()}\n--skip-refused predicts the others, and every score says so")
+    if not checked.num_tokens and checked.refused:
+        raise DataError(f"{checked.describe_refused()}\nexpected at least one that can")
+    warnings = list(question_warnings(samples, thinking=settings.prompting.thinking, space=None))
+    if (too_long := checked.length_warning(settings.max_completion_tokens)) is not None:
+        warnings.append(too_long)
+    if checked.refused:
+        warnings.append(f"skipped, so that scores are not of the whole dataset: {checked.describe_refused()}")
+    if log is not None:
+        for warning in warnings:
+            log(f"warning: {warning}")
+    return checked.refused
 
 
 def run_predictions(
@@ -138,10 +177,11 @@ def run_predictions(
 ) -> Path:
     """Write greedy predictions for samples 0 to ``number`` - 1 into ``folder``; the path of the file.
 
+    The model must accept their prompts, see ``check_prompts``.
+
     With several ranks (``accelerate launch``) rank r computes batches r, r + n, ...; the file is the same.
     """
     ranks = runtime.ranks
-    check_prompts(loaded, settings.prompting, map(sample_at, range(number)))
     loaded.model.to(runtime.device)
     # The temperature of a greedy choice does not matter; 1 leaves the logits as they are.
     policy = make_policy(loaded, temperature=1.0)

@@ -27,6 +27,9 @@ TEST_DATA = "test_data"
 LEARNING_RATE = "learning_rate"
 """Event: the learning rate is far from what fits the model."""
 
+PROMPT_LENGTH = "prompt_length"
+"""Event: prompts leave too little room in the context of the model for the longest completion."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedRun:

@@ -29,6 +29,7 @@ from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_pred
 from virft.files import write_text
 from virft.metrics.labels import label_of
 from virft.models.model_folders import find_model_folder
+from virft.recipes.own_questions import question_warnings
 from virft.report import REPORT
 from virft.report.read import report_folders
 from virft.tasks import TASKS
@@ -76,6 +77,7 @@ def evaluate_run(
     *,
     train: Path | None = None,
     limit: int | None = None,
+    skip_refused: bool = False,
     resume: bool = False,
     with_intervals: bool = True,
     with_base: bool = True,
@@ -88,7 +90,8 @@ def evaluate_run(
     ``model`` or ``best`` in it. Complete predictions with the same model, data and settings are used again: in
     ``RUN/eval``, and those of the base model also in the runs next to it. The folder of new ones has the name of the
     dataset's folder, with its hash if another dataset of that name was evaluated before. ``train``: training data of
-    the blind baselines; default: that of the run. ``progress``: a new progress bar for each model.
+    the blind baselines; default: that of the run. ``skip_refused``: predict without the samples whose prompt a model
+    refuses. ``progress``: a new progress bar for each model.
 
     Everything that can be refused is refused before a model is loaded. Raises ``RunError`` for a folder that is no
     finished run or holds other predictions, ``DataError`` for a dataset that cannot be used.
@@ -109,19 +112,17 @@ def evaluate_run(
     for one in planned:
         if not one.is_complete:
             find_model_folder(one.model)
+    options: dict[str, Any] = {"resume": resume, "limit": limit, "skip_refused": skip_refused}
     for one in planned:
         if one.is_complete:
-            shown = _from_here(one.folder)
-            log(f"{shown}: predictions of {one.model} exist already and are used")
-            if _is_older(one.folder, Path(one.model)):
-                log(f"warning: {one.model} is newer than {shown}; delete that folder to predict again")
+            _log_existing(one, store, log)
         else:
             # not before everything is checked: it imports torch
             from virft.recipes.evaluate import predict_as_trained
 
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
             with progress() as show:
-                predict_as_trained(config, one.model, store, one.folder, resume=resume, limit=limit, progress=show)
+                predict_as_trained(config, one.model, store, one.folder, progress=show, log=log, **options)
     evaluated = [
         evaluate_predictions(one.folder / PREDICTIONS, store, blind_data, with_intervals=with_intervals)
         for one in planned
@@ -145,6 +146,17 @@ def evaluate_run(
         report=run / REPORT,
         scores=trained.scores_path,
     )
+
+
+def _log_existing(planned: _Planned, store: Store, log: Callable[[str], None]) -> None:
+    """Log that complete predictions are used, with warnings about them."""
+    shown = _from_here(planned.folder)
+    log(f"{shown}: predictions of {planned.model} exist already and are used")
+    card = read_predictions_card(planned.folder / PREDICTIONS)
+    for warning in question_warnings(store, thinking=card.thinking, space=card.box_space):
+        log(f"warning: {warning}")
+    if _is_older(planned.folder, Path(planned.model)):
+        log(f"warning: {planned.model} is newer than {shown}; delete that folder to predict again")
 
 
 def _from_here(folder: Path) -> Path:

@@ -23,12 +23,12 @@ from virft.config.schema import (
 )
 from virft.config.setting import format_value
 from virft.data.augmentation import AugmentationLimits, make_augmenter
-from virft.data.store import Store
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, check_prompts, resolve_prompting
 from virft.models.load import LoadedModel, load_model
 from virft.models.segmenter import SamSegmenter, load_segmenter
-from virft.recipes.preflight import thinking_by_origin
+from virft.recipes.own_questions import require_box_space
+from virft.recipes.preflight import PROMPT_LENGTH, CheckedRun, thinking_by_origin
 from virft.recipes.reward_rule import make_reward_rule
 from virft.recipes.rollout_images import rollout_images
 from virft.rewards.extra import name_of_extra
@@ -42,7 +42,6 @@ from virft.training.monitors import RewardParts
 from virft.training.runtime import Runtime, start_runtime
 from virft.training.trackers import Trackers
 from virft.training.trainable import prepare_for_training, weights_dtype
-from virft.types import Sample
 
 
 def make_runtime(model: ModelConfig, parallel: ParallelConfig) -> Runtime:
@@ -90,13 +89,22 @@ def make_prompting(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], l
     return prompting
 
 
-def check_run_prompts(
-    loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample], validation: Mapping[str, Store]
-) -> None:
-    """Raise ``DataError`` if the model would refuse a sample of the training or validation data of a run."""
-    check_prompts(loaded, prompting, samples)
-    for name, store in validation.items():
-        check_prompts(loaded, prompting.of_origin(name), (sample for sample in store if sample.queried))
+def check_run_prompts(loaded: LoadedModel, prompting: Prompting, run: CheckedRun) -> list[tuple[str, str]]:
+    """Return event and message of each warning about prompts that leave too little room for a completion.
+
+    SFT generates in validation only. Raises ``DataError`` if the model would refuse a sample of the training or
+    validation data, and ``ConfigError`` if their questions demand coordinates that the model does not write.
+    """
+    space, longest = loaded.family.box_space, run.config.sampling.max_completion_tokens
+    require_box_space(run.data, space)
+    checked = check_prompts(loaded, prompting, run.data)
+    found = [checked.length_warning(longest) if run.method == "grpo" else None]
+    for name, store in run.validation.items():
+        require_box_space(store, space)
+        checked = check_prompts(loaded, prompting.of_origin(name), (sample for sample in store if sample.queried))
+        warning = checked.length_warning(longest)
+        found.append(f"validation set {store.folder}: {warning}" if warning else None)
+    return [(PROMPT_LENGTH, warning) for warning in found if warning is not None]
 
 
 def make_segmenter(path: str) -> SamSegmenter:

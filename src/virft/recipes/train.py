@@ -19,7 +19,6 @@ from virft.origin import source_commit
 from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator
-from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import CheckedRun, batch_size, check_run, run_warnings
 from virft.recipes.run_header import count_parameters, header_lines
 from virft.recipes.setup import (
@@ -68,11 +67,10 @@ def run_training(
     checked = checked or check_run(config, method, resume=resume)
     data = checked.data
     loaded = load_for_training(config.model, runtime, seed=config.seed)
-    require_box_space(data, loaded.family.box_space)
     # counted before ranks shard the weights
     size = count_parameters(loaded.model)
     prompting = make_prompting(config.prompt, config.mixture, loaded)
-    check_run_prompts(loaded, prompting, data, checked.validation)
+    too_long = check_run_prompts(loaded, prompting, checked)
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
@@ -88,7 +86,7 @@ def run_training(
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
             log(line)
-        for event, message in run_warnings(checked):
+        for event, message in (*run_warnings(checked), *too_long):
             _warn(event, message, run, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)

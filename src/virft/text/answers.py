@@ -22,7 +22,7 @@ CLIP_FRAC = 0.01
 
 _THINK, _THINK_END, _ANSWER, _ANSWER_END = _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _NO_OBJECTS = frozenset({"no objects", "no object"})
-_BOX_KEYS = frozenset({"position", "bbox_2d", "bbox", "box"})
+_BOX_KEYS = frozenset({"position", "bbox_2d", "bbox", "box", "boxes", "bboxes"})
 _CONFIDENCE_KEYS = frozenset({"confidence", "score"})
 _LABEL_KEYS = frozenset({"label", "category", "class", "name"})
 _PIECE_CHARACTERS = 80
@@ -84,9 +84,9 @@ def read_detection(text: str, *, thinking: bool, space: BoxSpace, original: Imag
     the model writes fractions of the image: ``Unreadable`` (``is_at_most_1``). Items are in the order of the text,
     spans are characters of ``text``; boxes of one dictionary share its span.
 
-    Accepted formats: a list of dictionaries or of flat boxes, ``{"objects": [..]}``, a dictionary with several boxes
-    (``{"bbox_2d": [[..], [..]]}``, or repeated keys), pairs of corners ``(x1,y1),(x2,y2)``, and the box tags of Qwen
-    and InternVL around any of them, each with a name before it.
+    Accepted formats: a list of dictionaries or of flat boxes, ``{"objects": [..]}`` alone or in a list, a dictionary
+    with several boxes (``{"bbox_2d": [[..], [..]]}``, or repeated keys), pairs of corners ``(x1,y1),(x2,y2)``, and the
+    box tags of Qwen and InternVL around any of them, each with a name before it.
 
     >>> size = ImageSize(500, 200)
     >>> text = "<answer>[{'Position': [100, 100, 200, 500], 'Confidence': 0.9}, {'Position': [1, 2]}]</answer>"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_DEPTH = 4
+MAX_DEPTH = 6
 """Largest depth of nested brackets."""
 MAX_DIGITS = 20
 """Largest number of digits in a number; one with more invalidates its element."""
-LIST_KEYS = frozenset({"objects", "detections", "predictions", "results", "boxes", "bboxes"})
+LIST_KEYS = frozenset({"objects", "detections", "annotations", "predictions", "results", "boxes", "bboxes"})
 """Keys whose list is read in place of the dictionary that holds it, in any case: ``{"objects": [..]}``."""
+_BOX_LIST_KEYS = frozenset({"boxes", "bboxes"})
+"""Those that hold boxes next to a label of their own, in a list: ``[{"label": "cat", "boxes": [[..], [..]]}]``."""
 
 
 class Word(str):
@@ -80,9 +82,9 @@ def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex
 
     Accepted: a list, or elements in a row without one; commas between elements may be missing. A single flat list such
     as ``[1, 2]`` is one element. Only ``[]`` is an empty list. Of a dictionary with a list under one of ``LIST_KEYS``,
-    the elements of that list are read. Each fault becomes one element: a piece that cannot be
-    parsed, a list that is not closed (the text after its last complete element), text after the list. Text after an
-    unclosed bracket or quote is not parsed, so a fault can hide elements but not add any.
+    the elements of that list are read, also if the dictionary is an element of a list. Each fault becomes one element:
+    a piece that cannot be parsed, a list that is not closed (the text after its last complete element), text after the
+    list. Text after an unclosed bracket or quote is not parsed, so a fault can hide elements but not add any.
 
     >>> [element.value for element in read_elements("[[1, 2], oops, {'a': 3}]", 0, 24)]
     [[1.0, 2.0], None, (('a', 3.0),)]
@@ -95,7 +97,7 @@ def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex
     if not tokens or tokens[0].kind != "open":
         return None
     last = len(tokens)
-    first = _listed(tokens)
+    first = _listed(tokens, 0, last) or 0
     close = _closing(tokens, first)
     if tokens[first].text == "{" or not any(token.kind == "open" for token in tokens[first + 1 : close]):
         if [token.text for token in tokens[first : close + 1]] == ["[", "]"] and _ends_with(tokens, first, close):
@@ -111,17 +113,34 @@ def read_elements(text: str, start: int, end: int) -> list[Element] | TooComplex
     return elements
 
 
-def _listed(tokens: list[_Token]) -> int:
-    """Return the index of the bracket that opens the list: that under one of ``LIST_KEYS``, or else the first token."""
+def _listed(tokens: list[_Token], first: int, stop: int) -> int | None:
+    """Return the index of the bracket that opens the list under one of ``LIST_KEYS`` of the dictionary at ``first``."""
     depth = 0
-    for index, token in enumerate(tokens[:-2] if tokens[0].text == "{" else ()):
+    for index in range(first, stop - 2 if tokens[first].text == "{" else first):
+        token = tokens[index]
         depth += (token.kind == "open") - (token.kind == "close")
         is_key = depth == 1 and token.kind == "string" and token.text[1:-1].lower() in LIST_KEYS
         if is_key and tokens[index + 1].text == ":" and tokens[index + 2].text == "[":
             return index + 2
         if depth == 0:
             break
-    return 0
+    return None
+
+
+def _elements_inside(tokens: list[_Token], first: int, after: int) -> list[Element] | None:
+    """Return the elements of the list that the dictionary ``tokens[first:after]`` of a list holds; None without any."""
+    opening = _listed(tokens, first, after)
+    if opening is None:
+        return None
+    close = min(_closing(tokens, opening), after)
+    inside = range(opening + 1, close)
+    holds_brackets = any(tokens[index].kind == "open" for index in inside)
+    is_of_boxes = tokens[opening - 2].text[1:-1].lower() in _BOX_LIST_KEYS
+    if is_of_boxes and inside and not any(tokens[index].text == "{" for index in inside):
+        return None
+    if inside and not holds_brackets:  # one flat box
+        return [_element(tokens, opening, min(close + 1, after))]
+    return _elements_between(tokens, opening + 1, close)
 
 
 def _ends_with(tokens: list[_Token], first: int, close: int) -> bool:
@@ -174,6 +193,10 @@ def _elements_between(tokens: list[_Token], first: int, stop: int) -> list[Eleme
             continue
         if tokens[first].kind == "open":
             after = min(_closing(tokens, first) + 1, stop)
+            if (inside := _elements_inside(tokens, first, after)) is not None:
+                elements += inside
+                first = after
+                continue
         else:
             after = first + 1
             while after < stop and tokens[after].text != "," and tokens[after].kind != "open":

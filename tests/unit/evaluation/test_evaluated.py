@@ -13,7 +13,7 @@ from virft.evaluation.evaluated import EvaluatedPredictions, evaluate_prediction
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.evaluation.score_cache import read_scores
 from virft.geometry.boxes import BoxSpace
-from virft.types import FinishReason, ImageSize, Prediction
+from virft.types import FinishReason, ImageSize, Label, Prediction
 
 SIZE = ImageSize(100, 100)
 LEFT, RIGHT = (0, 0, 40, 100), (60, 0, 100, 100)
@@ -68,6 +68,26 @@ def test_an_answer_like_the_baseline_is_not_distinguishable(tmp_path: Path) -> N
     lines = list(summary_lines(evaluated(tmp_path, [ON_LEFT] * 12)))
     assert lines[1].endswith("; the model is NOT DISTINGUISHABLE from it: +0.000 (+0.000 to +0.000)")
     assert lines[2] == "12 of 12 answers are the same box"
+
+
+def test_skipped_samples_and_tasks_without_predictions_are_printed(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "d") as writer:
+        path = writer.add_image_file("0.png", None)
+        for name in ("a", "b"):
+            writer.add(sample(detections(LEFT), id=name, image=path, size=SIZE))
+        writer.add(sample(Label(text="fox"), id="c", task="classification", image=path, size=SIZE))
+        writer.finish(source={}, seed=0)
+    store = Store(tmp_path / "d")
+    card = PredictionsCard(
+        model="m", data="d", data_hash=store.hash, num_samples=3, box_space=BoxSpace.RELATIVE_1000, thinking=False,
+        settings={"skipped": ["b", "c"]},
+    )  # fmt: skip
+    prediction = Prediction(sample_id="a", text=ON_LEFT, finish_reason=FinishReason.STOP)
+    file = write_predictions(tmp_path / "p", card, [SizedPrediction(prediction, SIZE)])
+    first, *lines = summary_lines(evaluate_predictions(file, store, BlindData(stores=(), note="none")))
+    assert first.endswith(" on 1 of 2 questions about 1 image")
+    assert "not the whole dataset: 2 skipped, as the model refuses the prompt: b, c" in lines
+    assert "not the whole dataset: no question of the task classification has a prediction, of 1" in lines
 
 
 def test_without_training_data_a_line_says_so(tmp_path: Path) -> None:

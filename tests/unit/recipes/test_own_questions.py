@@ -8,7 +8,7 @@ import pytest
 
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
-from virft.recipes.own_questions import require_box_space, require_thinking
+from virft.recipes.own_questions import question_warnings, require_box_space, require_thinking
 from virft.types import Detections, ImageSize, Label, Sample
 
 SAMPLE = Sample(
@@ -62,8 +62,28 @@ def test_questions_that_name_coordinates_need_a_model_that_writes_them(
     if space in fits:
         require_box_space(asking(question), space)
     else:
-        with pytest.raises(ConfigError, match=f"1 of 1 questions demand other coordinates than {space}"):
+        with pytest.raises(ConfigError, match=f"1 of 1 questions, .* s0, demand other coordinates than {space}"):
             require_box_space(asking(question), space)
+
+
+@pytest.mark.parametrize(
+    ("questions", "thinking", "space", "warnings"),
+    [
+        ([THINK, THINK], False, None, ["2 of 2 questions demand <think>, such as that of sample s0, but thinking is"]),
+        ([THINK, THINK], True, None, []),
+        ([THINK, "Where?", "Where?"], False, None, []),
+        ([PAPER], False, BoxSpace.RELATIVE_1000, []),
+        ([PAPER], False, None, []),
+        ([PAPER], False, BoxSpace.RESIZED_PIXELS, ["1 of 1 questions, such as that of sample s0, demand other coord"]),
+        ([None], False, BoxSpace.RESIZED_PIXELS, []),
+    ],
+)
+def test_predictions_that_do_not_fit_the_questions_are_a_warning(
+    questions: list[str | None], thinking: bool, space: BoxSpace | None, warnings: list[str]
+) -> None:
+    found = list(question_warnings(asking(*questions), thinking=thinking, space=space))
+    assert len(found) == len(warnings)
+    assert all(one.startswith(start) for one, start in zip(found, warnings, strict=True))
 
 
 def test_questions_about_labels_have_no_coordinates() -> None:

@@ -203,6 +203,14 @@ _REF = "<|object_ref_start|>dog<|object_ref_end|>"
         '{"objects": [{"bbox_2d": [1, 2, 30, 40]}, {"bbox_2d": [5, 6, 70, 80]}]}',
         '{"image": "a.png", "Objects": [[1, 2, 30, 40], [5, 6, 70, 80]], "count": 2}',
         '```json\n{"detections": [{"box": [1, 2, 30, 40], "label": "dog"}, {"box": [5, 6, 70, 80]}]}\n```',
+        '[{"objects": [{"bbox_2d": [1, 2, 30, 40]}, {"bbox_2d": [5, 6, 70, 80]}]}]',
+        '[{"objects": [{"bbox_2d": [1, 2, 30, 40]}]}, {"objects": [{"bbox_2d": [5, 6, 70, 80]}]}]',
+        '[{"Objects": [[1, 2, 30, 40]], "count": 1}, {"bbox_2d": [5, 6, 70, 80]}]',
+        '[{"objects": [1, 2, 30, 40]}, {"objects": []}, {"detections": [5, 6, 70, 80]}]',
+        '[{"objects": [{"bbox_2d": [[1, 2, 30, 40], [5, 6, 70, 80]], "label": "dog"}]}]',
+        '[{"annotations": [{"bbox": [[1, 2], [30, 40]]}, {"bbox": [5, 6, 70, 80]}]}]',
+        '[{"label": "dog", "boxes": [[1, 2, 30, 40], [5, 6, 70, 80]]}]',
+        '{"annotations": [{"bbox": [1, 2, 30, 40]}, {"bbox": [5, 6, 70, 80]}]}',
         '{"bbox_2d": [[1, 2, 30, 40], [5, 6, 70, 80]]}',
         '[{"bbox_2d": [[1, 2, 30, 40], [5, 6, 70, 80]], "label": "dog"}]',
         '{"bbox_2d": [1, 2, 30, 40], "label": "dog", "bbox_2d": [5, 6, 70, 80], "label": "dog"}',
@@ -227,6 +235,11 @@ def test_one_pair_of_corners_is_read(text):
         ("<ref>dog</ref><box>(1,2),(30,40)</box><ref>cat</ref><box>(5,6),(70,80)</box>", ["dog", "cat"]),
         (_REF + "".join(_QWEN), ["dog", "dog"]),
         ('{"bbox_2d": [[1, 2, 30, 40], [5, 6, 70, 80]], "label": ["dog", "cat"]}', ["dog", "cat"]),
+        ('[{"label": "cat", "bboxes": [[1, 2, 30, 40], [5, 6, 70, 80]]}]', ["cat", "cat"]),
+        (
+            '[{"objects": [{"bbox": [1, 2, 30, 40], "label": "dog"}, {"bbox": [5, 6, 7, 8], "label": "cat"}]}]',
+            ["dog", "cat"],
+        ),
         ('{"bbox_2d": [1, 2, 30, 40], "label": "dog", "bbox_2d": [5, 6, 70, 80], "label": "cat"}', ["dog", "cat"]),
     ],
 )
@@ -250,6 +263,11 @@ def test_each_of_several_boxes_may_have_its_own_confidence():
         ('{"objects": [[1, 2, 30, 40], oops]}', 1, "neither a list nor a dictionary"),
         ('{"objects": [{"bbox_2d": [1, 2, 30, 40]}, {"bbox_2d": [5, 6', 1, "a bracket or a quote is not closed"),
         ('{"objects": [[1, 2, 30, 40], [5, 6, 70, 80]]} no', 2, "text after the list"),
+        ('[{"objects": [[1, 2, 30, 40], oops]}]', 1, "neither a list nor a dictionary"),
+        ('[{"objects": [{"bbox_2d": [1, 2, 30, 40]}, {"bbox_2d": [5, 6', 1, "a bracket or a quote is not closed"),
+        ('[{"objects": [[1, 2, 30, 40]]', 1, "the list is not closed"),
+        ('[{"objects": [[1, 2, 30, 40]]}] no', 1, "text after the list"),
+        ('[{"objects": {"bbox_2d": [1, 2, 30, 40]}}, [1, 2, 30, 40]]', 1, "no Position"),
         ('{"objects": []} [[1, 2, 30, 40]]', 0, "0 values in a box; expected 4 numbers"),
     ],
 )
@@ -260,6 +278,7 @@ def test_a_fault_in_another_notation_spoils_one_element_only(text, num_boxes, re
 
 def test_an_empty_list_of_objects_says_no_objects():
     assert detection('{"objects": []}').answer == Detections()
+    assert detection('[{"objects": []}]').answer == Detections()
     assert detection("<box>No Objects</box>").answer == Detections()
 
 
@@ -339,7 +358,10 @@ def test_other_text_is_unreadable_not_empty(text):
         ("{'Position': '1, 2, 30, 40'}", "Position is not a list"),
         ("{'Confidence': 0.5}", "no Position"),
         ("{}", "no Position"),
-        ("{'Position': [1, 2, 30, 40], 'bbox': [1, 2, 30, 40]}", "more than one of bbox, bbox_2d, box, position"),
+        (
+            "{'Position': [1, 2, 30, 40], 'bbox': [1, 2, 30, 40]}",
+            "more than one of bbox, bbox_2d, bboxes, box, boxes, position",
+        ),
         ("{'Position': [1, 2, 30, 40], 'Confidence': 0.1, 'Confidence': 0.9}", "more than one of confidence, score"),
         ("{'Position': [1, 2, 30, 40], 'Confidence': 0.1, 'score': 0.9}", "more than one of confidence, score"),
         ("{'Position': [1, 2, 30, 40], 'Confidence': '0.9'}", "Confidence 0.9; expected a number from 0 to 1"),
@@ -406,7 +428,7 @@ def test_an_invalid_rest_is_one_invalid_element_and_complete_ones_count(text, nu
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[[[[[1, 2, 30, 40]]]]]", "brackets more than 4 deep"),
+        ("[[[[[[[1, 2, 30, 40]]]]]]]", "brackets more than 6 deep"),
     ],
 )
 def test_text_over_a_limit_is_unreadable(text, reason):

@@ -65,18 +65,18 @@ def test_text_that_does_not_begin_with_a_bracket_is_not_a_list(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "[[[[[1]]]]]",
-        "[" * 5,
-        "[1, [2, [3, [4, [5",  # other characters between brackets do not close any
-        "[[], [], [[[[1]]]]]",  # a closing bracket reduces the depth by one, not by two
-        "[[[1], [[[1]]]]]",  # and not to zero
+        "[[[[[[[1]]]]]]]",
+        "[" * 7,
+        "[1, [2, [3, [4, [5, [6, [7",  # other characters between brackets do not close any
+        "[[], [], [[[[[[1]]]]]]]",  # a closing bracket reduces the depth by one, not by two
+        "[[[1], [[[[[1]]]]]]]",  # and not to zero
     ],
 )
 def test_text_over_a_limit_is_not_parsed(text):
     assert isinstance(elements_of(text), TooComplex)
 
 
-@pytest.mark.parametrize("text", ["[[[[1]]]]", "[1, " + "7" * 20 + "]", "[[1]], [[1]], [[1]]"])
+@pytest.mark.parametrize("text", ["[[[[[[1]]]]]]", "[1, " + "7" * 20 + "]", "[[1]], [[1]], [[1]]"])
 def test_text_at_a_limit_is_parsed(text):
     assert isinstance(elements_of(text), list)
 

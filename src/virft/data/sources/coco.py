@@ -110,6 +110,8 @@ def read_coco(
     sorted_out = _BoxesByImage(file.name, records, alias, names, scales, skipped)
     for annotation in file.annotations:
         sorted_out.add(annotation)
+    if sorted_out.num_named:
+        notes.append(f"annotations with the name of a class in place of its category_id: {sorted_out.num_named}")
     federation = _federated(file, names, alias, skipped) if federated else {}
     annotated = {}
     num_incomplete = 0
@@ -220,10 +222,12 @@ class _BoxesByImage:
         self.crowd: dict[_Key, dict[str, list[XYXY]]] = {key: {} for key in records}
         self._areas: dict[_Key, dict[str, list[float | None]]] = {key: {} for key in records}
         self.doubtful: dict[_Key, set[str]] = {key: set() for key in records}
+        self._labels = set(names.values())
         self.unknown: set[_Key] = set()
         self.unplaced: set[str] = set()
         """Classes with an annotation of an unknown image: they may be present on any image."""
         self.num_crowd = 0
+        self.num_named = 0
 
     def add(self, annotation: Any) -> None:
         """Add one annotation, or a note about its fault to ``skipped``; the class of a fault is then doubtful."""
@@ -238,9 +242,9 @@ class _BoxesByImage:
             return
         if (key := _of_id(self._alias, annotation["image_id"])) is None:
             return  # Its image is not in the file, or its record is invalid and noted already.
-        if (label := _of_id(self._names, annotation.get("category_id"))) is None:
+        category = annotation.get("category_id")
+        if (label := self._label_of(category)) is None:
             self.unknown.add(key)
-            category = annotation.get("category_id")
             name = self._records[key].name
             self._skipped.note(f"{where} ({name})", f"category_id {category!r:.60} is not among the categories")
             return
@@ -266,6 +270,15 @@ class _BoxesByImage:
             area: Any = annotation.get("area")
             usable = is_json_number(area) and math.isfinite(area) and area >= 0
             self._areas[key].setdefault(label, []).append(area if usable else None)
+
+    def _label_of(self, category: Any) -> str | None:
+        """Return the class of a category id, or of a class name in place of the id; None if both fit and differ."""
+        label = _of_id(self._names, category)
+        name = category.strip() if isinstance(category, str) else None
+        if name not in self._labels:
+            return label
+        self.num_named += label is None
+        return name if label in (None, name) else None
 
     def areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
         """Return the areas of an image's boxes, without the classes that have a box of unknown area."""
@@ -399,13 +412,15 @@ def _placeholders(file: CocoFile, names: dict[_Key, str]) -> dict[_Key, list[str
 
     Roboflow writes such a category, named as the project, into each file.
     """
-    used = {_key(one.get("category_id")) for one in file.annotations if isinstance(one, dict)}
+    categories = [one.get("category_id") for one in file.annotations if isinstance(one, dict)]
+    used = set(map(_key, categories))
+    shown = {name for key, name in names.items() if key in used}
+    shown |= {category.strip() for category in categories if isinstance(category, str)}
     children: dict[str, list[str]] = {}
     for category in file.categories:
         parent = category.get("supercategory") if isinstance(category, dict) else None
         if isinstance(parent, str) and (key := _key(category.get("id"))) in names and names[key] != parent.strip():
             children.setdefault(parent.strip(), []).append(names[key])
-    shown = {name for key, name in names.items() if key in used}
     return {
         key: children[name] for key, name in names.items() if name in children and key not in used and name not in shown
     }

@@ -31,7 +31,9 @@ def detection_set(
     ``known``: classes of the dataset, also those that no image shows. Raises ``ConfigError`` if a chosen class is not
     in the dataset; ``where`` names the dataset.
     """
-    names = sorted(set(known) | {label for image in images.values() for label in (*image.boxes, *image.doubtful)})
+    names = sorted(
+        set(known) | {label for image in images.values() for label in (*image.boxes, *image.crowd, *image.doubtful)}
+    )
     chosen = tuple(dict.fromkeys(classes))
     for name in chosen:
         if name not in names:

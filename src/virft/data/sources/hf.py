@@ -39,8 +39,8 @@ def has_objects(splits: Mapping[str, Any], where: str) -> bool:
             others = [other for other, kind in kinds.items() if kind]
             way_out = f"; --hf-split {others[0]} reads another one" if others else ""
             raise DataError(
-                f"{where}: {of_split}has the columns {', '.join(rows.column_names)}; expected image with objects "
-                f"(boxes) or with label (a class){way_out}"
+                f"{where}: {of_split}has the columns {', '.join(rows.column_names)}; expected images (a column such as "
+                f"image or img), and objects (boxes) or label (a class){way_out}"
             )
     if len(set(kinds.values())) > 1:
         raise DataError(f"{where}: has splits with objects and with label; expected --hf-split {' or '.join(splits)}")
@@ -82,8 +82,8 @@ def read_hf_objects(
             elif box is None:
                 boxes.drop(place, "bbox is not four numbers", label=name.strip())
             else:
-                boxes.add(name.strip(), xywh_to_xyxy(box) if chosen == "xywh" else box, row.size, where=place)
-        images[row.name] = AnnotatedImage(name=row.name, file=row.file, declared=None, **boxes.fields())
+                boxes.add(name.strip(), xywh_to_xyxy(box) if chosen == "xywh" else box, where=place)
+        images[row.name] = AnnotatedImage(name=row.name, file=row.file, declared=None, **boxes.fields(row.size))
     found = detection_set(images, classes, where=where, known=names.values())
     formats = {"xywh": "[x, y, width, height]", "xyxy": "[x1, y1, x2, y2]"}
     note = f"boxes are read as {formats[chosen]}" + ("" if box_format else "; --box-format overrides")

@@ -9,6 +9,8 @@ from typing import Any
 from virft.data.images import is_file
 from virft.errors import DataError
 
+_IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_path")
+"""Usual names of the column with the images: of CIFAR (img), of WebDataset (jpg, png)."""
 _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
@@ -44,10 +46,25 @@ def open_splits(source: str) -> dict[str, Any]:
             "expected a saved dataset, parquet files, or a hub id"
         ) from error
     splits = dict(found) if isinstance(found, dict) else {"": found}
-    return {
-        name: rows.cast_column("image", datasets.Image(decode=False)) if "image" in rows.column_names else rows
-        for name, rows in splits.items()
-    }
+    return {name: _with_image(rows, datasets.Image) for name, rows in splits.items()}
+
+
+def _with_image(rows: Any, image_type: Any) -> Any:
+    """Return the rows with their column of images named ``image`` and not decoded; unchanged if they have none.
+
+    The column has a usual name, or is the only one of the type ``image_type``.
+    """
+    of_type = [name for name, feature in rows.features.items() if isinstance(feature, image_type)]
+    named = [name for name in _IMAGE_COLUMNS if name in rows.column_names]
+    # A column of images has the priority over a text of the same kind, such as a path.
+    column = next((name for name in named if name in of_type), None)
+    column = column or (of_type[0] if len(of_type) == 1 else next(iter(named), None))
+    if column is None:
+        return rows
+    if column != "image":
+        rows = rows.remove_columns("image") if "image" in rows.column_names else rows
+        rows = rows.rename_column(column, "image")
+    return rows.cast_column("image", image_type(decode=False))
 
 
 def one_split(splits: dict[str, Any], source: str, split: str | None) -> Any:

@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
+from virft.data.images import is_image_name
 from virft.data.sources.folder_walk import files_below, same_spelling
 from virft.errors import DataError
 
@@ -30,7 +29,7 @@ class ImageIndex:
         """
         if self._by_name is None:
             self._by_name = self._read()
-        stem = PurePosixPath(name).with_suffix("").name if _is_image(name) else name
+        stem = PurePosixPath(name).with_suffix("").name if is_image_name(name) else name
         found = self._by_name.get(same_spelling(name)) or self._by_name.get(same_spelling(stem))
         if not found:
             return None
@@ -44,7 +43,7 @@ class ImageIndex:
         files: dict[Path, None] = {}
         for folder in self._folders:
             for path in files_below(folder):
-                if _is_image(path.name):
+                if is_image_name(path.name):
                     # Links stay: an image is known by the name of its link.
                     files[Path(os.path.normpath(path.absolute()))] = None
         by_name: dict[str, list[Path]] = {}
@@ -58,10 +57,6 @@ def _num_common(one: Sequence[str], other: Sequence[str]) -> int:
     """Return the number of equal parts at the end."""
     pairs = zip(reversed(one), reversed(other), strict=False)
     return next((number for number, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in Image.registered_extensions()
 
 
 def _parents(paths: Sequence[Path]) -> str:

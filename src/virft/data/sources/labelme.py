@@ -18,8 +18,9 @@ from PIL import Image
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.images import is_file
 from virft.data.sources.detection_files import detection_set, folder_files
-from virft.data.sources.image_boxes import ImageBoxes, ImageBoxesByName
+from virft.data.sources.image_boxes import ImageBoxes, ReadFiles
 from virft.data.sources.image_index import ImageIndex
+from virft.data.upright import ExifReading
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
 from virft.text.records import is_image_side, is_json_number
@@ -29,17 +30,20 @@ _LEAST_POINTS = {"rectangle": 2, "polygon": 3, "mask": 2, "circle": 2, "oriented
 """Number of points of each type of shape with a box; the last one is X-AnyLabeling's. A mask's are those of its box."""
 
 
-def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) -> AnnotatedSet:
+def read_labelme(
+    folder: Path, *, classes: Iterable[str] = (), exif: ExifReading = "auto", skipped: Skipped
+) -> AnnotatedSet:
     """Read every ``*.json`` of the folder; the bounding box of each shape is used, of a group's shapes together.
 
     The image is ``imagePath`` if that is inside the folder, or else the one of the same name next to the file. Shapes
     of one label and ``group_id`` are parts of one object. Several files of one image are merged.
 
-    Added to ``skipped``: files that cannot be read or have no image; shapes without a box (points, lines), without a
-    label or with invalid points. The label of such a shape is doubtful on its image. Raises ``DataError`` if the folder
-    has no JSON file, ``ConfigError`` if one of ``classes`` is unknown.
+    ``exif``: the pixels that boxes of images with an EXIF orientation are in, see ``settle_exif``. Added to
+    ``skipped``: files that cannot be read or have no image; shapes without a box (points, lines), without a label or
+    with invalid points. The label of such a shape is doubtful on its image. Raises ``DataError`` if the folder has no
+    JSON file, ``ConfigError`` if one of ``classes`` is unknown.
     """
-    images = ImageBoxesByName(skipped)
+    read = ReadFiles(skipped, exif=exif)
     index = ImageIndex([folder])
     for file in folder_files(folder, ".json", "LabelMe JSON files next to their images"):
         where = file.relative_to(folder).as_posix()
@@ -50,10 +54,11 @@ def read_labelme(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped)
             skipped.note(where, str(error))
             continue
         name = image.relative_to(folder).as_posix()
-        boxes, size = images.open(name, image, declared_size(tree), where=where)
+        boxes = read.open(name, image, declared_size(tree), where=where)
         for place, label, box in _objects(tree["shapes"], where, boxes):
-            boxes.add(label, box, size, where=place)
-    return replace(detection_set(images.images(), classes, where=folder.name), notes=images.notes())
+            boxes.add(label, box, where=place)
+    images, notes = read.settled()
+    return replace(detection_set(images, classes, where=folder.name), notes=notes)
 
 
 def _objects(shapes: list[Any], where: str, boxes: ImageBoxes) -> list[tuple[str, str, XYXY]]:

@@ -5,6 +5,7 @@ Format: http://host.robots.ox.ac.uk/pascal/VOC/ (VOC2012 development kit)
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -17,8 +18,9 @@ from xml.etree import ElementTree
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.images import is_file
 from virft.data.sources.detection_files import detection_set, folder_files
-from virft.data.sources.image_boxes import ImageBoxesByName
+from virft.data.sources.image_boxes import ReadFiles
 from virft.data.sources.image_index import ImageIndex
+from virft.data.upright import ExifReading
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY, rotated_bounds
 from virft.types import ImageSize
@@ -45,30 +47,39 @@ _DATABASES = (
 """Databases, as files name them in <source> or <folder>, with pixels counted from 1."""
 
 FirstPixel = Literal[0, 1]
+_FULL_TURN = 6.2832
+"""Radians; a larger angle is in degrees."""
 
 
 def read_voc(
-    folder: Path, *, classes: Iterable[str] = (), first_pixel: FirstPixel | None = None, skipped: Skipped
+    folder: Path,
+    *,
+    classes: Iterable[str] = (),
+    first_pixel: FirstPixel | None = None,
+    exif: ExifReading = "auto",
+    skipped: Skipped,
 ) -> AnnotatedSet:
     """Read every ``*.xml`` of the folder, with the image that it names, or else the image of its own name.
 
     Images are in ``JPEGImages``, ``images`` or ``data`` next to the folder of the XML files, with the same subfolders,
     or anywhere in ``folder``. ``first_pixel``: number of the first pixel; 1: (xmin, ymin, xmax, ymax) covers xmin - 1
     to xmax, as in Pascal's files. None: by the database that each file names, 0 for unknown ones; files with a box at 0
-    show that their database's name is only copied. Added to ``skipped``: files that cannot be read or have no image,
-    objects without name or box. Several files of one image are merged. The class of an object marked ``difficult`` is
-    doubtful on its image, since VOC's evaluation ignores such objects. Raises ``DataError`` if the folder has no XML
-    file, ``ConfigError`` if one of ``classes`` is unknown.
+    show that their database's name is only copied. ``exif``: the pixels that boxes of images with an EXIF orientation
+    are in, see ``settle_exif``. A rotated box (roLabelImg's ``robndbox``, CVAT's attribute) is read as the box around
+    it. Several files of one image are merged. Added to ``skipped``: files that cannot be read or have no image, objects
+    without name or box. The class of an object marked ``difficult`` is doubtful on its image, since VOC's evaluation
+    ignores such objects. Raises ``DataError`` if the folder has no XML file, ``ConfigError`` if one of ``classes`` is
+    unknown.
     """
     files = list(_parsed(folder, folder_files(folder, ".xml", "Pascal VOC XML files"), skipped))
     given = (_FROM_ZERO, _PASCAL)[first_pixel] if first_pixel is not None else None
     countings = _countings(files) if given is None else [given] * len(files)
-    images = ImageBoxesByName(skipped)
+    read = ReadFiles(skipped, exif=exif)
     difficult: set[tuple[str, str]] = set()
-    num_difficult = 0
+    num_difficult = num_rotated = 0
     for (where, tree, image), counting in zip(files, countings, strict=True):
         name = _name_of(image, folder)
-        boxes, size = images.open(name, image, _size_of(tree), where=where)
+        boxes = read.open(name, image, _size_of(tree), where=where)
         for number, row in enumerate(tree.iter("object")):
             place = f"{where}: object {number}"
             label = (row.findtext("name") or "").strip()
@@ -76,7 +87,7 @@ def read_voc(
             if not label:
                 boxes.drop(place, "has no name")
             elif corners is None:
-                boxes.drop(place, "bndbox does not have four numbers", label=label)
+                boxes.drop(place, _box_reason(row), label=label)
             elif (row.findtext("difficult") or "0").strip().lower() in ("1", "true"):
                 num_difficult += 1
                 difficult.add((name, label))
@@ -84,10 +95,12 @@ def read_voc(
             else:
                 x1, y1, x2, y2 = corners
                 low, high = counting.low, counting.high
-                boxes.add(label, (x1 - low, y1 - low, x2 - high, y2 - high), size, where=place)
-    found = detection_set(images.images(), classes, where=folder.name)
-    notes = _notes(countings, len(difficult), is_given=given is not None)
-    return replace(found, num_crowd=num_difficult, notes=notes + images.notes())
+                boxes.add(label, (x1 - low, y1 - low, x2 - high, y2 - high), where=place)
+                num_rotated += corners != _corners_of(row)
+    images, read_notes = read.settled()
+    found = detection_set(images, classes, where=folder.name)
+    notes = _notes(countings, len(difficult), num_rotated, is_given=given is not None)
+    return replace(found, num_crowd=num_difficult, notes=notes + read_notes)
 
 
 class _File(NamedTuple):
@@ -122,7 +135,7 @@ def _countings(files: list[_File]) -> list[_Counting]:
     return [counting if lowest.get(counting, 1.0) > 0.5 else _FROM_ZERO for counting in countings]
 
 
-def _notes(countings: list[_Counting], num_pairs: int, *, is_given: bool) -> tuple[str, ...]:
+def _notes(countings: list[_Counting], num_pairs: int, num_rotated: int, *, is_given: bool) -> tuple[str, ...]:
     numbers = Counter(countings)
     ways = [f"{one.name} in {count} files" if len(numbers) > 1 else one.name for one, count in numbers.most_common()]
     notes = (
@@ -130,6 +143,8 @@ def _notes(countings: list[_Counting], num_pairs: int, *, is_given: bool) -> tup
     )
     if num_pairs:
         notes.append(f"{num_pairs} pairs of an image and a class are not queried: an object is marked difficult")
+    if num_rotated:
+        notes.append(f"rotated boxes read as the boxes around them, which are larger: {num_rotated}")
     return tuple(notes)
 
 
@@ -204,10 +219,12 @@ def _size_of(tree: ElementTree.Element) -> ImageSize | None:
 
 
 def _upright_corners(row: ElementTree.Element) -> XYXY | None:
-    """Return the corners of the smallest box around the object's box, which CVAT writes with a rotation."""
+    """Return the corners of an object's box, or those of the smallest box around it if it is rotated."""
+    if _has_robndbox(row):
+        return _around(row)
     corners = _corners_of(row)
     for attribute in row.iter("attribute"):
-        if corners is not None and (attribute.findtext("name") or "").strip() == "rotation":
+        if corners is not None and (attribute.findtext("name") or "").strip() == "rotation":  # CVAT's, in degrees
             try:
                 return rotated_bounds(corners, float(attribute.findtext("value") or "0"))
             except ValueError:
@@ -222,3 +239,32 @@ def _corners_of(row: ElementTree.Element) -> XYXY | None:
     except ValueError:
         return None
     return x1, y1, x2, y2
+
+
+def _has_robndbox(row: ElementTree.Element) -> bool:
+    """Return True if an object has a rotated box of roLabelImg, and no other."""
+    return row.find("bndbox") is None and row.find("robndbox") is not None
+
+
+def _around(row: ElementTree.Element) -> XYXY | None:
+    """Return the smallest upright box around a rotated one: centre, sides and an angle in radians.
+
+    Source: https://github.com/cgvict/roLabelImg
+    """
+    try:
+        x, y, width, height, angle = (
+            float(row.findtext(f"robndbox/{name}") or "") for name in ("cx", "cy", "w", "h", "angle")
+        )
+    except ValueError:
+        return None
+    if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0 or not abs(angle) <= _FULL_TURN:
+        return None
+    box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return rotated_bounds(box, math.degrees(angle))
+
+
+def _box_reason(row: ElementTree.Element) -> str:
+    """Return the reason why an object has no box."""
+    if _has_robndbox(row):
+        return "robndbox does not have cx, cy, w, h, and an angle in radians"
+    return "bndbox does not have four numbers"

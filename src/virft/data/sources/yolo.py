@@ -56,7 +56,7 @@ def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) ->
         for line in lines:
             _add(line, boxes, yolo.names, num_pose, size, where=f"{labels_name}:{line.number}")
         name = image.relative_to(folder).as_posix()
-        images[name] = AnnotatedImage(name=name, file=image, declared=None, **boxes.fields())
+        images[name] = AnnotatedImage(name=name, file=image, declared=None, **boxes.fields(size))
     found = detection_set(images, classes, where=folder.name, known=yolo.names.values())
     num_unlabelled = sum(not labels_name for *_, labels_name, _ in read)
     return replace(
@@ -144,7 +144,7 @@ def _add(
         return
     x1, y1, x2, y2 = fractions
     box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
-    boxes.add(label, box, size, where=where)
+    boxes.add(label, box, where=where)
 
 
 def _fractions(values: list[float], num_pose: int | None) -> XYXY | None:

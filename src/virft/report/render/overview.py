@@ -24,6 +24,7 @@ EVENT_LABELS = {
     "learning_rate": "unusual learning rate",
     "length": "completions grow",
     "nonfinite": "non-finite values",
+    "prompt_length": "prompts leave too little room for completions",
     "sampler": "sampler and policy differ",
     "test_data": "validation set is a test set",
     "truncated": "truncated completions",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import virft
 from factories import edit_json, save_coco, save_image
 from virft.cli.main import main
 from virft.data.annotations import AnnotatedSet, Skipped
@@ -47,6 +48,29 @@ def test_unknown_class_is_reported_with_the_closest_name(tmp_path: Path) -> None
         read(save_coco(tmp_path, TWO), classes=["zebra"])
 
 
+def test_a_class_name_in_place_of_a_category_id_is_read_and_counted(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, TWO)
+    names = ("cat", "2", " dog ")
+    edit_json(
+        path,
+        lambda tree: [one.update(category_id=name) for one, name in zip(tree["annotations"], names, strict=True)],
+    )
+    annotated, skipped = read(path)
+    assert annotated.images["a.png"].boxes == {"cat": ((10.0, 10.0, 30.0, 40.0),), "dog": ((1.0, 2.0, 4.0, 6.0),)}
+    assert annotated.images["b.png"].boxes == {"dog": ((0.0, 0.0, 64.0, 48.0),)}
+    assert annotated.notes == ("annotations with the name of a class in place of its category_id: 2",)
+    assert skipped == []
+
+
+def test_a_text_that_is_the_id_of_one_class_and_the_name_of_another_is_neither(tmp_path: Path) -> None:
+    path = save_coco(tmp_path, TWO)
+    edit_json(path, lambda tree: tree["categories"][0].update(name="2"))
+    edit_json(path, lambda tree: tree["annotations"][0].update(category_id="2"))
+    annotated, ((_, reason),) = read(path)
+    assert reason == "category_id '2' is not among the categories"
+    assert annotated.images["a.png"].is_doubtful
+
+
 def test_crowd_is_counted_and_its_class_is_not_absent(tmp_path: Path) -> None:
     path = save_coco(tmp_path, TWO)
     edit_json(path, lambda tree: tree["annotations"][2].update(iscrowd=1))
@@ -80,7 +104,7 @@ def test_crowd_is_counted_and_its_class_is_not_absent(tmp_path: Path) -> None:
         ({"bbox": "1 2 3 4"}, "bbox is '1 2 3 4'; expected [x, y, width, height]"),
         ({"bbox": ["1", 2, 3, 4]}, "bbox is ['1', 2, 3, 4]; expected [x, y, width, height]"),
         ({"category_id": 9}, "category_id 9 is not among the categories"),
-        ({"category_id": "dog"}, "category_id 'dog' is not among the categories"),
+        ({"category_id": "wolf"}, "category_id 'wolf' is not among the categories"),
         ({"category_id": None}, "category_id None is not among the categories"),
         ({"category_id": 1.5}, "category_id 1.5 is not among the categories"),
         ({"category_id": [2]}, "category_id [2] is not among the categories"),
@@ -368,6 +392,17 @@ def test_boxes_of_an_image_upside_down_are_rotated_if_requested(tmp_path: Path) 
         files = UprightImages(annotated.images, Skipped())
         assert files.is_usable("a.png")
         assert files.upright("a.png", annotated.images["a.png"].boxes["cat"][0]) == expected
+
+
+def test_the_python_function_has_the_switch_of_the_command(tmp_path: Path) -> None:
+    path = save_sideways(tmp_path, {"a.png": [("cat", FITS_BOTH)]})
+    for exif, expected in (("raw", (13.0, 10.0, 43.0, 30.0)), ("upright", (10.0, 5.0, 30.0, 35.0))):
+        built = virft.build_coco(path, tmp_path / "images", tmp_path / exif, exif=exif)
+        ((sample,), card) = Store(built.train), built.cards[str(tmp_path / exif)]
+        assert [item.box.xyxy for item in sample.target.items] == [expected]
+        assert card["source"]["exif"] == exif
+    with pytest.raises(ConfigError, match="exif is 'sideways'; expected auto, raw, upright"):
+        virft.build_coco(path, tmp_path / "images", tmp_path / "d", exif="sideways")
 
 
 @pytest.mark.parametrize("on_disk", ["x.png", "patch3/x.png", "v1/patch3/x.png", "images/v1/patch3/x.png"])

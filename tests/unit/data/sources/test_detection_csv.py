@@ -74,6 +74,66 @@ def test_an_invalid_row_is_reported_and_its_class_is_not_absent(tmp_path: Path, 
     assert ("cat" in image.doubtful or image.is_doubtful) == is_of_image
 
 
+OPEN_IMAGES = (
+    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside\n"
+    "a,xclick,/m/01yrx,1,0.25,0.5,0.125,0.75,0,0,0,0,0\n"
+    "a,xclick,/m/0bt9lr,1,0.000000,0.5,0,1,0,0,1,0,0\n"
+    "b,xclick,/m/0bt9lr,1,0.5,1,0.5,1,0,0,0,0,0\n"
+    "zzz,xclick,/m/01yrx,1,0.5,1,0.5,1,0,0,0,0,0\n"
+)
+# 0.25 * 64, 0.125 * 48, 0.5 * 64, 0.75 * 48
+CAT, DOG = (16, 6, 32, 36), (32, 24, 64, 48)
+
+
+def test_open_images_are_fractions_of_images_named_without_ending(tmp_path: Path) -> None:
+    annotated, skipped = read(tmp_path, OPEN_IMAGES)
+    assert annotated.images["a.png"].boxes == {"/m/01yrx": (CAT,)}
+    assert annotated.images["a.png"].crowd == {"/m/0bt9lr": ((0, 0, 32, 48),)}
+    assert annotated.images["b.png"].boxes == {"/m/0bt9lr": (DOG,)}
+    assert not annotated.images["b.png"].is_absent("/m/01yrx")
+    assert annotated.num_crowd == 1
+    assert skipped == []
+    assert "rows skipped, as images does not hold their image: 1" in annotated.notes
+    assert "classes are ids such as /m/01yrx, which a model does not know: name them with --class-names" in (
+        annotated.notes
+    )
+
+
+@pytest.mark.parametrize("head", ["", "LabelName,DisplayName\n"])
+def test_class_descriptions_name_the_classes(tmp_path: Path, head: str, capsys: pytest.CaptureFixture[str]) -> None:
+    read(tmp_path, OPEN_IMAGES)
+    (tmp_path / "names.csv").write_text(f'{head}/m/01yrx,Cat\n/m/0bt9lr,"Dog, tame"\n')
+    words = ["build", "csv-boxes", str(tmp_path / "t.csv"), str(tmp_path / "images"), str(tmp_path / "d")]
+    assert main([*words, "--class-names", str(tmp_path / "names.csv"), "--negatives-frac", "0.5"]) == 0
+    found = {one.id: [item.box.xyxy for item in one.target.items] for one in Store(tmp_path / "d")}  # type: ignore[union-attr]
+    assert found == {"a.png:Cat": [CAT], "b.png:Dog, tame": [DOG]}
+    printed = capsys.readouterr().out
+    assert "boxes are read as fractions of width and height, as Open Images has them" in printed
+    assert "--class-names" not in printed
+
+
+def test_open_images_columns_with_pixels_are_pixels(tmp_path: Path) -> None:
+    text = "ImageID,LabelName,XMin,XMax,YMin,YMax\na,cat,16,32,6,36\nb,dog,32,64,24,48\nb,dog,0,1,0,1\n"
+    annotated, ((where, _),) = read(tmp_path, text)
+    assert annotated.images["a.png"].boxes == {"cat": (CAT,)}
+    assert where == "t.csv:4"
+    assert annotated.images["b.png"].doubtful == {"dog"}
+
+
+@pytest.mark.parametrize("size", ["", ",width,height"])
+def test_fractions_in_other_columns_are_refused(tmp_path: Path, size: str) -> None:
+    sides = ",64,48" if size else ""
+    text = f"filename,class,xmin,ymin,xmax,ymax{size}\na.png,cat,0.1,0.2,0.5,0.6{sides}\nb.png,dog,0,0,1,1{sides}\n"
+    message = r"t\.csv: all numbers of its boxes are from 0 to 1, such as 0\.1, 0\.2, 0\.5, 0\.6, so its numbers are "
+    with pytest.raises(DataError, match=message + r"fractions of .*; expected pixels, or the columns of Open Images"):
+        read(tmp_path, text)
+
+
+def test_open_images_without_any_of_its_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"names no image of .*images; expected files such as zzz\.jpg for its ImageID"):
+        read(tmp_path, OPEN_IMAGES.splitlines()[0] + "\n" + OPEN_IMAGES.splitlines()[-1])
+
+
 def test_the_command_builds_a_dataset(tmp_path: Path) -> None:
     read(tmp_path, TENSORFLOW)
     (tmp_path / "t.csv").write_text(TENSORFLOW.replace("class", "Tier"))

@@ -71,6 +71,18 @@ def test_objects_become_boxes_of_named_classes(
     assert note in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["img", "picture", "webp", "scan of the day"])
+def test_images_are_found_by_a_usual_name_or_by_their_type(tmp_path: Path, name: str) -> None:
+    build(tmp_path, with_objects(XYWH).rename_column("image", name))
+    assert [boxes_of(sample) for sample in Store(tmp_path / "d")] == [[(30, 12, 50, 40)], [(0, 0, 9, 9)]]
+
+
+def test_a_text_column_with_a_usual_name_is_not_preferred_to_images(tmp_path: Path) -> None:
+    found = with_labels(2).rename_column("image", "scan").add_column("image", ["a.jpg", "b.jpg"])
+    build(tmp_path, found, "--domain", "animal")
+    assert [sample.target for sample in Store(tmp_path / "d")] == [Label(text="cat"), Label(text="big dog")]
+
+
 def test_published_splits_are_used_or_one_is_chosen(tmp_path: Path) -> None:
     parts = {"train": with_objects(XYWH, 2), "validation": with_objects(XYWH, 1, first=2)}
     build(tmp_path, datasets.DatasetDict(parts))
@@ -92,7 +104,12 @@ def test_labels_become_classification(tmp_path: Path) -> None:
     [
         (with_labels(2), [], "saved: has labels; expected --domain"),
         (with_objects(XYWH), ["--domain", "animal"], "--domain has no effect: the source has boxes"),
-        (datasets.Dataset.from_dict({"text": ["a"]}), [], "saved: has the columns text; expected image with objects"),
+        (datasets.Dataset.from_dict({"text": ["a"]}), [], "saved: has the columns text; expected images"),
+        (
+            with_labels(2).rename_column("image", "left").add_column("right", ["x", "y"]).remove_columns("left"),
+            ["--domain", "animal"],
+            "saved: has the columns label, right; expected images (a column such as image or img)",
+        ),
         (
             datasets.Dataset.from_dict({"image": ["x"], "label": [3]}),
             ["--domain", "animal"],

@@ -24,6 +24,13 @@ def thing(name: str, *numbers: float | str, more: str = "") -> str:
     return f"<object><name>{name}</name>{more}<bndbox>{box}</bndbox></object>"
 
 
+def rotated(name: str, *numbers: float | str) -> str:
+    """A rotated box of roLabelImg."""
+    keys = ("cx", "cy", "w", "h", "angle")
+    box = "".join(f"<{key}>{number}</{key}>" for key, number in zip(keys, numbers, strict=False))
+    return f"<object><type>robndbox</type><name>{name}</name><robndbox>{box}</robndbox></object>"
+
+
 def save(root: Path, *objects: str, name: str = "a", head: str = SIZE) -> Path:
     """``Annotations/NAME.xml`` and ``JPEGImages/NAME.png`` of 64 x 48."""
     save_image(root / "JPEGImages" / f"{name}.png")
@@ -44,6 +51,36 @@ def test_pixels_are_counted_from_one_and_the_last_is_included(tmp_path: Path) ->
     assert image.boxes == {"cat": ((0, 0, 64, 48), (10, 10, 30, 40))}
     assert image.name == "JPEGImages/a.png"
     assert skipped == []
+
+
+@pytest.mark.parametrize(
+    ("angle", "expected"),
+    [
+        ("0", (22, 20, 42, 28)),  # 20 x 8 around (32, 24)
+        ("1.5707963267948966", (28, 14, 36, 34)),
+        ("0.7853981633974483", (22.101, 14.101, 41.899, 33.899)),  # (20 + 8) / sqrt(2) = 19.799 wide and high
+        ("2.356194490192345", (22.101, 14.101, 41.899, 33.899)),
+    ],
+)
+def test_a_rotated_box_is_read_as_the_box_around_it(
+    tmp_path: Path, angle: str, expected: tuple[float, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save(tmp_path, rotated("cat", 32, 24, 20, 8, angle), thing("dog", 1, 1, 9, 9), head="")
+    assert main(["build", "voc", str(folder), str(tmp_path / "d")]) == 0
+    cat = Store(tmp_path / "d")[0]
+    assert cat.query == "cat"
+    assert [item.box.xyxy for item in cat.target.items] == [pytest.approx(expected, abs=1e-3)]  # type: ignore[union-attr]
+    assert "rotated boxes read as the boxes around them, which are larger: 1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "numbers", [(32, 24, 20, 8, 45), (32, 24, 20, 8, "x"), (32, 24, -20, 8, 0), (32, "nan", 20, 8, 0), (32, 24, 20, 8)]
+)
+def test_a_rotated_box_without_radians_is_reported(tmp_path: Path, numbers: tuple[float | str, ...]) -> None:
+    annotated, ((where, reason),) = read(save(tmp_path, rotated("cat", *numbers), head=""))
+    assert where == "a.xml: object 0"
+    assert reason == "robndbox does not have cx, cy, w, h, and an angle in radians"
+    assert next(iter(annotated.images.values())).doubtful == {"cat"}
 
 
 def test_difficult_objects_make_their_class_doubtful(tmp_path: Path) -> None:
