@@ -260,6 +260,11 @@ BROKEN: Mapping[str, Broken] = {
         "28 weights with numbers that are not finite (NaN or infinity): ",
         has_adapters=True,
     ),
+    "adapters in FP8": Broken(
+        lambda folder: change_weights(folder, {"lora_A": lambda weight: weight.to(torch.float8_e4m3fn)}, ADAPTERS),
+        "in adapter_model.safetensors is stored as F8_E4M3, which is quantized",
+        has_adapters=True,
+    ),
     "adapters of another rank": Broken(
         lambda folder: rewrite(folder / "adapter_config.json", r=3), "cannot be loaded: ", has_adapters=True
     ),

@@ -14,7 +14,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from virft.errors import ModelError
-from virft.models.checkpoint_checks import require_adapter_weights
+from virft.models.checkpoint_checks import require_adapter_weights, require_finite_weights, require_float_weights
 from virft.models.model_files import explained
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -32,13 +32,15 @@ def attach_adapters(model: Any, folder: Path, *, path: str, base: str) -> tuple[
     the files of whole models; this function applies the same conversion to adapters.
 
     ``path`` and ``base``: names of the adapters and of the base in messages. Raises ``ModelError`` for adapters that do
-    not fit the base, and for prompt tuning.
+    not fit the base, for weights that are quantized or not finite, and for prompt tuning.
     """
     with explained(path, expected="adapters that PEFT wrote for this base"):
         settings: Any = PeftConfig.from_pretrained(str(folder))
         if settings.is_prompt_learning:
             raise ModelError(f"{path}: adapters of type {settings.peft_type.value}; expected LoRA")
+        require_float_weights(path, [folder / ADAPTER_WEIGHTS])
         weights = load_file(folder / ADAPTER_WEIGHTS)
+        require_finite_weights(path, weights.items())
         mark = f".{PEFT_TYPE_TO_PREFIX_MAPPING[settings.peft_type]}"
         modules = {name: _module_of(name, mark) for name in weights}
         current = _current_names(model, set(modules.values()))

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
 
 from virft.models.families import Family
 from virft.models.saved_files import PREPROCESSOR, PROCESSOR, PROCESSOR_FILES, pixel_budget, write_pixel_budget
+from virft.models.stop_tokens import TEMPLATE_ERRORS
 
 NO_CODE = {"trust_remote_code": False}
 """Explicit: by default, transformers may prompt at the terminal whether to run Python code of a model folder."""
@@ -55,7 +55,7 @@ def writes_image(tokenizer: Any, template: str, placeholder: str) -> bool:
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
     try:
         return placeholder in str(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False))
-    except (TemplateError, TypeError, ValueError):
+    except TEMPLATE_ERRORS:
         return False
 
 

@@ -384,7 +384,6 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
     loaded.adapters, is_older = attach_adapters(loaded.model, folder, path=path, base=base)
     if is_older:
         loaded.notes += ("its adapters have names of an older version of transformers, which were converted",)
-    require_finite_weights(path, _adapter_weights(loaded.model))
     loaded.adapter_folders += (folder,)
     with explained(path, expected=_OWN_FILES):
         own = read_image_processor(str(folder), loaded.family, pixels) if has_image_processor(folder) else None
@@ -423,13 +422,6 @@ def _use_own_tokenizer(loaded: LoadedModel, path: str, folder: Path) -> None:
             loaded.notes += (f"the tokenizer of its adapters is used; its base does not have {', '.join(more[:3])}",)
     loaded.tokenizer = own
     loaded.notes += _note_stop_tokens(complete_stop_tokens(loaded.model, own), own)
-
-
-def _adapter_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights of the adapters, under the names in their file."""
-    for name, weight in model.named_parameters():
-        if ".lora_" in name:
-            yield name.replace(".default.", "."), weight
 
 
 def _save_weights(model: Any, folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from broken_models import ADAPTERS, rename_weights, rewrite, save_adapters
+from broken_models import ADAPTERS, change_weights, rename_weights, rewrite, save_adapters
 from tiny_models import VOCABULARY, tiny_model
 from virft.errors import ModelError
 from virft.models.adapters import attach_adapters
@@ -173,3 +173,13 @@ def test_names_without_a_conversion_are_refused(model_type: str, tmp_path: Path)
     rename_weights(tmp_path / ADAPTERS, lambda name: name.replace(f"model.{part}", "model."))
     with pytest.raises(ModelError, match="in its file belong to no layer of the base"):
         attach_adapters(tiny_model(model_type), tmp_path, path="a", base="b")
+
+
+@pytest.mark.parametrize("part", ["lora_B", "embed_tokens"])
+def test_weights_of_older_names_have_to_be_finite(part: str, tmp_path: Path) -> None:
+    adapted_model("qwen2_vl", tmp_path, modules_to_save=["model.language_model.embed_tokens"])
+    make_older(tmp_path, "qwen2_vl")
+    rewrite(tmp_path / CONFIG, modules_to_save=["model.embed_tokens"])
+    change_weights(tmp_path, {part: lambda weight: weight / 0}, ADAPTERS)
+    with pytest.raises(ModelError, match=rf"not finite \(NaN or infinity\): \S*{part}"):
+        attach_adapters(tiny_model("qwen2_vl"), tmp_path, path="a", base="b")

@@ -113,11 +113,12 @@ def test_adapters_are_saved_with_their_own_template(tmp_path: Path) -> None:
     assert load_model(str(tmp_path / "again")).tokenizer.chat_template == OWN
 
 
-def test_a_template_without_images_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", ["{{ m['role'] + m['content'] }}", "{{ m['content'][2] / 0 }}", "{{ 1 / 0 }}"])
+def test_a_template_without_images_is_not_used(tmp_path: Path, template: str) -> None:
     # a tokenizer saved alone has the template of the language model
     adapters = bare_adapters(tmp_path / "a")
     add_tokens(adapters)
-    (adapters / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}")
+    (adapters / "chat_template.jinja").write_text(f"{{% for m in messages %}}{template}{{% endfor %}}")
     loaded = load_model(str(adapters))
     assert loaded.notes == ("the chat template of its adapters writes no images; that of the base is used",)
     expected = (tiny_folder() / "chat_template.jinja").read_text()
