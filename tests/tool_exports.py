@@ -176,6 +176,32 @@ def voc(
     return write
 
 
+def rolabelimg(root: Path) -> None:
+    """Rotated boxes: each is turned by 90 degrees about its centre."""
+    save_images(root)
+    for image in SCENE:
+        rows = ""
+        for label, (x1, y1, x2, y2) in objects(image):
+            sides = f"<w>{y2 - y1}.0</w><h>{x2 - x1}.0</h><angle>1.570796</angle>"
+            box = f"<robndbox><cx>{(x1 + x2) / 2}</cx><cy>{(y1 + y2) / 2}</cy>{sides}</robndbox>"
+            rows += f"<object><type>robndbox</type><name>{label}</name><difficult>0</difficult>{box}</object>"
+        size = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height><depth>3</depth></size>"
+        head = f'<annotation verified="no"><folder>x</folder><filename>{image}</filename>{size}'
+        save_text(root / f"{image}.xml", f"{head}{rows}</annotation>")
+
+
+def open_images(root: Path) -> None:
+    save_images(root / "IMAGES")
+    ids = {"fox": "/m/0306r", "owl": "/m/09d5_"}
+    lines = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction"]
+    for image in SCENE:
+        for label, (x1, y1, x2, y2) in objects(image):
+            across, down = f"{x1 / SIZE[0]:.6f},{x2 / SIZE[0]:.6f}", f"{y1 / SIZE[1]:.6f},{y2 / SIZE[1]:.6f}"
+            lines.append(f"{image},xclick,{ids[label]},1,{across},{down},0,0,0,0")
+    save_text(root / "validation-annotations-bbox.csv", "\n".join(lines))
+    save_text(root / "class-descriptions-boxable.csv", "".join(f"{ids[label]},{label}\n" for label in CLASSES))
+
+
 def labelme(root: Path) -> None:
     save_images(root)
     for image in SCENE:
@@ -318,6 +344,7 @@ EXPORTS = [
         yolo("images/{image}.jpg", "labels/{image}.txt", names="labels/classes.txt", content=NAMES_TXT),
         BUILD_YOLO,
     ),
+    Export("roLabelImg", "its own", rolabelimg, BUILD_VOC.format(".")),
     Export("FiftyOne", "`COCO", coco("labels.json", "data"), BUILD_COCO.format("labels.json", "data")),
     Export("FiftyOne", "`YOLO", yolo(**VAL, names="dataset.yaml", content=YAML), BUILD_YOLO, is_split=True),
     Export("FiftyOne", "`VOC", voc("data", "labels"), BUILD_VOC.format(".")),
@@ -357,6 +384,9 @@ EXPORTS = [
         voc("VOC2012/JPEGImages", "VOC2012/Annotations", database="The VOC2012 Database", low=1),
         BUILD_VOC.format("VOC2012"),
     ),
+    Export("Open Images", "box annotations", open_images,
+           "build csv-boxes validation-annotations-bbox.csv IMAGES data/mine --class-names "
+           "class-descriptions-boxable.csv"),
     Export("supervision", "Pascal VOC", voc("images", "annotations", database="roboflow.ai", low=1, high=1),
            BUILD_VOC.format(".")),
     Export("anything else", "JSON", rows, "build rows rows.jsonl IMAGES data/mine"),
