@@ -110,7 +110,10 @@ def test_model_data_and_disk_space_of_a_run_are_checked(tmp_path: Path, monkeypa
 
 def test_questions_that_the_settings_do_not_fit_are_to_be_fixed(tmp_path: Path) -> None:
     file = save_image(tmp_path / "a.png", (64, 48))
-    for folder, question in (("think", "Answer in <think> </think>."), ("pixels", "Give the box in absolute pixels.")):
+    for folder, question, message in (
+        ("think", "Answer in <think> </think>.", "1 of 1 questions demand <think>"),
+        ("pixels", "Give the box in absolute pixels.", "1 of 1 questions, such as that of sample a.png"),
+    ):
         with StoreWriter(tmp_path / folder) as writer:
             one = sample(detections((1, 1, 20, 20)), image=writer.add_image_file("a.png", file), size=(64, 48))
             writer.add(replace(one, question=question))
@@ -118,7 +121,7 @@ def test_questions_that_the_settings_do_not_fit_are_to_be_fixed(tmp_path: Path) 
         settings = Config(data=DataConfig(train=str(tmp_path / folder)), run=RunConfig(dir=str(tmp_path)))
         *_, data = of_run(settings)
         assert data.state is State.FIX
-        assert "1 of 1 questions demand" in data.message
+        assert message in data.message
 
 
 @pytest.mark.parametrize("name", [*BROKEN, *BROKEN_TEMPLATES])
