@@ -156,3 +156,13 @@ def test_a_class_of_a_row_without_an_image_is_absent_nowhere(tmp_path: Path) -> 
     annotated, _ = read(tmp_path, f"{head},cat,1,2,9,9\na.png,dog,1,1,9,9\nb.png,cat,1,2,9,9\n")
     assert not annotated.images["a.png"].is_absent("cat")
     assert annotated.images["b.png"].is_absent("dog")
+
+
+def test_two_images_of_one_id_are_not_used(tmp_path: Path) -> None:
+    read(tmp_path, OPEN_IMAGES)
+    (tmp_path / "images" / "small").mkdir()
+    (tmp_path / "images" / "small" / "a.png").write_bytes((tmp_path / "images" / "a.png").read_bytes())
+    annotated, ((where, reason),) = read(tmp_path, OPEN_IMAGES)
+    assert list(annotated.images) == ["b.png"]
+    assert where == "image a"
+    assert reason == "several images are named a, such as a.png in images and small"

@@ -11,6 +11,8 @@ from PIL import Image
 
 from factories import save_image
 from virft.cli.main import main
+from virft.data.annotations import Skipped
+from virft.data.sources.voc import read_voc
 from virft.data.store import Store
 
 # An image of 64 x 48 stored pixels is shown as 48 x 64; a box (x1, y1, x2, y2) of the stored pixels is
@@ -99,3 +101,31 @@ def test_boxes_are_checked_against_the_file_if_no_size_is_stated(tmp_path: Path,
     assert main(["build", *save(tmp_path, [FITS_BOTH, (70, 10, 90, 30)], None), str(tmp_path / "d")]) == 0
     assert [sample.id.partition(":")[0] for sample in Store(tmp_path / "d")] == ["0.png"]
     assert "box [70, 10, 90, 30] lies outside its image of [0, 0, 64, 48]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("size", "exif", "expected"),
+    [
+        ((64, 48), "auto", {}),  # stored pixels in one file, upright ones in the other
+        ((64, 48), "raw", {"cat": (FITS_BOTH, (12, 5, 30, 35))}),
+        ((48, 64), "auto", {"cat": (FITS_BOTH, (12, 5, 30, 35))}),
+    ],
+)
+def test_files_of_one_sideways_image_are_merged_if_their_pixels_are_the_same(
+    tmp_path: Path, size: tuple[int, int], exif: Any, expected: dict[str, Any]
+) -> None:
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    save_image(tmp_path / "0.png", exif=orientation)
+    save_voc(tmp_path, [FITS_BOTH], size)
+    text = (tmp_path / "0.xml").read_text().replace("<xmin>10", "<xmin>12")
+    text = text.replace(
+        f"<size><width>{size[0]}</width><height>{size[1]}</height></size>", "<filename>0.png</filename>"
+    )
+    (tmp_path / "1.xml").write_text(text)
+    skipped = Skipped()
+    (image,) = read_voc(tmp_path, exif=exif, skipped=skipped).images.values()
+    assert image.is_doubtful == (not expected)
+    if expected:
+        assert image.boxes == expected
+    assert len(skipped.records) == (not expected)
