@@ -34,7 +34,7 @@ from virft.recipes.setup import (
 )
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer, require_engine, require_strategy
 from virft.training.distributed import Ranks
-from virft.training.grpo.base_filter import in_range, score_base
+from virft.training.grpo.base_filter import in_range, sample_base
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment, Trainer, TrainingLoop
 from virft.training.monitors import RewardParts
@@ -198,7 +198,8 @@ def _filter_by_base_score(
     if not grpo.filters:
         return data
     samples = list(data)
-    scores = score_base(trainer, samples, run.folder, batch_size=grpo.prompts_per_step, ranks=trainer.ranks, log=log)
+    groups = sample_base(trainer, samples, run.folder, batch_size=grpo.prompts_per_step, ranks=trainer.ranks, log=log)
+    scores = {name: group.mean_score for name, group in groups.items()}
     least, most = grpo.min_base_score, grpo.max_base_score
     chosen = in_range(scores, least=least, most=most)
     log(f"{len(chosen)} of {len(samples)} samples have a base-model score from {least:g} to {most:g}")
