@@ -64,12 +64,12 @@ class BaseGroup:
         return self.prompt_tokens + sum(one.num_tokens for one in self.completions)
 
 
-def read_base_completions(folder: Path) -> dict[str, BaseGroup]:
+def read_base_completions(folder: Path, name: str = BASE_COMPLETIONS) -> dict[str, BaseGroup]:
     """Sample id -> its group, in the order of the file; empty without a file. A line that a crash has cut is skipped.
 
-    A sample that was written twice has its first group.
+    A sample that was written twice has its first group. ``name``: of the file; another one for another model.
     """
-    path = folder / BASE_COMPLETIONS
+    path = folder / name
     # Not str.splitlines: a completion may contain other line breaks, such as U+2028.
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     # A complete line ends with a line break, so the last element is empty or cut.
@@ -80,17 +80,17 @@ def read_base_completions(folder: Path) -> dict[str, BaseGroup]:
     return found
 
 
-def start_base_completions(folder: Path) -> dict[str, BaseGroup]:
+def start_base_completions(folder: Path, name: str = BASE_COMPLETIONS) -> dict[str, BaseGroup]:
     """``read_base_completions``, after which groups can be appended: a line that a crash has cut is removed."""
-    found = read_base_completions(folder)
-    if (folder / BASE_COMPLETIONS).exists():
-        write_text(folder / BASE_COMPLETIONS, "".join(map(_line, found.values())))
+    found = read_base_completions(folder, name)
+    if (folder / name).exists():
+        write_text(folder / name, "".join(map(_line, found.values())))
     return found
 
 
-def append_base_completions(folder: Path, groups: Iterable[BaseGroup]) -> None:
+def append_base_completions(folder: Path, groups: Iterable[BaseGroup], name: str = BASE_COMPLETIONS) -> None:
     """Add groups to the file, which is created if it does not exist."""
-    with (folder / BASE_COMPLETIONS).open("a", encoding="utf-8") as file:
+    with (folder / name).open("a", encoding="utf-8") as file:
         file.write("".join(map(_line, groups)))
 
 

@@ -85,6 +85,8 @@ def run_training(
         )
         if (line := describe_start(Path(config.run.dir), resume=resume)) is not None:
             log(line)
+        if data.excluded:
+            facts["excluded"] = sorted(data.excluded)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
             log(line)
