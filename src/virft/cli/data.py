@@ -67,7 +67,8 @@ def check(
     """Validate a dataset, decode every image, and print the number of questions and boxes of each class.
 
     Also notes samples that some models refuse; with ``model``, raises ``DataError`` for those that this one refuses.
-    With ``suspects``, a run, ranks the labels that its model contradicts instead.
+    With ``suspects``, a run, ranks the labels that its model contradicts instead. Raises ``ConfigError`` for options
+    that do not fit together.
     """
     if suspects is not None:
         if model is not None:

@@ -22,7 +22,7 @@ from virft.types import Box, ImageSize, Label, Reading, Sample, Target
 
 SUSPECTS = "suspects.jsonl"
 """File of suspect labels, one JSON line for each; ``data.exclude`` reads it."""
-HIT_IOU = 0.5
+_HIT_IOU = 0.5
 """IoU from which a box of the label and one of the model are the same object, as in F1."""
 
 
@@ -60,7 +60,7 @@ class Suspect:
     score: float
     """Suspicion in [0, 1]: the expected score of the label, ``expected``, minus ``label_score``; at least 0."""
     kind: Kind
-    """Type of the error, if the model is right."""
+    """Type of the error, if the model is correct."""
     consensus: Target
     """The answer of the completion that agrees most with the others: the proposed label."""
     agreement: float
@@ -109,8 +109,9 @@ def rank_suspects(samples: Sequence[Sample], readings: Mapping[str, Sequence[Rea
     """Return a suspect for each sample with a score above 0, the most suspicious first.
 
     ``readings``: sample id -> its parsed completions, at least two. A label is suspect if the completions contradict
-    it (low ``label_score``) although they agree with one another and are usually right about the class. Samples whose
-    completions hold no answer that could be a label are omitted. Equal scores keep the order of ``samples``.
+    it (low ``label_score``) although they agree with one another and usually agree with the labels of the class.
+    Samples whose completions hold no answer that could be a label are omitted. Equal scores keep the order of
+    ``samples``.
     """
     judged = [one for sample in samples if (one := _judge(sample, readings[sample.id])) is not None]
     found = []
@@ -174,7 +175,7 @@ def _reliabilities(judged: Sequence[_Judged]) -> list[tuple[float, float]]:
 
 
 def kind_of(sample: Sample, consensus: Target) -> Kind:
-    """Return the type of the error in a sample's label if ``consensus`` is right."""
+    """Return the type of the error in a sample's label if ``consensus`` is correct."""
     task = TASKS[sample.task]
     if task.boxes is None:
         return Kind.CLASS if isinstance(sample.target, Label) else Kind.ANSWER
@@ -190,7 +191,7 @@ def kind_of(sample: Sample, consensus: Target) -> Kind:
 
 def _match(labelled: Sequence[Box], found: Sequence[Box]) -> list[tuple[int, int]]:
     ious = [[intersection_over_union(one.xyxy, other.xyxy) for other in found] for one in labelled]
-    return match_greedily(ious, range(len(labelled)), HIT_IOU)
+    return match_greedily(ious, range(len(labelled)), _HIT_IOU)
 
 
 def other_classes(sample: Sample, queries: Sequence[str]) -> list[Sample]:

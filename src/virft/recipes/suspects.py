@@ -255,22 +255,22 @@ def _name_other_classes(
     for sample in samples:
         if TASKS[sample.task].absent is not None and sample.query not in queries.setdefault(sample.task, []):
             queries[sample.task].append(sample.query)
-    asked: dict[str, list[Sample]] = {}
+    queried: dict[str, list[Sample]] = {}
     num_left = _MAX_QUERIES
     for one in suspects:
         if one.kind is not Kind.EXTRA or one.sample.question is not None:
             continue
         others = other_classes(one.sample, queries.get(one.sample.task, []))
         if others and len(others) <= num_left:
-            asked[one.sample.id] = others
+            queried[one.sample.id] = others
             num_left -= len(others)
-    if not asked:
+    if not queried:
         return list(suspects)
-    number = sum(map(len, asked.values()))
-    log(f"{number} questions about other classes at the labelled boxes of {len(asked)} samples")
-    answers: dict[str, dict[str, Target]] = {name: {} for name in asked}
-    owners = {other.id: name for name, others in asked.items() for other in others}
-    for other, reading in sampler.predict([other for others in asked.values() for other in others]):
+    number = sum(map(len, queried.values()))
+    log(f"{number} questions about other classes at the labelled boxes of {len(queried)} samples")
+    answers: dict[str, dict[str, Target]] = {name: {} for name in queried}
+    owners = {other.id: name for name, others in queried.items() for other in others}
+    for other, reading in sampler.predict([other for others in queried.values() for other in others]):
         if TASKS[other.task].target_fault(reading.answer) is None:
             answers[owners[other.id]][other.query] = reading.answer
     return [with_other_class(one, answers.get(one.sample.id, {})) for one in suspects]

@@ -24,9 +24,13 @@ class SuspectCard:
     caption: str
     """Caption of the enlarged image."""
     score: str
+    """Suspicion, formatted."""
     kind: str
+    """Type of the suspected error, for the filter."""
     reason: str
+    """Type of the suspected error, for people."""
     query: str
+    """Query of the sample."""
     label: str
     """Description of the label."""
     proposed: str
@@ -34,6 +38,7 @@ class SuspectCard:
     evidence: str
     """The numbers that the score is made of."""
     sample_id: str
+    """Id of the sample."""
     class_name: str
     """Class of the label, for the filter."""
 

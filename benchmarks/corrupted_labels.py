@@ -1,4 +1,4 @@
-"""Copies of a dataset with spoilt labels, as labelling errors are: a shifted box, a wrong class, a missing box."""
+"""Copies of a dataset with corrupted labels, as labelling errors are: a shifted box, a wrong class, a missing box."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _MOST_IOU = 0.4
 """Largest IoU of a shifted box with the original one: the headline metrics count a hit from 0.5."""
 
 
-def write_spoilt(store: Store, folder: Path, *, frac: float, seed: int) -> dict[str, str]:
-    """Write a copy of a dataset with ``frac`` of its samples spoilt, the kinds in equal numbers; sample id -> kind.
+def write_corrupted(store: Store, folder: Path, *, frac: float, seed: int) -> dict[str, str]:
+    """Write a copy of a dataset with ``frac`` of its samples corrupted, the kinds in equal numbers; sample id -> kind.
 
-    Questions about absent classes are counted in ``frac``, but are not spoilt themselves.
+    Questions about absent classes are counted in ``frac``, but are not corrupted themselves.
     """
     rng = np.random.default_rng([seed, 5])
     samples = list(store)
-    spoilable = [place for place, sample in enumerate(samples) if _kinds_for(sample)]
+    corruptible = [place for place, sample in enumerate(samples) if _kinds_for(sample)]
     number = max(1, round(frac * len(samples)))
-    spoilt: dict[str, str] = {}
-    for place in rng.permutation(spoilable).tolist():
-        if len(spoilt) == number:
+    corrupted: dict[str, str] = {}
+    for place in rng.permutation(corruptible).tolist():
+        if len(corrupted) == number:
             break
         sample = samples[place]
         # the kind that is rarest so far
-        kinds = sorted(_kinds_for(sample), key=lambda kind: list(spoilt.values()).count(kind))
+        kinds = sorted(_kinds_for(sample), key=lambda kind: list(corrupted.values()).count(kind))
         for kind in kinds:
-            if (changed := spoil(sample, kind, samples, rng)) is not None:
+            if (changed := corrupt(sample, kind, samples, rng)) is not None:
                 samples[place] = changed
-                spoilt[sample.id] = kind
+                corrupted[sample.id] = kind
                 break
     with StoreWriter(folder, link=True) as writer:
         for sample in samples:
             paths = tuple(_add_image(writer, store, path) for path in sample.images)
             writer.add(replace(sample, images=paths))
-        writer.finish(source={"kind": "spoilt", "frac": frac, "of": store.hash}, seed=seed)
-    return spoilt
+        writer.finish(source={"kind": "corrupted", "frac": frac, "of": store.hash}, seed=seed)
+    return corrupted
 
 
-def spoil(sample: Sample, kind: str, samples: Sequence[Sample], rng: np.random.Generator) -> Sample | None:
+def corrupt(sample: Sample, kind: str, samples: Sequence[Sample], rng: np.random.Generator) -> Sample | None:
     """Return the sample with a label error of this kind; None if it cannot have one."""
     target = sample.target
     if kind == "class":
