@@ -2,9 +2,9 @@
 
     python benchmarks/suspects.py OUT [FAMILY ..] [--seeds 0 1] [--method sft] [--no-training]
 
-For each family of ``scripts/compare_families.py`` and seed: three trainings (corrupted labels; without the suspect labels;
-clean labels), each scored on the family's test set. Finished parts are used again. Takes about 6 minutes per family and
-seed with SFT on two cores.
+For each family of ``scripts/compare_families.py`` and seed: three trainings (corrupted labels; without the suspect
+labels; clean labels), each scored on the family's test set. Finished parts are used again. Takes about 6 minutes per
+family and seed with SFT on two cores.
 """
 
 from __future__ import annotations

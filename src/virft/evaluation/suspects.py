@@ -30,7 +30,7 @@ class Kind(StrEnum):
     """Type of a suspected label error."""
 
     BOX = "box"
-    """A labelled box has no box of the model at it, and the model has another one instead."""
+    """The model has another box for a labelled object: it overlaps the labelled one with an IoU below 0.5."""
     CLASS = "class"
     """The model names another class."""
     MISSING = "missing"
@@ -42,11 +42,11 @@ class Kind(StrEnum):
 
 
 REASONS = {
-    Kind.BOX: "a box is at another place",
-    Kind.CLASS: "another class",
-    Kind.MISSING: "an object is not labelled",
-    Kind.EXTRA: "an object is labelled that the model does not find",
-    Kind.ANSWER: "another answer",
+    Kind.BOX: "the model has another box",
+    Kind.CLASS: "the model names another class",
+    Kind.MISSING: "the model finds an object without a label",
+    Kind.EXTRA: "the model does not find a labelled object",
+    Kind.ANSWER: "the model has another answer",
 }
 """Kind of a suspect -> description for people."""
 
@@ -181,12 +181,15 @@ def kind_of(sample: Sample, consensus: Target) -> Kind:
         return Kind.CLASS if isinstance(sample.target, Label) else Kind.ANSWER
     labelled, found = task.target_boxes(sample.target), task.target_boxes(consensus)
     matched = _match(labelled, found)
-    num_lost, num_new = len(labelled) - len(matched), len(found) - len(matched)
-    if num_lost and num_new:
-        return Kind.BOX
-    if num_new:
+    lost = [box for i, box in enumerate(labelled) if i not in {row for row, _ in matched}]
+    new = [box for i, box in enumerate(found) if i not in {column for _, column in matched}]
+    if lost and new:
+        # in another part of the image it is another object, unless there can be only one
+        overlap = any(intersection_over_union(one.xyxy, other.xyxy) > 0 for one in lost for other in new)
+        return Kind.BOX if overlap or task.absent is None else Kind.EXTRA
+    if new:
         return Kind.MISSING
-    return Kind.EXTRA if num_lost else Kind.BOX
+    return Kind.EXTRA if lost else Kind.BOX
 
 
 def _match(labelled: Sequence[Box], found: Sequence[Box]) -> list[tuple[int, int]]:

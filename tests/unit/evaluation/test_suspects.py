@@ -40,7 +40,7 @@ def test_the_contradicted_label_is_first_and_has_the_expected_score() -> None:
     readings = {one.id: [reading(detections(LEFT))] * 4 for one in samples}
     (found,) = rank_suspects(samples, readings)
     assert found.sample.id == "fox 3"
-    assert found.kind is Kind.BOX
+    assert found.kind is Kind.EXTRA
     assert found.consensus == detections(LEFT)
     assert (found.agreement, found.label_score) == (1.0, 0.0)
     # three other samples with score 1, and the mean of all four, 3/4, twice: (3 + 1.5) / 5
@@ -97,6 +97,7 @@ def test_unreadable_completions_count_as_disagreement_and_are_no_proposal() -> N
     ("label", "model", "kind"),
     [
         ([LEFT], [NEAR], Kind.BOX),
+        ([LEFT], [RIGHT], Kind.EXTRA),
         ([LEFT, RIGHT], [LEFT], Kind.EXTRA),
         ([LEFT], [LEFT, RIGHT], Kind.MISSING),
         ([], [LEFT], Kind.MISSING),
@@ -133,7 +134,7 @@ def test_another_class_at_the_labelled_box_is_proposed() -> None:
     answers = {"cat": detections((40, 0, 50, 9)), "wolf": detections(LEFT, RIGHT), "dog": detections(LEFT)}
     found = with_other_class(one, answers)
     assert (found.kind, found.query) == (Kind.CLASS, "wolf")
-    assert found.reason == "another class: wolf"
+    assert found.reason == "the model names another class: wolf"
     assert with_other_class(one, {"cat": detections()}) == one
     assert with_other_class(one, {}) == one
 

@@ -28,7 +28,7 @@ def page(*suspects: Suspect, num_images: int = 10) -> str:
 def test_a_suspect_shows_both_boxes_reason_and_numbers(tmp_path: Path) -> None:
     html = page(suspect(save_image(tmp_path / "a.png"), 0.75, Kind.BOX))
     assert html.count('<g class="target') == html.count('<g class="hit') == 1
-    assert "1. fox" in html and "a box is at another place" in html and "0.75" in html
+    assert "1. fox" in html and "the model has another box" in html and "score 0.75" in html
     assert "label: 1 box: 4, 4 to 20, 20" in html and "model: 1 box: 30, 10 to 60, 40" in html
     assert "88% agreement of the completions, 12% with the label, 50% on other samples of the class" in html
     assert "data.exclude=runs/mine/suspects.jsonl" in html
@@ -39,7 +39,7 @@ def test_at_most_num_images_are_shown_and_all_are_counted(tmp_path: Path) -> Non
     suspects = [suspect(image, 0.9, Kind.BOX), suspect(image, 0.8, Kind.MISSING), suspect(image, 0.7, Kind.BOX)]
     html = page(*suspects, num_images=2)
     assert "3 suspect labels, the first 2 are shown" in html
-    assert "2 box: a box is at another place" in html and "1 missing: an object is not labelled" in html
+    assert "2 box: the model has another box" in html and "1 missing: the model finds an object without a label" in html
     assert html.count("<figure") == 2
 
 
