@@ -69,7 +69,7 @@ def test_suspects_are_listed_shown_and_excluded(
     capsys.readouterr()
     assert virft("check", "--suspects", run, "--group-size", 2) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"1 suspect labels of 11 samples: {run}/suspects/suspects.jsonl" in lines
+    assert f"1 suspect label of 11 samples: {run}/suspects/suspects.jsonl" in lines
     (found,) = read_suspects(run / "suspects" / "suspects.jsonl")
     assert found.sample.id == wrong
 

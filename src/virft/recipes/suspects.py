@@ -290,9 +290,11 @@ def suspect_lines(found: FoundSuspects, *, limit: int) -> Iterator[str]:
             yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
     if len(found.suspects) > len(shown):
         yield f"and {len(found.suspects) - len(shown)} more"
-    yield f"{len(found.suspects)} suspect labels of {found.num_samples} samples: {found.path}"
+    labels = "label" if len(found.suspects) == 1 else "labels"
+    yield f"{len(found.suspects)} suspect {labels} of {found.num_samples} samples: {found.path}"
     if found.suspects:
-        yield f"images: virft report {found.path.parent.parent} --suspects"
+        is_of_run = found.path.parent.name == SUSPECTS_FOLDER
+        yield f"images: virft report {found.path.parent.parent if is_of_run else found.path.parent} --suspects"
         yield f"train without them: data.exclude={found.path} (first delete the lines whose label is correct)"
 
 
