@@ -15,8 +15,6 @@ from virft.geometry.boxes import BoxSpace
 PREVIEW = "preview.html"
 GROUP_SIZE = 8
 """Default number of completions per sample of ``check --suspects``."""
-MIN_SCORE = 0.4
-"""Default lowest score of a suspect label, see docs/suspects.md."""
 _MOST_PRINTED = 30
 """Suspect labels in the printed table; the file has all."""
 
@@ -52,7 +50,8 @@ def add_check(verbs: Verbs) -> None:
         "--min-score",
         type=arguments.number(float, at_least=0, at_most=1),
         metavar="S",
-        help=f"lowest score of a suspect label, from 0 to 1, with --suspects (default: {MIN_SCORE})",
+        help="lowest score of a suspect label, from 0 to 1, with --suspects (default: two standard deviations of the "
+        "scores of all samples)",
     )
 
 
@@ -113,7 +112,7 @@ def _check_labels(run: Path, data: Path | None, *, group_size: int, min_score: f
         run,
         data,
         group_size=group_size,
-        min_score=MIN_SCORE if min_score is None else min_score,
+        min_score=min_score,
         log=say,
         progress=partial(progress_bar, "samples"),
     )

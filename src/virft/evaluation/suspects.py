@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any
 
 from virft.errors import DataError
@@ -58,7 +58,7 @@ class Suspect:
     sample: Sample
     """The sample with its label."""
     score: float
-    """Suspicion in [0, 1]: the expected score of the label, ``expected``, minus ``label_score``; at least 0."""
+    """Suspicion in [-1, 1]: the score that a correct label is expected to have minus ``label_score``."""
     kind: Kind
     """Type of the error, if the model is correct."""
     consensus: Target
@@ -106,7 +106,7 @@ class _Judged:
 
 
 def rank_suspects(samples: Sequence[Sample], readings: Mapping[str, Sequence[Reading]]) -> list[Suspect]:
-    """Return a suspect for each sample with a score above 0, the most suspicious first.
+    """Return a suspect for each sample, the most suspicious first; ``outlier_score`` says which are suspicious.
 
     ``readings``: sample id -> its parsed completions, at least two. A label is suspect if the completions contradict
     it (low ``label_score``) although they agree with one another and usually agree with the labels of the class.
@@ -116,20 +116,26 @@ def rank_suspects(samples: Sequence[Sample], readings: Mapping[str, Sequence[Rea
     judged = [one for sample in samples if (one := _judge(sample, readings[sample.id])) is not None]
     found = []
     for one, reliabilities in zip(judged, _reliabilities(judged), strict=True):
-        score = expected_score(one.agreement, reliabilities) - one.label_score
-        if score > 0:
-            found.append(
-                Suspect(
-                    sample=one.sample,
-                    score=score,
-                    kind=kind_of(one.sample, one.consensus),
-                    consensus=one.consensus,
-                    agreement=one.agreement,
-                    label_score=one.label_score,
-                    reliability=fmean(reliabilities),
-                )
+        found.append(
+            Suspect(
+                sample=one.sample,
+                score=expected_score(one.agreement, reliabilities) - one.label_score,
+                kind=kind_of(one.sample, one.consensus),
+                consensus=one.consensus,
+                agreement=one.agreement,
+                label_score=one.label_score,
+                reliability=fmean(reliabilities),
             )
+        )
     return sorted(found, key=lambda one: -one.score)
+
+
+def outlier_score(ranked: Sequence[Suspect]) -> float:
+    """Return the score from which a label is suspect: two standard deviations of all scores, at least 0.1.
+
+    The scores of a model that knows its training data are close to 0, those of a weak one are spread widely.
+    """
+    return max(0.1, 2 * pstdev(one.score for one in ranked)) if ranked else 0.1
 
 
 def _judge(sample: Sample, readings: Sequence[Reading]) -> _Judged | None:

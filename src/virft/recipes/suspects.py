@@ -24,6 +24,7 @@ from virft.evaluation.suspects import (
     Kind,
     Suspect,
     other_classes,
+    outlier_score,
     rank_suspects,
     with_other_class,
     write_suspects,
@@ -71,12 +72,13 @@ def find_suspects(
     data: Path | None = None,
     *,
     group_size: int = 8,
-    min_score: float,
+    min_score: float | None = None,
     log: Callable[[str], None],
     progress: Callable[[], AbstractContextManager[ShowProgress]] = nullcontext,
 ) -> FoundSuspects:
     """Sample ``group_size`` completions of the model of a run for each sample, and write the suspect labels.
 
+    ``min_score``: lowest score of a suspect label; default: ``outlier_score``.
     ``place`` as in ``evaluate_run``. ``data``: the dataset whose labels are checked; default: the training data of the
     run, with the samples that ``data.exclude`` names. Files are written into ``suspects`` of the run, for ``data`` into
     ``suspects_NAME``. Completions that the folder already contains, of the same model and settings, are used again, so
@@ -104,7 +106,9 @@ def find_suspects(
     with progress() as show:
         groups = _complete(sampler, samples, folder, show)
     readings = {sample.id: sampler.read(sample, groups[sample.id]) for sample in samples}
-    suspects = [one for one in rank_suspects(samples, readings) if one.score >= min_score]
+    ranked = rank_suspects(samples, readings)
+    least = outlier_score(ranked) if min_score is None else min_score
+    suspects = [one for one in ranked if one.score >= least]
     suspects = _name_other_classes(sampler, suspects, samples, log)
     write_suspects(suspects, folder / SUSPECTS)
     return FoundSuspects(suspects=tuple(suspects), num_samples=len(samples), model=str(model), path=folder / SUSPECTS)

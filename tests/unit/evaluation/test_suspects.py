@@ -14,6 +14,7 @@ from virft.evaluation.suspects import (
     Suspect,
     kind_of,
     other_classes,
+    outlier_score,
     rank_suspects,
     read_suspects,
     with_other_class,
@@ -38,8 +39,9 @@ def animal(number: int, name: str) -> Sample:
 def test_the_contradicted_label_is_first_and_has_the_expected_score() -> None:
     samples = [fox(number, LEFT) for number in range(3)] + [fox(3, RIGHT)]
     readings = {one.id: [reading(detections(LEFT))] * 4 for one in samples}
-    (found,) = rank_suspects(samples, readings)
+    found, *others = rank_suspects(samples, readings)
     assert found.sample.id == "fox 3"
+    assert {one.label_score for one in others} == {1.0}
     assert found.kind is Kind.EXTRA
     assert found.consensus == detections(LEFT)
     assert (found.agreement, found.label_score) == (1.0, 0.0)
@@ -51,7 +53,18 @@ def test_the_contradicted_label_is_first_and_has_the_expected_score() -> None:
 
 def test_labels_that_the_completions_confirm_are_not_suspect() -> None:
     samples = [fox(number, LEFT) for number in range(3)]
-    assert rank_suspects(samples, {one.id: [reading(detections(LEFT))] * 2 for one in samples}) == []
+    ranked = rank_suspects(samples, {one.id: [reading(detections(LEFT))] * 2 for one in samples})
+    assert [one.score for one in ranked] == [0.0] * 3
+    assert outlier_score(ranked) == 0.1
+
+
+def test_a_label_is_suspect_from_two_standard_deviations() -> None:
+    def scored(score: float) -> Suspect:
+        return replace(suspect_fox(LEFT), score=score)
+
+    # mean 0, variance (0.6 ** 2 + 0.2 ** 2 + 0.4 ** 2) / 4 = 0.14
+    assert outlier_score([scored(one) for one in (0.6, 0.0, -0.2, -0.4)]) == pytest.approx(2 * 0.14**0.5)
+    assert outlier_score([]) == 0.1
 
 
 def test_completions_that_contradict_one_another_are_weaker_evidence() -> None:
@@ -61,7 +74,7 @@ def test_completions_that_contradict_one_another_are_weaker_evidence() -> None:
     scattered = [(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (0, 30, 10, 40)]
     readings[unsure.id] = [reading(detections(corners)) for corners in scattered]
     ranked = rank_suspects([*right, unsure, sure], readings)
-    assert [one.sample.id for one in ranked] == ["fox 4", "fox 5"]
+    assert [one.sample.id for one in ranked[:2]] == ["fox 4", "fox 5"]
     assert ranked[0].agreement == 1.0
     assert ranked[1].agreement == 0.0
 
@@ -77,7 +90,7 @@ def test_a_class_about_which_the_model_is_usually_wrong_is_weaker_evidence() -> 
     ranked = rank_suspects([*known, *confused, wolf], readings)
     assert ranked[0].sample.id == wolf.id
     assert ranked[0].kind is Kind.CLASS
-    assert {one.sample.target for one in ranked[1:]} == {Label(text="owl")}
+    assert {one.sample.target for one in ranked[1:4]} == {Label(text="owl")}
 
 
 def test_unreadable_completions_count_as_disagreement_and_are_no_proposal() -> None:
