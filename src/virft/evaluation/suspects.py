@@ -133,7 +133,7 @@ def rank_suspects(samples: Sequence[Sample], readings: Mapping[str, Sequence[Rea
 def outlier_score(ranked: Sequence[Suspect]) -> float:
     """Return the score from which a label is suspect: two standard deviations of all scores, at least 0.1.
 
-    The scores of a model that knows its training data are close to 0, those of a weak one are spread widely.
+    The scores of a model that knows its training data are close to 0, those of a weak one vary more.
     """
     return max(0.1, 2 * pstdev(one.score for one in ranked)) if ranked else 0.1
 
