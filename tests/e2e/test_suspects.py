@@ -16,7 +16,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.types import Detection, Detections
 
-COMPLETIONS = "completions.jsonl"
+NAMES = ("completions.jsonl", "base_completions.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def complete_as_labelled(run: Path, store: Store, *, wrong: str) -> None:
     """Replace the sampled completions by the label, for ``wrong`` by a box in the other half of the image."""
-    sampled = read_base_completions(run / "suspects", COMPLETIONS)
+    sampled = read_base_completions(run / "suspects")
     groups: list[BaseGroup] = []
     for sample in store:
         group = sampled[sample.id]
@@ -44,8 +44,9 @@ def complete_as_labelled(run: Path, store: Store, *, wrong: str) -> None:
         text = TASKS["detection"].render_for(answered, space=BoxSpace.RELATIVE_1000, resized=group.resized)
         one = BaseCompletion(text=text, num_tokens=1, score=0.0, reward=0.0, well_formed=True, truncated=False)
         groups.append(replace(group, completions=(one,) * 4))
-    (run / "suspects" / COMPLETIONS).unlink()
-    append_base_completions(run / "suspects", groups, COMPLETIONS)
+    for name in NAMES:
+        (run / "suspects" / name).unlink()
+        append_base_completions(run / "suspects", groups, name)
 
 
 def test_suspects_are_listed_shown_and_excluded(
@@ -53,10 +54,12 @@ def test_suspects_are_listed_shown_and_excluded(
 ) -> None:
     assert virft("check", "--suspects", run, "--group-size", 2, "--min-score", 0) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"2 completions of {run}/model for each of 11 samples -> {run}/suspects/completions.jsonl"
+    # supervised training has seen the labels: the base model is sampled too
+    assert lines[0] == f"2 completions of virft-tiny for each of 11 samples -> {run}/suspects/base_completions.jsonl"
+    assert lines[1] == f"2 completions of {run}/model for each of 11 samples -> {run}/suspects/completions.jsonl"
     assert f"suspect labels of 11 samples: {run}/suspects/suspects.jsonl" in "\n".join(lines)
     sampled = files(run / "suspects")
-    assert len(sampled[COMPLETIONS].splitlines()) == 11
+    assert [len(sampled[name].splitlines()) for name in NAMES] == [11, 11]
 
     # the completions are used again, and give the same list
     assert virft("check", "--suspects", run, "--group-size", 2, "--min-score", 0) == 0

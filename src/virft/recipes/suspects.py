@@ -44,7 +44,7 @@ from virft.training.run import CARD, CONFIG
 from virft.training.runtime import start_runtime
 from virft.types import Completion, ImageSize, Reading, Sample, Target
 
-COMPLETIONS = "completions.jsonl"
+COMPLETIONS, BASE_MODEL_COMPLETIONS = "completions.jsonl", "base_completions.jsonl"
 _BATCH_SIZE = 16
 """Samples whose completions are sampled in one batch, and saved together."""
 _WIDTH = 36
@@ -78,7 +78,8 @@ def find_suspects(
 ) -> FoundSuspects:
     """Sample ``group_size`` completions of the model of a run for each sample, and write the suspect labels.
 
-    ``min_score``: lowest score of a suspect label; default: ``outlier_score``.
+    A run of supervised fine-tuning was trained on the labels themselves and repeats some of them, so as many completions
+    of its base model are added. ``min_score``: lowest score of a suspect label; default: ``outlier_score``.
     ``place`` as in ``evaluate_run``. ``data``: the dataset whose labels are checked; default: the training data of the
     run, with the samples that ``data.exclude`` names. Files are written into ``suspects`` of the run, for ``data`` into
     ``suspects_NAME``. Completions that the folder already contains, of the same model and settings, are used again, so
@@ -89,12 +90,10 @@ def find_suspects(
     config = load_config(run / CONFIG).config
     samples, data_hash = _samples(config, data)
     folder = run / (SUSPECTS_FOLDER if data is None else f"{SUSPECTS_FOLDER}_{data.absolute().name}")
-    loaded = load_model(str(model), pixels=(config.model.min_pixels, config.model.max_pixels))
-    sampler = _Sampler(config, loaded, group_size)
-    check_prompts(loaded, sampler.prompting, samples)
-    log(f"{group_size} completions of {model} for each of {len(samples)} samples -> {folder / COMPLETIONS}")
+    is_supervised = json.loads((run / CARD).read_text(encoding="utf-8"))["trainer"] == "sft"
     card = {
         "model": str(model.resolve()),
+        "base_model": config.model.path if is_supervised else None,
         "model_saved": max((int(one.stat().st_mtime) for one in model.glob("*.safetensors")), default=0),
         "data_hash": data_hash,
         "group_size": group_size,
@@ -103,9 +102,18 @@ def find_suspects(
         "seed": config.seed,
     }
     _start(folder, card)
-    with progress() as show:
-        groups = _complete(sampler, samples, folder, show)
-    readings = {sample.id: sampler.read(sample, groups[sample.id]) for sample in samples}
+    readings: dict[str, list[Reading]] = {sample.id: [] for sample in samples}
+    models = {BASE_MODEL_COMPLETIONS: config.model.path} if is_supervised else {}
+    for name, path in (models | {COMPLETIONS: str(model)}).items():
+        loaded = load_model(path, pixels=(config.model.min_pixels, config.model.max_pixels))
+        # the trained model comes last, and answers the questions about other classes
+        sampler = _Sampler(config, loaded, group_size)
+        check_prompts(loaded, sampler.prompting, samples)
+        log(f"{group_size} completions of {path} for each of {len(samples)} samples -> {folder / name}")
+        with progress() as show:
+            groups = _complete(sampler, samples, folder / name, show)
+        for sample in samples:
+            readings[sample.id] += sampler.read(sample, groups[sample.id])
     ranked = rank_suspects(samples, readings)
     least = outlier_score(ranked) if min_score is None else min_score
     suspects = [one for one in ranked if one.score >= least]
@@ -137,7 +145,8 @@ def _start(folder: Path, card: Mapping[str, Any]) -> None:
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read as JSON ({error}); delete the folder to sample again") from error
     if saved != card:
-        (folder / COMPLETIONS).unlink(missing_ok=True)
+        for name in (COMPLETIONS, BASE_MODEL_COMPLETIONS):
+            (folder / name).unlink(missing_ok=True)
         make_folder(folder)
         write_text(path, json.dumps(card, indent=2) + "\n")
 
@@ -235,13 +244,13 @@ class _Sampler:
         )
 
 
-def _complete(sampler: _Sampler, samples: Sequence[Sample], folder: Path, show: ShowProgress) -> dict[str, BaseGroup]:
+def _complete(sampler: _Sampler, samples: Sequence[Sample], path: Path, show: ShowProgress) -> dict[str, BaseGroup]:
     """Return the completions of each sample; missing ones are sampled and saved batch by batch."""
-    groups = start_base_completions(folder, COMPLETIONS)
+    groups = start_base_completions(path.parent, path.name)
     missing = [sample for sample in samples if sample.id not in groups]
     for start in range(0, len(missing), _BATCH_SIZE):
         new = sampler.sample(missing[start : start + _BATCH_SIZE])
-        append_base_completions(folder, new, COMPLETIONS)
+        append_base_completions(path.parent, new, path.name)
         groups |= {group.sample_id: group for group in new}
         if show is not None:
             show(start + len(new), len(missing))
