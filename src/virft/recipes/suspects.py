@@ -78,8 +78,8 @@ def find_suspects(
 ) -> FoundSuspects:
     """Sample ``group_size`` completions of the model of a run for each sample, and write the suspect labels.
 
-    A run of supervised fine-tuning was trained on the labels themselves and repeats some of them, so as many completions
-    of its base model are added. ``min_score``: lowest score of a suspect label; default: ``outlier_score``.
+    A run of supervised fine-tuning was trained on the labels themselves and repeats some of them, so as many
+    completions of its base model are added. ``min_score``: lowest score of a suspect label; default: ``outlier_score``.
     ``place`` as in ``evaluate_run``. ``data``: the dataset whose labels are checked; default: the training data of the
     run, with the samples that ``data.exclude`` names. Files are written into ``suspects`` of the run, for ``data`` into
     ``suspects_NAME``. Completions that the folder already contains, of the same model and settings, are used again, so
