@@ -261,7 +261,9 @@ def main() -> None:
     ]
     text = tables(results)
     print(text)
-    command = " ".join(["python benchmarks/suspects.py OUT", *sys.argv[2:]])
+    options = [*args.families, "--seeds", *map(str, args.seeds), "--method", args.method]
+    options += ["--no-training"] if args.no_training else []
+    command = " ".join(["python benchmarks/suspects.py OUT", *options])
     question = f"suspects_{args.method}_{'_'.join(args.families)}"
     print(write_results(question, command=command, tables=text, date=args.date, folder=args.results))
 
