@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from virft.data.store import Store
+from virft.geometry.boxes import intersection_over_union
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ONCE = ("--repeats", "1", "--threads", "1")
 
@@ -83,3 +86,35 @@ def test_costs_grow_with_the_varied_factor(tmp_path: Path) -> None:
     assert slopes["groups per step"] == "1.00", "twice the groups are twice the counted operations"
     assert 0 < float(slopes["completions per group"]) < 1, "the prompt is counted once, whatever G"
     assert len(re.findall(r"\| completions per group \|\s+[24] \|", text)) == 2
+
+
+def test_corrupted_labels_differ_from_the_dataset_in_the_given_fraction(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    corrupted_labels = importlib.import_module("corrupted_labels")
+    clean = Store(scenes / "train")
+    key = corrupted_labels.write_corrupted(clean, tmp_path / "corrupted", frac=0.3, seed=0)
+    corrupted = {sample.id: sample for sample in Store(tmp_path / "corrupted")}
+    assert sorted(key.values()) == ["box", "class", "missing"]  # 30 % of 11 samples
+    for sample in clean:
+        changed = (sample.query, sample.target) != (corrupted[sample.id].query, corrupted[sample.id].target)
+        assert changed == (sample.id in key)
+    by_kind = {kind: (next(one for one in clean if one.id == name), corrupted[name]) for name, kind in key.items()}
+    before, after = by_kind["missing"]
+    assert len(after.target.items) == len(before.target.items) - 1
+    before, after = by_kind["class"]
+    assert after.query != before.query and after.target == before.target
+    before, after = by_kind["box"]
+    moved = [(one.box, other.box) for one, other in zip(before.target.items, after.target.items, strict=True)]
+    ((old, new),) = [pair for pair in moved if pair[0] != pair[1]]
+    assert intersection_over_union(old.xyxy, new.xyxy) <= 0.4
+
+
+def test_precision_at_recall_of_a_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    suspects = importlib.import_module("suspects")
+    hits = [True, False, True, True, False]
+    assert suspects.precision_at_recall(hits, 4, 0.5) == 0.75  # ranks 1 to 4 hold 3 of 4; ranks 1 to 3 hold 2
+    assert suspects.precision_at_recall(hits, 4, 1.0) == 0.0  # one is not ranked
+    assert suspects.average_precision(hits, 4) == pytest.approx((1 + 2 / 3 + 3 / 4) / 4)

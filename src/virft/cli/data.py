@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from virft.cli import arguments
-from virft.cli.output import describe_skipped, say
+from virft.cli.output import describe_skipped, progress_bar, say
 from virft.cli.parsers import Verbs, add_data, add_max_completion_tokens, add_verb
+from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 
 if TYPE_CHECKING:
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from virft.models.load import LoadedModel
 
 PREVIEW = "preview.html"
+GROUP_SIZE = 8
+"""Default number of completions per sample of ``check --suspects``."""
+_MOST_PRINTED = 30
+"""Suspect labels in the printed table; the file has all."""
 
 
 _DATA_HELP = "dataset folder made by `virft build`, or the folder of a build with a split"
@@ -22,22 +28,69 @@ _DATA_HELP = "dataset folder made by `virft build`, or the folder of a build wit
 
 def add_check(verbs: Verbs) -> None:
     """Add the parser of ``check``."""
-    verb = add_verb(verbs, "check", "validate a dataset and print its statistics", check)
-    add_data(verb, _DATA_HELP)
+    verb = add_verb(verbs, "check", "validate a dataset and print its statistics, or list its suspect labels", check)
+    verb.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        nargs="?",
+        help=f"{_DATA_HELP}; with --suspects, default: the training data of the run",
+    )
     verb.add_argument(
         "--model",
         help="also check that this model accepts every prompt: its length, image sizes, placeholders in questions",
     )
     add_max_completion_tokens(verb, 256)
+    verb.add_argument(
+        "--suspects",
+        type=Path,
+        metavar="RUN",
+        help="list the labels that the trained model of this run contradicts, ranked, and write suspects.jsonl into "
+        "the run",
+    )
+    verb.add_argument(
+        "--group-size",
+        type=arguments.number(int, at_least=2),
+        metavar="G",
+        help=f"completions per sample, with --suspects; at least 2 (default: {GROUP_SIZE})",
+    )
+    verb.add_argument(
+        "--min-score",
+        type=arguments.number(float, at_least=0, at_most=1),
+        metavar="S",
+        help="lowest score of a suspect label, from 0 to 1, with --suspects (default: two standard deviations of the "
+        "scores of all samples)",
+    )
 
 
-def check(*, data: Path, model: str | None = None, max_completion_tokens: int = 256) -> None:
+def check(
+    *,
+    data: Path | None = None,
+    model: str | None = None,
+    max_completion_tokens: int = 256,
+    suspects: Path | None = None,
+    group_size: int | None = None,
+    min_score: float | None = None,
+) -> None:
     """Validate a dataset, decode every image, and print the number of questions and boxes of each class.
 
     Of a build with a split, each dataset is checked, under a line with its name. Also notes samples that some models
     refuse; with ``model``, those whose prompt leaves no room for a completion of ``max_completion_tokens``, and raises
     ``DataError`` for those that this one refuses.
+
+    With ``suspects``, a run, ranks the labels that its model contradicts instead. Raises ``ConfigError`` for options
+    that do not fit together.
     """
+    if suspects is not None:
+        if model is not None:
+            raise ConfigError("--model with --suspects; expected one of them: --suspects uses the model of the run")
+        _check_labels(suspects, data, group_size=group_size or GROUP_SIZE, min_score=min_score)
+        return
+    for option, value in (("--group-size", group_size), ("--min-score", min_score)):
+        if value is not None:
+            raise ConfigError(f"{option} without --suspects RUN; expected both, or none")
+    if data is None:
+        raise ConfigError("no dataset; expected DATA, a folder made by `virft build`, or --suspects RUN")
     from virft.data.store import open_stores
 
     stores = open_stores(data)
@@ -73,6 +126,22 @@ def _print_statistics(store: Store) -> None:
     print(f"{len(store)} questions, hash {store.hash[:12]}; {images}{skipped}")
     for note in limit_notes(store):
         print(f"note: {note}")
+
+
+def _check_labels(run: Path, data: Path | None, *, group_size: int, min_score: float | None) -> None:
+    """Print the suspect labels of a run."""
+    from virft.recipes.suspects import find_suspects, suspect_lines
+
+    found = find_suspects(
+        run,
+        data,
+        group_size=group_size,
+        min_score=min_score,
+        log=say,
+        progress=partial(progress_bar, "samples"),
+    )
+    for line in suspect_lines(found, limit=_MOST_PRINTED):
+        print(line)
 
 
 def add_preview(verbs: Verbs) -> None:

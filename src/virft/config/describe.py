@@ -37,6 +37,7 @@ FIRST: Mapping[str, str] = {
 EXAMPLES: Mapping[str, Any] = {
     "data.train": "data/mine/train",
     "data.validation": "data/mine/validation",
+    "data.exclude": "runs/mine/suspects/suspects.jsonl",
     "mixture.NAME.data": "data/mine/train",
     "mixture.NAME.validation": "data/mine/validation",
     "mixture.NAME.thinking": True,

@@ -122,6 +122,12 @@ class DataConfig(_Section):
         unit="steps",
         at_least=0,
     )
+    exclude: str | None = setting_field(
+        None,
+        help="Samples of the training data that are not trained on: a `suspects.jsonl` of `virft check --suspects`, "
+        "or a text file with one sample id per line. Not set: all are.",
+        unit="file",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

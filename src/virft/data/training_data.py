@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virft.config.schema import Config
+from virft.data.excluded import read_sample_ids, require_known
 from virft.data.shuffle import shuffled_index
 from virft.data.store import Store
 from virft.types import Sample
@@ -34,16 +36,19 @@ class TrainingData:
         seed: int,
         weights: Mapping[str, float] | None = None,
         ids: Collection[str] | None = None,
+        excluded: Collection[str] = (),
     ) -> None:
         """``stores``: the datasets by name. ``batch_size``: samples per step.
 
         ``weights``: relative number of samples of each dataset, above 0 and independent of its size; 1 if not given.
-        ``ids``: ids of the samples that batches are made of, as iteration yields them; None: all samples. Raises
+        ``ids``: ids of the samples that batches are made of, as iteration yields them; None: all samples.
+        ``excluded``: ids of samples that neither batches nor iteration contain (``data.exclude``). Raises
         ``ValueError`` if ``stores`` is empty.
         """
         if not stores:
             raise ValueError("training data without a dataset")
         self.stores = dict(stores)
+        self.excluded = frozenset(excluded)
         self._batch_size, self._seed, self._weights = batch_size, seed, weights or {}
         self._indices = {name: self._indices_of(name, ids) for name in stores}
         self._names = [name for name in stores if self._indices[name]]
@@ -52,26 +57,36 @@ class TrainingData:
 
     def only(self, ids: Collection[str]) -> TrainingData:
         """Return the same data with batches of only these samples (at least one); datasets without any are unused."""
-        return TrainingData(self.stores, batch_size=self._batch_size, seed=self._seed, weights=self._weights, ids=ids)
+        return TrainingData(
+            self.stores,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            weights=self._weights,
+            ids=ids,
+            excluded=self.excluded,
+        )
 
     def _indices_of(self, name: str, ids: Collection[str] | None) -> Sequence[int]:
         store = self.stores[name]
-        if ids is None:
+        if ids is None and not self.excluded:
             return range(len(store))
-        return [index for index, sample in enumerate(store) if self._named(sample, name).id in ids]
+        named = enumerate(self._named(sample, name).id for sample in store)
+        return [index for index, own in named if own not in self.excluded and (ids is None or own in ids)]
 
     @property
     def hash(self) -> str:
-        """Hash of the dataset; of several, the sha256 of their names and hashes."""
-        if len(self.stores) == 1:
+        """Hash of the dataset; of several, and with excluded samples, the sha256 of names, hashes and excluded ids."""
+        if len(self.stores) == 1 and not self.excluded:
             return next(iter(self.stores.values())).hash
         lines = "".join(f"{name} {store.hash}\n" for name, store in self.stores.items())
+        lines += "".join(f"exclude {one}\n" for one in sorted(self.excluded))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Sample]:
         for name, store in self.stores.items():
             for sample in store:
-                yield self._named(sample, name)
+                if (named := self._named(sample, name)).id not in self.excluded:
+                    yield named
 
     def check(self) -> None:
         """Read every dataset completely and decode its images. Raises ``DataError`` at the first fault."""
@@ -106,7 +121,7 @@ class TrainingData:
 def open_training_data(config: Config, *, batch_size: int) -> TrainingData:
     """Open ``data.train`` or the datasets of the mixture. ``batch_size``: samples per step.
 
-    Raises ``DataError`` if a folder is not a dataset.
+    Raises ``DataError`` if a folder is not a dataset, or ``data.exclude`` names a sample that is in none of them.
     """
     weights: dict[str, float] = {}
     if config.data.train is not None:
@@ -114,4 +129,9 @@ def open_training_data(config: Config, *, batch_size: int) -> TrainingData:
     else:
         stores = {name: Store(part.data) for name, part in config.mixture.items()}
         weights = {name: part.weight for name, part in config.mixture.items()}
-    return TrainingData(stores, weights=weights, batch_size=batch_size, seed=config.seed)
+    data = TrainingData(stores, weights=weights, batch_size=batch_size, seed=config.seed)
+    if config.data.exclude is None:
+        return data
+    path = Path(config.data.exclude)
+    excluded = require_known(read_sample_ids(path), (sample.id for sample in data), path)
+    return TrainingData(stores, weights=weights, batch_size=batch_size, seed=config.seed, excluded=excluded)

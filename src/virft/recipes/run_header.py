@@ -38,6 +38,7 @@ def header_lines(run: CheckedRun, size: ParameterCounts, runtime: Runtime) -> li
         "model": f"{config.model.path}, {format_count(size.total)} parameters, {format_count(size.trained)} trained "
         f"({trained}); {devices}, {config.model.dtype}",
         **{f"data {name}".rstrip(): describe_data(store) for name, store in run.data.stores.items()},
+        **({"excluded": f"{len(excluded)} samples ({config.data.exclude})"} if (excluded := run.data.excluded) else {}),
         **{f"validation {name}".rstrip(): describe_data(store) for name, store in run.validation.items()},
         "steps": describe_steps(config, run.method),
         "run": f"{config.run.dir}; watch with: virft report {config.run.dir}",

@@ -33,7 +33,7 @@ from virft.recipes.setup import (
 )
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer, require_engine, require_strategy
 from virft.training.distributed import Ranks
-from virft.training.grpo.base_filter import in_range, score_base
+from virft.training.grpo.base_filter import in_range, sample_base
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import Augment, Trainer, TrainingLoop
 from virft.training.monitors import RewardParts
@@ -83,6 +83,8 @@ def run_training(
         )
         if (line := describe_start(Path(config.run.dir), resume=resume)) is not None:
             log(line)
+        if data.excluded:
+            facts["excluded"] = sorted(data.excluded)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
             log(line)
@@ -196,7 +198,8 @@ def _filter_by_base_score(
     if not grpo.filters:
         return data
     samples = list(data)
-    scores = score_base(trainer, samples, run.folder, batch_size=grpo.prompts_per_step, ranks=trainer.ranks, log=log)
+    groups = sample_base(trainer, samples, run.folder, batch_size=grpo.prompts_per_step, ranks=trainer.ranks, log=log)
+    scores = {name: group.mean_score for name, group in groups.items()}
     least, most = grpo.min_base_score, grpo.max_base_score
     chosen = in_range(scores, least=least, most=most)
     log(f"{len(chosen)} of {len(samples)} samples have a base-model score from {least:g} to {most:g}")

@@ -2,3 +2,5 @@
 
 REPORT = "report.html"
 """File name of the report of a run or a comparison."""
+SUSPECTS_FOLDER = "suspects"
+"""Folder of suspect labels in a run."""

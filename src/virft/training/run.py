@@ -15,6 +15,7 @@ from virft import __version__
 from virft.config.schema import Config
 from virft.config.setting import format_value
 from virft.config.toml_file import dump, first_difference, load_config
+from virft.data.base_completions import BASE_COMPLETIONS
 from virft.errors import RunError
 from virft.files import UNFINISHED, check_output, make_folder, put_back, sync, write_text
 
@@ -28,8 +29,6 @@ a run that was interrupted and one that was not."""
 END, RESUME = "end", "resume"
 """Events: a run ended before its last step, and was resumed."""
 BEST, MODEL = "best", "model"
-BASE_SCORES = "base_scores.json"
-"""Sample id -> mean score of the base model's completions."""
 CHECKPOINTS = "checkpoints"
 VALIDATION_PREFIX = "validation_"
 """Begin of the keys of validation scores in ``metrics.jsonl``."""
@@ -161,8 +160,8 @@ def ended_unsaved(folder: Path) -> bool:
 
 
 def is_unsaved(folder: Path) -> bool:
-    """Return True if the run in a folder has saved neither a checkpoint nor a model nor scores of the base model."""
-    return not has_checkpoint(folder) and not any((folder / name).exists() for name in (BEST, MODEL, BASE_SCORES))
+    """Return True if the run in a folder has saved no checkpoint, no model and no completions of the base model."""
+    return not has_checkpoint(folder) and not any((folder / name).exists() for name in (BEST, MODEL, BASE_COMPLETIONS))
 
 
 def has_checkpoint(folder: Path) -> bool:

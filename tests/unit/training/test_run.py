@@ -64,7 +64,7 @@ def test_a_run_that_ended_before_it_saved_anything_is_replaced(tmp_path: Path) -
     assert (again.records(METRICS), again.records(EVENTS)) == ([], [])
 
 
-@pytest.mark.parametrize("saved", ["checkpoints/step_000002", "best", "base_scores.json"])
+@pytest.mark.parametrize("saved", ["checkpoints/step_000002", "best", "base_completions.jsonl"])
 def test_a_run_that_ended_after_it_saved_something_is_refused(tmp_path: Path, saved: str) -> None:
     open_run(config(tmp_path)).append_event(2, END, action="stopped", message="stopped", is_incident=True)
     (tmp_path / saved).mkdir(parents=True)

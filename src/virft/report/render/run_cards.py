@@ -109,6 +109,7 @@ def _view(run: ReportedRun) -> RunCardView:
         "commit": card.get("commit"),
         "seed": str(card["seed"]) if "seed" in card else None,
         "data hash": card.get("data_hash"),
+        "excluded": f"{len(excluded)} samples (data.exclude)" if (excluded := card.get("excluded")) else None,
         "versions": ", ".join(
             f"{name} {version}" for name, version in ({"virft": card.get("virft")} | versions).items() if version
         ),

@@ -1,27 +1,31 @@
-"""Filter the training data by the score of the base model.
+"""Sample completions of the base model for each training sample, and filter the data by their scores.
 
 A sample that the untrained model always or never solves has groups of equal rewards, from which nothing is learnt.
 """
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
+from virft.data.base_completions import (
+    BaseCompletion,
+    BaseGroup,
+    append_base_completions,
+    start_base_completions,
+)
 from virft.errors import DataError
-from virft.files import write_text, writing
+from virft.files import writing
 from virft.tasks import TASKS
 from virft.training.distributed import Ranks
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.progress import Progress
-from virft.training.run import BASE_SCORES
-from virft.types import Sample
+from virft.types import RolloutGroup, Sample
 
 
-def score_base(
+def sample_base(
     trainer: GRPOTrainer,
     samples: Sequence[Sample],
     folder: Path,
@@ -29,34 +33,52 @@ def score_base(
     batch_size: int,
     ranks: Ranks,
     log: Callable[[str], None],
-) -> dict[str, float]:
-    """Sample id -> mean ``Task.score`` of one group of completions, sampled as in step 0.
+) -> dict[str, BaseGroup]:
+    """Sample id -> ``group_size`` completions with their scores, sampled as in step 0; in the order of ``samples``.
 
-    Scores that ``folder`` already contains are not computed again; the file is written after each batch.
+    The trainer's policy must still be the base model. Groups that ``folder`` already contains are not sampled again
+    (``read_base_completions`` reads them); each batch is added to its file. ``folder`` must exist.
     """
-    path = folder / BASE_SCORES
-    saved = json.loads(path.read_text(encoding="utf-8")) if ranks.is_first and path.exists() else {}
     # rank 0 alone reads the file: another machine may see an older state of a shared file system
-    scores: dict[str, float] = dict(ranks.union(list(saved.items())))
-    missing = [sample for sample in samples if sample.id not in scores]
+    saved = start_base_completions(folder) if ranks.is_first else {}
+    groups: dict[str, BaseGroup] = dict(ranks.union(list(saved.items())))
+    missing = [sample for sample in samples if sample.id not in groups]
     progress = Progress(len(missing))
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
-        own = [
-            (
-                group.sample.id,
-                fmean(TASKS[group.sample.task].score(one.reading, group.sample.target) for one in group.reports),
-            )
-            # step 0: the same random streams and reward thresholds as the first training step
-            for group in trainer.sample(0, batch)
-        ]
-        scores |= dict(ranks.gather(own))
+        before = time.perf_counter()
+        # step 0: the same random streams and reward thresholds as the first training step
+        own = trainer.sample(0, batch)
+        seconds = (time.perf_counter() - before) / len(batch)
+        new = ranks.gather([_base_group(group, seconds) for group in own])
         if ranks.is_first:
-            with writing(folder, partial(_describe_saved, len(scores) - len(batch), len(samples))):
-                write_text(path, json.dumps(scores, ensure_ascii=False))
+            with writing(folder, partial(_describe_saved, len(groups), len(samples))):
+                append_base_completions(folder, new)
+        groups |= {group.sample_id: group for group in new}
         done = start + len(batch)
         log(f"base model: {done} of {len(missing)} samples scored  {progress.describe(done)}")
-    return scores
+    return {sample.id: groups[sample.id] for sample in samples}
+
+
+def _base_group(group: RolloutGroup, seconds: float) -> BaseGroup:
+    sample = group.sample
+    return BaseGroup(
+        sample_id=sample.id,
+        prompt_tokens=len(group.prompt.token_ids),
+        resized=group.prompt.images[sample.target_image].resized,
+        seconds=round(seconds, 4),
+        completions=tuple(
+            BaseCompletion(
+                text=completion.text,
+                num_tokens=len(completion.token_ids),
+                score=TASKS[sample.task].score(report.reading, sample.target),
+                reward=report.total,
+                well_formed=report.reading.well_formed,
+                truncated=completion.truncated,
+            )
+            for completion, report in zip(group.completions, group.reports, strict=True)
+        ),
+    )
 
 
 def _describe_saved(num_scored: int, num_samples: int) -> str:

@@ -1,30 +1,36 @@
-"""Samples that the base model always or never solves may be skipped."""
+"""Completions of the base model are sampled once, and samples that it always or never solves may be skipped."""
 
 from __future__ import annotations
 
 import errno
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from toy_training import ToyGenerator, question, toy_trainer
+from toy_training import RIGHT, WRONG, ToyGenerator, question, toy_trainer
+from virft.data.base_completions import (
+    BASE_COMPLETIONS,
+    BaseGroup,
+    append_base_completions,
+    read_base_completions,
+)
 from virft.errors import DataError, RunError
-from virft.files import write_text
 from virft.training.distributed import Ranks
-from virft.training.grpo.base_filter import in_range, score_base
-from virft.training.run import BASE_SCORES
+from virft.training.grpo.base_filter import in_range, sample_base
+from virft.types import ImageSize
 
 SAMPLES = [question(name) for name in "abc"]
 
 
 def score(folder: Path, logged: list[str] | None = None) -> tuple[dict[str, float], list[list[str]]]:
-    """The scores of three samples of which "b" is always solved; the stream ids that were sampled."""
+    """The mean scores of three samples of which "b" is always solved; the stream ids that were sampled."""
     trainer = toy_trainer(equal={"b"})
     log = (logged if logged is not None else []).append
-    scores = score_base(trainer, SAMPLES, folder, batch_size=2, ranks=Ranks(), log=log)
+    groups = sample_base(trainer, SAMPLES, folder, batch_size=2, ranks=Ranks(), log=log)
     assert isinstance(trainer.generator, ToyGenerator)
-    return scores, trainer.generator.calls
+    assert read_base_completions(folder) == groups
+    return {name: group.mean_score for name, group in groups.items()}, trainer.generator.calls
 
 
 def test_scores_are_those_of_the_base_models_completions(tmp_path: Path) -> None:
@@ -36,28 +42,53 @@ def test_scores_are_those_of_the_base_models_completions(tmp_path: Path) -> None
         "base model: 2 of 3 samples scored",
         "base model: 3 of 3 samples scored",
     ]
-    assert json.loads((tmp_path / BASE_SCORES).read_text()) == scores
+    found = read_base_completions(tmp_path)
+    assert list(found) == ["a", "b", "c"]
+    assert [one.text for one in found["a"].completions] == [WRONG, RIGHT] * 2
+    assert [one.score for one in found["a"].completions] == [0.0, 1.0] * 2
+    assert found["a"].completions[1].reward > found["a"].completions[0].reward
+    assert found["a"].resized == ImageSize(100, 100)
+    # a prompt, once, and four completions of a token each
+    assert found["a"].num_tokens == found["a"].prompt_tokens + 4
+    assert found["a"].seconds > 0
 
 
-def test_scoring_resumes(tmp_path: Path) -> None:
-    (tmp_path / BASE_SCORES).write_text('{"a": 0.25, "b": 1.0}')
+def test_sampling_resumes_after_the_last_complete_line(tmp_path: Path) -> None:
+    score(tmp_path)
+    path = tmp_path / BASE_COMPLETIONS
+    first, second, third = path.read_text().splitlines(keepends=True)
+    path.write_text(first.replace('"score":1.0', '"score":0.0') + second + third[:40])
+    assert list(read_base_completions(tmp_path)) == ["a", "b"]
     scores, sampled = score(tmp_path)
-    assert scores == {"a": 0.25, "b": 1.0, "c": 0.5}
+    assert scores == {"a": 0.0, "b": 1.0, "c": 0.5}
     assert sampled == [["0/c"]]
     assert score(tmp_path) == (scores, [])
+
+
+def test_a_reward_that_is_not_finite_survives_the_file(tmp_path: Path) -> None:
+    score(tmp_path)
+    path = tmp_path / BASE_COMPLETIONS
+    group = read_base_completions(tmp_path)["a"]
+    path.write_text(path.read_text().replace(f'"reward":{group.completions[0].reward}', '"reward":null', 1))
+    again = read_base_completions(tmp_path)["a"].completions[0].reward
+    assert again != again  # NaN
+    other = tmp_path / "other"
+    other.mkdir()
+    append_base_completions(other, [read_base_completions(tmp_path)["a"]])
+    assert '"reward":null' in (other / BASE_COMPLETIONS).read_text()
 
 
 def test_a_full_disk_ends_scoring_with_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def full_at_the_second(path: Path, text: str) -> None:
-        calls.append(path)
+    def full_at_the_second(folder: Path, groups: Iterable[BaseGroup]) -> None:
+        calls.append(folder)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_text(path, text)
+        append_base_completions(folder, groups)
 
     with monkeypatch.context() as patch:
-        patch.setattr("virft.training.grpo.base_filter.write_text", full_at_the_second)
+        patch.setattr("virft.training.grpo.base_filter.append_base_completions", full_at_the_second)
         with pytest.raises(RunError) as error:
             score(tmp_path)
     assert str(error.value) == (
