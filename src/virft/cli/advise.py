@@ -112,7 +112,7 @@ def add_curve(verbs: Verbs) -> None:
         type=arguments.positive,
         metavar="N",
         default=1,
-        help="training runs for each number of images; with 1, the interval ignores the randomness of training",
+        help="training runs for each number of images; with 1, the interval is too narrow",
     )
     add_resume(verb, "a learning curve")
 

@@ -79,14 +79,21 @@ class Extrapolation:
 
 
 class FittedCurve:
-    """A curve through measured points, with curves through bootstrap resamples of evaluation images and seeds."""
+    """A curve through measured points, and curves through resampled points, from which confidence intervals follow.
+
+    Resampled are the evaluation images (the same ones for all points) and the seeds. With three or more points, each
+    resampled point also deviates by a normal random number with the standard deviation of the residuals, n - 2 degrees
+    of freedom: part of the randomness of training, also with one seed.
+    """
 
     def __init__(self, points: Sequence[CurvePoint], *, seed: int = 0) -> None:
         """``points``: at least two with different numbers of images."""
         sizes = [point.num_images for point in points]
         rng = np.random.Generator(np.random.PCG64(seed))
         self.curve = fit_curve(sizes, [point.mean for point in points])
-        drawn = [_draw(point.resampled, rng) for point in points]
+        freedom = len(points) - 2
+        deviation = self.residual(points) * (len(points) / freedom) ** 0.5 if freedom > 0 else 0.0
+        drawn = [_draw(point.resampled, rng) + rng.normal(0, deviation, point.resampled.shape[1]) for point in points]
         self._resampled = [fit_curve(sizes, values) for values in zip(*drawn, strict=True)]
 
     def extrapolate(self, num_images: int) -> Extrapolation:

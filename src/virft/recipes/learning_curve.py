@@ -263,7 +263,7 @@ def _warnings(
     elif (error := fitted.residual(points)) > abs(points[-1].mean - points[0].mean) / 2:
         yield f"the curve misses the measured scores by {error:.3f} on average, which is large against their range"
     if any(len(point.scores) < 2 for point in points):
-        yield "one seed: the intervals do not contain the randomness of training and are too narrow (--seeds 3)"
+        yield "one seed: the intervals contain little of the randomness of training and are too narrow (--seeds 3)"
     if num_questions < FEW_QUESTIONS:
         yield f"{num_questions} validation questions are few: the intervals are rough"
     if point_interval(points[-1])[0] <= base:

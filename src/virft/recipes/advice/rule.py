@@ -72,7 +72,7 @@ class Rule:
     """From this fraction of samples that are always solved: ``Case.SOLVED``."""
     least_nonzero_std: float = 0.05
     """Below this fraction of groups with different rewards: ``Case.EQUAL``."""
-    known: float = 0.3
+    known: float = 0.15
     """From this knowledge on, the classes count as known."""
     few: float = 1.0
     """Up to this number of images per class: ``Case.FEW``."""
