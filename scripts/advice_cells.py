@@ -251,8 +251,8 @@ def _describe(advised: Sequence[tuple[Cell, System]]) -> str:
     found = [correct for cell, system in advised if (correct := cell.is_correct(system)) is not None]
     if not found:
         return "no cell in which it was trained"
-    share = f"{sum(found)} of {len(found)} cells ({fmean(found):.0%})"
-    return f"correct in {share}, {_mean_regret(advised):.3f} below the best system on average"
+    counted = f"{sum(found)} of {len(found)} cells ({fmean(found):.0%})"
+    return f"correct in {counted}, {_mean_regret(advised):.3f} below the best system on average"
 
 
 def main() -> None:
@@ -269,12 +269,12 @@ def main() -> None:
     if args.out is None:
         parser.error("expected a folder, or --report JSON")
     named = [one.partition(":")[::2] for one in args.cells or ()]
-    wanted = [(family, int(shots)) for family, shots in named] or [
+    training_sets = [(family, int(shots)) for family, shots in named] or [
         (f, shots) for f, own in GRID.items() for shots in own
     ]
     path = args.out / "cells.json"
     cells = read_cells(path)
-    for family, shots in wanted:
+    for family, shots in training_sets:
         if not any((one.family, one.shots) == (family, shots) for one in cells):
             cells += measure_cells(family, shots, args.out, args.set)
             write_cells(path, cells)

@@ -14,7 +14,7 @@ import pytest
 from runs import virft
 from virft.data.base_completions import BASE_COMPLETIONS
 from virft.recipes.advice.advise import TrainingAdvice, advise_training
-from virft.recipes.advice.completions import cache_folder
+from virft.recipes.advice.completions import completions_cache
 
 SHORT = ("sampling.max_completion_tokens=48", "grpo.group_size=4")
 
@@ -49,7 +49,7 @@ def test_a_second_call_prints_the_same_and_needs_no_torch(
 
 def test_sampling_resumes_and_more_samples_use_those_that_exist(scenes: Path) -> None:
     _, lines = advise(scenes, num_samples=2)
-    (path,) = cache_folder().glob(f"*/{BASE_COMPLETIONS}")
+    (path,) = completions_cache().glob(f"*/{BASE_COMPLETIONS}")
     before = path.read_text()
     found, lines = advise(scenes, num_samples=11)
     assert lines[-1].startswith("base model: 9 of 9 samples scored")

@@ -18,8 +18,8 @@ from virft.cli.parsers import Verbs, add_config, add_data, add_model, add_resume
 if TYPE_CHECKING:
     from virft.config.schema import Method
 
-NUM_SAMPLES = 64
-FRACTIONS = (0.25, 0.5, 1.0)
+_NUM_SAMPLES = 64
+_FRACTIONS = (0.25, 0.5, 1.0)
 
 
 def add_advise(verbs: Verbs) -> None:
@@ -39,7 +39,7 @@ def add_advise(verbs: Verbs) -> None:
         "--samples",
         type=arguments.positive,
         metavar="N",
-        default=NUM_SAMPLES,
+        default=_NUM_SAMPLES,
         help="maximum number of training samples to evaluate, evenly over the classes; each gets grpo.group_size "
         "completions",
     )
@@ -53,7 +53,7 @@ def advise(
     data: Path,
     model: str,
     settings: Sequence[str] = (),
-    samples: int = NUM_SAMPLES,
+    samples: int = _NUM_SAMPLES,
     out: Path | None = None,
     overwrite: bool = False,
     as_json: bool = False,
@@ -96,14 +96,14 @@ def advise(
 
 def add_curve(verbs: Verbs) -> None:
     """Add the parser of ``curve``."""
-    verb = add_verb(verbs, "curve", "measure the learning curve: the score with more images", curve)
+    verb = add_verb(verbs, "curve", "measure the learning curve: the score with more images", measure_curve)
     add_config(verb, example="grpo.steps=40", sections=("data", "model", "grpo", "sft", "sampling", "reward", "run"))
     verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method")
     verb.add_argument(
         "--fractions",
         type=_fractions,
         metavar="A,B",
-        default=FRACTIONS,
+        default=_FRACTIONS,
         help="fractions of the training images to train on, each with the same number of steps; all images are always "
         "added",
     )
@@ -117,12 +117,12 @@ def add_curve(verbs: Verbs) -> None:
     add_resume(verb, "a learning curve")
 
 
-def curve(
+def measure_curve(
     *,
     config: Path | None,
     overrides: Sequence[str] = (),
     method: Method = "grpo",
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[float] = _FRACTIONS,
     seeds: int = 1,
     resume: bool = False,
 ) -> None:

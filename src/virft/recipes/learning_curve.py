@@ -29,9 +29,9 @@ from virft.training.run import BEST, CONFIG, MODEL
 from virft.types import Sample
 
 CURVE, RESULT = "curve.toml", "curve.json"
-FRACTIONS = (0.25, 0.5, 1.0)
+IMAGE_FRACTIONS = (0.25, 0.5, 1.0)
 """Fractions of the training images, by default."""
-VALIDATION_FOLDER = Path("eval") / "validation"
+FINAL_PREDICTIONS = Path("eval") / "validation"
 """Folder of the validation predictions of the final model, inside a run."""
 FEW_QUESTIONS = 50
 """Fewer validation questions give intervals that say little."""
@@ -42,6 +42,7 @@ class MeasuredCurve:
     """Validation scores by number of training images, and the fitted curve."""
 
     method: Method
+    """Training method of all runs."""
     metric: str
     """Headline metric of the validation set, such as F1; the mean over its tasks if there are several."""
     base: float
@@ -51,6 +52,7 @@ class MeasuredCurve:
     runs: tuple[tuple[Path, ...], ...]
     """Run folders of each point, one for each seed."""
     fitted: FittedCurve
+    """The curve through the points."""
     doubled: Extrapolation
     """Expected score with twice the images."""
     warnings: tuple[str, ...]
@@ -61,7 +63,7 @@ def run_curve(
     config: Config,
     method: Method,
     *,
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[float] = IMAGE_FRACTIONS,
     seeds: int = 1,
     resume: bool = False,
     log: Callable[[str], None],
@@ -229,7 +231,7 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
     """Predictions of a model for the validation set; those that exist already are not repeated."""
     from virft.recipes.evaluate import predict_as_trained
 
-    out = folder / VALIDATION_FOLDER
+    out = folder / FINAL_PREDICTIONS
     if not (out / PREDICTIONS).exists():
         log(f"predictions of {model} on {store.folder}")
         predict_as_trained(config, model, store, out, resume=out.exists())

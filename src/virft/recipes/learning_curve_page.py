@@ -9,7 +9,7 @@ from markupsafe import Markup
 from virft.evaluation.predictions import PREDICTIONS, read_predictions_card
 from virft.metrics.labels import label_of
 from virft.metrics.learning_curve import point_interval
-from virft.recipes.learning_curve import VALIDATION_FOLDER, MeasuredCurve, describe_doubled
+from virft.recipes.learning_curve import FINAL_PREDICTIONS, MeasuredCurve, describe_doubled
 from virft.report.read import read_reported_predictions, read_run
 from virft.report.read.predictions import FittedBlind
 from virft.report.render.curves import Chart, Line, Points
@@ -26,7 +26,7 @@ def curve_page(found: MeasuredCurve, folder: Path) -> str:
     fitted: FittedBlind = {}
 
     def predictions(place: Path) -> ReportedPredictions:
-        path = place / VALIDATION_FOLDER / PREDICTIONS
+        path = place / FINAL_PREDICTIONS / PREDICTIONS
         card = read_predictions_card(path)
         run = found.runs[-1][0]
         return read_reported_predictions(path.parent, card, near=path.parent, run=run, fitted=fitted)

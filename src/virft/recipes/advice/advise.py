@@ -11,7 +11,7 @@ from virft.models.size import read_model_size
 from virft.recipes.advice.completions import NUM_SAMPLES, choose_samples, make_request, sample_completions
 from virft.recipes.advice.features import Features, measure_features
 from virft.recipes.advice.plan import CONFIG_NAME, TrainingPlan, plan_training
-from virft.recipes.advice.rule import RULE, Advice, Rule, advise
+from virft.recipes.advice.rule import RULE, Advice, Rule, give_advice
 from virft.recipes.first_config import find_datasets
 
 
@@ -48,6 +48,6 @@ def advise_training(
     chosen = choose_samples(samples, num_samples, seed=request.config.seed)
     groups = sample_completions(request, chosen, store, log=log)
     features = measure_features(groups, samples)
-    advice = advise(features, num_parameters=read_model_size(model).num_parameters)
+    advice = give_advice(features, num_parameters=read_model_size(model).num_parameters)
     plan = plan_training(request, features, advice, name=config_name or CONFIG_NAME)
     return TrainingAdvice(features=features, advice=advice, plan=plan)

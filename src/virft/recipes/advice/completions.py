@@ -102,7 +102,7 @@ def sample_completions(
     They are saved in the cache folder after each batch; equal requests use them again. Raises ``DataError`` for a
     sample that the model refuses, ``ModelError`` for a model that cannot be loaded.
     """
-    folder = cache_folder() / _key(request, store)
+    folder = completions_cache() / _key(request, store)
     missing = _missing(folder, samples)
     if missing:
         _sample(request, samples, folder, log)
@@ -113,7 +113,7 @@ def sample_completions(
     return [_parsed(sample, groups[sample.id], parsing) for sample in samples]
 
 
-def cache_folder() -> Path:
+def completions_cache() -> Path:
     """Return the folder of cached completions: ``virft/advice`` in ``XDG_CACHE_HOME``, by default ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "virft" / "advice"
 

@@ -12,12 +12,11 @@ import tomli_w
 
 from virft.config.fitting import SMALL
 from virft.config.toml_file import value_at
-from virft.errors import ConfigError
 from virft.models.size import read_model_size
 from virft.recipes.advice.completions import AdviceRequest
 from virft.recipes.advice.features import Features
 from virft.recipes.advice.rule import Advice, Case, System
-from virft.recipes.first_config import find_datasets
+from virft.recipes.first_config import DataFolders, describe_gaps, find_datasets
 from virft.recipes.fitting import fit
 
 CONFIG_NAME = "mine.toml"
@@ -54,7 +53,7 @@ class TrainingPlan:
     commands: tuple[str, ...]
     """Commands to run in this order."""
     notes: tuple[str, ...]
-    """Sentences about settings that may help and are not measured."""
+    """Sentences about settings that may help and are not measured, and about what the data lacks."""
 
     @property
     def toml(self) -> str:
@@ -66,14 +65,17 @@ def plan_training(
     request: AdviceRequest, features: Features, advice: Advice, *, name: str = CONFIG_NAME
 ) -> TrainingPlan:
     """Return config and commands of the advised training; empty if none is advised. ``name``: file of the config."""
-    notes = tuple(_notes(features, advice))
+    notes = _notes(features, advice)
     if advice.system == "none":
-        return TrainingPlan(lines=(), commands=(), notes=notes)
+        return TrainingPlan(lines=(), commands=(), notes=tuple(notes))
+    gaps = describe_gaps(DataFolders(Path(str(request.config.data.train)), _validation(request)))
     own = _own_lines(request)
     given = {line.key for line in own}
     advised = [line for line in _advised_lines(request, features, advice) if line.key not in given]
     run_dir = str(value_at(request.loaded.config, "run.dir"))
-    return TrainingPlan(lines=(*own, *advised), commands=tuple(_commands(advice.system, name, run_dir)), notes=notes)
+    return TrainingPlan(
+        lines=(*own, *advised), commands=tuple(_commands(advice.system, name, run_dir)), notes=(*notes, *gaps)
+    )
 
 
 def _own_lines(request: AdviceRequest) -> list[SettingLine]:
@@ -89,10 +91,10 @@ def _own_lines(request: AdviceRequest) -> list[SettingLine]:
 
 
 def _validation(request: AdviceRequest) -> Path | None:
-    try:
-        return find_datasets(Path(str(request.config.data.train))).validation
-    except ConfigError:
-        return None
+    """The validation dataset that is set, else the one next to the training dataset, if there is one."""
+    if (chosen := request.config.data.validation) is not None:
+        return Path(chosen)
+    return find_datasets(Path(str(request.config.data.train))).validation
 
 
 def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:

@@ -16,7 +16,7 @@ from virft.recipes.advice.features import Features
 
 System = Literal["none", "sft", "rft", "sft_rft", "mix"]
 """Training that is advised: none, SFT, RFT (GRPO), SFT then RFT, or RFT with demonstrations (mix)."""
-SYSTEM_NAMES: Mapping[System, str] = {
+ADVISED_NAMES: Mapping[System, str] = {
     "none": "no training",
     "sft": "SFT",
     "rft": "RFT",
@@ -127,22 +127,22 @@ RULE = Rule()
 class Evidence(NamedTuple):
     """Measured cells of a case. A cell is a training set and a test of the built-in scenes, with three seeds or one.
 
-    The advised system is right in a cell if no other system is better beyond the 95 % confidence interval.
+    The advice is correct in a cell if no other system is better beyond the 95 % confidence interval.
     """
 
     num_cells: int
     """Cells in which the advised system and another one were trained."""
-    num_right: int
+    num_correct: int
     text: str
 
     @property
     def probability(self) -> float | None:
-        """Probability that the advice is right in another cell (rule of succession); None without cells.
+        """Probability that the advice is correct in another cell (rule of succession); None without cells.
 
         >>> Evidence(4, 4, "").probability, Evidence(0, 0, "").probability
         (0.8333333333333334, None)
         """
-        return (self.num_right + 1) / (self.num_cells + 2) if self.num_cells else None
+        return (self.num_correct + 1) / (self.num_cells + 2) if self.num_cells else None
 
 
 EVIDENCE: Mapping[Case, Evidence] = {
@@ -206,9 +206,11 @@ class Advice:
     """Advised training, and how far it can be trusted."""
 
     case: Case
+    """The case of the decision list that applies."""
     system: System
+    """The advised training."""
     reason: str
-    """Numbers that decided."""
+    """The numbers that decided."""
     agreement: float
     """Fraction of bootstrap resamples of the images with the same system."""
     probability: float | None
@@ -217,7 +219,7 @@ class Advice:
     """Reasons why the evidence is weak; none if it is not."""
 
 
-def advise(features: Features, *, num_parameters: int | None, rule: Rule = RULE) -> Advice:
+def give_advice(features: Features, *, num_parameters: int | None, rule: Rule = RULE) -> Advice:
     """Return the advice for measured features. ``num_parameters``: size of the model; None if unknown.
 
     The probability is that of ``Evidence`` times the agreement of the bootstrap resamples.
@@ -256,7 +258,7 @@ def _doubts(case: Case, features: Features, num_parameters: int | None, agreemen
     elif features.task not in MEASURED_TASKS.get(case, ()):
         doubts.append(f"this case is not measured for {features.task}")
     elif evidence.num_cells < 4:
-        doubts.append(f"only {evidence.num_cells} measured cell{'s' if evidence.num_cells > 1 else ''}")
+        doubts.append(f"only {evidence.num_cells} measured comparison{'s' if evidence.num_cells > 1 else ''}")
     if agreement < 0.9:
         doubts.append(f"{1 - agreement:.0%} of the bootstrap resamples of the images lead to other advice")
     if not features.resamples:

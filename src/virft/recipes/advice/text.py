@@ -7,7 +7,7 @@ from typing import Any
 
 from virft.recipes.advice.advise import TrainingAdvice
 from virft.recipes.advice.features import FEATURES, ClassScore, Features
-from virft.recipes.advice.rule import EVIDENCE, SYSTEM_NAMES, Advice, Rule
+from virft.recipes.advice.rule import ADVISED_NAMES, EVIDENCE, Advice, Rule
 
 _MOST_CLASSES = 5
 """Number of least known classes that are named."""
@@ -18,13 +18,13 @@ def advice_lines(found: TrainingAdvice) -> Iterator[str]:
     advice, plan = found.advice, found.plan
     yield from feature_lines(found.features, rule=found.rule)
     yield ""
-    yield f"advice: {SYSTEM_NAMES[advice.system]}"
+    yield f"advice: {ADVISED_NAMES[advice.system]}"
     yield f"  why: {advice.reason}"
-    yield f"  confidence: {_confidence(advice)}"
+    yield f"  probability that no other method is better: {_probability(advice)}"
     yield f"  evidence: {EVIDENCE[advice.case].text}"
     yield f"  the evidence is weak: {'; '.join(advice.doubts)}"
     if plan.lines:
-        yield "settings:"
+        yield "settings (--out TOML writes them into a file):"
         yield from (f"  {line}" for line in plan.lines)
         yield "commands:"
         yield from (f"  {command}" for command in plan.commands)
@@ -87,12 +87,12 @@ def advice_tree(found: TrainingAdvice) -> dict[str, Any]:
     }
 
 
-def _confidence(advice: Advice) -> str:
+def _probability(advice: Advice) -> str:
     measured = EVIDENCE[advice.case]
     agreement = f"{advice.agreement:.0%} of the bootstrap resamples give the same advice"
     if advice.probability is None:
-        return f"unknown, no cell like this one is measured; {agreement}"
-    cells = f"{measured.num_right} of {measured.num_cells} measured cells like this one"
+        return f"unknown ({agreement})"
+    cells = f"{measured.num_correct} of {measured.num_cells} measured comparisons of this kind"
     return f"about {advice.probability:.2f} ({cells}; {agreement})"
 
 
@@ -106,7 +106,7 @@ def _class_text(features: Features, rule: Rule) -> str:
 
 
 def _describe(one: ClassScore) -> str:
-    return f"{one.name} {one.score:.2f} (blind {one.blind:.2f}, {one.num_samples} sample{'s' * (one.num_samples != 1)})"
+    return f"{one.name} {one.score:.2f} (blind {one.blind:.2f})"
 
 
 def _images_text(features: Features) -> str:

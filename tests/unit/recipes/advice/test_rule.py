@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from advice_factories import features
-from virft.recipes.advice.rule import EVIDENCE, MEASURED_TASKS, RULE, Case, Rule, advise, situation_of
+from virft.recipes.advice.rule import EVIDENCE, MEASURED_TASKS, RULE, Case, Rule, give_advice, situation_of
 
 ROOT = Path(__file__).parents[4]
 CELLS = ROOT / "benchmarks" / "results" / "advice_cells.json"
@@ -42,43 +42,43 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 )
 def test_the_first_case_that_applies_decides(found: dict[str, object], case: Case) -> None:
     assert RULE.case_of(situation_of(features(**found))) == case  # type: ignore[arg-type]
-    advice = advise(features(**found), num_parameters=7_000_000)  # type: ignore[arg-type]
+    advice = give_advice(features(**found), num_parameters=7_000_000)  # type: ignore[arg-type]
     assert (advice.case, advice.system) == (case, RULE.systems[case])
 
 
 def test_every_case_has_a_system_evidence_and_a_reason() -> None:
     for case in Case:
         assert case in RULE.systems
-        assert EVIDENCE[case].num_right <= EVIDENCE[case].num_cells
+        assert EVIDENCE[case].num_correct <= EVIDENCE[case].num_cells
         assert (case in MEASURED_TASKS) or not EVIDENCE[case].num_cells
 
 
 def test_probability_is_that_of_measured_cells_times_the_agreement_of_resamples() -> None:
     # in one of four resamples the classes count as known: RFT
     resamples = {"knowledge": np.array([0.05, 0.05, 0.05, 0.5])}
-    advice = advise(features(images_per_class=16.0, resamples=resamples), num_parameters=7_000_000)
+    advice = give_advice(features(images_per_class=16.0, resamples=resamples), num_parameters=7_000_000)
     assert (advice.system, advice.agreement) == ("sft", 0.75)
     assert advice.probability == pytest.approx(5 / 6 * 0.75)
     assert any("25% of the bootstrap resamples" in text for text in advice.doubts)
     # an RFT that two cases agree on is one advice
-    advice = advise(features(images_per_class=1.0, resamples=resamples), num_parameters=7_000_000)
+    advice = give_advice(features(images_per_class=1.0, resamples=resamples), num_parameters=7_000_000)
     assert (advice.system, advice.agreement) == ("rft", 1.0)
 
 
 def test_a_case_without_measured_cells_has_no_probability() -> None:
-    advice = advise(features(readable=0.0), num_parameters=7_000_000)
+    advice = give_advice(features(readable=0.0), num_parameters=7_000_000)
     assert advice.probability is None
     assert "this case is not measured" in advice.doubts
 
 
 @pytest.mark.parametrize(("size", "expected"), [(7_000_000, False), (2_000_000_000, True), (None, True)])
 def test_other_models_than_the_measured_one_are_a_doubt(size: int | None, expected: bool) -> None:
-    doubts = advise(features(knowledge=0.9), num_parameters=size).doubts
+    doubts = give_advice(features(knowledge=0.9), num_parameters=size).doubts
     assert any("not with a model of this size" in text for text in doubts) is expected
 
 
 def test_a_task_without_measured_cells_is_a_doubt() -> None:
-    doubts = advise(features(task="counting", knowledge=0.9), num_parameters=7_000_000).doubts
+    doubts = give_advice(features(task="counting", knowledge=0.9), num_parameters=7_000_000).doubts
     assert "this case is not measured for counting" in doubts
 
 
