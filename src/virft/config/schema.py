@@ -34,6 +34,8 @@ Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Schedule = Literal["linear", "constant", "cosine"]
 LossKind = Literal["sequence_mean", "token_mean", "constant_length"]
+DemonstrationMode = Literal["off", "group", "loss"]
+SFTTargets = Literal["labels", "curated", "rejection"]
 MonitorName = Literal[
     "kl",
     "length",
@@ -376,6 +378,13 @@ class GRPOConfig(_Section):
         at_least=0,
         at_most=10,
     )
+    demonstrations: DemonstrationMode = setting_field(
+        "off",
+        help="Train on the ground truth of each prompt too, as one more completion in its packed row. `loss`: add "
+        "`demonstration_coef` times its cross-entropy to the GRPO loss. `group`: reward it as one more completion of "
+        "the group, whose log-probs are weighted by its advantage. `off`: GRPO as in the paper.",
+        source="`loss`: CHORD, SRFT; `group`: LUFFY",
+    )
     min_base_score: float = setting_field(
         0.0,
         help="Before training, sample `group_size` completions of each training sample from the base model and exclude "
@@ -442,6 +451,36 @@ class SFTConfig(_Section):
     weight_decay: float = setting_field(0.0, help="As `grpo.weight_decay`.", at_least=0, at_most=1)
     max_grad_norm: float = setting_field(1.0, help="As `grpo.max_grad_norm`.", above=0)
     microbatch_tokens: int = setting_field(4096, help="As `grpo.microbatch_tokens`.", unit="tokens", at_least=1)
+    targets: SFTTargets = setting_field(
+        "labels",
+        help="Training targets. `labels`: the ground truth of all samples. `curated`: the ground truth of the samples "
+        "that the base model sometimes solves (difficulty-curated, DC-SFT). `rejection`: the base model's own correct "
+        "completions (rejection sampling).",
+    )
+    base_completions: str | None = setting_field(
+        None,
+        help="Folder with the `base_completions.jsonl` of the training samples, which `virft compare` and a run with "
+        "`grpo.min_base_score` write. `virft compare` sets it itself.",
+        unit="folder",
+    )
+    curated_above: float = setting_field(
+        0.0,
+        help="Train on samples whose mean score over the base model's completions (F1, IoU or accuracy) is above this.",
+        unit="score",
+        at_least=0,
+        at_most=1,
+    )
+    rejection_above: float = setting_field(
+        0.5,
+        help="A completion of the base model is a target if its score is above this. Samples without one are excluded.",
+        unit="score",
+        at_least=0,
+        at_most=1,
+    )
+    rejection_keep: Literal["best", "distinct"] = setting_field(
+        "best",
+        help="Targets of a sample: its `best` correct completion, or all `distinct` ones; each step draws one of them.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -568,7 +607,10 @@ class CompareConfig(_Section):
 
     systems: tuple[str, ...] = setting_field(
         ("sft", "rft"),
-        help="Systems to train and compare with the base: `sft`, `rft` (GRPO), `sft_rft` (GRPO from the SFT model).",
+        help="Systems to train and compare with the base: `sft`; `curated_sft` (SFT on the samples that the base "
+        "sometimes solves); `rejection_sft` (SFT on the base's own correct completions); `rft` (GRPO); `sft_rft` (SFT "
+        "warm start, then GRPO); `mix` (GRPO with demonstrations, `grpo.demonstrations`); `sft_mix` (SFT warm start, "
+        "then mix).",
     )
     tests: tuple[str, ...] = setting_field((), help="Test datasets; they are never used for tuning.")
     seeds: int = setting_field(
@@ -576,18 +618,33 @@ class CompareConfig(_Section):
     )
     budget: Literal["samples", "tokens", "seconds", "own"] = setting_field(
         "samples",
-        help="SFT gets the same budget as RFT: of samples (and steps), of tokens (prompts and completions), or of "
+        help="All systems get the budget of RFT: of samples (and steps), of tokens (prompts and completions), or of "
         "seconds. `own`: SFT trains as `[sft]` says.",
+    )
+    warm_start_frac: float = setting_field(
+        0.5,
+        help="Fraction of the budget that the SFT warm start of `sft_rft` and `sft_mix` gets; GRPO gets the rest.",
+        above=0,
+        at_most=1,
+    )
+    noise_repeats: int = setting_field(
+        0,
+        help="Repeat the base model's predictions N times, in other batches. Differences between systems that do not "
+        "exceed the largest change of a metric (the noise floor) are ties. 0: no noise floor.",
+        unit="repeats",
+        at_least=0,
+        at_most=100,
     )
     sft_learning_rates: tuple[float, ...] = setting_field(
         (),
-        help="Learning rates tried for SFT with the first seed; the best on `data.validation` is used. Empty: "
-        "`sft.learning_rate`.",
+        help="Learning rates tried for each SFT system with the first seed; the best on `data.validation` is used. "
+        "Empty: `sft.learning_rate`.",
         above=0,
     )
     rft_learning_rates: tuple[float, ...] = setting_field(
         (),
-        help="The same for RFT; as many as for SFT, so that neither is tuned more. Empty: `grpo.learning_rate`.",
+        help="The same for GRPO systems; as many as for SFT, so that none is tuned more. A system of two stages tries "
+        "pairs: the lowest rate of both lists, the second lowest, ... Empty: `grpo.learning_rate`.",
         above=0,
     )
 
@@ -670,8 +727,12 @@ class Config(_Section):
             raise ConfigError(conflict)
 
 
-SYSTEMS = ("sft", "rft", "sft_rft")
+SYSTEMS = ("sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix")
 """Systems of a comparison, next to the base."""
+WARM_STARTED = ("sft_rft", "sft_mix")
+"""Systems that begin with SFT."""
+MIXED = ("mix", "sft_mix")
+"""Systems with demonstrations in their GRPO steps."""
 
 MIXTURE = "mixture.NAME"
 """Section of each dataset of a mixture, whatever its name."""
@@ -816,6 +877,35 @@ _CONDITIONS: tuple[_Condition, ...] = (
         ("run.tracker_images_every",),
     ),
     _Condition(
+        'sft.targets = "curated" or "rejection"',
+        _Rule(lambda c: c.sft.targets == "labels", 'it needs sft.targets = "curated" or "rejection"'),
+        ("sft.base_completions",),
+    ),
+    _Condition(
+        'sft.targets = "curated", or curated_sft in compare.systems',
+        _Rule(
+            lambda c: c.sft.targets != "curated" and "curated_sft" not in c.compare.systems,
+            'it needs sft.targets = "curated", or curated_sft in compare.systems',
+        ),
+        ("sft.curated_above",),
+    ),
+    _Condition(
+        'sft.targets = "rejection", or rejection_sft in compare.systems',
+        _Rule(
+            lambda c: c.sft.targets != "rejection" and "rejection_sft" not in c.compare.systems,
+            'it needs sft.targets = "rejection", or rejection_sft in compare.systems',
+        ),
+        ("sft.rejection_above", "sft.rejection_keep"),
+    ),
+    _Condition(
+        "sft_rft or sft_mix in compare.systems",
+        _Rule(
+            lambda c: not set(WARM_STARTED) & set(c.compare.systems),
+            "it needs sft_rft or sft_mix in compare.systems",
+        ),
+        ("compare.warm_start_frac",),
+    ),
+    _Condition(
         "data.validation is set",
         _Rule(
             lambda c: c.data.validation is None and not any(part.validation for part in c.mixture.values()),
@@ -894,6 +984,11 @@ _CONFLICTS = (
         "grpo.warmup_steps is {c.grpo.warmup_steps}; expected less than grpo.steps, which is {c.grpo.steps}",
     ),
     _Rule(
+        lambda c: c.sft.targets != "labels" and c.sft.base_completions is None,
+        'sft.targets is "{c.sft.targets}" and sft.base_completions is missing; expected the folder of the completions '
+        "of the base model for the training samples",
+    ),
+    _Rule(
         lambda c: c.sft.warmup_steps >= c.sft.steps,
         "sft.warmup_steps is {c.sft.warmup_steps}; expected less than sft.steps, which is {c.sft.steps}",
     ),
@@ -902,8 +997,24 @@ _CONFLICTS = (
         f"compare.systems: {{found}} is none; expected some of {', '.join(SYSTEMS)}",
     ),
     _Rule(
-        lambda c: "sft_rft" in c.compare.systems and not {"sft", "rft"} <= set(c.compare.systems),
-        "compare.systems: sft_rft starts from sft and trains as rft does; expected both in the list",
+        lambda c: len(set(c.compare.systems)) < len(c.compare.systems),
+        "compare.systems lists a system twice; expected each once",
+    ),
+    _Rule(
+        lambda c: _mixed(c) if c.grpo.demonstrations == "off" else None,
+        'compare.systems: {found} needs demonstrations, and grpo.demonstrations is "off"; expected "group" or "loss"',
+    ),
+    _Rule(
+        lambda c: c.grpo.steps < 2 and next((name for name in c.compare.systems if name in WARM_STARTED), None),
+        "compare.systems: {found} has two stages, and grpo.steps is {c.grpo.steps}; expected at least 2",
+    ),
+    _Rule(
+        lambda c: c.compare.warm_start_frac == 1,
+        "compare.warm_start_frac is 1, which leaves no steps for GRPO; expected a fraction below 1",
+    ),
+    _Rule(
+        lambda c: c.compare.budget in ("tokens", "seconds") and "rft" not in c.compare.systems,
+        'compare.budget is "{c.compare.budget}", which is measured on RFT; expected rft in compare.systems',
     ),
     _Rule(
         lambda c: len(c.compare.sft_learning_rates) != len(c.compare.rft_learning_rates) and _num_rates(c.compare),
@@ -937,6 +1048,11 @@ def _untested_with_zero(config: Config) -> str | None:
         if config.model.train == "full" and part.name_lr_scale != 1:
             return f"{section}.name_lr_scale is {part.name_lr_scale:g}"
     return None
+
+
+def _mixed(config: Config) -> str | None:
+    """Return the first system of the comparison that needs demonstrations."""
+    return next((name for name in config.compare.systems if name in MIXED), None)
 
 
 def _num_rates(compare: CompareConfig) -> tuple[int, int]:

@@ -43,6 +43,8 @@ class PredictionSettings:
     """Keep the predictions that the folder already contains."""
     progress: Callable[[int, int], None] | None = None
     """Called with the number of finished predictions of this rank, and their total."""
+    batch_seed: int | None = None
+    """Draw the questions of each batch with this seed; None: questions of similar length share a batch."""
 
     def card(self, loaded: LoadedModel, *, data: Store, num_samples: int) -> PredictionsCard:
         """The card that is saved with the predictions."""
@@ -71,8 +73,12 @@ def predict_as_trained(
     resume: bool,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    batch_seed: int | None = None,
 ) -> Path:
-    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
+    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file.
+
+    ``batch_seed`` as in ``PredictionSettings``.
+    """
     loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
     settings = PredictionSettings(
         prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
@@ -80,6 +86,7 @@ def predict_as_trained(
         model_name=model,
         resume=resume,
         progress=progress,
+        batch_seed=batch_seed,
     )
     return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
 
@@ -153,7 +160,7 @@ def run_predictions(
         folder,
         card,
         ids=[sample_at(i).id for i in range(number)],
-        batches=plan_batches(map(sample_at, range(number))),
+        batches=plan_batches(map(sample_at, range(number)), seed=settings.batch_seed),
     )
     if ranks.is_first:
         run.begin(resume=settings.resume)

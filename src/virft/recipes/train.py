@@ -11,7 +11,7 @@ from typing import Any
 
 from virft.config.schema import Config, GRPOConfig, Method
 from virft.data.training_data import TrainingData
-from virft.errors import ConfigError
+from virft.errors import ConfigError, DataError
 from virft.files import writing
 from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
@@ -40,6 +40,13 @@ from virft.training.loop import Augment, Trainer, TrainingLoop
 from virft.training.monitors import RewardParts
 from virft.training.run import BEST, EVENTS, MODEL, RunFolder, describe_start, run_card
 from virft.training.runtime import Runtime
+from virft.training.sft.base_targets import (
+    base_groups,
+    describe_selection,
+    describe_threshold,
+    rejection_targets,
+    selected_ids,
+)
 from virft.types import Sample
 
 
@@ -93,14 +100,18 @@ def run_training(
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
             parts = RewardParts()
+            batch: Callable[[int], list[Sample]] = data.batch
             if isinstance(trainer, GRPOTrainer):
                 parts = reward_parts(trainer.grader, {sample.task for sample in data})
                 data = _filter_by_base_score(config.grpo, trainer, data, run, log)
                 trainer.refill = _make_refill(config.grpo.steps, data, augment)
+                batch = data.batch
+            elif config.sft.targets != "labels":
+                batch = _base_target_batches(config, data, loaded, prompting, log)
             num_steps = (config.grpo if method == "grpo" else config.sft).steps
             TrainingLoop(
                 trainer=trainer,
-                batch=data.batch,
+                batch=batch,
                 run_folder=run,
                 settings=loop_settings(
                     config.run,
@@ -204,6 +215,35 @@ def _filter_by_base_score(
     chosen = in_range(scores, least=least, most=most)
     log(f"{len(chosen)} of {len(samples)} samples have a base-model score from {least:g} to {most:g}")
     return data.only(chosen)
+
+
+def _base_target_batches(
+    config: Config, data: TrainingData, loaded: LoadedModel, prompting: Prompting, log: Callable[[str], None]
+) -> Callable[[int], list[Sample]]:
+    """Step -> its samples, for SFT whose targets depend on the base model (``sft.targets``)."""
+    sft = config.sft
+    groups = base_groups(sft, data)
+    chosen = selected_ids(sft, groups)
+    if sft.targets == "curated":
+        log(f"curated SFT: {describe_selection(len(chosen), len(groups))} have a {describe_threshold(sft)}")
+        return data.batch
+    targets = rejection_targets(
+        sft,
+        (sample for sample in data if sample.id in chosen),
+        groups,
+        space=loaded.family.box_space,
+        thinking_for=prompting.thinking_for,
+        seed=config.seed,
+    )
+    if not targets.by_id:
+        raise DataError("sft.targets is rejection, and no correct completion of the base model can be a target")
+    number = sum(map(len, targets.by_id.values()))
+    log(
+        f"rejection SFT: {describe_selection(len(targets.by_id), len(groups))} have a {describe_threshold(sft)}; "
+        f"{number} targets"
+    )
+    usable = data.only(targets.by_id)
+    return lambda number: targets.batch(usable.batch(number), number)
 
 
 def _make_refill(num_steps: int, data: TrainingData, augment: Augment | None) -> Callable[[int, int], list[Sample]]:
