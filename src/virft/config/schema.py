@@ -397,7 +397,7 @@ class GRPOConfig(_Section):
         help="Schedule: move the coefficient linearly from `demonstration_coef` to this. Not set: constant.",
         at_least=0,
     )
-    demonstration_fade_with_success: bool = setting_field(
+    demonstration_fade: bool = setting_field(
         False,
         help="Multiply the coefficient of each group by 1 - the mean score (F1, IoU or accuracy) of its completions, "
         "so that solved samples are not demonstrated.",
@@ -847,7 +847,7 @@ _CONDITIONS: tuple[_Condition, ...] = (
             lambda c: c.grpo.demonstrations != "loss",
             'it needs grpo.demonstrations = "loss", which is "{c.grpo.demonstrations}"',
         ),
-        ("grpo.demonstration_coef", "grpo.demonstration_coef_end", "grpo.demonstration_fade_with_success"),
+        ("grpo.demonstration_coef", "grpo.demonstration_coef_end", "grpo.demonstration_fade"),
     ),
     _Condition(
         'grpo.demonstrations = "group"',

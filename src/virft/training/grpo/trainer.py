@@ -578,7 +578,7 @@ class GRPOTrainer:
     def _demonstration_coef_at(self, number: int, group: RolloutGroup) -> float:
         """Coefficient of the cross-entropy of a group's demonstration."""
         coef = self._linear(number, self.config.demonstration_coef, self.config.demonstration_coef_end)
-        return coef * (1.0 - success(group)) if self.config.demonstration_fade_with_success else coef
+        return coef * (1.0 - success(group)) if self.config.demonstration_fade else coef
 
     def _linear(self, number: int, start: float, end: float | None) -> float:
         """A value that moves linearly from ``start`` to ``end`` over the run; constant without an end."""
