@@ -36,6 +36,8 @@ Schedule = Literal["linear", "constant", "cosine"]
 LossKind = Literal["sequence_mean", "token_mean", "constant_length"]
 DemonstrationMode = Literal["off", "group", "loss"]
 SFTTargets = Literal["labels", "curated", "rejection"]
+NUM_NEAR_RIGHT = 5
+"""Near-right answers of a target with boxes (``grpo.near_right``)."""
 MonitorName = Literal[
     "kl",
     "length",
@@ -385,6 +387,33 @@ class GRPOConfig(_Section):
         "the group, whose log-probs are weighted by its advantage. `off`: GRPO as in the paper.",
         source="`loss`: CHORD, SRFT; `group`: LUFFY",
     )
+    demonstration_coef: float = setting_field(
+        0.2,
+        help="Coefficient of the cross-entropy of the demonstrations with `demonstrations` = `loss`, a mean over their "
+        "tokens in the step.",
+        at_least=0,
+    )
+    demonstration_coef_end: float | None = setting_field(
+        None,
+        help="Schedule: move the coefficient linearly from `demonstration_coef` to this. Not set: constant.",
+        at_least=0,
+    )
+    demonstration_fade: bool = setting_field(
+        False,
+        help="Multiply the coefficient of each group by 1 - the mean score (F1, IoU or accuracy) of its completions, "
+        "so that solved samples are not demonstrated.",
+    )
+    demonstration_in_mean: bool = setting_field(
+        False,
+        help="With `demonstrations` = `group`, count demonstrations in the mean and the standard deviation of the "
+        "rewards of their group, which lowers the advantages of its completions. false: these stay as without "
+        "demonstrations.",
+    )
+    near_right: bool = setting_field(
+        False,
+        help="With `demonstrations` = `group`, add near-right answers to each group about boxes: the target with all "
+        "boxes at IoU 0.95, 0.8 and 0.6, with one box missing, and with one box twice, each with its own reward.",
+    )
     min_base_score: float = setting_field(
         0.0,
         help="Before training, sample `group_size` completions of each training sample from the base model and exclude "
@@ -424,6 +453,13 @@ class GRPOConfig(_Section):
     def has_reference(self) -> bool:
         """True if any step has a KL penalty, so that a reference model is needed."""
         return self.kl_coef > 0 or bool(self.kl_coef_end)
+
+    @property
+    def max_demonstrations(self) -> int:
+        """Largest number of demonstrations of a group, near-right answers included."""
+        if self.demonstrations == "off":
+            return 0
+        return 1 + NUM_NEAR_RIGHT if self.near_right else 1
 
     @property
     def filters(self) -> bool:
@@ -857,6 +893,22 @@ _CONDITIONS: tuple[_Condition, ...] = (
             "it needs grpo.updates_per_batch above 1 (with one update the ratio is always 1)",
         ),
         ("grpo.clip_range",),
+    ),
+    _Condition(
+        'grpo.demonstrations = "loss"',
+        _Rule(
+            lambda c: c.grpo.demonstrations != "loss",
+            'it needs grpo.demonstrations = "loss", which is "{c.grpo.demonstrations}"',
+        ),
+        ("grpo.demonstration_coef", "grpo.demonstration_coef_end", "grpo.demonstration_fade"),
+    ),
+    _Condition(
+        'grpo.demonstrations = "group"',
+        _Rule(
+            lambda c: c.grpo.demonstrations != "group",
+            'it needs grpo.demonstrations = "group", which is "{c.grpo.demonstrations}"',
+        ),
+        ("grpo.demonstration_in_mean", "grpo.near_right"),
     ),
     _Condition(
         'parallel.strategy = "zero2" or "zero3"',

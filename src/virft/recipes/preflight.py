@@ -98,6 +98,8 @@ def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: 
     # the base model's completions have reasoning of their own
     if method == "sft" and config.sft.targets != "rejection":
         require_rationales(data, config.prompt, config.mixture)
+    elif config.grpo.demonstrations != "off":
+        require_demonstrations(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
 
 
@@ -143,6 +145,18 @@ def require_rationales(samples: Iterable[Sample], prompt: PromptConfig, mixture:
                 f"sample {sample.id} has no rationale, which supervised training with thinking needs; "
                 "expected one in every sample (virft build rows), or prompt.thinking = false"
             )
+
+
+def require_demonstrations(
+    samples: Iterable[Sample], prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]
+) -> None:
+    """Raise ``DataError`` if no sample can be demonstrated: all prompts request reasoning, and no sample has any."""
+    thinking = thinking_by_origin(prompt, mixture)
+    if all(thinking.get(sample.origin, prompt.thinking) and sample.rationale is None for sample in samples):
+        raise DataError(
+            "no sample has a rationale, which grpo.demonstrations needs with thinking; expected one in some samples "
+            '(virft build rows), prompt.thinking = false, or grpo.demonstrations = "off"'
+        )
 
 
 def thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, bool]:
