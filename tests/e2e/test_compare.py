@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,8 @@ from runs import files, log, virft, write_config
 from virft.config.toml_file import load_config
 from virft.data.base_completions import BASE_COMPLETIONS, BaseCompletion, BaseGroup, append_base_completions
 from virft.data.store import Store
+from virft.evaluation.predict import generate_predictions
+from virft.evaluation.predictions import SizedPrediction
 from virft.types import ImageSize
 
 EXTRA = """
@@ -200,6 +204,28 @@ def test_samples_that_the_base_model_solves_decide_on_curation(
             assert list(found["skipped"]) == ["curated_sft"]
             assert list(found["systems"]) == ["base", "sft"]
     assert not (out / "curated_sft").exists()
+
+
+def test_runs_from_the_same_model_share_their_first_validation(
+    config: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[int] = []
+
+    def count(*args: Any, **keywords: Any) -> Iterator[list[SizedPrediction]]:
+        for batch in generate_predictions(*args, **keywords):
+            predicted.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr("virft.recipes.evaluate.generate_predictions", count)
+    settings = (*SMALL, "compare.seeds=1", f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
+    assert virft("compare", config, *settings) == 0
+    # 8 questions: a test for base, SFT and RFT, a validation after each run, and one before the first of them
+    assert sum(predicted) == 8 * (3 + 2 + 1)
+    found = json.loads((tmp_path / "run" / "compare.json").read_text())["systems"]
+    first = [log(Path(found[name]["runs"][0]))[0] for name in ("sft", "rft")]
+    assert first[0] == first[1]
+    assert first[0]["validation_f1"] > 0
+    assert found["sft"]["validation"] == log(Path(found["sft"]["runs"][0]))[-1]["validation_score"]
 
 
 def _group(name: str, score: float) -> BaseGroup:

@@ -15,7 +15,7 @@ from virft.data.store import Store
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
-from virft.evaluation.predictions import PREDICTIONS, PredictionsCard
+from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions_card
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import Prompting, check_prompts, make_renderer, resolve_prompting
@@ -205,13 +205,21 @@ def _common_answers(path: Path, store: Store) -> dict[str, float]:
 
 
 def make_validator(
-    loaded: LoadedModel, stores: Mapping[str, Store], folder: Path, *, settings: PredictionSettings, runtime: Runtime
+    loaded: LoadedModel,
+    stores: Mapping[str, Store],
+    folder: Path,
+    *,
+    settings: PredictionSettings,
+    runtime: Runtime,
+    first: Path | None = None,
 ) -> Callable[[int], Mapping[str, float]] | None:
     """A function from the number of steps done to the scores of the model in training; None without ``stores``.
 
     Predictions are written into ``validation_N`` of ``folder``, for a dataset of a mixture into ``validation_NAME_N``,
     with scores named ``f1@NAME`` and so on; a score that several tasks of a dataset have is named ``accuracy@TASK``.
-    ``score`` is the mean headline score of all tasks and datasets, such as F1 and accuracy.
+    ``score`` is the mean headline score of all tasks and datasets, such as F1 and accuracy. ``first``: the same folder
+    of another run that starts from the same model; its predictions before the first step are used again if their
+    settings are the same.
     """
     if not stores:
         return None
@@ -225,6 +233,12 @@ def make_validator(
             prompting=settings.prompting.of_origin(name),
             model_name=f"{settings.model_name} after {num_steps} steps",
         )
+        if num_steps == 0 and first is not None and runtime.ranks.is_first:
+            card = own.card(gathered, data=stores[name], num_samples=len(stores[name]))
+            same = first / out.name / PREDICTIONS
+            if same.exists() and read_predictions_card(same) == card:
+                shutil.copytree(first / out.name, out)
+                own = replace(own, resume=True)
         scores = predict_and_score(gathered, stores[name], out, settings=own, runtime=runtime)
         return _Validation(name, scores, _common_answers(out / PREDICTIONS, stores[name]))
 

@@ -49,6 +49,9 @@ from virft.training.sft.base_targets import (
 )
 from virft.types import Sample
 
+EVAL = "eval"
+"""Folder of predictions in a run folder."""
+
 
 def run_training(
     config: Config,
@@ -57,12 +60,14 @@ def run_training(
     resume: bool,
     log: Callable[[str], None],
     checked: CheckedRun | None = None,
+    same_start: Path | None = None,
 ) -> Path:
     """Train as the config says; the folder of the trained model, ``model`` in ``run.dir``.
 
     Nothing is written before everything that can be refused is checked; ``checked`` is the result of ``check_run`` if
-    the caller has called it. With several ranks (`accelerate launch`) all call this function; rank 0 writes and prints.
-    Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
+    the caller has called it. ``same_start``: the folder of a run that starts from the same model, whose validation
+    before the first step need not be repeated. With several ranks (`accelerate launch`) all call this function; rank 0
+    writes and prints. Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
     """
     _refuse_launcher_options()
     runtime = make_runtime(config.model, config.parallel)
@@ -83,7 +88,7 @@ def run_training(
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
-        validate = _make_validator(checked, loaded, prompting, runtime)
+        validate = _make_validator(checked, loaded, prompting, runtime, same_start)
         facts = card_facts(
             model=config.model.path,
             box_space=loaded.family.box_space,
@@ -158,7 +163,7 @@ def _require_sample_per_rank(method: Method, batch_size: int, ranks: Ranks) -> N
 
 
 def _make_validator(
-    run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runtime: Runtime
+    run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runtime: Runtime, same_start: Path | None
 ) -> Callable[[int], Mapping[str, float]] | None:
     config = run.config
     settings = PredictionSettings(
@@ -166,8 +171,9 @@ def _make_validator(
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=config.model.path,
     )
-    folder = Path(config.run.dir) / "eval"
-    return make_validator(loaded, run.validation, folder, settings=settings, runtime=runtime)
+    folder = Path(config.run.dir) / EVAL
+    first = None if same_start is None else same_start / EVAL
+    return make_validator(loaded, run.validation, folder, settings=settings, runtime=runtime, first=first)
 
 
 def _warn(event: str, message: str, run: RunFolder, log: Callable[[str], None]) -> None:

@@ -110,6 +110,7 @@ def run_compare(
         log(f"warning: {warning}")
     log(describe_plan(config, {name: len(store) for name, store in tests.items()}))
     training = SystemTraining(config=config, out=out, log=log, after_run=after_run)
+    known: KnownBlind = {}
     systems = [TrainedSystem(name="base", runs=())]
     predictions: dict[str, dict[str, tuple[Path, ...]]] = {}
     for name in sorted(plan.systems, key=_training_order):
@@ -117,15 +118,15 @@ def run_compare(
             continue
         systems.append(system)
         predictions[name] = {
-            test: tuple(_predict(config, str(final_model(run)), run, store, log) for run in system.runs)
+            test: tuple(_predict(config, str(final_model(run)), run, store, known, log) for run in system.runs)
             for test, store in tests.items()
         }
     predictions["base"] = {
-        test: (_predict(config, config.model.path, training.base, store, log),) for test, store in tests.items()
+        test: (_predict(config, config.model.path, training.base, store, known, log),) for test, store in tests.items()
     }
     order = [name for name in SYSTEMS if name in predictions]
     found_by_test = {
-        test: _measure_test(config, store, {name: predictions[name][test] for name in order})
+        test: _measure_test(config, store, {name: predictions[name][test] for name in order}, known)
         for test, store in tests.items()
     }
     measured = {test: one.measured for test, one in found_by_test.items()}
@@ -173,7 +174,13 @@ def _training_order(name: str) -> int:
     return -1 if name == "rft" else list(SYSTEMS).index(name)
 
 
-def _predict(config: Config, model: str, folder: Path, store: Store, log: Callable[[str], None]) -> Path:
+KnownBlind: TypeAlias = dict[str, tuple[BlindScores, ...]]
+"""Hash of a test -> its blind baselines: they are scored once, not for each system and seed."""
+
+
+def _predict(
+    config: Config, model: str, folder: Path, store: Store, known: KnownBlind, log: Callable[[str], None]
+) -> Path:
     """Predictions of a model for a test set, in a run's folder, scored; the path of the file.
 
     A trained model is prompted as in its run. Predictions that exist already are not repeated.
@@ -184,7 +191,9 @@ def _predict(config: Config, model: str, folder: Path, store: Store, log: Callab
         return out / PREDICTIONS
     progress = Progress(len(store))
     path = predict_as_trained(own, model, store, out, resume=out.exists())
-    evaluated = evaluate_predictions(path, store, _blind_data(config, store))
+    blind_data = _blind_data(config, store)
+    evaluated = evaluate_predictions(path, store, blind_data, known_blind=known.get(store.hash, ()))
+    known[store.hash] = evaluated.blind
     evaluated.write()
     scores = evaluated.scores
     names = [TASKS[one.task].headline for one in scores]
@@ -200,22 +209,23 @@ class _MeasuredTest(NamedTuple):
     blind: dict[str, BlindComparison]
 
 
-def _measure_test(config: Config, store: Store, paths: Mapping[str, Sequence[Path]]) -> _MeasuredTest:
+def _measure_test(
+    config: Config, store: Store, paths: Mapping[str, Sequence[Path]], known: KnownBlind
+) -> _MeasuredTest:
     """Score the predictions of each system and seed (``paths``: system -> seeds), and the blind baselines."""
-    samples = _blind_data(config, store).samples
     measured: dict[str, list[Measured]] = {name: [] for name in paths}
     common: dict[str, dict[str, CommonAnswer]] = {}
-    scores: tuple[BlindScores, ...] = ()
+    scores = known.get(store.hash, ())
     for name, seeds in paths.items():
         for path in seeds:
             joined = join_predictions(path, store)  # one file at a time: a test may have 400,000 questions
             measured[name].append(measure_joined(path, joined))
             # the baselines depend on the questions alone, which all systems share
-            scores = scores or score_blind(joined, store, samples)
+            scores = scores or score_blind(joined, store, _blind_data(config, store).samples)
             for task, answers in joined.by_task.items():
-                one, known = most_common_answer(answers), common.setdefault(task, {})
-                if one is not None and (name not in known or one.count > known[name].count):
-                    known[name] = one
+                one, counted = most_common_answer(answers), common.setdefault(task, {})
+                if one is not None and (name not in counted or one.count > counted[name].count):
+                    counted[name] = one
     blind = {
         one.task: BlindComparison(
             blind=one,

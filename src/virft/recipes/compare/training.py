@@ -127,6 +127,8 @@ class SystemTraining:
 
     def __post_init__(self) -> None:
         self._base_groups: dict[str, BaseGroup] | None = None
+        # model and thinking mode -> the first run that starts from it
+        self._same_start: dict[tuple[str, bool], Path] = {}
         self._progress = RunProgress(planned_runs(self.config))
 
     def train(self, name: str) -> TrainedSystem | None:
@@ -248,12 +250,19 @@ class SystemTraining:
         if difference is None:
             self.log(f"{title}, learning rate {getattr(one, method).learning_rate:g}, seed {one.seed}")
             before = time.monotonic()
-            run_training(one, method, resume=(folder / CONFIG).exists(), log=self.log)
+            run_training(
+                one,
+                method,
+                resume=(folder / CONFIG).exists(),
+                log=self.log,
+                same_start=self._same_start.get((one.model.path, one.prompt.thinking)),
+            )
             self.log(self._progress.add(folder, method, time.monotonic() - before))
             if self.after_run is not None:
                 self.after_run()
         else:
             self._progress.add(folder, method, None)
+        self._same_start.setdefault((one.model.path, one.prompt.thinking), folder)
         return folder
 
     # --- base completions ---
