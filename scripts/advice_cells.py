@@ -1,20 +1,23 @@
 """Measure, fit and evaluate the rule of ``virft advise`` on the built-in scenes.
 
-    python scripts/advice_cells.py runs/cells
-    python scripts/advice_cells.py runs/cells --cells few_shot_detection:1 lookalike_classification:2
+    python scripts/advice_cells.py runs/families
+    python scripts/advice_cells.py runs/families few_shot_detection_1_image lookalike_classification --seeds 1
+    python scripts/advice_cells.py runs/families --max-runs 1
     python scripts/advice_cells.py --report benchmarks/results/advice_cells.json
 
-A cell is a training set (family of ``compare_families.py``, images per class) and a test set of it (a style). For each
-training set the features of ``virft advise`` are measured, and all systems are trained and tested by ``virft compare``.
-Takes hours for each training set on two CPU cores; after Ctrl-C, the same command resumes. Cells are saved in
-``cells.json`` of the folder. Then the rule is fitted with one family (or one training set) held out at a time and
-evaluated on it, and compared with always the same system.
+For each training set, a cell of ``compare_families.py`` or of ``MORE``, the features of ``virft advise`` are measured,
+and the systems that may be advised are trained and tested by ``compare_families.py`` in the same folder, so finished
+runs of that script are used again. Takes hours for each training set on two CPU cores; after Ctrl-C, or after
+``--max-runs`` training runs, the same command resumes. The results on every test set (a style) are saved in
+``advice_cells.json`` of the folder. Then the rule is fitted with one family (or one training set) held out at a time
+and evaluated on it, and compared with always the same system.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tomllib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -26,21 +29,28 @@ import compare_families
 
 from virft.files import write_text
 from virft.recipes.advice.advise import advise_training
-from virft.recipes.advice.rule import EVIDENCE, RULE, Case, Rule, Situation, System, situation_of
+from virft.recipes.advice.rule import EVIDENCE, RULE, AdvisedSystem, Case, Rule, Situation, situation_of
 from virft.recipes.compare.runs import RESULT
 from virft.tasks import TASKS
 
-GRID = {
-    "few_shot_detection": (1, 2, 4, 8, 16),
-    "known_few_shot_detection": (1, 4, 16),
-    "base_to_novel_detection": (1, 2, 4),
-    "lookalike_classification": (1, 2, 4),
-    "reasoning_grounding": (1, 2, 4),
+CELLS = "advice_cells.json"
+SYSTEMS: tuple[AdvisedSystem, ...] = ("sft", "rft", "sft_rft", "mix")
+"""Systems that may be advised."""
+_KNOWN_RATES = ("compare.sft_learning_rates=[1e-5,1e-4]", "compare.rft_learning_rates=[3e-5,1e-4]")
+_NEW_RATES = ("compare.sft_learning_rates=[1e-4,3e-4]", "compare.rft_learning_rates=[1e-4,3e-4]")
+MORE = {
+    f"{family}_{shots}_images": compare_families.Cell(family, shots, rates)
+    for family, numbers, rates in (
+        ("few_shot_detection", (2, 8), _NEW_RATES),
+        ("known_few_shot_detection", (1, 16), _KNOWN_RATES),
+        ("base_to_novel_detection", (1, 4), _KNOWN_RATES),
+        ("lookalike_classification", (1, 4), _NEW_RATES),
+        ("reasoning_grounding", (1, 4), _KNOWN_RATES),
+    )
+    for shots in numbers
 }
-"""Family -> images per class of its training sets."""
-SYSTEMS: tuple[System, ...] = ("sft", "rft", "sft_rft", "mix")
-"""Systems that may be advised; those that ``virft compare`` does not have yet are skipped by its config."""
-FALLBACK: System = "mix"
+"""Training sets in addition to those of ``compare_families.py``: together 17 with 25 test sets."""
+FALLBACK: AdvisedSystem = "mix"
 """System of a case without measured cells in the training families."""
 KNOWN = (0.15, 0.05, 0.1, 0.2, 0.3, 0.4)
 FEW = (1.0, 2.0, 3.0)
@@ -71,7 +81,7 @@ class Cell:
         return f"{self.family}:{self.shots} {self.test}"
 
     @property
-    def systems(self) -> list[System]:
+    def systems(self) -> list[AdvisedSystem]:
         """The trained systems that may be advised."""
         return [name for name in SYSTEMS if name in self.scores]
 
@@ -103,19 +113,34 @@ class Cell:
 # --- measure ---
 
 
-def measure_cells(family: str, shots: int, out: Path, overrides: Sequence[str]) -> list[Cell]:
-    """Build the data, measure its features, train and test all systems; a cell for each test set."""
-    folder = out / f"{family}_{shots}"
-    status = compare_families.compare_family(family, folder, [*overrides], shots)
-    if status:
+def training_sets() -> dict[str, compare_families.Cell]:
+    """Return the training sets by name."""
+    return compare_families.CELLS | MORE
+
+
+def compare_systems(out: Path, names: Sequence[str], args: argparse.Namespace) -> None:
+    """Build the data, train and test the systems; ``SystemExit`` if a comparison fails."""
+    compare_families.CELLS.update(MORE)
+    families = compare_families.Families(
+        out, cells=names, systems=SYSTEMS, seeds=args.seeds, settings=args.set, max_runs=args.max_runs
+    )
+    if status := families.compare_all():
         raise SystemExit(status)
-    place = folder / family
-    config = compare_families.CONFIGS / f"compare_{family}.toml"
-    length = next(line for line in config.read_text().splitlines() if line.startswith("max_completion_tokens"))
-    found = advise_training(place / "train", "virft-tiny", [f"sampling.{length}"], log=print)
-    tests = json.loads((place / "compare" / RESULT).read_text(encoding="utf-8"))["tests"]
-    source = f"{family}, {shots} images per class"
-    return [cell_of(family, shots, test, pairs, situation_of(found.features), source) for test, pairs in tests.items()]
+
+
+def measured_cells(name: str, out: Path) -> list[Cell]:
+    """Return a cell for each test set of a training set, with the features of its data; none if it is unfinished."""
+    result = out / name / "compare" / RESULT
+    if not result.exists():
+        return []
+    given = training_sets()[name]
+    config = tomllib.loads((compare_families.CONFIGS / f"compare_{given.family}.toml").read_text(encoding="utf-8"))
+    length = f"sampling.max_completion_tokens={config['sampling']['max_completion_tokens']}"
+    found = advise_training(out / name / "train", "virft-tiny", [length], log=print)
+    shots = given.shots or compare_families.FAMILIES[given.family]["train"]["shots"]
+    tests = json.loads(result.read_text(encoding="utf-8"))["tests"]
+    situation = situation_of(found.features)
+    return [cell_of(given.family, shots, test, pairs, situation, "measured") for test, pairs in tests.items()]
 
 
 def cell_of(family: str, shots: int, test: str, pairs: Any, situation: Situation, source: str) -> Cell:
@@ -188,12 +213,12 @@ def _quality(rule: Rule, cells: Sequence[Cell]) -> tuple[int, float]:
     return correct, round(-_mean_regret(advised), 6)
 
 
-def _quality_of(system: System, cells: Sequence[Cell]) -> tuple[int, float]:
+def _quality_of(system: AdvisedSystem, cells: Sequence[Cell]) -> tuple[int, float]:
     advised = [(cell, system) for cell in cells]
     return sum(cell.is_correct(system) is True for cell in cells), -_mean_regret(advised)
 
 
-def _mean_regret(advised: Sequence[tuple[Cell, System]]) -> float:
+def _mean_regret(advised: Sequence[tuple[Cell, AdvisedSystem]]) -> float:
     found = [regret for cell, system in advised if (regret := cell.regret(system)) is not None]
     return fmean(found) if found else 1.0
 
@@ -238,7 +263,7 @@ def report_lines(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"EVIDENCE of {case} in rule.py is {EVIDENCE[case][:2]}; these cells have {(judged, right)}"
 
 
-def _held_out(cells: Sequence[Cell], group_of: Callable[[Cell], Hashable]) -> list[tuple[Cell, System]]:
+def _held_out(cells: Sequence[Cell], group_of: Callable[[Cell], Hashable]) -> list[tuple[Cell, AdvisedSystem]]:
     """Each cell with the system that a rule advises which was fitted without the cells of its group."""
     rules = {
         group: fit_rule([one for one in cells if group_of(one) != group])
@@ -247,7 +272,7 @@ def _held_out(cells: Sequence[Cell], group_of: Callable[[Cell], Hashable]) -> li
     return [(cell, rules[group_of(cell)].system_of(cell.situation)) for cell in cells]
 
 
-def _describe(advised: Sequence[tuple[Cell, System]]) -> str:
+def _describe(advised: Sequence[tuple[Cell, AdvisedSystem]]) -> str:
     found = [correct for cell, system in advised if (correct := cell.is_correct(system)) is not None]
     if not found:
         return "no cell in which it was trained"
@@ -256,10 +281,13 @@ def _describe(advised: Sequence[tuple[Cell, System]]) -> str:
 
 
 def main() -> None:
-    """Measure the missing cells, then print the report."""
+    """Measure the cells, then print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, nargs="?", help="folder of data, comparisons and cells.json")
-    parser.add_argument("--cells", nargs="*", metavar="FAMILY:SHOTS", help="training sets (default: all of GRID)")
+    parser.add_argument("out", type=Path, nargs="?", help="folder of compare_families.py")
+    known = training_sets()
+    parser.add_argument("sets", nargs="*", metavar="SET", choices=[*known, []], help=f"of {', '.join(known)}")
+    parser.add_argument("--seeds", type=int, help="training runs per system; default: as the config says")
+    parser.add_argument("--max-runs", type=int, help="stop after this number of new training runs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--report", type=Path, metavar="JSON", help="only fit and evaluate the cells of this file")
     args = parser.parse_args()
@@ -268,16 +296,10 @@ def main() -> None:
         return
     if args.out is None:
         parser.error("expected a folder, or --report JSON")
-    named = [one.partition(":")[::2] for one in args.cells or ()]
-    training_sets = [(family, int(shots)) for family, shots in named] or [
-        (f, shots) for f, own in GRID.items() for shots in own
-    ]
-    path = args.out / "cells.json"
-    cells = read_cells(path)
-    for family, shots in training_sets:
-        if not any((one.family, one.shots) == (family, shots) for one in cells):
-            cells += measure_cells(family, shots, args.out, args.set)
-            write_cells(path, cells)
+    names = args.sets or list(known)
+    compare_systems(args.out, names, args)
+    cells = [cell for name in names for cell in measured_cells(name, args.out)]
+    write_cells(args.out / CELLS, cells)
     print("\n".join(report_lines(cells)))
 
 

@@ -130,40 +130,42 @@ def test_cells_are_measured_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = cells_script(monkeypatch)
+    families = script.compare_families
     small = [
         "compare.seeds=1",
-        "compare.rft_learning_rates=[]",
-        "compare.sft_learning_rates=[]",
+        "compare.rft_learning_rates=[1e-4]",
+        "compare.sft_learning_rates=[1e-4]",
         "grpo.steps=2",
         "grpo.prompts_per_step=2",
         "grpo.group_size=2",
         "grpo.warmup_steps=0",
         "sft.warmup_steps=0",
-        "data.validate_every=0",
+        "data.validate_every=1",
         "sampling.max_completion_tokens=24",
     ]
-    monkeypatch.setitem(
-        script.compare_families.FAMILIES,
-        "lookalike_classification",
-        {
-            "train": {"classes": ["novel"], "shots": 1},
-            "validation": {"classes": ["novel"], "questions": 4, "seed": 1},
-            "test": {"classes": ["novel"], "questions": 8},
-        },
-    )
-    words = [str(tmp_path), "--cells", "lookalike_classification:1"]
-    argv = ["advice_cells.py", *words, *(word for one in small for word in ("--set", one))]
-    monkeypatch.setattr(sys, "argv", argv)
+    data = {
+        "train": {"classes": ["novel"], "shots": 1},
+        "validation": {"classes": ["novel"], "questions": 4, "seed": 1},
+        "test": {"classes": ["novel"], "questions": 8},
+    }
+    monkeypatch.setitem(families.FAMILIES, "lookalike_classification", data)
+    monkeypatch.setattr(script, "SYSTEMS", ("sft", "rft"))
+    settings = [word for one in small for word in ("--set", one)]
+    monkeypatch.setattr(sys, "argv", ["advice_cells.py", str(tmp_path), "lookalike_classification_1_images", *settings])
     script.main()
-    (cell,) = script.read_cells(tmp_path / "cells.json")
+    (cell,) = script.read_cells(tmp_path / script.CELLS)
     assert (cell.name, cell.metric) == ("lookalike_classification:1 test", "accuracy")
-    assert {"base", "sft", "rft"} <= cell.scores.keys()
+    assert cell.scores.keys() == {"base", "sft", "rft"}
     assert cell.situation.is_classification
-    assert "| lookalike_classification:1 test |" in capsys.readouterr().out
-    # a second call measures nothing
-    monkeypatch.setattr(script, "measure_cells", None)
+    printed = capsys.readouterr().out
+    assert "| lookalike_classification:1 test |" in printed
+    # a second call trains nothing
+    runs = sorted(tmp_path.glob("*/compare/*/*/model/model.safetensors"))
+    before = [path.stat().st_mtime_ns for path in runs]
     script.main()
-    assert "always sft: correct in " in capsys.readouterr().out
+    assert len(runs) == 2
+    assert [path.stat().st_mtime_ns for path in runs] == before
+    assert script.read_cells(tmp_path / script.CELLS) == [cell]
 
 
 def cells_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -15,7 +15,7 @@ from virft.config.toml_file import value_at
 from virft.models.size import read_model_size
 from virft.recipes.advice.completions import AdviceRequest
 from virft.recipes.advice.features import Features
-from virft.recipes.advice.rule import Advice, Case, System
+from virft.recipes.advice.rule import WARM_STARTED_ADVICE, Advice, AdvisedSystem, Case
 from virft.recipes.first_config import DataFolders, describe_gaps, find_datasets
 from virft.recipes.fitting import fit
 
@@ -28,7 +28,7 @@ _RATE_FACTORS: Mapping[tuple[Case, str], tuple[float, float]] = {
     (Case.KNOWN, "grounding"): (1 / 3, 1 / 3),
 }
 """Case and task -> best learning rate / fitted one, of SFT and of GRPO. Source: docs/reproducing.md (virft-tiny)."""
-_MIX = {"grpo.demonstrations": "loss", "grpo.demonstration_coef": 0.5}
+_MIXED = ("mix", "sft_mix")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +100,8 @@ def _validation(request: AdviceRequest) -> Path | None:
 def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
     system = advice.system
     lines = _steps(request, system) + _rates(request, features, advice)
-    if system == "mix":
-        lines += [SettingLine(key=key, value=value) for key, value in _MIX.items()]
+    if system in _MIXED:
+        lines.append(SettingLine(key="grpo.demonstrations", value="loss"))
     if (truncated := features.value("truncated")) > _TRUNCATED_FRAC:
         limit = request.config.sampling.max_completion_tokens
         reason = f"{truncated:.0%} of the completions were cut at {limit} tokens"
@@ -109,13 +109,13 @@ def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -
     return lines
 
 
-def _steps(request: AdviceRequest, system: System) -> list[SettingLine]:
+def _steps(request: AdviceRequest, system: AdvisedSystem) -> list[SettingLine]:
     grpo, sft = (fit(request.loaded, method=method) for method in ("grpo", "sft"))
     reasons = {"grpo": grpo.origins["grpo.steps"], "sft": sft.origins["sft.steps"]}
     steps = {"grpo": grpo.config.grpo.steps, "sft": sft.config.sft.steps}
     if system == "sft":
         return [SettingLine(key="sft.steps", value=steps["sft"], reason=reasons["sft"])]
-    if system != "sft_rft":
+    if system not in WARM_STARTED_ADVICE:
         return [SettingLine(key="grpo.steps", value=steps["grpo"], reason=reasons["grpo"])]
     half = math.ceil(steps["grpo"] / 2)
     reason = f"half of {steps['grpo']} steps ({reasons['grpo']})"
@@ -135,7 +135,8 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
         "sft": fit(request.loaded, method="sft").config.sft.learning_rate,
         "grpo": request.config.grpo.learning_rate,
     }
-    used = {"sft": ("sft",), "sft_rft": ("sft", "grpo")}.get(advice.system, ("grpo",))
+    used = ("sft",) if advice.system == "sft" else ("grpo",)
+    used = ("sft", "grpo") if advice.system in WARM_STARTED_ADVICE else used
     return [
         SettingLine(
             key=f"{method}.learning_rate",
@@ -147,10 +148,10 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
     ]
 
 
-def _commands(system: System, name: str, run_dir: str) -> list[str]:
+def _commands(system: AdvisedSystem, name: str, run_dir: str) -> list[str]:
     if system == "sft":
         return [f"virft sft {name}"]
-    if system != "sft_rft":
+    if system not in WARM_STARTED_ADVICE:
         return [f"virft grpo {name}"]
     first = f"{run_dir}_sft"
     return [f"virft sft {name} run.dir={first}", f"virft grpo {name} --from {first}"]
@@ -161,7 +162,7 @@ def _notes(features: Features, advice: Advice) -> list[str]:
     if advice.system == "none":
         notes.append("collect samples that the model does not solve, such as other views, backgrounds or classes")
     zero_std = 1 - features.value("nonzero_std")
-    if advice.system in ("rft", "sft_rft", "mix") and zero_std > 0.5:
+    if advice.system not in ("none", "sft") and zero_std > 0.5:
         notes.append(
             f"{zero_std:.0%} of the groups have equal rewards and teach RFT nothing; grpo.refill_rounds = 2 replaces "
             "them by groups of other samples, for more time per step (not measured)"

@@ -14,15 +14,19 @@ from typing import Literal, NamedTuple
 
 from virft.recipes.advice.features import Features
 
-System = Literal["none", "sft", "rft", "sft_rft", "mix"]
-"""Training that is advised: none, SFT, RFT (GRPO), SFT then RFT, or RFT with demonstrations (mix)."""
-ADVISED_NAMES: Mapping[System, str] = {
+AdvisedSystem = Literal["none", "sft", "rft", "sft_rft", "mix", "sft_mix"]
+"""Advised training: a system of ``virft compare``, or none."""
+ADVISED_NAMES: Mapping[AdvisedSystem, str] = {
     "none": "no training",
     "sft": "SFT",
-    "rft": "RFT",
+    "rft": "RFT (GRPO)",
     "sft_rft": "SFT then RFT",
-    "mix": "RFT with demonstrations (mix)",
+    "mix": "mix (RFT with demonstrations)",
+    "sft_mix": "SFT then mix (RFT with demonstrations)",
 }
+"""System -> its name in sentences."""
+WARM_STARTED_ADVICE = ("sft_rft", "sft_mix")
+"""Advised systems that begin with SFT."""
 
 
 class Case(StrEnum):
@@ -78,7 +82,7 @@ class Rule:
     """Up to this number of images per class: ``Case.FEW``."""
     many: float = 8.0
     """From this number of images per class: ``Case.MANY``."""
-    systems: Mapping[Case, System] = field(
+    systems: Mapping[Case, AdvisedSystem] = field(
         default_factory=lambda: {
             Case.UNREADABLE: "sft_rft",
             Case.SOLVED: "none",
@@ -115,7 +119,7 @@ class Rule:
             return Case.FEW
         return Case.MANY if found.images_per_class >= self.many else Case.SOME
 
-    def system_of(self, found: Situation) -> System:
+    def system_of(self, found: Situation) -> AdvisedSystem:
         """Return the advised system."""
         return self.systems[self.case_of(found)]
 
@@ -207,7 +211,7 @@ class Advice:
 
     case: Case
     """The case of the decision list that applies."""
-    system: System
+    system: AdvisedSystem
     """The advised training."""
     reason: str
     """The numbers that decided."""

@@ -12,7 +12,7 @@ from virft.cli.main import main, parse_arguments
 from virft.config.toml_file import load_config
 from virft.recipes.advice.completions import AdviceRequest, make_request
 from virft.recipes.advice.plan import TrainingPlan, plan_training
-from virft.recipes.advice.rule import Advice, Case, System, give_advice
+from virft.recipes.advice.rule import Advice, AdvisedSystem, Case, give_advice
 from virft.recipes.fitting import load_fitted_config
 
 IMAGES = {f"{i}.png": [("cat", [10, 10, 20, 30])] for i in range(10)}
@@ -27,7 +27,12 @@ def data(tmp_path: Path) -> Path:
 
 
 def plan_of(
-    request: AdviceRequest, *, case: Case = Case.MANY, system: System = "sft", task: str = "detection", **values: float
+    request: AdviceRequest,
+    *,
+    case: Case = Case.MANY,
+    system: AdvisedSystem = "sft",
+    task: str = "detection",
+    **values: float,
 ) -> TrainingPlan:
     advice = Advice(case=case, system=system, reason="", agreement=1.0, probability=None, doubts=())
     return plan_training(request, features(task=task, **values), advice)
@@ -37,9 +42,9 @@ def request_for(data: Path, *overrides: str, model: str = "virft-tiny") -> Advic
     return make_request(data / "train", model, overrides)
 
 
-@pytest.mark.parametrize("system", ["sft", "rft", "sft_rft"])
+@pytest.mark.parametrize("system", ["sft", "rft", "sft_rft", "mix", "sft_mix"])
 @pytest.mark.parametrize("model", ["virft-tiny", "someone/Model-7B"])
-def test_the_advised_config_is_a_valid_config(data: Path, tmp_path: Path, system: System, model: str) -> None:
+def test_the_advised_config_is_a_valid_config(data: Path, tmp_path: Path, system: AdvisedSystem, model: str) -> None:
     plan = plan_of(request_for(data, model=model), system=system)
     (tmp_path / "mine.toml").write_text(plan.toml)
     config = load_config(tmp_path / "mine.toml").config
@@ -54,7 +59,7 @@ def test_the_advised_config_is_a_valid_config(data: Path, tmp_path: Path, system
 
 
 def test_steps_are_the_fitted_ones_and_a_warm_start_halves_them(data: Path) -> None:
-    def steps(system: System) -> dict[str, int]:
+    def steps(system: AdvisedSystem) -> dict[str, int]:
         plan = plan_of(request_for(data), system=system)
         return {line.key: line.value for line in plan.lines if line.key.endswith(".steps")}
 
@@ -88,7 +93,7 @@ def test_settings_of_the_user_are_used_as_they_are(data: Path) -> None:
     ],
 )
 def test_known_classes_get_the_rates_that_were_best_for_them(
-    data: Path, task: str, system: System, expected: dict[str, float]
+    data: Path, task: str, system: AdvisedSystem, expected: dict[str, float]
 ) -> None:
     def rates(request: AdviceRequest) -> dict[str, float]:
         lines = plan_of(request, case=Case.KNOWN, system=system, task=task).lines
