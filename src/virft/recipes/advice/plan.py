@@ -135,8 +135,8 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
         "sft": fit(request.loaded, method="sft").config.sft.learning_rate,
         "grpo": request.config.grpo.learning_rate,
     }
-    used = ("sft",) if advice.system == "sft" else ("grpo",)
-    used = ("sft", "grpo") if advice.system in WARM_STARTED_ADVICE else used
+    used = {"sft"} if advice.system == "sft" else {"grpo"}
+    used |= {"sft"} if advice.system in WARM_STARTED_ADVICE else set()
     return [
         SettingLine(
             key=f"{method}.learning_rate",
