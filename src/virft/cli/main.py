@@ -160,6 +160,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
         verb.error(f"unrecognized arguments: {', '.join(suggest_option(word, verb) for word in unknown)}")
     if hasattr(parsed, "overrides"):
         _sort_settings(parsed, rest, verb)
+    elif hasattr(parsed, "settings") and all("=" in word for word in rest):
+        parsed.settings = [*parsed.settings, *rest]
     elif rest:
         verb.error(f"unrecognized arguments: {' '.join(rest)}")
     return vars(parsed)

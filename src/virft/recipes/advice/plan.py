@@ -21,6 +21,7 @@ from virft.recipes.fitting import fit
 
 CONFIG_NAME = "mine.toml"
 """Config of the printed commands, unless another one is written."""
+_TOKEN_LIMIT = "sampling.max_completion_tokens"
 _TRUNCATED_FRAC = 0.05
 """From this fraction of truncated completions, the token limit is doubled."""
 _RATE_FACTORS: Mapping[tuple[Case, str], tuple[float, float]] = {
@@ -70,8 +71,14 @@ def plan_training(
         return TrainingPlan(lines=(), commands=(), notes=tuple(notes))
     gaps = describe_gaps(DataFolders(Path(str(request.config.data.train)), _validation(request)))
     own = _own_lines(request)
-    given = {line.key for line in own}
-    advised = [line for line in _advised_lines(request, features, advice) if line.key not in given]
+    given = {line.key: line.value for line in own}
+    advised = _advised_lines(request, features, advice)
+    notes += [
+        f"{line.key} is set to {given[line.key]}; {line.reason}: try {line.value}"
+        for line in advised
+        if line.key == _TOKEN_LIMIT and line.key in given
+    ]
+    advised = [line for line in advised if line.key not in given]
     run_dir = str(value_at(request.loaded.config, "run.dir"))
     return TrainingPlan(
         lines=(*own, *advised), commands=tuple(_commands(advice.system, name, run_dir)), notes=(*notes, *gaps)
@@ -105,7 +112,7 @@ def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -
     if (truncated := features.value("truncated")) > _TRUNCATED_FRAC:
         limit = request.config.sampling.max_completion_tokens
         reason = f"{truncated:.0%} of the completions were cut at {limit} tokens"
-        lines.append(SettingLine(key="sampling.max_completion_tokens", value=2 * limit, reason=reason))
+        lines.append(SettingLine(key=_TOKEN_LIMIT, value=2 * limit, reason=reason))
     return lines
 
 

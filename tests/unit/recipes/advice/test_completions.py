@@ -11,7 +11,7 @@ import pytest
 
 from advice_factories import labelled
 from factories import save_coco
-from virft.cli.main import main
+from virft.cli.main import main, parse_arguments
 from virft.data.store import Store
 from virft.errors import ConfigError, ModelError
 from virft.recipes.advice.completions import _key, choose_samples, make_request, model_identity
@@ -107,6 +107,12 @@ def test_large_models_are_sampled_in_bfloat16_and_trained_with_lora(data: Path) 
     assert (chosen.train, chosen.dtype) == ("full", "float32")
     tiny = make_request(data, "virft-tiny").config
     assert (tiny.model.train, tiny.model.dtype, tiny.grpo.kl_coef) == ("full", "float32", 0.0)
+
+
+@pytest.mark.parametrize("words", [["seed=1", "--samples", "4"], ["--samples", "4", "seed=1"]])
+def test_settings_may_come_before_and_after_options(words: list[str]) -> None:
+    found = parse_arguments(["advise", "data/mine", "virft-tiny", *words])
+    assert (found["settings"], found["samples"], found["model"]) == (["seed=1"], 4, "virft-tiny")
 
 
 def test_an_unknown_setting_is_refused(data: Path) -> None:

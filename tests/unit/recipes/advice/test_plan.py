@@ -109,6 +109,11 @@ def test_truncated_completions_raise_the_limit(data: Path) -> None:
     (line,) = [line for line in plan.lines if line.key == "sampling.max_completion_tokens"]
     assert (line.value, line.reason) == (512, "20% of the completions were cut at 256 tokens")
     assert "max_completion_tokens" not in plan_of(request_for(data), truncated=0.01).toml
+    plan = plan_of(request_for(data, "sampling.max_completion_tokens=64"), truncated=0.2)
+    assert "sampling.max_completion_tokens = 64\n" in plan.toml
+    assert plan.notes[0] == (
+        "sampling.max_completion_tokens is set to 64; 20% of the completions were cut at 64 tokens: try 128"
+    )
 
 
 def test_nothing_to_learn_has_no_commands(data: Path) -> None:
