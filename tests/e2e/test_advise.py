@@ -121,7 +121,7 @@ def test_learning_curve_of_two_steps(scenes: Path, tmp_path: Path, capsys: pytes
     assert virft(*words) == 2
     assert "already holds a learning curve; resume with --resume" in capsys.readouterr().err
     assert virft(*words, "--resume") == 0
-    assert capsys.readouterr().out.splitlines()[1:] == printed[printed.index("validation f1") :].splitlines()
+    assert capsys.readouterr().out.splitlines()[1:] == printed[printed.index("validation F1,") :].splitlines()
     assert model.stat().st_mtime_ns == before
     assert json.loads((run / "curve.json").read_text()) == tree
 

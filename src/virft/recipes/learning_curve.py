@@ -22,6 +22,7 @@ from virft.errors import ConfigError, RunError
 from virft.evaluation.comparison import Measured, measure
 from virft.evaluation.predictions import PREDICTIONS
 from virft.files import UNFINISHED, check_output, write_text
+from virft.metrics.labels import label_of
 from virft.metrics.learning_curve import CurvePoint, Extrapolation, FittedCurve, point_interval
 from virft.recipes.preflight import check_run, validation_stores
 from virft.tasks import TASKS
@@ -277,7 +278,7 @@ def _warnings(
 
 def curve_lines(found: MeasuredCurve) -> list[str]:
     """Return the scores and the extrapolation as lines of text."""
-    lines = [f"validation {found.metric}, 95 % confidence intervals", f"  base model: {found.base:.3f}"]
+    lines = [f"validation {label_of(found.metric)}, 95 % confidence intervals", f"  base model: {found.base:.3f}"]
     lines += [f"  {point.num_images} images: {_describe(point)}" for point in found.points]
     lines += [describe_doubled(found), *(f"warning: {text}" for text in found.warnings)]
     return lines
@@ -287,7 +288,7 @@ def describe_doubled(found: MeasuredCurve) -> str:
     """Return a sentence about the expected score with twice the images."""
     one = found.doubled
     return (
-        f"twice the images ({one.num_images}) would give about {one.value:.2f} ({one.low:.2f} to {one.high:.2f}); fit: "
+        f"Twice the images ({one.num_images}) would give about {one.value:.2f} ({one.low:.2f} to {one.high:.2f}); fit: "
         f"{found.fitted.curve.limit:.3f} - {found.fitted.curve.slope:.3f} / sqrt(images)"
     )
 

@@ -145,11 +145,11 @@ def test_text_and_json_have_the_same_numbers() -> None:
         warnings=("one seed",),
     )
     assert curve_lines(found) == [
-        "validation f1, 95 % confidence intervals",
+        "validation F1, 95 % confidence intervals",
         "  base model: 0.200",
         "  16 images: 0.400 (0.381 to 0.419)",
         "  64 images: 0.500 (0.481 to 0.519)",
-        "twice the images (128) would give about 0.53 (0.51 to 0.55); fit: 0.600 - 0.800 / sqrt(images)",
+        "Twice the images (128) would give about 0.53 (0.51 to 0.55); fit: 0.600 - 0.800 / sqrt(images)",
         "warning: one seed",
     ]
     tree = json.loads(json.dumps(curve_tree(found)))
