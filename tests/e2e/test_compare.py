@@ -170,10 +170,10 @@ def test_every_system_trains_and_the_base_models_completions_count(
         tokens = sum(record["num_tokens"] for run in stages for record in log(run))
         assert one["tokens"] == tokens + one["base_tokens"]
         assert bool(one["samples"]) == needs_completions
-    assert found["noise"]["test"]["detection"].keys() >= {"f1", "ap"}
+    assert found["repeatability"]["test"]["detection"].keys() >= {"f1", "ap"}
     assert (found["skipped"], found["best_sft"]) == ({}, "sft")
     assert "Without validation data, SFT represents the SFT systems." in said
-    assert "Noise floor of repeated predictions: " in said
+    assert "Repeatability limit of predictions: " in said
     assert "SFT then RFT: 1 steps of SFT on 2 samples, then 1 steps of GRPO on 2" in said
     assert "mix is" in said and "rejection SFT is" in said
     # better than SFT means better than the system that represents SFT
@@ -188,7 +188,10 @@ def test_samples_that_the_base_model_solves_decide_on_curation(
     out = tmp_path / "run"
     train = Store(load_config(out / "compare.toml").config.data.train or "")
     both = 'compare.systems=["sft", "curated_sft"]'
-    for score, expected in ((1.0, "curated SFT is the same as SFT: no sample is excluded"), (0.0, "is left out")):
+    for score, expected in (
+        (1.0, "curated SFT is the same as SFT: no sample is excluded"),
+        (0.0, "curated SFT is skipped: no training sample has a mean score above sft.curated_above = 0"),
+    ):
         (out / "base" / BASE_COMPLETIONS).unlink(missing_ok=True)
         append_base_completions(out / "base", [_group(sample.id, score) for sample in train])
         capsys.readouterr()
