@@ -273,8 +273,8 @@ def _measure_repeatability(
         for task, floor in found[test].items():
             name = TASKS[task].headline
             log(
-                f"repeatability on {test}: {len(values) - 1} repeated predictions of the base model change {name} by at "
-                f"most {floor[name]:.4f}"
+                f"repeatability on {test}: {len(values) - 1} repeated predictions of the base model change {name} by "
+                f"at most {floor[name]:.4f}"
             )
     return found
 
