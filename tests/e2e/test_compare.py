@@ -131,7 +131,8 @@ def test_every_system_trains_and_the_base_models_completions_count(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = (
-        *SMALL,
+        "grpo.steps=2",
+        "sampling.max_completion_tokens=64",
         ALL,
         "compare.seeds=1",
         "compare.noise_repeats=1",
@@ -220,7 +221,8 @@ def test_runs_from_the_same_model_share_their_first_validation(
             yield batch
 
     monkeypatch.setattr("virft.recipes.evaluate.generate_predictions", count)
-    settings = (*SMALL, "compare.seeds=1", f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
+    one = ("grpo.steps=2", "sampling.max_completion_tokens=64", "compare.seeds=1")
+    settings = (*one, f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
     assert virft("compare", config, *settings) == 0
     # 8 questions: a test for base, SFT and RFT, a validation after each run, and one before the first of them
     assert sum(predicted) == 8 * (3 + 2 + 1)
@@ -243,6 +245,7 @@ def test_a_finished_run_of_other_settings_is_refused(
     one = ("grpo.steps=1", "sampling.max_completion_tokens=24", "compare.seeds=1", 'compare.systems=["sft"]')
     assert virft("compare", config, *one, "sft.learning_rate=1e-3") == 0
     path = next((tmp_path / "run" / "sft").iterdir()) / "config.toml"
-    path.write_text(path.read_text().replace("weight_decay = 0.0", "weight_decay = 0.5"))
+    before, sft, after = path.read_text().partition("[sft]")
+    path.write_text(before + sft + after.replace("weight_decay = 0.0", "weight_decay = 0.5"))
     assert virft("compare", config, *one, "sft.learning_rate=1e-3", "--resume") == 2
     assert "holds a run of another config: sft.weight_decay is 0.5 (saved) and 0.0 (now)" in capsys.readouterr().err
