@@ -65,11 +65,11 @@ def test_every_box_is_sometimes_the_missing_one() -> None:
 
 @pytest.mark.parametrize("iou", IOUS)
 def test_the_written_answer_has_the_iou_within_rounding(iou: float) -> None:
-    asked = sample(Detections(items=tuple(Detection(box=one) for one in BOXES)), size=SIZE)
+    question = sample(Detections(items=tuple(Detection(box=one) for one in BOXES)), size=SIZE)
     moved = [box_at_iou(one, iou, SIZE, uniforms(5, 1)) for one in BOXES]
     task, answer = TASKS["detection"], Detections(items=tuple(Detection(box=one) for one in moved))
     text = task.render(answer, space=BoxSpace.RELATIVE_1000, original=SIZE, resized=SIZE, thinking_text=None)
-    read = task.read_for(text, asked, thinking=False, space=BoxSpace.RELATIVE_1000, resized=SIZE).answer
+    read = task.read_for(text, question, thinking=False, space=BoxSpace.RELATIVE_1000, resized=SIZE).answer
     assert isinstance(read, Detections)
     for one, target in zip(read.items, BOXES, strict=True):
         # an edge is rounded by at most half a thousandth of the side: 0.1 of 50 and 0.05 of 40 pixels
