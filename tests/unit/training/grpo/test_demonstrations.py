@@ -159,6 +159,16 @@ def test_the_advantage_of_a_demonstration_vanishes_as_the_policy_succeeds() -> N
     assert "loss" not in solved
 
 
+def test_a_demonstration_has_no_importance_weight() -> None:
+    # the engine's log-probs differ by 0.5 nats: weights of completions are exp(0.5), those of demonstrations 1
+    found = [trainer("group", importance_cap=2.0, gaps=gaps) for gaps in ((0.0, 0.0), (0.5, 0.5))]
+    losses = [one.step(0, SAMPLES).metrics for one in found]
+    advantage = losses[0]["demonstration_advantage"]
+    assert advantage > 0.5
+    # completions: -sum of weight x advantage is 0 with equal weights; demonstrations: -mean of advantages x 2 / 8
+    assert [one["loss"] for one in losses] == pytest.approx([-advantage / 4] * 2, abs=1e-6)
+
+
 def test_confidence_digits_have_no_gradient() -> None:
     made = trainer("loss", equal=True)
     made.write_target = lambda one, rendered: WrittenTarget(text="", token_ids=(1, 3), in_loss=(True, False))
