@@ -147,7 +147,7 @@ class SystemTraining:
             return self._add(replace(same, name=name), selection)
         if system.targets == "labels" and not has_possible_thinking(self.config):
             self.log("the data has no rationales: SFT trains on targets alone and is prompted without thinking")
-        steps = self._steps(name, selection.cost)
+        steps = self.steps_of(name, selection.cost)
         rates, tried = self._choose_rates(name, steps)
         stages = [self._train_stages(name, rates, steps, seed) for seed in self._seeds]
         costs = [sum((cost_of(run) for run in runs), RunCost(0, 0)) for runs in stages]
@@ -308,7 +308,7 @@ class SystemTraining:
 
     # --- budget ---
 
-    def _steps(self, name: str, base_cost: RunCost) -> Steps:
+    def steps_of(self, name: str, base_cost: RunCost) -> Steps:
         """The steps of each stage that the budget of RFT allows (``compare.budget``)."""
         config, system = self.config, SYSTEMS[name]
         kind = config.compare.budget
