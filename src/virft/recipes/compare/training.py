@@ -29,6 +29,7 @@ from virft.recipes.compare.systems import (
     method_of,
     sft_config,
     split_steps,
+    without_demonstrations,
 )
 from virft.recipes.preflight import training_data
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
@@ -291,8 +292,9 @@ class SystemTraining:
     def _sample_base(self) -> dict[str, BaseGroup]:
         """The base model's completions of all training samples, ``group_size`` each, sampled once."""
         if self._base_groups is None:
-            # no reference model: nothing is trained
-            config = replace(self.config, grpo=replace(self.config.grpo, kl_coef=0.0, kl_coef_end=None))
+            # nothing is trained: no reference model, no demonstrations
+            grpo = replace(without_demonstrations(self.config.grpo), kl_coef=0.0, kl_coef_end=None)
+            config = replace(self.config, grpo=grpo)
             data = training_data(config, "grpo")
             self.base.mkdir(parents=True, exist_ok=True)
             with closing(open_grpo_trainer(config)) as trainer:
