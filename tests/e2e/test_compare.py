@@ -181,6 +181,18 @@ def test_every_system_trains_and_the_base_models_completions_count(
     assert not any("RFT" in line and "curated SFT on" in line for line in said.splitlines())
 
 
+def test_a_warm_start_with_the_settings_of_an_sft_run_is_that_run(config: Path, tmp_path: Path) -> None:
+    # half of one step is one step
+    one = (*SMALL, "compare.seeds=1", "compare.budget=own", "sft.steps=1", "sft.learning_rate=1e-3")
+    assert virft("compare", config, *one, 'compare.systems=["sft", "sft_rft"]') == 0
+    out = tmp_path / "run"
+    (sft,), (both,) = ((out / name).iterdir() for name in ("sft", "sft_rft"))
+    assert load_config(both / "config.toml").config.model.path == str(sft / "model")
+    assert not (out / "warm_start").exists()
+    found = json.loads((out / "compare.json").read_text())["systems"]
+    assert found["sft_rft"]["tokens"] == sum(record["num_tokens"] for run in (sft, both) for record in log(run))
+
+
 def test_samples_that_the_base_model_solves_decide_on_curation(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
