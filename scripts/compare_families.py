@@ -118,8 +118,9 @@ class Families:
         seeds: int | None,
         settings: Sequence[str],
         max_runs: int | None,
+        shots: int | None = None,
     ) -> None:
-        self._out, self._cells = out, cells
+        self._out, self._cells, self._shots = out, cells, shots
         self._systems, self._seeds, self._settings = systems, seeds, settings
         self._runs_left = max_runs
 
@@ -173,8 +174,9 @@ class Families:
 
     def _build(self, name: str) -> None:
         cell = CELLS[name]
+        shots = self._shots or cell.shots
         for part, given in FAMILIES[cell.family].items():
-            options = given | {"shots": cell.shots} if part == "train" and cell.shots is not None else given
+            options = given | {"shots": shots} if part == "train" and shots is not None else given
             if not (self._out / name / part / "card.json").exists():
                 task = TASKS.get(cell.family, "detection")
                 build_scenes(out=self._out / name / part, task=task, size=SIZE, overwrite=True, **options)
@@ -300,6 +302,7 @@ if __name__ == "__main__":
     parser.add_argument("cells", nargs="*", metavar="CELL", choices=[*CELLS, []], help=f"of {', '.join(CELLS)}")
     parser.add_argument("--systems", nargs="+", choices=names, help="systems to train; default: all")
     parser.add_argument("--seeds", type=int, help="training runs per system; default: as the config says")
+    parser.add_argument("--shots", type=int, help="training images per class in the given cells; needs its own folder")
     parser.add_argument("--max-runs", type=int, help="stop after this number of new training runs")
     parser.add_argument("--recommended", choices=names, default="mix", help="system of the last column")
     parser.add_argument("--table", action="store_true", help="print the table of finished cells and train nothing")
@@ -314,6 +317,7 @@ if __name__ == "__main__":
             seeds=args.seeds,
             settings=args.set,
             max_runs=args.max_runs,
+            shots=args.shots,
         )
         try:
             status = families.compare_all()

@@ -131,7 +131,8 @@ def test_every_system_trains_and_the_base_models_completions_count(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = (
-        *SMALL,
+        "grpo.steps=2",
+        "sampling.max_completion_tokens=64",
         ALL,
         "compare.seeds=1",
         "compare.noise_repeats=1",
@@ -170,14 +171,26 @@ def test_every_system_trains_and_the_base_models_completions_count(
         tokens = sum(record["num_tokens"] for run in stages for record in log(run))
         assert one["tokens"] == tokens + one["base_tokens"]
         assert bool(one["samples"]) == needs_completions
-    assert found["noise"]["test"]["detection"].keys() >= {"f1", "ap"}
+    assert found["repeatability"]["test"]["detection"].keys() >= {"f1", "ap"}
     assert (found["skipped"], found["best_sft"]) == ({}, "sft")
     assert "Without validation data, SFT represents the SFT systems." in said
-    assert "Noise floor of repeated predictions: " in said
+    assert "Repeatability limit of predictions: " in said
     assert "SFT then RFT: 1 steps of SFT on 2 samples, then 1 steps of GRPO on 2" in said
     assert "mix is" in said and "rejection SFT is" in said
     # better than SFT means better than the system that represents SFT
     assert not any("RFT" in line and "curated SFT on" in line for line in said.splitlines())
+
+
+def test_a_warm_start_with_the_settings_of_an_sft_run_is_that_run(config: Path, tmp_path: Path) -> None:
+    # half of one step is one step
+    one = (*SMALL, "compare.seeds=1", "compare.budget=own", "sft.steps=1", "sft.learning_rate=1e-3")
+    assert virft("compare", config, *one, 'compare.systems=["sft", "sft_rft"]') == 0
+    out = tmp_path / "run"
+    (sft,), (both,) = ((out / name).iterdir() for name in ("sft", "sft_rft"))
+    assert load_config(both / "config.toml").config.model.path == str(sft / "model")
+    assert not (out / "warm_start").exists()
+    found = json.loads((out / "compare.json").read_text())["systems"]
+    assert found["sft_rft"]["tokens"] == sum(record["num_tokens"] for run in (sft, both) for record in log(run))
 
 
 def test_samples_that_the_base_model_solves_decide_on_curation(
@@ -188,7 +201,10 @@ def test_samples_that_the_base_model_solves_decide_on_curation(
     out = tmp_path / "run"
     train = Store(load_config(out / "compare.toml").config.data.train or "")
     both = 'compare.systems=["sft", "curated_sft"]'
-    for score, expected in ((1.0, "curated SFT is the same as SFT: no sample is excluded"), (0.0, "is left out")):
+    for score, expected in (
+        (1.0, "curated SFT is the same as SFT: no sample is excluded"),
+        (0.0, "curated SFT is skipped: no training sample has a mean score above sft.curated_above = 0"),
+    ):
         (out / "base" / BASE_COMPLETIONS).unlink(missing_ok=True)
         append_base_completions(out / "base", [_group(sample.id, score) for sample in train])
         capsys.readouterr()
@@ -217,7 +233,8 @@ def test_runs_from_the_same_model_share_their_first_validation(
             yield batch
 
     monkeypatch.setattr("virft.recipes.evaluate.generate_predictions", count)
-    settings = (*SMALL, "compare.seeds=1", f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
+    one = ("grpo.steps=2", "sampling.max_completion_tokens=64", "compare.seeds=1")
+    settings = (*one, f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
     assert virft("compare", config, *settings) == 0
     # 8 questions: a test for base, SFT and RFT, a validation after each run, and one before the first of them
     assert sum(predicted) == 8 * (3 + 2 + 1)
@@ -240,6 +257,7 @@ def test_a_finished_run_of_other_settings_is_refused(
     one = ("grpo.steps=1", "sampling.max_completion_tokens=24", "compare.seeds=1", 'compare.systems=["sft"]')
     assert virft("compare", config, *one, "sft.learning_rate=1e-3") == 0
     path = next((tmp_path / "run" / "sft").iterdir()) / "config.toml"
-    path.write_text(path.read_text().replace("weight_decay = 0.0", "weight_decay = 0.5"))
+    before, sft, after = path.read_text().partition("[sft]")
+    path.write_text(before + sft + after.replace("weight_decay = 0.0", "weight_decay = 0.5"))
     assert virft("compare", config, *one, "sft.learning_rate=1e-3", "--resume") == 2
     assert "holds a run of another config: sft.weight_decay is 0.5 (saved) and 0.0 (now)" in capsys.readouterr().err

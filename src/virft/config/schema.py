@@ -666,7 +666,7 @@ class CompareConfig(_Section):
     noise_repeats: int = setting_field(
         0,
         help="Repeat the base model's predictions N times, in other batches. Differences between systems that do not "
-        "exceed the largest change of a metric (the noise floor) are ties. 0: no noise floor.",
+        "exceed the largest change of a metric (the repeatability limit) are ties. 0: no limit.",
         unit="repeats",
         at_least=0,
         at_most=100,
@@ -763,7 +763,7 @@ class Config(_Section):
             raise ConfigError(conflict)
 
 
-SYSTEMS = ("sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix")
+COMPARED_SYSTEMS = ("sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix")
 """Systems of a comparison, next to the base."""
 WARM_STARTED = ("sft_rft", "sft_mix")
 """Systems that begin with SFT."""
@@ -1045,8 +1045,8 @@ _CONFLICTS = (
         "sft.warmup_steps is {c.sft.warmup_steps}; expected less than sft.steps, which is {c.sft.steps}",
     ),
     _Rule(
-        lambda c: next((repr(name) for name in c.compare.systems if name not in SYSTEMS), None),
-        f"compare.systems: {{found}} is none; expected some of {', '.join(SYSTEMS)}",
+        lambda c: next((repr(name) for name in c.compare.systems if name not in COMPARED_SYSTEMS), None),
+        f"compare.systems: {{found}} is none; expected some of {', '.join(COMPARED_SYSTEMS)}",
     ),
     _Rule(
         lambda c: len(set(c.compare.systems)) < len(c.compare.systems),

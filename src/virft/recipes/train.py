@@ -21,7 +21,7 @@ from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator
 from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import CheckedRun, batch_size, check_run, run_warnings
-from virft.recipes.run_header import count_parameters, header_lines
+from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
 from virft.recipes.setup import (
     build_augmenter,
     check_run_prompts,
@@ -98,21 +98,16 @@ def run_training(
         if (line := describe_start(Path(config.run.dir), resume=resume)) is not None:
             log(line)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
-        for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
-            log(line)
-        for event, message in run_warnings(checked):
-            _warn(event, message, run, log)
+        _print_header(run, checked, loaded, size, runtime, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
             parts = RewardParts()
-            batch: Callable[[int], list[Sample]] = data.batch
+            batch = _sft_batches(config, data, loaded, prompting, log) if method == "sft" else data.batch
             if isinstance(trainer, GRPOTrainer):
                 parts = reward_parts(trainer.grader, {sample.task for sample in data})
                 data = _filter_by_base_score(config.grpo, trainer, data, run, log)
                 trainer.refill = _make_refill(config.grpo.steps, data, augment)
                 batch = data.batch
-            elif config.sft.targets != "labels":
-                batch = _base_target_batches(config, data, loaded, prompting, log)
             num_steps = (config.grpo if method == "grpo" else config.sft).steps
             TrainingLoop(
                 trainer=trainer,
@@ -223,11 +218,28 @@ def _filter_by_base_score(
     return data.only(chosen)
 
 
-def _base_target_batches(
+def _print_header(
+    run: RunFolder,
+    checked: CheckedRun,
+    loaded: LoadedModel,
+    size: ParameterCounts,
+    runtime: Runtime,
+    log: Callable[[str], None],
+) -> None:
+    """Print the facts about a run that starts, notes about its model, and warnings."""
+    for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
+        log(line)
+    for event, message in run_warnings(checked):
+        _warn(event, message, run, log)
+
+
+def _sft_batches(
     config: Config, data: TrainingData, loaded: LoadedModel, prompting: Prompting, log: Callable[[str], None]
 ) -> Callable[[int], list[Sample]]:
-    """Step -> its samples, for SFT whose targets depend on the base model (``sft.targets``)."""
+    """Step -> its samples, with the targets of ``sft.targets``."""
     sft = config.sft
+    if sft.targets == "labels":
+        return data.batch
     groups = base_groups(sft, data)
     chosen = selected_ids(sft, groups)
     if sft.targets == "curated":

@@ -59,8 +59,8 @@ def _shown(found: Compared) -> Iterator[Section]:
         yield Section(heading="Systems", body=Markup().join(map(paragraph, about_systems)))
     for test, by_pair in found.comparisons.items():
         for number, one in enumerate(next(iter(by_pair.values()))):
-            blind, floor = blind_of(found, test, one.task), found.noise.get(test, {}).get(one.task)
-            texts = sentences(by_pair, number, blind, best_sft=found.best_sft, noise=floor)
+            blind, limits = blind_of(found, test, one.task), found.repeatability.get(test, {}).get(one.task)
+            texts = sentences(by_pair, number, blind, best_sft=found.best_sft, limits=limits)
             names = ", ".join(map(label_of, shown_numbers(one.task)))
             heading = f"Differences on {test} ({names})"
             yield Section(heading=heading, body=Markup().join(map(paragraph, texts)), is_folded=True)

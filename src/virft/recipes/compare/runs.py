@@ -43,7 +43,7 @@ from virft.training.run import CONFIG, require_current_format
 
 COMPARE = "compare.toml"
 RESULT = "compare.json"
-NOISE = "noise"
+REPEATED = "repeated"
 """Folder of repeated predictions, in that of the base model."""
 
 
@@ -71,8 +71,8 @@ class Compared:
     """System -> test -> predictions of each seed."""
     blind: Mapping[str, Mapping[str, BlindComparison]] = field(default_factory=dict)
     """Test -> task -> blind baselines, and every system's margin over the best one."""
-    noise: Mapping[str, NoiseFloor] = field(default_factory=dict)
-    """Test -> task -> metric -> noise floor; empty if predictions were not repeated."""
+    repeatability: Mapping[str, RepeatabilityLimit] = field(default_factory=dict)
+    """Test -> task -> metric -> repeatability limit; empty if predictions were not repeated."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Systems that could not be trained, with the reason."""
 
@@ -139,7 +139,7 @@ def run_compare(
         comparisons=comparisons,
         predictions=predictions,
         blind={test: one.blind for test, one in found_by_test.items()},
-        noise=_measure_noise(config, tests, training.base, log),
+        repeatability=_measure_repeatability(config, tests, training.base, log),
         skipped=training.skipped,
     )
     write_text(out / RESULT, json.dumps(_tree(found, config, warnings), indent=2) + "\n")
@@ -242,23 +242,23 @@ def _blind_data(config: Config, store: Store) -> BlindData:
     return blind_data_of(config, store, near=Path(config.run.dir))
 
 
-NoiseFloor: TypeAlias = Mapping[str, Mapping[str, float]]
+RepeatabilityLimit: TypeAlias = Mapping[str, Mapping[str, float]]
 """Task -> metric -> largest change of the metric when the same model predicts the same questions again."""
 
 
-def _measure_noise(
+def _measure_repeatability(
     config: Config, tests: Mapping[str, Store], base: Path, log: Callable[[str], None]
-) -> dict[str, NoiseFloor]:
-    """Test -> the noise floor of the base model's repeated predictions (``compare.noise_repeats``).
+) -> dict[str, RepeatabilityLimit]:
+    """Test -> the repeatability limit of the base model's predictions (``compare.noise_repeats``).
 
     Decoding is greedy, so nothing is drawn; a repeat puts the questions into other batches, which changes the order of
     floating-point sums.
     """
-    found: dict[str, NoiseFloor] = {}
+    found: dict[str, RepeatabilityLimit] = {}
     for test, store in tests.items() if config.compare.noise_repeats else ():
         paths = [base / "eval" / test / PREDICTIONS]
         for repeat in range(1, config.compare.noise_repeats + 1):
-            folder = base / NOISE / f"{test}_{repeat}"
+            folder = base / REPEATED / f"{test}_{repeat}"
             if not (folder / PREDICTIONS).exists():
                 path = config.model.path
                 predict_as_trained(config, path, store, folder, resume=folder.exists(), batch_seed=repeat)
@@ -273,8 +273,8 @@ def _measure_noise(
         for task, floor in found[test].items():
             name = TASKS[task].headline
             log(
-                f"noise floor on {test}: {len(values) - 1} repeated predictions of the base model change {name} by at "
-                f"most {floor[name]:.4f}"
+                f"repeatability on {test}: {len(values) - 1} repeated predictions of the base model change {name} by "
+                f"at most {floor[name]:.4f}"
             )
     return found
 
@@ -344,9 +344,9 @@ def _tree(found: Compared, config: Config, warnings: Sequence[str]) -> dict[str,
         "blind": {
             test: {task: _blind_tree(one) for task, one in by_task.items()} for test, by_task in found.blind.items()
         },
-        "noise": {
+        "repeatability": {
             test: {task: {name: round(value, 6) for name, value in floor.items()} for task, floor in by_task.items()}
-            for test, by_task in found.noise.items()
+            for test, by_task in found.repeatability.items()
         },
     }
 

@@ -50,7 +50,6 @@ SYSTEMS: Mapping[str, System] = {
     "sft_mix": System("SFT then mix", "labels", has_grpo=True, is_mixed=True),
 }
 """The base model, and the systems of ``compare.systems``, in the order of tables."""
-SYSTEM_NAMES = {name: system.title for name, system in SYSTEMS.items()}
 
 Rates = tuple[float, ...]
 """The learning rate of each stage of a system."""

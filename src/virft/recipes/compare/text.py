@@ -19,20 +19,20 @@ def compared_text(found: Compared) -> str:
     lines = list(plan_sentences(found))
     for test, by_pair in found.comparisons.items():
         for number, task in enumerate(next(iter(by_pair.values()))):
-            blind, floor = blind_of(found, test, task.task), found.noise.get(test, {}).get(task.task)
+            blind, limits = blind_of(found, test, task.task), found.repeatability.get(test, {}).get(task.task)
             for name in shown_numbers(task.task):
                 lines.append(f"{test} ({task.task}, {name}, {task.num_images} images)")
                 lines += [_row(system, test, name, number, found) for system in found.systems]
                 lines += _blind_rows(blind, name)
-            texts = sentences(by_pair, number, blind, best_sft=found.best_sft, noise=floor)
+            texts = sentences(by_pair, number, blind, best_sft=found.best_sft, limits=limits)
             lines += [f"  {sentence}" for sentence in texts]
     return "\n".join(lines)
 
 
 def plan_sentences(found: Compared) -> Iterator[str]:
-    """Sentences about the systems: those that are left out, and the SFT system that represents SFT."""
+    """Sentences about the systems: those that are skipped, and the SFT system that represents SFT."""
     for name, reason in found.skipped.items():
-        yield f"{SYSTEMS[name].title} is left out: {reason}."
+        yield f"{SYSTEMS[name].title} is skipped: {reason}."
     best = found.best_sft
     if best is None or sum(one.system.is_sft for one in found.systems) < 2:
         return
@@ -89,12 +89,12 @@ def sentences(
     blind: BlindComparison | None = None,
     *,
     best_sft: TrainedSystem | None = None,
-    noise: Mapping[str, float] | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> Iterator[str]:
     """A sentence about the difference of pairs of systems in each score, and about the confidence intervals.
 
     ``blind``: sentences about the position of each system against the blind baselines too. ``best_sft``: the SFT system
-    that all others are compared with. ``noise``: metric -> noise floor; smaller differences are ties.
+    that all others are compared with. ``limits``: metric -> repeatability limit; smaller differences are ties.
     """
     num_seeds = 1
     for (first, second), tasks in by_pair.items():
@@ -103,16 +103,18 @@ def sentences(
         for name in shown_numbers(tasks[number].task):
             found = tasks[number].differences[name]
             num_seeds = max(num_seeds, found.second.num_seeds)
-            floor = None if noise is None else noise[name]
-            verdict = f"{SYSTEMS[second].title} {_verdict(found, floor)} {SYSTEMS[first].title}"
+            limit = None if limits is None else limits[name]
+            verdict = f"{SYSTEMS[second].title} {_verdict(found, limit)} {SYSTEMS[first].title}"
             better = second if found.value > 0 else first
             but = _but(blind, better) if found.is_clear else ""
             yield f"{verdict} on these images: {name} {_format_change(found)}{but}."
         yield from (f"Not evaluated alike: {warning}" for warning in tasks[number].warnings)
     if blind is not None:
         yield from _blind_sentences(blind)
-    if noise is not None:
-        yield _noise_sentence({name: noise[name] for name in shown_numbers(next(iter(by_pair.values()))[number].task)})
+    if limits is not None:
+        yield _repeatability_sentence(
+            {name: limits[name] for name in shown_numbers(next(iter(by_pair.values()))[number].task)}
+        )
     yield (
         f"Confidence intervals resample images, pooled over {num_seeds} seed{'s' if num_seeds > 1 else ''}; they do "
         "not generalize to other data, models or budgets."
@@ -129,18 +131,18 @@ def _is_shown(first: str, second: str, best_sft: TrainedSystem | None) -> bool:
     return best_sft is None or best_sft.name in (first, second)
 
 
-def _noise_sentence(noise: Mapping[str, float]) -> str:
-    """A sentence about the noise floor of predictions.
+def _repeatability_sentence(limits: Mapping[str, float]) -> str:
+    """A sentence about the repeatability of predictions.
 
-    >>> _noise_sentence({"f1": 0.0, "ap": 0.0})
-    'Noise floor of repeated predictions: 0; greedy decoding gave the same scores in other batches.'
-    >>> _noise_sentence({"f1": 0.0012, "ap": 0.0})
-    'Noise floor of repeated predictions: f1 0.0012, ap 0.0000; smaller differences are ties.'
+    >>> _repeatability_sentence({"f1": 0.0, "ap": 0.0})
+    'Repeatability limit of predictions: 0; greedy decoding gave the same scores in other batches.'
+    >>> _repeatability_sentence({"f1": 0.0012, "ap": 0.0})
+    'Repeatability limit of predictions: f1 0.0012, ap 0.0000; smaller differences are ties.'
     """
-    if not any(noise.values()):
-        return "Noise floor of repeated predictions: 0; greedy decoding gave the same scores in other batches."
-    values = ", ".join(f"{name} {value:.4f}" for name, value in noise.items())
-    return f"Noise floor of repeated predictions: {values}; smaller differences are ties."
+    if not any(limits.values()):
+        return "Repeatability limit of predictions: 0; greedy decoding gave the same scores in other batches."
+    values = ", ".join(f"{name} {value:.4f}" for name, value in limits.items())
+    return f"Repeatability limit of predictions: {values}; smaller differences are ties."
 
 
 def _but(blind: BlindComparison | None, system: str) -> str:
@@ -164,8 +166,8 @@ def _blind_sentences(found: BlindComparison) -> Iterator[str]:
             yield f"{SYSTEMS[system].title}: {common}."
 
 
-def _verdict(found: ScoreDifference, floor: float | None) -> str:
-    if floor is not None and abs(found.value) <= floor:
+def _verdict(found: ScoreDifference, limit: float | None) -> str:
+    if limit is not None and abs(found.value) <= limit:
         return "is tied with"
     if not found.is_clear:
         return "is not distinguishable from"

@@ -29,6 +29,7 @@ from virft.recipes.compare.systems import (
     method_of,
     sft_config,
     split_steps,
+    without_demonstrations,
 )
 from virft.recipes.preflight import training_data
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
@@ -47,14 +48,14 @@ BUDGET = "budget.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class RunCost:
     """Work: tokens of prompts and completions, and seconds."""
 
     tokens: float
     seconds: float
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.tokens + other.tokens, self.seconds + other.seconds)
+    def __add__(self, other: RunCost) -> RunCost:
+        return RunCost(self.tokens + other.tokens, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +75,13 @@ class TrainedSystem:
     steps: int = 0
     """Optimizer steps of all stages."""
     tokens: int = 0
-    """Cost: mean number of tokens that a run has processed, in all stages, with ``base_tokens``."""
+    """RunCost: mean number of tokens that a run has processed, in all stages, with ``base_tokens``."""
     seconds: float = 0.0
-    """Cost: mean time that a run spent in the steps of all stages, with ``base_seconds``."""
+    """RunCost: mean time that a run spent in the steps of all stages, with ``base_seconds``."""
     base_tokens: int = 0
-    """Cost: tokens of sampling the base model's completions, for systems whose targets depend on them."""
+    """RunCost: tokens of sampling the base model's completions, for systems whose targets depend on them."""
     base_seconds: float = 0.0
-    """Cost: time of sampling the base model's completions."""
+    """RunCost: time of sampling the base model's completions."""
     samples: str = ""
     """Training samples that the base model's completions have selected, as text; "": all."""
 
@@ -96,7 +97,7 @@ class _Selection(NamedTuple):
     number: int
     total: int
     threshold: str
-    cost: Cost
+    cost: RunCost
 
     @property
     def description(self) -> str:
@@ -104,7 +105,7 @@ class _Selection(NamedTuple):
         return describe_selection(self.number, self.total) if self.threshold else ""
 
 
-_ALL = _Selection(-1, -1, "", Cost(0, 0))
+_ALL = _Selection(-1, -1, "", RunCost(0, 0))
 """No selection: all samples."""
 
 
@@ -140,17 +141,17 @@ class SystemTraining:
         selection = self._select(system.targets) if system.needs_base_completions else _ALL
         if selection.number == 0:
             self.skipped[name] = f"no training sample has a {selection.threshold}"
-            self.log(f"{system.title} is left out: {self.skipped[name]}")
+            self.log(f"{system.title} is skipped: {self.skipped[name]}")
             return None
         if (same := self._same_as_sft(system, selection)) is not None:
             self.log(f"{system.title} is the same as SFT: no sample is excluded")
             return self._add(replace(same, name=name), selection)
         if system.targets == "labels" and not has_possible_thinking(self.config):
             self.log("the data has no rationales: SFT trains on targets alone and is prompted without thinking")
-        steps = self._steps(name, selection.cost)
+        steps = self.steps_of(name, selection.cost)
         rates, tried = self._choose_rates(name, steps)
         stages = [self._train_stages(name, rates, steps, seed) for seed in self._seeds]
-        costs = [sum((cost_of(run) for run in runs), Cost(0, 0)) for runs in stages]
+        costs = [sum((cost_of(run) for run in runs), RunCost(0, 0)) for runs in stages]
         scores = [best_validation(runs[-1]) for runs in stages]
         found = TrainedSystem(
             name=name,
@@ -278,7 +279,7 @@ class SystemTraining:
             number=number,
             total=len(groups),
             threshold=describe_threshold(sft),
-            cost=Cost(sum(one.num_tokens for one in groups.values()), sum(one.seconds for one in groups.values())),
+            cost=RunCost(sum(one.num_tokens for one in groups.values()), sum(one.seconds for one in groups.values())),
         )
         self.log(f"{targets} SFT: {selection.description} have a {selection.threshold}")
         return selection
@@ -291,8 +292,9 @@ class SystemTraining:
     def _sample_base(self) -> dict[str, BaseGroup]:
         """The base model's completions of all training samples, ``group_size`` each, sampled once."""
         if self._base_groups is None:
-            # no reference model: nothing is trained
-            config = replace(self.config, grpo=replace(self.config.grpo, kl_coef=0.0, kl_coef_end=None))
+            # nothing is trained: no reference model, no demonstrations
+            grpo = replace(without_demonstrations(self.config.grpo), kl_coef=0.0, kl_coef_end=None)
+            config = replace(self.config, grpo=grpo)
             data = training_data(config, "grpo")
             self.base.mkdir(parents=True, exist_ok=True)
             with closing(open_grpo_trainer(config)) as trainer:
@@ -308,7 +310,7 @@ class SystemTraining:
 
     # --- budget ---
 
-    def _steps(self, name: str, base_cost: Cost) -> Steps:
+    def steps_of(self, name: str, base_cost: RunCost) -> Steps:
         """The steps of each stage that the budget of RFT allows (``compare.budget``)."""
         config, system = self.config, SYSTEMS[name]
         kind = config.compare.budget
@@ -341,14 +343,14 @@ class SystemTraining:
             write_text(path, json.dumps(measure()))
         return int(json.loads(path.read_text(encoding="utf-8")))
 
-    def _affordable_sft_steps(self, name: str, base_cost: Cost) -> int:
+    def _affordable_sft_steps(self, name: str, base_cost: RunCost) -> int:
         """Steps of an SFT system that cost as much as a run of RFT, less the base model's completions."""
         targets = SYSTEMS[name].targets
         assert targets is not None
         sft = self.config.sft
         steps = Steps(sft.steps, sft.samples_per_step, 0)
         one = self._sft(targets, steps, sft.learning_rate, self.config.seed, self.out / name)
-        available = self._of_budget(Cost(self.trained["rft"].tokens, self.trained["rft"].seconds))
+        available = self._of_budget(RunCost(self.trained["rft"].tokens, self.trained["rft"].seconds))
         affordable = (available - self._of_budget(base_cost)) / self._of_budget(cost_of_step(one, "sft"))
         return max(sft.warmup_steps + 1, round(affordable))
 
@@ -374,7 +376,7 @@ class SystemTraining:
         )
         return max(2, round(steps.grpo * plain / mixed))
 
-    def _of_budget(self, cost: Cost) -> float:
+    def _of_budget(self, cost: RunCost) -> float:
         return cost.tokens if self.config.compare.budget == "tokens" else cost.seconds
 
 
@@ -440,14 +442,14 @@ def best_validation(run: Path) -> float | None:
     return max((float(record[VALIDATION_SCORE]) for record in records[1:] if VALIDATION_SCORE in record), default=None)
 
 
-def cost_of(run: Path) -> Cost:
+def cost_of(run: Path) -> RunCost:
     """Tokens of prompts and completions that a run has processed, and seconds in its steps."""
     folder = RunFolder(run)
     tokens = sum(record.get("num_tokens", 0) for record in folder.records(METRICS))
-    return Cost(tokens, sum(sum(v for k, v in record.items() if k != "step") for record in folder.records(TIMINGS)))
+    return RunCost(tokens, sum(sum(v for k, v in record.items() if k != "step") for record in folder.records(TIMINGS)))
 
 
-def cost_of_step(config: Config, method: Method) -> Cost:
+def cost_of_step(config: Config, method: Method) -> RunCost:
     """Mean tokens and seconds of a step, measured on a model that is then discarded."""
     runtime = make_runtime(config.model, config.parallel)
     loaded = load_for_training(config.model, runtime, seed=config.seed)
@@ -456,7 +458,7 @@ def cost_of_step(config: Config, method: Method) -> Cost:
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     with closing(make(config, loaded, prompting, runtime, (sample.query for sample in data))) as trainer:
         reports = [trainer.step(number, data.batch(number)) for number in range(4)][1:]  # the first one is a warm-up
-    return Cost(
+    return RunCost(
         fmean(report.metrics["num_tokens"] for report in reports),
         fmean(sum(report.timings.values()) for report in reports),
     )

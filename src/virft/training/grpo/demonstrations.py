@@ -1,4 +1,4 @@
-"""Demonstrations: the ground truth of a sample as a completion that nobody sampled, and answers close to it.
+"""Demonstrations: the ground truth of a sample as a completion that was not sampled, and answers close to it.
 
 A demonstration is packed behind the completions of its group and shares their prompt. It is no part of a
 ``RolloutGroup``: metrics, monitors, KL and everything else that describes the policy's own completions never see it.

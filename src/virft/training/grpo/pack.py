@@ -163,7 +163,7 @@ def token_weights(groups: Sequence[RolloutGroup], loss: LossKind, max_completion
 
 
 class _Source(NamedTuple):
-    """What microbatches are made of, each field with an entry for each group."""
+    """Input of all microbatches of a step; each sequence has an entry for each group."""
 
     groups: Sequence[RolloutGroup]
     encoded: Sequence[EncodedPrompt]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from virft.config.schema import SYSTEMS as NAMES
+from virft.config.schema import COMPARED_SYSTEMS as NAMES
 from virft.config.schema import CompareConfig, Config, DataConfig, GRPOConfig, RunConfig, SFTConfig
 from virft.config.toml_file import first_difference
 from virft.recipes.compare.systems import (
