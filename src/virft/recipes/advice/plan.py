@@ -166,15 +166,15 @@ def _commands(system: AdvisedSystem, name: str, run_dir: str) -> list[str]:
 
 def _notes(features: Features, advice: Advice) -> list[str]:
     notes = []
-    if advice.system == "none":
+    if advice.case == Case.SOLVED:
         notes.append("collect samples that the model does not solve, such as other views, backgrounds or classes")
     zero_std = 1 - features.value("nonzero_std")
-    if advice.system not in ("none", "sft") and zero_std > 0.5:
+    if advice.system not in ("none", "sft") and advice.case != Case.UNREADABLE and zero_std > 0.5:
         notes.append(
             f"{zero_std:.0%} of the groups have equal rewards and teach RFT nothing; grpo.refill_rounds = 2 replaces "
             "them by groups of other samples, for more time per step (not measured)"
         )
-    if features.value("readable") < 0.9 and advice.case != Case.UNREADABLE:
+    if features.value("readable") < 0.9 and advice.case not in (Case.TRUNCATED, Case.UNREADABLE):
         notes.append(
             f"{1 - features.value('readable'):.0%} of the completions are unreadable; see the answers with `virft ask`"
         )

@@ -32,6 +32,8 @@ WARM_STARTED_ADVICE = ("sft_rft", "sft_mix")
 class Case(StrEnum):
     """Kinds of a base model and its training data, in the order in which the decision list tests them."""
 
+    TRUNCATED = "truncated"
+    """Most completions are cut at the token limit and cannot be parsed."""
     UNREADABLE = "unreadable"
     """Most completions cannot be parsed."""
     SOLVED = "solved"
@@ -64,6 +66,12 @@ class Situation(NamedTuple):
     """Score above the best blind baseline, from 0 (no better) to 1 (perfect); may be negative."""
     images_per_class: float | None
     """Median number of images of a class; None without classes."""
+    truncated: float = 0.0
+    """Fraction of completions cut at the token limit."""
+
+
+_MOST_TRUNCATED = 0.5
+"""Above this fraction of truncated completions, unreadable answers say nothing about the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +92,7 @@ class Rule:
     """From this number of images per class: ``Case.MANY``."""
     systems: Mapping[Case, AdvisedSystem] = field(
         default_factory=lambda: {
+            Case.TRUNCATED: "none",
             Case.UNREADABLE: "sft_rft",
             Case.SOLVED: "none",
             Case.EQUAL: "sft",
@@ -104,7 +113,7 @@ class Rule:
         ('some', 'many')
         """
         if found.readable < self.least_readable:
-            return Case.UNREADABLE
+            return Case.TRUNCATED if found.truncated > _MOST_TRUNCATED else Case.UNREADABLE
         if found.always_solved >= self.most_solved:
             return Case.SOLVED
         if found.nonzero_std < self.least_nonzero_std:
@@ -150,6 +159,7 @@ class Evidence(NamedTuple):
 
 
 EVIDENCE: Mapping[Case, Evidence] = {
+    Case.TRUNCATED: Evidence(0, 0, "not measured; a completion that is cut has no answer, whatever the model knows"),
     Case.UNREADABLE: Evidence(
         0, 0, "not measured; without a parsable answer every reward is 0, and SFT on the targets teaches the format"
     ),
@@ -202,6 +212,7 @@ def situation_of(features: Features, values: Mapping[str, float] | None = None) 
         nonzero_std=read["nonzero_std"],
         knowledge=read["knowledge"],
         images_per_class=features.images_per_class,
+        truncated=read["truncated"],
     )
 
 
@@ -275,6 +286,11 @@ def _reason(case: Case, features: Features, rule: Rule) -> str:
     known = f"knowledge {value('knowledge'):.2f}"
     images = "no classes" if per_class is None else f"{per_class:g} image{'s' if per_class != 1 else ''} per class"
     match case:
+        case Case.TRUNCATED:
+            return (
+                f"{value('truncated'):.0%} of the completions are cut at the token limit, and most cannot be read: "
+                "raise sampling.max_completion_tokens and call virft advise again"
+            )
         case Case.UNREADABLE:
             return f"{1 - value('readable'):.0%} of the completions are unreadable, so RFT has nothing to reward yet"
         case Case.SOLVED:

@@ -66,6 +66,14 @@ def test_probability_is_that_of_measured_cells_times_the_agreement_of_resamples(
     assert (advice.system, advice.agreement) == ("rft", 1.0)
 
 
+def test_completions_that_are_cut_need_more_tokens_before_any_training() -> None:
+    cut = give_advice(features(readable=0.0, truncated=1.0), num_parameters=7_000_000)
+    assert (cut.case, cut.system) == (Case.TRUNCATED, "none")
+    assert cut.reason.startswith("100% of the completions are cut at the token limit")
+    read = give_advice(features(readable=0.0, truncated=0.1), num_parameters=7_000_000)
+    assert read.reason == "100% of the completions are unreadable, so RFT has nothing to reward yet"
+
+
 def test_a_case_without_measured_cells_has_no_probability() -> None:
     advice = give_advice(features(readable=0.0), num_parameters=7_000_000)
     assert advice.probability is None
