@@ -25,7 +25,7 @@ class LearningCurve:
     def score(self, num_images: float) -> float:
         """Return the score in [0, 1] with this number of images, above 0.
 
-        >>> LearningCurve(limit=0.6, slope=0.8).score(16)
+        >>> round(LearningCurve(limit=0.6, slope=0.8).score(16), 6)
         0.4
         """
         return float(min(1.0, max(0.0, self.limit - self.slope / num_images**0.5)))
