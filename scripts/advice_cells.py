@@ -277,7 +277,14 @@ def _describe(advised: Sequence[tuple[Cell, AdvisedSystem]]) -> str:
     if not found:
         return "no cell in which it was trained"
     counted = f"{sum(found)} of {len(found)} cells ({fmean(found):.0%})"
-    return f"correct in {counted}, {_mean_regret(advised):.3f} below the best system on average"
+    differing = [
+        correct
+        for cell, system in advised
+        if (correct := cell.is_correct(system)) is not None
+        and any(cell.is_correct(one) is False for one in cell.systems)
+    ]
+    counted += f", {sum(differing)} of {len(differing)} with a clear difference between systems"
+    return f"correct in {counted}; {_mean_regret(advised):.3f} below the best system on average"
 
 
 def main() -> None:
