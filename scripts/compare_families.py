@@ -1,27 +1,39 @@
-"""Experiments on the built-in scenes: make the data of each family, and compare base model, SFT and RFT.
+"""Experiments on the built-in scenes: compare the base model and all systems of ``virft compare`` on each family.
 
-    python scripts/compare_families.py runs/families [FAMILY ..]
-    python scripts/compare_families.py runs/one_shot few_shot_detection --shots 1
+    python scripts/compare_families.py runs/families [CELL ..]
+    python scripts/compare_families.py runs/families few_shot_detection --systems sft rft --seeds 1
+    python scripts/compare_families.py runs/families --max-runs 1
+    python scripts/compare_families.py runs/families --table
     python scripts/compare_families.py runs/thinking few_shot_detection --set prompt.thinking=true
 
-Takes hours on two CPU cores; after Ctrl-C, the same command resumes. Settings are those of
-``configs/compare_FAMILY.toml``, paths are below the given folder. At the end, a table of all finished families is
-printed.
+A cell is a family of tasks with a number of training images. Each is a comparison of its own, which takes hours on two
+CPU cores. After Ctrl-C, or after ``--max-runs`` training runs, the same command resumes; cells, systems and seeds may
+be added in any order, and nothing that is finished is repeated. Settings are those of ``configs/compare_FAMILY.toml``,
+paths are below the given folder. At the end, a table of all finished cells is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from virft.cli.build import build_scenes
-from virft.cli.main import main as virft
-from virft.recipes.compare.runs import RESULT
-from virft.recipes.compare.text import shown_numbers
+from virft.cli.compare import compare
+from virft.cli.output import say
+from virft.config.schema import MIXED, Config, Method
+from virft.errors import RunStopped, VirftError
+from virft.recipes.compare.runs import COMPARE, RESULT
+from virft.recipes.compare.systems import SYSTEMS, method_of
+from virft.recipes.compare.training import WARM_START, RunProgress, planned_runs
+from virft.recipes.fitting import load_fitted_config
 from virft.scenes.assets import class_names
+from virft.tasks import TASKS as ALL_TASKS
+from virft.training.run import MODEL
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZE = 112
@@ -67,64 +79,250 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
 TASKS = {"lookalike_classification": "classification", "reasoning_grounding": "grounding"}
 
 
-def compare_family(name: str, out: Path, overrides: list[str], shots: int | None = None) -> int:
-    """Build the missing data, then run or resume the comparison; return its exit status."""
-    folder = out / name
-    for part, given in FAMILIES[name].items():
-        options = given | {"shots": shots} if part == "train" and shots is not None else given
-        if not (folder / part / "card.json").exists():
-            task = TASKS.get(name, "detection")
-            build_scenes(out=folder / part, task=task, size=SIZE, overwrite=True, **options)
-    tests = [str(folder / part) for part in FAMILIES[name] if part not in ("train", "validation")]
-    return virft(
-        [
-            "compare",
-            str(CONFIGS / f"compare_{name}.toml"),
+class Cell(NamedTuple):
+    """A family of tasks, with another number of training images per class than usual, and other settings."""
+
+    family: str
+    shots: int | None = None
+    settings: tuple[str, ...] = ()
+
+
+# RFT collapses at the largest rate of the family, and with few images SFT is worse on the tests
+_TWO_RATES = ("compare.sft_learning_rates=[1e-4,3e-4]", "compare.rft_learning_rates=[1e-4,3e-4]")
+CELLS = {
+    "few_shot_detection": Cell("few_shot_detection"),
+    "few_shot_detection_1_image": Cell("few_shot_detection", 1, _TWO_RATES),
+    "known_few_shot_detection": Cell("known_few_shot_detection"),
+    "base_to_novel_detection": Cell("base_to_novel_detection"),
+    "reasoning_grounding": Cell("reasoning_grounding"),
+    "lookalike_classification": Cell("lookalike_classification"),
+    "few_shot_detection_16_images": Cell("few_shot_detection", 16, _TWO_RATES),
+}
+USUAL = tuple(CELLS)[:-1]
+"""The cells that are compared if none is named: nine rows of the table."""
+
+
+class _EnoughRunsError(Exception):
+    """As many training runs as ``--max-runs`` allows are done."""
+
+
+class Families:
+    """The cells of a folder, and the work on them."""
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        cells: Sequence[str],
+        systems: Sequence[str] | None,
+        seeds: int | None,
+        settings: Sequence[str],
+        max_runs: int | None,
+        shots: int | None = None,
+    ) -> None:
+        self._out, self._cells, self._shots = out, cells, shots
+        self._systems, self._seeds, self._settings = systems, seeds, settings
+        self._runs_left = max_runs
+
+    def compare_all(self) -> int:
+        """Build the missing data, then run or resume the comparison of each cell; return the exit status."""
+        for name in self._cells:
+            self._build(name)
+        self._progress = RunProgress(self._planned())
+        say(f"all cells: {self._describe_progress()}")
+        status = 0
+        for number, name in enumerate(self._cells, start=1):
+            say(f"cell {number} of {len(self._cells)}: {name}")
+            try:
+                compare(
+                    config=self._config_file(name),
+                    overrides=self._overrides(name),
+                    resume=(self._folder(name) / COMPARE).exists(),
+                    after_run=self._after_run,
+                )
+            except _EnoughRunsError:
+                say("as many training runs as --max-runs allows are done; the same command resumes")
+                return status
+            except RunStopped:
+                raise
+            except VirftError as error:
+                say(f"{name}: {error}")
+                status = 2
+        return status
+
+    def _after_run(self) -> None:
+        say(f"all cells: {self._describe_progress()}")
+        if self._runs_left is not None:
+            self._runs_left -= 1
+            if self._runs_left <= 0:
+                raise _EnoughRunsError
+
+    def _describe_progress(self) -> str:
+        """Finished runs of all cells, and the time left, from the steps of finished runs (predictions excluded)."""
+        for cell in self._cells:
+            for name in (*self._systems_of(cell), WARM_START):
+                method: Method = "sft" if name == WARM_START else method_of(name)
+                for model in sorted(self._folder(cell).glob(f"{name}/*/{MODEL}")):
+                    self._progress.add(model.parent, method, None)
+        return self._progress.describe()
+
+    def _planned(self) -> dict[Method, int]:
+        planned: Counter[Method] = Counter()
+        for cell in self._cells:
+            planned.update(planned_runs(self._config(cell)))
+        return dict(planned)
+
+    def _build(self, name: str) -> None:
+        cell = CELLS[name]
+        shots = self._shots or cell.shots
+        for part, given in FAMILIES[cell.family].items():
+            options = given | {"shots": shots} if part == "train" and shots is not None else given
+            if not (self._out / name / part / "card.json").exists():
+                task = TASKS.get(cell.family, "detection")
+                build_scenes(out=self._out / name / part, task=task, size=SIZE, overwrite=True, **options)
+
+    def _folder(self, name: str) -> Path:
+        return self._out / name / "compare"
+
+    def _config_file(self, name: str) -> Path:
+        return CONFIGS / f"compare_{CELLS[name].family}.toml"
+
+    def _config(self, name: str) -> Config:
+        return load_fitted_config(self._config_file(name), self._overrides(name), method="compare").config
+
+    def _systems_of(self, name: str) -> list[str]:
+        """The systems that are requested, and those that the cell was compared with before."""
+        path = self._folder(name) / COMPARE
+        saved = tomllib.loads(path.read_text(encoding="utf-8"))["compare"]["systems"] if path.exists() else []
+        requested = self._systems if self._systems is not None else [one for one in SYSTEMS if one != "base"]
+        return [one for one in SYSTEMS if one in requested or one in saved]
+
+    def _overrides(self, name: str) -> list[str]:
+        folder, systems = self._out / name, self._systems_of(name)
+        tests = [str(folder / part) for part in FAMILIES[CELLS[name].family] if part not in ("train", "validation")]
+        seeds = [] if self._seeds is None else [f"compare.seeds={self._seeds}"]
+        demonstrations = ["grpo.demonstrations=loss"] if set(MIXED) & set(systems) else []
+        return [
             f"data.train={folder / 'train'}",
             f"data.validation={folder / 'validation'}",
             f"compare.tests={tests}",
-            f"run.dir={folder / 'compare'}",
-            *overrides,
-            *(["--resume"] if (folder / "compare").exists() else []),
+            f"run.dir={self._folder(name)}",
+            f"compare.systems={systems}",
+            *seeds,
+            *demonstrations,
+            *CELLS[name].settings,
+            *self._settings,
         ]
-    )
 
 
-def results_table(out: Path) -> str:
-    """Return a Markdown table of finished families: means over seeds, 95 % confidence intervals (paired bootstrap)."""
-    head = "| family, test | metric | base | SFT | RFT | RFT - base | RFT - SFT |"
+class Row(NamedTuple):
+    """One test of a cell."""
+
+    name: str
+    metric: str
+    values: Mapping[str, float]
+    """System -> mean over seeds of the metric."""
+    blind: float | None
+    """The best blind baseline."""
+    change: str
+    """The recommended system minus the better of SFT and RFT."""
+
+
+def results_table(out: Path, recommended: str) -> str:
+    """Return a Markdown table of the finished cells: headline metrics, means over seeds, the best of each row in bold.
+
+    The last column is the ``recommended`` system minus the one of SFT and RFT that is better on this test, with the
+    95 % confidence interval of the paired bootstrap.
+    """
     rows = [
         row
-        for name in FAMILIES
+        for name in CELLS
         if (path := out / name / "compare" / RESULT).exists()
-        for row in _rows(name.replace("_", " "), json.loads(path.read_text(encoding="utf-8"))["tests"])
+        for row in _rows(name.replace("_", " "), json.loads(path.read_text(encoding="utf-8")), recommended)
     ]
-    return "\n".join([head, "|" + "---|" * 7, *rows])
+    systems = [name for name in SYSTEMS if any(name in row.values for row in rows)]
+    titles = [SYSTEMS[name].title for name in systems]
+    head = ["cell: test", "metric", "blind", *titles, f"{SYSTEMS[recommended].title} - max(SFT, RFT)"]
+    lines = [_line(head), "|" + "---|" * len(head)]
+    for row in rows:
+        best = max(f"{value:.3f}" for value in row.values.values())
+        cells = [_cell(row.values.get(name), best) for name in systems]
+        lines.append(_line([row.name, row.metric, _cell(row.blind, ""), *cells, row.change]))
+    return "\n".join(lines)
 
 
-def _rows(family: str, tests: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[str]:
-    for test, pairs in tests.items():
-        for task, found in pairs["rft against sft"].items():
-            for number in shown_numbers(task):
-                against_sft = found["differences"][number]
-                against_base = pairs["rft against base"][task]["differences"][number]
-                values = [against_base["first"], against_sft["first"], against_sft["second"]]
-                cells = [f"{value['mean']:.3f}" for value in values]
-                changes = [
-                    f"{one['value']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})"
-                    for one in (against_base, against_sft)
-                ]
-                yield f"| {' | '.join([f'{family}: {test}', number, *cells, *changes])} |"
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: float | None, best: str) -> str:
+    text = "" if value is None else f"{value:.3f}"
+    return f"**{text}**" if text and text == best else text
+
+
+def _rows(cell: str, tree: Mapping[str, Any], recommended: str) -> Iterator[Row]:
+    for test, pairs in tree["tests"].items():
+        for task in next(iter(pairs.values())):
+            metric = ALL_TASKS[task].headline
+            found = {pair: by_task[task]["differences"][metric] for pair, by_task in pairs.items()}
+            values = {}
+            for pair, difference in found.items():
+                second, _, first = pair.partition(" against ")
+                values |= {first: difference["first"]["mean"], second: difference["second"]["mean"]}
+            blind = tree["blind"].get(test, {}).get(task)
+            yield Row(
+                f"{cell}: {test.replace('_', ' ')}",
+                metric,
+                values,
+                None if blind is None else blind["baselines"][blind["best"]]["values"][metric],
+                _change(found, values, recommended),
+            )
+
+
+def _change(found: Mapping[str, Any], values: Mapping[str, float], recommended: str) -> str:
+    """The recommended system minus the better of SFT and RFT, with its interval; "" if one of the three is missing."""
+    if not {"sft", "rft", recommended} <= set(values):
+        return ""
+    other = max(("sft", "rft"), key=lambda name: values[name])
+    if (difference := found.get(f"{recommended} against {other}")) is not None:
+        value, ends = difference["value"], difference["interval"]
+    elif (difference := found.get(f"{other} against {recommended}")) is not None:
+        value, ends = -difference["value"], None
+        if difference["interval"] is not None:
+            ends = [-end for end in reversed(difference["interval"])]
+    else:
+        return ""
+    return f"{value:+.3f}" + (f" ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends is not None else "")
 
 
 if __name__ == "__main__":
+    names = [name for name in SYSTEMS if name != "base"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("families", nargs="*", metavar="FAMILY", default=list(FAMILIES), choices=[*FAMILIES, []])
-    parser.add_argument("--shots", type=int, help="training images per class, for all given families")
+    parser.add_argument("cells", nargs="*", metavar="CELL", choices=[*CELLS, []], help=f"of {', '.join(CELLS)}")
+    parser.add_argument("--systems", nargs="+", choices=names, help="systems to train; default: all")
+    parser.add_argument("--seeds", type=int, help="training runs per system; default: as the config says")
+    parser.add_argument("--shots", type=int, help="training images per class in the given cells; needs its own folder")
+    parser.add_argument("--max-runs", type=int, help="stop after this number of new training runs")
+    parser.add_argument("--recommended", choices=names, default="mix", help="system of the last column")
+    parser.add_argument("--table", action="store_true", help="print the table of finished cells and train nothing")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     args = parser.parse_args()
-    names = args.families or list(FAMILIES)
-    status = max(compare_family(name, args.out, args.set, args.shots) for name in names)
-    print(results_table(args.out))
+    status = 0
+    if not args.table:
+        families = Families(
+            args.out,
+            cells=args.cells or USUAL,
+            systems=args.systems,
+            seeds=args.seeds,
+            settings=args.set,
+            max_runs=args.max_runs,
+            shots=args.shots,
+        )
+        try:
+            status = families.compare_all()
+        except (RunStopped, KeyboardInterrupt) as stop:
+            say(f"{stop or 'stopped'}; the same command resumes")
+            status = 1
+    print(results_table(args.out, args.recommended))
     raise SystemExit(status)

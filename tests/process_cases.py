@@ -35,6 +35,7 @@ from virft.models.sharding import full_tensor, shard, write_full_tensor
 from virft.models.vision import FeatureCache
 from virft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from virft.training.distributed import Ranks
+from virft.training.grpo.demonstrations import WrittenTarget
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.optim import ScaledRows, make_optimizer, set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
@@ -47,6 +48,9 @@ CPU = torch.device("cpu")
 STRATEGIES = ("ddp", "fsdp2")
 ZERO = ("zero2", "zero3", "zero2 offload", "zero3 offload")
 VARIED, EQUAL = (0.2, 1.7, 0.4, 0.9), (1.0, 1.0, 1.0, 1.0)
+DEMONSTRATIONS = ([11, 23, 5, 7, 2], [3, 41, 2], [17, 2], [8, 9, 10, 60, 2])
+"""Tokens of the demonstration of each group; the second token is no part of the loss."""
+DEMONSTRATION_REWARD = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,9 @@ class Case:
     lora: bool = False
     frozen_vision: bool = False
     supervised: bool = False
+    truncated: bool = False
+    """True if the last completion of each group is truncated."""
+    checkpointing: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +80,14 @@ CASES = {
     "adapters": Case(lora=True, frozen_vision=True),
     "frozen tower": Case(frozen_vision=True),
     "clipped twice": Case(settings={"updates_per_batch": 2, "max_grad_norm": 0.2}),
+    "demonstrations": Case(settings={"demonstrations": "loss", "demonstration_coef": 0.7}),
+    # the first group has nothing but its demonstration
+    "demonstration of a group with zero reward variance": Case(
+        rewards=(EQUAL, VARIED), settings={"demonstrations": "loss", "kl_coef": 0.0, "microbatch_tokens": 30}
+    ),
+    "demonstrations as members": Case(
+        rewards=(VARIED, EQUAL), settings={"demonstrations": "group", "demonstration_in_mean": True}
+    ),
     "supervised": Case(supervised=True, rewards=(VARIED,) * 3),
     "supervised, more rows in the first": Case(
         supervised=True, rewards=(VARIED,) * 3, frozen_vision=True, settings={"microbatch_tokens": 1}
@@ -99,8 +114,9 @@ class Descent(torch.optim.SGD):
 class Replay:
     """A generator that "samples" what the groups hold."""
 
-    def __init__(self, groups: Any) -> None:
+    def __init__(self, groups: Any, *, truncated: bool = False) -> None:
         self._groups = groups
+        self._truncated = truncated
 
     def generate(self, prompts: Sequence[EncodedPrompt], *_: Any) -> list[list[Completion]]:
         return [self._completions(int(one.prompt.sample_id)) for one in prompts]
@@ -109,13 +125,14 @@ class Replay:
         """The weights have changed, which is nothing to it."""
 
     def _completions(self, number: int) -> list[Completion]:
+        last = len(self._groups[number][2]) - 1
         return [
             Completion(
                 token_ids=tuple(tokens),
                 token_ends=(0,) * len(tokens),
                 sampler_logprobs=(-1.0 - i,) * len(tokens),
                 text=f"{number} {i}",
-                finish_reason=FinishReason.STOP,
+                finish_reason=FinishReason.LENGTH if self._truncated and i == last else FinishReason.STOP,
             )
             for i, tokens in enumerate(self._groups[number][2])
         ]
@@ -129,7 +146,16 @@ class Table:
 
     def grade(self, text: str, *_: Any, **__: Any) -> RewardReport:
         g, i = map(int, text.split())
-        return RewardReport(total=self._rewards[g][i], parts={}, reading=reading(Detections()))
+        total = self._rewards[g][i] if i >= 0 else DEMONSTRATION_REWARD
+        return RewardReport(total=total, parts={}, reading=reading(Detections()))
+
+
+def write_target(one: Any, _: Any) -> WrittenTarget:
+    """The demonstration of a group."""
+    tokens = DEMONSTRATIONS[int(one.id)]
+    return WrittenTarget(
+        text=f"{one.id} -1", token_ids=tuple(tokens), in_loss=tuple(i != 1 for i in range(len(tokens)))
+    )
 
 
 def render(policy: Policy, groups: Any, one: Any) -> RenderedPrompt:
@@ -157,6 +183,8 @@ def load(case: Case) -> LoadedModel:
                     one.normal_(0, 0.1, generator=generator)
     elif case.frozen_vision:
         loaded.freeze_vision()
+    if case.checkpointing:
+        loaded.checkpoint_gradients()
     return loaded
 
 
@@ -241,16 +269,20 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
         )
     else:
         trainer = GRPOTrainer(
-            generator=Replay(groups),
+            generator=Replay(groups, truncated=case.truncated),
             grader=Table(case.rewards),
             config=GRPOConfig(**settings),
             params=GenerationParams(max_completion_tokens=12),
             seed=0,
             reference=reference,
             reference_mode=loaded.adapters_disabled if case.lora else None,
+            write_target=write_target,
             **common,
         )
-    report = trainer.step(1, [sample(id=str(number)) for number in range(len(groups))])
+        trainer.refill = lambda number, turn: [sample(id=str(len(groups) - turn))]
+    # with dynamic sampling, the last group is the replacement
+    num_samples = len(groups) - settings.get("refill_rounds", 0)
+    report = trainer.step(1, [sample(id=str(number)) for number in range(num_samples)])
     return {
         "metrics": dict(report.metrics),
         "rollout": report.rollout_record,

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runs import files, log, virft, write_config
 from virft.config.toml_file import load_config
+from virft.data.base_completions import BASE_COMPLETIONS, BaseCompletion, BaseGroup, append_base_completions
+from virft.data.store import Store
+from virft.evaluation.predict import generate_predictions
+from virft.evaluation.predictions import SizedPrediction
+from virft.types import ImageSize
 
 EXTRA = """
 [compare]
@@ -87,8 +94,12 @@ def test_a_comparison_that_was_stopped_goes_on(config: Path, tmp_path: Path) -> 
     ("override", "message"),
     [
         ("compare.tests=[]", "compare.tests is empty; expected the folders of the test sets"),
-        ('compare.systems=["rtf"]', "compare.systems: 'rtf' is none; expected some of sft, rft, sft_rft"),
-        ('compare.systems=["sft_rft"]', "sft_rft starts from sft and trains as rft does; expected both in the list"),
+        ('compare.systems=["rtf"]', "compare.systems: 'rtf' is none; expected some of sft, curated_sft, rejection_sft"),
+        ('compare.systems=["sft", "sft"]', "compare.systems lists a system twice; expected each once"),
+        (
+            'compare.systems=["sft_mix"]',
+            'sft_mix needs demonstrations, and grpo.demonstrations is "off"; expected "group" or "loss"',
+        ),
         (
             "compare.sft_learning_rates=[1e-4]",
             "1 learning rates for SFT and 0 for RFT; expected the same number for both",
@@ -111,3 +122,142 @@ def test_rates_are_chosen_on_validation_data_only(config: Path, capsys: pytest.C
     rates = ("compare.sft_learning_rates=[1e-4, 1e-3]", "compare.rft_learning_rates=[1e-4, 1e-3]")
     assert virft("compare", config, *SMALL, *rates) == 2
     assert "learning rates are chosen on data.validation, which is not set" in capsys.readouterr().err
+
+
+ALL = 'compare.systems=["sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix"]'
+
+
+def test_every_system_trains_and_the_base_models_completions_count(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (
+        "grpo.steps=2",
+        "sampling.max_completion_tokens=64",
+        ALL,
+        "compare.seeds=1",
+        "compare.noise_repeats=1",
+        "grpo.demonstrations=loss",
+        "sft.rejection_above=0.0",
+        "sft.learning_rate=1e-3",
+    )
+    assert virft("compare", config, *settings) == 0
+    said = capsys.readouterr().out
+    out = tmp_path / "run"
+    found = json.loads((out / "compare.json").read_text())
+    assert list(found["systems"]) == ["base", "sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix"]
+    configs = {
+        name: load_config(Path(one["runs"][0]) / "config.toml").config
+        for name, one in found["systems"].items()
+        if one["runs"]
+    }
+    modes = {name: configs[name].grpo.demonstrations for name in ("rft", "sft_rft", "mix", "sft_mix")}
+    assert modes == {"rft": "off", "sft_rft": "off", "mix": "loss", "sft_mix": "loss"}
+    targets = {name: configs[name].sft.targets for name in ("sft", "curated_sft", "rejection_sft")}
+    assert targets == {"sft": "labels", "curated_sft": "curated", "rejection_sft": "rejection"}
+    # the two stages together have the steps of RFT, and both systems start from the same SFT run
+    (warm_start,) = (out / "warm_start").iterdir()
+    for name in ("sft_rft", "sft_mix"):
+        assert configs[name].model.path == str(warm_start / "model")
+        assert configs[name].grpo.steps == 1
+    assert load_config(warm_start / "config.toml").config.sft.steps == 1
+    assert {one["steps"] for one in found["systems"].values()} == {0, 2}
+    # the cost of a system has all its stages and the completions of the base model
+    completions = [json.loads(line) for line in (out / "base" / "base_completions.jsonl").read_text().splitlines()]
+    sampled = sum(one["prompt_tokens"] + sum(made["num_tokens"] for made in one["completions"]) for one in completions)
+    for name, one in found["systems"].items():
+        needs_completions = name in ("curated_sft", "rejection_sft")
+        assert one["base_tokens"] == (sampled if needs_completions else 0)
+        stages = [Path(run) for run in one["runs"]] + ([warm_start] if name in ("sft_rft", "sft_mix") else [])
+        tokens = sum(record["num_tokens"] for run in stages for record in log(run))
+        assert one["tokens"] == tokens + one["base_tokens"]
+        assert bool(one["samples"]) == needs_completions
+    assert found["repeatability"]["test"]["detection"].keys() >= {"f1", "ap"}
+    assert (found["skipped"], found["best_sft"]) == ({}, "sft")
+    assert "Without validation data, SFT represents the SFT systems." in said
+    assert "Repeatability limit of predictions: " in said
+    assert "SFT then RFT: 1 steps of SFT on 2 samples, then 1 steps of GRPO on 2" in said
+    assert "mix is" in said and "rejection SFT is" in said
+    # better than SFT means better than the system that represents SFT
+    assert not any("RFT" in line and "curated SFT on" in line for line in said.splitlines())
+
+
+def test_a_warm_start_with_the_settings_of_an_sft_run_is_that_run(config: Path, tmp_path: Path) -> None:
+    # half of one step is one step
+    one = (*SMALL, "compare.seeds=1", "compare.budget=own", "sft.steps=1", "sft.learning_rate=1e-3")
+    assert virft("compare", config, *one, 'compare.systems=["sft", "sft_rft"]') == 0
+    out = tmp_path / "run"
+    (sft,), (both,) = ((out / name).iterdir() for name in ("sft", "sft_rft"))
+    assert load_config(both / "config.toml").config.model.path == str(sft / "model")
+    assert not (out / "warm_start").exists()
+    found = json.loads((out / "compare.json").read_text())["systems"]
+    assert found["sft_rft"]["tokens"] == sum(record["num_tokens"] for run in (sft, both) for record in log(run))
+
+
+def test_samples_that_the_base_model_solves_decide_on_curation(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("grpo.steps=1", "sampling.max_completion_tokens=24", "compare.seeds=1", "sft.learning_rate=1e-3")
+    assert virft("compare", config, *one, 'compare.systems=["sft"]') == 0
+    out = tmp_path / "run"
+    train = Store(load_config(out / "compare.toml").config.data.train or "")
+    both = 'compare.systems=["sft", "curated_sft"]'
+    for score, expected in (
+        (1.0, "curated SFT is the same as SFT: no sample is excluded"),
+        (0.0, "curated SFT is skipped: no training sample has a mean score above sft.curated_above = 0"),
+    ):
+        (out / "base" / BASE_COMPLETIONS).unlink(missing_ok=True)
+        append_base_completions(out / "base", [_group(sample.id, score) for sample in train])
+        capsys.readouterr()
+        assert virft("compare", config, *one, both, "--resume") == 0
+        assert expected in capsys.readouterr().out
+        found = json.loads((out / "compare.json").read_text())
+        if score:
+            systems = found["systems"]
+            assert systems["curated_sft"]["runs"] == systems["sft"]["runs"]
+            assert systems["curated_sft"]["samples"] == f"all {len(train)} samples"
+            assert systems["curated_sft"]["tokens"] == systems["sft"]["tokens"] + 7 * len(train)
+        else:
+            assert list(found["skipped"]) == ["curated_sft"]
+            assert list(found["systems"]) == ["base", "sft"]
+    assert not (out / "curated_sft").exists()
+
+
+def test_runs_from_the_same_model_share_their_first_validation(
+    config: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[int] = []
+
+    def count(*args: Any, **keywords: Any) -> Iterator[list[SizedPrediction]]:
+        for batch in generate_predictions(*args, **keywords):
+            predicted.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr("virft.recipes.evaluate.generate_predictions", count)
+    one = ("grpo.steps=2", "sampling.max_completion_tokens=64", "compare.seeds=1")
+    settings = (*one, f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
+    assert virft("compare", config, *settings) == 0
+    # 8 questions: a test for base, SFT and RFT, a validation after each run, and one before the first of them
+    assert sum(predicted) == 8 * (3 + 2 + 1)
+    found = json.loads((tmp_path / "run" / "compare.json").read_text())["systems"]
+    first = [log(Path(found[name]["runs"][0]))[0] for name in ("sft", "rft")]
+    assert first[0] == first[1]
+    assert first[0]["validation_f1"] > 0
+    assert found["sft"]["validation"] == log(Path(found["sft"]["runs"][0]))[-1]["validation_score"]
+
+
+def _group(name: str, score: float) -> BaseGroup:
+    """A group of one completion, seven tokens with the prompt."""
+    one = BaseCompletion(text="", num_tokens=2, score=score, reward=score, well_formed=True, truncated=False)
+    return BaseGroup(sample_id=name, prompt_tokens=5, resized=ImageSize(8, 8), seconds=0.5, completions=(one,))
+
+
+def test_a_finished_run_of_other_settings_is_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("grpo.steps=1", "sampling.max_completion_tokens=24", "compare.seeds=1", 'compare.systems=["sft"]')
+    assert virft("compare", config, *one, "sft.learning_rate=1e-3") == 0
+    path = next((tmp_path / "run" / "sft").iterdir()) / "config.toml"
+    before, sft, after = path.read_text().partition("[sft]")
+    path.write_text(before + sft + after.replace("weight_decay = 0.0", "weight_decay = 0.5"))
+    assert virft("compare", config, *one, "sft.learning_rate=1e-3", "--resume") == 2
+    assert "holds a run of another config: sft.weight_decay is 0.5 (saved) and 0.0 (now)" in capsys.readouterr().err

@@ -1,8 +1,8 @@
-"""Verb ``compare``: base, SFT and RFT on the same data and budget. Imports are inside: help needs none of them."""
+"""Verb ``compare``: base, SFT, RFT and mix on the same data and budget. Imports are inside: help needs none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from virft.cli.output import say
@@ -17,8 +17,17 @@ def add_compare(verbs: Verbs) -> None:
     add_resume(verb, "a comparison")
 
 
-def compare(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False) -> None:
-    """Train and evaluate base, SFT and RFT as a config says; print the differences and write a page of them."""
+def compare(
+    *,
+    config: Path | None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    after_run: Callable[[], None] | None = None,
+) -> None:
+    """Train and evaluate the systems of a config; print the differences and write a page of them.
+
+    ``after_run`` as in ``run_compare``.
+    """
     from virft.recipes.compare.page import compare_page
     from virft.recipes.compare.runs import COMPARE, RESULT, run_compare
     from virft.recipes.fitting import load_fitted_config, untuned_warnings
@@ -27,7 +36,7 @@ def compare(*, config: Path | None, overrides: Sequence[str] = (), resume: bool 
     settings, warnings = loaded.config, untuned_warnings(loaded)
     from virft.recipes.compare.text import compared_text
 
-    found = run_compare(settings, resume=resume, log=say, warnings=warnings)
+    found = run_compare(settings, resume=resume, log=say, warnings=warnings, after_run=after_run)
     page = Path(settings.run.dir) / REPORT
     html = compare_page(
         found,

@@ -136,7 +136,7 @@ def _positionals(parser: argparse.ArgumentParser, given: Sequence[str], last: st
         return []
     if place.choices is not None:
         return [str(choice) for choice in place.choices]
-    if place.dest in ("config", "overrides"):
+    if place.dest in ("config", "overrides", "settings"):
         return [*_settings(last), *(_toml_files(last) if place.dest == "config" else [])]
     if place.dest == "model" and place.type is None:
         return _model_names()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from virft.cli import (
+    advise,
     ask,
     build,
     compare,
@@ -40,7 +41,15 @@ _DISTRIBUTED_VERBS = ("grpo", "sft", "predict", "presence")
 _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
     "begin": (doctor.add_quickstart, doctor.add_doctor),
     "data": (build.add_build, data.add_check, data.add_preview, data.add_export),
-    "train": (init.add_init, train.add_grpo, train.add_sft, train.add_plan, compare.add_compare),
+    "train": (
+        advise.add_advise,
+        init.add_init,
+        train.add_grpo,
+        train.add_sft,
+        train.add_plan,
+        compare.add_compare,
+        advise.add_curve,
+    ),
     "evaluate": (
         eval_run.add_eval,
         evaluate.add_predict,
@@ -151,6 +160,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> dict[str, Any]:
         verb.error(f"unrecognized arguments: {', '.join(suggest_option(word, verb) for word in unknown)}")
     if hasattr(parsed, "overrides"):
         _sort_settings(parsed, rest, verb)
+    elif hasattr(parsed, "settings") and all("=" in word for word in rest):
+        parsed.settings = [*parsed.settings, *rest]
     elif rest:
         verb.error(f"unrecognized arguments: {' '.join(rest)}")
     return vars(parsed)

@@ -33,6 +33,8 @@ OTHER_VERBS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("metrics", "measure"), ("score",)),
     **dict.fromkeys(("reward", "rewards"), ("explain", "audit")),
     **dict.fromkeys(("html", "results"), ("report",)),
+    **dict.fromkeys(("advice", "recommend", "suggest"), ("advise",)),
+    **dict.fromkeys(("learning-curve", "scaling"), ("curve",)),
 }
 """What other tools call their verbs -> the verbs here, as far as they exist."""
 

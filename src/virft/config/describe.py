@@ -51,6 +51,8 @@ EXAMPLES: Mapping[str, Any] = {
     "reward.iou_threshold_end": 0.75,
     "reward.extra": ["rewards.py:politeness"],
     "grpo.kl_coef_end": 0.0,
+    "grpo.demonstration_coef_end": 0.0,
+    "sft.base_completions": "runs/mine_compared/base",
     "monitors.stop_on": ["kl", "reward_hacking"],
     "compare.tests": ["data/mine/test"],
     "compare.sft_learning_rates": [1e-5, 1e-4],

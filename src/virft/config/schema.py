@@ -34,6 +34,10 @@ Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Schedule = Literal["linear", "constant", "cosine"]
 LossKind = Literal["sequence_mean", "token_mean", "constant_length"]
+DemonstrationMode = Literal["off", "group", "loss"]
+SFTTargets = Literal["labels", "curated", "rejection"]
+NUM_NEAR_RIGHT = 5
+"""Near-right answers of a target with boxes (``grpo.near_right``)."""
 MonitorName = Literal[
     "kl",
     "length",
@@ -382,6 +386,40 @@ class GRPOConfig(_Section):
         at_least=0,
         at_most=10,
     )
+    demonstrations: DemonstrationMode = setting_field(
+        "off",
+        help="Train on the ground truth of each prompt too, as one more completion in its packed row. `loss`: add "
+        "`demonstration_coef` times its cross-entropy to the GRPO loss. `group`: reward it as one more completion of "
+        "the group, whose log-probs are weighted by its advantage. `off`: GRPO as in the paper.",
+        source="`loss`: CHORD, SRFT; `group`: LUFFY",
+    )
+    demonstration_coef: float = setting_field(
+        0.2,
+        help="Coefficient of the cross-entropy of the demonstrations with `demonstrations` = `loss`, a mean over their "
+        "tokens in the step.",
+        at_least=0,
+    )
+    demonstration_coef_end: float | None = setting_field(
+        None,
+        help="Schedule: move the coefficient linearly from `demonstration_coef` to this. Not set: constant.",
+        at_least=0,
+    )
+    demonstration_fade: bool = setting_field(
+        False,
+        help="Multiply the coefficient of each group by 1 - the mean score (F1, IoU or accuracy) of its completions, "
+        "so that solved samples are not demonstrated.",
+    )
+    demonstration_in_mean: bool = setting_field(
+        False,
+        help="With `demonstrations` = `group`, count demonstrations in the mean and the standard deviation of the "
+        "rewards of their group, which lowers the advantages of its completions. false: these stay as without "
+        "demonstrations.",
+    )
+    near_right: bool = setting_field(
+        False,
+        help="With `demonstrations` = `group`, add near-right answers to each group about boxes: the target with all "
+        "boxes at IoU 0.95, 0.8 and 0.6, with one box missing, and with one box twice, each with its own reward.",
+    )
     min_base_score: float = setting_field(
         0.0,
         help="Before training, sample `group_size` completions of each training sample from the base model and exclude "
@@ -423,6 +461,13 @@ class GRPOConfig(_Section):
         return self.kl_coef > 0 or bool(self.kl_coef_end)
 
     @property
+    def max_demonstrations(self) -> int:
+        """Largest number of demonstrations of a group, near-right answers included."""
+        if self.demonstrations == "off":
+            return 0
+        return 1 + NUM_NEAR_RIGHT if self.near_right else 1
+
+    @property
     def filters(self) -> bool:
         """True if samples are excluded by the score of the base model."""
         return self.min_base_score > 0 or self.max_base_score < 1
@@ -448,6 +493,36 @@ class SFTConfig(_Section):
     weight_decay: float = setting_field(0.0, help="As `grpo.weight_decay`.", at_least=0, at_most=1)
     max_grad_norm: float = setting_field(1.0, help="As `grpo.max_grad_norm`.", above=0)
     microbatch_tokens: int = setting_field(4096, help="As `grpo.microbatch_tokens`.", unit="tokens", at_least=1)
+    targets: SFTTargets = setting_field(
+        "labels",
+        help="Training targets. `labels`: the ground truth of all samples. `curated`: the ground truth of the samples "
+        "that the base model sometimes solves (difficulty-curated, DC-SFT). `rejection`: the base model's own correct "
+        "completions (rejection sampling).",
+    )
+    base_completions: str | None = setting_field(
+        None,
+        help="Folder with the `base_completions.jsonl` of the training samples, which `virft compare` and a run with "
+        "`grpo.min_base_score` write. `virft compare` sets it itself.",
+        unit="folder",
+    )
+    curated_above: float = setting_field(
+        0.0,
+        help="Train on samples whose mean score over the base model's completions (F1, IoU or accuracy) is above this.",
+        unit="score",
+        at_least=0,
+        at_most=1,
+    )
+    rejection_above: float = setting_field(
+        0.5,
+        help="A completion of the base model is a target if its score is above this. Samples without one are excluded.",
+        unit="score",
+        at_least=0,
+        at_most=1,
+    )
+    rejection_keep: Literal["best", "distinct"] = setting_field(
+        "best",
+        help="Targets of a sample: its `best` correct completion, or all `distinct` ones; each step draws one of them.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -574,7 +649,10 @@ class CompareConfig(_Section):
 
     systems: tuple[str, ...] = setting_field(
         ("sft", "rft"),
-        help="Systems to train and compare with the base: `sft`, `rft` (GRPO), `sft_rft` (GRPO from the SFT model).",
+        help="Systems to train and compare with the base: `sft`; `curated_sft` (SFT on the samples that the base "
+        "sometimes solves); `rejection_sft` (SFT on the base's own correct completions); `rft` (GRPO); `sft_rft` (SFT "
+        "warm start, then GRPO); `mix` (GRPO with demonstrations, `grpo.demonstrations`); `sft_mix` (SFT warm start, "
+        "then mix).",
     )
     tests: tuple[str, ...] = setting_field((), help="Test datasets; they are never used for tuning.")
     seeds: int = setting_field(
@@ -582,18 +660,33 @@ class CompareConfig(_Section):
     )
     budget: Literal["samples", "tokens", "seconds", "own"] = setting_field(
         "samples",
-        help="SFT gets the same budget as RFT: of samples (and steps), of tokens (prompts and completions), or of "
+        help="All systems get the budget of RFT: of samples (and steps), of tokens (prompts and completions), or of "
         "seconds. `own`: SFT trains as `[sft]` says.",
+    )
+    warm_start_frac: float = setting_field(
+        0.5,
+        help="Fraction of the budget that the SFT warm start of `sft_rft` and `sft_mix` gets; GRPO gets the rest.",
+        above=0,
+        at_most=1,
+    )
+    noise_repeats: int = setting_field(
+        0,
+        help="Repeat the base model's predictions N times, in other batches. Differences between systems that do not "
+        "exceed the largest change of a metric (the repeatability limit) are ties. 0: no limit.",
+        unit="repeats",
+        at_least=0,
+        at_most=100,
     )
     sft_learning_rates: tuple[float, ...] = setting_field(
         (),
-        help="Learning rates tried for SFT with the first seed; the best on `data.validation` is used. Empty: "
-        "`sft.learning_rate`.",
+        help="Learning rates tried for each SFT system with the first seed; the best on `data.validation` is used. "
+        "Empty: `sft.learning_rate`.",
         above=0,
     )
     rft_learning_rates: tuple[float, ...] = setting_field(
         (),
-        help="The same for RFT; as many as for SFT, so that neither is tuned more. Empty: `grpo.learning_rate`.",
+        help="The same for GRPO systems; as many as for SFT, so that none is tuned more. A system of two stages tries "
+        "pairs: the lowest rate of both lists, the second lowest, ... Empty: `grpo.learning_rate`.",
         above=0,
     )
 
@@ -676,8 +769,12 @@ class Config(_Section):
             raise ConfigError(conflict)
 
 
-SYSTEMS = ("sft", "rft", "sft_rft")
+COMPARED_SYSTEMS = ("sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix")
 """Systems of a comparison, next to the base."""
+WARM_STARTED = ("sft_rft", "sft_mix")
+"""Systems that begin with SFT."""
+MIXED = ("mix", "sft_mix")
+"""Systems with demonstrations in their GRPO steps."""
 
 MIXTURE = "mixture.NAME"
 """Section of each dataset of a mixture, whatever its name."""
@@ -804,6 +901,22 @@ _CONDITIONS: tuple[_Condition, ...] = (
         ("grpo.clip_range",),
     ),
     _Condition(
+        'grpo.demonstrations = "loss"',
+        _Rule(
+            lambda c: c.grpo.demonstrations != "loss",
+            'it needs grpo.demonstrations = "loss", which is "{c.grpo.demonstrations}"',
+        ),
+        ("grpo.demonstration_coef", "grpo.demonstration_coef_end", "grpo.demonstration_fade"),
+    ),
+    _Condition(
+        'grpo.demonstrations = "group"',
+        _Rule(
+            lambda c: c.grpo.demonstrations != "group",
+            'it needs grpo.demonstrations = "group", which is "{c.grpo.demonstrations}"',
+        ),
+        ("grpo.demonstration_in_mean", "grpo.near_right"),
+    ),
+    _Condition(
         'parallel.strategy = "zero2" or "zero3"',
         _Rule(
             lambda c: not _uses_zero(c),
@@ -820,6 +933,35 @@ _CONDITIONS: tuple[_Condition, ...] = (
         "run.trackers is not empty",
         _Rule(lambda c: not c.run.trackers, "it needs run.trackers"),
         ("run.tracker_images_every",),
+    ),
+    _Condition(
+        'sft.targets = "curated" or "rejection"',
+        _Rule(lambda c: c.sft.targets == "labels", 'it needs sft.targets = "curated" or "rejection"'),
+        ("sft.base_completions",),
+    ),
+    _Condition(
+        'sft.targets = "curated", or curated_sft in compare.systems',
+        _Rule(
+            lambda c: c.sft.targets != "curated" and "curated_sft" not in c.compare.systems,
+            'it needs sft.targets = "curated", or curated_sft in compare.systems',
+        ),
+        ("sft.curated_above",),
+    ),
+    _Condition(
+        'sft.targets = "rejection", or rejection_sft in compare.systems',
+        _Rule(
+            lambda c: c.sft.targets != "rejection" and "rejection_sft" not in c.compare.systems,
+            'it needs sft.targets = "rejection", or rejection_sft in compare.systems',
+        ),
+        ("sft.rejection_above", "sft.rejection_keep"),
+    ),
+    _Condition(
+        "sft_rft or sft_mix in compare.systems",
+        _Rule(
+            lambda c: not set(WARM_STARTED) & set(c.compare.systems),
+            "it needs sft_rft or sft_mix in compare.systems",
+        ),
+        ("compare.warm_start_frac",),
     ),
     _Condition(
         "data.validation is set",
@@ -900,16 +1042,37 @@ _CONFLICTS = (
         "grpo.warmup_steps is {c.grpo.warmup_steps}; expected less than grpo.steps, which is {c.grpo.steps}",
     ),
     _Rule(
+        lambda c: c.sft.targets != "labels" and c.sft.base_completions is None,
+        'sft.targets is "{c.sft.targets}" and sft.base_completions is missing; expected the folder of the completions '
+        "of the base model for the training samples",
+    ),
+    _Rule(
         lambda c: c.sft.warmup_steps >= c.sft.steps,
         "sft.warmup_steps is {c.sft.warmup_steps}; expected less than sft.steps, which is {c.sft.steps}",
     ),
     _Rule(
-        lambda c: next((repr(name) for name in c.compare.systems if name not in SYSTEMS), None),
-        f"compare.systems: {{found}} is none; expected some of {', '.join(SYSTEMS)}",
+        lambda c: next((repr(name) for name in c.compare.systems if name not in COMPARED_SYSTEMS), None),
+        f"compare.systems: {{found}} is none; expected some of {', '.join(COMPARED_SYSTEMS)}",
     ),
     _Rule(
-        lambda c: "sft_rft" in c.compare.systems and not {"sft", "rft"} <= set(c.compare.systems),
-        "compare.systems: sft_rft starts from sft and trains as rft does; expected both in the list",
+        lambda c: len(set(c.compare.systems)) < len(c.compare.systems),
+        "compare.systems lists a system twice; expected each once",
+    ),
+    _Rule(
+        lambda c: _mixed(c) if c.grpo.demonstrations == "off" else None,
+        'compare.systems: {found} needs demonstrations, and grpo.demonstrations is "off"; expected "group" or "loss"',
+    ),
+    _Rule(
+        lambda c: c.grpo.steps < 2 and next((name for name in c.compare.systems if name in WARM_STARTED), None),
+        "compare.systems: {found} has two stages, and grpo.steps is {c.grpo.steps}; expected at least 2",
+    ),
+    _Rule(
+        lambda c: c.compare.warm_start_frac == 1,
+        "compare.warm_start_frac is 1, which leaves no steps for GRPO; expected a fraction below 1",
+    ),
+    _Rule(
+        lambda c: c.compare.budget in ("tokens", "seconds") and "rft" not in c.compare.systems,
+        'compare.budget is "{c.compare.budget}", which is measured on RFT; expected rft in compare.systems',
     ),
     _Rule(
         lambda c: len(c.compare.sft_learning_rates) != len(c.compare.rft_learning_rates) and _num_rates(c.compare),
@@ -943,6 +1106,11 @@ def _untested_with_zero(config: Config) -> str | None:
         if config.model.train == "full" and part.name_lr_scale != 1:
             return f"{section}.name_lr_scale is {part.name_lr_scale:g}"
     return None
+
+
+def _mixed(config: Config) -> str | None:
+    """Return the first system of the comparison that needs demonstrations."""
+    return next((name for name in config.compare.systems if name in MIXED), None)
 
 
 def _num_rates(compare: CompareConfig) -> tuple[int, int]:

@@ -100,6 +100,25 @@ def score_blind(
         return tuple(one for one in found if one is not None)
 
 
+def position_again(known: Sequence[BlindScores], joined: JoinedPredictions) -> tuple[BlindScores, ...]:
+    """Return blind scores with the position of another model, without scoring the baselines again.
+
+    The baselines depend on the questions and the training samples alone: ``joined`` must hold predictions for the same
+    questions as those that ``known`` was scored on. Gives the same as ``score_blind``.
+    """
+    with collector_paused():
+        return tuple(_position_again(one, joined.by_task[one.task]) for one in known)
+
+
+def _position_again(known: BlindScores, own: Sequence[JoinedPrediction]) -> BlindScores:
+    model = _headline(known.task, own, with_intervals=True)
+    return replace(
+        known,
+        difference=_subtract(known.task, known.best_headline, model.value, [model.resampled]),
+        common_answer=most_common_answer(own),
+    )
+
+
 def _score_task(
     name: str, joined: JoinedPredictions, store: Store, train: Sequence[Sample], with_intervals: bool
 ) -> BlindScores | None:

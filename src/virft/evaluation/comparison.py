@@ -20,7 +20,8 @@ from virft.errors import DataError
 from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.joined import JoinedPredictions, join_predictions
 from virft.evaluation.predictions import PredictionsCard
-from virft.metrics.bootstrap import Resampled, difference_intervals, resample
+from virft.metrics.bootstrap import Resampled, Statistic, difference_intervals, resample
+from virft.types import JoinedPrediction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,14 +75,18 @@ def measure(path: Path, store: Store) -> Measured:
     return measure_joined(path, join_predictions(path, store))
 
 
+def measure_values(path: Path, store: Store) -> dict[str, dict[str, float]]:
+    """Task -> headline metrics of the predictions on a dataset, without resamples."""
+    return {task: _headline_values(task, found) for task, found in join_predictions(path, store).by_task.items()}
+
+
 def measure_joined(path: Path, joined: JoinedPredictions) -> Measured:
     """Compute the headline metrics of predictions that are joined with their samples already."""
     values, resampled = {}, {}
     for task, found in joined.by_task.items():
         images = images_of(found)
         statistics = headline_statistics(task, found, images)
-        once = np.ones(len(images))
-        values[task] = {name: value for one in statistics for name, value in one(once).items()}
+        values[task] = _values_of(statistics, len(images))
         resampled[task] = resample(statistics, images)
     return Measured(
         path=path,
@@ -90,6 +95,17 @@ def measure_joined(path: Path, joined: JoinedPredictions) -> Measured:
         values=values,
         resampled=resampled,
     )
+
+
+def _headline_values(task: str, found: Sequence[JoinedPrediction]) -> dict[str, float]:
+    images = images_of(found)
+    return _values_of(headline_statistics(task, found, images), len(images))
+
+
+def _values_of(statistics: Sequence[Statistic], num_images: int) -> dict[str, float]:
+    """The metrics with each image counted once."""
+    once = np.ones(num_images)
+    return {name: value for one in statistics for name, value in one(once).items()}
 
 
 def compare_systems(first: Sequence[Measured], second: Sequence[Measured]) -> tuple[Comparison, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virft.data.store import Store
-from virft.evaluation.blind import BlindBaseline, BlindScores, score_blind
+from virft.evaluation.blind import BlindBaseline, BlindScores, position_again, score_blind
 from virft.evaluation.blind_data import TRAINED_ON, BlindData
 from virft.evaluation.comparison import Comparison, ScoreDifference
 from virft.evaluation.joined import collector_paused, join_predictions
@@ -66,14 +66,21 @@ def evaluate_predictions(
     with_intervals: bool = True,
     class_groups: Mapping[str, Sequence[str]] | None = None,
     masks: MaskMaker | None = None,
+    known_blind: Sequence[BlindScores] = (),
 ) -> EvaluatedPredictions:
-    """Score predictions and, on the same questions, the blind baselines; options as in ``score_predictions``."""
+    """Score predictions and, on the same questions, the blind baselines; options as in ``score_predictions``.
+
+    ``known_blind``: the blind scores of other predictions for the same questions, so that the baselines are not scored
+    again.
+    """
     with collector_paused():
         joined = join_predictions(path, store)
         return EvaluatedPredictions(
             path=path,
             scores=score_joined(joined, store, with_intervals=with_intervals, class_groups=class_groups, masks=masks),
-            blind=score_blind(joined, store, blind_data.samples, with_intervals=with_intervals),
+            blind=position_again(known_blind, joined)
+            if known_blind
+            else score_blind(joined, store, blind_data.samples, with_intervals=with_intervals),
             blind_data=blind_data,
             skipped=joined.card.skipped,
             unpredicted={task: number for task, number in joined.num_questions.items() if task not in joined.by_task},

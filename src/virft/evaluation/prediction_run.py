@@ -8,6 +8,7 @@ file as one process that ran without interruption.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,16 +30,21 @@ from virft.types import Sample
 BATCH_SIZE = 32
 
 
-def plan_batches(samples: Iterable[Sample], batch_size: int = BATCH_SIZE) -> list[list[int]]:
+def plan_batches(
+    samples: Iterable[Sample], batch_size: int = BATCH_SIZE, *, seed: int | None = None
+) -> list[list[int]]:
     """Return the sample indices of each batch; samples of similar length share a batch, to reduce padding.
 
-    Length is estimated by pixels and characters, so that no prompt has to be rendered.
+    Length is estimated by pixels and characters, so that no prompt has to be rendered. With a ``seed``, batches are
+    drawn at random instead.
     """
     sizes = [
         (sum(size.width * size.height for size in one.image_sizes), one.task, len(one.question or one.query), number)
         for number, one in enumerate(samples)
     ]
     order = [number for *_, number in sorted(sizes)]
+    if seed is not None:
+        random.Random(seed).shuffle(order)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 

@@ -71,7 +71,7 @@ def _largest(planner: Planner, budget: int) -> Fit | None:
 def _most_groups(planner: Planner, budget: int, checkpointing: bool) -> RowShape | None:
     """The row with the most whole groups that fits; None if not even one does."""
     # Memory is linear in the number of groups, so two measurements give the number that fits.
-    one, two = (RowShape(groups=n, completions=planner.group_size) for n in (1, 2))
+    one, two = (RowShape(groups=n, completions=planner.row_members) for n in (1, 2))
     first = _peak(planner, one, checkpointing)
     if first > budget:
         return None
@@ -85,7 +85,7 @@ def _most_groups(planner: Planner, budget: int, checkpointing: bool) -> RowShape
 
 
 def _parts_of_a_group(planner: Planner) -> Iterator[RowShape]:
-    completions = planner.group_size
+    completions = planner.row_members
     while (completions := completions // 2) >= 1:
         yield RowShape(groups=1, completions=completions)
 

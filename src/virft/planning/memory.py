@@ -86,7 +86,7 @@ class RowShape:
     """Number of prompts."""
 
     completions: int
-    """Completions of each prompt."""
+    """Completions of each prompt, and its demonstrations."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +145,8 @@ class Planner:
         self._policy = Policy(self.loaded.model, self.loaded.family, rules, block_logits=block)
         self._layers = self.loaded.model.get_submodule(self.loaded.family.language_module).layers
         self.group_size = config.grpo.group_size if method == "grpo" else 1
+        self.row_members = self.group_size + (config.grpo.max_demonstrations if method == "grpo" else 0)
+        """Completions and demonstrations of a prompt, which share its row."""
         self.prompts_per_step = config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
         self._tower = Tower(self.loaded, self._mode, item=self._item, precision=self._precision)
         self.activations = lru_cache(maxsize=None)(self._activations)
@@ -163,8 +165,8 @@ class Planner:
 
     @property
     def group_tokens(self) -> int:
-        """Tokens of a prompt with all its completions, L + G * C."""
-        return self.row_tokens(RowShape(groups=1, completions=self.group_size))
+        """Tokens of a prompt with all its completions and demonstrations, each counted with C tokens."""
+        return self.row_tokens(RowShape(groups=1, completions=self.row_members))
 
     def row_tokens(self, shape: RowShape) -> int:
         """Return the tokens of a row, groups * (L + completions * C)."""
@@ -178,10 +180,10 @@ class Planner:
         """
         if microbatch_tokens >= self.group_tokens:
             groups = min(microbatch_tokens // self.group_tokens, self.prompts_per_step)
-            return RowShape(groups=groups, completions=self.group_size)
+            return RowShape(groups=groups, completions=self.row_members)
         room = microbatch_tokens - self.prompt.prompt_tokens
         fitting = room // self.config.sampling.max_completion_tokens
-        return RowShape(groups=1, completions=min(max(fitting, 1), self.group_size))
+        return RowShape(groups=1, completions=min(max(fitting, 1), self.row_members))
 
     def memory(self, option: FitOption) -> Memory:
         """Return the memory of the run, part by part, with an option."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from virft.config.schema import Config
+from virft.config.schema import Config, GRPOConfig
 from virft.config.toml_file import load_config
 from virft.errors import RunError
 from virft.files import write_text
@@ -116,9 +116,18 @@ def _settings(config: Config, trainer: str, num_steps: int | None) -> dict[str, 
             "KL coefficient": _from_to(config.grpo.kl_coef, config.grpo.kl_coef_end),
             "temperature": f"{config.sampling.temperature:g}",
         }
+        if config.grpo.demonstrations != "off":
+            rows["demonstrations"] = _demonstrations(config.grpo)
     else:
         rows |= {"samples per step": str(config.sft.samples_per_step)}
     return rows
+
+
+def _demonstrations(grpo: GRPOConfig) -> str:
+    if grpo.demonstrations == "group":
+        return "ground truth as a member of each group" + (", with near-right answers" if grpo.near_right else "")
+    fade = " x (1 - success of the group)" if grpo.demonstration_fade else ""
+    return f"cross-entropy x {_from_to(grpo.demonstration_coef, grpo.demonstration_coef_end)}{fade}"
 
 
 def _from_to(start: float, end: float | None) -> str:

@@ -16,7 +16,7 @@ from virft.errors import DataError
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
-from virft.evaluation.predictions import PREDICTIONS, SKIPPED_SAMPLES, PredictionsCard
+from virft.evaluation.predictions import PREDICTIONS, SKIPPED_SAMPLES, PredictionsCard, read_predictions_card
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import Prompting, inspect_prompts, make_renderer, resolve_prompting
@@ -49,6 +49,8 @@ class PredictionSettings:
     """Predict without the samples whose prompt the model refuses; the card then names them."""
     log: Callable[[str], None] | None = None
     """Called with warnings about the questions, before the first prediction."""
+    batch_seed: int | None = None
+    """Draw the questions of each batch with this seed; None: questions of similar length share a batch."""
 
     def card(
         self, loaded: LoadedModel, *, data: Store, num_samples: int, skipped: Sequence[str] = ()
@@ -82,8 +84,12 @@ def predict_as_trained(
     progress: Callable[[int, int], None] | None = None,
     skip_refused: bool = False,
     log: Callable[[str], None] | None = None,
+    batch_seed: int | None = None,
 ) -> Path:
-    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file."""
+    """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file.
+
+    ``batch_seed`` as in ``PredictionSettings``.
+    """
     loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
     settings = PredictionSettings(
         prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
@@ -93,6 +99,7 @@ def predict_as_trained(
         progress=progress,
         skip_refused=skip_refused,
         log=log,
+        batch_seed=batch_seed,
     )
     return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
 
@@ -193,7 +200,7 @@ def run_predictions(
         folder,
         card,
         ids=[sample_at(i).id for i in range(number)],
-        batches=plan_batches(map(sample_at, range(number))),
+        batches=plan_batches(map(sample_at, range(number)), seed=settings.batch_seed),
     )
     if ranks.is_first:
         run.begin(resume=settings.resume)
@@ -238,13 +245,21 @@ def _common_answers(path: Path, store: Store) -> dict[str, float]:
 
 
 def make_validator(
-    loaded: LoadedModel, stores: Mapping[str, Store], folder: Path, *, settings: PredictionSettings, runtime: Runtime
+    loaded: LoadedModel,
+    stores: Mapping[str, Store],
+    folder: Path,
+    *,
+    settings: PredictionSettings,
+    runtime: Runtime,
+    first: Path | None = None,
 ) -> Callable[[int], Mapping[str, float]] | None:
     """A function from the number of steps done to the scores of the model in training; None without ``stores``.
 
     Predictions are written into ``validation_N`` of ``folder``, for a dataset of a mixture into ``validation_NAME_N``,
     with scores named ``f1@NAME`` and so on; a score that several tasks of a dataset have is named ``accuracy@TASK``.
-    ``score`` is the mean headline score of all tasks and datasets, such as F1 and accuracy.
+    ``score`` is the mean headline score of all tasks and datasets, such as F1 and accuracy. ``first``: the same folder
+    of another run that starts from the same model; its predictions before the first step are used again if their
+    settings are the same.
     """
     if not stores:
         return None
@@ -258,6 +273,12 @@ def make_validator(
             prompting=settings.prompting.of_origin(name),
             model_name=f"{settings.model_name} after {num_steps} steps",
         )
+        if num_steps == 0 and first is not None and runtime.ranks.is_first:
+            card = own.card(gathered, data=stores[name], num_samples=len(stores[name]))
+            same = first / out.name / PREDICTIONS
+            if same.exists() and read_predictions_card(same) == card:
+                shutil.copytree(first / out.name, out)
+                own = replace(own, resume=True)
         scores = predict_and_score(gathered, stores[name], out, settings=own, runtime=runtime)
         return _Validation(name, scores, _common_answers(out / PREDICTIONS, stores[name]))
 

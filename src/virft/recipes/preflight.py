@@ -17,6 +17,7 @@ from virft.recipes.own_questions import require_thinking
 from virft.recipes.reward_rule import make_reward_rule
 from virft.text.prompts import read_template
 from virft.training.run import CONFIG, MODEL, require_new_run
+from virft.training.sft.base_targets import base_groups, describe_threshold, selected_ids
 from virft.training.trackers import require_installed
 from virft.types import Sample
 
@@ -97,8 +98,11 @@ def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: 
     for name, store in validation.items():
         store.check(decode=True)
         require_thinking(store, default=thinking.get(name, config.prompt.thinking), by_origin={})
-    if method == "sft":
+    # the base model's completions have reasoning of their own
+    if method == "sft" and config.sft.targets != "rejection":
         require_rationales(data, config.prompt, config.mixture)
+    elif config.grpo.demonstrations != "off":
+        require_demonstrations(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
 
 
@@ -108,8 +112,20 @@ def holds_run(config: Config) -> bool:
 
 
 def training_data(config: Config, method: Method) -> TrainingData:
-    """The training data of a run in batches of the method's size."""
-    return open_training_data(config, batch_size=batch_size(config, method))
+    """The training data of a run in batches of the method's size; for SFT, of the samples that ``sft.targets`` selects.
+
+    Raises ``DataError`` if it selects none.
+    """
+    data = open_training_data(config, batch_size=batch_size(config, method))
+    if method != "sft" or config.sft.targets == "labels":
+        return data
+    chosen = selected_ids(config.sft, base_groups(config.sft, data))
+    if not chosen:
+        raise DataError(
+            f"sft.targets is {config.sft.targets}, and the base model solves none of the {len(list(data))} training "
+            f"samples with a {describe_threshold(config.sft)}; expected some: lower it, or train on labels"
+        )
+    return data.only(chosen)
 
 
 def batch_size(config: Config, method: Method) -> int:
@@ -132,6 +148,18 @@ def require_rationales(samples: Iterable[Sample], prompt: PromptConfig, mixture:
                 f"sample {sample.id} has no rationale, which supervised training with thinking needs; "
                 "expected one in every sample (virft build rows), or prompt.thinking = false"
             )
+
+
+def require_demonstrations(
+    samples: Iterable[Sample], prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]
+) -> None:
+    """Raise ``DataError`` if no sample can be demonstrated: all prompts request reasoning, and no sample has any."""
+    thinking = thinking_by_origin(prompt, mixture)
+    if all(thinking.get(sample.origin, prompt.thinking) and sample.rationale is None for sample in samples):
+        raise DataError(
+            "no sample has a rationale, which grpo.demonstrations needs with thinking; expected one in some samples "
+            '(virft build rows), prompt.thinking = false, or grpo.demonstrations = "off"'
+        )
 
 
 def thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, bool]:

@@ -76,6 +76,7 @@ def describe_steps(config: Config, method: Method) -> str:
     return (
         f"{grpo.steps} steps x {grpo.prompts_per_step} prompts x {grpo.group_size} completions, learning rate "
         f"{grpo.learning_rate:g} ({grpo.schedule}), {config.reward.preset} reward"
+        + ("" if grpo.demonstrations == "off" else f", demonstrations ({grpo.demonstrations})")
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from virft.config.schema import Config, GRPOConfig, Method
 from virft.data.training_data import TrainingData
-from virft.errors import ConfigError
+from virft.errors import ConfigError, DataError
 from virft.files import writing
 from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
@@ -20,7 +20,7 @@ from virft.publishing.card_facts import card_facts
 from virft.publishing.model_card import model_card
 from virft.recipes.evaluate import PredictionSettings, make_validator
 from virft.recipes.preflight import CheckedRun, batch_size, check_run, run_warnings
-from virft.recipes.run_header import count_parameters, header_lines
+from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
 from virft.recipes.setup import (
     build_augmenter,
     check_run_prompts,
@@ -39,7 +39,17 @@ from virft.training.loop import Augment, Trainer, TrainingLoop
 from virft.training.monitors import RewardParts
 from virft.training.run import BEST, EVENTS, MODEL, RunFolder, describe_start, run_card
 from virft.training.runtime import Runtime
+from virft.training.sft.base_targets import (
+    base_groups,
+    describe_selection,
+    describe_threshold,
+    rejection_targets,
+    selected_ids,
+)
 from virft.types import Sample
+
+EVAL = "eval"
+"""Folder of predictions in a run folder."""
 
 
 def run_training(
@@ -49,12 +59,14 @@ def run_training(
     resume: bool,
     log: Callable[[str], None],
     checked: CheckedRun | None = None,
+    same_start: Path | None = None,
 ) -> Path:
     """Train as the config says; the folder of the trained model, ``model`` in ``run.dir``.
 
     Nothing is written before everything that can be refused is checked; ``checked`` is the result of ``check_run`` if
-    the caller has called it. With several ranks (`accelerate launch`) all call this function; rank 0 writes and prints.
-    Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
+    the caller has called it. ``same_start``: the folder of a run that starts from the same model, whose validation
+    before the first step need not be repeated. With several ranks (`accelerate launch`) all call this function; rank 0
+    writes and prints. Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
     """
     _refuse_launcher_options()
     runtime = make_runtime(config.model, config.parallel)
@@ -74,7 +86,7 @@ def run_training(
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
-        validate = _make_validator(checked, loaded, prompting, runtime)
+        validate = _make_validator(checked, loaded, prompting, runtime, same_start)
         facts = card_facts(
             model=config.model.path,
             box_space=loaded.family.box_space,
@@ -86,21 +98,20 @@ def run_training(
         if data.excluded:
             facts["excluded"] = sorted(data.excluded)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
-        for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
-            log(line)
-        for event, message in (*run_warnings(checked), *too_long):
-            _warn(event, message, run, log)
+        _print_header(run, checked, loaded, size, runtime, too_long, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
             parts = RewardParts()
+            batch = _sft_batches(config, data, loaded, prompting, log) if method == "sft" else data.batch
             if isinstance(trainer, GRPOTrainer):
                 parts = reward_parts(trainer.grader, {sample.task for sample in data})
                 data = _filter_by_base_score(config.grpo, trainer, data, run, log)
                 trainer.refill = _make_refill(config.grpo.steps, data, augment)
+                batch = data.batch
             num_steps = (config.grpo if method == "grpo" else config.sft).steps
             TrainingLoop(
                 trainer=trainer,
-                batch=data.batch,
+                batch=batch,
                 run_folder=run,
                 settings=loop_settings(
                     config.run,
@@ -147,7 +158,7 @@ def _require_sample_per_rank(method: Method, batch_size: int, ranks: Ranks) -> N
 
 
 def _make_validator(
-    run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runtime: Runtime
+    run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runtime: Runtime, same_start: Path | None
 ) -> Callable[[int], Mapping[str, float]] | None:
     config = run.config
     settings = PredictionSettings(
@@ -155,8 +166,9 @@ def _make_validator(
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=config.model.path,
     )
-    folder = Path(config.run.dir) / "eval"
-    return make_validator(loaded, run.validation, folder, settings=settings, runtime=runtime)
+    folder = Path(config.run.dir) / EVAL
+    first = None if same_start is None else same_start / EVAL
+    return make_validator(loaded, run.validation, folder, settings=settings, runtime=runtime, first=first)
 
 
 def _warn(event: str, message: str, run: RunFolder, log: Callable[[str], None]) -> None:
@@ -204,6 +216,53 @@ def _filter_by_base_score(
     chosen = in_range(scores, least=least, most=most)
     log(f"{len(chosen)} of {len(samples)} samples have a base-model score from {least:g} to {most:g}")
     return data.only(chosen)
+
+
+def _print_header(
+    run: RunFolder,
+    checked: CheckedRun,
+    loaded: LoadedModel,
+    size: ParameterCounts,
+    runtime: Runtime,
+    prompt_warnings: Sequence[tuple[str, str]],
+    log: Callable[[str], None],
+) -> None:
+    """Print the facts about a run that starts, notes about its model, and warnings (events with their messages)."""
+    for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
+        log(line)
+    for event, message in (*run_warnings(checked), *prompt_warnings):
+        _warn(event, message, run, log)
+
+
+def _sft_batches(
+    config: Config, data: TrainingData, loaded: LoadedModel, prompting: Prompting, log: Callable[[str], None]
+) -> Callable[[int], list[Sample]]:
+    """Step -> its samples, with the targets of ``sft.targets``."""
+    sft = config.sft
+    if sft.targets == "labels":
+        return data.batch
+    groups = base_groups(sft, data)
+    chosen = selected_ids(sft, groups)
+    if sft.targets == "curated":
+        log(f"curated SFT: {describe_selection(len(chosen), len(groups))} have a {describe_threshold(sft)}")
+        return data.batch
+    targets = rejection_targets(
+        sft,
+        (sample for sample in data if sample.id in chosen),
+        groups,
+        space=loaded.family.box_space,
+        thinking_for=prompting.thinking_for,
+        seed=config.seed,
+    )
+    if not targets.by_id:
+        raise DataError("sft.targets is rejection, and no correct completion of the base model can be a target")
+    number = sum(map(len, targets.by_id.values()))
+    log(
+        f"rejection SFT: {describe_selection(len(targets.by_id), len(groups))} have a {describe_threshold(sft)}; "
+        f"{number} targets"
+    )
+    usable = data.only(targets.by_id)
+    return lambda number: targets.batch(usable.batch(number), number)
 
 
 def _make_refill(num_steps: int, data: TrainingData, augment: Augment | None) -> Callable[[int, int], list[Sample]]:

@@ -25,7 +25,9 @@ from virft.models.stop_tokens import end_token_id
 from virft.models.vision import FeatureCache
 from virft.recipes.setup import load_for_training, make_grader, make_prompting, make_runtime
 from virft.tasks import TASKS
+from virft.text.answers import confidence_spans
 from virft.text.prompts import strip_opened_prefix
+from virft.training.grpo.demonstrations import WriteTarget, WrittenTarget
 from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
 from virft.training.optim import ScaledRows, learning_rate, make_optimizer
 from virft.training.policy_runner import PolicyRunner
@@ -108,6 +110,7 @@ def make_grpo_trainer(
         correction=None if config.sampling.engine == "builtin" else correction,
         reference=reference,
         reference_mode=loaded.adapters_disabled if has_base else None,
+        write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
     )
 
 
@@ -144,8 +147,40 @@ def make_sft_trainer(
 def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], list[int]]:
     """A function from a sample to the token ids of its ground-truth completion, with the end token."""
     end = end_token_id(loaded.model, loaded.tokenizer)
+    write = _target_text(loaded, prompting)
 
     def target_ids(sample: Sample, rendered: RenderedPrompt) -> list[int]:
+        return [*loaded.tokenizer(write(sample, rendered)[1], add_special_tokens=False).input_ids, end]
+
+    return target_ids
+
+
+def _demonstration_writer(loaded: LoadedModel, prompting: Prompting) -> WriteTarget:
+    """The ground-truth completion of a sample as in SFT; None if its prompt requests reasoning and it has none."""
+    end = end_token_id(loaded.model, loaded.tokenizer)
+    write = _target_text(loaded, prompting)
+
+    def demonstration(sample: Sample, rendered: RenderedPrompt) -> WrittenTarget | None:
+        if prompting.thinking_for(sample) and sample.rationale is None:
+            return None
+        text, rest = write(sample, rendered)
+        encoded = loaded.tokenizer(rest, add_special_tokens=False, return_offsets_mapping=True)
+        digits = confidence_spans(rest)
+        in_loss = [
+            not any(start < last and first < stop for first, last in digits) for start, stop in encoded.offset_mapping
+        ]
+        return WrittenTarget(text=text, token_ids=(*encoded.input_ids, end), in_loss=(*in_loss, True))
+
+    return demonstration
+
+
+def _target_text(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], tuple[str, str]]:
+    """A function from a sample to the text of its ground-truth completion, and the part of it behind the prompt.
+
+    SFT and demonstrations share it.
+    """
+
+    def write(sample: Sample, rendered: RenderedPrompt) -> tuple[str, str]:
         text = TASKS[sample.task].render_for(
             sample,
             space=loaded.family.box_space,
@@ -153,10 +188,9 @@ def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, 
             thinking_text=sample.rationale if prompting.thinking_for(sample) else None,
         )
         # A chat template may end inside a think block: its tag is in the prompt and must not come twice.
-        rest = strip_opened_prefix(text, rendered.prompt.opened)
-        return [*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end]
+        return text, strip_opened_prefix(text, rendered.prompt.opened)
 
-    return target_ids
+    return write
 
 
 def _make_generator(sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime) -> Generator:

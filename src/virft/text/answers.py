@@ -39,6 +39,8 @@ _BOX_TAG = re.compile(
 _BOX_TAG_END = {"<box>": "</box>", "<|box_start|>": "<|box_end|>"}
 _BETWEEN_BOXES = re.compile(r"[\s,;]*")
 _AT_MOST_1 = "all numbers at most 1"
+_WRITTEN_CONFIDENCE = re.compile(r"'Confidence':([0-9.]+)")
+"""As ``render_detection`` writes it."""
 
 
 class _Frame(NamedTuple):
@@ -522,6 +524,16 @@ def render_detection(
         x1, y1, x2, y2 = _grid(item.box.xyxy, frame)
         elements.append(f"{{'Position':[{x1},{y1},{x2},{y2}],'Confidence':{round(float(item.confidence), 2)}}}")
     return _wrap(f"[{','.join(elements)}]" if elements else "No Objects", thinking_text)
+
+
+def confidence_spans(text: str) -> list[tuple[int, int]]:
+    """Return start and end (exclusive) of the characters of each confidence in a canonical completion.
+
+    >>> text = "<answer>[{'Position':[12,34,56,78],'Confidence':0.9}]</answer>"
+    >>> [text[start:end] for start, end in confidence_spans(text)]
+    ['0.9']
+    """
+    return [found.span(1) for found in _WRITTEN_CONFIDENCE.finditer(text)]
 
 
 def render_classification(label: Label, *, thinking_text: str | None = None) -> str:

@@ -164,7 +164,7 @@ class HealthMonitors:
         limit, count = self._settings.max_zero_std_steps, self._num_zero_std
         if not limit or count < limit:
             return None
-        message = f"zero reward variance in every group for {count} steps: all advantages are 0, nothing is learnt"
+        message = f"zero reward variance in every group for {count} steps: all their advantages are 0"
         return Alarm(monitor="zero_std", observed={"steps": count}, message=message)
 
     def _check_fraction(self, monitor: MonitorName, limit: float) -> Alarm | None:

@@ -288,6 +288,7 @@ def _needs_number_of_steps(config: Config, trainer: str) -> str | None:
     scheduled = {
         "reward.iou_threshold_end": config.reward.iou_threshold_end,
         "grpo.kl_coef_end": config.grpo.kl_coef_end,
+        "grpo.demonstration_coef_end": config.grpo.demonstration_coef_end,
     }
     for key, value in scheduled.items():
         if value is not None:

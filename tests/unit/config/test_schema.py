@@ -11,6 +11,7 @@ import pytest
 
 from virft.config.schema import (
     _CONDITIONS,
+    CompareConfig,
     Config,
     DataConfig,
     GRPOConfig,
@@ -151,6 +152,16 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "sft.vision_lr_scale",
         "sft.projector_lr_scale",
         "grpo.clip_range",
+        "grpo.demonstration_coef",
+        "grpo.demonstration_coef_end",
+        "grpo.demonstration_fade",
+        "grpo.demonstration_in_mean",
+        "grpo.near_right",
+        "sft.base_completions",
+        "sft.curated_above",
+        "sft.rejection_above",
+        "sft.rejection_keep",
+        "compare.warm_start_frac",
         "data.validate_every",
         "run.keep_best",
         "run.patience",
@@ -161,13 +172,23 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         config(),
         model=ModelConfig(train="lora"),
         sampling=SamplingConfig(engine="vllm"),
-        grpo=GRPOConfig(updates_per_batch=2),
+        grpo=GRPOConfig(updates_per_batch=2, demonstrations="loss"),
         data=DataConfig(train="a", validation="b"),
         run=RunConfig(dir="run", save_every=0, trackers=("wandb",)),
     )
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
-    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "parallel.offload_optimizer"}
-    assert set(without_effect(busy)) == rates | others
+    of_systems = {"sft.base_completions", "sft.curated_above", "sft.rejection_above", "sft.rejection_keep"}
+    of_systems |= {"compare.warm_start_frac"}
+    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "parallel.offload_optimizer"} | of_systems
+    in_groups = {"grpo.demonstration_in_mean", "grpo.near_right"}
+    assert set(without_effect(busy)) == rates | others | in_groups
+    grouped = set(without_effect(replace(busy, grpo=GRPOConfig(updates_per_batch=2, demonstrations="group"))))
+    coefficients = {f"grpo.demonstration_{name}" for name in ("coef", "coef_end", "fade")}
+    assert grouped == rates | others | coefficients
+    systems = replace(busy, compare=CompareConfig(systems=("curated_sft", "rejection_sft", "sft_rft")))
+    assert of_systems & set(without_effect(systems)) == {"sft.base_completions"}
+    rejection = without_effect(replace(busy, sft=SFTConfig(targets="rejection", base_completions="runs/x")))
+    assert of_systems & set(rejection) == {"sft.curated_above", "compare.warm_start_frac"}
     assert "parallel.offload_optimizer" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="zero2")))
 
 

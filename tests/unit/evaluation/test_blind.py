@@ -11,7 +11,7 @@ import pytest
 from factories import box, detections, reading, sample
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.evaluation.blind import most_common_answer, score_blind
+from virft.evaluation.blind import most_common_answer, position_again, score_blind
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.evaluation.score import score_joined
@@ -118,6 +118,20 @@ def test_a_model_that_answers_the_wrong_place_is_below(tmp_path: Path) -> None:
     (blind,) = score_blind(join_predictions(predict(store, tmp_path / "p", [ON_RIGHT] * 12), store), store, TRAIN)
     assert blind.verdict == "below"
     assert str(blind.common_answer) == "12 of 12 answers are the same box"
+
+
+def test_the_position_of_another_model_needs_no_new_baselines(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d", [detections(LEFT), detections(RIGHT)] * 6)
+    models = [
+        predict(store, tmp_path / name, texts)
+        for name, texts in (("p", [ON_LEFT, ON_RIGHT] * 6), ("q", [ON_LEFT] * 12))
+    ]
+    first, second = (join_predictions(path, store) for path in models)
+    (known,), (expected,) = score_blind(first, store, TRAIN), score_blind(second, store, TRAIN)
+    (again,) = position_again([known], second)
+    assert again.baselines == known.baselines == expected.baselines
+    assert again.difference == expected.difference != known.difference
+    assert again.common_answer == expected.common_answer != known.common_answer
 
 
 def test_without_intervals_nothing_is_distinguishable(tmp_path: Path) -> None:

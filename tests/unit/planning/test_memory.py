@@ -40,6 +40,18 @@ def planner(settings_name: str) -> Planner:
     return Planner({"lora": LORA, "full": FULL}[settings_name], image=IMAGE, text_tokens=20)
 
 
+def test_a_row_has_a_demonstration_next_to_the_completions_and_sampling_has_none() -> None:
+    plain = planner("full")
+    for name, given, more in (("loss", {}, 1), ("group", {}, 1), ("group", {"near_right": True}, 6)):
+        grpo = replace(FULL.grpo, demonstrations=name, **given)
+        found = Planner(replace(FULL, grpo=grpo), image=IMAGE, text_tokens=20)
+        assert found.group_tokens == plain.group_tokens + more * 10
+        assert found.row_shape(10_000) == RowShape(groups=3, completions=4 + more)
+        # only the last row of a split group has the demonstration
+        assert found.row_shape(plain.group_tokens) == RowShape(groups=1, completions=4)
+        assert found._sampling(2) == plain._sampling(2)
+
+
 @pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
 def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Config) -> None:
     real = load_model_of(settings).model

@@ -117,6 +117,25 @@ def test_supervised_training_and_adapters_are_described(tmp_path: Path) -> None:
     assert "reward" not in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"demonstrations": "loss", "demonstration_coef_end": 0.0, "demonstration_fade": True},
+            "cross-entropy x 0.2 to 0 x (1 - success of the group)",
+        ),
+        (
+            {"demonstrations": "group", "near_right": True},
+            "ground truth as a member of each group, with near-right answers",
+        ),
+    ],
+)
+def test_demonstrations_are_described(tmp_path: Path, settings: dict[str, Any], expected: str) -> None:
+    run = make_run(tmp_path, grpo=GRPOConfig(steps=3, **settings))
+    assert f"| demonstrations | {expected} |" in model_card(run, model="model", adapters=False)
+    assert "demonstrations" not in model_card(make_run(tmp_path / "off"), model="model", adapters=False)
+
+
 def test_a_users_own_template_is_listed_once(tmp_path: Path) -> None:
     facts = {"box_space": "resized_pixels", "prompt_template": "Where | is {query}?", "data": [DATA]}
     text = model_card(make_run(tmp_path, facts=facts), model="model", adapters=False)

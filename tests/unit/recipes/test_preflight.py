@@ -153,3 +153,12 @@ def test_questions_that_demand_thinking_are_refused_without_the_setting(tmp_path
     with pytest.raises(ConfigError, match=r"1 of 1 questions demand <think>, .* set prompt\.thinking = true"):
         check_run(asking, "grpo")
     check_run(replace(asking, prompt=PromptConfig(thinking=True)), "grpo")
+
+
+def test_demonstrations_with_thinking_need_a_rationale(tmp_path: Path) -> None:
+    grpo = GRPOConfig(demonstrations="loss")
+    settings = config(tmp_path, grpo=grpo, prompt=PromptConfig(thinking=True))
+    with pytest.raises(DataError, match=r"no sample has a rationale, which grpo\.demonstrations needs"):
+        check_run(settings, "grpo")
+    check_run(replace(settings, prompt=PromptConfig()), "grpo")
+    check_run(replace(settings, grpo=GRPOConfig()), "grpo")

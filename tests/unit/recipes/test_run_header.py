@@ -10,7 +10,7 @@ from factories import detections, sample, save_image
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig
 from virft.data.store_writer import StoreWriter
 from virft.recipes.preflight import check_run
-from virft.recipes.run_header import ParameterCounts, count_parameters, header_lines
+from virft.recipes.run_header import ParameterCounts, count_parameters, describe_steps, header_lines
 from virft.training.runtime import Runtime
 
 SIZE = (64, 48)
@@ -47,3 +47,9 @@ def test_trained_parameters_are_those_with_a_gradient(train: str) -> None:
     trained = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     assert counts.trained == sum(trained) > 0
     assert counts.total > counts.trained
+
+
+def test_demonstrations_are_named_in_the_line_of_steps() -> None:
+    grpo = GRPOConfig(steps=3, demonstrations="loss")
+    line = describe_steps(Config(data=DataConfig(train="d"), run=RunConfig(dir="r"), grpo=grpo), "grpo")
+    assert line.endswith("robust reward, demonstrations (loss)")

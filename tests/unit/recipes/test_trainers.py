@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from factories import sample, save_image
+from factories import detections, sample, save_image
 from run_parts import grpo_trainer_of, load_model_of, make_config, sft_trainer_of
 from thinking_models import save_thinking_folder
 from virft.config.schema import (
@@ -28,7 +28,7 @@ from virft.models.renderer import Renderer
 from virft.recipes import trainers
 from virft.recipes.train import run_training
 from virft.training.grpo.trainer import SamplerCorrection
-from virft.types import ImageSize, RewardContext
+from virft.types import Detection, Detections, ImageSize, RewardContext, Sample
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +196,56 @@ def test_targets_do_not_open_a_think_block_that_the_prompt_has_opened(tmp_path: 
         assert ids[-1] == loaded.tokenizer.eos_token_id
         text = loaded.tokenizer.decode(ids[:-1])
         assert text == expected
+
+
+def test_demonstrations_are_the_targets_of_sft_without_loss_on_confidence_digits(tmp_path: Path) -> None:
+    image = str(save_image(tmp_path / "a.png"))
+    settings = make_config(grpo=GRPOConfig(kl_coef=0.0, demonstrations="loss"))
+    loaded = load_model_of(settings)
+    trainer, supervised = grpo_trainer_of(settings, loaded), sft_trainer_of(settings, loaded)
+    target = detections((10, 10, 30, 40), (0, 0, 9, 9), confidence=0.25)
+    for one in (sample(target, image=image), sample(detections(), image=image)):
+        rendered = trainer.render(one)
+        assert trainer.write_target is not None
+        found = trainer.write_target(one, rendered)
+        assert found is not None
+        assert list(found.token_ids) == list(supervised.target_ids(one, rendered))
+        without = [token for token, is_in in zip(found.token_ids, found.in_loss, strict=True) if not is_in]
+        # "0.25" of each box, and nothing else
+        assert loaded.tokenizer.decode(without) == "0.25" * len(_items(one))
+        assert loaded.tokenizer.decode(found.token_ids[:-1]) == found.text
+        assert found.in_loss[-1]
+
+
+def _items(one: Sample) -> tuple[Detection, ...]:
+    assert isinstance(one.target, Detections)
+    return one.target.items
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_only_samples_with_a_rationale_are_demonstrated_with_thinking(tmp_path: Path, opens: bool) -> None:
+    image = str(save_image(tmp_path / "a.png"))
+    path = str(save_thinking_folder(tmp_path / "thinking")) if opens else "virft-tiny"
+    settings = make_config(
+        model=ModelConfig(path=path),
+        prompt=PromptConfig(thinking=True),
+        grpo=GRPOConfig(kl_coef=0.0, demonstrations="group"),
+    )
+    loaded = load_model_of(settings)
+    trainer = grpo_trainer_of(settings, loaded)
+    fox = sample(image=image, rationale="red fur")
+    rendered = trainer.render(fox)
+    assert trainer.write_target is not None
+    assert trainer.write_target(sample(image=image), rendered) is None
+    found = trainer.write_target(fox, rendered)
+    assert found is not None
+    # the text that is graded has the tag that the prompt has opened, the tokens have it not
+    assert found.text.startswith("<think>red fur</think><answer>")
+    assert loaded.tokenizer.decode(found.token_ids).startswith("red fur" if opens else "<think>red fur")
+
+
+def test_no_demonstration_without_the_setting(tiny: LoadedModel) -> None:
+    assert grpo_trainer_of(make_config(grpo=GRPOConfig(kl_coef=0.0)), tiny).write_target is None
 
 
 def test_only_embeddings_of_class_names_learn_faster(tiny: LoadedModel) -> None:

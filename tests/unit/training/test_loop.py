@@ -405,7 +405,7 @@ def test_a_monitor_warns_or_stops_a_run_which_resumes_regardless(tmp_path: Path)
         "max_unreadable_frac": 0.0,
         "max_zero_std_steps": 2,
     }
-    message = "step 2: zero reward variance in every group for 2 steps: all advantages are 0, nothing is learnt"
+    message = "step 2: zero reward variance in every group for 2 steps: all their advantages are 0"
     logged = run(tmp_path / "whole", trainer=toy_trainer(equal=True), monitors=MonitorsConfig(**thresholds))
     assert [line for line in logged if "for 2 steps" in line] == [message]
     event = {

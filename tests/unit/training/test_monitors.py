@@ -80,7 +80,7 @@ def test_consecutive_steps_with_zero_reward_variance_are_counted() -> None:
     equal = {"nonzero_std_frac": 0.0}
     found = alarms_of(steps(equal, equal, {}, equal, equal, equal, equal), max_zero_std_steps=3)
     assert [(place, alarm.message) for place, (alarm,) in found.items()] == [
-        (5, "zero reward variance in every group for 3 steps: all advantages are 0, nothing is learnt")
+        (5, "zero reward variance in every group for 3 steps: all their advantages are 0")
     ]
 
 

@@ -9,8 +9,10 @@ from markupsafe import Markup
 
 from virft.evaluation.predictions import read_predictions_card
 from virft.metrics.labels import label_of
-from virft.recipes.compare.runs import SYSTEM_NAMES, Compared, TrainedSystem
-from virft.recipes.compare.text import blind_of, sentences, shown_numbers
+from virft.recipes.compare.runs import Compared
+from virft.recipes.compare.systems import format_rates
+from virft.recipes.compare.text import blind_of, plan_sentences, sentences, shown_numbers
+from virft.recipes.compare.training import TrainedSystem
 from virft.report.read import read_reported_predictions, read_run
 from virft.report.read.predictions import FittedBlind
 from virft.report.render.page import html_table, paragraph
@@ -35,7 +37,7 @@ def _reported(
     system: TrainedSystem, predictions: Mapping[str, tuple[Path, ...]], run: Path | None, fitted: FittedBlind
 ) -> ReportedSystem:
     """``run``: its training data are those of all systems, also of the base model."""
-    name = SYSTEM_NAMES[system.name]
+    name = system.system.title
     return ReportedSystem(
         name=name,
         runs=tuple(read_run(run, name=f"{name}, {run.name.rpartition('_seed_')[2]}") for run in system.runs),
@@ -52,29 +54,47 @@ def _reported(
 
 
 def _shown(found: Compared) -> Iterator[Section]:
-    """A section of sentences about each test."""
+    """A section about the systems if there is something to say, then one of sentences about each test."""
+    if about_systems := list(plan_sentences(found)):
+        yield Section(heading="Systems", body=Markup().join(map(paragraph, about_systems)))
     for test, by_pair in found.comparisons.items():
         for number, one in enumerate(next(iter(by_pair.values()))):
-            body = Markup().join(
-                paragraph(text) for text in sentences(by_pair, number, blind_of(found, test, one.task))
-            )
+            blind, limits = blind_of(found, test, one.task), found.repeatability.get(test, {}).get(one.task)
+            texts = sentences(by_pair, number, blind, best_sft=found.best_sft, limits=limits)
             names = ", ".join(map(label_of, shown_numbers(one.task)))
-            yield Section(heading=f"Differences on {test} ({names})", body=body, is_folded=True)
+            heading = f"Differences on {test} ({names})"
+            yield Section(heading=heading, body=Markup().join(map(paragraph, texts)), is_folded=True)
 
 
 def _costs(found: Compared) -> Markup:
+    trained = [one for one in found.systems if one.runs]
+    has_sampled = any(one.base_tokens for one in trained)
     rows = [
         [
-            SYSTEM_NAMES[one.name],
+            one.system.title,
             str(len(one.runs)),
-            f"{one.learning_rate:g}",
-            ", ".join(f"{rate:g}: {score:.3f}" for rate, score in (one.tried or {}).items()) or "not tuned",
+            format_rates(one.learning_rates),
+            ", ".join(f"{format_rates(rates)}: {score:.3f}" for rates, score in (one.tried or {}).items())
+            or "not tuned",
+            "" if one.validation is None else f"{one.validation:.3f}",
             str(one.steps),
+            *([one.samples or "all"] if has_sampled else []),
             f"{one.tokens:,}",
+            *([f"{one.base_tokens:,}"] if has_sampled else []),
             duration(one.seconds),
         ]
-        for one in found.systems
-        if one.runs
+        for one in trained
     ]
-    header = ["", "seeds", "learning rate", "validation by learning rate", "steps", "tokens a run", "time a run"]
+    header = [
+        "",
+        "seeds",
+        "learning rate",
+        "validation by learning rate",
+        "validation",
+        "steps",
+        *(["training samples"] if has_sampled else []),
+        "tokens a run",
+        *(["of them base completions"] if has_sampled else []),
+        "time a run",
+    ]
     return html_table(header, rows)

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from virft.report.render.curves import Chart
 from virft.report.render.line_chart import draw_chart
 
 
@@ -48,6 +49,12 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, of_texts
 def paragraph(text: str) -> Markup:
     """Return a paragraph for a ``Section``."""
     return Markup("<p>{}</p>").format(text)
+
+
+def chart_figure(chart: Chart) -> Markup:
+    """Return a chart for a ``Section``; several may be put into a ``div`` of class ``charts``."""
+    text = '{% import "parts.html.jinja" as parts %}{{ parts.chart(draw_chart(chart)) }}'
+    return Markup(_environment().from_string(text).render(chart=chart))
 
 
 @cache

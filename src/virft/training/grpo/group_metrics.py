@@ -90,21 +90,30 @@ def from_worst_to_best(group: RolloutGroup) -> list[int]:
     return sorted(range(len(group.completions)), key=lambda i: (group.rewards[i], i))
 
 
-def rollout_record(groups: Sequence[RolloutGroup], number: int, *, scale_by_std: bool) -> dict[str, Any]:
+def rollout_record(
+    groups: Sequence[RolloutGroup],
+    number: int,
+    *,
+    scale_by_std: bool,
+    advantages: Sequence[Sequence[float]] | None = None,
+) -> dict[str, Any]:
     """A record of ``rollouts.jsonl``: best and worst completion of the group with the widest reward range.
 
+    ``advantages``: of the completions of each group; None: ``group_advantages``.
     ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw.
     """
     group = widest_reward_range(groups)
     order = from_worst_to_best(group)
-    # recomputed: packing does not return them, and dropped groups are never packed
-    advantages = group_advantages(group.rewards, scale_by_std=scale_by_std).tolist()
+    if advantages is None:
+        own: Sequence[float] = group_advantages(group.rewards, scale_by_std=scale_by_std).tolist()
+    else:
+        own = next(values for one, values in zip(groups, advantages, strict=True) if one is group)
 
     def completion_record(i: int) -> Mapping[str, Any]:
         report = group.reports[i]
         return {
             "reward": report.total,
-            "advantage": round(advantages[i], 6),
+            "advantage": round(own[i], 6),
             "parts": dict(report.parts),
             "text": group.completions[i].text,
             "boxes": _boxes(group.sample.task, report.reading.answer),

@@ -61,6 +61,18 @@ def policy_loss(
     return PolicyLoss(loss=loss, kl=(weights * kl).sum().detach(), clip_frac=(weights * clipped).sum().detach())
 
 
+def demonstration_loss(logprobs: Tensor, weights: Tensor, *, as_ratio: bool) -> Tensor:
+    """Loss of demonstration tokens, a scalar: -sum of weight x log-prob, or of weight x ratio.
+
+    ``logprobs``: float tensor of shape (M,), in nats, with gradient. ``weights``: float tensor of shape (M,); they
+    contain the coefficient or the advantage, and the denominator of the whole step. ``as_ratio``: the ratio
+    exp(log-prob - log-prob without gradient) of a group member, which is 1 and never clipped; its gradient is that of
+    the log-prob, so both forms have equal gradients.
+    """
+    values = torch.exp(logprobs - logprobs.detach()) if as_ratio else logprobs
+    return -(weights * values).sum()
+
+
 def importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, *, cap: float) -> Tensor:
     """Truncated importance weights of shape (N,), without gradient: exp(policy - sampler), at most ``cap``.
 

@@ -12,7 +12,8 @@ from virft.generation.generator import EncodedPrompt, GenerationParams, Generato
 from virft.generation.random_streams import StepKey
 from virft.models.renderer import RenderedPrompt
 from virft.tasks.grader import Grader
-from virft.training.grpo.advantages import has_nonzero_std
+from virft.training.grpo.advantages import GroupAdvantages
+from virft.training.grpo.demonstrations import Demonstration
 from virft.types import (
     Completion,
     ImageSize,
@@ -32,10 +33,17 @@ class Drawn(NamedTuple):
     rendered: list[RenderedPrompt]
     encoded: list[EncodedPrompt]
     groups: list[RolloutGroup]
+    demonstrations: list[tuple[Demonstration, ...]]
+    """Those of each group; none without ``grpo.demonstrations``."""
 
     def extended(self, more: Drawn) -> Drawn:
         """These prompts and groups, then the others."""
-        return Drawn([*self.rendered, *more.rendered], [*self.encoded, *more.encoded], [*self.groups, *more.groups])
+        return Drawn(
+            [*self.rendered, *more.rendered],
+            [*self.encoded, *more.encoded],
+            [*self.groups, *more.groups],
+            [*self.demonstrations, *more.demonstrations],
+        )
 
 
 class Rollout(NamedTuple):
@@ -47,6 +55,10 @@ class Rollout(NamedTuple):
     own: Drawn
     groups: list[RolloutGroup]
     num_first: int
+    demonstrations: list[tuple[Demonstration, ...]]
+    """Those of each of ``groups``."""
+    advantages: list[GroupAdvantages]
+    """Of each of ``groups`` and its demonstrations."""
 
     @property
     def first(self) -> list[RolloutGroup]:
@@ -60,13 +72,14 @@ class Rollout(NamedTuple):
 
     @property
     def counted(self) -> list[RolloutGroup]:
-        """The groups in the denominator of the loss: as many as the batch has, those with non-zero variance first."""
-        return sorted(self.groups, key=lambda group: not has_nonzero_std(group.rewards))[: self.num_first]
+        """The groups in the denominator of the loss: as many as the batch has, those with an advantage first."""
+        order = sorted(range(len(self.groups)), key=lambda number: not self.advantages[number].has_signal)
+        return [self.groups[number] for number in order[: self.num_first]]
 
     @property
     def num_zero_std(self) -> int:
-        """The number of groups with zero reward variance that are still to be replaced."""
-        return max(0, self.num_first - sum(has_nonzero_std(group.rewards) for group in self.groups))
+        """The number of groups without an advantage that are still to be replaced."""
+        return max(0, self.num_first - sum(one.has_signal for one in self.advantages))
 
 
 def roll_out(
@@ -119,14 +132,14 @@ def _group(
         completions=tuple(completions),
         reports=tuple(
             # the number of tokens, for the length penalty, is the one fact that differs between completions
-            _report(one.text, sample, resized, grader, replace(context, num_tokens=len(one.token_ids)))
+            grade_text(one.text, sample, resized, grader, replace(context, num_tokens=len(one.token_ids)))
             for one in completions
         ),
         policy_step=step,
     )
 
 
-def _report(text: str, sample: Sample, resized: ImageSize, grader: Grader, context: RewardContext) -> RewardReport:
+def grade_text(text: str, sample: Sample, resized: ImageSize, grader: Grader, context: RewardContext) -> RewardReport:
     """The reward of a completion; NaN in total if a user's function returns a number that is not finite."""
     try:
         return grader.grade(text, sample, resized=resized, context=context)

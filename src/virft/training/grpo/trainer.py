@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -18,18 +20,30 @@ from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
 from virft.tasks.grader import Grader
 from virft.training.distributed import Ranks
-from virft.training.grpo.advantages import has_nonzero_std
+from virft.training.grpo.advantages import (
+    GroupAdvantages,
+    advantages_with_demonstrations,
+    group_advantages,
+    has_nonzero_std,
+)
+from virft.training.grpo.demonstrations import Demonstration, WriteTarget, demonstrate, success
 from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout_record, widest_reward_range
-from virft.training.grpo.loss import importance_weights, policy_loss
-from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
-from virft.training.grpo.rollout import Drawn, Rollout, roll_out
-from virft.training.grpo.update import UpdateTotals, merge_updates
+from virft.training.grpo.loss import demonstration_loss, importance_weights, policy_loss
+from virft.training.grpo.pack import (
+    Microbatch,
+    WeightedDemonstration,
+    pack_step,
+    token_weights,
+    zero_weight_microbatch,
+)
+from virft.training.grpo.rollout import Drawn, Rollout, grade_text, roll_out
+from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merge_updates
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
 from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
-from virft.types import RewardContext, RolloutGroup, Sample, Unreadable
+from virft.types import RewardContext, RewardReport, RolloutGroup, Sample, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +113,8 @@ class GRPOTrainer:
     """In place of ``reference``: context in which the policy is its own reference (LoRA: adapters disabled)."""
     refill: Callable[[int, int], Sequence[Sample]] | None = None
     """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
+    write_target: WriteTarget | None = None
+    """From a sample to its ground-truth completion. Required if ``demonstrations`` is not "off"."""
 
     @property
     def policy(self) -> Policy:
@@ -119,9 +135,9 @@ class GRPOTrainer:
         # Sample a group of G completions per prompt from the current policy; reward each completion.
         rollout = self._roll_out(number, samples, timer)
         try:
-            _require_finite_rewards(rollout.groups)
+            _require_finite_rewards(rollout)
             # Advantages inside each group, A_i = (r_i - mean(r)) / std(r), packed into rows with their tokens.
-            packed = self._pack(rollout, timer)
+            packed = self._pack(number, rollout, timer)
             # Log-probs of the same tokens under the reference policy, for the KL term.
             references = [self._reference_logprobs(batch, rollout.own) for batch in packed.batches]
             timer.lap("reference")
@@ -141,9 +157,10 @@ class GRPOTrainer:
 
     def _roll_out(self, number: int, samples: Sequence[Sample], timer: StageTimer) -> Rollout:
         """Sample and reward the groups of a step, on all ranks."""
-        own = self._sample(number, samples, timer)
-        groups = self._gather(own, timer)
-        return self._refill(number, Rollout(own, groups, num_first=len(groups)), timer)
+        own = self._demonstrate(number, self._sample(number, samples, timer), first_place=0)
+        groups, demonstrations = self._gather(own, timer)
+        rollout = Rollout(own, groups, len(groups), demonstrations, self._advantages(groups, demonstrations))
+        return self._refill(number, rollout, timer)
 
     def _refill(self, number: int, rollout: Rollout, timer: StageTimer) -> Rollout:
         """Add groups of other samples, round by round as many as still have zero reward variance.
@@ -156,9 +173,19 @@ class GRPOTrainer:
             assert self.refill is not None, "refill_rounds above 0 needs samples"
             samples = self.refill(number, turn)[:missing]
             # Places after those of earlier rounds: a sample that recurs in the step gets another random stream.
-            own = self._sample(number, samples, timer, first_place=turn * rollout.num_first)
-            groups = [*rollout.groups, *self._gather(own, timer)]
-            rollout = Rollout(rollout.own.extended(own), groups, rollout.num_first)
+            first_place = turn * rollout.num_first
+            own = self._sample(number, samples, timer, first_place=first_place)
+            # The cross-entropy is that of the batch: only members of a group come with its replacements.
+            if self.config.demonstrations == "group":
+                own = self._demonstrate(number, own, first_place=first_place)
+            groups, demonstrations = self._gather(own, timer)
+            rollout = Rollout(
+                rollout.own.extended(own),
+                [*rollout.groups, *groups],
+                rollout.num_first,
+                [*rollout.demonstrations, *demonstrations],
+                [*rollout.advantages, *self._advantages(groups, demonstrations)],
+            )
         return rollout
 
     def _sample(self, number: int, samples: Sequence[Sample], timer: StageTimer, first_place: int = 0) -> Drawn:
@@ -180,13 +207,59 @@ class GRPOTrainer:
                     group_size=self.config.group_size,
                     params=self.params,
                     key=StepKey(seed=self.seed, step=number),
-                    context=RewardContext(
-                        step_frac=self._step_frac(number), max_tokens=self.params.max_completion_tokens
-                    ),
+                    context=self._context(number),
                     lap=timer.lap,
                     prompts_per_batch=self.prompts_per_batch,
                 )
-        return Drawn(rendered, encoded, groups)
+        return Drawn(rendered, encoded, groups, [()] * len(groups))
+
+    def _demonstrate(self, number: int, drawn: Drawn, *, first_place: int) -> Drawn:
+        """This rank's groups with their demonstrations; ``first_place`` as in ``_sample``."""
+        if self.config.demonstrations == "off":
+            return drawn
+        assert self.write_target is not None, "demonstrations need targets"
+        # the places of ``ranks.shard``
+        places = [first_place + self.ranks.index + i * self.ranks.count for i in range(len(drawn.groups))]
+        return drawn._replace(
+            demonstrations=[
+                demonstrate(
+                    group,
+                    rendered,
+                    write=self.write_target,
+                    key=StepKey(seed=self.seed, step=number),
+                    place=place,
+                    near_right=self.config.near_right,
+                    grade=partial(self._grade, number, group) if self.config.demonstrations == "group" else None,
+                )
+                for group, rendered, place in zip(drawn.groups, drawn.rendered, places, strict=True)
+            ]
+        )
+
+    def _grade(self, number: int, group: RolloutGroup, text: str, num_tokens: int) -> RewardReport:
+        """The reward of a demonstration of a group, under the rules of its completions."""
+        sample = group.sample
+        resized = group.prompt.images[sample.target_image].resized
+        return grade_text(text, sample, resized, self.grader, replace(self._context(number), num_tokens=num_tokens))
+
+    def _context(self, number: int) -> RewardContext:
+        return RewardContext(step_frac=self._step_frac(number), max_tokens=self.params.max_completion_tokens)
+
+    def _advantages(
+        self, groups: Sequence[RolloutGroup], demonstrations: Sequence[Sequence[Demonstration]]
+    ) -> list[GroupAdvantages]:
+        """Advantages of each group and, if they are members of it, of its demonstrations."""
+        scale = self.config.scale_by_std
+        if self.config.demonstrations != "group":
+            return [GroupAdvantages(group_advantages(group.rewards, scale_by_std=scale).tolist()) for group in groups]
+        return [
+            advantages_with_demonstrations(
+                group.rewards,
+                [one.reward for one in members],
+                scale_by_std=scale,
+                in_mean=self.config.demonstration_in_mean,
+            )
+            for group, members in zip(groups, demonstrations, strict=True)
+        ]
 
     def _encode(self, rendered: Sequence[RenderedPrompt], places: Sequence[int]) -> list[EncodedPrompt]:
         """Each prompt with its image features. ``places`` in the step name the random streams of the completions."""
@@ -200,18 +273,18 @@ class GRPOTrainer:
             for place, one, features in zip(places, rendered, self.runner.encode_images(rendered), strict=True)
         ]
 
-    def _gather(self, drawn: Drawn, timer: StageTimer) -> list[RolloutGroup]:
-        """The groups of all ranks, in the order of the batch."""
-        groups = self.ranks.gather(drawn.groups)
+    def _gather(self, drawn: Drawn, timer: StageTimer) -> tuple[list[RolloutGroup], list[tuple[Demonstration, ...]]]:
+        """The groups of all ranks and their demonstrations, in the order of the batch."""
+        found = self.ranks.gather(list(zip(drawn.groups, drawn.demonstrations, strict=True)))
         if self.ranks.count > 1:
             timer.lap("gather")  # mostly the wait for the rank with the longest completions
-        return groups
+        return [group for group, _ in found], [demonstrations for _, demonstrations in found]
 
-    def _pack(self, rollout: Rollout, timer: StageTimer) -> _Packed:
+    def _pack(self, number: int, rollout: Rollout, timer: StageTimer) -> _Packed:
         """The step's microbatches. Sharded ranks get equally many of them."""
         # Zero advantages leave only the KL term to learn from; groups that were replaced have no part in it either.
         drop_equal = not self.config.has_reference or self.config.refill_rounds > 0
-        batches = self._pack_groups(rollout.own, counted=rollout.counted, drop_equal=drop_equal)
+        batches = self._pack_groups(number, rollout, drop_equal=drop_equal)
         largest_count = int(self.ranks.max(len(batches)))
         if self.runner.runtime.is_sharded:
             padding = zero_weight_microbatch(rollout.own.groups, rollout.own.encoded)
@@ -219,7 +292,9 @@ class GRPOTrainer:
         timer.lap("pack")
         return _Packed(batches, largest_count)
 
-    def _pack_groups(self, own: Drawn, *, counted: Sequence[RolloutGroup], drop_equal: bool) -> list[Microbatch]:
+    def _pack_groups(self, number: int, rollout: Rollout, *, drop_equal: bool) -> list[Microbatch]:
+        own = rollout.own
+        advantages = self._advantages(own.groups, own.demonstrations)
         return pack_step(
             own.groups,
             own.encoded,
@@ -228,9 +303,48 @@ class GRPOTrainer:
             scale_by_std=self.config.scale_by_std,
             drop_equal=drop_equal,
             microbatch_tokens=self.config.microbatch_tokens,
-            counted=counted,
+            counted=rollout.counted,
             mask_truncated=self.config.mask_truncated,
+            advantages=[one.completions for one in advantages],
+            demonstrations=self._weigh(number, rollout, own.groups, own.demonstrations, advantages),
         )
+
+    def _weigh(
+        self,
+        number: int,
+        rollout: Rollout,
+        groups: Sequence[RolloutGroup],
+        demonstrations: Sequence[Sequence[Demonstration]],
+        advantages: Sequence[GroupAdvantages],
+    ) -> list[list[WeightedDemonstration]]:
+        """Each group's demonstrations with the weights of their tokens, without those of weight 0.
+
+        The denominators are those of the whole step: with "loss" the number of demonstration tokens, with "group" that
+        of the completions.
+        """
+        if self.config.demonstrations == "off":
+            return [[] for _ in groups]
+        in_group = self.config.demonstrations == "group"
+        weigh = token_weights(rollout.counted, self.config.loss, self.params.max_completion_tokens)
+        num_tokens = sum(one.num_loss_tokens for members in rollout.demonstrations for one in members)
+
+        def weight(one: Demonstration, group: RolloutGroup, advantage: float) -> float:
+            if in_group:
+                return advantage * weigh(len(one.token_ids))
+            return self._demonstration_coef_at(number, group) / num_tokens
+
+        found = []
+        for group, members, values in zip(groups, demonstrations, advantages, strict=True):
+            rates = values.demonstrations if in_group else [0.0] * len(members)
+            weighted = [(one, weight(one, group, rate)) for one, rate in zip(members, rates, strict=True)]
+            found.append(
+                [
+                    WeightedDemonstration(one.token_ids, [value * is_in for is_in in one.in_loss], one.is_target)
+                    for one, value in weighted
+                    if value
+                ]
+            )
+        return found
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Microbatch, own: Drawn) -> Tensor | None:
@@ -238,13 +352,13 @@ class GRPOTrainer:
         if not self.config.has_reference:
             return None
         if self.reference is not None:
-            return self._logprobs(batch, own, policy=self.reference)
+            return batch.sampled(self._logprobs(batch, own, policy=self.reference))
         assert self.reference_mode is not None, "kl_coef above 0 needs a reference"
         with self.reference_mode():
-            return self._logprobs(batch, own)
+            return batch.sampled(self._logprobs(batch, own))
 
     def _logprobs(self, batch: Microbatch, own: Drawn, *, policy: Policy | None = None) -> Tensor:
-        """Log-probs [N] of a microbatch under the policy, or another one."""
+        """Log-probs of all targets of a microbatch, demonstrations included, under the policy, or another one."""
         return self.runner.logprobs(
             batch.row,
             [own.rendered[i] for i in batch.prompts],
@@ -290,13 +404,14 @@ class GRPOTrainer:
         """
         # Sampling runs in eval(); gradient checkpointing works in train() only. No family has dropout.
         self.policy.train()
-        totals = UpdateTotals()
+        totals = UpdateTotals(has_demonstrations=self.config.demonstrations != "off")
         logprobs: list[Tensor] = []
         for i, (batch, reference) in enumerate(zip(batches, references, strict=True)):
             first = None if first_logprobs is None else first_logprobs[i]
             logprobs.append(self._backward(number, own, batch, reference, first, totals))
         # Summed before it is tested: all ranks have to skip the update, or none.
         metrics = self.ranks.sum(totals.sums)
+        taught = demonstration_metrics(metrics)
         if not math.isfinite(metrics["loss"]):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteStep("loss", self.ranks.union(totals.nonfinite_samples))
@@ -307,7 +422,7 @@ class GRPOTrainer:
             raise NonFiniteStep("gradient norm", list(dict.fromkeys(learnt)))
         unused = {"kl": not self.config.has_reference, "clip_frac": self.config.updates_per_batch == 1}
         metrics = {name: value for name, value in metrics.items() if not unused.get(name, False)}
-        return _Update({**metrics, **totals.off_policy_metrics()}, logprobs)
+        return _Update({**metrics, **taught, **totals.off_policy_metrics()}, logprobs)
 
     def _backward(
         self,
@@ -323,7 +438,8 @@ class GRPOTrainer:
         ``reference`` and ``first`` are log-probs [N] under the reference and before the first update of the step.
         """
         device = self.runner.runtime.device
-        logprobs = self._logprobs(batch, own)
+        found = self._logprobs(batch, own)
+        logprobs = batch.sampled(found)
         current = logprobs.detach()
         before = current if first is None else first
         sampler, weights = batch.sampler_logprobs.to(device), batch.weights.to(device)
@@ -343,8 +459,18 @@ class GRPOTrainer:
         )
         # tokens of weight 0 are masked or padding, and their gap does not matter
         gaps = (current - sampler) * (weights > 0)
-        totals.add(result, gaps=gaps, sample_ids=[own.groups[i].sample.id for i in batch.prompts])
-        result.loss.backward()
+        sample_ids = [own.groups[i].sample.id for i in batch.prompts]
+        totals.add(result, gaps=gaps, sample_ids=sample_ids)
+        loss = result.loss
+        if (tokens := batch.demonstrations) is not None:
+            taught = found.index_select(0, tokens.index.to(device))
+            own_loss = demonstration_loss(
+                taught, tokens.weights.to(device), as_ratio=self.config.demonstrations == "group"
+            )
+            cross_entropy = -taught.detach()[tokens.in_cross_entropy.to(device)]
+            totals.add_demonstrations(own_loss, cross_entropy, sample_ids=sample_ids)
+            loss = loss + own_loss
+        loss.backward()
         return current
 
     def _old_logprobs(self, before: Tensor, sampler: Tensor) -> Tensor | None:
@@ -359,16 +485,25 @@ class GRPOTrainer:
 
     def _report(self, number: int, rollout: Rollout, updates: dict[str, float], timer: StageTimer) -> GRPOReport:
         kl_coef = {} if self.config.kl_coef_end is None else {"kl_coef": self._kl_coef_at(number)}
+        taught = self._demonstration_metrics(number, rollout)
+        own = self._group_metrics(rollout)
         return GRPOReport(
             metrics={
                 "step": number,
-                **self._group_metrics(rollout),
+                **own,
+                "num_tokens": own["num_tokens"] + taught.get("demonstration_tokens", 0),
                 **updates,
                 **kl_coef,
+                **taught,
                 "learning_rate": self.learning_rate_at(number),
             },
             timings=timer.seconds,
-            rollout_record=rollout_record(rollout.groups, number, scale_by_std=self.config.scale_by_std),
+            rollout_record=rollout_record(
+                rollout.groups,
+                number,
+                scale_by_std=self.config.scale_by_std,
+                advantages=[one.completions for one in rollout.advantages],
+            ),
             widest_group=widest_reward_range(rollout.groups),
             warning=self._gap_warning(number, updates.get("sampler_gap_mean")),
             groups=rollout.groups,
@@ -405,6 +540,23 @@ class GRPOTrainer:
             metrics["num_tokens"] = num_tokens(rollout.groups)
         return metrics
 
+    def _demonstration_metrics(self, number: int, rollout: Rollout) -> dict[str, float]:
+        """Mean coefficient or advantage of the batch's demonstrations, and the tokens of those in the loss.
+
+        Separate from ``_group_metrics``, which describes the policy's own completions.
+        """
+        if self.config.demonstrations == "off":
+            return {}
+        weighted = self._weigh(number, rollout, rollout.groups, rollout.demonstrations, rollout.advantages)
+        metrics: dict[str, float] = {
+            "demonstration_tokens": sum(len(one.token_ids) for members in weighted for one in members)
+        }
+        if self.config.demonstrations == "loss":
+            metrics["demonstration_coef"] = fmean(self._demonstration_coef_at(number, one) for one in rollout.first)
+        elif targets := [one.demonstrations[0] for one in rollout.advantages if one.demonstrations]:
+            metrics["demonstration_advantage"] = fmean(targets)
+        return metrics
+
     def _gap_warning(self, number: int, gap: float | None) -> str | None:
         """Warning that the log-probs of engine and policy differ too much; None if they do not."""
         if gap is None or self.correction is None or gap <= self.correction.max_gap:
@@ -421,16 +573,29 @@ class GRPOTrainer:
 
     def _kl_coef_at(self, number: int) -> float:
         """Coefficient of the KL term: linear from ``kl_coef`` to ``kl_coef_end`` over the run, if that is set."""
-        start = self.config.kl_coef
-        end = start if self.config.kl_coef_end is None else self.config.kl_coef_end
-        return start + (end - start) * self._step_frac(number)
+        return self._linear(number, self.config.kl_coef, self.config.kl_coef_end)
+
+    def _demonstration_coef_at(self, number: int, group: RolloutGroup) -> float:
+        """Coefficient of the cross-entropy of a group's demonstration."""
+        coef = self._linear(number, self.config.demonstration_coef, self.config.demonstration_coef_end)
+        return coef * (1.0 - success(group)) if self.config.demonstration_fade else coef
+
+    def _linear(self, number: int, start: float, end: float | None) -> float:
+        """A value that moves linearly from ``start`` to ``end`` over the run; constant without an end."""
+        return start if end is None else start + (end - start) * self._step_frac(number)
 
 
-def _require_finite_rewards(groups: Sequence[RolloutGroup]) -> None:
+def _require_finite_rewards(rollout: Rollout) -> None:
     """Raise ``NonFiniteStep`` if a reward is NaN or infinite; the message is that of the first one."""
-    affected = [group for group in groups if not all_finite(group.rewards)]
+    affected: list[str] = []
+    nonfinite: list[RewardReport] = []
+    for group, demonstrations in zip(rollout.groups, rollout.demonstrations, strict=True):
+        rewarded = [one.report for one in demonstrations if one.report is not None]
+        found = [report for report in (*group.reports, *rewarded) if not math.isfinite(report.total)]
+        nonfinite += found
+        if found:
+            affected.append(group.sample.id)
     if not affected:
         return
-    first = next(report for report in affected[0].reports if not math.isfinite(report.total))
-    why = first.reading.answer.reason if isinstance(first.reading.answer, Unreadable) else ""
-    raise NonFiniteStep("reward", [group.sample.id for group in affected], why)
+    answer = nonfinite[0].reading.answer
+    raise NonFiniteStep("reward", affected, answer.reason if isinstance(answer, Unreadable) else "")

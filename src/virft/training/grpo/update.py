@@ -10,17 +10,22 @@ from torch import Tensor
 
 from virft.training.grpo.loss import PolicyLoss
 
+_NATS, _TOKENS = "demonstration_nats", "demonstration_tokens"
+"""Keys of sums: negative log-prob of the targets' tokens in nats, and number of these tokens."""
+
 
 class UpdateTotals:
     """Loss and diagnostics of one optimizer update on this rank, added up one microbatch at a time.
 
     ``sums`` have the denominator of the whole step and are to be summed over ranks; ``largest_gap`` is the largest
     absolute difference, in nats, of a token's log-prob between policy and sampler. ``nonfinite_samples`` are the ids of
-    samples in microbatches whose loss is not finite.
+    samples in microbatches whose loss is not finite. ``has_demonstrations``: the sums count those too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_demonstrations: bool = False) -> None:
         self.sums = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0}
+        if has_demonstrations:
+            self.sums |= {_NATS: 0.0, _TOKENS: 0.0}
         self.largest_gap = 0.0
         self.nonfinite_samples: list[str] = []
         self._off_policy: list[Tensor] = []
@@ -34,7 +39,17 @@ class UpdateTotals:
         self.sums["loss"] += loss
         self.sums["kl"] += result.kl.item()
         self.sums["clip_frac"] += result.clip_frac.item()
-        self.largest_gap = max(self.largest_gap, gaps.abs().max().item())
+        if len(gaps):
+            self.largest_gap = max(self.largest_gap, gaps.abs().max().item())
+
+    def add_demonstrations(self, loss: Tensor, cross_entropy: Tensor, *, sample_ids: Sequence[str]) -> None:
+        """Add the demonstrations of a microbatch: their loss, a scalar, and -log-prob of each token of the targets."""
+        value = loss.item()
+        if not math.isfinite(value):
+            self.nonfinite_samples += sample_ids
+        self.sums["loss"] += value
+        self.sums[_NATS] += cross_entropy.sum().item()
+        self.sums[_TOKENS] += len(cross_entropy)
 
     def add_importance(self, importance: Tensor, *, gaps: Tensor, cap: float) -> None:
         """Add a microbatch that another engine sampled: importance weights and ``gaps``, both of shape (N,)."""
@@ -46,6 +61,12 @@ class UpdateTotals:
             return {}
         gap, capped = torch.cat(self._off_policy, dim=1).mean(1).tolist()
         return {"sampler_gap_mean": gap, "capped_frac": capped}
+
+
+def demonstration_metrics(sums: dict[str, float]) -> dict[str, float]:
+    """Remove the sums of demonstrations; their mean cross-entropy in nats per token, if there were any."""
+    nats, tokens = sums.pop(_NATS, 0.0), sums.pop(_TOKENS, 0.0)
+    return {"demonstration_loss": nats / tokens} if tokens else {}
 
 
 def merge_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from virft.evaluation.blind import BlindBaseline, BlindScores, CommonAnswer
 from virft.evaluation.comparison import Comparison, ScoreDifference, SystemValue
 from virft.metrics.bootstrap import Resampled
-from virft.recipes.compare.runs import BlindComparison
-from virft.recipes.compare.text import sentences
+from virft.recipes.compare.runs import BlindComparison, Compared
+from virft.recipes.compare.text import compared_text, plan_sentences, sentences
+from virft.recipes.compare.training import TrainedSystem
 
 
 def difference(value: float, interval: tuple[float, float] | None, num_seeds: int = 3) -> ScoreDifference:
@@ -87,3 +91,60 @@ def test_a_better_system_above_the_best_blind_baseline_is_not_marked() -> None:
     found = list(sentences({("base", "rft"): [one]}, 0, position))
     assert found[0] == "RFT is better than base on these images: f1 +0.100 (+0.050 to +0.150)."
     assert found[3] == "RFT is above the best blind baseline (mean box): f1 +0.300 (+0.200 to +0.400)."
+
+
+def system(name: str, validation: float | None = None, **more: object) -> TrainedSystem:
+    runs = () if name == "base" else (Path(f"{name}/lr_0.0001_seed_0"),)
+    one = TrainedSystem(name=name, runs=runs, learning_rates=(1e-4,), validation=validation, steps=4, tokens=1000)
+    return replace(one, **more)  # type: ignore[arg-type]
+
+
+def compared(*systems: TrainedSystem, value: float = 0.1) -> Compared:
+    """A comparison in which the second system of every pair is better by ``value``."""
+    names = [one.name for one in systems]
+    one = Comparison(task="classification", num_images=10, differences={"accuracy": difference(value, (0.05, 0.15))})
+    by_pair = {(first, second): (one,) for i, second in enumerate(names) for first in names[:i]}
+    return Compared(systems=systems, comparisons={"test": by_pair}, predictions={})
+
+
+def test_better_than_sft_means_the_best_sft_system_by_validation() -> None:
+    found = compared(system("base"), system("sft", 0.5), system("curated_sft", 0.6), system("rft", 0.9))
+    lines = compared_text(found).splitlines()
+    assert lines[0] == (
+        "curated SFT represents the SFT systems: its validation score, 0.600, is the highest of them. No test was used "
+        "to choose it."
+    )
+    said = [line.strip().partition(" on these images")[0] for line in lines if "on these images" in line]
+    assert said == [
+        "SFT is better than base",
+        "curated SFT is better than base",
+        "curated SFT is better than SFT",
+        "RFT is better than base",
+        "RFT is better than curated SFT",
+    ]
+
+
+def test_without_validation_data_sft_represents_the_sft_systems() -> None:
+    found = compared(system("base"), system("sft"), system("rejection_sft"), system("rft"))
+    assert list(plan_sentences(found)) == ["Without validation data, SFT represents the SFT systems."]
+    assert list(plan_sentences(compared(system("base"), system("sft", 0.5), system("rft", 0.4)))) == []
+
+
+def test_a_skipped_system_is_named_with_the_reason() -> None:
+    found = replace(compared(system("base"), system("rft")), skipped={"curated_sft": "no sample is solved"})
+    assert list(plan_sentences(found)) == ["curated SFT is skipped: no sample is solved."]
+
+
+def test_a_difference_within_the_repeatability_limit_is_a_tie() -> None:
+    one = Comparison(task="classification", num_images=10, differences={"accuracy": difference(0.01, (0.005, 0.015))})
+    by_pair = {("base", "rft"): [one]}
+    tied = list(sentences(by_pair, 0, limits={"accuracy": 0.01}))
+    assert tied[0] == "RFT is tied with base on these images: accuracy +0.010 (+0.005 to +0.015)."
+    assert tied[1] == "Repeatability limit of predictions: accuracy 0.0100; smaller differences are ties."
+    assert next(iter(sentences(by_pair, 0, limits={"accuracy": 0.009}))).startswith("RFT is better than base")
+
+
+def test_the_cost_of_base_completions_is_shown() -> None:
+    curated = system("curated_sft", 0.6, base_tokens=300, tokens=1300, seconds=61.0)
+    (line,) = [one for one in compared_text(compared(system("base"), curated)).splitlines() if "curated SFT  " in one]
+    assert line.endswith("learning rate 0.0001, 4 steps, 1,300 tokens (300 of them base completions), 1:01")

@@ -1,0 +1,181 @@
+"""Settings and commands of advised training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from virft.config.fitting import SMALL
+from virft.config.toml_file import value_at
+from virft.models.size import read_model_size
+from virft.recipes.advice.completions import AdviceRequest
+from virft.recipes.advice.features import Features
+from virft.recipes.advice.rule import WARM_STARTED_ADVICE, Advice, AdvisedSystem, Case
+from virft.recipes.first_config import DataFolders, describe_gaps, find_datasets
+from virft.recipes.fitting import fit
+
+CONFIG_NAME = "mine.toml"
+"""Config of the printed commands, unless another one is written."""
+_TOKEN_LIMIT = "sampling.max_completion_tokens"
+_TRUNCATED_FRAC = 0.05
+"""From this fraction of truncated completions, the token limit is doubled."""
+_RATE_FACTORS: Mapping[tuple[Case, str], tuple[float, float]] = {
+    (Case.KNOWN, "detection"): (1 / 30, 1 / 10),
+    (Case.KNOWN, "grounding"): (1 / 3, 1 / 3),
+}
+"""Case and task -> best learning rate / fitted one, of SFT and of GRPO. Source: docs/reproducing.md (virft-tiny)."""
+_MIXED = ("mix", "sft_mix")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SettingLine:
+    """A setting of the advised config and the reason for it; "" if the user gave it."""
+
+    key: str
+    value: Any
+    reason: str = ""
+
+    def __str__(self) -> str:
+        written = tomli_w.dumps({"value": self.value}).removeprefix("value = ").rstrip("\n")
+        return f"{self.key} = {written}" + (f"  # {self.reason}" if self.reason else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """Config and commands of advised training. Settings that are not listed are fitted (docs/config.md)."""
+
+    lines: tuple[SettingLine, ...]
+    """The config, a setting a line."""
+    commands: tuple[str, ...]
+    """Commands to run in this order."""
+    notes: tuple[str, ...]
+    """Sentences about settings that may help and are not measured, and about what the data lacks."""
+
+    @property
+    def toml(self) -> str:
+        """The config as TOML."""
+        return "\n".join(map(str, self.lines)) + "\n"
+
+
+def plan_training(
+    request: AdviceRequest, features: Features, advice: Advice, *, name: str = CONFIG_NAME
+) -> TrainingPlan:
+    """Return config and commands of the advised training; empty if none is advised. ``name``: file of the config."""
+    notes = _notes(features, advice)
+    if advice.system == "none":
+        return TrainingPlan(lines=(), commands=(), notes=tuple(notes))
+    gaps = describe_gaps(DataFolders(Path(str(request.config.data.train)), _validation(request)))
+    own = _own_lines(request)
+    given = {line.key: line.value for line in own}
+    advised = _advised_lines(request, features, advice)
+    notes += [
+        f"{line.key} is set to {given[line.key]}; {line.reason}: try {line.value}"
+        for line in advised
+        if line.key == _TOKEN_LIMIT and line.key in given
+    ]
+    advised = [line for line in advised if line.key not in given]
+    run_dir = str(value_at(request.loaded.config, "run.dir"))
+    return TrainingPlan(
+        lines=(*own, *advised), commands=tuple(_commands(advice.system, name, run_dir)), notes=(*notes, *gaps)
+    )
+
+
+def _own_lines(request: AdviceRequest) -> list[SettingLine]:
+    """Data, model, and what the user has set."""
+    loaded = request.loaded
+    lines = {key: SettingLine(key=key, value=value_at(loaded.config, key)) for key in sorted(loaded.explicit)}
+    first = ["data.train", "data.validation", "run.dir", "model.path"]
+    if "data.validation" not in lines and (validation := _validation(request)) is not None:
+        reason = "chooses the best model of the run"
+        lines["data.validation"] = SettingLine(key="data.validation", value=str(validation), reason=reason)
+    order = [key for key in first if key in lines] + [key for key in lines if key not in first]
+    return [lines[key] for key in order]
+
+
+def _validation(request: AdviceRequest) -> Path | None:
+    """The validation dataset that is set, else the one next to the training dataset, if there is one."""
+    if (chosen := request.config.data.validation) is not None:
+        return Path(chosen)
+    return find_datasets(Path(str(request.config.data.train))).validation
+
+
+def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
+    system = advice.system
+    lines = _steps(request, system) + _rates(request, features, advice)
+    if system in _MIXED:
+        lines.append(SettingLine(key="grpo.demonstrations", value="loss"))
+    if (truncated := features.value("truncated")) > _TRUNCATED_FRAC:
+        limit = request.config.sampling.max_completion_tokens
+        reason = f"{truncated:.0%} of the completions were cut at {limit} tokens"
+        lines.append(SettingLine(key=_TOKEN_LIMIT, value=2 * limit, reason=reason))
+    return lines
+
+
+def _steps(request: AdviceRequest, system: AdvisedSystem) -> list[SettingLine]:
+    grpo, sft = (fit(request.loaded, method=method) for method in ("grpo", "sft"))
+    reasons = {"grpo": grpo.origins["grpo.steps"], "sft": sft.origins["sft.steps"]}
+    steps = {"grpo": grpo.config.grpo.steps, "sft": sft.config.sft.steps}
+    if system == "sft":
+        return [SettingLine(key="sft.steps", value=steps["sft"], reason=reasons["sft"])]
+    if system not in WARM_STARTED_ADVICE:
+        return [SettingLine(key="grpo.steps", value=steps["grpo"], reason=reasons["grpo"])]
+    half = math.ceil(steps["grpo"] / 2)
+    reason = f"half of {steps['grpo']} steps ({reasons['grpo']})"
+    return [
+        SettingLine(key="sft.steps", value=half, reason=reason),
+        SettingLine(key="grpo.steps", value=max(1, steps["grpo"] - half), reason="the other half"),
+    ]
+
+
+def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
+    """Learning rates, for models of the size and cases in which the best ones were measured."""
+    size = read_model_size(request.config.model.path).num_parameters
+    factors = _RATE_FACTORS.get((advice.case, features.task))
+    if factors is None or size is None or size >= SMALL:
+        return []
+    fitted = {
+        "sft": fit(request.loaded, method="sft").config.sft.learning_rate,
+        "grpo": request.config.grpo.learning_rate,
+    }
+    used = {"sft"} if advice.system == "sft" else {"grpo"}
+    used |= {"sft"} if advice.system in WARM_STARTED_ADVICE else set()
+    return [
+        SettingLine(
+            key=f"{method}.learning_rate",
+            value=float(f"{fitted[method] * factor:.2g}"),
+            reason="best rate for known classes with virft-tiny, docs/reproducing.md",
+        )
+        for method, factor in zip(("sft", "grpo"), factors, strict=True)
+        if method in used
+    ]
+
+
+def _commands(system: AdvisedSystem, name: str, run_dir: str) -> list[str]:
+    if system == "sft":
+        return [f"virft sft {name}"]
+    if system not in WARM_STARTED_ADVICE:
+        return [f"virft grpo {name}"]
+    first = f"{run_dir}_sft"
+    return [f"virft sft {name} run.dir={first}", f"virft grpo {name} --from {first}"]
+
+
+def _notes(features: Features, advice: Advice) -> list[str]:
+    notes = []
+    if advice.case == Case.SOLVED:
+        notes.append("collect samples that the model does not solve, such as other views, backgrounds or classes")
+    zero_std = 1 - features.value("nonzero_std")
+    if advice.system not in ("none", "sft") and advice.case != Case.UNREADABLE and zero_std > 0.5:
+        notes.append(
+            f"{zero_std:.0%} of the groups have equal rewards and teach RFT nothing; grpo.refill_rounds = 2 replaces "
+            "them by groups of other samples, for more time per step (not measured)"
+        )
+    if features.value("readable") < 0.9 and advice.case not in (Case.TRUNCATED, Case.UNREADABLE):
+        notes.append(
+            f"{1 - features.value('readable'):.0%} of the completions are unreadable; see the answers with `virft ask`"
+        )
+    return notes
