@@ -294,7 +294,7 @@ class SystemTraining:
         if self._base_groups is None:
             # nothing is trained: no reference model, no demonstrations
             grpo = replace(without_demonstrations(self.config.grpo), kl_coef=0.0, kl_coef_end=None)
-            config = replace(self.config, grpo=grpo)
+            config = replace(self.config, grpo=grpo, compare=CompareConfig())
             data = training_data(config, "grpo")
             self.base.mkdir(parents=True, exist_ok=True)
             with closing(open_grpo_trainer(config)) as trainer:
