@@ -234,7 +234,7 @@ def test_runs_from_the_same_model_share_their_first_validation(
 
     monkeypatch.setattr("virft.recipes.evaluate.generate_predictions", count)
     one = ("grpo.steps=2", "sampling.max_completion_tokens=64", "compare.seeds=1")
-    settings = (*one, f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
+    settings = (*one, "data.validate_every=0", f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
     assert virft("compare", config, *settings) == 0
     # 8 questions: a test for base, SFT and RFT, a validation after each run, and one before the first of them
     assert sum(predicted) == 8 * (3 + 2 + 1)
