@@ -94,9 +94,9 @@ def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: 
     for name, store in validation.items():
         store.check(decode=True)
         require_thinking(store, default=thinking.get(name, config.prompt.thinking), by_origin={})
-    if method == "sft":
+    if method == "sft" or config.grpo.warm_start_steps:
         require_rationales(data, config.prompt, config.mixture)
-    elif config.grpo.demonstrations != "off":
+    if method == "grpo" and config.grpo.demonstrations != "off":
         require_demonstrations(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
 
