@@ -73,11 +73,14 @@ def describe_steps(config: Config, method: Method) -> str:
         )
     grpo = config.grpo
     warm_start = f"warm start of {grpo.warm_start_steps} steps at {config.sft.learning_rate:g}, then "
-    return (
-        (warm_start if grpo.warm_start_steps else "")
-        + f"{grpo.steps - grpo.warm_start_steps} steps x {grpo.prompts_per_step} prompts x {grpo.group_size} completions, learning rate "
+    num_steps = grpo.steps - grpo.warm_start_steps
+    steps = (
+        f"{num_steps} steps x {grpo.prompts_per_step} prompts x {grpo.group_size} completions, learning rate "
         f"{grpo.learning_rate:g} ({grpo.schedule}), {config.reward.preset} reward"
-        + ("" if grpo.demonstrations == "off" else f", demonstrations ({grpo.demonstrations})")
+    )
+    demonstrations = f", demonstrations ({grpo.demonstrations})"
+    return (
+        (warm_start if grpo.warm_start_steps else "") + steps + (demonstrations if grpo.demonstrations != "off" else "")
     )
 
 
