@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from virft.config.fitting import FittedMethod
 from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
 from virft.config.toml_file import LoadedConfig
 from virft.data.overlap import shared_images
@@ -44,7 +45,7 @@ def load_run_config(
     config: Path | None,
     overrides: Sequence[str] = (),
     *,
-    method: Method,
+    method: FittedMethod,
     from_run: Path | None = None,
     resume: bool = False,
 ) -> LoadedConfig:
