@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def add_train(verbs: Verbs) -> None:
     """Add the parser of ``train``."""
-    verb = add_verb(verbs, "train", "train with the recommended method: supervised steps, then GRPO", train)
+    verb = add_verb(verbs, "train", "train as recommended: a supervised warm start, then GRPO", train)
     _add_run(verb, example="grpo.steps=10", sections=_GRPO_SECTIONS)
 
 

@@ -234,7 +234,7 @@ def _of_warm_start(config: Config, explicit: frozenset[str], chosen: dict[str, F
     Few datasets have the rationales that supervised steps with thinking need.
     """
     thinks = config.prompt.thinking or any(part.thinking for part in config.mixture.values())
-    if thinks or config.parallel.strategy.startswith("zero"):
+    if "grpo.warm_start_steps" in explicit or thinks or config.parallel.strategy.startswith("zero"):
         return {}
     steps = config.grpo.steps
     if "grpo.steps" in chosen and "grpo.steps" not in explicit:
