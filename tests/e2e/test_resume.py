@@ -15,7 +15,14 @@ from virft.cli.main import EXIT_INTERRUPTED
 from virft.config.toml_file import load_config
 
 DEMONSTRATIONS = ("grpo.demonstrations=loss", "grpo.demonstration_coef_end=0.0", "grpo.demonstration_fade=true")
-STEPS = ("grpo.steps=8", "grpo.refill_rounds=1", "grpo.max_base_score=0.95", "grpo.kl_coef_end=0.0", *DEMONSTRATIONS)
+STEPS = (
+    "grpo.steps=8",
+    "grpo.warm_start_steps=2",
+    "grpo.refill_rounds=1",
+    "grpo.max_base_score=0.95",
+    "grpo.kl_coef_end=0.0",
+    *DEMONSTRATIONS,
+)
 CHECKPOINT = ("checkpoints/step_000004/trained.safetensors", "checkpoints/step_000004/optimizer.safetensors")
 SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safetensors", "model/model.safetensors")
 

@@ -380,6 +380,14 @@ class GRPOConfig(_Section):
         at_least=0,
         at_most=10,
     )
+    warm_start_steps: int = setting_field(
+        0,
+        help="Warm start: take the first N of `steps` as supervised steps on the ground truth, with the learning rate "
+        "and the schedule of `[sft]`; nothing is sampled in them. The others are GRPO, from the weights that the warm "
+        "start ends with. 0: no warm start.",
+        unit="steps",
+        at_least=0,
+    )
     demonstrations: DemonstrationMode = setting_field(
         "off",
         help="Train on the ground truth of each prompt too, as one more completion in its packed row. `loss`: add "
@@ -465,6 +473,10 @@ class GRPOConfig(_Section):
     def filters(self) -> bool:
         """True if samples are excluded by the score of the base model."""
         return self.min_base_score > 0 or self.max_base_score < 1
+
+
+WARM_START_KEYS = ("sft.learning_rate", "sft.schedule", "sft.warmup_steps")
+"""Settings of ``[sft]`` that the warm start of GRPO uses too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -984,6 +996,16 @@ def needed_by(key: str) -> str:
 
 
 _CONFLICTS = (
+    _Rule(
+        lambda c: c.grpo.warm_start_steps >= c.grpo.steps,
+        "grpo.warm_start_steps is {c.grpo.warm_start_steps} and grpo.steps is {c.grpo.steps}; expected fewer steps of "
+        "warm start than steps, or `virft sft`",
+    ),
+    _Rule(
+        lambda c: c.grpo.warm_start_steps and _uses_zero(c),
+        'grpo.warm_start_steps with parallel.strategy = "{c.parallel.strategy}"; expected "ddp" or "fsdp2", as '
+        "DeepSpeed's optimizer cannot start anew within a run",
+    ),
     _Rule(
         lambda c: c.data.train is None and not c.mixture,
         "data.train is missing; expected a folder that `virft build` made, or tables [mixture.NAME] of several",

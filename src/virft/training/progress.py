@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -74,7 +75,9 @@ def step_line(
     if metrics.get("skipped") and "reward" not in metrics:
         return f"{line}  skipped  {seconds:.1f} s  {time_left}"
     if "reward" not in metrics:
-        return f"{line}  loss {metrics['loss']:.4f}  {seconds:.1f} s  {time_left}"
+        # in the warm start of GRPO, a metric of its own
+        loss = metrics.get("loss", metrics.get("demonstration_loss", math.nan))
+        return f"{line}  loss {loss:.4f}  {seconds:.1f} s  {time_left}"
     line += f"  reward {metrics['reward']:.2f} ({described})  unreadable {metrics['unreadable_frac']:.0%}"
     if metrics.get("truncated_frac"):
         line += f"  truncated {metrics['truncated_frac']:.0%}"

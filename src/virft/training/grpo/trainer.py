@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from virft.config.schema import GRPOConfig
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
@@ -41,6 +42,7 @@ from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merg
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
+from virft.training.sft.trainer import SFTTrainer
 from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
 from virft.types import RewardContext, RewardReport, RolloutGroup, Sample, Unreadable
@@ -111,6 +113,8 @@ class GRPOTrainer:
     """Frozen copy of the initial policy, for the KL term."""
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
     """In place of ``reference``: context in which the policy is its own reference (LoRA: adapters disabled)."""
+    warm_start: SFTTrainer | None = None
+    """Takes the steps of the warm start, with the same policy and optimizer; None without a warm start."""
     refill: Callable[[int, int], Sequence[Sample]] | None = None
     """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
     write_target: WriteTarget | None = None
@@ -126,11 +130,18 @@ class GRPOTrainer:
         """This process among those of the run."""
         return self.runner.runtime.ranks
 
-    def step(self, number: int, samples: Sequence[Sample]) -> GRPOReport:
-        """One training step on a batch of samples.
+    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
+        """One training step on a batch of samples; a supervised one in the warm start.
 
         Source: GRPO (arXiv 2402.03300, algorithm 1) with the rule-based rewards of Visual-RFT.
         """
+        if self.warm_start is not None:
+            if number < self.config.warm_start_steps:
+                return self._warm_up(self.warm_start, number, samples)
+            if number == self.config.warm_start_steps:
+                # The moments are those of another loss; a run that starts from a supervised model has none of them.
+                assert isinstance(self.optimizer, Optimizer), "the config refuses a warm start with ZeRO"
+                self.optimizer.state.clear()
         timer = StageTimer()
         # Sample a group of G completions per prompt from the current policy; reward each completion.
         rollout = self._roll_out(number, samples, timer)
@@ -150,6 +161,18 @@ class GRPOTrainer:
     def sample(self, number: int, samples: Sequence[Sample]) -> list[RolloutGroup]:
         """This rank's rewarded groups, as step ``number`` samples them for a batch; nothing is learnt."""
         return self._sample(number, samples, StageTimer()).groups
+
+    def _warm_up(self, trainer: SFTTrainer, number: int, samples: Sequence[Sample]) -> StepReport:
+        """A step of the warm start. Its loss is the metric ``demonstration_loss``, as it is no loss of GRPO."""
+        report = trainer.step(number, samples)
+        timer = StageTimer()
+        self._publish_weights(timer)
+        names = {"loss": "demonstration_loss"}
+        return replace(
+            report,
+            metrics={names.get(name, name): value for name, value in report.metrics.items()},
+            timings={**report.timings, "update": report.timings["update"] + timer.seconds["update"]},
+        )
 
     def close(self) -> None:
         """Release the generator. No step follows."""
@@ -568,8 +591,9 @@ class GRPOTrainer:
         )
 
     def _step_frac(self, number: int) -> float:
-        """Fraction of the run that is done: 0 in the first step, 1 in the last."""
-        return number / max(1, self.config.steps - 1)
+        """Fraction of the steps after the warm start that is done: 0 in the first of them, 1 in the last."""
+        first = self.config.warm_start_steps
+        return max(0, number - first) / max(1, self.config.steps - first - 1)
 
     def _kl_coef_at(self, number: int) -> float:
         """Coefficient of the KL term: linear from ``kl_coef`` to ``kl_coef_end`` over the run, if that is set."""
