@@ -28,10 +28,10 @@ SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safe
 
 
 def interrupted(config: Path) -> tuple[int, str]:
-    """Exit status and last line of a run that gets Ctrl-C after its first step."""
+    """Exit status and last line of a run that gets Ctrl-C after its first step, which is in the warm start."""
     code = "import sys; from virft.cli.main import main; sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", code, "grpo", str(config), *STEPS],
+        [sys.executable, "-c", code, "train", str(config), *STEPS],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,7 +66,8 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(scenes: Pat
     assert printed == f"virft: stopped after step {len(log(run))}; resume with --resume"
     assert not (run / "model").exists()
 
-    assert virft("grpo", config, *STEPS, "--resume") == 0
+    # all that `virft train` chooses is set: it is the same run
+    assert virft("train", config, *STEPS, "--resume") == 0
     whole = files(tmp_path / "whole" / "run")
     for name in SAME:
         assert files(run)[name] == whole[name], name

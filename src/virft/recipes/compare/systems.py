@@ -146,7 +146,7 @@ def has_possible_thinking(config: Config) -> bool:
     if not (config.prompt.thinking or any(thinking.values())):
         return True
     return all(
-        sample.rationale
+        sample.rationale is not None
         for sample in training_data(config, "grpo")
         if thinking.get(sample.origin, config.prompt.thinking)
     )

@@ -6,13 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from factories import sample, save_image
 from virft.config.schema import COMPARED_SYSTEMS as NAMES
-from virft.config.schema import CompareConfig, Config, DataConfig, GRPOConfig, RunConfig, SFTConfig
+from virft.config.schema import (
+    CompareConfig,
+    Config,
+    DataConfig,
+    GRPOConfig,
+    MixtureConfig,
+    PromptConfig,
+    RunConfig,
+    SFTConfig,
+)
 from virft.config.toml_file import first_difference
+from virft.data.store_writer import StoreWriter
 from virft.recipes.compare.systems import (
     SYSTEMS,
     Steps,
     grpo_config,
+    has_possible_thinking,
     learning_rates,
     sft_config,
     shared_settings,
@@ -124,9 +136,16 @@ def test_runs_of_each_method_are_counted() -> None:
 def test_thinking_needs_rationales_where_prompts_request_it(
     tmp_path: Path, thinking: bool, part_thinking: bool | None, rationale: str | None, expected: bool
 ) -> None:
-    image = save_image(tmp_path / "a.png", (64, 64))
-    one = sample(Label("cat"), id="a", image=str(image), size=(64, 64), rationale=rationale)
-    write_store(tmp_path / "data", [one], source={})
-    data = {"": MixtureConfig(data=str(tmp_path / "data"), thinking=part_thinking)}
-    given = Config(mixture={"one": data[""]}, prompt=PromptConfig(thinking=thinking), run=RunConfig(dir="x"))
+    mixture = {}
+    for name, reason in (("one", rationale), ("two", "because")):
+        with StoreWriter(tmp_path / name) as writer:
+            image = writer.add_image_file("a.png", save_image(tmp_path / "a.png"))
+            writer.add(sample(image=image, rationale=reason))
+            writer.finish(source={}, seed=0)
+        mixture[name] = MixtureConfig(data=str(tmp_path / name), thinking=part_thinking if name == "one" else None)
+    given = Config(mixture=mixture, prompt=PromptConfig(thinking=thinking), run=RunConfig(dir="x"))
     assert has_possible_thinking(given) is expected
+    # SFT trains on labels without thinking instead
+    one = sft_config(given, "sft", Steps(3, 2), rates=(1e-3,), seed=1, base=Path("b"), folder=Path("f"))
+    assert one.prompt.thinking is (thinking and expected)
+    assert one.mixture["one"].thinking is (part_thinking if expected else False)

@@ -85,6 +85,15 @@ def test_a_warm_start_leaves_a_step_of_grpo(tmp_path: Path, monkeypatch: pytest.
     assert training(tmp_path, "tokens").steps_of("sft_rft", NOTHING) == Steps(120, 16, 119)
 
 
+def test_a_warm_start_without_the_rationales_that_thinking_needs_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("virft.recipes.compare.training.has_possible_thinking", lambda config: False)
+    one = training(tmp_path, "samples")
+    assert one.train("sft_rft") is None
+    assert one.skipped == {"sft_rft": "with thinking, its warm start needs a rationale in every training sample"}
+
+
 def test_the_time_left_is_that_of_the_missing_runs(tmp_path: Path) -> None:
     progress = RunProgress({"sft": 3, "grpo": 2})
     assert progress.describe() == "0 of 5 training runs done"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from factories import detections, sample, save_image
 from run_parts import grpo_trainer_of, load_model_of, make_config, sft_trainer_of
-from virft.config.schema import Config, GRPOConfig, SamplingConfig, SFTConfig
+from virft.config.schema import Config, GRPOConfig, ModelConfig, SamplingConfig, SFTConfig
 from virft.models.load import LoadedModel
 from virft.types import Sample
 
@@ -23,6 +23,18 @@ CONFIG = make_config(
     sft=SFTConfig(steps=2, samples_per_step=2, learning_rate=3e-4, schedule="linear", max_grad_norm=1.0),
     sampling=SamplingConfig(max_completion_tokens=24),
 )
+
+
+MODELS = {
+    "all weights": ModelConfig(),
+    "adapters": ModelConfig(train="lora", lora_rank=4),
+    "checkpointing": ModelConfig(gradient_checkpointing=True),
+}
+
+
+@pytest.fixture(params=MODELS)
+def config(request: pytest.FixtureRequest) -> Config:
+    return replace(CONFIG, model=MODELS[request.param])
 
 
 @pytest.fixture
@@ -46,20 +58,22 @@ def after(config: Config, samples: list[Sample], *numbers: int, start: dict[str,
     return loaded
 
 
-def test_steps_of_the_warm_start_are_those_of_sft(samples: list[Sample]) -> None:
-    warm = weights(after(CONFIG, samples, 0, 1))
-    loaded = load_model_of(CONFIG)
-    trainer = sft_trainer_of(CONFIG, loaded)
+def test_steps_of_the_warm_start_are_those_of_sft(config: Config, samples: list[Sample]) -> None:
+    warm = weights(after(config, samples, 0, 1))
+    loaded = load_model_of(config)
+    trainer = sft_trainer_of(config, loaded)
     for number in (0, 1):
         trainer.step(number, samples)
     for name, one in weights(loaded).items():
         assert torch.equal(one, warm[name]), name
 
 
-def test_grpo_begins_from_the_weights_of_the_warm_start_without_its_optimizer_state(samples: list[Sample]) -> None:
-    whole = weights(after(CONFIG, samples, 0, 1, 2, 3))
-    start = weights(after(CONFIG, samples, 0, 1))
-    anew = weights(after(CONFIG, samples, 2, 3, start=start))
+def test_grpo_begins_from_the_weights_of_the_warm_start_without_its_optimizer_state(
+    config: Config, samples: list[Sample]
+) -> None:
+    whole = weights(after(config, samples, 0, 1, 2, 3))
+    start = weights(after(config, samples, 0, 1))
+    anew = weights(after(config, samples, 2, 3, start=start))
     assert any(not torch.equal(whole[name], start[name]) for name in start)
     for name, one in anew.items():
         assert torch.equal(one, whole[name]), name
