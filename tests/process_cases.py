@@ -471,7 +471,9 @@ def run_zero(index: int, meeting: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=2)
     ranks = Ranks(index=index, count=2)
     found: dict[str, Any] = {
-        f"{strategy}: {name}": outcome(case, strategy, ranks) for strategy in ZERO for name, case in CASES_OF_ZERO.items()
+        f"{strategy}: {name}": outcome(case, strategy, ranks)
+        for strategy in ZERO
+        for name, case in CASES_OF_ZERO.items()
     }
     found["in bfloat16"] = in_bfloat16(ranks)
     for strategy in ZERO:

@@ -13,7 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from process_cases import CASES_OF_ZERO, ZERO, adam_steps, assert_learnt_alike, nonfinite_steps, outcome, run_two, run_zero
+from process_cases import (
+    CASES_OF_ZERO,
+    ZERO,
+    adam_steps,
+    assert_learnt_alike,
+    nonfinite_steps,
+    outcome,
+    run_two,
+    run_zero,
+)
 from runs import files, launch, log, one_thread, virft, write_config
 from virft.training.distributed import Ranks
 

@@ -152,6 +152,7 @@ def measure_cost(
     prompt = trainer.render(first[0]).prompt.token_ids
     warm_start, warm_tokens = NO_TIME, 0.0
     if num_warm:
+        trainer.step(0, alone)  # warm-up, as above
         warm_s = _timed(lambda: reports.append(trainer.step(0, first)))
         warm_start = SecondsRange(FASTER_SFT * warm_s, SLOWER * warm_s)
         warm_tokens = reports[-1].metrics["num_tokens"]

@@ -14,7 +14,7 @@ class Progress:
     """Throughput and time left of ``total`` items, of which ``done`` were finished before it started."""
 
     def __init__(self, total: int, *, done: int = 0) -> None:
-        self._total = total
+        self.total = total
         self._start = done
         self._since = time.monotonic()
 
@@ -25,7 +25,7 @@ class Progress:
         worked = done - self._start
         if worked <= 0:
             return "starting"
-        return f"{format_rate(worked, seconds)}, {duration(seconds / worked * (self._total - done))} left"
+        return f"{format_rate(worked, seconds)}, {duration(seconds / worked * (self.total - done))} left"
 
 
 def format_rate(count: int, seconds: float) -> str:
