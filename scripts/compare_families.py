@@ -28,8 +28,8 @@ from virft.cli.output import say
 from virft.config.schema import MIXED, Config, Method
 from virft.errors import RunStopped, VirftError
 from virft.recipes.compare.runs import COMPARE, RESULT
-from virft.recipes.compare.systems import SYSTEMS, method_of
-from virft.recipes.compare.training import WARM_START, RunProgress, planned_runs
+from virft.recipes.compare.systems import SYSTEMS
+from virft.recipes.compare.training import RunProgress, planned_runs
 from virft.recipes.fitting import load_fitted_config
 from virft.scenes.assets import class_names
 from virft.tasks import TASKS as ALL_TASKS
@@ -160,10 +160,9 @@ class Families:
     def _describe_progress(self) -> str:
         """Finished runs of all cells, and the time left, from the steps of finished runs (predictions excluded)."""
         for cell in self._cells:
-            for name in (*self._systems_of(cell), WARM_START):
-                method: Method = "sft" if name == WARM_START else method_of(name)
+            for name in self._systems_of(cell):
                 for model in sorted(self._folder(cell).glob(f"{name}/*/{MODEL}")):
-                    self._progress.add(model.parent, method, None)
+                    self._progress.add(model.parent, SYSTEMS[name].method, None)
         return self._progress.describe()
 
     def _planned(self) -> dict[Method, int]:

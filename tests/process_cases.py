@@ -66,6 +66,7 @@ class Case:
     """True if the last completion of each group is truncated."""
     checkpointing: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    """Of ``GRPOConfig``. With ``warm_start_steps`` of 1, a supervised step comes first."""
 
 
 CASES = {
@@ -88,11 +89,19 @@ CASES = {
     "demonstrations as members": Case(
         rewards=(VARIED, EQUAL), settings={"demonstrations": "group", "demonstration_in_mean": True}
     ),
+    "warm start": Case(rewards=(VARIED, EQUAL, VARIED[::-1]), settings={"warm_start_steps": 1}),
+    "warm start, adapters": Case(
+        lora=True, frozen_vision=True, checkpointing=True, settings={"warm_start_steps": 1, "microbatch_tokens": 30}
+    ),
     "supervised": Case(supervised=True, rewards=(VARIED,) * 3),
     "supervised, more rows in the first": Case(
         supervised=True, rewards=(VARIED,) * 3, frozen_vision=True, settings={"microbatch_tokens": 1}
     ),
 }
+
+
+CASES_OF_ZERO = {name: case for name, case in CASES.items() if "warm_start_steps" not in case.settings}
+"""ZeRO refuses a warm start."""
 
 
 class Descent(torch.optim.SGD):
@@ -260,13 +269,14 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
         "learning_rate_at": lambda step: 0.1,
     }
     trainer: Any
+    supervised = SFTTrainer(
+        target_ids=lambda one, _: groups[int(one.id)][2][0],
+        max_grad_norm=settings["max_grad_norm"],
+        microbatch_tokens=settings["microbatch_tokens"],
+        **common,
+    )
     if case.supervised:
-        trainer = SFTTrainer(
-            target_ids=lambda one, _: groups[int(one.id)][2][0],
-            max_grad_norm=settings["max_grad_norm"],
-            microbatch_tokens=settings["microbatch_tokens"],
-            **common,
-        )
+        trainer = supervised
     else:
         trainer = GRPOTrainer(
             generator=Replay(groups, truncated=case.truncated),
@@ -277,12 +287,16 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
             reference=reference,
             reference_mode=loaded.adapters_disabled if case.lora else None,
             write_target=write_target,
+            warm_start=supervised if "warm_start_steps" in settings else None,
             **common,
         )
         trainer.refill = lambda number, turn: [sample(id=str(len(groups) - turn))]
     # with dynamic sampling, the last group is the replacement
     num_samples = len(groups) - settings.get("refill_rounds", 0)
-    report = trainer.step(1, [sample(id=str(number)) for number in range(num_samples)])
+    batch = [sample(id=str(number)) for number in range(num_samples)]
+    if "warm_start_steps" in settings:
+        trainer.step(0, batch)
+    report = trainer.step(1, batch)
     return {
         "metrics": dict(report.metrics),
         "rollout": report.rollout_record,
@@ -457,7 +471,9 @@ def run_zero(index: int, meeting: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=index, world_size=2)
     ranks = Ranks(index=index, count=2)
     found: dict[str, Any] = {
-        f"{strategy}: {name}": outcome(case, strategy, ranks) for strategy in ZERO for name, case in CASES.items()
+        f"{strategy}: {name}": outcome(case, strategy, ranks)
+        for strategy in ZERO
+        for name, case in CASES_OF_ZERO.items()
     }
     found["in bfloat16"] = in_bfloat16(ranks)
     for strategy in ZERO:

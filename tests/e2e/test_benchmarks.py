@@ -42,6 +42,13 @@ def test_a_step_without_prefix_sharing_runs_next_to_virfts(tmp_path: Path) -> No
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)
 
 
+def test_steps_with_and_without_demonstrations_are_compared(tmp_path: Path) -> None:
+    text = run("demonstrations.py", tmp_path, *ONCE, "--shape", "40,112,3,2", "--num-prompts", "2")
+    # 2 prompts of 40 tokens, 2 completions and a demonstration of 3 tokens each
+    for way, tokens in (("off", 92), ("loss", 98), ("group", 98)):
+        assert re.search(rf"\|\s+{way} \|\s+{tokens} \|", text)
+
+
 def test_an_update_with_adapters_is_the_same_without_prefix_sharing(tmp_path: Path) -> None:
     options = ("--shape", "small", "--dtype", "float32", "--prompt", "410", "--completion", "3", "--group", "2")
     text = run("update_2b.py", tmp_path, *ONCE, *options)

@@ -94,6 +94,7 @@ def test_a_comparison_that_was_stopped_goes_on(config: Path, tmp_path: Path) -> 
     ("override", "message"),
     [
         ("compare.tests=[]", "compare.tests is empty; expected the folders of the test sets"),
+        ("grpo.warm_start_steps=1", "grpo.warm_start_steps is 1; expected 0 in a comparison: only sft_rft and sft_mix"),
         ('compare.systems=["rtf"]', "compare.systems: 'rtf' is none; expected some of sft, curated_sft, rejection_sft"),
         ('compare.systems=["sft", "sft"]', "compare.systems lists a system twice; expected each once"),
         (
@@ -124,6 +125,7 @@ def test_rates_are_chosen_on_validation_data_only(config: Path, capsys: pytest.C
     assert "learning rates are chosen on data.validation, which is not set" in capsys.readouterr().err
 
 
+GRPO = ("rft", "sft_rft", "mix", "sft_mix")
 ALL = 'compare.systems=["sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix"]'
 
 
@@ -150,47 +152,51 @@ def test_every_system_trains_and_the_base_models_completions_count(
         for name, one in found["systems"].items()
         if one["runs"]
     }
-    modes = {name: configs[name].grpo.demonstrations for name in ("rft", "sft_rft", "mix", "sft_mix")}
+    modes = {name: configs[name].grpo.demonstrations for name in GRPO}
     assert modes == {"rft": "off", "sft_rft": "off", "mix": "loss", "sft_mix": "loss"}
     targets = {name: configs[name].sft.targets for name in ("sft", "curated_sft", "rejection_sft")}
     assert targets == {"sft": "labels", "curated_sft": "curated", "rejection_sft": "rejection"}
-    # the two stages together have the steps of RFT, and both systems start from the same SFT run
-    (warm_start,) = (out / "warm_start").iterdir()
-    for name in ("sft_rft", "sft_mix"):
-        assert configs[name].model.path == str(warm_start / "model")
-        assert configs[name].grpo.steps == 1
-    assert load_config(warm_start / "config.toml").config.sft.steps == 1
+    # the warm start is part of a run, which has the steps of RFT
+    starts = {name: (one.grpo.steps, one.grpo.warm_start_steps) for name, one in configs.items() if name in GRPO}
+    assert starts == {"rft": (2, 0), "sft_rft": (2, 1), "mix": (2, 0), "sft_mix": (2, 1)}
     assert {one["steps"] for one in found["systems"].values()} == {0, 2}
-    # the cost of a system has all its stages and the completions of the base model
+    for name in ("sft_rft", "sft_mix"):
+        assert found["systems"][name]["warm_start_steps"] == 1
+        assert found["systems"][name]["learning_rates"] == [1e-3, 1e-3]
+        records = log(Path(found["systems"][name]["runs"][0]))
+        assert ["reward" in one for one in records] == [False, True]
+    # the cost of a system has the completions of the base model
     completions = [json.loads(line) for line in (out / "base" / "base_completions.jsonl").read_text().splitlines()]
     sampled = sum(one["prompt_tokens"] + sum(made["num_tokens"] for made in one["completions"]) for one in completions)
     for name, one in found["systems"].items():
         needs_completions = name in ("curated_sft", "rejection_sft")
         assert one["base_tokens"] == (sampled if needs_completions else 0)
-        stages = [Path(run) for run in one["runs"]] + ([warm_start] if name in ("sft_rft", "sft_mix") else [])
-        tokens = sum(record["num_tokens"] for run in stages for record in log(run))
+        tokens = sum(record["num_tokens"] for run in one["runs"] for record in log(Path(run)))
         assert one["tokens"] == tokens + one["base_tokens"]
         assert bool(one["samples"]) == needs_completions
     assert found["repeatability"]["test"]["detection"].keys() >= {"f1", "ap"}
     assert (found["skipped"], found["best_sft"]) == ({}, "sft")
     assert "Without validation data, SFT represents the SFT systems." in said
     assert "Repeatability limit of predictions: " in said
-    assert "SFT then RFT: 1 steps of SFT on 2 samples, then 1 steps of GRPO on 2" in said
+    assert "SFT then RFT: 2 steps, the first 1 of them supervised" in said
     assert "mix is" in said and "rejection SFT is" in said
     # better than SFT means better than the system that represents SFT
     assert not any("RFT" in line and "curated SFT on" in line for line in said.splitlines())
 
 
-def test_a_warm_start_with_the_settings_of_an_sft_run_is_that_run(config: Path, tmp_path: Path) -> None:
-    # half of one step is one step
-    one = (*SMALL, "compare.seeds=1", "compare.budget=own", "sft.steps=1", "sft.learning_rate=1e-3")
-    assert virft("compare", config, *one, 'compare.systems=["sft", "sft_rft"]') == 0
+def test_a_warm_start_has_the_tokens_that_rft_spends_on_sampling(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = ("compare.seeds=1", "compare.budget=tokens", "sft.learning_rate=1e-3")
+    both = 'compare.systems=["rft", "sft_rft"]'
+    assert virft("compare", config, *SMALL, *tokens, both, "compare.warm_start_frac=0.3") == 2
+    assert "compare.warm_start_frac has no effect: it needs sft_rft or sft_mix" in capsys.readouterr().err
+    assert virft("compare", config, *SMALL, *tokens, both) == 0
     out = tmp_path / "run"
-    (sft,), (both,) = ((out / name).iterdir() for name in ("sft", "sft_rft"))
-    assert load_config(both / "config.toml").config.model.path == str(sft / "model")
-    assert not (out / "warm_start").exists()
     found = json.loads((out / "compare.json").read_text())["systems"]
-    assert found["sft_rft"]["tokens"] == sum(record["num_tokens"] for run in (sft, both) for record in log(run))
+    warm = found["sft_rft"]["warm_start_steps"]
+    assert 1 <= warm <= 2 < found["sft_rft"]["steps"] + 1
+    assert [*json.loads((out / "sft_rft" / "budget.json").read_text())] == [found["sft_rft"]["steps"], 2, warm]
 
 
 def test_samples_that_the_base_model_solves_decide_on_curation(
@@ -234,7 +240,7 @@ def test_runs_from_the_same_model_share_their_first_validation(
 
     monkeypatch.setattr("virft.recipes.evaluate.generate_predictions", count)
     one = ("grpo.steps=2", "sampling.max_completion_tokens=64", "compare.seeds=1")
-    settings = (*one, f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
+    settings = (*one, "data.validate_every=0", f"data.validation={scenes / 'test'}", "sft.learning_rate=1e-3")
     assert virft("compare", config, *settings) == 0
     # 8 questions: a test for base, SFT and RFT, a validation after each run, and one before the first of them
     assert sum(predicted) == 8 * (3 + 2 + 1)

@@ -35,7 +35,7 @@ EXIT_NOT_ALL_WELL = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
-_DISTRIBUTED_VERBS = ("grpo", "sft", "predict", "presence")
+_DISTRIBUTED_VERBS = ("train", "grpo", "sft", "predict", "presence")
 """Verbs that several processes of a launcher run together."""
 
 _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
@@ -44,6 +44,7 @@ _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
     "train": (
         advise.add_advise,
         init.add_init,
+        train.add_train,
         train.add_grpo,
         train.add_sft,
         train.add_plan,

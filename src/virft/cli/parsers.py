@@ -18,7 +18,8 @@ from virft.tasks import TASKS
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 OTHER_VERBS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("train", "fit", "finetune", "rft", "rl", "ppo"), ("grpo", "sft")),
+    **dict.fromkeys(("fit", "finetune"), ("train", "sft")),
+    **dict.fromkeys(("rft", "rl", "ppo"), ("grpo",)),
     **dict.fromkeys(("eval", "evaluate", "evaluation", "test", "val", "benchmark"), ("eval", "predict", "score")),
     **dict.fromkeys(("infer", "inference", "generate", "detect"), ("ask", "predict")),
     **dict.fromkeys(("chat", "demo", "serve", "web", "webui", "gui"), ("app",)),

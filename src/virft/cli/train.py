@@ -1,4 +1,4 @@
-"""Verbs that train from a config, or plan the memory of it: grpo, sft, plan.
+"""Verbs that train from a config, or plan the memory of it: train, grpo, sft, plan.
 
 Imports are inside the functions: help needs none of them.
 """
@@ -19,7 +19,29 @@ from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
+    from virft.config.fitting import FittedMethod
     from virft.config.schema import Method
+
+
+def add_train(verbs: Verbs) -> None:
+    """Add the parser of ``train``."""
+    verb = add_verb(verbs, "train", "train as recommended: a supervised warm start, then GRPO", train)
+    _add_run(verb, example="grpo.steps=10", sections=_GRPO_SECTIONS)
+
+
+def train(
+    *,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    from_run: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Train a model with a supervised warm start and GRPO; the trained model is saved in ``run.dir/model``.
+
+    As ``grpo``, but with a ``grpo.warm_start_steps`` that is fitted unless the config sets it.
+    """
+    _train("train", config, overrides, from_run=from_run, resume=resume, dry_run=dry_run)
 
 
 def add_grpo(verbs: Verbs) -> None:
@@ -28,7 +50,7 @@ def add_grpo(verbs: Verbs) -> None:
     _add_run(
         verb,
         example="grpo.steps=10",
-        sections=("data", "model", "grpo", "sampling", "reward", "prompt", "augment", "run", "monitors", "parallel"),
+        sections=_GRPO_SECTIONS,
     )
 
 
@@ -86,8 +108,22 @@ def _add_run(verb: argparse.ArgumentParser, *, example: str, sections: Sequence[
     )
 
 
+_GRPO_SECTIONS = (
+    "data",
+    "model",
+    "grpo",
+    "sampling",
+    "reward",
+    "prompt",
+    "augment",
+    "run",
+    "monitors",
+    "parallel",
+)
+
+
 def _train(
-    method: Method,
+    fitted_method: FittedMethod,
     config: Path | None,
     overrides: Sequence[str],
     *,
@@ -97,7 +133,8 @@ def _train(
 ) -> None:
     from virft.recipes.preflight import check_run, holds_run, load_run_config
 
-    loaded = load_run_config(config, overrides, method=method, from_run=from_run, resume=resume)
+    method: Method = "sft" if fitted_method == "sft" else "grpo"
+    loaded = load_run_config(config, overrides, method=fitted_method, from_run=from_run, resume=resume)
     checked = check_run(loaded.config, method, resume=resume, dry_run=dry_run)
     if dry_run:
         from virft.recipes.estimate import dry_run_text

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from virft.config.schema import Config, Method, without_effect
 
-FittedMethod = Literal["grpo", "sft", "compare"]
-"""A training method, or ``compare``, which uses both."""
+FittedMethod = Literal["train", "grpo", "sft", "compare"]
+"""A training method, or ``compare``, which uses both; ``train``: GRPO after a warm start, of ``virft train``."""
 
 _DETECTION = "detection"
 """Task that the settings of detection are fitted to."""
@@ -101,6 +101,9 @@ in a test, docs/log.md."""
 MOST_STEPS = 1000
 """Largest number of steps that is fitted."""
 
+WARM_START_FRAC = 0.5
+"""Steps of the warm start / steps of a run, of ``virft train``."""
+
 NUM_VALIDATIONS = 4
 """Validations during a run, after the one before the first step: ``best`` and early stopping choose among them."""
 
@@ -114,6 +117,7 @@ FITTED_KEYS = (
     "reward.iou_threshold_end",
     "reward.weights.confidence",
     "grpo.steps",
+    "grpo.warm_start_steps",
     "grpo.learning_rate",
     "grpo.name_lr_scale",
     "grpo.kl_coef",
@@ -160,10 +164,14 @@ def fitted_values(
     entry of a table is a key of its own, such as ``reward.weights.iou``.
     """
     chosen: dict[str, FittedValue] = {}
-    if method in ("grpo", "compare"):
+    if method != "sft":
         chosen |= _of_grpo(config, explicit, facts, is_compared=method == "compare")
+    if method == "train":
+        chosen |= _of_warm_start(config, explicit, chosen)
     if method in ("sft", "compare"):
         chosen |= _of_sft(config, facts, is_compared=method == "compare")
+    elif config.grpo.warm_start_steps or "grpo.warm_start_steps" in chosen:
+        chosen["sft.learning_rate"] = fitted_learning_rate("sft", config.model.train, facts.num_parameters)
     chosen |= _of_data(config, explicit, facts)
     chosen |= _of_images(config, facts)
     chosen |= _of_validation(config, explicit, chosen, method=method)
@@ -218,6 +226,21 @@ def _of_grpo(config: Config, explicit: frozenset[str], facts: Facts, *, is_compa
                 value=0.1, reason=f"{size}: with 1, always No Objects is rewarded most", source=_MEASURED
             )
     return chosen
+
+
+def _of_warm_start(config: Config, explicit: frozenset[str], chosen: dict[str, FittedValue]) -> dict[str, FittedValue]:
+    """The steps of the warm start, from those that are set or fitted; none if prompts request reasoning.
+
+    Few datasets have the rationales that supervised steps with thinking need.
+    """
+    thinks = config.prompt.thinking or any(part.thinking for part in config.mixture.values())
+    if "grpo.warm_start_steps" in explicit or thinks or config.parallel.strategy.startswith("zero"):
+        return {}
+    steps = config.grpo.steps
+    if "grpo.steps" in chosen and "grpo.steps" not in explicit:
+        steps = chosen["grpo.steps"].value
+    reason = f"half of {steps:,} steps are supervised: the labels are demonstrations"
+    return {"grpo.warm_start_steps": FittedValue(value=int(WARM_START_FRAC * steps), reason=reason, source=_TUNED)}
 
 
 def _of_sft(config: Config, facts: Facts, *, is_compared: bool) -> dict[str, FittedValue]:

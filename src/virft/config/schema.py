@@ -386,6 +386,14 @@ class GRPOConfig(_Section):
         at_least=0,
         at_most=10,
     )
+    warm_start_steps: int = setting_field(
+        0,
+        help="Warm start: take the first N of `steps` as supervised steps on the ground truth, with the learning rate "
+        "and the schedule of `[sft]`; nothing is sampled in them. The others are GRPO, from the weights that the warm "
+        "start ends with. 0: no warm start.",
+        unit="steps",
+        at_least=0,
+    )
     demonstrations: DemonstrationMode = setting_field(
         "off",
         help="Train on the ground truth of each prompt too, as one more completion in its packed row. `loss`: add "
@@ -471,6 +479,10 @@ class GRPOConfig(_Section):
     def filters(self) -> bool:
         """True if samples are excluded by the score of the base model."""
         return self.min_base_score > 0 or self.max_base_score < 1
+
+
+WARM_START_KEYS = ("sft.learning_rate", "sft.schedule", "sft.warmup_steps")
+"""Settings of ``[sft]`` that the warm start of GRPO uses too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -650,9 +662,9 @@ class CompareConfig(_Section):
     systems: tuple[str, ...] = setting_field(
         ("sft", "rft"),
         help="Systems to train and compare with the base: `sft`; `curated_sft` (SFT on the samples that the base "
-        "sometimes solves); `rejection_sft` (SFT on the base's own correct completions); `rft` (GRPO); `sft_rft` (SFT "
-        "warm start, then GRPO); `mix` (GRPO with demonstrations, `grpo.demonstrations`); `sft_mix` (SFT warm start, "
-        "then mix).",
+        "sometimes solves); `rejection_sft` (SFT on the base's own correct completions); `rft` (GRPO); `sft_rft` "
+        "(GRPO after a warm start, `grpo.warm_start_steps`); `mix` (GRPO with demonstrations, `grpo.demonstrations`); "
+        "`sft_mix` (mix after a warm start).",
     )
     tests: tuple[str, ...] = setting_field((), help="Test datasets; they are never used for tuning.")
     seeds: int = setting_field(
@@ -665,7 +677,7 @@ class CompareConfig(_Section):
     )
     warm_start_frac: float = setting_field(
         0.5,
-        help="Fraction of the budget that the SFT warm start of `sft_rft` and `sft_mix` gets; GRPO gets the rest.",
+        help="Fraction of the steps of `sft_rft` and `sft_mix` that are the warm start; the others are GRPO.",
         above=0,
         at_most=1,
     )
@@ -685,8 +697,8 @@ class CompareConfig(_Section):
     )
     rft_learning_rates: tuple[float, ...] = setting_field(
         (),
-        help="The same for GRPO systems; as many as for SFT, so that none is tuned more. A system of two stages tries "
-        "pairs: the lowest rate of both lists, the second lowest, ... Empty: `grpo.learning_rate`.",
+        help="The same for GRPO systems; as many as for SFT, so that none is tuned more. A system with a warm start "
+        "tries pairs: the lowest rate of both lists, the second lowest, ... Empty: `grpo.learning_rate`.",
         above=0,
     )
 
@@ -772,7 +784,7 @@ class Config(_Section):
 COMPARED_SYSTEMS = ("sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix")
 """Systems of a comparison, next to the base."""
 WARM_STARTED = ("sft_rft", "sft_mix")
-"""Systems that begin with SFT."""
+"""Systems with a warm start (``grpo.warm_start_steps``)."""
 MIXED = ("mix", "sft_mix")
 """Systems with demonstrations in their GRPO steps."""
 
@@ -956,10 +968,10 @@ _CONDITIONS: tuple[_Condition, ...] = (
         ("sft.rejection_above", "sft.rejection_keep"),
     ),
     _Condition(
-        "sft_rft or sft_mix in compare.systems",
+        'sft_rft or sft_mix in compare.systems, with the budget "samples" or "own"',
         _Rule(
-            lambda c: not set(WARM_STARTED) & set(c.compare.systems),
-            "it needs sft_rft or sft_mix in compare.systems",
+            lambda c: not set(WARM_STARTED) & set(c.compare.systems) or c.compare.budget in ("tokens", "seconds"),
+            'it needs sft_rft or sft_mix in compare.systems, with compare.budget = "samples" or "own"',
         ),
         ("compare.warm_start_frac",),
     ),
@@ -990,6 +1002,16 @@ def needed_by(key: str) -> str:
 
 
 _CONFLICTS = (
+    _Rule(
+        lambda c: c.grpo.warm_start_steps >= c.grpo.steps,
+        "grpo.warm_start_steps is {c.grpo.warm_start_steps} and grpo.steps is {c.grpo.steps}; expected fewer steps of "
+        "warm start than steps, or `virft sft`",
+    ),
+    _Rule(
+        lambda c: c.grpo.warm_start_steps and _uses_zero(c),
+        'grpo.warm_start_steps with parallel.strategy = "{c.parallel.strategy}"; expected "ddp" or "fsdp2", as '
+        "DeepSpeed's optimizer cannot start anew within a run",
+    ),
     _Rule(
         lambda c: c.data.train is None and not c.mixture,
         "data.train is missing; expected a folder that `virft build` made, or tables [mixture.NAME] of several",
@@ -1063,8 +1085,13 @@ _CONFLICTS = (
         'compare.systems: {found} needs demonstrations, and grpo.demonstrations is "off"; expected "group" or "loss"',
     ),
     _Rule(
-        lambda c: c.grpo.steps < 2 and next((name for name in c.compare.systems if name in WARM_STARTED), None),
-        "compare.systems: {found} has two stages, and grpo.steps is {c.grpo.steps}; expected at least 2",
+        lambda c: c.grpo.steps < 2 and _warm_started(c),
+        "compare.systems: {found} has a warm start before GRPO, and grpo.steps is {c.grpo.steps}; expected at least 2",
+    ),
+    _Rule(
+        lambda c: _uses_zero(c) and _warm_started(c),
+        'compare.systems: {found} has a warm start, with parallel.strategy = "{c.parallel.strategy}"; expected "ddp" '
+        'or "fsdp2"',
     ),
     _Rule(
         lambda c: c.compare.warm_start_frac == 1,
@@ -1111,6 +1138,11 @@ def _untested_with_zero(config: Config) -> str | None:
 def _mixed(config: Config) -> str | None:
     """Return the first system of the comparison that needs demonstrations."""
     return next((name for name in config.compare.systems if name in MIXED), None)
+
+
+def _warm_started(config: Config) -> str | None:
+    """Return the first system of the comparison that has a warm start; None without one."""
+    return next((name for name in config.compare.systems if name in WARM_STARTED), None)
 
 
 def _num_rates(compare: CompareConfig) -> tuple[int, int]:

@@ -185,9 +185,20 @@ class Planner:
         fitting = room // self.config.sampling.max_completion_tokens
         return RowShape(groups=1, completions=min(max(fitting, 1), self.row_members))
 
+    def supervised_shape(self, microbatch_tokens: int) -> RowShape:
+        """Return the largest row of a step of the warm start: a target for each prompt."""
+        own = self.row_tokens(RowShape(groups=1, completions=1))
+        return RowShape(groups=min(max(1, microbatch_tokens // own), self.prompts_per_step), completions=1)
+
     def memory(self, option: FitOption) -> Memory:
         """Return the memory of the run, part by part, with an option."""
-        stages = {"vision tower": self._encoding, "update": self._update(option)}
+        stages = {
+            "vision tower": self._encoding,
+            "update": self._update(self.row_shape(option.microbatch_tokens), option),
+        }
+        if self.method == "grpo" and self.config.grpo.warm_start_steps:
+            # more prompts in a row, so more images
+            stages["warm start"] = self._update(self.supervised_shape(option.microbatch_tokens), option)
         if self.method == "grpo":
             stages["sampling"] = self._sampling(option.prompts_per_batch)
         return Memory(held=self.held, stages=stages)
@@ -277,9 +288,8 @@ class Planner:
         parts["copies of weights"] = cast + min(laid_out, MAX_COPY_BYTES)
         return parts
 
-    def _update(self, option: FitOption) -> Mapping[str, int]:
+    def _update(self, shape: RowShape, option: FitOption) -> Mapping[str, int]:
         """Gradients, as large as the trained weights, and the forward and backward of one row."""
-        shape = self.row_shape(option.microbatch_tokens)
         found = self.activations(shape, option.gradient_checkpointing)
         trained = [one for one in self.loaded.model.parameters() if one.requires_grad]
         parts = {

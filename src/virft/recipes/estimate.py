@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from virft.config.schema import Config, Method, values, without_effect
+from virft.config.schema import WARM_START_KEYS, Config, Method, values, without_effect
 from virft.config.setting import format_value
 from virft.config.toml_file import DEFAULT, LoadedConfig, value_at
 from virft.data.training_data import TrainingData
@@ -68,12 +68,16 @@ class SecondsRange(NamedTuple):
         return f"{duration(self.low)} to {duration(self.high)}"
 
 
+NO_TIME = SecondsRange(0.0, 0.0)
+"""What a part takes that a run does not have."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """Measured cost of the steps of a run."""
 
     step: SecondsRange
-    """Seconds of a step."""
+    """Seconds of a step after the warm start."""
     measured: str
     """What was measured."""
     tokens_per_step: float
@@ -86,6 +90,10 @@ class Cost:
     """Mean length of a completion, in tokens; for SFT, of a target."""
     validation: SecondsRange
     """Seconds of one validation; 0 without a validation set."""
+    warm_start: SecondsRange = NO_TIME
+    """Seconds of a step of the warm start; 0 without one."""
+    tokens_per_warm_step: float = 0.0
+    """Tokens of prompts and targets of a step of the warm start."""
 
 
 def dry_run_text(run: CheckedRun, loaded: LoadedConfig) -> str:
@@ -117,26 +125,35 @@ def measure_cost(
     augment = build_augmenter(config.augment, seed=config.seed)
     if isinstance(trainer, GRPOTrainer):
         trainer.refill = lambda number, turn: data.batch(turn * config.grpo.steps + number)
+    num_warm = config.grpo.warm_start_steps if run.method == "grpo" else 0
     first = _batch(data, augment, 0)
     alone = first[:1]
-    _timed(lambda: trainer.step(0, alone))  # warm-up: kernels, caches, memory of the optimizer
-    one_by_one = len(first) * _timed(lambda: trainer.step(0, alone))
+    _timed(lambda: trainer.step(num_warm, alone))  # warm-up: kernels, caches, memory of the optimizer
+    one_by_one = len(first) * _timed(lambda: trainer.step(num_warm, alone))
     faster = FASTER if run.method == "grpo" else FASTER_SFT
     validation_s = _measure_validation(run, model, prompting, runtime)
     reports = []
     if one_by_one > LONGEST_S * MOST_BATCHED:
-        reports.append(trainer.step(0, alone))
+        reports.append(trainer.step(num_warm, alone))
         step = SecondsRange(faster * one_by_one / MOST_BATCHED, one_by_one)
         measured = f"one of {len(first)} prompts measured; a step computes them in batches"
         num_alike = len(first)
     else:
-        seconds = time_steps(lambda number: reports.append(trainer.step(number, _batch(data, augment, number))))
+        seconds = time_steps(
+            lambda number: reports.append(trainer.step(num_warm + number, _batch(data, augment, number)))
+        )
         step = SecondsRange(faster * min(seconds), SLOWER * fmean(seconds))
         measured = f"{len(seconds)} step{'s' if len(seconds) > 1 else ''} measured"
         num_alike = 1
     report = reports[-1]
     length = report.metrics.get("completion_tokens", report.metrics.get("target_tokens", 0.0))
     prompt = trainer.render(first[0]).prompt.token_ids
+    warm_start, warm_tokens = NO_TIME, 0.0
+    if num_warm:
+        trainer.step(0, alone)  # warm-up, as above
+        warm_s = _timed(lambda: reports.append(trainer.step(0, first)))
+        warm_start = SecondsRange(FASTER_SFT * warm_s, SLOWER * warm_s)
+        warm_tokens = reports[-1].metrics["num_tokens"]
     return Cost(
         step=step,
         measured=measured,
@@ -145,6 +162,8 @@ def measure_cost(
         image_tokens=prompt.count(trainer.policy.config.image_token_id),
         completion_tokens=length,
         validation=SecondsRange(faster * validation_s, SLOWER * validation_s),
+        warm_start=warm_start,
+        tokens_per_warm_step=warm_tokens,
     )
 
 
@@ -165,8 +184,11 @@ def cost_lines(cost: Cost, run: CheckedRun) -> list[str]:
     """Format time and tokens of a run."""
     grpo = run.config.grpo
     num_steps = grpo.steps if run.method == "grpo" else run.config.sft.steps
-    total = cost.step.times(num_steps)
+    num_warm = grpo.warm_start_steps if run.method == "grpo" else 0
+    total = cost.step.times(num_steps - num_warm).plus(cost.warm_start.times(num_warm))
     notes = [f"{cost.step.low:.1f} to {cost.step.high:.1f} s a step, {cost.measured}"]
+    if num_warm:
+        notes.append(f"{cost.warm_start.low:.1f} to {cost.warm_start.high:.1f} s in the {num_warm} of the warm start")
     if run.validation:
         every = run.config.data.validate_every
         number = 2 + ((num_steps - 1) // every if every else 0)
@@ -181,8 +203,9 @@ def cost_lines(cost: Cost, run: CheckedRun) -> list[str]:
     if run.method == "grpo":
         limit = run.config.sampling.max_completion_tokens
         completions = f"completions of {cost.completion_tokens:.0f} on average, at most {limit}"
+    num_tokens = cost.tokens_per_step * (num_steps - num_warm) + cost.tokens_per_warm_step * num_warm
     lines.append(
-        f"tokens  {cost.tokens_per_step * num_steps:,.0f}, {cost.tokens_per_step:,.0f} a step: prompts of "
+        f"tokens  {num_tokens:,.0f}, {cost.tokens_per_step:,.0f} a step: prompts of "
         f"{cost.prompt_tokens} ({cost.image_tokens} image tokens), {completions}"
     )
     if run.method == "grpo":
@@ -244,9 +267,10 @@ def _base(key: str, known: list[str]) -> str:
 def _settings_of(config: Config, method: Method) -> Iterator[str]:
     """The keys of settings that affect a training method."""
     hidden = ("compare.", "sft.") if method == "grpo" else ("compare.", "grpo.", "reward.")
+    shared = WARM_START_KEYS if method == "grpo" and config.grpo.warm_start_steps else ()
     idle = without_effect(config)
     for setting, _ in values(config):
-        if not setting.key.startswith(hidden) and setting.key not in idle:
+        if setting.key in shared or (not setting.key.startswith(hidden) and setting.key not in idle):
             yield setting.key
 
 

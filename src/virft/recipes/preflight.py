@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from virft.config.fitting import FittedMethod
 from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
 from virft.config.toml_file import LoadedConfig
 from virft.data.overlap import shared_images
@@ -48,7 +49,7 @@ def load_run_config(
     config: Path | None,
     overrides: Sequence[str] = (),
     *,
-    method: Method,
+    method: FittedMethod,
     from_run: Path | None = None,
     resume: bool = False,
 ) -> LoadedConfig:
@@ -99,9 +100,10 @@ def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: 
         store.check(decode=True)
         require_thinking(store, default=thinking.get(name, config.prompt.thinking), by_origin={})
     # the base model's completions have reasoning of their own
-    if method == "sft" and config.sft.targets != "rejection":
+    is_supervised = config.sft.targets != "rejection" if method == "sft" else config.grpo.warm_start_steps > 0
+    if is_supervised:
         require_rationales(data, config.prompt, config.mixture)
-    elif config.grpo.demonstrations != "off":
+    if method == "grpo" and config.grpo.demonstrations != "off":
         require_demonstrations(data, config.prompt, config.mixture)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
 

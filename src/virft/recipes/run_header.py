@@ -73,10 +73,15 @@ def describe_steps(config: Config, method: Method) -> str:
             f"{sft.steps} steps x {sft.samples_per_step} samples, learning rate {sft.learning_rate:g} ({sft.schedule})"
         )
     grpo = config.grpo
-    return (
-        f"{grpo.steps} steps x {grpo.prompts_per_step} prompts x {grpo.group_size} completions, learning rate "
+    warm_start = f"warm start of {grpo.warm_start_steps} steps at {config.sft.learning_rate:g}, then "
+    num_steps = grpo.steps - grpo.warm_start_steps
+    steps = (
+        f"{num_steps} steps x {grpo.prompts_per_step} prompts x {grpo.group_size} completions, learning rate "
         f"{grpo.learning_rate:g} ({grpo.schedule}), {config.reward.preset} reward"
-        + ("" if grpo.demonstrations == "off" else f", demonstrations ({grpo.demonstrations})")
+    )
+    demonstrations = f", demonstrations ({grpo.demonstrations})"
+    return (
+        (warm_start if grpo.warm_start_steps else "") + steps + (demonstrations if grpo.demonstrations != "off" else "")
     )
 
 

@@ -140,9 +140,16 @@ def reward_parts(grader: Grader, tasks: Iterable[str]) -> RewardParts:
 
 
 def loop_settings(
-    run: RunConfig, monitors: MonitorsConfig, *, num_steps: int, validate_every: int, parts: RewardParts
+    run: RunConfig,
+    monitors: MonitorsConfig,
+    *,
+    num_steps: int,
+    validate_every: int,
+    parts: RewardParts,
+    warm_start_steps: int = 0,
 ) -> LoopSettings:
-    """The intervals and monitors of a run of ``num_steps`` steps."""
+    """The intervals and monitors of a run of ``num_steps`` steps, of which the first ``warm_start_steps`` are a warm
+    start."""
     return LoopSettings(
         num_steps=num_steps,
         save_every=run.save_every,
@@ -152,6 +159,7 @@ def loop_settings(
         patience=run.patience,
         monitors=monitors,
         parts=parts,
+        warm_start_steps=warm_start_steps,
     )
 
 

@@ -119,6 +119,7 @@ def run_training(
                     num_steps=num_steps,
                     validate_every=config.data.validate_every,
                     parts=parts,
+                    warm_start_steps=config.grpo.warm_start_steps if method == "grpo" else 0,
                 ),
                 log=log,
                 validate=validate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -86,20 +86,21 @@ def make_grpo_trainer(
     correction = SamplerCorrection(
         importance_cap=config.sampling.importance_cap, max_gap=_MAX_SAMPLER_GAP[runtime.dtype]
     )
+    runner = PolicyRunner(
+        policy=policy,
+        runtime=runtime,
+        engine=sharded.engine,
+        gathered=sharded.gathered,
+        gather=loaded.gathered if runtime.shards_weights else nullcontext,
+        feature_cache=FeatureCache() if config.model.freeze_vision else None,
+    )
     return GRPOTrainer(
-        runner=PolicyRunner(
-            policy=policy,
-            runtime=runtime,
-            engine=sharded.engine,
-            gathered=sharded.gathered,
-            gather=loaded.gathered if runtime.shards_weights else nullcontext,
-            feature_cache=FeatureCache() if config.model.freeze_vision else None,
-        ),
+        runner=runner,
         generator=_make_generator(config.sampling, loaded, sharded.gathered or policy, runtime),
         render=make_renderer(loaded, prompting),
         grader=make_grader(config.reward, config.prompt, config.mixture, loaded.family.box_space),
         optimizer=sharded.optimizer,
-        learning_rate_at=_schedule(config.grpo),
+        learning_rate_at=_schedule(config.grpo, first=config.grpo.warm_start_steps),
         config=config.grpo,
         params=GenerationParams(
             max_completion_tokens=config.sampling.max_completion_tokens, temperature=config.sampling.temperature
@@ -111,6 +112,28 @@ def make_grpo_trainer(
         reference=reference,
         reference_mode=loaded.adapters_disabled if has_base else None,
         write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
+        warm_start=_make_warm_start(config, loaded, prompting, runner, sharded.optimizer),
+    )
+
+
+def _make_warm_start(
+    config: Config, loaded: LoadedModel, prompting: Prompting, runner: PolicyRunner, optimizer: AnyOptimizer
+) -> SFTTrainer | None:
+    """The supervised trainer of the steps before GRPO, which share its policy and optimizer; None if there are none.
+
+    Learning rate and schedule are those of ``[sft]``, clipping and microbatches those of ``[grpo]``.
+    """
+    num_steps = config.grpo.warm_start_steps
+    if not num_steps:
+        return None
+    return SFTTrainer(
+        runner=runner,
+        render=make_renderer(loaded, prompting),
+        target_ids=_target_ids(loaded, prompting),
+        optimizer=optimizer,
+        learning_rate_at=_schedule(replace(config.sft, steps=num_steps)),
+        max_grad_norm=config.grpo.max_grad_norm,
+        microbatch_tokens=config.grpo.microbatch_tokens,
     )
 
 
@@ -271,14 +294,19 @@ def _make_optimizer(
     )
 
 
-def _schedule(settings: GRPOConfig | SFTConfig) -> Callable[[int], float]:
-    return partial(
-        learning_rate,
-        peak=settings.learning_rate,
-        num_steps=settings.steps,
-        warmup_steps=settings.warmup_steps,
-        schedule=settings.schedule,
-    )
+def _schedule(settings: GRPOConfig | SFTConfig, *, first: int = 0) -> Callable[[int], float]:
+    """From a step to its learning rate; ``first``: the step that the schedule begins with."""
+
+    def learning_rate_at(step: int) -> float:
+        return learning_rate(
+            step - first,
+            peak=settings.learning_rate,
+            num_steps=settings.steps - first,
+            warmup_steps=settings.warmup_steps,
+            schedule=settings.schedule,
+        )
+
+    return learning_rate_at
 
 
 def _class_name_rows(scale: float, loaded: LoadedModel, class_names: Iterable[str]) -> ScaledRows | None:

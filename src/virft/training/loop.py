@@ -69,6 +69,8 @@ class LoopSettings:
     """Thresholds of the health monitors."""
     parts: RewardParts = field(default_factory=RewardParts)
     """Reward parts that the monitors compare."""
+    warm_start_steps: int = 0
+    """Number of the first steps that are supervised. They say nothing about the time that the others take."""
 
 
 class Trainer(Protocol):
@@ -204,9 +206,12 @@ class TrainingLoop:
         return done
 
     def _run_steps(self, done: int) -> None:
-        progress = Progress(self.settings.num_steps, done=done)
+        warm_start_steps = self.settings.warm_start_steps
+        progress = Progress(max(done, warm_start_steps), done=done)
         with stop_signals(self._announce_stop) as signals:
             while done < self.settings.num_steps and not self._early_stopping.is_over:
+                if done >= warm_start_steps and progress.total < self.settings.num_steps:
+                    progress = Progress(self.settings.num_steps, done=done)
                 try:
                     done = self._run_step(done, progress, signals)
                 except _Rollback as reason:
@@ -246,7 +251,8 @@ class TrainingLoop:
             alarms += self._validate_and_save_best(number, signals)
         is_last = done == self.settings.num_steps or self._early_stopping.is_over
         if is_last or done % self.settings.log_every == 0:
-            self._log_step(report, time_left=progress.describe(done))
+            of = " in the warm start" if number < self.settings.warm_start_steps else ""
+            self._log_step(report, time_left=progress.describe(done) + of)
         # All ranks have to agree: a signal may reach one of them a step earlier than another.
         self._stops_after = min(done + 1, self.settings.num_steps)  # of a signal that comes after the next line
         is_stopped = self.ranks.max(signals.received) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ class Progress:
     """Throughput and time left of ``total`` items, of which ``done`` were finished before it started."""
 
     def __init__(self, total: int, *, done: int = 0) -> None:
-        self._total = total
+        self.total = total
         self._start = done
         self._since = time.monotonic()
 
@@ -24,7 +25,7 @@ class Progress:
         worked = done - self._start
         if worked <= 0:
             return "starting"
-        return f"{format_rate(worked, seconds)}, {duration(seconds / worked * (self._total - done))} left"
+        return f"{format_rate(worked, seconds)}, {duration(seconds / worked * (self.total - done))} left"
 
 
 def format_rate(count: int, seconds: float) -> str:
@@ -74,7 +75,9 @@ def step_line(
     if metrics.get("skipped") and "reward" not in metrics:
         return f"{line}  skipped  {seconds:.1f} s  {time_left}"
     if "reward" not in metrics:
-        return f"{line}  loss {metrics['loss']:.4f}  {seconds:.1f} s  {time_left}"
+        # in the warm start of GRPO, a metric of its own
+        loss = metrics.get("loss", metrics.get("demonstration_loss", math.nan))
+        return f"{line}  loss {loss:.4f}  {seconds:.1f} s  {time_left}"
     line += f"  reward {metrics['reward']:.2f} ({described})  unreadable {metrics['unreadable_frac']:.0%}"
     if metrics.get("truncated_frac"):
         line += f"  truncated {metrics['truncated_frac']:.0%}"

@@ -142,7 +142,7 @@ def _cpu_seconds(command: list[str]) -> float:
 
 def test_every_option_is_an_argument_of_its_function() -> None:
     leaves = leaves_of(cli.make_parser())
-    assert len(leaves) == 39
+    assert len(leaves) == 40
     for leaf in leaves:
         function = leaf.get_default("function")
         given = {action.dest for action in leaf._actions if action.dest != "help"}
@@ -268,8 +268,8 @@ def test_users_mistake_is_one_message(
     ("argv", "message"),
     [
         ((), "VERB"),
-        (("train",), "'train' is not a verb; did you mean `virft grpo` or `virft sft`?"),
-        (("trian",), "'trian' is not a verb; did you mean `virft grpo` or `virft sft`?"),
+        (("finetune",), "'finetune' is not a verb; did you mean `virft train` or `virft sft`?"),
+        (("trian",), "'trian' is not a verb; did you mean `virft train`?"),
         (("comprae",), "'comprae' is not a verb; did you mean `virft compare`?"),
         (("look", "data/mine"), "'look' is not a verb; did you mean `virft preview`?"),
         (("xyzzy",), "'xyzzy' is not a verb; expected one of quickstart, doctor, "),
@@ -381,13 +381,13 @@ def test_help_lists_every_verb_with_its_stage_in_a_line(capsys: pytest.CaptureFi
     assert sum(line.startswith("  virft ") for line in lines) == 3  # the first commands
 
 
-@pytest.mark.parametrize("verb", ["grpo", "sft"])
+@pytest.mark.parametrize("verb", ["train", "grpo", "sft"])
 def test_help_of_training_ends_with_the_settings(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main([verb, "--help"])
     text = capsys.readouterr().out
     assert re.search(r"data\.train +not set +always", text)
-    assert ("grpo.group_size" in text) == (verb == "grpo")
+    assert ("grpo.group_size" in text) == (verb != "sft")
     for section in ("model", "run", "augment"):
         assert f"  {section:10}" in text
     assert "gradient_checkpointing" in text
@@ -475,7 +475,7 @@ def test_a_launcher_is_refused_for_verbs_of_one_process(
         assert cli.main(argv) == 2
         assert capsys.readouterr().err == (
             f"virft (process 1): virft {verb} runs in one process, and 2 were started; "
-            "expected no launcher, or one of grpo, sft, predict, presence\n"
+            "expected no launcher, or one of train, grpo, sft, predict, presence\n"
         )
 
 

@@ -187,7 +187,7 @@ def test_the_validation_interval_is_fitted_only_with_a_validation_set() -> None:
 
 
 def test_every_fitted_key_is_listed() -> None:
-    found = fitted_keys(fitted(VALIDATION, replace(LARGE, num_parameters=10**7, num_samples=10**5), method="grpo"))
+    found = fitted_keys(fitted(VALIDATION, replace(LARGE, num_parameters=10**7, num_samples=10**5), method="train"))
     found |= fitted_keys(fitted(facts=replace(TINY, num_samples=10**5), method="sft"))
     assert found - {"reward.weights"} == set(FITTED_KEYS)
 
@@ -204,3 +204,20 @@ def test_measured_configs_are_not_changed(path: Path) -> None:
     done = complete(loaded, fitted_values(loaded.config, loaded.explicit, facts, method="compare"))
     assert fitted_keys(done) == set()
     assert done.config == loaded.config
+
+
+@pytest.mark.parametrize(("text", "warm"), [("", 40), ("grpo.steps = 11", 5), ("grpo.warm_start_steps = 0", 0)])
+def test_recommended_method_has_a_warm_start_of_half_the_steps(text: str, warm: int) -> None:
+    config = fitted(text, method="train").config
+    assert config.grpo.warm_start_steps == warm
+    assert config.sft.learning_rate == (3e-4 if warm else 1e-5)
+    assert fitted(text).config.grpo.warm_start_steps == 0
+
+
+@pytest.mark.parametrize("text", ["prompt.thinking = true", 'parallel.strategy = "zero2"'])
+def test_recommended_method_has_no_warm_start_that_would_be_refused(text: str) -> None:
+    assert fitted(text, method="train").config.grpo.warm_start_steps == 0
+
+
+def test_warm_start_that_is_set_gets_the_rate_of_sft() -> None:
+    assert fitted("grpo.warm_start_steps = 9").config.sft.learning_rate == 3e-4

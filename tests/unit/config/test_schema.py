@@ -140,6 +140,13 @@ def test_warm_up_longer_than_the_run_is_refused() -> None:
         replace(config(), grpo=GRPOConfig(steps=5, warmup_steps=5))
 
 
+def test_warm_start_leaves_a_step_of_grpo_and_needs_an_optimizer_that_can_start_anew() -> None:
+    with pytest.raises(ConfigError, match=r"^grpo.warm_start_steps is 5 and grpo.steps is 5; expected fewer steps"):
+        replace(config(), grpo=GRPOConfig(steps=5, warm_start_steps=5))
+    with pytest.raises(ConfigError, match=r'^grpo.warm_start_steps with parallel.strategy = "zero2"; expected "ddp"'):
+        replace(config(), grpo=GRPOConfig(warm_start_steps=5), parallel=ParallelConfig(strategy="zero2"))
+
+
 def test_settings_without_effect_depend_on_other_settings() -> None:
     assert set(without_effect(config())) == {
         "model.lora_rank",

@@ -149,6 +149,22 @@ def test_sft_has_no_sampling_stage() -> None:
     assert supervised.row_shape(4096) == RowShape(groups=16, completions=1)
 
 
+def test_a_warm_start_is_a_stage_with_more_prompts_in_a_row() -> None:
+    # with a trained tower, which saves the activations of each image of a row
+    trained = replace(FULL, model=replace(FULL.model, freeze_vision=False))
+    warm = Planner(replace(trained, grpo=replace(trained.grpo, warm_start_steps=1)), image=IMAGE, text_tokens=20)
+    option = FitOption(gradient_checkpointing=False, microbatch_tokens=138, prompts_per_batch=3)
+    # 36 + 4 * 10 tokens a group, 36 + 10 a target
+    assert (warm.row_shape(138), warm.supervised_shape(138)) == (
+        RowShape(groups=1, completions=4),
+        RowShape(groups=3, completions=1),
+    )
+    stages = warm.memory(option).stages
+    assert stages["warm start"]["vision tower"] == pytest.approx(3 * stages["update"]["vision tower"], rel=0.1)
+    without = Planner(trained, image=IMAGE, text_tokens=20).memory(option).stages
+    assert {name: parts for name, parts in stages.items() if name != "warm start"} == without
+
+
 def test_4_bit_weights_and_8_bit_states_need_less_memory() -> None:
     # rank 32: no adapter is so small that its states stay in 32 bits
     model = replace(LORA.model, load_in_4bit=True, lora_rank=32)

@@ -93,6 +93,27 @@ def test_lines_are_printed_every_n_steps_and_at_the_end(tmp_path: Path) -> None:
     assert [line[:8] for line in run(tmp_path / "r", num_steps=5, log_every=3)] == ["step 3/5", "step 5/5"]
 
 
+def test_the_time_left_of_a_warm_start_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("virft.training.progress.time.monotonic", lambda: clock[0])
+    trainer = toy_trainer()
+    step: Callable[..., Any] = trainer.step
+
+    def timed(number: int, samples: Any) -> Any:
+        clock[0] += 2 if number < 2 else 10
+        return step(number, samples)
+
+    trainer.step = timed  # type: ignore[method-assign]
+    found = [line.rpartition(", ")[2] for line in run(tmp_path / "r", trainer=trainer, num_steps=5, warm_start_steps=2)]
+    assert found == [
+        "0:02 left in the warm start",
+        "0:00 left in the warm start",
+        "0:20 left",
+        "0:10 left",
+        "0:00 left",
+    ]
+
+
 def test_a_warning_is_printed_regardless_of_log_every(tmp_path: Path) -> None:
     trainer = toy_trainer(gaps=(0.3, 0.3), importance_cap=2.0, max_gap=0.1)
     logged = run(tmp_path / "r", trainer=trainer, num_steps=3, log_every=3)

@@ -103,6 +103,11 @@ def run_compare(
     plan = config.compare
     if not plan.tests:
         raise ConfigError("compare.tests is empty; expected the folders of the test sets")
+    if config.grpo.warm_start_steps:
+        raise ConfigError(
+            f"grpo.warm_start_steps is {config.grpo.warm_start_steps}; expected 0 in a comparison: only sft_rft and "
+            "sft_mix have a warm start, of compare.warm_start_frac of their steps"
+        )
     tests = _open_tests(plan.tests)
     out = Path(config.run.dir)
     _begin(out, config, resume=resume)
@@ -326,6 +331,7 @@ def _tree(found: Compared, config: Config, warnings: Sequence[str]) -> dict[str,
                 "validation_by_learning_rate": {format_rates(key): score for key, score in (one.tried or {}).items()},
                 "validation": one.validation,
                 "steps": one.steps,
+                "warm_start_steps": one.warm_start_steps,
                 "tokens": one.tokens,
                 "seconds": round(one.seconds, 1),
                 "base_tokens": one.base_tokens,

@@ -1,4 +1,4 @@
-"""The systems of a comparison: the stages of each, its learning rates, and the config of every run."""
+"""The systems of a comparison: the method of each, its learning rates, and the config of every run."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from virft.config.schema import CompareConfig, Config, GRPOConfig, Method, SFTConfig, SFTTargets
-from virft.recipes.preflight import training_data
+from virft.recipes.preflight import thinking_by_origin, training_data
 
 
 class System(NamedTuple):
-    """A way to train: SFT, GRPO, or GRPO after an SFT warm start."""
+    """A way to train in one run: SFT, or GRPO, which may begin with a warm start."""
 
     title: str
     """Name in tables and sentences."""
     targets: SFTTargets | None = None
-    """Targets of its SFT stage; None: it has none."""
-    has_grpo: bool = False
-    """True if it has a GRPO stage, which is then its last."""
+    """Targets of SFT; None for GRPO."""
+    is_warm_started: bool = False
+    """True if the first steps are supervised (``grpo.warm_start_steps``)."""
     is_mixed: bool = False
-    """True if that stage has demonstrations (``grpo.demonstrations``)."""
+    """True if the steps of GRPO have demonstrations (``grpo.demonstrations``)."""
+
+    @property
+    def method(self) -> Method:
+        """The training method."""
+        return "grpo" if self.targets is None else "sft"
 
     @property
     def is_sft(self) -> bool:
-        """True if all its stages are SFT."""
-        return self.targets is not None and not self.has_grpo
-
-    @property
-    def is_warm_started(self) -> bool:
-        """True if an SFT stage comes before the GRPO stage."""
-        return self.targets is not None and self.has_grpo
+        """True if all its steps are supervised."""
+        return self.targets is not None
 
     @property
     def needs_base_completions(self) -> bool:
@@ -44,15 +44,15 @@ SYSTEMS: Mapping[str, System] = {
     "sft": System("SFT", "labels"),
     "curated_sft": System("curated SFT", "curated"),
     "rejection_sft": System("rejection SFT", "rejection"),
-    "rft": System("RFT", has_grpo=True),
-    "sft_rft": System("SFT then RFT", "labels", has_grpo=True),
-    "mix": System("mix", has_grpo=True, is_mixed=True),
-    "sft_mix": System("SFT then mix", "labels", has_grpo=True, is_mixed=True),
+    "rft": System("RFT"),
+    "sft_rft": System("SFT then RFT", is_warm_started=True),
+    "mix": System("mix", is_mixed=True),
+    "sft_mix": System("SFT then mix", is_warm_started=True, is_mixed=True),
 }
 """The base model, and the systems of ``compare.systems``, in the order of tables."""
 
 Rates = tuple[float, ...]
-"""The learning rate of each stage of a system."""
+"""The learning rate of a system; two of a system with a warm start: that of the warm start, and that of GRPO."""
 
 
 def format_rates(rates: Rates) -> str:
@@ -67,7 +67,7 @@ def format_rates(rates: Rates) -> str:
 def learning_rates(name: str, config: Config) -> list[Rates]:
     """Learning rates that are tried for a system: as many trials for each system.
 
-    A system of two stages tries pairs: the lowest rate of SFT and of GRPO, the second lowest of both, and so on.
+    A system with a warm start tries pairs: the lowest rate of SFT and of GRPO, the second lowest of both, and so on.
     """
     plan = config.compare
     sft = plan.sft_learning_rates or (config.sft.learning_rate,)
@@ -75,66 +75,51 @@ def learning_rates(name: str, config: Config) -> list[Rates]:
     system = SYSTEMS[name]
     if system.is_warm_started:
         return list(zip(sorted(sft), sorted(grpo), strict=True))
-    return [(rate,) for rate in (grpo if system.has_grpo else sft)]
+    return [(rate,) for rate in (sft if system.is_sft else grpo)]
 
 
 class Steps(NamedTuple):
-    """Steps of the stages of a system; 0: it has no such stage."""
+    """Steps of a run."""
 
-    sft: int
-    sft_samples: int
-    """Samples of an SFT step."""
-    grpo: int
-
-    @property
-    def total(self) -> int:
-        """Steps of both stages."""
-        return self.sft + self.grpo
+    number: int
+    """Number of steps, the warm start included."""
+    samples: int
+    """Samples of a step."""
+    warm_start: int = 0
+    """Number of the first steps that are supervised; 0 without a warm start."""
 
 
-def split_steps(name: str, *, sft: int, sft_samples: int, grpo: int, warm_start_frac: float) -> Steps:
-    """The steps of each stage, given those that a whole run of SFT or of GRPO has; each stage has at least one.
-
-    >>> split_steps("sft_rft", sft=120, sft_samples=16, grpo=120, warm_start_frac=0.25)
-    Steps(sft=30, sft_samples=16, grpo=90)
-    """
-    system = SYSTEMS[name]
-    if not system.is_warm_started:
-        return Steps(0, 0, grpo) if system.has_grpo else Steps(sft, sft_samples, 0)
-    first = min(max(1, round(grpo * warm_start_frac)), grpo - 1)
-    return Steps(max(1, round(sft * warm_start_frac)), sft_samples, grpo - first)
-
-
-def sft_config(
-    config: Config, targets: SFTTargets, steps: Steps, *, rate: float, seed: int, base: Path, folder: Path
-) -> Config:
-    """The config of an SFT stage; ``base``: folder of the base model's completions."""
+def sft_config(config: Config, name: str, steps: Steps, *, rates: Rates, seed: int, base: Path, folder: Path) -> Config:
+    """The config of a run of an SFT system; ``base``: folder of the base model's completions."""
+    targets = SYSTEMS[name].targets
+    assert targets is not None, "GRPO systems have no targets"
     sft = replace(
         _with_own_targets(config.sft, targets),
         base_completions=None if targets == "labels" else str(base),
-        steps=steps.sft,
-        samples_per_step=steps.sft_samples,
-        warmup_steps=min(config.sft.warmup_steps, steps.sft - 1),
-        learning_rate=rate,
+        steps=steps.number,
+        samples_per_step=steps.samples,
+        warmup_steps=min(config.sft.warmup_steps, steps.number - 1),
+        learning_rate=rates[0],
     )
     config = _with_possible_thinking(config, targets)
     return replace(_alone(config, seed, folder), sft=sft, grpo=without_demonstrations(config.grpo))
 
 
-def grpo_config(
-    config: Config, steps: Steps, *, is_mixed: bool, rate: float, seed: int, model: str, folder: Path
-) -> Config:
-    """The config of a GRPO stage that starts from ``model``."""
-    grpo = config.grpo if is_mixed else without_demonstrations(config.grpo)
+def grpo_config(config: Config, name: str, steps: Steps, *, rates: Rates, seed: int, folder: Path) -> Config:
+    """The config of a run of a GRPO system."""
+    system = SYSTEMS[name]
     grpo = replace(
-        grpo, steps=steps.grpo, warmup_steps=min(config.grpo.warmup_steps, steps.grpo - 1), learning_rate=rate
+        config.grpo if system.is_mixed else without_demonstrations(config.grpo),
+        steps=steps.number,
+        warm_start_steps=steps.warm_start,
+        warmup_steps=min(config.grpo.warmup_steps, steps.number - steps.warm_start - 1),
+        learning_rate=rates[-1],
     )
-    return replace(
-        _alone(config, seed, folder),
-        sft=_with_own_targets(config.sft, "labels"),
-        grpo=grpo,
-        model=replace(config.model, path=model),
-    )
+    sft = _with_own_targets(config.sft, "labels")
+    if system.is_warm_started:
+        warmup_steps = min(config.sft.warmup_steps, steps.warm_start - 1)
+        sft = replace(sft, learning_rate=rates[0], warmup_steps=warmup_steps)
+    return replace(_alone(config, seed, folder), sft=sft, grpo=grpo)
 
 
 def shared_settings(config: Config) -> Config:
@@ -156,13 +141,15 @@ def without_demonstrations(grpo: GRPOConfig) -> GRPOConfig:
 
 
 def has_possible_thinking(config: Config) -> bool:
-    """True if SFT can train on labels with the thinking mode of ``[prompt]``: thinking needs rationales."""
-    return not config.prompt.thinking or all(sample.rationale for sample in training_data(config, "grpo"))
-
-
-def method_of(name: str) -> Method:
-    """The training method of the last stage."""
-    return "grpo" if SYSTEMS[name].has_grpo else "sft"
+    """True if labels can be targets with the thinking mode of the prompts: thinking needs rationales."""
+    thinking = thinking_by_origin(config.prompt, config.mixture)
+    if not (config.prompt.thinking or any(thinking.values())):
+        return True
+    return all(
+        sample.rationale is not None
+        for sample in training_data(config, "grpo")
+        if thinking.get(sample.origin, config.prompt.thinking)
+    )
 
 
 def _alone(config: Config, seed: int, folder: Path) -> Config:
@@ -179,7 +166,8 @@ def _with_possible_thinking(config: Config, targets: SFTTargets) -> Config:
     # rejection sampling trains on the policy's own reasoning
     if targets == "rejection" or has_possible_thinking(config):
         return config
-    return replace(config, prompt=replace(config.prompt, thinking=False))
+    mixture = {name: replace(part, thinking=False) for name, part in config.mixture.items()}
+    return replace(config, prompt=replace(config.prompt, thinking=False), mixture=mixture)
 
 
 _Section = TypeVar("_Section", GRPOConfig, SFTConfig)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from virft.config.schema import CompareConfig, Config, Method, SFTTargets
+from virft.config.schema import CompareConfig, Config, Method
 from virft.config.toml_file import first_difference, load_config
 from virft.data.base_completions import BaseGroup
 from virft.errors import RunError
@@ -26,9 +26,7 @@ from virft.recipes.compare.systems import (
     grpo_config,
     has_possible_thinking,
     learning_rates,
-    method_of,
     sft_config,
-    split_steps,
     without_demonstrations,
 )
 from virft.recipes.preflight import training_data
@@ -41,8 +39,6 @@ from virft.training.progress import duration
 from virft.training.run import BEST, CONFIG, METRICS, MODEL, TIMINGS, RunFolder
 from virft.training.sft.base_targets import describe_selection, describe_threshold, selected_ids
 
-WARM_START = "warm_start"
-"""Folder of the SFT stages of systems with two stages, which these systems share."""
 BUDGET = "budget.json"
 """Steps that a measured budget allows, in the folder of a system: a resumed comparison must not measure others."""
 
@@ -65,19 +61,21 @@ class TrainedSystem:
     name: str
     """Key of ``SYSTEMS``."""
     runs: tuple[Path, ...]
-    """The run folder of the last stage for each seed; none for the base model."""
+    """The run folder of each seed; none for the base model."""
     learning_rates: Rates = ()
-    """The learning rates of the stages: those with the best validation score among ``tried``."""
+    """The learning rates with the best validation score among ``tried``."""
     tried: Mapping[Rates, float] | None = None
     """Learning rates -> validation score with the first seed; None if there was nothing to choose from."""
     validation: float | None = None
     """Mean over seeds of the best validation score of a run; None without validation data."""
     steps: int = 0
-    """Optimizer steps of all stages."""
+    """Steps of a run."""
+    warm_start_steps: int = 0
+    """Number of these in the warm start."""
     tokens: int = 0
-    """RunCost: mean number of tokens that a run has processed, in all stages, with ``base_tokens``."""
+    """RunCost: mean number of tokens that a run has processed, with ``base_tokens``."""
     seconds: float = 0.0
-    """RunCost: mean time that a run spent in the steps of all stages, with ``base_seconds``."""
+    """RunCost: mean time that a run spent in its steps, with ``base_seconds``."""
     base_tokens: int = 0
     """RunCost: tokens of sampling the base model's completions, for systems whose targets depend on them."""
     base_seconds: float = 0.0
@@ -128,19 +126,24 @@ class SystemTraining:
 
     def __post_init__(self) -> None:
         self._base_groups: dict[str, BaseGroup] | None = None
-        # model and thinking mode -> the first run that starts from it
-        self._same_start: dict[tuple[str, bool], Path] = {}
+        # thinking mode -> the first run that has it: all start from the base model
+        self._same_start: dict[bool, Path] = {}
         self._progress = RunProgress(planned_runs(self.config))
 
     def train(self, name: str) -> TrainedSystem | None:
         """Train every seed of a system, with the learning rates that are best on the validation data.
 
-        None if no training sample is left for it: the reason is printed and added to ``skipped``.
+        None if the training data does not allow it: the reason is printed and added to ``skipped``.
         """
         system = SYSTEMS[name]
-        selection = self._select(system.targets) if system.needs_base_completions else _ALL
-        if selection.number == 0:
-            self.skipped[name] = f"no training sample has a {selection.threshold}"
+        selection = self._select(name) if system.needs_base_completions else _ALL
+        lacks_rationales = system.is_warm_started and not has_possible_thinking(self.config)
+        if selection.number == 0 or lacks_rationales:
+            self.skipped[name] = (
+                "with thinking, its warm start needs a rationale in every training sample"
+                if lacks_rationales
+                else f"no training sample has a {selection.threshold}"
+            )
             self.log(f"{system.title} is skipped: {self.skipped[name]}")
             return None
         if (same := self._same_as_sft(system, selection)) is not None:
@@ -150,16 +153,17 @@ class SystemTraining:
             self.log("the data has no rationales: SFT trains on targets alone and is prompted without thinking")
         steps = self.steps_of(name, selection.cost)
         rates, tried = self._choose_rates(name, steps)
-        stages = [self._train_stages(name, rates, steps, seed) for seed in self._seeds]
-        costs = [sum((cost_of(run) for run in runs), RunCost(0, 0)) for runs in stages]
-        scores = [best_validation(runs[-1]) for runs in stages]
+        runs = [self._train_one(self._config_of(name, rates, steps, seed), name, rates) for seed in self._seeds]
+        costs = [cost_of(run) for run in runs]
+        scores = [best_validation(run) for run in runs]
         found = TrainedSystem(
             name=name,
-            runs=tuple(runs[-1] for runs in stages),
+            runs=tuple(runs),
             learning_rates=rates,
             tried=tried or None,
             validation=None if None in scores else fmean(score for score in scores if score is not None),
-            steps=steps.total,
+            steps=steps.number,
+            warm_start_steps=steps.warm_start,
             tokens=round(fmean(cost.tokens for cost in costs)),
             seconds=fmean(cost.seconds for cost in costs),
         )
@@ -201,7 +205,8 @@ class SystemTraining:
             return trials[0], {}
         tried = {}
         for rates in trials:
-            score = best_validation(self._train_stages(name, rates, steps, self.config.seed)[-1])
+            one = self._config_of(name, rates, steps, self.config.seed)
+            score = best_validation(self._train_one(one, name, rates))
             assert score is not None, "the config has validation data"
             tried[rates] = score
             self.log(f"{SYSTEMS[name].title} with learning rate {format_rates(rates)}: validation {score:.3f}")
@@ -210,38 +215,16 @@ class SystemTraining:
 
     # --- runs ---
 
-    def _train_stages(self, name: str, rates: Rates, steps: Steps, seed: int) -> list[Path]:
-        """Train the stages of one run; the folder of each."""
-        system = SYSTEMS[name]
+    def _config_of(self, name: str, rates: Rates, steps: Steps, seed: int) -> Config:
+        """The config of a run of a system."""
         folder = self.out / name / f"lr_{'_'.join(f'{rate:g}' for rate in rates)}_seed_{seed}"
-        if not system.has_grpo:
-            assert system.targets is not None
-            one = self._sft(system.targets, steps, rates[0], seed, folder)
-            return [self._train_one(system.title, one, "sft")]
-        model, runs = self.config.model.path, []
-        if system.targets is not None:
-            runs.append(self._train_warm_start(system.targets, rates[0], steps, seed))
-            model = str(final_model(runs[-1]))
-        one = grpo_config(
-            self.config, steps, is_mixed=system.is_mixed, rate=rates[-1], seed=seed, model=model, folder=folder
-        )
-        return [*runs, self._train_one(system.title, one, "grpo")]
+        if SYSTEMS[name].is_sft:
+            return sft_config(self.config, name, steps, rates=rates, seed=seed, base=self.base, folder=folder)
+        return grpo_config(self.config, name, steps, rates=rates, seed=seed, folder=folder)
 
-    def _train_warm_start(self, targets: SFTTargets, rate: float, steps: Steps, seed: int) -> Path:
-        """The SFT stage of a system with two stages; the run of the SFT system, if that is the same run."""
-        place = f"lr_{rate:g}_seed_{seed}"
-        whole = self.out / "sft" / place
-        if _difference(whole, self._sft(targets, steps, rate, seed, whole)) == "":
-            return whole
-        own = self._sft(targets, steps, rate, seed, self.out / WARM_START / place)
-        return self._train_one("warm start", own, "sft")
-
-    def _sft(self, targets: SFTTargets, steps: Steps, rate: float, seed: int, folder: Path) -> Config:
-        return sft_config(self.config, targets, steps, rate=rate, seed=seed, base=self.base, folder=folder)
-
-    def _train_one(self, title: str, one: Config, method: Method) -> Path:
+    def _train_one(self, one: Config, name: str, rates: Rates) -> Path:
         """Train one run, unless it is finished; its folder. Raises ``RunError`` if that holds another run."""
-        folder = Path(one.run.dir)
+        folder, system = Path(one.run.dir), SYSTEMS[name]
         difference = _difference(folder, one)
         if difference:
             raise RunError(
@@ -249,31 +232,30 @@ class SystemTraining:
                 "folder, or choose another run.dir"
             )
         if difference is None:
-            self.log(f"{title}, learning rate {getattr(one, method).learning_rate:g}, seed {one.seed}")
+            self.log(f"{system.title}, learning rate {format_rates(rates)}, seed {one.seed}")
             before = time.monotonic()
             run_training(
                 one,
-                method,
+                system.method,
                 resume=(folder / CONFIG).exists(),
                 log=self.log,
-                same_start=self._same_start.get((one.model.path, one.prompt.thinking)),
+                same_start=self._same_start.get(one.prompt.thinking),
             )
-            self.log(self._progress.add(folder, method, time.monotonic() - before))
+            self.log(self._progress.add(folder, system.method, time.monotonic() - before))
             if self.after_run is not None:
                 self.after_run()
         else:
-            self._progress.add(folder, method, None)
-        self._same_start.setdefault((one.model.path, one.prompt.thinking), folder)
+            self._progress.add(folder, system.method, None)
+        self._same_start.setdefault(one.prompt.thinking, folder)
         return folder
 
     # --- base completions ---
 
-    def _select(self, targets: SFTTargets | None) -> _Selection:
-        """The training samples that SFT with these targets uses, by the base model's completions."""
-        assert targets is not None
+    def _select(self, name: str) -> _Selection:
+        """The training samples that an SFT system uses, by the base model's completions."""
         groups = self._sample_base()
         # every run of the system has these targets and thresholds
-        sft = self._sft(targets, Steps(1, 1, 0), self.config.sft.learning_rate, self.config.seed, self.out).sft
+        sft = self._config_of(name, learning_rates(name, self.config)[0], Steps(1, 1), self.config.seed).sft
         number = len(selected_ids(sft, groups))
         selection = _Selection(
             number=number,
@@ -281,7 +263,7 @@ class SystemTraining:
             threshold=describe_threshold(sft),
             cost=RunCost(sum(one.num_tokens for one in groups.values()), sum(one.seconds for one in groups.values())),
         )
-        self.log(f"{targets} SFT: {selection.description} have a {selection.threshold}")
+        self.log(f"{SYSTEMS[name].title}: {selection.description} have a {selection.threshold}")
         return selection
 
     def _same_as_sft(self, system: System, selection: _Selection) -> TrainedSystem | None:
@@ -294,7 +276,7 @@ class SystemTraining:
         if self._base_groups is None:
             # nothing is trained: no reference model, no demonstrations
             grpo = replace(without_demonstrations(self.config.grpo), kl_coef=0.0, kl_coef_end=None)
-            config = replace(self.config, grpo=grpo)
+            config = replace(self.config, grpo=grpo, compare=CompareConfig())
             data = training_data(config, "grpo")
             self.base.mkdir(parents=True, exist_ok=True)
             with closing(open_grpo_trainer(config)) as trainer:
@@ -311,70 +293,66 @@ class SystemTraining:
     # --- budget ---
 
     def steps_of(self, name: str, base_cost: RunCost) -> Steps:
-        """The steps of each stage that the budget of RFT allows (``compare.budget``)."""
-        config, system = self.config, SYSTEMS[name]
-        kind = config.compare.budget
-        sft, per_step, grpo = config.grpo.steps, config.grpo.prompts_per_step, config.grpo.steps
-        if kind == "own":
-            sft, per_step = config.sft.steps, config.sft.samples_per_step
-        elif self._is_measured:
-            per_step = config.sft.samples_per_step
-            if system.targets is not None:
-                of = name if system.is_sft else "sft"  # a warm start is a part of a run of SFT
-                sft = self._measured(of, lambda: self._affordable_sft_steps(of, base_cost))
-            if system.is_mixed:
-                grpo = self._measured("mix", self._affordable_mix_steps)
-        steps = split_steps(
-            name, sft=sft, sft_samples=per_step, grpo=grpo, warm_start_frac=config.compare.warm_start_frac
-        )
+        """The steps that the budget of RFT allows a system (``compare.budget``)."""
+        system, kind = SYSTEMS[name], self.config.compare.budget
+        is_measured = self._is_measured and name != "rft"
+        steps = self._measured_steps(name, base_cost) if is_measured else self._set_steps(name)
         if system.is_sft and kind != "own":
-            self.log(f"{system.title} gets the same {kind} as RFT: {steps.sft} steps of {steps.sft_samples} samples")
+            self.log(f"{system.title} gets the same {kind} as RFT: {steps.number} steps of {steps.samples} samples")
         if system.is_warm_started:
-            self.log(
-                f"{system.title}: {steps.sft} steps of SFT on {steps.sft_samples} samples, then {steps.grpo} steps of "
-                f"GRPO on {config.grpo.prompts_per_step}"
-            )
+            self.log(f"{system.title}: {steps.number} steps, the first {steps.warm_start} of them supervised")
         return steps
 
-    def _measured(self, name: str, measure: Callable[[], int]) -> int:
+    def _set_steps(self, name: str) -> Steps:
+        """The steps of a system by the settings alone."""
+        config, system = self.config, SYSTEMS[name]
+        if system.is_sft and config.compare.budget == "own":
+            return Steps(config.sft.steps, config.sft.samples_per_step)
+        number = config.grpo.steps
+        # at least one step of either kind
+        first = min(max(1, round(number * config.compare.warm_start_frac)), number - 1)
+        return Steps(number, config.grpo.prompts_per_step, first if system.is_warm_started else 0)
+
+    def _measured_steps(self, name: str, base_cost: RunCost) -> Steps:
+        """The steps of a system by their measured cost, which a resumed comparison reads from a file."""
         path = self.out / name / BUDGET
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(measure()))
-        return int(json.loads(path.read_text(encoding="utf-8")))
+            steps = self._affordable_sft(name, base_cost) if SYSTEMS[name].is_sft else self._affordable_grpo(name)
+            write_text(path, json.dumps(steps))
+        return Steps(*json.loads(path.read_text(encoding="utf-8")))
 
-    def _affordable_sft_steps(self, name: str, base_cost: RunCost) -> int:
+    def _affordable_sft(self, name: str, base_cost: RunCost) -> Steps:
         """Steps of an SFT system that cost as much as a run of RFT, less the base model's completions."""
-        targets = SYSTEMS[name].targets
-        assert targets is not None
         sft = self.config.sft
-        steps = Steps(sft.steps, sft.samples_per_step, 0)
-        one = self._sft(targets, steps, sft.learning_rate, self.config.seed, self.out / name)
-        available = self._of_budget(RunCost(self.trained["rft"].tokens, self.trained["rft"].seconds))
-        affordable = (available - self._of_budget(base_cost)) / self._of_budget(cost_of_step(one, "sft"))
-        return max(sft.warmup_steps + 1, round(affordable))
+        steps = Steps(sft.steps, sft.samples_per_step)
+        affordable = (self._cost_of_rft - self._of_budget(base_cost)) / self._cost_of_step(name, steps)
+        return steps._replace(number=max(sft.warmup_steps + 1, round(affordable)))
 
-    def _affordable_mix_steps(self) -> int:
-        """Steps of GRPO with demonstrations that cost as much as those of GRPO without, by their first steps."""
-        steps = Steps(0, 0, self.config.grpo.steps)
-        plain, mixed = (
-            self._of_budget(
-                cost_of_step(
-                    grpo_config(
-                        self.config,
-                        steps,
-                        is_mixed=is_mixed,
-                        rate=self.config.grpo.learning_rate,
-                        seed=self.config.seed,
-                        model=self.config.model.path,
-                        folder=self.out / "mix",
-                    ),
-                    "grpo",
-                )
-            )
-            for is_mixed in (False, True)
-        )
-        return max(2, round(steps.grpo * plain / mixed))
+    def _affordable_grpo(self, name: str) -> Steps:
+        """Steps of a GRPO system that cost as much as a run of RFT.
+
+        A warm start has as many steps as RFT, if one step of GRPO is left; steps of GRPO use the rest of the budget.
+        """
+        system, grpo = SYSTEMS[name], self.config.grpo
+        steps = Steps(grpo.steps, grpo.prompts_per_step)
+        per_step = self._cost_of_rft / grpo.steps
+        if system.is_mixed:
+            per_step *= self._cost_of_step("mix", steps) / self._cost_of_step("rft", steps)
+        left, first = self._cost_of_rft, 0
+        if system.is_warm_started:
+            supervised = self._cost_of_step("sft", steps)
+            first = min(grpo.steps, max(1, int((left - per_step) / supervised)))
+            left -= first * supervised
+        return steps._replace(number=first + max(1, round(left / per_step)), warm_start=first)
+
+    @property
+    def _cost_of_rft(self) -> float:
+        return self._of_budget(RunCost(self.trained["rft"].tokens, self.trained["rft"].seconds))
+
+    def _cost_of_step(self, name: str, steps: Steps) -> float:
+        one = self._config_of(name, learning_rates(name, self.config)[0], steps, self.config.seed)
+        return self._of_budget(cost_of_step(one, SYSTEMS[name].method))
 
     def _of_budget(self, cost: RunCost) -> float:
         return cost.tokens if self.config.compare.budget == "tokens" else cost.seconds
@@ -414,19 +392,13 @@ class RunProgress:
 
 
 def planned_runs(config: Config) -> dict[Method, int]:
-    """Number of training runs of each method, at most: some may be shared by two systems.
+    """Number of training runs of each method, at most: curated SFT may be the same as SFT.
 
     The trial of the chosen learning rate is the run of the first seed.
     """
     planned: Counter[Method] = Counter()
-    has_warm_start = False
     for name in config.compare.systems:
-        num_trials = len(learning_rates(name, config))
-        planned[method_of(name)] += num_trials - 1 + config.compare.seeds
-        if SYSTEMS[name].is_warm_started:
-            # the trials of the second system start from the same SFT runs
-            planned["sft"] += config.compare.seeds - 1 + (0 if has_warm_start else num_trials)
-            has_warm_start = True
+        planned[SYSTEMS[name].method] += len(learning_rates(name, config)) - 1 + config.compare.seeds
     return dict(planned)
 
 

@@ -93,7 +93,7 @@ _DESCRIPTIONS = {
     "kl": "KL divergence from the reference model, nats per token",
     "clip_frac": "fraction of token weight whose probability ratio was clipped",
     "grad_norm": "gradient norm before clipping",
-    "demonstration_loss": "cross-entropy of the demonstrations, nats per token",
+    "demonstration_loss": "cross-entropy of the ground truth in demonstrations or a warm start, nats per token",
     "demonstration_coef": "coefficient of that cross-entropy, mean over the prompts of a step",
     "demonstration_advantage": "mean advantage of the demonstrations in their groups",
     "demonstration_tokens": "tokens of the demonstrations in a step",

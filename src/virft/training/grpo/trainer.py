@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from virft.config.schema import GRPOConfig
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
@@ -20,27 +20,23 @@ from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
 from virft.tasks.grader import Grader
 from virft.training.distributed import Ranks
-from virft.training.grpo.advantages import (
-    GroupAdvantages,
-    advantages_with_demonstrations,
-    group_advantages,
-    has_nonzero_std,
+from virft.training.grpo.advantages import has_nonzero_std
+from virft.training.grpo.demonstration_weights import (
+    advantages_of,
+    demonstration_step_metrics,
+    linear,
+    weigh_demonstrations,
 )
-from virft.training.grpo.demonstrations import Demonstration, WriteTarget, demonstrate, success
+from virft.training.grpo.demonstrations import Demonstration, WriteTarget, demonstrate
 from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout_record, widest_reward_range
 from virft.training.grpo.loss import demonstration_loss, importance_weights, policy_loss
-from virft.training.grpo.pack import (
-    Microbatch,
-    WeightedDemonstration,
-    pack_step,
-    token_weights,
-    zero_weight_microbatch,
-)
+from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
 from virft.training.grpo.rollout import Drawn, Rollout, grade_text, roll_out
 from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merge_updates
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
+from virft.training.sft.trainer import SFTTrainer
 from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
 from virft.types import RewardContext, RewardReport, RolloutGroup, Sample, Unreadable
@@ -111,6 +107,8 @@ class GRPOTrainer:
     """Frozen copy of the initial policy, for the KL term."""
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
     """In place of ``reference``: context in which the policy is its own reference (LoRA: adapters disabled)."""
+    warm_start: SFTTrainer | None = None
+    """Takes the steps of the warm start, with the same policy and optimizer; None without a warm start."""
     refill: Callable[[int, int], Sequence[Sample]] | None = None
     """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
     write_target: WriteTarget | None = None
@@ -126,11 +124,18 @@ class GRPOTrainer:
         """This process among those of the run."""
         return self.runner.runtime.ranks
 
-    def step(self, number: int, samples: Sequence[Sample]) -> GRPOReport:
-        """One training step on a batch of samples.
+    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
+        """One training step on a batch of samples; a supervised one in the warm start.
 
         Source: GRPO (arXiv 2402.03300, algorithm 1) with the rule-based rewards of Visual-RFT.
         """
+        if self.warm_start is not None:
+            if number < self.config.warm_start_steps:
+                return self._warm_up(self.warm_start, number, samples)
+            if number == self.config.warm_start_steps:
+                # The moments are those of another loss; a run that starts from a supervised model has none of them.
+                assert isinstance(self.optimizer, Optimizer), "the config refuses a warm start with ZeRO"
+                self.optimizer.state.clear()
         timer = StageTimer()
         # Sample a group of G completions per prompt from the current policy; reward each completion.
         rollout = self._roll_out(number, samples, timer)
@@ -151,6 +156,18 @@ class GRPOTrainer:
         """This rank's rewarded groups, as step ``number`` samples them for a batch; nothing is learnt."""
         return self._sample(number, samples, StageTimer()).groups
 
+    def _warm_up(self, trainer: SFTTrainer, number: int, samples: Sequence[Sample]) -> StepReport:
+        """A step of the warm start. Its loss is the metric ``demonstration_loss``, as it is no loss of GRPO."""
+        report = trainer.step(number, samples)
+        timer = StageTimer()
+        self._publish_weights(timer)
+        names = {"loss": "demonstration_loss"}
+        return replace(
+            report,
+            metrics={names.get(name, name): value for name, value in report.metrics.items()},
+            timings={**report.timings, "update": report.timings["update"] + timer.seconds["update"]},
+        )
+
     def close(self) -> None:
         """Release the generator. No step follows."""
         self.generator.close()
@@ -159,7 +176,7 @@ class GRPOTrainer:
         """Sample and reward the groups of a step, on all ranks."""
         own = self._demonstrate(number, self._sample(number, samples, timer), first_place=0)
         groups, demonstrations = self._gather(own, timer)
-        rollout = Rollout(own, groups, len(groups), demonstrations, self._advantages(groups, demonstrations))
+        rollout = Rollout(own, groups, len(groups), demonstrations, advantages_of(self.config, groups, demonstrations))
         return self._refill(number, rollout, timer)
 
     def _refill(self, number: int, rollout: Rollout, timer: StageTimer) -> Rollout:
@@ -184,7 +201,7 @@ class GRPOTrainer:
                 [*rollout.groups, *groups],
                 rollout.num_first,
                 [*rollout.demonstrations, *demonstrations],
-                [*rollout.advantages, *self._advantages(groups, demonstrations)],
+                [*rollout.advantages, *advantages_of(self.config, groups, demonstrations)],
             )
         return rollout
 
@@ -244,23 +261,6 @@ class GRPOTrainer:
     def _context(self, number: int) -> RewardContext:
         return RewardContext(step_frac=self._step_frac(number), max_tokens=self.params.max_completion_tokens)
 
-    def _advantages(
-        self, groups: Sequence[RolloutGroup], demonstrations: Sequence[Sequence[Demonstration]]
-    ) -> list[GroupAdvantages]:
-        """Advantages of each group and, if they are members of it, of its demonstrations."""
-        scale = self.config.scale_by_std
-        if self.config.demonstrations != "group":
-            return [GroupAdvantages(group_advantages(group.rewards, scale_by_std=scale).tolist()) for group in groups]
-        return [
-            advantages_with_demonstrations(
-                group.rewards,
-                [one.reward for one in members],
-                scale_by_std=scale,
-                in_mean=self.config.demonstration_in_mean,
-            )
-            for group, members in zip(groups, demonstrations, strict=True)
-        ]
-
     def _encode(self, rendered: Sequence[RenderedPrompt], places: Sequence[int]) -> list[EncodedPrompt]:
         """Each prompt with its image features. ``places`` in the step name the random streams of the completions."""
         return [
@@ -294,7 +294,6 @@ class GRPOTrainer:
 
     def _pack_groups(self, number: int, rollout: Rollout, *, drop_equal: bool) -> list[Microbatch]:
         own = rollout.own
-        advantages = self._advantages(own.groups, own.demonstrations)
         return pack_step(
             own.groups,
             own.encoded,
@@ -305,46 +304,16 @@ class GRPOTrainer:
             microbatch_tokens=self.config.microbatch_tokens,
             counted=rollout.counted,
             mask_truncated=self.config.mask_truncated,
-            advantages=[one.completions for one in advantages],
-            demonstrations=self._weigh(number, rollout, own.groups, own.demonstrations, advantages),
+            advantages=[one.completions for one in advantages_of(self.config, own.groups, own.demonstrations)],
+            demonstrations=weigh_demonstrations(
+                self.config,
+                rollout,
+                own.groups,
+                own.demonstrations,
+                max_completion_tokens=self.params.max_completion_tokens,
+                step_frac=self._step_frac(number),
+            ),
         )
-
-    def _weigh(
-        self,
-        number: int,
-        rollout: Rollout,
-        groups: Sequence[RolloutGroup],
-        demonstrations: Sequence[Sequence[Demonstration]],
-        advantages: Sequence[GroupAdvantages],
-    ) -> list[list[WeightedDemonstration]]:
-        """Each group's demonstrations with the weights of their tokens, without those of weight 0.
-
-        The denominators are those of the whole step: with "loss" the number of demonstration tokens, with "group" that
-        of the completions.
-        """
-        if self.config.demonstrations == "off":
-            return [[] for _ in groups]
-        in_group = self.config.demonstrations == "group"
-        weigh = token_weights(rollout.counted, self.config.loss, self.params.max_completion_tokens)
-        num_tokens = sum(one.num_loss_tokens for members in rollout.demonstrations for one in members)
-
-        def weight(one: Demonstration, group: RolloutGroup, advantage: float) -> float:
-            if in_group:
-                return advantage * weigh(len(one.token_ids))
-            return self._demonstration_coef_at(number, group) / num_tokens
-
-        found = []
-        for group, members, values in zip(groups, demonstrations, advantages, strict=True):
-            rates = values.demonstrations if in_group else [0.0] * len(members)
-            weighted = [(one, weight(one, group, rate)) for one, rate in zip(members, rates, strict=True)]
-            found.append(
-                [
-                    WeightedDemonstration(one.token_ids, [value * is_in for is_in in one.in_loss], one.is_target)
-                    for one, value in weighted
-                    if value
-                ]
-            )
-        return found
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Microbatch, own: Drawn) -> Tensor | None:
@@ -485,7 +454,12 @@ class GRPOTrainer:
 
     def _report(self, number: int, rollout: Rollout, updates: dict[str, float], timer: StageTimer) -> GRPOReport:
         kl_coef = {} if self.config.kl_coef_end is None else {"kl_coef": self._kl_coef_at(number)}
-        taught = self._demonstration_metrics(number, rollout)
+        taught = demonstration_step_metrics(
+            self.config,
+            rollout,
+            max_completion_tokens=self.params.max_completion_tokens,
+            step_frac=self._step_frac(number),
+        )
         own = self._group_metrics(rollout)
         return GRPOReport(
             metrics={
@@ -540,23 +514,6 @@ class GRPOTrainer:
             metrics["num_tokens"] = num_tokens(rollout.groups)
         return metrics
 
-    def _demonstration_metrics(self, number: int, rollout: Rollout) -> dict[str, float]:
-        """Mean coefficient or advantage of the batch's demonstrations, and the tokens of those in the loss.
-
-        Separate from ``_group_metrics``, which describes the policy's own completions.
-        """
-        if self.config.demonstrations == "off":
-            return {}
-        weighted = self._weigh(number, rollout, rollout.groups, rollout.demonstrations, rollout.advantages)
-        metrics: dict[str, float] = {
-            "demonstration_tokens": sum(len(one.token_ids) for members in weighted for one in members)
-        }
-        if self.config.demonstrations == "loss":
-            metrics["demonstration_coef"] = fmean(self._demonstration_coef_at(number, one) for one in rollout.first)
-        elif targets := [one.demonstrations[0] for one in rollout.advantages if one.demonstrations]:
-            metrics["demonstration_advantage"] = fmean(targets)
-        return metrics
-
     def _gap_warning(self, number: int, gap: float | None) -> str | None:
         """Warning that the log-probs of engine and policy differ too much; None if they do not."""
         if gap is None or self.correction is None or gap <= self.correction.max_gap:
@@ -568,21 +525,13 @@ class GRPOTrainer:
         )
 
     def _step_frac(self, number: int) -> float:
-        """Fraction of the run that is done: 0 in the first step, 1 in the last."""
-        return number / max(1, self.config.steps - 1)
+        """Fraction of the steps after the warm start that is done: 0 in the first of them, 1 in the last."""
+        first = self.config.warm_start_steps
+        return max(0, number - first) / max(1, self.config.steps - first - 1)
 
     def _kl_coef_at(self, number: int) -> float:
         """Coefficient of the KL term: linear from ``kl_coef`` to ``kl_coef_end`` over the run, if that is set."""
-        return self._linear(number, self.config.kl_coef, self.config.kl_coef_end)
-
-    def _demonstration_coef_at(self, number: int, group: RolloutGroup) -> float:
-        """Coefficient of the cross-entropy of a group's demonstration."""
-        coef = self._linear(number, self.config.demonstration_coef, self.config.demonstration_coef_end)
-        return coef * (1.0 - success(group)) if self.config.demonstration_fade else coef
-
-    def _linear(self, number: int, start: float, end: float | None) -> float:
-        """A value that moves linearly from ``start`` to ``end`` over the run; constant without an end."""
-        return start if end is None else start + (end - start) * self._step_frac(number)
+        return linear(self.config.kl_coef, self.config.kl_coef_end, self._step_frac(number))
 
 
 def _require_finite_rewards(rollout: Rollout) -> None:

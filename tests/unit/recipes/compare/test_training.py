@@ -1,4 +1,4 @@
-"""Budgets, progress and shared runs of the systems of a comparison."""
+"""Budgets and progress of the systems of a comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from virft.config.schema import CompareConfig, Config, DataConfig, GRPOConfig, R
 from virft.recipes.compare.systems import Steps
 from virft.recipes.compare.training import RunCost, RunProgress, SystemTraining, TrainedSystem, best_validation
 
-SYSTEMS = ("sft", "curated_sft", "rft", "sft_rft", "mix")
+SYSTEMS = ("sft", "curated_sft", "rft", "sft_rft", "mix", "sft_mix")
 
 
 def training(out: Path, budget: Any) -> SystemTraining:
@@ -24,7 +24,7 @@ def training(out: Path, budget: Any) -> SystemTraining:
         run=RunConfig(dir=str(out)),
     )
     found = SystemTraining(config=config, out=out, log=print)
-    found.trained["rft"] = TrainedSystem(name="rft", runs=(), tokens=1000, seconds=10.0)
+    found.trained["rft"] = TrainedSystem(name="rft", runs=(), tokens=12_000, seconds=120.0)
     return found
 
 
@@ -41,17 +41,22 @@ NOTHING = RunCost(0, 0)
 @pytest.mark.parametrize(
     ("budget", "name", "expected"),
     [
-        ("samples", "sft", Steps(120, 16, 0)),
-        ("samples", "sft_rft", Steps(60, 16, 60)),
-        ("samples", "mix", Steps(0, 0, 120)),
-        ("own", "sft", Steps(30, 8, 0)),
-        ("own", "sft_rft", Steps(15, 8, 60)),
-        # 1000 / 50 and 10 / 0.25
-        ("tokens", "sft", Steps(20, 8, 0)),
-        ("seconds", "sft", Steps(40, 8, 0)),
-        ("tokens", "sft_rft", Steps(10, 8, 60)),
+        ("samples", "sft", Steps(120, 16)),
+        ("samples", "rft", Steps(120, 16)),
+        ("samples", "sft_rft", Steps(120, 16, 60)),
+        ("samples", "mix", Steps(120, 16)),
+        ("own", "sft", Steps(30, 8)),
+        ("own", "sft_rft", Steps(120, 16, 60)),
+        # 12,000 / 50 and 120 / 0.25
+        ("tokens", "sft", Steps(240, 8)),
+        ("seconds", "sft", Steps(480, 8)),
+        ("tokens", "rft", Steps(120, 16)),
+        # 120 * 50 of 12,000 tokens, then 6,000 / 100 steps
+        ("tokens", "sft_rft", Steps(180, 16, 120)),
         # 120 / 1.25
-        ("tokens", "mix", Steps(0, 0, 96)),
+        ("tokens", "mix", Steps(96, 16)),
+        # 6,000 / 125
+        ("tokens", "sft_mix", Steps(168, 16, 120)),
     ],
 )
 def test_all_systems_get_the_budget_of_rft(
@@ -65,13 +70,28 @@ def test_sampling_the_base_model_takes_steps_of_a_measured_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("virft.recipes.compare.training.cost_of_step", cost_of_step)
-    # (1000 - 200) / 50
-    assert training(tmp_path, "tokens").steps_of("curated_sft", RunCost(200, 2.0)) == Steps(16, 8, 0)
+    # (12,000 - 200) / 50
+    assert training(tmp_path, "tokens").steps_of("curated_sft", RunCost(200, 2.0)) == Steps(236, 8)
     # a resumed comparison does not measure again
     monkeypatch.setattr("virft.recipes.compare.training.cost_of_step", lambda config, method: RunCost(1, 1))
-    assert training(tmp_path, "tokens").steps_of("curated_sft", RunCost(200, 2.0)) == Steps(16, 8, 0)
+    assert training(tmp_path, "tokens").steps_of("curated_sft", RunCost(200, 2.0)) == Steps(236, 8)
     # with as many samples, the cost is shown only
-    assert training(tmp_path, "samples").steps_of("curated_sft", RunCost(200, 2.0)) == Steps(120, 16, 0)
+    assert training(tmp_path, "samples").steps_of("curated_sft", RunCost(200, 2.0)) == Steps(120, 16)
+
+
+def test_a_warm_start_leaves_a_step_of_grpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # supervised steps as expensive as those of RFT: 119 of them, and one of GRPO
+    monkeypatch.setattr("virft.recipes.compare.training.cost_of_step", lambda config, method: RunCost(100, 1.0))
+    assert training(tmp_path, "tokens").steps_of("sft_rft", NOTHING) == Steps(120, 16, 119)
+
+
+def test_a_warm_start_without_the_rationales_that_thinking_needs_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("virft.recipes.compare.training.has_possible_thinking", lambda config: False)
+    one = training(tmp_path, "samples")
+    assert one.train("sft_rft") is None
+    assert one.skipped == {"sft_rft": "with thinking, its warm start needs a rationale in every training sample"}
 
 
 def test_the_time_left_is_that_of_the_missing_runs(tmp_path: Path) -> None:

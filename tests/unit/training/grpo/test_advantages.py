@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virft.training.grpo.advantages import group_advantages, has_nonzero_std
+from virft.training.grpo.advantages import (
+    GroupAdvantages,
+    advantages_with_demonstrations,
+    group_advantages,
+    has_nonzero_std,
+)
 
 REWARDS = st.lists(st.floats(-3, 3, allow_nan=False), min_size=2, max_size=16)
 
@@ -49,3 +55,38 @@ def test_a_reward_added_to_all_changes_nothing(rewards: list[float], shift: floa
 def test_a_higher_reward_never_has_a_lower_advantage(rewards: list[float]) -> None:
     ordered = group_advantages(sorted(rewards))
     assert all(low <= high for low, high in pairwise(ordered))
+
+
+def test_completions_keep_their_advantages_unless_demonstrations_are_in_the_mean() -> None:
+    rewards = [1.0, 2.0, 3.0]
+    own = tuple(group_advantages(rewards).tolist())
+    assert advantages_with_demonstrations(rewards, [5.0]).completions == own
+    # mean 2.75, standard deviation of 1, 2, 3 and 5: sqrt((1.75^2 + 0.75^2 + 0.25^2 + 2.25^2) / 3)
+    std = math.sqrt(8.75 / 3)
+    together = advantages_with_demonstrations(rewards, [5.0], in_mean=True)
+    assert together.completions == pytest.approx([(one - 2.75) / (std + 1e-4) for one in rewards])
+    assert together.demonstrations == pytest.approx([2.25 / (std + 1e-4)])
+    # compared with the mean 2 of the completions, on the scale of all
+    assert advantages_with_demonstrations(rewards, [5.0]).demonstrations == pytest.approx([3 / (std + 1e-4)])
+
+
+def test_a_better_demonstration_of_equal_completions_has_an_advantage_of_bounded_size() -> None:
+    found = advantages_with_demonstrations([1.0] * 8, [1.0 + 1e-3])
+    assert not any(found.completions)
+    # 9 members, one of them different: difference / standard deviation = 3, at most
+    assert found.demonstrations == pytest.approx((3.0,), rel=0.3)
+    assert found.has_signal
+
+
+@pytest.mark.parametrize("in_mean", [False, True])
+def test_a_target_is_never_made_less_likely_and_a_worse_near_right_answer_is(in_mean: bool) -> None:
+    found = advantages_with_demonstrations([3.0, 2.9], [2.0, 1.0], in_mean=in_mean)
+    assert found.demonstrations[0] == 0.0
+    assert found.demonstrations[1] < 0.0
+
+
+@pytest.mark.parametrize("in_mean", [False, True])
+def test_equal_rewards_of_all_members_have_no_advantage(in_mean: bool) -> None:
+    found = advantages_with_demonstrations([0.1 + 0.2] * 4, [0.3], in_mean=in_mean)
+    assert not found.has_signal
+    assert found == GroupAdvantages((0.0,) * 4, (0.0,))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from group_factories import encode, group
 from virft.config.schema import LossKind
 from virft.training.grpo.loss import policy_loss
-from virft.training.grpo.pack import Microbatch, pack_step
+from virft.training.grpo.pack import Microbatch, WeightedDemonstration, pack_step
 from virft.types import FinishReason, RolloutGroup
 
 KINDS: tuple[LossKind, ...] = ("sequence_mean", "token_mean", "constant_length")
@@ -200,3 +200,63 @@ def test_completions_that_were_cut_may_weigh_nothing(loss: LossKind, expected: l
     assert batch.weights.tolist() == pytest.approx(expected)
     # the one that is whole is still better than the mean of both
     assert batch.advantages.tolist() == [-0.5, -0.5, 0.5]
+
+
+DEMONSTRATIONS = [
+    [WeightedDemonstration((90, 91, 92), (0.5, 0.0, 0.5), True), WeightedDemonstration((93,), (-0.1,), False)],
+    [WeightedDemonstration((94, 95), (0.25, 0.25), True)],
+]
+
+
+@pytest.mark.parametrize("drop_equal", [False, True])
+@pytest.mark.parametrize("microbatch_tokens", [1, 5, 7, 9, 12, 1000])
+def test_each_demonstration_is_in_exactly_one_row(microbatch_tokens: int, drop_equal: bool) -> None:
+    groups = (group([1.0, 1.0], [2, 1]), group([1.0, 0.0], [1, 3], id="b"))
+    batches = pack_step(
+        groups,
+        encode(*groups),
+        loss="sequence_mean",
+        max_completion_tokens=10,
+        scale_by_std=False,
+        drop_equal=drop_equal,
+        microbatch_tokens=microbatch_tokens,
+        demonstrations=DEMONSTRATIONS,
+    )
+    tokens: list[int] = []
+    weights: list[float] = []
+    for batch in batches:
+        # entries of completions and of demonstrations are all targets of the row, and no other
+        assert len(batch.sampled(batch.row.targets)) == len(batch.weights) == len(batch.sampler_logprobs)
+        if (found := batch.demonstrations) is not None:
+            assert sorted(batch.sampled(torch.arange(len(batch.row.targets))).tolist() + found.index.tolist()) == list(
+                range(len(batch.row.targets))
+            )
+            tokens += batch.row.targets[found.index].tolist()
+            weights += found.weights.tolist()
+    assert tokens == [90, 91, 92, 93, 94, 95]
+    assert weights == pytest.approx([0.5, 0.0, 0.5, -0.1, 0.25, 0.25])
+    sampled = sum(len(batch.weights) for batch in batches)
+    assert sampled == (4 if drop_equal else 7)
+
+
+def test_the_cross_entropy_is_that_of_targets_in_the_loss() -> None:
+    one = group([1.0, 0.0])
+    (batch,) = pack_step(
+        [one],
+        encode(one),
+        loss="token_mean",
+        max_completion_tokens=10,
+        scale_by_std=False,
+        drop_equal=True,
+        microbatch_tokens=1000,
+        demonstrations=DEMONSTRATIONS[:1],
+    )
+    assert batch.demonstrations is not None
+    assert batch.demonstrations.in_cross_entropy.tolist() == [True, False, True, False]
+
+
+def test_a_row_without_demonstrations_selects_nothing() -> None:
+    (batch,) = pack(group([0.0, 1.0]))
+    values = torch.randn(4)
+    assert batch.demonstrations is None
+    assert batch.sampled(values) is values
