@@ -28,7 +28,7 @@ _DATA_HELP = "dataset folder made by `virft build`, or the folder of a build wit
 
 def add_check(verbs: Verbs) -> None:
     """Add the parser of ``check``."""
-    verb = add_verb(verbs, "check", "validate a dataset and print its statistics, or list its suspect labels", check)
+    verb = add_verb(verbs, "check", "validate a dataset, or list its suspect labels", check)
     verb.add_argument(
         "data",
         metavar="DATA",

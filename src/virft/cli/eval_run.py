@@ -6,7 +6,7 @@ from pathlib import Path
 
 from virft.cli import arguments
 from virft.cli.output import progress_bar, say
-from virft.cli.parsers import Verbs, add_data, add_intervals, add_resume, add_skip_refused, add_train, add_verb
+from virft.cli.parsers import Verbs, add_blind_data, add_data, add_intervals, add_resume, add_skip_refused, add_verb
 
 
 def add_eval(verbs: Verbs) -> None:
@@ -24,7 +24,7 @@ def add_eval(verbs: Verbs) -> None:
     )
     add_skip_refused(verb)
     add_resume(verb, "predictions")
-    add_train(verb)
+    add_blind_data(verb)
     verb.add_argument(
         "--no-base", dest="base", action="store_false", help="do not predict with the model that the run started from"
     )

@@ -18,6 +18,7 @@ from virft.cli.output import progress_bar, resolve_model, say
 from virft.cli.parsers import (
     Verbs,
     add_all,
+    add_blind_data,
     add_config,
     add_data,
     add_intervals,
@@ -28,7 +29,6 @@ from virft.cli.parsers import (
     add_skip_refused,
     add_task,
     add_thinking,
-    add_train,
     add_verb,
 )
 from virft.errors import CheckFailed, ConfigError, DataError
@@ -56,7 +56,7 @@ def add_predict(verbs: Verbs) -> None:
     )
     add_skip_refused(verb)
     add_resume(verb, "predictions")
-    add_train(verb)
+    add_blind_data(verb)
     add_all(verb)
     verb.add_argument(
         "--dry-run", action="store_true", help="print the number of predictions and of tokens; load no model"
@@ -215,7 +215,7 @@ def add_score(verbs: Verbs) -> None:
     add_data(verb, "folder of the dataset that was predicted")
     verb.add_argument("--out", type=Path, help="output file (default: scores.json next to the predictions)")
     add_intervals(verb)
-    add_train(verb)
+    add_blind_data(verb)
     add_all(verb)
     verb.add_argument(
         "--class-group",

@@ -277,7 +277,7 @@ def add_intervals(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def add_train(verb: argparse.ArgumentParser) -> None:
+def add_blind_data(verb: argparse.ArgumentParser) -> None:
     """Add the training data that blind baselines are fitted on."""
     verb.add_argument(
         "--train",
