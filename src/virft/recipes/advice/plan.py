@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +78,7 @@ def plan_training(
         if line.key == _TOKEN_LIMIT and line.key in given
     ]
     advised = [line for line in advised if line.key not in given]
-    run_dir = str(value_at(request.loaded.config, "run.dir"))
-    return TrainingPlan(
-        lines=(*own, *advised), commands=tuple(_commands(advice.system, name, run_dir)), notes=(*notes, *gaps)
-    )
+    return TrainingPlan(lines=(*own, *advised), commands=tuple(_commands(advice.system, name)), notes=(*notes, *gaps))
 
 
 def _own_lines(request: AdviceRequest) -> list[SettingLine]:
@@ -124,11 +120,9 @@ def _steps(request: AdviceRequest, system: AdvisedSystem) -> list[SettingLine]:
         return [SettingLine(key="sft.steps", value=steps["sft"], reason=reasons["sft"])]
     if system not in WARM_STARTED_ADVICE:
         return [SettingLine(key="grpo.steps", value=steps["grpo"], reason=reasons["grpo"])]
-    half = math.ceil(steps["grpo"] / 2)
-    reason = f"half of {steps['grpo']} steps ({reasons['grpo']})"
     return [
-        SettingLine(key="sft.steps", value=half, reason=reason),
-        SettingLine(key="grpo.steps", value=max(1, steps["grpo"] - half), reason="the other half"),
+        SettingLine(key="grpo.steps", value=steps["grpo"], reason=reasons["grpo"]),
+        SettingLine(key="grpo.warm_start_steps", value=steps["grpo"] // 2, reason="the first half is supervised"),
     ]
 
 
@@ -155,13 +149,10 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
     ]
 
 
-def _commands(system: AdvisedSystem, name: str, run_dir: str) -> list[str]:
+def _commands(system: AdvisedSystem, name: str) -> list[str]:
     if system == "sft":
         return [f"virft sft {name}"]
-    if system not in WARM_STARTED_ADVICE:
-        return [f"virft grpo {name}"]
-    first = f"{run_dir}_sft"
-    return [f"virft sft {name} run.dir={first}", f"virft grpo {name} --from {first}"]
+    return [f"virft {'train' if system in WARM_STARTED_ADVICE else 'grpo'} {name}"]
 
 
 def _notes(features: Features, advice: Advice) -> list[str]:
