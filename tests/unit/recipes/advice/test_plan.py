@@ -53,7 +53,7 @@ def test_the_advised_config_is_a_valid_config(data: Path, tmp_path: Path, system
     assert config.model.path == model
     for command in plan.commands:
         words = parse_arguments(command.split()[1:])
-        assert words["verb"] in ("sft", "grpo")
+        assert words["verb"] in ("train", "sft", "grpo")
         # its settings are accepted too
         load_fitted_config(tmp_path / "mine.toml", words["overrides"], method=words["verb"])
 
