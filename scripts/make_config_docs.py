@@ -30,7 +30,7 @@ HEAD = """\
 # Settings
 
 `virft grpo CONFIG.toml [KEY=VALUE ...]` reads one TOML file and applies the settings of the command line over it. So do
-`virft sft`, `plan`, `compare` and `audit`. A value on the command line is TOML; a bare word is a string:
+`virft train`, `sft`, `plan`, `compare` and `audit`. A value on the command line is TOML; a bare word is a string:
 `grpo.steps=10 model.train=lora`.
 
 The smallest file:
@@ -101,11 +101,11 @@ FITTED = f"""\
 ## Fitted defaults
 
 The defaults of the tables below are those of Visual-RFT for a model of 2 billion parameters. Another model, LoRA or
-other data need other values. When `virft grpo`, `sft`, `plan`, `audit`, `compare` or `virft.train` reads a config,
-each setting of this table that the config does not set gets the value that fits. A setting of the config or of the
-command line always wins. A value that would have no effect is not filled in. `--dry-run` prints where each value comes
-from, and `config.toml` of the run has all of them: a resumed run has the values that it was started with. A `Config`
-that is built in Python is used as it is.
+other data need other values. When `virft train`, `grpo`, `sft`, `plan`, `audit`, `compare` or `virft.train` reads a
+config, each setting of this table that the config does not set gets the value that fits. A setting of the config or of
+the command line always wins. A value that would have no effect is not filled in. `--dry-run` prints where each value
+comes from, and `config.toml` of the run has all of them: a resumed run has the values that it was started with. A
+`Config` that is built in Python is used as it is.
 
 | setting | value | when | source |
 |---|---|---|---|
@@ -173,6 +173,12 @@ FITTED_ROWS = (
         "`10.0`",
         "detection with a small model, all weights trained",
         TINY,
+    ),
+    (
+        "`grpo.warm_start_steps`",
+        "half of `grpo.steps`",
+        "`virft train` without thinking and without ZeRO",
+        "tuned with `virft-tiny`, [Reproducing](reproducing.md)",
     ),
     ("`grpo.kl_coef`", "`0.0`", "a small model; `grpo.kl_coef_end` is not set", TINY),
 )

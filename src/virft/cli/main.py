@@ -40,7 +40,7 @@ _DISTRIBUTED_VERBS = ("train", "grpo", "sft", "predict", "presence")
 _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
     "begin": (doctor.add_quickstart, doctor.add_doctor),
     "data": (build.add_build, data.add_check, data.add_preview, data.add_export),
-    "train": (init.add_init, train.add_train, train.add_grpo, train.add_sft, train.add_plan, compare.add_compare),
+    "train": (init.add_init, train.add_train_verb, train.add_grpo, train.add_sft, train.add_plan, compare.add_compare),
     "evaluate": (
         eval_run.add_eval,
         evaluate.add_predict,

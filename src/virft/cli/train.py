@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from virft.config.schema import Method
 
 
-def add_train(verbs: Verbs) -> None:
+def add_train_verb(verbs: Verbs) -> None:
     """Add the parser of ``train``."""
-    verb = add_verb(verbs, "train", "train as recommended: a supervised warm start, then GRPO", train)
+    verb = add_verb(verbs, "train", "train as recommended: a supervised warm start, then GRPO", train_with_warm_start)
     _add_run(verb, example="grpo.steps=10", sections=_GRPO_SECTIONS)
 
 
-def train(
+def train_with_warm_start(
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),
