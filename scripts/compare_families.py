@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from virft.cli.build import build_scenes
-from virft.cli.compare import compare
+from virft.cli.compare import compare_and_report
 from virft.cli.output import say
 from virft.config.schema import MIXED, Config, Method
 from virft.errors import RunStopped, VirftError
@@ -134,9 +134,9 @@ class Families:
         for number, name in enumerate(self._cells, start=1):
             say(f"cell {number} of {len(self._cells)}: {name}")
             try:
-                compare(
-                    config=self._config_file(name),
-                    overrides=self._overrides(name),
+                compare_and_report(
+                    self._config_file(name),
+                    self._overrides(name),
                     resume=(self._folder(name) / COMPARE).exists(),
                     after_run=self._after_run,
                 )

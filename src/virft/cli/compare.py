@@ -17,17 +17,19 @@ def add_compare(verbs: Verbs) -> None:
     add_resume(verb, "a comparison")
 
 
-def compare(
-    *,
+def compare(*, config: Path | None, overrides: Sequence[str] = (), resume: bool = False) -> None:
+    """Train and evaluate the systems of a config; print the differences and write a page of them."""
+    compare_and_report(config, overrides, resume=resume)
+
+
+def compare_and_report(
     config: Path | None,
     overrides: Sequence[str] = (),
-    resume: bool = False,
+    *,
+    resume: bool,
     after_run: Callable[[], None] | None = None,
 ) -> None:
-    """Train and evaluate the systems of a config; print the differences and write a page of them.
-
-    ``after_run`` as in ``run_compare``.
-    """
+    """As ``compare``, with ``after_run`` as in ``run_compare``."""
     from virft.recipes.compare.page import compare_page
     from virft.recipes.compare.runs import COMPARE, RESULT, run_compare
     from virft.recipes.fitting import load_fitted_config, untuned_warnings
