@@ -174,6 +174,12 @@ FITTED_ROWS = (
         "detection with a small model, all weights trained",
         TINY,
     ),
+    (
+        "`grpo.warm_start_steps`",
+        "half of `grpo.steps`",
+        "`virft train` without thinking and without ZeRO",
+        "tuned with `virft-tiny`, [Reproducing](reproducing.md)",
+    ),
     ("`grpo.kl_coef`", "`0.0`", "a small model; `grpo.kl_coef_end` is not set", TINY),
 )
 """Setting, value, condition and source of each fitted default."""

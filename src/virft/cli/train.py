@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 def add_train(verbs: Verbs) -> None:
     """Add the parser of ``train``."""
-    verb = add_verb(verbs, "train", "train as recommended: a supervised warm start, then GRPO", train_as_recommended)
+    verb = add_verb(verbs, "train", "train as recommended: a supervised warm start, then GRPO", train_with_warm_start)
     _add_run(verb, example="grpo.steps=10", sections=_GRPO_SECTIONS)
 
 
-def train_as_recommended(
+def train_with_warm_start(
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),

@@ -68,6 +68,7 @@ def _shown(found: Compared) -> Iterator[Section]:
 
 def _costs(found: Compared) -> Markup:
     trained = [one for one in found.systems if one.runs]
+    has_warm_start = any(one.warm_start_steps for one in trained)
     has_sampled = any(one.base_tokens for one in trained)
     rows = [
         [
@@ -78,6 +79,7 @@ def _costs(found: Compared) -> Markup:
             or "not tuned",
             "" if one.validation is None else f"{one.validation:.3f}",
             str(one.steps),
+            *([str(one.warm_start_steps)] if has_warm_start else []),
             *([one.samples or "all"] if has_sampled else []),
             f"{one.tokens:,}",
             *([f"{one.base_tokens:,}"] if has_sampled else []),
@@ -92,6 +94,7 @@ def _costs(found: Compared) -> Markup:
         "validation by learning rate",
         "validation",
         "steps",
+        *(["of them warm start"] if has_warm_start else []),
         *(["training samples"] if has_sampled else []),
         "tokens a run",
         *(["of them base completions"] if has_sampled else []),

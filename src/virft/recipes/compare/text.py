@@ -75,10 +75,11 @@ def _row(system: TrainedSystem, test: str, name: str, number: int, found: Compar
     against = by_pair["base", system.name][number].differences[name]
     value = against.second
     seeds = f" [{value.low:.3f}, {value.high:.3f}]" if value.num_seeds > 1 else ""
+    warm_start = f" ({system.warm_start_steps} of them warm start)" if system.warm_start_steps else ""
     sampled = f" ({system.base_tokens:,} of them base completions)" if system.base_tokens else ""
     return (
         f"{label} {value.mean:.3f}{seeds}  {_format_change(against)} against base; learning rate "
-        f"{format_rates(system.learning_rates)}, {system.steps} steps, {system.tokens:,} tokens{sampled}, "
+        f"{format_rates(system.learning_rates)}, {system.steps} steps{warm_start}, {system.tokens:,} tokens{sampled}, "
         f"{duration(system.seconds)}"
     )
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from virft.config.schema import CompareConfig, Config, Method
 from virft.config.toml_file import first_difference, load_config
 from virft.data.base_completions import BaseGroup
-from virft.errors import RunError
+from virft.errors import DataError, RunError
 from virft.files import write_text
 from virft.recipes.compare.systems import (
     SYSTEMS,
@@ -29,7 +29,7 @@ from virft.recipes.compare.systems import (
     sft_config,
     without_demonstrations,
 )
-from virft.recipes.preflight import training_data
+from virft.recipes.preflight import require_demonstrations, require_rationales, training_data
 from virft.recipes.setup import load_for_training, make_prompting, make_runtime
 from virft.recipes.train import run_training
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer, open_grpo_trainer
@@ -137,14 +137,10 @@ class SystemTraining:
         """
         system = SYSTEMS[name]
         selection = self._select(name) if system.needs_base_completions else _ALL
-        lacks_rationales = system.is_warm_started and not has_possible_thinking(self.config)
-        if selection.number == 0 or lacks_rationales:
-            self.skipped[name] = (
-                "with thinking, its warm start needs a rationale in every training sample"
-                if lacks_rationales
-                else f"no training sample has a {selection.threshold}"
-            )
-            self.log(f"{system.title} is skipped: {self.skipped[name]}")
+        reason = f"no training sample has a {selection.threshold}" if selection.number == 0 else self._refusal(name)
+        if reason is not None:
+            self.skipped[name] = reason
+            self.log(f"{system.title} is skipped: {reason}")
             return None
         if (same := self._same_as_sft(system, selection)) is not None:
             self.log(f"{system.title} is the same as SFT: no sample is excluded")
@@ -168,6 +164,18 @@ class SystemTraining:
             seconds=fmean(cost.seconds for cost in costs),
         )
         return self._add(found, selection)
+
+    def _refusal(self, name: str) -> str | None:
+        """The reason for which the training data does not allow a GRPO system; None if it does."""
+        system, config = SYSTEMS[name], self.config
+        try:
+            if system.is_warm_started:
+                require_rationales(training_data(config, "grpo"), config.prompt, config.mixture)
+            if system.is_mixed:
+                require_demonstrations(training_data(config, "grpo"), config.prompt, config.mixture)
+        except DataError as error:
+            return str(error)
+        return None
 
     def _add(self, found: TrainedSystem, selection: _Selection) -> TrainedSystem:
         """Add a system with the cost of sampling the base model's completions."""

@@ -157,11 +157,15 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
     several = len({run.trainer for _, _, run in runs}) > 1
     tables = [(place, _line_name(system, run), _of_run(run, several=several)) for place, system, run in runs]
     names = list(dict.fromkeys(name for _, _, table in tables for name in table))
+    # the same for all charts: rewards begin after a warm start, its loss ends with it
+    steps = [step for _, _, table in tables for points in table.values() for step in points.steps]
+    x_range = (min(steps), max(steps)) if steps else None
     rewards = [one for one in names if one == "reward" or one.startswith(("reward_", "reward@"))]
     validations = _sorted_validations(names)
     scores = [one for one in validations if one == f"{VALIDATION_PREFIX}score"] or validations[:1]
     parts = [one for one in rewards if one.partition("@")[0] not in _SIDE_PARTS]
-    losses = [] if rewards else [one for one in names if one.partition(" of ")[0] == "loss"]
+    # a run in its warm start has no rewards yet
+    losses = [] if rewards else [one for one in names if one.partition(" of ")[0] in ("loss", "demonstration_loss")]
     headings = {
         MAIN: [*parts, *losses, *scores],
         "Reward": [one for one in rewards if one not in parts],
@@ -173,7 +177,9 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
     known = {one for members in headings.values() for one in members}
     headings["Other"] = [one for one in names if one not in known]
     groups = [
-        ChartGroup(heading=heading, charts=tuple(_chart(name, tables) for name in members), is_main=heading == MAIN)
+        ChartGroup(
+            heading=heading, charts=tuple(_chart(name, tables, x_range) for name in members), is_main=heading == MAIN
+        )
         for heading, members in headings.items()
         if members
     ]
@@ -265,7 +271,9 @@ def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
     return {name: Points(tuple(steps), tuple(values)) for name, (steps, values) in found.items()}
 
 
-def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -> Chart:
+def _chart(
+    name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]], x_range: tuple[float, float] | None
+) -> Chart:
     lines = tuple(
         _line(line_name, table[name], tone=place, system=place) for place, line_name, table in tables if name in table
     )
@@ -274,6 +282,7 @@ def _chart(name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]]) -
         description=(_DESCRIPTIONS | _rollout_metrics()).get(name.partition(" of ")[0], ""),
         lines=lines,
         is_fraction=_is_fraction(name, lines),
+        x_range=x_range,
         y_range=_fixed_range(name, [value for line in lines for value in line.points.values]),
     )
 

@@ -10,6 +10,7 @@ from virft.evaluation.blind import BlindBaseline, BlindScores
 from virft.metrics.labels import label_of
 from virft.report.render.blind_tables import blind_cell, first_predictions
 from virft.report.render.reported import ReportedRun, ReportedSystem
+from virft.report.render.run_cards import warm_start_of
 from virft.report.render.score_tables import Cell, ScoreTable
 from virft.report.render.shown_questions import ShownPrediction, ShownQuestion, ShownTest
 
@@ -157,7 +158,7 @@ def _trained(place: int, system: ReportedSystem) -> TrainedLine:
     facts = (
         f"{first.card.get('model') or first.settings.get('model.path') or 'model not recorded'}",
         f"{first.trainer.upper()} on {_training_data(first) or 'data not recorded'}",
-        f"{steps} steps{seeds}" if steps is not None else "",
+        f"{steps} steps{warm_start_of(first)}{seeds}" if steps is not None else "",
     )
     return TrainedLine(name=system.name, place=place, facts=" · ".join(filter(None, facts)))
 

@@ -75,6 +75,12 @@ def _is_used(key: str, run: ReportedRun) -> bool:
     return key.partition(".")[0] not in _OWN_SECTIONS - {run.trainer}
 
 
+def warm_start_of(run: ReportedRun) -> str:
+    """Return the warm start of a run as a clause; "" without one."""
+    number = run.settings.get("grpo.warm_start_steps", 0) if run.trainer == "grpo" else 0
+    return f", the first {number} supervised" if number else ""
+
+
 def num_steps_done(run: ReportedRun) -> int:
     """Return the number of completed steps by ``timings.jsonl``, else by ``metrics.jsonl``; 0 for a new run."""
     steps = [record["step"] + 1 for record in (*run.timings, *run.metrics) if len(record) > 1]
@@ -102,7 +108,7 @@ def _view(run: ReportedRun) -> RunCardView:
     facts = {
         "folder": run.folder,
         "method": card.get("trainer"),
-        "steps": f"{num_steps_done(run)}" + (f" of {planned}" if planned is not None else ""),
+        "steps": f"{num_steps_done(run)}" + (f" of {planned}" if planned is not None else "") + warm_start_of(run),
         "training time": _training_time(run),
         "model": card.get("model") or run.settings.get("model.path"),
         "command": shlex.join(str(word) for word in card.get("argv", ())),

@@ -144,6 +144,12 @@ def test_a_difference_within_the_repeatability_limit_is_a_tie() -> None:
     assert next(iter(sentences(by_pair, 0, limits={"accuracy": 0.009}))).startswith("RFT is better than base")
 
 
+def test_the_steps_of_a_warm_start_are_shown() -> None:
+    warm = system("sft_rft", 0.6, warm_start_steps=2, learning_rates=(1e-4, 1e-5), seconds=61.0)
+    (line,) = [one for one in compared_text(compared(system("base"), warm)).splitlines() if "SFT then RFT  " in one]
+    assert line.endswith("learning rate 0.0001 then 1e-05, 4 steps (2 of them warm start), 1,000 tokens, 1:01")
+
+
 def test_the_cost_of_base_completions_is_shown() -> None:
     curated = system("curated_sft", 0.6, base_tokens=300, tokens=1300, seconds=61.0)
     (line,) = [one for one in compared_text(compared(system("base"), curated)).splitlines() if "curated SFT  " in one]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from virft.config.schema import CompareConfig, Config, DataConfig, GRPOConfig, RunConfig, SFTConfig
+from factories import sample, save_image
+from virft.config.schema import CompareConfig, Config, DataConfig, GRPOConfig, PromptConfig, RunConfig, SFTConfig
+from virft.data.store_writer import StoreWriter
 from virft.recipes.compare.systems import Steps
 from virft.recipes.compare.training import RunCost, RunProgress, SystemTraining, TrainedSystem, best_validation
 
@@ -85,13 +88,18 @@ def test_a_warm_start_leaves_a_step_of_grpo(tmp_path: Path, monkeypatch: pytest.
     assert training(tmp_path, "tokens").steps_of("sft_rft", NOTHING) == Steps(120, 16, 119)
 
 
-def test_a_warm_start_without_the_rationales_that_thinking_needs_is_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("virft.recipes.compare.training.has_possible_thinking", lambda config: False)
+@pytest.mark.parametrize("name", ["sft_rft", "mix", "sft_mix"])
+def test_systems_that_need_the_rationales_that_thinking_lacks_are_skipped(tmp_path: Path, name: str) -> None:
+    with StoreWriter(tmp_path / "train") as writer:
+        image = writer.add_image_file("a.png", save_image(tmp_path / "a.png"))
+        writer.add(sample(image=image))
+        writer.finish(source={}, seed=0)
     one = training(tmp_path, "samples")
-    assert one.train("sft_rft") is None
-    assert one.skipped == {"sft_rft": "with thinking, its warm start needs a rationale in every training sample"}
+    one.config = replace(one.config, data=DataConfig(train=str(tmp_path / "train")), prompt=PromptConfig(thinking=True))
+    assert one.train(name) is None
+    assert "rationale, which" in one.skipped[name]
+    one.config = replace(one.config, prompt=PromptConfig(thinking=False))
+    assert one._refusal(name) is None
 
 
 def test_the_time_left_is_that_of_the_missing_runs(tmp_path: Path) -> None:

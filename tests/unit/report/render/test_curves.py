@@ -51,6 +51,18 @@ def test_of_supervised_training_the_loss_comes_first() -> None:
     assert [chart.title for chart in update.charts] == ["gradient norm"]
 
 
+def test_charts_of_a_run_with_a_warm_start_have_one_step_axis() -> None:
+    warm = [{"step": number, "demonstration_loss": 2.0 - number} for number in range(2)]
+    rewarded = [{"step": number, "reward": 1.0} for number in range(2, 5)]
+    charts = {chart.title: chart for group in chart_groups([system("a", *warm, *rewarded)]) for chart in group.charts}
+    assert charts["reward"].lines[0].points.steps == (3, 4, 5)
+    assert charts["demonstration loss"].lines[0].points.steps == (1, 2)
+    assert {chart.x_range for chart in charts.values()} == {(1, 5)}
+    # before the first reward, the loss comes first
+    (main,) = chart_groups([system("a", *warm)])
+    assert ([chart.title for chart in main.charts], main.is_main) == (["demonstration loss"], True)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "ends"),
     [

@@ -56,6 +56,8 @@ def test_a_run_without_card_or_logs_shows_what_is_known() -> None:
     assert facts(run()) == {"folder": "runs/a", "steps": "0"}
     damaged = [{"step": 0, "update": "x"}, {"step": 1, "update": float("inf"), "sampling": 3}]
     assert facts(run(timings=damaged))["training time"] == "0:03 in steps, 1.5 s each"
+    warm = run(card={"trainer": "grpo"}, settings={"grpo.steps": 9, "grpo.warm_start_steps": 4})
+    assert facts(warm)["steps"] == "0 of 9, the first 4 supervised"
     assert facts(run(metrics=[{"step": 4, "loss": 1.0}], settings={"model.path": "m"}))["steps"] == "5"
 
 

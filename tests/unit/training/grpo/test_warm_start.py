@@ -71,6 +71,8 @@ def test_steps_of_the_warm_start_are_those_of_sft(config: Config, samples: list[
 def test_grpo_begins_from_the_weights_of_the_warm_start_without_its_optimizer_state(
     config: Config, samples: list[Sample]
 ) -> None:
+    # a demonstration teaches, whatever is sampled
+    config = replace(config, grpo=replace(config.grpo, demonstrations="loss"))
     whole = weights(after(config, samples, 0, 1, 2, 3))
     start = weights(after(config, samples, 0, 1))
     anew = weights(after(config, samples, 2, 3, start=start))
