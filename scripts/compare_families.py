@@ -200,7 +200,8 @@ class Families:
         folder, systems = self._out / name, self._systems_of(name)
         tests = [str(folder / part) for part in FAMILIES[CELLS[name].family] if part not in ("train", "validation")]
         seeds = [] if self._seeds is None else [f"compare.seeds={self._seeds}"]
-        demonstrations = ["grpo.demonstrations=loss"] if set(MIXED) & set(systems) else []
+        fading = ("demonstrations=loss", "demonstration_coef=0.5", "demonstration_coef_end=0.0")  # as `virft train`
+        demonstrations = [f"grpo.{setting}" for setting in fading] if set(MIXED) & set(systems) else []
         return [
             f"data.train={folder / 'train'}",
             f"data.validation={folder / 'validation'}",

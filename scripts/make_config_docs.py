@@ -175,10 +175,10 @@ FITTED_ROWS = (
         TINY,
     ),
     (
-        "`grpo.warm_start_steps`",
-        "half of `grpo.steps`",
-        "`virft train` without thinking and without ZeRO",
-        "tuned with `virft-tiny`, [Reproducing](reproducing.md)",
+        "`grpo.demonstrations`, from `demonstration_coef` to `demonstration_coef_end`",
+        '`"loss"`, `0.5` to `0.0`',
+        "`virft train` without thinking",
+        TINY,
     ),
     ("`grpo.kl_coef`", "`0.0`", "a small model; `grpo.kl_coef_end` is not set", TINY),
 )

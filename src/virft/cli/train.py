@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 def add_train(verbs: Verbs) -> None:
     """Add the parser of ``train``."""
-    verb = add_verb(verbs, "train", "train as recommended: a supervised warm start, then GRPO", train_with_warm_start)
+    verb = add_verb(
+        verbs, "train", "train with GRPO and demonstrations, as recommended", train_with_demonstrations
+    )
     _add_run(verb, example="grpo.steps=10", sections=_GRPO_SECTIONS)
 
 
-def train_with_warm_start(
+def train_with_demonstrations(
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),
@@ -37,9 +39,9 @@ def train_with_warm_start(
     resume: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Train a model with a supervised warm start and GRPO; the trained model is saved in ``run.dir/model``.
+    """Train a model with GRPO and demonstrations; the trained model is saved in ``run.dir/model``.
 
-    As ``grpo``, but with a ``grpo.warm_start_steps`` that is fitted unless the config sets it.
+    As ``grpo``, but with ``grpo.demonstrations``, which fade over the run, unless the config sets them.
     """
     _train("train", config, overrides, from_run=from_run, resume=resume, dry_run=dry_run)
 

@@ -7,13 +7,13 @@ size, LoRA, or another number of samples needs other values. ``docs/config.md`` 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from virft.config.schema import Config, Method, without_effect
 
 FittedMethod = Literal["train", "grpo", "sft", "compare"]
-"""A training method, or ``compare``, which uses both; ``train``: GRPO after a warm start, of ``virft train``."""
+"""A training method, or ``compare``, which uses both; ``train``: GRPO with demonstrations, of ``virft train``."""
 
 _DETECTION = "detection"
 """Task that the settings of detection are fitted to."""
@@ -101,8 +101,8 @@ in a test, docs/log.md."""
 MOST_STEPS = 1000
 """Largest number of steps that is fitted."""
 
-WARM_START_FRAC = 0.5
-"""Steps of the warm start / steps of a run, of ``virft train``."""
+DEMONSTRATION_COEF = 0.5
+"""Coefficient of the cross-entropy in the first step of ``virft train``; it falls to 0 in the last one."""
 
 NUM_VALIDATIONS = 4
 """Validations during a run, after the one before the first step: ``best`` and early stopping choose among them."""
@@ -117,7 +117,9 @@ FITTED_KEYS = (
     "reward.iou_threshold_end",
     "reward.weights.confidence",
     "grpo.steps",
-    "grpo.warm_start_steps",
+    "grpo.demonstrations",
+    "grpo.demonstration_coef",
+    "grpo.demonstration_coef_end",
     "grpo.learning_rate",
     "grpo.name_lr_scale",
     "grpo.kl_coef",
@@ -167,14 +169,17 @@ def fitted_values(
     if method != "sft":
         chosen |= _of_grpo(config, explicit, facts, is_compared=method == "compare")
     if method == "train":
-        chosen |= _of_warm_start(config, explicit, chosen)
+        chosen |= _of_demonstrations(config, explicit)
     if method in ("sft", "compare"):
         chosen |= _of_sft(config, facts, is_compared=method == "compare")
-    elif config.grpo.warm_start_steps or "grpo.warm_start_steps" in chosen:
+    elif config.grpo.warm_start_steps:
         chosen["sft.learning_rate"] = fitted_learning_rate("sft", config.model.train, facts.num_parameters)
     chosen |= _of_data(config, explicit, facts)
     chosen |= _of_images(config, facts)
     chosen |= _of_validation(config, explicit, chosen, method=method)
+    if "grpo.demonstrations" in chosen:
+        # its parameters have an effect only with it
+        config = replace(config, grpo=replace(config.grpo, demonstrations="loss"))
     idle = without_effect(config)
     return {key: one for key, one in chosen.items() if key not in explicit and key not in idle}
 
@@ -228,19 +233,20 @@ def _of_grpo(config: Config, explicit: frozenset[str], facts: Facts, *, is_compa
     return chosen
 
 
-def _of_warm_start(config: Config, explicit: frozenset[str], chosen: dict[str, FittedValue]) -> dict[str, FittedValue]:
-    """The steps of the warm start, from those that are set or fitted; none if prompts request reasoning.
+def _of_demonstrations(config: Config, explicit: frozenset[str]) -> dict[str, FittedValue]:
+    """Demonstrations that fade over the run, unless the config has an opinion about them.
 
-    Few datasets have the rationales that supervised steps with thinking need.
+    None if prompts request reasoning: few datasets have the rationales that demonstrations then need.
     """
     thinks = config.prompt.thinking or any(part.thinking for part in config.mixture.values())
-    if "grpo.warm_start_steps" in explicit or thinks or config.parallel.strategy.startswith("zero"):
+    if thinks or any(key.startswith("grpo.demonstration") for key in explicit):
         return {}
-    steps = config.grpo.steps
-    if "grpo.steps" in chosen and "grpo.steps" not in explicit:
-        steps = chosen["grpo.steps"].value
-    reason = f"half of {steps:,} steps are supervised: the labels are demonstrations"
-    return {"grpo.warm_start_steps": FittedValue(value=int(WARM_START_FRAC * steps), reason=reason, source=_TUNED)}
+    reason = "the labels are demonstrations, which fade as the policy learns"
+    return {
+        "grpo.demonstrations": FittedValue(value="loss", reason=reason, source=_MEASURED),
+        "grpo.demonstration_coef": FittedValue(value=DEMONSTRATION_COEF, reason="in the first step", source=_MEASURED),
+        "grpo.demonstration_coef_end": FittedValue(value=0.0, reason="in the last step", source=_MEASURED),
+    }
 
 
 def _of_sft(config: Config, facts: Facts, *, is_compared: bool) -> dict[str, FittedValue]:

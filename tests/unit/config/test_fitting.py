@@ -206,17 +206,24 @@ def test_measured_configs_are_not_changed(path: Path) -> None:
     assert done.config == loaded.config
 
 
-@pytest.mark.parametrize(("text", "warm"), [("", 40), ("grpo.steps = 11", 5), ("grpo.warm_start_steps = 0", 0)])
-def test_recommended_method_has_a_warm_start_of_half_the_steps(text: str, warm: int) -> None:
-    config = fitted(text, method="train").config
-    assert config.grpo.warm_start_steps == warm
-    assert config.sft.learning_rate == (3e-4 if warm else 1e-5)
-    assert fitted(text).config.grpo.warm_start_steps == 0
+def test_recommended_method_has_demonstrations_that_fade() -> None:
+    grpo = fitted(method="train").config.grpo
+    assert (grpo.demonstrations, grpo.demonstration_coef, grpo.demonstration_coef_end) == ("loss", 0.5, 0.0)
+    assert fitted().config.grpo.demonstrations == "off"
 
 
-@pytest.mark.parametrize("text", ["prompt.thinking = true", 'parallel.strategy = "zero2"'])
-def test_recommended_method_has_no_warm_start_that_would_be_refused(text: str) -> None:
-    assert fitted(text, method="train").config.grpo.warm_start_steps == 0
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("prompt.thinking = true", "off"),
+        ('grpo.demonstrations = "off"', "off"),
+        ('grpo.demonstrations = "group"', "group"),
+    ],
+)
+def test_demonstrations_that_are_set_or_would_be_refused_are_left_alone(text: str, kind: str) -> None:
+    loaded = fitted(text, method="train")
+    assert loaded.config.grpo.demonstrations == kind
+    assert loaded.config.grpo.demonstration_coef_end is None
 
 
 def test_warm_start_that_is_set_gets_the_rate_of_sft() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from virft.config.fitting import SMALL
+from virft.config.fitting import DEMONSTRATION_COEF, SMALL
 from virft.config.toml_file import value_at
 from virft.models.size import read_model_size
 from virft.recipes.advice.completions import AdviceRequest
@@ -104,7 +104,11 @@ def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -
     system = advice.system
     lines = _steps(request, system) + _rates(request, features, advice)
     if system in _MIXED:
-        lines.append(SettingLine(key="grpo.demonstrations", value="loss"))
+        lines += [
+            SettingLine(key="grpo.demonstrations", value="loss"),
+            SettingLine(key="grpo.demonstration_coef", value=DEMONSTRATION_COEF, reason="in the first step"),
+            SettingLine(key="grpo.demonstration_coef_end", value=0.0, reason="in the last step"),
+        ]
     if (truncated := features.value("truncated")) > _TRUNCATED_FRAC:
         limit = request.config.sampling.max_completion_tokens
         reason = f"{truncated:.0%} of the completions were cut at {limit} tokens"
@@ -152,7 +156,7 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
 def _commands(system: AdvisedSystem, name: str) -> list[str]:
     if system == "sft":
         return [f"virft sft {name}"]
-    return [f"virft {'train' if system in WARM_STARTED_ADVICE else 'grpo'} {name}"]
+    return [f"virft {'train' if system in _MIXED else 'grpo'} {name}"]
 
 
 def _notes(features: Features, advice: Advice) -> list[str]:

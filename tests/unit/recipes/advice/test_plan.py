@@ -69,8 +69,8 @@ def test_steps_are_the_fitted_ones_and_a_warm_start_halves_them(data: Path) -> N
 
 
 def test_a_warm_start_is_part_of_one_run(data: Path) -> None:
-    assert plan_of(request_for(data), system="sft_rft").commands == ("virft train mine.toml",)
-    assert plan_of(request_for(data), system="rft").commands == ("virft grpo mine.toml",)
+    assert plan_of(request_for(data), system="sft_rft").commands == ("virft grpo mine.toml",)
+    assert plan_of(request_for(data), system="mix").commands == ("virft train mine.toml",)
 
 
 def test_settings_of_the_user_are_used_as_they_are(data: Path) -> None:
