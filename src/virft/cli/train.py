@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def add_train(verbs: Verbs) -> None:
     """Add the parser of ``train``."""
-    verb = add_verb(
-        verbs, "train", "train with GRPO and demonstrations, as recommended", train_with_demonstrations
-    )
+    verb = add_verb(verbs, "train", "train with GRPO and demonstrations, as recommended", train_with_demonstrations)
     _add_run(verb, example="grpo.steps=10", sections=_GRPO_SECTIONS)
 
 
