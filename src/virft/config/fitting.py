@@ -170,7 +170,7 @@ def fitted_values(
         chosen |= _of_warm_start(config, explicit, chosen)
     if method in ("sft", "compare"):
         chosen |= _of_sft(config, facts, is_compared=method == "compare")
-    elif config.grpo.warm_start_steps or "grpo.warm_start_steps" in chosen:
+    elif config.grpo.warm_start_steps or (warm := chosen.get("grpo.warm_start_steps")) is not None and warm.value:
         chosen["sft.learning_rate"] = fitted_learning_rate("sft", config.model.train, facts.num_parameters)
     chosen |= _of_data(config, explicit, facts)
     chosen |= _of_images(config, facts)
@@ -234,11 +234,16 @@ def _of_warm_start(config: Config, explicit: frozenset[str], chosen: dict[str, F
     Few datasets have the rationales that supervised steps with thinking need.
     """
     thinks = config.prompt.thinking or any(part.thinking for part in config.mixture.values())
-    if "grpo.warm_start_steps" in explicit or thinks or config.parallel.strategy.startswith("zero"):
+    if "grpo.warm_start_steps" in explicit:
         return {}
+    if thinks or config.parallel.strategy.startswith("zero"):
+        why = "prompts request reasoning, which few datasets have" if thinks else "ZeRO refuses one"
+        return {"grpo.warm_start_steps": FittedValue(value=0, reason=f"no warm start: {why}")}
     steps = config.grpo.steps
     if "grpo.steps" in chosen and "grpo.steps" not in explicit:
         steps = chosen["grpo.steps"].value
+    if steps < 2:
+        return {"grpo.warm_start_steps": FittedValue(value=0, reason="no warm start: a single step")}
     reason = f"half of {steps:,} steps are supervised: the labels are demonstrations"
     return {"grpo.warm_start_steps": FittedValue(value=int(WARM_START_FRAC * steps), reason=reason, source=_TUNED)}
 
