@@ -214,9 +214,18 @@ def test_recommended_method_has_a_warm_start_of_half_the_steps(text: str, warm: 
     assert fitted(text).config.grpo.warm_start_steps == 0
 
 
-@pytest.mark.parametrize("text", ["prompt.thinking = true", 'parallel.strategy = "zero2"'])
-def test_recommended_method_has_no_warm_start_that_would_be_refused(text: str) -> None:
-    assert fitted(text, method="train").config.grpo.warm_start_steps == 0
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("prompt.thinking = true", "prompts request reasoning, which few datasets have"),
+        ('parallel.strategy = "zero2"', "ZeRO refuses one"),
+        ("grpo.steps = 1", "a single step"),
+    ],
+)
+def test_recommended_method_says_why_it_has_no_warm_start(text: str, reason: str) -> None:
+    found = fitted(text, method="train")
+    assert found.config.grpo.warm_start_steps == 0
+    assert found.origins["grpo.warm_start_steps"] == f"fitted: no warm start: {reason}"
 
 
 def test_warm_start_that_is_set_gets_the_rate_of_sft() -> None:

@@ -152,6 +152,17 @@ def has_possible_thinking(config: Config) -> bool:
     )
 
 
+def has_demonstrations(config: Config) -> bool:
+    """True if some label can be a demonstration: with thinking, that of a sample with a rationale."""
+    thinking = thinking_by_origin(config.prompt, config.mixture)
+    if not (config.prompt.thinking or any(thinking.values())):
+        return True
+    return any(
+        sample.rationale is not None or not thinking.get(sample.origin, config.prompt.thinking)
+        for sample in training_data(config, "grpo")
+    )
+
+
 def _alone(config: Config, seed: int, folder: Path) -> Config:
     """The config of one run in ``folder``, which does not depend on what it is compared with."""
     return replace(config, seed=seed, compare=CompareConfig(), run=replace(config.run, dir=str(folder)))

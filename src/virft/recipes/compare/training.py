@@ -24,6 +24,7 @@ from virft.recipes.compare.systems import (
     System,
     format_rates,
     grpo_config,
+    has_demonstrations,
     has_possible_thinking,
     learning_rates,
     sft_config,
@@ -137,13 +138,11 @@ class SystemTraining:
         """
         system = SYSTEMS[name]
         selection = self._select(name) if system.needs_base_completions else _ALL
-        lacks_rationales = system.is_warm_started and not has_possible_thinking(self.config)
-        if selection.number == 0 or lacks_rationales:
-            self.skipped[name] = (
-                "with thinking, its warm start needs a rationale in every training sample"
-                if lacks_rationales
-                else f"no training sample has a {selection.threshold}"
-            )
+        reason = self._lacking_rationales(system)
+        if reason is None and selection.number == 0:
+            reason = f"no training sample has a {selection.threshold}"
+        if reason is not None:
+            self.skipped[name] = reason
             self.log(f"{system.title} is skipped: {self.skipped[name]}")
             return None
         if (same := self._same_as_sft(system, selection)) is not None:
@@ -168,6 +167,14 @@ class SystemTraining:
             seconds=fmean(cost.seconds for cost in costs),
         )
         return self._add(found, selection)
+
+    def _lacking_rationales(self, system: System) -> str | None:
+        """Why a system cannot be trained with thinking on this data; None if it can."""
+        if system.is_warm_started and not has_possible_thinking(self.config):
+            return "with thinking, its warm start needs a rationale in every training sample"
+        if system.is_mixed and not has_demonstrations(self.config):
+            return "with thinking, its demonstrations need a rationale, and no training sample has one"
+        return None
 
     def _add(self, found: TrainedSystem, selection: _Selection) -> TrainedSystem:
         """Add a system with the cost of sampling the base model's completions."""

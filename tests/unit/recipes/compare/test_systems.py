@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from virft.recipes.compare.systems import (
     SYSTEMS,
     Steps,
     grpo_config,
+    has_demonstrations,
     has_possible_thinking,
     learning_rates,
     sft_config,
@@ -145,6 +147,9 @@ def test_thinking_needs_rationales_where_prompts_request_it(
         mixture[name] = MixtureConfig(data=str(tmp_path / name), thinking=part_thinking if name == "one" else None)
     given = Config(mixture=mixture, prompt=PromptConfig(thinking=thinking), run=RunConfig(dir="x"))
     assert has_possible_thinking(given) is expected
+    # a mix needs one sample that can be demonstrated, such as those of the second dataset
+    assert has_demonstrations(given)
+    assert has_demonstrations(replace(given, mixture={"one": mixture["one"]})) is expected
     # SFT trains on labels without thinking instead
     one = sft_config(given, "sft", Steps(3, 2), rates=(1e-3,), seed=1, base=Path("b"), folder=Path("f"))
     assert one.prompt.thinking is (thinking and expected)

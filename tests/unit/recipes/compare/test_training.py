@@ -94,6 +94,17 @@ def test_a_warm_start_without_the_rationales_that_thinking_needs_is_skipped(
     assert one.skipped == {"sft_rft": "with thinking, its warm start needs a rationale in every training sample"}
 
 
+def test_a_mix_without_a_sample_that_thinking_can_demonstrate_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # found before the mix begins, not by an error after the runs of all other systems
+    monkeypatch.setattr("virft.recipes.compare.training.has_demonstrations", lambda config: False)
+    one = training(tmp_path, "samples")
+    assert one.train("mix") is None
+    reason = "with thinking, its demonstrations need a rationale, and no training sample has one"
+    assert one.skipped == {"mix": reason}
+
+
 def test_the_time_left_is_that_of_the_missing_runs(tmp_path: Path) -> None:
     progress = RunProgress({"sft": 3, "grpo": 2})
     assert progress.describe() == "0 of 5 training runs done"
