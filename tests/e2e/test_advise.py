@@ -47,6 +47,14 @@ def test_a_second_call_prints_the_same_and_needs_no_torch(
     assert "completions of an earlier call are used again" in again.stderr
 
 
+def test_excluded_samples_are_not_used(scenes: Path, tmp_path: Path) -> None:
+    first = json.loads((scenes / "train" / "samples.jsonl").read_text().splitlines()[0])["id"]
+    (tmp_path / "exclude.txt").write_text(f"{first}\n")
+    settings = (*SHORT, f"data.exclude={tmp_path / 'exclude.txt'}")
+    found = advise_training(scenes / "train", "virft-tiny", settings, num_samples=2, log=print)
+    assert found.features.num_samples == 10
+
+
 def test_sampling_resumes_and_more_samples_use_those_that_exist(scenes: Path) -> None:
     _, lines = advise(scenes, num_samples=2)
     (path,) = completions_cache().glob(f"*/{BASE_COMPLETIONS}")

@@ -129,7 +129,7 @@ def _marked_default(setting: Setting) -> str:
 
 
 def _footnote(shown: Iterable[Setting], *, width: int) -> list[str]:
-    text = "* if it is not set: fitted to model and data, see `virft grpo CONFIG --dry-run`"
+    text = "* if it is not set: fitted to model and data; `--dry-run` of a training verb prints it"
     return (
         textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
         if any(may_be_fitted(one.key) for one in shown)

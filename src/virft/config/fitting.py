@@ -177,9 +177,9 @@ def fitted_values(
     chosen |= _of_data(config, explicit, facts)
     chosen |= _of_images(config, facts)
     chosen |= _of_validation(config, explicit, chosen, method=method)
-    if "grpo.demonstrations" in chosen:
+    if (demonstrations := chosen.get("grpo.demonstrations")) is not None:
         # its parameters have an effect only with it
-        config = replace(config, grpo=replace(config.grpo, demonstrations="loss"))
+        config = replace(config, grpo=replace(config.grpo, demonstrations=demonstrations.value))
     idle = without_effect(config)
     return {key: one for key, one in chosen.items() if key not in explicit and key not in idle}
 
@@ -239,8 +239,11 @@ def _of_demonstrations(config: Config, explicit: frozenset[str]) -> dict[str, Fi
     None if prompts request reasoning: few datasets have the rationales that demonstrations then need.
     """
     thinks = config.prompt.thinking or any(part.thinking for part in config.mixture.values())
-    if thinks or any(key.startswith("grpo.demonstration") for key in explicit):
+    if any(key.startswith("grpo.demonstration") for key in explicit):
         return {}
+    if thinks:
+        reason = "no demonstrations: prompts request reasoning, which few datasets have"
+        return {"grpo.demonstrations": FittedValue(value="off", reason=reason)}
     reason = "the labels are demonstrations, which fade as the policy learns"
     return {
         "grpo.demonstrations": FittedValue(value="loss", reason=reason, source=_MEASURED),

@@ -226,5 +226,10 @@ def test_demonstrations_that_are_set_or_would_be_refused_are_left_alone(text: st
     assert loaded.config.grpo.demonstration_coef_end is None
 
 
+def test_missing_demonstrations_have_a_reason() -> None:
+    origins = fitted("prompt.thinking = true", method="train").origins
+    assert origins["grpo.demonstrations"].startswith("fitted: no demonstrations: prompts request reasoning")
+
+
 def test_warm_start_that_is_set_gets_the_rate_of_sft() -> None:
     assert fitted("grpo.warm_start_steps = 9").config.sft.learning_rate == 3e-4

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virft.data.store import Store
+from virft.data.training_data import open_training_data
 from virft.models.size import read_model_size
 from virft.recipes.advice.completions import NUM_SAMPLES, choose_samples, make_request, sample_completions
 from virft.recipes.advice.features import Features, measure_features
@@ -38,16 +39,23 @@ def advise_training(
 
     ``overrides``: settings ``KEY=VALUE``. ``num_samples``: maximum number of samples to evaluate. ``config_name``: file
     of the config in the commands. ``log`` prints a line of progress. Completions are cached by content, so a second
-    call returns immediately. Raises ``ConfigError``, ``DataError`` or ``ModelError``.
+    call returns immediately. Samples of ``data.exclude`` are not used. Raises ``ConfigError``, ``DataError`` or
+    ``ModelError``.
     """
     folder = find_datasets(data).train
     request = make_request(folder, model, overrides)
     store = Store(folder)
     store.check()
-    samples = list(store)
+    samples = list(open_training_data(request.config, batch_size=1))
     chosen = choose_samples(samples, num_samples, seed=request.config.seed)
     groups = sample_completions(request, chosen, store, log=log)
     features = measure_features(groups, samples)
     advice = give_advice(features, num_parameters=read_model_size(model).num_parameters)
-    plan = plan_training(request, features, advice, name=config_name or CONFIG_NAME)
+    plan = plan_training(
+        request,
+        features,
+        advice,
+        name=config_name or CONFIG_NAME,
+        num_without_rationale=sum(sample.rationale is None for sample in samples),
+    )
     return TrainingAdvice(features=features, advice=advice, plan=plan)

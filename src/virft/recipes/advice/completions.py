@@ -18,6 +18,7 @@ from virft.config.schema import Config
 from virft.config.toml_file import LoadedConfig, parse
 from virft.data.base_completions import BaseGroup, read_base_completions
 from virft.data.store import Store
+from virft.errors import ConfigError
 from virft.files import make_folder, write_text
 from virft.geometry.boxes import BoxSpace
 from virft.models.model_folders import ADAPTERS, find_model_folder
@@ -60,7 +61,7 @@ class SampledGroup(NamedTuple):
 def make_request(data: Path, model: str, overrides: Sequence[str] = ()) -> AdviceRequest:
     """Return the request for a dataset and a model; a model of more than 50 million parameters is used in bfloat16.
 
-    ``overrides``: settings ``KEY=VALUE``. Raises ``ConfigError`` for an invalid one.
+    ``overrides``: settings ``KEY=VALUE``. Raises ``ConfigError`` for an invalid one, or another dataset or model.
     """
     size = read_model_size(model).num_parameters
     is_large = size is None or size >= SMALL
@@ -69,6 +70,10 @@ def make_request(data: Path, model: str, overrides: Sequence[str] = ()) -> Advic
     # JSON strings are TOML strings too
     text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in own.items())
     loaded = parse(text, origin="virft advise", overrides=overrides)
+    given = {"data.train": loaded.config.data.train, "model.path": loaded.config.model.path}
+    for key, value in given.items():
+        if value != own[key]:
+            raise ConfigError(f"{key} is {value} and the advice is about {own[key]}; expected one of the two")
     config = fit(loaded, method="grpo").config
     # no KL penalty: sampling needs no reference model
     config = replace(config, grpo=replace(config.grpo, kl_coef=0.0, kl_coef_end=None))

@@ -29,6 +29,7 @@ _RATE_FACTORS: Mapping[tuple[Case, str], tuple[float, float]] = {
 }
 """Case and task -> best learning rate / fitted one, of SFT and of GRPO. Source: docs/reproducing.md (virft-tiny)."""
 _MIXED = ("mix", "sft_mix")
+_SUPERVISED = ("sft", *WARM_STARTED_ADVICE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +63,25 @@ class TrainingPlan:
 
 
 def plan_training(
-    request: AdviceRequest, features: Features, advice: Advice, *, name: str = CONFIG_NAME
+    request: AdviceRequest,
+    features: Features,
+    advice: Advice,
+    *,
+    name: str = CONFIG_NAME,
+    num_without_rationale: int = 0,
 ) -> TrainingPlan:
-    """Return config and commands of the advised training; empty if none is advised. ``name``: file of the config."""
+    """Return config and commands of the advised training; empty if none is advised.
+
+    ``name``: file of the config. ``num_without_rationale``: samples that have no rationale.
+    """
     notes = _notes(features, advice)
     if advice.system == "none":
         return TrainingPlan(lines=(), commands=(), notes=tuple(notes))
+    if request.config.prompt.thinking and num_without_rationale and advice.system in _SUPERVISED:
+        notes.append(
+            f"this config is refused: SFT with thinking needs a rationale in every sample, and {num_without_rationale} "
+            "of them have none; add rationales (virft build rows), or set prompt.thinking = false"
+        )
     gaps = describe_gaps(DataFolders(Path(str(request.config.data.train)), _validation(request)))
     own = _own_lines(request)
     given = {line.key: line.value for line in own}

@@ -284,7 +284,7 @@ def _doubts(case: Case, features: Features, num_parameters: int | None, agreemen
 def _reason(case: Case, features: Features, rule: Rule) -> str:
     value, per_class = features.value, features.images_per_class
     known = f"knowledge {value('knowledge'):.2f}"
-    images = "no classes" if per_class is None else f"{per_class:g} image{'s' if per_class != 1 else ''} per class"
+    images = "" if per_class is None else f"{per_class:g} image{'s' if per_class != 1 else ''} per class"
     match case:
         case Case.TRUNCATED:
             return (
@@ -314,4 +314,5 @@ def _reason(case: Case, features: Features, rule: Rule) -> str:
                 f"the classes are new to the model ({known}) and have {images}, at least {rule.many:g}: SFT gains most"
             )
         case Case.SOME:
-            return f"what is queried is new to the model ({known}), with {images}: SFT teaches it, RFT generalises it"
+            number = f", with {images}" if images else ""
+            return f"what is queried is new to the model ({known}){number}: SFT teaches it, RFT generalises it"

@@ -118,3 +118,9 @@ def test_settings_may_come_before_and_after_options(words: list[str]) -> None:
 def test_an_unknown_setting_is_refused(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean grpo\.group_size"):
         make_request(data, "virft-tiny", ["grpo.group_sise=4"])
+
+
+@pytest.mark.parametrize("setting", ["data.train=other", "model.path=someone/Model-7B"])
+def test_advice_about_another_dataset_or_model_is_refused(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"and the advice is about .*; expected one of the two"):
+        make_request(tmp_path, "virft-tiny", [setting])

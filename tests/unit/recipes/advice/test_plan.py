@@ -125,3 +125,16 @@ def test_groups_of_equal_rewards_are_a_note(data: Path) -> None:
     # SFT learns from every sample; what the data lacks is a note in any case
     (note,) = plan_of(request_for(data), system="sft", nonzero_std=0.3).notes
     assert note.startswith("no question is about an absent class")
+
+
+def test_a_config_that_would_be_refused_for_missing_rationales_says_so(data: Path) -> None:
+    def notes(system: AdvisedSystem, *settings: str) -> str:
+        advice = Advice(case=Case.SOME, system=system, reason="", agreement=1.0, probability=None, doubts=())
+        plan = plan_training(request_for(data, *settings), features(), advice, num_without_rationale=3)
+        return "\n".join(plan.notes)
+
+    refused = "this config is refused: SFT with thinking needs a rationale in every sample, and 3 of them have none"
+    assert refused in notes("sft_rft", "prompt.thinking=true")
+    assert refused in notes("sft", "prompt.thinking=true")
+    assert refused not in notes("rft", "prompt.thinking=true")
+    assert refused not in notes("sft_rft")
