@@ -7,6 +7,7 @@ size, LoRA, or another number of samples needs other values. ``docs/config.md`` 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -170,13 +171,18 @@ def fitted_values(
         chosen |= _of_warm_start(config, explicit, chosen)
     if method in ("sft", "compare"):
         chosen |= _of_sft(config, facts, is_compared=method == "compare")
-    elif config.grpo.warm_start_steps or (warm := chosen.get("grpo.warm_start_steps")) is not None and warm.value:
+    elif config.grpo.warm_start_steps or _value(chosen, "grpo.warm_start_steps"):
         chosen["sft.learning_rate"] = fitted_learning_rate("sft", config.model.train, facts.num_parameters)
     chosen |= _of_data(config, explicit, facts)
     chosen |= _of_images(config, facts)
     chosen |= _of_validation(config, explicit, chosen, method=method)
     idle = without_effect(config)
     return {key: one for key, one in chosen.items() if key not in explicit and key not in idle}
+
+
+def _value(chosen: Mapping[str, FittedValue], key: str) -> Any:
+    """The fitted value of a setting; None if none was chosen."""
+    return chosen[key].value if key in chosen else None
 
 
 def format_size(num_parameters: int | None) -> str:

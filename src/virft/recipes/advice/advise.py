@@ -39,7 +39,8 @@ def advise_training(
 
     ``overrides``: settings ``KEY=VALUE``. ``num_samples``: maximum number of samples to evaluate. ``config_name``: file
     of the config in the commands. ``log`` prints a line of progress. Completions are cached by content, so a second
-    call returns immediately. Samples of ``data.exclude`` are not used. Raises ``ConfigError``, ``DataError`` or ``ModelError``.
+    call returns immediately. Samples of ``data.exclude`` are not used. Raises ``ConfigError``, ``DataError`` or
+    ``ModelError``.
     """
     folder = find_datasets(data).train
     request = make_request(folder, model, overrides)

@@ -122,5 +122,5 @@ def test_an_unknown_setting_is_refused(data: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["data.train=other", "model.path=someone/Model-7B"])
 def test_advice_about_another_dataset_or_model_is_refused(tmp_path: Path, setting: str) -> None:
-    with pytest.raises(ConfigError, match="and the advice is about .*; expected one of the two"):
+    with pytest.raises(ConfigError, match=r"and the advice is about .*; expected one of the two"):
         make_request(tmp_path, "virft-tiny", [setting])

@@ -149,7 +149,7 @@ def test_thinking_needs_rationales_where_prompts_request_it(
     assert has_possible_thinking(given) is expected
     # a mix needs one sample that can be demonstrated, such as those of the second dataset
     assert has_demonstrations(given)
-    assert has_demonstrations(replace(given, mixture={"one": mixture["one"]})) is expected
+    assert has_demonstrations(replace(given, mixture={"one": mixture["one"], "same": mixture["one"]})) is expected
     # SFT trains on labels without thinking instead
     one = sft_config(given, "sft", Steps(3, 2), rates=(1e-3,), seed=1, base=Path("b"), folder=Path("f"))
     assert one.prompt.thinking is (thinking and expected)
