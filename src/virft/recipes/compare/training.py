@@ -169,7 +169,7 @@ class SystemTraining:
         return self._add(found, selection)
 
     def _lacking_rationales(self, system: System) -> str | None:
-        """Why a system cannot be trained with thinking on this data; None if it can."""
+        """Return why a system cannot be trained with thinking on this data; None if it can."""
         if system.is_warm_started and not has_possible_thinking(self.config):
             return "with thinking, its warm start needs a rationale in every training sample"
         if system.is_mixed and not has_demonstrations(self.config):
