@@ -116,6 +116,8 @@ def _settings(config: Config, trainer: str, num_steps: int | None) -> dict[str, 
             "KL coefficient": _from_to(config.grpo.kl_coef, config.grpo.kl_coef_end),
             "temperature": f"{config.sampling.temperature:g}",
         }
+        if (num_warm := config.grpo.warm_start_steps) > 0:
+            rows["warm start"] = f"the first {num_warm} steps supervised, learning rate {config.sft.learning_rate:g}"
         if config.grpo.demonstrations != "off":
             rows["demonstrations"] = _demonstrations(config.grpo)
     else:

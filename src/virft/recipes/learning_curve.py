@@ -287,9 +287,10 @@ def curve_lines(found: MeasuredCurve) -> list[str]:
 def describe_doubled(found: MeasuredCurve) -> str:
     """Return a sentence about the expected score with twice the images."""
     one = found.doubled
+    sign = "-" if found.fitted.curve.slope >= 0 else "+"
     return (
         f"Twice the images ({one.num_images}) would give about {one.value:.2f} ({one.low:.2f} to {one.high:.2f}); fit: "
-        f"{found.fitted.curve.limit:.3f} - {found.fitted.curve.slope:.3f} / sqrt(images)"
+        f"{found.fitted.curve.limit:.3f} {sign} {abs(found.fitted.curve.slope):.3f} / sqrt(images)"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ _BATCH_SIZE = 16
 """Samples whose completions are sampled in one batch, and saved together."""
 _WIDTH = 36
 """Characters of a label in the printed table."""
+_LEAST_LABEL_SCORE = 0.3
+"""Mean score on all labels below which a warning is printed: useful lists were measured from 0.5 (docs/suspects.md)."""
 _MAX_QUERIES = 1000
 """Questions about other classes, one greedy completion each, that one call answers at most."""
 
@@ -65,6 +68,8 @@ class FoundSuspects:
     """Folder of the model."""
     path: Path
     """The file ``suspects.jsonl``."""
+    label_score: float
+    """Mean score of the completions against the labels; nan without a completion that could be a label."""
 
 
 def find_suspects(
@@ -117,9 +122,16 @@ def find_suspects(
     ranked = rank_suspects(samples, readings)
     least = outlier_score(ranked) if min_score is None else min_score
     suspects = [one for one in ranked if one.score >= least]
+    label_score = fmean(one.label_score for one in ranked) if ranked else math.nan
     suspects = _name_other_classes(sampler, suspects, samples, log)
     write_suspects(suspects, folder / SUSPECTS)
-    return FoundSuspects(suspects=tuple(suspects), num_samples=len(samples), model=str(model), path=folder / SUSPECTS)
+    return FoundSuspects(
+        suspects=tuple(suspects),
+        num_samples=len(samples),
+        model=str(model),
+        path=folder / SUSPECTS,
+        label_score=label_score,
+    )
 
 
 def _samples(config: Config, data: Path | None) -> tuple[list[Sample], str]:
@@ -305,6 +317,11 @@ def suspect_lines(found: FoundSuspects, *, limit: int) -> Iterator[str]:
         yield f"and {len(found.suspects) - len(shown)} more"
     labels = "label" if len(found.suspects) == 1 else "labels"
     yield f"{len(found.suspects)} suspect {labels} of {found.num_samples} samples: {found.path}"
+    if found.label_score < _LEAST_LABEL_SCORE:
+        yield (
+            f"warning: the completions have a mean score of {found.label_score:.2f} on the labels: the model does not "
+            "know this data, and its list says little about the labels"
+        )
     if found.suspects:
         is_of_run = found.path.parent.name == SUSPECTS_FOLDER
         yield f"images: virft report {found.path.parent.parent if is_of_run else found.path.parent} --suspects"

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, PromptConfig, RewardConfig, RunConfig
+from virft.config.schema import (
+    Config,
+    DataConfig,
+    GRPOConfig,
+    ModelConfig,
+    PromptConfig,
+    RewardConfig,
+    RunConfig,
+    SFTConfig,
+)
 from virft.errors import RunError
 from virft.publishing.model_card import MARK, model_card, renew_card
 from virft.training.run import RunFolder, run_card
@@ -134,6 +143,17 @@ def test_demonstrations_are_described(tmp_path: Path, settings: dict[str, Any], 
     run = make_run(tmp_path, grpo=GRPOConfig(steps=3, **settings))
     assert f"| demonstrations | {expected} |" in model_card(run, model="model", adapters=False)
     assert "demonstrations" not in model_card(make_run(tmp_path / "off"), model="model", adapters=False)
+
+
+def test_a_warm_start_and_excluded_samples_are_described(tmp_path: Path) -> None:
+    facts = {"data": [DATA], "excluded": ["fox:1", "fox:2"]}
+    grpo, sft = GRPOConfig(steps=3, warm_start_steps=2), SFTConfig(learning_rate=3e-5)
+    text = model_card(make_run(tmp_path, grpo=grpo, sft=sft, facts=facts), model="model", adapters=False)
+    assert "| warm start | the first 2 steps supervised, learning rate 3e-05 |" in text
+    assert "| excluded | 2 samples |" in text
+    without = model_card(make_run(tmp_path / "without"), model="model", adapters=False)
+    assert "warm start" not in without
+    assert "excluded" not in without
 
 
 def test_a_users_own_template_is_listed_once(tmp_path: Path) -> None:

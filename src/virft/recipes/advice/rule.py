@@ -276,6 +276,8 @@ def _doubts(case: Case, features: Features, num_parameters: int | None, agreemen
         doubts.append(f"only {evidence.num_cells} measured comparison{'s' if evidence.num_cells > 1 else ''}")
     if agreement < 0.9:
         doubts.append(f"{1 - agreement:.0%} of the bootstrap resamples of the images lead to other advice")
+    if features.images_per_class is None and features.task == "detection":
+        doubts.append("no question is about a class that its image shows, so nothing measures knowledge")
     if not features.resamples:
         doubts.append("a single image was evaluated")
     return doubts

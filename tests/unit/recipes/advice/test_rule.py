@@ -207,3 +207,10 @@ def test_cells_survive_their_file(script: ModuleType, tmp_path: Path) -> None:
     script.write_cells(tmp_path / "cells.json", cells)
     assert script.read_cells(tmp_path / "cells.json") == cells
     assert script.read_cells(tmp_path / "none.json") == []
+
+
+def test_questions_about_absent_classes_alone_are_a_doubt() -> None:
+    doubt = "no question is about a class that its image shows, so nothing measures knowledge"
+    assert doubt in give_advice(features(images_per_class=None), num_parameters=7_000_000).doubts
+    # expressions have no classes
+    assert doubt not in give_advice(features(task="grounding", images_per_class=None), num_parameters=7_000_000).doubts
