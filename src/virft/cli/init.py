@@ -13,7 +13,7 @@ from virft.cli.parsers import Verbs, add_verb
 from virft.errors import ConfigError, VirftError
 
 if TYPE_CHECKING:
-    from virft.config.schema import Method
+    from virft.config.fitting import TrainingVerb
 
 _Answer = TypeVar("_Answer")
 
@@ -46,7 +46,7 @@ def add_init(verbs: Verbs) -> None:
     verb.add_argument(
         "--run-dir", metavar="DIR", help="run folder (default: runs/NAME, by the name of OUT: mine.toml, runs/mine)"
     )
-    verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method")
+    verb.add_argument("--method", choices=("grpo", "sft", "train"), default="grpo", help="verb that will train")
     verb.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
 
@@ -59,14 +59,14 @@ def init(
     memory: float | None = None,
     train: Literal["full", "lora"] | None = None,
     run_dir: str | None = None,
-    method: Method = "grpo",
+    method: TrainingVerb = "grpo",
     overwrite: bool = False,
 ) -> None:
     """Write a config of the settings that fit, each with its reason; on a terminal, prompt for what is missing.
 
     Raises ``ConfigError`` if the file exists, if there is no such dataset, or if the model does not fit.
     """
-    from virft.config.fitting import SMALL
+    from virft.config.fitting import SMALL, method_of
     from virft.files import make_folder
     from virft.models.size import read_model_size
     from virft.recipes.first_config import describe_gaps, find_datasets, first_config
@@ -100,9 +100,9 @@ def init(
     for gap in describe_gaps(folders):
         say(f"note: {gap}")
     if found.num_parameters is not None and found.num_parameters < SMALL:
-        say(f"next: virft {method} {out}" + (" --dry-run" if method == "grpo" else ""))
+        say(f"next: virft {method} {out}" + ("" if method == "sft" else " --dry-run"))
     else:
-        say(f"next: virft plan {out}" + (f" --memory {memory:g}" if memory else "") + f" --method {method}")
+        say(f"next: virft plan {out}" + (f" --memory {memory:g}" if memory else "") + f" --method {method_of(method)}")
 
 
 def _require_options(*, data: Path | None, model: str | None, memory: float | None, train: str | None) -> None:

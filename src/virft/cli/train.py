@@ -19,7 +19,7 @@ from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
-    from virft.config.fitting import FittedMethod
+    from virft.config.fitting import TrainingVerb
     from virft.config.schema import Method
 
 
@@ -123,7 +123,7 @@ _GRPO_SECTIONS = (
 
 
 def _train(
-    fitted_method: FittedMethod,
+    verb: TrainingVerb,
     config: Path | None,
     overrides: Sequence[str],
     *,
@@ -131,10 +131,11 @@ def _train(
     resume: bool,
     dry_run: bool,
 ) -> None:
+    from virft.config.fitting import method_of
     from virft.recipes.preflight import check_run, holds_run, load_run_config
 
-    method: Method = "sft" if fitted_method == "sft" else "grpo"
-    loaded = load_run_config(config, overrides, method=fitted_method, from_run=from_run, resume=resume)
+    method = method_of(verb)
+    loaded = load_run_config(config, overrides, method=verb, from_run=from_run, resume=resume)
     checked = check_run(loaded.config, method, resume=resume, dry_run=dry_run)
     if dry_run:
         from virft.recipes.estimate import dry_run_text

@@ -15,6 +15,19 @@ from virft.config.schema import Config, Method, without_effect
 FittedMethod = Literal["train", "grpo", "sft", "compare"]
 """A training method, or ``compare``, which uses both; ``train``: GRPO with demonstrations, of ``virft train``."""
 
+TrainingVerb = Literal["train", "grpo", "sft"]
+"""A verb that trains one model."""
+
+
+def method_of(verb: TrainingVerb) -> Method:
+    """Return the method that a verb trains with.
+
+    >>> method_of("train")
+    'grpo'
+    """
+    return "sft" if verb == "sft" else "grpo"
+
+
 _DETECTION = "detection"
 """Task that the settings of detection are fitted to."""
 

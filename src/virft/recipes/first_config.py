@@ -9,7 +9,15 @@ from typing import Any, Literal, NamedTuple
 
 import tomli_w
 
-from virft.config.fitting import FITTED_KEYS, SMALL, describe_origin, fitted_values, format_size
+from virft.config.fitting import (
+    FITTED_KEYS,
+    SMALL,
+    TrainingVerb,
+    describe_origin,
+    fitted_values,
+    format_size,
+    method_of,
+)
 from virft.config.schema import Config, Method
 from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, parse, value_at
 from virft.data.store import CARD, read_card
@@ -103,7 +111,7 @@ def first_config(
     run_dir: str,
     memory_gib: float | None = None,
     train: Literal["full", "lora"] | None = None,
-    method: Method = "grpo",
+    method: TrainingVerb = "grpo",
 ) -> FirstConfig:
     """Return the config that fits these data, this model and this memory.
 
@@ -122,7 +130,7 @@ def first_config(
     fitted = fitted_values(loaded.config, loaded.explicit, facts_of(loaded.config), method=method)
     done = complete(loaded, fitted)
     lines = chosen | {key: Choice(one.value, describe_origin(one)) for key, one in fitted.items()}
-    text = _text(own, _with_budget(lines, done, method), num_parameters)
+    text = _text(own, _with_budget(lines, done, method_of(method)), num_parameters)
     return FirstConfig(text=text, config=done.config, num_parameters=num_parameters)
 
 

@@ -125,6 +125,10 @@ def test_file_that_exists_is_not_replaced_unless_that_is_requested(
     assert main([*arguments, "--overwrite", "--method", "sft", "--run-dir", "runs/x"]) == 0
     assert 'run.dir = "runs/x"' in out.read_text()
     assert "sft.learning_rate" in out.read_text()
+    capsys.readouterr()
+    assert main([*arguments, "--overwrite", "--method", "train"]) == 0
+    assert 'grpo.demonstrations = "loss"' in out.read_text()
+    assert capsys.readouterr().out.endswith(f"next: virft train {out} --dry-run\n")
 
 
 @pytest.mark.parametrize(
