@@ -46,7 +46,7 @@ def test_rows_become_samples_that_are_checked_and_previewed(data: Path, capsys: 
     capsys.readouterr()
     assert virft("check", data) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["colour", "all", "4"]
-    page = "".join(write_samples_page(([one] for one in store), title="t", summary=summarize(store), intro="i"))
+    page = "".join(write_samples_page((("", [one]) for one in store), title="t", summary=summarize(store), intro="i"))
     assert "<b>the wall</b>: #ff0000" in page
     assert (
         read_query_line(b'{"image": "a.png", "question": "wall", "task": "colour"}', task="detection").task == "colour"
@@ -54,7 +54,8 @@ def test_rows_become_samples_that_are_checked_and_previewed(data: Path, capsys: 
 
 
 def test_an_invalid_target_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"image": "0.png", "query": "wall", "target": {"colour": colour}} for colour in ([1, 2, 3], [1, 2, 300])]
+    colours = {"wall": [1, 2, 3], "door": [1, 2, 300]}
+    rows = [{"image": "0.png", "query": name, "target": {"colour": colour}} for name, colour in colours.items()]
     (tmp_path / "more.json").write_text(json.dumps(rows))
     assert virft("build", "rows", tmp_path / "more.json", tmp_path / "images", tmp_path / "more") == 0
     assert "colour is [1, 2, 300]; expected [red, green, blue] from 0 to 255" in capsys.readouterr().out
