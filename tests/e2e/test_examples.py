@@ -136,7 +136,7 @@ MINE = 'data.train = "data/mine/train"\nrun.dir = "runs/mine"\n'
 """The config mine.toml of the pages, without what ``virft init`` fits."""
 QUICK = (
     "explain",
-    "check",
+    "check data",
     "preview",
     "export raccoon",
     "ask virft-tiny photo",

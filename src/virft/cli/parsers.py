@@ -119,8 +119,8 @@ def did_you_mean_of(found: str, name: str, known: Sequence[str], otherwise: str)
 def _suggest_verb(name: str, verbs: Sequence[str], prog: str) -> str:
     """Return the verbs that were probably meant, else all of them.
 
-    >>> _suggest_verb("trian", ["grpo", "sft", "score"], "virft"), _suggest_verb("cocco", ["coco"], "virft build")
-    ('did you mean `virft grpo` or `virft sft`?', 'did you mean `virft build coco`?')
+    >>> _suggest_verb("finetune", ["train", "sft", "score"], "virft"), _suggest_verb("cocco", ["coco"], "virft build")
+    ('did you mean `virft train` or `virft sft`?', 'did you mean `virft build coco`?')
     """
     others = {other: tuple(verb for verb in meant if verb in verbs) for other, meant in OTHER_VERBS.items()}
     known = {verb: (verb,) for verb in verbs} | ({k: v for k, v in others.items() if v} if prog == "virft" else {})

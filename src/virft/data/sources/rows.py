@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -165,15 +165,16 @@ def write_row_stores(
     ``folder``: folder of the image files. ``split``: split of the images, by the first image of a row. ``task`` and
     ``space``: of answers as texts, see ``sample_of_texts``. ``source`` is recorded in the cards; ``link`` links to the
     image files. The file is read twice, so that only image names, ids and digests are in memory. Added to ``skipped``:
-    invalid rows, and rows with the same question about an image and different targets. Raises ``DataError`` if the file
-    cannot be read, a folder is occupied or no sample is left.
+    invalid rows, and rows with the same question about an image and different targets, unless these are one box. Raises
+    ``DataError`` if the file cannot be read, a folder is occupied or no sample is left.
     """
     named: list[list[str]] = []
     targets: dict[str, set[str]] = {}
     for _, row in read_rows(path, Skipped(strict=skipped.strict)):
         if row_names := _named_images(row):
             named.append(row_names)
-        if "target" in row:
+        # An expression may fit several objects, each the target of a row of its own, as in RefCOCO.
+        if "target" in row and not (isinstance(row["target"], Mapping) and "box" in row["target"]):
             targets.setdefault(_question_digest(row), set()).add(_digest(row["target"]))
     unclear = {key for key, found in targets.items() if len(found) > 1}
     place = find_images(folder, (name for row_names in named for name in row_names))

@@ -218,6 +218,15 @@ def test_rows_with_one_question_and_different_targets_are_not_used(tmp_path: Pat
     assert [record["reason"] for record in card(cards)["skipped"]] == [reason, reason]
 
 
+def test_an_expression_may_fit_several_objects(tmp_path: Path) -> None:
+    rows = [
+        {"id": str(box), "image": "a.png", "query": "man", "target": {"box": box}}
+        for box in ([1, 2, 9, 9], [9, 9, 19, 19])
+    ]
+    samples, _ = build(tmp_path, *rows)
+    assert [sample.query for sample in samples] == ["man", "man"]
+
+
 def test_lines_in_utf_16_are_read(tmp_path: Path) -> None:
     save_image(tmp_path / "images" / "a.png")
     rows = [{"image": "a.png", "query": name, "target": BOXES} for name in ("fox", "\u732b")]
