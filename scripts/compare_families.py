@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from virft.cli.build import build_scenes
 from virft.cli.compare import compare_and_report
 from virft.cli.output import say
+from virft.config.fitting import DEMONSTRATION_COEF
 from virft.config.schema import MIXED, Config, Method
 from virft.errors import RunStopped, VirftError
 from virft.recipes.compare.runs import COMPARE, RESULT
@@ -200,7 +201,8 @@ class Families:
         folder, systems = self._out / name, self._systems_of(name)
         tests = [str(folder / part) for part in FAMILIES[CELLS[name].family] if part not in ("train", "validation")]
         seeds = [] if self._seeds is None else [f"compare.seeds={self._seeds}"]
-        fading = ("demonstrations=loss", "demonstration_coef=0.5", "demonstration_coef_end=0.0")  # as `virft train`
+        # as `virft train`
+        fading = ("demonstrations=loss", f"demonstration_coef={DEMONSTRATION_COEF}", "demonstration_coef_end=0.0")
         demonstrations = [f"grpo.{setting}" for setting in fading] if set(MIXED) & set(systems) else []
         return [
             f"data.train={folder / 'train'}",

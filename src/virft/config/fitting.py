@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 from virft.config.schema import Config, Method, without_effect
 
-FittedMethod = Literal["train", "grpo", "sft", "compare"]
-"""A training method, or ``compare``, which uses both; ``train``: GRPO with demonstrations, of ``virft train``."""
-
 TrainingVerb = Literal["train", "grpo", "sft"]
 """A verb that trains one model."""
+
+FittedMethod = TrainingVerb | Literal["compare"]
+"""A training verb, or ``compare``, which uses both methods; ``train``: GRPO with demonstrations."""
 
 
 def method_of(verb: TrainingVerb) -> Method:
@@ -251,10 +251,9 @@ def _of_demonstrations(config: Config, explicit: frozenset[str]) -> dict[str, Fi
 
     None if prompts request reasoning: few datasets have the rationales that demonstrations then need.
     """
-    thinks = config.prompt.thinking or any(part.thinking for part in config.mixture.values())
     if any(key.startswith("grpo.demonstration") for key in explicit):
         return {}
-    if thinks:
+    if config.prompt.thinking or any(part.thinking for part in config.mixture.values()):
         reason = "no demonstrations: prompts request reasoning, which few datasets have"
         return {"grpo.demonstrations": FittedValue(value="off", reason=reason)}
     reason = "the labels are demonstrations, which fade as the policy learns"

@@ -105,12 +105,12 @@ class _Line(NamedTuple):
 
 
 def _parsed(text: str, number: int) -> _Line:
-    words = text.split()
-    if len(words) > 1 and all(re.fullmatch(r"-?\d+,\d+", word) for word in words[1:]):
-        words = [word.replace(",", ".") for word in words]  # decimal commas
+    columns = text.split()
+    if len(columns) > 1 and all(re.fullmatch(r"-?\d+,\d+", column) for column in columns[1:]):
+        columns = [column.replace(",", ".") for column in columns]  # decimal commas
     else:
-        words = text.replace(",", " ").replace(";", " ").split()
-    head, *numbers = map(_finite, words or [""])
+        columns = text.replace(",", " ").replace(";", " ").split()
+    head, *numbers = map(_finite, columns or [""])
     known = [value for value in numbers if value is not None]
     return _Line(
         number=number,

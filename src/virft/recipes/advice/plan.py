@@ -10,11 +10,12 @@ from typing import Any
 import tomli_w
 
 from virft.config.fitting import DEMONSTRATION_COEF, SMALL
+from virft.config.schema import MIXED, WARM_STARTED
 from virft.config.toml_file import value_at
 from virft.models.size import read_model_size
 from virft.recipes.advice.completions import AdviceRequest
 from virft.recipes.advice.features import Features
-from virft.recipes.advice.rule import WARM_STARTED_ADVICE, Advice, AdvisedSystem, Case
+from virft.recipes.advice.rule import Advice, AdvisedSystem, Case
 from virft.recipes.first_config import DataFolders, describe_gaps, find_datasets
 from virft.recipes.fitting import fit
 
@@ -28,8 +29,7 @@ _RATE_FACTORS: Mapping[tuple[Case, str], tuple[float, float]] = {
     (Case.KNOWN, "grounding"): (1 / 3, 1 / 3),
 }
 """Case and task -> best learning rate / fitted one, of SFT and of GRPO. Source: docs/reproducing.md (virft-tiny)."""
-_MIXED = ("mix", "sft_mix")
-_SUPERVISED = ("sft", *WARM_STARTED_ADVICE)
+_SUPERVISED = ("sft", *WARM_STARTED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +117,7 @@ def _validation(request: AdviceRequest) -> Path | None:
 def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
     system = advice.system
     lines = _steps(request, system) + _rates(request, features, advice)
-    if system in _MIXED:
+    if system in MIXED:
         lines += [
             SettingLine(key="grpo.demonstrations", value="loss"),
             SettingLine(key="grpo.demonstration_coef", value=DEMONSTRATION_COEF, reason="in the first step"),
@@ -136,7 +136,7 @@ def _steps(request: AdviceRequest, system: AdvisedSystem) -> list[SettingLine]:
     steps = {"grpo": grpo.config.grpo.steps, "sft": sft.config.sft.steps}
     if system == "sft":
         return [SettingLine(key="sft.steps", value=steps["sft"], reason=reasons["sft"])]
-    if system not in WARM_STARTED_ADVICE:
+    if system not in WARM_STARTED:
         return [SettingLine(key="grpo.steps", value=steps["grpo"], reason=reasons["grpo"])]
     return [
         SettingLine(key="grpo.steps", value=steps["grpo"], reason=reasons["grpo"]),
@@ -155,7 +155,7 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
         "grpo": request.config.grpo.learning_rate,
     }
     used = {"sft"} if advice.system == "sft" else {"grpo"}
-    used |= {"sft"} if advice.system in WARM_STARTED_ADVICE else set()
+    used |= {"sft"} if advice.system in WARM_STARTED else set()
     return [
         SettingLine(
             key=f"{method}.learning_rate",
@@ -170,7 +170,7 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
 def _commands(system: AdvisedSystem, name: str) -> list[str]:
     if system == "sft":
         return [f"virft sft {name}"]
-    return [f"virft {'train' if system in _MIXED else 'grpo'} {name}"]
+    return [f"virft {'train' if system in MIXED else 'grpo'} {name}"]
 
 
 def _notes(features: Features, advice: Advice) -> list[str]:

@@ -25,8 +25,6 @@ ADVISED_NAMES: Mapping[AdvisedSystem, str] = {
     "sft_mix": "SFT then mix (RFT with demonstrations)",
 }
 """System -> its name in sentences."""
-WARM_STARTED_ADVICE = ("sft_rft", "sft_mix")
-"""Advised systems that begin with SFT."""
 
 
 class Case(StrEnum):
