@@ -89,7 +89,7 @@ def test_white_blood_cells_are_found_better_than_any_constant_box_finds_them(sha
     assert virft("build", "coco", bccd / "annotations.json", bccd, data, *options) == 0
     config = tmp_path / "mine.toml"
     assert virft("init", config, "--data", data, "--model", "virft-tiny", "--run-dir", run) == 0
-    assert virft("grpo", config, "grpo.steps=40") == 0
+    assert virft("train", config, "grpo.steps=40") == 0
     for model, name in (("virft-tiny", "base"), (run / "model", "trained")):
         assert virft("predict", model, data / "test", run / "eval" / name) == 0
     blind = best_blind_f1(Store(data / "train"), Store(data / "test"))

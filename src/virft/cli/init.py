@@ -46,7 +46,9 @@ def add_init(verbs: Verbs) -> None:
     verb.add_argument(
         "--run-dir", metavar="DIR", help="run folder (default: runs/NAME, by the name of OUT: mine.toml, runs/mine)"
     )
-    verb.add_argument("--method", choices=("grpo", "sft", "train"), default="grpo", help="verb that will train")
+    verb.add_argument(
+        "--method", choices=("train", "grpo", "sft"), default="train", help="verb that will train (default: train)"
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
 
@@ -59,7 +61,7 @@ def init(
     memory: float | None = None,
     train: Literal["full", "lora"] | None = None,
     run_dir: str | None = None,
-    method: TrainingVerb = "grpo",
+    method: TrainingVerb = "train",
     overwrite: bool = False,
 ) -> None:
     """Write a config of the settings that fit, each with its reason; on a terminal, prompt for what is missing.

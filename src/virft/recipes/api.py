@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
-from virft.config.schema import Config, Method
+from virft.config.fitting import TrainingVerb, method_of
+from virft.config.schema import Config
 from virft.config.toml_file import changed
 from virft.data.store import Store
 from virft.data.upright import ExifReading
@@ -71,7 +72,7 @@ def build_coco(
 @named_as_keywords()
 def train(
     config: str | Path | Config | None = None,
-    method: Literal["grpo", "sft"] = "grpo",
+    method: TrainingVerb = "train",
     resume: bool = False,
     **settings: Any,
 ) -> Run:
@@ -80,15 +81,16 @@ def train(
     ``config``: a TOML file, a ``Config``, or None. ``settings``: the settings of docs/config.md, as nested mappings
     (``grpo={"steps": 10}``) or by dotted keys (``**{"grpo.steps": 10}``); they replace those of ``config``. Settings
     that neither sets are fitted to model and data (docs/config.md); only a ``Config`` is used as it is.
-    ``resume``: continue a stopped run from its last checkpoint.
+    ``method``: "train" is GRPO with the ground truth as fading demonstrations, as `virft train`; "grpo" is GRPO
+    without, "sft" is supervised fine-tuning. ``resume``: continue a stopped run from its last checkpoint.
 
     Raises ``ConfigError`` for an invalid setting, ``RunError`` if the run folder holds another run, and ``RunStopped``
     after Ctrl-C (a checkpoint is saved).
     """
-    if method not in ("grpo", "sft"):
-        raise ConfigError(f"method is {method!r}; expected grpo or sft")
+    if method not in ("train", "grpo", "sft"):
+        raise ConfigError(f"method is {method!r}; expected train, grpo or sft")
     resolved = _resolve(config, settings, method, resume=resume)
-    run_training(resolved, method, resume=resume, log=_print)
+    run_training(resolved, method_of(method), resume=resume, log=_print)
     return Run(resolved.run.dir)
 
 
@@ -164,7 +166,7 @@ def _name_of(model: Model | Run | str | Path) -> str:
 
 
 def _resolve(
-    config: str | Path | Config | None, settings: Mapping[str, Any], method: Method, *, resume: bool
+    config: str | Path | Config | None, settings: Mapping[str, Any], method: TrainingVerb, *, resume: bool
 ) -> Config:
     if isinstance(config, Config):
         return changed(config, settings)

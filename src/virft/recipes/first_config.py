@@ -111,7 +111,7 @@ def first_config(
     run_dir: str,
     memory_gib: float | None = None,
     train: Literal["full", "lora"] | None = None,
-    method: TrainingVerb = "grpo",
+    method: TrainingVerb = "train",
 ) -> FirstConfig:
     """Return the config that fits these data, this model and this memory.
 

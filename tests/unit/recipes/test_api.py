@@ -20,6 +20,7 @@ from virft.evaluation.evaluated import EvaluatedPredictions
 from virft.inference.model import Model, load
 from virft.recipes.api import build_coco, evaluate, open_run, train
 from virft.recipes.datasets import BuiltDatasets
+from virft.recipes.fitting import load_fitted_config
 from virft.recipes.results import Evaluation, Run, curve
 from virft.types import Scores
 
@@ -114,6 +115,9 @@ def test_a_file_a_config_and_keywords_train_the_same(built: BuiltDatasets, run: 
     from_file = train(path, grpo=SMALL["grpo"], run={"dir": tmp_path / "a"})
     from_config = train(load_config(run.folder / "config.toml").config, **{"run.dir": tmp_path / "b"})
     assert from_file.metrics == from_config.metrics == run.metrics
+    assert (run.config.grpo.demonstrations, run.config.grpo.demonstration_coef_end) == ("loss", 0.0), "virft train"
+    alone = load_fitted_config(path, method="grpo").config
+    assert alone.grpo.demonstrations == "off"
 
 
 def test_only_a_config_built_in_python_is_not_fitted(built: BuiltDatasets, run: Run, tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_supervised_training_is_a_method(built: BuiltDatasets, tmp_path: Path) -
     )
     assert [set(record) >= {"step", "loss"} for record in run.metrics] == [True, True]
     assert '<th scope="row">loss</th>' in run._repr_html_()
-    with pytest.raises(ConfigError, match="method is 'dpo'; expected grpo or sft"):
+    with pytest.raises(ConfigError, match="method is 'dpo'; expected train, grpo or sft"):
         train(method="dpo")  # type: ignore[arg-type]
 
 

@@ -56,7 +56,7 @@ def test_text_resolves_to_what_a_config_without_the_fitted_lines_gets(
 def test_file_is_short_and_each_choice_has_a_reason(build: Path) -> None:
     text = first_config(find_datasets(build), model="virft-tiny", run_dir="runs/mine").text
     lines = text.splitlines()
-    assert len(lines) <= 20
+    assert len(lines) <= 22
     assert lines[1:4] == [
         f'data.train = "{build / "train"}"',
         f'data.validation = "{build / "validation"}"',
@@ -117,7 +117,8 @@ def test_file_that_exists_is_not_replaced_unless_that_is_requested(
     out = tmp_path / "a.toml"
     arguments = ["init", str(out), "--data", str(build), "--model", "virft-tiny"]
     assert main(arguments) == 0
-    assert capsys.readouterr().out.endswith(f"next: virft grpo {out} --dry-run\n")
+    assert capsys.readouterr().out.endswith(f"next: virft train {out} --dry-run\n")
+    assert 'grpo.demonstrations = "loss"' in out.read_text()
     out.write_text("mine")
     assert main(arguments) == 2
     assert f"{out}: exists; replace it with --overwrite" in capsys.readouterr().err
@@ -126,9 +127,9 @@ def test_file_that_exists_is_not_replaced_unless_that_is_requested(
     assert 'run.dir = "runs/x"' in out.read_text()
     assert "sft.learning_rate" in out.read_text()
     capsys.readouterr()
-    assert main([*arguments, "--overwrite", "--method", "train"]) == 0
-    assert 'grpo.demonstrations = "loss"' in out.read_text()
-    assert capsys.readouterr().out.endswith(f"next: virft train {out} --dry-run\n")
+    assert main([*arguments, "--overwrite", "--method", "grpo"]) == 0
+    assert "grpo.demonstrations" not in out.read_text()
+    assert capsys.readouterr().out.endswith(f"next: virft grpo {out} --dry-run\n")
 
 
 @pytest.mark.parametrize(
