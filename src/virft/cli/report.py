@@ -64,7 +64,13 @@ def report(
     page = page / REPORT if page.is_dir() else page
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html, encoding="utf-8", errors="backslashreplace")
-    say(f"{page}: {len(html.encode(errors='replace')) / 1e6:.1f} MB")
+    say(f"{page}: {_size_text(html)}")
+
+
+def _size_text(html: str) -> str:
+    """Size of a page, such as 0.3 MB, in kB below 0.1 MB."""
+    size = len(html.encode(errors="replace"))
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
 
 
 def _report_suspects(folders: Sequence[Path], out: Path | None, *, num_images: int) -> None:
@@ -83,4 +89,4 @@ def _report_suspects(folders: Sequence[Path], out: Path | None, *, num_images: i
     page = page / REPORT if page.is_dir() else page
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html, encoding="utf-8", errors="backslashreplace")
-    say(f"{page}: {len(html.encode(errors='replace')) / 1e6:.1f} MB")
+    say(f"{page}: {_size_text(html)}")

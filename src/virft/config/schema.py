@@ -1085,6 +1085,15 @@ _CONFLICTS = (
         'compare.systems: {found} needs demonstrations, and grpo.demonstrations is "off"; expected "group" or "loss"',
     ),
     _Rule(
+        lambda c: (
+            c.grpo.demonstrations == "loss"
+            and c.grpo.demonstration_coef == 0
+            and c.grpo.demonstration_coef_end in (None, 0)
+        ),
+        "grpo.demonstration_coef is 0 throughout the run, so demonstrations change nothing; expected above 0, or "
+        'grpo.demonstrations = "off"',
+    ),
+    _Rule(
         lambda c: c.grpo.steps < 2 and _warm_started(c),
         "compare.systems: {found} has a warm start before GRPO, and grpo.steps is {c.grpo.steps}; expected at least 2",
     ),

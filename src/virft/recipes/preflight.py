@@ -16,6 +16,7 @@ from virft.errors import ConfigError, DataError
 from virft.recipes.fitting import load_fitted_config, rate_warning
 from virft.recipes.own_questions import require_thinking
 from virft.recipes.reward_rule import make_reward_rule
+from virft.tasks import TASKS
 from virft.text.prompts import read_template
 from virft.training.run import CONFIG, MODEL, require_new_run
 from virft.training.sft.base_targets import base_groups, describe_threshold, selected_ids
@@ -105,6 +106,8 @@ def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: 
         require_rationales(data, config.prompt, config.mixture)
     if method == "grpo" and config.grpo.demonstrations != "off":
         require_demonstrations(data, config.prompt, config.mixture)
+        if config.grpo.near_right:
+            _require_boxes(data)
     return CheckedRun(config=config, method=method, resume=resume, data=data, validation=validation)
 
 
@@ -162,6 +165,20 @@ def require_demonstrations(
             "no sample has a rationale, which grpo.demonstrations needs with thinking; expected one in some samples "
             '(virft build rows), prompt.thinking = false, or grpo.demonstrations = "off"'
         )
+
+
+def _require_boxes(samples: Iterable[Sample]) -> None:
+    """Raise ``ConfigError`` if no target has a box that a near-right answer could move."""
+    tasks = set()
+    for sample in samples:
+        boxes = TASKS[sample.task].boxes
+        if boxes is not None and boxes.of_target(sample.target):
+            return
+        tasks.add(sample.task)
+    raise ConfigError(
+        f"grpo.near_right moves the boxes of targets, and no target of the training data has one (tasks: "
+        f"{', '.join(sorted(tasks))}); expected boxes, or grpo.near_right = false"
+    )
 
 
 def thinking_by_origin(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig]) -> dict[str, bool]:

@@ -140,8 +140,9 @@ def _page(found: Compared) -> str:
         title="virft quickstart",
         intro=(
             f"The built-in model was trained on {SHOTS} labelled images of each of {len(class_names('novel'))} new "
-            "classes: on the ground truth (SFT), on its own completions with rule-based rewards (RFT), and on both "
-            "(mix: RFT with fading demonstrations, as `virft train`). All runs use the same samples and number of steps."
+            "classes: on the ground truth (SFT), on its own completions with rule-based rewards (RFT), and "
+            "both (mix: RFT with fading demonstrations, as `virft train`). All runs use the same samples, and the same "
+            "number of steps."
         ),
         sections=[
             Section(heading="Test sets", body=html_table(["test", "content"], TEST_DESCRIPTIONS.items(), of_texts=True))

@@ -43,6 +43,10 @@ def test_one_dataset_is_reshuffled_in_each_epoch(stores: dict[str, Store]) -> No
     assert epochs[0] != epochs[1]
     assert single.hash == stores["more"].hash
     assert {sample.origin for sample in single} == {""}
+    # a mixture may have one dataset, whose settings are found by its name
+    named = TrainingData({"cats": stores["more"]}, batch_size=7, seed=0)
+    assert {sample.origin for sample in named} == {"cats"}
+    assert [sample.id for sample in named.batch(0)] == epochs[0]
 
 
 @given(

@@ -162,3 +162,30 @@ def test_demonstrations_with_thinking_need_a_rationale(tmp_path: Path) -> None:
         check_run(settings, "grpo")
     check_run(replace(settings, prompt=PromptConfig()), "grpo")
     check_run(replace(settings, grpo=GRPOConfig()), "grpo")
+
+
+def test_near_right_answers_need_boxes_to_move(tmp_path: Path) -> None:
+    with_groups = GRPOConfig(demonstrations="group", near_right=True)
+    assert check_run(config(tmp_path, grpo=with_groups), "grpo").method == "grpo"
+    with StoreWriter(tmp_path / "empty") as writer:
+        file = save_image(tmp_path / "e.png", SIZE, seed=9)
+        writer.add(sample(detections(), id="e", image=writer.add_image_file(file.name, file), size=SIZE))
+        writer.finish(source={}, seed=0)
+    empty = replace(config(tmp_path / "b", grpo=with_groups), data=DataConfig(train=str(tmp_path / "empty")))
+    with pytest.raises(ConfigError, match=r"no target of the training data has one \(tasks: detection\)"):
+        check_run(empty, "grpo")
+
+
+@pytest.mark.parametrize(("coef", "end", "allowed"), [(0.0, None, False), (0.0, 0.0, False), (0.0, 0.3, True)])
+def test_demonstrations_without_any_coefficient_are_refused(
+    tmp_path: Path, coef: float, end: float | None, allowed: bool
+) -> None:
+    train = build(tmp_path / "train", 1)
+    overrides = [f"data.train={train}", "model.path=virft-tiny", f"run.dir={tmp_path / 'run'}"]
+    overrides += ["grpo.demonstrations=loss", f"grpo.demonstration_coef={coef}"]
+    overrides += [] if end is None else [f"grpo.demonstration_coef_end={end}"]
+    if allowed:
+        assert load_run_config(None, overrides, method="grpo").config.grpo.demonstration_coef_end == end
+        return
+    with pytest.raises(ConfigError, match="grpo.demonstration_coef is 0 throughout"):
+        load_run_config(None, overrides, method="grpo")
