@@ -187,5 +187,5 @@ def test_demonstrations_without_any_coefficient_are_refused(
     if allowed:
         assert load_run_config(None, overrides, method="grpo").config.grpo.demonstration_coef_end == end
         return
-    with pytest.raises(ConfigError, match="grpo.demonstration_coef is 0 throughout"):
+    with pytest.raises(ConfigError, match=r"grpo\.demonstration_coef is 0 throughout"):
         load_run_config(None, overrides, method="grpo")
