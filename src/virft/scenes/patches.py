@@ -57,7 +57,12 @@ def make_patch(rng: np.random.Generator, item: PlanItem, styles: Sequence[Style]
     styles = styles_of(item.class_name, tuple(styles))
     style = styles[int(rng.integers(len(styles)))]
     source = _premultiplied(item.class_name, style, bool(rng.random() < 0.5))
-    zoom = max(8.0, rng.uniform(*item.side_range) * scale) / max(source.size)
+    return transform(rng, source, rng.uniform(*item.side_range) * scale, item.class_name, style)
+
+
+def transform(rng: np.random.Generator, source: Image.Image, side: float, class_name: str, style: Style) -> Patch:
+    """Render a sprite in mode RGBa, its longer side of ``side`` pixels, with random rotation and colours."""
+    zoom = max(8.0, side) / max(source.size)
     image = source.resize(
         (max(4, round(source.width * zoom)), max(4, round(source.height * zoom))), Image.Resampling.BILINEAR
     )
@@ -70,7 +75,7 @@ def make_patch(rng: np.random.Generator, item: PlanItem, styles: Sequence[Style]
     gain = np.append(rng.uniform(0.85, 1.1) * rng.uniform(0.95, 1.05, 3), 1.0).astype(np.float32)
     mask = rgba[..., 3] > MASK_ALPHA
     return Patch(
-        class_name=item.class_name,
+        class_name=class_name,
         style=style,
         rgba=np.minimum(rgba * gain, rgba[..., 3:])
         * solid,  # with a premultiplied colour above alpha, blending could exceed 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -140,36 +141,48 @@ def sample_by_kind(rng: np.random.Generator, questions: Sequence[SceneQuestion],
     return chosen
 
 
-def _nouns(scene: Scene) -> Iterable[tuple[str, list[SceneObject]]]:
+class _Noun(NamedTuple):
+    """Word for an object in an expression."""
+
+    text: str
+    """Class name or group."""
+    is_class: bool
+    """True for a class name."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _nouns(scene: Scene) -> Iterable[tuple[_Noun, list[SceneObject]]]:
     """Return each class name, then each group name, with the objects that it fits."""
-    by_class: dict[str, list[SceneObject]] = {}
-    by_group: dict[str, list[SceneObject]] = {}
+    by_class: dict[_Noun, list[SceneObject]] = {}
+    by_group: dict[_Noun, list[SceneObject]] = {}
     for o in scene.objects:
-        by_class.setdefault(o.class_name, []).append(o)
-        by_group.setdefault(o.group, []).append(o)
+        by_class.setdefault(_Noun(o.class_name, True), []).append(o)
+        by_group.setdefault(_Noun(o.group, False), []).append(o)
     return [*by_class.items(), *by_group.items()]
 
 
-def _question(expression: str, target: SceneObject, noun: str, kind: str) -> SceneQuestion:
+def _question(expression: str, target: SceneObject, noun: _Noun, kind: str) -> SceneQuestion:
     return SceneQuestion(
         task="grounding",
         query=expression,
         target=target.box,
-        class_name=noun if noun in scene_classes() else None,
+        class_name=noun.text if noun.is_class else None,
         kind=kind,
     )
 
 
-def _unique(noun: str, members: list[SceneObject], num_objects: int) -> list[SceneQuestion]:
+def _unique(noun: _Noun, members: list[SceneObject], num_objects: int) -> list[SceneQuestion]:
     """Return "the cat" for a class, "the only animal" for a group that one of several objects belongs to."""
     if len(members) != 1:
         return []
-    if noun in scene_classes():
+    if noun.is_class:
         return [_question(f"the {noun}", members[0], noun, "name")]
     return [_question(f"the only {noun}", members[0], noun, "only")] if num_objects > 1 else []
 
 
-def _by_size(noun: str, members: list[SceneObject]) -> list[SceneQuestion]:
+def _by_size(noun: _Noun, members: list[SceneObject]) -> list[SceneQuestion]:
     if len(members) < 2:
         return []
     ranked = sorted(members, key=lambda o: o.box.area)
@@ -189,7 +202,7 @@ def _centre_y(o: SceneObject) -> float:
     return (o.box.y1 + o.box.y2) / 2
 
 
-def _by_place(noun: str, members: list[SceneObject], gap: float) -> list[SceneQuestion]:
+def _by_place(noun: _Noun, members: list[SceneObject], gap: float) -> list[SceneQuestion]:
     """Return the first and last object by centre ("leftmost"); of three or more, also "second from the left" .."""
     found: list[SceneQuestion] = []
     axes = ((_centre_x, "leftmost", "rightmost", "left"), (_centre_y, "topmost", "bottommost", "top"))
@@ -216,7 +229,7 @@ _RELATIONS: tuple[tuple[str, Callable[[SceneObject, SceneObject], float]], ...] 
 
 
 def _by_relation(
-    noun: str, members: list[SceneObject], objects: Sequence[SceneObject], gap: float
+    noun: _Noun, members: list[SceneObject], objects: Sequence[SceneObject], gap: float
 ) -> list[SceneQuestion]:
     """Return "the animal left of the clock": exactly one of at least two is left of it, by the margin."""
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -101,16 +101,37 @@ def render_scene(
     >>> scene.image.shape, sorted(o.class_name for o in scene.objects)
     ((112, 112, 3), ['apple', 'cat', 'cat'])
     """
-    canvas = _background_crop(rng, split, size)
     items = [item for item in plan for _ in range(item.count)]
+    names = background_files(split)
+    canvas = background_crop(rng, background(names[rng.integers(len(names))]), size)
+
+    def make_patches(shrink: float) -> list[Patch]:
+        return [make_patch(rng, items[i], styles, shrink) for i in rng.permutation(len(items))]
+
+    scene = compose_scene(rng, canvas, make_patches)
+    if scene is None:
+        raise ValueError(f"no layout of {len(items)} objects found in {size} x {size} pixels: {plan}")
+    return scene
+
+
+def compose_scene(
+    rng: np.random.Generator,
+    canvas: NDArray[np.float32],
+    make_patches: Callable[[float], list[Patch]],
+    group_of: Callable[[str], str] = group_of,
+) -> Scene | None:
+    """Return a scene with all patches on ``canvas`` [H, H, 3] in 0..255, which is drawn on; None if there is no place.
+
+    ``make_patches``: from the factor of all sizes to the patches in drawing order; called with smaller and smaller
+    factors, the first one of which is the ratio of the side to REFERENCE_SIZE. ``group_of``: class name -> group.
+    """
+    size = len(canvas)
     for attempt in range(_LAYOUT_TRIES):
-        shrink = size / REFERENCE_SIZE * 0.93**attempt
-        order = rng.permutation(len(items))
-        patches = [make_patch(rng, items[i], styles, shrink) for i in order]
+        patches = make_patches(size / REFERENCE_SIZE * 0.93**attempt)
         if (layout := _layout(rng, patches, size)) is not None:
             break
     else:
-        raise ValueError(f"no layout of {len(items)} objects found in {size} x {size} pixels: {plan}")
+        return None
     for patch, origin in zip(patches, layout.origins, strict=True):
         _draw(canvas, patch, origin)
     return Scene(
@@ -131,10 +152,8 @@ def render_scene(
     )
 
 
-def _background_crop(rng: np.random.Generator, split: Split, size: int) -> NDArray[np.float32]:
-    """Return a random square of a random photograph in random light and colour: float32 [size, size, 3] in 0..255."""
-    names = background_files(split)
-    photo = background(names[rng.integers(len(names))])
+def background_crop(rng: np.random.Generator, photo: Image.Image, size: int) -> NDArray[np.float32]:
+    """Return a random square of a photograph in random light and colour: float32 [size, size, 3] in 0..255."""
     side = min(photo.size) * rng.uniform(0.45, 1.0)
     left, top = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
     crop = photo.resize(

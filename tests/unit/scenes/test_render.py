@@ -70,7 +70,7 @@ def test_an_object_changes_pixels_exactly_up_to_its_box(monkeypatch: pytest.Monk
         scenes = []
         for level in (0, 255):
             flat = np.full((112, 112, 3), level, dtype=np.float32)
-            monkeypatch.setattr(render, "_background_crop", lambda rng, split, size, flat=flat: flat.copy())
+            monkeypatch.setattr(render, "background_crop", lambda rng, photo, size, flat=flat: flat.copy())
             scenes.append(render_scene(np.random.default_rng(seed), [PlanItem(name)]))
         box = scenes[0].objects[0].box
         assert drawn_box(*scenes) == box, name
