@@ -162,7 +162,9 @@ def main() -> None:
     model = onnx.load_from_string(read_graph(args.cache))
     weights = graph_weights(model)
     for blocks, (largest, magnitude) in differences(model, weights).items():
-        print(f"after {blocks} blocks: largest difference to the ONNX graph {largest:.1e}, mean magnitude {magnitude:.2f}")
+        print(
+            f"after {blocks} blocks: largest difference to the ONNX graph {largest:.1e}, mean magnitude {magnitude:.2f}"
+        )
         if not largest < TOLERANCE:
             raise SystemExit(f"expected less than {TOLERANCE:.0e}")
     tower = remapped(weights, VISION["num_hidden_layers"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+from packed_questions import Written
 from transformers import Qwen2Tokenizer
 
 from virft.geometry.boxes import BoxSpace
@@ -55,24 +56,25 @@ def scene_of(records: np.ndarray) -> Scene:
 _BLACK = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
-def reasoning(one: SceneQuestion) -> str:
+def reasoning(one: SceneQuestion, size: ImageSize = SIZE) -> str:
     """Return a short think text with one step towards the answer: the number of objects, the class, or the place."""
     if isinstance(one.target, Detections):
         count = len(one.target.items)
-        name = scene_classes()[one.query].plural if count > 1 else one.query
+        row = scene_classes().get(one.query)
+        name = row.plural if row is not None and count > 1 else one.query
         return f"I see {count or 'no'} {name}."
     if isinstance(one.target, Label):
         return " ".join(("This", one.query, "looks", "like", "a", f"{one.target.text}."))
     box = one.target
-    across = ("left", "middle", "right")[min(2, int(3 * (box.x1 + box.x2) / 2 / IMAGE_SIZE))]
-    down = ("top", "centre", "bottom")[min(2, int(3 * (box.y1 + box.y2) / 2 / IMAGE_SIZE))]
+    across = ("left", "middle", "right")[min(2, int(3 * (box.x1 + box.x2) / 2 / size.width))]
+    down = ("top", "centre", "bottom")[min(2, int(3 * (box.y1 + box.y2) / 2 / size.height))]
     return f"It is at the {down} {across}."
 
 
 def answer(one: SceneQuestion, scene: Scene, thinking: bool) -> str:
     """Return the ground truth as a completion. The confidence depends on the visible fraction of the object."""
-    thinking_text = reasoning(one) if thinking else None
-    space = {"space": BoxSpace.RELATIVE_1000, "original": SIZE, "resized": SIZE}
+    thinking_text = reasoning(one, scene.size) if thinking else None
+    space = {"space": BoxSpace.RELATIVE_1000, "original": scene.size, "resized": scene.size}
     if isinstance(one.target, Detections):
         visible = {o.box: o.visible_frac for o in scene.objects}
         items = tuple(replace(d, confidence=0.9 if visible[d.box] > 0.9 else 0.7) for d in one.target.items)
@@ -80,22 +82,6 @@ def answer(one: SceneQuestion, scene: Scene, thinking: bool) -> str:
     if isinstance(one.target, Label):
         return render_classification(one.target, thinking_text=thinking_text)
     return render_grounding(one.target, **space, thinking_text=thinking_text)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
-    """Question and answer as tokens."""
-
-    question: list[int]
-    """Token ids of the question."""
-    answer: list[int]
-    """Token ids of the answer."""
-    query_at: int | None
-    """Index of the last token of the query, such as the class name; None for classification."""
-    boxes: tuple[Box, ...]
-    """Boxes of the queried objects."""
-    meaning: int
-    """Meaning of the query: ``WORD``, ``NO_KIND``, or the index of a thing in ``KINDS``."""
 
 
 class QuestionWriter:

@@ -23,8 +23,6 @@ average of the weights in bf16.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import multiprocessing
 import os
 import time
@@ -33,14 +31,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from packed_questions import (
+    IGNORE,
+    LANE_ATTENTION,
+    LANE_WIDTH,
+    LANES,
+    LanePacker,
+    PlaceHead,
+    Progress,
+    WordHeads,
+    learning_rate,
+    make_optimizer,
+    name_vectors,
+    save,
+    set_rate,
+    token_bags,
+    under,
+)
 from tiny_questions import NO_KIND, WORD, QuestionWriter, corpus
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-from virft.models.attention.shared_prompt import VISION_ATTENTION, attend, causal_bias
+from virft.models.attention.shared_prompt import VISION_ATTENTION
 from virft.models.tiny import IMAGE_SIZE
 from virft.models.tiny_config import VISION, tiny_config, train_tokenizer
 from virft.scenes.assets import BASE_STYLES, class_names, thing_names
@@ -50,12 +65,7 @@ GRID = IMAGE_SIZE // PATCH
 NUM_IMAGE_TOKENS = (GRID // MERGE) ** 2
 MAX_OBJECTS = 6
 RING_SIZE = 24_000
-LANE_WIDTH = 128
-LANES = 3
-LANE_ATTENTION = "tiny_lanes"
 HALF = 2  # of the language model's 4 layers: after it, image tokens encode class and position
-IGNORE = -100
-UNSEEN = -1e9
 UNKNOWN_STD = 0.04
 """Standard deviation of the random embedding of an unknown word, about that of known words."""
 NUM_BASE = len(class_names("base"))
@@ -187,36 +197,6 @@ def cell_targets(objects: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(most > 0, records[..., 0].long() + 1, 0), records[..., 1:5] / IMAGE_SIZE
 
 
-class WordHeads(nn.Module):
-    """Auxiliary heads that align image tokens with words: each token close to the name of its object, and its box.
-
-    The names of things are learned vectors that belong to no word.
-
-    Without these heads, the language model needs very long to learn the correspondence of a name in the question and a
-    place in the image, and, since positions are relative, the absolute position of an image token.
-    """
-
-    def __init__(self, width: int, name_ids: list[list[int]]) -> None:
-        super().__init__()
-        self.background = nn.Parameter(torch.randn(1, width) * 0.02)
-        self.scale = nn.Parameter(torch.tensor(2.3))
-        self.box = nn.Linear(width, 4)
-        self.name_ids = name_ids
-
-    def losses(self, states: Tensor, words: Tensor, things: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return cross-entropy, L1 of boxes, accuracy.
-
-        ``states`` [B * 16, width], ``words``: the embedding table, ``things`` [things, width].
-        """
-        classes, boxes = (t.flatten(0, 1) for t in cell_targets(objects))
-        names = torch.cat([self.background, torch.stack([words[ids].mean(0) for ids in self.name_ids]), things])
-        logits = F.normalize(states.float(), dim=-1) @ F.normalize(names.float(), dim=-1).T * self.scale.exp()
-        covered = classes > 0
-        l1 = (self.box(F.rms_norm(states[covered].float(), states.shape[-1:])).sigmoid() - boxes[covered]).abs().mean()
-        hits = (logits.detach()[covered].argmax(-1) == classes[covered]).float().mean().item()
-        return F.cross_entropy(logits, classes), l1, hits
-
-
 class DenseHeads(nn.Module):
     """Auxiliary heads on the patches of the tower's last layer."""
 
@@ -239,28 +219,6 @@ class DenseHeads(nn.Module):
         return 0.5 * cross_entropy + 2.0 * l1, {"ce": cross_entropy.item(), "l1": l1.item(), "patch_acc": hits}
 
 
-def lane_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, lanes=None, **kwargs):
-    """Attention over rows [prefix | lane 1 .. lane n]: causal in the prefix; a lane attends to the prefix and itself.
-
-    ``lanes``: prefix length, and the mask of the lanes.
-    """
-    prefix, mask = lanes
-    repeat = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(repeat, 1) for x in (key, value))
-    causal = causal_bias(prefix, None, 1, query.dtype, query.device)
-    first = attend(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], causal, scaling)
-    split = lambda x: x[:, :, prefix:].unflatten(2, (LANES, LANE_WIDTH)).transpose(1, 2)  # noqa: E731
-    shared = lambda x: x[:, None, :, :prefix].expand(-1, LANES, -1, -1, -1)  # noqa: E731
-    keys, values = (torch.cat([shared(x), split(x)], 3) for x in (key, value))
-    rest = attend(split(query), keys, values, mask.to(query.dtype), scaling)
-    output = torch.cat([first, rest.transpose(1, 2).flatten(2, 3)], 2)
-    return output.transpose(1, 2), None
-
-
-AttentionInterface.register(LANE_ATTENTION, lane_attention)
-AttentionMaskInterface.register(LANE_ATTENTION, lambda *args, **kwargs: None)
-
-
 def encode_images(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return patch states [B * 64, width] and image tokens [B * 16, hidden] of jittered uint8 images."""
     grid = torch.tensor([[1, GRID, GRID]]).expand(len(images), -1)
@@ -268,96 +226,14 @@ def encode_images(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return out.last_hidden_state, out.pooler_output
 
 
-# --------------------------------------------------------------------------------- packed questions
-
-
-class LanePacker:
-    """Packs tokenised questions about an image into lanes after the shared prefix."""
-
-    def __init__(self, writer: QuestionWriter) -> None:
-        self.writer = writer
-        self.prefix = writer.prefix_ids
-        start = self.prefix.index(writer.image_token_id)
-        side = GRID // MERGE
-        position = [[i] * 3 for i in range(start)]
-        position += [[start, start + i, start + j] for i in range(side) for j in range(side)]
-        position += [[start + side + i] * 3 for i in range(len(self.prefix) - start - NUM_IMAGE_TOKENS)]
-        self.prefix_positions = np.array(position).T
-        self.next_position = int(self.prefix_positions.max()) + 1
-
-    def pack(self, objects: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return ids, labels [B, T]; positions [3, B, T]; additive mask [B, lanes, 1, width, prefix + width]."""
-        b, total, p = len(objects), LANES * LANE_WIDTH, len(self.prefix)
-        ids = np.full((b, p + total), self.writer.pad_id)
-        labels = np.full((b, p + total), IGNORE)
-        positions = np.zeros((3, b, p + total), np.int64)
-        segment = np.zeros((b, LANES, LANE_WIDTH), np.int64)
-        ids[:, :p] = self.prefix
-        positions[:, :, :p] = self.prefix_positions[:, None]
-        queries: list[tuple[int, int]] = []
-        places: list[np.ndarray] = []
-        meanings: list[int] = []
-        for row in range(b):
-            used = [0] * LANES
-            for number, one in enumerate(self.writer.write(objects[row], rng), start=1):
-                question, answer = one.question, one.answer
-                length = len(question) + len(answer)
-                lane = next((i for i in range(LANES) if used[i] + length <= LANE_WIDTH), None)
-                if lane is None:
-                    continue
-                at = p + lane * LANE_WIDTH + used[lane]
-                ids[row, at : at + length] = question + answer
-                # position i predicts token i + 1
-                labels[row, at + len(question) - 1 : at + length - 1] = answer
-                positions[:, row, at : at + length] = self.next_position + np.arange(length)
-                segment[row, lane, used[lane] : used[lane] + length] = number
-                used[lane] += length
-                if one.query_at is not None:
-                    queries.append((row, at + one.query_at))
-                    meanings.append(one.meaning)
-                    places.append(cells_and_first_box([box.xyxy for box in one.boxes]))
-        same = segment[..., :, None] == segment[..., None, :]
-        own = same & np.tril(np.ones((LANE_WIDTH, LANE_WIDTH), bool))
-        mask = np.concatenate([np.ones((b, LANES, LANE_WIDTH, p), bool), own], -1)[:, :, None]
-        return {
-            "ids": torch.from_numpy(ids),
-            "labels": torch.from_numpy(labels),
-            "positions": torch.from_numpy(positions),
-            "mask": torch.zeros(mask.shape).masked_fill_(torch.from_numpy(~mask), UNSEEN),
-            "queries": torch.tensor(queries),
-            "places": torch.from_numpy(np.stack(places)),
-            "meanings": torch.tensor(meanings),
-        }
-
-
-def cells_and_first_box(boxes: list[tuple[float, ...]]) -> np.ndarray:
-    """Return [21]: 1 for each of the 16 image tokens with its centre in a box, first box / image size, 1 if any box."""
+def prefix_positions(writer: QuestionWriter) -> np.ndarray:
+    """Return the three position ids of each token of the prefix [3, P]: image tokens have a row and a column."""
+    start = writer.prefix_ids.index(writer.image_token_id)
     side = GRID // MERGE
-    centres = (np.arange(side) + 0.5) * PATCH * MERGE
-    made = np.zeros(NUM_IMAGE_TOKENS + 5, np.float32)
-    for x1, y1, x2, y2 in boxes:
-        inside = ((centres > y1) & (centres < y2))[:, None] & ((centres > x1) & (centres < x2))[None]
-        made[:NUM_IMAGE_TOKENS] = np.maximum(made[:NUM_IMAGE_TOKENS], inside.reshape(-1))
-    if boxes:
-        made[NUM_IMAGE_TOKENS:-1] = np.array(boxes[0]) / IMAGE_SIZE
-        made[-1] = 1
-    return made
-
-
-class PlaceHead(nn.Module):
-    """Auxiliary head on the last token of the query that predicts its place in the image."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.out = nn.Linear(width, NUM_IMAGE_TOKENS + 4)
-
-    def losses(self, states: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return binary cross-entropy of the cells, L1 of the first box; ``states`` [M, width], ``places`` [M, 21]."""
-        made = self.out(F.rms_norm(states.float(), states.shape[-1:]))
-        cells = F.binary_cross_entropy_with_logits(made[:, :NUM_IMAGE_TOKENS], places[:, :NUM_IMAGE_TOKENS])
-        has_box = places[:, -1] > 0
-        boxes = made[has_box, NUM_IMAGE_TOKENS:].sigmoid()
-        return cells, (boxes - places[has_box, NUM_IMAGE_TOKENS:-1]).abs().mean()
+    position = [[i] * 3 for i in range(start)]
+    position += [[start, start + i, start + j] for i in range(side) for j in range(side)]
+    position += [[start + side + i] * 3 for i in range(len(writer.prefix_ids) - start - NUM_IMAGE_TOKENS)]
+    return np.array(position).T
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,14 +293,6 @@ def answer(
 # ---------------------------------------------------------------------------------------- training
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
-    """Return the learning rate of a step: linear warm-up, then cosine decay to 2 % of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
 def save_model(model: nn.Module, average: dict[str, Tensor], tokenizer, folder: Path) -> None:
     """Save the averaged weights in bf16 with the tokenizer and processor files."""
     clone = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
@@ -447,22 +315,6 @@ def open_ring(folder: Path, renderers: int) -> Ring:
     return ring
 
 
-def make_optimizer(module: nn.Module, slow: str = "", slow_scale: float = 1.0) -> torch.optim.Optimizer:
-    """Make AdamW without weight decay on vectors; ``slow_scale`` scales the rate of parameters named ``slow``."""
-    groups = []
-    for scale, chosen in ((slow_scale, True), (1.0, False)):
-        named = [p for name, p in module.named_parameters() if (bool(slow) and slow in name) == chosen]
-        groups.append({"params": [p for p in named if p.ndim > 1], "weight_decay": 0.05, "scale": scale})
-        groups.append({"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of each parameter group, scaled by its factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
-
-
 def compile_blocks(blocks: nn.ModuleList) -> None:
     """Compile each block with torch.compile; needs a C++ compiler."""
     for block in blocks:
@@ -481,27 +333,6 @@ def batches(ring: Ring, size: int, seed: int, step: int) -> tuple[Tensor, np.nda
     return torch.from_numpy(images), objects, rng
 
 
-class Progress:
-    """Log of means over 50 steps, as JSON lines."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("a")
-        self.sums: dict[str, float] = {}
-        self.count = 0
-        self.since = time.time()
-
-    def add(self, step: int, num_images: int, numbers: dict[str, float]) -> None:
-        self.count += 1
-        for key, value in numbers.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-        if step % 50 == 0:
-            seconds = time.time() - self.since
-            line = {"step": step, **{key: round(value / self.count, 5) for key, value in self.sums.items()}}
-            line["images_per_s"] = round(self.count * num_images / seconds, 1)
-            print(json.dumps(line), file=self.file, flush=True)
-            self.sums, self.count, self.since = {}, 0, time.time()
-
-
 def earlier_weights(place: Path) -> dict[str, Tensor]:
     """Return initial weights, named as in the joint stage: of a model folder, or of a training with its heads."""
     if (place / "joint.pt").exists():
@@ -509,17 +340,6 @@ def earlier_weights(place: Path) -> dict[str, Tensor]:
         return state["module"] | {f"model.{name}": tensor for name, tensor in state["average"].items()}
     model = Qwen2VLForConditionalGeneration.from_pretrained(place)
     return {f"model.{name}": tensor.float() for name, tensor in model.state_dict().items()}
-
-
-def under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights whose names begin with a prefix, without the prefix."""
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-
-
-def save(path: Path, content: dict[str, object]) -> None:
-    """Save a training state atomically."""
-    torch.save(content, path.with_suffix(".new"))
-    path.with_suffix(".new").rename(path)
 
 
 def fast_patch_embed(visual: nn.Module) -> None:
@@ -570,7 +390,8 @@ def train_joint(args: argparse.Namespace) -> None:
     """Run stage two: questions and answers, with the dense loss as an auxiliary loss."""
     ring = open_ring(args.folder, args.renderers)
     tokenizer = train_tokenizer(corpus(), vocab_size=896)
-    packer = LanePacker(QuestionWriter(tokenizer, NUM_IMAGE_TOKENS))
+    writer = QuestionWriter(tokenizer, NUM_IMAGE_TOKENS)
+    packer = LanePacker(writer, prefix_positions(writer), IMAGE_SIZE, GRID // MERGE)
     model = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
     model.model.visual.config._attn_implementation = VISION_ATTENTION
     model.model.language_model.config._attn_implementation = LANE_ATTENTION
@@ -578,11 +399,12 @@ def train_joint(args: argparse.Namespace) -> None:
     heads = DenseHeads(VISION["embed_dim"], NUM_KINDS)
     name_ids = [tokenizer(f" {name}", add_special_tokens=False).input_ids for name in class_names("base")]
     width = model.config.text_config.hidden_size
-    words_at = nn.ModuleDict({place: WordHeads(width, name_ids) for place in ("merged", "halfway")})
+    bags = token_bags(name_ids)
+    words_at = nn.ModuleDict({place: WordHeads(width) for place in ("merged", "halfway")})
     names = nn.Embedding(NUM_KINDS - NUM_BASE, width)  # of things
     nn.init.normal_(names.weight, std=UNKNOWN_STD)
     module = nn.ModuleDict(
-        {"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width), "things": names}
+        {"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width, NUM_IMAGE_TOKENS), "things": names}
     )
     optimizer = make_optimizer(module, slow="visual.blocks", slow_scale=0.1)
     if args.compile:
@@ -617,10 +439,10 @@ def train_joint(args: argparse.Namespace) -> None:
         table = model.model.language_model.embed_tokens.weight
         loss = args.dense_weight * loss + words.loss + args.place_weight * (cells + 2 * first)
         numbers |= {"cells": cells.item(), "first_l1": first.item()}
+        vectors = torch.cat([name_vectors(table, bags), module["things"].weight])
+        classes, boxes = (t.flatten(0, 1) for t in cell_targets(torch.from_numpy(objects)))
         for place, tokens in (("merged", features), ("halfway", words.image_states)):
-            name_loss, box_loss, hits = words_at[place].losses(
-                tokens, table, module["things"].weight, torch.from_numpy(objects)
-            )
+            name_loss, box_loss, hits = words_at[place].losses(tokens, vectors, classes, boxes)
             loss = loss + args.word_weight * (name_loss + 4 * box_loss)
             numbers |= {f"{place}_acc": hits, f"{place}_l1": box_loss.item()}
         loss.backward()
