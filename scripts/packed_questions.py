@@ -236,10 +236,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Progress:
-    """Log of means over 50 steps, as JSON lines."""
+    """Log of means over ``every`` steps, as JSON lines."""
 
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("a")
+    def __init__(self, path: Path, every: int = 50) -> None:
+        self.file, self.every = path.open("a"), every
         self.sums: dict[str, float] = {}
         self.count = 0
         self.since = time.time()
@@ -248,7 +248,7 @@ class Progress:
         self.count += 1
         for key, value in numbers.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
-        if step % 50 == 0:
+        if step % self.every == 0:
             seconds = time.time() - self.since
             line = {"step": step, **{key: round(value / self.count, 5) for key, value in self.sums.items()}}
             line["images_per_s"] = round(self.count * num_images / seconds, 1)

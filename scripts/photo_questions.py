@@ -16,7 +16,7 @@ from virft.scenes.questions import SceneQuestion, grounding_questions, sample_by
 from virft.scenes.render import Scene, SceneObject
 from virft.tasks import TASKS
 from virft.text.prompts import fill_template
-from virft.types import Detection, Detections, Label
+from virft.types import Box, Detection, Detections, Label
 
 STRANGE_FRAC = 0.12
 """Fraction of the questions about a present name that have a meaningless word in its place. Without them, the model
@@ -29,12 +29,27 @@ _BLACK = np.zeros((SIZE, SIZE, 3), np.uint8)
 _SYLLABLES = tuple(first + second for first in "bdfgjklmnprstvz" for second in "aeiou")
 
 
-class PhotoQuestionWriter:
+class SceneFits:
+    """Which objects of a scene a name or a category fits."""
+
+    def __init__(self, assets: Assets) -> None:
+        self.assets = assets
+
+    def fits(self, one: SceneObject, query: str) -> bool:
+        """Return True if the object has this name or is of this category."""
+        return query == one.class_name or query in self.assets.categories[one.class_name]
+
+    def boxes(self, scene: Scene, query: str) -> list[Box]:
+        """Return the boxes of all objects of a name or category, sorted by x1, then y1."""
+        return sorted((o.box for o in scene.objects if self.fits(o, query)), key=lambda box: (box.x1, box.y1))
+
+
+class PhotoQuestionWriter(SceneFits):
     """Writes tokenised questions and answers about a composite."""
 
     def __init__(self, tokenizer: Qwen2Tokenizer, assets: Assets) -> None:
+        super().__init__(assets)
         self.tokenizer = tokenizer
-        self.assets = assets
         self.pad_id = tokenizer.pad_token_id
         self.image_token_id = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
         self.category_names = tuple(sorted({c for name in assets.names for c in assets.categories[name]}))
@@ -79,8 +94,8 @@ class PhotoQuestionWriter:
         yield from sample_by_kind(rng, fitting, NUM_GROUNDING)
 
     def detection(self, scene: Scene, query: str) -> SceneQuestion:
-        """Return the question about all objects of a name or category, sorted by x1, then y1."""
-        boxes = sorted((o.box for o in scene.objects if self.fits(o, query)), key=lambda box: (box.x1, box.y1))
+        """Return the question about all objects of a name or category."""
+        boxes = self.boxes(scene, query)
         return SceneQuestion(
             task="detection",
             query=query,
@@ -88,10 +103,6 @@ class PhotoQuestionWriter:
             class_name=query,
             kind="present" if boxes else "absent",
         )
-
-    def fits(self, one: SceneObject, query: str) -> bool:
-        """Return True if the object has this name or is of this category."""
-        return query == one.class_name or query in self.assets.categories[one.class_name]
 
     def _absent(self, present: list[str], rng: np.random.Generator) -> list[str]:
         """Return NUM_ABSENT names that are not shown; half of them of a category that is shown."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -62,6 +62,10 @@ class Assets:
         """Return the photographs of a name, or, for a sixth of the names that have both, its drawings."""
         photographs, drawings = self.photographs.get(name, []), self.drawings.get(name, [])
         return drawings if not photographs or (drawings and rng.random() < 1 / 6) else photographs
+
+    def without_drawings(self) -> Assets:
+        """Return the assets with photographs only."""
+        return replace(self, drawings={}, sprites=(), names=self.photographic)
 
 
 def load_assets(folder: Path, *, names: str = "base", backgrounds: str = "train") -> Assets:

@@ -257,7 +257,7 @@ def train(args: argparse.Namespace) -> None:
         tower=args.tower,
         seed=args.seed + (1 if is_joint else 0),
     )
-    progress = Progress(args.folder / f"{args.stage}.jsonl")
+    progress = Progress(args.folder / f"{args.stage}.jsonl", args.log_every)
     saved_at = evaluated_at = time.time()
     while step < args.steps:
         features, records, cells = ring.batch(step)
@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average of the weights")
     parser.add_argument("--word-weight", type=float, default=0.15, help="weight of the heads on image tokens")
     parser.add_argument("--place-weight", type=float, default=0.5, help="weight of the head that predicts the place")
+    parser.add_argument("--log-every", type=int, default=50, help="steps in a line of the log")
     parser.add_argument("--save-minutes", type=float, default=10)
     parser.add_argument("--eval-minutes", type=float, default=60)
     parser.add_argument("--fixed", type=int, default=0, help="learn this number of batches only; 0: fresh scenes")

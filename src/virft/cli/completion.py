@@ -165,10 +165,11 @@ def _toml_files(word: str) -> list[str]:
 
 
 def _model_names() -> list[str]:
-    """Return the names of models that need no folder: the built-in one, and hub ids."""
+    """Return the names of models that need no folder: the built-in ones, and hub ids."""
+    from virft.models.built_in import BUILT_IN
     from virft.models.known_models import known_model_ids
 
-    return ["virft-tiny", *known_model_ids()]
+    return [*BUILT_IN, *known_model_ids()]
 
 
 def _settings(word: str) -> list[str]:

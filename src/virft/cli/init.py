@@ -11,6 +11,7 @@ from virft.cli import arguments
 from virft.cli.output import resolve_model, say
 from virft.cli.parsers import Verbs, add_verb
 from virft.errors import ConfigError, VirftError
+from virft.models.built_in import BUILT_IN_NAMES
 
 if TYPE_CHECKING:
     from virft.config.fitting import TrainingVerb
@@ -31,7 +32,7 @@ def add_init(verbs: Verbs) -> None:
         metavar="DIR",
         help="validation dataset (default: the one next to the training dataset, if there is one)",
     )
-    verb.add_argument("--model", help="virft-tiny, a model folder, or a Hugging Face hub id")
+    verb.add_argument("--model", help=f"{BUILT_IN_NAMES}, a model folder, or a Hugging Face hub id")
     verb.add_argument(
         "--memory",
         type=arguments.number(float, above=0, below=1e6, unit="GiB"),
@@ -84,7 +85,7 @@ def init(
     if folders is None:
         folders = _ask("Data, a folder made by `virft build`", "data/mine", lambda text: find_datasets(Path(text)))
         folders = find_datasets(folders.train, validation)
-    model = model or _ask("Model: virft-tiny, a folder, or a hub id", "virft-tiny", resolve_model)
+    model = model or _ask(f"Model: {BUILT_IN_NAMES}, a folder, or a hub id", "virft-tiny", resolve_model)
     size = read_model_size(model).num_parameters
     if memory is None and train is None and (size is None or size >= SMALL):
         memory = _ask("Memory of the GPU in GiB (empty: unknown)", "", _memory)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from virft.cli import arguments
+from virft.models.built_in import BUILT_IN_NAMES
 from virft.tasks import TASKS
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -203,7 +204,7 @@ def add_resume(verb: argparse.ArgumentParser, what: str) -> None:
 
 def add_model(verb: argparse.ArgumentParser) -> None:
     """Add the model that is loaded."""
-    help = "virft-tiny, a run folder (its best model), a model folder, or a Hugging Face hub id"
+    help = f"{BUILT_IN_NAMES}, a run folder (its best model), a model folder, or a Hugging Face hub id"
     verb.add_argument("model", metavar="MODEL", help=help)
 
 

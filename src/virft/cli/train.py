@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from virft.cli import arguments
 from virft.cli.output import say
 from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
+from virft.models.built_in import BUILT_IN_NAMES
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def add_plan(verbs: Verbs) -> None:
     verb.add_argument(
         "--model",
         metavar="MODEL",
-        help="virft-tiny, a model folder, or a hub id; overrides model.path. Without CONFIG: LoRA adapters in "
+        help=f"{BUILT_IN_NAMES}, a model folder, or a hub id; overrides model.path. Without CONFIG: LoRA adapters in "
         "bfloat16, and default settings. The shapes of the most used models come with virft, so that planning needs no "
         "network",
     )

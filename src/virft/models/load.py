@@ -31,6 +31,7 @@ from virft.files import UNFINISHED, replace_folder
 from virft.models.adapters import attach_adapters
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
+from virft.models.built_in import built_in_name
 from virft.models.checkpoint_checks import (
     require_all_weights,
     require_finite_weights,
@@ -62,7 +63,6 @@ from virft.models.model_folders import ADAPTERS, EXPECTED, check_folder, find_mo
 from virft.models.saved_files import PREPROCESSOR, correct_files
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
-from virft.models.tiny import TINY_NAME, tiny_folder
 
 _OWN_FILES = "the files that were saved with the adapters"
 README = "README.md"
@@ -261,7 +261,7 @@ def load_model(
     pixels: tuple[int | None, int | None] = (None, None),
     in_4bit: bool = False,
 ) -> LoadedModel:
-    """Load a model: ``virft-tiny``, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
+    """Load a model: a built-in one, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
 
     Of a run folder, ``best`` is loaded if it exists, else ``model``.
 
@@ -359,7 +359,7 @@ def _read_weights(
     require_all_weights(path, found, (name for name, _ in model.named_parameters()))
     require_finite_weights(path, model.named_parameters())
     # By name, in adapters too: package and hub cache are in another folder on the next machine.
-    model.name_or_path = model.config.name_or_path = TINY_NAME if folder == tiny_folder() else path
+    model.name_or_path = model.config.name_or_path = built_in_name(folder) or path
     layers: list[Any] = [one for one in model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
     for layer in layers:
         # On a CPU bitsandbytes would repack weights for inference at the first sampling, and no gradient could

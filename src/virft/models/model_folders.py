@@ -7,10 +7,10 @@ from pathlib import Path
 
 from virft.errors import ModelError
 from virft.files import nearest_folder
+from virft.models.built_in import BUILT_IN, BUILT_IN_NAMES, local_folder
 from virft.models.known_models import nearest_model_id
-from virft.models.tiny import TINY_NAME, tiny_folder
 
-EXPECTED = f"{TINY_NAME}, a model folder, or a hub id owner/name"
+EXPECTED = f"{BUILT_IN_NAMES}, a model folder, or a hub id owner/name"
 """What may be the name of a model."""
 ADAPTERS = "adapter_config.json"
 """The file that makes a folder one of PEFT adapters."""
@@ -43,11 +43,11 @@ def find_model_folder(path: str) -> Path | None:
 
     Raises ``ModelError`` for a folder that does not exist or is incomplete, before torch is imported.
     """
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
+    folder = local_folder(path)
     if folder.is_dir():
         check_folder(folder, path)
         return folder
-    if path == TINY_NAME or path.startswith((".", "/", "~")) or path.count("/") != 1:
+    if path in BUILT_IN or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"{path}: there is no such folder; {suggest_model(path)}")
     return None
 
@@ -58,7 +58,7 @@ def suggest_model(path: str) -> str:
     >>> suggest_model("virft-tny")
     'did you mean virft-tiny?'
     """
-    near = next(iter(difflib.get_close_matches(path, [TINY_NAME], cutoff=0.8)), None) or nearest_model_id(path)
+    near = next(iter(difflib.get_close_matches(path, [*BUILT_IN], cutoff=0.8)), None) or nearest_model_id(path)
     if near is None and (folder := nearest_folder(Path(path))) is not None:
         near = str(folder)
     return f"expected {EXPECTED}" if near in (None, path) else f"did you mean {near}?"

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from virft.models.built_in import local_folder
 from virft.models.known_models import known_models
-from virft.models.tiny import TINY_NAME, tiny_folder
 
 _BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SIZE_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])", re.IGNORECASE)
@@ -32,7 +32,7 @@ class ModelSize(NamedTuple):
 
 
 def read_model_size(path: str) -> ModelSize:
-    """Return the size of ``virft-tiny``, of a model folder, or of a hub id.
+    """Return the size of a built-in model, of a model folder, or of a hub id.
 
     Folders: from the headers of the safetensors files. Hub ids: from the models known to virft, else from the size in
     the name, such as 2B, 500M. What cannot be found is None; nothing is raised, because loading the model checks it.
@@ -42,7 +42,7 @@ def read_model_size(path: str) -> ModelSize:
     >>> read_model_size("someone/Model-500M").num_parameters
     500000000
     """
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
+    folder = local_folder(path)
     if folder.is_dir():
         return _folder_size(folder)
     if (known := known_models().get(path)) is not None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
-TINY_NAME = "virft-tiny"
-"""Name by which ``model.path`` and the command line refer to the built-in model."""
+from virft.models.built_in import BUILT_IN
 
-IMAGE_SIZE = 112
+TINY_NAME = "virft-tiny"
+"""Name by which ``model.path`` and the command line refer to it."""
+
+IMAGE_SIZE = BUILT_IN[TINY_NAME].image_size
 """Pixels per side of the images that it was trained on."""
 
 
 def tiny_folder() -> Path:
     """Return the folder with the shipped weights, tokenizer and processor files."""
-    return Path(str(resources.files("virft") / "models" / "tiny_weights"))
+    return BUILT_IN[TINY_NAME].folder

@@ -14,8 +14,8 @@ from virft import __version__
 from virft.config.schema import Config, Method
 from virft.errors import RunError
 from virft.files import write_text
+from virft.models.built_in import local_folder
 from virft.models.known_models import known_models
-from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.types import ImageSize
 
 _SECTIONS = ("model", "sampling", "grpo", "sft", "parallel", "seed")
@@ -91,7 +91,7 @@ def cache_folder() -> Path:
 def _key(request: PlanRequest) -> str | None:
     """Return a hash of request, model and versions; None if the files of the model are not on this machine."""
     path = request.config.model.path
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
+    folder = local_folder(path)
     if folder.is_dir():
         if (folder / "adapter_config.json").exists():
             return None  # the files of the base decide

@@ -15,16 +15,16 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from virft.config.schema import Config
 from virft.errors import ModelError
+from virft.models.built_in import BUILT_IN, BUILT_IN_NAMES, local_folder
 from virft.models.companion_files import read_image_processor
 from virft.models.families import family_of
 from virft.models.hub_files import hub_source
 from virft.models.known_models import known_models, nearest_model_id
 from virft.models.load import LoadedModel, prepare_attention
 from virft.models.model_files import explained, find_base, model_type_of
-from virft.models.tiny import TINY_NAME, tiny_folder
 from virft.training.trainable import prepare_for_training, weights_dtype
 
-_EXPECTED = f"{TINY_NAME}, a folder with the model's config.json, or a hub id owner/name"
+_EXPECTED = f"{BUILT_IN_NAMES}, a folder with the model's config.json, or a hub id owner/name"
 
 
 def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
@@ -67,7 +67,7 @@ def num_bytes(tensors: Iterable[Tensor]) -> int:
 @contextmanager
 def _files_of(path: str) -> Iterator[str]:
     """Give the folder or hub id with the configuration of a model, a folder that is removed for a known hub id."""
-    folder = tiny_folder() if path == TINY_NAME else Path(path)
+    folder = local_folder(path)
     source = _base_of(folder, path) if folder.is_dir() else path
     if Path(source).is_dir():
         yield source
@@ -88,7 +88,7 @@ def _base_of(folder: Path, path: str) -> str:
     if not (folder / "adapter_config.json").exists():
         return str(folder)
     base = find_base(folder, path)
-    return str(tiny_folder()) if base == TINY_NAME else base
+    return str(local_folder(base)) if base in BUILT_IN else base
 
 
 def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
