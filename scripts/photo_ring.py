@@ -1,8 +1,8 @@
 """Features of fresh composites from background processes: scenes are rendered and run through the frozen tower.
 
-Blocks of scenes are numbered. Block ``b`` is a pure function of the seed and ``b``, and step ``s`` of a training uses the
-blocks ``s``, ``s - lag``, ``s - 2 lag`` ..: each scene is used several times, with other questions, but the scenes of a
-batch are of different ages and no scene comes back after ``reuse`` steps. So a resumed training sees the same batches.
+Blocks of scenes are numbered. Block ``b`` is a pure function of the seed and ``b``, and step ``s`` of a training uses
+the blocks ``s``, ``s - lag``, ``s - 2 lag`` ..: each scene is used ``reuse`` times, with other questions. So a resumed
+training has the same batches.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import InternVLVisionConfig, InternVLVisionModel
 
-from virft.models.photo_config import PREPROCESSOR, TOWER_PREFIX, VISION
+from virft.models.photo_config import PHOTO_VISION, PREPROCESSOR, TOWER_PREFIX
 
 AHEAD = 24
 """Blocks that are made ahead of the step that uses them."""
-WIDTH: int = VISION["hidden_size"]
-NUM_PATCHES = (VISION["image_size"] // VISION["patch_size"]) ** 2
+WIDTH: int = PHOTO_VISION["hidden_size"]
+NUM_PATCHES = (PHOTO_VISION["image_size"] // PHOTO_VISION["patch_size"]) ** 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Shape:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that are kept."""
+        """Blocks that the ring holds."""
         return AHEAD + self.lag * (self.reuse - 1) + 1
 
     def blocks_of(self, step: int) -> list[int]:
@@ -112,7 +112,7 @@ class Ring:
 
 def load_tower(path: Path) -> InternVLVisionModel:
     """Return the tower in bf16."""
-    tower = InternVLVisionModel(InternVLVisionConfig(**VISION, attn_implementation="sdpa"))
+    tower = InternVLVisionModel(InternVLVisionConfig(**PHOTO_VISION, attn_implementation="sdpa"))
     weights = load_file(path)
     tower.load_state_dict({name.removeprefix(TOWER_PREFIX): tensor for name, tensor in weights.items()})
     return tower.to(torch.bfloat16).eval().requires_grad_(False)
@@ -152,9 +152,7 @@ def encode_forever(
         ring.done[number] += 1
 
 
-def start(
-    folder: Path, shape: Shape, *, step: int, processes: int, assets: Path, tower: Path, seed: int
-) -> Ring:
+def start(folder: Path, shape: Shape, *, step: int, processes: int, assets: Path, tower: Path, seed: int) -> Ring:
     """Start the processes and return the ring."""
     ring = Ring.open(folder, shape, processes)
     ring.rewind(step)

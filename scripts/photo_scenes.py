@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from virft.models.photo_config import VISION
+from virft.models.photo_config import PHOTO_VISION
 from virft.scenes.assets import Style
 from virft.scenes.patches import Patch, transform
 from virft.scenes.render import Scene, SceneObject, background_crop, compose_scene
 from virft.types import Box, ImageSize
 
-SIZE: int = VISION["image_size"]
+SIZE: int = PHOTO_VISION["image_size"]
 SIDE = 8
 """Image tokens per side."""
 MAX_OBJECTS = 6
@@ -97,13 +97,13 @@ def load_assets(folder: Path, *, names: str = "base", backgrounds: str = "train"
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cutout(path: Path, flipped: bool) -> Image.Image:
     image = Image.open(path).convert("RGBA")
     return (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image).convert("RGBa")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _background(path: Path) -> Image.Image:
     return Image.open(path).convert("RGB")
 
@@ -158,7 +158,7 @@ def render(rng: np.random.Generator, assets: Assets, plan: Sequence[str]) -> Sce
 
 
 def _camera(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Return the image after random blur, noise, loss of colour and exposure; half of the images are unchanged."""
+    """Return the image after random blur, grain, desaturation and gamma; half of the images are unchanged."""
     if rng.random() < 0.5:
         return image
     made = Image.fromarray(image)

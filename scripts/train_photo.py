@@ -204,7 +204,12 @@ def trained_part(module: Alignment, stage: str) -> list[str]:
     """Return the beginnings of the names of the parameters that a stage trains."""
     if stage == "joint":
         return [""]
-    return ["model.model.multi_modal_projector", "model.model.language_model.embed_tokens", "words_at.merged", "category"]
+    return [
+        "model.model.multi_modal_projector",
+        "model.model.language_model.embed_tokens",
+        "words_at.merged",
+        "category",
+    ]
 
 
 def evaluate_folder(folder: Path, sets: Path) -> dict[str, dict[str, float]]:
@@ -219,7 +224,9 @@ def evaluate_folder(folder: Path, sets: Path) -> dict[str, dict[str, float]]:
         for one in found.predictions.scores:
             scores[f"{test.parent.name}/{one.task}"] = {name: round(float(v), 4) for name, v in one.values.items()}
         for blind in found.predictions.blind:
-            best = {f"{row.name}: {name}": round(float(v), 4) for row in blind.baselines for name, v in row.values.items()}
+            best = {
+                f"{row.name}: {name}": round(float(v), 4) for row in blind.baselines for name, v in row.values.items()
+            }
             scores[f"{test.parent.name}/{blind.task}"] |= best
     return scores
 
@@ -286,7 +293,9 @@ def train(args: argparse.Namespace) -> None:
             save(path, content | {"step": step})
             saved_at = time.time()
         if is_joint and (is_last or (args.sets and time.time() - evaluated_at > 60 * args.eval_minutes)):
-            save_folder(average, tokenizer, args.layers, args.tower, args.folder / "model")
+            save_folder(
+                average, tokenizer, photo_config(tokenizer, layers=args.layers), args.tower, args.folder / "model"
+            )
             if args.sets:
                 scores = evaluate_folder(args.folder / "model", args.sets)
                 with (args.folder / "eval.jsonl").open("a") as file:

@@ -166,10 +166,10 @@ def _toml_files(word: str) -> list[str]:
 
 def _model_names() -> list[str]:
     """Return the names of models that need no folder: the built-in ones, and hub ids."""
-    from virft.models.built_in import BUILT_IN
+    from virft.models.built_in import BUILT_IN_MODELS
     from virft.models.known_models import known_model_ids
 
-    return [*BUILT_IN, *known_model_ids()]
+    return [*BUILT_IN_MODELS, *known_model_ids()]
 
 
 def _settings(word: str) -> list[str]:

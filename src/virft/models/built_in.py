@@ -21,20 +21,20 @@ class BuiltInModel(NamedTuple):
         return Path(str(resources.files("virft") / "models" / self.folder_name))
 
 
-BUILT_IN = {
+BUILT_IN_MODELS = {
     "virft-tiny": BuiltInModel("tiny_weights", 112),
 }
 """Name, as in ``model.path`` and on the command line -> model."""
-BUILT_IN_NAMES = ", ".join(BUILT_IN)
+BUILT_IN_NAMES = ", ".join(BUILT_IN_MODELS)
 """The names as they are listed in messages."""
 
 
 def local_folder(path: str) -> Path:
     """Return the folder of a built-in model; any other path is returned as it is, whether it exists or not."""
-    found = BUILT_IN.get(path)
+    found = BUILT_IN_MODELS.get(path)
     return Path(path) if found is None else found.folder
 
 
 def built_in_name(folder: Path) -> str | None:
     """Return the name of the built-in model in a folder; None for another folder."""
-    return next((name for name, one in BUILT_IN.items() if one.folder == folder), None)
+    return next((name for name, one in BUILT_IN_MODELS.items() if one.folder == folder), None)

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging as hf_logging
 
 from virft.errors import ModelError
-from virft.models.built_in import BUILT_IN
+from virft.models.built_in import BUILT_IN_MODELS
 from virft.models.model_folders import ADAPTERS, CONFIGS
 
 
@@ -47,7 +47,7 @@ def find_base(folder: Path, path: str) -> str:
             f"{path}: {ADAPTERS} names no base model (base_model_name_or_path is {base!r:.80}); expected its folder "
             "or hub id"
         )
-    if base in BUILT_IN or Path(base).is_absolute():
+    if base in BUILT_IN_MODELS or Path(base).is_absolute():
         return base
     places = (Path(base), *(parent / base for parent in folder.absolute().parents))
     found = next((place for place in places if any((place / name).is_file() for name in CONFIGS)), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from virft.errors import ModelError
 from virft.files import nearest_folder
-from virft.models.built_in import BUILT_IN, BUILT_IN_NAMES, local_folder
+from virft.models.built_in import BUILT_IN_MODELS, BUILT_IN_NAMES, local_folder
 from virft.models.known_models import nearest_model_id
 
 EXPECTED = f"{BUILT_IN_NAMES}, a model folder, or a hub id owner/name"
@@ -47,7 +47,7 @@ def find_model_folder(path: str) -> Path | None:
     if folder.is_dir():
         check_folder(folder, path)
         return folder
-    if path in BUILT_IN or path.startswith((".", "/", "~")) or path.count("/") != 1:
+    if path in BUILT_IN_MODELS or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"{path}: there is no such folder; {suggest_model(path)}")
     return None
 
@@ -58,7 +58,7 @@ def suggest_model(path: str) -> str:
     >>> suggest_model("virft-tny")
     'did you mean virft-tiny?'
     """
-    near = next(iter(difflib.get_close_matches(path, [*BUILT_IN], cutoff=0.8)), None) or nearest_model_id(path)
+    near = next(iter(difflib.get_close_matches(path, [*BUILT_IN_MODELS], cutoff=0.8)), None) or nearest_model_id(path)
     if near is None and (folder := nearest_folder(Path(path))) is not None:
         near = str(folder)
     return f"expected {EXPECTED}" if near in (None, path) else f"did you mean {near}?"

@@ -16,7 +16,7 @@ from virft.models.tiny_config import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN
 IMAGE_TOKENS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
 """Tokens that are added to the tokenizer: before the image, after it, and its placeholder."""
 PLACEHOLDER = IMAGE_TOKENS["context_image_token"]
-VISION: dict[str, Any] = {
+PHOTO_VISION: dict[str, Any] = {
     "hidden_size": 384,
     "intermediate_size": 1536,
     "num_hidden_layers": 10,
@@ -59,7 +59,7 @@ PHOTO_CHAT_TEMPLATE = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|visi
 def photo_tokenizer(tiny: Qwen2Tokenizer) -> Qwen2Tokenizer:
     """Return the tokenizer of ``virft-tiny`` with the three tokens around an image."""
     made = copy.deepcopy(tiny)
-    added = {"extra_special_tokens": [*tiny.extra_special_tokens, *IMAGE_TOKENS.values()]}
+    added: dict[str, Any] = {"extra_special_tokens": [*tiny.extra_special_tokens, *IMAGE_TOKENS.values()]}
     made.add_special_tokens(added)
     made.chat_template = PHOTO_CHAT_TEMPLATE
     return made
@@ -68,11 +68,17 @@ def photo_tokenizer(tiny: Qwen2Tokenizer) -> Qwen2Tokenizer:
 def photo_config(tokenizer: Qwen2Tokenizer, *, layers: int = 4, vision_layers: int | None = None) -> InternVLConfig:
     """Return the configuration: 64 image tokens for an image of 224 x 224 pixels.
 
-    ``layers``: layers of the language model. ``vision_layers``: blocks of the tower, by default all of ``VISION``.
+    ``layers``: layers of the language model. ``vision_layers``: blocks of the tower, by default 10.
     """
-    ids: dict[str, int] = {name: tokenizer.convert_tokens_to_ids(name) for name in (END_OF_TEXT, END_OF_TURN)}
-    ends = {"bos_token_id": ids[END_OF_TEXT], "eos_token_id": ids[END_OF_TURN], "pad_token_id": ids[END_OF_TEXT]}
-    text = {
+    ids: dict[str, Any] = {
+        name: tokenizer.convert_tokens_to_ids(name) for name in (END_OF_TEXT, END_OF_TURN, PLACEHOLDER)
+    }
+    ends: dict[str, Any] = {
+        "bos_token_id": ids[END_OF_TEXT],
+        "eos_token_id": ids[END_OF_TURN],
+        "pad_token_id": ids[END_OF_TEXT],
+    }
+    text: dict[str, Any] = {
         "model_type": "qwen2",
         "vocab_size": len(tokenizer),
         "hidden_size": 256,
@@ -85,11 +91,11 @@ def photo_config(tokenizer: Qwen2Tokenizer, *, layers: int = 4, vision_layers: i
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "tie_word_embeddings": False,  # as in virft-tiny
     } | ends
-    vision = VISION if vision_layers is None else VISION | {"num_hidden_layers": vision_layers}
+    vision = PHOTO_VISION if vision_layers is None else PHOTO_VISION | {"num_hidden_layers": vision_layers}
     return InternVLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=tokenizer.convert_tokens_to_ids(PLACEHOLDER),
+        image_token_id=ids[PLACEHOLDER],
         image_seq_length=NUM_IMAGE_TOKENS,
         downsample_ratio=0.5,
         tie_word_embeddings=False,

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from virft.config.schema import Config
 from virft.errors import ModelError
-from virft.models.built_in import BUILT_IN, BUILT_IN_NAMES, local_folder
+from virft.models.built_in import BUILT_IN_MODELS, BUILT_IN_NAMES, local_folder
 from virft.models.companion_files import read_image_processor
 from virft.models.families import family_of
 from virft.models.hub_files import hub_source
@@ -88,7 +88,7 @@ def _base_of(folder: Path, path: str) -> str:
     if not (folder / "adapter_config.json").exists():
         return str(folder)
     base = find_base(folder, path)
-    return str(local_folder(base)) if base in BUILT_IN else base
+    return str(local_folder(base)) if base in BUILT_IN_MODELS else base
 
 
 def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:

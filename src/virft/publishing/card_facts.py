@@ -10,7 +10,7 @@ import yaml
 
 from virft.data.store import Store
 from virft.geometry.boxes import BoxSpace
-from virft.models.built_in import BUILT_IN, local_folder
+from virft.models.built_in import BUILT_IN_MODELS, local_folder
 
 
 def card_facts(*, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store]) -> dict[str, Any]:
@@ -33,12 +33,12 @@ def base_facts(model: str) -> dict[str, str | None]:
     For a folder, hub id and licence are those of its own model card: the model that it was trained from.
     """
     folder = local_folder(model)
-    if model not in BUILT_IN and not folder.is_dir():
+    if model not in BUILT_IN_MODELS and not folder.is_dir():
         return {"name": model, "hub_id": model, "license": None}
     front = front_matter(folder / "README.md")
     base = front.get("base_model")
     return {
-        "name": model if model in BUILT_IN else folder.absolute().name,
+        "name": model if model in BUILT_IN_MODELS else folder.absolute().name,
         "hub_id": base if isinstance(base, str) else None,
         "license": front["license"] if isinstance(front.get("license"), str) else None,
     }
