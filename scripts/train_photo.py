@@ -10,8 +10,8 @@ name, the categories and the box of the object that each token shows; in the joi
 several questions about each image, packed after one copy of the image, and the heads stay active. They are discarded
 afterwards. The scenes are fresh ones, see ``photo_ring.py``.
 
-FOLDER has the ring of features, the training states (an interrupted stage is resumed exactly), logs, and ``model/``: the
-moving average of the weights. With ``--sets``, it is evaluated every ``--eval-minutes`` on the datasets in that folder.
+FOLDER has the ring of features, the training states (an interrupted stage is resumed exactly), logs, and ``model/``:
+the moving average of the weights. With ``--sets``, it is evaluated every ``--eval-minutes`` on the datasets in that folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np

@@ -404,7 +404,13 @@ def train_joint(args: argparse.Namespace) -> None:
     names = nn.Embedding(NUM_KINDS - NUM_BASE, width)  # of things
     nn.init.normal_(names.weight, std=UNKNOWN_STD)
     module = nn.ModuleDict(
-        {"model": model, "heads": heads, "words_at": words_at, "place": PlaceHead(width, NUM_IMAGE_TOKENS), "things": names}
+        {
+            "model": model,
+            "heads": heads,
+            "words_at": words_at,
+            "place": PlaceHead(width, NUM_IMAGE_TOKENS),
+            "things": names,
+        }
     )
     optimizer = make_optimizer(module, slow="visual.blocks", slow_scale=0.1)
     if args.compile:
