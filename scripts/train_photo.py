@@ -11,7 +11,8 @@ several questions about each image, packed after one copy of the image, and the 
 afterwards. The scenes are fresh ones, see ``photo_ring.py``.
 
 FOLDER has the ring of features, the training states (an interrupted stage is resumed exactly), logs, and ``model/``:
-the moving average of the weights. With ``--sets``, it is evaluated every ``--eval-minutes`` on the datasets in that folder.
+the moving average of the weights. With ``--sets``, it is evaluated every ``--eval-minutes`` on the datasets in
+that folder.
 """
 
 from __future__ import annotations
