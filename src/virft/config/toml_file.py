@@ -6,6 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_origin
@@ -309,6 +310,7 @@ def _is_table(key: str, value: Any) -> bool:
     return isinstance(value, Mapping) and key in _table_keys()
 
 
+@cache
 def _table_keys() -> tuple[str, ...]:
     return tuple(setting.key for setting in settings() if get_origin(setting.kind) is Mapping)
 
