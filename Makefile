@@ -18,7 +18,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n auto --dist loadgroup
 DEMO_DIR ?= runs/quickstart
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 60
