@@ -1042,6 +1042,11 @@ _CONFLICTS = (
         "model.compile is true with model.load_in_4bit = true, which is untested; expected one of the two",
     ),
     _Rule(
+        lambda c: c.model.load_in_4bit and c.parallel.strategy != "ddp",
+        'model.load_in_4bit is true with parallel.strategy = "{c.parallel.strategy}"; expected "ddp", the only '
+        "strategy for weights of 4 bits, or load_in_4bit = false",
+    ),
+    _Rule(
         lambda c: _untested_with_zero(c) if _uses_zero(c) else None,
         '{found} with parallel.strategy = "{c.parallel.strategy}"; expected its default, or the strategy fsdp2',
     ),
@@ -1133,9 +1138,8 @@ def _uses_zero(config: Config) -> bool:
 
 def _untested_with_zero(config: Config) -> str | None:
     """Return what DeepSpeed's optimizer cannot do or was not tested with: it updates flat parts of many weights."""
-    for name in ("load_in_4bit", "compile"):
-        if getattr(config.model, name):
-            return f"model.{name} is true"
+    if config.model.compile:
+        return "model.compile is true"
     for section, part in (("grpo", config.grpo), ("sft", config.sft)):
         if part.optimizer != "adamw":
             return f"{section}.optimizer is {format_value(part.optimizer)}"

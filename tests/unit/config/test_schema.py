@@ -112,7 +112,6 @@ def test_min_pixels_above_max_pixels_is_refused() -> None:
 @pytest.mark.parametrize(
     ("found", "changes"),
     [
-        ("model.load_in_4bit is true", {"model": ModelConfig(train="lora", load_in_4bit=True)}),
         ("model.compile is true", {"model": ModelConfig(compile=True)}),
         ('grpo.optimizer is "adamw_8bit"', {"grpo": GRPOConfig(optimizer="adamw_8bit")}),
         ("sft.name_lr_scale is 10", {"sft": SFTConfig(name_lr_scale=10.0)}),
@@ -205,6 +204,12 @@ def test_weights_of_4_bits_are_for_adapters() -> None:
     assert replace(config(), model=ModelConfig(load_in_4bit=True, train="lora")).model.load_in_4bit
     with pytest.raises(ConfigError, match=r"^model.compile is true with model.load_in_4bit = true"):
         replace(config(), model=ModelConfig(load_in_4bit=True, train="lora", compile=True))
+    four_bits = replace(config(), model=ModelConfig(load_in_4bit=True, train="lora"))
+    assert four_bits.parallel.strategy == "ddp"
+    for strategy in ("fsdp2", "zero2", "zero3"):
+        refused = f'^model.load_in_4bit is true with parallel.strategy = "{strategy}"; expected "ddp"'
+        with pytest.raises(ConfigError, match=refused):
+            replace(four_bits, parallel=ParallelConfig(strategy=strategy))
 
 
 def test_conditions_are_printed_for_the_settings_that_need_them() -> None:
