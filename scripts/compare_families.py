@@ -4,6 +4,7 @@
     python scripts/compare_families.py runs/families few_shot_detection --systems sft rft --seeds 1
     python scripts/compare_families.py runs/families --max-runs 1
     python scripts/compare_families.py runs/families --table
+    python scripts/compare_families.py runs/photo photo_white_cells_32 --data DATA --set model.path=virft-tiny
     python scripts/compare_families.py runs/thinking few_shot_detection --set prompt.thinking=true
 
 A cell is a family of tasks with a number of training images. Each is a comparison of its own, which takes hours on two
@@ -77,6 +78,16 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
 }
+PHOTO_FAMILIES = {
+    "photo_white_cells": ("white_cells", ("test",)),
+    "photo_cells": ("bccd", ("test",)),
+    "photo_raccoon_mosaic": ("raccoon_mosaic", ("test",)),
+    "photo_composites": ("composites", ("known_names", "heldout_names", "heldout_categories")),
+    "photo_lookalikes": ("lookalikes", ("test",)),
+    "photo_relations": ("relations", ("test",)),
+}
+"""Families on photographs: the bed of ``photo_beds.py`` and its test sets. Training photographs are those of the cell;
+data and cut-outs are the folders ``--data`` and ``--cutouts``."""
 TASKS = {"lookalike_classification": "classification", "reasoning_grounding": "grounding"}
 
 
@@ -98,9 +109,21 @@ CELLS = {
     "reasoning_grounding": Cell("reasoning_grounding"),
     "lookalike_classification": Cell("lookalike_classification"),
     "few_shot_detection_16_images": Cell("few_shot_detection", 16, _TWO_RATES),
+    **{
+        f"{family}_{shots}": Cell(family, shots)
+        for family in PHOTO_FAMILIES
+        for shots in ((4,) if family == "photo_lookalikes" else (32,) if family == "photo_relations" else (4, 16, 32))
+    },
 }
-USUAL = tuple(CELLS)[:-1]
+USUAL = tuple(name for name in CELLS if name != "few_shot_detection_16_images" and not name.startswith("photo_"))
 """The cells that are compared if none is named: nine rows of the table."""
+
+
+def tests_of(family: str) -> list[str]:
+    """Return the names of the test sets of a family."""
+    if family in PHOTO_FAMILIES:
+        return list(PHOTO_FAMILIES[family][1])
+    return [part for part in FAMILIES[family] if part not in ("train", "validation")]
 
 
 class _EnoughRunsError(Exception):
@@ -120,7 +143,10 @@ class Families:
         settings: Sequence[str],
         max_runs: int | None,
         shots: int | None = None,
+        data: Path | None = None,
+        cutouts: Path | None = None,
     ) -> None:
+        self._data, self._cutouts = data, cutouts
         self._out, self._cells, self._shots = out, cells, shots
         self._systems, self._seeds, self._settings = systems, seeds, settings
         self._runs_left = max_runs
@@ -175,6 +201,13 @@ class Families:
     def _build(self, name: str) -> None:
         cell = CELLS[name]
         shots = self._shots or cell.shots
+        if cell.family in PHOTO_FAMILIES:
+            import photo_beds  # next to this script
+
+            bed, tests = PHOTO_FAMILIES[cell.family]
+            if not all((self._out / name / part / "card.json").exists() for part in ("train", "validation", *tests)):
+                photo_beds.build(bed, self._out / name, data=self._data, cutouts=self._cutouts, shots=shots or 16)
+            return
         for part, given in FAMILIES[cell.family].items():
             options = given | {"shots": shots} if part == "train" and shots is not None else given
             if not (self._out / name / part / "card.json").exists():
@@ -199,7 +232,7 @@ class Families:
 
     def _overrides(self, name: str) -> list[str]:
         folder, systems = self._out / name, self._systems_of(name)
-        tests = [str(folder / part) for part in FAMILIES[CELLS[name].family] if part not in ("train", "validation")]
+        tests = [str(folder / part) for part in tests_of(CELLS[name].family)]
         seeds = [] if self._seeds is None else [f"compare.seeds={self._seeds}"]
         # as `virft train`
         fading = ("demonstrations=loss", f"demonstration_coef={DEMONSTRATION_COEF}", "demonstration_coef_end=0.0")
@@ -308,6 +341,8 @@ if __name__ == "__main__":
     parser.add_argument("--max-runs", type=int, help="stop after this number of new training runs")
     parser.add_argument("--recommended", choices=names, default="mix", help="system of the last column")
     parser.add_argument("--table", action="store_true", help="print the table of finished cells and train nothing")
+    parser.add_argument("--data", type=Path, help="folder that holds bccd and raccoon, for cells on photographs")
+    parser.add_argument("--cutouts", type=Path, help="folder that photo_assets.py writes, for cells on composites")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     args = parser.parse_args()
     status = 0
@@ -320,6 +355,8 @@ if __name__ == "__main__":
             settings=args.set,
             max_runs=args.max_runs,
             shots=args.shots,
+            data=args.data,
+            cutouts=args.cutouts,
         )
         try:
             status = families.compare_all()
