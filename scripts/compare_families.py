@@ -83,8 +83,8 @@ PHOTO_FAMILIES = {
     "photo_cells": ("bccd", ("test",)),
     "photo_raccoon_mosaic": ("raccoon_mosaic", ("test",)),
     "photo_composites": ("composites", ("known_names", "heldout_names", "heldout_categories")),
-    "photo_lookalikes": ("lookalikes", ("test",)),
-    "photo_relations": ("relations", ("test",)),
+    "photo_lookalike_classification": ("lookalikes", ("test",)),
+    "photo_reasoning_grounding": ("relations", ("test",)),
 }
 """Families on photographs: the bed of ``photo_beds.py`` and its test sets. Training photographs are those of the cell;
 data and cut-outs are the folders ``--data`` and ``--cutouts``."""
@@ -112,7 +112,13 @@ CELLS = {
     **{
         f"{family}_{shots}": Cell(family, shots)
         for family in PHOTO_FAMILIES
-        for shots in ((4,) if family == "photo_lookalikes" else (32,) if family == "photo_relations" else (4, 16, 32))
+        for shots in (
+            (4,)
+            if family == "photo_lookalike_classification"
+            else (32,)
+            if family == "photo_reasoning_grounding"
+            else (4, 16, 32)
+        )
     },
 }
 USUAL = tuple(name for name in CELLS if name != "few_shot_detection_16_images" and not name.startswith("photo_"))

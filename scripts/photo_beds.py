@@ -261,14 +261,18 @@ def write_composites(
     plan: Callable[..., list[str]],
     source: dict[str, Any],
     seed: int,
+    stream: int,
 ) -> None:
-    """Write ``number`` scenes with the questions of ``ask``; scenes that ``ask`` has none of are drawn again."""
+    """Write ``number`` scenes with the questions of ``ask``; scenes that ``ask`` has none of are drawn again.
+
+    ``stream``: number of the random stream, different for each dataset of all beds.
+    """
     from photo_scenes import render
 
     with StoreWriter(out, overwrite=True) as writer:
         for index in range(number):
             for attempt in range(50):
-                rng = np.random.default_rng([seed, index, attempt])
+                rng = np.random.default_rng([seed, stream, index, attempt])
                 scene = render(rng, assets, plan(rng, assets, index))
                 if samples := ask(scene, assets, rng, index):
                     break
@@ -313,7 +317,7 @@ def _ask(
     absent: Sequence[str],
     fits: Callable[[str], set[str]],
 ) -> list[Sample]:
-    if not shown:
+    if not shown or (index % 2 == 0 and not absent):
         return []
     queries = [shown[int(rng.integers(len(shown)))]]
     if index % 2 == 0:
@@ -353,7 +357,7 @@ def build_composites(out: Path, cutouts: Path, *, shots: int, seed: int) -> None
     ):
         source = _source("composites", part, shots)
         assets = _assets(cutouts, names, backgrounds)
-        write_composites(out / part, assets, size, ask=ask, plan=_photo_plan, source=source, seed=1000 * seed + number)
+        write_composites(out / part, assets, size, ask=ask, plan=_photo_plan, source=source, seed=seed, stream=number)
 
 
 def build_relations(out: Path, cutouts: Path, *, shots: int, seed: int) -> None:
@@ -368,7 +372,8 @@ def build_relations(out: Path, cutouts: Path, *, shots: int, seed: int) -> None:
             ask=ask_relation,
             plan=_photo_plan,
             source=_source("relations", part, shots),
-            seed=1000 * seed + 100 + number,
+            seed=seed,
+            stream=10 + number,
         )
 
 
@@ -400,7 +405,8 @@ def build_lookalikes(out: Path, cutouts: Path, *, shots: int, seed: int) -> None
             ask=ask,
             plan=plan,
             source=_source("lookalikes", part, shots) | {"labels": sorted(name for _, name in chosen)},
-            seed=1000 * seed + 200 + number,
+            seed=seed,
+            stream=20 + number,
         )
 
 

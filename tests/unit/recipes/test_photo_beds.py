@@ -107,14 +107,14 @@ def test_a_third_of_the_raccoon_photographs_have_none(beds: ModuleType, tmp_path
     for part in ("train", "test"):
         samples = list(Store(tmp_path / "out" / part))
         absent = [one for one in samples if one.target == Detections()]
-        assert 3 * len(absent) == len(samples)
+        assert abs(3 * len(absent) - len(samples)) <= 1
     assert len(Store(tmp_path / "out/train")) == 6
 
 
 def test_a_mosaic_moves_and_clips_boxes_with_their_photograph(beds: ModuleType, tmp_path: Path) -> None:
     write_coco(tmp_path / "raccoon", ["raccoon"], 4)
     annotated = beds.read_boxes(tmp_path / "raccoon", {"raccoon": "raccoon"})
-    first = annotated.images["images/0.png"]
+    first = annotated.images["0.png"]
     empty = beds.replace(first, boxes={})
     image, boxes = beds.mosaic([empty, first, empty, empty])
     assert image.size == (336, 336)
@@ -125,14 +125,16 @@ def test_a_mosaic_moves_and_clips_boxes_with_their_photograph(beds: ModuleType, 
     assert beds.mosaic([outside, empty, empty, empty])[1] == []
 
 
-def test_mosaics_have_none_to_two_raccoons_of_the_own_part(beds: ModuleType, tmp_path: Path) -> None:
+def test_mosaics_have_none_to_two_raccoons(beds: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beds, "NUM_TEST", 18)
+    monkeypatch.setattr(beds, "NUM_VALIDATION", 3)
     write_coco(tmp_path / "raccoon", ["raccoon"], 60)
     write_negatives(tmp_path / "without", 40)
     for out in ("one", "two"):
         beds.build_mosaics(tmp_path / out, tmp_path, tmp_path / "without", shots=6, seed=0)
     counts = [len(sample.target.items) for sample in Store(tmp_path / "one/test")]
     assert set(counts) == {0, 1, 2}
-    assert counts.count(0) == 66  # every third of 200
+    assert counts.count(0) == 6  # every third
     assert Store(tmp_path / "one/test").hash == Store(tmp_path / "two/test").hash
 
 
@@ -195,10 +197,13 @@ def test_blind_baselines_reach_what_one_box_hits(beds: ModuleType, tmp_path: Pat
     write_negatives(tmp_path / "without", 30)
     beds.build_raccoon(tmp_path / "out", tmp_path, tmp_path / "without", shots=6, seed=0)
     values = beds.blind_values(Store(tmp_path / "out/train"), Store(tmp_path / "out/test"))
-    # all boxes are equal: 2 hits, 3 predictions, 2 targets of every three photographs: F1 = 2 * 2 / (3 + 2)
-    assert values["best constant box"] == pytest.approx(0.8)
+    samples = list(Store(tmp_path / "out/test"))
+    num_present = sum(one.target != Detections() for one in samples)
+    # all boxes are equal: as many hits as targets, and a prediction for every question
+    assert values["best constant box"] == pytest.approx(2 * num_present / (len(samples) + num_present))
+    assert 0.75 < values["best constant box"] < 0.85
     assert values["No Objects"] == 0.0
-    assert [row for row in beds.blind_table([tmp_path / "out"])][2].startswith("| out: test |")
+    assert list(beds.blind_table([tmp_path / "out"]))[2].startswith("| out: test |")
 
 
 @pytest.mark.parametrize(("bed", "bound"), [("white_cells", 0.15), ("bccd", 0.05), ("raccoon_mosaic", 0.25)])
@@ -232,7 +237,8 @@ def test_files_of_a_qt_resource_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_entries_about_one_file_are_credits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     negatives = import_module("make_negative_photographs")
-    text = "Files: *\nCopyright: all\nLicense: GPL-3\n\nFiles: a/b.jpg\nCopyright: Ann\n Bob\nLicense: CC0-1.0\nComment: here\n"
+    text = "Files: *\nCopyright: all\nLicense: GPL-3\n\n"
+    text += "Files: a/b.jpg\nCopyright: Ann\n Bob\nLicense: CC0-1.0\nComment: here\n"
     assert negatives.credits_of(text) == {"a/b": negatives.Credit("Ann Bob", "CC0-1.0", "here")}
 
 
