@@ -135,7 +135,7 @@ def write_photographs(
 def build_cells(out: Path, data: Path, *, bed: str, shots: int, seed: int) -> None:
     """BCCD: all classes, or white blood cells only."""
     annotated = read_boxes(data / "bccd", CELLS)
-    # a micrograph without any box may be one that nobody labelled
+    # a micrograph without any box may be unlabelled
     labelled = {name: image for name, image in annotated.images.items() if any(image.boxes.values())}
     parts = split_photographs({name: _file(image) for name, image in labelled.items()}, seed=seed)
     if bed == "white_cells":
@@ -169,7 +169,7 @@ def raccoon_parts(data: Path, negatives: Path, *, seed: int) -> tuple[AnnotatedS
 
 
 def build_raccoon(out: Path, data: Path, negatives: Path, *, shots: int, seed: int) -> None:
-    """Photographs with and without a raccoon, the latter ``ABSENT_FRAC`` of all; all are asked for raccoons."""
+    """Photographs with and without a raccoon, the latter ``ABSENT_FRAC`` of all; all are queried for raccoons."""
     annotated, found = raccoon_parts(data, negatives, seed=seed)
     parts = {}
     for part, names in found.items():
@@ -182,7 +182,7 @@ def build_raccoon(out: Path, data: Path, negatives: Path, *, shots: int, seed: i
 
 
 def build_mosaics(out: Path, data: Path, negatives: Path, *, shots: int, seed: int) -> None:
-    """Squares of 2 x 2 photographs with 0 to 2 raccoon photographs; a third has none. All are asked for raccoons."""
+    """Squares of 2 x 2 photographs with 0 to 2 raccoon photographs; a third has none. All are queried for raccoons."""
     annotated, parts = raccoon_parts(data, negatives, seed=seed)
     for part, names in parts.items():
         number = shots if part == "train" else NUM_VALIDATION if part == "validation" else NUM_TEST

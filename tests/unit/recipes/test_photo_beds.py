@@ -73,7 +73,7 @@ def test_near_duplicates_come_to_one_part(beds: ModuleType) -> None:
     assert parts == {"train": ["a", "b", "c"], "validation": [], "test": ["d"]}
 
 
-def test_cells_are_split_by_photograph_and_fewer_shots_are_among_more(beds: ModuleType, tmp_path: Path) -> None:
+def test_cells_are_split_by_photograph_and_shots_are_nested(beds: ModuleType, tmp_path: Path) -> None:
     write_coco(tmp_path / "bccd", ["WBC", "RBC", "Platelets"], 40)
     for shots in (4, 8):
         beds.build("bccd", tmp_path / str(shots), data=tmp_path, shots=shots)
@@ -167,9 +167,9 @@ def test_composites_show_held_out_names_in_tests_only(
     write_cutouts(tmp_path / "assets")
     beds.build("composites", tmp_path / "out", cutouts=tmp_path / "assets", shots=6)
     heldout = {"ferret", "hen", "wrench"}
-    asked = {part: {one.query for one in Store(tmp_path / "out" / part)} for part in ("train", "heldout_names")}
-    assert asked["train"] <= {"cow", "duck", "kettle"}
-    assert asked["heldout_names"] <= heldout
+    queries = {part: {one.query for one in Store(tmp_path / "out" / part)} for part in ("train", "heldout_names")}
+    assert queries["train"] <= {"cow", "duck", "kettle"}
+    assert queries["heldout_names"] <= heldout
     categories = {one.query for one in Store(tmp_path / "out/heldout_categories")}
     assert categories <= {"mammal", "bird", "tool", "animal"}
     absent = [one for one in Store(tmp_path / "out/heldout_names") if one.target == Detections()]
