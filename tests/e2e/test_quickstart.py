@@ -40,7 +40,7 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     assert virft("quickstart", out, "--steps", 2) == 0
     printed = capsys.readouterr().out
     for test in ("same_sprites", "other_style", "never_trained"):
-        for run in ("base", "rft/lr_0.0001_seed_0", "sft/lr_0.0001_seed_0", "mix/lr_0.0001_seed_0"):
+        for run in ("base", "rft/lr_0.0001_seed_0", "sft/lr_0.0001_seed_0"):
             assert f"\n{run} on {test}: f1 " in printed
         assert re.search(
             rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d", printed, re.M
@@ -52,8 +52,8 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     assert printed.endswith(f"report with images: {out / 'report.html'}\n")
 
     compared = json.loads((out / "compare" / "compare.json").read_text())
-    assert set(compared["systems"]) == {"base", "sft", "rft", "mix"}
-    assert compared["systems"]["sft"]["steps"] == compared["systems"]["mix"]["steps"] == 2
+    assert set(compared["systems"]) == {"base", "sft", "rft"}
+    assert compared["systems"]["sft"]["steps"] == compared["systems"]["rft"]["steps"] == 2
     with Image.open(out / "before_after.png") as sheet:
         assert min(sheet.size) > 400
     page = (out / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The quickstart: teach the built-in model new classes by reward, by supervision and by both; compare the results."""
+"""The quickstart: teach the built-in model new classes by reward and by supervision, and compare the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from virft.config.fitting import DEMONSTRATION_COEF
 from virft.config.schema import (
     AugmentConfig,
     CompareConfig,
@@ -72,14 +71,9 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
             schedule="cosine",
             warmup_steps=warmup_steps,
             kl_coef=0.0,
-            demonstrations="loss",
-            demonstration_coef=DEMONSTRATION_COEF,
-            demonstration_coef_end=0.0,
         ),
         sft=SFTConfig(learning_rate=1e-4, name_lr_scale=10.0, warmup_steps=warmup_steps),
-        compare=CompareConfig(
-            systems=("sft", "rft", "mix"), seeds=1, tests=tuple(str(out / "data" / test) for test in TESTS)
-        ),
+        compare=CompareConfig(seeds=1, tests=tuple(str(out / "data" / test) for test in TESTS)),
         run=RunConfig(dir=str(out / "compare"), save_every=50, log_every=5),
     )
 
@@ -140,9 +134,8 @@ def _page(found: Compared) -> str:
         title="virft quickstart",
         intro=(
             f"The built-in model was trained on {SHOTS} labelled images of each of {len(class_names('novel'))} new "
-            "classes: on the ground truth (SFT), on its own completions with rule-based rewards (RFT), and "
-            "both (mix: RFT with fading demonstrations, as `virft train`). All runs use the same samples, and the same "
-            "number of steps."
+            "classes: once on the ground truth (SFT), once on its own completions with rule-based rewards (RFT). Both "
+            "runs use the same samples and the same number of steps."
         ),
         sections=[
             Section(heading="Test sets", body=html_table(["test", "content"], TEST_DESCRIPTIONS.items(), of_texts=True))

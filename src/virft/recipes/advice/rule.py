@@ -169,22 +169,22 @@ EVIDENCE: Mapping[Case, Evidence] = {
     Case.KNOWN: Evidence(
         4,
         4,
-        "96 images of 48 known classes in a new style: F1 0.568 with RFT, 0.540 with SFT (base 0.537); 32 images: no "
+        "96 images of 48 known classes in a new style: F1 0.567 with RFT, 0.540 with SFT (base 0.537); 32 images: no "
         "difference between the two and the base model",
     ),
     Case.FEW: Evidence(
         2,
         2,
-        "1 image of each of 8 new classes: F1 0.312 with RFT, 0.296 with SFT (base 0.241); in another style +0.028",
+        "1 image of each of 8 new classes: F1 0.303 with RFT, 0.296 with SFT (base 0.241); in another style +0.035",
     ),
     Case.MANY: Evidence(
-        4, 4, "8 and 16 images of each of 8 new classes: F1 0.447 and 0.433 with SFT, 0.385 and 0.324 with RFT"
+        4, 4, "8 and 16 images of each of 8 new classes: F1 0.447 and 0.422 with SFT, 0.385 and 0.336 with RFT"
     ),
     Case.SOME: Evidence(
         0,
         0,
-        "4 images of each of 8 new classes: F1 0.403 with SFT, 0.385 with RFT; SFT then RFT was as good as the better "
-        "of the two in one run, three seeds are not measured",
+        "4 images of each of 8 new classes: F1 0.403 with SFT, 0.397 with RFT, 0.409 with mix (`virft train`), which cannot "
+        "be distinguished; SFT then RFT was as good in one run",
     ),
 }
 """The measurements of each case, with virft-tiny (docs/reproducing.md)."""
