@@ -183,8 +183,8 @@ EVIDENCE: Mapping[Case, Evidence] = {
     Case.SOME: Evidence(
         0,
         0,
-        "4 images of each of 8 new classes: F1 0.403 with SFT, 0.397 with RFT, 0.409 with mix (`virft train`), which cannot "
-        "be distinguished; SFT then RFT was as good in one run",
+        "4 images of each of 8 new classes: F1 0.403 with SFT, 0.397 with RFT, 0.409 with mix (`virft train`), which "
+        "cannot be distinguished; SFT then RFT was as good in one run",
     ),
 }
 """The measurements of each case, with virft-tiny (docs/reproducing.md)."""
