@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +32,10 @@ from virft.data.sampling import SplitPlan, shuffled
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
+from virft.evaluation.blind import score_blind
 from virft.evaluation.joined import JoinedPredictions
 from virft.evaluation.predictions import PredictionsCard
-from virft.evaluation.score import score_joined
 from virft.geometry.boxes import BoxSpace
-from virft.tasks import TASKS
 from virft.types import (
     Box,
     Detection,
@@ -47,6 +47,7 @@ from virft.types import (
     Prediction,
     Reading,
     Sample,
+    Unreadable,
 )
 
 if TYPE_CHECKING:
@@ -442,36 +443,27 @@ def blind_values(train: Store, test: Store) -> dict[str, float]:
 
     Fitting a box or a label on the test set itself gives an upper bound of what any constant answer reaches.
     """
-    found = {}
-    for prefix, store in (("", train), ("test: ", test)):
-        for task in sorted({sample.task for sample in test}):
-            questions = [sample for sample in test if sample.task == task]
-            answers = TASKS[task].blind_answers([sample for sample in store if sample.task == task])
-            for name, answer in answers.items():
-                rows = [
-                    JoinedPrediction(
-                        sample,
-                        Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP),
-                        Reading(text="", well_formed=True, answer=answer(sample)),
-                    )
-                    for sample in questions
-                ]
-                card = PredictionsCard(
-                    model="blind",
-                    data=str(test.folder),
-                    data_hash=test.hash,
-                    num_samples=len(rows),
-                    box_space=BoxSpace.RELATIVE_1000,
-                    thinking=False,
-                    settings={},
-                )
-                joined = JoinedPredictions(card=card, by_task={task: rows}, num_questions={task: len(rows)})
-                (scores,) = score_joined(joined, test, with_intervals=False)
-                headline = TASKS[task].headline
-                found[f"{prefix}{name}"] = next(
-                    value for key, value in scores.values.items() if key.partition(" ")[0] == headline
-                )
-    return found
+    rows = defaultdict(list)
+    for sample in test:
+        unanswered = Reading(text="", well_formed=False, answer=Unreadable(reason="no model"))
+        none = Prediction(sample_id=sample.id, text="", finish_reason=FinishReason.STOP)
+        rows[sample.task].append(JoinedPrediction(sample, none, unanswered))
+    card = PredictionsCard(
+        model="none",
+        data=str(test.folder),
+        data_hash=test.hash,
+        num_samples=len(test),
+        box_space=BoxSpace.RELATIVE_1000,
+        thinking=False,
+        settings={},
+    )
+    joined = JoinedPredictions(card=card, by_task=rows, num_questions={task: len(one) for task, one in rows.items()})
+    return {
+        f"{prefix}{baseline.name}": baseline.values[scores.metric]
+        for prefix, store in (("", train), ("test: ", test))
+        for scores in score_blind(joined, test, list(store), with_intervals=False)
+        for baseline in scores.baselines
+    }
 
 
 def blind_table(folders: Sequence[Path]) -> Iterator[str]:

@@ -8,15 +8,13 @@ from dataclasses import replace
 import numpy as np
 from packed_questions import Written
 from photo_scenes import SIZE, Assets, objects_of
-from tiny_questions import THINKING_FRAC, answer
+from tiny_questions import THINKING_FRAC, token_ids, written
 from transformers import Qwen2Tokenizer
 
 from virft.models.photo_config import IMAGE_TOKENS, NUM_IMAGE_TOKENS, PLACEHOLDER
-from virft.scenes.questions import SceneQuestion, grounding_questions, sample_by_kind
+from virft.scenes.questions import SceneQuestion, detection_of, grounding_questions, sample_by_kind
 from virft.scenes.render import Scene, SceneObject
-from virft.tasks import TASKS
-from virft.text.prompts import fill_template
-from virft.types import Box, Detection, Detections, Label
+from virft.types import Box, Label
 
 STRANGE_FRAC = 0.12
 """Fraction of the questions about a present name that have a meaningless word in its place. Without them, the model
@@ -55,11 +53,10 @@ class PhotoQuestionWriter(SceneFits):
         self.category_names = tuple(sorted({c for name in assets.names for c in assets.categories[name]}))
         head, tail = IMAGE_TOKENS["start_image_token"], IMAGE_TOKENS["end_image_token"]
         self.prefix_ids = [
-            *self._ids(f"<|im_start|>user\n{head}"),
+            *token_ids(self.tokenizer, f"<|im_start|>user\n{head}"),
             *[self.image_token_id] * NUM_IMAGE_TOKENS,
-            *self._ids(tail),
+            *token_ids(self.tokenizer, tail),
         ]
-        (self._period,) = self._ids(".")
 
     def write(self, scene: np.ndarray, rng: np.random.Generator) -> Iterator[Written]:
         """Yield questions about a scene, given by its records, in random order."""
@@ -85,7 +82,7 @@ class PhotoQuestionWriter(SceneFits):
                 yield self.detection(scene, str(query))
             yield self.detection(scene, str(rng.choice(others)))
             yield from self._naming(scene, shown, rng)
-        grouped = Scene(image=_BLACK, objects=tuple(self._with_group(o, rng) for o in scene.objects))
+        grouped = Scene(image=_BLACK, objects=tuple(self._with_group(o) for o in scene.objects))
         fitting = [
             one
             for one in grounding_questions(grouped)
@@ -95,18 +92,12 @@ class PhotoQuestionWriter(SceneFits):
 
     def detection(self, scene: Scene, query: str) -> SceneQuestion:
         """Return the question about all objects of a name or category."""
-        boxes = self.boxes(scene, query)
-        return SceneQuestion(
-            task="detection",
-            query=query,
-            target=Detections(items=tuple(Detection(box=box) for box in boxes)),
-            class_name=query,
-            kind="present" if boxes else "absent",
-        )
+        return detection_of(query, self.boxes(scene, query))
 
     def _absent(self, present: list[str], rng: np.random.Generator) -> list[str]:
         """Return NUM_ABSENT names that are not shown; half of them of a category that is shown."""
-        shown = {c for name in present for c in self.assets.categories[name]}
+        # in order: a set of texts has another order in every process, and a resumed run would train on other questions
+        shown = dict.fromkeys(c for name in present for c in self.assets.categories[name])
         related = [name for c in shown for name in self.assets.kin.get(c, ()) if name not in present]
         made: list[str] = []
         while len(made) < NUM_ABSENT:
@@ -132,8 +123,8 @@ class PhotoQuestionWriter(SceneFits):
                 kind="lookalikes",
             )
 
-    def _with_group(self, one: SceneObject, rng: np.random.Generator) -> SceneObject:
-        """Return the object with its widest category as its group, sometimes the narrowest."""
+    def _with_group(self, one: SceneObject) -> SceneObject:
+        """Return the object with its widest category as its group."""
         categories = self.assets.categories[one.class_name]
         return replace(one, group=categories[-1] if categories else "thing")
 
@@ -142,19 +133,7 @@ class PhotoQuestionWriter(SceneFits):
         query, meaning = one.query, WORD
         if one.task == "detection" and one.kind == "present" and rng.random() < STRANGE_FRAC:
             query, meaning, thinking = strange_word(rng), STRANGE, False
-        text = fill_template(TASKS[one.task].prompts, query, template="short", thinking=thinking)
-        question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
-        query_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
-        return Written(
-            question=question_ids,
-            answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
-            query_at=None if isinstance(one.target, Label) else query_at,
-            boxes=TASKS[one.task].target_boxes(one.target),
-            meaning=meaning,
-        )
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return written(self.tokenizer, one, scene, query, meaning=meaning, thinking=thinking)
 
 
 def strange_word(rng: np.random.Generator) -> str:

@@ -91,10 +91,13 @@ class QuestionWriter:
         self.tokenizer = tokenizer
         self.pad_id = tokenizer.pad_token_id
         self.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        head = self._ids("<|im_start|>user\n<|vision_start|>")
-        (self._period,) = self._ids(".")
+        head = token_ids(self.tokenizer, "<|im_start|>user\n<|vision_start|>")
         self._strange_words = strange_words(tokenizer)
-        self.prefix_ids = [*head, *[self.image_token_id] * num_image_tokens, *self._ids("<|vision_end|>")]
+        self.prefix_ids = [
+            *head,
+            *[self.image_token_id] * num_image_tokens,
+            *token_ids(self.tokenizer, "<|vision_end|>"),
+        ]
 
     def write(self, records: np.ndarray, rng: np.random.Generator) -> Iterator[Written]:
         """Yield questions about a scene in random order."""
@@ -132,19 +135,29 @@ class QuestionWriter:
             meaning = NO_KIND
         if meaning != WORD:
             query, thinking = self._strange_words[int(rng.integers(len(self._strange_words)))], False
-        text = fill_template(TASKS[one.task].prompts, query, template="short", thinking=thinking)
-        question_ids = self._ids(f"{text}<|im_end|>\n<|im_start|>assistant\n")
-        query_at = question_ids.index(self._period) - 1 if self._period in question_ids else None
-        return Written(
-            question=question_ids,
-            answer=self._ids(answer(one, scene, thinking) + "<|im_end|>"),
-            query_at=None if isinstance(one.target, Label) else query_at,
-            boxes=TASKS[one.task].target_boxes(one.target),
-            meaning=meaning,
-        )
+        return written(self.tokenizer, one, scene, query, meaning=meaning, thinking=thinking)
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+def written(
+    tokenizer: Qwen2Tokenizer, one: SceneQuestion, scene: Scene, query: str, *, meaning: int, thinking: bool
+) -> Written:
+    """Return the tokens of a question, with ``query`` for the object's name, and of its answer."""
+    text = fill_template(TASKS[one.task].prompts, query, template="short", thinking=thinking)
+    question = token_ids(tokenizer, f"{text}<|im_end|>\n<|im_start|>assistant\n")
+    (period,) = token_ids(tokenizer, ".")
+    query_at = question.index(period) - 1 if period in question else None
+    return Written(
+        question=question,
+        answer=token_ids(tokenizer, answer(one, scene, thinking) + "<|im_end|>"),
+        query_at=None if isinstance(one.target, Label) else query_at,
+        boxes=TASKS[one.task].target_boxes(one.target),
+        meaning=meaning,
+    )
+
+
+def token_ids(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text without special tokens."""
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 def strange_words(tokenizer: Qwen2Tokenizer) -> list[str]:

@@ -94,7 +94,7 @@ def test_white_blood_cells_are_found_better_than_any_constant_box_finds_them(sha
         assert virft("predict", model, data / "test", run / "eval" / name) == 0
     blind = best_blind_f1(Store(data / "train"), Store(data / "test"))
     base, trained = f1_of(run / "eval" / "base"), f1_of(run / "eval" / "trained")
-    # on the machine that this was written on: 0.680, base 0.091, mean box 0.062
+    # on the machine that this was written on: 0.536, base 0.091, best constant box 0.103
     assert trained > max(base, blind) + 0.3
     texts = Counter(record["text"] for record in log(run / "eval" / "trained", "predictions.jsonl"))
     assert texts.most_common(1)[0][1] < len(Store(data / "test")) / 2

@@ -60,17 +60,16 @@ def report(
         _report_suspects(folders, out, num_images=num_images)
         return
     html = report_folders(folders, num_images=num_images, with_intervals=intervals)
-    page = out or next(filter(is_run, folders), Path()) / REPORT
+    _write(out or next(filter(is_run, folders), Path()) / REPORT, html)
+
+
+def _write(page: Path, html: str) -> None:
+    """Write a page, into ``REPORT`` of a folder, and print its size: in kB below 0.1 MB."""
     page = page / REPORT if page.is_dir() else page
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html, encoding="utf-8", errors="backslashreplace")
-    say(f"{page}: {_size_text(html)}")
-
-
-def _size_text(html: str) -> str:
-    """Size of a page, such as 0.3 MB, in kB below 0.1 MB."""
     size = len(html.encode(errors="replace"))
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+    say(f"{page}: {size / 1e6:.1f} MB" if size >= 1e5 else f"{page}: {size / 1e3:.0f} kB")
 
 
 def _report_suspects(folders: Sequence[Path], out: Path | None, *, num_images: int) -> None:
@@ -85,8 +84,4 @@ def _report_suspects(folders: Sequence[Path], out: Path | None, *, num_images: i
     if path is None:
         raise RunError(f"{run}: holds no {SUSPECTS}; expected a run after `virft check --suspects {run}`")
     html = suspects_page(read_suspects(path), title=str(run), num_images=num_images, source=str(path))
-    page = out or path.with_name(REPORT)
-    page = page / REPORT if page.is_dir() else page
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(html, encoding="utf-8", errors="backslashreplace")
-    say(f"{page}: {_size_text(html)}")
+    _write(out or path.with_name(REPORT), html)

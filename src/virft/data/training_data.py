@@ -113,8 +113,9 @@ class TrainingData:
         return np.minimum(np.searchsorted(self._ends, points, side="right"), len(self._ends) - 1)
 
     def _named(self, sample: Sample, name: str) -> Sample:
-        is_alone = len(self.stores) == 1
-        return replace(sample, id=sample.id if is_alone else f"{name}/{sample.id}", origin=name)
+        if not name:
+            return sample
+        return replace(sample, id=f"{name}/{sample.id}" if len(self.stores) > 1 else sample.id, origin=name)
 
 
 def open_training_data(config: Config, *, batch_size: int) -> TrainingData:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from virft.config.fitting import TrainingVerb, method_of
 from virft.config.schema import Config
@@ -87,8 +87,8 @@ def train(
     Raises ``ConfigError`` for an invalid setting, ``RunError`` if the run folder holds another run, and ``RunStopped``
     after Ctrl-C (a checkpoint is saved).
     """
-    if method not in ("train", "grpo", "sft"):
-        raise ConfigError(f"method is {method!r}; expected train, grpo or sft")
+    if method not in get_args(TrainingVerb):
+        raise ConfigError(f"method is {method!r}; expected {', '.join(get_args(TrainingVerb))}")
     resolved = _resolve(config, settings, method, resume=resume)
     run_training(resolved, method_of(method), resume=resume, log=_print)
     return Run(resolved.run.dir)

@@ -12,7 +12,7 @@ import numpy as np
 from virft.scenes.assets import scene_classes
 from virft.scenes.patches import REFERENCE_SIZE
 from virft.scenes.render import Scene, SceneObject
-from virft.types import Detection, Detections, Label, Target
+from virft.types import Box, Detection, Detections, Label, Target
 
 MIN_AREA_RATIO = 1.4
 """Smallest ratio of the box areas of the largest (smallest) object and the next one, for "largest" and "smallest"."""
@@ -41,11 +41,16 @@ class SceneQuestion:
 def detection_question(scene: Scene, class_name: str) -> SceneQuestion:
     """Return the question about all objects of the class, sorted by x1, then y1; no objects if the class is absent."""
     boxes = sorted((o.box for o in scene.objects if o.class_name == class_name), key=lambda box: (box.x1, box.y1))
+    return detection_of(class_name, boxes)
+
+
+def detection_of(query: str, boxes: Sequence[Box]) -> SceneQuestion:
+    """Return the question about all objects that a name or category fits, which have these boxes; none if absent."""
     return SceneQuestion(
         task="detection",
-        query=class_name,
+        query=query,
         target=Detections(items=tuple(Detection(box=box) for box in boxes)),
-        class_name=class_name,
+        class_name=query,
         kind="present" if boxes else "absent",
     )
 

@@ -141,7 +141,7 @@ def test_supervised_training_is_a_method(built: BuiltDatasets, tmp_path: Path) -
     )
     assert [set(record) >= {"step", "loss"} for record in run.metrics] == [True, True]
     assert '<th scope="row">loss</th>' in run._repr_html_()
-    with pytest.raises(ConfigError, match="method is 'dpo'; expected train, grpo or sft"):
+    with pytest.raises(ConfigError, match="method is 'dpo'; expected train, grpo, sft"):
         train(method="dpo")  # type: ignore[arg-type]
 
 
