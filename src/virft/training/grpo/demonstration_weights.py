@@ -32,43 +32,42 @@ def advantages_of(
 
 
 def weigh_demonstrations(
-    config: GRPOConfig,
-    rollout: Rollout,
-    groups: Sequence[RolloutGroup],
-    demonstrations: Sequence[Sequence[Demonstration]],
-    *,
-    max_completion_tokens: int,
-    step_frac: float,
+    config: GRPOConfig, rollout: Rollout, *, max_completion_tokens: int, step_frac: float
 ) -> list[list[WeightedDemonstration]]:
-    """Each group's demonstrations with the weights of their tokens, without those of weight 0.
+    """Demonstrations of this rank's groups with the weights of their tokens, without those of weight 0.
 
-    ``groups``: some of the ``rollout``, such as those of a rank, with their ``demonstrations``. The denominators are
-    those of the whole step: with "loss" the number of demonstration tokens, with "group" that of the completions.
-    ``step_frac``: fraction of the run that is done, in [0, 1].
+    The denominators are those of the whole step, over all ranks: with "loss" the number of demonstration tokens, with
+    "group" that of the completions. ``step_frac``: fraction of the run that is done, in [0, 1].
     """
-    in_group = config.demonstrations == "group"
     length_weight = token_weights(rollout.counted, config.loss, max_completion_tokens)
     num_tokens = sum(one.num_loss_tokens for members in rollout.demonstrations for one in members)
 
-    def weight(one: Demonstration, group: RolloutGroup, advantage: float) -> float:
-        if in_group:
-            return advantage * length_weight(len(one.token_ids))
-        return coefficient(config, group, step_frac) / num_tokens
+    def weigh(one: Demonstration, rate: float) -> WeightedDemonstration:
+        value = rate * length_weight(len(one.token_ids)) if config.demonstrations == "group" else rate / num_tokens
+        return WeightedDemonstration(one.token_ids, [value * is_in for is_in in one.in_loss], one.is_target)
 
-    found = []
-    for group, members, values in zip(
-        groups, demonstrations, advantages_of(config, groups, demonstrations), strict=True
-    ):
-        rates = values.demonstrations if in_group else [0.0] * len(members)
-        weighted = [(one, weight(one, group, rate)) for one, rate in zip(members, rates, strict=True)]
-        found.append(
-            [
-                WeightedDemonstration(one.token_ids, [value * is_in for is_in in one.in_loss], one.is_target)
-                for one, value in weighted
-                if value
-            ]
-        )
-    return found
+    own = rollout.own
+    rates = _rates(config, own.groups, own.demonstrations, rollout.own_advantages, step_frac)
+    return [
+        [weigh(one, rate) for one, rate in zip(members, of_group, strict=True) if rate]
+        for members, of_group in zip(own.demonstrations, rates, strict=True)
+    ]
+
+
+def _rates(
+    config: GRPOConfig,
+    groups: Sequence[RolloutGroup],
+    demonstrations: Sequence[Sequence[Demonstration]],
+    advantages: Sequence[GroupAdvantages],
+    step_frac: float,
+) -> list[Sequence[float]]:
+    """The coefficient of each group's demonstrations, or their advantages; a demonstration of rate 0 is not packed."""
+    if config.demonstrations == "group":
+        return [one.demonstrations for one in advantages]
+    return [
+        [coefficient(config, group, step_frac)] * len(members) if members else ()
+        for group, members in zip(groups, demonstrations, strict=True)
+    ]
 
 
 def coefficient(config: GRPOConfig, group: RolloutGroup, step_frac: float) -> float:
@@ -86,25 +85,21 @@ def linear(start: float, end: float | None, step_frac: float) -> float:
     return start if end is None else start + (end - start) * step_frac
 
 
-def demonstration_step_metrics(
-    config: GRPOConfig, rollout: Rollout, *, max_completion_tokens: int, step_frac: float
-) -> dict[str, float]:
+def demonstration_step_metrics(config: GRPOConfig, rollout: Rollout, *, step_frac: float) -> dict[str, float]:
     """Mean coefficient or advantage of the step's demonstrations, and the tokens of those in the loss.
 
     Separate from ``group_metrics``, which describes the policy's own completions. Empty without demonstrations.
     """
     if config.demonstrations == "off":
         return {}
-    weighted = weigh_demonstrations(
-        config,
-        rollout,
-        rollout.groups,
-        rollout.demonstrations,
-        max_completion_tokens=max_completion_tokens,
-        step_frac=step_frac,
-    )
+    rates = _rates(config, rollout.groups, rollout.demonstrations, rollout.advantages, step_frac)
     metrics: dict[str, float] = {
-        "demonstration_tokens": sum(len(one.token_ids) for members in weighted for one in members)
+        "demonstration_tokens": sum(
+            len(one.token_ids)
+            for members, of_group in zip(rollout.demonstrations, rates, strict=True)
+            for one, rate in zip(members, of_group, strict=True)
+            if rate
+        )
     }
     if config.demonstrations == "loss":
         metrics["demonstration_coef"] = fmean(coefficient(config, one, step_frac) for one in rollout.first)

@@ -53,12 +53,25 @@ class Rollout(NamedTuple):
     """
 
     own: Drawn
+    own_advantages: list[GroupAdvantages]
+    """Of each group of ``own`` and its demonstrations."""
     groups: list[RolloutGroup]
     num_first: int
     demonstrations: list[tuple[Demonstration, ...]]
     """Those of each of ``groups``."""
     advantages: list[GroupAdvantages]
     """Of each of ``groups`` and its demonstrations."""
+
+    def extended(self, more: Rollout) -> Rollout:
+        """These groups, then the others, as groups of dynamic sampling."""
+        return Rollout(
+            self.own.extended(more.own),
+            [*self.own_advantages, *more.own_advantages],
+            [*self.groups, *more.groups],
+            self.num_first,
+            [*self.demonstrations, *more.demonstrations],
+            [*self.advantages, *more.advantages],
+        )
 
     @property
     def first(self) -> list[RolloutGroup]:

@@ -27,7 +27,7 @@ from virft.training.grpo.demonstration_weights import (
     linear,
     weigh_demonstrations,
 )
-from virft.training.grpo.demonstrations import Demonstration, WriteTarget, demonstrate
+from virft.training.grpo.demonstrations import WriteTarget, demonstrate
 from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout_record, widest_reward_range
 from virft.training.grpo.loss import demonstration_loss, importance_weights, policy_loss
 from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
@@ -175,9 +175,7 @@ class GRPOTrainer:
     def _roll_out(self, number: int, samples: Sequence[Sample], timer: StageTimer) -> Rollout:
         """Sample and reward the groups of a step, on all ranks."""
         own = self._demonstrate(number, self._sample(number, samples, timer), first_place=0)
-        groups, demonstrations = self._gather(own, timer)
-        rollout = Rollout(own, groups, len(groups), demonstrations, advantages_of(self.config, groups, demonstrations))
-        return self._refill(number, rollout, timer)
+        return self._refill(number, self._gather(own, timer), timer)
 
     def _refill(self, number: int, rollout: Rollout, timer: StageTimer) -> Rollout:
         """Add groups of other samples, round by round as many as still have zero reward variance.
@@ -195,14 +193,7 @@ class GRPOTrainer:
             # The cross-entropy is that of the batch: only members of a group come with its replacements.
             if self.config.demonstrations == "group":
                 own = self._demonstrate(number, own, first_place=first_place)
-            groups, demonstrations = self._gather(own, timer)
-            rollout = Rollout(
-                rollout.own.extended(own),
-                [*rollout.groups, *groups],
-                rollout.num_first,
-                [*rollout.demonstrations, *demonstrations],
-                [*rollout.advantages, *advantages_of(self.config, groups, demonstrations)],
-            )
+            rollout = rollout.extended(self._gather(own, timer))
         return rollout
 
     def _sample(self, number: int, samples: Sequence[Sample], timer: StageTimer, first_place: int = 0) -> Drawn:
@@ -273,12 +264,20 @@ class GRPOTrainer:
             for place, one, features in zip(places, rendered, self.runner.encode_images(rendered), strict=True)
         ]
 
-    def _gather(self, drawn: Drawn, timer: StageTimer) -> tuple[list[RolloutGroup], list[tuple[Demonstration, ...]]]:
-        """The groups of all ranks and their demonstrations, in the order of the batch."""
-        found = self.ranks.gather(list(zip(drawn.groups, drawn.demonstrations, strict=True)))
+    def _gather(self, own: Drawn, timer: StageTimer) -> Rollout:
+        """The groups of all ranks with their demonstrations and advantages, in the order of the batch."""
+        advantages = advantages_of(self.config, own.groups, own.demonstrations)
+        found = self.ranks.gather(list(zip(own.groups, own.demonstrations, advantages, strict=True)))
         if self.ranks.count > 1:
             timer.lap("gather")  # mostly the wait for the rank with the longest completions
-        return [group for group, _ in found], [demonstrations for _, demonstrations in found]
+        return Rollout(
+            own,
+            advantages,
+            [group for group, _, _ in found],
+            len(found),
+            [demonstrations for _, demonstrations, _ in found],
+            [values for _, _, values in found],
+        )
 
     def _pack(self, number: int, rollout: Rollout, timer: StageTimer) -> _Packed:
         """The step's microbatches. Sharded ranks get equally many of them."""
@@ -304,12 +303,10 @@ class GRPOTrainer:
             microbatch_tokens=self.config.microbatch_tokens,
             counted=rollout.counted,
             mask_truncated=self.config.mask_truncated,
-            advantages=[one.completions for one in advantages_of(self.config, own.groups, own.demonstrations)],
+            advantages=[one.completions for one in rollout.own_advantages],
             demonstrations=weigh_demonstrations(
                 self.config,
                 rollout,
-                own.groups,
-                own.demonstrations,
                 max_completion_tokens=self.params.max_completion_tokens,
                 step_frac=self._step_frac(number),
             ),
@@ -454,12 +451,7 @@ class GRPOTrainer:
 
     def _report(self, number: int, rollout: Rollout, updates: dict[str, float], timer: StageTimer) -> GRPOReport:
         kl_coef = {} if self.config.kl_coef_end is None else {"kl_coef": self._kl_coef_at(number)}
-        taught = demonstration_step_metrics(
-            self.config,
-            rollout,
-            max_completion_tokens=self.params.max_completion_tokens,
-            step_frac=self._step_frac(number),
-        )
+        taught = demonstration_step_metrics(self.config, rollout, step_frac=self._step_frac(number))
         own = self._group_metrics(rollout)
         return GRPOReport(
             metrics={

@@ -20,6 +20,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.models.renderer import RenderedPrompt
 from virft.tasks import TASKS
 from virft.training.distributed import Ranks
+from virft.training.grpo.demonstration_weights import advantages_of
 from virft.training.grpo.demonstrations import Demonstration, WrittenTarget, demonstrate, hit_rate, success
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.types import Box, Detections, Label, RolloutGroup, Sample
@@ -157,6 +158,20 @@ def test_the_advantage_of_a_demonstration_vanishes_as_the_policy_succeeds() -> N
     assert solved["demonstration_advantage"] == 0.0
     assert solved["demonstration_tokens"] == 0
     assert "loss" not in solved
+
+
+@pytest.mark.parametrize("mode", ["off", "loss", "group"])
+def test_advantages_are_computed_once_a_step(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, calls = trainer(mode, scale_by_std=False), []
+
+    def counted(config: Any, groups: Sequence[RolloutGroup], demonstrations: Any) -> Any:
+        calls.append(len(groups))
+        return advantages_of(config, groups, demonstrations)
+
+    monkeypatch.setattr("virft.training.grpo.trainer.advantages_of", counted)
+    monkeypatch.setattr("virft.training.grpo.demonstration_weights.advantages_of", None)
+    made.step(0, SAMPLES)
+    assert calls == [2]
 
 
 def test_a_demonstration_has_no_importance_weight() -> None:
