@@ -23,6 +23,7 @@ from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, parse, valu
 from virft.data.store import CARD, read_card
 from virft.errors import ConfigError
 from virft.recipes.fitting import facts_of
+from virft.tasks import TASKS
 
 _USABLE_FRAC = 0.9
 """Fraction of a device's memory that settings are chosen for."""
@@ -94,9 +95,12 @@ def find_datasets(folder: Path, validation: Path | None = None) -> DataFolders:
 def describe_gaps(data: DataFolders) -> list[str]:
     """Return a sentence for what the datasets lack and a new build would add: negatives, a validation split."""
     gaps = []
-    if read_card(data.train).get("negatives_frac") == 0:
+    card = read_card(data.train)
+    if card.get("negatives_frac") == 0:
+        tasks = [TASKS[name] for name in card.get("counts", {})]
+        answers = dict.fromkeys(f'"{task.describe_answer(task.absent)}"' for task in tasks if task.absent is not None)
         gaps.append(
-            "no question is about an absent class, so nothing teaches the model to answer No Objects; "
+            f"no question is about an absent class, so nothing teaches the model to answer {' or '.join(answers)}; "
             "build with --negatives-frac 0.2, if some images lack a class"
         )
     if data.validation is None:

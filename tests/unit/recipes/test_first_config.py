@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from factories import detections, sample, save_image
 from virft.cli.main import main
 from virft.config.schema import Config, Method
+from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError
 from virft.recipes.first_config import describe_gaps, find_datasets, first_config
 from virft.recipes.fitting import load_fitted_config
+from virft.tasks.counting import Count
 
 
 @pytest.fixture
@@ -107,8 +110,20 @@ def test_missing_negatives_and_validation_data_are_named(build: Path) -> None:
     card = build / "test" / "card.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"negatives_frac": 0.0}))
     negatives, validation = describe_gaps(find_datasets(build / "test"))
-    assert "--negatives-frac 0.2" in negatives
+    assert 'answer "no objects"; build with --negatives-frac 0.2' in negatives
     assert "--validation-frac 0.2" in validation
+
+
+def test_the_missing_answer_about_absent_classes_is_that_of_the_task(tmp_path: Path) -> None:
+    for name in ("fox", "hen"):
+        with StoreWriter(tmp_path / name) as writer:
+            image = writer.add_image_file("a.png", save_image(tmp_path / f"{name}.png"))
+            writer.add(sample(Count(2), task="counting", query=name, image=image))
+            if name == "hen":
+                writer.add(sample(detections((10, 10, 20, 20)), id="b", image=image))
+            writer.finish(source={}, seed=0)
+    assert 'teaches the model to answer "0"; build' in describe_gaps(find_datasets(tmp_path / "fox"))[0]
+    assert 'to answer "0" or "no objects"; build' in describe_gaps(find_datasets(tmp_path / "hen"))[0]
 
 
 def test_file_that_exists_is_not_replaced_unless_that_is_requested(
