@@ -97,8 +97,8 @@ def _add_run(verb: argparse.ArgumentParser, *, example: str, sections: Sequence[
         dest="from_run",
         metavar="RUN",
         type=Path,
-        help="start a new run from the trained model of the run in folder RUN, with its settings if there is no "
-        "CONFIG; needs another run.dir",
+        help="start a new run from the trained model of the run in folder RUN, with its settings, but no warm start, "
+        "if there is no CONFIG; needs another run.dir",
     )
     add_resume(verb, "a run")
     verb.add_argument(

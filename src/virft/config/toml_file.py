@@ -166,6 +166,16 @@ def complete(loaded: LoadedConfig, fitted: Mapping[str, FittedValue]) -> LoadedC
     return LoadedConfig(config=config, explicit=loaded.explicit, origins=_all_origins(config, known))
 
 
+def given_value(key: str, overrides: Sequence[str], keywords: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Return the value that settings without a file give to a key, as ``parse`` reads them; None if they do not.
+
+    >>> given_value("run.dir", ["seed=1", "run.dir=2024"]), given_value("run.dir", [], {"run": {"dir": "runs/a"}})
+    ('2024', 'runs/a')
+    """
+    found = dict(map(_parse_override, overrides)) | dict(_flatten(keywords, KEYWORDS))
+    return found.get(key)
+
+
 def value_at(config: Config, key: str) -> Any:
     """Return the value of a dotted key; of an entry of a table that is not in it, None.
 

@@ -19,11 +19,12 @@ from virft.config.fitting import (
     fitted_values,
 )
 from virft.config.schema import Config, Method
-from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, load_config, parse, value_at
+from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, given_value, load_config, parse, value_at
 from virft.data.store import read_card
 from virft.errors import ConfigError, DataError
 from virft.models.model_folders import model_of_run
 from virft.models.size import read_model_size
+from virft.training.run import require_current_format
 
 
 def load_fitted_config(
@@ -37,16 +38,28 @@ def load_fitted_config(
     """Return the tree of a TOML file (None: of the others alone), with fitted values for what it does not set.
 
     ``saved``: name of the config in ``run.dir`` of a run that is resumed; its fitted values are used again, so that a
-    resumed run is the same whatever this version would choose.
+    resumed run is the same whatever this version would choose. Without ``path`` all of its settings are.
 
-    Raises ``ConfigError`` as ``load_config`` does.
+    Raises ``ConfigError`` as ``load_config`` does, and ``RunError`` if another version saved that config.
     """
+    if path is None and saved is not None:
+        path = _saved_config(saved, overrides, keywords)
     loaded = (
         parse("", origin=KEYWORDS, keywords=keywords)
         if path is None and not overrides
         else load_config(path, overrides, keywords=keywords)
     )
     return fit(loaded, method=method, saved=saved)
+
+
+def _saved_config(name: str, overrides: Sequence[str], keywords: Mapping[str, Any]) -> Path | None:
+    """The config of the run in ``run.dir``, which settings without a file name; None if there is no run."""
+    folder = given_value("run.dir", overrides, keywords)
+    if not isinstance(folder, (str, Path)) or not (file := Path(folder) / name).is_file():
+        return None
+    # before the config is read: that of an older version has settings that this one does not know
+    require_current_format(file.parent)
+    return file
 
 
 def fit(loaded: LoadedConfig, *, method: FittedMethod, saved: str | None = None) -> LoadedConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from virft.config.fitting import FittedMethod
 from virft.config.schema import Config, DataConfig, Method, MixtureConfig, PromptConfig
-from virft.config.toml_file import LoadedConfig
+from virft.config.toml_file import LoadedConfig, load_config
 from virft.data.overlap import shared_images
 from virft.data.store import Store
 from virft.data.training_data import TrainingData, open_training_data
@@ -34,6 +34,9 @@ PROMPT_LENGTH = "prompt_length"
 """Event: prompts leave too little room in the context of the model for the longest completion."""
 
 
+_OR_RESUME = "; to resume without one, name the run: run.dir=RUN"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedRun:
     """A training run that nothing forbids, with its data open."""
@@ -57,19 +60,21 @@ def load_run_config(
     """Read the settings of a training run: a TOML file, ``KEY=VALUE`` overrides, and ``--from RUN``.
 
     Settings that none of them sets are fitted, see ``load_fitted_config``. ``from_run``: the folder of a finished run.
-    Its trained model becomes ``model.path``, and its settings are used if there is no ``config``. Raises
-    ``ConfigError``.
+    Its trained model becomes ``model.path``, and its settings are used if there is no ``config``, without its warm
+    start, which this model has behind it. Raises ``ConfigError``.
     """
     saved = CONFIG if resume else None
     if from_run is None:
         if config is None and not overrides:
-            raise ConfigError("no config; expected a TOML file, KEY=VALUE, or --from RUN")
+            raise ConfigError("no config; expected a TOML file, KEY=VALUE, or --from RUN" + _OR_RESUME * resume)
         return load_fitted_config(config, overrides, method=method, saved=saved)
     if not (from_run / CONFIG).is_file():
         raise ConfigError(f"--from {from_run}: holds no run; expected the folder of a finished run (run.dir)")
     if not (from_run / MODEL).is_dir():
         raise ConfigError(f"--from {from_run}: has no trained model; finish the run with --resume first")
     started = [f"model.path={from_run / MODEL}", *overrides]
+    if config is None and load_config(from_run / CONFIG).config.grpo.warm_start_steps:
+        started = ["grpo.warm_start_steps=0", *started]
     loaded = load_fitted_config(config or from_run / CONFIG, started, method=method, saved=saved)
     if Path(loaded.config.run.dir).resolve() == from_run.resolve():
         raise ConfigError(f"--from {from_run}: run.dir is that run; expected another one, such as run.dir={from_run}_2")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -16,6 +16,7 @@ from factories import detections, sample, save_image
 from virft.config.schema import Config, DataConfig, GRPOConfig, MixtureConfig, PromptConfig, RewardConfig, RunConfig
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, DataError, RunError, VirftError
+from virft.recipes.fitting import load_fitted_config
 from virft.recipes.preflight import check_run, load_run_config, run_warnings, validation_warning
 
 SIZE = (64, 48)
@@ -138,6 +139,37 @@ def test_settings_alone_are_a_config_and_change_that_of_another_run(tmp_path: Pa
     loaded = load_run_config(None, ["run.dir=a/x", "grpo.steps=7"], method="grpo", from_run=tmp_path / "run")
     assert (loaded.config.run.dir, loaded.config.grpo.steps) == ("a/x", 7)
     assert loaded.config.model.path == str(tmp_path / "run" / "model")
+
+
+def test_a_run_from_a_warmed_up_one_has_no_warm_start_unless_it_sets_one(tmp_path: Path) -> None:
+    first = tmp_path / "run"
+    (first / "model").mkdir(parents=True)
+    (first / "config.toml").write_text('data.train = "d"\nrun.dir = "first"\ngrpo = {warm_start_steps = 40}\n')
+
+    def warm_start(*overrides: str, config: Path | None = None) -> int:
+        found = load_run_config(config, ["run.dir=x", *overrides], method="train", from_run=first)
+        return found.config.grpo.warm_start_steps
+
+    assert warm_start("grpo.steps=10") == 0
+    assert warm_start("grpo.steps=10", "grpo.warm_start_steps=3") == 3
+    assert warm_start(config=first / "config.toml") == 40
+
+
+@pytest.mark.parametrize("method", ["train", "compare"])
+def test_a_run_is_resumed_by_its_folder_alone(tmp_path: Path, method: Literal["train", "compare"]) -> None:
+    (tmp_path / "run").mkdir()
+    saved = "compare.toml" if method == "compare" else "config.toml"
+    (tmp_path / "run" / saved).write_text('data.train = "d"\nrun.dir = "moved"\ngrpo.steps = 7\n')
+    given = [f"run.dir={tmp_path / 'run'}"]
+    loaded = load_fitted_config(None, given, method=method, saved=saved).config
+    assert (loaded.data.train, loaded.run.dir, loaded.grpo.steps) == ("d", str(tmp_path / "run"), 7)
+    keywords = {"run": {"dir": tmp_path / "run"}, "grpo.steps": 9}
+    assert load_fitted_config(None, method=method, keywords=keywords, saved=saved).config.grpo.steps == 9
+    for overrides in (["run.dir=nowhere"], ["seed=1"]):
+        with pytest.raises(ConfigError, match=r"(data\.train|run\.dir) is missing"):
+            load_fitted_config(None, overrides, method=method, saved=saved)
+    with pytest.raises(ConfigError, match=r"to resume without one, name the run: run\.dir=RUN"):
+        load_run_config(None, method="train", resume=True)
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
