@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -45,6 +45,21 @@ class RewardFailed(VirftError):
 
 class RunStopped(VirftError):
     """The user stopped a run. It is saved and can be resumed."""
+
+
+@contextmanager
+def stopped_by_user(state: Callable[[], str]) -> Iterator[None]:
+    """Context manager that raises ``RunStopped`` for Ctrl-C in its block; ``state()``: what is saved, how to resume.
+
+    >>> with stopped_by_user(lambda: "2 of 3 samples are scored; resume with --resume"):
+    ...     raise KeyboardInterrupt
+    Traceback (most recent call last):
+    virft.errors.RunStopped: stopped: 2 of 3 samples are scored; resume with --resume
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunStopped(f"stopped: {state()}") from None
 
 
 class PartlyDone(VirftError):

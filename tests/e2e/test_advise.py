@@ -13,6 +13,7 @@ import pytest
 
 from runs import virft
 from virft.data.base_completions import BASE_COMPLETIONS
+from virft.errors import RunStopped
 from virft.recipes.advice.advise import TrainingAdvice, advise_training
 from virft.recipes.advice.completions import completions_cache
 
@@ -59,8 +60,16 @@ def test_sampling_resumes_and_more_samples_use_those_that_exist(scenes: Path) ->
     _, lines = advise(scenes, num_samples=2)
     (path,) = completions_cache().glob(f"*/{BASE_COMPLETIONS}")
     before = path.read_text()
+
+    def interrupt(line: str) -> None:
+        if line.startswith("base model: "):
+            raise KeyboardInterrupt
+
+    # eight at a time
+    with pytest.raises(RunStopped, match=r"^stopped: 10 of 11 samples are scored; the same command resumes$"):
+        advise_training(scenes / "train", "virft-tiny", SHORT, num_samples=11, log=interrupt)
     found, lines = advise(scenes, num_samples=11)
-    assert lines[-1].startswith("base model: 9 of 9 samples scored")
+    assert lines[-1].startswith("base model: 1 of 1 samples scored")
     assert path.read_text().startswith(before)
     assert found.features.num_evaluated == found.features.num_samples == 11
     # a call that was stopped has written some lines

@@ -18,7 +18,7 @@ from virft.config.toml_file import load_config
 from virft.data.base_completions import BaseCompletion, BaseGroup, append_base_completions, start_base_completions
 from virft.data.store import Store
 from virft.data.training_data import TrainingData
-from virft.errors import RunError
+from virft.errors import RunError, stopped_by_user
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.suspects import (
     SUSPECTS,
@@ -30,7 +30,7 @@ from virft.evaluation.suspects import (
     with_other_class,
     write_suspects,
 )
-from virft.files import make_folder, write_text
+from virft.files import make_folder, write_text, writing
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
@@ -260,12 +260,19 @@ def _complete(sampler: _Sampler, samples: Sequence[Sample], path: Path, show: Sh
     """Return the completions of each sample; missing ones are sampled and saved batch by batch."""
     groups = start_base_completions(path.parent, path.name)
     missing = [sample for sample in samples if sample.id not in groups]
-    for start in range(0, len(missing), _BATCH_SIZE):
-        new = sampler.sample(missing[start : start + _BATCH_SIZE])
-        append_base_completions(path.parent, new, path.name)
-        groups |= {group.sample_id: group for group in new}
-        if show is not None:
-            show(start + len(new), len(missing))
+
+    def state() -> str:
+        number = sum(sample.id in groups for sample in samples)
+        return f"completions of {number} of {len(samples)} samples are saved in {path}; the same command resumes"
+
+    with stopped_by_user(state):
+        for start in range(0, len(missing), _BATCH_SIZE):
+            new = sampler.sample(missing[start : start + _BATCH_SIZE])
+            with writing(path, state):
+                append_base_completions(path.parent, new, path.name)
+            groups |= {group.sample_id: group for group in new}
+            if show is not None:
+                show(start + len(new), len(missing))
     return groups
 
 

@@ -105,7 +105,7 @@ def sample_completions(
     """Return ``grpo.group_size`` completions of the base model for each sample, as in the first step of GRPO.
 
     They are saved in the cache folder after each batch; equal requests use them again. Raises ``DataError`` for a
-    sample that the model refuses, ``ModelError`` for a model that cannot be loaded.
+    sample that the model refuses, ``ModelError`` for a model that cannot be loaded, and ``RunStopped`` after Ctrl-C.
     """
     folder = completions_cache() / _key(request, store)
     missing = _missing(folder, samples)
@@ -144,7 +144,8 @@ def _sample(request: AdviceRequest, samples: Sequence[Sample], folder: Path, log
     parsing = {"box_space": loaded.family.box_space, "thinking": prompting.thinking}
     write_text(folder / _PARSING, json.dumps(parsing))
     with closing(make_grpo_trainer(config, loaded, prompting, runtime)) as trainer:
-        sample_base(trainer, samples, folder, batch_size=BATCH, ranks=trainer.ranks, log=log)
+        again = "the same command resumes"
+        sample_base(trainer, samples, folder, batch_size=BATCH, ranks=trainer.ranks, log=log, resume=again)
 
 
 def _parsed(sample: Sample, group: BaseGroup, parsing: dict[str, Any]) -> SampledGroup:

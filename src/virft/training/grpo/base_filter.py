@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from virft.data.base_completions import (
@@ -16,7 +15,7 @@ from virft.data.base_completions import (
     append_base_completions,
     start_base_completions,
 )
-from virft.errors import DataError
+from virft.errors import DataError, stopped_by_user
 from virft.files import writing
 from virft.tasks import TASKS
 from virft.training.distributed import Ranks
@@ -33,30 +32,37 @@ def sample_base(
     batch_size: int,
     ranks: Ranks,
     log: Callable[[str], None],
+    resume: str = "resume with --resume",
 ) -> dict[str, BaseGroup]:
     """Sample id -> ``group_size`` completions with their scores, sampled as in step 0; in the order of ``samples``.
 
     The trainer's policy must still be the base model. Groups that ``folder`` already contains are not sampled again
-    (``read_base_completions`` reads them); each batch is added to its file. ``folder`` must exist.
+    (``read_base_completions`` reads them); each batch is added to its file. ``folder`` must exist. ``resume``: how to
+    resume, for the message of an error. Raises ``RunStopped`` after Ctrl-C.
     """
     # rank 0 alone reads the file: another machine may see an older state of a shared file system
     saved = start_base_completions(folder) if ranks.is_first else {}
     groups: dict[str, BaseGroup] = dict(ranks.union(list(saved.items())))
     missing = [sample for sample in samples if sample.id not in groups]
     progress = Progress(len(missing))
-    for start in range(0, len(missing), batch_size):
-        batch = missing[start : start + batch_size]
-        before = time.perf_counter()
-        # step 0: the same random streams and reward thresholds as the first training step
-        own = trainer.sample(0, batch)
-        seconds = (time.perf_counter() - before) / len(batch)
-        new = ranks.gather([_base_group(group, seconds) for group in own])
-        if ranks.is_first:
-            with writing(folder, partial(_describe_saved, len(groups), len(samples))):
-                append_base_completions(folder, new)
-        groups |= {group.sample_id: group for group in new}
-        done = start + len(batch)
-        log(f"base model: {done} of {len(missing)} samples scored  {progress.describe(done)}")
+
+    def state() -> str:
+        return f"{len(groups)} of {len(samples)} samples are scored; {resume}"
+
+    with stopped_by_user(state):
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            before = time.perf_counter()
+            # step 0: the same random streams and reward thresholds as the first training step
+            own = trainer.sample(0, batch)
+            seconds = (time.perf_counter() - before) / len(batch)
+            new = ranks.gather([_base_group(group, seconds) for group in own])
+            if ranks.is_first:
+                with writing(folder, state):
+                    append_base_completions(folder, new)
+            groups |= {group.sample_id: group for group in new}
+            done = start + len(batch)
+            log(f"base model: {done} of {len(missing)} samples scored  {progress.describe(done)}")
     return {sample.id: groups[sample.id] for sample in samples}
 
 
@@ -79,10 +85,6 @@ def _base_group(group: RolloutGroup, seconds: float) -> BaseGroup:
             for completion, report in zip(group.completions, group.reports, strict=True)
         ),
     )
-
-
-def _describe_saved(num_scored: int, num_samples: int) -> str:
-    return f"{num_scored} of {num_samples} samples are scored; resume with --resume"
 
 
 def in_range(scores: Mapping[str, float], *, least: float, most: float) -> set[str]:

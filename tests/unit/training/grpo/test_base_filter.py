@@ -15,7 +15,7 @@ from virft.data.base_completions import (
     append_base_completions,
     read_base_completions,
 )
-from virft.errors import DataError, RunError
+from virft.errors import DataError, RunError, RunStopped
 from virft.training.distributed import Ranks
 from virft.training.grpo.base_filter import in_range, sample_base
 from virft.types import ImageSize
@@ -97,6 +97,16 @@ def test_a_full_disk_ends_scoring_with_what_is_written(tmp_path: Path, monkeypat
     scores, sampled = score(tmp_path)
     assert scores == {"a": 0.5, "b": 1.0, "c": 0.5}
     assert sampled == [["0/c"]]
+
+
+def test_ctrl_c_says_what_is_scored_and_how_to_resume(tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(RunStopped, match=r"^stopped: 2 of 3 samples are scored; call it again$"):
+        trainer = toy_trainer(equal={"b"})
+        sample_base(trainer, SAMPLES, tmp_path, batch_size=2, ranks=Ranks(), log=interrupt, resume="call it again")
+    assert score(tmp_path)[1] == [["0/c"]]
 
 
 def test_samples_in_range_are_selected() -> None:
