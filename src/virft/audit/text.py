@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from virft.audit.audit import AuditedAnswer, AuditReport
 from virft.audit.groups import GroupsReport
+from virft.config.wording import counted
 from virft.tasks.task import HALF_RIGHT
 
 _SHOWN_PROBES = 8
@@ -17,7 +18,7 @@ def audit_text(report: AuditReport) -> str:
     shown = [one for one in report.answers if one.is_oracle or one in probes[:_SHOWN_PROBES]]
     width = max(len(one.name) for one in shown) + 2
     step = {None: "", 0.0: ", rewards of the first step of a run", 1.0: ", rewards of the last step of a run"}
-    head = f"{report.task}, {report.num_samples} questions{step[report.step_frac]}"
+    head = f"{report.task}, {counted(report.num_samples, 'question')}{step[report.step_frac]}"
     columns = f"{'':10}{'':{width}}{'reward':>8}{'metric':>8}"
     lines = [head, columns, *(_row(one, width) for one in shown)]
     if len(probes) > _SHOWN_PROBES:
@@ -29,9 +30,9 @@ def groups_text(found: GroupsReport) -> str:
     """Return one sentence about the rollout groups of the untrained model."""
     correlation = "undefined (constant)" if found.rank_correlation is None else f"{found.rank_correlation:.2f}"
     return (
-        f"{found.num_groups} groups of {found.group_size} completions of the model: {found.equal_frac:.0%} with equal "
-        f"rewards (they teach nothing), mean reward {found.reward:.3f}, mean metric {found.metric:.3f}, rank "
-        f"correlation of reward and metric within a group {correlation}"
+        f"{counted(found.num_groups, 'group')} of {counted(found.group_size, 'completion')} of the model: "
+        f"{found.equal_frac:.0%} with equal rewards (they teach nothing), mean reward {found.reward:.3f}, "
+        f"mean metric {found.metric:.3f}, rank correlation of reward and metric within a group {correlation}"
     )
 
 

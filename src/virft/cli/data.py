@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from virft.cli import arguments
 from virft.cli.output import describe_skipped, progress_bar, say
 from virft.cli.parsers import Verbs, add_data, add_max_completion_tokens, add_verb
+from virft.config.wording import counted
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 
@@ -123,7 +124,7 @@ def _print_statistics(store: Store) -> None:
     print(counts_text(counts))
     images = "all images can be read" if store.has_images else "built without images"
     skipped = describe_skipped(store.card.get("num_skipped", 0))
-    print(f"{len(store)} questions, hash {store.hash[:12]}; {images}{skipped}")
+    print(f"{counted(len(store), 'question')}, hash {store.hash[:12]}; {images}{skipped}")
     for note in limit_notes(store):
         print(f"note: {note}")
 
@@ -250,5 +251,5 @@ def export(
             path = export_trl(store, out, template=text, thinking=thinking, space=BoxSpace(space))
         case "llama-factory":
             path = export_llama_factory(store, out, template=text, space=BoxSpace(space))
-    say(f"{path}: {len(store)} questions")
+    say(f"{path}: {counted(len(store), 'question')}")
     return path

@@ -31,6 +31,7 @@ from virft.cli.parsers import (
     add_thinking,
     add_verb,
 )
+from virft.config.wording import counted
 from virft.errors import CheckFailed, ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.types import ImageSize
@@ -180,7 +181,7 @@ def presence(
     loaded = load_model(model)
     questions = PresenceQuestions(store, question=text)
     if is_first:
-        say(f"{len(questions)} questions")
+        say(counted(len(questions), "question"))
     with progress_bar() as show:
         settings = PredictionSettings(
             prompting=resolve_prompting(loaded, template="auto", thinking=thinking),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from virft.config.schema import Config, Method, without_effect
+from virft.config.wording import counted
 
 TrainingVerb = Literal["train", "grpo", "sft"]
 """A verb that trains one model."""
@@ -290,11 +291,12 @@ def _steps(
     """The steps of some passes over the data, at least ``least`` and at most ``MOST_STEPS``."""
     steps = math.ceil(passes * num_samples / per_step)
     times = "one pass" if passes == 1 else f"{passes} passes"
-    fitted = FittedValue(value=steps, reason=f"{times} over {num_samples:,} samples, {per_step} per step")
+    samples = counted(num_samples, "sample", ",")
+    fitted = FittedValue(value=steps, reason=f"{times} over {samples}, {per_step} per step")
     if steps > MOST_STEPS:
-        fitted = FittedValue(value=MOST_STEPS, reason=f"at most {MOST_STEPS:,}; {num_samples:,} samples")
+        fitted = FittedValue(value=MOST_STEPS, reason=f"at most {MOST_STEPS:,}; {samples}")
     elif steps <= least:
-        fitted = FittedValue(value=least, reason=f"{num_samples:,} samples, small model", source=_MEASURED)
+        fitted = FittedValue(value=least, reason=f"{samples}, small model", source=_MEASURED)
     # a default that fits is left alone
     return {} if fitted.value == getattr(config, section).steps else {f"{section}.steps": fitted}
 
@@ -304,7 +306,7 @@ def _of_data(config: Config, explicit: frozenset[str], facts: Facts) -> dict[str
     is_set = any(key.startswith("augment.") for key in explicit)
     if is_set or facts.num_images is None or facts.num_images >= FEW_IMAGES or _DETECTION not in facts.tasks:
         return {}
-    reason = f"{facts.num_images} images: against overfitting"
+    reason = f"{counted(facts.num_images, 'image')}: against overfitting"
     return {
         "augment.resized_crop": FittedValue(value=0.35, reason=reason),
         "augment.horizontal_flip": FittedValue(value=True, reason=reason),
@@ -330,7 +332,7 @@ def _of_validation(
     steps = (config.sft if method == "sft" else config.grpo).steps
     if key in chosen and key not in explicit:
         steps = chosen[key].value
-    reason = f"a quarter of {steps:,} steps: the best model is chosen among several"
+    reason = f"a quarter of {counted(steps, 'step', ',')}: the best model is chosen among several"
     return {"data.validate_every": FittedValue(value=math.ceil(steps / NUM_VALIDATIONS), reason=reason)}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from virft.config.wording import counted
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.headlines import headline_statistics, images_of
@@ -164,7 +165,7 @@ def comparisons_to_text(comparisons: Sequence[Comparison], *, first: str, second
     """Format a table for each task, warnings first."""
     lines = [f"warning: {text}" for text in (comparisons[0].warnings if comparisons else ())]
     for one in comparisons:
-        lines.append(f"{one.task}, {second} against {first}, {one.num_images} images")
+        lines.append(f"{one.task}, {second} against {first}, {counted(one.num_images, 'image')}")
         for name, found in one.differences.items():
             between = f"  ({found.interval[0]:+.3f} to {found.interval[1]:+.3f})" if found.interval else ""
             before, after = _format_value(found.first), _format_value(found.second)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from virft.config.wording import counted
 from virft.data.store import Store
 from virft.evaluation.blind import BlindBaseline, BlindScores, position_again, score_blind
 from virft.evaluation.blind_data import TRAINED_ON, BlindData
@@ -190,8 +191,9 @@ def headline(scores: Scores) -> str:
         parts.append(f"{label_of(name)} {format_score(scores.values[key], ends)}")
     coverage = names[0][1].partition(" (")[2].removesuffix(")") if names else ""
     number = scores.counts.get("num_images", 0)
-    about = f" about {number} image{'s' if number != 1 else ''}" if number else ""
-    return f"{', '.join(parts)} on {coverage or scores.num_samples} questions{about}"
+    about = f" about {counted(number, 'image')}" if number else ""
+    questions = f"{coverage} questions" if coverage else counted(scores.num_samples, "question")
+    return f"{', '.join(parts)} on {questions}{about}"
 
 
 def format_score(value: float, ends: tuple[float, float] | None = None) -> str:

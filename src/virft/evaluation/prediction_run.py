@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from virft.config.wording import counted
 from virft.errors import RunError
 from virft.evaluation.predictions import (
     CARD,
@@ -59,7 +60,7 @@ def describe_workload(samples: Iterable[Sample]) -> str:
         if one.queried:
             number += 1
             images.add(one.images)
-    return f"{number:,} predictions on {len(images):,} images"
+    return f"{counted(number, 'prediction', ',')} on {counted(len(images), 'image', ',')}"
 
 
 class PredictionRun:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, harmonic_mean
 from typing import Any
 
+from virft.config.wording import counted
 from virft.data.store import Store
 from virft.errors import ConfigError
 from virft.evaluation.comparison import Comparison, comparison_tree
@@ -129,7 +130,7 @@ def scores_to_text(scores: tuple[Scores, ...]) -> str:
     """
     lines = []
     for one in scores:
-        lines.append(f"{one.task}, protocol {one.protocol}, {one.num_samples} questions")
+        lines.append(f"{one.task}, protocol {one.protocol}, {counted(one.num_samples, 'question')}")
         width = max(26, *map(len, one.values))
         for name, value in one.values.items():
             ends = one.intervals.get(name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from virft.config.wording import counted
 from virft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def count_lines(cards: Cards) -> list[str]:
     """Format a line for each dataset: samples, images and absent classes."""
     lines = []
     for folder, card in cards.items():
-        line = f"{folder}: {card['num_samples']} questions on {card['num_images']} images"
+        line = f"{folder}: {counted(card['num_samples'], 'question')} on {counted(card['num_images'], 'image')}"
         if card["negatives_frac"] is not None:
             line += f", {card['negatives_frac']:.0%} about an absent class"
         lines.append(f"{line}, hash {card['hash'][:12]}")

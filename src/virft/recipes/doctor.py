@@ -18,6 +18,7 @@ import torch
 from packaging.requirements import Requirement
 
 from virft.config.schema import Config, DataConfig, GRPOConfig, RunConfig, SamplingConfig
+from virft.config.wording import counted
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
 from virft.errors import ConfigError, VirftError
@@ -268,7 +269,7 @@ def _of_data(config: Config, name: str, origin: str, loaded: LoadedModel | None)
     except ConfigError as error:
         return Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice="change the settings")
     if loaded is None:
-        return Finding(about="data", message=f"{name}: {len(store)} samples, every image can be read")
+        return Finding(about="data", message=f"{name}: {counted(len(store), 'sample')}, every image can be read")
     try:
         prompting = make_prompting(config.prompt, config.mixture, loaded).of_origin(origin)
         checked = check_prompts(loaded, prompting, (sample for sample in store if sample.queried))
@@ -278,7 +279,8 @@ def _of_data(config: Config, name: str, origin: str, loaded: LoadedModel | None)
     if (warning := checked.length_warning(config.sampling.max_completion_tokens)) is not None:
         return Finding(about="data", state=State.NOTE, message=f"{name}: {warning}")
     return Finding(
-        about="data", message=f"{name}: {len(store)} samples, every image can be read, every prompt fits the model"
+        about="data",
+        message=f"{name}: {counted(len(store), 'sample')}, every image can be read, every prompt fits the model",
     )
 
 

@@ -19,6 +19,7 @@ import torch
 from virft.config.schema import WARM_START_KEYS, Config, Method, values, without_effect
 from virft.config.setting import format_value
 from virft.config.toml_file import DEFAULT, LoadedConfig, value_at
+from virft.config.wording import counted
 from virft.data.training_data import TrainingData
 from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
@@ -198,7 +199,7 @@ def cost_lines(cost: Cost, run: CheckedRun) -> list[str]:
         num_samples = sum(map(len, run.data.stores.values()))
         total = total.plus(cost.step.times(num_samples / grpo.prompts_per_step))
         notes.append(f"a group of each of {num_samples} samples before the first step (grpo.min_base_score)")
-    lines = [f"time    {total} for {num_steps} steps ({'; '.join(notes)})"]
+    lines = [f"time    {total} for {counted(num_steps, 'step')} ({'; '.join(notes)})"]
     completions = f"targets of {cost.completion_tokens:.0f} on average"
     if run.method == "grpo":
         limit = run.config.sampling.max_completion_tokens

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from virft.config.schema import Config
+from virft.config.wording import counted
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.joined import join_predictions
@@ -271,7 +272,7 @@ def make_validator(
         own = replace(
             settings,
             prompting=settings.prompting.of_origin(name),
-            model_name=f"{settings.model_name} after {num_steps} steps",
+            model_name=f"{settings.model_name} after {counted(num_steps, 'step')}",
         )
         if num_steps == 0 and first is not None and runtime.ranks.is_first:
             card = own.card(gathered, data=stores[name], num_samples=len(stores[name]))

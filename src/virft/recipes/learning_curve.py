@@ -16,6 +16,7 @@ import numpy as np
 
 from virft.config.schema import Config, Method
 from virft.config.toml_file import dump, first_difference, load_config
+from virft.config.wording import counted
 from virft.data.store import CARD, IMAGES, Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, RunError
@@ -82,15 +83,15 @@ def run_curve(
     sizes = sorted({math.ceil(fraction * len(images)) for fraction in fractions} | {len(images)})
     if len(sizes) < 2:
         raise ConfigError(
-            f"{data}: has {len(images)} image{'s' * (len(images) != 1)}, of which the fractions "
+            f"{data}: has {counted(len(images), 'image')}, of which the fractions "
             f"{', '.join(f'{one:g}' for one in fractions)} are {sizes[0]}; expected at least two numbers of images"
         )
     out = Path(config.run.dir)
     _begin(out, config, resume=resume)
     num_runs = len(sizes) * seeds
     log(
-        f"learning curve: {', '.join(map(str, sizes))} images, seeds: {seeds}; {num_runs} training runs and "
-        f"{num_runs + 1} times {len(validation)} validation questions. Ctrl-C stops it, --resume resumes it"
+        f"learning curve: {', '.join(map(str, sizes))} images, seeds: {seeds}; {counted(num_runs, 'training run')} and "
+        f"{num_runs + 1} times {counted(len(validation), 'validation question')}. Ctrl-C stops it, --resume resumes it"
     )
     runs = tuple(
         tuple(_train(config, method, train, images[:size], seed, out, log) for seed in _seeds(config, seeds))
@@ -200,7 +201,7 @@ def _train(
         data=replace(config.data, train=str(data)),
         run=replace(config.run, dir=str(folder)),
     )
-    log(f"{len(images)} images, seed {seed}")
+    log(f"{counted(len(images), 'image')}, seed {seed}")
     run_training(one, method, resume=(folder / CONFIG).exists(), log=log)
     return folder
 
@@ -268,7 +269,7 @@ def _warnings(
     if any(len(point.scores) < 2 for point in points):
         yield "one seed: the intervals contain little of the randomness of training and are too narrow (--seeds 3)"
     if num_questions < FEW_QUESTIONS:
-        yield f"{num_questions} validation questions are few: the intervals are rough"
+        yield f"few validation questions ({num_questions}): the intervals are rough"
     if point_interval(points[-1])[0] <= base:
         yield f"with all images the score is not clearly above the base model's {base:.3f}"
 
@@ -279,7 +280,7 @@ def _warnings(
 def curve_lines(found: MeasuredCurve) -> list[str]:
     """Return the scores and the extrapolation as lines of text."""
     lines = [f"validation {label_of(found.metric)}, 95 % confidence intervals", f"  base model: {found.base:.3f}"]
-    lines += [f"  {point.num_images} images: {_describe(point)}" for point in found.points]
+    lines += [f"  {counted(point.num_images, 'image')}: {_describe(point)}" for point in found.points]
     lines += [describe_doubled(found), *(f"warning: {text}" for text in found.warnings)]
     return lines
 

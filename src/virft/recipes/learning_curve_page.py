@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from virft.config.wording import counted
 from virft.evaluation.predictions import PREDICTIONS, read_predictions_card
 from virft.metrics.labels import label_of
 from virft.metrics.learning_curve import point_interval
@@ -33,7 +34,7 @@ def curve_page(found: MeasuredCurve, folder: Path) -> str:
 
     systems = [ReportedSystem(name="base", predictions={"validation": (predictions(folder / "base"),)})]
     for point, runs in zip(found.points, found.runs, strict=True):
-        name = f"{point.num_images} images"
+        name = counted(point.num_images, "image")
         systems.append(
             ReportedSystem(
                 name=name,

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from virft.config.schema import Config
 from virft.config.toml_file import load_config
+from virft.config.wording import counted
 from virft.errors import RunError
 from virft.evaluation.blind import BlindScores
 from virft.evaluation.evaluated import EvaluatedPredictions, summary_lines, table_lines
@@ -114,8 +115,7 @@ class Run:
         return str(heading + html_table(["", "first", "last", ""], rows) if rows else heading)
 
     def _state(self) -> str:
-        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"
-        return f"{steps}, {'finished' if self.is_finished else 'not finished'}"
+        return f"{counted(self.num_steps, 'step')}, {'finished' if self.is_finished else 'not finished'}"
 
 
 def curve(values: Sequence[float], *, width: int = 240, height: int = 32) -> Markup:
@@ -198,8 +198,8 @@ class Evaluation:
         return str(lines + Markup().join(self._table(scores) for scores in self.tasks))
 
     def _table(self, scores: Scores) -> Markup:
-        heading = Markup("<p><b>{}</b> on {}: {}, {} samples</p>").format(
-            self.model, self.data, scores.task, scores.num_samples
+        heading = Markup("<p><b>{}</b> on {}: {}, {}</p>").format(
+            self.model, self.data, scores.task, counted(scores.num_samples, "sample")
         )
         main = [
             (name, f"{scores.values[name]:.3f}", f"{low:.3f} to {high:.3f}")

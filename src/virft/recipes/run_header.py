@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from virft.config.schema import Config, Method
+from virft.config.wording import counted
 from virft.data.counts import Counts, count_sample, negatives_frac
 from virft.data.store import Store
 from virft.recipes.preflight import CheckedRun
@@ -38,7 +39,11 @@ def header_lines(run: CheckedRun, size: ParameterCounts, runtime: Runtime) -> li
         "model": f"{config.model.path}, {format_count(size.total)} parameters, {format_count(size.trained)} trained "
         f"({trained}); {devices}, {config.model.dtype}",
         **{f"data {name}".rstrip(): describe_data(store) for name, store in run.data.stores.items()},
-        **({"excluded": f"{len(excluded)} samples ({config.data.exclude})"} if (excluded := run.data.excluded) else {}),
+        **(
+            {"excluded": f"{counted(len(excluded), 'sample')} ({config.data.exclude})"}
+            if (excluded := run.data.excluded)
+            else {}
+        ),
         **{f"validation {name}".rstrip(): describe_data(store) for name, store in run.validation.items()},
         "steps": describe_steps(config, run.method),
         "run": f"{config.run.dir}; watch with: virft report {config.run.dir}",
@@ -56,7 +61,7 @@ def describe_data(store: Store) -> str:
         count_sample(sample, counts)
         images.update(sample.images)
     absent = negatives_frac(counts)
-    text = f"{store.folder}: {len(images)} images, {len(store)} questions"
+    text = f"{store.folder}: {counted(len(images), 'image')}, {counted(len(store), 'question')}"
     return text if absent is None else f"{text}, {absent:.0%} about an absent class"
 
 
@@ -70,13 +75,15 @@ def describe_steps(config: Config, method: Method) -> str:
     if method == "sft":
         sft = config.sft
         return (
-            f"{sft.steps} steps x {sft.samples_per_step} samples, learning rate {sft.learning_rate:g} ({sft.schedule})"
+            f"{counted(sft.steps, 'step')} x {counted(sft.samples_per_step, 'sample')}, learning rate "
+            f"{sft.learning_rate:g} ({sft.schedule})"
         )
     grpo = config.grpo
-    warm_start = f"warm start of {grpo.warm_start_steps} steps at {config.sft.learning_rate:g}, then "
+    warm_start = f"warm start of {counted(grpo.warm_start_steps, 'step')} at {config.sft.learning_rate:g}, then "
     num_steps = grpo.steps - grpo.warm_start_steps
     steps = (
-        f"{num_steps} steps x {grpo.prompts_per_step} prompts x {grpo.group_size} completions, learning rate "
+        f"{counted(num_steps, 'step')} x {counted(grpo.prompts_per_step, 'prompt')} x "
+        f"{counted(grpo.group_size, 'completion')}, learning rate "
         f"{grpo.learning_rate:g} ({grpo.schedule}), {config.reward.preset} reward"
     )
     demonstrations = f", demonstrations ({grpo.demonstrations})"

@@ -15,6 +15,7 @@ import torch
 
 from virft.config.schema import Config
 from virft.config.toml_file import load_config
+from virft.config.wording import counted
 from virft.data.base_completions import BaseCompletion, BaseGroup, append_base_completions, start_base_completions
 from virft.data.store import Store
 from virft.data.training_data import TrainingData
@@ -114,7 +115,8 @@ def find_suspects(
         # the trained model comes last, and answers the questions about other classes
         sampler = _Sampler(config, loaded, group_size)
         check_prompts(loaded, sampler.prompting, samples)
-        log(f"{group_size} completions of {path} for each of {len(samples)} samples -> {folder / name}")
+        number = counted(group_size, "completion")
+        log(f"{number} of {path} for each of {counted(len(samples), 'sample')} -> {folder / name}")
         with progress() as show:
             groups = _complete(sampler, samples, folder / name, show)
         for sample in samples:
@@ -299,7 +301,7 @@ def _name_other_classes(
     if not queried:
         return list(suspects)
     number = sum(map(len, queried.values()))
-    log(f"{number} questions about other classes at the labelled boxes of {len(queried)} samples")
+    log(f"{counted(number, 'question')} about other classes at the labelled boxes of {counted(len(queried), 'sample')}")
     answers: dict[str, dict[str, Target]] = {name: {} for name in queried}
     owners = {other.id: name for name, others in queried.items() for other in others}
     for other, reading in sampler.predict([other for others in queried.values() for other in others]):
@@ -322,8 +324,8 @@ def suspect_lines(found: FoundSuspects, *, limit: int) -> Iterator[str]:
             yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
     if len(found.suspects) > len(shown):
         yield f"and {len(found.suspects) - len(shown)} more"
-    labels = "label" if len(found.suspects) == 1 else "labels"
-    yield f"{len(found.suspects)} suspect {labels} of {found.num_samples} samples: {found.path}"
+    labels = counted(len(found.suspects), "suspect label")
+    yield f"{labels} of {counted(found.num_samples, 'sample')}: {found.path}"
     if found.label_score < _LEAST_LABEL_SCORE:
         yield (
             f"warning: the completions have a mean score of {found.label_score:.2f} on the labels: the model does not "

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from virft.config.schema import MonitorName, MonitorsConfig
+from virft.config.wording import counted
 from virft.models.sharding import local_shard
 from virft.tasks.common_answer import COMMON_ANSWER, COMMON_TARGET
 from virft.training.run import VALIDATION_PREFIX
@@ -164,7 +165,7 @@ class HealthMonitors:
         limit, count = self._settings.max_zero_std_steps, self._num_zero_std
         if not limit or count < limit:
             return None
-        message = f"zero reward variance in every group for {count} steps: all their advantages are 0"
+        message = f"zero reward variance in every group for {counted(count, 'step')}: all their advantages are 0"
         return Alarm(monitor="zero_std", observed={"steps": count}, message=message)
 
     def _check_fraction(self, monitor: MonitorName, limit: float) -> Alarm | None:
@@ -284,7 +285,7 @@ class HealthMonitors:
         return list(found.values())
 
     def _steps(self) -> str:
-        return f"{self._settings.window} steps"
+        return counted(self._settings.window, "step")
 
 
 @dataclass(frozen=True, slots=True)

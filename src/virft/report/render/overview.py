@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from virft.config.wording import counted
 from virft.evaluation.blind import BlindBaseline, BlindScores
 from virft.metrics.labels import label_of
 from virft.report.render.blind_tables import blind_cell, first_predictions
@@ -158,7 +159,7 @@ def _trained(place: int, system: ReportedSystem) -> TrainedLine:
     facts = (
         f"{first.card.get('model') or first.settings.get('model.path') or 'model not recorded'}",
         f"{first.trainer.upper()} on {_training_data(first) or 'data not recorded'}",
-        f"{steps} steps{warm_start_of(first)}{seeds}" if steps is not None else "",
+        f"{counted(steps, 'step')}{warm_start_of(first)}{seeds}" if steps is not None else "",
     )
     return TrainedLine(name=system.name, place=place, facts=" · ".join(filter(None, facts)))
 
@@ -222,7 +223,9 @@ def _plot(number: int, table: ScoreTable, systems: Sequence[ReportedSystem], mos
         number=number,
         test=table.test,
         metric=label_of(table.headline.name),
-        facts=f"{coverage} questions" if coverage else next(fact for fact in table.facts if fact.endswith("questions")),
+        facts=f"{coverage} questions"
+        if coverage
+        else next(fact for fact in table.facts if fact.endswith(("question", "questions"))),
         rows=tuple(rows),
         best_blind=None if fitted is None else _percent(fitted.best.values[fitted.metric]),
         verdicts=tuple(_verdicts(blind)),

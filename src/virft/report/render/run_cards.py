@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from virft.config.wording import counted
 from virft.report.render.reported import ReportedRun, ReportedSystem
 from virft.training.progress import duration
 
@@ -115,7 +116,9 @@ def _view(run: ReportedRun) -> RunCardView:
         "commit": card.get("commit"),
         "seed": str(card["seed"]) if "seed" in card else None,
         "data hash": card.get("data_hash"),
-        "excluded": f"{len(excluded)} samples (data.exclude)" if (excluded := card.get("excluded")) else None,
+        "excluded": f"{counted(len(excluded), 'sample')} (data.exclude)"
+        if (excluded := card.get("excluded"))
+        else None,
         "versions": ", ".join(
             f"{name} {version}" for name, version in ({"virft": card.get("virft")} | versions).items() if version
         ),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from virft.config.wording import counted
 from virft.data.images import load_image
 from virft.geometry.masks import target_mask
 from virft.report.render.images import TARGET_COLOUR
@@ -17,6 +18,7 @@ from virft.report.render.page import stream
 from virft.report.render.page_images import PageImage, data_uri, shrink_image
 from virft.report.render.panels import MOST_LETTERS, Panel, make_shape
 from virft.tasks import TASKS
+from virft.tasks.box_answers import count_boxes
 from virft.types import Sample
 
 CARD_SIDE = 480
@@ -107,8 +109,8 @@ def summarize(samples: Iterable[Sample], *, splits: Iterable[str] = ()) -> Datas
     tones = {label: place for place, label in enumerate(order, start=1)}
     step = max(1, -(-len(found) // MOST_DOTS))
     total, num_absent = questions.total(), absent.total()
-    facts = [f"{len(by_image)} images", f"{total} questions"]
-    facts += [f"{len(found)} boxes"] if found else []
+    facts = [counted(len(by_image), "image"), counted(total, "question")]
+    facts += [count_boxes(len(found))] if found else []
     facts += [f"{num_absent} about an absent class ({num_absent / total:.0%})"] if num_absent else []
     return DatasetSummary(
         facts=tuple(facts),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
+from virft.config.wording import counted
 from virft.metrics.bootstrap import difference_intervals
 from virft.metrics.labels import label_of
 from virft.report.render.reported import ReportedPredictions, ReportedSystem
@@ -316,7 +317,7 @@ def _same_questions(first: _Column, column: _Column) -> bool:
 def _facts(columns: Sequence[_Column]) -> tuple[str, ...]:
     scores = [one for column in columns for one in column.scores]
     protocols = dict.fromkeys(f"protocol {one.protocol}" for one in scores if TASKS[one.task].absent is not None)
-    questions = dict.fromkeys(f"{one.num_samples} questions" for one in scores)
+    questions = dict.fromkeys(counted(one.num_samples, "question") for one in scores)
     hashes = dict.fromkeys(f"data {one.data_hash[:12]}" for one in scores)
     return (scores[0].task, *protocols, *questions, *hashes)
 
