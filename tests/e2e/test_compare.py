@@ -178,7 +178,8 @@ def test_every_system_trains_and_the_base_models_completions_count(
     assert (found["skipped"], found["best_sft"]) == ({}, "sft")
     assert "Without validation data, SFT represents the SFT systems." in said
     assert "Repeatability limit of predictions: " in said
-    assert "SFT then RFT: 2 steps, the first 1 of them supervised" in said
+    assert "SFT then RFT: 2 steps, with a warm start of 1 step" in said
+    assert sum(line.startswith("rejection SFT: ") for line in said.splitlines()) == 1
     assert "mix is" in said and "rejection SFT is" in said
     # better than SFT means better than the system that represents SFT
     assert not any("RFT" in line and "curated SFT on" in line for line in said.splitlines())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from virft.config.schema import Config
 from virft.config.toml_file import dump, first_difference, load_config
+from virft.config.wording import counted
 from virft.data.store import Store
 from virft.errors import ConfigError, RunError
 from virft.evaluation.blind import (
@@ -113,8 +114,9 @@ def run_compare(
     _begin(out, config, resume=resume)
     for warning in warnings:
         log(f"warning: {warning}")
-    log(describe_plan(config, {name: len(store) for name, store in tests.items()}))
     training = SystemTraining(config=config, out=out, log=log, after_run=after_run)
+    training.skip_refused()
+    log(describe_plan(config, {name: len(store) for name, store in tests.items()}, training.skipped))
     known: KnownBlind = {}
     systems = [TrainedSystem(name="base", runs=())]
     predictions: dict[str, dict[str, tuple[Path, ...]]] = {}
@@ -160,17 +162,22 @@ def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(first, second) for i, second in enumerate(names) for first in names[:i]]
 
 
-def describe_plan(config: Config, tests: Mapping[str, int]) -> str:
-    """The size of a comparison as text: runs, steps and predictions; ``tests``: test -> its number of samples."""
+def describe_plan(config: Config, tests: Mapping[str, int], skipped: Collection[str] = ()) -> str:
+    """The size of a comparison as text: runs, steps and predictions; ``tests``: test -> its number of samples.
+
+    ``skipped``: systems that cannot be trained on this data.
+    """
     plan = config.compare
     num_repeats = 1 + plan.noise_repeats
-    evaluations = (num_repeats + len(plan.systems) * plan.seeds) * sum(tests.values())
-    names = ", ".join(SYSTEMS[name].title for name in plan.systems)
+    systems = [name for name in plan.systems if name not in skipped]
+    num_runs = sum(planned_runs(config, skipped).values())
+    evaluations = (num_repeats + len(systems) * plan.seeds) * sum(tests.values())
+    names = ", ".join(SYSTEMS[name].title for name in ("base", *systems))
     return (
-        f"compare: base, {names}; seeds: {plan.seeds}; {sum(planned_runs(config).values())} training runs (RFT: "
-        f"{config.grpo.steps} steps); {evaluations:,} predictions on {', '.join(tests)}. This takes minutes with a "
-        "small model and one seed, otherwise up to hours; the first run prints its time left. Ctrl-C stops it, "
-        "--resume resumes it"
+        f"compare: {names}; seeds: {plan.seeds}; {counted(num_runs, 'training run')} (RFT: "
+        f"{counted(config.grpo.steps, 'step')}); {counted(evaluations, 'prediction', ',')} on {', '.join(tests)}. "
+        "This takes minutes with a small model and one seed, otherwise up to hours; the first run prints its time "
+        "left. Ctrl-C stops it, --resume resumes it"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from virft.config.wording import counted
 from virft.evaluation.blind import describe_margin
 from virft.evaluation.comparison import Comparison, ScoreDifference
 from virft.evaluation.evaluated import format_score
@@ -21,7 +22,7 @@ def compared_text(found: Compared) -> str:
         for number, task in enumerate(next(iter(by_pair.values()))):
             blind, limits = blind_of(found, test, task.task), found.repeatability.get(test, {}).get(task.task)
             for name in shown_numbers(task.task):
-                lines.append(f"{test} ({task.task}, {name}, {task.num_images} images)")
+                lines.append(f"{test} ({task.task}, {name}, {counted(task.num_images, 'image')})")
                 lines += [_row(system, test, name, number, found) for system in found.systems]
                 lines += _blind_rows(blind, name)
             texts = sentences(by_pair, number, blind, best_sft=found.best_sft, limits=limits)
@@ -79,8 +80,8 @@ def _row(system: TrainedSystem, test: str, name: str, number: int, found: Compar
     sampled = f" ({system.base_tokens:,} of them base completions)" if system.base_tokens else ""
     return (
         f"{label} {value.mean:.3f}{seeds}  {_format_change(against)} against base; learning rate "
-        f"{format_rates(system.learning_rates)}, {system.steps} steps{warm_start}, {system.tokens:,} tokens{sampled}, "
-        f"{duration(system.seconds)}"
+        f"{format_rates(system.learning_rates)}, {counted(system.steps, 'step')}{warm_start}, "
+        f"{system.tokens:,} tokens{sampled}, {duration(system.seconds)}"
     )
 
 
@@ -117,7 +118,7 @@ def sentences(
             {name: limits[name] for name in shown_numbers(next(iter(by_pair.values()))[number].task)}
         )
     yield (
-        f"Confidence intervals resample images, pooled over {num_seeds} seed{'s' if num_seeds > 1 else ''}; they do "
+        f"Confidence intervals resample images, pooled over {counted(num_seeds, 'seed')}; they do "
         "not generalize to other data, models or budgets."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from virft.config.schema import CompareConfig, Config, Method
 from virft.config.toml_file import first_difference, load_config
+from virft.config.wording import counted
 from virft.data.base_completions import BaseGroup
 from virft.errors import DataError, RunError
 from virft.files import write_text
@@ -130,20 +131,32 @@ class SystemTraining:
         self._same_start: dict[bool, Path] = {}
         self._progress = RunProgress(planned_runs(self.config))
 
+    def skip_refused(self) -> None:
+        """Skip the systems that the training data does not allow, before anything is trained."""
+        for name in self.config.compare.systems:
+            if (reason := self._refusal(name)) is not None:
+                self._skip(name, reason)
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped[name] = reason
+        self._progress.drop(SYSTEMS[name].method, num_runs(name, self.config))
+        self.log(f"{SYSTEMS[name].title} is skipped: {reason}")
+
     def train(self, name: str) -> TrainedSystem | None:
         """Train every seed of a system, with the learning rates that are best on the validation data.
 
-        None if the training data does not allow it: the reason is printed and added to ``skipped``.
+        None if it is skipped: the training data or the base model's completions do not allow it.
         """
+        if name in self.skipped:
+            return None
         system = SYSTEMS[name]
         selection = self._select(name) if system.needs_base_completions else _ALL
-        reason = f"no training sample has a {selection.threshold}" if selection.number == 0 else self._refusal(name)
-        if reason is not None:
-            self.skipped[name] = reason
-            self.log(f"{system.title} is skipped: {reason}")
+        if selection.number == 0:
+            self._skip(name, f"no training sample has a {selection.threshold}")
             return None
         if (same := self._same_as_sft(system, selection)) is not None:
             self.log(f"{system.title} is the same as SFT: no sample is excluded")
+            self._progress.drop(system.method, num_runs(name, self.config))
             return self._add(replace(same, name=name), selection)
         if system.targets == "labels" and not has_possible_thinking(self.config):
             self.log("the data has no rationales: SFT trains on targets alone and is prompted without thinking")
@@ -265,14 +278,12 @@ class SystemTraining:
         # every run of the system has these targets and thresholds
         sft = self._config_of(name, learning_rates(name, self.config)[0], Steps(1, 1), self.config.seed).sft
         number = len(selected_ids(sft, groups))
-        selection = _Selection(
+        return _Selection(
             number=number,
             total=len(groups),
             threshold=describe_threshold(sft),
             cost=RunCost(sum(one.num_tokens for one in groups.values()), sum(one.seconds for one in groups.values())),
         )
-        self.log(f"{SYSTEMS[name].title}: {selection.description} have a {selection.threshold}")
-        return selection
 
     def _same_as_sft(self, system: System, selection: _Selection) -> TrainedSystem | None:
         """The SFT system if curation excludes no sample, and sampling takes none of the steps; else None."""
@@ -305,10 +316,11 @@ class SystemTraining:
         system, kind = SYSTEMS[name], self.config.compare.budget
         is_measured = self._is_measured and name != "rft"
         steps = self._measured_steps(name, base_cost) if is_measured else self._set_steps(name)
+        number = counted(steps.number, "step")
         if system.is_sft and kind != "own":
-            self.log(f"{system.title} gets the same {kind} as RFT: {steps.number} steps of {steps.samples} samples")
+            self.log(f"{system.title} gets the same {kind} as RFT: {number} of {counted(steps.samples, 'sample')}")
         if system.is_warm_started:
-            self.log(f"{system.title}: {steps.number} steps, the first {steps.warm_start} of them supervised")
+            self.log(f"{system.title}: {number}, with a warm start of {counted(steps.warm_start, 'step')}")
         return steps
 
     def _set_steps(self, name: str) -> Steps:
@@ -371,9 +383,13 @@ class RunProgress:
 
     def __init__(self, planned: Mapping[Method, int]) -> None:
         """``planned``: number of runs of each training method."""
-        self._planned = planned
+        self._planned = Counter(planned)
         self._done: dict[Path, Method] = {}
         self._seconds: dict[Method, list[float]] = {}
+
+    def drop(self, method: Method, number: int) -> None:
+        """Remove runs that are not needed from the plan."""
+        self._planned[method] -= number
 
     def add(self, folder: Path, method: Method, seconds: float | None) -> str:
         """Add a finished run, if it is not added yet; a line about the progress.
@@ -389,25 +405,31 @@ class RunProgress:
         """Number of finished runs and time left, as text. A method without a finished run counts as the slowest one."""
         total = sum(self._planned.values())
         if not self._done:
-            return f"0 of {total} training runs done"
+            return f"0 of {counted(total, 'training run')} done"
         done = Counter(self._done.values())
         means = {method: fmean(found) for method, found in self._seconds.items()}
         left = sum(
             max(0, count - done[method]) * means.get(method, max(means.values()))
             for method, count in self._planned.items()
         )
-        return f"{len(self._done)} of {total} training runs done, about {duration(left)} left for the others"
+        return f"{len(self._done)} of {counted(total, 'training run')} done, about {duration(left)} left for the others"
 
 
-def planned_runs(config: Config) -> dict[Method, int]:
+def planned_runs(config: Config, skipped: Collection[str] = ()) -> dict[Method, int]:
     """Number of training runs of each method, at most: curated SFT may be the same as SFT.
 
-    The trial of the chosen learning rate is the run of the first seed.
+    ``skipped``: systems that are not trained.
     """
     planned: Counter[Method] = Counter()
     for name in config.compare.systems:
-        planned[SYSTEMS[name].method] += len(learning_rates(name, config)) - 1 + config.compare.seeds
+        if name not in skipped:
+            planned[SYSTEMS[name].method] += num_runs(name, config)
     return dict(planned)
+
+
+def num_runs(name: str, config: Config) -> int:
+    """Number of training runs of a system. The trial of the chosen learning rate is the run of the first seed."""
+    return len(learning_rates(name, config)) - 1 + config.compare.seeds
 
 
 def final_model(run: Path) -> Path:

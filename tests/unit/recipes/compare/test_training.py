@@ -12,6 +12,7 @@ import pytest
 from factories import sample, save_image
 from virft.config.schema import CompareConfig, Config, DataConfig, GRPOConfig, PromptConfig, RunConfig, SFTConfig
 from virft.data.store_writer import StoreWriter
+from virft.recipes.compare.runs import describe_plan
 from virft.recipes.compare.systems import Steps
 from virft.recipes.compare.training import RunCost, RunProgress, SystemTraining, TrainedSystem, best_validation
 
@@ -96,8 +97,16 @@ def test_systems_that_need_the_rationales_that_thinking_lacks_are_skipped(tmp_pa
         writer.finish(source={}, seed=0)
     one = training(tmp_path, "samples")
     one.config = replace(one.config, data=DataConfig(train=str(tmp_path / "train")), prompt=PromptConfig(thinking=True))
-    assert one.train(name) is None
+    lines: list[str] = []
+    one.log = lines.append
+    one.skip_refused()
+    assert set(one.skipped) == {"sft_rft", "mix", "sft_mix"} and len(lines) == 3
     assert "rationale, which" in one.skipped[name]
+    assert one.train(name) is None and len(lines) == 3
+    # SFT, curated SFT and RFT are left, of three seeds each
+    assert one._progress.describe() == "0 of 9 training runs done"
+    text = describe_plan(one.config, {"t": 10}, one.skipped)
+    assert text.startswith("compare: base, SFT, curated SFT, RFT; seeds: 3; 9 training runs (RFT: 120 steps); 100 pred")
     one.config = replace(one.config, prompt=PromptConfig(thinking=False))
     assert one._refusal(name) is None
 
@@ -113,6 +122,13 @@ def test_the_time_left_is_that_of_the_missing_runs(tmp_path: Path) -> None:
     (tmp_path / "c" / "timings.jsonl").write_text('{"step":0,"update":2.0,"images":1.0}\n{"step":1,"update":17.0}\n')
     # 20 seconds in an earlier process; 15 s for the last SFT run, 100 s for the last GRPO run
     assert progress.add(tmp_path / "c", "sft", None) == "3 of 5 training runs done, about 1:55 left for the others"
+
+
+def test_runs_that_are_not_needed_leave_the_plan(tmp_path: Path) -> None:
+    progress = RunProgress({"sft": 3, "grpo": 1})
+    progress.drop("sft", 2)
+    assert progress.describe() == "0 of 2 training runs done"
+    assert progress.add(tmp_path / "a", "sft", 10.0) == "1 of 2 training runs done, about 0:10 left for the others"
 
 
 def test_the_validation_of_the_base_model_is_no_score_of_a_run(tmp_path: Path) -> None:
