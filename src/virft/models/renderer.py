@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from virft.config.wording import counted
 from virft.errors import DataError, ModelError
 from virft.models.load import LoadedModel
 from virft.models.stop_tokens import TEMPLATE_ERRORS, end_of_turn_id
@@ -171,7 +172,7 @@ class Renderer:
         if own < 0:
             raise ModelError(
                 f"{sample.id}: the chat template wrote {len(parts) - 1} image placeholders ({placeholder}) "
-                f"for {len(texts)} images; expected the model's own template"
+                f"for {counted(len(texts), 'image')}; expected the model's own template"
             )
         # Gemma 3 writes one token in the template and has the tower fill another; a question could contain either.
         if token_of(filled) != placeholder:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from virft.config.schema import Config, GRPOConfig
 from virft.config.toml_file import load_config
+from virft.config.wording import counted
 from virft.errors import RunError
 from virft.files import write_text
 from virft.geometry.boxes import BoxSpace
@@ -117,7 +118,9 @@ def _settings(config: Config, trainer: str, num_steps: int | None) -> dict[str, 
             "temperature": f"{config.sampling.temperature:g}",
         }
         if (num_warm := config.grpo.warm_start_steps) > 0:
-            rows["warm start"] = f"the first {num_warm} steps supervised, learning rate {config.sft.learning_rate:g}"
+            rows["warm start"] = (
+                f"{counted(num_warm, 'step')} supervised first, learning rate {config.sft.learning_rate:g}"
+            )
         if config.grpo.demonstrations != "off":
             rows["demonstrations"] = _demonstrations(config.grpo)
     else:

@@ -149,7 +149,7 @@ def test_a_warm_start_and_excluded_samples_are_described(tmp_path: Path) -> None
     facts = {"data": [DATA], "excluded": ["fox:1", "fox:2"]}
     grpo, sft = GRPOConfig(steps=3, warm_start_steps=2), SFTConfig(learning_rate=3e-5)
     text = model_card(make_run(tmp_path, grpo=grpo, sft=sft, facts=facts), model="model", adapters=False)
-    assert "| warm start | the first 2 steps supervised, learning rate 3e-05 |" in text
+    assert "| warm start | 2 steps supervised first, learning rate 3e-05 |" in text
     assert "| excluded | 2 samples |" in text
     without = model_card(make_run(tmp_path / "without"), model="model", adapters=False)
     assert "warm start" not in without

@@ -116,7 +116,7 @@ def test_a_good_curve_has_no_warnings() -> None:
         ([(16, 0.36, 0.37), (32, 0.41, 0.40)], {}, "two numbers of images"),
         ([(8, 0.30, 0.30), (16, 0.60, 0.60), (32, 0.35, 0.35)], {}, "the curve misses the measured scores by 0."),
         ([(8, 0.30), (16, 0.36), (32, 0.41)], {}, "one seed: "),
-        ([(8, 0.30, 0.31), (16, 0.36, 0.37), (32, 0.41, 0.40)], {"num_questions": 20}, "20 validation questions"),
+        ([(8, 0.30, 0.31), (16, 0.36, 0.37), (32, 0.41, 0.40)], {"num_questions": 20}, "few validation questions (20)"),
         (
             [(8, 0.30, 0.31), (16, 0.36, 0.37), (32, 0.41, 0.40)],
             {"base": 0.5},

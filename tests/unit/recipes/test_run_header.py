@@ -31,7 +31,7 @@ def test_the_header_names_model_data_steps_and_the_way_to_stop(tmp_path: Path) -
     lines = header_lines(check_run(config, "grpo"), ParameterCounts(7_085_056, 3_400_000), Runtime())
     assert lines == [
         "model  virft-tiny, 7.09M parameters, 3.4M trained (full training, vision tower frozen); cpu, float32",
-        f"data   {data}: 1 images, 2 questions, 50% about an absent class",
+        f"data   {data}: 1 image, 2 questions, 50% about an absent class",
         "steps  7 steps x 16 prompts x 8 completions, learning rate 1e-06 (linear), robust reward",
         f"run    {tmp_path / 'run'}; watch with: virft report {tmp_path / 'run'}",
         "stop   Ctrl-C finishes the step and saves; --resume continues",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
+from virft.config.wording import counted
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
@@ -271,7 +272,7 @@ def _count(first: _ShownSystem, last: _ShownSystem) -> str:
     ]
     better, worse = sum(one > _EQUAL for one in changes), sum(one < -_EQUAL for one in changes)
     return (
-        f"{last.system} against {first.system}: {better} predictions are better, {worse} worse, "
+        f"{last.system} against {first.system}: {counted(better, 'better prediction')}, {worse} worse, "
         f"{len(changes) - better - worse} equal."
     )
 
@@ -279,4 +280,4 @@ def _count(first: _ShownSystem, last: _ShownSystem) -> str:
 def _truncate(problems: Sequence[str]) -> list[str]:
     """Return the first three messages and the number of the others."""
     rest = len(problems) - 3
-    return [*problems[:3], *([f"and {rest} more images are missing"] if rest > 0 else [])]
+    return [*problems[:3], *([f"and {counted(rest, 'more missing image')}"] if rest > 0 else [])]

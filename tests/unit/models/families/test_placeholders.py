@@ -77,7 +77,7 @@ def test_a_template_without_images_is_refused(model_type: str) -> None:
     tokenizer.chat_template = "{{ messages[0]['role'] }}:"
     loaded = wrap_model(tiny_chat_model(model_type), tokenizer, tiny_image_processor(model_type))
     with pytest.raises(
-        ModelError, match=r"a\.png:fox: the chat template wrote 0 image placeholders \(.*\) for 1 images"
+        ModelError, match=r"a\.png:fox: the chat template wrote 0 image placeholders \(.*\) for 1 image;"
     ):
         Renderer(loaded, lambda path, view: striped_image(20, 20)).render(sample(size=(20, 20)), "?")
 

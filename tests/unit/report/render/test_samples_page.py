@@ -76,7 +76,7 @@ def test_of_many_boxes_of_a_class_one_has_a_label(tmp_path: Path) -> None:
 
 def test_a_dataset_is_counted_by_class(tmp_path: Path) -> None:
     found = summarize(in_one_image(tmp_path))
-    assert found.facts == ("1 images", "3 questions", "3 boxes", "1 about an absent class (33%)")
+    assert found.facts == ("1 image", "3 questions", "3 boxes", "1 about an absent class (33%)")
     assert found.classes == (("fox", 1, 2, 0), ("dog", 1, 1, 0), ("cat", 1, 0, 1))
     assert found.kinds == ("detection", "absent")
     # boxes of 32 x 24 and 16 x 48 pixels on an image of 64 x 48

@@ -92,7 +92,7 @@ def test_a_question_is_shown_with_each_systems_prediction_on_one_image(tmp_path:
     assert failure.change == ""
     assert changed.predictions[0].panel.image is changed.predictions[1].panel.image
     assert len(images.found) == 2
-    assert test.counts == ("rft against base: 1 predictions are better, 0 worse, 1 equal.",)
+    assert test.counts == ("rft against base: 1 better prediction, 0 worse, 1 equal.",)
     assert changed.found == {0: ("miss",), 1: ("hit", "better")}
     assert changed.label == "fox"
 
@@ -121,7 +121,7 @@ def test_a_missing_image_is_reported_and_its_boxes_are_drawn(tmp_path: Path) -> 
     assert test.failures[0].predictions[0].panel.shapes != ()
     assert test.problems == (
         *(f"{tmp_path}/{i}.png: no such image" for i in range(3)),
-        "and 2 more images are missing",
+        "and 2 more missing images",
     )
 
 
