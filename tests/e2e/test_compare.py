@@ -229,6 +229,21 @@ def test_samples_that_the_base_model_solves_decide_on_curation(
     assert not (out / "curated_sft").exists()
 
 
+def test_sft_without_rationales_is_compared_with_a_base_model_that_does_not_think(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("grpo.steps=2", "sampling.max_completion_tokens=8", "compare.seeds=1", "prompt.thinking=true")
+    assert virft("compare", config, *one, 'compare.systems=["sft", "rft", "sft_rft"]', "sft.learning_rate=1e-3") == 0
+    said = capsys.readouterr().out
+    assert said.index("SFT then RFT is skipped: ") < said.index("compare: base, SFT, RFT; seeds: 1; 2 training runs")
+    assert "SFT is not distinguishable from base without thinking on" in said
+    assert "RFT is not distinguishable from base on" in said
+    found = json.loads((tmp_path / "run" / "compare.json").read_text())
+    assert found["without_thinking"] == ["sft"]
+    warnings = {pair: one["detection"]["warnings"] for pair, one in found["tests"]["test"].items()}
+    assert [pair for pair, texts in warnings.items() if texts] == ["rft against sft"]
+
+
 def test_runs_from_the_same_model_share_their_first_validation(
     config: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,14 @@ def _shown(found: Compared) -> Iterator[Section]:
     for test, by_pair in found.comparisons.items():
         for number, one in enumerate(next(iter(by_pair.values()))):
             blind, limits = blind_of(found, test, one.task), found.repeatability.get(test, {}).get(one.task)
-            texts = sentences(by_pair, number, blind, best_sft=found.best_sft, limits=limits)
+            texts = sentences(
+                by_pair,
+                number,
+                blind,
+                best_sft=found.best_sft,
+                limits=limits,
+                without_thinking=found.without_thinking,
+            )
             names = ", ".join(map(label_of, shown_numbers(one.task)))
             heading = f"Differences on {test} ({names})"
             yield Section(heading=heading, body=Markup().join(map(paragraph, texts)), is_folded=True)

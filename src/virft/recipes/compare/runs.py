@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -46,6 +46,8 @@ COMPARE = "compare.toml"
 RESULT = "compare.json"
 REPEATED = "repeated"
 """Folder of repeated predictions, in that of the base model."""
+WITHOUT_THINKING = "without_thinking"
+"""Folder of predictions without thinking, in that of the base model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,8 @@ class Compared:
     """Test -> task -> metric -> repeatability limit; empty if predictions were not repeated."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Systems that could not be trained, with the reason."""
+    without_thinking: frozenset[str] = frozenset()
+    """Systems that are prompted without thinking, unlike the others; the base model of their pairs is so too."""
 
     @property
     def best_sft(self) -> TrainedSystem | None:
@@ -131,6 +135,7 @@ def run_compare(
     predictions["base"] = {
         test: (_predict(config, config.model.path, training.base, store, known, log),) for test, store in tests.items()
     }
+    without_thinking = _without_thinking(config, systems)
     order = [name for name in SYSTEMS if name in predictions]
     found_by_test = {
         test: _measure_test(config, store, {name: predictions[name][test] for name in order}, known)
@@ -141,6 +146,13 @@ def run_compare(
         test: {(first, second): compare_systems(by_name[first], by_name[second]) for first, second in pairs(order)}
         for test, by_name in measured.items()
     }
+    if without_thinking:
+        own = replace(config, prompt=replace(config.prompt, thinking=False))
+        for test, store in tests.items():
+            path = _predict(own, own.model.path, training.base / WITHOUT_THINKING, store, known, log)
+            base = [measure_joined(path, join_predictions(path, store))]
+            for name in without_thinking:
+                comparisons[test]["base", name] = compare_systems(base, measured[test][name])
     found = Compared(
         systems=tuple(sorted(systems, key=lambda one: order.index(one.name))),
         comparisons=comparisons,
@@ -148,6 +160,7 @@ def run_compare(
         blind={test: one.blind for test, one in found_by_test.items()},
         repeatability=_measure_repeatability(config, tests, training.base, log),
         skipped=training.skipped,
+        without_thinking=without_thinking,
     )
     write_text(out / RESULT, json.dumps(_tree(found, config, warnings), indent=2) + "\n")
     return found
@@ -212,6 +225,15 @@ def _predict(
     headlines = ", ".join(f"{name} {one.values[name]:.3f}" for name, one in zip(names, scores, strict=True))
     log(f"{folder.relative_to(config.run.dir)} on {store.folder.name}: {headlines}  ({progress.describe(len(store))})")
     return path
+
+
+def _without_thinking(config: Config, systems: Sequence[TrainedSystem]) -> frozenset[str]:
+    """The trained systems that are prompted without thinking although the config has it: SFT without rationales."""
+    if not config.prompt.thinking:
+        return frozenset()
+    return frozenset(
+        one.name for one in systems if one.runs and not load_config(one.runs[0] / CONFIG).config.prompt.thinking
+    )
 
 
 class _MeasuredTest(NamedTuple):
@@ -330,6 +352,7 @@ def _tree(found: Compared, config: Config, warnings: Sequence[str]) -> dict[str,
         "budget": config.compare.budget,
         "warnings": list(warnings),
         "skipped": dict(found.skipped),
+        "without_thinking": sorted(found.without_thinking),
         "best_sft": None if best is None else best.name,
         "systems": {
             one.name: {

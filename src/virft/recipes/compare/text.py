@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from virft.config.wording import counted
 from virft.evaluation.blind import describe_margin
@@ -23,9 +23,16 @@ def compared_text(found: Compared) -> str:
             blind, limits = blind_of(found, test, task.task), found.repeatability.get(test, {}).get(task.task)
             for name in shown_numbers(task.task):
                 lines.append(f"{test} ({task.task}, {name}, {counted(task.num_images, 'image')})")
-                lines += [_row(system, test, name, number, found) for system in found.systems]
+                lines += [row for system in found.systems for row in _rows(system, test, name, number, found)]
                 lines += _blind_rows(blind, name)
-            texts = sentences(by_pair, number, blind, best_sft=found.best_sft, limits=limits)
+            texts = sentences(
+                by_pair,
+                number,
+                blind,
+                best_sft=found.best_sft,
+                limits=limits,
+                without_thinking=found.without_thinking,
+            )
             lines += [f"  {sentence}" for sentence in texts]
     return "\n".join(lines)
 
@@ -67,19 +74,40 @@ def shown_numbers(task: str) -> tuple[str, ...]:
     return tuple(metric.name for metric in TASKS[task].metrics if metric.in_comparison)
 
 
+def _rows(system: TrainedSystem, test: str, name: str, number: int, found: Compared) -> Iterator[str]:
+    """The row of a system; of the base model, one for each thinking mode."""
+    by_pair = found.comparisons[test]
+    if system.name != "base":
+        yield _row(system, test, name, number, found)
+        return
+    base = {
+        base_title(second, found.without_thinking): tasks[number].differences[name].first.mean
+        for (first, second), tasks in by_pair.items()
+        if first == "base"
+    }
+    for title, mean in base.items():
+        yield f"  {title:<13} {mean:.3f}"
+
+
+def base_title(system: str, without_thinking: Collection[str]) -> str:
+    """Name of the base model that a system is compared with: both have the same thinking mode.
+
+    >>> base_title("sft", {"sft"}), base_title("rft", {"sft"})
+    ('base without thinking', 'base')
+    """
+    return SYSTEMS["base"].title + " without thinking" * (system in without_thinking)
+
+
 def _row(system: TrainedSystem, test: str, name: str, number: int, found: Compared) -> str:
     label = f"  {system.system.title:<13}"
     by_pair = found.comparisons[test]
-    if system.name == "base":
-        (pair,) = [pair for pair in by_pair if pair[0] == "base"][:1]
-        return f"{label} {by_pair[pair][number].differences[name].first.mean:.3f}"
     against = by_pair["base", system.name][number].differences[name]
-    value = against.second
+    value, base = against.second, base_title(system.name, found.without_thinking)
     seeds = f" [{value.low:.3f}, {value.high:.3f}]" if value.num_seeds > 1 else ""
     warm_start = f" ({system.warm_start_steps} of them warm start)" if system.warm_start_steps else ""
     sampled = f" ({system.base_tokens:,} of them base completions)" if system.base_tokens else ""
     return (
-        f"{label} {value.mean:.3f}{seeds}  {_format_change(against)} against base; learning rate "
+        f"{label} {value.mean:.3f}{seeds}  {_format_change(against)} against {base}; learning rate "
         f"{format_rates(system.learning_rates)}, {counted(system.steps, 'step')}{warm_start}, "
         f"{system.tokens:,} tokens{sampled}, {duration(system.seconds)}"
     )
@@ -92,11 +120,13 @@ def sentences(
     *,
     best_sft: TrainedSystem | None = None,
     limits: Mapping[str, float] | None = None,
+    without_thinking: Collection[str] = (),
 ) -> Iterator[str]:
     """A sentence about the difference of pairs of systems in each score, and about the confidence intervals.
 
     ``blind``: sentences about the position of each system against the blind baselines too. ``best_sft``: the SFT system
     that all others are compared with. ``limits``: metric -> repeatability limit; smaller differences are ties.
+    ``without_thinking``: systems that are compared with the base model without thinking.
     """
     num_seeds = 1
     for (first, second), tasks in by_pair.items():
@@ -106,7 +136,8 @@ def sentences(
             found = tasks[number].differences[name]
             num_seeds = max(num_seeds, found.second.num_seeds)
             limit = None if limits is None else limits[name]
-            verdict = f"{SYSTEMS[second].title} {_verdict(found, limit)} {SYSTEMS[first].title}"
+            other = base_title(second, without_thinking) if first == "base" else SYSTEMS[first].title
+            verdict = f"{SYSTEMS[second].title} {_verdict(found, limit)} {other}"
             better = second if found.value > 0 else first
             but = _but(blind, better) if found.is_clear else ""
             yield f"{verdict} on these images: {name} {_format_change(found)}{but}."

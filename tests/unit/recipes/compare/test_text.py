@@ -135,6 +135,16 @@ def test_a_skipped_system_is_named_with_the_reason() -> None:
     assert list(plan_sentences(found)) == ["curated SFT is skipped: no sample is solved."]
 
 
+def test_the_base_model_has_the_thinking_mode_of_the_system() -> None:
+    found = replace(compared(system("base"), system("sft"), system("rft")), without_thinking=frozenset({"sft"}))
+    lines = compared_text(found).splitlines()
+    assert lines[1:3] == ["  base without thinking 0.250", "  base          0.250"]
+    assert "(+0.050 to +0.150) against base without thinking; learning" in lines[3]
+    assert "(+0.050 to +0.150) against base; learning" in lines[4]
+    assert "  SFT is better than base without thinking on these images: accuracy +0.100 (+0.050 to +0.150)." in lines
+    assert "  RFT is better than base on these images: accuracy +0.100 (+0.050 to +0.150)." in lines
+
+
 def test_a_difference_within_the_repeatability_limit_is_a_tie() -> None:
     one = Comparison(task="classification", num_images=10, differences={"accuracy": difference(0.01, (0.005, 0.015))})
     by_pair = {("base", "rft"): [one]}
