@@ -68,7 +68,7 @@ _STAGES: Mapping[str, Sequence[Callable[[Verbs], None]]] = {
 _FIRST_COMMANDS = (
     ("virft quickstart", "train the built-in model and see a report, in minutes on a CPU"),
     ("virft build coco annotations.json images data/mine --test-frac 0.2", "a dataset of your images"),
-    ("virft init --data data/mine", "write mine.toml, a config that fits; then: virft grpo mine.toml"),
+    ("virft init --data data/mine", "write mine.toml, a config that fits; then: virft train mine.toml"),
 )
 
 
