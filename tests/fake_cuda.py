@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._contextlib import _DecoratorContextManager
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -125,6 +126,8 @@ class FakeCUDA:
     def __enter__(self) -> FakeCUDA:
         from virft.generation import sampling_weights  # not before `replace_inference_mode`
 
+        # Cached at its first call: `with torch.device("meta")` must know the functions that are replaced here.
+        _device_constructors()
         amp = torch.cuda.amp.common
         replaced: list[tuple[Any, str, Any]] = [
             (torch, "tensor", _tensor_by_copy(torch.tensor)),
@@ -263,9 +266,9 @@ def _tensor_by_copy(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``torch.tensor(values, device="cuda")`` as PyTorch does it: made on the CPU and copied."""
 
     def tensor(data: Any, **kwargs: Any) -> Tensor:
-        target = torch.device(kwargs.get("device") or "cpu")
-        made = plain(data, **kwargs | {"device": "cpu"})
-        return made if target.type == "cpu" else made.to(target)
+        if kwargs.get("device") is None or torch.device(kwargs["device"]).type != "cuda":
+            return plain(data, **kwargs)
+        return plain(data, **kwargs | {"device": "cpu"}).to(CUDA)
 
     return tensor
 

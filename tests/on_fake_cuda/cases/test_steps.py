@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from virft.training.step import StepReport
 
 CPU = torch.device("cpu")
 RATE = 1e-4
+NUM_TOKENS = 48
+"""Enough for completions that end by themselves: equal rewards would give no gradient."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def rehearse(method: str, store: Store, out: Path, device: torch.device, **model
     config = Config(
         model=ModelConfig(**model),
         data=DataConfig(train=str(store.folder)),
-        sampling=SamplingConfig(max_completion_tokens=16),
+        sampling=SamplingConfig(max_completion_tokens=NUM_TOKENS),
         grpo=GRPOConfig(steps=2, prompts_per_step=2, group_size=4, learning_rate=RATE, kl_coef=0.04),
         sft=SFTConfig(steps=2, samples_per_step=2, learning_rate=RATE),
         run=RunConfig(dir=str(out)),
@@ -70,7 +73,7 @@ def rehearse(method: str, store: Store, out: Path, device: torch.device, **model
 
     before = weights()
     report = trainer.step(0, [store[0], store[1]])
-    settings = PredictionSettings(prompting=prompting, max_completion_tokens=16, model_name="m")
+    settings = PredictionSettings(prompting=prompting, max_completion_tokens=NUM_TOKENS, model_name="m")
     validate = make_validator(loaded, {"": store}, out, settings=settings, runtime=runtime)
     assert validate is not None
     return Step(report, before, weights(), dict(validate(1)))
@@ -127,6 +130,4 @@ def test_predictions_equal_those_on_a_cpu(store: Store, tmp_path: Path) -> None:
 
 
 def _texts(lines: str) -> list[str]:
-    import json
-
     return [json.loads(line)["text"] for line in lines.splitlines()]
