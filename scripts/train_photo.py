@@ -129,6 +129,11 @@ class Alignment(nn.Module):
         self.place = PlaceHead(width, NUM_CELLS)
         model.model.language_model.config._attn_implementation = LANE_ATTENTION
 
+    def compile_layers(self) -> None:
+        """Compile the layers of the language model: 0.6 of the CPU time of a joint step; needs a C++ compiler."""
+        for layer in self.model.model.language_model.layers:
+            layer.forward = torch.compile(layer.forward, dynamic=False)
+
     def dense_losses(
         self, place: str, tokens: Tensor, records: np.ndarray, cells: np.ndarray
     ) -> tuple[Tensor, dict[str, float]]:
@@ -249,6 +254,8 @@ def train(args: argparse.Namespace) -> None:
         if is_joint and earlier.exists():
             module.load_state_dict(torch.load(earlier)["module"])
         state = {"step": 0, "average": None, "optimizer": None}
+    if args.compile:
+        module.compile_layers()
     optimizer = make_optimizer(module, slow="embed_tokens", slow_scale=args.word_rate)
     if state["optimizer"] is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -340,6 +347,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--encoders", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="compile the layers of the language model")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
