@@ -214,10 +214,15 @@ AttentionInterface.register(LANE_ATTENTION, lane_attention)
 AttentionMaskInterface.register(LANE_ATTENTION, lambda *args, **kwargs: None)
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
-    """Return the learning rate of a step: linear warm-up, then cosine decay to 2 % of the peak."""
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, decay: int = 0) -> float:
+    """Return the learning rate of a step: linear warm-up, then cosine decay to 2 % of the peak.
+
+    ``decay``: the peak is held, and decays linearly in the last ``decay`` steps only, so that a run may be prolonged.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
+    if decay:
+        return peak * (0.02 + 0.98 * min(1.0, (steps - step) / decay))
     progress = (step - warmup) / max(1, steps - warmup)
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 

@@ -277,7 +277,7 @@ def train(args: argparse.Namespace) -> None:
         features, records, cells = ring.batch(step)
         if args.fixed:  # a check that the model can learn: the same scenes in every step
             features, records, cells = features_of_fixed(args, ring, (features, records, cells), step)
-        rate = learning_rate(step, args.steps, args.rate, args.warmup)
+        rate = learning_rate(step, args.steps, args.rate, args.warmup, args.decay)
         set_rate(optimizer, rate)
         rng = np.random.default_rng([args.seed, step])
         with torch.autocast("cpu", torch.bfloat16):
@@ -337,6 +337,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument("--word-rate", type=float, default=0.5, help="factor of the learning rate of word embeddings")
     parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--decay", type=int, default=0, help="last steps, in which the rate decays; 0: cosine decay")
     parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average of the weights")
     parser.add_argument("--word-weight", type=float, default=0.15, help="weight of the heads on image tokens")
     parser.add_argument("--place-weight", type=float, default=0.5, help="weight of the head that predicts the place")
