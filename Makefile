@@ -1,5 +1,6 @@
 # make install         create .venv with the pinned packages and virft in editable mode
 # make demo            train the built-in model on new classes, in minutes, on a CPU
+# make demo-photo      train the built-in model for photographs on 32 labelled micrographs
 # make check           what CI runs: lint, typecheck, and every test and doctest
 # make lint            ruff (rules and format), import contracts
 # make typecheck       mypy, strict
@@ -38,11 +39,14 @@ VLLM_INSTALLED := $(VLLM)/.installed
 ZERO := .venv-deepspeed
 ZERO_INSTALLED := $(ZERO)/.installed
 
-.PHONY: install demo check lint typecheck test test-fast coverage docs dist fuzz mutants crash-test test-app test-vllm \
+.PHONY: install demo demo-photo check lint typecheck test test-fast coverage docs dist fuzz mutants crash-test test-app test-vllm \
 	test-deepspeed
 
 demo: $(INSTALLED)
 	$(BIN)/virft quickstart $(DEMO_DIR) $(DEMO_ARGS)
+
+demo-photo: $(INSTALLED)
+	$(BIN)/virft quickstart --photo $(DEMO_ARGS)
 
 check: lint typecheck test
 

@@ -107,3 +107,9 @@ def test_a_folder_of_another_kind_or_seed_is_refused(tmp_path: Path, capsys: pyt
     quickstart.write_data(tmp_path / "q" / "data", seed=0)
     assert virft("quickstart", tmp_path / "q", "--seed", 1) == 2
     assert "was drawn with seed 0, not 1; choose another folder" in capsys.readouterr().err
+
+
+def test_a_quickstart_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart.write_data(tmp_path / "q" / "data", seed=0)
+    assert virft("quickstart", tmp_path / "q", "--photo") == 2
+    assert "holds another kind of quickstart; choose another folder" in capsys.readouterr().err

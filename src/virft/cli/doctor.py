@@ -19,21 +19,27 @@ def add_quickstart(verbs: Verbs) -> None:
         metavar="OUT",
         type=Path,
         nargs="?",
-        default=Path("runs/quickstart"),
-        help="run folder (default: runs/quickstart)",
+        help="run folder (default: runs/quickstart, with --photo runs/quickstart_photo)",
     )
+    verb.add_argument("--photo", action="store_true", help="32 labelled photographs and the model for photographs")
     verb.add_argument("--seed", type=arguments.not_negative, default=0, metavar="N", help="random seed")
     verb.add_argument(
-        "--steps", type=arguments.positive, metavar="N", help="optimizer steps of each method (default: 80)"
+        "--steps",
+        type=arguments.positive,
+        metavar="N",
+        help="optimizer steps of each method (default: 80, with --photo 60)",
     )
     add_resume(verb, "a quickstart")
 
 
-def quickstart(*, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False) -> None:
-    """Train the built-in model on new classes with GRPO and with SFT; write scores, curves and images as a page."""
+def quickstart(
+    *, out: Path | None = None, photo: bool = False, seed: int = 0, steps: int | None = None, resume: bool = False
+) -> None:
+    """Train a built-in model on new classes with GRPO and with SFT; write scores, curves and images as a page."""
     from virft.recipes.quickstart import run_quickstart
 
-    run_quickstart(out, seed=seed, steps=steps, resume=resume, log=say)
+    folder = out or Path("runs/quickstart_photo" if photo else "runs/quickstart")
+    run_quickstart(folder, seed=seed, steps=steps, resume=resume, log=say, photographs=photo)
 
 
 def add_doctor(verbs: Verbs) -> None:

@@ -33,6 +33,20 @@ def test_the_config_file_is_the_quickstarts_own() -> None:
     assert load_config(CONFIGS / "quickstart.toml").config == quickstart_config(Path("runs/quickstart"), seed=0)
 
 
+def test_the_config_file_of_photographs_is_the_quickstarts_own() -> None:
+    config = quickstart.photo_quickstart_config(Path("runs/quickstart_photo"), seed=0)
+    assert load_config(CONFIGS / "quickstart_photo.toml").config == config
+
+
+def test_photographs_of_training_and_test_are_different(tmp_path: Path) -> None:
+    quickstart.write_photographs(tmp_path, seed=0)
+    train, test = (Store(tmp_path / part) for part in ("train", "test"))
+    assert (len(train), len(test)) == (32, 108)
+    assert {one.query for one in (*train, *test)} == {"white blood cell"}
+    images = [path.read_bytes() for path in tmp_path.rglob("*.jpg")]
+    assert len(set(images)) == len(images) == 140
+
+
 def test_a_single_step_needs_no_warm_up() -> None:
     config = quickstart_config(Path("q"), seed=0, steps=1)
     assert (config.grpo.warmup_steps, config.sft.warmup_steps) == (0, 0)
