@@ -115,6 +115,7 @@ def predict(
             progress=show,
             skip_refused=skip_refused,
             log=say,
+            reports_stop=True,
         )
         path = predict_store(loaded, store, out, settings=settings, runtime=runtime, limit=limit)
     if not runtime.ranks.is_first:
@@ -189,6 +190,7 @@ def presence(
             model_name=model,
             resume=resume,
             progress=show,
+            reports_stop=True,
         )
         check_prompts(loaded, settings.prompting, map(questions.__getitem__, range(len(questions))))
         card = settings.card(loaded, data=store, num_samples=len(questions))

@@ -780,6 +780,16 @@ class Config(_Section):
         if conflict := first_conflict(self):
             raise ConfigError(conflict)
 
+    @property
+    def prediction_thinking(self) -> bool:
+        """Thinking mode of test predictions: that of all datasets of a mixture if they agree, else ``prompt.thinking``.
+
+        The card of the saved model has the same.
+        """
+        default = self.prompt.thinking
+        modes = {default if part.thinking is None else part.thinking for part in self.mixture.values()}
+        return modes.pop() if len(modes) == 1 else default
+
 
 COMPARED_SYSTEMS = ("sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix")
 """Systems of a comparison, next to the base."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from virft.config.schema import Config
 from virft.config.wording import counted
 from virft.data.store import Store
-from virft.errors import DataError
+from virft.errors import DataError, stopped_by_user
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
@@ -52,6 +53,8 @@ class PredictionSettings:
     """Called with warnings about the questions, before the first prediction."""
     batch_seed: int | None = None
     """Draw the questions of each batch with this seed; None: questions of similar length share a batch."""
+    reports_stop: bool = False
+    """Ctrl-C raises ``RunStopped`` with the number of saved predictions; False: the caller handles the interrupt."""
 
     def card(
         self, loaded: LoadedModel, *, data: Store, num_samples: int, skipped: Sequence[str] = ()
@@ -89,11 +92,11 @@ def predict_as_trained(
 ) -> Path:
     """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file.
 
-    ``batch_seed`` as in ``PredictionSettings``.
+    ``batch_seed`` as in ``PredictionSettings``. Raises ``RunStopped`` after Ctrl-C.
     """
     loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
     settings = PredictionSettings(
-        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
+        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prediction_thinking),
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=model,
         resume=resume,
@@ -101,6 +104,7 @@ def predict_as_trained(
         skip_refused=skip_refused,
         log=log,
         batch_seed=batch_seed,
+        reports_stop=True,
     )
     return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
 
@@ -185,7 +189,8 @@ def run_predictions(
 ) -> Path:
     """Write greedy predictions for samples 0 to ``number`` - 1 into ``folder``; the path of the file.
 
-    The model must accept their prompts, see ``check_prompts``.
+    The model must accept their prompts, see ``check_prompts``. Raises ``RunStopped`` after Ctrl-C if
+    ``settings.reports_stop``.
 
     With several ranks (``accelerate launch``) rank r computes batches r, r + n, ...; the file is the same.
     """
@@ -217,16 +222,23 @@ def run_predictions(
         max_completion_tokens=settings.max_completion_tokens,
     )
     num_done, num_missing = 0, sum(map(len, missing))
-    for batch in predictions:
-        run.append(batch, process=ranks.index)
-        num_done += len(batch)
-        if settings.progress is not None:
-            settings.progress(num_done, num_missing)
+    with _reporting_stop(run, folder, number) if settings.reports_stop else nullcontext():
+        for batch in predictions:
+            run.append(batch, process=ranks.index)
+            num_done += len(batch)
+            if settings.progress is not None:
+                settings.progress(num_done, num_missing)
     ranks.barrier()
     if ranks.is_first:
         run.finish()
     ranks.barrier()
     return folder / PREDICTIONS
+
+
+def _reporting_stop(run: PredictionRun, folder: Path, number: int) -> AbstractContextManager[None]:
+    return stopped_by_user(
+        lambda: f"{run.num_saved()} of {counted(number, 'prediction')} are saved in {folder}; resume with --resume"
+    )
 
 
 class _Validation(NamedTuple):

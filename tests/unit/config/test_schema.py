@@ -18,6 +18,7 @@ from virft.config.schema import (
     MixtureConfig,
     ModelConfig,
     ParallelConfig,
+    PromptConfig,
     RewardConfig,
     RunConfig,
     SamplingConfig,
@@ -235,3 +236,25 @@ def test_the_page_of_settings_is_up_to_date() -> None:
         assert f"| `{setting.key}` |" in page
     schema = (ROOT / "docs" / "virft.schema.json").read_text(encoding="utf-8")
     assert schema == script.schema_text(), "run python scripts/make_config_docs.py"
+
+
+@pytest.mark.parametrize(
+    ("default", "parts", "expected"),
+    [
+        (True, (), True),
+        (False, (True,), True),
+        (True, (False, False), False),
+        # one dataset has the mode of [prompt]
+        (True, (None, True), True),
+        # the datasets disagree
+        (False, (True, None), False),
+        (True, (True, False), True),
+    ],
+)
+def test_predictions_have_the_thinking_mode_that_the_datasets_agree_on(
+    default: bool, parts: tuple[bool | None, ...], expected: bool
+) -> None:
+    mixture = {f"part{i}": MixtureConfig(data="d", thinking=thinking) for i, thinking in enumerate(parts)}
+    data = DataConfig() if parts else DataConfig(train="d")
+    config = Config(data=data, mixture=mixture, prompt=PromptConfig(thinking=default), run=RunConfig(dir="r"))
+    assert config.prediction_thinking is expected
