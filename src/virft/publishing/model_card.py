@@ -55,7 +55,7 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
         "data": data,
         "card": card,
         "space": _SPACES.get(card.get("box_space")),
-        "thinking": config.prompt.thinking,
+        "thinking": config.prediction_thinking,
         "prompts": _prompts(config, card, data),
         "max_pixels": config.model.max_pixels,
         "scores": _scores(run, model),
@@ -155,7 +155,7 @@ def _prompts(config: Config, card: Mapping[str, Any], data: list[dict[str, Any]]
             TASKS[task].prompts,
             "{query}",
             template=template,
-            thinking=config.prompt.thinking,
+            thinking=config.prediction_thinking,
             space=BoxSpace(card["box_space"]),
         )
         for task in tasks

@@ -229,7 +229,7 @@ def _differences(
         "model": (_resolved(card.model), _resolved(model)),
         "the data's hash": (card.data_hash[:12], store.hash[:12]),
         "the number of questions": (card.num_samples, number),
-        "thinking": (card.thinking, config.prompt.thinking),
+        "thinking": (card.thinking, config.prediction_thinking),
         "max_completion_tokens": (settings.get("max_completion_tokens"), config.sampling.max_completion_tokens),
         # "auto" is resolved by the model's card, and a path by its text: only names of templates can be compared
         **({"template": (settings.get("template"), template)} if template in BUILT_IN else {}),
