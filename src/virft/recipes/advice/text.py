@@ -22,7 +22,7 @@ def advice_lines(found: TrainingAdvice) -> Iterator[str]:
     yield f"  why: {advice.reason}"
     yield f"  probability that it is within {TOLERANCE:g} of the best of mix, SFT and RFT: {_probability(advice)}"
     if (others := _correct_more_often(advice)) is not None:
-        yield f"  alternative: {others} in this case; `virft compare` compares them on your data"
+        yield f"  alternative in this case: {others}; `virft compare` compares them on your data"
     yield f"  evidence: {EVIDENCE[advice.case].text}"
     yield f"  the evidence is weak: {'; '.join(advice.doubts)}"
     if plan.lines:
@@ -105,11 +105,11 @@ def _correct_more_often(advice: Advice) -> str | None:
     measured = EVIDENCE[advice.case]
     own = measured.num_correct.get(advice.system, measured.num_cells)
     found = [
-        f"{ADVISED_NAMES[name]}, within {TOLERANCE:g} in {measured.num_correct[name]} of {measured.num_cells} cells"
+        f"{ADVISED_NAMES[name]} in {measured.num_correct[name]} of {measured.num_cells} cells"
         for name in METHODS
         if measured.num_correct.get(name, 0) > own
     ]
-    return " or ".join(found) or None
+    return ", ".join(found) or None
 
 
 def _class_text(features: Features, rule: Rule) -> str:

@@ -85,9 +85,9 @@ def test_methods_that_were_correct_more_often_in_the_case_are_named() -> None:
     def line(**values: float) -> list[str]:
         return [one for one in advice_lines(advice_of(features(**values))) if one.startswith("  alternative")]
 
-    end = "in this case; `virft compare` compares them on your data"
-    assert line(images_per_class=1.0) == [f"  alternative: RFT (GRPO), within 0.01 in 5 of 6 cells {end}"]
+    end = "; `virft compare` compares them on your data"
+    assert line(images_per_class=1.0) == [f"  alternative in this case: RFT (GRPO) in 5 of 6 cells{end}"]
     assert line(images_per_class=4.0) == [
-        f"  alternative: SFT, within 0.01 in 4 of 6 cells or RFT (GRPO), within 0.01 in 4 of 6 cells {end}"
+        f"  alternative in this case: SFT in 4 of 6 cells, RFT (GRPO) in 4 of 6 cells{end}"
     ]
     assert line(images_per_class=16.0) == line(always_solved=1.0) == []
