@@ -111,7 +111,9 @@ def plan_training(
         if line.key == _TOKEN_LIMIT and line.key in given
     ]
     advised = [line for line in advised if line.key not in given]
-    return TrainingPlan(lines=(*own, *advised), commands=tuple(_commands(advice.system, name)), notes=(*notes, *gaps))
+    rates = [one for one in _rates(request, features, advice) if one.is_fitted]
+    notes += [*gaps, *(f"{one.key} = {one.value:g} is fitted: {one.evidence}" for one in rates)]
+    return TrainingPlan(lines=(*own, *advised), commands=tuple(_commands(advice.system, name)), notes=tuple(notes))
 
 
 def _own_lines(request: AdviceRequest) -> list[SettingLine]:
@@ -135,7 +137,12 @@ def _validation(request: AdviceRequest) -> Path | None:
 
 def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
     system = advice.system
-    lines = _steps(request, system) + _rates(request, features, advice)
+    lines = _steps(request, system)
+    lines += [
+        SettingLine(key=rate.key, value=rate.value, reason=rate.evidence)
+        for rate in _rates(request, features, advice)
+        if not rate.is_fitted
+    ]
     if system in MIXED:
         lines += [
             SettingLine(key="grpo.demonstrations", value="loss"),
@@ -163,11 +170,21 @@ def _steps(request: AdviceRequest, system: AdvisedSystem) -> list[SettingLine]:
     ]
 
 
-def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
-    """Learning rates, for models of the size and cases in which some were measured."""
+class _Rate(NamedTuple):
+    """A measured learning rate."""
+
+    key: str
+    value: float
+    is_fitted: bool
+    """True if the fitted value is the same."""
+    evidence: str
+
+
+def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[_Rate]:
+    """Learning rates, for models of the size and cases in which some were measured, without those that are set."""
     size = read_model_size(request.config.model.path).num_parameters
     tuned = _TUNED.get((advice.case, features.task))
-    if tuned is None or size is None or size >= SMALL:
+    if tuned is None or advice.system == "none" or size is None or size >= SMALL:
         return []
     fitted = {
         "sft": fit(request.loaded, method="sft").config.sft.learning_rate,
@@ -175,15 +192,16 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
     }
     used = {"sft"} if advice.system == "sft" else {"grpo"}
     used |= {"sft"} if advice.system in WARM_STARTED else set()
-    of_mix = "; of RFT, not tuned for mix" if advice.system in MIXED else ""
+    of_mix = "; chosen for RFT, not for mix" if advice.system in MIXED else ""
     return [
-        SettingLine(
+        _Rate(
             key=f"{method}.learning_rate",
             value=float(f"{fitted[method] * factor:.2g}"),
-            reason=f"{tuned.evidence}, virft-tiny, docs/reproducing.md" + of_mix * (method == "grpo"),
+            is_fitted=factor == 1,
+            evidence=f"{tuned.evidence}, virft-tiny, docs/reproducing.md" + of_mix * (method == "grpo"),
         )
         for method, factor in (("sft", tuned.sft), ("grpo", tuned.grpo))
-        if method in used
+        if method in used and f"{method}.learning_rate" not in request.loaded.explicit
     ]
 
 

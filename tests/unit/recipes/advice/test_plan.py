@@ -87,7 +87,8 @@ def test_settings_of_the_user_are_used_as_they_are(data: Path) -> None:
         (Case.KNOWN, "detection", "sft", {"sft.learning_rate": 1e-5}),
         (Case.KNOWN, "detection", "sft_mix", {"sft.learning_rate": 1e-5, "grpo.learning_rate": 3e-5}),
         (Case.REASONING, "grounding", "rft", {"grpo.learning_rate": 1e-4}),
-        (Case.FEW, "detection", "mix", {"grpo.learning_rate": 3e-4}),
+        # the fitted one is the best
+        (Case.FEW, "detection", "mix", {}),
         (Case.KNOWN, "counting", "mix", {}),
         (Case.UNREADABLE, "detection", "sft_mix", {}),
     ],
@@ -111,7 +112,17 @@ def test_a_learning_rate_names_its_evidence(data: Path) -> None:
 
     measured = "best of 3 rates on 2 training sets of known classes, virft-tiny, docs/reproducing.md"
     assert reason("rft") == measured
-    assert reason("mix") == f"{measured}; of RFT, not tuned for mix"
+    assert reason("mix") == f"{measured}; chosen for RFT, not for mix"
+
+
+def test_evidence_of_a_fitted_learning_rate_is_a_note(data: Path) -> None:
+    note = (
+        "grpo.learning_rate = 0.0003 is fitted: best of 2 rates on 1 training set of new classes, virft-tiny, "
+        "docs/reproducing.md; chosen for RFT, not for mix"
+    )
+    assert note in plan_of(request_for(data), case=Case.FEW, system="mix").notes
+    for request in (request_for(data, "grpo.learning_rate=1e-4"), request_for(data, model="someone/Model-7B")):
+        assert not any("learning_rate" in one for one in plan_of(request, case=Case.FEW, system="mix").notes)
 
 
 def test_truncated_completions_raise_the_limit(data: Path) -> None:
@@ -136,7 +147,7 @@ def test_nothing_to_learn_has_no_commands(data: Path) -> None:
 def test_groups_of_equal_rewards_are_a_note(data: Path) -> None:
     assert "grpo.refill_rounds = 2" in plan_of(request_for(data), system="rft", nonzero_std=0.3).notes[0]
     # SFT learns from every sample; what the data lacks is a note in any case
-    (note,) = plan_of(request_for(data), system="sft", nonzero_std=0.3).notes
+    note = plan_of(request_for(data), system="sft", nonzero_std=0.3).notes[0]
     assert note.startswith("no question is about an absent class")
 
 
