@@ -138,6 +138,9 @@ def test_learning_curve_of_two_steps(scenes: Path, tmp_path: Path, capsys: pytes
     assert "already holds a learning curve; resume with --resume" in capsys.readouterr().err
     assert virft(*words, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[1:] == printed[printed.index("validation F1,") :].splitlines()
+    # the folder alone has the method, the fractions and the seeds
+    assert virft("curve", f"run.dir={run}", "--resume") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == printed[printed.index("validation F1,") :].splitlines()
     assert model.stat().st_mtime_ns == before
     assert json.loads((run / "curve.json").read_text()) == tree
 

@@ -352,7 +352,10 @@ def _reason(case: Case, features: Features, rule: Rule) -> str:
                 "from no others, SFT does"
             )
         case Case.REASONING:
-            return "prompts request reasoning and no sample has a rationale, so nothing can be demonstrated"
+            return (
+                "prompts request reasoning and no sample has a rationale, so nothing can be demonstrated; mix needs "
+                "rationales in some samples (virft build rows), or prompt.thinking = false"
+            )
         case Case.NAMES:
             what = "the answer is a class name"
         case Case.KNOWN:
