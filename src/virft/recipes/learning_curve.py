@@ -42,7 +42,7 @@ FEW_QUESTIONS = 50
 
 
 class CurveOptions(NamedTuple):
-    """What a learning curve has in addition to its config; a resumed one has the same unless others are given."""
+    """Options of a learning curve in addition to its config; a resumed one has the same unless others are given."""
 
     method: Method = "grpo"
     fractions: tuple[float, ...] = IMAGE_FRACTIONS
@@ -50,7 +50,10 @@ class CurveOptions(NamedTuple):
 
 
 def saved_options(out: Path) -> CurveOptions:
-    """Return the options of the learning curve in a folder; the defaults if there is none."""
+    """Return the options of the learning curve in a folder; the defaults if there is none.
+
+    Raises ``RunError`` for a file that cannot be read.
+    """
     path = out / OPTIONS
     if not path.exists():
         return CurveOptions()
