@@ -17,6 +17,7 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, Run
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
 from virft.models.load import load_model
+from virft.models.precision import resolve_dtype
 from virft.models.tiny import IMAGE_SIZE
 from virft.recipes.evaluate import PredictionSettings, make_validator, predict_and_score
 from virft.recipes.setup import load_for_training
@@ -62,7 +63,7 @@ def rehearse(method: str, store: Store, out: Path, device: torch.device, **model
         sft=SFTConfig(steps=2, samples_per_step=2, learning_rate=RATE),
         run=RunConfig(dir=str(out)),
     )
-    runtime = Runtime(ranks=Ranks(device=device), dtype=getattr(torch, config.model.dtype))
+    runtime = Runtime(ranks=Ranks(device=device), dtype=getattr(torch, resolve_dtype(config.model.dtype, device)))
     loaded = load_for_training(config.model, runtime, seed=config.seed)
     prompting = prompting_of(config, loaded)
     make_trainer: Any = {"grpo": make_grpo_trainer, "sft": make_sft_trainer}[method]

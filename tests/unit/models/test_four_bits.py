@@ -13,6 +13,7 @@ from run_parts import grpo_trainer_of, load_model_of
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
 from virft.errors import ConfigError, ModelError
 from virft.models.load import load_model
+from virft.models.precision import Precision
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs virft[quant], which is not installed"
@@ -36,8 +37,10 @@ def test_adapters_in_a_folder_cannot_be_merged_into_4_bit_weights(tmp_path: Path
     loaded = load_model("virft-tiny")
     loaded.add_lora(2, 4)
     loaded.save(tmp_path / "adapters")
-    with pytest.raises(ModelError, match="cannot be merged into weights of 4 bits"):
-        load_model(str(tmp_path / "adapters"), in_4bit=True)
+    adapted = load_model(str(tmp_path / "adapters"))
+    adapted.precision = Precision("float32", in_4bit=True)
+    with pytest.raises(ModelError, match="adapters: holds adapters, which cannot be merged into weights of 4 bits"):
+        adapted.merge_adapters()
 
 
 @needs_bitsandbytes
