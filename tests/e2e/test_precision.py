@@ -71,9 +71,10 @@ def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of LoRA adapters in bfloat16 with a validation."""
     folder = tmp_path_factory.mktemp("run")
     config = write_config(folder, scenes / "train")
-    options = ("model.train=lora", "model.lora_rank=2", "model.dtype=bfloat16", "grpo.steps=1", "run.keep_best=false")
+    options = ("model.train=lora", "model.lora_rank=2", "model.dtype=bfloat16", "run.keep_best=false")
+    steps = ("sft.steps=1", "sft.samples_per_step=2", "sft.learning_rate=1e-3", "sft.warmup_steps=0")
     short = ("sampling.max_completion_tokens=8", f"data.validation={scenes / 'test'}")
-    assert virft("grpo", config, *options, *short) == 0
+    assert virft("sft", config, *options, *steps, *short) == 0
     return folder / "run"
 
 
