@@ -32,12 +32,13 @@ def config(**model: Any) -> Config:
 
 
 LORA = config(train="lora", dtype="bfloat16", lora_rank=4)
-FULL = config()
+FULL = config(dtype="float32")
+HALF = config(dtype="bfloat16")
 
 
 @cache
 def planner(settings_name: str) -> Planner:
-    return Planner({"lora": LORA, "full": FULL}[settings_name], image=IMAGE, text_tokens=20)
+    return Planner({"lora": LORA, "full": FULL, "half": HALF}[settings_name], image=IMAGE, text_tokens=20)
 
 
 def test_a_row_has_a_demonstration_next_to_the_completions_and_sampling_has_none() -> None:
@@ -52,12 +53,26 @@ def test_a_row_has_a_demonstration_next_to_the_completions_and_sampling_has_none
         assert found._sampling(2) == plain._sampling(2)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
+@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL), ("half", HALF)])
 def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Config) -> None:
     real = load_model_of(settings).model
     shapes = {n: (p.shape, p.dtype, p.requires_grad) for n, p in real.named_parameters()}
     found = planner(name).loaded.model
     assert {n: (p.shape, p.dtype, p.requires_grad) for n, p in found.named_parameters()} == shapes
+
+
+def test_auto_is_planned_in_bfloat16_for_a_gpu() -> None:
+    assert Planner(config(), image=IMAGE, text_tokens=20).config == HALF
+    assert Planner(config(), image=IMAGE, text_tokens=20, on_cpu=True).config == FULL
+
+
+@pytest.mark.parametrize(("name", "settings"), [("full", FULL), ("half", HALF)])
+def test_a_planned_reference_equals_that_of_a_trainer(name: str, settings: Config) -> None:
+    reference = grpo_trainer_of(settings, load_model_of(settings)).reference
+    assert reference is not None
+    real = sum(one.nbytes for one in reference.parameters())
+    assert planner(name).held["reference model"] == real
+    assert name == "full" or real < 0.7 * planner("full").held["reference model"]
     held = planner(name).held
     sizes = {True: 0, False: 0}
     for parameter in real.parameters():
