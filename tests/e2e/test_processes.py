@@ -66,8 +66,9 @@ def test_full_training_in_bfloat16_is_validated_by_two_processes(scenes: Path, t
     assert done.returncode == 0, done.stderr
     before = "run/eval/validation_000000/predictions.jsonl"
     assert (tmp_path / "both" / before).read_bytes() == (tmp_path / "alone" / before).read_bytes()
-    (metrics,), (expected,) = (log(tmp_path / name / "run") for name in ("both", "alone"))
-    assert metrics["kl"] == expected["kl"] == 0.0
+    steps = [one for name in ("both", "alone") for one in log(tmp_path / name / "run") if "loss" in one]
+    # policy and reference round the same weights: no KL before the first update
+    assert [one["kl"] for one in steps] == [0.0, 0.0]
 
 
 def test_ctrl_c_reaches_all_and_one_process_may_resume(scenes: Path, tmp_path: Path) -> None:
