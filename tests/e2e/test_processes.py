@@ -56,6 +56,21 @@ def test_a_run_of_two_processes_is_that_of_one(scenes: Path, alone: Path, tmp_pa
     assert virft("predict", run / "model", scenes / "test", tmp_path / "p", "--limit", "2") == 0
 
 
+def test_full_training_in_bfloat16_is_validated_by_two_processes(scenes: Path, tmp_path: Path) -> None:
+    # linear layers are gathered in bfloat16; with a KL term the reference is sharded too, its linear layers in bfloat16
+    settings = ("model.dtype=bfloat16", "grpo.steps=1", "sampling.max_completion_tokens=16")
+    alone, both = (begin(tmp_path / name, scenes / "train") for name in ("alone", "both"))
+    validated = (*settings, f"data.validation={scenes / 'test'}")
+    assert virft("grpo", alone, *validated) == 0
+    done = launch("grpo", both, *validated, "parallel.strategy=fsdp2")
+    assert done.returncode == 0, done.stderr
+    before = "run/eval/validation_000000/predictions.jsonl"
+    assert (tmp_path / "both" / before).read_bytes() == (tmp_path / "alone" / before).read_bytes()
+    steps = [one for name in ("both", "alone") for one in log(tmp_path / name / "run") if "loss" in one]
+    # policy and reference round the same weights: no KL before the first update
+    assert [one["kl"] for one in steps] == [0.0, 0.0]
+
+
 def test_ctrl_c_reaches_all_and_one_process_may_resume(scenes: Path, tmp_path: Path) -> None:
     adapters = ("model.train=lora", "parallel.strategy=fsdp2", "grpo.steps=6", f"data.validation={scenes / 'test'}")
     whole, cut = (begin(tmp_path / name, scenes / "train") for name in ("whole", "cut"))

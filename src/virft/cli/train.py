@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,8 +230,13 @@ def plan(
     from virft.recipes.fitting import fit
 
     size, on_cpu = (int(memory * 2**30), False) if memory is not None else _this_device()
+    fitted = fit(loaded, method=method).config
+    if memory is None:
+        from virft.models.precision import resolve_dtype
+
+        fitted = replace(fitted, model=replace(fitted.model, dtype=resolve_dtype(fitted.model.dtype)))
     request = PlanRequest(
-        config=fit(loaded, method=method).config,
+        config=fitted,
         memory=size,
         image=image,
         text_tokens=text_tokens,

@@ -21,7 +21,7 @@ FIRST: Mapping[str, str] = {
     "run.dir": "always",
     "data.validation": "to monitor training, save the best model (`run.keep_best`) and stop early (`run.patience`)",
     "model.path": "to train a model of your choice",
-    "model.dtype": "`bfloat16` on a GPU",
+    "model.dtype": "another precision than bfloat16 on a GPU and float32 on a CPU",
     "model.train": "`lora` if full fine-tuning does not fit into memory; `virft plan` computes what fits",
     "grpo.learning_rate": "to tune it: three times as much, or a third, of the fitted value",
     "grpo.steps": "longer training, or a short test run",

@@ -30,6 +30,9 @@ class _Section:
 
 Method = Literal["grpo", "sft"]
 """Training methods: GRPO, and supervised fine-tuning."""
+DtypeName = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+"""A precision; "auto" is resolved by ``virft.models.precision``."""
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Schedule = Literal["linear", "constant", "cosine"]
@@ -61,9 +64,15 @@ class ModelConfig(_Section):
         "virft-tiny",
         help="`virft-tiny` (part of virft), a run folder (its best model), a model folder, or a Hugging Face hub id.",
     )
-    dtype: Literal["float32", "bfloat16"] = setting_field(
-        "float32",
-        help="Precision of forward and backward passes. Trained weights and optimizer states are always float32.",
+    dtype: Dtype = setting_field(
+        "auto",
+        help="Precision of forward and backward passes. `auto`: bfloat16 on a GPU that supports it, else float32. "
+        "Trained weights and optimizer states are always float32.",
+    )
+    tf32: bool = setting_field(
+        True,
+        help="Multiply float32 matrices in TF32 on a GPU: inputs rounded to 10 bits after the binary point, several "
+        "times faster. No effect on a CPU.",
     )
     train: Literal["full", "lora"] = setting_field(
         "full", help="`full` trains all weights that are not frozen; `lora` trains adapters in the language model."
@@ -727,6 +736,11 @@ class RunConfig(_Section):
         unit="steps",
         at_least=1,
     )
+    save_dtype: DtypeName = setting_field(
+        "float32",
+        help="Precision of the weights in the saved models `best` and `model`. bfloat16 halves their size and rounds "
+        "the trained weights; checkpoints stay float32, so that resuming is exact.",
+    )
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = setting_field(
         (), help="Experiment trackers that receive the metrics too; each is a package that must be installed."
     )
@@ -898,6 +912,16 @@ _CONDITIONS: tuple[_Condition, ...] = (
         'model.train = "full"',
         _Rule(lambda c: c.model.train == "lora", 'with model.train = "lora" embeddings are not trained'),
         ("grpo.name_lr_scale", "sft.name_lr_scale"),
+    ),
+    _Condition(
+        'model.train = "full"',
+        _Rule(lambda c: c.model.train == "lora", 'with model.train = "lora" adapters are saved, which are small'),
+        ("run.save_dtype",),
+    ),
+    _Condition(
+        'model.dtype = "auto" or "float32"',
+        _Rule(lambda c: c.model.dtype == "bfloat16", 'it needs model.dtype = "auto" or "float32"'),
+        ("model.tf32",),
     ),
     _Condition(
         'sampling.engine = "vllm"',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -30,6 +31,15 @@ class RenderedPrompt:
 
     positions: Tensor
     """Rotary position ids along A axes, int64 [A, L]."""
+
+
+class PromptLength(NamedTuple):
+    """Size of a prompt, measured without pixels."""
+
+    num_tokens: int
+    """All tokens."""
+    largest_image: int
+    """Tokens of the image that has most of them."""
 
 
 _QUESTION = "Where is the fox?"
@@ -97,8 +107,8 @@ class Renderer:
         limit: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         return limit
 
-    def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> int:
-        """Return the number of tokens of the prompt; raise what ``render`` would raise for this sample.
+    def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> PromptLength:
+        """Return the numbers of tokens of the prompt; raise what ``render`` would raise for this sample.
 
         Reads no image: sizes are those of the sample.
 
@@ -107,7 +117,8 @@ class Renderer:
         """
         self._require_sizes(sample, sample.image_sizes)
         vision = self._family.measure_images(self._processor, sample.image_sizes)
-        return len(self._tokenize(sample, question, vision, thinking)[1])
+        num_tokens = len(self._tokenize(sample, question, vision, thinking)[1])
+        return PromptLength(num_tokens, max(self._family.num_image_tokens(self._model.config, vision), default=0))
 
     @property
     def _placeholder(self) -> str:

@@ -28,6 +28,7 @@ from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
 from virft.planning.towers import Tiles, Tower
+from virft.training.trainable import linear_parameters
 from virft.training.zero import BUCKET_ELEMENTS
 from virft.types import ImageSize
 
@@ -131,7 +132,7 @@ class Planner:
         on_cpu: bool = False,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.config = config
+        self.config = config = _with_dtype(config, on_cpu=on_cpu)
         self.report = report
         self.on_cpu = on_cpu
         self.method = method
@@ -208,7 +209,8 @@ class Planner:
         """Parts that are allocated from the first update on: weights, reference, optimizer, image features.
 
         Optimizer states and 4-bit weights: ``optimizer_bytes``, ``four_bit_bytes``. Reference model: a second copy of
-        the weights in full training with a KL term; with adapters, the base is the reference. Image features: [image
+        the weights in full training with a KL term, linear layers in the precision of the computation; with adapters,
+        the base is the reference. Image features: [image
         tokens, hidden] of each image of the run until the cache is full; with a trained tower, those of one step.
         Images: float32 pixels of the prompts of one step.
         """
@@ -222,12 +224,19 @@ class Planner:
         held |= {f"frozen weights, {name}": num_bytes(of) for name, of in _by_dtype(frozen).items()}
         held |= {f"trained weights, {name}": num_bytes(of) for name, of in _by_dtype(trained).items()}
         if self.method == "grpo" and self.config.grpo.has_reference and self.config.model.train == "full":
-            held["reference model"] = num_bytes(parameters)
+            held["reference model"] = self._reference_bytes
         section = self.config.grpo if self.method == "grpo" else self.config.sft
         held["optimizer states"] = 0 if self._is_offloaded else optimizer_bytes(trained, section.optimizer)
         held["image features"] = self._feature_bytes
         held["images of a step"] = self.prompts_per_step * self.prompt.pixel_values * 4
         return held
+
+    @property
+    def _reference_bytes(self) -> int:
+        model = self.loaded.model
+        cast = {id(one): one for one in linear_parameters(model)}
+        others = (one for one in model.parameters() if id(one) not in cast)
+        return num_bytes(others) + self._item * _num_numbers([*cast.values()])
 
     @property
     def _is_offloaded(self) -> bool:
@@ -466,6 +475,13 @@ def _emptied(row: PackedRow, mode: FakeTensorMode, *, in_tables: bool) -> Packed
         targets=unfilled(row.targets, mode),
         layout=layout,
     )
+
+
+def _with_dtype(config: Config, *, on_cpu: bool) -> Config:
+    """Resolve ``model.dtype`` "auto"; a GPU is taken to support bfloat16."""
+    if config.model.dtype != "auto":
+        return config
+    return replace(config, model=replace(config.model, dtype="float32" if on_cpu else "bfloat16"))
 
 
 def _by_dtype(parameters: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:

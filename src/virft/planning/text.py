@@ -26,6 +26,7 @@ def format_plan(planner: Planner) -> str:
     row = planner.row_shape(option.microbatch_tokens)
     lines = [
         f"model       {total:,} parameters, {trained:,} of them trained",
+        f"precision   {planner.config.model.dtype}",
         f"prompt      {prompt.prompt_tokens} tokens: {prompt.image_tokens} of an image of "
         f"{prompt.image.width} x {prompt.image.height}, {prompt.text_tokens} of text",
         f"row         {planner.row_tokens(row):,} tokens: {row.groups} x (prompt + {row.completions} x "

@@ -51,7 +51,7 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
         "front": yaml.safe_dump(_front_matter(card, base, data, adapters), sort_keys=False, allow_unicode=True),
         "base": base["hub_id"] or base["name"] or "a base model",
         "method": card["trainer"],
-        "settings": _settings(config, card["trainer"], _num_steps(run, model)),
+        "settings": _settings(config, card["trainer"], _num_steps(run, model)) | _precision(config, card),
         "data": data,
         "card": card,
         "space": _SPACES.get(card.get("box_space")),
@@ -126,6 +126,14 @@ def _settings(config: Config, trainer: str, num_steps: int | None) -> dict[str, 
     else:
         rows |= {"samples per step": str(config.sft.samples_per_step)}
     return rows
+
+
+def _precision(config: Config, card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the precision of training; empty if it was "auto" and the card does not say what that was."""
+    dtype = card.get("dtype", config.model.dtype)
+    if dtype == "auto":
+        return {}
+    return {"precision": f"{dtype}, language model in 4 bits (NF4)" if config.model.load_in_4bit else dtype}
 
 
 def _demonstrations(grpo: GRPOConfig) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import torch
+
 from virft.config.schema import Config
 from virft.config.wording import counted
 from virft.data.store import Store
@@ -18,12 +20,20 @@ from virft.errors import DataError, stopped_by_user
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
-from virft.evaluation.predictions import PREDICTIONS, SKIPPED_SAMPLES, PredictionsCard, read_predictions_card
+from virft.evaluation.predictions import (
+    DTYPE,
+    IN_4BIT,
+    PREDICTIONS,
+    SKIPPED_SAMPLES,
+    PredictionsCard,
+    read_predictions_card,
+)
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import Prompting, inspect_prompts, make_renderer, resolve_prompting
-from virft.models.load import LoadedModel, load_model
+from virft.models.load import LoadedModel, load_as_trained
 from virft.models.policy import make_policy
+from virft.models.precision import Precision, resolve_dtype
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
 from virft.recipes.own_questions import question_warnings, require_box_space
@@ -71,6 +81,8 @@ class PredictionSettings:
                 "template": self.prompting.template,
                 "max_completion_tokens": self.max_completion_tokens,
                 "temperature": 0.0,
+                DTYPE: loaded.precision.dtype,
+                IN_4BIT: loaded.precision.in_4bit,
                 "commit": source_commit(),
                 **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
             },
@@ -89,12 +101,23 @@ def predict_as_trained(
     skip_refused: bool = False,
     log: Callable[[str], None] | None = None,
     batch_seed: int | None = None,
+    precision: Precision | None = None,
 ) -> Path:
     """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file.
 
-    ``batch_seed`` as in ``PredictionSettings``. Raises ``RunStopped`` after Ctrl-C.
+    ``batch_seed`` as in ``PredictionSettings``. ``precision``: default is that of the run, as the config and the card
+    of the trained model say. Raises ``RunStopped`` after Ctrl-C.
     """
-    loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
+    section = config.model
+    if precision is None and section.dtype == "auto" and model == section.path:
+        # the base computes as it did in training, whatever it was trained in before
+        precision = Precision(resolve_dtype("auto"), section.load_in_4bit)
+    loaded = load_as_trained(
+        model,
+        dtype=section.dtype if precision is None else precision.dtype,
+        in_4bit=section.load_in_4bit if precision is None else precision.in_4bit,
+        pixels=(section.min_pixels, section.max_pixels),
+    )
     settings = PredictionSettings(
         prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prediction_thinking),
         max_completion_tokens=config.sampling.max_completion_tokens,
@@ -106,7 +129,12 @@ def predict_as_trained(
         batch_seed=batch_seed,
         reports_stop=True,
     )
-    return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
+    return predict_store(loaded, store, folder, settings=settings, runtime=runtime_of(loaded), limit=limit)
+
+
+def runtime_of(loaded: LoadedModel) -> Runtime:
+    """The processes of this run, with the precision of a model that is loaded for inference."""
+    return start_runtime(dtype=getattr(torch, loaded.precision.dtype))
 
 
 def predict_and_score(
@@ -222,7 +250,9 @@ def run_predictions(
         max_completion_tokens=settings.max_completion_tokens,
     )
     num_done, num_missing = 0, sum(map(len, missing))
-    with _reporting_stop(run, folder, number) if settings.reports_stop else nullcontext():
+    stopping = _reporting_stop(run, folder, number) if settings.reports_stop else nullcontext()
+    # The context of training, so that validation and predictions compute as the trainer does.
+    with stopping, runtime.autocast():
         for batch in predictions:
             run.append(batch, process=ranks.index)
             num_done += len(batch)

@@ -13,6 +13,7 @@ from virft.config.schema import (
     Config,
     DataConfig,
     GRPOConfig,
+    ModelConfig,
     RewardConfig,
     RunConfig,
     SamplingConfig,
@@ -58,6 +59,7 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
     warmup_steps = min(5, steps - 1)
     return Config(
         seed=seed,
+        model=ModelConfig(dtype="float32"),
         data=DataConfig(train=str(out / "data" / "train")),
         augment=AugmentConfig(resized_crop=0.35, horizontal_flip=True, colour_jitter=0.3),
         sampling=SamplingConfig(max_completion_tokens=128),

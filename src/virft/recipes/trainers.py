@@ -33,6 +33,7 @@ from virft.training.optim import ScaledRows, learning_rate, make_optimizer
 from virft.training.policy_runner import PolicyRunner
 from virft.training.runtime import Runtime
 from virft.training.sft.trainer import SFTTrainer
+from virft.training.trainable import cast_frozen
 from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed, start_zero
 from virft.types import Sample
 
@@ -77,6 +78,8 @@ def make_grpo_trainer(
     # The reference is a copy of the policy before sharding, which replaces its parameters. LoRA needs no copy.
     has_copy = config.grpo.has_reference and loaded.adapters is None
     reference = copy.deepcopy(policy).requires_grad_(False).eval() if has_copy else None
+    if reference is not None:
+        cast_frozen(reference, runtime.dtype)
     has_base = config.grpo.has_reference and loaded.adapters is not None
     sharded = _shard(config.grpo, loaded, policy, runtime, class_names, offload=config.parallel.offload_optimizer)
     if reference is not None and runtime.shards_weights:
@@ -223,7 +226,7 @@ def _make_generator(sampling: SamplingConfig, loaded: LoadedModel, policy: Polic
     return start_vllm(
         loaded,
         policy.rules,
-        dtype=str(runtime.dtype).removeprefix("torch."),
+        dtype=runtime.dtype_name,
         mode=sampling.vllm_mode,
         memory_frac=sampling.vllm_gpu_memory,
         on_cpu=runtime.device.type == "cpu",

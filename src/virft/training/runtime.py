@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from virft.config.schema import Strategy
+from virft.config.schema import DtypeName, Strategy
 from virft.training.distributed import Ranks, ranks
 
 
@@ -41,6 +41,11 @@ class Runtime:
     def shards_weights(self) -> bool:
         """True if no rank holds all weights: sampling and saving then need a gathered copy."""
         return self.strategy in ("fsdp2", "zero3")
+
+    @property
+    def dtype_name(self) -> DtypeName:
+        """Name of ``dtype``."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

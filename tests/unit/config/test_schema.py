@@ -186,7 +186,8 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
     of_systems = {"sft.base_completions", "sft.curated_above", "sft.rejection_above", "sft.rejection_keep"}
     of_systems |= {"compare.warm_start_frac"}
-    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "parallel.offload_optimizer"} | of_systems
+    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "run.save_dtype", "parallel.offload_optimizer"}
+    others |= of_systems
     in_groups = {"grpo.demonstration_in_mean", "grpo.near_right"}
     assert set(without_effect(busy)) == rates | others | in_groups
     grouped = set(without_effect(replace(busy, grpo=GRPOConfig(updates_per_batch=2, demonstrations="group"))))
@@ -196,6 +197,8 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     assert of_systems & set(without_effect(systems)) == {"sft.base_completions"}
     rejection = without_effect(replace(busy, sft=SFTConfig(targets="rejection", base_completions="runs/x")))
     assert of_systems & set(rejection) == {"sft.curated_above", "compare.warm_start_frac"}
+    half = replace(busy, model=ModelConfig(dtype="bfloat16"))
+    assert {"model.tf32", "run.save_dtype"} & set(without_effect(half)) == {"model.tf32"}
     assert "parallel.offload_optimizer" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="zero2")))
 
 

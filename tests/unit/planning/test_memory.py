@@ -32,12 +32,13 @@ def config(**model: Any) -> Config:
 
 
 LORA = config(train="lora", dtype="bfloat16", lora_rank=4)
-FULL = config()
+FULL = config(dtype="float32")
+HALF = config(dtype="bfloat16")
 
 
 @cache
 def planner(settings_name: str) -> Planner:
-    return Planner({"lora": LORA, "full": FULL}[settings_name], image=IMAGE, text_tokens=20)
+    return Planner({"lora": LORA, "full": FULL, "half": HALF}[settings_name], image=IMAGE, text_tokens=20)
 
 
 def test_a_row_has_a_demonstration_next_to_the_completions_and_sampling_has_none() -> None:
@@ -52,7 +53,7 @@ def test_a_row_has_a_demonstration_next_to_the_completions_and_sampling_has_none
         assert found._sampling(2) == plain._sampling(2)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
+@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL), ("half", HALF)])
 def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Config) -> None:
     real = load_model_of(settings).model
     shapes = {n: (p.shape, p.dtype, p.requires_grad) for n, p in real.named_parameters()}
@@ -64,6 +65,20 @@ def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Co
         sizes[parameter.requires_grad] += parameter.numel() * parameter.element_size()
     assert sum(size for part, size in held.items() if part.startswith("trained")) == sizes[True]
     assert sum(size for part, size in held.items() if part.startswith("frozen")) == sizes[False]
+
+
+def test_auto_is_planned_in_bfloat16_for_a_gpu() -> None:
+    assert Planner(config(), image=IMAGE, text_tokens=20).config == HALF
+    assert Planner(config(), image=IMAGE, text_tokens=20, on_cpu=True).config == FULL
+
+
+@pytest.mark.parametrize(("name", "settings"), [("full", FULL), ("half", HALF)])
+def test_a_planned_reference_equals_that_of_a_trainer(name: str, settings: Config) -> None:
+    reference = grpo_trainer_of(settings, load_model_of(settings)).reference
+    assert reference is not None
+    real = sum(one.nbytes for one in reference.parameters())
+    assert planner(name).held["reference model"] == real
+    assert name == "full" or real < 0.7 * planner("full").held["reference model"]
 
 
 def test_planned_adapters_equal_those_of_peft() -> None:
@@ -197,7 +212,7 @@ def test_a_real_run_after_a_plan_meets_no_fake_tensors() -> None:
 
 
 def test_a_trained_qwen_tower_saves_about_what_is_planned() -> None:
-    settings = config(freeze_vision=False)
+    settings = config(freeze_vision=False, dtype="float32")
     loaded = load_model_of(settings)
     tower = loaded.model.get_submodule("model.visual")
     pixels, grid = torch.randn(64, 1176), torch.tensor([[1, 8, 8]])
