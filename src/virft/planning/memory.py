@@ -20,8 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from virft.config.schema import Config, Method, OptimizerName
 from virft.generation.sampling_weights import MAX_COPY_BYTES
-from virft.models.attention.layout import PackedRow, pack_row
+from virft.models.attention.layout import AttentionMethod, PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
+from virft.models.families.family import head_dim_of
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.vision import FeatureCache
@@ -271,8 +272,7 @@ class Planner:
         layer. Copies of weights: see ``ready_for_sampling``.
         """
         text, head = self._text, self.loaded.model.get_output_embeddings().weight
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * self._item
+        a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim_of(text) * self._item
         own = self.group_size * self.config.sampling.max_completion_tokens
         parts = {
             "KV cache": prompts * (self.prompt.prompt_tokens + own) * a_token,
@@ -357,11 +357,18 @@ class Planner:
             [torch.arange(prompt).expand(self.prompt.position_axes, -1)] * shape.groups,
             [[[0] * own] * shape.completions] * shape.groups,
         )
-        return _emptied(row, self._mode, in_tables=not self.on_cpu)
+        return _emptied(row, self._mode, self._attention)
 
     def _precision(self) -> torch.autocast:
         # "cpu": fake tensors are on the CPU, whatever device is planned for.
         return torch.autocast("cpu", torch.bfloat16, enabled=self.config.model.dtype == "bfloat16")
+
+    @property
+    def _attention(self) -> AttentionMethod | None:
+        """The way in which attention of a packed row is computed; None on a CPU."""
+        if self.on_cpu:
+            return None
+        return "varlen" if self._item == 2 and not self.loaded.family.bidirectional_images else "tables"
 
     @property
     def _text(self) -> Any:
@@ -450,10 +457,17 @@ def prompt_shape(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> 
     )
 
 
-def _emptied(row: PackedRow, mode: FakeTensorMode, *, in_tables: bool) -> PackedRow:
+def _emptied(row: PackedRow, mode: FakeTensorMode, method: AttentionMethod | None) -> PackedRow:
+    segments = row.layout.segments
     layout = replace(
         row.layout,
-        in_tables=in_tables,
+        method=method,
+        segments=replace(
+            segments,
+            query_starts=unfilled(segments.query_starts, mode),
+            key_starts=unfilled(segments.key_starts, mode),
+            key_place=unfilled(segments.key_place, mode),
+        ),
         prompt_lengths=unfilled(row.layout.prompt_lengths, mode),
         row_place=unfilled(row.layout.row_place, mode),
         table_place=unfilled(row.layout.table_place, mode),
