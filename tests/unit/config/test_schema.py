@@ -174,6 +174,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "run.patience",
         "run.tracker_images_every",
         "parallel.offload_optimizer",
+        "parallel.shard_size",
     }
     busy = replace(
         config(),
@@ -186,7 +187,8 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
     of_systems = {"sft.base_completions", "sft.curated_above", "sft.rejection_above", "sft.rejection_keep"}
     of_systems |= {"compare.warm_start_frac"}
-    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "parallel.offload_optimizer"} | of_systems
+    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "parallel.offload_optimizer", "parallel.shard_size"}
+    others |= of_systems
     in_groups = {"grpo.demonstration_in_mean", "grpo.near_right"}
     assert set(without_effect(busy)) == rates | others | in_groups
     grouped = set(without_effect(replace(busy, grpo=GRPOConfig(updates_per_batch=2, demonstrations="group"))))
@@ -197,6 +199,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     rejection = without_effect(replace(busy, sft=SFTConfig(targets="rejection", base_completions="runs/x")))
     assert of_systems & set(rejection) == {"sft.curated_above", "compare.warm_start_frac"}
     assert "parallel.offload_optimizer" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="zero2")))
+    assert "parallel.shard_size" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="fsdp2")))
 
 
 def test_weights_of_4_bits_are_for_adapters() -> None:

@@ -32,7 +32,7 @@ def takes_varlen(query: Tensor, value: Tensor, layout: AttentionLayout) -> bool:
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype of matrix products with a tensor: that of autocast where it is on, else the tensor's own."""
+    """Return the dtype of matrix products with a tensor of any shape: that of autocast if it is on, else its own."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
@@ -103,7 +103,7 @@ def varlen_attention(
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32, or in its own dtype if that is wider."""
+    """Return a tensor of any shape in float32, or in its own dtype if that is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
