@@ -270,7 +270,7 @@ class Planner:
 
     @property
     def _engine(self) -> Literal["colocated", "server"] | None:
-        """Where vLLM runs; None without it."""
+        """Process in which vLLM runs, that of the training or its own; None without vLLM."""
         sampling = self.config.sampling
         if self.method != "grpo" or sampling.engine == "builtin" or self.device_memory is None:
             return None
@@ -412,8 +412,8 @@ class Planner:
         """Gathered weights during an update.
 
         FSDP2: everything outside of layers, and two layers, that which computes and the next one, in the dtype of
-        products; and the gradient of the larger of both parts, in this dtype and in float32. ZeRO-3: as many weights as
-        DeepSpeed keeps.
+        products; and the gradient of the larger of both parts, in this dtype and in float32. ZeRO-3: at most as many
+        weights as DeepSpeed retains.
         """
         parameters = [one for one in self.loaded.model.parameters() if id(one) not in {id(r) for r in self._replicated}]
         if self.processes.strategy == "zero3":

@@ -8,7 +8,7 @@ from virft.config.schema import ParallelConfig, Strategy
 from virft.errors import ConfigError
 
 ZERO3_LIVE_NUMBERS = 10**9
-"""Largest number of weights that ZeRO-3 keeps gathered. Source: DeepSpeed, ``stage3_max_live_parameters``."""
+"""Largest number of weights that ZeRO-3 holds gathered. Source: DeepSpeed, ``stage3_max_live_parameters``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
