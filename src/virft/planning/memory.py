@@ -345,6 +345,11 @@ class Planner:
         parts["copies of weights"] = self._sampling_copies()
         return parts
 
+    @property
+    def _merges(self) -> bool:
+        """True if the sampler uses a merged copy of base and adapters."""
+        return self.config.model.train == "lora" and self._item == 2 and not self.on_cpu and not self._packed
+
     def _token_weights(self) -> list[Tensor]:
         """The weights that every decode step reads, without those in 4 bits, which are not copied."""
         packed = {id(one) for one in self._packed}
@@ -357,7 +362,7 @@ class Planner:
         than the products' are cast, unless they were gathered in it. On a CPU in bfloat16, weights are laid out anew.
         """
         weights, merged = self._token_weights(), 0
-        if self.config.model.train == "lora" and self._item == 2 and not self.on_cpu and not self._packed:
+        if self._merges:
             adapted: list[Any] = [one for one in self.loaded.model.modules() if isinstance(one, LoraLayer)]
             merged = sum(one.get_base_layer().weight.numel() for one in adapted) * self._item
             inside = {id(weight) for one in adapted for weight in one.parameters()}
