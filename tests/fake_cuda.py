@@ -31,6 +31,8 @@ from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import varlen_reference  # noqa: F401 (the kernel, for numbers on the CPU)
+
 CUDA = torch.device("cuda", 0)
 
 COPY = "copy to the device"
@@ -134,6 +136,8 @@ class FakeCUDA:
             (F, "scaled_dot_product_attention", _one_kernel_attention(F.scaled_dot_product_attention)),
             (torch.cuda, "_lazy_init", lambda: None),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+            (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+            (torch.backends.cuda, "is_flash_attention_available", lambda: True),
             (amp, "amp_definitely_not_available", lambda: False),
             (sampling_weights, "_is_plain", _is_plain_on(sampling_weights._is_plain)),
         ]

@@ -194,6 +194,15 @@ def add_plan(verbs: Verbs) -> None:
     )
     verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method to plan for")
     verb.add_argument(
+        "--processes",
+        dest="num_processes",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help="processes of the run, one for each GPU, as `accelerate launch --num_processes` starts them; the plan is "
+        "that of one of them",
+    )
+    verb.add_argument(
         "--no-cache",
         dest="use_cache",
         action="store_false",
@@ -210,6 +219,7 @@ def plan(
     image: ImageSize,
     text_tokens: int = 150,
     method: Method = "grpo",
+    num_processes: int = 1,
     use_cache: bool = True,
 ) -> None:
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB.
@@ -242,6 +252,7 @@ def plan(
         text_tokens=text_tokens,
         method=method,
         on_cpu=on_cpu,
+        num_processes=num_processes,
     )
     say(make_plan(request, report=partial(print, file=sys.stderr, flush=True), use_cache=use_cache))
 

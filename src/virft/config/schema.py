@@ -556,6 +556,13 @@ class ParallelConfig(_Section):
         "weights are gathered for sampling. `zero2`, `zero3`: DeepSpeed ZeRO, gradients and optimizer states are "
         "sharded, with `zero3` the weights too. A single process shards nothing.",
     )
+    shard_size: int | None = setting_field(
+        None,
+        help="Hybrid sharding (HSDP): with `fsdp2`, shard over groups of N processes, such as those of one machine; "
+        "each group has all weights. Must divide the number of processes. Not set: shard over all processes.",
+        unit="processes",
+        at_least=1,
+    )
     offload_optimizer: bool = setting_field(
         False,
         help="Store gradients and optimizer states in CPU memory and take the optimizer step there (DeepSpeed). It "
@@ -969,6 +976,14 @@ _CONDITIONS: tuple[_Condition, ...] = (
             'it needs parallel.strategy = "zero2" or "zero3", which is "{c.parallel.strategy}"',
         ),
         ("parallel.offload_optimizer",),
+    ),
+    _Condition(
+        'parallel.strategy = "fsdp2"',
+        _Rule(
+            lambda c: c.parallel.strategy != "fsdp2",
+            'it needs parallel.strategy = "fsdp2", which is "{c.parallel.strategy}"',
+        ),
+        ("parallel.shard_size",),
     ),
     _Condition(
         "run.save_every is above 0",

@@ -29,7 +29,7 @@ from transformers.utils import logging as hf_logging
 from virft.config.schema import Dtype, DtypeName
 from virft.errors import ConfigError, ModelError
 from virft.files import UNFINISHED, replace_folder
-from virft.models.adapters import attach_adapters
+from virft.models.adapters import attach_adapters, fuse_adapters
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.built_in import built_in_name
@@ -174,6 +174,7 @@ class LoadedModel:
         target = re.escape(self.family.language_module) + r"\..*_proj"
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=target, bias="none")
         self.adapters = get_peft_model(self.model, config)
+        fuse_adapters(self.model)
 
     def add_gathered_copy(
         self, device: torch.device, *, linear_dtype: torch.dtype | None, replicate_tower: bool = True

@@ -48,6 +48,8 @@ def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize,
             text_tokens=text_tokens,
             method=method,
             on_cpu=planner.on_cpu,
+            num_processes=planner.processes.count,
+            device_memory=planner.device_memory,
             report=planner.report,
         )
         if (found := _largest(smaller, budget)) is not None:

@@ -32,10 +32,20 @@ def format_plan(planner: Planner) -> str:
         f"row         {planner.row_tokens(row):,} tokens: {row.groups} x (prompt + {row.completions} x "
         f"{planner.config.sampling.max_completion_tokens})",
         f"layers      {'checkpointed' if option.gradient_checkpointing else 'not checkpointed'}",
+        *_processes_line(planner),
         "",
         format_memory(planner.memory(option)),
     ]
     return "\n".join(lines)
+
+
+def _processes_line(planner: Planner) -> list[str]:
+    """The line about processes; none for a process that is alone."""
+    processes = planner.processes
+    if processes.count == 1:
+        return []
+    shared = "" if processes.group in (1, processes.count) else f" over groups of {processes.group}"
+    return [f"processes   {processes.count}, {processes.strategy}{shared}; the memory below is that of one of them"]
 
 
 def format_memory(memory: Memory) -> str:

@@ -25,6 +25,8 @@ from virft.config.setting import format_value
 from virft.data.augmentation import AugmentationLimits, make_augmenter
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, check_prompts, resolve_prompting
+from virft.models.attention.varlen import note_on_stored_scores
+from virft.models.families.family import head_dim_of
 from virft.models.load import LoadedModel, load_model
 from virft.models.precision import Precision, precision_card, resolve_dtype
 from virft.models.segmenter import SamSegmenter, load_segmenter
@@ -84,6 +86,14 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
         loaded.compile_layers()
     if runtime.device.type == "cpu":
         keep_freed_memory()
+    note = note_on_stored_scores(
+        runtime.device,
+        runtime.dtype,
+        head_dim=head_dim_of(loaded.model.config.get_text_config()),
+        bidirectional_images=loaded.family.bidirectional_images,
+    )
+    if note is not None:
+        loaded.notes += (note,)
     return loaded
 
 

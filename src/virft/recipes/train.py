@@ -73,7 +73,7 @@ def run_training(
     ranks = runtime.ranks
     log = log if ranks.is_first else _discard
     _require_sample_per_rank(method, batch_size(config, method), ranks)
-    require_strategy(runtime)
+    require_strategy(runtime, shard_size=config.parallel.shard_size)
     if method == "grpo":
         require_engine(config.sampling, runtime)
     checked = checked or check_run(config, method, resume=resume)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from virft.config.schema import Config, GRPOConfig, SamplingConfig, SFTConfig
+from virft.config.schema import Config, GRPOConfig, ParallelConfig, SamplingConfig, SFTConfig
 from virft.errors import ConfigError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator
@@ -41,10 +42,15 @@ _MAX_SAMPLER_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """Compute dtype -> nats per token. A larger mean gap to another engine's log-probs is more than rounding."""
 
 
-def require_strategy(runtime: Runtime) -> None:
-    """Raise ``ConfigError`` if the package that the strategy needs is not installed."""
+def require_strategy(runtime: Runtime, *, shard_size: int | None = None) -> None:
+    """Raise ``ConfigError`` if the package that the strategy needs is not installed, or for an unfit ``shard_size``."""
     if runtime.strategy.startswith("zero"):
         require_deepspeed()
+    if runtime.strategy == "fsdp2" and shard_size is not None and runtime.ranks.count % shard_size:
+        raise ConfigError(
+            f"parallel.shard_size is {shard_size} with {runtime.ranks.count} processes; "
+            f"expected a divisor of {runtime.ranks.count}"
+        )
 
 
 def require_engine(sampling: SamplingConfig, runtime: Runtime) -> None:
@@ -81,9 +87,9 @@ def make_grpo_trainer(
     if reference is not None:
         cast_frozen(reference, runtime.dtype)
     has_base = config.grpo.has_reference and loaded.adapters is not None
-    sharded = _shard(config.grpo, loaded, policy, runtime, class_names, offload=config.parallel.offload_optimizer)
+    sharded = _shard(config.grpo, loaded, policy, runtime, class_names, parallel=config.parallel)
     if reference is not None and runtime.shards_weights:
-        shard(reference, runtime.device, runtime.ranks.count)
+        _shard_weights(reference, runtime, config.parallel)
     elif reference is not None:
         reference.to(runtime.device)
     correction = SamplerCorrection(
@@ -148,7 +154,7 @@ def make_sft_trainer(
     ``class_names`` as for ``make_grpo_trainer``.
     """
     policy = make_policy(loaded, temperature=1.0)
-    sharded = _shard(config.sft, loaded, policy, runtime, class_names, offload=config.parallel.offload_optimizer)
+    sharded = _shard(config.sft, loaded, policy, runtime, class_names, parallel=config.parallel)
     # SFT does not sample. Only a frozen tower that ZeRO-3 shards has to be gathered: FSDP2 leaves it unsharded, and a
     # trained tower encodes images in the sharded forward pass.
     needs_gathering = runtime.strategy == "zero3" and config.model.freeze_vision
@@ -251,7 +257,7 @@ def _shard(
     runtime: Runtime,
     class_names: Iterable[str],
     *,
-    offload: bool,
+    parallel: ParallelConfig,
 ) -> _Sharded:
     """Shard weights and optimizer over the ranks, as the strategy says, and make the optimizer."""
     runtime.ranks.check_equal(one for one in policy.parameters() if one.requires_grad)
@@ -263,7 +269,7 @@ def _shard(
         gathered = make_policy(loaded.unsharded(), temperature=policy.rules.temperature)
     if runtime.strategy == "fsdp2":
         assert loaded.gathered_copy is not None
-        shard(policy, runtime.device, runtime.ranks.count, replicated=loaded.gathered_copy.shared)
+        _shard_weights(policy, runtime, parallel, replicated=loaded.gathered_copy.shared)
     optimizer = _make_optimizer(settings, loaded, policy, class_names)
     if not runtime.strategy.startswith("zero"):
         return _Sharded(optimizer, gathered)
@@ -278,9 +284,24 @@ def _shard(
         num_processes=runtime.ranks.count,
         max_grad_norm=settings.max_grad_norm,
         autocast_dtype=runtime.autocast_dtype,
-        offload=offload,
+        offload=parallel.offload_optimizer,
     )
     return _Sharded(zero_optimizer, gathered, engine)
+
+
+def _shard_weights(
+    policy: Policy, runtime: Runtime, parallel: ParallelConfig, *, replicated: Iterable[nn.Parameter] = ()
+) -> None:
+    # A reference is sharded with FSDP2 under ZeRO-3, too, where `shard_size` has no effect.
+    size = parallel.shard_size if runtime.strategy == "fsdp2" else None
+    shard(
+        policy,
+        runtime.device,
+        runtime.ranks.count,
+        shard_size=size,
+        dtype=runtime.autocast_dtype,
+        replicated=replicated,
+    )
 
 
 def _make_optimizer(

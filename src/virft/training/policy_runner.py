@@ -13,6 +13,7 @@ from torch import Tensor
 from virft.models.attention.layout import PackedRow
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
+from virft.models.sharding import reduce_gradients_in_backward
 from virft.models.vision import FeatureCache, ImageFeatures
 from virft.training.runtime import Runtime
 
@@ -54,6 +55,11 @@ class PolicyRunner:
             if self.feature_cache is not None:
                 return call(row, features=features)
             return call(row, vision=[one.vision.to(self.runtime.device) for one in prompts])
+
+    def prepare_backward(self, *, is_last_row: bool) -> None:
+        """Prepare the backward pass of a row of a step, of which ``is_last_row`` is the last in this update."""
+        if self.runtime.strategy == "fsdp2":
+            reduce_gradients_in_backward(self.policy, is_last_row=is_last_row)
 
     @torch.no_grad()
     def encode_images(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:

@@ -56,7 +56,9 @@ class Runtime:
         """Context in which the model computes in ``dtype``."""
         if self.autocast_dtype is None:
             return torch.autocast(self.device.type, enabled=False)
-        return torch.autocast(self.device.type, self.autocast_dtype)
+        # No cache: it would hold a copy of every trained weight until the end of the forward pass. With gradient
+        # checkpointing nothing else does, and without it the backward needs the same copies anyway.
+        return torch.autocast(self.device.type, self.autocast_dtype, cache_enabled=False)
 
 
 def start_runtime(

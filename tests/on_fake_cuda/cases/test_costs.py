@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import varlen_reference
 from fake_cuda import COPY, CUDA, FakeCUDA
 from plain_computation import pair_of
 from tiny_models import EOS, IMAGE_TOKEN, QWEN, with_large_weights
@@ -15,6 +16,7 @@ from tiny_policies import Tokenizer, adapters, loaded_of
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
+from virft.models.attention.layout import pack_row
 from virft.models.policy import Policy, TokenRules
 from virft.models.vision import ImageFeatures
 from virft.types import Prompt
@@ -63,7 +65,38 @@ def per_token(kind: str, num_layers: int) -> Costs:
     return Costs(*differences)
 
 
-KERNELS = {"full in float32": (53, 37), "full in bfloat16": (66, 38), "adapters in bfloat16": (101, 42)}
+def update(num_layers: int) -> Counter[str]:
+    """Return the kernels of forward and backward over a row with adapters in bfloat16, and check its attention."""
+    loaded = loaded_of(pair_of(with_large_weights(lambda: QWEN["qwen2_vl"](num_hidden_layers=num_layers), 0))[1])
+    loaded.model.to(torch.bfloat16)
+    adapters(loaded)
+    policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=(IMAGE_TOKEN,)))
+    row = pack_row([[5] * 60], [torch.arange(60).expand(3, -1)], [[[7] * 20] * 8])
+    with FakeCUDA() as gpu:
+        policy.to(CUDA).train()
+        row = row.to(CUDA)
+        gpu.kernels.clear()
+        gpu.waits.clear()
+        varlen_reference.calls.clear()
+        with torch.autocast("cuda", torch.bfloat16):
+            logprobs = policy(row, features=[ImageFeatures(tokens=())])
+        logprobs.sum().backward()
+    expected = {"dtype": torch.bfloat16, "window": [-1, 0], "is_causal": True, "gqa": True}
+    assert varlen_reference.calls == [expected] * num_layers
+    assert gpu.kernels["_varlen_attn"] == gpu.kernels["_varlen_attn_backward"] == num_layers
+    assert not gpu.kernels["bmm"] + gpu.kernels["_softmax"]  # no scores in tables
+    assert set(gpu.waits_by_kind()) <= {COPY}  # the forbidden ids
+    return gpu.kernels
+
+
+def test_kernels_of_an_updated_row() -> None:
+    # 28 layers: 5,355; with tables of scores and PEFT's own layers 8,156
+    two, four = update(2).total(), update(4).total()
+    per_layer = (four - two) / 2
+    assert (per_layer, two - 2 * per_layer) == (190, 35)
+
+
+KERNELS = {"full in float32": (53, 37), "full in bfloat16": (66, 38), "adapters in bfloat16": (80, 42)}
 """Kernels of a token: of each layer, and of everything else (embeddings, head, draw)."""
 
 

@@ -174,6 +174,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "run.patience",
         "run.tracker_images_every",
         "parallel.offload_optimizer",
+        "parallel.shard_size",
     }
     busy = replace(
         config(),
@@ -186,7 +187,8 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
     of_systems = {"sft.base_completions", "sft.curated_above", "sft.rejection_above", "sft.rejection_keep"}
     of_systems |= {"compare.warm_start_frac"}
-    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "run.save_dtype", "parallel.offload_optimizer"}
+    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "run.save_dtype"}
+    others |= {"parallel.offload_optimizer", "parallel.shard_size"}
     others |= of_systems
     in_groups = {"grpo.demonstration_in_mean", "grpo.near_right"}
     assert set(without_effect(busy)) == rates | others | in_groups
@@ -200,6 +202,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     half = replace(busy, model=ModelConfig(dtype="bfloat16"))
     assert {"model.tf32", "run.save_dtype"} & set(without_effect(half)) == {"model.tf32"}
     assert "parallel.offload_optimizer" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="zero2")))
+    assert "parallel.shard_size" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="fsdp2")))
 
 
 def test_weights_of_4_bits_are_for_adapters() -> None:

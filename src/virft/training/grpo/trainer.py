@@ -374,6 +374,7 @@ class GRPOTrainer:
         logprobs: list[Tensor] = []
         for i, (batch, reference) in enumerate(zip(batches, references, strict=True)):
             first = None if first_logprobs is None else first_logprobs[i]
+            self.runner.prepare_backward(is_last_row=i + 1 == len(batches))
             logprobs.append(self._backward(number, own, batch, reference, first, totals))
         # Summed before it is tested: all ranks have to skip the update, or none.
         metrics = self.ranks.sum(totals.sums)

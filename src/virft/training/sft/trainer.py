@@ -112,7 +112,9 @@ class SFTTrainer:
         own = self.ranks.shard(samples)
         loss = 0.0
         nonfinite_samples: list[str] = []
-        for one, weight in self._with_zero_weight_rows(rows):
+        weighted = self._with_zero_weight_rows(rows)
+        for number, (one, weight) in enumerate(weighted, start=1):
+            self.runner.prepare_backward(is_last_row=number == len(weighted))
             # the denominator of the whole step, so that neither microbatches nor ranks change the result
             part = -self._logprobs(one, rendered, features).sum() / num_targets * weight
             value = part.item()
