@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from virft.config.schema import Config, Method, OptimizerName
-from virft.generation.sampling_weights import MAX_COPY_BYTES
+from virft.generation.sampling_weights import MAX_COPY_BYTES, merges_adapters
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
 from virft.models.load import LoadedModel
@@ -286,7 +286,22 @@ class Planner:
         if not (self.on_cpu and self._item == 2):
             laid_out = 0
         parts["copies of weights"] = cast + min(laid_out, MAX_COPY_BYTES)
+        if self._merges:
+            # one merged copy of each layer with adapters, whose parts are not copied; the sum in float32 is small
+            bases: list[Any] = [layer.get_base_layer() for layer in self._policy.adapted_layers()]
+            parts["copies of weights"] = sum(one.weight.numel() for one in bases) * self._item
         return parts
+
+    @property
+    def _merges(self) -> bool:
+        """True if the sampler uses a merged copy of base and adapters."""
+        return merges_adapters(
+            self.config.sampling.weights,
+            has_adapters=self.loaded.adapters is not None,
+            on_cpu=self.on_cpu,
+            dtype=torch.bfloat16 if self._item == 2 else torch.float32,
+            in_4bit=self.config.model.load_in_4bit,
+        )
 
     def _update(self, shape: RowShape, option: FitOption) -> Mapping[str, int]:
         """Gradients, as large as the trained weights, and the forward and backward of one row."""

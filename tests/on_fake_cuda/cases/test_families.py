@@ -83,7 +83,7 @@ def _bias_on_cpu(tokens: int, window: int | None, repeat: int, dtype: torch.dtyp
     return shared_prompt._as_bias(torch.ones(tokens, tokens, dtype=torch.bool).tril(), dtype).repeat(repeat, 1)
 
 
-def _rules_on_cpu(self: TokenRules, logits: Tensor) -> Tensor:
+def _rules_on_cpu(self: TokenRules, logits: Tensor, _: Tensor | None = None) -> Tensor:
     return torch.log_softmax(logits.float().index_fill_(-1, torch.tensor(self.forbidden_ids), float("-inf")), -1)
 
 
