@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate, groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.generation.sampling_weights import ready_for_sampling
+from virft.generation.static_decoding import CHECK_EVERY, Column, StaticDecoding, static_obstacle
 from virft.models.attention.cache import GroupCache
 from virft.models.attention.layout import pack_row, position_ids
 from virft.models.policy import Policy, no_mask
@@ -26,20 +27,10 @@ from virft.types import Completion, FinishReason
 _COMPACT_BELOW = 0.85
 """Ended rows are dropped from the cache once the fraction of active rows is below this. Dropping copies the cache."""
 _CHECK_EVERY = {"cpu": 1}
-"""Tokens after which the host reads which rows have ended, by device."""
-GPU_CHECK_EVERY = 16
-"""The same on other devices, where the host has to wait for the device, which then runs out of work."""
-
-
-class _Column(NamedTuple):
-    """One decode step: the next token of each active row, [R] each."""
-
-    rows: tuple[int, ...]
-    """Number of the completion in each row: prompt * group_size + number in the group."""
-    tokens: Tensor
-    """Sampled token, int64."""
-    logprobs: Tensor
-    """Its log-prob under the policy's rules, float32, in nats."""
+"""Tokens after which the host reads which rows have ended, by device. ``CHECK_EVERY`` on others, where it has to wait
+for the device, which then runs out of work."""
+_STATIC = {"cuda"}
+"""Kinds of devices that decode with ``StaticDecoding``."""
 
 
 class HFGenerator:
@@ -47,14 +38,18 @@ class HFGenerator:
 
     On-policy by construction: sampler and policy are the same weights, rules and attention function, so their log-probs
     differ by rounding alone. With ``merge_adapters``, ``generate`` decodes with one copy of base and adapters, which is
-    faster on a GPU and rounds the weights; its log-probs are then those of another engine.
+    faster on a GPU and rounds the weights; its log-probs are then those of another engine. With ``cuda_graph``, a GPU
+    replays each decode step of ``generate`` as one CUDA graph, where the model allows it.
     """
 
-    def __init__(self, policy: Policy, tokenizer: Any, *, merge_adapters: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, tokenizer: Any, *, merge_adapters: bool = False, cuda_graph: bool = True
+    ) -> None:
         self._policy = policy
         self._decoder = TextDecoder(tokenizer)
         self._stop_ids = stop_token_ids(policy.model)
         self._merged = policy.adapted_layers() if merge_adapters else []
+        self._obstacle = static_obstacle(policy) if cuda_graph else "it is disabled"
 
     @property
     def merges_adapters(self) -> bool:
@@ -75,7 +70,7 @@ class HFGenerator:
         self._policy.eval()
         try:
             with ready_for_sampling(self._policy.token_layers(), merged=self._merged):
-                columns = list(self._columns(prompts, group_size, params, key))
+                columns = list(self._columns(prompts, group_size, params, key, may_be_static=not self._obstacle))
         finally:
             self._policy.train(was_training)
         drawn = self._by_completion(columns, len(prompts) * group_size)
@@ -108,11 +103,13 @@ class HFGenerator:
         group_size: int,
         params: GenerationParams,
         key: StepKey,
-    ) -> Iterator[_Column]:
+        *,
+        may_be_static: bool = False,
+    ) -> Iterator[Column]:
         """Prefill, then one column per decode step until all completions have ended.
 
-        The host waits for the device every ``GPU_CHECK_EVERY`` tokens only; a completion that has ended in between is
-        continued until then.
+        On a GPU, the host waits for the device every ``CHECK_EVERY`` tokens only; completions that have ended in between
+        are continued until then. ``may_be_static``: decode with ``StaticDecoding`` if the device is one for it.
         """
         policy, limit = self._policy, params.max_completion_tokens
         cache, distribution = self.prefill(prompts, group_size, limit)
@@ -127,13 +124,25 @@ class HFGenerator:
         uniforms = torch.from_numpy(streams).to(device)
         # A table, not the ids: `torch.isin` sorts longer lists, and then the host waits.
         is_stop = torch.isin(torch.arange(distribution.shape[-1]), torch.tensor(sorted(self._stop_ids))).to(device)
+        if may_be_static and device.type in _STATIC:
+            static = StaticDecoding(
+                policy,
+                cache,
+                start=start,
+                uniforms=uniforms,
+                is_stop=is_stop,
+                num_axes=axes,
+                draw=_most_likely if params.temperature == 0 else draw,
+            )
+            yield from static.columns(distribution)
+            return
         forbidden, mask = policy.rules.forbidden_on(device), no_mask(distribution)
         rows = tuple(range(len(uniforms)))
         ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
-        check_every = _CHECK_EVERY.get(device.type, GPU_CHECK_EVERY)
+        check_every = _CHECK_EVERY.get(device.type, CHECK_EVERY)
         for step in range(limit):
             chosen = distribution.argmax(-1) if params.temperature == 0 else draw(distribution, uniforms[:, step])
-            yield _Column(rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0])  # [R, V] -> [R]
+            yield Column(rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0])  # [R, V] -> [R]
             if step + 1 == limit:
                 break
             ended |= is_stop.index_select(0, chosen)
@@ -158,7 +167,7 @@ class HFGenerator:
             ).last_hidden_state[:, 0]  # [R, hidden]
             distribution = policy.next_log_distribution(hidden, forbidden)
 
-    def _by_completion(self, columns: Sequence[_Column], count: int) -> list[tuple[list[int], list[float], bool]]:
+    def _by_completion(self, columns: Sequence[Column], count: int) -> list[tuple[list[int], list[float], bool]]:
         """Token ids, log-probs and "has stopped" of every completion, each up to and including its stop token."""
         tokens: list[list[int]] = [[] for _ in range(count)]
         logprobs: list[list[float]] = [[] for _ in range(count)]
@@ -196,6 +205,10 @@ class HFGenerator:
 
     def close(self) -> None:
         """Do nothing: the sampler has no memory or processes of its own."""
+
+
+def _most_likely(log_distribution: Tensor, _: Tensor) -> Tensor:
+    return log_distribution.argmax(-1)
 
 
 def draw(log_distribution: Tensor, uniforms: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class GroupCacheLayer(CacheLayerMixin):
         self._layout = layout
         self._max_tokens = max_tokens
         self._num_tokens = 0
+        self._newest: Tensor | None = None
+        self.span = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Store the prompts from the keys and values of the prefill's packed row, [1, kv, T, d] each."""
@@ -72,16 +74,30 @@ class GroupCacheLayer(CacheLayerMixin):
         self.keys = self.prompt_keys.new_empty(len(fold), self._max_tokens, self.prompt_keys.shape[-1])
         self.values = torch.empty_like(self.keys)
 
+    def make_static(self, newest: Tensor) -> None:
+        """Write each further token at the number that ``newest`` (int64 [1]) holds at the time."""
+        assert self.keys is not None and self.values is not None
+        self._newest = newest
+        # Attention reads what is not written yet, with weight 0, and 0 times NaN would be NaN.
+        self.keys.zero_()
+        self.values.zero_()
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, and return those that attention needs.
 
         Prefill: takes and returns those of the packed row, [1, kv, T, d] each. Decode step: takes one token per row,
-        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each.
+        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each; with ``make_static``, the
+        first ``span`` of them, written or not.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
         assert self.keys is not None and self.values is not None
+        if self._newest is not None:
+            for stored, new in ((self.keys, key_states), (self.values, value_states)):
+                folded = new.reshape(-1, new.shape[-1]).index_select(0, self._fold).to(stored.dtype)
+                stored.index_copy_(1, self._newest, folded[:, None])  # [P * kv * W, 1, d]
+            return self.keys[:, : self.span], self.values[:, : self.span]
         at = self._num_tokens
         for stored, new in ((self.keys, key_states), (self.values, value_states)):
             # [R, kv, 1, d] -> [R * kv, d] -> [P * kv * W, d]; spare places get a copy of some row, which is not read.
@@ -141,6 +157,7 @@ class GroupCache(Cache):
         self.decoding = False
         self.prompt_lengths = layout.prompt_lengths
         self.equal_prompts = layout.equal_prompts
+        self.newest: Tensor | None = None
         self._biases: dict[int | None, tuple[int, Tensor]] = {}
 
     def start_rows(self, group_size: int) -> None:
@@ -171,6 +188,47 @@ class GroupCache(Cache):
         places = places[self._fold].to(device)
         for layer in self.layers:
             layer.keep_rows(places, self.fold, kept)
+
+    def make_static(self, newest: Tensor, span: int) -> None:
+        """Decode in steps of constant shape. ``newest``: number of the token that a step adds, int64 [1].
+
+        Attention reads the first ``span`` own tokens of each row, and ``static_bias`` hides those after ``newest``.
+        """
+        self.newest, self.span = newest, span
+        for layer in self.layers:
+            layer.make_static(newest)
+
+    @property
+    def span(self) -> int:
+        """Own tokens of a row that a step of constant shape reads."""
+        return self.layers[0].span
+
+    @span.setter
+    def span(self, span: int) -> None:
+        for layer in self.layers:
+            layer.span = span
+
+    def begin_token(self) -> None:
+        """Forget the biases of the token before."""
+        self._biases.clear()
+
+    def static_bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return the bias of a step of constant shape, [P, 1, L + span] of ``dtype``, computed once per token.
+
+        It hides padding of the prompts, own tokens that are not written yet, and what is outside of the window.
+        """
+        if window not in self._biases:
+            assert self.newest is not None
+            lengths, device = self.prompt_lengths[:, None], self.newest.device
+            in_prompt = torch.arange(self.layers[0].prompt_keys.shape[2], device=device)  # [L]
+            own = torch.arange(self.span, device=device)
+            # Tokens from each key to the newest token: [P, L] and [span].
+            back, own_back = lengths + self.newest - in_prompt, self.newest - own
+            seen = torch.cat([in_prompt < lengths, (own_back >= 0).expand(len(lengths), -1)], 1)  # [P, L + span]
+            if window is not None:
+                seen &= torch.cat([back, own_back.expand(len(lengths), -1)], 1) < window
+            self._biases[window] = 0, lowest_where_hidden(seen, dtype)[:, None]
+        return self._biases[window][1]
 
     def prompt_bias(self, window: int | None, own: int, dtype: torch.dtype) -> Tensor | None:
         """Return the bias that hides padding of the prompts from the rows: [P, 1, 1, L] of ``dtype``; None if none is.

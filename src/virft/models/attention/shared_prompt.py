@@ -277,11 +277,14 @@ def _decode(
     folded = folded.to(key.dtype)  # once, where autocast would cast it for both products
     to_prompt = folded.view(prompts, kv, -1, dim) @ prompt_key.transpose(-1, -2)  # [P, kv, W * repeat, L]
     to_own = folded.view(-1, repeat, dim) @ key.transpose(-1, -2)  # [P * kv * W, repeat, t]
-    if (bias := cache.prompt_bias(window, own, to_prompt.dtype)) is not None:
-        to_prompt += bias
-    if window is not None:
-        to_own[..., : max(0, own - window)] = torch.finfo(to_own.dtype).min
+    if cache.newest is None:
+        if (bias := cache.prompt_bias(window, own, to_prompt.dtype)) is not None:
+            to_prompt += bias
+        if window is not None:
+            to_own[..., : max(0, own - window)] = torch.finfo(to_own.dtype).min
     scores = torch.cat([to_prompt.view(-1, repeat, length), to_own], -1)  # [P * kv * W, repeat, L + t]
+    if cache.newest is not None:
+        scores.view(prompts, -1, length + own).add_(cache.static_bias(window, scores.dtype))
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
     mixed = weights.view(prompts, kv, -1, length + own)[..., :length] @ prompt_value  # [P, kv, W * repeat, d]
     mixed = mixed.view(-1, repeat, dim) + weights[..., length:] @ value  # [P * kv * W, repeat, d]
