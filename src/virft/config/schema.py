@@ -233,6 +233,11 @@ class SamplingConfig(_Section):
         "the compute precision, which halves the GPU kernels of a token; importance weights correct for its rounding. "
         "`auto`: `merged` for LoRA in bfloat16 on a GPU, else `exact`.",
     )
+    cuda_graph: bool = setting_field(
+        True,
+        help="On a GPU, the built-in sampler replays each decode step as one CUDA graph over a static KV cache. "
+        "Completions are the same. Not with quantized weights. No effect on a CPU.",
+    )
     vllm_mode: Literal["auto", "colocated", "server"] = setting_field(
         "auto",
         help="`colocated`: vLLM runs in the training process and sleeps during optimizer steps; `server`: in a process "
@@ -928,7 +933,7 @@ _CONDITIONS: tuple[_Condition, ...] = (
     _Condition(
         'sampling.engine = "builtin"',
         _Rule(lambda c: c.sampling.engine == "vllm", "vLLM makes batches of its own"),
-        ("sampling.prompts_per_batch", "sampling.weights"),
+        ("sampling.prompts_per_batch", "sampling.weights", "sampling.cuda_graph"),
     ),
     _Condition(
         "model.freeze_vision = false",

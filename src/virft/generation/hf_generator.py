@@ -6,6 +6,7 @@ ended. See ``virft.models.attention.cache`` for the layout of the cache.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import Any
@@ -49,7 +50,8 @@ class HFGenerator:
         self._decoder = TextDecoder(tokenizer)
         self._stop_ids = stop_token_ids(policy.model)
         self._merged = policy.adapted_layers() if merge_adapters else []
-        self._obstacle = static_obstacle(policy) if cuda_graph else "it is disabled"
+        self._cuda_graph = cuda_graph
+        self._obstacle = static_obstacle(policy)
 
     @property
     def merges_adapters(self) -> bool:
@@ -70,7 +72,7 @@ class HFGenerator:
         self._policy.eval()
         try:
             with ready_for_sampling(self._policy.token_layers(), merged=self._merged):
-                columns = list(self._columns(prompts, group_size, params, key, may_be_static=not self._obstacle))
+                columns = list(self._columns(prompts, group_size, params, key, may_be_static=self._cuda_graph))
         finally:
             self._policy.train(was_training)
         drawn = self._by_completion(columns, len(prompts) * group_size)
@@ -108,8 +110,8 @@ class HFGenerator:
     ) -> Iterator[Column]:
         """Prefill, then one column per decode step until all completions have ended.
 
-        On a GPU, the host waits for the device every ``CHECK_EVERY`` tokens only; completions that have ended in between
-        are continued until then. ``may_be_static``: decode with ``StaticDecoding`` if the device is one for it.
+        On a GPU, the host waits for the device every ``CHECK_EVERY`` tokens only; completions that have ended
+        before are continued until then. ``may_be_static``: decode with ``StaticDecoding`` if the device is one for it.
         """
         policy, limit = self._policy, params.max_completion_tokens
         cache, distribution = self.prefill(prompts, group_size, limit)
@@ -124,7 +126,9 @@ class HFGenerator:
         uniforms = torch.from_numpy(streams).to(device)
         # A table, not the ids: `torch.isin` sorts longer lists, and then the host waits.
         is_stop = torch.isin(torch.arange(distribution.shape[-1]), torch.tensor(sorted(self._stop_ids))).to(device)
-        if may_be_static and device.type in _STATIC:
+        if may_be_static and device.type in _STATIC and self._obstacle:
+            warnings.warn(f"decoding without CUDA graphs: {self._obstacle}", stacklevel=1)  # shown once
+        elif may_be_static and device.type in _STATIC:
             static = StaticDecoding(
                 policy,
                 cache,

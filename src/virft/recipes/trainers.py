@@ -232,7 +232,7 @@ def _make_generator(
     ``merges``: the policy samples with its adapters merged.
     """
     if sampling.engine == "builtin":
-        return HFGenerator(policy, loaded.tokenizer, merge_adapters=merges)
+        return HFGenerator(policy, loaded.tokenizer, merge_adapters=merges, cuda_graph=sampling.cuda_graph)
     return start_vllm(
         loaded,
         policy.rules,

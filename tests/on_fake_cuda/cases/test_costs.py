@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
 
+import fake_cuda
 from fake_cuda import CUDA, FakeCUDA
 from plain_computation import pair_of
 from tiny_models import EOS, IMAGE_TOKEN, QWEN, with_large_weights
@@ -27,7 +29,7 @@ class Costs(NamedTuple):
     waits: Counter[str]
 
 
-def decode(kind: str, num_layers: int, num_tokens: int) -> Costs:
+def decode(kind: str, num_layers: int, num_tokens: int, *, cuda_graph: bool = False) -> Costs:
     """Return the costs of sampling ``num_tokens`` for 4 completions of each of two prompts."""
     model = with_large_weights(lambda: QWEN["qwen2_vl"](num_hidden_layers=num_layers), 0)
     _, made = pair_of(model)
@@ -48,14 +50,14 @@ def decode(kind: str, num_layers: int, num_tokens: int) -> Costs:
             gpu.kernels.clear()
             gpu.waits.clear()
             params = GenerationParams(max_completion_tokens=num_tokens)
-            generator = HFGenerator(policy, Tokenizer(), merge_adapters="merged" in kind)
+            generator = HFGenerator(policy, Tokenizer(), merge_adapters="merged" in kind, cuda_graph=cuda_graph)
             generator.generate(prompts, 4, params, StepKey(seed=0, step=0))
     return Costs(gpu.kernels, gpu.waits_by_kind())
 
 
-def per_token(kind: str, num_layers: int) -> Costs:
+def per_token(kind: str, num_layers: int, *, cuda_graph: bool = False) -> Costs:
     """Return the costs of each token after the first."""
-    few, more = (decode(kind, num_layers, number) for number in (3, 5))
+    few, more = (decode(kind, num_layers, number, cuda_graph=cuda_graph) for number in (3, 5))
     differences = []
     for before, after in zip(few, more, strict=True):
         changes = {name: after[name] - before[name] for name in after | before}
@@ -81,9 +83,32 @@ def test_kernels_of_a_decoded_token(kind: str) -> None:
     assert (per_layer, two.total() - 2 * per_layer) == KERNELS[kind], f"{layer}"
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("kind", KERNELS)
-def test_no_host_wait_inside_a_token(kind: str) -> None:
-    assert per_token(kind, 2).waits == {}
+def test_no_host_wait_inside_a_token(kind: str, cuda_graph: bool) -> None:
+    assert per_token(kind, 2, cuda_graph=cuda_graph).waits == {}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_every_step_of_a_graph_launches_the_same_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[list[str]] = []
+
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            gpu = fake_cuda._active()
+            first, waits = len(gpu.launches), gpu.waits.total()
+            step()
+            steps.append(gpu.launches[first:])
+            assert gpu.waits.total() == waits
+
+        return replay
+
+    monkeypatch.setattr(FakeCUDA, "capture", staticmethod(capture))
+    decode(kind, 2, 20, cuda_graph=True)
+    # token 0 is the prefill's, token 1 runs eagerly before the capture
+    assert len(steps) == 18
+    assert steps[0].count("mm") + steps[0].count("addmm") >= 15, "two layers with 7 products, and the head"
+    assert all(step == steps[0] for step in steps)
 
 
 def test_the_host_reads_which_rows_have_ended_every_16_tokens() -> None:

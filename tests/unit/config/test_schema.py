@@ -196,6 +196,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     of_systems |= {"compare.warm_start_frac"}
     others = {
         "sampling.prompts_per_batch",
+        "sampling.cuda_graph",
         "sampling.weights",
         "run.keep_checkpoints",
         "parallel.offload_optimizer",
