@@ -91,7 +91,8 @@ def policy_of(kind: str) -> Policy:
 def sample(policy: Policy, temperature: float = 0.9, **options: Any) -> list[Completion]:
     params = GenerationParams(max_completion_tokens=NUM_TOKENS, temperature=temperature)
     encoded = encode(policy, make_groups(policy.config))
-    drawn = HFGenerator(policy, Tokenizer(), **options).generate(encoded, 6, params, KEY)
+    generator = HFGenerator(policy, Tokenizer(), **{"cuda_graph": True} | options)
+    drawn = generator.generate(encoded, 6, params, KEY)
     return [one for group in drawn for one in group]
 
 

@@ -44,13 +44,13 @@ class HFGenerator:
     """
 
     def __init__(
-        self, policy: Policy, tokenizer: Any, *, merge_adapters: bool = False, cuda_graph: bool = True
+        self, policy: Policy, tokenizer: Any, *, merge_adapters: bool = False, cuda_graph: bool = False
     ) -> None:
         self._policy = policy
         self._decoder = TextDecoder(tokenizer)
         self._stop_ids = stop_token_ids(policy.model)
         self._merged = policy.adapted_layers() if merge_adapters else []
-        self._cuda_graph = cuda_graph
+        self.cuda_graph = cuda_graph
         self._obstacle = static_obstacle(policy)
 
     @property
@@ -72,7 +72,7 @@ class HFGenerator:
         self._policy.eval()
         try:
             with ready_for_sampling(self._policy.token_layers(), merged=self._merged):
-                columns = list(self._columns(prompts, group_size, params, key, may_be_static=self._cuda_graph))
+                columns = list(self._columns(prompts, group_size, params, key, may_be_static=self.cuda_graph))
         finally:
             self._policy.train(was_training)
         drawn = self._by_completion(columns, len(prompts) * group_size)

@@ -47,7 +47,7 @@ def capture(step: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay  # type: ignore[no-any-return]
+    return graph.replay
 
 
 def static_obstacle(policy: Policy) -> str:

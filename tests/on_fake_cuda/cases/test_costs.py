@@ -83,6 +83,12 @@ def test_kernels_of_a_decoded_token(kind: str) -> None:
     assert (per_layer, two.total() - 2 * per_layer) == KERNELS[kind], f"{layer}"
 
 
+def test_kernels_of_a_token_in_a_graph() -> None:
+    two, four = (per_token("merged adapters in bfloat16", n, cuda_graph=True).kernels.total() for n in (2, 4))
+    # beside those of an eager token: the bias of all keys, and the state that is written in place
+    assert ((four - two) / 2, two - (four - two)) == (54, 54)
+
+
 @pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("kind", KERNELS)
 def test_no_host_wait_inside_a_token(kind: str, cuda_graph: bool) -> None:

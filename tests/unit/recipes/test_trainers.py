@@ -88,13 +88,14 @@ def test_the_built_in_generator_needs_no_correction(tiny: LoadedModel) -> None:
 def test_merged_adapters_are_corrected_as_another_engine(weights: Literal["auto", "exact", "merged"]) -> None:
     settings = make_config(
         model=ModelConfig(train="lora", dtype="bfloat16"),
-        sampling=SamplingConfig(weights=weights),
+        sampling=SamplingConfig(weights=weights, cuda_graph=weights == "merged"),
         grpo=GRPOConfig(kl_coef=0.0),
     )
     trainer = grpo_trainer_of(settings, load_model_of(settings))
     merges = weights == "merged"  # "auto" merges on a GPU only
     assert isinstance(trainer.generator, HFGenerator)
     assert trainer.generator.merges_adapters is merges
+    assert trainer.generator.cuda_graph is merges
     assert trainer.correction == (SamplerCorrection(importance_cap=2.0, max_gap=0.05) if merges else None)
 
 

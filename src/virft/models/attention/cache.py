@@ -75,7 +75,7 @@ class GroupCacheLayer(CacheLayerMixin):
         self.values = torch.empty_like(self.keys)
 
     def make_static(self, newest: Tensor) -> None:
-        """Write each further token at the number that ``newest`` (int64 [1]) holds at the time."""
+        """Write each later token at the number that ``newest`` (int64 [1]) holds at the time."""
         assert self.keys is not None and self.values is not None
         self._newest = newest
         # Attention reads what is not written yet, with weight 0, and 0 times NaN would be NaN.
