@@ -10,7 +10,8 @@ which the host waits, are counted::
         print(gpu.num_kernels, gpu.waits)
 
 Operations are seen below autograd and autocast, so every forward and backward kernel is counted once. Kernels that
-PyTorch fuses on a GPU only are counted in parts, except ``scaled_dot_product_attention``. It needs the guard that
+PyTorch fuses on a GPU only are counted in parts, except ``scaled_dot_product_attention``. Steps that a GPU replays as a
+CUDA graph run eagerly. It needs the guard that
 ``on_fake_cuda/run.py`` loads before PyTorch, and uses private names of PyTorch.
 """
 
@@ -105,9 +106,16 @@ class FakeCUDA:
     def __init__(self) -> None:
         self.kernels: Counter[str] = Counter()
         """Kernels by the name of their operation."""
+        self.launches: list[str] = []
+        """Names of all kernels, in order."""
         self.waits: Counter[tuple[str, str]] = Counter()
         """Operations for which the host waits, by name and line of code."""
         self._exits = ExitStack()
+
+    @staticmethod
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
+        """In place of capturing a CUDA graph: the step itself."""
+        return step
 
     @property
     def num_kernels(self) -> int:
@@ -126,7 +134,7 @@ class FakeCUDA:
         self.waits[what, _caller()] += 1
 
     def __enter__(self) -> FakeCUDA:
-        from virft.generation import sampling_weights  # not before `replace_inference_mode`
+        from virft.generation import sampling_weights, static_decoding  # not before `replace_inference_mode`
 
         # Cached at its first call: `with torch.device("meta")` must know the functions that are replaced here.
         _device_constructors()
@@ -140,6 +148,7 @@ class FakeCUDA:
             (torch.backends.cuda, "is_flash_attention_available", lambda: True),
             (amp, "amp_definitely_not_available", lambda: False),
             (sampling_weights, "_is_plain", _is_plain_on(sampling_weights._is_plain)),
+            (static_decoding, "capture", self.capture),
         ]
         for module, name, new in replaced:
             self._exits.enter_context(mock.patch.object(module, name, new))
@@ -201,6 +210,7 @@ class FakeCUDA:
             self.wait(f"{name} by a mask")
         if name not in _NO_KERNEL and not func.is_view:
             self.kernels[name] += 1
+            self.launches.append(name)
 
     def _check_devices(self, func: Any, name: str, tensors: list[Tensor], args: Any) -> None:
         """Raise ``DeviceMixing`` if CUDA would; an index on the CPU is copied to the device."""

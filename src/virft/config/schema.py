@@ -235,6 +235,18 @@ class SamplingConfig(_Section):
     engine: Literal["builtin", "vllm"] = setting_field(
         "builtin", help="`builtin` samples with the policy itself; `vllm` needs the extra `vllm`, see docs/vllm.md."
     )
+    weights: Literal["auto", "exact", "merged"] = setting_field(
+        "auto",
+        help="Weights that the built-in sampler decodes with. `exact`: those of the policy, so that log-probs of "
+        "sampler and policy differ by rounding alone; `merged`: one copy of base and adapters per sampling batch, in "
+        "the compute precision, which halves the GPU kernels of a token; importance weights correct for its rounding. "
+        "`auto`: `merged` for LoRA in bfloat16 on a GPU, else `exact`.",
+    )
+    cuda_graph: bool = setting_field(
+        True,
+        help="On a GPU, the built-in sampler replays each decode step as one CUDA graph over a static KV cache. "
+        "Completions are the same. Not with quantized weights. No effect on a CPU.",
+    )
     vllm_mode: Literal["auto", "colocated", "server"] = setting_field(
         "auto",
         help="`colocated`: vLLM runs in the training process and sleeps during optimizer steps; `server`: in a process "
@@ -250,7 +262,8 @@ class SamplingConfig(_Section):
     )
     importance_cap: float = setting_field(
         2.0,
-        help="Maximum importance weight of a token that vLLM sampled: exp(log-prob of the policy - log-prob of vLLM).",
+        help="Maximum importance weight of a token that vLLM or merged weights sampled: exp(log-prob of the policy - "
+        "log-prob of the sampler).",
         source="truncated importance sampling (Yao et al., 2025)",
         at_least=1,
         at_most=100,
@@ -933,12 +946,25 @@ _CONDITIONS: tuple[_Condition, ...] = (
     _Condition(
         'sampling.engine = "vllm"',
         _Rule(lambda c: c.sampling.engine == "builtin", 'it needs sampling.engine = "vllm", which is "builtin"'),
-        ("sampling.vllm_mode", "sampling.vllm_gpu_memory", "sampling.importance_cap"),
+        ("sampling.vllm_mode", "sampling.vllm_gpu_memory"),
+    ),
+    _Condition(
+        'sampling.engine = "vllm", or LoRA adapters are merged for sampling',
+        _Rule(
+            lambda c: c.sampling.engine == "builtin" and not _may_merge(c),
+            'it needs sampling.engine = "vllm", or adapters that are merged for sampling (sampling.weights)',
+        ),
+        ("sampling.importance_cap",),
+    ),
+    _Condition(
+        'model.train = "lora"',
+        _Rule(lambda c: c.model.train != "lora", "without adapters, the sampler has nothing to merge"),
+        ("sampling.weights",),
     ),
     _Condition(
         'sampling.engine = "builtin"',
         _Rule(lambda c: c.sampling.engine == "vllm", "vLLM makes batches of its own"),
-        ("sampling.prompts_per_batch",),
+        ("sampling.prompts_per_batch", "sampling.weights", "sampling.cuda_graph"),
     ),
     _Condition(
         "model.freeze_vision = false",
@@ -1050,6 +1076,14 @@ def needed_by(key: str) -> str:
     return " and ".join(one.needs for one in _CONDITIONS if key in one.keys)
 
 
+def _may_merge(config: Config) -> bool:
+    """True if the built-in sampler merges adapters on some device."""
+    if config.model.train != "lora" or config.sampling.weights == "exact":
+        return False
+    automatic = config.model.dtype != "float32" and not config.model.load_in_4bit
+    return config.sampling.weights == "merged" or automatic
+
+
 _CONFLICTS = (
     _Rule(
         lambda c: c.grpo.warm_start_steps >= c.grpo.steps,
@@ -1085,6 +1119,11 @@ _CONFLICTS = (
     _Rule(
         lambda c: c.model.load_in_4bit and c.model.train != "lora",
         'model.load_in_4bit is true with model.train = "full"; weights of 4 bits cannot be trained, expected "lora"',
+    ),
+    _Rule(
+        lambda c: c.model.load_in_4bit and c.sampling.weights == "merged",
+        'sampling.weights is "merged" with model.load_in_4bit = true, whose merged copy needs four times the memory '
+        'of its base; expected "exact" or "auto"',
     ),
     _Rule(
         lambda c: c.model.load_in_4bit and c.model.compile,

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from virft.config.schema import Config, Method, OptimizerName
 from virft.errors import ConfigError
-from virft.generation.sampling_weights import MAX_COPY_BYTES
+from virft.generation.sampling_weights import MAX_COPY_BYTES, merges_adapters
 from virft.models.attention.layout import AttentionMethod, PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
 from virft.models.families.family import head_dim_of
@@ -354,11 +354,6 @@ class Planner:
         parts["copies of weights"] = self._sampling_copies()
         return parts
 
-    @property
-    def _merges(self) -> bool:
-        """True if the sampler uses a merged copy of base and adapters."""
-        return self.config.model.train == "lora" and self._item == 2 and not self.on_cpu and not self._packed
-
     def _token_weights(self) -> list[Tensor]:
         """The weights that every decode step reads, without those in 4 bits, which are not copied."""
         packed = {id(one) for one in self._packed}
@@ -383,6 +378,17 @@ class Planner:
         if not (self.on_cpu and self._item == 2):
             laid_out = 0
         return merged + cast + min(laid_out, MAX_COPY_BYTES)
+
+    @property
+    def _merges(self) -> bool:
+        """True if the sampler uses a merged copy of base and adapters."""
+        return merges_adapters(
+            self.config.sampling.weights,
+            has_adapters=self.loaded.adapters is not None,
+            on_cpu=self.on_cpu,
+            dtype=torch.bfloat16 if self._item == 2 else torch.float32,
+            in_4bit=self.config.model.load_in_4bit,
+        )
 
     def _update(self, shape: RowShape, option: FitOption) -> Mapping[str, int]:
         """Gradients, as large as the trained weights, and the forward and backward of one row."""

@@ -16,6 +16,7 @@ from virft.config.schema import Config, GRPOConfig, ParallelConfig, SamplingConf
 from virft.errors import ConfigError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator
+from virft.generation.sampling_weights import merges_adapters
 from virft.generation.vllm_generator import engine_is_served, start_vllm
 from virft.inference.prompting import Prompting, make_renderer
 from virft.models.load import LoadedModel
@@ -92,6 +93,13 @@ def make_grpo_trainer(
         _shard_weights(reference, runtime, config.parallel)
     elif reference is not None:
         reference.to(runtime.device)
+    merges = config.sampling.engine == "builtin" and merges_adapters(
+        config.sampling.weights,
+        has_adapters=loaded.adapters is not None,
+        on_cpu=runtime.device.type == "cpu",
+        dtype=runtime.dtype,
+        in_4bit=config.model.load_in_4bit,
+    )
     correction = SamplerCorrection(
         importance_cap=config.sampling.importance_cap, max_gap=_MAX_SAMPLER_GAP[runtime.dtype]
     )
@@ -105,7 +113,7 @@ def make_grpo_trainer(
     )
     return GRPOTrainer(
         runner=runner,
-        generator=_make_generator(config.sampling, loaded, sharded.gathered or policy, runtime),
+        generator=_make_generator(config.sampling, loaded, sharded.gathered or policy, runtime, merges=merges),
         render=make_renderer(loaded, prompting),
         grader=make_grader(config.reward, config.prompt, config.mixture, loaded.family.box_space),
         optimizer=sharded.optimizer,
@@ -117,7 +125,7 @@ def make_grpo_trainer(
         seed=config.seed,
         prompts_per_batch=config.sampling.prompts_per_batch,
         # the policy's own log-probs need no correction
-        correction=None if config.sampling.engine == "builtin" else correction,
+        correction=correction if merges or config.sampling.engine == "vllm" else None,
         reference=reference,
         reference_mode=loaded.adapters_disabled if has_base else None,
         write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
@@ -225,10 +233,15 @@ def _target_text(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample,
     return write
 
 
-def _make_generator(sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime) -> Generator:
-    """The engine that samples in training: the policy itself, or vLLM, which is started here."""
+def _make_generator(
+    sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime, *, merges: bool
+) -> Generator:
+    """The engine that samples in training: the policy itself, or vLLM, which is started here.
+
+    ``merges``: the policy samples with its adapters merged.
+    """
     if sampling.engine == "builtin":
-        return HFGenerator(policy, loaded.tokenizer)
+        return HFGenerator(policy, loaded.tokenizer, merge_adapters=merges, cuda_graph=sampling.cuda_graph)
     return start_vllm(
         loaded,
         policy.rules,

@@ -147,6 +147,13 @@ def test_warm_start_leaves_a_step_of_grpo_and_needs_an_optimizer_that_can_start_
         replace(config(), grpo=GRPOConfig(warm_start_steps=5), parallel=ParallelConfig(strategy="zero2"))
 
 
+def test_merged_sampling_weights_are_refused_for_a_base_in_4_bits() -> None:
+    quantized = ModelConfig(train="lora", load_in_4bit=True, dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r'^sampling.weights is "merged" with model.load_in_4bit = true'):
+        replace(config(), model=quantized, sampling=SamplingConfig(weights="merged"))
+    assert "sampling.importance_cap" in without_effect(replace(config(), model=quantized))
+
+
 def test_settings_without_effect_depend_on_other_settings() -> None:
     assert set(without_effect(config())) == {
         "model.lora_rank",
@@ -154,6 +161,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "sampling.vllm_mode",
         "sampling.vllm_gpu_memory",
         "sampling.importance_cap",
+        "sampling.weights",
         "grpo.vision_lr_scale",
         "grpo.projector_lr_scale",
         "sft.vision_lr_scale",
@@ -187,8 +195,8 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
     of_systems = {"sft.base_completions", "sft.curated_above", "sft.rejection_above", "sft.rejection_keep"}
     of_systems |= {"compare.warm_start_frac"}
-    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "run.save_dtype"}
-    others |= {"parallel.offload_optimizer", "parallel.shard_size"}
+    others = {"sampling.prompts_per_batch", "sampling.cuda_graph", "sampling.weights"}
+    others |= {"run.keep_checkpoints", "run.save_dtype", "parallel.offload_optimizer", "parallel.shard_size"}
     others |= of_systems
     in_groups = {"grpo.demonstration_in_mean", "grpo.near_right"}
     assert set(without_effect(busy)) == rates | others | in_groups

@@ -157,6 +157,16 @@ def test_the_kv_cache_holds_each_prompt_once() -> None:
     assert memory.stages["sampling"]["KV cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
 
 
+def test_a_sampler_that_merges_adapters_has_a_copy_of_the_layers_with_adapters() -> None:
+    assert planner("lora").on_cpu is False
+    # a layer's q, o: 256 x 256; k, v: 256 x 128; gate, up, down: 256 x 704; 4 layers, 2 bytes
+    a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
+    assert planner("lora")._sampling(2)["copies of weights"] == 4 * 2 * a_layer
+    exact = Planner(replace(LORA, sampling=replace(LORA.sampling, weights="exact")), image=IMAGE, text_tokens=20)
+    # adapters are float32 and cast: 4 x the numbers of rank 4, see `test_planned_adapters_equal_those_of_peft`
+    assert 0 < exact._sampling(2)["copies of weights"] < 0.1 * 4 * 2 * a_layer
+
+
 def test_sft_has_no_sampling_stage() -> None:
     supervised = Planner(LORA, image=IMAGE, text_tokens=20, method="sft")
     memory = supervised.memory(supervised.configured)
@@ -234,6 +244,7 @@ def test_copies_of_weights_for_sampling_are_counted() -> None:
     layers_alone = planner("lora")._sampling_copies()
     assert layers_alone == 2 * 4 * a_layer  # one merged copy of each layer with adapters; the head has its dtype
     quantized = replace(LORA, model=replace(LORA.model, load_in_4bit=True))
+    unmerged = replace(LORA, sampling=replace(LORA.sampling, weights="exact"))
     with_head_and_adapters = Planner(quantized, image=IMAGE, text_tokens=20, on_cpu=True)
     head = with_head_and_adapters.loaded.model.get_output_embeddings().weight.numel()
     adapters = with_head_and_adapters.held["trained weights, float32"] // 4
@@ -241,7 +252,7 @@ def test_copies_of_weights_for_sampling_are_counted() -> None:
     assert parts["copies of weights"] == 2 * (head + adapters)
     expected = {("full", False): 0, ("full", True): 0, ("lora", True): 1, ("cast", False): 1}
     for (name, on_cpu), copied in expected.items():
-        settings = {"full": FULL, "lora": LORA, "cast": halved}[name]
+        settings = {"full": FULL, "lora": unmerged, "cast": halved}[name]
         planned = Planner(settings, image=IMAGE, text_tokens=20, on_cpu=on_cpu)
         numbers = copied * (4 * a_layer + planned.loaded.model.get_output_embeddings().weight.numel())
         if name == "lora":  # adapters are linear layers too, of float32

@@ -30,6 +30,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from virft.models.attention.cache import GroupCache
+from virft.models.attention.cache import lowest_where_hidden as _as_bias
 from virft.models.attention.layout import AttentionLayout
 from virft.models.attention.merged import MergedAttention
 from virft.models.attention.varlen import takes_varlen, varlen_attention, widened
@@ -77,11 +78,6 @@ def causal_bias(tokens: int, window: int | None, repeat: int, dtype: torch.dtype
     back = steps[:, None] - steps  # [tokens, tokens]: distance from a query back to a key
     seen = back >= 0 if window is None else (back >= 0) & (back < window)
     return _as_bias(seen, dtype).repeat(repeat, 1)
-
-
-def _as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    # The lowest finite number, as in transformers' masks: with minus infinity, a line without any key would be NaN.
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def shared_prompt_attention(
@@ -290,18 +286,17 @@ def _decode(
     # There is one new token per row, so query heads of a KV head take the axis of query tokens: no mask is needed
     # among them, and K and V are not copied for each head as SDPA does it with grouped heads.
     folded = (query.reshape(rows * kv, repeat * dim) * scaling).index_select(0, cache.fold)  # [P * kv * W, repeat * d]
+    folded = folded.to(key.dtype)  # once, where autocast would cast it for both products
     to_prompt = folded.view(prompts, kv, -1, dim) @ prompt_key.transpose(-1, -2)  # [P, kv, W * repeat, L]
     to_own = folded.view(-1, repeat, dim) @ key.transpose(-1, -2)  # [P * kv * W, repeat, t]
-    if window is not None or not cache.equal_prompts:
-        lengths = cache.prompt_lengths[:, None]
-        columns = torch.arange(length, device=query.device)
-        seen = columns < lengths  # [P, L]
+    if cache.newest is None:
+        if (bias := cache.prompt_bias(window, own, to_prompt.dtype)) is not None:
+            to_prompt += bias
         if window is not None:
-            # The new token is number L_p + t - 1 of its sequence; the window counts from there.
-            seen &= lengths + own - 1 - columns < window
             to_own[..., : max(0, own - window)] = torch.finfo(to_own.dtype).min
-        to_prompt += _as_bias(seen, to_prompt.dtype)[:, None, None]
     scores = torch.cat([to_prompt.view(-1, repeat, length), to_own], -1)  # [P * kv * W, repeat, L + t]
+    if cache.newest is not None:
+        scores.view(prompts, -1, length + own).add_(cache.static_bias(window, scores.dtype))
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
     mixed = weights.view(prompts, kv, -1, length + own)[..., :length] @ prompt_value  # [P, kv, W * repeat, d]
     mixed = mixed.view(-1, repeat, dim) + weights[..., length:] @ value  # [P * kv * W, repeat, d]

@@ -44,7 +44,7 @@ from virft.types import RewardContext, RewardReport, RolloutGroup, Sample, Unrea
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerCorrection:
-    """Off-policy correction for completions that another engine than the policy samples."""
+    """Off-policy correction for completions that another engine samples, or the policy with merged weights."""
 
     importance_cap: float
     """Largest importance weight of a token, see ``importance_weights``."""
@@ -102,7 +102,7 @@ class GRPOTrainer:
     prompts_per_batch: int | None = None
     """Prompts that are sampled concurrently; None: all of a step."""
     correction: SamplerCorrection | None = None
-    """Off-policy correction; None if the policy samples itself."""
+    """Off-policy correction; None if the policy samples with its own weights."""
     reference: Policy | None = None
     """Frozen copy of the initial policy, for the KL term."""
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
@@ -512,9 +512,9 @@ class GRPOTrainer:
         if gap is None or self.correction is None or gap <= self.correction.max_gap:
             return None
         return (
-            f"step {number + 1}: the log-probs of vLLM and of the policy differ by {gap:.2g} nats per token on "
+            f"step {number + 1}: the log-probs of sampler and policy differ by {gap:.2g} nats per token on "
             f"average; expected at most {self.correction.max_gap:g}. Training continues with capped importance "
-            "weights; check that vLLM's version is the tested one"
+            'weights; with vLLM, check that its version is the tested one, else try sampling.weights = "exact"'
         )
 
     def _step_frac(self, number: int) -> float:
