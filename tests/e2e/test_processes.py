@@ -44,7 +44,8 @@ def alone(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_run_of_two_processes_is_that_of_one(scenes: Path, alone: Path, tmp_path: Path, strategy: str) -> None:
     config = write_config(tmp_path, scenes / "train")
-    done = launch("grpo", config, *THREE, "grpo.learning_rate=1e-4", f"parallel.strategy={strategy}")
+    more = ("grpo.learning_rate=1e-4", "data.num_workers=2", f"parallel.strategy={strategy}")
+    done = launch("grpo", config, *THREE, *more)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     assert done.stdout.count("step 1/3") == done.stdout.count("saved model: ") == 1, "one process prints"

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from torch import nn
@@ -28,6 +29,7 @@ from virft.training.distributed import Ranks
 from virft.training.failures import translate_failures
 from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, RewardParts, is_finite
 from virft.training.progress import Progress, step_line
+from virft.training.prompt_loader import Following, no_samples
 from virft.training.run import (
     CHECKPOINTS,
     END,
@@ -82,8 +84,8 @@ class Trainer(Protocol):
     @property
     def optimizer(self) -> AnyOptimizer: ...
 
-    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
-        """Take one optimizer step on a batch."""
+    def step(self, number: int, samples: Sequence[Sample], following: Following = no_samples) -> StepReport:
+        """Take one optimizer step on a batch. ``following`` returns the batch of the next step."""
         ...
 
     def close(self) -> None:
@@ -243,7 +245,8 @@ class TrainingLoop:
         self._stops_after = done
         # Before a step and before a save: a NaN must neither be trained on nor saved.
         self._require_finite_weights()
-        report = self.trainer.step(number, self._samples(number))
+        following = partial(self._samples, done) if done < self.settings.num_steps else no_samples
+        report = self.trainer.step(number, self._samples(number), following)
         alarms = self._record(number, report)
         if self._monitors.num_skipped >= self.settings.monitors.nonfinite_steps:
             raise _Rollback(_describe_skipped(self._monitors.num_skipped, report))

@@ -40,6 +40,8 @@ INCIDENT = "incident"
 _MAY_CHANGE = (
     "model.gradient_checkpointing",
     "model.compile",
+    "model.feature_cache_gib",
+    "data.num_workers",
     "sampling.prompts_per_batch",
     "grpo.microbatch_tokens",
     "sft.microbatch_tokens",
