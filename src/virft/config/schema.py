@@ -567,6 +567,13 @@ class ParallelConfig(_Section):
         help="Store gradients and optimizer states in CPU memory and take the optimizer step there (DeepSpeed). It "
         "saves accelerator memory with a single process too.",
     )
+    timeout_minutes: float = setting_field(
+        60.0,
+        help="Longest wait of a process for the others, such as for one that samples longer completions or writes a "
+        "model to a slow disk. After it the run ends with an error.",
+        unit="minutes",
+        above=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

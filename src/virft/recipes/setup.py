@@ -50,6 +50,7 @@ def make_runtime(model: ModelConfig, parallel: ParallelConfig) -> Runtime:
         strategy=parallel.strategy,
         offload_optimizer=parallel.offload_optimizer,
         dtype=getattr(torch, model.dtype),
+        timeout_minutes=parallel.timeout_minutes,
     )
 
 

@@ -45,6 +45,7 @@ _MAY_CHANGE = (
     "sampling.prompts_per_batch",
     "grpo.microbatch_tokens",
     "sft.microbatch_tokens",
+    "parallel.timeout_minutes",
     "run.save_every",
     "run.keep_checkpoints",
     "run.log_every",

@@ -264,8 +264,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("function", "at", "saved"),
     [
-        ("virft.training.loop.save_checkpoint", 1, "nothing is saved yet"),
-        ("virft.training.loop.save_checkpoint", 2, "the last checkpoint is that after step 1"),
+        ("virft.training.checkpoint.save_file", 1, "nothing is saved yet"),
+        ("virft.training.checkpoint.save_file", 3, "the last checkpoint is that after step 1"),
         ("virft.training.run.RunFolder.append", 6, "the last checkpoint is that after step 1"),
         ("virft.training.run.RunFolder.sync_logs", 2, "the last checkpoint is that after step 1"),
     ],
@@ -274,7 +274,7 @@ def test_a_full_disk_ends_the_run_with_what_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, at: int, saved: str
 ) -> None:
     run(tmp_path / "whole")
-    real: Callable[..., Any] = resolve_name(function.replace("loop.save", "checkpoint.save"))
+    real: Callable[..., Any] = resolve_name(function)
     calls = iter(range(1, 99))
 
     def until_full(*arguments: Any, **named: Any) -> Any:
