@@ -58,7 +58,7 @@ def step_line(
     time_left: str,
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
-    """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, time, throughput.
+    """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, throughput.
 
     ``weights``: weights of parts in the reward, shown unless they are 1. Throughput: tokens of prompts and completions
     (``num_tokens``) per second of the whole step.
