@@ -9,8 +9,8 @@ of the plain batch in float32 on this device.
 
 - Step: image, sampling and update of one group of G completions, with the built-in sampler, and with vLLM if it is
   installed. Random weights almost never sample the end token, so completions have the maximum length C. Tokens/s
-  counts prompt and completion for every completion, G (P + C), as other trainers publish it. Peak memory stands
-  next to that of ``virft plan``.
+  counts prompt and completion for every completion, G (P + C), as other trainers publish it. Peak memory is
+  shown next to that of ``virft plan``.
 - Update: forward and backward pass over the group, alternating with the plain batch [G, P + C] that repeats the prompt.
 
 MFU (model FLOPs utilization): operations of the matrix products that the shared computation needs (``counting.py``),
@@ -186,7 +186,7 @@ def run_config(folder: str, arguments: argparse.Namespace, own: int, engine: str
 
 
 def make_sample(folder: Path, loaded: LoadedModel, config: Config, prompt: int, size: ImageSize) -> Sample:
-    """Return a sample with an image of noise, whose prompt has at least ``prompt`` tokens."""
+    """Return a sample with an image of random pixels, whose prompt has at least ``prompt`` tokens."""
     path = folder / "noise.png"
     Image.effect_noise(size, 90).convert("RGB").save(path)
     prompting = make_prompting(config.prompt, config.mixture, loaded)

@@ -12,6 +12,7 @@ A manifest with the size and hash of each file is written last; a folder that di
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import re
@@ -52,6 +53,8 @@ TRAINED_PARTS, OPTIMIZER_PARTS = "trained", "optimizer"
 """Folders with the parts of several processes."""
 CHECKPOINT_SCHEMA_VERSION = 1
 
+_WRITE_TIMEOUT = datetime.timedelta(days=1)
+"""Longest wait for the parts of the others. A process that ends closes its connection, which is noticed immediately."""
 _T = TypeVar("_T")
 
 _FOLDER = re.compile(r"step_(\d{6,})")
@@ -85,7 +88,7 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
         if in_background:
             # Collectives of the thread must not come between those of the steps, and those of NCCL need a GPU.
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=_WRITE_TIMEOUT)
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def save(self, module: nn.Module, optimizer: AnyOptimizer, state: TrainingState) -> None:
