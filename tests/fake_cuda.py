@@ -176,11 +176,13 @@ class FakeCUDA:
         place = kwargs.get("device")
         target = None if place is None else torch.device(place).type
         if not has_input and target != "cuda":
-            return func(*args, **kwargs)
+            if not kwargs.get("pin_memory"):
+                return func(*args, **kwargs)
+            return _mark_pinned(func(*args, **kwargs | {"pin_memory": False}))
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             with _Dispatch(self):  # made of other operations
                 return func.decompose(*args, **kwargs)
-        self._count(func, name, args, target, has_input)
+        self._count(func, name, args, kwargs, target, has_input)
         if has_input and name not in ("copy_", "_to_copy"):
             self._check_devices(func, name, tensors, args)
 
@@ -196,9 +198,13 @@ class FakeCUDA:
             return result
         return tree_map(lambda one: FakeTensor(one) if type(one) is Tensor else one, result)
 
-    def _count(self, func: Any, name: str, args: Any, target: str | None, has_input: bool) -> None:
+    def _count(
+        self, func: Any, name: str, args: Any, kwargs: dict[str, Any], target: str | None, has_input: bool
+    ) -> None:
         """Count the kernel and the wait of an operation, if it has them."""
-        if name == "copy_" and isinstance(args[0], FakeTensor) != isinstance(args[1], FakeTensor):
+        if _is_asynchronous(name, args, kwargs):
+            pass
+        elif name == "copy_" and isinstance(args[0], FakeTensor) != isinstance(args[1], FakeTensor):
             self.wait(COPY if isinstance(args[0], FakeTensor) else "copy to the host")
         elif name == "_to_copy" and target == "cuda" and not has_input:
             self.wait(COPY)
@@ -242,6 +248,20 @@ def _active() -> FakeCUDA:
     if not _devices:
         raise RuntimeError("a tensor of the simulated device outside of FakeCUDA")
     return _devices[-1]
+
+
+def _mark_pinned(tensor: Tensor) -> Tensor:
+    """A tensor in pinned memory of the host, as far as copies of it are counted."""
+    tensor.is_in_pinned_memory = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def _is_asynchronous(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """True for a copy between the device and pinned memory for which the host does not wait."""
+    if name not in ("copy_", "_to_copy"):
+        return False
+    is_requested = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
+    return bool(is_requested) and any(hasattr(one, "is_in_pinned_memory") for one in args[:2])
 
 
 def _bare(value: Any) -> Any:

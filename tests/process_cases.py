@@ -172,7 +172,7 @@ def render(policy: Policy, groups: Any, one: Any) -> RenderedPrompt:
     image = ImageRef(path=one.id, original=ImageSize(1, 1), resized=ImageSize(1, 1))
     return RenderedPrompt(
         prompt=Prompt(sample_id=one.id, text="", token_ids=tuple(ids), images=(image,)),
-        vision=vision,
+        load_vision=lambda: vision,
         positions=policy.family.prompt_positions(policy.model, torch.tensor(ids), vision),
     )
 

@@ -38,6 +38,7 @@ EXAMPLES: Mapping[str, Any] = {
     "data.train": "data/mine/train",
     "data.validation": "data/mine/validation",
     "data.exclude": "runs/mine/suspects/suspects.jsonl",
+    "data.num_workers": 4,
     "mixture.NAME.data": "data/mine/train",
     "mixture.NAME.validation": "data/mine/validation",
     "mixture.NAME.thinking": True,

@@ -82,6 +82,13 @@ class ModelConfig(_Section):
         help="Freeze the vision tower and the projector. In V-Triune, training the tower made detection collapse.",
         source="V-Triune",
     )
+    feature_cache_gib: float = setting_field(
+        2.0,
+        help="Size of the cache of image features, which a frozen tower computes once per image: in main memory, in "
+        "every process. An image has 1 to 5 MiB. The least recently used are computed again if they do not fit.",
+        unit="GiB",
+        above=0,
+    )
     lora_rank: int = setting_field(32, help="Rank of the LoRA adapters.", at_least=1)
     lora_alpha: int = setting_field(
         64, help="LoRA scaling: adapters are multiplied by lora_alpha / lora_rank.", at_least=1
@@ -140,6 +147,14 @@ class DataConfig(_Section):
         help="Samples of the training data that are not trained on: a `suspects.jsonl` of `virft check --suspects`, "
         "or a text file with one sample id per line. Not set: all are.",
         unit="file",
+    )
+    num_workers: int | None = setting_field(
+        None,
+        help="Threads that decode, augment and resize the images of the next step while this one is sampled, in every "
+        "process. 0: images are read when their step begins. Not set: up to 4 with a GPU, 0 on a CPU.",
+        unit="threads",
+        at_least=0,
+        at_most=64,
     )
 
 
@@ -581,6 +596,13 @@ class ParallelConfig(_Section):
         help="Store gradients and optimizer states in CPU memory and take the optimizer step there (DeepSpeed). It "
         "saves accelerator memory with a single process too.",
     )
+    timeout_minutes: float = setting_field(
+        60.0,
+        help="Longest wait of a process for the others, such as for one that samples longer completions or writes a "
+        "model to a slow disk. After it the run ends with an error.",
+        unit="minutes",
+        above=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -965,6 +987,11 @@ _CONDITIONS: tuple[_Condition, ...] = (
         'sampling.engine = "builtin"',
         _Rule(lambda c: c.sampling.engine == "vllm", "vLLM makes batches of its own"),
         ("sampling.prompts_per_batch", "sampling.weights", "sampling.cuda_graph"),
+    ),
+    _Condition(
+        "model.freeze_vision = true",
+        _Rule(lambda c: not c.model.freeze_vision, "a trained vision tower has no features to cache"),
+        ("model.feature_cache_gib",),
     ),
     _Condition(
         "model.freeze_vision = false",

@@ -53,7 +53,11 @@ def make_runtime(model: ModelConfig, parallel: ParallelConfig, *, resumed: Path 
 
     ``resumed``: folder of a run that is resumed; with ``model.dtype`` "auto" its precision is that of its start.
     """
-    runtime = start_runtime(strategy=parallel.strategy, offload_optimizer=parallel.offload_optimizer)
+    runtime = start_runtime(
+        strategy=parallel.strategy,
+        offload_optimizer=parallel.offload_optimizer,
+        timeout_minutes=parallel.timeout_minutes,
+    )
     dtype = model.dtype
     if dtype == "auto" and resumed is not None:
         dtype = dtype_of_run(resumed) or dtype

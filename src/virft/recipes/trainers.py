@@ -12,7 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from virft.config.schema import Config, GRPOConfig, ParallelConfig, SamplingConfig, SFTConfig
+from virft.config.schema import (
+    Config,
+    DataConfig,
+    GRPOConfig,
+    ModelConfig,
+    ParallelConfig,
+    SamplingConfig,
+    SFTConfig,
+)
 from virft.errors import ConfigError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator
@@ -33,6 +41,7 @@ from virft.training.grpo.demonstrations import WriteTarget, WrittenTarget
 from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
 from virft.training.optim import ScaledRows, learning_rate, make_optimizer
 from virft.training.policy_runner import PolicyRunner
+from virft.training.prompt_loader import default_num_workers
 from virft.training.runtime import Runtime
 from virft.training.sft.trainer import SFTTrainer
 from virft.training.trainable import cast_frozen
@@ -109,7 +118,7 @@ def make_grpo_trainer(
         engine=sharded.engine,
         gathered=sharded.gathered,
         gather=loaded.gathered if runtime.shards_weights else nullcontext,
-        feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        feature_cache=_feature_cache(config.model),
     )
     return GRPOTrainer(
         runner=runner,
@@ -130,6 +139,7 @@ def make_grpo_trainer(
         reference_mode=loaded.adapters_disabled if has_base else None,
         write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
         warm_start=_make_warm_start(config, loaded, prompting, runner, sharded.optimizer),
+        num_workers=_num_workers(config.data, runtime),
     )
 
 
@@ -151,6 +161,7 @@ def _make_warm_start(
         learning_rate_at=_schedule(replace(config.sft, steps=num_steps)),
         max_grad_norm=config.grpo.max_grad_norm,
         microbatch_tokens=config.grpo.microbatch_tokens,
+        num_workers=_num_workers(config.data, runner.runtime),
     )
 
 
@@ -173,7 +184,7 @@ def make_sft_trainer(
             engine=sharded.engine,
             gathered=sharded.gathered if needs_gathering else None,
             gather=loaded.gathered if needs_gathering else nullcontext,
-            feature_cache=FeatureCache() if config.model.freeze_vision else None,
+            feature_cache=_feature_cache(config.model),
         ),
         render=make_renderer(loaded, prompting),
         target_ids=_target_ids(loaded, prompting),
@@ -181,7 +192,18 @@ def make_sft_trainer(
         learning_rate_at=_schedule(config.sft),
         max_grad_norm=config.sft.max_grad_norm,
         microbatch_tokens=config.sft.microbatch_tokens,
+        num_workers=_num_workers(config.data, runtime),
     )
+
+
+def _feature_cache(model: ModelConfig) -> FeatureCache | None:
+    """The cache of the features of a frozen tower; None for a trained one."""
+    return FeatureCache(max_bytes=round(model.feature_cache_gib * 2**30)) if model.freeze_vision else None
+
+
+def _num_workers(data: DataConfig, runtime: Runtime) -> int:
+    """Threads that read images: ``data.num_workers``, or the default of the device."""
+    return default_num_workers(runtime.device) if data.num_workers is None else data.num_workers
 
 
 def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,13 +63,19 @@ class Runtime:
 
 
 def start_runtime(
-    *, strategy: Strategy = "ddp", offload_optimizer: bool = False, dtype: torch.dtype = torch.float32
+    *,
+    strategy: Strategy = "ddp",
+    offload_optimizer: bool = False,
+    dtype: torch.dtype = torch.float32,
+    timeout_minutes: float | None = None,
 ) -> Runtime:
     """The runtime of this process, connected to the others that a launcher started (``accelerate launch``).
+
+    ``timeout_minutes``: longest wait for another process, in minutes; None: PyTorch's default.
 
     ``strategy`` is that of ``[parallel]``. A process that is alone has nothing to shard and gets "ddp", unless
     DeepSpeed is to offload the optimizer, which helps one process too.
     """
-    found = ranks()
+    found = ranks(None if timeout_minutes is None else datetime.timedelta(minutes=timeout_minutes))
     is_alone = found.count == 1 and not offload_optimizer
     return Runtime(ranks=found, strategy="ddp" if is_alone else strategy, dtype=dtype)

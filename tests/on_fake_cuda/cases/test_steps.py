@@ -23,6 +23,7 @@ from virft.inference.queries import make_query
 from virft.models.load import load_as_trained, load_model
 from virft.models.precision import resolve_dtype
 from virft.models.tiny import IMAGE_SIZE
+from virft.models.vision import FeatureCache, ImageFeatures
 from virft.recipes.evaluate import PredictionSettings, make_validator, predict_and_score
 from virft.recipes.setup import load_for_training
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer
@@ -182,3 +183,17 @@ def test_predictions_equal_those_on_a_cpu(store: Store, tmp_path: Path) -> None:
 
 def _texts(lines: str) -> list[str]:
     return [json.loads(line)["text"] for line in lines.splitlines()]
+
+
+def test_cached_features_are_copied_from_main_memory_without_a_wait(gpu: FakeCUDA) -> None:
+    values = torch.arange(6.0).view(2, 3)
+    made = ImageFeatures(tokens=(values.to(CUDA),), deep=((values.to(CUDA),),))
+    cache = FeatureCache()
+    waits = gpu.waits.total()
+    assert cache.get("a", lambda: made) is made
+    stored = cache.get("a", lambda: made)
+    assert {one.device.type for one in (*stored.tokens, *stored.deep[0])} == {"cpu"}
+    found = stored.to(CUDA)
+    assert found.tokens[0].device == CUDA
+    assert gpu.waits.total() == waits
+    assert torch.equal(to_cpu(found.deep[0][0]), values)
