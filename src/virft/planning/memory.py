@@ -366,7 +366,7 @@ class Planner:
         than the products' are cast, unless they were gathered in it. On a CPU in bfloat16, weights are laid out anew.
         """
         weights, merged = self._token_weights(), 0
-        if self._merges:
+        if self.merges_adapters:
             adapted: list[Any] = [one for one in self.loaded.model.modules() if isinstance(one, LoraLayer)]
             merged = sum(one.get_base_layer().weight.numel() for one in adapted) * self._item
             inside = {id(weight) for one in adapted for weight in one.parameters()}
@@ -380,9 +380,9 @@ class Planner:
         return merged + cast + min(laid_out, MAX_COPY_BYTES)
 
     @property
-    def _merges(self) -> bool:
+    def merges_adapters(self) -> bool:
         """True if the sampler uses a merged copy of base and adapters."""
-        return merges_adapters(
+        return self.method == "grpo" and merges_adapters(
             self.config.sampling.weights,
             has_adapters=self.loaded.adapters is not None,
             on_cpu=self.on_cpu,

@@ -10,7 +10,7 @@ import pytest
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
 from virft.config.toml_file import parse
 from virft.planning.fit import USABLE_FRAC, Fit, find_fit
-from virft.planning.memory import FitOption, Planner
+from virft.planning.memory import FitOption, Planner, RowShape
 from virft.planning.text import format_fit, format_plan, format_verdict
 from virft.types import ImageSize
 
@@ -104,3 +104,24 @@ def test_a_plan_names_the_processes_and_the_memory_of_one() -> None:
     lines = format_plan(of_four).splitlines()
     assert "processes   4, fsdp2 over groups of 2; the memory below is that of one of them" in lines
     assert not any(line.startswith("processes") for line in format_plan(planner()).splitlines())
+
+
+@pytest.mark.slow
+def test_without_memory_for_a_merged_copy_the_adapters_are_not_merged() -> None:
+    config = replace(CONFIG, model=ModelConfig(dtype="bfloat16", train="lora"))
+    merging = Planner(config, image=IMAGE, text_tokens=20)
+    exact = Planner(replace(config, sampling=replace(config.sampling, weights="exact")), image=IMAGE, text_tokens=20)
+    tokens = exact.row_tokens(RowShape(groups=1, completions=1))
+    least = FitOption(gradient_checkpointing=True, microbatch_tokens=tokens, prompts_per_batch=1)
+    without, merged = (one.memory(least).peak for one in (exact, merging))
+    assert without < merged
+    memory = int((without + merged) / 2 / USABLE_FRAC)
+    found = find_fit(config, merging, memory=memory, image=IMAGE, text_tokens=20)
+    assert found is not None
+    assert found.needs_exact_weights
+    assert found.max_pixels is None
+    assert found.memory.peak <= USABLE_FRAC * memory
+    assert 'sampling.weights = "exact"' in format_fit(merging, found, memory=memory)
+    enough = find_fit(config, merging, memory=1 << 40, image=IMAGE, text_tokens=20)
+    assert enough is not None
+    assert not enough.needs_exact_weights
