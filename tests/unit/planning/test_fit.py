@@ -92,8 +92,9 @@ def test_a_plan_lists_the_sizes_of_the_run() -> None:
     lines = format_plan(planner()).splitlines()
     # 4 layers x 738,304, embeddings and head of 896 x 256, a norm
     assert lines[0] == "model       7,095,040 parameters, 3,412,224 of them trained"
-    assert lines[1] == "prompt      36 tokens: 16 of an image of 112 x 112, 20 of text"
-    assert lines[2] == "row         228 tokens: 3 x (prompt + 4 x 10)"
+    assert lines[1] == "precision   bfloat16"
+    assert lines[2] == "prompt      36 tokens: 16 of an image of 112 x 112, 20 of text"
+    assert lines[3] == "row         228 tokens: 3 x (prompt + 4 x 10)"
     assert lines[-1].startswith("peak: throughout + largest stage")
 
 
