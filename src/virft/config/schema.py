@@ -258,9 +258,10 @@ class SamplingConfig(_Section):
         "`auto`: `merged` for LoRA in bfloat16 on a GPU, else `exact`.",
     )
     cuda_graph: bool = setting_field(
-        True,
+        False,
         help="On a GPU, the built-in sampler replays each decode step as one CUDA graph over a static KV cache. "
-        "Completions are the same. Not with quantized weights. No effect on a CPU.",
+        "Completions are the same. Not with quantized weights. No effect on a CPU. Off by default, because it has not "
+        "run on a GPU yet.",
     )
     vllm_mode: Literal["auto", "colocated", "server"] = setting_field(
         "auto",
