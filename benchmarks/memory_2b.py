@@ -54,6 +54,33 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
             "depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 1536, "patch_size": 14
         },
     },
+    "3b": {
+        "text": {
+            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+            "num_attention_heads": 16, "num_key_value_heads": 2, "mrope_section": [16, 24, 24],
+        },
+        "vision": {
+            "depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 2048, "patch_size": 14
+        },
+    },
+    "7b": {
+        "text": {
+            "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "mrope_section": [16, 24, 24],
+        },
+        "vision": {
+            "depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 3584, "patch_size": 14
+        },
+    },
+    "rehearsal": {
+        "text": {
+            "vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "mrope_section": [2, 3, 3],
+        },
+        "vision": {
+            "depth": 1, "embed_dim": 64, "num_heads": 4, "mlp_ratio": 2, "hidden_size": 64, "patch_size": 14
+        },
+    },
     "small": {
         "text": {
             "vocab_size": 32000, "hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 10,

@@ -1,41 +1,52 @@
-"""Measure, fit and evaluate the rule of ``virft advise`` on the built-in scenes.
+"""Measure the cells of ``virft advise`` on the built-in scenes, fit decision lists and evaluate them on held-out cells.
 
     python scripts/advice_cells.py runs/families
     python scripts/advice_cells.py runs/families few_shot_detection_1_image lookalike_classification --seeds 1
     python scripts/advice_cells.py runs/families --max-runs 1
     python scripts/advice_cells.py --report benchmarks/results/advice_cells.json
 
-For each training set, a cell of ``compare_families.py`` or of ``MORE``, the features of ``virft advise`` are measured,
-and the systems that may be advised are trained and tested by ``compare_families.py`` in the same folder, so finished
-runs of that script are used again. Takes hours for each training set on two CPU cores; after Ctrl-C, or after
-``--max-runs`` training runs, the same command resumes. The results on every test set (a style) are saved in
-``advice_cells.json`` of the folder. Then the rule is fitted with one family (or one training set) held out at a time
-and evaluated on it, and compared with always the same system.
+A cell is a training set, a test set and a seed: the scores of mix, SFT and RFT, and the features of ``virft advise``.
+For each training set, one of ``compare_families.py`` or of ``MORE``, the features are measured, and the systems are
+trained and tested by ``compare_families.py`` in the same folder, so finished runs of that script are used again. Takes
+hours for each training set on two CPU cores; after Ctrl-C, or after ``--max-runs`` training runs, the same command
+resumes. The cells are saved in ``advice_cells.json`` of the folder. Then a decision list is fitted with one family (or
+one training set) held out at a time and evaluated on it, and compared with always the same system.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tomllib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import compare_families
 
+from virft.config.toml_file import load_config
 from virft.files import write_text
 from virft.recipes.advice.advise import advise_training
-from virft.recipes.advice.rule import EVIDENCE, RULE, AdvisedSystem, Case, Rule, Situation, situation_of
+from virft.recipes.advice.rule import (
+    EVIDENCE,
+    METHODS,
+    RULE,
+    TOLERANCE,
+    AdvisedSystem,
+    Case,
+    Rule,
+    Situation,
+    situation_of,
+)
 from virft.recipes.compare.runs import RESULT
+from virft.recipes.train import EVAL
 from virft.tasks import TASKS
+from virft.training.run import CONFIG
 
 CELLS = "advice_cells.json"
-SYSTEMS: tuple[AdvisedSystem, ...] = ("sft", "rft", "sft_rft", "mix")
-"""Systems that may be advised."""
 _KNOWN_RATES = ("compare.sft_learning_rates=[1e-5,1e-4]", "compare.rft_learning_rates=[3e-5,1e-4]")
 _NEW_RATES = ("compare.sft_learning_rates=[1e-4,3e-4]", "compare.rft_learning_rates=[1e-4,3e-4]")
 MORE = {
@@ -58,78 +69,69 @@ MANY = (8.0, 4.0, 16.0)
 """Thresholds that are tried, the committed one first: of equally good ones the first is chosen."""
 FITTED = (Case.NAMES, Case.KNOWN, Case.FEW, Case.SOME, Case.MANY)
 """Cases whose system is fitted; the others are guards."""
+PHOTOGRAPHS = "photo_"
+"""Families of photographs begin with this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Features of a training set, and the scores of the trained systems on one test set."""
+    """Scores of the systems that one seed has trained, on one test set, and features of the training set."""
 
     family: str
-    shots: int
+    training_set: str
     test: str
+    seed: int
     metric: str
     scores: dict[str, float]
-    """System -> headline metric, mean over seeds; ``base`` is among them."""
-    differences: dict[str, list[float]]
-    """``SECOND against FIRST`` -> value and ends of the 95 % confidence interval."""
+    """System -> headline metric; ``base`` is among them."""
     situation: Situation
     source: str
 
     @property
     def name(self) -> str:
-        """Such as ``few_shot_detection:4 other_style``."""
-        return f"{self.family}:{self.shots} {self.test}"
+        """Such as ``few_shot_detection other_style seed 0``."""
+        return f"{self.training_set} {self.test} seed {self.seed}"
 
     @property
-    def systems(self) -> list[AdvisedSystem]:
-        """The trained systems that may be advised."""
-        return [name for name in SYSTEMS if name in self.scores]
+    def is_complete(self) -> bool:
+        """True if the cell has the scores of all methods."""
+        return all(name in self.scores for name in METHODS)
 
-    def is_better(self, one: str, other: str) -> bool:
-        """Return True if the first system is better beyond the confidence interval of the difference."""
-        if (found := self.differences.get(f"{one} against {other}")) is not None:
-            return found[1] > 0
-        found = self.differences.get(f"{other} against {one}")
-        return found is not None and found[2] < 0
+    @property
+    def best(self) -> float:
+        """The highest score of the methods; NaN without any."""
+        return max((self.scores[name] for name in METHODS if name in self.scores), default=math.nan)
 
     def is_correct(self, system: str) -> bool | None:
-        """Return True if no other system is better; None if the system or all others were not trained.
-
-        ``none`` is correct if no system is better than the base model.
-        """
-        name = "base" if system == "none" else system
-        others = [one for one in self.systems if one != name]
-        if name not in self.scores or not others:
-            return None
-        return not any(self.is_better(one, name) for one in others)
+        """Return True if the system is at most ``TOLERANCE`` below the best method; None without all methods."""
+        return self.scores[system] >= self.best - TOLERANCE if self.is_complete else None
 
     def regret(self, system: str) -> float | None:
-        """Return the score of the best system minus that of this one; None if it was not trained."""
-        if system not in self.systems:
-            return None
-        return max(self.scores[one] for one in self.systems) - self.scores[system]
+        """Return the score of the best method minus that of this one; None without all methods."""
+        return self.best - self.scores[system] if self.is_complete else None
 
 
 # --- measure ---
 
 
 def training_sets() -> dict[str, compare_families.Cell]:
-    """Return the training sets by name."""
-    return compare_families.CELLS | MORE
+    """Return the training sets of built-in scenes by name."""
+    found = compare_families.CELLS | MORE
+    return {name: cell for name, cell in found.items() if not cell.family.startswith(PHOTOGRAPHS)}
 
 
 def compare_systems(out: Path, names: Sequence[str], args: argparse.Namespace) -> None:
     """Build the data, train and test the systems; ``SystemExit`` if a comparison fails."""
     compare_families.CELLS.update(MORE)
     families = compare_families.Families(
-        out, cells=names, systems=SYSTEMS, seeds=args.seeds, settings=args.set, max_runs=args.max_runs
+        out, cells=names, systems=METHODS, seeds=args.seeds, settings=args.set, max_runs=args.max_runs
     )
     if status := families.compare_all():
         raise SystemExit(status)
 
 
 def measured_cells(name: str, out: Path) -> list[Cell]:
-    """Return a cell for each test set of a training set, with the features of its data; none if it is unfinished."""
+    """Return the cells of a training set, with the features of its data; none if it is unfinished."""
     result = out / name / "compare" / RESULT
     if not result.exists():
         return []
@@ -137,34 +139,38 @@ def measured_cells(name: str, out: Path) -> list[Cell]:
     config = tomllib.loads((compare_families.CONFIGS / f"compare_{given.family}.toml").read_text(encoding="utf-8"))
     length = f"sampling.max_completion_tokens={config['sampling']['max_completion_tokens']}"
     found = advise_training(out / name / "train", "virft-tiny", [length], log=print)
-    shots = given.shots or compare_families.FAMILIES[given.family]["train"]["shots"]
-    tests = json.loads(result.read_text(encoding="utf-8"))["tests"]
-    situation = situation_of(found.features)
-    return [cell_of(given.family, shots, test, pairs, situation, "measured") for test, pairs in tests.items()]
+    return list(cells_of(name, given.family, result, situation_of(found.features), "measured"))
 
 
-def cell_of(family: str, shots: int, test: str, pairs: Any, situation: Situation, source: str) -> Cell:
-    """Return the cell of a test in ``compare.json``: ``SECOND against FIRST`` -> task -> differences by metric."""
-    scores: dict[str, float] = {}
-    differences: dict[str, list[float]] = {}
-    metric = ""
-    for names, tasks in pairs.items():
-        second, first = names.split(" against ")
-        ((task, found),) = tasks.items()
-        metric = TASKS[task].headline
-        one = found["differences"][metric]
-        scores |= {first: one["first"]["mean"], second: one["second"]["mean"]}
-        differences[names] = [one["value"], *(one["interval"] or (-1.0, 1.0))]
-    return Cell(
-        family=family,
-        shots=shots,
-        test=test,
-        metric=metric,
-        scores=scores,
-        differences=differences,
-        situation=situation,
-        source=source,
-    )
+def cells_of(training_set: str, family: str, result: Path, situation: Situation, source: str) -> Iterator[Cell]:
+    """Yield the cells of a ``compare.json``: one for each test and seed."""
+    tree = json.loads(result.read_text(encoding="utf-8"))
+    base = result.parent / "base"
+    runs = {name: [Path(run) for run in one["runs"]] for name, one in tree["systems"].items() if name in METHODS}
+    for test in tree["tests"]:
+        metric, of_base = _headline(base / EVAL / test)
+        for number in range(min(map(len, runs.values()), default=0)):
+            scores = {name: _headline(folders[number] / EVAL / test)[1] for name, folders in runs.items()}
+            seeds = {load_config(folders[number] / CONFIG).config.seed for folders in runs.values()}
+            (seed,) = seeds
+            yield Cell(
+                family=family,
+                training_set=training_set,
+                test=test,
+                seed=seed,
+                metric=metric,
+                scores={"base": of_base} | scores,
+                situation=situation,
+                source=source,
+            )
+
+
+def _headline(folder: Path) -> tuple[str, float]:
+    """The headline metric of predictions on a test, and its value."""
+    tasks = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["tasks"]
+    ((task, found),) = tasks.items()
+    metric = TASKS[task].headline
+    return metric, round(found["values"][metric], 6)
 
 
 def read_cells(path: Path) -> list[Cell]:
@@ -195,27 +201,19 @@ def fit_rule(cells: Sequence[Cell]) -> Rule:
         for known, few, many in product(KNOWN, FEW, MANY)
         if few < many
     ]
-    return max(rules, key=lambda rule: _quality(rule, cells))
+    return max(rules, key=lambda rule: _quality([(cell, rule.system_of(cell.situation)) for cell in cells]))
 
 
 def _with_systems(rule: Rule, cells: Sequence[Cell]) -> Rule:
     systems = dict(rule.systems)
     for case in FITTED:
-        own = [cell for cell in cells if rule.case_of(cell.situation) == case]
-        trained = [name for name in SYSTEMS if any(name in cell.scores for cell in own)]
-        systems[case] = max(trained, key=lambda name: _quality_of(name, own)) if trained else FALLBACK
+        own = [cell for cell in cells if cell.is_complete and rule.case_of(cell.situation) == case]
+        systems[case] = max(METHODS, key=lambda name: _quality([(cell, name) for cell in own])) if own else FALLBACK
     return replace(rule, systems=systems)
 
 
-def _quality(rule: Rule, cells: Sequence[Cell]) -> tuple[int, float]:
-    advised = [(cell, rule.system_of(cell.situation)) for cell in cells]
-    correct = sum(cell.is_correct(system) is True for cell, system in advised)
-    return correct, round(-_mean_regret(advised), 6)
-
-
-def _quality_of(system: AdvisedSystem, cells: Sequence[Cell]) -> tuple[int, float]:
-    advised = [(cell, system) for cell in cells]
-    return sum(cell.is_correct(system) is True for cell in cells), -_mean_regret(advised)
+def _quality(advised: Sequence[tuple[Cell, AdvisedSystem]]) -> tuple[int, float]:
+    return sum(cell.is_correct(system) is True for cell, system in advised), round(-_mean_regret(advised), 6)
 
 
 def _mean_regret(advised: Sequence[tuple[Cell, AdvisedSystem]]) -> float:
@@ -223,44 +221,51 @@ def _mean_regret(advised: Sequence[tuple[Cell, AdvisedSystem]]) -> float:
     return fmean(found) if found else 1.0
 
 
-def count_evidence(cells: Sequence[Cell], rule: Rule = RULE) -> dict[Case, tuple[int, int]]:
-    """Return, for each case, the number of cells that can be judged and the number in which the advice is correct."""
-    counts = dict.fromkeys(Case, (0, 0))
-    for cell in cells:
-        case = rule.case_of(cell.situation)
-        correct = cell.is_correct(rule.systems[case])
-        if correct is not None:
-            judged, right = counts[case]
-            counts[case] = judged + 1, right + correct
+def count_evidence(cells: Sequence[Cell], rule: Rule = RULE) -> dict[Case, tuple[int, int, dict[str, int]]]:
+    """Return, for each case, the number of complete cells, of their training sets, and of those correct by method."""
+    counts = {}
+    for case in Case:
+        own = [cell for cell in cells if cell.is_complete and rule.case_of(cell.situation) == case]
+        correct = {name: sum(cell.is_correct(name) is True for cell in own) for name in METHODS} if own else {}
+        counts[case] = (len(own), len({cell.training_set for cell in own}), correct)
     return counts
 
 
 def report_lines(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield a table of cells with held-out advice, the fraction that is correct, and the rule fitted to all cells."""
-    yield "| cell | knowledge | images per class | " + " | ".join(("base", *SYSTEMS)) + " | held-out advice | correct |"
-    yield "|---" * (5 + len(SYSTEMS) + 1) + "|"
-    by_family = _held_out(cells, lambda one: one.family)
-    by_set = _held_out(cells, lambda one: (one.family, one.shots))
-    for cell, system in by_family:
-        scores = [f"{cell.scores[name]:.3f}" if name in cell.scores else "" for name in ("base", *SYSTEMS)]
+    yield "| cell | knowledge | images per class | " + " | ".join(("base", *METHODS)) + " | held-out advice | correct |"
+    yield "|---" * (5 + len(METHODS) + 1) + "|"
+    for cell, system in _held_out(cells, lambda one: one.family):
+        scores = [f"{cell.scores[name]:.3f}" if name in cell.scores else "" for name in ("base", *METHODS)]
         images = "" if cell.situation.images_per_class is None else f"{cell.situation.images_per_class:g}"
         correct = {True: "yes", False: "no", None: "not trained"}[cell.is_correct(system)]
         row = [cell.name, f"{cell.situation.knowledge:.2f}", images, *scores, system, correct]
         yield f"| {' | '.join(row)} |"
+    scenes = [cell for cell in cells if not cell.family.startswith(PHOTOGRAPHS)]
     yield ""
-    yield f"the rule with one family held out: {_describe(by_family)}"
-    yield f"the rule with one training set held out: {_describe(by_set)}"
-    for system in SYSTEMS:
-        yield f"always {system}: {_describe([(cell, system) for cell in cells])}"
-    committed = [(cell, RULE.system_of(cell.situation)) for cell in cells]
-    yield f"the committed rule (chosen with these cells): {_describe(committed)}"
+    yield from _summary(cells)
+    if len(scenes) < len(cells):
+        yield ""
+        yield "without photographs:"
+        yield from _summary(scenes)
+    yield ""
     fitted = fit_rule(cells)
     yield f"fitted to all cells: known {fitted.known:g}, few {fitted.few:g}, many {fitted.many:g}, " + ", ".join(
         f"{case}: {fitted.systems[case]}" for case in FITTED
     )
-    for case, (judged, right) in count_evidence(cells).items():
-        if (judged, right) != EVIDENCE[case][:2]:
-            yield f"EVIDENCE of {case} in rule.py is {EVIDENCE[case][:2]}; these cells have {(judged, right)}"
+    for case, counted in count_evidence(cells).items():
+        if counted != EVIDENCE[case][:3]:
+            yield f"EVIDENCE of {case} in rule.py is {EVIDENCE[case][:3]}; these cells have {counted}"
+
+
+def _summary(cells: Sequence[Cell]) -> Iterator[str]:
+    yield f"the rule with one family held out: {_describe(_held_out(cells, lambda one: one.family))}"
+    yield f"the rule with one training set held out: {_describe(_held_out(cells, lambda one: one.training_set))}"
+    for system in METHODS:
+        yield f"always {system}: {_describe([(cell, system) for cell in cells])}"
+    fitted = fit_rule(cells)
+    advised = [(cell, fitted.system_of(cell.situation)) for cell in cells]
+    yield f"the rule fitted to the same cells: {_describe(advised)}"
 
 
 def _held_out(cells: Sequence[Cell], group_of: Callable[[Cell], Hashable]) -> list[tuple[Cell, AdvisedSystem]]:
@@ -273,18 +278,15 @@ def _held_out(cells: Sequence[Cell], group_of: Callable[[Cell], Hashable]) -> li
 
 
 def _describe(advised: Sequence[tuple[Cell, AdvisedSystem]]) -> str:
-    found = [correct for cell, system in advised if (correct := cell.is_correct(system)) is not None]
-    if not found:
-        return "no cell in which it was trained"
-    counted = f"{sum(found)} of {len(found)} cells ({fmean(found):.0%})"
-    differing = [
-        correct
-        for cell, system in advised
-        if (correct := cell.is_correct(system)) is not None
-        and any(cell.is_correct(one) is False for one in cell.systems)
-    ]
-    counted += f", {sum(differing)} of {len(differing)} with a clear difference between systems"
-    return f"correct in {counted}; {_mean_regret(advised):.3f} below the best system on average"
+    complete = [(cell, system) for cell, system in advised if cell.is_complete]
+    if not complete:
+        return "no cell in which all methods were trained"
+    correct = sum(cell.is_correct(system) is True for cell, system in complete)
+    best = sum(cell.regret(system) == 0 for cell, system in complete)
+    return (
+        f"within {TOLERANCE:g} of the best in {correct} of {len(complete)} cells ({correct / len(complete):.0%}), best "
+        f"in {best}; {_mean_regret(complete):.4f} below the best on average"
+    )
 
 
 def main() -> None:

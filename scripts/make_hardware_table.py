@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from virft.config.schema import Config
@@ -61,8 +62,13 @@ def row(hub_id: str) -> str:
     billions = known_models()[hub_id].num_parameters / 1e9
     cells = [hub_id, f"{billions:.2f} B"]
     for mode in MODES:
-        planner = Planner(settings(hub_id, mode), image=IMAGE, text_tokens=TEXT_TOKENS)
+        config = settings(hub_id, mode)
+        planner = Planner(config, image=IMAGE, text_tokens=TEXT_TOKENS)
         peaks = {"": peak_gib(planner, checkpointing=False), " c": peak_gib(planner, checkpointing=True)}
+        if planner.merges_adapters:
+            exact = replace(config, sampling=replace(config.sampling, weights="exact"))
+            planner = Planner(exact, image=IMAGE, text_tokens=TEXT_TOKENS)
+            peaks[" c e"] = peak_gib(planner, checkpointing=True)
         for size in SIZES:
             fitting = [f"{peak:.1f}{mark}" for mark, peak in peaks.items() if peak <= USABLE_FRAC * size]
             cells.append(fitting[0] if fitting else "no")

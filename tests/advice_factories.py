@@ -41,6 +41,7 @@ def features(
     *,
     task: str = "detection",
     images_per_class: float | None = 4.0,
+    num_demonstrable: int = 46,
     resamples: Mapping[str, NDArray[np.float64]] | None = None,
     **values: float,
 ) -> Features:
@@ -55,6 +56,7 @@ def features(
         images_per_class=images_per_class,
         fewest_images=None if images_per_class is None else ("cactus", 4),
         num_classes=0 if images_per_class is None else 8,
+        num_demonstrable=num_demonstrable,
         blind_name="mean box",
         estimates={name: Estimate(value, value, value) for name, value in found.items()},
         resamples={name: np.full(4, value) for name, value in found.items()} | dict(resamples or {}),

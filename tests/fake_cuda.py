@@ -10,7 +10,8 @@ which the host waits, are counted::
         print(gpu.num_kernels, gpu.waits)
 
 Operations are seen below autograd and autocast, so every forward and backward kernel is counted once. Kernels that
-PyTorch fuses on a GPU only are counted in parts, except ``scaled_dot_product_attention``. It needs the guard that
+PyTorch fuses on a GPU only are counted in parts, except ``scaled_dot_product_attention``. Steps that a GPU replays as a
+CUDA graph run eagerly. It needs the guard that
 ``on_fake_cuda/run.py`` loads before PyTorch, and uses private names of PyTorch.
 """
 
@@ -30,6 +31,8 @@ from torch.utils._contextlib import _DecoratorContextManager
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+import varlen_reference  # noqa: F401 (the kernel, for numbers on the CPU)
 
 CUDA = torch.device("cuda", 0)
 
@@ -103,9 +106,16 @@ class FakeCUDA:
     def __init__(self) -> None:
         self.kernels: Counter[str] = Counter()
         """Kernels by the name of their operation."""
+        self.launches: list[str] = []
+        """Names of all kernels, in order."""
         self.waits: Counter[tuple[str, str]] = Counter()
         """Operations for which the host waits, by name and line of code."""
         self._exits = ExitStack()
+
+    @staticmethod
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
+        """In place of capturing a CUDA graph: the step itself."""
+        return step
 
     @property
     def num_kernels(self) -> int:
@@ -124,7 +134,7 @@ class FakeCUDA:
         self.waits[what, _caller()] += 1
 
     def __enter__(self) -> FakeCUDA:
-        from virft.generation import sampling_weights  # not before `replace_inference_mode`
+        from virft.generation import sampling_weights, static_decoding  # not before `replace_inference_mode`
 
         # Cached at its first call: `with torch.device("meta")` must know the functions that are replaced here.
         _device_constructors()
@@ -134,8 +144,11 @@ class FakeCUDA:
             (F, "scaled_dot_product_attention", _one_kernel_attention(F.scaled_dot_product_attention)),
             (torch.cuda, "_lazy_init", lambda: None),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+            (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+            (torch.backends.cuda, "is_flash_attention_available", lambda: True),
             (amp, "amp_definitely_not_available", lambda: False),
             (sampling_weights, "_is_plain", _is_plain_on(sampling_weights._is_plain)),
+            (static_decoding, "capture", self.capture),
         ]
         for module, name, new in replaced:
             self._exits.enter_context(mock.patch.object(module, name, new))
@@ -163,11 +176,13 @@ class FakeCUDA:
         place = kwargs.get("device")
         target = None if place is None else torch.device(place).type
         if not has_input and target != "cuda":
-            return func(*args, **kwargs)
+            if not kwargs.get("pin_memory"):
+                return func(*args, **kwargs)
+            return _mark_pinned(func(*args, **kwargs | {"pin_memory": False}))
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             with _Dispatch(self):  # made of other operations
                 return func.decompose(*args, **kwargs)
-        self._count(func, name, args, target, has_input)
+        self._count(func, name, args, kwargs, target, has_input)
         if has_input and name not in ("copy_", "_to_copy"):
             self._check_devices(func, name, tensors, args)
 
@@ -183,9 +198,13 @@ class FakeCUDA:
             return result
         return tree_map(lambda one: FakeTensor(one) if type(one) is Tensor else one, result)
 
-    def _count(self, func: Any, name: str, args: Any, target: str | None, has_input: bool) -> None:
+    def _count(
+        self, func: Any, name: str, args: Any, kwargs: dict[str, Any], target: str | None, has_input: bool
+    ) -> None:
         """Count the kernel and the wait of an operation, if it has them."""
-        if name == "copy_" and isinstance(args[0], FakeTensor) != isinstance(args[1], FakeTensor):
+        if _is_asynchronous(name, args, kwargs):
+            pass
+        elif name == "copy_" and isinstance(args[0], FakeTensor) != isinstance(args[1], FakeTensor):
             self.wait(COPY if isinstance(args[0], FakeTensor) else "copy to the host")
         elif name == "_to_copy" and target == "cuda" and not has_input:
             self.wait(COPY)
@@ -197,6 +216,7 @@ class FakeCUDA:
             self.wait(f"{name} by a mask")
         if name not in _NO_KERNEL and not func.is_view:
             self.kernels[name] += 1
+            self.launches.append(name)
 
     def _check_devices(self, func: Any, name: str, tensors: list[Tensor], args: Any) -> None:
         """Raise ``DeviceMixing`` if CUDA would; an index on the CPU is copied to the device."""
@@ -228,6 +248,20 @@ def _active() -> FakeCUDA:
     if not _devices:
         raise RuntimeError("a tensor of the simulated device outside of FakeCUDA")
     return _devices[-1]
+
+
+def _mark_pinned(tensor: Tensor) -> Tensor:
+    """A tensor in pinned memory of the host, as far as copies of it are counted."""
+    tensor.is_in_pinned_memory = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def _is_asynchronous(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+    """True for a copy between the device and pinned memory for which the host does not wait."""
+    if name not in ("copy_", "_to_copy"):
+        return False
+    is_requested = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
+    return bool(is_requested) and any(hasattr(one, "is_in_pinned_memory") for one in args[:2])
 
 
 def _bare(value: Any) -> Any:

@@ -172,7 +172,7 @@ def render(policy: Policy, groups: Any, one: Any) -> RenderedPrompt:
     image = ImageRef(path=one.id, original=ImageSize(1, 1), resized=ImageSize(1, 1))
     return RenderedPrompt(
         prompt=Prompt(sample_id=one.id, text="", token_ids=tuple(ids), images=(image,)),
-        vision=vision,
+        load_vision=lambda: vision,
         positions=policy.family.prompt_positions(policy.model, torch.tensor(ids), vision),
     )
 
@@ -201,11 +201,17 @@ def shard_weights(loaded: LoadedModel, policy: Policy, ranks: Ranks, strategy: s
     """As ``virft.recipes.trainers`` does it: the gathered copy, if the strategy shards weights."""
     if ranks.count == 1 or not strategy.startswith(("fsdp2", "zero3")):
         return None
-    loaded.add_gathered_copy(CPU, linear_dtype=None, replicate_tower=strategy == "fsdp2")
+    loaded.add_gathered_copy(CPU, linear_dtype=None, replicate_tower=strategy.startswith("fsdp2"))
     assert loaded.gathered_copy is not None
-    if strategy == "fsdp2":
-        shard(policy, CPU, ranks.count, replicated=loaded.gathered_copy.shared)
+    if strategy.startswith("fsdp2"):
+        shard(policy, CPU, ranks.count, shard_size=group_of(strategy), replicated=loaded.gathered_copy.shared)
     return Policy(loaded.unsharded().model, loaded.family, RULES)
+
+
+def group_of(strategy: str) -> int | None:
+    """The processes that share one set of weights in "fsdp2 by N"; None for all."""
+    _, _, size = strategy.partition(" by ")
+    return int(size) if size else None
 
 
 def stepper(
@@ -249,7 +255,7 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
                 one += 0.02 * torch.randn(one.shape, generator=torch.Generator().manual_seed(one.numel()))
     gathered = shard_weights(loaded, policy, ranks, strategy)
     if reference is not None and gathered is not None:
-        shard(reference, CPU, ranks.count)
+        shard(reference, CPU, ranks.count, shard_size=group_of(strategy))
     descent = Descent(list(policy.parameters()))
     engine, optimizer = stepper(policy, descent, ranks, strategy, settings["max_grad_norm"])
     name: Any = strategy.partition(" ")[0] if ranks.count > 1 else "ddp"
@@ -424,10 +430,10 @@ def shard_of(one: Any, full: torch.Tensor) -> Any:
     return distribute_tensor(full, one.device_mesh, one.placements) if isinstance(one, DTensor) else full
 
 
-def run_two(process: Callable[[int, str, str], None], out: Path) -> list[dict[str, Any]]:
-    """What two processes, which meet in a folder, have left there."""
-    torch.multiprocessing.spawn(process, args=(str(out / "meeting"), str(out)), nprocs=2)
-    return [torch.load(out / f"{index}.pt", weights_only=False) for index in range(2)]
+def run_two(process: Callable[[int, str, str], None], out: Path, *, count: int = 2) -> list[dict[str, Any]]:
+    """What ``count`` processes, which meet in a folder, have left there."""
+    torch.multiprocessing.spawn(process, args=(str(out / "meeting"), str(out)), nprocs=count)
+    return [torch.load(out / f"{index}.pt", weights_only=False) for index in range(count)]
 
 
 def assert_learnt_alike(found: dict[str, Any], expected: dict[str, Any], *, atol: float) -> None:

@@ -65,3 +65,19 @@ def log(run: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, to see whether one was touched."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def saved_weights(checkpoint: Path) -> dict[str, Any]:
+    """The trained weights of a checkpoint of one process or of several."""
+    import torch
+    from safetensors.torch import load_file
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    if (checkpoint / "trained.safetensors").exists():
+        return load_file(checkpoint / "trained.safetensors")
+    reader = HuggingFaceStorageReader(str(checkpoint / "trained"))
+    found = reader.read_metadata().state_dict_metadata
+    weights: dict[str, Any] = {name: torch.empty(one.size) for name, one in found.items()}  # type: ignore[union-attr]
+    load(weights, storage_reader=reader, no_dist=True)
+    return weights

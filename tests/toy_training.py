@@ -98,7 +98,7 @@ def render(one: Sample) -> RenderedPrompt:
     )
     return RenderedPrompt(
         prompt=replace(prompt(sample_id=one.id), images=(image,)),
-        vision=VisionInputs(pixel_values=torch.zeros(1), per_image={"grid_thw": torch.zeros(1, 3)}),
+        load_vision=lambda: VisionInputs(pixel_values=torch.zeros(1), per_image={"grid_thw": torch.zeros(1, 3)}),
         positions=torch.arange(3).expand(3, -1),
     )
 

@@ -89,12 +89,11 @@ def test_json_and_the_config_file_have_the_advice(
     assert set(tree["features"]) >= {"pass_rate", "nonzero_std", "readable", "knowledge", "blind_score"}
     low, high = tree["features"]["pass_rate"]["interval"]
     assert 0 <= low <= tree["features"]["pass_rate"]["value"] <= high <= 1
-    assert tree["advice"]["system"] in ("sft", "rft", "sft_rft", "mix")
-    assert tree["commands"][0].split()[:2] == ["virft", "sft" if tree["advice"]["system"][0] == "s" else "grpo"]
+    assert tree["commands"] == [f"virft train {config}"]
     # one image of each of eight new classes
-    assert (tree["images_per_class"], tree["advice"]["case"]) == (1, "few")
+    assert (tree["images_per_class"], tree["advice"]["case"], tree["advice"]["system"]) == (1, "few", "mix")
     verb = tree["commands"][0].split()[1]
-    assert virft(verb, config, f"run.dir={tmp_path / 'run'}", "--dry-run", f"{verb}.steps=1") == 0
+    assert virft(verb, config, f"run.dir={tmp_path / 'run'}", "--dry-run", "grpo.steps=1") == 0
     assert virft(*words) == 2
     assert f"virft: {config}: exists; replace it with --overwrite" in capsys.readouterr().err
 
@@ -139,6 +138,9 @@ def test_learning_curve_of_two_steps(scenes: Path, tmp_path: Path, capsys: pytes
     assert "already holds a learning curve; resume with --resume" in capsys.readouterr().err
     assert virft(*words, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[1:] == printed[printed.index("validation F1,") :].splitlines()
+    # the folder alone has the method, the fractions and the seeds
+    assert virft("curve", f"run.dir={run}", "--resume") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == printed[printed.index("validation F1,") :].splitlines()
     assert model.stat().st_mtime_ns == before
     assert json.loads((run / "curve.json").read_text()) == tree
 
@@ -166,21 +168,21 @@ def test_cells_are_measured_and_reported(
         "test": {"classes": ["novel"], "questions": 8},
     }
     monkeypatch.setitem(families.FAMILIES, "lookalike_classification", data)
-    monkeypatch.setattr(script, "SYSTEMS", ("sft", "rft"))
     settings = [word for one in small for word in ("--set", one)]
     monkeypatch.setattr(sys, "argv", ["advice_cells.py", str(tmp_path), "lookalike_classification_1_images", *settings])
     script.main()
     (cell,) = script.read_cells(tmp_path / script.CELLS)
-    assert (cell.name, cell.metric) == ("lookalike_classification:1 test", "accuracy")
-    assert cell.scores.keys() == {"base", "sft", "rft"}
+    assert (cell.name, cell.metric) == ("lookalike_classification_1_images test seed 0", "accuracy")
+    assert cell.scores.keys() == {"base", "sft", "rft", "mix"}
     assert cell.situation.is_classification
     printed = capsys.readouterr().out
-    assert "| lookalike_classification:1 test |" in printed
+    assert "| lookalike_classification_1_images test seed 0 |" in printed
+    assert "always mix: within 0.01 of the best in" in printed
     # a second call trains nothing
     runs = sorted(tmp_path.glob("*/compare/*/*/model/model.safetensors"))
     before = [path.stat().st_mtime_ns for path in runs]
     script.main()
-    assert len(runs) == 2
+    assert len(runs) == 3
     assert [path.stat().st_mtime_ns for path in runs] == before
     assert script.read_cells(tmp_path / script.CELLS) == [cell]
 

@@ -55,6 +55,11 @@ def test_an_update_with_adapters_is_the_same_without_prefix_sharing(tmp_path: Pa
     assert re.search(r"\|\s+small \|\s+410 \|\s+3 \|\s+2 \|", text)
 
 
+def test_the_program_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    text = run("gpu_step.py", tmp_path, "--try-on-cpu")
+    assert len(re.findall(r"^\| rehearsal \|", text, re.MULTILINE)) == 4
+
+
 def test_every_parallel_strategy_completes_a_run(tmp_path: Path) -> None:
     text = run("processes.py", tmp_path, "--repeats", "1", "--steps", "2", "--prompts", "2", "--group", "2")
     for way in ("one process", "ddp", "fsdp2"):

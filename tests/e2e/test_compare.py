@@ -14,7 +14,7 @@ from virft.config.toml_file import load_config
 from virft.data.base_completions import BASE_COMPLETIONS, BaseCompletion, BaseGroup, append_base_completions
 from virft.data.store import Store
 from virft.evaluation.predict import generate_predictions
-from virft.evaluation.predictions import SizedPrediction
+from virft.evaluation.predictions import SizedPrediction, read_predictions_card
 from virft.types import ImageSize
 
 EXTRA = """
@@ -229,10 +229,19 @@ def test_samples_that_the_base_model_solves_decide_on_curation(
     assert not (out / "curated_sft").exists()
 
 
+@pytest.mark.parametrize("is_mixture", [False, True])
 def test_sft_without_rationales_is_compared_with_a_base_model_that_does_not_think(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_mixture: bool
 ) -> None:
-    one = ("grpo.steps=2", "sampling.max_completion_tokens=8", "compare.seeds=1", "prompt.thinking=true")
+    one: tuple[str, ...] = ("grpo.steps=2", "sampling.max_completion_tokens=8", "compare.seeds=1")
+    if is_mixture:
+        train = load_config(config).config.data.train
+        config.write_text(
+            config.read_text().replace(f'data.train = "{train}"', "")
+            + f'[mixture.scenes]\ndata = "{train}"\nthinking = true\n'
+        )
+    else:
+        one = (*one, "prompt.thinking=true")
     assert virft("compare", config, *one, 'compare.systems=["sft", "rft", "sft_rft"]', "sft.learning_rate=1e-3") == 0
     said = capsys.readouterr().out
     assert said.index("SFT then RFT is skipped: ") < said.index("compare: base, SFT, RFT; seeds: 1; 2 training runs")
@@ -242,6 +251,12 @@ def test_sft_without_rationales_is_compared_with_a_base_model_that_does_not_thin
     assert found["without_thinking"] == ["sft"]
     warnings = {pair: one["detection"]["warnings"] for pair, one in found["tests"]["test"].items()}
     assert [pair for pair, texts in warnings.items() if texts] == ["rft against sft"]
+    folders = {"base": Path("base"), "rft": Path("rft", "lr_0.001_seed_0"), "sft": Path("sft", "lr_0.001_seed_0")}
+    cards = {
+        name: read_predictions_card(tmp_path / "run" / folder / "eval" / "test" / "predictions.jsonl")
+        for name, folder in folders.items()
+    }
+    assert {name: card.thinking for name, card in cards.items()} == {"base": True, "rft": True, "sft": False}
 
 
 def test_runs_from_the_same_model_share_their_first_validation(

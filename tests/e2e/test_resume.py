@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,30 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(scenes: Pat
     for name in SAME:
         assert files(run)[name] == whole[name], name
     assert len(log(run, "timings.jsonl")) == 8
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_images_that_are_read_ahead_change_no_bit(scenes: Path, tmp_path: Path, frozen: bool) -> None:
+    """Neither with cached features, nor with augmented images and replaced groups, nor after a resume."""
+    steps = (
+        "grpo.steps=4",
+        "grpo.prompts_per_step=3",
+        "grpo.refill_rounds=1",
+        f"model.freeze_vision={str(frozen).lower()}",
+    )
+    if not frozen:
+        steps += ("augment.resized_crop=0.2", "augment.colour_jitter=0.2", "grpo.warm_start_steps=1")
+    for name, workers in (("plain", 0), ("ahead", 2)):
+        (tmp_path / name).mkdir()
+        config = write_config(tmp_path / name, scenes / "train")
+        arguments = ("grpo", config, *steps, f"data.num_workers={workers}", "run.save_every=2")
+        assert virft(*arguments) == 0
+        if workers:
+            shutil.rmtree(tmp_path / name / "run" / "checkpoints" / "step_000004")
+            assert virft(*arguments, "data.num_workers=1", "--resume") == 0
+    plain = files(tmp_path / "plain" / "run")
+    for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors"):
+        assert files(tmp_path / "ahead" / "run")[name] == plain[name], name
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another(scenes: Path, tmp_path: Path) -> None:

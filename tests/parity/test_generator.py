@@ -7,9 +7,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from plain_computation import make_groups, make_pair, plain_inputs
+from plain_computation import make_groups, make_pair, plain_inputs, shared_logprobs
 from tiny_models import EOS, IMAGE_TOKEN, MAKERS
-from tiny_policies import Tokenizer, encode
+from tiny_policies import Tokenizer, adapters, encode, loaded_of
 from virft.generation import hf_generator
 from virft.generation.generator import GenerationParams
 from virft.generation.hf_generator import HFGenerator, draw
@@ -50,14 +50,69 @@ def test_sampler_logprobs_equal_the_policys(model_type):
 
 @pytest.mark.parametrize("model_type", MAKERS)
 def test_prepared_bfloat16_weights_sample_the_same_tokens(model_type, monkeypatch):
-    def as_they_are(layers):
-        assert len(layers) > 10
+    def as_they_are(layers, *, merged):
+        assert len(layers) > 10 and not merged
         return nullcontext()
 
     policy, _, drawn = sample(model_type, dtype=torch.bfloat16)
     assert not any("forward" in vars(layer) for layer in policy.token_layers())
     monkeypatch.setattr(hf_generator, "ready_for_sampling", as_they_are)
     assert sample(model_type, dtype=torch.bfloat16)[2] == drawn
+
+
+def adapted_policy(model_type):
+    _, policy = make_pair(model_type)
+    adapters(loaded_of(policy))
+    policy.model.generation_config.eos_token_id = [EOS, *range(20)]
+    return policy
+
+
+@pytest.mark.parametrize("model_type", MAKERS)
+def test_merged_adapters_sample_as_the_policy(model_type):
+    policy = adapted_policy(model_type)
+    encoded = encode(policy, make_groups(policy.config))
+    exact, merged = (
+        HFGenerator(policy, Tokenizer(), merge_adapters=merge).generate(encoded, 6, PARAMS, KEY)
+        for merge in (False, True)
+    )
+    changed = 0.0
+    for own, other in zip((c for g in exact for c in g), (c for g in merged for c in g), strict=True):
+        assert other.token_ids == own.token_ids
+        assert other.sampler_logprobs == pytest.approx(own.sampler_logprobs, abs=2e-5)
+        changed = max(changed, *(abs(a - b) for a, b in zip(own.sampler_logprobs, other.sampler_logprobs, strict=True)))
+    assert changed > 0, "merged weights round in another order; equal log-probs would mean that nothing was merged"
+
+
+def test_merged_adapters_in_bfloat16_stay_close_and_leave_the_policy_as_it_was():
+    policy = adapted_policy("qwen2_vl")
+    for name, parameter in policy.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    groups = make_groups(policy.config)
+    encoded = encode(policy, groups)
+    before = shared_logprobs(policy, groups)
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = HFGenerator(policy, Tokenizer(), merge_adapters=True).generate(encoded, 6, PARAMS, KEY)
+        row = pack_row(
+            [one.prompt.token_ids for one in encoded],
+            [one.positions for one in encoded],
+            [[c.token_ids for c in group] for group in drawn],
+        )
+        with torch.no_grad():
+            scored = policy(row, features=[one.features for one in encoded])
+    gaps = scored - torch.tensor([x for group in drawn for c in group for x in c.sampler_logprobs])
+    assert 0 < gaps.abs().mean() < 0.05
+    torch.testing.assert_close(shared_logprobs(policy, groups), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "gemma3"])
+def test_reading_the_ends_less_often_samples_the_same_tokens(model_type, monkeypatch):
+    _, _, expected = sample(model_type)
+    monkeypatch.setattr(hf_generator, "_CHECK_EVERY", {"cpu": 4})  # as on a GPU: rows have ended before the check
+    _, _, found = sample(model_type)
+    for own, other in zip((c for g in expected for c in g), (c for g in found for c in g), strict=True):
+        assert other.token_ids == own.token_ids
+        assert other.sampler_logprobs == pytest.approx(own.sampler_logprobs, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

@@ -33,7 +33,7 @@ def rendered(policy: Policy, number: int, ids: list[int], vision: Any) -> Render
             token_ids=tuple(ids),
             images=(ImageRef(path=f"{number}.png", original=size, resized=size),),
         ),
-        vision=vision,
+        load_vision=lambda: vision,
         positions=policy.family.prompt_positions(policy.model, torch.tensor(ids), vision),
     )
 

@@ -79,7 +79,7 @@ def render(policy, groups, one):
     image = ImageRef(path=str(number), original=ImageSize(1, 1), resized=ImageSize(1, 1))
     return RenderedPrompt(
         prompt=Prompt(sample_id=str(number), text="", token_ids=tuple(ids), images=(image,)),
-        vision=vision,
+        load_vision=lambda: vision,
         positions=policy.family.prompt_positions(policy.model, torch.tensor(ids), vision),
     )
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from virft.config.schema import Method
 
 _NUM_SAMPLES = 64
-_FRACTIONS = (0.25, 0.5, 1.0)
 
 
 def add_advise(verbs: Verbs) -> None:
@@ -98,21 +97,22 @@ def add_curve(verbs: Verbs) -> None:
     """Add the parser of ``curve``."""
     verb = add_verb(verbs, "curve", "measure the learning curve: the score with more images", measure_curve)
     add_config(verb, example="grpo.steps=40", sections=("data", "model", "grpo", "sft", "sampling", "reward", "run"))
-    verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method")
+    verb.add_argument(
+        "--method", choices=("grpo", "sft"), help="training method (default: grpo, or that of the curve to resume)"
+    )
     verb.add_argument(
         "--fractions",
         type=_fractions,
         metavar="A,B",
-        default=_FRACTIONS,
         help="fractions of the training images to train on, each with the same number of steps; all images are always "
-        "added",
+        "added (default: 0.25,0.5, or those of the curve to resume)",
     )
     verb.add_argument(
         "--seeds",
         type=arguments.positive,
         metavar="N",
-        default=1,
-        help="training runs for each number of images; with 1, the interval is too narrow",
+        help="training runs for each number of images; with 1, the interval is too narrow (default: 1, or those of the "
+        "curve to resume)",
     )
     add_resume(verb, "a learning curve")
 
@@ -121,17 +121,27 @@ def measure_curve(
     *,
     config: Path | None,
     overrides: Sequence[str] = (),
-    method: Method = "grpo",
-    fractions: Sequence[float] = _FRACTIONS,
-    seeds: int = 1,
+    method: Method | None = None,
+    fractions: Sequence[float] | None = None,
+    seeds: int | None = None,
     resume: bool = False,
 ) -> None:
-    """Train on nested subsets of the training images, print validation scores and the score with twice the images."""
-    from virft.recipes.fitting import load_fitted_config
-    from virft.recipes.learning_curve import CURVE, RESULT, curve_lines, run_curve
+    """Train on nested subsets of the training images, print validation scores and the score with twice the images.
 
-    loaded = load_fitted_config(config, overrides, method=method, saved=CURVE if resume else None)
-    found = run_curve(loaded.config, method, fractions=fractions, seeds=seeds, resume=resume, log=say)
+    Options that are None have the values of the curve that is resumed, or their defaults.
+    """
+    from virft.recipes.fitting import load_fitted_config
+    from virft.recipes.learning_curve import CURVE, RESULT, CurveOptions, curve_lines, run_curve, saved_options
+
+    saved = CURVE if resume else None
+    loaded = load_fitted_config(config, overrides, method=method or "grpo", saved=saved)
+    before = saved_options(Path(loaded.config.run.dir)) if resume else CurveOptions()
+    options = CurveOptions(method or before.method, tuple(fractions or before.fractions), seeds or before.seeds)
+    if options.method == "sft":
+        loaded = load_fitted_config(config, overrides, method="sft", saved=saved)
+    found = run_curve(
+        loaded.config, options.method, fractions=options.fractions, seeds=options.seeds, resume=resume, log=say
+    )
 
     from virft.recipes.learning_curve_page import curve_page
     from virft.report import REPORT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from virft.cli import arguments
 from virft.cli.output import print_records, resolve_model, say
@@ -12,12 +13,16 @@ from virft.cli.parsers import (
     Verbs,
     add_max_completion_tokens,
     add_model,
+    add_precision,
     add_prompting,
     add_task,
     add_verb,
 )
 from virft.errors import ConfigError
 from virft.tasks import TASKS
+
+if TYPE_CHECKING:
+    from virft.config.schema import Dtype
 
 
 def add_ask(verbs: Verbs) -> None:
@@ -33,6 +38,7 @@ def add_ask(verbs: Verbs) -> None:
     )
     add_task(verb)
     add_prompting(verb)
+    add_precision(verb)
     verb.add_argument(
         "--out",
         type=Path,
@@ -65,6 +71,8 @@ def ask(
     task: str = "detection",
     template: str = "auto",
     thinking: bool | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
     out: Path | None = None,
     overwrite: bool = False,
     max_completion_tokens: int = 256,
@@ -73,8 +81,8 @@ def ask(
 ) -> None:
     """Print a model's reasoning and answer about an image, and write the image with the predicted boxes.
 
-    ``image`` "-": read questions from standard input, and print a record of JSON for each. Raises ``ConfigError`` for
-    arguments that do not fit together.
+    ``image`` "-": read questions from standard input, and print a record of JSON for each. ``dtype`` and
+    ``load_in_4bit`` as for ``virft.load``. Raises ``ConfigError`` for arguments that do not fit together.
     """
     if (image == "-") != (question is None):
         raise ConfigError("ask: expected IMAGE and QUESTION, or - alone for questions from standard input")
@@ -97,10 +105,10 @@ def ask(
         raise ConfigError(f"--out {out}: is a file; with - expected a folder for the images")
     from virft.inference.json_lines import answer_lines
     from virft.inference.model import Model
-    from virft.models.load import load_model
+    from virft.models.load import load_as_trained
 
     loaded = Model(
-        load_model(model),
+        load_as_trained(model, dtype=dtype, in_4bit=load_in_4bit),
         template=template,
         thinking=thinking,
         max_completion_tokens=max_completion_tokens,
@@ -144,6 +152,7 @@ def add_app(verbs: Verbs) -> None:
         "such as those that it was trained on, else none)",
     )
     add_prompting(verb)
+    add_precision(verb)
     add_max_completion_tokens(verb, 256)
 
 
@@ -156,11 +165,14 @@ def app(
     examples: Path | None = None,
     template: str = "auto",
     thinking: bool | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
     max_completion_tokens: int = 256,
 ) -> None:
     """Serve a page that queries a model, and with ``base`` also the model that it was trained from.
 
-    ``examples``: a dataset whose first questions are offered as examples.
+    ``examples``: a dataset whose first questions are offered as examples. ``dtype`` and ``load_in_4bit`` as for
+    ``virft.load``, for each of the models.
     """
     from virft.inference.app import import_gradio, listen, serve_app
     from virft.inference.example_queries import data_examples, scene_examples
@@ -171,9 +183,10 @@ def app(
     shown = scene_examples() if examples is None and TINY_NAME in (model, base) else data_examples(examples)
     with listen(host, port) as listening:
         from virft.inference.model import Model
-        from virft.models.load import load_model
+        from virft.models.load import load_as_trained
 
         paths = {"base": base, "tuned": model} if base is not None else {"model": model}
         make = partial(Model, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
-        models = {name: make(load_model(path), name=path) for name, path in paths.items()}
+        load = partial(load_as_trained, dtype=dtype, in_4bit=load_in_4bit)
+        models = {name: make(load(path), name=path) for name, path in paths.items()}
         serve_app(models, listening, report=say, examples=shown)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from virft.cli import arguments
 from virft.cli.output import describe_skipped, progress_bar, say
-from virft.cli.parsers import Verbs, add_data, add_max_completion_tokens, add_verb
+from virft.cli.parsers import Verbs, add_data, add_max_completion_tokens, add_precision, add_verb
 from virft.config.wording import counted
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 
 if TYPE_CHECKING:
+    from virft.config.schema import Dtype
     from virft.data.store import Store
     from virft.models.load import LoadedModel
 
@@ -62,6 +63,7 @@ def add_check(verbs: Verbs) -> None:
         help="lowest score of a suspect label, from 0 to 1, with --suspects (default: two standard deviations of the "
         "scores of all samples)",
     )
+    add_precision(verb)
 
 
 def check(
@@ -72,6 +74,8 @@ def check(
     suspects: Path | None = None,
     group_size: int | None = None,
     min_score: float | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
 ) -> None:
     """Validate a dataset, decode every image, and print the number of questions and boxes of each class.
 
@@ -79,13 +83,20 @@ def check(
     refuse; with ``model``, those whose prompt leaves no room for a completion of ``max_completion_tokens``, and raises
     ``DataError`` for those that this one refuses.
 
-    With ``suspects``, a run, ranks the labels that its model contradicts instead. Raises ``ConfigError`` for options
-    that do not fit together.
+    With ``suspects``, a run, ranks the labels that its model contradicts instead. ``dtype`` and ``load_in_4bit`` as for
+    ``virft.load``. Raises ``ConfigError`` for options that do not fit together.
     """
     if suspects is not None:
         if model is not None:
             raise ConfigError("--model with --suspects; expected one of them: --suspects uses the model of the run")
-        _check_labels(suspects, data, group_size=group_size or GROUP_SIZE, min_score=min_score)
+        _check_labels(
+            suspects,
+            data,
+            group_size=group_size or GROUP_SIZE,
+            min_score=min_score,
+            dtype=dtype,
+            load_in_4bit=load_in_4bit,
+        )
         return
     for option, value in (("--group-size", group_size), ("--min-score", min_score)):
         if value is not None:
@@ -103,9 +114,9 @@ def check(
         if model is None:
             continue
         from virft.inference.prompting import check_prompts, resolve_prompting
-        from virft.models.load import load_model
+        from virft.models.load import load_as_trained
 
-        loaded = loaded or load_model(model)
+        loaded = loaded or load_as_trained(model, dtype=dtype, in_4bit=load_in_4bit)
         checked = check_prompts(loaded, resolve_prompting(loaded, template="auto", thinking=None), store)
         if (warning := checked.length_warning(max_completion_tokens)) is not None:
             print(f"note: {warning}")
@@ -129,7 +140,15 @@ def _print_statistics(store: Store) -> None:
         print(f"note: {note}")
 
 
-def _check_labels(run: Path, data: Path | None, *, group_size: int, min_score: float | None) -> None:
+def _check_labels(
+    run: Path,
+    data: Path | None,
+    *,
+    group_size: int,
+    min_score: float | None,
+    dtype: Dtype,
+    load_in_4bit: bool | None,
+) -> None:
     """Print the suspect labels of a run."""
     from virft.recipes.suspects import find_suspects, suspect_lines
 
@@ -138,6 +157,8 @@ def _check_labels(run: Path, data: Path | None, *, group_size: int, min_score: f
         data,
         group_size=group_size,
         min_score=min_score,
+        dtype=dtype,
+        load_in_4bit=load_in_4bit,
         log=say,
         progress=partial(progress_bar, "samples"),
     )

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from virft.cli import arguments
 from virft.cli.output import progress_bar, say
-from virft.cli.parsers import Verbs, add_blind_data, add_data, add_intervals, add_resume, add_skip_refused, add_verb
+from virft.cli.parsers import (
+    Verbs,
+    add_blind_data,
+    add_data,
+    add_intervals,
+    add_precision,
+    add_resume,
+    add_skip_refused,
+    add_verb,
+)
+
+if TYPE_CHECKING:
+    from virft.config.schema import Dtype
 
 
 def add_eval(verbs: Verbs) -> None:
@@ -29,6 +42,7 @@ def add_eval(verbs: Verbs) -> None:
         "--no-base", dest="base", action="store_false", help="do not predict with the model that the run started from"
     )
     add_intervals(verb)
+    add_precision(verb)
 
 
 def eval_run(
@@ -41,11 +55,14 @@ def eval_run(
     train: Path | None = None,
     base: bool = True,
     intervals: bool = True,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
 ) -> None:
     """Predict with the base and the trained model of a run, score both, compare them and write the report.
 
     Complete predictions with the same settings are used again. ``skip_refused``: as for ``predict``. ``train``:
-    training data of the blind baselines.
+    training data of the blind baselines. ``dtype`` and ``load_in_4bit``: precision of both models, as for
+    ``virft.load``.
     """
     from virft.recipes.run_evaluation import evaluate_run, run_evaluation_lines
 
@@ -58,6 +75,8 @@ def eval_run(
         resume=resume,
         with_intervals=intervals,
         with_base=base,
+        dtype=dtype,
+        load_in_4bit=load_in_4bit,
         log=say,
         progress=progress_bar,
     )

@@ -24,6 +24,7 @@ from virft.cli.parsers import (
     add_intervals,
     add_max_completion_tokens,
     add_model,
+    add_precision,
     add_prompting,
     add_resume,
     add_skip_refused,
@@ -37,6 +38,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
+    from virft.config.schema import Dtype
     from virft.data.store import Store
     from virft.evaluation.evaluated import EvaluatedPredictions
     from virft.evaluation.masks import MaskMaker
@@ -51,6 +53,7 @@ def add_predict(verbs: Verbs) -> None:
     add_data(verb)
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder for predictions.jsonl and scores.json")
     add_prompting(verb)
+    add_precision(verb)
     add_max_completion_tokens(verb, 256)
     verb.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
@@ -71,6 +74,8 @@ def predict(
     out: Path,
     template: str = "auto",
     thinking: bool | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
     max_completion_tokens: int = 256,
     limit: int | None = None,
     skip_refused: bool = False,
@@ -81,10 +86,9 @@ def predict(
 ) -> None:
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
 
-    Weights are float32 on every device, whatever the precision of the training; ``virft.load`` in Python has bfloat16
-    weights on a GPU. ``skip_refused``: predict without the samples whose prompt the model refuses; ``DataError`` names
-    all otherwise. ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the
-    headlines.
+    ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``skip_refused``: predict without the samples whose prompt the
+    model refuses; ``DataError`` names all otherwise. ``train``: training data of the blind baselines. ``show_all``:
+    print all scores, not only the headlines.
     """
     from virft.data.store import Store
     from virft.evaluation.blind_data import find_blind_data, open_blind_data
@@ -100,12 +104,11 @@ def predict(
     blind_data = open_blind_data(train, store) if train else find_blind_data(store, model=model, place=out)
     from virft.evaluation.evaluated import evaluate_predictions
     from virft.inference.prompting import resolve_prompting
-    from virft.models.load import load_model
-    from virft.recipes.evaluate import PredictionSettings, predict_store
-    from virft.training.runtime import start_runtime
+    from virft.models.load import load_as_trained
+    from virft.recipes.evaluate import PredictionSettings, predict_store, runtime_of
 
-    runtime = start_runtime()
-    loaded = load_model(model)
+    loaded = load_as_trained(model, dtype=dtype, in_4bit=load_in_4bit)
+    runtime = runtime_of(loaded)
     with progress_bar() as show:
         settings = PredictionSettings(
             prompting=resolve_prompting(loaded, template=template, thinking=thinking),
@@ -115,6 +118,7 @@ def predict(
             progress=show,
             skip_refused=skip_refused,
             log=say,
+            reports_stop=True,
         )
         path = predict_store(loaded, store, out, settings=settings, runtime=runtime, limit=limit)
     if not runtime.ranks.is_first:
@@ -141,6 +145,7 @@ def add_presence(verbs: Verbs) -> None:
     verb.add_argument("out", metavar="OUT", type=Path, help=f"output folder for predictions.jsonl and {MAP}")
     verb.add_argument("--question", help="yes-or-no question with {query} in place of the class name")
     add_thinking(verb)
+    add_precision(verb)
     add_max_completion_tokens(verb, 64)
     add_resume(verb, "predictions")
 
@@ -152,6 +157,8 @@ def presence(
     out: Path,
     question: str | None = None,
     thinking: bool | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
     max_completion_tokens: int = 64,
     resume: bool = False,
 ) -> None:
@@ -169,16 +176,15 @@ def presence(
     from virft.evaluation.predictions import read_predictions
     from virft.evaluation.presence import QUESTION, PresenceQuestions, query_map, write_query_map
     from virft.inference.prompting import check_prompts, resolve_prompting
-    from virft.models.load import load_model
-    from virft.recipes.evaluate import PredictionSettings, run_predictions
-    from virft.training.runtime import start_runtime
+    from virft.models.load import load_as_trained
+    from virft.recipes.evaluate import PredictionSettings, run_predictions, runtime_of
 
     text = question or QUESTION
     if "{query}" not in text:
         raise ConfigError(f"--question {text!r}: expected a text with {{query}} in it, in place of the class name")
-    runtime = start_runtime()
+    loaded = load_as_trained(model, dtype=dtype, in_4bit=load_in_4bit)
+    runtime = runtime_of(loaded)
     is_first = runtime.ranks.is_first
-    loaded = load_model(model)
     questions = PresenceQuestions(store, question=text)
     if is_first:
         say(counted(len(questions), "question"))
@@ -189,6 +195,7 @@ def presence(
             model_name=model,
             resume=resume,
             progress=show,
+            reports_stop=True,
         )
         check_prompts(loaded, settings.prompting, map(questions.__getitem__, range(len(questions))))
         card = settings.card(loaded, data=store, num_samples=len(questions))

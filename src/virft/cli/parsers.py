@@ -208,6 +208,23 @@ def add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", metavar="MODEL", help=help)
 
 
+def add_precision(verb: argparse.ArgumentParser) -> None:
+    """Add the precision that the model is loaded in, and 4 bits: three-valued, None for those of the training."""
+    verb.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="precision of weights and computation; auto: as the model was trained, for other models bfloat16 on a GPU "
+        "that supports it, else float32",
+    )
+    verb.add_argument(
+        "--load-in-4bit",
+        action=argparse.BooleanOptionalAction,
+        help="load the language model in 4 bits (NF4; needs the extra quant), or not (default: as the model was "
+        "trained, else not)",
+    )
+
+
 def add_prompting(verb: argparse.ArgumentParser) -> None:
     """Add the prompt template and the thinking mode."""
     verb.add_argument(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from virft.cli.output import resolve_model, say
 from virft.cli.parsers import Verbs, add_verb
 from virft.models.model_folders import RUN_CONFIG
+
+if TYPE_CHECKING:
+    from virft.config.schema import DtypeName
 
 _ADAPTERS = "adapter_config.json"
 
@@ -23,15 +27,25 @@ def add_merge(verbs: Verbs) -> None:
     )
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder; must not exist")
     verb.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="data type of the merged weights"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="precision of the merged weights; bfloat16 halves their size and rounds them",
+    )
+    verb.add_argument(
+        "--load-in-4bit",
+        action=argparse.BooleanOptionalAction,
+        help="merge into the base as it is in 4 bits (NF4; needs the extra quant), or into the base as it is (default: "
+        "as the adapters were trained)",
     )
 
 
-def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
-    """Merge adapters into their base and save one model with weights of type ``dtype``; float32 changes no prediction.
+def merge(*, adapters: Path, out: Path, dtype: DtypeName = "float32", load_in_4bit: bool | None = None) -> None:
+    """Merge adapters into their base and save one model with weights of type ``dtype``.
 
-    ``adapters``: their folder, or that of a run. Raises ``ModelError`` for a folder without adapters, ``RunError`` if
-    ``out`` exists.
+    The base is rounded as it was in training: to bfloat16, or to 4 bits and from there to plain weights of the same
+    values, unless ``load_in_4bit`` says otherwise. Sums are float32. ``adapters``: their folder, or that of a run.
+    Raises ``ModelError`` for a folder without adapters, ``RunError`` if ``out`` exists.
     """
     from virft.errors import ModelError, RunError
 
@@ -45,13 +59,22 @@ def merge(*, adapters: Path, out: Path, dtype: Literal["float32", "bfloat16"] = 
         raise RunError(f"{out}: already exists; name a new folder")
     import torch
 
-    from virft.models.load import load_model
+    from virft.models.load import load_as_trained
+    from virft.models.precision import FLOAT32, Precision, find_precision, precision_card, trained_precision
     from virft.publishing.model_card import card_of_model
 
-    loaded = load_model(str(folder))
+    trained = trained_precision(folder) or FLOAT32
+    base = find_precision(folder, dtype=trained.dtype, in_4bit=load_in_4bit)
+    loaded = load_as_trained(str(folder), dtype=base.dtype, in_4bit=base.in_4bit, dequantize=True)
     for note in loaded.notes:
         say(f"note: {note}")
+    if base.in_4bit != trained.in_4bit:
+        say(f"note: merged into the base in {base}, and trained on it in {trained}: completions differ from the run's")
+    elif base.in_4bit:
+        say("note: merged into the dequantized weights of the base in 4 bits, on which the adapters were trained")
+    loaded.model.to(torch.float32)  # a sum in bfloat16 would lose small changes
     loaded.merge_adapters()
+    loaded.card |= precision_card(Precision(trained.dtype))
     loaded.model.to(getattr(torch, dtype))
     loaded.save(out, readme=card_of_model(folder, adapters=False))
     say(f"merged model: {out}")

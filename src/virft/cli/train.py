@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,6 +194,15 @@ def add_plan(verbs: Verbs) -> None:
     )
     verb.add_argument("--method", choices=("grpo", "sft"), default="grpo", help="training method to plan for")
     verb.add_argument(
+        "--processes",
+        dest="num_processes",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help="processes of the run, one for each GPU, as `accelerate launch --num_processes` starts them; the plan is "
+        "that of one of them",
+    )
+    verb.add_argument(
         "--no-cache",
         dest="use_cache",
         action="store_false",
@@ -209,6 +219,7 @@ def plan(
     image: ImageSize,
     text_tokens: int = 150,
     method: Method = "grpo",
+    num_processes: int = 1,
     use_cache: bool = True,
 ) -> None:
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB.
@@ -229,13 +240,19 @@ def plan(
     from virft.recipes.fitting import fit
 
     size, on_cpu = (int(memory * 2**30), False) if memory is not None else _this_device()
+    fitted = fit(loaded, method=method).config
+    if memory is None:
+        from virft.models.precision import resolve_dtype
+
+        fitted = replace(fitted, model=replace(fitted.model, dtype=resolve_dtype(fitted.model.dtype)))
     request = PlanRequest(
-        config=fit(loaded, method=method).config,
+        config=fitted,
         memory=size,
         image=image,
         text_tokens=text_tokens,
         method=method,
         on_cpu=on_cpu,
+        num_processes=num_processes,
     )
     say(make_plan(request, report=partial(print, file=sys.stderr, flush=True), use_cache=use_cache))
 

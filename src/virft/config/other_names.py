@@ -57,7 +57,7 @@ _UPDATES = _one("grpo.updates_per_batch")
 _LOSS = _one("grpo.loss", "grpo -> sequence_mean, dapo -> token_mean, dr_grpo -> constant_length")
 _SCHEDULE = _both("schedule", "linear, cosine or constant; warm-up is warmup_steps")
 _WARMUP_RATIO = _both("warmup_steps", "warmup_steps = warmup_ratio x steps")
-_PRECISION = _one("model.dtype", '"bfloat16" or "float32"')
+_PRECISION = _one("model.dtype", '"auto", "bfloat16" or "float32"')
 _ATTENTION = _none("virft chooses the attention implementation itself")
 _COMPLETION = _one("sampling.max_completion_tokens", "in tokens")
 _PROMPT_LENGTH = _none("prompts are never truncated; model.max_pixels bounds their image tokens")
@@ -212,6 +212,7 @@ OTHER_NAMES: Mapping[str, OtherName] = {
     "bf16": _PRECISION,
     "fp16": _one("model.dtype", '"bfloat16" or "float32"; float16 is not available'),
     "torch_dtype": _PRECISION,
+    "allow_tf32": _one("model.tf32"),
     "precision": _PRECISION,
     "attn_implementation": _ATTENTION,
     "attn_impl": _ATTENTION,

@@ -30,6 +30,9 @@ class _Section:
 
 Method = Literal["grpo", "sft"]
 """Training methods: GRPO, and supervised fine-tuning."""
+DtypeName = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+"""A precision; "auto" is resolved by ``virft.models.precision``."""
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Schedule = Literal["linear", "constant", "cosine"]
@@ -59,11 +62,17 @@ class ModelConfig(_Section):
 
     path: str = setting_field(
         "virft-tiny",
-        help="`virft-tiny` (part of virft), a run folder (its best model), a model folder, or a Hugging Face hub id.",
+        help="`virft-tiny` or `virft-photo` (parts of virft), a run folder (its best model), a model folder, or a Hugging Face hub id.",
     )
-    dtype: Literal["float32", "bfloat16"] = setting_field(
-        "float32",
-        help="Precision of forward and backward passes. Trained weights and optimizer states are always float32.",
+    dtype: Dtype = setting_field(
+        "auto",
+        help="Precision of forward and backward passes. `auto`: bfloat16 on a GPU that supports it, else float32. "
+        "Trained weights and optimizer states are always float32.",
+    )
+    tf32: bool = setting_field(
+        True,
+        help="Multiply float32 matrices in TF32 on a GPU: inputs rounded to 10 bits after the binary point, several "
+        "times faster. No effect on a CPU.",
     )
     train: Literal["full", "lora"] = setting_field(
         "full", help="`full` trains all weights that are not frozen; `lora` trains adapters in the language model."
@@ -72,6 +81,13 @@ class ModelConfig(_Section):
         True,
         help="Freeze the vision tower and the projector. In V-Triune, training the tower made detection collapse.",
         source="V-Triune",
+    )
+    feature_cache_gib: float = setting_field(
+        2.0,
+        help="Size of the cache of image features, which a frozen tower computes once per image: in main memory, in "
+        "every process. An image has 1 to 5 MiB. The least recently used are computed again if they do not fit.",
+        unit="GiB",
+        above=0,
     )
     lora_rank: int = setting_field(32, help="Rank of the LoRA adapters.", at_least=1)
     lora_alpha: int = setting_field(
@@ -131,6 +147,14 @@ class DataConfig(_Section):
         help="Samples of the training data that are not trained on: a `suspects.jsonl` of `virft check --suspects`, "
         "or a text file with one sample id per line. Not set: all are.",
         unit="file",
+    )
+    num_workers: int | None = setting_field(
+        None,
+        help="Threads that decode, augment and resize the images of the next step while this one is sampled, in every "
+        "process. 0: images are read when their step begins. Not set: up to 4 with a GPU, 0 on a CPU.",
+        unit="threads",
+        at_least=0,
+        at_most=64,
     )
 
 
@@ -226,6 +250,19 @@ class SamplingConfig(_Section):
     engine: Literal["builtin", "vllm"] = setting_field(
         "builtin", help="`builtin` samples with the policy itself; `vllm` needs the extra `vllm`, see docs/vllm.md."
     )
+    weights: Literal["auto", "exact", "merged"] = setting_field(
+        "auto",
+        help="Weights that the built-in sampler decodes with. `exact`: those of the policy, so that log-probs of "
+        "sampler and policy differ by rounding alone; `merged`: one copy of base and adapters per sampling batch, in "
+        "the compute precision, which halves the GPU kernels of a token; importance weights correct for its rounding. "
+        "`auto`: `merged` for LoRA in bfloat16 on a GPU, else `exact`.",
+    )
+    cuda_graph: bool = setting_field(
+        False,
+        help="On a GPU, the built-in sampler replays each decode step as one CUDA graph over a static KV cache. "
+        "Completions are the same. Not with quantized weights. No effect on a CPU. Off by default, because it has not "
+        "run on a GPU yet.",
+    )
     vllm_mode: Literal["auto", "colocated", "server"] = setting_field(
         "auto",
         help="`colocated`: vLLM runs in the training process and sleeps during optimizer steps; `server`: in a process "
@@ -241,7 +278,8 @@ class SamplingConfig(_Section):
     )
     importance_cap: float = setting_field(
         2.0,
-        help="Maximum importance weight of a token that vLLM sampled: exp(log-prob of the policy - log-prob of vLLM).",
+        help="Maximum importance weight of a token that vLLM or merged weights sampled: exp(log-prob of the policy - "
+        "log-prob of the sampler).",
         source="truncated importance sampling (Yao et al., 2025)",
         at_least=1,
         at_most=100,
@@ -547,10 +585,24 @@ class ParallelConfig(_Section):
         "weights are gathered for sampling. `zero2`, `zero3`: DeepSpeed ZeRO, gradients and optimizer states are "
         "sharded, with `zero3` the weights too. A single process shards nothing.",
     )
+    shard_size: int | None = setting_field(
+        None,
+        help="Hybrid sharding (HSDP): with `fsdp2`, shard over groups of N processes, such as those of one machine; "
+        "each group has all weights. Must divide the number of processes. Not set: shard over all processes.",
+        unit="processes",
+        at_least=1,
+    )
     offload_optimizer: bool = setting_field(
         False,
         help="Store gradients and optimizer states in CPU memory and take the optimizer step there (DeepSpeed). It "
         "saves accelerator memory with a single process too.",
+    )
+    timeout_minutes: float = setting_field(
+        60.0,
+        help="Longest wait of a process for the others, such as for one that samples longer completions or writes a "
+        "model to a slow disk. After it the run ends with an error.",
+        unit="minutes",
+        above=0,
     )
 
 
@@ -727,6 +779,11 @@ class RunConfig(_Section):
         unit="steps",
         at_least=1,
     )
+    save_dtype: DtypeName = setting_field(
+        "float32",
+        help="Precision of the weights in the saved models `best` and `model`. bfloat16 halves their size and rounds "
+        "the trained weights; checkpoints stay float32, so that resuming is exact.",
+    )
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = setting_field(
         (), help="Experiment trackers that receive the metrics too; each is a package that must be installed."
     )
@@ -779,6 +836,16 @@ class Config(_Section):
         _Section.__post_init__(self)
         if conflict := first_conflict(self):
             raise ConfigError(conflict)
+
+    @property
+    def prediction_thinking(self) -> bool:
+        """Thinking mode of test predictions: that of all datasets of a mixture if they agree, else ``prompt.thinking``.
+
+        The card of the saved model has the same.
+        """
+        default = self.prompt.thinking
+        modes = {default if part.thinking is None else part.thinking for part in self.mixture.values()}
+        return modes.pop() if len(modes) == 1 else default
 
 
 COMPARED_SYSTEMS = ("sft", "curated_sft", "rejection_sft", "rft", "sft_rft", "mix", "sft_mix")
@@ -890,14 +957,42 @@ _CONDITIONS: tuple[_Condition, ...] = (
         ("grpo.name_lr_scale", "sft.name_lr_scale"),
     ),
     _Condition(
+        'model.train = "full"',
+        _Rule(lambda c: c.model.train == "lora", 'with model.train = "lora" adapters are saved, which are small'),
+        ("run.save_dtype",),
+    ),
+    _Condition(
+        'model.dtype = "auto" or "float32"',
+        _Rule(lambda c: c.model.dtype == "bfloat16", 'it needs model.dtype = "auto" or "float32"'),
+        ("model.tf32",),
+    ),
+    _Condition(
         'sampling.engine = "vllm"',
         _Rule(lambda c: c.sampling.engine == "builtin", 'it needs sampling.engine = "vllm", which is "builtin"'),
-        ("sampling.vllm_mode", "sampling.vllm_gpu_memory", "sampling.importance_cap"),
+        ("sampling.vllm_mode", "sampling.vllm_gpu_memory"),
+    ),
+    _Condition(
+        'sampling.engine = "vllm", or LoRA adapters are merged for sampling',
+        _Rule(
+            lambda c: c.sampling.engine == "builtin" and not _may_merge(c),
+            'it needs sampling.engine = "vllm", or adapters that are merged for sampling (sampling.weights)',
+        ),
+        ("sampling.importance_cap",),
+    ),
+    _Condition(
+        'model.train = "lora"',
+        _Rule(lambda c: c.model.train != "lora", "without adapters, the sampler has nothing to merge"),
+        ("sampling.weights",),
     ),
     _Condition(
         'sampling.engine = "builtin"',
         _Rule(lambda c: c.sampling.engine == "vllm", "vLLM makes batches of its own"),
-        ("sampling.prompts_per_batch",),
+        ("sampling.prompts_per_batch", "sampling.weights", "sampling.cuda_graph"),
+    ),
+    _Condition(
+        "model.freeze_vision = true",
+        _Rule(lambda c: not c.model.freeze_vision, "a trained vision tower has no features to cache"),
+        ("model.feature_cache_gib",),
     ),
     _Condition(
         "model.freeze_vision = false",
@@ -935,6 +1030,14 @@ _CONDITIONS: tuple[_Condition, ...] = (
             'it needs parallel.strategy = "zero2" or "zero3", which is "{c.parallel.strategy}"',
         ),
         ("parallel.offload_optimizer",),
+    ),
+    _Condition(
+        'parallel.strategy = "fsdp2"',
+        _Rule(
+            lambda c: c.parallel.strategy != "fsdp2",
+            'it needs parallel.strategy = "fsdp2", which is "{c.parallel.strategy}"',
+        ),
+        ("parallel.shard_size",),
     ),
     _Condition(
         "run.save_every is above 0",
@@ -1001,6 +1104,14 @@ def needed_by(key: str) -> str:
     return " and ".join(one.needs for one in _CONDITIONS if key in one.keys)
 
 
+def _may_merge(config: Config) -> bool:
+    """True if the built-in sampler merges adapters on some device."""
+    if config.model.train != "lora" or config.sampling.weights == "exact":
+        return False
+    automatic = config.model.dtype != "float32" and not config.model.load_in_4bit
+    return config.sampling.weights == "merged" or automatic
+
+
 _CONFLICTS = (
     _Rule(
         lambda c: c.grpo.warm_start_steps >= c.grpo.steps,
@@ -1036,6 +1147,11 @@ _CONFLICTS = (
     _Rule(
         lambda c: c.model.load_in_4bit and c.model.train != "lora",
         'model.load_in_4bit is true with model.train = "full"; weights of 4 bits cannot be trained, expected "lora"',
+    ),
+    _Rule(
+        lambda c: c.model.load_in_4bit and c.sampling.weights == "merged",
+        'sampling.weights is "merged" with model.load_in_4bit = true, whose merged copy needs four times the memory '
+        'of its base; expected "exact" or "auto"',
     ),
     _Rule(
         lambda c: c.model.load_in_4bit and c.model.compile,

@@ -48,9 +48,9 @@ def require_masks(store: Store) -> None:
     """Raise ``DataError`` unless a grounding question of the dataset has a mask."""
     questions = [sample for sample in store if TASKS[sample.task].has_masks]
     if not any(_has_mask(sample) for sample in questions):
-        found = (
-            f"none of its {len(questions)} grounding questions has a mask" if questions else "has no grounding question"
-        )
+        number = len(questions)
+        few = {0: "has no grounding question", 1: "its only grounding question has no mask"}
+        found = few.get(number, f"none of its {number} grounding questions has a mask")
         raise DataError(
             f"{store.folder}: {found}; expected polygons or rle in a target of samples.jsonl, or no --masks"
         )

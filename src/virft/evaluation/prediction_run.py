@@ -99,6 +99,10 @@ class PredictionRun:
         lines = self._read_parts()
         return [batch for batch in self._batches if any(self._ids[i] not in lines for i in batch)]
 
+    def num_saved(self) -> int:
+        """Return the number of predictions in complete batches, which a resumed run does not repeat."""
+        return len(self._ids) - sum(map(len, self.missing()))
+
     def append(self, batch: Iterable[SizedPrediction], *, process: int) -> None:
         """Append the predictions of one batch to the part file of ``process``."""
         with (self._folder / PARTS.format(process)).open("a", encoding="utf-8") as file:

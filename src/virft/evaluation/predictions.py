@@ -19,6 +19,8 @@ PREDICTIONS, CARD = "predictions.jsonl", "card.json"
 PARTS = "predictions.part-{}.jsonl"
 """Part files of unfinished predictions, one per process, in the order of generation."""
 PREDICTIONS_SCHEMA_VERSION = 1
+DTYPE, IN_4BIT = "dtype", "load_in_4bit"
+"""Keys of ``settings``: the precision of the model."""
 SKIPPED_SAMPLES = "skipped"
 """Key of ``settings``: ids of the samples that were not predicted, as the model refuses their prompts."""
 
@@ -41,6 +43,16 @@ class PredictionsCard:
     """True if the prompt requests a think block."""
     settings: dict[str, Any]
     """Additional provenance: template, limit, seed, commit, versions and the like."""
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the model. Predictions of versions that did not record it are float32."""
+        return str(self.settings.get(DTYPE, "float32"))
+
+    @property
+    def in_4bit(self) -> bool:
+        """True if the linear layers of the language model had weights of 4 bits."""
+        return bool(self.settings.get(IN_4BIT, False))
 
     @property
     def skipped(self) -> tuple[str, ...]:

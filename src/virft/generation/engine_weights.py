@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from virft.generation.sampling_weights import merged_weight
 from virft.models.load import LoadedModel
 
 _BASE = ".base_layer."
@@ -33,12 +33,5 @@ def engine_weights(loaded: LoadedModel, dtype: torch.dtype, *, only_trained: boo
             continue
         weight = parameter.detach()
         if name.endswith(f"{_BASE}weight"):
-            weight = _merged(model.get_submodule(layer_name), weight)
+            weight = merged_weight(model.get_submodule(layer_name))
         yield name.replace(_BASE, "."), weight.to(dtype)
-
-
-def _merged(layer: Any, weight: Tensor) -> Tensor:
-    """Weight of a layer with its adapters, float32 [out, in]."""
-    # Summed in float32: adapters can change a weight by less than a rounding step of bfloat16.
-    changes = [layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters]
-    return weight.float() + torch.stack(changes).sum(0)

@@ -6,9 +6,10 @@ ended. See ``virft.models.attention.cache`` for the layout of the cache.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple
+from itertools import accumulate, groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.generation.sampling_weights import ready_for_sampling
+from virft.generation.static_decoding import CHECK_EVERY, Column, StaticDecoding, static_obstacle
 from virft.models.attention.cache import GroupCache
 from virft.models.attention.layout import pack_row, position_ids
 from virft.models.policy import Policy, no_mask
@@ -25,30 +27,36 @@ from virft.types import Completion, FinishReason
 
 _COMPACT_BELOW = 0.85
 """Ended rows are dropped from the cache once the fraction of active rows is below this. Dropping copies the cache."""
-
-
-class _Column(NamedTuple):
-    """One decode step: the next token of each active row, [R] each."""
-
-    rows: Tensor
-    """Number of the completion in each row, int64: prompt * group_size + number in the group."""
-    tokens: Tensor
-    """Sampled token, int64."""
-    logprobs: Tensor
-    """Its log-prob under the policy's rules, float32, in nats."""
+_CHECK_EVERY = {"cpu": 1}
+"""Tokens after which the host reads which rows have ended, by device. ``CHECK_EVERY`` on others, where it has to wait
+for the device, which then runs out of work."""
+_STATIC = {"cuda"}
+"""Kinds of devices that decode with ``StaticDecoding``."""
 
 
 class HFGenerator:
     """A ``Generator`` that runs the policy itself, in ``eval()`` and inference mode.
 
     On-policy by construction: sampler and policy are the same weights, rules and attention function, so their log-probs
-    differ by rounding alone.
+    differ by rounding alone. With ``merge_adapters``, ``generate`` decodes with one copy of base and adapters, which is
+    faster on a GPU and rounds the weights; its log-probs are then those of another engine. With ``cuda_graph``, a GPU
+    replays each decode step of ``generate`` as one CUDA graph, where the model allows it.
     """
 
-    def __init__(self, policy: Policy, tokenizer: Any) -> None:
+    def __init__(
+        self, policy: Policy, tokenizer: Any, *, merge_adapters: bool = False, cuda_graph: bool = False
+    ) -> None:
         self._policy = policy
         self._decoder = TextDecoder(tokenizer)
         self._stop_ids = stop_token_ids(policy.model)
+        self._merged = policy.adapted_layers() if merge_adapters else []
+        self.cuda_graph = cuda_graph
+        self._obstacle = static_obstacle(policy)
+
+    @property
+    def merges_adapters(self) -> bool:
+        """True if ``generate`` decodes with one copy of base and adapters."""
+        return bool(self._merged)
 
     @torch.inference_mode()
     def generate(
@@ -63,8 +71,8 @@ class HFGenerator:
         was_training = self._policy.training
         self._policy.eval()
         try:
-            with ready_for_sampling(self._policy.token_layers()):
-                columns = list(self._columns(prompts, group_size, params, key))
+            with ready_for_sampling(self._policy.token_layers(), merged=self._merged):
+                columns = list(self._columns(prompts, group_size, params, key, may_be_static=self.cuda_graph))
         finally:
             self._policy.train(was_training)
         drawn = self._by_completion(columns, len(prompts) * group_size)
@@ -87,6 +95,8 @@ class HFGenerator:
             logprobs += column.logprobs.tolist()
             # Decoded from the start each time: the last token may complete a character of the one before.
             yield opened + self._decoder.text([token for token in tokens if token not in self._stop_ids])
+            if tokens[-1] in self._stop_ids:
+                break
         return self._decoder.completion(tokens, logprobs, tokens[-1] in self._stop_ids, opened=opened)
 
     def _columns(
@@ -95,8 +105,14 @@ class HFGenerator:
         group_size: int,
         params: GenerationParams,
         key: StepKey,
-    ) -> Iterator[_Column]:
-        """Prefill, then one column per decode step until all completions have ended."""
+        *,
+        may_be_static: bool = False,
+    ) -> Iterator[Column]:
+        """Prefill, then one column per decode step until all completions have ended.
+
+        On a GPU, the host waits for the device every ``CHECK_EVERY`` tokens only; completions that have ended
+        before are continued until then. ``may_be_static``: decode with ``StaticDecoding`` if the device is one for it.
+        """
         policy, limit = self._policy, params.max_completion_tokens
         cache, distribution = self.prefill(prompts, group_size, limit)
         device = distribution.device
@@ -108,41 +124,66 @@ class HFGenerator:
         # All random numbers are drawn before: a completion's do not depend on when others end. [R, limit], float64.
         streams = np.stack([key.uniforms(one.stream_id, g, limit) for one in prompts for g in range(group_size)])
         uniforms = torch.from_numpy(streams).to(device)
-        stop = torch.tensor(sorted(self._stop_ids), device=device)
-        rows = torch.arange(len(uniforms), device=device)  # number of the completion in each row
+        # A table, not the ids: `torch.isin` sorts longer lists, and then the host waits.
+        is_stop = torch.isin(torch.arange(distribution.shape[-1]), torch.tensor(sorted(self._stop_ids))).to(device)
+        if may_be_static and device.type in _STATIC and self._obstacle:
+            warnings.warn(f"decoding without CUDA graphs: {self._obstacle}", stacklevel=1)  # shown once
+        elif may_be_static and device.type in _STATIC:
+            static = StaticDecoding(
+                policy,
+                cache,
+                start=start,
+                uniforms=uniforms,
+                is_stop=is_stop,
+                num_axes=axes,
+                draw=_most_likely if params.temperature == 0 else draw,
+            )
+            yield from static.columns(distribution)
+            return
+        forbidden, mask = policy.rules.forbidden_on(device), no_mask(distribution)
+        rows = tuple(range(len(uniforms)))
         ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
+        check_every = _CHECK_EVERY.get(device.type, CHECK_EVERY)
         for step in range(limit):
             chosen = distribution.argmax(-1) if params.temperature == 0 else draw(distribution, uniforms[:, step])
-            yield _Column(rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0])  # [R, V] -> [R]
-            ended |= torch.isin(chosen, stop)
-            num_active = len(rows) - int(ended.sum())
-            if step + 1 == limit or not num_active:
+            yield Column(rows, chosen, distribution.gather(-1, chosen[:, None])[:, 0])  # [R, V] -> [R]
+            if step + 1 == limit:
                 break
-            # Before, ended rows are decoded too and their tokens ignored, which is cheaper than copying.
-            if num_active < _COMPACT_BELOW * len(rows):
-                active = (~ended).nonzero()[:, 0]
-                cache.keep_rows(active)
-                rows, chosen, ended, start, uniforms = (x[active] for x in (rows, chosen, ended, start, uniforms))
+            ended |= is_stop.index_select(0, chosen)
+            if (step + 1) % check_every == 0:
+                active = (~ended.cpu()).nonzero()[:, 0]
+                if not len(active):
+                    break
+                # Before, ended rows are decoded too and their tokens ignored, which is cheaper than copying.
+                if len(active) < _COMPACT_BELOW * len(rows):
+                    cache.keep_rows(active)
+                    rows = tuple(rows[i] for i in active.tolist())
+                    active = active.to(device)
+                    chosen, ended, start, uniforms = (x[active] for x in (chosen, ended, start, uniforms))
             hidden = policy.model.model(
                 input_ids=chosen[:, None],  # [R, 1]
                 # [R] -> [axes, R, 1]. Always passed: the length of this cache is not that of the sequence.
                 position_ids=position_ids((start + step).expand(axes, -1)[..., None]),
-                attention_mask=no_mask(chosen),
+                attention_mask=mask,
                 past_key_values=cache,
                 group_cache=cache,
                 use_cache=True,
             ).last_hidden_state[:, 0]  # [R, hidden]
-            distribution = policy.next_log_distribution(hidden)
+            distribution = policy.next_log_distribution(hidden, forbidden)
 
-    def _by_completion(self, columns: Sequence[_Column], count: int) -> list[tuple[list[int], list[float], bool]]:
+    def _by_completion(self, columns: Sequence[Column], count: int) -> list[tuple[list[int], list[float], bool]]:
         """Token ids, log-probs and "has stopped" of every completion, each up to and including its stop token."""
         tokens: list[list[int]] = [[] for _ in range(count)]
         logprobs: list[list[float]] = [[] for _ in range(count)]
-        for column in columns:
-            for row, token, logprob in zip(*(part.tolist() for part in column), strict=True):
-                if not (tokens[row] and tokens[row][-1] in self._stop_ids):
-                    tokens[row].append(token)
-                    logprobs[row].append(logprob)
+        for rows, group in groupby(columns, key=lambda column: column.rows):
+            # All steps with the same rows are copied to the host together: [steps, R] each.
+            found = list(group)
+            chosen, values = torch.stack([one.tokens for one in found]), torch.stack([one.logprobs for one in found])
+            for of_step in zip(chosen.tolist(), values.tolist(), strict=True):
+                for row, token, logprob in zip(rows, *of_step, strict=True):
+                    if not (tokens[row] and tokens[row][-1] in self._stop_ids):
+                        tokens[row].append(token)
+                        logprobs[row].append(logprob)
         return [(ids, values, ids[-1] in self._stop_ids) for ids, values in zip(tokens, logprobs, strict=True)]
 
     def prefill(self, prompts: Sequence[EncodedPrompt], group_size: int, limit: int) -> tuple[GroupCache, Tensor]:
@@ -168,6 +209,10 @@ class HFGenerator:
 
     def close(self) -> None:
         """Do nothing: the sampler has no memory or processes of its own."""
+
+
+def _most_likely(log_distribution: Tensor, _: Tensor) -> Tensor:
+    return log_distribution.argmax(-1)
 
 
 def draw(log_distribution: Tensor, uniforms: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple, get_args, overload
 
 import torch
 from PIL import Image
 
+from virft.config.schema import Dtype
 from virft.errors import ConfigError
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
@@ -16,38 +17,41 @@ from virft.generation.random_streams import StepKey
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.inference.queries import ImageInput, ImageInputs, ImageQuery, make_query
 from virft.inference.result import Result
-from virft.models.load import LoadedModel, load_model
+from virft.models.load import LoadedModel, load_as_trained
 from virft.models.model_folders import model_of_run
 from virft.models.policy import make_policy
 from virft.tasks import TASKS
+from virft.training.distributed import Ranks
 from virft.training.distributed import device as default_device
+from virft.training.runtime import Runtime
 from virft.types import Completion, ImageSize, Sample
-
-Dtype = Literal["auto", "float32", "bfloat16"]
 
 _BATCH_SIZE = 16
 """Images that are answered in one batch."""
 
 
 def load(
-    path: str | Path, *, dtype: Dtype = "auto", device: str | torch.device | None = None, load_in_4bit: bool = False
+    path: str | Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str | torch.device | None = None,
+    load_in_4bit: bool | None = None,
 ) -> Model:
-    """Load a model for inference: ``virft-tiny``, a run folder, of which ``best`` is loaded if it exists, else
-    ``model``, a model folder, or a Hugging Face Hub id.
+    """Load a model for inference: ``virft-tiny``, ``virft-photo``, a run folder, of which ``best`` is loaded if it
+    exists, else ``model``, a model folder, or a Hugging Face Hub id.
 
-    ``dtype``: of the weights; "auto" is bfloat16 on a GPU and float32 on a CPU. The commands ``virft predict``,
-    ``eval``, ``ask`` and ``app`` have float32 weights on every device, so on a GPU some of their completions may differ
-    from those of this model; ``dtype="float32"`` computes as they do. ``device``: default is the first GPU, or the CPU
-    if there is none. ``load_in_4bit``: NF4 weights in the language model (needs bitsandbytes).
+    ``dtype``: precision of weights and computation. "auto" is the one that the model was trained in, as its
+    ``virft_card.json`` says; for other models bfloat16 on a GPU that supports it, else float32. ``device``: default is
+    the first GPU, or the CPU if there is none. ``load_in_4bit``: NF4 weights in the language model (needs
+    bitsandbytes); None: as the model was trained, else not. The commands have the same defaults.
 
     Raises ``ModelError`` if the model does not exist, is incomplete or has an unsupported type, and ``ConfigError`` for
     an unknown ``dtype``.
     """
-    if dtype not in ("auto", "float32", "bfloat16"):
+    if dtype not in get_args(Dtype):
         raise ConfigError(f"dtype is {dtype!r}; expected auto, float32 or bfloat16")
     place = torch.device(device) if device is not None else default_device()
-    name = ("float32" if place.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
-    loaded = load_model(str(path), dtype=getattr(torch, name), in_4bit=load_in_4bit)
+    loaded = load_as_trained(str(path), dtype=dtype, in_4bit=load_in_4bit, device=place)
     return Model(loaded, name=model_of_run(str(path)), device=place)
 
 
@@ -84,6 +88,7 @@ class Model:
         self.prompting = resolve_prompting(loaded, template=template, thinking=thinking)
         self.max_completion_tokens = max_completion_tokens
         self.device = device or default_device()
+        self._runtime = Runtime(ranks=Ranks(device=self.device), dtype=getattr(torch, loaded.precision.dtype))
         loaded.model.to(self.device)
         self._policy = make_policy(loaded, temperature=temperature or 1.0).eval()
         self._generator = HFGenerator(self._policy, loaded.tokenizer)
@@ -142,7 +147,8 @@ class Model:
         ``number`` selects the random stream: with a temperature above 0, equal numbers give equal answers.
         """
         encoded = self._encode(query)
-        ((completion,),) = self._generator.generate([encoded.prompt], 1, self._params, self._key(number))
+        with self._runtime.autocast():
+            ((completion,),) = self._generator.generate([encoded.prompt], 1, self._params, self._key(number))
         return self._read(encoded, completion)
 
     def answer_batch(self, queries: Sequence[ImageQuery]) -> list[Result]:
@@ -151,14 +157,24 @@ class Model:
         for start in range(0, len(queries), _BATCH_SIZE):
             batch = enumerate(queries[start : start + _BATCH_SIZE], start)
             encoded = [self._encode(query, stream_id=str(number)) for number, query in batch]
-            groups = self._generator.generate([one.prompt for one in encoded], 1, self._params, self._key(0))
+            with self._runtime.autocast():
+                groups = self._generator.generate([one.prompt for one in encoded], 1, self._params, self._key(0))
             results += [self._read(one, completion) for one, (completion,) in zip(encoded, groups, strict=True)]
         return results
 
     def stream(self, query: ImageQuery, *, number: int = 0) -> Iterator[str | Result]:
         """Yield the text so far after every token, and at the end what ``answer`` returns."""
         encoded = self._encode(query)
-        completion = yield from self._generator.stream(encoded.prompt, self._params, self._key(number))
+        tokens = self._generator.stream(encoded.prompt, self._params, self._key(number))
+        while True:
+            # Entered for each token: code of the caller that runs between two tokens must not be in autocast.
+            with self._runtime.autocast():
+                try:
+                    text = next(tokens)
+                except StopIteration as ended:
+                    completion: Completion = ended.value
+                    break
+            yield text
         yield self._read(encoded, completion)
 
     def _encode(self, query: ImageQuery, *, stream_id: str = "") -> _Encoded:
@@ -166,7 +182,7 @@ class Model:
         sample = _sample(query, ImageSize(*image.size))
         render = make_renderer(self.loaded, self.prompting, load_image=lambda path, augmentation: image)
         rendered = render(sample)
-        with torch.no_grad():
+        with torch.no_grad(), self._runtime.autocast():
             (features,) = self._policy.encode_images([rendered.vision.to(self.device)])
         prompt = EncodedPrompt(
             prompt=rendered.prompt, positions=rendered.positions, features=features, stream_id=stream_id

@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from virft.config.fitting import PAPER_MAX_PIXELS
 from virft.data.images import load_image as load_image_file
 from virft.errors import DataError, ModelError
-from virft.models.load import CARD, LoadedModel
-from virft.models.renderer import LoadImage, RenderedPrompt, Renderer
+from virft.models.load import LoadedModel
+from virft.models.model_folders import CARD
+from virft.models.renderer import LoadImage, PromptLength, RenderedPrompt, Renderer
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN, read_template
 from virft.types import Sample
 
 DEFAULT_TEMPLATE = "paper"
+MANY_IMAGE_TOKENS = 1300
+"""Tokens of an image above which ``image_warning`` warns: a megapixel, if a token has 28 x 28 pixels (Qwen2-VL)."""
 _MOST_NAMED = 20
 """Largest number of samples that a message names."""
 
@@ -99,6 +103,18 @@ class CheckedPrompts:
     """Reason for each other sample, by its id."""
     max_tokens: int | None
     """Largest number of tokens of a prompt and its completion; None if the model does not say."""
+    largest_image: tuple[str, int] | None = None
+    """Id of the sample whose image has most tokens, and their number; None without samples."""
+
+    def image_warning(self) -> str | None:
+        """Return a warning about an image that is too large for most devices; None without one."""
+        if self.largest_image is None or self.largest_image[1] <= MANY_IMAGE_TOKENS:
+            return None
+        name, number = self.largest_image
+        return (
+            f"an image of sample {name} has {number:,} tokens, and model.max_pixels is not set: memory and time of a "
+            f"step grow with them; expected a limit, such as model.max_pixels = {PAPER_MAX_PIXELS} (the paper's)"
+        )
 
     def describe_refused(self) -> str:
         """Return the number of refused samples, and a line for each."""
@@ -133,8 +149,8 @@ def inspect_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable
     Raises ``ModelError`` as ``make_renderer`` does.
     """
     renderer = _checked_renderer(loaded, prompting, load_image_file)
-    checked: dict[tuple[object, ...], int] = {}
-    num_tokens: dict[str, int] = {}
+    checked: dict[tuple[object, ...], PromptLength] = {}
+    lengths: dict[str, PromptLength] = {}
     refused: dict[str, str] = {}
     for sample in samples:
         thinking = prompting.thinking_for(sample)
@@ -144,10 +160,16 @@ def inspect_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable
         try:
             if key not in checked:
                 checked[key] = renderer.check_sample(sample, text, thinking=thinking)
-            num_tokens[sample.id] = checked[key]
+            lengths[sample.id] = checked[key]
         except DataError as error:
             refused[sample.id] = str(error).removeprefix(f"{sample.id}: ")
-    return CheckedPrompts(num_tokens=num_tokens, refused=refused, max_tokens=renderer.max_tokens)
+    largest = max(lengths, key=lambda name: lengths[name].largest_image, default=None)
+    return CheckedPrompts(
+        num_tokens={name: one.num_tokens for name, one in lengths.items()},
+        refused=refused,
+        max_tokens=renderer.max_tokens,
+        largest_image=None if largest is None else (largest, lengths[largest].largest_image),
+    )
 
 
 def check_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[Sample]) -> CheckedPrompts:

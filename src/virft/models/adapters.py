@@ -6,22 +6,85 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.tuners import lora
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from virft.errors import ModelError
 from virft.models.checkpoint_checks import require_adapter_weights, require_finite_weights, require_float_weights
 from virft.models.model_files import explained
+from virft.models.sharding import is_partitioned
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 """PEFT's prefix of every weight in a file of adapters."""
 _NAME = ".default"
 """PEFT's name of adapters in the names of their weights in memory, which files do not have."""
+
+
+def fuse_adapters(model: nn.Module) -> None:
+    """Let LoRA layers add their adapters in one product under autocast; other layers are left as they are."""
+    for module in model.modules():
+        # Exactly this class: quantized layers have another one. The class is changed, not the method of the instance,
+        # which sampling replaces for a while.
+        if type(module) is lora.Linear:
+            module.__class__ = FusedLinear
+
+
+class FusedLinear(lora.Linear):
+    """PEFT's linear layer with LoRA adapters, with fewer copies under autocast.
+
+    PEFT casts a bfloat16 input to the adapters' float32, and autocast casts it back: two copies of each input, one of
+    which is saved for the backward. It then multiplies and adds tables as large as the output, which is here part of
+    the last product. Formula: W x + b + scaling B A x.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the output [..., out] of an input [..., in]."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        is_plain = not (args or kwargs or self.merged or self.disable_adapters or self.lora_variant)
+        is_cast = torch.is_autocast_enabled(x.device.type)
+        # ZeRO-3 gathers weights where their own layer is called.
+        weights: list[Any] = [self.lora_B[name].weight for name in names]
+        if not (is_cast and is_plain and len(names) == 1) or is_partitioned(weights[0]):
+            found: Tensor = super().forward(x, *args, **kwargs)
+            return found
+        (name,) = names
+        lines = x.flatten(0, -2)
+        inner = self.lora_A[name](self.lora_dropout[name](lines))
+        output: Tensor = _AddProduct.apply(  # type: ignore[no-untyped-call]
+            self.base_layer(lines), inner, weights[0], self.scaling[name]
+        )
+        unflattened: Tensor = output.unflatten(0, x.shape[:-1])
+        return unflattened
+
+
+class _AddProduct(torch.autograd.Function):
+    """``apply(base [N, out], inner [N, rank], weight [out, rank], scaling)`` returns base + scaling * inner weight^T.
+
+    Autograd's backward of the same product would multiply by ``scaling`` in kernels of their own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, inner: Tensor, weight: Tensor, scaling: float) -> Tensor:
+        cast = weight.to(base.dtype)
+        ctx.save_for_backward(inner, cast)
+        ctx.scaling, ctx.dtype = scaling, weight.dtype
+        return torch.addmm(base, inner, cast.t(), alpha=scaling)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        inner, weight = ctx.saved_tensors
+        # beta = 0: what is in the first argument does not matter.
+        of_inner = torch.addmm(torch.empty_like(inner), gradient, weight, beta=0, alpha=ctx.scaling)
+        of_weight = torch.addmm(torch.empty_like(weight), gradient.t(), inner, beta=0, alpha=ctx.scaling)
+        return gradient, of_inner, of_weight.to(ctx.dtype), None
 
 
 def attach_adapters(model: Any, folder: Path, *, path: str, base: str) -> tuple[PeftModel, bool]:

@@ -23,6 +23,7 @@ class BuiltInModel(NamedTuple):
 
 BUILT_IN_MODELS = {
     "virft-tiny": BuiltInModel("tiny_weights", 112),
+    "virft-photo": BuiltInModel("photo_weights", 224),
 }
 """Name, as in ``model.path`` and on the command line -> model."""
 BUILT_IN_NAMES = ", ".join(BUILT_IN_MODELS)

@@ -26,9 +26,10 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from virft.config.schema import Dtype, DtypeName
 from virft.errors import ConfigError, ModelError
 from virft.files import UNFINISHED, replace_folder
-from virft.models.adapters import attach_adapters
+from virft.models.adapters import attach_adapters, fuse_adapters
 from virft.models.attention.compiled_layers import compile_layers
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.built_in import built_in_name
@@ -59,15 +60,22 @@ from virft.models.model_files import (
     model_type_of,
     without_progress_bars,
 )
-from virft.models.model_folders import ADAPTERS, EXPECTED, check_folder, find_model_folder, model_of_run, suggest_model
+from virft.models.model_folders import (
+    ADAPTERS,
+    CARD,
+    EXPECTED,
+    check_folder,
+    find_model_folder,
+    model_of_run,
+    suggest_model,
+)
+from virft.models.precision import FLOAT32, Precision, find_precision, read_virft_card
 from virft.models.saved_files import PREPROCESSOR, correct_files
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
 
 _OWN_FILES = "the files that were saved with the adapters"
 README = "README.md"
-CARD = "virft_card.json"
-"""File with prompt settings: ``prompt_template`` (name of a built-in, or a text with ``{query}``) and ``thinking``."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,7 +104,10 @@ class LoadedModel:
     """PEFT's wrapper around ``model`` with LoRA, else None."""
 
     card: dict[str, Any]
-    """Prompt settings from ``virft_card.json``; empty for most models."""
+    """Facts from ``virft_card.json``; empty for most models."""
+
+    precision: Precision = FLOAT32
+    """Precision that it computes in. Trained weights are float32 in any precision."""
 
     was_merged: bool = False
     """True if adapters were merged after loading, so that the weights are in no folder."""
@@ -108,8 +119,16 @@ class LoadedModel:
     """What was corrected or ignored in the files of the model, for its user."""
 
     def merge_adapters(self) -> None:
-        """Add the adapters to the weights of the base, and remove them. All weights are trainable afterwards."""
+        """Add the adapters to the weights of the base, and remove them. All weights are trainable afterwards.
+
+        Raises ``ModelError`` if the base has weights of 4 bits.
+        """
         assert self.adapters is not None
+        if self.precision.in_4bit:
+            raise ModelError(
+                f"{self.adapter_folders[-1]}: holds adapters, which cannot be merged into weights of 4 bits; "
+                "expected a whole model, or load_in_4bit = false"
+            )
         self.model = self.adapters.merge_and_unload()
         # PEFT freezes the base of adapters, and leaves it frozen.
         for parameter in self.model.parameters():
@@ -155,6 +174,7 @@ class LoadedModel:
         target = re.escape(self.family.language_module) + r"\..*_proj"
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=target, bias="none")
         self.adapters = get_peft_model(self.model, config)
+        fuse_adapters(self.model)
 
     def add_gathered_copy(
         self, device: torch.device, *, linear_dtype: torch.dtype | None, replicate_tower: bool = True
@@ -203,20 +223,20 @@ class LoadedModel:
         """True if ``save`` writes adapters, not a whole model. With merged adapters below, no folder has their base."""
         return self.adapters is not None and not self.was_merged
 
-    def save(self, folder: Path, *, readme: str | None = None) -> None:
+    def save(self, folder: Path, *, readme: str | None = None, dtype: DtypeName | None = None) -> None:
         """Write a Hugging Face model folder: weights (or PEFT adapters), tokenizer and processor files, model card.
 
         Atomic: the folder appears complete or not at all, and replaces an existing one. ``readme``: text of the model
-        card.
+        card. ``dtype``: of the weights of a whole model; None retains theirs.
         """
         new = folder.with_name(folder.name + UNFINISHED)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         with without_progress_bars():
             if self.adapters is None:
-                _save_weights(self.model, new)
+                _save_weights(self.model, new, dtype)
             elif not self.saves_adapters:
-                _save_weights(copy.deepcopy(self.adapters).merge_and_unload(), new)
+                _save_weights(copy.deepcopy(self.adapters).merge_and_unload(), new, dtype)
             else:
                 # Embeddings have no adapters. By default, PEFT queries the hub for the base model to find that out.
                 self.adapters.save_pretrained(str(new), save_embedding_layers=False)
@@ -265,35 +285,71 @@ def load_model(
 
     Of a run folder, ``best`` is loaded if it exists, else ``model``.
 
-    ``dtype``: of all weights. ``pixels``: smallest and largest image area in pixels; None retains the model's own.
-    ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4, scales in 8 bits); tower, embeddings and
-    output layer have ``dtype``. Not for a folder of adapters.
+    ``dtype``: of all weights but those of adapters, which are float32. ``pixels``: smallest and largest image area in
+    pixels; None retains the model's own. ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4,
+    scales in 8 bits); tower, embeddings and output layer have ``dtype``.
 
     Raises ``ModelError`` for a folder that is missing or incomplete, for files that do not fit together (weights,
-    tokenizer, image processor, adapters and their base), for quantized weights, and for a ``model_type`` without a
-    family, and ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
+    tokenizer, image processor, adapters and their base), for quantized weights, for adapters of adapters in 4 bits, and
+    for a ``model_type`` without a family, and ``ConfigError`` if ``in_4bit`` is set and bitsandbytes is not installed.
     """
     path = model_of_run(path)
+    name: Any = str(dtype).removeprefix("torch.")
+    return _load(path, _folder_of(path), Precision(name, in_4bit), pixels)
+
+
+def load_as_trained(
+    path: str,
+    *,
+    dtype: Dtype = "auto",
+    in_4bit: bool | None = None,
+    pixels: tuple[int | None, int | None] = (None, None),
+    device: torch.device | None = None,
+    dequantize: bool = False,
+) -> LoadedModel:
+    """Load a model as ``load_model``, in the precision that ``find_precision`` chooses for it.
+
+    ``dtype`` "auto", ``in_4bit`` None: as the model was trained. ``device``: that it will be used on; default is the
+    first GPU, or the CPU if there is none. ``dequantize``: make weights of 4 bits plain weights with the same values,
+    into which adapters can be merged.
+    """
+    path = model_of_run(path)
+    folder = _folder_of(path)
+    precision = find_precision(folder, dtype=dtype, in_4bit=in_4bit, device=device)
+    return _load(path, folder, precision, pixels, dequantize=dequantize)
+
+
+def _folder_of(path: str) -> Path:
+    """Return the folder of a model; that of a hub id in the local cache."""
     folder = find_model_folder(path)
     if folder is None:
         with explained(path, expected=suggest_model(path)):
             folder = hub_folder(path, expected=EXPECTED)
         check_folder(folder, path)
+    return folder
+
+
+def _load(
+    path: str,
+    folder: Path,
+    precision: Precision,
+    pixels: tuple[int | None, int | None],
+    *,
+    dequantize: bool = False,
+) -> LoadedModel:
     if (folder / ADAPTERS).exists():
-        if in_4bit:
-            raise ModelError(
-                f"{path}: holds adapters, which cannot be merged into weights of 4 bits; "
-                "expected a whole model, or model.load_in_4bit = false"
-            )
-        return _load_adapted(path, folder, dtype=dtype, pixels=pixels)
+        return _load_adapted(path, folder, precision, pixels, dequantize=dequantize)
     files = _read_description(path, folder, pixels)
-    model, unused = _read_weights(path, folder, files.family, dtype=dtype, in_4bit=in_4bit)
+    model, unused = _read_weights(path, folder, files.family, precision)
+    if precision.in_4bit and dequantize:
+        model, precision = _dequantized(model), Precision(precision.dtype)
     loaded = _finish(
         family=files.family,
         model=model,
         tokenizer=files.tokenizer,
         image_processor=files.image_processor,
         folder=folder,
+        precision=precision,
     )
     if unused:
         loaded.notes += (f"weights in its files that are not part of the model are not used: {', '.join(unused[:3])}",)
@@ -339,11 +395,10 @@ def _check_processor(path: str, processor: Any, family: Family, config: Any) -> 
         )
 
 
-def _read_weights(
-    path: str, folder: Path, family: Family, *, dtype: torch.dtype, in_4bit: bool
-) -> tuple[Any, list[str]]:
+def _read_weights(path: str, folder: Path, family: Family, precision: Precision) -> tuple[Any, list[str]]:
     """Return the model, and the names of weights in its files that are not part of it; ``ModelError`` if one lacks."""
-    options = {"quantization_config": _four_bits(family, dtype)} if in_4bit else {}
+    dtype: torch.dtype = getattr(torch, precision.dtype)
+    options = {"quantization_config": _four_bits(family, dtype)} if precision.in_4bit else {}
     with explained(path, expected=EXPECTED), _without_loading_report():
         require_float_weights(path, sorted(folder.glob("model*.safetensors")))
         read: Any = AutoModelForImageTextToText.from_pretrained(
@@ -368,11 +423,19 @@ def _read_weights(
     return model, sorted(found["unexpected_keys"])
 
 
-def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[int | None, int | None]) -> LoadedModel:
+def _load_adapted(
+    path: str,
+    folder: Path,
+    precision: Precision,
+    pixels: tuple[int | None, int | None],
+    *,
+    dequantize: bool,
+) -> LoadedModel:
     """Load adapters and their base, found by ``find_base``."""
     base = find_base(folder, path)
     try:
-        loaded = load_model(base, dtype=dtype, pixels=pixels)
+        base = model_of_run(base)
+        loaded = _load(base, _folder_of(base), precision, pixels, dequantize=dequantize)
     except ModelError as error:
         raise ModelError(
             f"{path}: holds adapters, whose base model cannot be loaded: {error}; "
@@ -390,7 +453,7 @@ def _load_adapted(path: str, folder: Path, *, dtype: torch.dtype, pixels: tuple[
     if own is not None:
         _check_processor(path, own, loaded.family, loaded.model.config)
         loaded.image_processor = own
-    loaded.card |= _card_in(folder)
+    loaded.card |= read_virft_card(folder)
     return loaded
 
 
@@ -424,18 +487,43 @@ def _use_own_tokenizer(loaded: LoadedModel, path: str, folder: Path) -> None:
     loaded.notes += _note_stop_tokens(complete_stop_tokens(loaded.model, own), own)
 
 
-def _save_weights(model: Any, folder: Path) -> None:
-    """Write weights and configuration of a model, with ``tie_word_embeddings`` as it is in memory.
+def _save_weights(model: Any, folder: Path, dtype: DtypeName | None) -> None:
+    """Write weights, in ``dtype`` unless it is None, and configuration of a model.
 
-    Some programs read the flag of the whole configuration, others that of the text part, and drop an output layer of
-    its own if the flag is true.
+    ``tie_word_embeddings`` is written as it is in memory. Some programs read the flag of the whole configuration,
+    others that of the text part, and drop an output layer of its own if the flag is true.
     """
     output = model.get_output_embeddings()
     if output is not None:
         own, embedded = output.weight, model.get_input_embeddings().weight
         is_tied = own is embedded or (own.shape == embedded.shape and own.data_ptr() == embedded.data_ptr() != 0)
         model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = is_tied
-    model.save_pretrained(folder)
+    if dtype is None:
+        model.save_pretrained(folder)
+        return
+    model.save_pretrained(folder, state_dict=_cast(model.state_dict(), getattr(torch, dtype)))
+    # transformers writes the dtype of the model in memory
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return weights of any shape in ``dtype``, integers as they are. Tied weights stay tied."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for one in state.values():
+        key = (one.data_ptr(), one.shape)
+        if key not in made:
+            made[key] = one.to(dtype) if one.is_floating_point() else one
+    return {name: made[one.data_ptr(), one.shape] for name, one in state.items()}
+
+
+def _dequantized(model: Any) -> Any:
+    """Return a model of 4 bits with plain weights of the same values."""
+    with _without_loading_report():
+        model = model.dequantize()
+    model.requires_grad_(True)
+    return model
 
 
 def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -443,7 +531,7 @@ def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "model.load_in_4bit needs bitsandbytes, which is not installed; "
-            'expected pip install -e ".[quant]" in a clone of virft, or load_in_4bit = false'
+            'expected pip install -e ".[quant]" in a clone of virft, or load_in_4bit = false (--no-load-in-4bit)'
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -474,10 +562,19 @@ def wrap_model(model: Any, tokenizer: Any, image_processor: Any) -> LoadedModel:
         image_processor=image_processor,
         family=family_of(model.config.model_type),
         folder=None,
+        precision=Precision("bfloat16" if model.dtype == torch.bfloat16 else "float32"),
     )
 
 
-def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family, folder: Path | None) -> LoadedModel:
+def _finish(
+    *,
+    model: Any,
+    tokenizer: Any,
+    image_processor: Any,
+    family: Family,
+    folder: Path | None,
+    precision: Precision,
+) -> LoadedModel:
     prepare_attention(model, family)
     added = [] if tokenizer is None else complete_stop_tokens(model, tokenizer)
     return LoadedModel(
@@ -486,7 +583,8 @@ def _finish(*, model: Any, tokenizer: Any, image_processor: Any, family: Family,
         image_processor=image_processor,
         family=family,
         folder=folder,
-        card={} if folder is None else _card_in(folder),
+        card={} if folder is None else read_virft_card(folder),
+        precision=precision,
         notes=_note_stop_tokens(added, tokenizer),
     )
 
@@ -497,19 +595,6 @@ def _note_stop_tokens(added: list[int], tokenizer: Any) -> tuple[str, ...]:
         return ()
     names = ", ".join(str(tokenizer.convert_ids_to_tokens(token)) for token in added)
     return (f"generation_config.json has no stop token {names}; sampling and saved files use it too",)
-
-
-def _card_in(folder: Path) -> dict[str, Any]:
-    """Prompt settings in the folder of a model; empty for most."""
-    if not (folder / CARD).exists():
-        return {}
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{folder / CARD}: cannot be read ({error}); expected JSON") from error
-    if not isinstance(card, dict):
-        raise ModelError(f"{folder / CARD}: {card!r:.80} is not an object; expected prompt_template and thinking")
-    return card
 
 
 def prepare_attention(model: Any, family: Family) -> None:

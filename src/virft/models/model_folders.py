@@ -16,6 +16,9 @@ ADAPTERS = "adapter_config.json"
 """The file that makes a folder one of PEFT adapters."""
 CONFIGS = ("config.json", ADAPTERS)
 """Files of which a model folder has one."""
+CARD = "virft_card.json"
+"""File with facts that transformers does not store: ``prompt_template`` (name of a built-in, or a text with
+``{query}``), ``thinking``, and the precision that the model was trained in (``dtype``, ``load_in_4bit``)."""
 RUN_CONFIG = "config.toml"
 """The file that makes a folder one of a run."""
 _MODELS = ("best", "model")

@@ -11,6 +11,7 @@ from itertools import accumulate, takewhile
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -40,10 +41,15 @@ class TokenRules:
     forbidden_ids: tuple[int, ...] = ()
     """Tokens of probability 0, such as image placeholders."""
 
-    def log_distribution(self, logits: Tensor) -> Tensor:
+    def forbidden_on(self, device: torch.device) -> Tensor:
+        """Return ``forbidden_ids`` as int64 [N] on a device."""
+        return torch.tensor(self.forbidden_ids, dtype=torch.long, device=device)
+
+    def log_distribution(self, logits: Tensor, forbidden: Tensor | None = None) -> Tensor:
         """Return log-probabilities [..., V], float32, in nats, of logits [..., V].
 
         Formula: log_softmax(logits / temperature), with the logits of forbidden tokens at minus infinity.
+        ``forbidden``: the result of ``forbidden_on`` for the device of the logits, if it is at hand.
         """
         # A copy, so that the lines below may work in place. No division by 1: it would cost another pass over the table
         # in the backward.
@@ -51,7 +57,7 @@ class TokenRules:
         if self.temperature != 1.0:
             scaled /= self.temperature
         if self.forbidden_ids:
-            ids = torch.tensor(self.forbidden_ids, device=logits.device)
+            ids = self.forbidden_on(logits.device) if forbidden is None else forbidden
             scaled.index_fill_(-1, ids, float("-inf"))
         return torch.log_softmax(scaled, dim=-1)
 
@@ -70,7 +76,7 @@ class TokenRules:
         gradient = torch.zeros_like(distribution).scatter_(-1, tokens[:, None], outer[:, None])
         torch._log_softmax_backward_data(gradient, distribution, -1, torch.float32, out=gradient)
         if self.forbidden_ids:
-            gradient.index_fill_(-1, torch.tensor(self.forbidden_ids, device=logits.device), 0.0)
+            gradient.index_fill_(-1, self.forbidden_on(logits.device), 0.0)
         if self.temperature != 1.0:
             gradient /= self.temperature
         return gradient
@@ -206,14 +212,24 @@ class Policy(nn.Module):
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
 
-    def next_log_distribution(self, hidden: Tensor) -> Tensor:
-        """Return the log-probabilities of the next token, float32 [R, V], for last hidden states [R, hidden]."""
-        return self.rules.log_distribution(self.model.get_output_embeddings()(hidden))
+    def next_log_distribution(self, hidden: Tensor, forbidden: Tensor | None = None) -> Tensor:
+        """Return the log-probabilities of the next token, float32 [R, V], for last hidden states [R, hidden].
+
+        ``forbidden`` as for ``TokenRules.log_distribution``.
+        """
+        return self.rules.log_distribution(self.model.get_output_embeddings()(hidden), forbidden)
 
     def token_layers(self) -> list[nn.Linear]:
         """Return the linear layers that every decode step runs: those of the language model, and the head."""
+        return [layer for layer in self._token_modules() if isinstance(layer, nn.Linear)]
+
+    def adapted_layers(self) -> list[Any]:
+        """Return the linear layers with adapters; their parts are among ``token_layers``."""
+        return [layer for layer in self._token_modules() if isinstance(layer, LoraLayer)]
+
+    def _token_modules(self) -> Iterator[nn.Module]:
         parts = (self.model.get_submodule(self.family.language_module), self.model.get_output_embeddings())
-        return [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear)]
+        return (module for part in parts for module in part.modules())
 
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.model.get_output_embeddings()(hidden)

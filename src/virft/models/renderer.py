@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -15,21 +17,35 @@ from virft.models.load import LoadedModel
 from virft.models.stop_tokens import TEMPLATE_ERRORS, end_of_turn_id
 from virft.models.vision import VisionInputs
 from virft.text.prompts import opened_prefix
-from virft.types import Augmentation, ImageRef, ImageSize, Prompt, Sample
+from virft.types import Augmentation, ImageRef, Prompt, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderedPrompt:
-    """A prompt with the tensors that a model needs for it."""
+    """A prompt with the tensors that a model needs for it. Its images are read at the first use of ``vision``."""
 
     prompt: Prompt
     """Text, token ids with expanded image placeholders, and references to the images."""
 
-    vision: VisionInputs
-    """Pixels of its images."""
-
     positions: Tensor
     """Rotary position ids along A axes, int64 [A, L]."""
+
+    load_vision: Callable[[], VisionInputs]
+    """Decode, augment and resize its images, and retain the result. Thread-safe."""
+
+    @property
+    def vision(self) -> VisionInputs:
+        """Pixels of its images; ``DataError`` if one cannot be read."""
+        return self.load_vision()
+
+
+class PromptLength(NamedTuple):
+    """Size of a prompt, measured without pixels."""
+
+    num_tokens: int
+    """All tokens."""
+    largest_image: int
+    """Tokens of the image that has most of them."""
 
 
 _QUESTION = "Where is the fox?"
@@ -49,16 +65,16 @@ class Renderer:
         self._load_image = load_image
 
     def render(self, sample: Sample, question: str, *, thinking: bool = False) -> RenderedPrompt:
-        """Return the prompt with ``question`` about the images of the sample.
+        """Return the prompt with ``question`` about the images of the sample, whose pixels are not read yet.
 
         ``thinking`` is passed to chat templates that can begin a think block. Raises ``ModelError`` if the template
         begins one although ``thinking`` is false, or if it writes another number of image placeholders, and
         ``DataError`` for what ``check_sample`` refuses.
         """
         augmentations = [sample.augmentation if i == sample.target_image else None for i in range(len(sample.images))]
-        images = [self._load_image(path, one) for path, one in zip(sample.images, augmentations, strict=True)]
-        self._require_sizes(sample, [ImageSize(*image.size) for image in images])
-        vision = self._family.read_images(self._processor, images)
+        self._require_sizes(sample)
+        # Tokens and positions follow from the sizes: a prompt whose image features are cached needs no pixels.
+        vision = self._family.measure_images(self._processor, sample.image_sizes)
         text, ids = self._tokenize(sample, question, vision, thinking)
         resized = self._family.resized_sizes(self._processor, vision)
         refs = tuple(
@@ -68,7 +84,9 @@ class Renderer:
         opened = _opened(text, thinking)
         prompt = Prompt(sample_id=sample.id, text=text, token_ids=tuple(ids), images=refs, opened=opened)
         positions = self._family.prompt_positions(self._model, torch.tensor(ids), vision)
-        return RenderedPrompt(prompt=prompt, vision=vision, positions=positions)
+        return RenderedPrompt(
+            prompt=prompt, positions=positions, load_vision=cache(partial(self._read_images, sample, augmentations))
+        )
 
     def check(self, *, thinking: bool) -> None:
         """Raise ``ModelError`` if ``render`` would refuse every prompt with this setting of ``thinking``."""
@@ -97,26 +115,41 @@ class Renderer:
         limit: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         return limit
 
-    def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> int:
-        """Return the number of tokens of the prompt; raise what ``render`` would raise for this sample.
+    def check_sample(self, sample: Sample, question: str, *, thinking: bool) -> PromptLength:
+        """Return the numbers of tokens of the prompt; raise what ``render`` would raise for this sample.
 
         Reads no image: sizes are those of the sample.
 
         ``DataError``: an image of extreme aspect ratio, a question that contains image placeholders, and a prompt that
         is longer than the context of the model.
         """
-        self._require_sizes(sample, sample.image_sizes)
+        self._require_sizes(sample)
         vision = self._family.measure_images(self._processor, sample.image_sizes)
-        return len(self._tokenize(sample, question, vision, thinking)[1])
+        num_tokens = len(self._tokenize(sample, question, vision, thinking)[1])
+        return PromptLength(num_tokens, max(self._family.num_image_tokens(self._model.config, vision), default=0))
 
     @property
     def _placeholder(self) -> str:
         """Text that the chat template writes for an image."""
         return str(self._tokenizer.convert_ids_to_tokens(self._family.placeholder_id(self._model.config)))
 
-    def _require_sizes(self, sample: Sample, sizes: Sequence[ImageSize]) -> None:
+    def _read_images(self, sample: Sample, augmentations: Sequence[Augmentation | None]) -> VisionInputs:
+        """Decode, augment and resize the images of a sample.
+
+        Raises ``DataError`` if one cannot be read, or has another size than the sample says.
+        """
+        images = [self._load_image(path, one) for path, one in zip(sample.images, augmentations, strict=True)]
+        for path, image, size in zip(sample.images, images, sample.image_sizes, strict=True):
+            if image.size != size:
+                raise DataError(
+                    f"{path}: has {image.width} x {image.height} pixels upright; expected {size.width} x "
+                    f"{size.height}, as the sample says ({sample.id})"
+                )
+        return self._family.read_images(self._processor, images)
+
+    def _require_sizes(self, sample: Sample) -> None:
         """Raise ``DataError`` for an image whose size the image processor refuses."""
-        for path, size in zip(sample.images, sizes, strict=True):
+        for path, size in zip(sample.images, sample.image_sizes, strict=True):
             try:
                 self._family.measure_images(self._processor, [size])
             except ModelError as error:

@@ -13,25 +13,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+MAX_UNREDUCED_BYTES = 1 << 31
+"""Largest size of a module's gradients, in float32, that each process holds unsharded until the last row of a step."""
 
 
 def shard(
-    module: nn.Module, device: torch.device, num_processes: int, *, replicated: Iterable[nn.Parameter] = ()
+    module: nn.Module,
+    device: torch.device,
+    num_processes: int,
+    *,
+    shard_size: int | None = None,
+    dtype: torch.dtype | None = None,
+    replicated: Iterable[nn.Parameter] = (),
 ) -> None:
-    """Shard the weights of a module over all processes with FSDP2; ``replicated`` ones stay complete everywhere.
+    """Shard the weights of a module over the processes with FSDP2; ``replicated`` ones stay complete everywhere.
 
     Decoder layers and vision blocks are gathered one at a time, when they compute. What is in no block (embeddings,
     norm, head) is gathered for the whole forward and backward of ``module``. Gradients are summed over the processes.
+
+    ``dtype``: that in which weights are gathered, autocast's; None for their own. Stored weights, and sums of gradients
+    over processes and rows, are float32 in any case. ``shard_size``: number of processes that share one set of weights
+    (HSDP); it divides ``num_processes``, which is the default.
     """
-    mesh = init_device_mesh(device.type, (num_processes,))
+    mesh = _mesh(device, num_processes, shard_size or num_processes)
+    # Autocast would cast gathered weights and retain the copies of all layers until the end of the forward pass.
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32, cast_forward_inputs=False
+    )
     ignored = set(replicated)
+    for one in module.modules():
+        # Autocast leaves embeddings, and with them the hidden states between layers, in float32.
+        if dtype is not None and isinstance(one, nn.Embedding) and one.weight.dtype == torch.float32:
+            one.register_forward_hook(lambda _, __, output: output.float())
     blocks = [one for one in module.modules() if type(one).__name__ in _block_names(module)]
     # A block of replicated weights only (a frozen tower) has nothing to shard.
     for one in [*(block for block in blocks if not set(block.parameters()) <= ignored), module]:
-        fully_shard(one, mesh=mesh, ignored_params=ignored)
+        fully_shard(one, mesh=mesh, mp_policy=policy, ignored_params=ignored)
     sharded = [one for one in module.modules() if isinstance(one, FSDPModule)]
     for one in sharded:
         # Sums, not means: losses already have the denominator of the whole step.
@@ -42,6 +63,30 @@ def shard(
         # pass of the reference, with adapters disabled, and adapters would never get a gradient.
         one.unshard()
         one.reshard()
+
+
+def _mesh(device: torch.device, num_processes: int, shard_size: int) -> DeviceMesh:
+    """All processes in a line, or in rows of ``shard_size``, of which each has all weights."""
+    if shard_size == num_processes:
+        return init_device_mesh(device.type, (num_processes,), mesh_dim_names=("shard",))
+    shape = (num_processes // shard_size, shard_size)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def reduce_gradients_in_backward(module: nn.Module, *, is_last_row: bool) -> None:
+    """Set what the next backward pass of a module that ``shard`` has sharded sends; other modules are not changed.
+
+    Small gradients (of adapters) are added up unsharded over the rows of a step and reduced in the backward of the last
+    one. Larger ones would need the memory that sharding saves, so each row reduces them within a group of
+    ``shard_size`` processes; the groups are summed with the last row.
+    """
+    if not isinstance(module, FSDPModule):
+        return
+    numbers = sum(one.numel() for one in module.parameters() if one.requires_grad and isinstance(one, DTensor))
+    if numbers * 4 <= MAX_UNREDUCED_BYTES:
+        module.set_requires_gradient_sync(is_last_row)
+    else:
+        module.set_requires_all_reduce(is_last_row)
 
 
 @torch.no_grad()

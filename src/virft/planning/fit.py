@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from virft.config.schema import Config, Method
+from virft.config.schema import Config
 from virft.planning.memory import FitOption, Memory, Planner, RowShape
 from virft.types import ImageSize
 
@@ -28,30 +28,44 @@ class Fit:
     max_pixels: int | None = None
     """Largest image area in pixels, if that of the config does not fit."""
 
+    needs_exact_weights: bool = False
+    """True if the merged copy of base and adapters, with which sampling is faster, does not fit."""
+
 
 def find_fit(config: Config, planner: Planner, *, memory: int, image: ImageSize, text_tokens: int) -> Fit | None:
     """Return the settings that fit into ``memory`` bytes, or None if nothing does.
 
-    ``image``: size in pixels of the images of the run. If they do not fit, half as many pixels are tried, and so on.
+    ``image``: size in pixels of the images of the run. If they do not fit, sampling without a merged copy of the
+    adapters is tried, then half as many pixels, and so on.
     """
     budget = int(USABLE_FRAC * memory)
+
+    def largest(changed: Config) -> Fit | None:
+        other = Planner(
+            changed,
+            image=image,
+            text_tokens=text_tokens,
+            method=planner.method,
+            on_cpu=planner.on_cpu,
+            num_processes=planner.processes.count,
+            device_memory=planner.device_memory,
+            report=planner.report,
+        )
+        return _largest(other, budget)
+
     if (found := _largest(planner, budget)) is not None:
         return found
+    exact = planner.merges_adapters
+    if exact:
+        config = replace(config, sampling=replace(config.sampling, weights="exact"))
+        if (found := largest(config)) is not None:
+            return replace(found, needs_exact_weights=True)
     pixels = image.width * image.height
-    method: Method = planner.method
     while (pixels := pixels // 2) >= _MIN_PIXELS and sum(planner.held.values()) <= budget:
         low = config.model.min_pixels
         model = replace(config.model, max_pixels=pixels, min_pixels=None if low is None else min(low, pixels))
-        smaller = Planner(
-            replace(config, model=model),
-            image=image,
-            text_tokens=text_tokens,
-            method=method,
-            on_cpu=planner.on_cpu,
-            report=planner.report,
-        )
-        if (found := _largest(smaller, budget)) is not None:
-            return replace(found, max_pixels=pixels)
+        if (found := largest(replace(config, model=model))) is not None:
+            return replace(found, max_pixels=pixels, needs_exact_weights=exact)
     return None
 
 

@@ -2,7 +2,8 @@
 
 Activations are measured, not estimated: ``Policy`` itself runs forward and backward over a packed row of fake tensors
 (which have shapes but no memory), with one layer and with two, and each additional layer costs what the second did. The
-vision tower is in ``virft.planning.towers``. All other parts are formulas, each in the docstring of its function.
+vision tower is in ``virft.planning.towers``, and what several processes divide among them in
+``virft.planning.processes``. All other parts are formulas, each in the docstring of its function.
 """
 
 from __future__ import annotations
@@ -11,23 +12,29 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from peft.tuners.lora import LoraLayer
 from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from virft.config.schema import Config, Method, OptimizerName
-from virft.generation.sampling_weights import MAX_COPY_BYTES
-from virft.models.attention.layout import PackedRow, pack_row
+from virft.errors import ConfigError
+from virft.generation.sampling_weights import MAX_COPY_BYTES, merges_adapters
+from virft.models.attention.layout import AttentionMethod, PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
+from virft.models.families.family import head_dim_of
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
+from virft.models.sharding import MAX_UNREDUCED_BYTES
 from virft.models.vision import FeatureCache
 from virft.planning.live_bytes import LiveBytes
+from virft.planning.processes import ZERO3_LIVE_NUMBERS, Processes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
 from virft.planning.towers import Tiles, Tower
+from virft.training.trainable import linear_parameters
 from virft.training.zero import BUCKET_ELEMENTS
 from virft.types import ImageSize
 
@@ -116,9 +123,12 @@ class Activations(NamedTuple):
 
 
 class Planner:
-    """Memory of a config's run with different options, on a GPU unless ``on_cpu``.
+    """Memory of one process of a config's run with different options, on a GPU unless ``on_cpu``.
 
+    ``num_processes``: world size of the run. ``device_memory``: bytes of the device, of which vLLM gets a fraction.
     ``report`` gets a line for each row that is counted, which takes seconds.
+
+    Raises ``ConfigError`` for a number of processes that the config cannot have.
     """
 
     def __init__(
@@ -129,9 +139,13 @@ class Planner:
         text_tokens: int,
         method: Method = "grpo",
         on_cpu: bool = False,
+        num_processes: int = 1,
+        device_memory: int | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.config = config
+        self.config = config = _with_dtype(config, on_cpu=on_cpu)
+        self.processes = Processes.of(config.parallel, num_processes)
+        self.device_memory = device_memory
         self.report = report
         self.on_cpu = on_cpu
         self.method = method
@@ -147,7 +161,12 @@ class Planner:
         self.group_size = config.grpo.group_size if method == "grpo" else 1
         self.row_members = self.group_size + (config.grpo.max_demonstrations if method == "grpo" else 0)
         """Completions and demonstrations of a prompt, which share its row."""
-        self.prompts_per_step = config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
+        batch = config.grpo.prompts_per_step if method == "grpo" else config.sft.samples_per_step
+        if batch < num_processes:
+            key = "grpo.prompts_per_step" if method == "grpo" else "sft.samples_per_step"
+            raise ConfigError(f"{key} is {batch} with {num_processes} processes; expected at least one for each")
+        self.prompts_per_step = self.processes.items(batch)
+        """Prompts of a step that one process gets, at most."""
         self._tower = Tower(self.loaded, self._mode, item=self._item, precision=self._precision)
         self.activations = lru_cache(maxsize=None)(self._activations)
 
@@ -207,8 +226,12 @@ class Planner:
     def held(self) -> Mapping[str, int]:
         """Parts that are allocated from the first update on: weights, reference, optimizer, image features.
 
+        Sharded parts: those of one process; FSDP2 leaves a frozen vision tower whole. DeepSpeed has a float32 copy of
+        the trained weights. vLLM as a server: its fraction of the device, all the time.
+
         Optimizer states and 4-bit weights: ``optimizer_bytes``, ``four_bit_bytes``. Reference model: a second copy of
-        the weights in full training with a KL term; with adapters, the base is the reference. Image features: [image
+        the weights in full training with a KL term, linear layers in the precision of the computation; with adapters,
+        the base is the reference. Image features: [image
         tokens, hidden] of each image of the run until the cache is full; with a trained tower, those of one step.
         Images: float32 pixels of the prompts of one step.
         """
@@ -219,15 +242,54 @@ class Planner:
         held = {"frozen weights, 4 bits": four_bit_bytes(packed)} if packed else {}
         packed_ids = {id(one) for one in packed}
         frozen = [one for one in frozen if id(one) not in packed_ids]
-        held |= {f"frozen weights, {name}": num_bytes(of) for name, of in _by_dtype(frozen).items()}
-        held |= {f"trained weights, {name}": num_bytes(of) for name, of in _by_dtype(trained).items()}
+        processes = self.processes
+        whole = {id(one) for one in self._replicated}
+        for kind, of_kind in (("frozen", frozen), ("trained", trained)):
+            for name, of in _by_dtype(of_kind).items():
+                sharded = num_bytes(one for one in of if id(one) not in whole)
+                held[f"{kind} weights, {name}"] = num_bytes(of) - sharded + processes.weights(sharded)
         if self.method == "grpo" and self.config.grpo.has_reference and self.config.model.train == "full":
-            held["reference model"] = num_bytes(parameters)
+            held["reference model"] = processes.weights(self._reference_bytes)
         section = self.config.grpo if self.method == "grpo" else self.config.sft
-        held["optimizer states"] = 0 if self._is_offloaded else optimizer_bytes(trained, section.optimizer)
+        if self._is_offloaded:
+            held["optimizer states"] = 0
+        else:
+            held["optimizer states"] = processes.part(optimizer_bytes(trained, section.optimizer))
+            if processes.is_zero:
+                held["float32 copy of trained weights"] = processes.part(4 * _num_numbers(trained))
+        if self._engine == "server":
+            held["vLLM"] = self._engine_bytes
         held["image features"] = self._feature_bytes
         held["images of a step"] = self.prompts_per_step * self.prompt.pixel_values * 4
         return held
+
+    @property
+    def _reference_bytes(self) -> int:
+        model = self.loaded.model
+        cast = {id(one): one for one in linear_parameters(model)}
+        others = (one for one in model.parameters() if id(one) not in cast)
+        return num_bytes(others) + self._item * _num_numbers([*cast.values()])
+
+    @property
+    def _replicated(self) -> list[nn.Parameter]:
+        """Weights that FSDP2 does not shard: a frozen vision tower, and its projector."""
+        if self.processes.strategy != "fsdp2":
+            return []
+        return [one for one in self.loaded.family.vision_parameters(self.loaded.model) if not one.requires_grad]
+
+    @property
+    def _engine(self) -> Literal["colocated", "server"] | None:
+        """Process in which vLLM runs, that of the training or its own; None without vLLM."""
+        sampling = self.config.sampling
+        if self.method != "grpo" or sampling.engine == "builtin" or self.device_memory is None:
+            return None
+        if sampling.vllm_mode == "auto":
+            return "server" if self.on_cpu else "colocated"
+        return sampling.vllm_mode
+
+    @property
+    def _engine_bytes(self) -> int:
+        return int(self.config.sampling.vllm_gpu_memory * (self.device_memory or 0))
 
     @property
     def _is_offloaded(self) -> bool:
@@ -268,35 +330,81 @@ class Planner:
 
         KV cache: 2 * layers * KV heads * head dim numbers for each of P (L + G C) tokens, as each prompt is stored
         once. Logits: P G rows of the vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one
-        layer. Copies of weights: see ``ready_for_sampling``.
+        layer. Copies of weights: see ``_sampling_copies``. If weights are sharded, the copy of the model that samples
+        has all of them. vLLM: its fraction of the device, while it is awake.
         """
+        if self._engine is not None:
+            return {"vLLM": self._engine_bytes if self._engine == "colocated" else 0}
         text, head = self._text, self.loaded.model.get_output_embeddings().weight
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * self._item
+        a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim_of(text) * self._item
         own = self.group_size * self.config.sampling.max_completion_tokens
         parts = {
             "KV cache": prompts * (self.prompt.prompt_tokens + own) * a_token,
             "prefill": prompts * self._prefill,
             "next-token logits": prompts * self.group_size * head.shape[0] * _LOGIT_BYTES,
         }
-        packed_ids = {id(one) for one in self._packed}  # 4-bit layers are not copied
-        weights = [layer.weight for layer in self._policy.token_layers() if id(layer.weight) not in packed_ids]
+        if self.processes.shards_weights:
+            replicated = {id(one) for one in self._replicated}
+            linear = {id(one) for one in self._token_weights()}
+            parts["gathered weights"] = sum(
+                one.numel() * (min(self._item, one.element_size()) if id(one) in linear else one.element_size())
+                for one in self.loaded.model.parameters()
+                if id(one) not in replicated
+            )
+        parts["copies of weights"] = self._sampling_copies()
+        return parts
+
+    def _token_weights(self) -> list[Tensor]:
+        """The weights that every decode step reads, without those in 4 bits, which are not copied."""
+        packed = {id(one) for one in self._packed}
+        return [layer.weight for layer in self._policy.token_layers() if id(layer.weight) not in packed]
+
+    def _sampling_copies(self) -> int:
+        """Bytes of copies of linear weights while completions are sampled, see ``ready_for_sampling``.
+
+        With adapters in bfloat16 on a GPU: one merged copy of each layer with adapters. Other weights in another dtype
+        than the products' are cast, unless they were gathered in it. On a CPU in bfloat16, weights are laid out anew.
+        """
+        weights, merged = self._token_weights(), 0
+        if self.merges_adapters:
+            adapted: list[Any] = [one for one in self.loaded.model.modules() if isinstance(one, LoraLayer)]
+            merged = sum(one.get_base_layer().weight.numel() for one in adapted) * self._item
+            inside = {id(weight) for one in adapted for weight in one.parameters()}
+            weights = [one for one in weights if id(one) not in inside]
         cast = sum(one.numel() * self._item for one in weights if one.element_size() != self._item)
+        if self.processes.shards_weights:
+            cast = 0
         laid_out = sum(one.nbytes for one in weights if one.element_size() == self._item)
         if not (self.on_cpu and self._item == 2):
             laid_out = 0
-        parts["copies of weights"] = cast + min(laid_out, MAX_COPY_BYTES)
-        return parts
+        return merged + cast + min(laid_out, MAX_COPY_BYTES)
+
+    @property
+    def merges_adapters(self) -> bool:
+        """True if the sampler uses a merged copy of base and adapters."""
+        return self.method == "grpo" and merges_adapters(
+            self.config.sampling.weights,
+            has_adapters=self.loaded.adapters is not None,
+            on_cpu=self.on_cpu,
+            dtype=torch.bfloat16 if self._item == 2 else torch.float32,
+            in_4bit=self.config.model.load_in_4bit,
+        )
 
     def _update(self, shape: RowShape, option: FitOption) -> Mapping[str, int]:
         """Gradients, as large as the trained weights, and the forward and backward of one row."""
         found = self.activations(shape, option.gradient_checkpointing)
-        trained = [one for one in self.loaded.model.parameters() if one.requires_grad]
+        saved = found.saved
+        if self.processes.strategy == "fsdp2" and not option.gradient_checkpointing:
+            # Gathered weights have the dtype of products, so the backward needs no copies that autocast made.
+            weights = [one.weight for one in self._layers.modules() if isinstance(one, nn.Linear)]
+            saved -= sum(one.numel() * self._item for one in weights if one.element_size() != self._item)
         parts = {
-            "gradients": min(num_bytes(trained), 4 * BUCKET_ELEMENTS) if self._is_offloaded else num_bytes(trained),
-            "activations": found.saved,
+            "gradients": self._gradient_bytes,
+            "activations": saved,
             "logits and temporary": found.temporary,
         }
+        if self.processes.shards_weights:
+            parts["gathered weights"] = self._gathered_bytes
         if self._packed:
             # bitsandbytes unpacks one weight at a time.
             parts["one unpacked weight"] = max(one.numel() for one in self._packed) * self._item
@@ -306,6 +414,37 @@ class Planner:
                 self._tiles_of(shape.groups), checkpointing=option.gradient_checkpointing
             )
         return parts
+
+    @property
+    def _gradient_bytes(self) -> int:
+        """Gradients on one process: whole, sharded, or those of adapters, which FSDP2 reduces after the last row."""
+        size = num_bytes(one for one in self.loaded.model.parameters() if one.requires_grad)
+        if self._is_offloaded:
+            return min(size, 4 * BUCKET_ELEMENTS)
+        if self.processes.is_zero:
+            return self.processes.part(size) + min(size, 4 * BUCKET_ELEMENTS)
+        if self.processes.strategy == "fsdp2":
+            return size if size <= MAX_UNREDUCED_BYTES else self.processes.part(size)
+        return size
+
+    @property
+    def _gathered_bytes(self) -> int:
+        """Gathered weights during an update.
+
+        FSDP2: everything outside of layers, and two layers, that which computes and the next one, in the dtype of
+        products; and the gradient of the larger of both parts, in this dtype and in float32. ZeRO-3: at most as many
+        weights as DeepSpeed retains.
+        """
+        parameters = [one for one in self.loaded.model.parameters() if id(one) not in {id(r) for r in self._replicated}]
+        if self.processes.strategy == "zero3":
+            item: int = max(one.element_size() for one in parameters)
+            return min(num_bytes(parameters), ZERO3_LIVE_NUMBERS * item)
+        layer = list(self._layers[0].parameters())
+        inside = {id(one) for one in self._layers.parameters()}
+        tower = {id(one) for one in self.loaded.family.vision_parameters(self.loaded.model)}
+        root = [one for one in parameters if id(one) not in inside | tower]
+        trained: int = max(_num_numbers([one for one in part if one.requires_grad]) for part in (root, layer))
+        return (_num_numbers(root) + 2 * _num_numbers(layer)) * self._item + trained * (self._item + 4)
 
     def _activations(self, shape: RowShape, checkpointing: bool) -> Activations:
         """Measured with one layer and with two; each additional layer saves as much as the second."""
@@ -357,11 +496,20 @@ class Planner:
             [torch.arange(prompt).expand(self.prompt.position_axes, -1)] * shape.groups,
             [[[0] * own] * shape.completions] * shape.groups,
         )
-        return _emptied(row, self._mode, in_tables=not self.on_cpu)
+        return _emptied(row, self._mode, self._attention)
 
     def _precision(self) -> torch.autocast:
         # "cpu": fake tensors are on the CPU, whatever device is planned for.
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.model.dtype == "bfloat16")
+        # As ``Runtime.autocast``, without a cache of weights.
+        is_half = self.config.model.dtype == "bfloat16"
+        return torch.autocast("cpu", torch.bfloat16, enabled=is_half, cache_enabled=False)
+
+    @property
+    def _attention(self) -> AttentionMethod | None:
+        """The way in which attention of a packed row is computed; None on a CPU."""
+        if self.on_cpu:
+            return None
+        return "varlen" if self._item == 2 and not self.loaded.family.bidirectional_images else "tables"
 
     @property
     def _text(self) -> Any:
@@ -450,10 +598,17 @@ def prompt_shape(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> 
     )
 
 
-def _emptied(row: PackedRow, mode: FakeTensorMode, *, in_tables: bool) -> PackedRow:
+def _emptied(row: PackedRow, mode: FakeTensorMode, method: AttentionMethod | None) -> PackedRow:
+    segments = row.layout.segments
     layout = replace(
         row.layout,
-        in_tables=in_tables,
+        method=method,
+        segments=replace(
+            segments,
+            query_starts=unfilled(segments.query_starts, mode),
+            key_starts=unfilled(segments.key_starts, mode),
+            key_place=unfilled(segments.key_place, mode),
+        ),
         prompt_lengths=unfilled(row.layout.prompt_lengths, mode),
         row_place=unfilled(row.layout.row_place, mode),
         table_place=unfilled(row.layout.table_place, mode),
@@ -466,6 +621,13 @@ def _emptied(row: PackedRow, mode: FakeTensorMode, *, in_tables: bool) -> Packed
         targets=unfilled(row.targets, mode),
         layout=layout,
     )
+
+
+def _with_dtype(config: Config, *, on_cpu: bool) -> Config:
+    """Resolve ``model.dtype`` "auto"; a GPU is taken to support bfloat16."""
+    if config.model.dtype != "auto":
+        return config
+    return replace(config, model=replace(config.model, dtype="float32" if on_cpu else "bfloat16"))
 
 
 def _by_dtype(parameters: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:

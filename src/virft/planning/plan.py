@@ -44,6 +44,9 @@ class PlanRequest:
     on_cpu: bool
     """Plan for this machine's CPU, not for a GPU."""
 
+    num_processes: int = 1
+    """World size of the run."""
+
 
 def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache: bool = True) -> str:
     """Return the memory of the run, part by part, and the settings with which it fits.
@@ -51,6 +54,8 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
     ``report`` gets a line for each candidate that is computed. With ``use_cache``, the plan of an equal request by the
     same version is read from ``cache_folder``, and a new one is written there. Plans of models whose files are on the
     hub are not cached.
+
+    Raises ``ConfigError`` for a number of processes that the config cannot have.
     """
     key = _key(request) if use_cache else None
     cached = None if key is None else cache_folder() / f"{key}.txt"
@@ -69,6 +74,8 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
         text_tokens=request.text_tokens,
         method=request.method,
         on_cpu=request.on_cpu,
+        num_processes=request.num_processes,
+        device_memory=request.memory,
         report=report,
     )
     fit = find_fit(request.config, planner, memory=request.memory, image=request.image, text_tokens=request.text_tokens)
@@ -103,7 +110,7 @@ def _key(request: PlanRequest) -> str | None:
     settings = asdict(request.config)
     parts = [
         {name: settings[name] for name in _SECTIONS},
-        [request.memory, request.image, request.text_tokens, request.method, request.on_cpu],
+        [request.memory, request.image, request.text_tokens, request.method, request.on_cpu, request.num_processes],
         model,
         [__version__, _code_state(), version("torch"), version("transformers")],
     ]

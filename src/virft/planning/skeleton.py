@@ -30,6 +30,7 @@ _EXPECTED = f"{BUILT_IN_NAMES}, a folder with the model's config.json, or a hub 
 def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     """Return the model that ``load_for_training`` would return, with fake tensors of ``mode``. Reads no weights.
 
+    ``model.dtype`` must not be "auto".
     Needs ``config.json`` and the file of the image processor; for a folder of adapters, those of their base, as
     adapters get merged. For a hub id in ``known_models`` they come with the package. Raises ``ModelError`` if they are
     missing.
@@ -44,11 +45,12 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
         # InternVL3: it reads the largest position, a value that fake tensors do not have. Memory is the same.
         rope["rope_type"] = "default"
     # "meta" first and fake tensors at the end: adapters and initialisation in between then take no time either.
+    dtype: torch.dtype = getattr(torch, config.model.dtype)
     with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(settings, dtype=weights_dtype(config.model))
+        model: Any = AutoModelForImageTextToText.from_config(settings, dtype=weights_dtype(config.model, dtype))
     prepare_attention(model, family)
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=processor, family=family, folder=None, card={})
-    prepare_for_training(loaded, config.model, seed=config.seed)
+    prepare_for_training(loaded, config.model, seed=config.seed, dtype=dtype)
     replace_tensors(model, lambda tensor: unfilled(tensor, mode))
     return loaded
 

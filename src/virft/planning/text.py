@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from virft.planning.device import GIB
 from virft.planning.fit import USABLE_FRAC, Fit
-from virft.planning.memory import FitOption, Memory, Planner
+from virft.planning.memory import Memory, Planner
 
 
 def format_verdict(planner: Planner, fit: Fit | None, *, memory: int) -> str:
@@ -26,15 +26,26 @@ def format_plan(planner: Planner) -> str:
     row = planner.row_shape(option.microbatch_tokens)
     lines = [
         f"model       {total:,} parameters, {trained:,} of them trained",
+        f"precision   {planner.config.model.dtype}",
         f"prompt      {prompt.prompt_tokens} tokens: {prompt.image_tokens} of an image of "
         f"{prompt.image.width} x {prompt.image.height}, {prompt.text_tokens} of text",
         f"row         {planner.row_tokens(row):,} tokens: {row.groups} x (prompt + {row.completions} x "
         f"{planner.config.sampling.max_completion_tokens})",
         f"layers      {'checkpointed' if option.gradient_checkpointing else 'not checkpointed'}",
+        *_processes_line(planner),
         "",
         format_memory(planner.memory(option)),
     ]
     return "\n".join(lines)
+
+
+def _processes_line(planner: Planner) -> list[str]:
+    """The line about processes; none for a process that is alone."""
+    processes = planner.processes
+    if processes.count == 1:
+        return []
+    shared = "" if processes.group in (1, processes.count) else f" over groups of {processes.group}"
+    return [f"processes   {processes.count}, {processes.strategy}{shared}; the memory below is that of one of them"]
 
 
 def format_memory(memory: Memory) -> str:
@@ -58,16 +69,18 @@ def format_fit(planner: Planner, fit: Fit | None, *, memory: int) -> str:
         return "\n".join(lines)
     peak = fit.memory.peak / GIB
     head = f"# The largest that fits into {USABLE_FRAC:.0%} of {device}, with a peak of {peak:.1f} GiB:"
-    return "\n".join([head, *_settings(planner, fit.option, fit.max_pixels)])
+    return "\n".join([head, *_settings(planner, fit)])
 
 
-def _settings(planner: Planner, option: FitOption, max_pixels: int | None) -> list[str]:
-    lines = [f"model.gradient_checkpointing = {str(option.gradient_checkpointing).lower()}"]
-    if max_pixels is not None:
-        lines.append(f"model.max_pixels = {max_pixels}")
-    lines.append(f"{planner.method}.microbatch_tokens = {option.microbatch_tokens}")
+def _settings(planner: Planner, fit: Fit) -> list[str]:
+    lines = [f"model.gradient_checkpointing = {str(fit.option.gradient_checkpointing).lower()}"]
+    if fit.max_pixels is not None:
+        lines.append(f"model.max_pixels = {fit.max_pixels}")
+    lines.append(f"{planner.method}.microbatch_tokens = {fit.option.microbatch_tokens}")
     if planner.method == "grpo":
-        lines.append(f"sampling.prompts_per_batch = {option.prompts_per_batch}")
+        lines.append(f"sampling.prompts_per_batch = {fit.option.prompts_per_batch}")
+    if fit.needs_exact_weights:
+        lines.append('sampling.weights = "exact"  # no merged copy of the adapters: sampling is slower')
     return lines
 
 

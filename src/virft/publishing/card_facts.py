@@ -8,20 +8,24 @@ from typing import Any
 
 import yaml
 
+from virft.config.schema import DtypeName
 from virft.data.store import Store
 from virft.geometry.boxes import BoxSpace
 from virft.models.built_in import BUILT_IN_MODELS, local_folder
 
 
-def card_facts(*, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store]) -> dict[str, Any]:
+def card_facts(
+    *, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store], dtype: DtypeName
+) -> dict[str, Any]:
     """Return additional facts for a run's card. Folders of this machine appear by their last part only.
 
     ``model`` as in ``model.path``; ``template``: a built-in's name or the text with ``{query}``; ``stores``: the
-    datasets by their name in a mixture.
+    datasets by their name in a mixture; ``dtype``: the resolved ``model.dtype``.
     """
     return {
         "base": base_facts(model),
         "box_space": str(box_space),
+        "dtype": dtype,
         "prompt_template": template,
         "data": [_data_facts(store) for store in stores.values()],
     }

@@ -51,11 +51,11 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
         "front": yaml.safe_dump(_front_matter(card, base, data, adapters), sort_keys=False, allow_unicode=True),
         "base": base["hub_id"] or base["name"] or "a base model",
         "method": card["trainer"],
-        "settings": _settings(config, card["trainer"], _num_steps(run, model)),
+        "settings": _settings(config, card["trainer"], _num_steps(run, model)) | _precision(config, card),
         "data": data,
         "card": card,
         "space": _SPACES.get(card.get("box_space")),
-        "thinking": config.prompt.thinking,
+        "thinking": config.prediction_thinking,
         "prompts": _prompts(config, card, data),
         "max_pixels": config.model.max_pixels,
         "scores": _scores(run, model),
@@ -128,6 +128,14 @@ def _settings(config: Config, trainer: str, num_steps: int | None) -> dict[str, 
     return rows
 
 
+def _precision(config: Config, card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the precision of training; empty if it was "auto" and the card does not say what that was."""
+    dtype = card.get("dtype", config.model.dtype)
+    if dtype == "auto":
+        return {}
+    return {"precision": f"{dtype}, language model in 4 bits (NF4)" if config.model.load_in_4bit else dtype}
+
+
 def _demonstrations(grpo: GRPOConfig) -> str:
     if grpo.demonstrations == "group":
         return "ground truth as a member of each group" + (", with near-right answers" if grpo.near_right else "")
@@ -155,7 +163,7 @@ def _prompts(config: Config, card: Mapping[str, Any], data: list[dict[str, Any]]
             TASKS[task].prompts,
             "{query}",
             template=template,
-            thinking=config.prompt.thinking,
+            thinking=config.prediction_thinking,
             space=BoxSpace(card["box_space"]),
         )
         for task in tasks

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from virft.config.fitting import TrainingVerb, method_of
-from virft.config.schema import Config
+from virft.config.schema import Config, Dtype
 from virft.config.toml_file import changed
 from virft.data.store import Store
 from virft.data.upright import ExifReading
@@ -20,13 +20,12 @@ from virft.evaluation.evaluated import evaluate_predictions
 from virft.inference.model import Model, load
 from virft.recipes.build_options import BuildOptions
 from virft.recipes.datasets import BuiltDatasets, build_from_coco
-from virft.recipes.evaluate import PredictionSettings, predict_store
+from virft.recipes.evaluate import PredictionSettings, predict_store, runtime_of
 from virft.recipes.fitting import load_fitted_config
 from virft.recipes.results import Evaluation, Run
 from virft.recipes.train import run_training
 from virft.training.progress import progress_bar
 from virft.training.run import CONFIG, MODEL
-from virft.training.runtime import start_runtime
 
 
 @named_as_keywords()
@@ -107,23 +106,29 @@ def evaluate(
     limit: int | None = None,
     train: str | Path | None = None,
     skip_refused: bool = False,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
 ) -> Evaluation:
     """Generate a model's predictions for a dataset and score them, with 95 % bootstrap confidence intervals.
 
     Blind baselines (answers that ignore the image, such as the mean box) are scored on the same questions.
 
     ``model``: a loaded model, a run, the folder of either, or a Hub id. If it is not loaded yet, it is loaded as by
-    ``load``: bfloat16 weights on a GPU, float32 on a CPU. The commands ``virft predict`` and ``virft eval`` use float32
-    on both. ``data``: a dataset folder. ``out``: folder for ``predictions.jsonl`` and ``scores.json``. By default it is
-    ``eval/DATASET`` of a run, where existing predictions are scored again; of a model the files are deleted.
+    ``load``, with ``dtype`` and ``load_in_4bit``. ``data``: a dataset folder. ``out``: folder for
+    ``predictions.jsonl`` and ``scores.json``. By default it is ``eval/DATASET`` of a run, where existing predictions
+    are scored again; of a model the files are deleted.
     ``limit``: use the first samples only. ``train``: the training dataset that the blind baselines are fitted on;
     default: that of the run, else the folder ``train`` of the same build as ``data``. ``skip_refused``: predict without
     the samples whose prompt the model refuses, such as images of extreme aspect ratio; every score then has the
     coverage in its name.
 
-    Raises ``DataError`` for a dataset that cannot be used, ``ModelError`` for such a model, and ``RunError`` if ``out``
-    holds other predictions or other files.
+    Raises ``DataError`` for a dataset that cannot be used, ``ModelError`` for such a model, ``RunError`` if ``out``
+    holds other predictions or other files, and ``ConfigError`` for a precision of a model that is loaded already.
     """
+    if isinstance(model, Model) and (dtype != "auto" or load_in_4bit is not None):
+        raise ConfigError(
+            f"dtype or load_in_4bit with a loaded model, which is {model.loaded.precision}; expected them in virft.load"
+        )
     store = Store(data)
     store.check(decode=True)
     if isinstance(model, str | Path) and (Path(model) / CONFIG).is_file():
@@ -137,9 +142,10 @@ def evaluate(
     with ExitStack() as stack:
         if isinstance(model, Run):
             out = out or model.folder / "eval" / store.folder.absolute().name
-            model = model.model
+            as_trained = dtype == "auto" and load_in_4bit is None
+            model = model.model if as_trained else load(model.folder, dtype=dtype, load_in_4bit=load_in_4bit)
         elif not isinstance(model, Model):
-            model = load(model)
+            model = load(model, dtype=dtype, load_in_4bit=load_in_4bit)
         folder = Path(out or stack.enter_context(TemporaryDirectory(prefix="virft-")))
         settings = PredictionSettings(
             prompting=model.prompting,
@@ -150,7 +156,7 @@ def evaluate(
             skip_refused=skip_refused,
             log=_print,
         )
-        runtime = start_runtime()
+        runtime = runtime_of(model.loaded)
         runtime = replace(runtime, ranks=replace(runtime.ranks, device=model.device))
         path = predict_store(model.loaded, store, folder, settings=settings, runtime=runtime, limit=limit)
         evaluated = evaluate_predictions(path, store, blind_data)

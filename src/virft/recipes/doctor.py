@@ -24,15 +24,18 @@ from virft.data.store import Store
 from virft.errors import ConfigError, VirftError
 from virft.inference.prompting import check_prompts, make_renderer
 from virft.models.load import LoadedModel, load_model
+from virft.models.precision import gpu_supports_bfloat16, resolve_dtype
 from virft.models.tiny import IMAGE_SIZE
 from virft.origin import version_and_commit
 from virft.planning.device import GIB
 from virft.recipes.own_questions import require_box_space, require_thinking
 from virft.recipes.preflight import training_data
+from virft.recipes.run_header import count_parameters
 from virft.recipes.setup import make_prompting
 from virft.recipes.trainers import open_grpo_trainer
 from virft.scenes.assets import class_names
 from virft.training.distributed import device
+from virft.training.trainable import weights_dtype
 
 EXTRAS = ("hf", "app")
 """Optional dependencies for users; the others are for the development of virft."""
@@ -134,10 +137,9 @@ def processor() -> Finding:
     free, total = torch.cuda.mem_get_info(device())
     room = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free on this process's"
     message = f"{', '.join(names)}; {room}; CUDA {torch.version.cuda}"
-    if not torch.cuda.is_bf16_supported():
-        return Finding(
-            about="processor", state=State.NOTE, message=message, advice="no bfloat16 here: set model.dtype = float32"
-        )
+    if not gpu_supports_bfloat16():
+        advice = 'no bfloat16 here: model.dtype "auto" is float32'
+        return Finding(about="processor", state=State.NOTE, message=message, advice=advice)
     return Finding(about="processor", message=message)
 
 
@@ -229,16 +231,22 @@ def of_run(config: Config) -> Iterator[Finding]:
     """Findings about the model and the datasets of a config, and the disk space for its checkpoints."""
     loaded = None
     try:
-        loaded = load_model(config.model.path, pixels=(config.model.min_pixels, config.model.max_pixels))
+        dtype = resolve_dtype(config.model.dtype, device())
+        loaded = load_model(
+            config.model.path,
+            dtype=weights_dtype(config.model, getattr(torch, dtype)),
+            pixels=(config.model.min_pixels, config.model.max_pixels),
+            in_4bit=config.model.load_in_4bit,
+        )
     except VirftError as error:
         yield Finding(about="model", state=State.FIX, message=str(error), advice="check model.path")
     else:
         for note in loaded.notes:
             yield Finding(about="model", state=State.NOTE, message=note)
-        num_weights = sum(weight.numel() for weight in loaded.model.parameters())
+        num_weights = count_parameters(loaded.model).total
         yield Finding(
             about="model",
-            message=f"{config.model.path}: {loaded.family.model_type}, {num_weights:,} weights",
+            message=f"{config.model.path}: {loaded.family.model_type}, {num_weights:,} weights; computes in {dtype}",
         )
         if config.model.train == "full":
             yield _room(config, num_weights)
@@ -276,7 +284,10 @@ def _of_data(config: Config, name: str, origin: str, loaded: LoadedModel | None)
     except VirftError as error:
         advice = "remove these samples and build the dataset again, or choose another model"
         return Finding(about="data", state=State.FIX, message=f"{name}: {error}", advice=advice)
-    if (warning := checked.length_warning(config.sampling.max_completion_tokens)) is not None:
+    warning = checked.length_warning(config.sampling.max_completion_tokens)
+    if warning is None and config.model.max_pixels is None:
+        warning = checked.image_warning()
+    if warning is not None:
         return Finding(about="data", state=State.NOTE, message=f"{name}: {warning}")
     return Finding(
         about="data",

@@ -231,7 +231,8 @@ def memory_line(runtime: Runtime) -> str:
 def disk_line(config: Config, size: ParameterCounts) -> str:
     """Format the disk space of checkpoints (weights and two moments of AdamW in float32) and saved models."""
     checkpoint = 4 * 3 * size.trained
-    saved = 4 * (size.trained if config.model.train == "lora" else size.total)
+    width = 2 if config.run.save_dtype == "bfloat16" else 4
+    saved = 4 * size.trained if config.model.train == "lora" else width * size.total
     number = config.run.keep_checkpoints if config.run.save_every else 1
     models = 2 if config.run.keep_best and (config.data.validation or config.mixture) else 1
     total = checkpoint * number + saved * models

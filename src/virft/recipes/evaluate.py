@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import torch
+
 from virft.config.schema import Config
 from virft.config.wording import counted
 from virft.data.store import Store
-from virft.errors import DataError
+from virft.errors import DataError, stopped_by_user
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import PredictionRun, plan_batches
-from virft.evaluation.predictions import PREDICTIONS, SKIPPED_SAMPLES, PredictionsCard, read_predictions_card
+from virft.evaluation.predictions import (
+    DTYPE,
+    IN_4BIT,
+    PREDICTIONS,
+    SKIPPED_SAMPLES,
+    PredictionsCard,
+    read_predictions_card,
+)
 from virft.evaluation.score import named_values, score_predictions
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import Prompting, inspect_prompts, make_renderer, resolve_prompting
-from virft.models.load import LoadedModel, load_model
+from virft.models.load import LoadedModel, load_as_trained
 from virft.models.policy import make_policy
+from virft.models.precision import Precision, resolve_dtype
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
 from virft.recipes.own_questions import question_warnings, require_box_space
@@ -52,6 +63,8 @@ class PredictionSettings:
     """Called with warnings about the questions, before the first prediction."""
     batch_seed: int | None = None
     """Draw the questions of each batch with this seed; None: questions of similar length share a batch."""
+    reports_stop: bool = False
+    """Ctrl-C raises ``RunStopped`` with the number of saved predictions; False: the caller handles the interrupt."""
 
     def card(
         self, loaded: LoadedModel, *, data: Store, num_samples: int, skipped: Sequence[str] = ()
@@ -68,6 +81,8 @@ class PredictionSettings:
                 "template": self.prompting.template,
                 "max_completion_tokens": self.max_completion_tokens,
                 "temperature": 0.0,
+                DTYPE: loaded.precision.dtype,
+                IN_4BIT: loaded.precision.in_4bit,
                 "commit": source_commit(),
                 **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
             },
@@ -86,14 +101,25 @@ def predict_as_trained(
     skip_refused: bool = False,
     log: Callable[[str], None] | None = None,
     batch_seed: int | None = None,
+    precision: Precision | None = None,
 ) -> Path:
     """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file.
 
-    ``batch_seed`` as in ``PredictionSettings``.
+    ``batch_seed`` as in ``PredictionSettings``. ``precision``: default is that of the run, as the config and the card
+    of the trained model say. Raises ``RunStopped`` after Ctrl-C.
     """
-    loaded = load_model(model, pixels=(config.model.min_pixels, config.model.max_pixels))
+    section = config.model
+    if precision is None and section.dtype == "auto" and model == section.path:
+        # the base computes as it did in training, whatever it was trained in before
+        precision = Precision(resolve_dtype("auto"), section.load_in_4bit)
+    loaded = load_as_trained(
+        model,
+        dtype=section.dtype if precision is None else precision.dtype,
+        in_4bit=section.load_in_4bit if precision is None else precision.in_4bit,
+        pixels=(section.min_pixels, section.max_pixels),
+    )
     settings = PredictionSettings(
-        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prompt.thinking),
+        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prediction_thinking),
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=model,
         resume=resume,
@@ -101,8 +127,14 @@ def predict_as_trained(
         skip_refused=skip_refused,
         log=log,
         batch_seed=batch_seed,
+        reports_stop=True,
     )
-    return predict_store(loaded, store, folder, settings=settings, runtime=start_runtime(), limit=limit)
+    return predict_store(loaded, store, folder, settings=settings, runtime=runtime_of(loaded), limit=limit)
+
+
+def runtime_of(loaded: LoadedModel) -> Runtime:
+    """The processes of this run, with the precision of a model that is loaded for inference."""
+    return start_runtime(dtype=getattr(torch, loaded.precision.dtype))
 
 
 def predict_and_score(
@@ -185,7 +217,8 @@ def run_predictions(
 ) -> Path:
     """Write greedy predictions for samples 0 to ``number`` - 1 into ``folder``; the path of the file.
 
-    The model must accept their prompts, see ``check_prompts``.
+    The model must accept their prompts, see ``check_prompts``. Raises ``RunStopped`` after Ctrl-C if
+    ``settings.reports_stop``.
 
     With several ranks (``accelerate launch``) rank r computes batches r, r + n, ...; the file is the same.
     """
@@ -217,16 +250,25 @@ def run_predictions(
         max_completion_tokens=settings.max_completion_tokens,
     )
     num_done, num_missing = 0, sum(map(len, missing))
-    for batch in predictions:
-        run.append(batch, process=ranks.index)
-        num_done += len(batch)
-        if settings.progress is not None:
-            settings.progress(num_done, num_missing)
+    stopping = _reporting_stop(run, folder, number) if settings.reports_stop else nullcontext()
+    # The context of training, so that validation and predictions compute as the trainer does.
+    with stopping, runtime.autocast():
+        for batch in predictions:
+            run.append(batch, process=ranks.index)
+            num_done += len(batch)
+            if settings.progress is not None:
+                settings.progress(num_done, num_missing)
     ranks.barrier()
     if ranks.is_first:
         run.finish()
     ranks.barrier()
     return folder / PREDICTIONS
+
+
+def _reporting_stop(run: PredictionRun, folder: Path, number: int) -> AbstractContextManager[None]:
+    return stopped_by_user(
+        lambda: f"{run.num_saved()} of {counted(number, 'prediction')} are saved in {folder}; resume with --resume"
+    )
 
 
 class _Validation(NamedTuple):

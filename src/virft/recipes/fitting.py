@@ -21,7 +21,7 @@ from virft.config.fitting import (
 from virft.config.schema import Config, Method
 from virft.config.toml_file import KEYWORDS, LoadedConfig, complete, given_value, load_config, parse, value_at
 from virft.data.store import read_card
-from virft.errors import ConfigError, DataError
+from virft.errors import ConfigError, DataError, RunError
 from virft.models.model_folders import model_of_run
 from virft.models.size import read_model_size
 from virft.training.run import require_current_format
@@ -40,7 +40,8 @@ def load_fitted_config(
     ``saved``: name of the config in ``run.dir`` of a run that is resumed; its fitted values are used again, so that a
     resumed run is the same whatever this version would choose. Without ``path`` all of its settings are.
 
-    Raises ``ConfigError`` as ``load_config`` does, and ``RunError`` if another version saved that config.
+    Raises ``ConfigError`` as ``load_config`` does, and ``RunError`` if another version saved that config or there is
+    nothing to resume.
     """
     if path is None and saved is not None:
         path = _saved_config(saved, overrides, keywords)
@@ -53,9 +54,22 @@ def load_fitted_config(
 
 
 def _saved_config(name: str, overrides: Sequence[str], keywords: Mapping[str, Any]) -> Path | None:
-    """The config of the run in ``run.dir``, which settings without a file name; None if there is no run."""
+    """The config of the run in ``run.dir``, which settings without a file name; None if there is no run.
+
+    Raises ``RunError`` if there is none and the settings name no training data, which a new run needs.
+    """
     folder = given_value("run.dir", overrides, keywords)
-    if not isinstance(folder, (str, Path)) or not (file := Path(folder) / name).is_file():
+    if not isinstance(folder, (str, Path)):
+        return None
+    if not (file := Path(folder) / name).is_file():
+        given = [one.strip().strip("\"'") for one in overrides] + list(keywords)
+        if given_value("data.train", overrides, keywords) is None and not any(
+            one.startswith("mixture") for one in given
+        ):
+            what = f"holds no {name}" if Path(folder).is_dir() else "does not exist"
+            raise RunError(
+                f"{folder}: {what}, so there is nothing to resume; expected the run.dir of an earlier call, or a config"
+            )
         return None
     # before the config is read: that of an older version has settings that this one does not know
     require_current_format(file.parent)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,12 +31,39 @@ from virft.training.run import BEST, CONFIG, MODEL
 from virft.types import Sample
 
 CURVE, RESULT = "curve.toml", "curve.json"
+OPTIONS = "curve_options.json"
+"""File of ``CurveOptions``."""
 IMAGE_FRACTIONS = (0.25, 0.5, 1.0)
 """Fractions of the training images, by default."""
 FINAL_PREDICTIONS = Path("eval") / "validation"
 """Folder of the validation predictions of the final model, inside a run."""
 FEW_QUESTIONS = 50
 """Fewer validation questions give intervals that say little."""
+
+
+class CurveOptions(NamedTuple):
+    """Options of a learning curve in addition to its config; a resumed one has the same unless others are given."""
+
+    method: Method = "grpo"
+    fractions: tuple[float, ...] = IMAGE_FRACTIONS
+    seeds: int = 1
+
+
+def saved_options(out: Path) -> CurveOptions:
+    """Return the options of the learning curve in a folder; the defaults if there is none.
+
+    Raises ``RunError`` for a file that cannot be read.
+    """
+    path = out / OPTIONS
+    if not path.exists():
+        return CurveOptions()
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return CurveOptions(method=tree["method"], fractions=tuple(tree["fractions"]), seeds=tree["seeds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error!r}); delete it and give --method, --fractions and --seeds"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +115,7 @@ def run_curve(
         )
     out = Path(config.run.dir)
     _begin(out, config, resume=resume)
+    write_text(out / OPTIONS, json.dumps(CurveOptions(method, tuple(fractions), seeds)._asdict()) + "\n")
     num_runs = len(sizes) * seeds
     log(
         f"learning curve: {', '.join(map(str, sizes))} images, seeds: {seeds}; {counted(num_runs, 'training run')} and "

@@ -32,6 +32,8 @@ LEARNING_RATE = "learning_rate"
 
 PROMPT_LENGTH = "prompt_length"
 """Event: prompts leave too little room in the context of the model for the longest completion."""
+LARGE_IMAGES = "image_tokens"
+"""Event: an image has very many tokens, as ``model.max_pixels`` is not set."""
 
 
 _OR_RESUME = "; to resume without one, name the run: run.dir=RUN"

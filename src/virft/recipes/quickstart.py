@@ -111,6 +111,7 @@ def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
     warmup_steps = min(5, steps - 1)
     return Config(
         seed=seed,
+        model=ModelConfig(dtype="float32"),
         data=DataConfig(train=str(out / "data" / "train")),
         augment=AugmentConfig(resized_crop=0.35, horizontal_flip=True, colour_jitter=0.3),
         sampling=SamplingConfig(max_completion_tokens=128),
@@ -149,7 +150,7 @@ def photo_quickstart_config(out: Path, *, seed: int, steps: int = PHOTO_STEPS) -
     warmup_steps = min(5, steps - 1)
     return Config(
         seed=seed,
-        model=ModelConfig(path=PHOTO_NAME),
+        model=ModelConfig(path=PHOTO_NAME, dtype="float32"),
         data=DataConfig(train=str(out / "data" / "train")),
         sampling=SamplingConfig(max_completion_tokens=128),
         reward=RewardConfig(weights={"confidence": 0.1}, iou_threshold=0.0, iou_threshold_end=0.5),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from virft.config.schema import Config
+from virft.config.schema import Config, Dtype
 from virft.config.toml_file import load_config
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError, RunError
@@ -29,6 +30,7 @@ from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_pred
 from virft.files import write_text
 from virft.metrics.labels import label_of
 from virft.models.model_folders import find_model_folder
+from virft.models.precision import Precision, find_precision
 from virft.recipes.own_questions import question_warnings
 from virft.report import REPORT
 from virft.report.read import report_folders
@@ -81,6 +83,8 @@ def evaluate_run(
     resume: bool = False,
     with_intervals: bool = True,
     with_base: bool = True,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
     log: Callable[[str], None],
     progress: Callable[[], AbstractContextManager[ShowProgress]] = nullcontext,
 ) -> RunEvaluation:
@@ -91,28 +95,31 @@ def evaluate_run(
     ``RUN/eval``, and those of the base model also in the runs next to it. The folder of new ones has the name of the
     dataset's folder, with its hash if another dataset of that name was evaluated before. ``train``: training data of
     the blind baselines; default: that of the run. ``skip_refused``: predict without the samples whose prompt a model
-    refuses. ``progress``: a new progress bar for each model.
+    refuses. ``dtype`` and ``load_in_4bit``: precision of both models; default: that of the run. ``progress``: a new
+    progress bar for each model.
 
     Everything that can be refused is refused before a model is loaded. Raises ``RunError`` for a folder that is no
     finished run or holds other predictions, ``DataError`` for a dataset that cannot be used.
     """
     run, model = find_model(place)
     config = load_config(run / CONFIG).config
+    precision = find_precision(model, dtype=dtype, in_4bit=load_in_4bit)
     store = Store(data)
     store.check(decode=True)
     leakage = tuple(leakage_warnings(run, store))
     blind_data = open_blind_data(train, store) if train else _blind_data(config, store, run)
     name = store.folder.absolute().name + (f"_first_{limit}" if limit is not None and limit < len(store) else "")
     number = len(store) if limit is None else min(limit, len(store))
-    planned = [_plan(str(model), _folder_for(store, run / "eval" / name), config, store, number, resume=resume)]
+    plan = partial(_plan, config=config, store=store, number=number, precision=precision, resume=resume)
+    planned = [plan(str(model), _folder_for(store, run / "eval" / name))]
     if with_base:
-        base = _find_base_predictions(run, config, store, number)
+        base = _find_base_predictions(run, config, store, number, precision)
         folder = base or _folder_for(store, run / "eval" / f"base_{name}")
-        planned.append(_plan(config.model.path, folder, config, store, number, resume=resume))
+        planned.append(plan(config.model.path, folder))
     for one in planned:
         if not one.is_complete:
             find_model_folder(one.model)
-    options: dict[str, Any] = {"resume": resume, "limit": limit, "skip_refused": skip_refused}
+    options: dict[str, Any] = {"resume": resume, "limit": limit, "skip_refused": skip_refused, "precision": precision}
     for one in planned:
         if one.is_complete:
             _log_existing(one, store, log)
@@ -203,13 +210,15 @@ def _folder_for(store: Store, folder: Path) -> Path:
     return folder if data_hash == store.hash else folder.with_name(f"{folder.name}_{store.hash[:8]}")
 
 
-def _plan(model: str, folder: Path, config: Config, store: Store, number: int, *, resume: bool) -> _Planned:
+def _plan(
+    model: str, folder: Path, *, config: Config, store: Store, number: int, precision: Precision, resume: bool
+) -> _Planned:
     """Return what a folder needs; ``RunError`` if it holds other predictions, or unfinished ones without ``resume``."""
     if not (folder / PREDICTIONS).is_file():
         require_new_predictions(folder, resume=resume)
         return _Planned(model=model, folder=folder, is_complete=False)
     card = read_predictions_card(folder / PREDICTIONS)
-    differences = _differences(card, model, config, store, number)
+    differences = _differences(card, model, config, store, number, precision)
     if differences:
         what, (saved, now) = next(iter(differences.items()))
         raise RunError(
@@ -220,7 +229,7 @@ def _plan(model: str, folder: Path, config: Config, store: Store, number: int, *
 
 
 def _differences(
-    card: PredictionsCard, model: str, config: Config, store: Store, number: int
+    card: PredictionsCard, model: str, config: Config, store: Store, number: int, precision: Precision
 ) -> Mapping[str, tuple[Any, Any]]:
     """Return the settings that differ from those of this evaluation: name -> (saved, now)."""
     settings = card.settings
@@ -229,7 +238,9 @@ def _differences(
         "model": (_resolved(card.model), _resolved(model)),
         "the data's hash": (card.data_hash[:12], store.hash[:12]),
         "the number of questions": (card.num_samples, number),
-        "thinking": (card.thinking, config.prompt.thinking),
+        "thinking": (card.thinking, config.prediction_thinking),
+        "dtype": (card.dtype, precision.dtype),
+        "load_in_4bit": (card.in_4bit, precision.in_4bit),
         "max_completion_tokens": (settings.get("max_completion_tokens"), config.sampling.max_completion_tokens),
         # "auto" is resolved by the model's card, and a path by its text: only names of templates can be compared
         **({"template": (settings.get("template"), template)} if template in BUILT_IN else {}),
@@ -242,7 +253,7 @@ def _resolved(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).exists() else model
 
 
-def _find_base_predictions(run: Path, config: Config, store: Store, number: int) -> Path | None:
+def _find_base_predictions(run: Path, config: Config, store: Store, number: int, precision: Precision) -> Path | None:
     """Return complete predictions of the base model with equal settings, of this run or of a run next to it.
 
     Copies of run folders come last.
@@ -255,7 +266,9 @@ def _find_base_predictions(run: Path, config: Config, store: Store, number: int)
                 card = read_predictions_card(folder / PREDICTIONS)
             except DataError:
                 continue
-            if (folder / PREDICTIONS).is_file() and not _differences(card, config.model.path, config, store, number):
+            if (folder / PREDICTIONS).is_file() and not _differences(
+                card, config.model.path, config, store, number, precision
+            ):
                 return folder
     return None
 

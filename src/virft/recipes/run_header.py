@@ -37,7 +37,7 @@ def header_lines(run: CheckedRun, size: ParameterCounts, runtime: Runtime) -> li
     devices = f"{runtime.ranks.count} x {runtime.device.type}" if runtime.ranks.count > 1 else runtime.device.type
     rows = {
         "model": f"{config.model.path}, {format_count(size.total)} parameters, {format_count(size.trained)} trained "
-        f"({trained}); {devices}, {config.model.dtype}",
+        f"({trained}); {devices}, {runtime.dtype_name}",
         **{f"data {name}".rstrip(): describe_data(store) for name, store in run.data.stores.items()},
         **(
             {"excluded": f"{counted(len(excluded), 'sample')} ({config.data.exclude})"}

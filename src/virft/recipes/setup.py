@@ -25,10 +25,13 @@ from virft.config.setting import format_value
 from virft.data.augmentation import AugmentationLimits, make_augmenter
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, check_prompts, resolve_prompting
+from virft.models.attention.varlen import note_on_stored_scores
+from virft.models.families.family import head_dim_of
 from virft.models.load import LoadedModel, load_model
+from virft.models.precision import Precision, precision_card, resolve_dtype
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.recipes.own_questions import require_box_space
-from virft.recipes.preflight import PROMPT_LENGTH, CheckedRun, thinking_by_origin
+from virft.recipes.preflight import LARGE_IMAGES, PROMPT_LENGTH, CheckedRun, thinking_by_origin
 from virft.recipes.reward_rule import make_reward_rule
 from virft.recipes.rollout_images import rollout_images
 from virft.rewards.extra import name_of_extra
@@ -39,34 +42,47 @@ from virft.training.distributed import device
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.loop import Augment, LoopSettings
 from virft.training.monitors import RewardParts
+from virft.training.run import dtype_of_run
 from virft.training.runtime import Runtime, start_runtime
 from virft.training.trackers import Trackers
 from virft.training.trainable import prepare_for_training, weights_dtype
 
 
-def make_runtime(model: ModelConfig, parallel: ParallelConfig) -> Runtime:
-    """The processes, device and precision of a training run."""
-    return start_runtime(
+def make_runtime(model: ModelConfig, parallel: ParallelConfig, *, resumed: Path | None = None) -> Runtime:
+    """The processes, device and precision of a training run; sets the precision of float32 products of the GPU.
+
+    ``resumed``: folder of a run that is resumed; with ``model.dtype`` "auto" its precision is that of its start.
+    """
+    runtime = start_runtime(
         strategy=parallel.strategy,
         offload_optimizer=parallel.offload_optimizer,
-        dtype=getattr(torch, model.dtype),
+        timeout_minutes=parallel.timeout_minutes,
     )
+    dtype = model.dtype
+    if dtype == "auto" and resumed is not None:
+        dtype = dtype_of_run(resumed) or dtype
+    if runtime.device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if model.tf32 else "highest")
+    return replace(runtime, dtype=getattr(torch, resolve_dtype(dtype, runtime.device)))
 
 
 def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> LoadedModel:
     """The model of ``[model]`` with its trained and frozen weights set. Trained weights are float32 in any precision.
 
     Adapters in a model folder are merged first: training starts from them, and under LoRA they belong to the reference.
+    The precision is recorded in the card of the model, and so in what the run saves.
     """
     loaded = load_model(
         model.path,
-        dtype=weights_dtype(model),
+        dtype=weights_dtype(model, runtime.dtype),
         pixels=(model.min_pixels, model.max_pixels),
         in_4bit=model.load_in_4bit,
     )
     if loaded.adapters is not None:
         loaded.merge_adapters()
-    prepare_for_training(loaded, model, seed=seed)
+    loaded.precision = Precision(runtime.dtype_name, model.load_in_4bit)
+    loaded.card |= precision_card(loaded.precision)
+    prepare_for_training(loaded, model, seed=seed, dtype=runtime.dtype)
     # Weights that are to be sharded stay on the CPU: a GPU may not have the memory for all of them.
     if not runtime.is_sharded:
         loaded.model.to(runtime.device)
@@ -74,6 +90,14 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
         loaded.compile_layers()
     if runtime.device.type == "cpu":
         keep_freed_memory()
+    note = note_on_stored_scores(
+        runtime.device,
+        runtime.dtype,
+        head_dim=head_dim_of(loaded.model.config.get_text_config()),
+        bidirectional_images=loaded.family.bidirectional_images,
+    )
+    if note is not None:
+        loaded.notes += (note,)
     return loaded
 
 
@@ -90,7 +114,7 @@ def make_prompting(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], l
 
 
 def check_run_prompts(loaded: LoadedModel, prompting: Prompting, run: CheckedRun) -> list[tuple[str, str]]:
-    """Return event and message of each warning about prompts that leave too little room for a completion.
+    """Return event and message of each warning: prompts that leave too little room for a completion, large images.
 
     SFT generates in validation only. Raises ``DataError`` if the model would refuse a sample of the training or
     validation data, and ``ConfigError`` if their questions demand coordinates that the model does not write.
@@ -99,12 +123,14 @@ def check_run_prompts(loaded: LoadedModel, prompting: Prompting, run: CheckedRun
     require_box_space(run.data, space)
     checked = check_prompts(loaded, prompting, run.data)
     found = [checked.length_warning(longest) if run.method == "grpo" else None]
+    large = checked.image_warning() if run.config.model.max_pixels is None else None
     for name, store in run.validation.items():
         require_box_space(store, space)
         checked = check_prompts(loaded, prompting.of_origin(name), (sample for sample in store if sample.queried))
         warning = checked.length_warning(longest)
         found.append(f"validation set {store.folder}: {warning}" if warning else None)
-    return [(PROMPT_LENGTH, warning) for warning in found if warning is not None]
+    warnings = [(PROMPT_LENGTH, warning) for warning in found if warning is not None]
+    return [*warnings, *([(LARGE_IMAGES, large)] if large is not None else [])]
 
 
 def make_segmenter(path: str) -> SamSegmenter:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from virft.config.schema import Config
+from virft.config.schema import Config, Dtype
 from virft.config.toml_file import load_config
 from virft.config.wording import counted
 from virft.data.base_completions import BaseCompletion, BaseGroup, append_base_completions, start_base_completions
@@ -36,14 +36,15 @@ from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
 from virft.inference.prompting import Prompting, check_prompts, make_renderer, resolve_prompting
-from virft.models.load import LoadedModel, load_model
+from virft.models.load import LoadedModel, load_as_trained
 from virft.models.policy import Policy, make_policy
+from virft.models.precision import find_precision, precision_card
+from virft.recipes.evaluate import runtime_of
 from virft.recipes.preflight import thinking_by_origin
 from virft.recipes.run_evaluation import ShowProgress, find_model
 from virft.report import SUSPECTS_FOLDER
 from virft.tasks import TASKS
 from virft.training.run import CARD, CONFIG
-from virft.training.runtime import start_runtime
 from virft.types import Completion, ImageSize, Reading, Sample, Target
 
 COMPLETIONS, BASE_MODEL_COMPLETIONS = "completions.jsonl", "base_completions.jsonl"
@@ -79,6 +80,8 @@ def find_suspects(
     *,
     group_size: int = 8,
     min_score: float | None = None,
+    dtype: Dtype = "auto",
+    load_in_4bit: bool | None = None,
     log: Callable[[str], None],
     progress: Callable[[], AbstractContextManager[ShowProgress]] = nullcontext,
 ) -> FoundSuspects:
@@ -88,14 +91,16 @@ def find_suspects(
     completions of its base model are added. ``min_score``: lowest score of a suspect label; default: ``outlier_score``.
     ``place`` as in ``evaluate_run``. ``data``: the dataset whose labels are checked; default: the training data of the
     run, with the samples that ``data.exclude`` names. Files are written into ``suspects`` of the run, for ``data`` into
-    ``suspects_NAME``. Completions that the folder already contains, of the same model and settings, are used again, so
-    an interrupted call can be repeated. Raises ``RunError`` for a folder that is no finished run, and ``DataError`` for
-    a dataset that cannot be used.
+    ``suspects_NAME``. ``dtype`` and ``load_in_4bit``: precision of both models; default: that of the run. Completions
+    that the folder already contains, of the same model and settings, are used again, so an interrupted call can be
+    repeated. Raises ``RunError`` for a folder that is no finished run, and ``DataError`` for a dataset that cannot be
+    used.
     """
     run, model = find_model(place)
     config = load_config(run / CONFIG).config
     samples, data_hash = _samples(config, data)
     folder = run / (SUSPECTS_FOLDER if data is None else f"{SUSPECTS_FOLDER}_{data.absolute().name}")
+    precision = find_precision(model, dtype=dtype, in_4bit=load_in_4bit)
     is_supervised = json.loads((run / CARD).read_text(encoding="utf-8"))["trainer"] == "sft"
     card = {
         "model": str(model.resolve()),
@@ -106,12 +111,14 @@ def find_suspects(
         "temperature": config.sampling.temperature,
         "max_completion_tokens": config.sampling.max_completion_tokens,
         "seed": config.seed,
+        **precision_card(precision),
     }
     _start(folder, card)
     readings: dict[str, list[Reading]] = {sample.id: [] for sample in samples}
     models = {BASE_MODEL_COMPLETIONS: config.model.path} if is_supervised else {}
     for name, path in (models | {COMPLETIONS: str(model)}).items():
-        loaded = load_model(path, pixels=(config.model.min_pixels, config.model.max_pixels))
+        pixels = (config.model.min_pixels, config.model.max_pixels)
+        loaded = load_as_trained(path, dtype=precision.dtype, in_4bit=precision.in_4bit, pixels=pixels)
         # the trained model comes last, and answers the questions about other classes
         sampler = _Sampler(config, loaded, group_size)
         check_prompts(loaded, sampler.prompting, samples)
@@ -172,7 +179,7 @@ class _Sampler:
         self._loaded = loaded
         self._config = config
         self._group_size = group_size
-        self._runtime = start_runtime()
+        self._runtime = runtime_of(loaded)
         self.prompting: Prompting = resolve_prompting(
             loaded,
             template=config.prompt.template,
@@ -187,7 +194,7 @@ class _Sampler:
     def sample(self, samples: Sequence[Sample]) -> list[BaseGroup]:
         """Sample a group of completions for each sample, as in step 0 of the run."""
         rendered = [self._render(sample) for sample in samples]
-        with torch.no_grad():
+        with torch.no_grad(), self._runtime.autocast():
             features = self._policy.encode_images([one.vision.to(self._runtime.device) for one in rendered])
         prompts = [
             EncodedPrompt(prompt=one.prompt, positions=one.positions, features=own, stream_id=one.prompt.sample_id)
@@ -198,13 +205,14 @@ class _Sampler:
             temperature=self._config.sampling.temperature,
         )
         size = self._config.sampling.prompts_per_batch or len(prompts)
-        drawn = [
-            group
-            for start in range(0, len(prompts), size)
-            for group in self._generator.generate(
-                prompts[start : start + size], self._group_size, params, StepKey(seed=self._config.seed, step=0)
-            )
-        ]
+        with self._runtime.autocast():
+            drawn = [
+                group
+                for start in range(0, len(prompts), size)
+                for group in self._generator.generate(
+                    prompts[start : start + size], self._group_size, params, StepKey(seed=self._config.seed, step=0)
+                )
+            ]
         return [
             self._group(sample, len(one.prompt.token_ids), one.prompt.images[sample.target_image].resized, group)
             for sample, one, group in zip(samples, prompts, drawn, strict=True)
@@ -234,8 +242,8 @@ class _Sampler:
         """Parse the completions of a sample."""
         return [self._read(sample, one.text, group.resized) for one in group.completions]
 
-    def predict(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Reading]]:
-        """Yield the greedy answer to each sample."""
+    def predict(self, samples: Sequence[Sample]) -> list[tuple[Sample, Reading]]:
+        """Return the greedy answer to each sample."""
         batches = [samples[start : start + _BATCH_SIZE] for start in range(0, len(samples), _BATCH_SIZE)]
         predictions = generate_predictions(
             batches,
@@ -244,9 +252,12 @@ class _Sampler:
             generator=self._generator,
             max_completion_tokens=self._config.sampling.max_completion_tokens,
         )
-        for batch, answers in zip(batches, predictions, strict=True):
-            for sample, one in zip(batch, answers, strict=True):
-                yield sample, self._read(sample, one.prediction.text, one.resized)
+        with self._runtime.autocast():
+            return [
+                (sample, self._read(sample, one.prediction.text, one.resized))
+                for batch, answers in zip(batches, predictions, strict=True)
+                for sample, one in zip(batch, answers, strict=True)
+            ]
 
     def _read(self, sample: Sample, text: str, resized: ImageSize) -> Reading:
         return TASKS[sample.task].read_for(

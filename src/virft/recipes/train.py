@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from virft.config.schema import Config, GRPOConfig, Method
+from virft.config.schema import Config, DtypeName, GRPOConfig, Method
 from virft.data.training_data import TrainingData
 from virft.errors import ConfigError, DataError
 from virft.files import writing
@@ -69,11 +69,11 @@ def run_training(
     writes and prints. Raises ``ConfigError``, ``DataError``, ``ModelError`` or ``RunError``.
     """
     _refuse_launcher_options()
-    runtime = make_runtime(config.model, config.parallel)
+    runtime = make_runtime(config.model, config.parallel, resumed=Path(config.run.dir) if resume else None)
     ranks = runtime.ranks
     log = log if ranks.is_first else _discard
     _require_sample_per_rank(method, batch_size(config, method), ranks)
-    require_strategy(runtime)
+    require_strategy(runtime, shard_size=config.parallel.shard_size)
     if method == "grpo":
         require_engine(config.sampling, runtime)
     checked = checked or check_run(config, method, resume=resume)
@@ -87,17 +87,11 @@ def run_training(
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
         validate = _make_validator(checked, loaded, prompting, runtime, same_start)
-        facts = card_facts(
-            model=config.model.path,
-            box_space=loaded.family.box_space,
-            template=prompting.template,
-            stores=data.stores,
-        )
         if (line := describe_start(Path(config.run.dir), resume=resume)) is not None:
             log(line)
-        if data.excluded:
-            facts["excluded"] = sorted(data.excluded)
+        facts = _card_facts(checked, loaded, prompting, runtime)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
+        save = partial(_save, loaded, run.folder, ranks=ranks, dtype=_save_dtype(config))
         _print_header(run, checked, loaded, size, runtime, too_long, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
@@ -124,12 +118,12 @@ def run_training(
                 log=log,
                 validate=validate,
                 augment=augment,
-                save_best=partial(_save, loaded, run.folder, BEST, ranks) if config.run.keep_best else None,
+                save_best=partial(save, BEST) if config.run.keep_best else None,
                 trackers=trackers,
                 ranks=ranks,
             ).run()
     with writing(run.folder, lambda: "all steps are done and saved; resume with --resume, which saves the model"):
-        _save(loaded, run.folder, MODEL, ranks)
+        save(MODEL)
     return run.folder / MODEL
 
 
@@ -178,6 +172,18 @@ def _warn(event: str, message: str, run: RunFolder, log: Callable[[str], None]) 
     if not any(one["event"] == event for one in run.records(EVENTS)):
         # an incident: a rollback to step 0 must not remove it
         run.append_event(0, event, action="continued", message=message, is_incident=True)
+
+
+def _card_facts(run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runtime: Runtime) -> dict[str, Any]:
+    """Facts for the card of the run, which the model card needs too."""
+    facts = card_facts(
+        model=run.config.model.path,
+        box_space=loaded.family.box_space,
+        template=prompting.template,
+        stores=run.data.stores,
+        dtype=runtime.dtype_name,
+    )
+    return facts | ({"excluded": sorted(run.data.excluded)} if run.data.excluded else {})
 
 
 def _open_run(
@@ -282,12 +288,18 @@ def _make_refill(num_steps: int, data: TrainingData, augment: Augment | None) ->
     return refill
 
 
-def _save(loaded: LoadedModel, run: Path, name: str, ranks: Ranks) -> None:
+def _save_dtype(config: Config) -> DtypeName | None:
+    """The precision of saved weights of full training; None for adapters, which are saved as they are."""
+    return None if config.model.train == "lora" else config.run.save_dtype
+
+
+def _save(loaded: LoadedModel, run: Path, name: str, *, ranks: Ranks, dtype: DtypeName | None) -> None:
     """Save the current model with its model card into the folder ``name`` of a run."""
     # every rank takes part in gathering the weights
     with loaded.gathered() as gathered:
         if ranks.is_first:
-            gathered.save(run / name, readme=model_card(run, model=name, adapters=gathered.saves_adapters))
+            readme = model_card(run, model=name, adapters=gathered.saves_adapters)
+            gathered.save(run / name, readme=readme, dtype=dtype)
     ranks.barrier()
 
 

@@ -10,11 +10,21 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from virft.config.schema import Config, GRPOConfig, SamplingConfig, SFTConfig
+from virft.config.schema import (
+    Config,
+    DataConfig,
+    GRPOConfig,
+    ModelConfig,
+    ParallelConfig,
+    SamplingConfig,
+    SFTConfig,
+)
 from virft.errors import ConfigError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator
+from virft.generation.sampling_weights import merges_adapters
 from virft.generation.vllm_generator import engine_is_served, start_vllm
 from virft.inference.prompting import Prompting, make_renderer
 from virft.models.load import LoadedModel
@@ -31,8 +41,10 @@ from virft.training.grpo.demonstrations import WriteTarget, WrittenTarget
 from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
 from virft.training.optim import ScaledRows, learning_rate, make_optimizer
 from virft.training.policy_runner import PolicyRunner
+from virft.training.prompt_loader import default_num_workers
 from virft.training.runtime import Runtime
 from virft.training.sft.trainer import SFTTrainer
+from virft.training.trainable import cast_frozen
 from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed, start_zero
 from virft.types import Sample
 
@@ -40,10 +52,15 @@ _MAX_SAMPLER_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """Compute dtype -> nats per token. A larger mean gap to another engine's log-probs is more than rounding."""
 
 
-def require_strategy(runtime: Runtime) -> None:
-    """Raise ``ConfigError`` if the package that the strategy needs is not installed."""
+def require_strategy(runtime: Runtime, *, shard_size: int | None = None) -> None:
+    """Raise ``ConfigError`` if the package that the strategy needs is not installed, or for an unfit ``shard_size``."""
     if runtime.strategy.startswith("zero"):
         require_deepspeed()
+    if runtime.strategy == "fsdp2" and shard_size is not None and runtime.ranks.count % shard_size:
+        raise ConfigError(
+            f"parallel.shard_size is {shard_size} with {runtime.ranks.count} processes; "
+            f"expected a divisor of {runtime.ranks.count}"
+        )
 
 
 def require_engine(sampling: SamplingConfig, runtime: Runtime) -> None:
@@ -77,12 +94,21 @@ def make_grpo_trainer(
     # The reference is a copy of the policy before sharding, which replaces its parameters. LoRA needs no copy.
     has_copy = config.grpo.has_reference and loaded.adapters is None
     reference = copy.deepcopy(policy).requires_grad_(False).eval() if has_copy else None
+    if reference is not None:
+        cast_frozen(reference, runtime.dtype)
     has_base = config.grpo.has_reference and loaded.adapters is not None
-    sharded = _shard(config.grpo, loaded, policy, runtime, class_names, offload=config.parallel.offload_optimizer)
+    sharded = _shard(config.grpo, loaded, policy, runtime, class_names, parallel=config.parallel)
     if reference is not None and runtime.shards_weights:
-        shard(reference, runtime.device, runtime.ranks.count)
+        _shard_weights(reference, runtime, config.parallel)
     elif reference is not None:
         reference.to(runtime.device)
+    merges = config.sampling.engine == "builtin" and merges_adapters(
+        config.sampling.weights,
+        has_adapters=loaded.adapters is not None,
+        on_cpu=runtime.device.type == "cpu",
+        dtype=runtime.dtype,
+        in_4bit=config.model.load_in_4bit,
+    )
     correction = SamplerCorrection(
         importance_cap=config.sampling.importance_cap, max_gap=_MAX_SAMPLER_GAP[runtime.dtype]
     )
@@ -92,11 +118,11 @@ def make_grpo_trainer(
         engine=sharded.engine,
         gathered=sharded.gathered,
         gather=loaded.gathered if runtime.shards_weights else nullcontext,
-        feature_cache=FeatureCache() if config.model.freeze_vision else None,
+        feature_cache=_feature_cache(config.model),
     )
     return GRPOTrainer(
         runner=runner,
-        generator=_make_generator(config.sampling, loaded, sharded.gathered or policy, runtime),
+        generator=_make_generator(config.sampling, loaded, sharded.gathered or policy, runtime, merges=merges),
         render=make_renderer(loaded, prompting),
         grader=make_grader(config.reward, config.prompt, config.mixture, loaded.family.box_space),
         optimizer=sharded.optimizer,
@@ -108,11 +134,12 @@ def make_grpo_trainer(
         seed=config.seed,
         prompts_per_batch=config.sampling.prompts_per_batch,
         # the policy's own log-probs need no correction
-        correction=None if config.sampling.engine == "builtin" else correction,
+        correction=correction if merges or config.sampling.engine == "vllm" else None,
         reference=reference,
         reference_mode=loaded.adapters_disabled if has_base else None,
         write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
         warm_start=_make_warm_start(config, loaded, prompting, runner, sharded.optimizer),
+        num_workers=_num_workers(config.data, runtime),
     )
 
 
@@ -134,6 +161,7 @@ def _make_warm_start(
         learning_rate_at=_schedule(replace(config.sft, steps=num_steps)),
         max_grad_norm=config.grpo.max_grad_norm,
         microbatch_tokens=config.grpo.microbatch_tokens,
+        num_workers=_num_workers(config.data, runner.runtime),
     )
 
 
@@ -145,7 +173,7 @@ def make_sft_trainer(
     ``class_names`` as for ``make_grpo_trainer``.
     """
     policy = make_policy(loaded, temperature=1.0)
-    sharded = _shard(config.sft, loaded, policy, runtime, class_names, offload=config.parallel.offload_optimizer)
+    sharded = _shard(config.sft, loaded, policy, runtime, class_names, parallel=config.parallel)
     # SFT does not sample. Only a frozen tower that ZeRO-3 shards has to be gathered: FSDP2 leaves it unsharded, and a
     # trained tower encodes images in the sharded forward pass.
     needs_gathering = runtime.strategy == "zero3" and config.model.freeze_vision
@@ -156,7 +184,7 @@ def make_sft_trainer(
             engine=sharded.engine,
             gathered=sharded.gathered if needs_gathering else None,
             gather=loaded.gathered if needs_gathering else nullcontext,
-            feature_cache=FeatureCache() if config.model.freeze_vision else None,
+            feature_cache=_feature_cache(config.model),
         ),
         render=make_renderer(loaded, prompting),
         target_ids=_target_ids(loaded, prompting),
@@ -164,7 +192,18 @@ def make_sft_trainer(
         learning_rate_at=_schedule(config.sft),
         max_grad_norm=config.sft.max_grad_norm,
         microbatch_tokens=config.sft.microbatch_tokens,
+        num_workers=_num_workers(config.data, runtime),
     )
+
+
+def _feature_cache(model: ModelConfig) -> FeatureCache | None:
+    """The cache of the features of a frozen tower; None for a trained one."""
+    return FeatureCache(max_bytes=round(model.feature_cache_gib * 2**30)) if model.freeze_vision else None
+
+
+def _num_workers(data: DataConfig, runtime: Runtime) -> int:
+    """Threads that read images: ``data.num_workers``, or the default of the device."""
+    return default_num_workers(runtime.device) if data.num_workers is None else data.num_workers
 
 
 def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], list[int]]:
@@ -216,14 +255,19 @@ def _target_text(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample,
     return write
 
 
-def _make_generator(sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime) -> Generator:
-    """The engine that samples in training: the policy itself, or vLLM, which is started here."""
+def _make_generator(
+    sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime, *, merges: bool
+) -> Generator:
+    """The engine that samples in training: the policy itself, or vLLM, which is started here.
+
+    ``merges``: the policy samples with its adapters merged.
+    """
     if sampling.engine == "builtin":
-        return HFGenerator(policy, loaded.tokenizer)
+        return HFGenerator(policy, loaded.tokenizer, merge_adapters=merges, cuda_graph=sampling.cuda_graph)
     return start_vllm(
         loaded,
         policy.rules,
-        dtype=str(runtime.dtype).removeprefix("torch."),
+        dtype=runtime.dtype_name,
         mode=sampling.vllm_mode,
         memory_frac=sampling.vllm_gpu_memory,
         on_cpu=runtime.device.type == "cpu",
@@ -248,7 +292,7 @@ def _shard(
     runtime: Runtime,
     class_names: Iterable[str],
     *,
-    offload: bool,
+    parallel: ParallelConfig,
 ) -> _Sharded:
     """Shard weights and optimizer over the ranks, as the strategy says, and make the optimizer."""
     runtime.ranks.check_equal(one for one in policy.parameters() if one.requires_grad)
@@ -260,7 +304,7 @@ def _shard(
         gathered = make_policy(loaded.unsharded(), temperature=policy.rules.temperature)
     if runtime.strategy == "fsdp2":
         assert loaded.gathered_copy is not None
-        shard(policy, runtime.device, runtime.ranks.count, replicated=loaded.gathered_copy.shared)
+        _shard_weights(policy, runtime, parallel, replicated=loaded.gathered_copy.shared)
     optimizer = _make_optimizer(settings, loaded, policy, class_names)
     if not runtime.strategy.startswith("zero"):
         return _Sharded(optimizer, gathered)
@@ -275,9 +319,24 @@ def _shard(
         num_processes=runtime.ranks.count,
         max_grad_norm=settings.max_grad_norm,
         autocast_dtype=runtime.autocast_dtype,
-        offload=offload,
+        offload=parallel.offload_optimizer,
     )
     return _Sharded(zero_optimizer, gathered, engine)
+
+
+def _shard_weights(
+    policy: Policy, runtime: Runtime, parallel: ParallelConfig, *, replicated: Iterable[nn.Parameter] = ()
+) -> None:
+    # A reference is sharded with FSDP2 under ZeRO-3, too, where `shard_size` has no effect.
+    size = parallel.shard_size if runtime.strategy == "fsdp2" else None
+    shard(
+        policy,
+        runtime.device,
+        runtime.ranks.count,
+        shard_size=size,
+        dtype=runtime.autocast_dtype,
+        replicated=replicated,
+    )
 
 
 def _make_optimizer(

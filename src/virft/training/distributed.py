@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -143,10 +144,14 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterable[list[Tensor]]:
         yield bucket
 
 
-def processes() -> PartialState:
-    """This process among those that a launcher started (``accelerate launch``, ``torchrun``), connected to them."""
+def processes(timeout: datetime.timedelta | None = None) -> PartialState:
+    """This process among those that a launcher started (``accelerate launch``, ``torchrun``), connected to them.
+
+    ``timeout``: longest wait for the others in a collective operation. The first call decides; None: PyTorch's default.
+    """
+    options = {} if timeout is None else {"timeout": timeout}
     # Without a GPU accelerate needs to know: else each of several processes on a CPU believes that it is alone.
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), **options)
 
 
 def leave_processes() -> None:
@@ -166,7 +171,7 @@ def is_main_process() -> bool:
     return bool(processes().is_main_process)
 
 
-def ranks() -> Ranks:
-    """This process among those of the run."""
-    state = processes()
+def ranks(timeout: datetime.timedelta | None = None) -> Ranks:
+    """This process among those of the run; ``timeout`` as in ``processes``."""
+    state = processes(timeout)
     return Ranks(index=state.process_index, count=state.num_processes, device=device())

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from torch import nn
@@ -16,18 +17,19 @@ from virft.files import writing
 from virft.metrics.labels import label_of
 from virft.tasks import TASKS
 from virft.training.checkpoint import (
+    CheckpointWriter,
     TrainingState,
     checkpoint_path,
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
     num_steps_of,
-    save_checkpoint,
 )
 from virft.training.distributed import Ranks
 from virft.training.failures import translate_failures
 from virft.training.monitors import VALIDATION_SCORE, Alarm, HealthMonitors, RewardParts, is_finite
 from virft.training.progress import Progress, step_line
+from virft.training.prompt_loader import Following, no_samples
 from virft.training.run import (
     CHECKPOINTS,
     END,
@@ -42,7 +44,7 @@ from virft.training.run import (
 from virft.training.step import NonFinite, StepReport
 from virft.training.stopping import StopSignals, print_in_handler, stop_signals
 from virft.training.trackers import Trackers
-from virft.training.zero import AnyOptimizer
+from virft.training.zero import AnyOptimizer, ZeroOptimizer
 from virft.types import Sample
 
 Augment = Callable[[Sample, int, int], Sample]
@@ -82,8 +84,8 @@ class Trainer(Protocol):
     @property
     def optimizer(self) -> AnyOptimizer: ...
 
-    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
-        """Take one optimizer step on a batch."""
+    def step(self, number: int, samples: Sequence[Sample], following: Following = no_samples) -> StepReport:
+        """Take one optimizer step on a batch. ``following`` returns the batch of the next step."""
         ...
 
     def close(self) -> None:
@@ -155,6 +157,12 @@ class TrainingLoop:
 
     def __post_init__(self) -> None:
         self._checkpoints = self.run_folder.folder / CHECKPOINTS
+        self._writer = CheckpointWriter(
+            self._checkpoints,
+            keep=self.settings.keep_checkpoints,
+            ranks=self.ranks,
+            in_background=self.ranks.count > 1 and not isinstance(self.trainer.optimizer, ZeroOptimizer),
+        )
         self._early_stopping = EarlyStopping(patience=self.settings.patience)
         self._monitors = HealthMonitors(self.settings.monitors, self.settings.parts)
         self._last_rollback: int | None = None
@@ -176,7 +184,7 @@ class TrainingLoop:
         """
         failures = translate_failures(lambda: self._current, self._describe_saved, world_size=self.ranks.count)
         try:
-            with writing(self.run_folder.folder, self._describe_saved), failures:
+            with writing(self.run_folder.folder, self._describe_saved), failures, self._writer:
                 self._run_steps(self._start())
         except KeyboardInterrupt:
             self._report_interrupt()
@@ -243,7 +251,8 @@ class TrainingLoop:
         self._stops_after = done
         # Before a step and before a save: a NaN must neither be trained on nor saved.
         self._require_finite_weights()
-        report = self.trainer.step(number, self._samples(number))
+        following = partial(self._samples, done) if done < self.settings.num_steps else no_samples
+        report = self.trainer.step(number, self._samples(number), following)
         alarms = self._record(number, report)
         if self._monitors.num_skipped >= self.settings.monitors.nonfinite_steps:
             raise _Rollback(_describe_skipped(self._monitors.num_skipped, report))
@@ -256,12 +265,16 @@ class TrainingLoop:
         # All ranks have to agree: a signal may reach one of them a step earlier than another.
         self._stops_after = min(done + 1, self.settings.num_steps)  # of a signal that comes after the next line
         is_stopped = self.ranks.max(signals.received) > 0
+        if self.ranks.max(self._writer.has_failed) > 0:
+            self._writer.wait()
         stopping = [one for one in alarms if one.monitor in self.settings.monitors.stop_on]
         if is_last or is_stopped or stopping or self._is_due(done, self.settings.save_every):
             self._require_finite_weights()
             # a second signal must not cut the file
             with signals.held():
                 self._save(done)
+                if is_last or is_stopped or stopping:
+                    self._writer.wait()
         if stopping and not is_last:
             raise RunError(
                 f"step {done}: {stopping[0].message}; saved and stopped, as monitors.stop_on says. "
@@ -363,17 +376,11 @@ class TrainingLoop:
     def _save(self, num_steps: int) -> None:
         # Logs first: after a power cut, a checkpoint must not be ahead of them, as a resume cuts the logs to its step.
         self.run_folder.sync_logs()
-        save_checkpoint(
-            self._checkpoints,
-            module=self.trainer.policy,
-            optimizer=self.trainer.optimizer,
-            state=TrainingState(num_steps=num_steps),
-            keep=self.settings.keep_checkpoints,
-            ranks=self.ranks,
-        )
+        self._writer.save(self.trainer.policy, self.trainer.optimizer, TrainingState(num_steps=num_steps))
 
     def _restore(self) -> int:
         """Load the latest valid checkpoint and the state of logs and monitors; the number of steps done, or 0."""
+        self._writer.wait()  # before a rollback
         # Rank 0 validates the checkpoints and decides for all ranks, which then load the same one.
         found = latest_checkpoint(self._checkpoints, self._report_corrupt) if self.ranks.is_first else None
         done = int(self.ranks.max(num_steps_of(found) if found is not None else 0))

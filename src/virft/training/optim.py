@@ -107,7 +107,8 @@ def _local_rows(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(table, DTensor):
         return table, rows
     # FSDP2 shards dimension 0 into chunks of ceil(V / world size) rows; the last chunks may be shorter.
-    start = table.device_mesh.get_local_rank() * -(-len(table) // table.device_mesh.size())
+    axis = next(i for i, placement in enumerate(table.placements) if placement.is_shard())
+    start = table.device_mesh.get_local_rank(axis) * -(-len(table) // table.device_mesh.size(axis))
     shard = table.to_local()
     return shard, rows[(start <= rows) & (rows < start + len(shard))] - start
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from virft.models.attention.layout import PackedRow
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
+from virft.models.sharding import reduce_gradients_in_backward
 from virft.models.vision import FeatureCache, ImageFeatures
 from virft.training.runtime import Runtime
 
@@ -55,25 +56,41 @@ class PolicyRunner:
                 return call(row, features=features)
             return call(row, vision=[one.vision.to(self.runtime.device) for one in prompts])
 
+    def prepare_backward(self, *, is_last_row: bool) -> None:
+        """Prepare the backward pass of a row of a step, of which ``is_last_row`` is the last in this update."""
+        if self.runtime.strategy == "fsdp2":
+            reduce_gradients_in_backward(self.policy, is_last_row=is_last_row)
+
+    def needs_pixels(self, one: RenderedPrompt) -> bool:
+        """False if the image features of a prompt are cached."""
+        return self.feature_cache is None or _is_augmented(one) or _key(one) not in self.feature_cache
+
     @torch.no_grad()
     def encode_images(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
         """Image features of each prompt, without gradient.
 
         An augmented image is new at each step, so its features are never cached.
         """
-        if self.feature_cache is None or any(
-            image.augmentation is not None for one in rendered for image in one.prompt.images
-        ):
+        if self.feature_cache is None or any(map(_is_augmented, rendered)):
             return self._encode(rendered)
         # One prompt at a time, although a batch would be faster: the cache is empty after a resume, and the features of
         # an image must not depend, by rounding, on the other images that happened to be missing from the cache.
         return [self._cached(one, self.feature_cache) for one in rendered]
 
     def _cached(self, one: RenderedPrompt, cache: FeatureCache) -> ImageFeatures:
-        key = tuple((image.path, image.resized) for image in one.prompt.images)
-        return cache.get(key, lambda: self._encode([one])[0])
+        # Pixels are read here if the features were cached when the prompt was loaded, and have been evicted since.
+        return cache.get(_key(one), lambda: self._encode([one])[0]).to(self.runtime.device)
 
     def _encode(self, prompts: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
         with self.runtime.autocast():
             policy = self.gathered or self.policy
             return policy.encode_images([one.vision.to(self.runtime.device) for one in prompts])
+
+
+def _key(one: RenderedPrompt) -> Hashable:
+    """Key of the image features of a prompt: its images, and their sizes under the pixel budget."""
+    return tuple((image.path, image.resized) for image in one.prompt.images)
+
+
+def _is_augmented(one: RenderedPrompt) -> bool:
+    return any(image.augmentation is not None for image in one.prompt.images)

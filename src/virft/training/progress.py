@@ -58,9 +58,10 @@ def step_line(
     time_left: str,
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
-    """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, time.
+    """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, throughput.
 
-    ``weights``: weights of parts in the reward, shown unless they are 1.
+    ``weights``: weights of parts in the reward, shown unless they are 1. Throughput: tokens of prompts and completions
+    (``num_tokens``) per second of the whole step.
 
     >>> step_line({"step": 0, "reward": 1.5, "reward_iou": 0.5, "reward_format": 1.0, "unreadable_frac": 0.02},
     ...           num_steps=9, seconds=2.0, time_left="0:16 left")
@@ -72,18 +73,21 @@ def step_line(
     factors = {name: "" if weights.get(name, 1.0) == 1 else f"{weights[name]:g}*" for name in parts}
     described = " ".join(f"{factors[name]}{name} {value:.2f}" for name, value in parts.items())
     line = f"step {metrics['step'] + 1:.0f}/{num_steps}"
+    took = f"{seconds:.1f} s"
+    if metrics.get("num_tokens") and seconds > 0:
+        took += f" ({metrics['num_tokens'] / seconds:,.0f} tokens/s)"
     if metrics.get("skipped") and "reward" not in metrics:
-        return f"{line}  skipped  {seconds:.1f} s  {time_left}"
+        return f"{line}  skipped  {took}  {time_left}"
     if "reward" not in metrics:
         # in the warm start of GRPO, a metric of its own
         loss = metrics.get("loss", metrics.get("demonstration_loss", math.nan))
-        return f"{line}  loss {loss:.4f}  {seconds:.1f} s  {time_left}"
+        return f"{line}  loss {loss:.4f}  {took}  {time_left}"
     line += f"  reward {metrics['reward']:.2f} ({described})  unreadable {metrics['unreadable_frac']:.0%}"
     if metrics.get("truncated_frac"):
         line += f"  truncated {metrics['truncated_frac']:.0%}"
     if "kl" in metrics:
         line += f"  kl {metrics['kl']:.4f}"
-    return f"{line}  {seconds:.1f} s  {time_left}"
+    return f"{line}  {took}  {time_left}"
 
 
 @contextmanager

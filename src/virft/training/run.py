@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from virft import __version__
-from virft.config.schema import Config
+from virft.config.schema import Config, DtypeName
 from virft.config.setting import format_value
 from virft.config.toml_file import dump, first_difference, load_config
 from virft.data.base_completions import BASE_COMPLETIONS
@@ -40,9 +40,13 @@ INCIDENT = "incident"
 _MAY_CHANGE = (
     "model.gradient_checkpointing",
     "model.compile",
+    "run.save_dtype",
+    "model.feature_cache_gib",
+    "data.num_workers",
     "sampling.prompts_per_batch",
     "grpo.microbatch_tokens",
     "sft.microbatch_tokens",
+    "parallel.timeout_minutes",
     "run.save_every",
     "run.keep_checkpoints",
     "run.log_every",
@@ -245,6 +249,15 @@ def require_current_format(folder: Path) -> None:
             f"{folder / CARD}: schema_version {state}, so another version of virft wrote this run folder; expected "
             f"{RUN_SCHEMA_VERSION}: open it with that version, or train into another run.dir"
         )
+
+
+def dtype_of_run(folder: Path) -> DtypeName | None:
+    """Return the precision that a run was started in, by its card; None if it has none or does not say."""
+    try:
+        found = json.loads((folder / CARD).read_text(encoding="utf-8"))["dtype"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if found in get_args(DtypeName) else None
 
 
 def _lines(path: Path) -> list[str]:

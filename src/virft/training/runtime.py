@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from virft.config.schema import Strategy
+from virft.config.schema import DtypeName, Strategy
 from virft.training.distributed import Ranks, ranks
 
 
@@ -43,6 +44,11 @@ class Runtime:
         return self.strategy in ("fsdp2", "zero3")
 
     @property
+    def dtype_name(self) -> DtypeName:
+        """Name of ``dtype``."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+
+    @property
     def autocast_dtype(self) -> torch.dtype | None:
         """The dtype that autocast computes linear layers in; None if autocast is off."""
         return None if self.dtype == torch.float32 else self.dtype
@@ -51,17 +57,25 @@ class Runtime:
         """Context in which the model computes in ``dtype``."""
         if self.autocast_dtype is None:
             return torch.autocast(self.device.type, enabled=False)
-        return torch.autocast(self.device.type, self.autocast_dtype)
+        # No cache: it would hold a copy of every trained weight until the end of the forward pass. With gradient
+        # checkpointing nothing else does, and without it the backward needs the same copies anyway.
+        return torch.autocast(self.device.type, self.autocast_dtype, cache_enabled=False)
 
 
 def start_runtime(
-    *, strategy: Strategy = "ddp", offload_optimizer: bool = False, dtype: torch.dtype = torch.float32
+    *,
+    strategy: Strategy = "ddp",
+    offload_optimizer: bool = False,
+    dtype: torch.dtype = torch.float32,
+    timeout_minutes: float | None = None,
 ) -> Runtime:
     """The runtime of this process, connected to the others that a launcher started (``accelerate launch``).
+
+    ``timeout_minutes``: longest wait for another process, in minutes; None: PyTorch's default.
 
     ``strategy`` is that of ``[parallel]``. A process that is alone has nothing to shard and gets "ddp", unless
     DeepSpeed is to offload the optimizer, which helps one process too.
     """
-    found = ranks()
+    found = ranks(None if timeout_minutes is None else datetime.timedelta(minutes=timeout_minutes))
     is_alone = found.count == 1 and not offload_optimizer
     return Runtime(ranks=found, strategy="ddp" if is_alone else strategy, dtype=dtype)

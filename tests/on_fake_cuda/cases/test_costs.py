@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
 
+import fake_cuda
+import varlen_reference
 from fake_cuda import COPY, CUDA, FakeCUDA
 from plain_computation import pair_of
 from tiny_models import EOS, IMAGE_TOKEN, QWEN, with_large_weights
@@ -15,6 +18,7 @@ from tiny_policies import Tokenizer, adapters, loaded_of
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
+from virft.models.attention.layout import pack_row
 from virft.models.policy import Policy, TokenRules
 from virft.models.vision import ImageFeatures
 from virft.types import Prompt
@@ -27,12 +31,12 @@ class Costs(NamedTuple):
     waits: Counter[str]
 
 
-def decode(kind: str, num_layers: int, num_tokens: int) -> Costs:
+def decode(kind: str, num_layers: int, num_tokens: int, *, cuda_graph: bool = False) -> Costs:
     """Return the costs of sampling ``num_tokens`` for 4 completions of each of two prompts."""
     model = with_large_weights(lambda: QWEN["qwen2_vl"](num_hidden_layers=num_layers), 0)
     _, made = pair_of(model)
     loaded = loaded_of(made)
-    if kind == "adapters in bfloat16":
+    if "adapters" in kind:
         loaded.model.to(torch.bfloat16)
         adapters(loaded)
     # no completion ends before its last token
@@ -48,13 +52,14 @@ def decode(kind: str, num_layers: int, num_tokens: int) -> Costs:
             gpu.kernels.clear()
             gpu.waits.clear()
             params = GenerationParams(max_completion_tokens=num_tokens)
-            HFGenerator(policy, Tokenizer()).generate(prompts, 4, params, StepKey(seed=0, step=0))
+            generator = HFGenerator(policy, Tokenizer(), merge_adapters="merged" in kind, cuda_graph=cuda_graph)
+            generator.generate(prompts, 4, params, StepKey(seed=0, step=0))
     return Costs(gpu.kernels, gpu.waits_by_kind())
 
 
-def per_token(kind: str, num_layers: int) -> Costs:
+def per_token(kind: str, num_layers: int, *, cuda_graph: bool = False) -> Costs:
     """Return the costs of each token after the first."""
-    few, more = (decode(kind, num_layers, number) for number in (3, 5))
+    few, more = (decode(kind, num_layers, number, cuda_graph=cuda_graph) for number in (3, 5))
     differences = []
     for before, after in zip(few, more, strict=True):
         changes = {name: after[name] - before[name] for name in after | before}
@@ -63,7 +68,43 @@ def per_token(kind: str, num_layers: int) -> Costs:
     return Costs(*differences)
 
 
-KERNELS = {"full in float32": (53, 37), "full in bfloat16": (66, 38), "adapters in bfloat16": (101, 42)}
+def update(num_layers: int) -> Counter[str]:
+    """Return the kernels of forward and backward over a row with adapters in bfloat16, and check its attention."""
+    loaded = loaded_of(pair_of(with_large_weights(lambda: QWEN["qwen2_vl"](num_hidden_layers=num_layers), 0))[1])
+    loaded.model.to(torch.bfloat16)
+    adapters(loaded)
+    policy = Policy(loaded.model, loaded.family, TokenRules(forbidden_ids=(IMAGE_TOKEN,)))
+    row = pack_row([[5] * 60], [torch.arange(60).expand(3, -1)], [[[7] * 20] * 8])
+    with FakeCUDA() as gpu:
+        policy.to(CUDA).train()
+        row = row.to(CUDA)
+        gpu.kernels.clear()
+        gpu.waits.clear()
+        varlen_reference.calls.clear()
+        with torch.autocast("cuda", torch.bfloat16):
+            logprobs = policy(row, features=[ImageFeatures(tokens=())])
+        logprobs.sum().backward()
+    expected = {"dtype": torch.bfloat16, "window": [-1, 0], "is_causal": True, "gqa": True}
+    assert varlen_reference.calls == [expected] * num_layers
+    assert gpu.kernels["_varlen_attn"] == gpu.kernels["_varlen_attn_backward"] == num_layers
+    assert not gpu.kernels["bmm"] + gpu.kernels["_softmax"]  # no scores in tables
+    assert set(gpu.waits_by_kind()) <= {COPY}  # the forbidden ids
+    return gpu.kernels
+
+
+def test_kernels_of_an_updated_row() -> None:
+    # 28 layers: 5,355; with tables of scores and PEFT's own layers 8,156
+    two, four = update(2).total(), update(4).total()
+    per_layer = (four - two) / 2
+    assert (per_layer, two - 2 * per_layer) == (190, 35)
+
+
+KERNELS = {
+    "full in float32": (48, 33),
+    "full in bfloat16": (56, 34),
+    "adapters in bfloat16": (75, 38),
+    "merged adapters in bfloat16": (54, 38),
+}
 """Kernels of a token: of each layer, and of everything else (embeddings, head, draw)."""
 
 
@@ -75,6 +116,42 @@ def test_kernels_of_a_decoded_token(kind: str) -> None:
     assert (per_layer, two.total() - 2 * per_layer) == KERNELS[kind], f"{layer}"
 
 
-def test_host_waits_of_a_decoded_token() -> None:
-    # inside a token: the forbidden ids are copied, and the number of ended rows is read; `tolist` comes after the last
-    assert per_token("adapters in bfloat16", 2).waits == {COPY: 1, "_local_scalar_dense": 1, "tolist": 3}
+def test_kernels_of_a_token_in_a_graph() -> None:
+    two, four = (per_token("merged adapters in bfloat16", n, cuda_graph=True).kernels.total() for n in (2, 4))
+    # in addition to those of an eager token: the bias of all keys, and the state that is written in place
+    assert ((four - two) / 2, two - (four - two)) == (54, 54)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("kind", KERNELS)
+def test_no_host_wait_inside_a_token(kind: str, cuda_graph: bool) -> None:
+    assert per_token(kind, 2, cuda_graph=cuda_graph).waits == {}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_every_step_of_a_graph_launches_the_same_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[list[str]] = []
+
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            gpu = fake_cuda._active()
+            first, waits = len(gpu.launches), gpu.waits.total()
+            step()
+            steps.append(gpu.launches[first:])
+            assert gpu.waits.total() == waits
+
+        return replay
+
+    monkeypatch.setattr(FakeCUDA, "capture", staticmethod(capture))
+    decode(kind, 2, 20, cuda_graph=True)
+    # token 0 is the prefill's, token 1 runs eagerly before the capture
+    assert len(steps) == 18
+    assert steps[0].count("mm") + steps[0].count("addmm") >= 15, "two layers with 7 products, and the head"
+    assert all(step == steps[0] for step in steps)
+
+
+def test_the_host_reads_which_rows_have_ended_every_16_tokens() -> None:
+    kind = "merged adapters in bfloat16"
+    few, more = (decode(kind, 2, number).waits for number in (16, 33))
+    # the last token of a limit of 16 needs no check; with 33 tokens, those behind tokens 16 and 32 are new
+    assert more - few == {"copy to the host": 2}

@@ -35,7 +35,7 @@ class Computed(NamedTuple):
     gradients: dict[str, Tensor]
 
 
-def compute(model_type: str, device: torch.device) -> Computed:
+def compute(model_type: str, device: torch.device, *, cuda_graph: bool = False) -> Computed:
     _, policy = make_pair(model_type)
     policy.model.generation_config.eos_token_id = [EOS, *range(20)]
     policy.to(device)
@@ -47,7 +47,8 @@ def compute(model_type: str, device: torch.device) -> Computed:
             (features,) = policy.encode_images([vision.to(device)])
         prompt = Prompt(sample_id=str(number), text="", token_ids=tuple(ids), images=())
         encoded.append(EncodedPrompt(prompt=prompt, positions=positions, features=features, stream_id=str(number)))
-    drawn = HFGenerator(policy, Tokenizer()).generate(encoded, 4, PARAMS, StepKey(seed=5, step=2))
+    generator = HFGenerator(policy, Tokenizer(), cuda_graph=cuda_graph)
+    drawn = generator.generate(encoded, 4, PARAMS, StepKey(seed=5, step=2))
     row = pack_row([g[0] for g in groups], [one.positions for one in encoded], [g[2] for g in groups]).to(device)
     logprobs = policy.train()(row, vision=[g[1].to(device) for g in groups])
     logprobs.sum().backward()
@@ -55,11 +56,12 @@ def compute(model_type: str, device: torch.device) -> Computed:
     return Computed(drawn, to_cpu(logprobs), gradients)
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_a_family_computes_as_on_a_cpu(model_type: str) -> None:
+def test_a_family_computes_as_on_a_cpu(model_type: str, cuda_graph: bool) -> None:
     expected = compute(model_type, CPU)
     with FakeCUDA() as gpu:
-        found = compute(model_type, CUDA)
+        found = compute(model_type, CUDA, cuda_graph=cuda_graph)
     assert gpu.num_kernels > 1000
     for group, own in zip(expected.drawn, found.drawn, strict=True):
         assert [one.token_ids for one in own] == [one.token_ids for one in group]
@@ -83,7 +85,7 @@ def _bias_on_cpu(tokens: int, window: int | None, repeat: int, dtype: torch.dtyp
     return shared_prompt._as_bias(torch.ones(tokens, tokens, dtype=torch.bool).tril(), dtype).repeat(repeat, 1)
 
 
-def _rules_on_cpu(self: TokenRules, logits: Tensor) -> Tensor:
+def _rules_on_cpu(self: TokenRules, logits: Tensor, _: Tensor | None = None) -> Tensor:
     return torch.log_softmax(logits.float().index_fill_(-1, torch.tensor(self.forbidden_ids), float("-inf")), -1)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fake_cuda import CUDA, FakeCUDA, to_cpu
@@ -16,8 +17,13 @@ from run_parts import prompting_of
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig, SFTConfig
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.data.store import Store
-from virft.models.load import load_model
+from virft.generation.hf_generator import HFGenerator
+from virft.inference.model import Model
+from virft.inference.queries import make_query
+from virft.models.load import load_as_trained, load_model
+from virft.models.precision import resolve_dtype
 from virft.models.tiny import IMAGE_SIZE
+from virft.models.vision import FeatureCache, ImageFeatures
 from virft.recipes.evaluate import PredictionSettings, make_validator, predict_and_score
 from virft.recipes.setup import load_for_training
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer
@@ -62,7 +68,7 @@ def rehearse(method: str, store: Store, out: Path, device: torch.device, **model
         sft=SFTConfig(steps=2, samples_per_step=2, learning_rate=RATE),
         run=RunConfig(dir=str(out)),
     )
-    runtime = Runtime(ranks=Ranks(device=device), dtype=getattr(torch, config.model.dtype))
+    runtime = Runtime(ranks=Ranks(device=device), dtype=getattr(torch, resolve_dtype(config.model.dtype, device)))
     loaded = load_for_training(config.model, runtime, seed=config.seed)
     prompting = prompting_of(config, loaded)
     make_trainer: Any = {"grpo": make_grpo_trainer, "sft": make_sft_trainer}[method]
@@ -83,7 +89,7 @@ def rehearse(method: str, store: Store, out: Path, device: torch.device, **model
 def test_a_step_in_float32_equals_that_on_a_cpu(method: str, store: Store, tmp_path: Path) -> None:
     expected = rehearse(method, store, tmp_path / "cpu", CPU)
     with FakeCUDA():
-        found = rehearse(method, store, tmp_path / "cuda", CUDA)
+        found = rehearse(method, store, tmp_path / "cuda", CUDA, dtype="float32")
     assert found.report.metrics == pytest.approx(expected.report.metrics, rel=1e-3, abs=1e-5)
     assert found.largest_change == pytest.approx(RATE, rel=0.1)
     for name, one in expected.after.items():
@@ -98,6 +104,52 @@ CASES: dict[str, dict[str, Any]] = {
     "tower": {"gradient_checkpointing": True, "freeze_vision": False},
     "adapters": {"gradient_checkpointing": True, "train": "lora", "lora_rank": 4},
 }
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str]]:
+    """For each sampling in turn: if autocast is on, and its dtype."""
+    found: list[tuple[bool, str]] = []
+    plain = HFGenerator.generate
+
+    def generate(*arguments: Any, **options: Any) -> Any:
+        found.append((torch.is_autocast_enabled("cuda"), str(torch.get_autocast_dtype("cuda"))))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(HFGenerator, "generate", generate)
+    return found
+
+
+@pytest.mark.parametrize("method", ["grpo", "sft"])
+def test_auto_is_bfloat16_in_training_and_validation(
+    method: str, store: Store, tmp_path: Path, gpu: FakeCUDA, sampled: list[tuple[bool, str]]
+) -> None:
+    found = rehearse(method, store, tmp_path, CUDA)
+    assert {one.dtype for one in found.after.values()} == {torch.float32}
+    # the validation is the last; SFT samples nothing else
+    assert len(sampled) == {"grpo": 2, "sft": 1}[method]
+    assert set(sampled) == {(True, "torch.bfloat16")}
+
+
+def test_predictions_are_bfloat16_by_default(
+    store: Store, tmp_path: Path, gpu: FakeCUDA, sampled: list[tuple[bool, str]]
+) -> None:
+    loaded = load_as_trained("virft-tiny", device=CUDA)
+    assert {one.dtype for one in loaded.model.parameters()} == {torch.bfloat16}
+    model = Model(loaded, device=CUDA, max_completion_tokens=4)
+    image = Image.new("RGB", (112, 112), (200, 120, 40))
+    answer = model.ask(image, "fox")
+    *_, streamed = model.stream(make_query(image, "fox", "detection"))
+    assert streamed.completion == answer.completion
+    prompting = prompting_of(Config(data=DataConfig(train="d"), run=RunConfig(dir="r")), loaded)
+    settings = PredictionSettings(prompting=prompting, max_completion_tokens=4, model_name="virft-tiny")
+    runtime = Runtime(ranks=Ranks(device=CUDA), dtype=torch.bfloat16)
+    predict_and_score(loaded, store, tmp_path, settings=settings, runtime=runtime)
+    assert set(sampled) == {(True, "torch.bfloat16")}
+    card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
+    assert card["settings"]["dtype"] == "bfloat16"
+    exact = load_as_trained("virft-tiny", dtype="float32", device=CUDA)
+    assert {one.dtype for one in exact.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -131,3 +183,17 @@ def test_predictions_equal_those_on_a_cpu(store: Store, tmp_path: Path) -> None:
 
 def _texts(lines: str) -> list[str]:
     return [json.loads(line)["text"] for line in lines.splitlines()]
+
+
+def test_cached_features_are_copied_from_main_memory_without_a_wait(gpu: FakeCUDA) -> None:
+    values = torch.arange(6.0).view(2, 3)
+    made = ImageFeatures(tokens=(values.to(CUDA),), deep=((values.to(CUDA),),))
+    cache = FeatureCache()
+    waits = gpu.waits.total()
+    assert cache.get("a", lambda: made) is made
+    stored = cache.get("a", lambda: made)
+    assert {one.device.type for one in (*stored.tokens, *stored.deep[0])} == {"cpu"}
+    found = stored.to(CUDA)
+    assert found.tokens[0].device == CUDA
+    assert gpu.waits.total() == waits
+    assert torch.equal(to_cpu(found.deep[0][0]), values)

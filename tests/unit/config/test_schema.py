@@ -18,6 +18,7 @@ from virft.config.schema import (
     MixtureConfig,
     ModelConfig,
     ParallelConfig,
+    PromptConfig,
     RewardConfig,
     RunConfig,
     SamplingConfig,
@@ -146,6 +147,13 @@ def test_warm_start_leaves_a_step_of_grpo_and_needs_an_optimizer_that_can_start_
         replace(config(), grpo=GRPOConfig(warm_start_steps=5), parallel=ParallelConfig(strategy="zero2"))
 
 
+def test_merged_sampling_weights_are_refused_for_a_base_in_4_bits() -> None:
+    quantized = ModelConfig(train="lora", load_in_4bit=True, dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r'^sampling.weights is "merged" with model.load_in_4bit = true'):
+        replace(config(), model=quantized, sampling=SamplingConfig(weights="merged"))
+    assert "sampling.importance_cap" in without_effect(replace(config(), model=quantized))
+
+
 def test_settings_without_effect_depend_on_other_settings() -> None:
     assert set(without_effect(config())) == {
         "model.lora_rank",
@@ -153,6 +161,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "sampling.vllm_mode",
         "sampling.vllm_gpu_memory",
         "sampling.importance_cap",
+        "sampling.weights",
         "grpo.vision_lr_scale",
         "grpo.projector_lr_scale",
         "sft.vision_lr_scale",
@@ -173,6 +182,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "run.patience",
         "run.tracker_images_every",
         "parallel.offload_optimizer",
+        "parallel.shard_size",
     }
     busy = replace(
         config(),
@@ -185,7 +195,9 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
     of_systems = {"sft.base_completions", "sft.curated_above", "sft.rejection_above", "sft.rejection_keep"}
     of_systems |= {"compare.warm_start_frac"}
-    others = {"sampling.prompts_per_batch", "run.keep_checkpoints", "parallel.offload_optimizer"} | of_systems
+    others = {"sampling.prompts_per_batch", "sampling.cuda_graph", "sampling.weights"}
+    others |= {"run.keep_checkpoints", "run.save_dtype", "parallel.offload_optimizer", "parallel.shard_size"}
+    others |= of_systems
     in_groups = {"grpo.demonstration_in_mean", "grpo.near_right"}
     assert set(without_effect(busy)) == rates | others | in_groups
     grouped = set(without_effect(replace(busy, grpo=GRPOConfig(updates_per_batch=2, demonstrations="group"))))
@@ -195,7 +207,10 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
     assert of_systems & set(without_effect(systems)) == {"sft.base_completions"}
     rejection = without_effect(replace(busy, sft=SFTConfig(targets="rejection", base_completions="runs/x")))
     assert of_systems & set(rejection) == {"sft.curated_above", "compare.warm_start_frac"}
+    half = replace(busy, model=ModelConfig(dtype="bfloat16"))
+    assert {"model.tf32", "run.save_dtype"} & set(without_effect(half)) == {"model.tf32"}
     assert "parallel.offload_optimizer" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="zero2")))
+    assert "parallel.shard_size" not in without_effect(replace(busy, parallel=ParallelConfig(strategy="fsdp2")))
 
 
 def test_weights_of_4_bits_are_for_adapters() -> None:
@@ -235,3 +250,25 @@ def test_the_page_of_settings_is_up_to_date() -> None:
         assert f"| `{setting.key}` |" in page
     schema = (ROOT / "docs" / "virft.schema.json").read_text(encoding="utf-8")
     assert schema == script.schema_text(), "run python scripts/make_config_docs.py"
+
+
+@pytest.mark.parametrize(
+    ("default", "parts", "expected"),
+    [
+        (True, (), True),
+        (False, (True,), True),
+        (True, (False, False), False),
+        # one dataset has the mode of [prompt]
+        (True, (None, True), True),
+        # the datasets disagree
+        (False, (True, None), False),
+        (True, (True, False), True),
+    ],
+)
+def test_predictions_have_the_thinking_mode_that_the_datasets_agree_on(
+    default: bool, parts: tuple[bool | None, ...], expected: bool
+) -> None:
+    mixture = {f"part{i}": MixtureConfig(data="d", thinking=thinking) for i, thinking in enumerate(parts)}
+    data = DataConfig() if parts else DataConfig(train="d")
+    config = Config(data=data, mixture=mixture, prompt=PromptConfig(thinking=default), run=RunConfig(dir="r"))
+    assert config.prediction_thinking is expected

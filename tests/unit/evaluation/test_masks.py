@@ -118,7 +118,7 @@ def test_intervals_resample_images_with_all_their_questions() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (box(0, 0, 32, 24), r"d: none of its 1 grounding questions has a mask; expected polygons or rle in a target"),
+        (box(0, 0, 32, 24), r"d: its only grounding question has no mask; expected polygons or rle in a target"),
         (None, r"d: has no grounding question; expected polygons or rle in a target of samples\.jsonl, or no --masks"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners import lora
 from safetensors.torch import load_file, save_file
 
 from broken_models import ADAPTERS, change_weights, rename_weights, rewrite, save_adapters
 from tiny_models import VOCABULARY, tiny_model
 from virft.errors import ModelError
-from virft.models.adapters import attach_adapters
+from virft.models.adapters import FusedLinear, attach_adapters, fuse_adapters
 from virft.models.load import load_model
 from virft.models.tiny import TINY_NAME
+from virft.planning.live_bytes import LiveBytes
 
 CONFIG = "adapter_config.json"
 QWEN = (("model.language_model.", "model."), ("model.visual.", "visual."))
@@ -183,3 +186,61 @@ def test_weights_of_older_names_have_to_be_finite(part: str, tmp_path: Path) -> 
     change_weights(tmp_path, {part: lambda weight: weight / 0}, ADAPTERS)
     with pytest.raises(ModelError, match=rf"not finite \(NaN or infinity\): \S*{part}"):
         attach_adapters(tiny_model("qwen2_vl"), tmp_path, path="a", base="b")
+
+
+@pytest.mark.parametrize("scaling", [0.5, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_adapters_compute_as_those_of_peft(dtype: torch.dtype, scaling: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    peft = lora.Linear(
+        torch.nn.Linear(48, 32), adapter_name="default", config=LoraConfig(r=4, lora_alpha=4 * scaling), r=4,
+        lora_alpha=4 * scaling,
+    ).to(dtype)  # fmt: skip
+    with torch.no_grad():
+        for name, one in peft.named_parameters():
+            one.normal_(0, 0.3, generator=generator)
+            if "lora_" in name:
+                one.data = one.float()
+    fused = copy.deepcopy(peft)
+    fuse_adapters(fused)
+    assert type(fused) is FusedLinear
+    inputs = torch.randn(2, 5, 48, generator=generator).to(dtype)
+    outer = torch.randn(2, 5, 32, generator=generator)
+
+    def compute(layer: Any, is_cast: bool) -> list[torch.Tensor]:
+        own = inputs.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_cast):
+            output = layer(own)
+        (output * outer).sum().backward()
+        gradients = [one.grad for name, one in layer.named_parameters() if "lora_" in name]
+        layer.zero_grad()
+        return [output.detach(), own.grad, *gradients]
+
+    # with autocast off, PEFT's own code runs; with it, one rounding less
+    for is_cast, tolerance in ((False, 0), (True, 2e-2)):
+        for found, expected in zip(compute(fused, is_cast), compute(peft, is_cast), strict=True):
+            assert found.dtype == expected.dtype and expected.abs().max() > 0.1
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+    with torch.no_grad():
+        # without its adapters the layer is the base
+        fused.enable_adapters(False)
+        assert torch.equal(fused(inputs), fused.base_layer(inputs))
+
+
+def test_fused_adapters_save_their_input_once() -> None:
+    base = torch.nn.Linear(512, 8, bias=False)
+    peft = lora.Linear(base, adapter_name="default", config=LoraConfig(r=2), r=2, lora_alpha=4)
+    peft.base_layer.to(torch.bfloat16)
+    fused = copy.deepcopy(peft)
+    fuse_adapters(fused)
+    sizes = []
+    for layer in (peft, fused):
+        inputs = torch.randn(1000, 512, dtype=torch.bfloat16, requires_grad=True)
+        with LiveBytes([*layer.parameters(), inputs]) as live:
+            with torch.autocast("cpu", torch.bfloat16):
+                output = layer(inputs)
+            sizes.append(live.now)
+        assert output.requires_grad
+    # the input in bfloat16 again: 1000 x 512 x 2
+    assert sizes[0] - sizes[1] > 1_000_000
+    assert sizes[1] < 100_000

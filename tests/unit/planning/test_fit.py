@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
-from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, RunConfig, SamplingConfig
+from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
 from virft.config.toml_file import parse
 from virft.planning.fit import USABLE_FRAC, Fit, find_fit
-from virft.planning.memory import FitOption, Planner
+from virft.planning.memory import FitOption, Planner, RowShape
 from virft.planning.text import format_fit, format_plan, format_verdict
 from virft.types import ImageSize
 
@@ -17,7 +18,8 @@ IMAGE = ImageSize(112, 112)
 CONFIG = Config(
     data=DataConfig(train="d"),
     run=RunConfig(dir="r"),
-    model=ModelConfig(train="lora", dtype="bfloat16"),
+    # gradients of all weights: the update needs more than sampling, whatever the row
+    model=ModelConfig(dtype="bfloat16"),
     grpo=GRPOConfig(steps=2, prompts_per_step=3, group_size=4),
     sampling=SamplingConfig(max_completion_tokens=10),
 )
@@ -88,8 +90,39 @@ def test_the_settings_can_be_pasted_into_a_config() -> None:
 
 def test_a_plan_lists_the_sizes_of_the_run() -> None:
     lines = format_plan(planner()).splitlines()
-    # rank 32, see test_memory: 32 x 4 layers x 4672
-    assert lines[0] == "model       7,693,056 parameters, 598,016 of them trained"
-    assert lines[1] == "prompt      36 tokens: 16 of an image of 112 x 112, 20 of text"
-    assert lines[2] == "row         228 tokens: 3 x (prompt + 4 x 10)"
+    # 4 layers x 738,304, embeddings and head of 896 x 256, a norm
+    assert lines[0] == "model       7,095,040 parameters, 3,412,224 of them trained"
+    assert lines[1] == "precision   bfloat16"
+    assert lines[2] == "prompt      36 tokens: 16 of an image of 112 x 112, 20 of text"
+    assert lines[3] == "row         228 tokens: 3 x (prompt + 4 x 10)"
     assert lines[-1].startswith("peak: throughout + largest stage")
+
+
+def test_a_plan_names_the_processes_and_the_memory_of_one() -> None:
+    shared = replace(CONFIG, parallel=ParallelConfig(strategy="fsdp2", shard_size=2))
+    settings = replace(shared, grpo=replace(CONFIG.grpo, prompts_per_step=4))
+    of_four = Planner(settings, image=IMAGE, text_tokens=20, num_processes=4)
+    lines = format_plan(of_four).splitlines()
+    assert "processes   4, fsdp2 over groups of 2; the memory below is that of one of them" in lines
+    assert not any(line.startswith("processes") for line in format_plan(planner()).splitlines())
+
+
+@pytest.mark.slow
+def test_without_memory_for_a_merged_copy_the_adapters_are_not_merged() -> None:
+    config = replace(CONFIG, model=ModelConfig(dtype="bfloat16", train="lora"))
+    merging = Planner(config, image=IMAGE, text_tokens=20)
+    exact = Planner(replace(config, sampling=replace(config.sampling, weights="exact")), image=IMAGE, text_tokens=20)
+    tokens = exact.row_tokens(RowShape(groups=1, completions=1))
+    least = FitOption(gradient_checkpointing=True, microbatch_tokens=tokens, prompts_per_batch=1)
+    without, merged = (one.memory(least).peak for one in (exact, merging))
+    assert without < merged
+    memory = int((without + merged) / 2 / USABLE_FRAC)
+    found = find_fit(config, merging, memory=memory, image=IMAGE, text_tokens=20)
+    assert found is not None
+    assert found.needs_exact_weights
+    assert found.max_pixels is None
+    assert found.memory.peak <= USABLE_FRAC * memory
+    assert 'sampling.weights = "exact"' in format_fit(merging, found, memory=memory)
+    enough = find_fit(config, merging, memory=1 << 40, image=IMAGE, text_tokens=20)
+    assert enough is not None
+    assert not enough.needs_exact_weights

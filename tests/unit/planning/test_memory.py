@@ -11,6 +11,7 @@ import torch
 
 from run_parts import grpo_trainer_of, load_model_of
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
+from virft.errors import ConfigError
 from virft.models.attention.layout import pack_row
 from virft.models.policy import make_policy
 from virft.planning import memory
@@ -32,12 +33,13 @@ def config(**model: Any) -> Config:
 
 
 LORA = config(train="lora", dtype="bfloat16", lora_rank=4)
-FULL = config()
+FULL = config(dtype="float32")
+HALF = config(dtype="bfloat16")
 
 
 @cache
 def planner(settings_name: str) -> Planner:
-    return Planner({"lora": LORA, "full": FULL}[settings_name], image=IMAGE, text_tokens=20)
+    return Planner({"lora": LORA, "full": FULL, "half": HALF}[settings_name], image=IMAGE, text_tokens=20)
 
 
 def test_a_row_has_a_demonstration_next_to_the_completions_and_sampling_has_none() -> None:
@@ -52,7 +54,7 @@ def test_a_row_has_a_demonstration_next_to_the_completions_and_sampling_has_none
         assert found._sampling(2) == plain._sampling(2)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL)])
+@pytest.mark.parametrize(("name", "settings"), [("lora", LORA), ("full", FULL), ("half", HALF)])
 def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Config) -> None:
     real = load_model_of(settings).model
     shapes = {n: (p.shape, p.dtype, p.requires_grad) for n, p in real.named_parameters()}
@@ -64,6 +66,20 @@ def test_planned_weights_equal_those_of_the_loaded_model(name: str, settings: Co
         sizes[parameter.requires_grad] += parameter.numel() * parameter.element_size()
     assert sum(size for part, size in held.items() if part.startswith("trained")) == sizes[True]
     assert sum(size for part, size in held.items() if part.startswith("frozen")) == sizes[False]
+
+
+def test_auto_is_planned_in_bfloat16_for_a_gpu() -> None:
+    assert Planner(config(), image=IMAGE, text_tokens=20).config == HALF
+    assert Planner(config(), image=IMAGE, text_tokens=20, on_cpu=True).config == FULL
+
+
+@pytest.mark.parametrize(("name", "settings"), [("full", FULL), ("half", HALF)])
+def test_a_planned_reference_equals_that_of_a_trainer(name: str, settings: Config) -> None:
+    reference = grpo_trainer_of(settings, load_model_of(settings)).reference
+    assert reference is not None
+    real = sum(one.nbytes for one in reference.parameters())
+    assert planner(name).held["reference model"] == real
+    assert name == "full" or real < 0.7 * planner("full").held["reference model"]
 
 
 def test_planned_adapters_equal_those_of_peft() -> None:
@@ -141,6 +157,16 @@ def test_the_kv_cache_holds_each_prompt_once() -> None:
     assert memory.stages["sampling"]["KV cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
 
 
+def test_a_sampler_that_merges_adapters_has_a_copy_of_the_layers_with_adapters() -> None:
+    assert planner("lora").on_cpu is False
+    # a layer's q, o: 256 x 256; k, v: 256 x 128; gate, up, down: 256 x 704; 4 layers, 2 bytes
+    a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
+    assert planner("lora")._sampling(2)["copies of weights"] == 4 * 2 * a_layer
+    exact = Planner(replace(LORA, sampling=replace(LORA.sampling, weights="exact")), image=IMAGE, text_tokens=20)
+    # adapters are float32 and cast: 4 x the numbers of rank 4, see `test_planned_adapters_equal_those_of_peft`
+    assert 0 < exact._sampling(2)["copies of weights"] < 0.1 * 4 * 2 * a_layer
+
+
 def test_sft_has_no_sampling_stage() -> None:
     supervised = Planner(LORA, image=IMAGE, text_tokens=20, method="sft")
     memory = supervised.memory(supervised.configured)
@@ -197,7 +223,7 @@ def test_a_real_run_after_a_plan_meets_no_fake_tensors() -> None:
 
 
 def test_a_trained_qwen_tower_saves_about_what_is_planned() -> None:
-    settings = config(freeze_vision=False)
+    settings = config(freeze_vision=False, dtype="float32")
     loaded = load_model_of(settings)
     tower = loaded.model.get_submodule("model.visual")
     pixels, grid = torch.randn(64, 1176), torch.tensor([[1, 8, 8]])
@@ -215,15 +241,18 @@ def test_copies_of_weights_for_sampling_are_counted() -> None:
     # a layer's q, o: 256 x 256; k, v: 256 x 128; gate, up, down: 256 x 704
     a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
     halved = replace(FULL, model=replace(FULL.model, dtype="bfloat16"))  # weights in float32, cast once for a step
+    layers_alone = planner("lora")._sampling_copies()
+    assert layers_alone == 2 * 4 * a_layer  # one merged copy of each layer with adapters; the head has its dtype
     quantized = replace(LORA, model=replace(LORA.model, load_in_4bit=True))
+    unmerged = replace(LORA, sampling=replace(LORA.sampling, weights="exact"))
     with_head_and_adapters = Planner(quantized, image=IMAGE, text_tokens=20, on_cpu=True)
     head = with_head_and_adapters.loaded.model.get_output_embeddings().weight.numel()
     adapters = with_head_and_adapters.held["trained weights, float32"] // 4
     parts = with_head_and_adapters.memory(with_head_and_adapters.configured).stages["sampling"]
     assert parts["copies of weights"] == 2 * (head + adapters)
-    expected = {("full", False): 0, ("full", True): 0, ("lora", False): 0, ("lora", True): 1, ("cast", False): 1}
+    expected = {("full", False): 0, ("full", True): 0, ("lora", True): 1, ("cast", False): 1}
     for (name, on_cpu), copied in expected.items():
-        settings = {"full": FULL, "lora": LORA, "cast": halved}[name]
+        settings = {"full": FULL, "lora": unmerged, "cast": halved}[name]
         planned = Planner(settings, image=IMAGE, text_tokens=20, on_cpu=on_cpu)
         numbers = copied * (4 * a_layer + planned.loaded.model.get_output_embeddings().weight.numel())
         if name == "lora":  # adapters are linear layers too, of float32
@@ -233,14 +262,100 @@ def test_copies_of_weights_for_sampling_are_counted() -> None:
 
 
 @pytest.mark.slow
-def test_long_completions_save_no_tables_of_scores_on_a_cpu() -> None:
-    settings = replace(LORA, sampling=SamplingConfig(max_completion_tokens=600))
+def test_tables_of_scores_are_saved_on_a_gpu_in_float32_only() -> None:
     shape = RowShape(groups=1, completions=4)
-    of_cpu, of_gpu = (
-        Planner(settings, image=IMAGE, text_tokens=200, on_cpu=on_cpu).activations(shape, False)
-        for on_cpu in (True, False)
-    )
-    prompt = Planner(settings, image=IMAGE, text_tokens=200).prompt.prompt_tokens
+
+    def saved(settings: Config, on_cpu: bool) -> int:
+        long = replace(settings, sampling=SamplingConfig(max_completion_tokens=600))
+        return Planner(long, image=IMAGE, text_tokens=200, on_cpu=on_cpu).activations(shape, False).saved
+
+    prompt = Planner(LORA, image=IMAGE, text_tokens=200).prompt.prompt_tokens
     table = 4 * 600 * 4 * (prompt + 600)  # completions x tokens x heads x what they see
     assert table > 2**22
-    assert of_gpu.saved - of_cpu.saved > 4 * 2 * table  # of each layer, in bfloat16
+    assert saved(FULL, False) - saved(FULL, True) > 0.99 * 4 * 4 * table  # of each layer, in float32
+    assert abs(saved(LORA, False) - saved(LORA, True)) < 2 * table
+
+
+PARALLEL = replace(FULL, model=replace(FULL.model, dtype="bfloat16"), grpo=replace(FULL.grpo, prompts_per_step=16))
+
+
+def of_processes(strategy: Any, num_processes: int, settings: Config = PARALLEL, **parallel: Any) -> Planner:
+    chosen = replace(settings, parallel=ParallelConfig(strategy=strategy, **parallel))
+    return Planner(chosen, image=IMAGE, text_tokens=20, num_processes=num_processes)
+
+
+def test_processes_share_prompts_and_sharded_parts() -> None:
+    alone = Planner(PARALLEL, image=IMAGE, text_tokens=20)
+    parameters = list(alone.loaded.model.named_parameters())
+    tower = 4 * sum(one.numel() for name, one in parameters if name.startswith("model.visual."))
+    whole = 4 * sum(one.numel() for _, one in parameters)
+    trained = whole - tower
+    frozen_weights, trained_weights = "frozen weights, float32", "trained weights, float32"
+    copy = "float32 copy of trained weights"
+
+    def held(strategy: Any, size: int | None = None) -> dict[str, int]:
+        planner = of_processes(strategy, 8, shard_size=size)
+        assert planner.prompts_per_step == 2
+        return {**planner.held, "gradients": planner._gradient_bytes}
+
+    expected = dict(alone.held) | {"images of a step": alone.held["images of a step"] // 8, "gradients": trained}
+    assert alone.held["reference model"] == whole and alone.held[frozen_weights] == tower
+    expected["image features"] //= 8
+    assert held("ddp") == expected
+    assert held("zero2") == expected | {
+        "optimizer states": trained // 4,  # two moments of 4 bytes, of eight processes
+        copy: trained // 8,
+        "gradients": trained // 8 + trained,  # and a bucket of at most 256 MiB
+    }
+    sharded = {trained_weights: trained // 8, "optimizer states": trained // 4, "reference model": whole // 8}
+    assert held("zero3") == expected | sharded | {
+        frozen_weights: tower // 8,
+        copy: trained // 8,
+        "gradients": trained // 8 + trained,
+    }
+    # a model of this size reduces its gradients after the last row
+    assert held("fsdp2") == expected | sharded
+    halves = {name: size * 4 for name, size in sharded.items()}
+    assert held("fsdp2", 2) == expected | halves
+    assert of_processes("fsdp2", 1).held == alone.held
+
+
+def test_large_gradients_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MAX_UNREDUCED_BYTES", 1000)
+    trained = of_processes("ddp", 8)._gradient_bytes
+    assert of_processes("fsdp2", 8)._gradient_bytes == trained // 8
+    assert of_processes("fsdp2", 8, shard_size=4)._gradient_bytes == trained // 4
+
+
+def test_gathered_weights_and_saved_copies_of_sharded_models() -> None:
+    alone, sharded = Planner(PARALLEL, image=IMAGE, text_tokens=20), of_processes("fsdp2", 8)
+    a_layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704
+    biases_and_norms = 256 + 2 * 128 + 2 * 256
+    root = 2 * 896 * 256 + 256
+    # bfloat16; the gradient of the larger part, embeddings and head, in bfloat16 and float32
+    assert sharded._gathered_bytes == 2 * (root + 2 * (a_layer + biases_and_norms)) + 6 * (a_layer + biases_and_norms)
+    assert root < a_layer
+    option = FitOption(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=1)
+    whole, own = (one._update(RowShape(groups=1, completions=4), option) for one in (alone, sharded))
+    assert whole["activations"] - own["activations"] == 2 * 4 * a_layer
+    sampling = sharded._sampling(1)
+    head = 896 * 256
+    # linear layers in bfloat16, embeddings, norms and biases in float32; nothing has to be cast again
+    assert sampling["gathered weights"] == 2 * (4 * a_layer + head) + 4 * (head + 256 + 4 * biases_and_norms)
+    assert sampling["copies of weights"] == 0
+    assert "gathered weights" not in alone._sampling(1)
+
+
+def test_vllm_has_its_fraction_of_the_device() -> None:
+    for mode in ("colocated", "server"):
+        sampling = replace(FULL.sampling, engine="vllm", vllm_mode=mode, vllm_gpu_memory=0.25)
+        planned = Planner(replace(FULL, sampling=sampling), image=IMAGE, text_tokens=20, device_memory=1 << 34)
+        assert planned.held.get("vLLM", 0) == (1 << 32 if mode == "server" else 0)
+        assert planned._sampling(4) == {"vLLM": 1 << 32 if mode == "colocated" else 0}
+
+
+def test_a_number_of_processes_that_a_run_would_refuse_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"grpo\.prompts_per_step is 16 with 17 processes; expected at least one"):
+        of_processes("ddp", 17)
+    with pytest.raises(ConfigError, match=r"parallel\.shard_size is 3 with 8 processes; expected a divisor of 8"):
+        of_processes("fsdp2", 8, shard_size=3)

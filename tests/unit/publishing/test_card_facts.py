@@ -66,7 +66,9 @@ def test_data_are_named_by_hash_and_where_they_are_from(
     tmp_path: Path, source: dict[str, object], hub_id: str | None
 ) -> None:
     made = store(tmp_path, source)
-    facts = card_facts(model="virft-tiny", box_space=BoxSpace.RELATIVE_1000, template="short", stores={"": made})
+    facts = card_facts(
+        model="virft-tiny", box_space=BoxSpace.RELATIVE_1000, template="short", stores={"": made}, dtype="bfloat16"
+    )
     assert facts["data"] == [
         {
             "name": "foxes",

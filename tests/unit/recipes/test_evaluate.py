@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-from virft.config.schema import Config, DataConfig, RunConfig
+import pytest
+from PIL import Image
+
+from factories import sample
+from virft.config.schema import Config, DataConfig, MixtureConfig, RunConfig, SamplingConfig
+from virft.data.store import Store
+from virft.data.store_writer import StoreWriter
+from virft.errors import RunStopped
+from virft.evaluation.prediction_run import plan_batches
+from virft.evaluation.predictions import read_predictions, read_predictions_card
 from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
 from virft.models.tiny import TINY_NAME
-from virft.recipes.evaluate import PredictionSettings, make_validator
+from virft.recipes.evaluate import PredictionSettings, make_validator, predict_as_trained, predict_store
 from virft.recipes.preflight import validation_stores
 from virft.training.runtime import Runtime
+from virft.types import ImageSize
 
 
 def test_without_validation_data_there_is_no_validator() -> None:
@@ -20,3 +32,54 @@ def test_without_validation_data_there_is_no_validator() -> None:
     settings = PredictionSettings(prompting=prompting, max_completion_tokens=8, model_name="m")
     stores = validation_stores(config.data, config.mixture)
     assert make_validator(loaded, stores, Path("eval"), settings=settings, runtime=Runtime()) is None
+
+
+def interrupt(*_: int) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    with StoreWriter(tmp_path / "data") as writer:
+        for number in range(5):
+            image = writer.add_image(f"{number}.png", Image.new("RGB", (64, 48), (number, 0, 0)))
+            writer.add(sample(id=str(number), image=image, size=ImageSize(64, 48)))
+        writer.finish(source={}, seed=0)
+    return Store(tmp_path / "data")
+
+
+def test_ctrl_c_prints_the_number_of_saved_predictions_and_resume_makes_the_others(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("virft.recipes.evaluate.plan_batches", partial(plan_batches, batch_size=2))
+    config = Config(
+        data=DataConfig(train="d"), sampling=SamplingConfig(max_completion_tokens=2), run=RunConfig(dir="r")
+    )
+    out = tmp_path / "out"
+    with pytest.raises(RunStopped) as stopped:
+        predict_as_trained(config, TINY_NAME, store, out, resume=False, progress=interrupt)
+    assert str(stopped.value) == f"stopped: 2 of 5 predictions are saved in {out}; resume with --resume"
+    new: list[tuple[int, int]] = []
+    path = predict_as_trained(
+        config, TINY_NAME, store, out, resume=True, progress=lambda done, total: new.append((done, total))
+    )
+    assert new == [(2, 3), (3, 3)]
+    assert list(read_predictions(path)) == [one.id for one in store]
+
+
+def test_validation_leaves_ctrl_c_to_the_training_loop(store: Store, tmp_path: Path) -> None:
+    loaded = load_model(TINY_NAME)
+    prompting = resolve_prompting(loaded, template="auto", thinking=False)
+    settings = PredictionSettings(prompting=prompting, max_completion_tokens=2, model_name="m", progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        predict_store(loaded, store, tmp_path / "out", settings=settings, runtime=Runtime())
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_predictions_have_the_thinking_mode_of_a_mixture(store: Store, tmp_path: Path, thinking: bool) -> None:
+    part = MixtureConfig(data=str(store.folder), thinking=thinking)
+    config = Config(
+        mixture={"one": part}, sampling=SamplingConfig(max_completion_tokens=2), run=RunConfig(dir=str(tmp_path / "r"))
+    )
+    path = predict_as_trained(config, TINY_NAME, store, tmp_path / "out", resume=False, limit=1)
+    assert read_predictions_card(path).thinking is thinking

@@ -85,7 +85,7 @@ def test_training_is_chosen_by_size_and_memory(
 ) -> None:
     config = written(build, model, memory).model
     assert (config.train, config.load_in_4bit, config.gradient_checkpointing) == chosen
-    assert config.dtype == ("float32" if model == "virft-tiny" else "bfloat16")
+    assert config.dtype == ("auto" if model == "virft-tiny" else "bfloat16")
 
 
 def test_model_that_fits_in_no_way_is_refused(build: Path) -> None:

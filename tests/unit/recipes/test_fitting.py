@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from virft.config.toml_file import dump
+from virft.errors import RunError
 from virft.recipes.fitting import load_fitted_config, rate_warning, untuned_warnings
 
 
@@ -120,3 +121,17 @@ def test_lists_of_rates_have_no_warning(tmp_path: Path) -> None:
     text = 'data.validation = "v"\ngrpo.learning_rate = 1e-6\n'
     text += "compare = { sft_learning_rates = [1e-4, 1e-3], rft_learning_rates = [1e-4, 1e-3] }"
     assert untuned_warnings(load_fitted_config(save_config(tmp_path, text), method="compare")) == []
+
+
+@pytest.mark.parametrize(("exists", "message"), [(False, "does not exist"), (True, r"holds no config\.toml")])
+def test_a_folder_alone_without_a_run_has_nothing_to_resume(tmp_path: Path, exists: bool, message: str) -> None:
+    folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
+    with pytest.raises(RunError, match=f"{folder}: {message}, so there is nothing to resume; expected the run.dir"):
+        load_fitted_config(None, [f"run.dir={folder}"], saved="config.toml")
+    # the settings of a new run start it
+    new = load_fitted_config(None, [f"run.dir={folder}", "data.train=d"], saved="config.toml").config
+    assert (new.run.dir, new.data.train) == (str(folder), "d")
+    mixed = load_fitted_config(None, [f"run.dir={folder}", "mixture.one.data=d"], saved="config.toml").config
+    assert mixed.mixture["one"].data == "d"

@@ -17,6 +17,8 @@ from virft.data.store import Store
 from virft.errors import ConfigError, RunError
 from virft.metrics.learning_curve import CurvePoint, FittedCurve
 from virft.recipes.learning_curve import (
+    OPTIONS,
+    CurveOptions,
     MeasuredCurve,
     _warnings,
     _write_subset,
@@ -24,6 +26,7 @@ from virft.recipes.learning_curve import (
     curve_tree,
     nested_images,
     run_curve,
+    saved_options,
 )
 
 TWO = {f"{i}.png": [("cat" if i % 4 else "dog", [10, 10, 20, 30])] for i in range(12)}
@@ -156,3 +159,16 @@ def test_text_and_json_have_the_same_numbers() -> None:
     assert tree["doubled"]["num_images"] == 128
     assert tree["doubled"]["score"] == pytest.approx(0.5293, abs=1e-4)
     assert [one["scores"] for one in tree["points"]] == [[0.4], [0.5]]
+
+
+def test_options_are_read_from_the_folder(tmp_path: Path) -> None:
+    assert saved_options(tmp_path) == CurveOptions()
+    (tmp_path / OPTIONS).write_text('{"method": "sft", "fractions": [0.5], "seeds": 2}')
+    assert saved_options(tmp_path) == CurveOptions(method="sft", fractions=(0.5,), seeds=2)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"method": "sft"}'])
+def test_options_that_cannot_be_read_are_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / OPTIONS).write_text(text)
+    with pytest.raises(RunError, match=r"curve_options\.json: cannot be read .*; delete it and give --method"):
+        saved_options(tmp_path)

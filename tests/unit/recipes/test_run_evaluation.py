@@ -95,7 +95,7 @@ def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: Any, **options: Any) -> None:
         raise AssertionError(f"loads {arguments}")
 
-    monkeypatch.setattr(evaluate, "load_model", load)
+    monkeypatch.setattr(evaluate, "load_as_trained", load)
 
 
 def test_base_and_trained_model_are_compared_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

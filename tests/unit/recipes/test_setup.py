@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import virft.inference.prompting
 from factories import sample
 from run_parts import load_model_of, make_config, prompting_of, runtime_of
 from virft.config.schema import (
@@ -17,19 +18,33 @@ from virft.config.schema import (
     MixtureConfig,
     ModelConfig,
     MonitorsConfig,
+    ParallelConfig,
     PromptConfig,
     RewardConfig,
     RunConfig,
 )
+from virft.data.sources.scenes import write_few_shot_scenes
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import resolve_template, resolve_thinking
 from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
+from virft.recipes import setup
+from virft.recipes.preflight import check_run
 from virft.recipes.reward_rule import make_reward_rule
-from virft.recipes.setup import build_augmenter, loop_settings, make_grader, make_trackers, reward_parts
+from virft.recipes.setup import (
+    build_augmenter,
+    check_run_prompts,
+    loop_settings,
+    make_grader,
+    make_runtime,
+    make_trackers,
+    reward_parts,
+)
 from virft.tasks.grader import Grader
+from virft.training.distributed import Ranks
 from virft.training.monitors import RewardParts
+from virft.training.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +68,52 @@ def test_trained_weights_are_float32_in_any_compute_dtype(train: Any) -> None:
     loaded = load_model_of(make_config(model=ModelConfig(train=train, dtype="bfloat16")))
     found = {p.dtype for p in loaded.model.parameters() if p.requires_grad}
     assert found == {torch.float32}
-    frozen = loaded.model.get_parameter("model.visual.patch_embed.proj.weight").dtype
-    assert frozen == (torch.bfloat16 if train == "lora" else torch.float32)
+    frozen = {name: p.dtype for name, p in loaded.model.named_parameters() if "visual" in name and p.ndim == 2}
+    assert set(frozen.values()) == {torch.bfloat16}, "linear layers of the tower"
+    convolution = loaded.model.get_parameter("model.visual.patch_embed.proj.weight").dtype
+    assert convolution == (torch.bfloat16 if train == "lora" else torch.float32)
+    assert (loaded.card["dtype"], loaded.card["load_in_4bit"]) == ("bfloat16", False)
+
+
+def test_auto_on_a_cpu_is_float32_and_a_resumed_run_retains_its_precision(tmp_path: Path) -> None:
+    model, parallel = ModelConfig(), ParallelConfig()
+    assert make_runtime(model, parallel).dtype == torch.float32
+    assert make_runtime(model, parallel, resumed=tmp_path).dtype == torch.float32  # holds no run
+    (tmp_path / "card.json").write_text('{"dtype": "bfloat16"}')
+    assert make_runtime(model, parallel, resumed=tmp_path).dtype == torch.bfloat16
+    assert make_runtime(ModelConfig(dtype="float32"), parallel, resumed=tmp_path).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "tf32", "expected"), [("cuda", True, ["high"]), ("cuda", False, ["highest"]), ("cpu", True, [])]
+)
+def test_tf32_is_for_gpus(device: str, tf32: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    runtime = Runtime(ranks=Ranks(device=torch.device(device)))
+    monkeypatch.setattr(setup, "start_runtime", lambda **options: runtime)
+    make_runtime(ModelConfig(dtype="float32", tf32=tf32), ParallelConfig())
+    assert chosen == expected
+
+
+@pytest.mark.parametrize(("max_pixels", "warns"), [(None, True), (401408, False)])
+def test_images_of_very_many_tokens_are_a_warning(
+    max_pixels: int | None, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_few_shot_scenes(tmp_path / "d", task="detection", classes=["dog"], shots=1, seed=0, size=112)
+    config = make_config(model=ModelConfig(max_pixels=max_pixels), data=DataConfig(train=str(tmp_path / "d")))
+    loaded, run = load_model_of(config), check_run(config, "grpo")
+    prompting = prompting_of(config, loaded)
+    assert check_run_prompts(loaded, prompting, run) == []
+    monkeypatch.setattr(virft.inference.prompting, "MANY_IMAGE_TOKENS", 3)
+    warnings = dict(check_run_prompts(loaded, prompting, run))
+    assert ("image_tokens" in warnings) is warns
+    if warns:
+        # 112 x 112 pixels are 4 x 4 tokens of 28 x 28
+        text = (
+            "has 16 tokens, and model.max_pixels is not set: memory and time of a step grow with them; expected a limit"
+        )
+        assert text in warnings["image_tokens"]
 
 
 def test_adapters_have_the_configured_rank() -> None:

@@ -50,7 +50,7 @@ def test_options_of_the_launcher_without_effect_are_refused(
 def test_a_step_has_a_sample_for_every_rank(
     trainer: Literal["grpo", "sft"], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(training, "make_runtime", lambda *sections: Runtime(ranks=Ranks(count=17)))
+    monkeypatch.setattr(training, "make_runtime", lambda *sections, resumed: Runtime(ranks=Ranks(count=17)))
     config = Config(data=DataConfig(train="nowhere"), run=RunConfig(dir=str(tmp_path / "run")))
     with pytest.raises(ConfigError, match=message):
         run_training(config, trainer, resume=False, log=print)

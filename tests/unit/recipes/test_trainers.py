@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -82,6 +82,21 @@ def test_the_built_in_generator_needs_no_correction(tiny: LoadedModel) -> None:
     trainer = grpo_trainer_of(make_config(grpo=GRPOConfig(kl_coef=0.0)), tiny)
     assert isinstance(trainer.generator, HFGenerator)
     assert trainer.correction is None
+
+
+@pytest.mark.parametrize("weights", ["auto", "exact", "merged"])
+def test_merged_adapters_are_corrected_as_another_engine(weights: Literal["auto", "exact", "merged"]) -> None:
+    settings = make_config(
+        model=ModelConfig(train="lora", dtype="bfloat16"),
+        sampling=SamplingConfig(weights=weights, cuda_graph=weights == "merged"),
+        grpo=GRPOConfig(kl_coef=0.0),
+    )
+    trainer = grpo_trainer_of(settings, load_model_of(settings))
+    merges = weights == "merged"  # "auto" merges on a GPU only
+    assert isinstance(trainer.generator, HFGenerator)
+    assert trainer.generator.merges_adapters is merges
+    assert trainer.generator.cuda_graph is merges
+    assert trainer.correction == (SamplerCorrection(importance_cap=2.0, max_gap=0.05) if merges else None)
 
 
 def test_an_engine_that_cannot_run_is_refused_before_anything_else(tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ def interrupting(trainer: GRPOTrainer, at: int, *, times: int = 1, by: signal.Si
     """A trainer whose user presses Ctrl-C in the middle of a step, or whose time is up."""
     step: Callable[..., Any] = trainer.step
 
-    def stopped(number: int, samples: Any) -> Any:
+    def stopped(number: int, samples: Any, *rest: Any) -> Any:
         for _ in range(times if number == at else 0):
             os.kill(os.getpid(), by)
-        return step(number, samples)
+        return step(number, samples, *rest)
 
     trainer.step = stopped  # type: ignore[method-assign]
     return trainer
@@ -99,9 +99,9 @@ def test_the_time_left_of_a_warm_start_is_its_own(tmp_path: Path, monkeypatch: p
     trainer = toy_trainer()
     step: Callable[..., Any] = trainer.step
 
-    def timed(number: int, samples: Any) -> Any:
+    def timed(number: int, samples: Any, *rest: Any) -> Any:
         clock[0] += 2 if number < 2 else 10
-        return step(number, samples)
+        return step(number, samples, *rest)
 
     trainer.step = timed  # type: ignore[method-assign]
     found = [line.rpartition(", ")[2] for line in run(tmp_path / "r", trainer=trainer, num_steps=5, warm_start_steps=2)]
@@ -141,12 +141,12 @@ def test_a_stopped_and_resumed_run_equals_one_that_was_not(tmp_path: Path, stop_
 def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     run(tmp_path / "whole")
 
-    def killed(number: int, samples: Any) -> Any:
+    def killed(number: int, samples: Any, *rest: Any) -> Any:
         raise MemoryError
 
     trainer = toy_trainer()
     run_until_3 = trainer.step
-    trainer.step = lambda number, samples: (killed if number == 3 else run_until_3)(number, samples)  # type: ignore[method-assign]
+    trainer.step = lambda number, *rest: (killed if number == 3 else run_until_3)(number, *rest)  # type: ignore[method-assign]
     with pytest.raises(MemoryError):
         run(tmp_path / "cut", trainer=trainer, save_every=2)
     with (tmp_path / "cut" / METRICS).open("a") as file:
@@ -264,8 +264,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("function", "at", "saved"),
     [
-        ("virft.training.loop.save_checkpoint", 1, "nothing is saved yet"),
-        ("virft.training.loop.save_checkpoint", 2, "the last checkpoint is that after step 1"),
+        ("virft.training.checkpoint.save_file", 1, "nothing is saved yet"),
+        ("virft.training.checkpoint.save_file", 3, "the last checkpoint is that after step 1"),
         ("virft.training.run.RunFolder.append", 6, "the last checkpoint is that after step 1"),
         ("virft.training.run.RunFolder.sync_logs", 2, "the last checkpoint is that after step 1"),
     ],
@@ -274,7 +274,7 @@ def test_a_full_disk_ends_the_run_with_what_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, at: int, saved: str
 ) -> None:
     run(tmp_path / "whole")
-    real: Callable[..., Any] = resolve_name(function.replace("loop.save", "checkpoint.save"))
+    real: Callable[..., Any] = resolve_name(function)
     calls = iter(range(1, 99))
 
     def until_full(*arguments: Any, **named: Any) -> Any:
@@ -311,8 +311,8 @@ def corrupting(trainer: GRPOTrainer, at: int, *, times: int = 1) -> GRPOTrainer:
     step: Callable[..., Any] = trainer.step
     left = iter(range(times))
 
-    def corrupted(number: int, samples: Any) -> Any:
-        report = step(number, samples)
+    def corrupted(number: int, samples: Any, *rest: Any) -> Any:
+        report = step(number, samples, *rest)
         if number == at - 1 and next(left, None) is not None:
             with torch.no_grad():
                 trainer.policy.weight[0] = math.nan  # type: ignore[operator]
@@ -327,13 +327,13 @@ def unable(trainer: GRPOTrainer, *steps: int, times: int = 99) -> GRPOTrainer:
     step: Callable[..., Any] = trainer.step
     left = iter(range(times))
 
-    def skipped(number: int, samples: Any) -> Any:
+    def skipped(number: int, samples: Any, *rest: Any) -> Any:
         if number in steps and next(left, None) is not None:
             hook = trainer.policy.weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[operator]
-            report = step(number, samples)
+            report = step(number, samples, *rest)
             hook.remove()
             return report
-        return step(number, samples)
+        return step(number, samples, *rest)
 
     trainer.step = skipped  # type: ignore[method-assign]
     return trainer
@@ -455,10 +455,10 @@ def test_a_missing_image_ends_the_run_which_resumes_when_it_is_restored(tmp_path
     trainer = toy_trainer()
     step: Callable[..., Any] = trainer.step
 
-    def missing(number: int, samples: Any) -> Any:
+    def missing(number: int, samples: Any, *rest: Any) -> Any:
         if number == 3:
             raise DataError("a.png: no such image")
-        return step(number, samples)
+        return step(number, samples, *rest)
 
     trainer.step = missing  # type: ignore[method-assign]
     with pytest.raises(DataError) as error:
@@ -632,10 +632,10 @@ def test_trackers_of_a_resumed_run_get_the_number_of_steps_done_and_logged(tmp_p
     trainer, listener = toy_trainer(), Listener()
     step = trainer.step
 
-    def killed(number: int, samples: Any) -> Any:
+    def killed(number: int, samples: Any, *rest: Any) -> Any:
         if number == 3:
             raise MemoryError
-        return step(number, samples)
+        return step(number, samples, *rest)
 
     trainer.step = killed  # type: ignore[method-assign]
     with pytest.raises(MemoryError):

@@ -109,7 +109,11 @@ def _with_labels(found: YoloFolder, split_of: dict[Path, str | None], skipped: S
         if any(map(found.label_file, inside)):
             yield from inside
         elif split is not None:
-            skipped.note(f"split {split}", f"none of its {len(inside)} images has a label file")
+            number = len(inside)
+            none = (
+                "its only image has no label file" if number == 1 else f"none of its {number} images has a label file"
+            )
+            skipped.note(f"split {split}", none)
 
 
 def _name(image: Path, folder: Path) -> str:

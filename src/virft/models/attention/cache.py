@@ -10,7 +10,8 @@ transformers' caches repeat the prompt for every completion. Here R completions 
 
 Values are stored in the same way. Prefill fills the left side with one forward pass of a packed row of prompts. Each
 decode step adds one token per row to the right side. Rows that have ended are dropped with ``GroupCache.keep_rows``,
-and a prompt is dropped with the last of its rows.
+and a prompt is dropped with the last of its rows. Numbers are stored in the dtype of matrix products, so autocast need
+not cast the whole cache for every token.
 """
 
 from __future__ import annotations
@@ -22,6 +23,18 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from virft.models.attention.layout import AttentionLayout
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that a tensor of any shape has in a matrix product: autocast's where it is on, else its own."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def lowest_where_hidden(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a bias of the shape of ``seen`` (bool): 0 where it is true, else the lowest finite number of ``dtype``."""
+    # The lowest finite number, as in transformers' masks: with minus infinity, a line without any key would be NaN.
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 class GroupCacheLayer(CacheLayerMixin):
@@ -39,6 +52,8 @@ class GroupCacheLayer(CacheLayerMixin):
         self._layout = layout
         self._max_tokens = max_tokens
         self._num_tokens = 0
+        self._newest: Tensor | None = None
+        self.span = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Store the prompts from the keys and values of the prefill's packed row, [1, kv, T, d] each."""
@@ -50,7 +65,7 @@ class GroupCacheLayer(CacheLayerMixin):
         kv, _, dim = row.shape
         table, _ = self._layout.to_tables(row.transpose(0, 1).flatten(1))  # [T, kv * d] -> [P * L, kv * d]
         # [P, L, kv, d] -> [P, kv, L, d]; contiguous, because every decode step multiplies by it
-        return table.view(prompts, length, kv, dim).transpose(1, 2).contiguous()
+        return table.view(prompts, length, kv, dim).transpose(1, 2).contiguous().to(product_dtype(row))
 
     def start_rows(self, fold: Tensor) -> None:
         """Allocate memory for the rows' own tokens. ``fold``: int64 [P * kv * W], see ``GroupCache``."""
@@ -59,19 +74,34 @@ class GroupCacheLayer(CacheLayerMixin):
         self.keys = self.prompt_keys.new_empty(len(fold), self._max_tokens, self.prompt_keys.shape[-1])
         self.values = torch.empty_like(self.keys)
 
+    def make_static(self, newest: Tensor) -> None:
+        """Write each later token at the number that ``newest`` (int64 [1]) holds at the time."""
+        assert self.keys is not None and self.values is not None
+        self._newest = newest
+        # Attention reads what is not written yet, with weight 0, and 0 times NaN would be NaN.
+        self.keys.zero_()
+        self.values.zero_()
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, and return those that attention needs.
 
         Prefill: takes and returns those of the packed row, [1, kv, T, d] each. Decode step: takes one token per row,
-        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each.
+        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each; with ``make_static``, the
+        first ``span`` of them, written or not.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
         assert self.keys is not None and self.values is not None
+        if self._newest is not None:
+            for stored, new in ((self.keys, key_states), (self.values, value_states)):
+                folded = new.reshape(-1, new.shape[-1]).index_select(0, self._fold).to(stored.dtype)
+                stored.index_copy_(1, self._newest, folded[:, None])  # [P * kv * W, 1, d]
+            return self.keys[:, : self.span], self.values[:, : self.span]
         at = self._num_tokens
         for stored, new in ((self.keys, key_states), (self.values, value_states)):
-            # [R, kv, 1, d] -> [R * kv, d] -> [P * kv * W, d]; spare places get a copy of some row, which is not read
+            # [R, kv, 1, d] -> [R * kv, d] -> [P * kv * W, d]; spare places get a copy of some row, which is not read.
+            # Autocast leaves rotated keys in float32; they are rounded here.
             stored[:, at] = new.reshape(-1, new.shape[-1]).index_select(0, self._fold)
         self._num_tokens = at + 1
         return self.keys[:, : at + 1], self.values[:, : at + 1]
@@ -127,42 +157,114 @@ class GroupCache(Cache):
         self.decoding = False
         self.prompt_lengths = layout.prompt_lengths
         self.equal_prompts = layout.equal_prompts
+        self.newest: Tensor | None = None
+        self._biases: dict[int | None, tuple[int, Tensor]] = {}
 
     def start_rows(self, group_size: int) -> None:
         """Begin decoding, after the prefill: ``group_size`` rows for every prompt, in the order of the prompts."""
         for layer in self.layers:
             # Gradient checkpointing sets the cache of a layer to None; decoding would then not see the prompt.
             assert layer.is_initialized, "the prefill did not reach this layer: is gradient checkpointing on?"
-        prompts = torch.arange(len(self.prompt_lengths), device=self.prompt_lengths.device)
-        self._index_rows(prompts.repeat_interleave(group_size))
+        self._index_rows(torch.arange(len(self.prompt_lengths)).repeat_interleave(group_size))
         for layer in self.layers:
             layer.start_rows(self.fold)
         self.decoding = True
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Continue with some of the rows only. ``rows``: their numbers, int64 [num_rows], in ascending order."""
+        """Continue with some of the rows only.
+
+        ``rows``: their numbers, int64 [num_rows], on the CPU and in ascending order.
+        """
+        device = self.prompt_lengths.device
         # Ascending rows are grouped by prompt, so consecutive duplicates are all duplicates.
         prompts, renumbered = torch.unique_consecutive(self._prompt_of_row[rows], return_inverse=True)
-        dropped_prompts = len(prompts) < len(self.prompt_lengths)
-        if dropped_prompts:
-            self.prompt_lengths = self.prompt_lengths[prompts]
+        kept = None
+        if len(prompts) < len(self.prompt_lengths):
+            kept = prompts.to(device)
+            self.prompt_lengths = self.prompt_lengths[kept]
         # Old places of the remaining rows, before `_index_rows` replaces both tables: [R', kv] -> [R' * kv].
-        places = self.unfold.view(len(self._prompt_of_row), -1)[rows].flatten()
+        places = self._unfold.view(len(self._prompt_of_row), -1)[rows].flatten()
         self._index_rows(renumbered)
+        places = places[self._fold].to(device)
         for layer in self.layers:
-            layer.keep_rows(places[self.fold], self.fold, prompts if dropped_prompts else None)
+            layer.keep_rows(places, self.fold, kept)
+
+    def make_static(self, newest: Tensor, span: int) -> None:
+        """Decode in steps of constant shape. ``newest``: number of the token that a step adds, int64 [1].
+
+        Attention reads the first ``span`` own tokens of each row, and ``static_bias`` hides those after ``newest``.
+        """
+        self.newest, self.span = newest, span
+        for layer in self.layers:
+            layer.make_static(newest)
+
+    @property
+    def span(self) -> int:
+        """Own tokens of a row that a step of constant shape reads."""
+        return self.layers[0].span
+
+    @span.setter
+    def span(self, span: int) -> None:
+        for layer in self.layers:
+            layer.span = span
+
+    def begin_token(self) -> None:
+        """Forget the biases of the token before."""
+        self._biases.clear()
+
+    def static_bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return the bias of a step of constant shape, [P, 1, L + span] of ``dtype``, computed once per token.
+
+        It hides padding of the prompts, own tokens that are not written yet, and what is outside of the window.
+        """
+        if window not in self._biases:
+            assert self.newest is not None
+            lengths, device = self.prompt_lengths[:, None], self.newest.device
+            in_prompt = torch.arange(self.layers[0].prompt_keys.shape[2], device=device)  # [L]
+            own = torch.arange(self.span, device=device)
+            # Tokens from each key to the newest token: [P, L] and [span].
+            back, own_back = lengths + self.newest - in_prompt, self.newest - own
+            seen = torch.cat([in_prompt < lengths, (own_back >= 0).expand(len(lengths), -1)], 1)  # [P, L + span]
+            if window is not None:
+                seen &= torch.cat([back, own_back.expand(len(lengths), -1)], 1) < window
+            self._biases[window] = 0, lowest_where_hidden(seen, dtype)[:, None]
+        return self._biases[window][1]
+
+    def prompt_bias(self, window: int | None, own: int, dtype: torch.dtype) -> Tensor | None:
+        """Return the bias that hides padding of the prompts from the rows: [P, 1, 1, L] of ``dtype``; None if none is.
+
+        ``window``: of the layer (sliding window), in tokens. ``own``: own tokens of a row, the newest included.
+        """
+        if window is None:
+            if self.equal_prompts:
+                return None
+            own = 0  # without a window, the bias is the same for every token
+        # Computed once for all layers with the same window.
+        if window not in self._biases or self._biases[window][0] != own:
+            lengths = self.prompt_lengths[:, None]
+            columns = torch.arange(self.layers[0].prompt_keys.shape[2], device=lengths.device)
+            seen = columns < lengths  # [P, L]
+            if window is not None:
+                # The new token is number L_p + t - 1 of its sequence; the window counts from there.
+                seen &= lengths + own - 1 - columns < window
+            self._biases[window] = own, lowest_where_hidden(seen, dtype)[:, None, None]
+        return self._biases[window][1]
 
     def _index_rows(self, prompt_of_row: Tensor) -> None:
-        """Set ``fold`` and ``unfold`` for rows of these prompts, [R] in ascending order."""
+        """Set ``fold`` and ``unfold`` for rows of these prompts, [R] in ascending order, on the CPU."""
+        # Computed on the CPU: the shapes depend on the numbers, so the host would wait for a GPU.
         counts = torch.bincount(prompt_of_row, minlength=len(self.prompt_lengths))
-        numbers = torch.arange(len(prompt_of_row), device=prompt_of_row.device)
+        numbers = torch.arange(len(prompt_of_row))
         # Number of a row within its prompt: its own number minus the rows of all prompts before.
         place = numbers - (counts.cumsum(0) - counts)[prompt_of_row]
         rows = numbers.new_zeros(len(counts), 1, int(counts.max()))  # [P, 1, W]; spare places: row 0
         rows[prompt_of_row, 0, place] = numbers
         num_heads = self.layers[0].prompt_keys.shape[1]
-        heads = torch.arange(num_heads, device=prompt_of_row.device)
+        heads = torch.arange(num_heads)
         self._prompt_of_row = prompt_of_row
-        self.fold = (rows * num_heads + heads[:, None]).flatten()  # [P, kv, W] -> [P * kv * W]
+        self._fold = (rows * num_heads + heads[:, None]).flatten()  # [P, kv, W] -> [P * kv * W]
         # (prompt * kv + head) * W + place: [R, kv] -> [R * kv]
-        self.unfold = ((prompt_of_row[:, None] * num_heads + heads) * rows.shape[-1] + place[:, None]).flatten()
+        self._unfold = ((prompt_of_row[:, None] * num_heads + heads) * rows.shape[-1] + place[:, None]).flatten()
+        device = self.prompt_lengths.device
+        self.fold, self.unfold = self._fold.to(device), self._unfold.to(device)
+        self._biases.clear()

@@ -26,17 +26,55 @@ a batch (``-``: padding)::
     p2 p2 -                    c12 -   -
                           p2:  c21 -   -
                                c22 c22 c22
+
+On a GPU in half precision, a kernel for sequences of different lengths takes the row as it is, in segments, with the
+keys of each segment side by side::
+
+    segment        p1        c11            c12        p2     c21        c22
+    row            0 1 2     3 4            5          6 7    8          9 10 11
+    key_place      0 1 2     0 1 2 3 4      0 1 2 5    6 7    6 7 8      6 7 9 10 11
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+AttentionMethod = Literal["tables", "varlen"]
+"""Ways to compute the attention of a packed row on a GPU: padded tables with scores, or segments without."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segments:
+    """The S segments of a packed row, each prompt and each completion in the order of the row, and their K keys."""
+
+    query_starts: Tensor
+    """Row index at which each segment begins, and T: int32 [S + 1]."""
+
+    key_starts: Tensor
+    """Index into ``key_place`` at which the keys of each segment begin, and K: int32 [S + 1]."""
+
+    key_place: Tensor
+    """Row index of each key: those of a prompt are its own tokens, those of a completion [prompt | own]. int64 [K]."""
+
+    most_queries: int
+    """Tokens of the longest segment."""
+
+    most_keys: int
+    """Keys of the segment with most keys."""
+
+    def to(self, device: torch.device) -> Segments:
+        """Return the segments with their tensors on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _SEGMENT_TENSORS})
+
+
+_SEGMENT_TENSORS = ("query_starts", "key_starts", "key_place")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +99,15 @@ class AttentionLayout:
     equal_prompts: bool
     """True if all prompts have L tokens, so that no completion has to mask padding of its prompt."""
 
+    segments: Segments
+    """The same pattern without tables."""
+
     image_blocks: Tensor | None = None
     """Image number of each prompt token, -1 for text: int64 [P, L]. Tokens of one image attend to each other in both
     directions. None: attention is causal everywhere."""
 
-    in_tables: bool = False
-    """Compute attention of completions with tables of scores on a CPU too, as on a GPU. For memory estimates."""
+    method: AttentionMethod | None = None
+    """Compute as on a GPU, whatever the device, for memory estimates and tests. None: as suits device and dtype."""
 
     def to_tables(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """Copy values of a row [T, n] into the table of prompts [P * L, n] and of completions [P * G * C, n]."""
@@ -99,7 +140,8 @@ class AttentionLayout:
         """Return the layout with its tensors on another device."""
         names = ("prompt_lengths", "row_place", "table_place")
         blocks = None if self.image_blocks is None else self.image_blocks.to(device)
-        return replace(self, image_blocks=blocks, **{name: getattr(self, name).to(device) for name in names})
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, image_blocks=blocks, segments=self.segments.to(device), **moved)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,10 +207,15 @@ def pack_row(
     positions: list[Tensor] = []
     logit_index: list[np.ndarray] = []
     targets: list[int] = []
+    key_places: list[np.ndarray] = []  # of each segment
+    ends: list[int] = [0]
     first_completion_slot = num_prompts * longest_prompt  # the table of completions follows that of prompts
     for p, prompt in enumerate(prompts):
         start, length = len(ids), len(prompt)
-        prompt_index[p, :length] = np.arange(start, start + length)
+        own_places = np.arange(start, start + length)
+        prompt_index[p, :length] = own_places
+        key_places.append(own_places)
+        ends.append(start + length)
         slots.append(p * longest_prompt + np.arange(length))
         ids.extend(prompt)
         positions.append(prompt_positions[p])
@@ -178,7 +225,10 @@ def pack_row(
             at, count = len(ids), len(tokens)
             if not count:
                 continue
-            completion_index[p, g, :count] = np.arange(at, at + count)
+            places = np.arange(at, at + count)
+            completion_index[p, g, :count] = places
+            key_places.append(np.concatenate([own_places, places]))
+            ends.append(at + count)
             slots.append(first_completion_slot + (p * group + g) * longest + np.arange(count))
             positions.append((next_position + torch.arange(count)).expand(len(prompt_positions[p]), -1))
             # Shifted by one: token 0 is predicted by the end of the prompt, token i by token i - 1.
@@ -197,5 +247,18 @@ def pack_row(
             row_place=torch.from_numpy(np.concatenate([prompt_index.ravel(), completion_index.ravel()])),
             table_place=torch.from_numpy(np.concatenate(slots)),
             equal_prompts=bool((lengths == longest_prompt).all()),
+            segments=_segments(ends, key_places),
         ),
+    )
+
+
+def _segments(ends: list[int], key_places: list[np.ndarray]) -> Segments:
+    """Segments that end at ``ends[1:]`` in the row, with the row indices of the keys of each."""
+    num_keys = [len(places) for places in key_places]
+    return Segments(
+        query_starts=torch.tensor(ends, dtype=torch.int32),
+        key_starts=torch.from_numpy(np.cumsum([0, *num_keys], dtype=np.int32)),
+        key_place=torch.from_numpy(np.concatenate(key_places)),
+        most_queries=int(np.diff(ends).max()),
+        most_keys=max(num_keys),
     )

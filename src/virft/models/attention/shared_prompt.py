@@ -9,7 +9,8 @@ transformers loops over the images in Python.
 
 On a CPU, plain matrix products are faster than PyTorch's fused SDPA kernel for short sequences, most of all backwards
 (7 times in a tower of 64-token images, see docs/log.md). The scores of a group are larger: above a certain size the
-fused kernel computes them in two parts, see ``virft.models.attention.merged``.
+fused kernel computes them in two parts, see ``virft.models.attention.merged``. On a GPU in half precision, one kernel
+computes a packed row without tables of scores, see ``virft.models.attention.varlen``.
 
 Shapes use these letters: P prompts of at most L tokens, G completions of at most C tokens for each, R rows of a decode
 step, ``kv`` KV heads, ``repeat`` query heads for each KV head (grouped-query attention), d the head dimension.
@@ -17,6 +18,7 @@ step, ``kv`` KV heads, ``repeat`` query heads for each KV head (grouped-query at
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -28,8 +30,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from virft.models.attention.cache import GroupCache
+from virft.models.attention.cache import lowest_where_hidden as _as_bias
 from virft.models.attention.layout import AttentionLayout
 from virft.models.attention.merged import MergedAttention
+from virft.models.attention.varlen import takes_varlen, varlen_attention, widened
 
 SHARED_PROMPT = "virft_shared_prompt"
 # transformers passes ``cu_seq_lens_q`` only to implementations with "flash" in their name.
@@ -76,11 +80,6 @@ def causal_bias(tokens: int, window: int | None, repeat: int, dtype: torch.dtype
     return _as_bias(seen, dtype).repeat(repeat, 1)
 
 
-def _as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    # The lowest finite number, as in transformers' masks: with minus infinity, a line without any key would be NaN.
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
-
-
 def shared_prompt_attention(
     module: nn.Module,
     query: Tensor,
@@ -111,13 +110,17 @@ def shared_prompt_attention(
     if group_cache is not None and group_cache.decoding:
         return _decode(query, key, value, scaling, sliding_window, group_cache, int(module.layer_idx)), None  # type: ignore[arg-type]
     assert group_layout is not None
-    return _packed(query[0], key[0], value[0], scaling, sliding_window, group_layout), None
+    # Not indexed: the gradient of an index is a copy, of a view it is not.
+    query, key, value = (x.squeeze(0) for x in (query, key, value))
+    return _packed(query, key, value, scaling, sliding_window, group_layout), None
 
 
 def _packed(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, layout: AttentionLayout
 ) -> Tensor:
     """Prompts causally, completions over [prompt | own tokens]. Tensors are [heads, T, d]; returns [1, T, heads, d]."""
+    if takes_varlen(query, value, layout):
+        return varlen_attention(query, key, value, scaling, window, layout.segments)
     heads, _, dim = query.shape
     kv = key.shape[0]
     repeat = heads // kv
@@ -167,8 +170,9 @@ def _completion_attention(
     _, length, group, size = layout.table_shape
     repeat = query.shape[3]
     is_large = query[..., 0].numel() * (length + size) > _SMALL_TABLES
+    as_on_gpu = query.device.type != "cpu" or layout.method is not None
     # The fused kernel knows no sliding window across the two sets of keys; with a window the tables remain.
-    if query.device.type == "cpu" and window is None and is_large and not layout.in_tables:
+    if not as_on_gpu and window is None and is_large:
         bias = None if layout.equal_prompts else _as_bias(_prompt_seen(layout, None)[:, :1], value.dtype)  # [P, 1, L]
         merged: Tensor = MergedAttention.apply(  # type: ignore[no-untyped-call]
             # Heads of one KV head are more queries of it, [P, kv, G, repeat * C, d]; then P and kv are one batch axis.
@@ -188,11 +192,15 @@ def _completion_attention(
     #     c1 head 1    | @ prompt keys [d, L]      c2: head 0, head 1   @ own keys of c2 [d, C]
     #     c2 head 0    |
     #     c2 head 1   /
-    folded = (query * scaling).flatten(2, 4)  # [P, kv, G * repeat * C, d]
-    to_prompt = (folded @ prompt_key.transpose(-1, -2)).unflatten(
-        2, (group, repeat * size)
-    )  # [P, kv, G, repeat * C, L]
-    to_own = folded.unflatten(2, (group, repeat * size)) @ key.transpose(-1, -2)  # [P, kv, G, repeat * C, C]
+    # Scores are not rounded to bfloat16: with large ones, attention would be off by several percent.
+    with torch.autocast(query.device.type, enabled=False) if as_on_gpu else nullcontext():
+        if as_on_gpu:
+            query, key, prompt_key = (widened(x) for x in (query, key, prompt_key))
+        folded = (query * scaling).flatten(2, 4)  # [P, kv, G * repeat * C, d]
+        to_prompt = (folded @ prompt_key.transpose(-1, -2)).unflatten(
+            2, (group, repeat * size)
+        )  # [P, kv, G, repeat * C, L]
+        to_own = folded.unflatten(2, (group, repeat * size)) @ key.transpose(-1, -2)  # [P, kv, G, repeat * C, C]
     to_own += causal_bias(size, window, repeat, to_own.dtype, to_own.device)
     if window is not None or not layout.equal_prompts:
         seen = _prompt_seen(layout, window).repeat(1, repeat, 1)  # [P, repeat * C, L]
@@ -278,18 +286,17 @@ def _decode(
     # There is one new token per row, so query heads of a KV head take the axis of query tokens: no mask is needed
     # among them, and K and V are not copied for each head as SDPA does it with grouped heads.
     folded = (query.reshape(rows * kv, repeat * dim) * scaling).index_select(0, cache.fold)  # [P * kv * W, repeat * d]
+    folded = folded.to(key.dtype)  # once, where autocast would cast it for both products
     to_prompt = folded.view(prompts, kv, -1, dim) @ prompt_key.transpose(-1, -2)  # [P, kv, W * repeat, L]
     to_own = folded.view(-1, repeat, dim) @ key.transpose(-1, -2)  # [P * kv * W, repeat, t]
-    if window is not None or not cache.equal_prompts:
-        lengths = cache.prompt_lengths[:, None]
-        columns = torch.arange(length, device=query.device)
-        seen = columns < lengths  # [P, L]
+    if cache.newest is None:
+        if (bias := cache.prompt_bias(window, own, to_prompt.dtype)) is not None:
+            to_prompt += bias
         if window is not None:
-            # The new token is number L_p + t - 1 of its sequence; the window counts from there.
-            seen &= lengths + own - 1 - columns < window
             to_own[..., : max(0, own - window)] = torch.finfo(to_own.dtype).min
-        to_prompt += _as_bias(seen, to_prompt.dtype)[:, None, None]
     scores = torch.cat([to_prompt.view(-1, repeat, length), to_own], -1)  # [P * kv * W, repeat, L + t]
+    if cache.newest is not None:
+        scores.view(prompts, -1, length + own).add_(cache.static_bias(window, scores.dtype))
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
     mixed = weights.view(prompts, kv, -1, length + own)[..., :length] @ prompt_value  # [P, kv, W * repeat, d]
     mixed = mixed.view(-1, repeat, dim) + weights[..., length:] @ value  # [P * kv * W, repeat, d]

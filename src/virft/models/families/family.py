@@ -184,3 +184,8 @@ def family_from(
         prompt_positions=prompt_positions,
         forward_features=forward_features,
     )
+
+
+def head_dim_of(text: Any) -> int:
+    """Return the numbers of one attention head of a language model, of its configuration."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)

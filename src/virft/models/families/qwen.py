@@ -13,6 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from virft.errors import ModelError
 from virft.models.checkpoint_checks import require_equal
+from virft.models.families.family import head_dim_of
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.types import ImageSize
 
@@ -64,7 +65,7 @@ def check_processor(processor: Any, config: Any, path: str) -> None:
     )
     text = config.get_text_config()
     sections = (getattr(text, "rope_parameters", None) or {}).get("mrope_section")
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    head = head_dim_of(text)
     # Qwen3-VL has a default; the others need the setting.
     if sections is None and "qwen3" in config.model_type:
         return

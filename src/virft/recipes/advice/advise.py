@@ -49,13 +49,7 @@ def advise_training(
     samples = list(open_training_data(request.config, batch_size=1))
     chosen = choose_samples(samples, num_samples, seed=request.config.seed)
     groups = sample_completions(request, chosen, store, log=log)
-    features = measure_features(groups, samples)
+    features = measure_features(groups, samples, thinking=request.config.prompt.thinking)
     advice = give_advice(features, num_parameters=read_model_size(model).num_parameters)
-    plan = plan_training(
-        request,
-        features,
-        advice,
-        name=config_name or CONFIG_NAME,
-        num_without_rationale=sum(sample.rationale is None for sample in samples),
-    )
+    plan = plan_training(request, features, advice, name=config_name or CONFIG_NAME)
     return TrainingAdvice(features=features, advice=advice, plan=plan)

@@ -72,6 +72,8 @@ class Features:
     """The class with the fewest images, and their number; None without classes."""
     num_classes: int
     """Classes of the dataset; 0 if the task has none."""
+    num_demonstrable: int
+    """Samples whose target can be a demonstration: with thinking, those that have a rationale."""
     blind_name: str
     """The best blind baseline, such as "mean box"."""
     estimates: Mapping[str, Estimate]
@@ -118,8 +120,11 @@ class _Row(NamedTuple):
     """Feature -> (numerator, denominator)."""
 
 
-def measure_features(groups: Sequence[SampledGroup], samples: Sequence[Sample]) -> Features:
-    """Return the features of sampled groups, at least one. ``samples``: the whole dataset, for counts and baselines."""
+def measure_features(groups: Sequence[SampledGroup], samples: Sequence[Sample], *, thinking: bool = False) -> Features:
+    """Return the features of sampled groups, at least one. ``samples``: the whole dataset, for counts and baselines.
+
+    ``thinking``: the prompts request reasoning.
+    """
     blind = _blind_scores([one.sample for one in groups], samples)
     rows = [_row(one, scores) for one, scores in zip(groups, blind, strict=True)]
     shown = [row for row in rows if row.shows_class]
@@ -146,6 +151,7 @@ def measure_features(groups: Sequence[SampledGroup], samples: Sequence[Sample]) 
         images_per_class=float(median(images.values())) if images else None,
         fewest_images=(fewest, images[fewest]) if fewest is not None else None,
         num_classes=len(images),
+        num_demonstrable=sum(not thinking or sample.rationale is not None for sample in samples),
         blind_name=every,
         estimates=estimates,
         resamples=resamples,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 
 from virft.config.fitting import DEMONSTRATION_COEF, SMALL
 from virft.config.schema import MIXED, WARM_STARTED
 from virft.config.toml_file import value_at
+from virft.config.wording import counted
 from virft.models.size import read_model_size
 from virft.recipes.advice.completions import AdviceRequest
 from virft.recipes.advice.features import Features
@@ -24,11 +25,28 @@ CONFIG_NAME = "mine.toml"
 _TOKEN_LIMIT = "sampling.max_completion_tokens"
 _TRUNCATED_FRAC = 0.05
 """From this fraction of truncated completions, the token limit is doubled."""
-_RATE_FACTORS: Mapping[tuple[Case, str], tuple[float, float]] = {
-    (Case.KNOWN, "detection"): (1 / 30, 1 / 10),
-    (Case.KNOWN, "grounding"): (1 / 3, 1 / 3),
+
+
+class _Tuned(NamedTuple):
+    """Learning rates that validation data has selected with virft-tiny."""
+
+    sft: float
+    """Best rate of SFT / fitted one."""
+    grpo: float
+    """The same for RFT."""
+    evidence: str
+
+
+_TUNED: Mapping[tuple[Case, str], _Tuned] = {
+    (Case.KNOWN, "detection"): _Tuned(1 / 30, 1 / 10, "best of 3 rates on 2 training sets of known classes"),
+    (Case.KNOWN, "grounding"): _Tuned(1 / 3, 1 / 3, "best of 2 rates on 1 training set"),
+    (Case.REASONING, "grounding"): _Tuned(1 / 3, 1 / 3, "best of 2 rates on 1 training set"),
+    (Case.NAMES, "classification"): _Tuned(1, 1, "best of 2 rates on 1 training set"),
+    (Case.FEW, "detection"): _Tuned(1, 1, "best of 2 rates on 1 training set of new classes"),
+    (Case.SOME, "detection"): _Tuned(1, 1, "best of 3 rates on 1 training set of new classes"),
+    (Case.MANY, "detection"): _Tuned(1, 1, "that of fewer images; not tuned for this number"),
 }
-"""Case and task -> best learning rate / fitted one, of SFT and of GRPO. Source: docs/reproducing.md (virft-tiny)."""
+"""Case and task -> measured learning rates. Source: docs/reproducing.md."""
 _SUPERVISED = ("sft", *WARM_STARTED)
 
 
@@ -68,19 +86,20 @@ def plan_training(
     advice: Advice,
     *,
     name: str = CONFIG_NAME,
-    num_without_rationale: int = 0,
 ) -> TrainingPlan:
     """Return config and commands of the advised training; empty if none is advised.
 
-    ``name``: file of the config. ``num_without_rationale``: samples that have no rationale.
+    ``name``: file of the config.
     """
     notes = _notes(features, advice)
     if advice.system == "none":
         return TrainingPlan(lines=(), commands=(), notes=tuple(notes))
-    if request.config.prompt.thinking and num_without_rationale and advice.system in _SUPERVISED:
+    number = features.num_samples - features.num_demonstrable
+    if number and advice.system in _SUPERVISED:
         notes.append(
-            f"this config is refused: SFT with thinking needs a rationale in every sample, and {num_without_rationale} "
-            "of them have none; add rationales (virft build rows), or set prompt.thinking = false"
+            "this config is refused: SFT with thinking needs a rationale in every sample, and "
+            f"{counted(number, 'sample')} of {features.num_samples} {'has' if number == 1 else 'have'} none; add "
+            "rationales (virft build rows), or set prompt.thinking = false"
         )
     gaps = describe_gaps(DataFolders(Path(str(request.config.data.train)), _validation(request)))
     own = _own_lines(request)
@@ -92,7 +111,9 @@ def plan_training(
         if line.key == _TOKEN_LIMIT and line.key in given
     ]
     advised = [line for line in advised if line.key not in given]
-    return TrainingPlan(lines=(*own, *advised), commands=tuple(_commands(advice.system, name)), notes=(*notes, *gaps))
+    rates = [one for one in _rates(request, features, advice) if one.is_fitted]
+    notes += [*gaps, *(f"{one.key} = {one.value:g} is fitted: {one.evidence}" for one in rates)]
+    return TrainingPlan(lines=(*own, *advised), commands=tuple(_commands(advice.system, name)), notes=tuple(notes))
 
 
 def _own_lines(request: AdviceRequest) -> list[SettingLine]:
@@ -116,7 +137,12 @@ def _validation(request: AdviceRequest) -> Path | None:
 
 def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
     system = advice.system
-    lines = _steps(request, system) + _rates(request, features, advice)
+    lines = _steps(request, system)
+    lines += [
+        SettingLine(key=rate.key, value=rate.value, reason=rate.evidence)
+        for rate in _rates(request, features, advice)
+        if not rate.is_fitted
+    ]
     if system in MIXED:
         lines += [
             SettingLine(key="grpo.demonstrations", value="loss"),
@@ -144,11 +170,21 @@ def _steps(request: AdviceRequest, system: AdvisedSystem) -> list[SettingLine]:
     ]
 
 
-def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[SettingLine]:
-    """Learning rates, for models of the size and cases in which the best ones were measured."""
+class _Rate(NamedTuple):
+    """A measured learning rate."""
+
+    key: str
+    value: float
+    is_fitted: bool
+    """True if the fitted value is the same."""
+    evidence: str
+
+
+def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[_Rate]:
+    """Learning rates, for models of the size and cases in which some were measured, without those that are set."""
     size = read_model_size(request.config.model.path).num_parameters
-    factors = _RATE_FACTORS.get((advice.case, features.task))
-    if factors is None or size is None or size >= SMALL:
+    tuned = _TUNED.get((advice.case, features.task))
+    if tuned is None or advice.system == "none" or size is None or size >= SMALL:
         return []
     fitted = {
         "sft": fit(request.loaded, method="sft").config.sft.learning_rate,
@@ -156,14 +192,16 @@ def _rates(request: AdviceRequest, features: Features, advice: Advice) -> list[S
     }
     used = {"sft"} if advice.system == "sft" else {"grpo"}
     used |= {"sft"} if advice.system in WARM_STARTED else set()
+    of_mix = "; chosen for RFT, not for mix" if advice.system in MIXED else ""
     return [
-        SettingLine(
+        _Rate(
             key=f"{method}.learning_rate",
             value=float(f"{fitted[method] * factor:.2g}"),
-            reason="best rate for known classes with virft-tiny, docs/reproducing.md",
+            is_fitted=factor == 1,
+            evidence=f"{tuned.evidence}, virft-tiny, docs/reproducing.md" + of_mix * (method == "grpo"),
         )
-        for method, factor in zip(("sft", "grpo"), factors, strict=True)
-        if method in used
+        for method, factor in (("sft", tuned.sft), ("grpo", tuned.grpo))
+        if method in used and f"{method}.learning_rate" not in request.loaded.explicit
     ]
 
 
@@ -180,8 +218,8 @@ def _notes(features: Features, advice: Advice) -> list[str]:
     zero_std = 1 - features.value("nonzero_std")
     if advice.system not in ("none", "sft") and advice.case != Case.UNREADABLE and zero_std > 0.5:
         notes.append(
-            f"{zero_std:.0%} of the groups have equal rewards and teach RFT nothing; grpo.refill_rounds = 2 replaces "
-            "them by groups of other samples, for more time per step (not measured)"
+            f"{zero_std:.0%} of the groups have equal rewards, so RFT learns nothing from them; grpo.refill_rounds = 2 "
+            "replaces them by groups of other samples, for more time per step (not measured)"
         )
     if features.value("readable") < 0.9 and advice.case not in (Case.TRUNCATED, Case.UNREADABLE):
         notes.append(

@@ -7,7 +7,7 @@ from typing import Any
 
 from virft.recipes.advice.advise import TrainingAdvice
 from virft.recipes.advice.features import FEATURES, ClassScore, Features
-from virft.recipes.advice.rule import ADVISED_NAMES, EVIDENCE, Advice, Rule
+from virft.recipes.advice.rule import ADVISED_NAMES, EVIDENCE, METHODS, TOLERANCE, Advice, Rule
 
 _MOST_CLASSES = 5
 """Number of least known classes that are named."""
@@ -20,7 +20,9 @@ def advice_lines(found: TrainingAdvice) -> Iterator[str]:
     yield ""
     yield f"advice: {ADVISED_NAMES[advice.system]}"
     yield f"  why: {advice.reason}"
-    yield f"  probability that no other method is better: {_probability(advice)}"
+    yield f"  probability that it is within {TOLERANCE:g} of the best of mix, SFT and RFT: {_probability(advice)}"
+    if (others := _correct_more_often(advice)) is not None:
+        yield f"  alternative in this case: {others}; `virft compare` compares them on your data"
     yield f"  evidence: {EVIDENCE[advice.case].text}"
     yield f"  the evidence is weak: {'; '.join(advice.doubts)}"
     if plan.lines:
@@ -78,6 +80,8 @@ def advice_tree(found: TrainingAdvice) -> dict[str, Any]:
             "case": advice.case.value,
             "reason": advice.reason,
             "probability": advice.probability,
+            "cells": EVIDENCE[advice.case].num_cells,
+            "correct_cells": dict(EVIDENCE[advice.case].num_correct),
             "agreement": advice.agreement,
             "doubts": list(advice.doubts),
         },
@@ -92,8 +96,20 @@ def _probability(advice: Advice) -> str:
     agreement = f"{advice.agreement:.0%} of the bootstrap resamples give the same advice"
     if advice.probability is None:
         return f"unknown ({agreement})"
-    cells = f"{measured.num_correct} of {measured.num_cells} measured comparisons of this kind"
+    cells = f"{measured.num_correct[advice.system]} of {measured.num_cells} measured cells of this case"
     return f"about {advice.probability:.2f} ({cells}; {agreement})"
+
+
+def _correct_more_often(advice: Advice) -> str | None:
+    """The methods that are correct in more cells of the case than the advised one; None if there are none."""
+    measured = EVIDENCE[advice.case]
+    own = measured.num_correct.get(advice.system, measured.num_cells)
+    found = [
+        f"{ADVISED_NAMES[name]} in {measured.num_correct[name]} of {measured.num_cells} cells"
+        for name in METHODS
+        if measured.num_correct.get(name, 0) > own
+    ]
+    return ", ".join(found) or None
 
 
 def _class_text(features: Features, rule: Rule) -> str:

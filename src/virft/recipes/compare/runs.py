@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -35,7 +35,7 @@ from virft.evaluation.evaluated import baselines_tree, difference_tree, evaluate
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PREDICTIONS
 from virft.files import UNFINISHED, check_output, write_text
-from virft.recipes.compare.systems import SYSTEMS, format_rates, shared_settings
+from virft.recipes.compare.systems import SYSTEMS, format_rates, shared_settings, without_thinking
 from virft.recipes.compare.training import SystemTraining, TrainedSystem, final_model, planned_runs
 from virft.recipes.evaluate import predict_as_trained
 from virft.tasks import TASKS
@@ -135,7 +135,7 @@ def run_compare(
     predictions["base"] = {
         test: (_predict(config, config.model.path, training.base, store, known, log),) for test, store in tests.items()
     }
-    without_thinking = _without_thinking(config, systems)
+    own_base = _without_thinking(config, systems)
     order = [name for name in SYSTEMS if name in predictions]
     found_by_test = {
         test: _measure_test(config, store, {name: predictions[name][test] for name in order}, known)
@@ -146,12 +146,12 @@ def run_compare(
         test: {(first, second): compare_systems(by_name[first], by_name[second]) for first, second in pairs(order)}
         for test, by_name in measured.items()
     }
-    if without_thinking:
-        own = replace(config, prompt=replace(config.prompt, thinking=False))
+    if own_base:
+        own = without_thinking(config)
         for test, store in tests.items():
             path = _predict(own, own.model.path, training.base / WITHOUT_THINKING, store, known, log)
             base = [measure_joined(path, join_predictions(path, store))]
-            for name in without_thinking:
+            for name in own_base:
                 comparisons[test]["base", name] = compare_systems(base, measured[test][name])
     found = Compared(
         systems=tuple(sorted(systems, key=lambda one: order.index(one.name))),
@@ -160,7 +160,7 @@ def run_compare(
         blind={test: one.blind for test, one in found_by_test.items()},
         repeatability=_measure_repeatability(config, tests, training.base, log),
         skipped=training.skipped,
-        without_thinking=without_thinking,
+        without_thinking=own_base,
     )
     write_text(out / RESULT, json.dumps(_tree(found, config, warnings), indent=2) + "\n")
     return found
@@ -229,10 +229,10 @@ def _predict(
 
 def _without_thinking(config: Config, systems: Sequence[TrainedSystem]) -> frozenset[str]:
     """The trained systems that are prompted without thinking although the config has it: SFT without rationales."""
-    if not config.prompt.thinking:
+    if not config.prediction_thinking:
         return frozenset()
     return frozenset(
-        one.name for one in systems if one.runs and not load_config(one.runs[0] / CONFIG).config.prompt.thinking
+        one.name for one in systems if one.runs and not load_config(one.runs[0] / CONFIG).config.prediction_thinking
     )
 
 

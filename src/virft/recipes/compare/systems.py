@@ -166,6 +166,11 @@ def _with_possible_thinking(config: Config, targets: SFTTargets) -> Config:
     # rejection sampling trains on the policy's own reasoning
     if targets == "rejection" or has_possible_thinking(config):
         return config
+    return without_thinking(config)
+
+
+def without_thinking(config: Config) -> Config:
+    """The config with prompts that request no reasoning, whatever the dataset."""
     mixture = {name: replace(part, thinking=False) for name, part in config.mixture.items()}
     return replace(config, prompt=replace(config.prompt, thinking=False), mixture=mixture)
 

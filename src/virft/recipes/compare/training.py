@@ -260,14 +260,14 @@ class SystemTraining:
                 system.method,
                 resume=(folder / CONFIG).exists(),
                 log=self.log,
-                same_start=self._same_start.get(one.prompt.thinking),
+                same_start=self._same_start.get(one.prediction_thinking),
             )
             self.log(self._progress.add(folder, system.method, time.monotonic() - before))
             if self.after_run is not None:
                 self.after_run()
         else:
             self._progress.add(folder, system.method, None)
-        self._same_start.setdefault(one.prompt.thinking, folder)
+        self._same_start.setdefault(one.prediction_thinking, folder)
         return folder
 
     # --- base completions ---

@@ -101,7 +101,7 @@ _DESCRIPTIONS = {
     "sampler_gap": "largest difference of sampler and policy log-probs of a sampled token, nats; above 1e-4 in float32 "
     "it is a bug, unless another engine samples",
     "sampler_gap_mean": "mean difference of vLLM and policy log-probs of sampled tokens, nats",
-    "capped_frac": "fraction of tokens sampled by vLLM whose importance weight was capped",
+    "capped_frac": "fraction of tokens sampled by vLLM or merged weights whose importance weight was capped",
     "validation_score": "mean headline metric, such as F1 or accuracy, of the tasks in the validation set",
 }
 _COMPLETIONS = (

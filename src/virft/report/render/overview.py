@@ -27,6 +27,7 @@ EVENT_LABELS = {
     "length": "completions grow",
     "nonfinite": "non-finite values",
     "prompt_length": "prompts leave too little room for completions",
+    "image_tokens": "images have very many tokens",
     "sampler": "sampler and policy differ",
     "test_data": "validation set is a test set",
     "truncated": "truncated completions",

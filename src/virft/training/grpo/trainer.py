@@ -36,6 +36,7 @@ from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merg
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
+from virft.training.prompt_loader import Following, PromptLoader, no_samples
 from virft.training.sft.trainer import SFTTrainer
 from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
@@ -44,7 +45,7 @@ from virft.types import RewardContext, RewardReport, RolloutGroup, Sample, Unrea
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerCorrection:
-    """Off-policy correction for completions that another engine than the policy samples."""
+    """Off-policy correction for completions that another engine samples, or the policy with merged weights."""
 
     importance_cap: float
     """Largest importance weight of a token, see ``importance_weights``."""
@@ -102,7 +103,7 @@ class GRPOTrainer:
     prompts_per_batch: int | None = None
     """Prompts that are sampled concurrently; None: all of a step."""
     correction: SamplerCorrection | None = None
-    """Off-policy correction; None if the policy samples itself."""
+    """Off-policy correction; None if the policy samples with its own weights."""
     reference: Policy | None = None
     """Frozen copy of the initial policy, for the KL term."""
     reference_mode: Callable[[], AbstractContextManager[None]] | None = None
@@ -113,6 +114,11 @@ class GRPOTrainer:
     """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
     write_target: WriteTarget | None = None
     """From a sample to its ground-truth completion. Required if ``demonstrations`` is not "off"."""
+    num_workers: int = 0
+    """Background threads that read the images of the next step; 0: none."""
+
+    def __post_init__(self) -> None:
+        self._loader = PromptLoader(self.render, self.runner.needs_pixels, num_workers=self.num_workers)
 
     @property
     def policy(self) -> Policy:
@@ -124,21 +130,23 @@ class GRPOTrainer:
         """This process among those of the run."""
         return self.runner.runtime.ranks
 
-    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
+    def step(self, number: int, samples: Sequence[Sample], following: Following = no_samples) -> StepReport:
         """One training step on a batch of samples; a supervised one in the warm start.
+
+        ``following`` returns the batch of the next step, whose images are read while this one is sampled.
 
         Source: GRPO (arXiv 2402.03300, algorithm 1) with the rule-based rewards of Visual-RFT.
         """
         if self.warm_start is not None:
             if number < self.config.warm_start_steps:
-                return self._warm_up(self.warm_start, number, samples)
+                return self._warm_up(self.warm_start, number, samples, following)
             if number == self.config.warm_start_steps:
                 # The moments are those of another loss; a run that starts from a supervised model has none of them.
                 assert isinstance(self.optimizer, Optimizer), "the config refuses a warm start with ZeRO"
                 self.optimizer.state.clear()
         timer = StageTimer()
         # Sample a group of G completions per prompt from the current policy; reward each completion.
-        rollout = self._roll_out(number, samples, timer)
+        rollout = self._roll_out(number, samples, following, timer)
         try:
             _require_finite_rewards(rollout)
             # Advantages inside each group, A_i = (r_i - mean(r)) / std(r), packed into rows with their tokens.
@@ -156,9 +164,10 @@ class GRPOTrainer:
         """This rank's rewarded groups, as step ``number`` samples them for a batch; nothing is learnt."""
         return self._sample(number, samples, StageTimer()).groups
 
-    def _warm_up(self, trainer: SFTTrainer, number: int, samples: Sequence[Sample]) -> StepReport:
+    def _warm_up(self, trainer: SFTTrainer, number: int, samples: Sequence[Sample], following: Following) -> StepReport:
         """A step of the warm start. Its loss is the metric ``demonstration_loss``, as it is no loss of GRPO."""
-        report = trainer.step(number, samples)
+        is_last = number == self.config.warm_start_steps - 1
+        report = trainer.step(number, samples, no_samples if is_last else following)
         timer = StageTimer()
         self._publish_weights(timer)
         names = {"loss": "demonstration_loss"}
@@ -169,12 +178,16 @@ class GRPOTrainer:
         )
 
     def close(self) -> None:
-        """Release the generator. No step follows."""
+        """Release the generator, and end the threads that read images. No step follows."""
+        self._loader.close()
+        if self.warm_start is not None:
+            self.warm_start.close()
         self.generator.close()
 
-    def _roll_out(self, number: int, samples: Sequence[Sample], timer: StageTimer) -> Rollout:
+    def _roll_out(self, number: int, samples: Sequence[Sample], following: Following, timer: StageTimer) -> Rollout:
         """Sample and reward the groups of a step, on all ranks."""
-        own = self._demonstrate(number, self._sample(number, samples, timer), first_place=0)
+        drawn = self._sample(number, samples, timer, following=following)
+        own = self._demonstrate(number, drawn, first_place=0)
         return self._refill(number, self._gather(own, timer), timer)
 
     def _refill(self, number: int, rollout: Rollout, timer: StageTimer) -> Rollout:
@@ -196,15 +209,27 @@ class GRPOTrainer:
             rollout = rollout.extended(self._gather(own, timer))
         return rollout
 
-    def _sample(self, number: int, samples: Sequence[Sample], timer: StageTimer, first_place: int = 0) -> Drawn:
-        """Sample and reward the groups of this rank; ``first_place`` is the place of the first sample in the step."""
+    def _sample(
+        self,
+        number: int,
+        samples: Sequence[Sample],
+        timer: StageTimer,
+        first_place: int = 0,
+        following: Following | None = None,
+    ) -> Drawn:
+        """Sample and reward the groups of this rank; ``first_place`` is the place of the first sample in the step.
+
+        With ``following``, the images of the next step are read meanwhile.
+        """
         own = self.ranks.shard(samples)
         places = [first_place + place for place in self.ranks.shard(range(len(samples)))]
-        rendered = [self.render(sample) for sample in own]
+        rendered = self._loader.load(own)
         # Encoding and sampling differ in length between ranks, so they need a copy of the policy with all its weights.
         with self.runner.gather():
             encoded = self._encode(rendered, places)
             timer.lap("images")
+            if following is not None:
+                self._loader.prefetch(lambda: self.ranks.shard(following()))
             with self.runner.runtime.autocast():
                 groups = roll_out(
                     own,
@@ -374,6 +399,7 @@ class GRPOTrainer:
         logprobs: list[Tensor] = []
         for i, (batch, reference) in enumerate(zip(batches, references, strict=True)):
             first = None if first_logprobs is None else first_logprobs[i]
+            self.runner.prepare_backward(is_last_row=i + 1 == len(batches))
             logprobs.append(self._backward(number, own, batch, reference, first, totals))
         # Summed before it is tested: all ranks have to skip the update, or none.
         metrics = self.ranks.sum(totals.sums)
@@ -511,9 +537,9 @@ class GRPOTrainer:
         if gap is None or self.correction is None or gap <= self.correction.max_gap:
             return None
         return (
-            f"step {number + 1}: the log-probs of vLLM and of the policy differ by {gap:.2g} nats per token on "
+            f"step {number + 1}: the log-probs of sampler and policy differ by {gap:.2g} nats per token on "
             f"average; expected at most {self.correction.max_gap:g}. Training continues with capped importance "
-            "weights; check that vLLM's version is the tested one"
+            'weights; with vLLM, check that its version is the tested one, else try sampling.weights = "exact"'
         )
 
     def _step_frac(self, number: int) -> float:

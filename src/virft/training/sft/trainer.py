@@ -15,6 +15,7 @@ from virft.training.distributed import Ranks
 from virft.training.monitors import SKIPPED
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
+from virft.training.prompt_loader import Following, PromptLoader, no_samples
 from virft.training.sft.batch import SupervisedRow, pack_targets
 from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
@@ -42,6 +43,11 @@ class SFTTrainer:
     """Gradients are clipped to this global norm."""
     microbatch_tokens: int
     """Tokens of one forward and backward pass; bounds memory, not the result."""
+    num_workers: int = 0
+    """Background threads that read the images of the next step; 0: none."""
+
+    def __post_init__(self) -> None:
+        self._loader = PromptLoader(self.render, self.runner.needs_pixels, num_workers=self.num_workers)
 
     @property
     def policy(self) -> Policy:
@@ -53,13 +59,17 @@ class SFTTrainer:
         """This process among those of the run."""
         return self.runner.runtime.ranks
 
-    def step(self, number: int, samples: Sequence[Sample]) -> StepReport:
-        """One optimizer step on the mean cross-entropy of all target tokens of a batch."""
+    def step(self, number: int, samples: Sequence[Sample], following: Following = no_samples) -> StepReport:
+        """One optimizer step on the mean cross-entropy of all target tokens of a batch.
+
+        ``following`` returns the batch of the next step, whose images are read meanwhile.
+        """
         timer = StageTimer()
         own = self.ranks.shard(samples)
-        rendered = [self.render(sample) for sample in own]
+        rendered = self._loader.load(own)
         features = self._encode(rendered)
         timer.lap("images")
+        self._loader.prefetch(lambda: self.ranks.shard(following()))
         targets = [self.target_ids(sample, one) for sample, one in zip(own, rendered, strict=True)]
         rows = pack_targets(rendered, targets, microbatch_tokens=self.microbatch_tokens)
         timer.lap("pack")
@@ -86,7 +96,8 @@ class SFTTrainer:
         )
 
     def close(self) -> None:
-        """Nothing to release."""
+        """End the threads that read images. No step follows."""
+        self._loader.close()
 
     def _encode(self, rendered: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
         """Image features of a frozen tower; a trained one encodes the images in the forward pass, with gradient."""
@@ -112,7 +123,9 @@ class SFTTrainer:
         own = self.ranks.shard(samples)
         loss = 0.0
         nonfinite_samples: list[str] = []
-        for one, weight in self._with_zero_weight_rows(rows):
+        weighted = self._with_zero_weight_rows(rows)
+        for number, (one, weight) in enumerate(weighted, start=1):
+            self.runner.prepare_backward(is_last_row=number == len(weighted))
             # the denominator of the whole step, so that neither microbatches nor ranks change the result
             part = -self._logprobs(one, rendered, features).sum() / num_targets * weight
             value = part.item()

@@ -269,7 +269,7 @@ def test_a_split_without_labels_is_reported_and_not_used(tmp_path: Path) -> None
     (root / "test" / "labels" / "s.txt").unlink()
     annotated, skipped = read(root)
     assert set(annotated.published.values()) == {"train", "validation"}
-    assert skipped == [("split test", "none of its 1 images has a label file")]
+    assert skipped == [("split test", "its only image has no label file")]
 
 
 def test_invalid_folders_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from advice_factories import group_of, labelled
@@ -96,3 +98,10 @@ def test_grounding_has_no_classes() -> None:
     one = sample(box, task="grounding", query="the fox on the left")
     found = measure_features([group_of(one, [0.2, 0.9])], [one])
     assert (found.images_per_class, found.fewest_images, found.num_classes, found.classes) == (None, None, 0, ())
+
+
+def test_with_thinking_only_rationales_can_be_demonstrated() -> None:
+    one, two = labelled("a", "cat"), replace(labelled("b", "dog"), rationale="it barks")
+    groups = [group_of(one, [1, 0])]
+    assert measure_features(groups, [one, two]).num_demonstrable == 2
+    assert measure_features(groups, [one, two], thinking=True).num_demonstrable == 1

@@ -81,24 +81,48 @@ def test_settings_of_the_user_are_used_as_they_are(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "system", "expected"),
+    ("case", "task", "system", "expected"),
     [
-        ("detection", "rft", {"grpo.learning_rate": 3e-5}),
-        ("detection", "sft", {"sft.learning_rate": 1e-5}),
-        ("grounding", "rft", {"grpo.learning_rate": 1e-4}),
-        ("counting", "rft", {}),
+        (Case.KNOWN, "detection", "mix", {"grpo.learning_rate": 3e-5}),
+        (Case.KNOWN, "detection", "sft", {"sft.learning_rate": 1e-5}),
+        (Case.KNOWN, "detection", "sft_mix", {"sft.learning_rate": 1e-5, "grpo.learning_rate": 3e-5}),
+        (Case.REASONING, "grounding", "rft", {"grpo.learning_rate": 1e-4}),
+        # the fitted one is the best
+        (Case.FEW, "detection", "mix", {}),
+        (Case.KNOWN, "counting", "mix", {}),
+        (Case.UNREADABLE, "detection", "sft_mix", {}),
     ],
 )
-def test_known_classes_get_the_rates_that_were_best_for_them(
-    data: Path, task: str, system: AdvisedSystem, expected: dict[str, float]
+def test_measured_cases_get_the_rates_that_were_best_for_them(
+    data: Path, case: Case, task: str, system: AdvisedSystem, expected: dict[str, float]
 ) -> None:
     def rates(request: AdviceRequest) -> dict[str, float]:
-        lines = plan_of(request, case=Case.KNOWN, system=system, task=task).lines
+        lines = plan_of(request, case=case, system=system, task=task).lines
         return {line.key: line.value for line in lines if line.key.endswith("learning_rate")}
 
     assert rates(request_for(data)) == expected
-    # fitted rates of larger models are for classes that they know
+    # fitted rates of larger models are not measured
     assert rates(request_for(data, model="someone/Model-7B")) == {}
+
+
+def test_a_learning_rate_names_its_evidence(data: Path) -> None:
+    def reason(system: AdvisedSystem) -> str:
+        lines = plan_of(request_for(data), case=Case.KNOWN, system=system).lines
+        return next(line.reason for line in lines if line.key == "grpo.learning_rate")
+
+    measured = "best of 3 rates on 2 training sets of known classes, virft-tiny, docs/reproducing.md"
+    assert reason("rft") == measured
+    assert reason("mix") == f"{measured}; chosen for RFT, not for mix"
+
+
+def test_evidence_of_a_fitted_learning_rate_is_a_note(data: Path) -> None:
+    note = (
+        "grpo.learning_rate = 0.0003 is fitted: best of 2 rates on 1 training set of new classes, virft-tiny, "
+        "docs/reproducing.md; chosen for RFT, not for mix"
+    )
+    assert note in plan_of(request_for(data), case=Case.FEW, system="mix").notes
+    for request in (request_for(data, "grpo.learning_rate=1e-4"), request_for(data, model="someone/Model-7B")):
+        assert not any("learning_rate" in one for one in plan_of(request, case=Case.FEW, system="mix").notes)
 
 
 def test_truncated_completions_raise_the_limit(data: Path) -> None:
@@ -123,18 +147,20 @@ def test_nothing_to_learn_has_no_commands(data: Path) -> None:
 def test_groups_of_equal_rewards_are_a_note(data: Path) -> None:
     assert "grpo.refill_rounds = 2" in plan_of(request_for(data), system="rft", nonzero_std=0.3).notes[0]
     # SFT learns from every sample; what the data lacks is a note in any case
-    (note,) = plan_of(request_for(data), system="sft", nonzero_std=0.3).notes
+    note = plan_of(request_for(data), system="sft", nonzero_std=0.3).notes[0]
     assert note.startswith("no question is about an absent class")
 
 
 def test_a_config_that_would_be_refused_for_missing_rationales_says_so(data: Path) -> None:
-    def notes(system: AdvisedSystem, *settings: str) -> str:
+    def notes(system: AdvisedSystem, num_demonstrable: int) -> str:
         advice = Advice(case=Case.SOME, system=system, reason="", agreement=1.0, probability=None, doubts=())
-        plan = plan_training(request_for(data, *settings), features(), advice, num_without_rationale=3)
-        return "\n".join(plan.notes)
+        found = features(num_demonstrable=num_demonstrable)
+        return "\n".join(plan_training(request_for(data), found, advice).notes)
 
-    refused = "this config is refused: SFT with thinking needs a rationale in every sample, and 3 of them have none"
-    assert refused in notes("sft_rft", "prompt.thinking=true")
-    assert refused in notes("sft", "prompt.thinking=true")
-    assert refused not in notes("rft", "prompt.thinking=true")
-    assert refused not in notes("sft_rft")
+    refused = "this config is refused: SFT with thinking needs a rationale in every sample, and "
+    assert f"{refused}3 samples of 46 have none; " in notes("sft_mix", 43)
+    assert f"{refused}1 sample of 46 has none; " in notes("sft", 45)
+    # a mix demonstrates those that have one
+    assert refused not in notes("mix", 43)
+    assert refused not in notes("rft", 0)
+    assert refused not in notes("sft_mix", 46)

@@ -314,7 +314,7 @@ def test_a_large_gap_between_engine_and_policy_gives_a_warning() -> None:
     far = toy_trainer(gaps=(0.3, 0.1), importance_cap=2.0, max_gap=0.1).step(0, SAMPLES)
     assert far.warning is not None
     assert far.warning.startswith(
-        "step 1: the log-probs of vLLM and of the policy differ by 0.2 nats per token on average; "
+        "step 1: the log-probs of sampler and policy differ by 0.2 nats per token on average; "
     )
     near = toy_trainer(gaps=(0.1, 0.05), importance_cap=2.0, max_gap=0.1).step(0, SAMPLES)
     assert near.warning is None

@@ -13,7 +13,7 @@ from virft.types import Prompt
 def prompt(*token_ids: int) -> RenderedPrompt:
     return RenderedPrompt(
         prompt=Prompt(sample_id="a", text="", token_ids=token_ids, images=()),
-        vision=VisionInputs(
+        load_vision=lambda: VisionInputs(
             pixel_values=torch.zeros(0, 4), per_image={"grid_thw": torch.zeros(0, 3, dtype=torch.long)}
         ),
         positions=torch.arange(len(token_ids)).expand(3, -1),
