@@ -62,8 +62,8 @@ class ModelConfig(_Section):
 
     path: str = setting_field(
         "virft-tiny",
-        help="`virft-tiny` or `virft-photo` (parts of virft), a run folder (its best model), a model folder, or a Hugging "
-        "Face hub id.",
+        help="`virft-tiny` or `virft-photo` (parts of virft), a run folder (its best model), a model folder, or a "
+        "Hugging Face hub id.",
     )
     dtype: Dtype = setting_field(
         "auto",
