@@ -97,7 +97,10 @@ SPOILED_CONFIG = {
     ),
     "a key without effect": ("grpo.clip_range=0.1", "command line: grpo.clip_range has no effect: it needs grpo.upd"),
     "a number out of range": ("grpo.group_size=1", "command line: grpo.group_size is 1; expected an integer of at lea"),
-    "no model there": ("model.path=./none", "./none: there is no such folder; expected virft-tiny, a model folder, or"),
+    "no model there": (
+        "model.path=./none",
+        "./none: there is no such folder; expected virft-tiny, virft-photo, a model folder, or",
+    ),
     "no template there": ("prompt.template=none.txt", "prompt.template: cannot read none.txt (No such file or directo"),
     "no reward there": ('reward.extra=["none.py:f"]', "reward.extra: 'none.py:f': there is no Python file"),
     "an unknown part": ("reward.weights.iuo=2", "reward.weights: iuo is no part of the robust reward; did you mean io"),

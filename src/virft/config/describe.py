@@ -39,6 +39,7 @@ EXAMPLES: Mapping[str, Any] = {
     "data.validation": "data/mine/validation",
     "data.exclude": "runs/mine/suspects/suspects.jsonl",
     "data.num_workers": 4,
+    "parallel.shard_size": 8,
     "mixture.NAME.data": "data/mine/train",
     "mixture.NAME.validation": "data/mine/validation",
     "mixture.NAME.thinking": True,

@@ -445,6 +445,7 @@ def _load_adapted(
         loaded.merge_adapters()
     _use_own_tokenizer(loaded, path, folder)
     loaded.adapters, is_older = attach_adapters(loaded.model, folder, path=path, base=base)
+    fuse_adapters(loaded.model)
     if is_older:
         loaded.notes += ("its adapters have names of an older version of transformers, which were converted",)
     loaded.adapter_folders += (folder,)

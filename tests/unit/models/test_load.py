@@ -78,7 +78,9 @@ def test_an_incomplete_folder_is_refused(folder: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere", "./nowhere", "/no/where", "a/b/c"])
 def test_a_missing_folder_is_refused(path: str) -> None:
-    with pytest.raises(ModelError, match="there is no such folder; expected virft-tiny, a model folder, or a hub id"):
+    with pytest.raises(
+        ModelError, match="there is no such folder; expected virft-tiny, virft-photo, a model folder, or a hub id"
+    ):
         load_model(path)
 
 

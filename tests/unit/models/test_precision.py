@@ -21,10 +21,10 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_auto_is_bfloat16_on_a_gpu_that_supports_it(
     supports: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: asked.append(options) or supports)
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: calls.append(options) or supports)
     assert resolve_dtype("auto", GPU) == expected
-    assert asked == [{"including_emulation": False}]
+    assert calls == [{"including_emulation": False}]
     assert resolve_dtype("auto", CPU) == resolve_dtype("auto") == "float32"  # this machine has no GPU
     assert [resolve_dtype(one, device) for one in ("float32", "bfloat16") for device in (CPU, GPU)] == [
         *("float32", "float32"),

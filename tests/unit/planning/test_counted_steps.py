@@ -68,12 +68,12 @@ def counted(settings: Config, *, cache: bool = False) -> int:
     """Return the peak of live bytes in the second of two steps with two rows each, as a GPU computes them."""
     source = settings.model.path
     model: Any = AutoModelForImageTextToText.from_config(
-        AutoConfig.from_pretrained(source), dtype=weights_dtype(settings.model)
+        AutoConfig.from_pretrained(source), dtype=weights_dtype(settings.model, getattr(torch, settings.model.dtype))
     )
     family = family_of("qwen2_vl")
     prepare_attention(model, family)
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=None, family=family, folder=None, card={})
-    prepare_for_training(loaded, settings.model, seed=0)
+    prepare_for_training(loaded, settings.model, seed=0, dtype=getattr(torch, settings.model.dtype))
     policy = Policy(loaded.model, family, TokenRules(forbidden_ids=(1,)), block_logits=GPU_BLOCK_LOGITS).train()
     is_half = settings.model.dtype == "bfloat16"
     row = pack_row([[5] * 36], [torch.arange(36).expand(3, -1)], [[[7] * 10] * SHAPE.completions])

@@ -285,7 +285,8 @@ def of_processes(strategy: Any, num_processes: int, settings: Config = PARALLEL,
 
 
 def test_processes_share_prompts_and_sharded_parts() -> None:
-    alone = Planner(PARALLEL, image=IMAGE, text_tokens=20)
+    single = replace(PARALLEL, model=replace(PARALLEL.model, dtype="float32"))
+    alone = Planner(single, image=IMAGE, text_tokens=20)
     parameters = list(alone.loaded.model.named_parameters())
     tower = 4 * sum(one.numel() for name, one in parameters if name.startswith("model.visual."))
     whole = 4 * sum(one.numel() for _, one in parameters)
@@ -294,7 +295,7 @@ def test_processes_share_prompts_and_sharded_parts() -> None:
     copy = "float32 copy of trained weights"
 
     def held(strategy: Any, size: int | None = None) -> dict[str, int]:
-        planner = of_processes(strategy, 8, shard_size=size)
+        planner = of_processes(strategy, 8, single, shard_size=size)
         assert planner.prompts_per_step == 2
         return {**planner.held, "gradients": planner._gradient_bytes}
 
@@ -317,7 +318,7 @@ def test_processes_share_prompts_and_sharded_parts() -> None:
     assert held("fsdp2") == expected | sharded
     halves = {name: size * 4 for name, size in sharded.items()}
     assert held("fsdp2", 2) == expected | halves
-    assert of_processes("fsdp2", 1).held == alone.held
+    assert of_processes("fsdp2", 1, single).held == alone.held
 
 
 def test_large_gradients_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_planned_activations_of_every_family_equal_the_real_ones(tmp_path: Path,
     settings = Config(
         data=DataConfig(train="d"),
         run=RunConfig(dir="r"),
-        model=ModelConfig(path=str(save_tiny_folder(tmp_path, model_type)), train="lora", lora_rank=4),
+        model=ModelConfig(path=str(save_tiny_folder(tmp_path, model_type)), train="lora", lora_rank=4, dtype="float32"),
         grpo=GRPOConfig(steps=2, prompts_per_step=3, group_size=4),
         sampling=SamplingConfig(max_completion_tokens=10),
     )

@@ -165,9 +165,10 @@ def test_a_run_is_resumed_by_its_folder_alone(tmp_path: Path, method: Literal["t
     assert (loaded.data.train, loaded.run.dir, loaded.grpo.steps) == ("d", str(tmp_path / "run"), 7)
     keywords = {"run": {"dir": tmp_path / "run"}, "grpo.steps": 9}
     assert load_fitted_config(None, method=method, keywords=keywords, saved=saved).config.grpo.steps == 9
-    for overrides in (["run.dir=nowhere"], ["seed=1"]):
-        with pytest.raises(ConfigError, match=r"(data\.train|run\.dir) is missing"):
-            load_fitted_config(None, overrides, method=method, saved=saved)
+    with pytest.raises(ConfigError, match=r"(data\.train|run\.dir) is missing"):
+        load_fitted_config(None, ["seed=1"], method=method, saved=saved)
+    with pytest.raises(RunError, match="nowhere: does not exist, so there is nothing to resume"):
+        load_fitted_config(None, ["run.dir=nowhere"], method=method, saved=saved)
     with pytest.raises(ConfigError, match=r"to resume without one, name the run: run\.dir=RUN"):
         load_run_config(None, method="train", resume=True)
 

@@ -17,7 +17,7 @@ def test_a_process_that_is_alone_shards_nothing_unless_the_optimizer_is_offloade
 
 
 def test_several_processes_have_the_configured_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "ranks", lambda: Ranks(index=1, count=2))
+    monkeypatch.setattr(runtime, "ranks", lambda timeout: Ranks(index=1, count=2))
     found = start_runtime(strategy="fsdp2")
     assert (found.strategy, found.ranks.index, found.device) == ("fsdp2", 1, torch.device("cpu"))
 

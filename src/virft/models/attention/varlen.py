@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from virft.models.attention.cache import product_dtype
 from virft.models.attention.layout import AttentionLayout, Segments
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -29,12 +30,6 @@ def takes_varlen(query: Tensor, value: Tensor, layout: AttentionLayout) -> bool:
     if layout.method is not None:
         return layout.method == "varlen"
     return product_dtype(value) in _HALF and _fits(query.shape[-1]) and has_varlen(query.device)
-
-
-def product_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype of matrix products with a tensor of any shape: that of autocast if it is on, else its own."""
-    kind = tensor.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
 @cache
