@@ -6,7 +6,8 @@ Two kinds: scenes of icons, drawn for ``virft-tiny``, and photographs for ``virf
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,30 +107,34 @@ PHOTOGRAPHS = QuickstartKind(
 )
 
 
-def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
-    """Settings of the comparison, equal to ``configs/quickstart.toml``."""
+def _common_config(out: Path, *, seed: int, steps: int, rate: float, tests: Iterable[str]) -> Config:
     warmup_steps = min(5, steps - 1)
     return Config(
         seed=seed,
         model=ModelConfig(dtype="float32"),
         data=DataConfig(train=str(out / "data" / "train")),
-        augment=AugmentConfig(resized_crop=0.35, horizontal_flip=True, colour_jitter=0.3),
         sampling=SamplingConfig(max_completion_tokens=128),
         reward=RewardConfig(weights={"confidence": 0.1}, iou_threshold=0.0, iou_threshold_end=0.5),
         grpo=GRPOConfig(
             steps=steps,
             prompts_per_step=16,
             group_size=8,
-            learning_rate=1e-4,
+            learning_rate=rate,
             name_lr_scale=10.0,
             schedule="cosine",
             warmup_steps=warmup_steps,
             kl_coef=0.0,
         ),
-        sft=SFTConfig(learning_rate=1e-4, name_lr_scale=10.0, warmup_steps=warmup_steps),
-        compare=CompareConfig(seeds=1, tests=tuple(str(out / "data" / test) for test in TESTS)),
+        sft=SFTConfig(learning_rate=rate, name_lr_scale=10.0, warmup_steps=warmup_steps),
+        compare=CompareConfig(seeds=1, tests=tuple(str(out / "data" / test) for test in tests)),
         run=RunConfig(dir=str(out / "compare"), save_every=50, log_every=5),
     )
+
+
+def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
+    """Settings of the comparison, equal to ``configs/quickstart.toml``."""
+    common = _common_config(out, seed=seed, steps=steps, rate=1e-4, tests=TESTS)
+    return replace(common, augment=AugmentConfig(resized_crop=0.35, horizontal_flip=True, colour_jitter=0.3))
 
 
 def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None) -> None:
@@ -147,29 +152,12 @@ def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None
 
 def photo_quickstart_config(out: Path, *, seed: int, steps: int = PHOTO_STEPS) -> Config:
     """Settings of the comparison on photographs, equal to ``configs/quickstart_photo.toml``."""
-    warmup_steps = min(5, steps - 1)
-    return Config(
-        seed=seed,
-        model=ModelConfig(path=PHOTO_NAME, dtype="float32"),
-        data=DataConfig(train=str(out / "data" / "train")),
-        sampling=SamplingConfig(max_completion_tokens=128),
-        reward=RewardConfig(weights={"confidence": 0.1}, iou_threshold=0.0, iou_threshold_end=0.5),
-        grpo=GRPOConfig(
-            steps=steps,
-            prompts_per_step=16,
-            group_size=8,
-            learning_rate=3e-4,
-            name_lr_scale=10.0,
-            schedule="cosine",
-            warmup_steps=warmup_steps,
-            kl_coef=0.0,
-            demonstrations="loss",
-            demonstration_coef=0.5,
-            demonstration_coef_end=0.0,
-        ),
-        sft=SFTConfig(learning_rate=3e-4, name_lr_scale=10.0, warmup_steps=warmup_steps),
-        compare=CompareConfig(seeds=1, systems=("sft", "rft", "mix"), tests=(str(out / "data" / WHITE_CELLS),)),
-        run=RunConfig(dir=str(out / "compare"), save_every=50, log_every=5),
+    common = _common_config(out, seed=seed, steps=steps, rate=3e-4, tests=(WHITE_CELLS,))
+    return replace(
+        common,
+        model=replace(common.model, path=PHOTO_NAME),
+        grpo=replace(common.grpo, demonstrations="loss", demonstration_coef=0.5, demonstration_coef_end=0.0),
+        compare=replace(common.compare, systems=("sft", "rft", "mix")),
     )
 
 
