@@ -29,7 +29,7 @@ from virft.models.families.family import head_dim_of
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.sharding import MAX_UNREDUCED_BYTES
-from virft.models.vision import FeatureCache
+from virft.planning.device import GIB
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.processes import ZERO3_LIVE_NUMBERS, Processes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
@@ -311,7 +311,7 @@ class Planner:
         if not self.config.model.freeze_vision:
             return self.prompts_per_step * one
         steps = self.config.grpo.steps if self.method == "grpo" else self.config.sft.steps
-        return min(FeatureCache().max_bytes, steps * self.prompts_per_step * one)
+        return min(round(self.config.model.feature_cache_gib * GIB), steps * self.prompts_per_step * one)
 
     @cached_property
     def _encoding(self) -> Mapping[str, int]:

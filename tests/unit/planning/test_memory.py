@@ -360,3 +360,9 @@ def test_a_number_of_processes_that_a_run_would_refuse_is_refused() -> None:
         of_processes("ddp", 17)
     with pytest.raises(ConfigError, match=r"parallel\.shard_size is 3 with 8 processes; expected a divisor of 8"):
         of_processes("fsdp2", 8, shard_size=3)
+
+
+def test_image_features_take_at_most_the_size_of_their_cache() -> None:
+    small = replace(FULL, model=replace(FULL.model, feature_cache_gib=2**-20))
+    assert Planner(small, image=IMAGE, text_tokens=20).held["image features"] == 1024
+    assert Planner(FULL, image=IMAGE, text_tokens=20).held["image features"] > 1024
