@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from virft.scenes.questions import SceneQuestion, detection_of, grounding_questi
 from virft.scenes.render import Scene, SceneObject
 from virft.types import Box, Label
 
-STRANGE_FRAC = 0.12
+STRANGE_FRAC = 0.2
 """Fraction of the questions about a present name that have a meaningless word in its place. Without them, the model
 learns to answer "No Objects" for every unknown name, and GRPO would have no reward variance to start from."""
 NUM_ABSENT = 2
@@ -24,7 +24,6 @@ NUM_CATEGORIES = 2
 NUM_GROUNDING = 3
 WORD, STRANGE = 0, 1
 _BLACK = np.zeros((SIZE, SIZE, 3), np.uint8)
-_SYLLABLES = tuple(first + second for first in "bdfgjklmnprstvz" for second in "aeiou")
 
 
 class SceneFits:
@@ -51,6 +50,7 @@ class PhotoQuestionWriter(SceneFits):
         self.pad_id = tokenizer.pad_token_id
         self.image_token_id = tokenizer.convert_tokens_to_ids(PLACEHOLDER)
         self.category_names = tuple(sorted({c for name in assets.names for c in assets.categories[name]}))
+        self.words = StrangeWords((*assets.names, *self.category_names))
         head, tail = IMAGE_TOKENS["start_image_token"], IMAGE_TOKENS["end_image_token"]
         self.prefix_ids = [
             *token_ids(self.tokenizer, f"<|im_start|>user\n{head}"),
@@ -132,13 +132,32 @@ class PhotoQuestionWriter(SceneFits):
         thinking = bool(rng.random() < THINKING_FRAC)
         query, meaning = one.query, WORD
         if one.task == "detection" and one.kind == "present" and rng.random() < STRANGE_FRAC:
-            query, meaning, thinking = strange_word(rng), STRANGE, False
+            query, meaning, thinking = self.words.draw(rng), STRANGE, False
         return written(self.tokenizer, one, scene, query, meaning=meaning, thinking=thinking)
 
 
-def strange_word(rng: np.random.Generator) -> str:
-    """Return a word of two or three random syllables."""
-    return "".join(_SYLLABLES[int(rng.integers(len(_SYLLABLES)))] for _ in range(int(rng.integers(2, 4))))
+class StrangeWords:
+    """Meaningless words that are spelt like the names: each letter is drawn from those that follow the two before it.
+
+    Words of a few fixed syllables would be told from a new name by their spelling alone.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.known = frozenset(names)
+        self.next: dict[str, list[str]] = {}
+        for word in sorted({word for name in names for word in name.split()}):
+            for index, letter in enumerate(f"{word}$"):
+                self.next.setdefault(f"^^{word}"[index : index + 2], []).append(letter)
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """Return a word of 4 to 10 letters that is not a name."""
+        while True:
+            word = "^^"
+            while not word.endswith("$"):
+                following = self.next[word[-2:]]
+                word += following[int(rng.integers(len(following)))]
+            if 4 <= len(word) - 3 <= 10 and word[2:-1] not in self.known:
+                return word[2:-1]
 
 
 def token_finder(tokenizer: Qwen2Tokenizer) -> Callable[[str], list[int]]:
