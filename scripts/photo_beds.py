@@ -275,7 +275,7 @@ def write_composites(
             for attempt in range(50):
                 rng = np.random.default_rng([seed, stream, index, attempt])
                 scene = render(rng, assets, plan(rng, assets, index))
-                # a small rotated cut-out of a thin object may have no pixel in its mask: not a number
+                # a small rotated cut-out of a thin object may have no pixel in its mask
                 if not all(o.visible_frac > 0 for o in scene.objects):
                     continue
                 if samples := ask(scene, assets, rng, index):

@@ -206,7 +206,8 @@ def _layout(rng: np.random.Generator, patches: Sequence[Patch], size: int) -> _L
         num_visible = left
         boxes[index] = box
         origins.append(origin)
-    return _Layout(origins, boxes, num_visible / num_mask)
+    # a small rotated cut-out of a thin object may have no pixel in its mask: nothing of it is visible
+    return _Layout(origins, boxes, num_visible / np.maximum(num_mask, 1))
 
 
 def _random_origin(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> tuple[int, int]:
