@@ -29,7 +29,7 @@ from virft.files import UNFINISHED, sync
 from virft.types import Sample
 
 CONCURRENT = 32
-"""Samples that are predicted concurrently. Memory of the KV cache is that of so many prompts and completions."""
+"""Samples that are predicted concurrently, each of which takes memory for its KV cache."""
 _LARGEST_BATCH = 8 * CONCURRENT
 
 

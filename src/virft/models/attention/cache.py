@@ -88,7 +88,7 @@ class GroupCacheLayer(CacheLayerMixin):
         self.values.zero_()
 
     def replace_prompts(self, places: Tensor, other: GroupCacheLayer) -> None:
-        """Overwrite the prompts with these numbers, int64 [P'], by those of another cache, in order."""
+        """Overwrite the prompts with the numbers ``places``, int64 [N], by the N prompts of another cache, in order."""
         (_, _, room, _), (_, _, length, _) = self.prompt_keys.shape, other.prompt_keys.shape
         if length > room:
             added = (0, 0, 0, -length % _PROMPT_ROOM + length - room)
@@ -205,9 +205,9 @@ class GroupCache(Cache):
             layer.keep_rows(places, self.fold, kept)
 
     def make_static(self, newest: Tensor, span: int) -> None:
-        """Decode in steps of constant shape. ``newest``: number of the own token that a step adds to each row, int64
-        [R], equal for the rows of a prompt; a step reads the numbers that it holds at the time.
+        """Decode in steps of constant shape. ``newest``: number of the own token that a step adds to each row.
 
+        It is int64 [R], equal for the rows of a prompt; a step reads the numbers that it holds at the time.
         Attention reads the first ``span`` own tokens of each row, and ``static_bias`` hides those after ``newest``.
         """
         self.span = span
@@ -217,7 +217,7 @@ class GroupCache(Cache):
         self.follow(newest)
 
     def follow(self, newest: Tensor) -> None:
-        """Read the numbers of the newest tokens from another tensor, after ``keep_rows``."""
+        """Read the numbers of the newest tokens from another tensor, int64 [R], after ``keep_rows``."""
         num_heads, device = self.layers[0].prompt_keys.shape[1], newest.device
         self.newest = newest
         self._row_of_place = (self._fold // num_heads).to(device)
@@ -227,7 +227,7 @@ class GroupCache(Cache):
         self._first_row = first_row.to(device)
 
     def replace_prompts(self, places: Tensor, other: GroupCache) -> bool:
-        """Overwrite the prompts with these numbers, int64 [P'], by those of another cache, in order.
+        """Overwrite the prompts with the numbers ``places``, int64 [N], by the N prompts of another cache, in order.
 
         Their rows continue the new prompts. Return True if tensors had to grow, which are then other ones.
         """
