@@ -23,7 +23,7 @@ from record import RESULTS, markdown_table, write_results
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.evaluation.predict import generate_predictions
-from virft.evaluation.prediction_run import plan_batches
+from virft.evaluation.prediction_run import CONCURRENT, plan_batches
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.load import load_model
@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
                 ([store[i] for i in batch] for batch in batches),
                 render=make_renderer(loaded, resolve_prompting(loaded, template="auto", thinking=False)),
                 encode=policy.encode_images,
-                generator=HFGenerator(policy, loaded.tokenizer),
+                generator=HFGenerator(policy, loaded.tokenizer, prompts_per_batch=CONCURRENT),
                 max_completion_tokens=128,
             )
             found = {one.prediction.sample_id: one.prediction for batch in made for one in batch}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -70,8 +70,9 @@ class ToyGenerator:
         self._gaps = gaps
 
     def generate(
-        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
+        self, prompts: Iterable[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
     ) -> list[list[Completion]]:
+        prompts = list(prompts)
         self.calls.append([one.stream_id for one in prompts])
         self.keys.append(key)
         chances = torch.log_softmax(self._policy.weight.detach(), -1).tolist()

@@ -1,8 +1,12 @@
-"""Decode steps of constant shape sample what the other decoding loop samples, also if their operations are replayed."""
+"""Decode steps of constant shape sample what the other decoding loop samples, also if their operations are replayed.
+
+So do completions that take the places of others (continuous batching).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +18,7 @@ from plain_computation import make_groups, make_pair, pair_of
 from tiny_models import EOS, MAKERS, tiny_model_with_window
 from tiny_policies import Tokenizer, adapters, encode, loaded_of
 from virft.generation import hf_generator, static_decoding
-from virft.generation.generator import GenerationParams
+from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
 from virft.generation.static_decoding import static_obstacle
@@ -88,11 +92,16 @@ def policy_of(kind: str) -> Policy:
     return policy
 
 
-def sample(policy: Policy, temperature: float = 0.9, **options: Any) -> list[Completion]:
-    params = GenerationParams(max_completion_tokens=NUM_TOKENS, temperature=temperature)
-    encoded = encode(policy, make_groups(policy.config))
+def sample(
+    policy: Policy, temperature: float = 0.9, *, prompts: int = 2, limit: int = NUM_TOKENS, **options: Any
+) -> list[Completion]:
+    params = GenerationParams(max_completion_tokens=limit, temperature=temperature)
+    both = encode(policy, make_groups(policy.config))
+    # two prompts of different lengths in turn, each time with another random stream
+    encoded = [replace(both[i % 2], stream_id=str(i)) for i in range(prompts)]
     generator = HFGenerator(policy, Tokenizer(), **{"cuda_graph": True} | options)
-    drawn = generator.generate(encoded, 6, params, KEY)
+    drawn = generator.generate(iter(encoded), 6 if prompts == 2 else 2, params, KEY)
+    assert len(drawn) == prompts
     return [one for group in drawn for one in group]
 
 
@@ -101,9 +110,9 @@ def sample_static(
 ) -> tuple[list[Completion], Captures]:
     captures = Captures(replays=replays)
     with monkeypatch.context() as patch:
-        patch.setattr(hf_generator, "_STATIC", {"cpu"})
+        patch.setattr(hf_generator, "_CAPTURES", {"cpu"})
+        patch.setattr(hf_generator, "_CHECK_EVERY", {"cpu": 4})
         patch.setattr(static_decoding, "FIRST_SPAN", 4)
-        patch.setattr(static_decoding, "CHECK_EVERY", 4)
         patch.setattr(static_decoding, "capture", captures)
         return sample(policy, **options), captures
 
@@ -162,6 +171,103 @@ def test_greedy_decoding_and_merged_adapters_are_the_same_too(monkeypatch: pytes
     adapters(loaded_of(policy))
     options = {"temperature": 0.0, "merge_adapters": True}
     assert_same(sample_static(monkeypatch, policy, replays=True, **options)[0], sample(policy, **options))
+
+
+class Admissions:
+    """Counts the steps of ``StaticDecoding``, and those rows that had tokens when others were replaced."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num_steps = 0
+        self.num_replaced = 0
+        self.num_running = 0
+        step, change = static_decoding.StaticDecoding._step, static_decoding.StaticDecoding._replace
+
+        def counted_step(decoding: Any) -> None:
+            self.num_steps += 1
+            step(decoding)
+
+        def counted_change(decoding: Any, prompts: Tensor, rows: Tensor, new: Any) -> bool:
+            self.num_replaced += len(prompts)
+            self.num_running += int((~decoding._over).sum())
+            return change(decoding, prompts, rows, new)
+
+        monkeypatch.setattr(static_decoding.StaticDecoding, "_step", counted_step)
+        monkeypatch.setattr(static_decoding.StaticDecoding, "_replace", counted_change)
+
+
+@pytest.mark.parametrize("kind", [*MAKERS, "window"])
+def test_waiting_prompts_take_the_places_of_completions_that_ended(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of(kind)
+    expected = sample(policy, prompts=7)
+    admissions = Admissions(monkeypatch)
+    assert_same(sample(policy, prompts=7, prompts_per_batch=3), expected)
+    assert admissions.num_replaced == 4
+    assert admissions.num_running > 0, "rows must continue while others are replaced"
+    groups = [expected[i : i + 2] for i in range(0, len(expected), 2)]
+    # the first token of a batch needs no step
+    batches = [max(len(one.token_ids) for group in groups[i : i + 3] for one in group) - 1 for i in range(0, 7, 3)]
+    assert admissions.num_steps < sum(batches)
+
+
+@pytest.mark.parametrize("replays", [False, True])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "gemma3", "window"])
+def test_waiting_prompts_take_their_places_in_captured_steps(
+    kind: str, replays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(kind)
+    expected = sample(policy, prompts=7)
+    admissions = Admissions(monkeypatch)
+    found, captures = sample_static(monkeypatch, policy, replays=replays, prompts=7, prompts_per_batch=3)
+    assert_same(found, expected)
+    assert admissions.num_replaced == 4
+    assert admissions.num_running > 0
+    # spans of 4, 8, 16 and 24, once a longer prompt, and rows that are dropped when no prompt waits
+    assert captures.num_captures <= 8
+    assert captures.num_replays > 15
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_places_are_free_when_all_tokens_of_a_completion_are_sampled(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of("qwen2_vl")
+    policy.model.generation_config.eos_token_id = [EOS]
+    options = {"prompts": 5, "limit": limit}
+    expected = sample(policy, **options)
+    admissions = Admissions(monkeypatch)
+    # the host reads which rows have ended after 4 tokens: it does not wait for that
+    found, _ = sample_static(monkeypatch, policy, replays=False, prompts_per_batch=2, **options)
+    assert_same(found, expected)
+    # three times two prompts; of a single token, each two that are replaced need a step
+    assert admissions.num_steps == max(3 * (limit - 1), 2)
+
+
+def test_greedy_decoding_and_merged_adapters_wait_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of("qwen2_vl")
+    adapters(loaded_of(policy))
+    options = {"prompts": 5, "temperature": 0.0, "merge_adapters": True}
+    expected = sample(policy, **options)
+    assert_same(sample(policy, prompts_per_batch=1, **options), expected)
+    assert_same(sample_static(monkeypatch, policy, replays=True, prompts_per_batch=2, **options)[0], expected)
+
+
+def test_prompts_are_taken_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of("qwen2_vl")
+    both = encode(policy, make_groups(policy.config))
+    admissions = Admissions(monkeypatch)
+    steps_at: list[int] = []
+
+    def prompts() -> Iterator[EncodedPrompt]:
+        for i in range(6):
+            steps_at.append(admissions.num_steps)
+            yield replace(both[i % 2], stream_id=str(i))
+
+    params = GenerationParams(max_completion_tokens=NUM_TOKENS)
+    drawn = HFGenerator(policy, Tokenizer(), prompts_per_batch=2).generate(prompts(), 2, params, KEY)
+    assert len(drawn) == 6
+    assert steps_at[:3] == [0, 0, 0], "two prompts, and the next one"
+    assert 0 < steps_at[3] < steps_at[5]
+    assert HFGenerator(policy, Tokenizer()).generate([], 2, params, KEY) == []
 
 
 def test_models_without_a_constant_shape_decode_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,7 +244,8 @@ class SamplingConfig(_Section):
     )
     prompts_per_batch: int | None = setting_field(
         None,
-        help="Batch size of sampling: fewer prompts need less memory for the KV cache. Not set: all prompts of a step.",
+        help="Prompts that are sampled concurrently: fewer need less memory for the KV cache. The others wait, and "
+        "each takes the place of a prompt whose completions have all ended. Not set: all prompts of a step.",
         unit="prompts",
         at_least=1,
     )

@@ -28,16 +28,21 @@ from virft.evaluation.predictions import (
 from virft.files import UNFINISHED, sync
 from virft.types import Sample
 
-BATCH_SIZE = 32
+CONCURRENT = 32
+"""Samples that are predicted concurrently, each of which takes memory for its KV cache."""
+_LARGEST_BATCH = 8 * CONCURRENT
 
 
 def plan_batches(
-    samples: Iterable[Sample], batch_size: int = BATCH_SIZE, *, seed: int | None = None
+    samples: Iterable[Sample], batch_size: int | None = None, *, seed: int | None = None
 ) -> list[list[int]]:
     """Return the sample indices of each batch; samples of similar length share a batch, to reduce padding.
 
     Length is estimated by pixels and characters, so that no prompt has to be rendered. With a ``seed``, batches are
     drawn at random instead.
+
+    ``batch_size``: None for the samples that are predicted concurrently, and up to 8 times as many if there are at
+    least four such batches: in a larger batch, more waiting prompts take the places of completions that have ended.
     """
     sizes = [
         (sum(size.width * size.height for size in one.image_sizes), one.task, len(one.question or one.query), number)
@@ -46,6 +51,8 @@ def plan_batches(
     order = [number for *_, number in sorted(sizes)]
     if seed is not None:
         random.Random(seed).shuffle(order)
+    if batch_size is None:
+        batch_size = min(max(CONCURRENT, len(order) // 4 // CONCURRENT * CONCURRENT), _LARGEST_BATCH)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 

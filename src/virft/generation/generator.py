@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,7 +47,7 @@ class Generator(Protocol):
 
     def generate(
         self,
-        prompts: Sequence[EncodedPrompt],
+        prompts: Iterable[EncodedPrompt],
         group_size: int,
         params: GenerationParams,
         key: StepKey,

@@ -7,9 +7,9 @@ ended. See ``virft.models.attention.cache`` for the layout of the cache.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,14 @@ from torch import Tensor
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.generation.sampling_weights import ready_for_sampling
-from virft.generation.static_decoding import CHECK_EVERY, Column, StaticDecoding, static_obstacle
+from virft.generation.static_decoding import (
+    CHECK_EVERY,
+    Piece,
+    Prefilled,
+    PromptQueue,
+    StaticDecoding,
+    static_obstacle,
+)
 from virft.models.attention.cache import GroupCache
 from virft.models.attention.layout import pack_row, position_ids
 from virft.models.policy import Policy, no_mask
@@ -30,8 +37,21 @@ _COMPACT_BELOW = 0.85
 _CHECK_EVERY = {"cpu": 1}
 """Tokens after which the host reads which rows have ended, by device. ``CHECK_EVERY`` on others, where it has to wait
 for the device, which then runs out of work."""
-_STATIC = {"cuda"}
-"""Kinds of devices that decode with ``StaticDecoding``."""
+_GRAPH_COMPACT_BELOW = 0.5
+"""The same where steps are captured, which takes as long as some ten tokens."""
+_CAPTURES = {"cuda"}
+"""Kinds of devices that replay steps of ``StaticDecoding`` as CUDA graphs."""
+
+
+class Column(NamedTuple):
+    """One decode step: the next token of each active row, [R] each."""
+
+    rows: tuple[int, ...]
+    """Number of the completion in each row: prompt * group_size + number in the group."""
+    tokens: Tensor
+    """Sampled token, int64."""
+    logprobs: Tensor
+    """Its log-prob under the policy's rules, float32, in nats."""
 
 
 class HFGenerator:
@@ -41,16 +61,27 @@ class HFGenerator:
     differ by rounding alone. With ``merge_adapters``, ``generate`` decodes with one copy of base and adapters, which is
     faster on a GPU and rounds the weights; its log-probs are then those of another engine. With ``cuda_graph``, a GPU
     replays each decode step of ``generate`` as one CUDA graph, where the model allows it.
+
+    ``prompts_per_batch``: prompts that are sampled concurrently; None: all. The others wait, and one takes the place of
+    each prompt whose completions have all ended (continuous batching). It bounds memory and does not change the
+    completions, because each has a random stream of its own.
     """
 
     def __init__(
-        self, policy: Policy, tokenizer: Any, *, merge_adapters: bool = False, cuda_graph: bool = False
+        self,
+        policy: Policy,
+        tokenizer: Any,
+        *,
+        merge_adapters: bool = False,
+        cuda_graph: bool = False,
+        prompts_per_batch: int | None = None,
     ) -> None:
         self._policy = policy
         self._decoder = TextDecoder(tokenizer)
         self._stop_ids = stop_token_ids(policy.model)
         self._merged = policy.adapted_layers() if merge_adapters else []
         self.cuda_graph = cuda_graph
+        self.prompts_per_batch = prompts_per_batch
         self._obstacle = static_obstacle(policy)
 
     @property
@@ -61,25 +92,33 @@ class HFGenerator:
     @torch.inference_mode()
     def generate(
         self,
-        prompts: Sequence[EncodedPrompt],
+        prompts: Iterable[EncodedPrompt],
         group_size: int,
         params: GenerationParams,
         key: StepKey,
     ) -> list[list[Completion]]:
-        """Sample ``group_size`` completions of each prompt, in the order of the prompts."""
+        """Sample ``group_size`` completions of each prompt, in the order of the prompts.
+
+        Prompts are taken from the iterable when there is room for them.
+        """
         # In train() with gradient checkpointing, layers would write no KV cache and decode without the prompt.
         was_training = self._policy.training
         self._policy.eval()
+        opened: list[str] = []
+
+        def noted() -> Iterator[EncodedPrompt]:
+            for one in prompts:
+                opened.append(one.prompt.opened)
+                yield one
+
         try:
             with ready_for_sampling(self._policy.token_layers(), merged=self._merged):
-                columns = list(self._columns(prompts, group_size, params, key, may_be_static=self.cuda_graph))
+                pieces = list(self._pieces(PromptQueue(noted()), group_size, params, key))
         finally:
             self._policy.train(was_training)
-        drawn = self._by_completion(columns, len(prompts) * group_size)
-        completions = [
-            self._decoder.completion(*one, opened=prompts[i // group_size].prompt.opened) for i, one in enumerate(drawn)
-        ]
-        return [completions[i * group_size : (i + 1) * group_size] for i in range(len(prompts))]
+        drawn = self._by_completion(pieces, len(opened) * group_size)
+        completions = [self._decoder.completion(*one, opened=opened[i // group_size]) for i, one in enumerate(drawn)]
+        return [completions[i * group_size : (i + 1) * group_size] for i in range(len(opened))]
 
     @torch.inference_mode()
     def stream(self, prompt: EncodedPrompt, params: GenerationParams, key: StepKey) -> Generator[str, None, Completion]:
@@ -99,49 +138,55 @@ class HFGenerator:
                 break
         return self._decoder.completion(tokens, logprobs, tokens[-1] in self._stop_ids, opened=opened)
 
+    def _pieces(self, queue: PromptQueue, group_size: int, params: GenerationParams, key: StepKey) -> Iterator[Piece]:
+        """The completions of all prompts of a queue, piece by piece."""
+        taken = queue.take(self.prompts_per_batch)
+        if not taken:
+            return
+        device = self._device
+        captures = self.cuda_graph and device.type in _CAPTURES
+        if captures and self._obstacle:
+            warnings.warn(f"decoding without CUDA graphs: {self._obstacle}", stacklevel=1)  # shown once
+            captures = False
+        if not (captures or queue):
+            columns = self._columns([one for _, one in taken], group_size, params, key)
+            for rows, group in groupby(columns, key=lambda column: column.rows):
+                # All steps with the same rows are copied to the host together: [R, steps] each.
+                found = list(group)
+                tokens, logprobs = (torch.stack(x, 1) for x in zip(*(one[1:] for one in found), strict=True))
+                yield Piece(rows, (len(found),) * len(rows), tokens, logprobs)
+            return
+        limit = params.max_completion_tokens
+        first = self._prefilled(taken, group_size, limit, key, room=limit)
+        yield from StaticDecoding(
+            self._policy,
+            first,
+            queue=queue,
+            # Their tokens are written into the cache of the first prompts.
+            prefill=lambda more: self._prefilled(more, group_size, limit, key, room=0),
+            is_stop=self._is_stop(first.distribution),
+            num_axes=len(taken[0][1].positions),
+            draw=_most_likely if params.temperature == 0 else draw,
+            captures=captures,
+            check_every=_CHECK_EVERY.get(device.type, CHECK_EVERY),
+            compact_below=_GRAPH_COMPACT_BELOW if captures else _COMPACT_BELOW,
+        ).pieces()
+
     def _columns(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        group_size: int,
-        params: GenerationParams,
-        key: StepKey,
-        *,
-        may_be_static: bool = False,
+        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
     ) -> Iterator[Column]:
         """Prefill, then one column per decode step until all completions have ended.
 
-        On a GPU, the host waits for the device every ``CHECK_EVERY`` tokens only; completions that have ended
-        before are continued until then. ``may_be_static``: decode with ``StaticDecoding`` if the device is one for it.
+        On a GPU, the host waits for the device every ``CHECK_EVERY`` tokens only; completions that have ended before
+        are continued until then.
         """
         policy, limit = self._policy, params.max_completion_tokens
-        cache, distribution = self.prefill(prompts, group_size, limit)
-        device = distribution.device
-        # First position id of each completion, behind the largest of its prompt, as in `pack_row`: [R].
-        start = torch.tensor([int(one.positions.max()) + 1 for one in prompts], device=device)
-        start = start.repeat_interleave(group_size)
-        axes = len(prompts[0].positions)
-
-        # All random numbers are drawn before: a completion's do not depend on when others end. [R, limit], float64.
-        streams = np.stack([key.uniforms(one.stream_id, g, limit) for one in prompts for g in range(group_size)])
-        uniforms = torch.from_numpy(streams).to(device)
-        # A table, not the ids: `torch.isin` sorts longer lists, and then the host waits.
-        is_stop = torch.isin(torch.arange(distribution.shape[-1]), torch.tensor(sorted(self._stop_ids))).to(device)
-        if may_be_static and device.type in _STATIC and self._obstacle:
-            warnings.warn(f"decoding without CUDA graphs: {self._obstacle}", stacklevel=1)  # shown once
-        elif may_be_static and device.type in _STATIC:
-            static = StaticDecoding(
-                policy,
-                cache,
-                start=start,
-                uniforms=uniforms,
-                is_stop=is_stop,
-                num_axes=axes,
-                draw=_most_likely if params.temperature == 0 else draw,
-            )
-            yield from static.columns(distribution)
-            return
+        rows, cache, distribution, start, uniforms = self._prefilled(
+            [*enumerate(prompts)], group_size, limit, key, room=limit
+        )
+        device, axes = distribution.device, len(prompts[0].positions)
+        is_stop = self._is_stop(distribution)
         forbidden, mask = policy.rules.forbidden_on(device), no_mask(distribution)
-        rows = tuple(range(len(uniforms)))
         ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
         check_every = _CHECK_EVERY.get(device.type, CHECK_EVERY)
         for step in range(limit):
@@ -171,20 +216,52 @@ class HFGenerator:
             ).last_hidden_state[:, 0]  # [R, hidden]
             distribution = policy.next_log_distribution(hidden, forbidden)
 
-    def _by_completion(self, columns: Sequence[Column], count: int) -> list[tuple[list[int], list[float], bool]]:
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._policy.model.get_input_embeddings().weight.device
+        return device
+
+    def _is_stop(self, distribution: Tensor) -> Tensor:
+        """Bool [V] on the device of log-probabilities [R, V]: True for stop tokens."""
+        # A table, not the ids: `torch.isin` sorts longer lists, and then the host waits.
+        ids = torch.arange(distribution.shape[-1])
+        return torch.isin(ids, torch.tensor(sorted(self._stop_ids))).to(distribution.device)
+
+    def _by_completion(self, pieces: Sequence[Piece], count: int) -> list[tuple[list[int], list[float], bool]]:
         """Token ids, log-probs and "has stopped" of every completion, each up to and including its stop token."""
         tokens: list[list[int]] = [[] for _ in range(count)]
         logprobs: list[list[float]] = [[] for _ in range(count)]
-        for rows, group in groupby(columns, key=lambda column: column.rows):
-            # All steps with the same rows are copied to the host together: [steps, R] each.
-            found = list(group)
-            chosen, values = torch.stack([one.tokens for one in found]), torch.stack([one.logprobs for one in found])
-            for of_step in zip(chosen.tolist(), values.tolist(), strict=True):
-                for row, token, logprob in zip(rows, *of_step, strict=True):
-                    if not (tokens[row] and tokens[row][-1] in self._stop_ids):
-                        tokens[row].append(token)
-                        logprobs[row].append(logprob)
+        for piece in pieces:
+            of_rows = zip(piece.numbers, piece.lengths, piece.tokens.tolist(), piece.logprobs.tolist(), strict=True)
+            for number, length, chosen, values in of_rows:
+                if tokens[number] and tokens[number][-1] in self._stop_ids:
+                    continue
+                end = next((i + 1 for i in range(length) if chosen[i] in self._stop_ids), length)
+                tokens[number] += chosen[:end]
+                logprobs[number] += values[:end]
         return [(ids, values, ids[-1] in self._stop_ids) for ids, values in zip(tokens, logprobs, strict=True)]
+
+    def _prefilled(
+        self,
+        numbered: Sequence[tuple[int, EncodedPrompt]],
+        group_size: int,
+        limit: int,
+        key: StepKey,
+        *,
+        room: int,
+    ) -> Prefilled:
+        """Prompts with their numbers, prefilled; a KV cache with room for ``room`` tokens of every completion."""
+        prompts = [one for _, one in numbered]
+        cache, distribution = self.prefill(prompts, group_size, room)
+        device = distribution.device
+        # As in `pack_row`: [R].
+        start = torch.tensor([int(one.positions.max()) + 1 for one in prompts], device=device)
+        # All random numbers are drawn before: a completion's do not depend on when others end. [R, limit], float64.
+        streams = np.stack([key.uniforms(one.stream_id, g, limit) for one in prompts for g in range(group_size)])
+        numbers = tuple(number * group_size + g for number, _ in numbered for g in range(group_size))
+        return Prefilled(
+            numbers, cache, distribution, start.repeat_interleave(group_size), torch.from_numpy(streams).to(device)
+        )
 
     def prefill(self, prompts: Sequence[EncodedPrompt], group_size: int, limit: int) -> tuple[GroupCache, Tensor]:
         """Run all prompts once, in one packed row.
@@ -193,7 +270,7 @@ class HFGenerator:
         first token, float32 [R, V].
         """
         policy = self._policy
-        device = policy.model.get_input_embeddings().weight.device
+        device = self._device
         ids, positions = [one.prompt.token_ids for one in prompts], [one.positions for one in prompts]
         row = pack_row(ids, positions, [()] * len(prompts)).to(device)
         cache = GroupCache(row.layout, policy.config.get_text_config().num_hidden_layers, limit)

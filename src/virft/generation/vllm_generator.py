@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +70,7 @@ class VLLMGenerator:
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[EncodedPrompt],
+        prompts: Iterable[EncodedPrompt],
         group_size: int,
         params: GenerationParams,
         key: StepKey,
@@ -87,6 +87,7 @@ class VLLMGenerator:
                 engine_weights(self._loaded, self._dtype, only_trained=self._outdated == "trained")
             )
             self._outdated = "none"
+        prompts = list(prompts)
         outputs = self._engine.generate(
             [self._request(one, group_size, key) for one in prompts],
             EngineSampling(

@@ -19,7 +19,7 @@ from virft.data.store import Store
 from virft.errors import DataError, stopped_by_user
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
-from virft.evaluation.prediction_run import PredictionRun, plan_batches
+from virft.evaluation.prediction_run import CONCURRENT, PredictionRun, plan_batches
 from virft.evaluation.predictions import (
     DTYPE,
     IN_4BIT,
@@ -246,7 +246,7 @@ def run_predictions(
         ([sample_at(i) for i in batch] for batch in missing),
         render=make_renderer(loaded, settings.prompting),
         encode=encode,
-        generator=HFGenerator(policy, loaded.tokenizer),
+        generator=HFGenerator(policy, loaded.tokenizer, prompts_per_batch=CONCURRENT),
         max_completion_tokens=settings.max_completion_tokens,
     )
     num_done, num_missing = 0, sum(map(len, missing))

@@ -189,7 +189,9 @@ class _Sampler:
         loaded.model.to(self._runtime.device)
         self._render = make_renderer(loaded, self.prompting)
         self._policy: Policy = make_policy(loaded, temperature=config.sampling.temperature).eval()
-        self._generator = HFGenerator(self._policy, loaded.tokenizer)
+        self._generator = HFGenerator(
+            self._policy, loaded.tokenizer, prompts_per_batch=config.sampling.prompts_per_batch
+        )
 
     def sample(self, samples: Sequence[Sample]) -> list[BaseGroup]:
         """Sample a group of completions for each sample, as in step 0 of the run."""
@@ -204,15 +206,9 @@ class _Sampler:
             max_completion_tokens=self._config.sampling.max_completion_tokens,
             temperature=self._config.sampling.temperature,
         )
-        size = self._config.sampling.prompts_per_batch or len(prompts)
+        key = StepKey(seed=self._config.seed, step=0)
         with self._runtime.autocast():
-            drawn = [
-                group
-                for start in range(0, len(prompts), size)
-                for group in self._generator.generate(
-                    prompts[start : start + size], self._group_size, params, StepKey(seed=self._config.seed, step=0)
-                )
-            ]
+            drawn = self._generator.generate(prompts, self._group_size, params, key)
         return [
             self._group(sample, len(one.prompt.token_ids), one.prompt.images[sample.target_image].resized, group)
             for sample, one, group in zip(samples, prompts, drawn, strict=True)

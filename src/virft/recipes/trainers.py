@@ -132,7 +132,6 @@ def make_grpo_trainer(
             max_completion_tokens=config.sampling.max_completion_tokens, temperature=config.sampling.temperature
         ),
         seed=config.seed,
-        prompts_per_batch=config.sampling.prompts_per_batch,
         # the policy's own log-probs need no correction
         correction=correction if merges or config.sampling.engine == "vllm" else None,
         reference=reference,
@@ -263,7 +262,13 @@ def _make_generator(
     ``merges``: the policy samples with its adapters merged.
     """
     if sampling.engine == "builtin":
-        return HFGenerator(policy, loaded.tokenizer, merge_adapters=merges, cuda_graph=sampling.cuda_graph)
+        return HFGenerator(
+            policy,
+            loaded.tokenizer,
+            merge_adapters=merges,
+            cuda_graph=sampling.cuda_graph,
+            prompts_per_batch=sampling.prompts_per_batch,
+        )
     return start_vllm(
         loaded,
         policy.rules,

@@ -31,7 +31,9 @@ class Costs(NamedTuple):
     waits: Counter[str]
 
 
-def decode(kind: str, num_layers: int, num_tokens: int, *, cuda_graph: bool = False) -> Costs:
+def decode(
+    kind: str, num_layers: int, num_tokens: int, *, cuda_graph: bool = False, prompts_per_batch: int | None = None
+) -> Costs:
     """Return the costs of sampling ``num_tokens`` for 4 completions of each of two prompts."""
     model = with_large_weights(lambda: QWEN["qwen2_vl"](num_hidden_layers=num_layers), 0)
     _, made = pair_of(model)
@@ -52,7 +54,13 @@ def decode(kind: str, num_layers: int, num_tokens: int, *, cuda_graph: bool = Fa
             gpu.kernels.clear()
             gpu.waits.clear()
             params = GenerationParams(max_completion_tokens=num_tokens)
-            generator = HFGenerator(policy, Tokenizer(), merge_adapters="merged" in kind, cuda_graph=cuda_graph)
+            generator = HFGenerator(
+                policy,
+                Tokenizer(),
+                merge_adapters="merged" in kind,
+                cuda_graph=cuda_graph,
+                prompts_per_batch=prompts_per_batch,
+            )
             generator.generate(prompts, 4, params, StepKey(seed=0, step=0))
     return Costs(gpu.kernels, gpu.waits_by_kind())
 
@@ -118,8 +126,9 @@ def test_kernels_of_a_decoded_token(kind: str) -> None:
 
 def test_kernels_of_a_token_in_a_graph() -> None:
     two, four = (per_token("merged adapters in bfloat16", n, cuda_graph=True).kernels.total() for n in (2, 4))
-    # in addition to those of an eager token: the bias of all keys, and the state that is written in place
-    assert ((four - two) / 2, two - (four - two)) == (54, 54)
+    # in addition to those of an eager token: the bias of all keys, the state that is written in place, and the place of
+    # each row's own newest token
+    assert ((four - two) / 2, two - (four - two)) == (54, 56)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -128,8 +137,8 @@ def test_no_host_wait_inside_a_token(kind: str, cuda_graph: bool) -> None:
     assert per_token(kind, 2, cuda_graph=cuda_graph).waits == {}
 
 
-@pytest.mark.parametrize("kind", KERNELS)
-def test_every_step_of_a_graph_launches_the_same_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def replayed_steps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return a list that gets the kernels of each step that a graph replays; a host wait in one is an error."""
     steps: list[list[str]] = []
 
     def capture(step: Callable[[], None]) -> Callable[[], None]:
@@ -143,11 +152,33 @@ def test_every_step_of_a_graph_launches_the_same_kernels(kind: str, monkeypatch:
         return replay
 
     monkeypatch.setattr(FakeCUDA, "capture", staticmethod(capture))
+    return steps
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_every_step_of_a_graph_launches_the_same_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = replayed_steps(monkeypatch)
     decode(kind, 2, 20, cuda_graph=True)
     # token 0 is the prefill's, token 1 runs eagerly before the capture
     assert len(steps) == 18
     assert steps[0].count("mm") + steps[0].count("addmm") >= 15, "two layers with 7 products, and the head"
     assert all(step == steps[0] for step in steps)
+
+
+def test_steps_are_the_same_after_another_prompt_has_taken_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = replayed_steps(monkeypatch)
+    decode("merged adapters in bfloat16", 2, 20, cuda_graph=True, prompts_per_batch=1)
+    # as above for each of the two prompts; the second one is longer, so its steps are captured anew
+    assert len(steps) == 2 * 18
+    assert all(step == steps[0] for step in steps)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_waiting_prompts_are_admitted_without_another_wait_for_the_device(cuda_graph: bool) -> None:
+    kind = "merged adapters in bfloat16"
+    few, more = (decode(kind, 2, number, cuda_graph=cuda_graph, prompts_per_batch=1).waits for number in (16, 32))
+    # each of the two prompts takes 16 steps more, during which the host reads once which rows have ended
+    assert more - few == {"copy to the host": 2}
 
 
 def test_the_host_reads_which_rows_have_ended_every_16_tokens() -> None:

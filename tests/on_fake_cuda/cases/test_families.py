@@ -35,7 +35,9 @@ class Computed(NamedTuple):
     gradients: dict[str, Tensor]
 
 
-def compute(model_type: str, device: torch.device, *, cuda_graph: bool = False) -> Computed:
+def compute(
+    model_type: str, device: torch.device, *, cuda_graph: bool = False, prompts_per_batch: int | None = None
+) -> Computed:
     _, policy = make_pair(model_type)
     policy.model.generation_config.eos_token_id = [EOS, *range(20)]
     policy.to(device)
@@ -47,7 +49,7 @@ def compute(model_type: str, device: torch.device, *, cuda_graph: bool = False) 
             (features,) = policy.encode_images([vision.to(device)])
         prompt = Prompt(sample_id=str(number), text="", token_ids=tuple(ids), images=())
         encoded.append(EncodedPrompt(prompt=prompt, positions=positions, features=features, stream_id=str(number)))
-    generator = HFGenerator(policy, Tokenizer(), cuda_graph=cuda_graph)
+    generator = HFGenerator(policy, Tokenizer(), cuda_graph=cuda_graph, prompts_per_batch=prompts_per_batch)
     drawn = generator.generate(encoded, 4, PARAMS, StepKey(seed=5, step=2))
     row = pack_row([g[0] for g in groups], [one.positions for one in encoded], [g[2] for g in groups]).to(device)
     logprobs = policy.train()(row, vision=[g[1].to(device) for g in groups])
@@ -56,12 +58,12 @@ def compute(model_type: str, device: torch.device, *, cuda_graph: bool = False) 
     return Computed(drawn, to_cpu(logprobs), gradients)
 
 
-@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize(("cuda_graph", "prompts_per_batch"), [(False, None), (True, None), (False, 1), (True, 1)])
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_a_family_computes_as_on_a_cpu(model_type: str, cuda_graph: bool) -> None:
+def test_a_family_computes_as_on_a_cpu(model_type: str, cuda_graph: bool, prompts_per_batch: int | None) -> None:
     expected = compute(model_type, CPU)
     with FakeCUDA() as gpu:
-        found = compute(model_type, CUDA, cuda_graph=cuda_graph)
+        found = compute(model_type, CUDA, cuda_graph=cuda_graph, prompts_per_batch=prompts_per_batch)
     assert gpu.num_kernels > 1000
     for group, own in zip(expected.drawn, found.drawn, strict=True):
         assert [one.token_ids for one in own] == [one.token_ids for one in group]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from group_factories import completion
 from toy_training import question, render
@@ -22,8 +22,9 @@ class Echo:
         self.temperatures: set[float] = set()
 
     def generate(
-        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
+        self, prompts: Iterable[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
     ) -> list[list[Completion]]:
+        prompts = list(prompts)
         self.batches.append(len(prompts))
         self.temperatures.add(params.temperature)
         assert group_size == 1

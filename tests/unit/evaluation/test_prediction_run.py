@@ -140,3 +140,20 @@ def test_batches_hold_samples_of_similar_length() -> None:
     ]
     assert plan_batches(samples, batch_size=2) == [[1, 3], [2, 0], [4]]
     assert plan_batches([], batch_size=2) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "sizes"),
+    [
+        (40, [32, 8]),
+        (255, [32] * 7 + [31]),
+        # a quarter of the dataset, in multiples of 32: 300 / 4 = 75
+        (300, [64] * 4 + [44]),
+        # at most 8 x 32
+        (1100, [256] * 4 + [76]),
+    ],
+)
+def test_batches_of_a_large_dataset_have_samples_that_wait(number: int, sizes: list[int]) -> None:
+    batches = plan_batches([sample(id=str(i)) for i in range(number)])
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(i for batch in batches for i in batch) == list(range(number))

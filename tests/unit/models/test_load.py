@@ -316,3 +316,29 @@ def test_code_in_a_model_folder_is_not_run(tmp_path: Path, model_type: str, monk
         with pytest.raises(ModelError, match="models of type 'of_its_own' are not supported"):
             load_model(str(folder))
     assert not (tmp_path / "ran").exists()
+
+
+def mapped_weights(model: torch.nn.Module) -> tuple[int, int]:
+    """Return the bytes of weights that lie in a mapping of their file, and those that this process alone has of it."""
+    bounds, private = [], 0
+    is_file = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            is_file = line.endswith(".safetensors")
+            if is_file:
+                bounds.append([int(place, 16) for place in name.split("-")])
+        elif is_file and name == "Private_Dirty:":
+            private += int(rest[0]) * 1024
+    weights = [one for one in model.parameters() if any(a <= one.data_ptr() < b for a, b in bounds)]
+    return sum(one.nbytes for one in weights), private
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no list of memory mappings on this system")
+def test_processes_share_weights_in_the_dtype_of_their_file() -> None:
+    loaded = load_model(TINY_NAME, dtype=torch.bfloat16)
+    loaded.add_lora(4, 8)
+    num_bytes = sum(one.nbytes for name, one in loaded.model.named_parameters() if "lora_" not in name)
+    assert mapped_weights(loaded.model) == (num_bytes, 0)
+    # The first number is not always that: a conversion makes a copy.
+    assert mapped_weights(load_model(TINY_NAME).model) == (0, 0)

@@ -52,7 +52,8 @@ def test_the_trainer_follows_the_settings(tiny: LoadedModel) -> None:
     )
     trainer = grpo_trainer_of(settings, tiny)
     assert trainer.config == settings.grpo
-    assert trainer.prompts_per_batch == 2
+    assert isinstance(trainer.generator, HFGenerator)
+    assert trainer.generator.prompts_per_batch == 2
     assert (trainer.params.max_completion_tokens, trainer.params.temperature) == (17, 0.8)
     assert trainer.policy.rules.temperature == 0.8
     assert trainer.seed == 9

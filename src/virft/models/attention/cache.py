@@ -10,8 +10,9 @@ transformers' caches repeat the prompt for every completion. Here R completions 
 
 Values are stored in the same way. Prefill fills the left side with one forward pass of a packed row of prompts. Each
 decode step adds one token per row to the right side. Rows that have ended are dropped with ``GroupCache.keep_rows``,
-and a prompt is dropped with the last of its rows. Numbers are stored in the dtype of matrix products, so autocast need
-not cast the whole cache for every token.
+and a prompt is dropped with the last of its rows; or another prompt takes its place, with
+``GroupCache.replace_prompts``. Numbers are stored in the dtype of matrix products, so autocast need not cast the whole
+cache for every token.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from virft.models.attention.layout import AttentionLayout
@@ -37,6 +39,10 @@ def lowest_where_hidden(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
+_PROMPT_ROOM = 64
+"""Places of prompts that are replaced by a longer one grow to a multiple of this, because growing copies them."""
+
+
 class GroupCacheLayer(CacheLayerMixin):
     """KV cache of one decoder layer.
 
@@ -52,7 +58,7 @@ class GroupCacheLayer(CacheLayerMixin):
         self._layout = layout
         self._max_tokens = max_tokens
         self._num_tokens = 0
-        self._newest: Tensor | None = None
+        self.write_at: Tensor | None = None
         self.span = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -74,29 +80,38 @@ class GroupCacheLayer(CacheLayerMixin):
         self.keys = self.prompt_keys.new_empty(len(fold), self._max_tokens, self.prompt_keys.shape[-1])
         self.values = torch.empty_like(self.keys)
 
-    def make_static(self, newest: Tensor) -> None:
-        """Write each later token at the number that ``newest`` (int64 [1]) holds at the time."""
+    def make_static(self) -> None:
+        """Write each later token where ``write_at`` says at the time."""
         assert self.keys is not None and self.values is not None
-        self._newest = newest
         # Attention reads what is not written yet, with weight 0, and 0 times NaN would be NaN.
         self.keys.zero_()
         self.values.zero_()
+
+    def replace_prompts(self, places: Tensor, other: GroupCacheLayer) -> None:
+        """Overwrite the prompts with the numbers ``places``, int64 [N], by the N prompts of another cache, in order."""
+        (_, _, room, _), (_, _, length, _) = self.prompt_keys.shape, other.prompt_keys.shape
+        if length > room:
+            added = (0, 0, 0, -length % _PROMPT_ROOM + length - room)
+            self.prompt_keys, self.prompt_values = (F.pad(x, added) for x in (self.prompt_keys, self.prompt_values))
+        # What is left of a longer prompt is hidden by the bias.
+        self.prompt_keys[:, :, :length].index_copy_(0, places, other.prompt_keys)
+        self.prompt_values[:, :, :length].index_copy_(0, places, other.prompt_values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, and return those that attention needs.
 
         Prefill: takes and returns those of the packed row, [1, kv, T, d] each. Decode step: takes one token per row,
-        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each; with ``make_static``, the
+        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each; with ``write_at``, the
         first ``span`` of them, written or not.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
         assert self.keys is not None and self.values is not None
-        if self._newest is not None:
+        if self.write_at is not None:
             for stored, new in ((self.keys, key_states), (self.values, value_states)):
                 folded = new.reshape(-1, new.shape[-1]).index_select(0, self._fold).to(stored.dtype)
-                stored.index_copy_(1, self._newest, folded[:, None])  # [P * kv * W, 1, d]
+                stored.view(-1, stored.shape[-1]).index_copy_(0, self.write_at, folded)  # [P * kv * W, d]
             return self.keys[:, : self.span], self.values[:, : self.span]
         at = self._num_tokens
         for stored, new in ((self.keys, key_states), (self.values, value_states)):
@@ -190,13 +205,37 @@ class GroupCache(Cache):
             layer.keep_rows(places, self.fold, kept)
 
     def make_static(self, newest: Tensor, span: int) -> None:
-        """Decode in steps of constant shape. ``newest``: number of the token that a step adds, int64 [1].
+        """Decode in steps of constant shape. ``newest``: number of the own token that a step adds to each row.
 
+        It is int64 [R], equal for the rows of a prompt; a step reads the numbers that it holds at the time.
         Attention reads the first ``span`` own tokens of each row, and ``static_bias`` hides those after ``newest``.
         """
-        self.newest, self.span = newest, span
+        self.span = span
+        self.prompt_lengths = self.prompt_lengths.clone()  # `replace_prompts` writes into it
         for layer in self.layers:
-            layer.make_static(newest)
+            layer.make_static()
+        self.follow(newest)
+
+    def follow(self, newest: Tensor) -> None:
+        """Read the numbers of the newest tokens from another tensor, int64 [R], after ``keep_rows``."""
+        num_heads, device = self.layers[0].prompt_keys.shape[1], newest.device
+        self.newest = newest
+        self._row_of_place = (self._fold // num_heads).to(device)
+        self._first_place = torch.arange(len(self._fold), device=device) * self.layers[0].get_max_length()
+        # Rows are grouped by prompt.
+        first_row = torch.searchsorted(self._prompt_of_row, torch.arange(len(self.prompt_lengths)))
+        self._first_row = first_row.to(device)
+
+    def replace_prompts(self, places: Tensor, other: GroupCache) -> bool:
+        """Overwrite the prompts with the numbers ``places``, int64 [N], by the N prompts of another cache, in order.
+
+        Their rows continue the new prompts. Return True if tensors had to grow, which are then other ones.
+        """
+        before = self.layers[0].prompt_keys.shape
+        for layer, source in zip(self.layers, other.layers, strict=True):
+            layer.replace_prompts(places, source)
+        self.prompt_lengths.index_copy_(0, places, other.prompt_lengths)
+        return self.layers[0].prompt_keys.shape != before
 
     @property
     def span(self) -> int:
@@ -209,8 +248,13 @@ class GroupCache(Cache):
             layer.span = span
 
     def begin_token(self) -> None:
-        """Forget the biases of the token before."""
+        """Forget the biases of the token before, and find where the keys of each row's new token are written."""
+        assert self.newest is not None
         self._biases.clear()
+        self._newest_of_prompt = self.newest.index_select(0, self._first_row)
+        write_at = self.newest.index_select(0, self._row_of_place) + self._first_place  # [P * kv * W]
+        for layer in self.layers:
+            layer.write_at = write_at
 
     def static_bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return the bias of a step of constant shape, [P, 1, L + span] of ``dtype``, computed once per token.
@@ -218,15 +262,12 @@ class GroupCache(Cache):
         It hides padding of the prompts, own tokens that are not written yet, and what is outside of the window.
         """
         if window not in self._biases:
-            assert self.newest is not None
-            lengths, device = self.prompt_lengths[:, None], self.newest.device
-            in_prompt = torch.arange(self.layers[0].prompt_keys.shape[2], device=device)  # [L]
-            own = torch.arange(self.span, device=device)
-            # Tokens from each key to the newest token: [P, L] and [span].
-            back, own_back = lengths + self.newest - in_prompt, self.newest - own
-            seen = torch.cat([in_prompt < lengths, (own_back >= 0).expand(len(lengths), -1)], 1)  # [P, L + span]
+            lengths, newest = self.prompt_lengths[:, None], self._newest_of_prompt[:, None]  # [P, 1]
+            in_prompt = torch.arange(self.layers[0].prompt_keys.shape[2], device=newest.device)  # [L]
+            own_back = newest - torch.arange(self.span, device=newest.device)  # tokens from each key to the newest one
+            seen = torch.cat([in_prompt < lengths, own_back >= 0], 1)  # [P, L + span]
             if window is not None:
-                seen &= torch.cat([back, own_back.expand(len(lengths), -1)], 1) < window
+                seen &= torch.cat([lengths + newest - in_prompt, own_back], 1) < window
             self._biases[window] = 0, lowest_where_hidden(seen, dtype)[:, None]
         return self._biases[window][1]
 

@@ -107,19 +107,12 @@ def roll_out(
     key: StepKey,
     context: RewardContext,
     lap: Callable[[str], None],
-    prompts_per_batch: int | None = None,
 ) -> list[RolloutGroup]:
     """One rewarded group of ``group_size`` completions for each sample; an empty batch gives no groups.
 
-    ``prompts_per_batch`` prompts are sampled concurrently (None: all). It bounds memory and does not change the
-    completions, because each has a random stream of its own. ``lap`` is called with the name of each finished stage.
+    ``lap`` is called with the name of each finished stage.
     """
-    size = prompts_per_batch or max(1, len(encoded))
-    drawn = [
-        completions
-        for start in range(0, len(encoded), size)
-        for completions in generator.generate(encoded[start : start + size], group_size, params, key)
-    ]
+    drawn = generator.generate(encoded, group_size, params, key) if encoded else []
     lap("sampling")
     groups = [
         _group(sample, one.prompt, completions, grader, key.step, context)

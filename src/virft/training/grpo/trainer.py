@@ -100,8 +100,6 @@ class GRPOTrainer:
     """Temperature and length limit of sampling."""
     seed: int
     """Seed of the random streams that completions are sampled with."""
-    prompts_per_batch: int | None = None
-    """Prompts that are sampled concurrently; None: all of a step."""
     correction: SamplerCorrection | None = None
     """Off-policy correction; None if the policy samples with its own weights."""
     reference: Policy | None = None
@@ -242,7 +240,6 @@ class GRPOTrainer:
                     key=StepKey(seed=self.seed, step=number),
                     context=self._context(number),
                     lap=timer.lap,
-                    prompts_per_batch=self.prompts_per_batch,
                 )
         return Drawn(rendered, encoded, groups, [()] * len(groups))
 

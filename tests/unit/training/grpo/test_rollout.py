@@ -18,7 +18,7 @@ GRADER = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1
 SAMPLES = [question("a"), question("b"), question("c")]
 
 
-def rolled(generator: ToyGenerator, *, laps: list[str] | None = None, size: int | None = None) -> list[RolloutGroup]:
+def rolled(generator: ToyGenerator, *, laps: list[str] | None = None) -> list[RolloutGroup]:
     return roll_out(
         SAMPLES,
         [render(one) for one in SAMPLES],
@@ -30,7 +30,6 @@ def rolled(generator: ToyGenerator, *, laps: list[str] | None = None, size: int 
         key=StepKey(seed=0, step=5),
         context=RewardContext(),
         lap=(laps if laps is not None else []).append,
-        prompts_per_batch=size,
     )
 
 
@@ -48,9 +47,8 @@ def test_sampling_and_rewarding_are_timed_apart() -> None:
     assert laps == ["sampling", "reward"]
 
 
-@pytest.mark.parametrize(("size", "calls"), [(None, [3]), (1, [1, 1, 1]), (2, [2, 1]), (8, [3])])
-def test_at_most_n_prompts_are_sampled_concurrently(size: int | None, calls: list[int]) -> None:
+def test_all_prompts_are_sampled_in_one_call() -> None:
     generator = ToyGenerator(ToyPolicy())
-    groups = rolled(generator, size=size)
-    assert [len(call) for call in generator.calls] == calls
+    groups = rolled(generator)
+    assert [len(call) for call in generator.calls] == [3]
     assert [one.sample.id for one in groups] == ["a", "b", "c"]
