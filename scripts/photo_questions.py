@@ -139,7 +139,7 @@ class PhotoQuestionWriter(SceneFits):
 class StrangeWords:
     """Meaningless words that are spelt like the names: each letter is drawn from those that follow the two before it.
 
-    Words of a few fixed syllables would be told from a new name by their spelling alone.
+    Words of a few fixed syllables could be distinguished from a new name by their spelling alone.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
