@@ -100,8 +100,8 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
 def test_a_comparison_that_was_stopped_goes_on(finished: Finished, tmp_path: Path) -> None:
     out = shutil.copytree(finished.out, tmp_path / "run")
     # the copy is a comparison in its own folder
-    settings = out / "compare.toml"
-    settings.write_text(settings.read_text().replace(str(finished.out), str(out)))
+    for settings in (out / "compare.toml", *out.glob("*/*/config.toml")):
+        settings.write_text(settings.read_text().replace(str(finished.out), str(out)))
     whole = json.loads((out / "compare.json").read_text())
     (run,) = (out / "sft").glob("lr_*_seed_0")
     for name in ("model", "eval"):
