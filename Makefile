@@ -20,7 +20,8 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-PYTEST_ARGS ?= -n auto --dist loadgroup
+# All tests of a file run in one worker, so that it makes the file's fixtures once; files in the order of their folders.
+PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 DEMO_DIR ?= runs/quickstart
 DEMO_ARGS ?=
 FUZZ_SECONDS ?= 60

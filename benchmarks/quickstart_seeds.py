@@ -27,7 +27,7 @@ from record import RESULTS, write_results
 from virft.recipes.quickstart import TESTS, run_quickstart
 from virft.scenes.assets import class_names
 
-MODELS = ("base", "sft", "rft")
+MODELS = ("base", "sft", "rft", "mix")
 SHOWN = ("f1", "precision", "recall", "false_positive_rate", "duplicates_per_question", "unreadable_frac")
 
 

@@ -13,20 +13,36 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from record import RESULTS, markdown_table, write_results
 
-from virft.recipes.quickstart import write_data
+from virft.config.schema import CompareConfig, Config
+from virft.config.toml_file import dump
+from virft.recipes.compare.systems import without_demonstrations
+from virft.recipes.quickstart import quickstart_config, write_data
 
-CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.toml"
 TESTS = ("same_sprites", "other_style")
 
 
 def virft(*arguments: object) -> None:
     """Run a command of virft in a separate process, because vLLM changes the thread settings."""
     subprocess.run([sys.executable, "-m", "virft", *map(str, arguments)], check=True)
+
+
+def config_of(data: Path, run: Path, *, engine: str, seed: int, steps: int) -> Config:
+    """Return the config of RFT in the quickstart, without the demonstrations of mix, with another engine."""
+    quickstart = quickstart_config(run, seed=seed, steps=steps)
+    return replace(
+        quickstart,
+        data=replace(quickstart.data, train=str(data)),
+        sampling=replace(quickstart.sampling, engine=engine),
+        grpo=without_demonstrations(quickstart.grpo),
+        compare=CompareConfig(),
+        run=replace(quickstart.run, dir=str(run), save_every=0),
+    )
 
 
 def f1_of(run: Path, data: Path) -> dict[str, float]:
@@ -47,8 +63,9 @@ def train(folder: Path, *, engine: str, seed: int, steps: int) -> dict[str, floa
     if not data.exists():
         write_data(data, seed=seed)
     if not (run / "model").exists():
-        settings = (f"data.train={data / 'train'}", f"run.dir={run}", f"seed={seed}", f"sampling.engine={engine}")
-        virft("grpo", CONFIG, *settings, f"grpo.steps={steps}", "run.save_every=0")
+        config = folder / f"{engine}_{seed}.toml"
+        config.write_text(dump(config_of(data / "train", run, engine=engine, seed=seed, steps=steps)))
+        virft("grpo", config)
     return f1_of(run, data)
 
 

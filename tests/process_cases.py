@@ -45,6 +45,14 @@ from virft.training.zero import AnyOptimizer, ZeroPolicy, start_zero
 from virft.types import Completion, Detections, FinishReason, ImageRef, ImageSize, Prompt, RewardReport
 
 CPU = torch.device("cpu")
+PRELOADED = [
+    "torch.distributed.fsdp",
+    "transformers.models.qwen2_vl.modeling_qwen2_vl",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl",
+    "virft.models.load",
+    "virft.training.grpo.trainer",
+]
+"""Modules that processes have imported when they start: importing them takes longer than the cases."""
 STRATEGIES = ("ddp", "fsdp2")
 ZERO = ("zero2", "zero3", "zero2 offload", "zero3 offload")
 VARIED, EQUAL = (0.2, 1.7, 0.4, 0.9), (1.0, 1.0, 1.0, 1.0)
@@ -431,8 +439,13 @@ def shard_of(one: Any, full: torch.Tensor) -> Any:
 
 
 def run_two(process: Callable[[int, str, str], None], out: Path, *, count: int = 2) -> list[dict[str, Any]]:
-    """What ``count`` processes, which meet in a folder, have left there."""
-    torch.multiprocessing.spawn(process, args=(str(out / "meeting"), str(out)), nprocs=count)
+    """What ``count`` processes, which meet in a folder, have left there.
+
+    They are forked from a server that has imported what takes long, and has computed nothing.
+    """
+    torch.multiprocessing.set_forkserver_preload(PRELOADED)
+    arguments = (str(out / "meeting"), str(out))
+    torch.multiprocessing.start_processes(process, args=arguments, nprocs=count, start_method="forkserver")
     return [torch.load(out / f"{index}.pt", weights_only=False) for index in range(count)]
 
 

@@ -4,30 +4,60 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from virft.config.toml_file import dump, first_difference, parse
 from virft.data.store import Store
 from virft.geometry.boxes import intersection_over_union
+from virft.recipes.compare.systems import Steps, grpo_config
+from virft.recipes.quickstart import quickstart_config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ONCE = ("--repeats", "1", "--threads", "1")
 
 
-def run(name: str, out: Path, *options: str) -> str:
-    """The text of the only result file."""
-    command = [sys.executable, str(BENCHMARKS / name), "--out", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+Run = Callable[..., str]
+"""(program, folder of the result file, options) -> the text of that file."""
+
+
+def result_in(out: Path) -> str:
     (file,) = out.glob("*.md")
     return file.read_text()
 
 
-def test_shared_prefix_compares_equal_computations(tmp_path: Path) -> None:
+def run_alone(name: str, out: Path, *options: str) -> str:
+    """A program in a process of its own: it changes the allocator, or starts other processes."""
+    command = [sys.executable, str(BENCHMARKS / name), "--out", str(out), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return result_in(out)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a program in this process: importing PyTorch again takes longer than most of them."""
+
+    def run_here(name: str, out: Path, *options: str) -> str:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / name), "--out", str(out), *options])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        return result_in(out)
+
+    num_threads = torch.get_num_threads()
+    yield run_here
+    torch.set_num_threads(num_threads)
+
+
+def test_shared_prefix_compares_equal_computations(run: Run, tmp_path: Path) -> None:
     options = ("--prompts", "40", "--images", "112", "--completions", "3", "--groups", "2", "--prefill-prompts", "2")
     text = run("shared_prefix.py", tmp_path, *ONCE, *options)
     rows = [
@@ -38,11 +68,11 @@ def test_shared_prefix_compares_equal_computations(tmp_path: Path) -> None:
 
 
 def test_a_step_without_prefix_sharing_runs_next_to_virfts(tmp_path: Path) -> None:
-    text = run("step_against_trl.py", tmp_path, *ONCE, "--shapes", "40,112,3,2", "--num-prompts", "2")
+    text = run_alone("step_against_trl.py", tmp_path, *ONCE, "--shapes", "40,112,3,2", "--num-prompts", "2")
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)
 
 
-def test_steps_with_and_without_demonstrations_are_compared(tmp_path: Path) -> None:
+def test_steps_with_and_without_demonstrations_are_compared(run: Run, tmp_path: Path) -> None:
     text = run("demonstrations.py", tmp_path, *ONCE, "--shape", "40,112,3,2", "--num-prompts", "2")
     # 2 prompts of 40 tokens, 2 completions and a demonstration of 3 tokens each
     for way, tokens in (("off", 92), ("loss", 98), ("group", 98)):
@@ -51,17 +81,17 @@ def test_steps_with_and_without_demonstrations_are_compared(tmp_path: Path) -> N
 
 def test_an_update_with_adapters_is_the_same_without_prefix_sharing(tmp_path: Path) -> None:
     options = ("--shape", "small", "--dtype", "float32", "--prompt", "410", "--completion", "3", "--group", "2")
-    text = run("update_2b.py", tmp_path, *ONCE, *options)
+    text = run_alone("update_2b.py", tmp_path, *ONCE, *options)
     assert re.search(r"\|\s+small \|\s+410 \|\s+3 \|\s+2 \|", text)
 
 
-def test_the_program_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+def test_the_program_for_a_gpu_is_rehearsed_on_a_cpu(run: Run, tmp_path: Path) -> None:
     text = run("gpu_step.py", tmp_path, "--try-on-cpu")
     assert len(re.findall(r"^\| rehearsal \|", text, re.MULTILINE)) == 4
 
 
 def test_every_parallel_strategy_completes_a_run(tmp_path: Path) -> None:
-    text = run("processes.py", tmp_path, "--repeats", "1", "--steps", "2", "--prompts", "2", "--group", "2")
+    text = run_alone("processes.py", tmp_path, "--repeats", "1", "--steps", "2", "--prompts", "2", "--group", "2")
     for way in ("one process", "ddp", "fsdp2"):
         assert re.search(rf"^\|\s+{way} \|", text, re.MULTILINE)
 
@@ -83,7 +113,7 @@ def test_counted_operations_are_those_that_run(monkeypatch: pytest.MonkeyPatch, 
     assert counter.get_total_flops() == counted + wasted
 
 
-def test_the_page_of_a_synthetic_run_has_its_images(tmp_path: Path) -> None:
+def test_the_page_of_a_synthetic_run_has_its_images(run: Run, tmp_path: Path) -> None:
     text = run("report_page.py", tmp_path, "--steps", "30", "--images", "6", "--chromium", "")
     assert "30 steps, 6 questions with images, 2 systems." in text
     (number,) = re.findall(r"images in it \|\s+(\d+)", text)
@@ -92,7 +122,7 @@ def test_the_page_of_a_synthetic_run_has_its_images(tmp_path: Path) -> None:
     assert re.search(r"seconds to open \| not measured", text)
 
 
-def test_costs_grow_with_the_varied_factor(tmp_path: Path) -> None:
+def test_costs_grow_with_the_varied_factor(run: Run, tmp_path: Path) -> None:
     text = run("step_costs.py", tmp_path, *ONCE, "--around", "40,112,3,2,2", "--factors", "G", "groups", "--most", "2")
     slopes = dict(re.findall(r"\|\s*(\w[\w ]+) \|\s+-?\d+\.\d\d \|\s+(\d\.\d\d) \|", text))
     assert slopes["groups per step"] == "1.00", "twice the groups are twice the counted operations"
@@ -130,3 +160,16 @@ def test_precision_at_recall_of_a_ranking(monkeypatch: pytest.MonkeyPatch) -> No
     assert suspects.precision_at_recall(hits, 4, 0.5) == 0.75  # ranks 1 to 4 hold 3 of 4; ranks 1 to 3 hold 2
     assert suspects.precision_at_recall(hits, 4, 1.0) == 0.0  # one is not ranked
     assert suspects.average_precision(hits, 4) == pytest.approx((1 + 2 / 3 + 3 / 4) / 4)
+
+
+def test_the_engines_train_the_rft_of_the_quickstart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    config_of = importlib.import_module("vllm_quickstart").config_of
+    quickstart = quickstart_config(tmp_path, seed=3, steps=40)
+    rft = grpo_config(quickstart, "rft", Steps(40, 16), rates=(1e-4,), seed=3, folder=tmp_path / "run")
+    for engine in ("builtin", "vllm"):
+        found = config_of(tmp_path / "data" / "train", tmp_path / "run", engine=engine, seed=3, steps=40)
+        assert found.sampling.engine == engine
+        assert parse(dump(found), origin="dump").config == found
+        alike = replace(rft, sampling=found.sampling, run=found.run)
+        assert first_difference(found, alike) is None

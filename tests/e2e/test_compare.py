@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,18 +28,38 @@ seeds = 2
 SMALL = ("grpo.steps=2", "sampling.max_completion_tokens=24")
 
 
-@pytest.fixture
-def config(scenes: Path, tmp_path: Path) -> Path:
-    path = write_config(tmp_path, scenes / "train")
+def write_compare_config(folder: Path, scenes: Path) -> Path:
+    path = write_config(folder, scenes / "train")
     path.write_text(path.read_text() + EXTRA.format(tests=scenes / "test"))
     return path
 
 
+@pytest.fixture
+def config(scenes: Path, tmp_path: Path) -> Path:
+    return write_compare_config(tmp_path, scenes)
+
+
+class Finished(NamedTuple):
+    """A comparison of two seeds. Tests only read its folder."""
+
+    config: Path
+    out: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_compare_config(folder, scenes)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert virft("compare", config, *SMALL) == 0
+    return Finished(config, folder / "run", printed.getvalue())
+
+
 def test_a_comparison_trains_both_alike_and_says_what_it_shows(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert virft("compare", config, *SMALL) == 0
-    said = capsys.readouterr().out
+    config, out, said = finished
     first, second = said.splitlines()[:2]
     assert first.startswith("warning: grpo.learning_rate is set and sft.learning_rate is not: ")
     assert second.startswith("compare: base, SFT, RFT; seeds: 2; 4 training runs (RFT: 2 steps); ")
@@ -44,7 +67,6 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
     assert " the best blind baseline (" in said
     assert "SFT gets the same samples as RFT: 2 steps of 2 samples" in said
     assert "Confidence intervals resample images, pooled over 2 seeds; they do not generalize to other data" in said
-    out = tmp_path / "run"
     found = json.loads((out / "compare.json").read_text())
     assert list(found["systems"]) == ["base", "sft", "rft"]
     assert list(found["tests"]["test"]) == ["sft against base", "rft against base", "rft against sft"]
@@ -75,18 +97,19 @@ def test_a_comparison_trains_both_alike_and_says_what_it_shows(
     assert files(out) == before
 
 
-def test_a_comparison_that_was_stopped_goes_on(config: Path, tmp_path: Path) -> None:
-    one = (*SMALL, "compare.seeds=1")
-    assert virft("compare", config, *one) == 0
-    whole = json.loads((tmp_path / "run" / "compare.json").read_text())
-    (run,) = (tmp_path / "run" / "sft").glob("lr_*_seed_0")
+def test_a_comparison_that_was_stopped_goes_on(finished: Finished, tmp_path: Path) -> None:
+    out = shutil.copytree(finished.out, tmp_path / "run")
+    # the copy is a comparison in its own folder
+    for settings in (out / "compare.toml", *out.glob("*/*/config.toml")):
+        settings.write_text(settings.read_text().replace(str(finished.out), str(out)))
+    whole = json.loads((out / "compare.json").read_text())
+    (run,) = (out / "sft").glob("lr_*_seed_0")
     for name in ("model", "eval"):
-        for file in sorted((run / name).rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        (run / name).rmdir()
-    (tmp_path / "run" / "compare.json").unlink()
-    assert virft("compare", config, *one, "--resume") == 0
-    again = json.loads((tmp_path / "run" / "compare.json").read_text())
+        shutil.rmtree(run / name)
+    (out / "compare.json").unlink()
+    assert virft("compare", finished.config, *SMALL, f"run.dir={out}", "--resume") == 0
+    assert (run / "model").is_dir()
+    again = json.loads((out / "compare.json").read_text())
     assert again["tests"] == whole["tests"]
 
 

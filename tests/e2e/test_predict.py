@@ -7,15 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from factories import save_coco
 from runs import launch, one_thread, virft
 from virft.evaluation.predictions import PREDICTIONS
 
 NUM_QUESTIONS = 70  # three batches
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the processes that are started here: sums are taken in another order with more threads."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +36,21 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(questions: Path, out: Path, *options: str) -> list[str]:
-    command = [sys.executable, "-m", "virft", "predict", "virft-tiny", str(questions), str(out)]
-    return [*command, "--max-completion-tokens", "48", *options]
+def words(questions: Path, out: Path) -> tuple[str, ...]:
+    return ("predict", "virft-tiny", str(questions), str(out), "--max-completion-tokens", "48")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What a process by itself writes."""
+    """What a process writes that nothing disturbs."""
     out = tmp_path_factory.mktemp("whole") / "p"
-    subprocess.run(command(questions, out), check=True, capture_output=True, env=one_thread())
+    assert virft(*words(questions, out)) == 0
     return (out / PREDICTIONS).read_bytes()
 
 
 def test_a_killed_run_that_goes_on_writes_the_same_file(questions: Path, undisturbed: bytes, tmp_path: Path) -> None:
-    running = subprocess.Popen(command(questions, tmp_path / "p"), stderr=subprocess.PIPE, env=one_thread())
+    command = [sys.executable, "-m", "virft", *words(questions, tmp_path / "p")]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, env=one_thread())
     part = tmp_path / "p" / "predictions.part-0.jsonl"
     until = time.monotonic() + 120
     while not (part.exists() and part.stat().st_size) and time.monotonic() < until:
@@ -48,12 +59,12 @@ def test_a_killed_run_that_goes_on_writes_the_same_file(questions: Path, undistu
     running.communicate()
     assert part.exists()
     assert not (tmp_path / "p" / PREDICTIONS).exists(), "killed too late to show anything"
-    subprocess.run(command(questions, tmp_path / "p", "--resume"), check=True, capture_output=True, env=one_thread())
+    assert virft(*words(questions, tmp_path / "p"), "--resume") == 0
     assert (tmp_path / "p" / PREDICTIONS).read_bytes() == undisturbed
 
 
 def test_two_processes_write_the_same_file_as_one(questions: Path, undisturbed: bytes, tmp_path: Path) -> None:
-    done = launch(*command(questions, tmp_path / "p")[3:])
+    done = launch(*words(questions, tmp_path / "p"))
     assert done.returncode == 0, done.stderr
     # batches of 32, 32 and 6: the first process has the first and the last
     assert "38/38" in done.stderr

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -29,31 +33,50 @@ def small_config(out: Path, *, seed: int, steps: int) -> Config:
     )
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quickstart, "TEST_QUESTIONS", 4)
-    monkeypatch.setattr(quickstart, "quickstart_config", small_config)
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quickstart, "TEST_QUESTIONS", 4)
+        patch.setattr(quickstart, "quickstart_config", small_config)
+        yield
 
 
-def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "q"
-    assert virft("quickstart", out, "--steps", 2) == 0
-    printed = capsys.readouterr().out
+class Whole(NamedTuple):
+    """A quickstart that was not interrupted."""
+
+    out: Path
+    printed: str
+
+
+SEED, STEPS = 1, 4
+OPTIONS = ("--seed", SEED, "--steps", STEPS)
+
+
+@pytest.fixture(scope="module")
+def whole(small: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    out = tmp_path_factory.mktemp("whole") / "q"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert virft("quickstart", out, *OPTIONS) == 0
+    return Whole(out, printed.getvalue())
+
+
+def test_it_scores_trains_scores_again_and_makes_a_page(whole: Whole, capsys: pytest.CaptureFixture[str]) -> None:
+    out, printed = whole
     for test in ("same_sprites", "other_style", "never_trained"):
-        for run in ("base", "rft/lr_0.0001_seed_0", "sft/lr_0.0001_seed_0"):
+        for run in ("base", *(f"{name}/lr_0.0001_seed_1" for name in ("sft", "rft", "mix"))):
             assert f"\n{run} on {test}: f1 " in printed
         assert re.search(
-            rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d", printed, re.M
+            rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d.*\n  mix +\d", printed, re.M
         )
-    begin = printed.index("RFT, learning rate 0.0001, seed 0\nmodel  virft-tiny, ")
-    assert begin < printed.index("\nstep 1/2") < printed.index("\nbase on"), "training comes first"
-    assert "step 2/2  loss" in printed
+    begin = printed.index("RFT, learning rate 0.0001, seed 1\nmodel  virft-tiny, ")
+    assert begin < printed.index("\nstep 1/4") < printed.index("\nbase on"), "training comes first"
+    assert "step 4/4  loss" in printed
     assert "RFT is not distinguishable from base on these images: ap " in printed
     assert printed.endswith(f"report with images: {out / 'report.html'}\n")
 
     compared = json.loads((out / "compare" / "compare.json").read_text())
-    assert set(compared["systems"]) == {"base", "sft", "rft"}
-    assert compared["systems"]["sft"]["steps"] == compared["systems"]["rft"]["steps"] == 2
+    assert list(compared["systems"]) == ["base", "sft", "rft", "mix"]
+    assert [one["steps"] for one in compared["systems"].values()] == [0, 4, 4, 4]
     with Image.open(out / "before_after.png") as sheet:
         assert min(sheet.size) > 400
     page = (out / "report.html").read_text()
@@ -64,38 +87,42 @@ def test_it_scores_trains_scores_again_and_makes_a_page(tmp_path: Path, capsys: 
     for text in (*quickstart.TEST_DESCRIPTIONS.values(), "Rollouts", "Worst failures"):
         assert text in page
     assert "No step has been logged" not in page
-    assert len(log(out / "compare" / "rft" / "lr_0.0001_seed_0")) == 2
+    assert "and on both (mix)" in page
+    taught = {name: log(out / "compare" / name / "lr_0.0001_seed_1") for name in ("rft", "mix")}
+    assert [len(records) for records in taught.values()] == [4, 4]
+    assert not any("demonstration_loss" in one for one in taught["rft"])
+    assert all("demonstration_loss" in one for one in taught["mix"][:-1]), "the coefficient is 0 in the last step"
 
     before = files(out)
-    assert virft("quickstart", out, "--steps", 2) == 2
+    assert virft("quickstart", out, *OPTIONS) == 2
     assert capsys.readouterr().err == (
         f"virft: {out}: already holds a quickstart; resume with --resume, or choose another folder\n"
     )
-    assert virft("quickstart", out, "--steps", 3, "--resume") == 2
-    assert "holds a comparison of another config: grpo.steps is 2 (saved) and 3 (now)" in capsys.readouterr().err
-    assert virft("quickstart", out, "--steps", 2, "--resume") == 0
+    assert virft("quickstart", out, "--seed", SEED, "--steps", 3, "--resume") == 2
+    assert "holds a comparison of another config: grpo.steps is 4 (saved) and 3 (now)" in capsys.readouterr().err
+    assert virft("quickstart", out, *OPTIONS, "--resume") == 0
     assert "step 1" not in capsys.readouterr().out
     assert files(out) == before
 
 
-def test_a_resumed_quickstart_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    def run(name: str, *, stop: bool = False, resume: bool = False) -> None:
+def test_a_resumed_quickstart_equals_an_uninterrupted_one(whole: Whole, tmp_path: Path) -> None:
+    def run(*, stop: bool = False, resume: bool = False) -> None:
         def log_line(line: str) -> None:
             if stop and line.startswith("step 2/"):
                 os.kill(os.getpid(), signal.SIGINT)
 
-        quickstart.run_quickstart(tmp_path / name, seed=1, steps=4, resume=resume, log=log_line)
+        quickstart.run_quickstart(tmp_path / "cut", seed=SEED, steps=STEPS, resume=resume, log=log_line)
 
-    run("whole")
     with pytest.raises(RunStopped, match="stopped after step 2; resume with --resume"):
-        run("cut", stop=True)
+        run(stop=True)
     assert not (tmp_path / "cut" / "compare" / "compare.json").exists()
-    run("cut", resume=True)
-    whole, cut = files(tmp_path / "whole"), files(tmp_path / "cut")
+    run(resume=True)
+    expected, cut = files(whole.out), files(tmp_path / "cut")
     for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors", "eval/other_style/predictions.jsonl"):
-        of_run = f"compare/rft/lr_0.0001_seed_1/{name}"
-        assert cut[of_run] == whole[of_run], name
-    assert cut["before_after.png"] == whole["before_after.png"]
+        for system in ("rft", "mix"):
+            of_run = f"compare/{system}/lr_0.0001_seed_1/{name}"
+            assert cut[of_run] == expected[of_run], of_run
+    assert cut["before_after.png"] == expected["before_after.png"]
 
 
 def test_a_folder_of_another_kind_or_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

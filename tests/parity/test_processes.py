@@ -11,7 +11,6 @@ import torch
 from process_cases import CASES, CPU, STRATEGIES, Case, assert_learnt_alike, checkpointed, outcome, run_process, run_two
 from virft.training.distributed import Ranks
 
-pytestmark = pytest.mark.xdist_group("parity of two processes")  # one worker makes the results that all compare
 TOLERANCE = 1e-5
 
 

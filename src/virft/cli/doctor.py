@@ -35,7 +35,7 @@ def add_quickstart(verbs: Verbs) -> None:
 def quickstart(
     *, out: Path | None = None, photo: bool = False, seed: int = 0, steps: int | None = None, resume: bool = False
 ) -> None:
-    """Train a built-in model on new classes with GRPO and with SFT; write scores, curves and images as a page."""
+    """Train a built-in model on new classes with SFT, GRPO and mix; write scores, curves and images as a page."""
     from virft.recipes.quickstart import run_quickstart
 
     folder = out or Path("runs/quickstart_photo" if photo else "runs/quickstart")

@@ -1,4 +1,4 @@
-"""The quickstart: teach a built-in model new classes by reward and by supervision, and compare the results.
+"""The quickstart: teach a built-in model new classes by reward, by supervision and by both; compare the results.
 
 Two kinds: scenes of icons, drawn for ``virft-tiny``, and photographs for ``virft-photo``.
 """
@@ -88,8 +88,8 @@ ICONS = QuickstartKind(
     title="virft quickstart",
     intro=(
         f"The built-in model was trained on {SHOTS} labelled images of each of {len(class_names('novel'))} new "
-        "classes: once on the ground truth (SFT), once on its own completions with rule-based rewards (RFT). Both "
-        "runs use the same samples and the same number of steps."
+        "classes: on the ground truth (SFT), on its own completions with rule-based rewards (RFT), and on both (mix). "
+        "All runs use the same samples and the same number of steps."
     ),
     tests=TEST_DESCRIPTIONS,
     shown="rft",
@@ -124,9 +124,14 @@ def _common_config(out: Path, *, seed: int, steps: int, rate: float, tests: Iter
             schedule="cosine",
             warmup_steps=warmup_steps,
             kl_coef=0.0,
+            demonstrations="loss",
+            demonstration_coef=0.5,
+            demonstration_coef_end=0.0,
         ),
         sft=SFTConfig(learning_rate=rate, name_lr_scale=10.0, warmup_steps=warmup_steps),
-        compare=CompareConfig(seeds=1, tests=tuple(str(out / "data" / test) for test in tests)),
+        compare=CompareConfig(
+            systems=("sft", "rft", "mix"), seeds=1, tests=tuple(str(out / "data" / test) for test in tests)
+        ),
         run=RunConfig(dir=str(out / "compare"), save_every=50, log_every=5),
     )
 
@@ -153,12 +158,7 @@ def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None
 def photo_quickstart_config(out: Path, *, seed: int, steps: int = PHOTO_STEPS) -> Config:
     """Settings of the comparison on photographs, equal to ``configs/quickstart_photo.toml``."""
     common = _common_config(out, seed=seed, steps=steps, rate=3e-4, tests=(WHITE_CELLS,))
-    return replace(
-        common,
-        model=replace(common.model, path=PHOTO_NAME),
-        grpo=replace(common.grpo, demonstrations="loss", demonstration_coef=0.5, demonstration_coef_end=0.0),
-        compare=replace(common.compare, systems=("sft", "rft", "mix")),
-    )
+    return replace(common, model=replace(common.model, path=PHOTO_NAME))
 
 
 def write_photographs(out: Path, *, seed: int) -> None:
