@@ -13,8 +13,8 @@ of the plain batch in float32 on this device.
   shown next to that of ``virft plan``.
 - Update: forward and backward pass over the group, alternating with the plain batch [G, P + C] that repeats the prompt.
 
-MFU (model FLOPs utilization): operations of the matrix products that the shared computation needs (``counting.py``),
-recomputed work counted once, per second and per peak rate of the device. Source: PaLM (arXiv 2204.02311), appendix B.
+MFU (model FLOPs utilization): operations that the shared computation needs per second and per peak rate of the device,
+as ``virft.models.operations`` counts them.
 
 TRL is not measured here. ``--try-on-cpu`` rehearses the program with a tiny shape; its numbers have no meaning.
 """
@@ -46,6 +46,7 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, Run
 from virft.inference.prompting import inspect_prompts
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel, wrap_model
+from virft.models.operations import peak_rate
 from virft.models.policy import Policy, make_policy
 from virft.models.tiny import tiny_folder
 from virft.planning.memory import Planner
@@ -57,8 +58,6 @@ from virft.training.trainable import prepare_for_training
 from virft.types import Detections, ImageSize, Sample
 
 GIB = 2**30
-PEAK_RATES = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Part of a device's name -> dense bfloat16 operations per second of its tensor cores. Source: NVIDIA's data sheets."""
 TOLERANCE = 1e-3
 """Largest relative difference of log-probs and gradients in float32. TF32 is off while they are compared."""
 
@@ -68,15 +67,6 @@ class Side(NamedTuple):
 
     seconds: float
     peak: float
-
-
-def peak_rate(name: str) -> float:
-    """Return the peak rate of a device in operations per second; NaN if it is not known.
-
-    >>> peak_rate("NVIDIA H100 80GB HBM3") / 1e12
-    989.0
-    """
-    return next((rate for part, rate in PEAK_RATES.items() if part in name), math.nan)
 
 
 def is_measured(device: torch.device) -> bool:
@@ -324,7 +314,7 @@ UPDATE_HEAD = ["shape", "C", "shared ms", "plain ms", "plain/shared", "MFU", "sh
 def measure_all(arguments: argparse.Namespace, device: torch.device) -> str:
     """Check and measure everything on a device; the tables of the result file."""
     name = torch.cuda.get_device_name() if is_measured(device) else "no GPU: a rehearsal, whose numbers mean nothing"
-    rate = peak_rate(name)
+    rate = peak_rate(name) or math.nan
     worst = check_equal(device, arguments.checked_shape)
     steps: list[list[str]] = []
     updates: list[list[str]] = []

@@ -145,6 +145,7 @@ class FakeCUDA:
             (torch.cuda, "_lazy_init", lambda: None),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
             (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+            (torch.cuda, "get_device_name", lambda *_: "simulated device"),
             (torch.backends.cuda, "is_flash_attention_available", lambda: True),
             (amp, "amp_definitely_not_available", lambda: False),
             (sampling_weights, "_is_plain", _is_plain_on(sampling_weights._is_plain)),

@@ -121,6 +121,7 @@ def run_training(
                 save_best=partial(save, BEST) if config.run.keep_best else None,
                 trackers=trackers,
                 ranks=ranks,
+                peak_flops=runtime.peak_flops,
             ).run()
     with writing(run.folder, lambda: "all steps are done and saved; resume with --resume, which saves the model"):
         save(MODEL)
@@ -182,6 +183,7 @@ def _card_facts(run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runt
         template=prompting.template,
         stores=run.data.stores,
         dtype=runtime.dtype_name,
+        device=runtime.device_name,
     )
     return facts | ({"excluded": sorted(run.data.excluded)} if run.data.excluded else {})
 
