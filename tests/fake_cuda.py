@@ -303,6 +303,7 @@ def _tensor_by_copy(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def tensor(data: Any, **kwargs: Any) -> Tensor:
         if kwargs.get("device") is None or torch.device(kwargs["device"]).type != "cuda":
             return plain(data, **kwargs)
+        data = tree_map(lambda one: one.item() if isinstance(one, FakeTensor) and not one.ndim else one, data)
         return plain(data, **kwargs | {"device": "cpu"}).to(CUDA)
 
     return tensor
