@@ -192,7 +192,7 @@ class FakeCUDA:
             bare_kwargs["device"] = torch.device("cpu")
         if "pin_memory" in bare_kwargs:
             bare_kwargs["pin_memory"] = False
-        result = func(*bare_args, **bare_kwargs)
+        result = _CPU_KERNELS.get(func, func)(*bare_args, **bare_kwargs)
         if (written := _written_arguments(func, args, kwargs)) is not None:
             return written
         if target == "cpu":
@@ -242,6 +242,12 @@ class _Dispatch(TorchDispatchMode):
         return self._gpu.run(func, args, kwargs or {})
 
 
+def _wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.bmm(left.to(dtype), right.to(dtype))
+
+
+_CPU_KERNELS: dict[Any, Callable[..., Any]] = {torch.ops.aten.bmm.dtype: _wide_product}
+"""Operations that PyTorch has no CPU kernel of -> the same numbers."""
 _devices: list[FakeCUDA] = []
 
 
