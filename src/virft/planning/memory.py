@@ -390,9 +390,10 @@ class Planner:
         softmax and its rounding; the three intermediate results of an MLP. One graph exists at a time.
         """
         text, rows = self._text, prompts * self.group_size
+        vocabulary: int = self.loaded.model.get_output_embeddings().weight.shape[0]
         keys = self.prompt.prompt_tokens + self.config.sampling.max_completion_tokens
         return rows * max(
-            self.loaded.model.get_output_embeddings().weight.shape[0] * _LOGIT_BYTES,
+            vocabulary * _LOGIT_BYTES,
             int(text.num_attention_heads) * keys * (4 + 4 + self._item),
             3 * int(text.intermediate_size) * self._item,
         )
