@@ -12,7 +12,7 @@
 # make fuzz            coverage-guided fuzzing of every parser, FUZZ_SECONDS each (60)
 # make mutants         mutation testing of rewards, parsing and loss
 # make crash-test      kill runs CRASH_KILLS times (200) at moments of CRASH_SEED (0), and resume them; half an hour
-# make test-gpu        on a machine with a GPU: correctness in float32, then throughput and memory; about 10 minutes
+# make test-gpu        on a machine with a GPU: parity tests in float32, then throughput and memory; about 10 minutes
 # make test-app        `virft app` in a real browser; needs Chromium (Debian: apt-get install chromium)
 # make test-vllm       sampling with vLLM, on a CPU; 3 GB of packages
 # make test-deepspeed  training steps with DeepSpeed ZeRO, two processes on a CPU; needs a C++ compiler
@@ -74,6 +74,7 @@ coverage: $(INSTALLED)
 	$(PYTEST) --cov --cov-report=term $(FAST)
 
 test-gpu: $(INSTALLED)
+	VIRFT_TEST_DEVICE=cuda $(BIN)/python -m pytest -p no:xdist tests/parity
 	$(BIN)/python benchmarks/gpu_step.py
 
 # An environment of its own: Gradio needs another Pillow than virft is tested with.

@@ -1,9 +1,7 @@
 """Counted operations (FLOPs) of a Qwen2-VL model: the upper limit of a measured speedup.
 
-Counted: two operations for each multiply-add of every matrix product, including attention scores and their product with
-the values, for the pairs of tokens that attend to each other (causal in the language model, within one image in the
-vision tower). Not counted: norms, rotary embeddings, activations, softmax, embedding lookups, the optimizer. In the
-backward pass a product costs the same again for its weight, and the same for its input; the patch embedding's input
+The language model is counted by ``virft.models.operations``; this file adds the vision tower, in the same way: two
+operations for each multiply-add of every matrix product, and attention within one image. The patch embedding's input
 needs no gradient, and a frozen tower has no backward pass. Logits are counted for completion tokens only.
 
 ``shared`` (prefix sharing): each image and prompt is computed once for G completions. Plain: once per completion.
@@ -13,6 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from virft.models.operations import Segment, forward_operations, group_segments
+from virft.models.operations import update_operations as language_update_operations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +34,14 @@ def update_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_vi
     """Count the forward and backward pass over one group."""
     image = _embedding(config, shape.patches) * (1 if frozen_vision else 2)
     image += _tower(config, shape.patches) * (1 if frozen_vision else 3)
-    text = _text(config, shape, shared=shared) + shape.group * _logits(config, shape.completion)
+    text = _text(config, shape, shared=shared)
     return image * (1 if shared else shape.group) + 3 * text
 
 
 def prefill_operations(config: Any, shape: GroupShape, *, shared: bool) -> int:
     """Count the work before the first token is sampled: the image, the prompt, the logits after it."""
     once = image_operations(config, shape.patches)
-    once += _language(config, shape.prompt, _causal(shape.prompt)) + _logits(config, 1)
+    once += _prefill(config, shape)
     return once * (1 if shared else shape.group)
 
 
@@ -50,13 +51,11 @@ def step_operations(config: Any, shape: GroupShape, *, shared: bool, frozen_visi
     The last token of a completion is not an input of sampling. With ``shared``, the image features that a frozen tower
     computed for sampling are reused by the update.
     """
-    tokens = shape.completion - 1
-    decoding = _language(config, tokens, _after(shape.prompt, tokens)) + _logits(config, tokens)
     if shared:
         update = update_stage_operations(config, shape, frozen_vision=frozen_vision)
     else:
         update = update_operations(config, shape, shared=False, frozen_vision=frozen_vision)
-    return prefill_operations(config, shape, shared=shared) + shape.group * decoding + update
+    return prefill_operations(config, shape, shared=shared) + shape.group * _decoding(config, shape) + update
 
 
 def update_stage_operations(config: Any, shape: GroupShape, *, frozen_vision: bool) -> int:
@@ -70,60 +69,42 @@ def image_operations(config: Any, patches: int) -> int:
     return _embedding(config, patches) + _tower(config, patches)
 
 
-def forward_operations(config: Any, shape: GroupShape) -> int:
+def reference_operations(config: Any, shape: GroupShape) -> int:
     """Count the shared forward pass over a group with its logits, without the images: the cost of a reference model."""
-    return _text(config, shape, shared=True) + shape.group * _logits(config, shape.completion)
+    return _text(config, shape, shared=True)
 
 
 def adapters_update_operations(config: Any, shape: GroupShape, *, rank: int) -> int:
-    """Count the shared update with LoRA in every linear layer of the language model, without the images.
-
-    The product with a frozen weight has only the gradient of its input; attention scores, and the two products of an
-    adapter, have both.
-    """
-    text = config.text_config
-    hidden, kv = text.hidden_size, text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
-    widths = 2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + text.intermediate_size)
-    tokens = shape.prompt + shape.group * shape.completion
-    pairs = _causal(shape.prompt) + shape.group * _after(shape.prompt, shape.completion)
-    frozen = _language(config, tokens, 0) + shape.group * _logits(config, shape.completion)
-    adapters = text.num_hidden_layers * 2 * tokens * rank * widths
-    return 2 * frozen + 3 * (_language(config, 0, pairs) + adapters)
+    """Count the shared update with LoRA in every linear layer of the language model, without the images."""
+    segments = group_segments(shape.prompt, [shape.completion] * shape.group)
+    num_logits = shape.group * shape.completion
+    return language_update_operations(config.text_config, segments, num_logits=num_logits, lora_rank=rank)
 
 
 def sampling_operations(config: Any, shape: GroupShape) -> int:
     """Count the sampling of a group, without the images."""
-    prefill = _language(config, shape.prompt, _causal(shape.prompt)) + _logits(config, 1)
-    tokens = shape.completion - 1
-    return prefill + shape.group * (_language(config, tokens, _after(shape.prompt, tokens)) + _logits(config, tokens))
+    return _prefill(config, shape) + shape.group * _decoding(config, shape)
 
 
 def _text(config: Any, shape: GroupShape, *, shared: bool) -> int:
-    """Count the language model's forward pass over a group, without logits."""
-    prompt = _language(config, shape.prompt, _causal(shape.prompt))
-    completion = _language(config, shape.completion, _after(shape.prompt, shape.completion))
-    return prompt * (1 if shared else shape.group) + completion * shape.group
+    """Count the language model's forward pass over a group with the logits of its completions."""
+    completions = [shape.completion] * shape.group
+    segments = group_segments(shape.prompt, completions)
+    if not shared:
+        segments = group_segments(shape.prompt, [shape.completion]) * shape.group
+    return sum(forward_operations(config.text_config, segments, num_logits=sum(completions)))
 
 
-def _causal(tokens: int) -> int:
-    """Number of pairs of a token and a token that it attends to."""
-    return tokens * (tokens + 1) // 2
+def _prefill(config: Any, shape: GroupShape) -> int:
+    """Count the forward pass over a prompt with the logits of its last token."""
+    return sum(forward_operations(config.text_config, group_segments(shape.prompt, []), num_logits=1))
 
 
-def _after(prompt: int, tokens: int) -> int:
-    """Number of such pairs for tokens that follow a prompt."""
-    return tokens * prompt + _causal(tokens)
-
-
-def _language(config: Any, tokens: int, pairs: int) -> int:
-    text = config.text_config
-    hidden, kv = text.hidden_size, text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
-    weights = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * text.intermediate_size
-    return text.num_hidden_layers * (2 * tokens * weights + 4 * pairs * hidden)
-
-
-def _logits(config: Any, tokens: int) -> int:
-    return 2 * tokens * config.text_config.hidden_size * config.text_config.vocab_size
+def _decoding(config: Any, shape: GroupShape) -> int:
+    """Count the sampling of a completion after its first token; its last one is not an input."""
+    tokens = shape.completion - 1
+    segments = [Segment(tokens, shape.prompt + tokens)]
+    return sum(forward_operations(config.text_config, segments, num_logits=tokens))
 
 
 def _embedding(config: Any, patches: int) -> int:

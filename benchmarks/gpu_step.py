@@ -1,6 +1,6 @@
 """Whole steps and updates of models of 2B, 3B and 7B size on one GPU: throughput, MFU, memory against the plan.
 
-    python benchmarks/gpu_step.py                     # one GPU with 80 GB; about 10 minutes
+    python benchmarks/gpu_step.py                     # one GPU with 80 GB; at most 12 minutes
     python benchmarks/gpu_step.py --shapes 2b         # one GPU with 24 GB
 
 The models have the sizes of Qwen2-VL-2B, Qwen2.5-VL-3B and Qwen2-VL-7B in their language model, random weights in
@@ -13,8 +13,11 @@ of the plain batch in float32 on this device.
   shown next to that of ``virft plan``.
 - Update: forward and backward pass over the group, alternating with the plain batch [G, P + C] that repeats the prompt.
 
-MFU (model FLOPs utilization): operations of the matrix products that the shared computation needs (``counting.py``),
-recomputed work counted once, per second and per peak rate of the device. Source: PaLM (arXiv 2204.02311), appendix B.
+MFU (model FLOPs utilization): operations that the shared computation needs per second and per peak rate of the device,
+as ``virft.models.operations`` counts them.
+
+``--minutes`` limits the whole program: a measurement is skipped, and named in the result file, if the time that the one
+before it took would exceed the limit.
 
 TRL is not measured here. ``--try-on-cpu`` rehearses the program with a tiny shape; its numbers have no meaning.
 """
@@ -46,6 +49,7 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, Run
 from virft.inference.prompting import inspect_prompts
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel, wrap_model
+from virft.models.operations import peak_rate
 from virft.models.policy import Policy, make_policy
 from virft.models.tiny import tiny_folder
 from virft.planning.memory import Planner
@@ -57,10 +61,37 @@ from virft.training.trainable import prepare_for_training
 from virft.types import Detections, ImageSize, Sample
 
 GIB = 2**30
-PEAK_RATES = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Part of a device's name -> dense bfloat16 operations per second of its tensor cores. Source: NVIDIA's data sheets."""
 TOLERANCE = 1e-3
 """Largest relative difference of log-probs and gradients in float32. TF32 is off while they are compared."""
+
+
+class Budget:
+    """Time of the whole program. ``skipped``: names of the measurements that were not made."""
+
+    def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.minutes = minutes
+        self.skipped: list[str] = []
+        self._clock = clock
+        self._end = clock() + 60 * minutes
+        self._began: float | None = clock()
+        self._took = 0.0
+
+    def allows(self, name: str) -> bool:
+        """True if a measurement as long as the last one ends in time; else it is noted as skipped."""
+        now = self._clock()
+        if self._began is not None:
+            self._took = now - self._began
+        is_allowed = now + self._took <= self._end
+        self._began = now if is_allowed else None
+        if not is_allowed:
+            self.skipped.append(name)
+        return is_allowed
+
+    def describe(self) -> str:
+        """The skipped measurements, as a paragraph of the result file; "" without any."""
+        if not self.skipped:
+            return ""
+        return f"Skipped, to end within {self.minutes:g} minutes: {'; '.join(self.skipped)}.\n\n"
 
 
 class Side(NamedTuple):
@@ -68,15 +99,6 @@ class Side(NamedTuple):
 
     seconds: float
     peak: float
-
-
-def peak_rate(name: str) -> float:
-    """Return the peak rate of a device in operations per second; NaN if it is not known.
-
-    >>> peak_rate("NVIDIA H100 80GB HBM3") / 1e12
-    989.0
-    """
-    return next((rate for part, rate in PEAK_RATES.items() if part in name), math.nan)
 
 
 def is_measured(device: torch.device) -> bool:
@@ -248,7 +270,7 @@ def engines() -> list[str]:
 
 
 def step_rows(
-    shape: str, loaded: LoadedModel, arguments: argparse.Namespace, device: torch.device, rate: float
+    shape: str, loaded: LoadedModel, arguments: argparse.Namespace, device: torch.device, rate: float, budget: Budget
 ) -> list[list[str]]:
     """Measure the steps of a model with every completion length and engine."""
     rows = []
@@ -257,6 +279,8 @@ def step_rows(
         Qwen2VLImageProcessorPil().save_pretrained(name)
         for own in arguments.completions:
             for engine in engines():
+                if not budget.allows(f"step of {shape}, {engine}, C {own}"):
+                    continue
                 config = run_config(name, arguments, own, engine)
                 step = measure_step(loaded, config, arguments, device, Path(name))
                 planner = Planner(config, image=arguments.image, text_tokens=1)
@@ -286,12 +310,14 @@ def step_rows(
 
 
 def update_rows(
-    shape: str, loaded: LoadedModel, arguments: argparse.Namespace, device: torch.device, rate: float
+    shape: str, loaded: LoadedModel, arguments: argparse.Namespace, device: torch.device, rate: float, budget: Budget
 ) -> list[list[str]]:
     """Measure the update of a model next to the plain batch with every completion length."""
     policy = make_policy(loaded, temperature=1.0).train()
     rows = []
     for own in arguments.completions:
+        if not budget.allows(f"update of {shape}, C {own}"):
+            continue
         runs = two_sides(policy, device, prompt=arguments.prompt, own=own, group=arguments.group)
         shared, plain = ([timed(run, policy, device)] for run in runs)
         for _ in range(arguments.repeats):
@@ -324,14 +350,17 @@ UPDATE_HEAD = ["shape", "C", "shared ms", "plain ms", "plain/shared", "MFU", "sh
 def measure_all(arguments: argparse.Namespace, device: torch.device) -> str:
     """Check and measure everything on a device; the tables of the result file."""
     name = torch.cuda.get_device_name() if is_measured(device) else "no GPU: a rehearsal, whose numbers mean nothing"
-    rate = peak_rate(name)
+    rate = peak_rate(name) or math.nan
+    budget = Budget(arguments.minutes)
     worst = check_equal(device, arguments.checked_shape)
     steps: list[list[str]] = []
     updates: list[list[str]] = []
     for shape in arguments.shapes:
+        if not budget.allows(f"model {shape}"):
+            continue
         loaded = make_model(device, shape, torch.bfloat16, checkpointing=arguments.checkpointing)
-        updates += update_rows(shape, loaded, arguments, device, rate)
-        steps += step_rows(shape, loaded, arguments, device, rate)
+        updates += update_rows(shape, loaded, arguments, device, rate, budget)
+        steps += step_rows(shape, loaded, arguments, device, rate, budget)
         del loaded
         gc.collect()
         if is_measured(device):
@@ -339,7 +368,7 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> str:
     return (
         f"{name}, peak {rate / 1e12:.0f} Top/s in bfloat16. G {arguments.group}, checkpointing "
         f"{arguments.checkpointing}; medians of {arguments.repeats}.\n\nIn float32, log-probs and gradients of prefix "
-        f"sharing and of the plain batch differ by {worst:.1e} at most.\n\n## Steps\n\n"
+        f"sharing and of the plain batch differ by {worst:.1e} at most.\n\n{budget.describe()}## Steps\n\n"
         f"{markdown_table(STEP_HEAD, steps)}\n\n## Updates, P {arguments.prompt}\n\n"
         f"{markdown_table(UPDATE_HEAD, updates)}"
     )
@@ -354,6 +383,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--minutes", type=float, default=12, help="time of the whole program; the rest is skipped")
     parser.add_argument("--try-on-cpu", action="store_true")
     parser.add_argument("--date", help="date in the result file; default: today")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from counting import GroupShape, adapters_update_operations, forward_operations, sampling_operations
+from counting import GroupShape, adapters_update_operations, reference_operations, sampling_operations
 from PIL import Image
 from record import RESULTS, markdown_table, matrix_rate, write_results
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLConfig
@@ -171,7 +171,7 @@ def stage_table(arguments: argparse.Namespace, measured: dict[str, float]) -> st
     )
     counted = {
         "sampling": sampling_operations(config, shape),
-        "reference": forward_operations(config, shape),
+        "reference": reference_operations(config, shape),
         "update": adapters_update_operations(config, shape, rank=rank),
     }
     rate = matrix_rate(getattr(torch, arguments.dtype))

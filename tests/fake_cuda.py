@@ -145,6 +145,7 @@ class FakeCUDA:
             (torch.cuda, "_lazy_init", lambda: None),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
             (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+            (torch.cuda, "get_device_name", lambda *_: "simulated device"),
             (torch.backends.cuda, "is_flash_attention_available", lambda: True),
             (amp, "amp_definitely_not_available", lambda: False),
             (sampling_weights, "_is_plain", _is_plain_on(sampling_weights._is_plain)),
@@ -191,7 +192,7 @@ class FakeCUDA:
             bare_kwargs["device"] = torch.device("cpu")
         if "pin_memory" in bare_kwargs:
             bare_kwargs["pin_memory"] = False
-        result = func(*bare_args, **bare_kwargs)
+        result = _CPU_KERNELS.get(func, func)(*bare_args, **bare_kwargs)
         if (written := _written_arguments(func, args, kwargs)) is not None:
             return written
         if target == "cpu":
@@ -241,6 +242,12 @@ class _Dispatch(TorchDispatchMode):
         return self._gpu.run(func, args, kwargs or {})
 
 
+def _wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.bmm(left.to(dtype), right.to(dtype))
+
+
+_CPU_KERNELS: dict[Any, Callable[..., Any]] = {torch.ops.aten.bmm.dtype: _wide_product}
+"""Operations that PyTorch has no CPU kernel of -> the same numbers."""
 _devices: list[FakeCUDA] = []
 
 
@@ -302,6 +309,7 @@ def _tensor_by_copy(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def tensor(data: Any, **kwargs: Any) -> Tensor:
         if kwargs.get("device") is None or torch.device(kwargs["device"]).type != "cuda":
             return plain(data, **kwargs)
+        data = tree_map(lambda one: one.item() if isinstance(one, FakeTensor) and not one.ndim else one, data)
         return plain(data, **kwargs | {"device": "cpu"}).to(CUDA)
 
     return tensor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from factories import reading, sample
 from group_factories import completion
-from plain_computation import plain_logprobs
+from plain_computation import device_of, plain_logprobs
 from virft.config.schema import LossKind
 from virft.generation.generator import EncodedPrompt
 from virft.models.policy import Policy
@@ -99,7 +99,7 @@ def as_rollouts(
             )
         )
         with torch.no_grad():
-            (features,) = policy.encode_images([vision])
+            (features,) = policy.encode_images([vision.to(device_of(policy))])
         positions = policy.family.prompt_positions(policy.model, torch.tensor(ids), vision)
         encoded.append(EncodedPrompt(prompt=prompt, positions=positions, features=features))
     return rollouts, encoded
@@ -139,11 +139,12 @@ def packed_backward(
 ) -> float:
     """Return the loss of a step, after a backward per row. ``features``: of a frozen tower; None: run the tower."""
     total = 0.0
+    device = device_of(policy)
     for batch in batches:
         result = policy_loss(
             shared(policy, groups, batch, features),
-            advantages=batch.advantages,
-            weights=batch.weights,
+            advantages=batch.advantages.to(device),
+            weights=batch.weights.to(device),
             reference_logprobs=reference(batch) if reference is not None else None,
             kl_coef=kl_coef,
         )
@@ -156,9 +157,11 @@ def shared(
     policy: Policy, groups: Sequence[TinyGroup], batch: Microbatch, features: Sequence[ImageFeatures] | None = None
 ) -> Tensor:
     """Return the log-probs of a row."""
+    device = device_of(policy)
+    row = batch.row.to(device)
     if features is not None:
-        return policy(batch.row, features=[features[i] for i in batch.prompts])  # type: ignore[no-any-return]
-    return policy(batch.row, vision=[groups[i][1] for i in batch.prompts])  # type: ignore[no-any-return]
+        return policy(row, features=[features[i] for i in batch.prompts])  # type: ignore[no-any-return]
+    return policy(row, vision=[groups[i][1].to(device) for i in batch.prompts])  # type: ignore[no-any-return]
 
 
 def assert_same_gradients(expected: nn.Module, found: Any, *, at_least: int, tolerance: float = 1e-5) -> None:

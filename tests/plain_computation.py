@@ -77,16 +77,18 @@ def plain_inputs(config, ids, vision):
 def plain_logprobs(model, groups):
     """Return log-probs of each completion from its own forward pass of the unmodified transformers model."""
     parts = []
+    device = device_of(model)
     for prompt, vision, completions in groups:
         for completion in completions:
-            ids = torch.tensor([prompt + completion])
+            ids = torch.tensor([prompt + completion], device=device)
             out = model(
                 input_ids=ids,
                 use_cache=False,
-                **plain_inputs(model.config, ids, vision),
+                **plain_inputs(model.config, ids, vision.to(device)),
             )
             logits = out.logits[0, len(prompt) - 1 : -1]
-            parts.append(RULES.log_distribution(logits).gather(-1, torch.tensor(completion)[:, None])[:, 0])
+            targets = torch.tensor(completion, device=device)
+            parts.append(RULES.log_distribution(logits).gather(-1, targets[:, None])[:, 0])
     return torch.cat(parts)
 
 
@@ -95,19 +97,25 @@ def shared_logprobs(policy, groups):
     positions = [
         policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision) for prompt, vision, _ in groups
     ]
-    row = pack_row([g[0] for g in groups], positions, [g[2] for g in groups])
-    return policy(row, vision=[g[1] for g in groups])
+    device = device_of(policy)
+    row = pack_row([g[0] for g in groups], positions, [g[2] for g in groups]).to(device)
+    return policy(row, vision=[g[1].to(device) for g in groups])
 
 
-def make_pair(model_type):
-    """Return an unmodified model and a policy around its copy."""
-    return pair_of(tiny_model(model_type))
+def device_of(model):
+    """Return the device of a model's weights."""
+    return next(model.parameters()).device
 
 
-def pair_of(plain):
-    """Return the model with transformers' own attention, and a policy around its copy."""
+def make_pair(model_type, device="cpu"):
+    """Return an unmodified model and a policy around its copy, on a device."""
+    return pair_of(tiny_model(model_type), device)
+
+
+def pair_of(plain, device="cpu"):
+    """Return the model with transformers' own attention, and a policy around its copy, on a device."""
     plain.set_attn_implementation("sdpa")
     shared = copy.deepcopy(plain)
     family = family_of(plain.config.model_type)
     prepare_attention(shared, family)
-    return plain, Policy(shared, family, RULES)
+    return plain.to(device), Policy(shared, family, RULES).to(device)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from plain_computation import device_of
 from virft.generation.generator import EncodedPrompt
 from virft.models.load import LoadedModel
 from virft.models.policy import Policy
@@ -32,7 +33,8 @@ def adapters(loaded: LoadedModel) -> None:
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if "lora_" in name:
-                parameter.normal_(0, 0.1, generator=generator)
+                # drawn on the CPU: the same numbers on every device
+                parameter.copy_(torch.empty(parameter.shape).normal_(0, 0.1, generator=generator))
 
 
 class Tokenizer:
@@ -48,7 +50,7 @@ def encode(policy: Policy, groups: Sequence[Any]) -> list[EncodedPrompt]:
     for number, (prompt, vision, _) in enumerate(groups):
         positions = policy.family.prompt_positions(policy.model, torch.tensor(prompt), vision)
         with torch.no_grad():
-            (features,) = policy.encode_images([vision])
+            (features,) = policy.encode_images([vision.to(device_of(policy))])
         made = Prompt(sample_id=str(number), text="", token_ids=tuple(prompt), images=())
         encoded.append(EncodedPrompt(prompt=made, positions=positions, features=features, stream_id=str(number)))
     return encoded

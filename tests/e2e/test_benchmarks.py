@@ -90,6 +90,11 @@ def test_the_program_for_a_gpu_is_rehearsed_on_a_cpu(run: Run, tmp_path: Path) -
     assert len(re.findall(r"^\| rehearsal \|", text, re.MULTILINE)) == 4
 
 
+def test_the_program_for_a_gpu_names_what_it_had_no_time_for(tmp_path: Path) -> None:
+    text = run("gpu_step.py", tmp_path, "--try-on-cpu", "--minutes", "0")
+    assert "Skipped, to end within 0 minutes: model rehearsal.\n" in text
+
+
 def test_every_parallel_strategy_completes_a_run(tmp_path: Path) -> None:
     text = run_alone("processes.py", tmp_path, "--repeats", "1", "--steps", "2", "--prompts", "2", "--group", "2")
     for way in ("one process", "ddp", "fsdp2"):

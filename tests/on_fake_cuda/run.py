@@ -1,4 +1,4 @@
-"""Run the tests in ``cases`` on a simulated CUDA device: ``python run.py FOLDER [pytest arguments]``.
+"""Run ``cases`` and parity tests on a simulated CUDA device: ``python run.py FOLDER [pytest arguments]``.
 
 A process of its own: PyTorch looks up the hooks of a device once, when it is imported, and the simulation replaces
 functions of PyTorch. ``FOLDER``: the guard (``guard.cpp``) is compiled into it, unless it already holds the library.
@@ -7,6 +7,7 @@ functions of PyTorch. ``FOLDER``: the guard (``guard.cpp``) is compiled into it,
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PARITY = ("test_shared_prompt.py", "test_sliding_window.py")
+"""Parity tests whose placement of tensors is proved here; the others run on a CPU, and on a GPU by `make test-gpu`."""
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -40,7 +43,9 @@ def main(folder: Path, arguments: list[str]) -> int:
     fake_cuda.replace_inference_mode()
     import pytest
 
-    return int(pytest.main([str(HERE / "cases"), "-p", "no:xdist", "-p", "no:cacheprovider", *arguments]))
+    os.environ["VIRFT_TEST_DEVICE"] = "simulated"
+    folders = [HERE / "cases", *(HERE.parent / "parity" / name for name in PARITY)]
+    return int(pytest.main([*map(str, folders), "-p", "no:xdist", "-p", "no:cacheprovider", *arguments]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from on_fake_cuda.run import PARITY
 from runs import one_thread
 
 HERE = Path(__file__).parent
@@ -37,7 +38,8 @@ def test_all_cases_pass_on_a_simulated_device(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=one_thread(), cwd=HERE.parents[1], check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     # no case is skipped, and every module has some
-    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((HERE / "cases").glob("test_*.py"))]
+    files = [*(HERE / "cases").glob("test_*.py"), *(HERE.parent / "parity" / name for name in PARITY)]
+    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
     names = [node.name for module in modules for node in module.body if isinstance(node, ast.FunctionDef)]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None and int(passed[1]) >= sum(name.startswith("test_") for name in names)

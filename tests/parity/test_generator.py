@@ -21,8 +21,8 @@ KEY = StepKey(seed=5, step=2)
 PARAMS = GenerationParams(max_completion_tokens=12, temperature=0.9)
 
 
-def sample(model_type, group_size=6, chosen=(0, 1), params=PARAMS, dtype=torch.float32):
-    _, policy = make_pair(model_type)
+def sample(model_type, group_size=6, chosen=(0, 1), params=PARAMS, dtype=torch.float32, device="cpu"):
+    _, policy = make_pair(model_type, device)
     policy.to(dtype)
     policy.model.generation_config.eos_token_id = [EOS, *range(20)]  # so that rows end at different times
     groups = make_groups(policy.config)
@@ -32,20 +32,20 @@ def sample(model_type, group_size=6, chosen=(0, 1), params=PARAMS, dtype=torch.f
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_sampler_logprobs_equal_the_policys(model_type):
-    policy, encoded, drawn = sample(model_type)
+def test_sampler_logprobs_equal_the_policys(model_type, device, tolerance):
+    policy, encoded, drawn = sample(model_type, device=device)
     lengths = {len(c.token_ids) for group in drawn for c in group}
     assert len(lengths) > 3, "rows must end at different times"
     row = pack_row(
         [one.prompt.token_ids for one in encoded],
         [one.positions for one in encoded],
         [[c.token_ids for c in group] for group in drawn],
-    )
+    ).to(device)
     with torch.no_grad():
         scored = policy(row, features=[one.features for one in encoded])
-    sampled = torch.tensor([x for group in drawn for c in group for x in c.sampler_logprobs])
+    sampled = torch.tensor([x for group in drawn for c in group for x in c.sampler_logprobs], device=device)
     assert sampled.std() > 0.3
-    torch.testing.assert_close(scored, sampled, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scored, sampled, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
@@ -60,16 +60,16 @@ def test_prepared_bfloat16_weights_sample_the_same_tokens(model_type, monkeypatc
     assert sample(model_type, dtype=torch.bfloat16)[2] == drawn
 
 
-def adapted_policy(model_type):
-    _, policy = make_pair(model_type)
+def adapted_policy(model_type, device="cpu"):
+    _, policy = make_pair(model_type, device)
     adapters(loaded_of(policy))
     policy.model.generation_config.eos_token_id = [EOS, *range(20)]
     return policy
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_merged_adapters_sample_as_the_policy(model_type):
-    policy = adapted_policy(model_type)
+def test_merged_adapters_sample_as_the_policy(model_type, device, tolerance):
+    policy = adapted_policy(model_type, device)
     encoded = encode(policy, make_groups(policy.config))
     exact, merged = (
         HFGenerator(policy, Tokenizer(), merge_adapters=merge).generate(encoded, 6, PARAMS, KEY)
@@ -78,7 +78,7 @@ def test_merged_adapters_sample_as_the_policy(model_type):
     changed = 0.0
     for own, other in zip((c for g in exact for c in g), (c for g in merged for c in g), strict=True):
         assert other.token_ids == own.token_ids
-        assert other.sampler_logprobs == pytest.approx(own.sampler_logprobs, abs=2e-5)
+        assert other.sampler_logprobs == pytest.approx(own.sampler_logprobs, abs=2 * tolerance)
         changed = max(changed, *(abs(a - b) for a, b in zip(own.sampler_logprobs, other.sampler_logprobs, strict=True)))
     assert changed > 0, "merged weights round in another order; equal log-probs would mean that nothing was merged"
 
@@ -158,20 +158,20 @@ def test_completions_end_with_a_stop_token_or_are_truncated():
 
 
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_greedy_completions_equal_those_of_transformers(model_type):
+def test_greedy_completions_equal_those_of_transformers(model_type, device):
     params = GenerationParams(max_completion_tokens=8, temperature=0.0)
-    plain, policy = make_pair(model_type)
+    plain, policy = make_pair(model_type, device)
     groups = make_groups(policy.config)
     drawn = HFGenerator(policy, Tokenizer()).generate(encode(policy, groups), 1, params, KEY)
     for (prompt, vision, _), (completion,) in zip(groups, drawn, strict=True):
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=device)
         out = plain.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=8,
             do_sample=False,
             suppress_tokens=[IMAGE_TOKEN],
-            **plain_inputs(plain.config, ids, vision),
+            **plain_inputs(plain.config, ids, vision.to(device)),
         )
         assert tuple(out[0, len(prompt) :].tolist()) == completion.token_ids
 

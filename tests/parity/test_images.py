@@ -11,10 +11,12 @@ from tiny_models import MAKERS
 
 @pytest.mark.parametrize("model_type", MAKERS)
 @pytest.mark.parametrize("values_per_pass", [16 * 96, 1 << 24])  # an image of 16 patches of 2 x 3 x 4 x 4 values
-def test_images_encoded_in_one_batch_equal_those_encoded_alone(model_type, values_per_pass, monkeypatch):
+def test_images_encoded_in_one_batch_equal_those_encoded_alone(
+    model_type, values_per_pass, device, tolerance, monkeypatch
+):
     monkeypatch.setattr("virft.models.policy.MAX_PASS_VALUES", values_per_pass)
-    _, policy = make_pair(model_type)
-    visions = [vision for _, vision, _ in make_groups(policy.config)] * 2
+    _, policy = make_pair(model_type, device)
+    visions = [vision.to(device) for _, vision, _ in make_groups(policy.config)] * 2
     with torch.no_grad():
         together = policy.encode_images(visions)
         alone = [policy.encode_images([vision])[0] for vision in visions]
@@ -22,4 +24,4 @@ def test_images_encoded_in_one_batch_equal_those_encoded_alone(model_type, value
     assert len(together) == len(alone)
     for found, expected in zip(together, alone, strict=True):
         for one, other in zip((found.tokens, *found.deep), (expected.tokens, *expected.deep), strict=True):
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)

@@ -48,6 +48,8 @@ LABELS = {
     "grad_norm": "gradient norm",
     "entropy": "sampling entropy",
     "num_tokens": "tokens per step",
+    "tokens_per_s": "tokens/s",
+    "update_mfu": "MFU of the update",
     "completion_tokens": "completion length",
     "target_tokens": "target length",
     "iou": "IoU",

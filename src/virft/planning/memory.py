@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from virft.config.schema import Config, Method, OptimizerName
 from virft.errors import ConfigError
 from virft.generation.sampling_weights import MAX_COPY_BYTES, merges_adapters
+from virft.generation.static_decoding import static_obstacle
 from virft.models.attention.layout import AttentionMethod, PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
 from virft.models.families.family import head_dim_of
@@ -105,6 +106,9 @@ class Memory:
 
     stages: Mapping[str, Mapping[str, int]]
     """Parts of each stage of a step. One stage runs at a time."""
+
+    host: Mapping[str, int] = field(default_factory=dict)
+    """Parts in the main memory of a machine with a GPU, not on the device."""
 
     @property
     def peak(self) -> int:
@@ -220,7 +224,14 @@ class Planner:
             stages["warm start"] = self._update(self.supervised_shape(option.microbatch_tokens), option)
         if self.method == "grpo":
             stages["sampling"] = self._sampling(option.prompts_per_batch)
-        return Memory(held=self.held, stages=stages)
+        return Memory(held=self.held, stages=stages, host=self.host)
+
+    @property
+    def host(self) -> Mapping[str, int]:
+        """Parts in main memory, of a run on a GPU: the cache of image features of a frozen tower, in pinned memory."""
+        if self.on_cpu or not self.config.model.freeze_vision:
+            return {}
+        return {"cache of image features": self._cached_feature_bytes}
 
     @cached_property
     def held(self) -> Mapping[str, int]:
@@ -231,9 +242,9 @@ class Planner:
 
         Optimizer states and 4-bit weights: ``optimizer_bytes``, ``four_bit_bytes``. Reference model: a second copy of
         the weights in full training with a KL term, linear layers in the precision of the computation; with adapters,
-        the base is the reference. Image features: [image
-        tokens, hidden] of each image of the run until the cache is full; with a trained tower, those of one step.
-        Images: float32 pixels of the prompts of one step.
+        the base is the reference. Image features: [image tokens, hidden] of the images of one step; with a frozen tower
+        on a CPU, of each image of the run until the cache is full. On a GPU this cache is in ``host``. Images: float32
+        pixels of the prompts of one step.
         """
         parameters = list(self.loaded.model.parameters())
         trained = [one for one in parameters if one.requires_grad]
@@ -307,11 +318,19 @@ class Planner:
 
     @property
     def _feature_bytes(self) -> int:
-        one = self.prompt.image_tokens * int(self._text.hidden_size) * self._item
-        if not self.config.model.freeze_vision:
-            return self.prompts_per_step * one
+        if self.on_cpu and self.config.model.freeze_vision:
+            return self._cached_feature_bytes
+        return self.prompts_per_step * self._features_of_an_image
+
+    @property
+    def _cached_feature_bytes(self) -> int:
         steps = self.config.grpo.steps if self.method == "grpo" else self.config.sft.steps
-        return min(round(self.config.model.feature_cache_gib * GIB), steps * self.prompts_per_step * one)
+        most = steps * self.prompts_per_step * self._features_of_an_image
+        return min(round(self.config.model.feature_cache_gib * GIB), most)
+
+    @property
+    def _features_of_an_image(self) -> int:
+        return self.prompt.image_tokens * int(self._text.hidden_size) * self._item
 
     @cached_property
     def _encoding(self) -> Mapping[str, int]:
@@ -330,8 +349,8 @@ class Planner:
 
         KV cache: 2 * layers * KV heads * head dim numbers for each of P (L + G C) tokens, as each prompt is stored
         once. Logits: P G rows of the vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one
-        layer. Copies of weights: see ``_sampling_copies``. If weights are sharded, the copy of the model that samples
-        has all of them. vLLM: its fraction of the device, while it is awake.
+        layer. Copies of weights: see ``_sampling_copies``. Graph pool: see ``_graph_pool``. If weights are sharded, the
+        copy of the model that samples has all of them. vLLM: its fraction of the device, while it is awake.
         """
         if self._engine is not None:
             return {"vLLM": self._engine_bytes if self._engine == "colocated" else 0}
@@ -352,7 +371,32 @@ class Planner:
                 if id(one) not in replicated
             )
         parts["copies of weights"] = self._sampling_copies()
+        if self.uses_cuda_graph:
+            parts["graph pool"] = self._graph_pool(prompts)
         return parts
+
+    @property
+    def uses_cuda_graph(self) -> bool:
+        """True if the sampler replays decode steps as CUDA graphs."""
+        if self.on_cpu or self._engine is not None or not self.config.sampling.cuda_graph:
+            return False
+        return not (self.config.model.load_in_4bit or static_obstacle(self._policy))
+
+    def _graph_pool(self, prompts: int) -> int:
+        """Bytes that a CUDA graph reserves for the temporary tensors of a decode step.
+
+        A pool of its own: the blocks of the eager step before it stay reserved while the graph is captured. The largest
+        of: logits of P G rows, ``_LOGIT_BYTES`` per number; scores of a layer over L + C keys, float32, with their
+        softmax and its rounding; the three intermediate results of an MLP. One graph exists at a time.
+        """
+        text, rows = self._text, prompts * self.group_size
+        vocabulary: int = self.loaded.model.get_output_embeddings().weight.shape[0]
+        keys = self.prompt.prompt_tokens + self.config.sampling.max_completion_tokens
+        return rows * max(
+            vocabulary * _LOGIT_BYTES,
+            int(text.num_attention_heads) * keys * (4 + 4 + self._item),
+            3 * int(text.intermediate_size) * self._item,
+        )
 
     def _token_weights(self) -> list[Tensor]:
         """The weights that every decode step reads, without those in 4 bits, which are not copied."""

@@ -65,7 +65,7 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
     # Imported here: a cached plan needs no torch.
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner
-    from virft.planning.text import format_fit, format_plan, format_verdict
+    from virft.planning.text import format_fit, format_plan, format_verdict, format_warnings
 
     report(f"reading the shapes of {request.config.model.path}")
     planner = Planner(
@@ -81,6 +81,7 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
     fit = find_fit(request.config, planner, memory=request.memory, image=request.image, text_tokens=request.text_tokens)
     verdict = format_verdict(planner, fit, memory=request.memory)
     text = f"{verdict}\n\n{format_plan(planner)}\n\n{format_fit(planner, fit, memory=request.memory)}"
+    text += format_warnings(planner)
     if cached is not None:
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from virft.generation.slow_sampler import slow_sampler_warning
 from virft.planning.device import GIB
 from virft.planning.fit import USABLE_FRAC, Fit
 from virft.planning.memory import Memory, Planner
@@ -49,8 +50,10 @@ def _processes_line(planner: Planner) -> list[str]:
 
 
 def format_memory(memory: Memory) -> str:
-    """Format a table in GiB: what is allocated throughout, each stage with its parts, the peak."""
+    """Format a table in GiB: what is allocated throughout, on the host, each stage with its parts, the peak."""
     lines = ["throughout the run", *(_line(name, size) for name, size in memory.held.items())]
+    if memory.host:
+        lines += ["in main memory, not counted", *(_line(name, size) for name, size in memory.host.items())]
     for stage, parts in memory.stages.items():
         lines += [f"{stage}, while it runs", *(_line(name, size) for name, size in parts.items())]
     return "\n".join([*lines, _line("peak: throughout + largest stage", memory.peak, indent=0)])
@@ -82,6 +85,19 @@ def _settings(planner: Planner, fit: Fit) -> list[str]:
     if fit.needs_exact_weights:
         lines.append('sampling.weights = "exact"  # no merged copy of the adapters: sampling is slower')
     return lines
+
+
+def format_warnings(planner: Planner) -> str:
+    """Format the warning that another engine would sample faster, with an empty line before it; "" without one."""
+    warning = slow_sampler_warning(
+        planner.config,
+        planner.method,
+        num_parameters=sum(one.numel() for one in planner.loaded.model.parameters()),
+        on_vllm=planner.loaded.family.on_vllm,
+        on_gpu=not planner.on_cpu,
+        num_processes=planner.processes.count,
+    )
+    return "" if warning is None else f"\n\nwarning: {warning}"
 
 
 def _line(name: str, size: int, *, indent: int = 2) -> str:

@@ -15,17 +15,18 @@ from virft.models.built_in import BUILT_IN_MODELS, local_folder
 
 
 def card_facts(
-    *, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store], dtype: DtypeName
+    *, model: str, box_space: BoxSpace, template: str, stores: Mapping[str, Store], dtype: DtypeName, device: str
 ) -> dict[str, Any]:
     """Return additional facts for a run's card. Folders of this machine appear by their last part only.
 
     ``model`` as in ``model.path``; ``template``: a built-in's name or the text with ``{query}``; ``stores``: the
-    datasets by their name in a mixture; ``dtype``: the resolved ``model.dtype``.
+    datasets by their name in a mixture; ``dtype``: the resolved ``model.dtype``; ``device``: name of the GPU, or "cpu".
     """
     return {
         "base": base_facts(model),
         "box_space": str(box_space),
         "dtype": dtype,
+        "device": device,
         "prompt_template": template,
         "data": [_data_facts(store) for store in stores.values()],
     }

@@ -35,6 +35,9 @@ PROMPT_LENGTH = "prompt_length"
 LARGE_IMAGES = "image_tokens"
 """Event: an image has very many tokens, as ``model.max_pixels`` is not set."""
 
+SLOW_SAMPLER = "slow_sampler"
+"""Event: the built-in sampler decodes a large model on a GPU."""
+
 
 _OR_RESUME = "; to resume without one, name the run: run.dir=RUN"
 

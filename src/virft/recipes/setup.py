@@ -23,6 +23,7 @@ from virft.config.schema import (
 )
 from virft.config.setting import format_value
 from virft.data.augmentation import AugmentationLimits, make_augmenter
+from virft.generation.slow_sampler import slow_sampler_warning
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, check_prompts, resolve_prompting
 from virft.models.attention.varlen import note_on_stored_scores
@@ -31,7 +32,7 @@ from virft.models.load import LoadedModel, load_model
 from virft.models.precision import Precision, precision_card, resolve_dtype
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.recipes.own_questions import require_box_space
-from virft.recipes.preflight import LARGE_IMAGES, PROMPT_LENGTH, CheckedRun, thinking_by_origin
+from virft.recipes.preflight import LARGE_IMAGES, PROMPT_LENGTH, SLOW_SAMPLER, CheckedRun, thinking_by_origin
 from virft.recipes.reward_rule import make_reward_rule
 from virft.recipes.rollout_images import rollout_images
 from virft.rewards.extra import name_of_extra
@@ -111,6 +112,21 @@ def make_prompting(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], l
     )
     loaded.card |= prompting.card
     return prompting
+
+
+def sampler_warnings(
+    run: CheckedRun, loaded: LoadedModel, num_parameters: int, runtime: Runtime
+) -> list[tuple[str, str]]:
+    """Return event and message of the warning that another engine would sample much faster; empty without one."""
+    message = slow_sampler_warning(
+        run.config,
+        run.method,
+        num_parameters=num_parameters,
+        on_vllm=loaded.family.on_vllm,
+        on_gpu=runtime.device.type == "cuda",
+        num_processes=runtime.ranks.count,
+    )
+    return [] if message is None else [(SLOW_SAMPLER, message)]
 
 
 def check_run_prompts(loaded: LoadedModel, prompting: Prompting, run: CheckedRun) -> list[tuple[str, str]]:

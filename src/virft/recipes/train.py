@@ -30,6 +30,7 @@ from virft.recipes.setup import (
     make_runtime,
     make_trackers,
     reward_parts,
+    sampler_warnings,
 )
 from virft.recipes.trainers import make_grpo_trainer, make_sft_trainer, require_engine, require_strategy
 from virft.training.distributed import Ranks
@@ -82,7 +83,7 @@ def run_training(
     # counted before ranks shard the weights
     size = count_parameters(loaded.model)
     prompting = make_prompting(config.prompt, config.mixture, loaded)
-    too_long = check_run_prompts(loaded, prompting, checked)
+    warnings = check_run_prompts(loaded, prompting, checked) + sampler_warnings(checked, loaded, size.total, runtime)
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
@@ -92,7 +93,7 @@ def run_training(
         facts = _card_facts(checked, loaded, prompting, runtime)
         run = _open_run(config, method, resume=resume, data_hash=data.hash, facts=facts, ranks=ranks)
         save = partial(_save, loaded, run.folder, ranks=ranks, dtype=_save_dtype(config))
-        _print_header(run, checked, loaded, size, runtime, too_long, log)
+        _print_header(run, checked, loaded, size, runtime, warnings, log)
         with make_trackers(config, run.folder, runtime) as trackers:
             augment = build_augmenter(config.augment, seed=config.seed)
             parts = RewardParts()
@@ -121,6 +122,7 @@ def run_training(
                 save_best=partial(save, BEST) if config.run.keep_best else None,
                 trackers=trackers,
                 ranks=ranks,
+                peak_flops=runtime.peak_flops,
             ).run()
     with writing(run.folder, lambda: "all steps are done and saved; resume with --resume, which saves the model"):
         save(MODEL)
@@ -182,6 +184,7 @@ def _card_facts(run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runt
         template=prompting.template,
         stores=run.data.stores,
         dtype=runtime.dtype_name,
+        device=runtime.device_name,
     )
     return facts | ({"excluded": sorted(run.data.excluded)} if run.data.excluded else {})
 
@@ -231,13 +234,13 @@ def _print_header(
     loaded: LoadedModel,
     size: ParameterCounts,
     runtime: Runtime,
-    prompt_warnings: Sequence[tuple[str, str]],
+    warnings: Sequence[tuple[str, str]],
     log: Callable[[str], None],
 ) -> None:
     """Print the facts about a run that starts, notes about its model, and warnings (events with their messages)."""
     for line in (*header_lines(checked, size, runtime), *(f"note: {note}" for note in loaded.notes)):
         log(line)
-    for event, message in (*run_warnings(checked), *prompt_warnings):
+    for event, message in (*run_warnings(checked), *warnings):
         _warn(event, message, run, log)
 
 

@@ -27,7 +27,9 @@ from virft.generation.hf_generator import HFGenerator
 from virft.generation.sampling_weights import merges_adapters
 from virft.generation.vllm_generator import engine_is_served, start_vllm
 from virft.inference.prompting import Prompting, make_renderer
+from virft.models.attention.layout import PackedRow
 from virft.models.load import LoadedModel
+from virft.models.operations import row_segments, update_operations
 from virft.models.policy import Policy, make_policy
 from virft.models.renderer import RenderedPrompt
 from virft.models.sharding import shard
@@ -119,6 +121,7 @@ def make_grpo_trainer(
         gathered=sharded.gathered,
         gather=loaded.gathered if runtime.shards_weights else nullcontext,
         feature_cache=_feature_cache(config.model),
+        count_update=_count_update(config.model, loaded),
     )
     return GRPOTrainer(
         runner=runner,
@@ -184,6 +187,7 @@ def make_sft_trainer(
             gathered=sharded.gathered if needs_gathering else None,
             gather=loaded.gathered if needs_gathering else nullcontext,
             feature_cache=_feature_cache(config.model),
+            count_update=_count_update(config.model, loaded),
         ),
         render=make_renderer(loaded, prompting),
         target_ids=_target_ids(loaded, prompting),
@@ -198,6 +202,17 @@ def make_sft_trainer(
 def _feature_cache(model: ModelConfig) -> FeatureCache | None:
     """The cache of the features of a frozen tower; None for a trained one."""
     return FeatureCache(max_bytes=round(model.feature_cache_gib * 2**30)) if model.freeze_vision else None
+
+
+def _count_update(model: ModelConfig, loaded: LoadedModel) -> Callable[[PackedRow], int]:
+    """A function from a packed row to the operations of its forward and backward pass."""
+    text = loaded.model.config.get_text_config()
+    rank = model.lora_rank if model.train == "lora" else None
+
+    def count(row: PackedRow) -> int:
+        return update_operations(text, row_segments(row), num_logits=len(row.targets), lora_rank=rank)
+
+    return count
 
 
 def _num_workers(data: DataConfig, runtime: Runtime) -> int:

@@ -41,7 +41,7 @@ from virft.training.run import (
     RunFolder,
     is_unsaved,
 )
-from virft.training.step import NonFinite, StepReport
+from virft.training.step import NonFinite, StepReport, update_mfu
 from virft.training.stopping import StopSignals, print_in_handler, stop_signals
 from virft.training.trackers import Trackers
 from virft.training.zero import AnyOptimizer, ZeroOptimizer
@@ -152,6 +152,8 @@ class TrainingLoop:
     """Saves the model. Called after each validation with a higher score than all before, the base model's included."""
     trackers: Trackers | None = None
     """Experiment trackers; the caller ends them."""
+    peak_flops: float | None = None
+    """Peak rate of the devices of all ranks, in operations per second; None: not known, no MFU is logged."""
     ranks: Ranks = field(default_factory=Ranks)
     """This process among those of the run."""
 
@@ -347,6 +349,7 @@ class TrainingLoop:
                 num_steps=self.settings.num_steps,
                 seconds=seconds,
                 time_left=time_left,
+                mfu=update_mfu(report.metrics, report.timings, self.peak_flops),
             )
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from virft.models.renderer import RenderedPrompt
 from virft.models.sharding import reduce_gradients_in_backward
 from virft.models.vision import FeatureCache, ImageFeatures
 from virft.training.runtime import Runtime
+from virft.training.step import UPDATE_FLOPS
 
 
 @dataclass(kw_only=True)
@@ -34,6 +35,8 @@ class PolicyRunner:
     """Context in which ``gathered`` holds its weights. A collective operation: every rank must enter it."""
     feature_cache: FeatureCache | None = None
     """Set if the vision tower is frozen: each image is encoded once a run, and no gradient flows into the tower."""
+    count_update: Callable[[PackedRow], int] | None = None
+    """Counts the operations of a row's forward and backward pass in the language model; None: they are not counted."""
 
     def logprobs(
         self,
@@ -55,6 +58,12 @@ class PolicyRunner:
             if self.feature_cache is not None:
                 return call(row, features=features)
             return call(row, vision=[one.vision.to(self.runtime.device) for one in prompts])
+
+    def update_flops(self, rows: Iterable[PackedRow]) -> dict[str, float]:
+        """Operations of one update on the rows of all ranks, under ``UPDATE_FLOPS``; empty if they are not counted."""
+        if self.count_update is None:
+            return {}
+        return self.runtime.ranks.sum({UPDATE_FLOPS: sum(map(self.count_update, rows))})
 
     def prepare_backward(self, *, is_last_row: bool) -> None:
         """Prepare the backward pass of a row of a step, of which ``is_last_row`` is the last in this update."""

@@ -57,11 +57,13 @@ def step_line(
     seconds: float,
     time_left: str,
     weights: Mapping[str, float] = MappingProxyType({}),
+    mfu: float | None = None,
 ) -> str:
     """Log line of a step: reward and its parts (SFT: the loss), unreadable and truncated fraction, KL, throughput.
 
     ``weights``: weights of parts in the reward, shown unless they are 1. Throughput: tokens of prompts and completions
-    (``num_tokens``) per second of the whole step.
+    (``num_tokens``) per second of the whole step. ``mfu``: model FLOPs utilization of the update, a fraction; None: not
+    known.
 
     >>> step_line({"step": 0, "reward": 1.5, "reward_iou": 0.5, "reward_format": 1.0, "unreadable_frac": 0.02},
     ...           num_steps=9, seconds=2.0, time_left="0:16 left")
@@ -75,7 +77,8 @@ def step_line(
     line = f"step {metrics['step'] + 1:.0f}/{num_steps}"
     took = f"{seconds:.1f} s"
     if metrics.get("num_tokens") and seconds > 0:
-        took += f" ({metrics['num_tokens'] / seconds:,.0f} tokens/s)"
+        utilization = "" if mfu is None else f", update MFU {mfu:.0%}"
+        took += f" ({metrics['num_tokens'] / seconds:,.0f} tokens/s{utilization})"
     if metrics.get("skipped") and "reward" not in metrics:
         return f"{line}  skipped  {took}  {time_left}"
     if "reward" not in metrics:

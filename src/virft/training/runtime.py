@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from virft.config.schema import DtypeName, Strategy
+from virft.models.operations import peak_rate
 from virft.training.distributed import Ranks, ranks
 
 
@@ -52,6 +53,17 @@ class Runtime:
     def autocast_dtype(self) -> torch.dtype | None:
         """The dtype that autocast computes linear layers in; None if autocast is off."""
         return None if self.dtype == torch.float32 else self.dtype
+
+    @property
+    def device_name(self) -> str:
+        """Name of the GPU, or "cpu"."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Peak rate of the devices of all ranks, in operations per second; None if it is not known, as in float32."""
+        rate = peak_rate(self.device_name) if self.dtype == torch.bfloat16 else None
+        return None if rate is None else rate * self.ranks.count
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which the model computes in ``dtype``."""

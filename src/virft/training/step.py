@@ -9,6 +9,9 @@ from typing import Any
 
 from virft.types import RolloutGroup
 
+UPDATE_FLOPS = "update_flops"
+"""Metric: operations of the forward and backward passes of a step, on all ranks (``virft.models.operations``)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NonFinite:
@@ -55,6 +58,19 @@ class StepReport:
     """A message that is printed for this step regardless of ``run.log_every``."""
     nonfinite: NonFinite | None = None
     """Set if the step was skipped because of a non-finite number; the weights are then unchanged."""
+
+
+def update_mfu(metrics: Mapping[str, float], timings: Mapping[str, float], peak_flops: float | None) -> float | None:
+    """Return the MFU of a step's update as a fraction; None if its operations or the peak rate are not known.
+
+    Its operations (``UPDATE_FLOPS``) / (seconds of the stage ``update`` x peak rate of all devices). The stage includes
+    the optimizer, and sending the new weights to an engine that samples.
+
+    >>> update_mfu({"update_flops": 6e14}, {"sampling": 9.0, "update": 2.0}, 1e15)
+    0.3
+    """
+    flops, seconds = metrics.get(UPDATE_FLOPS), timings.get("update", 0.0)
+    return None if flops is None or peak_flops is None or seconds <= 0 else flops / (seconds * peak_flops)
 
 
 class StageTimer:

@@ -36,6 +36,20 @@ def test_every_table_is_filled(gpu: FakeCUDA, gpu_step: Any) -> None:
     assert found is not None and 0 < float(found[1]) < 1e-4
 
 
+def test_a_program_without_time_checks_both_sides_and_names_what_it_skips(gpu: FakeCUDA, gpu_step: Any) -> None:
+    text = gpu_step.measure_all(gpu_step.parse(["--try-on-cpu", "--minutes", "0"]), CUDA)
+    assert "differ by" in text and "| rehearsal |" not in text
+    assert "Skipped, to end within 0 minutes: model rehearsal.\n" in text
+
+
+def test_a_measurement_that_would_end_late_is_skipped_and_named(gpu_step: Any) -> None:
+    times = iter([0.0, 0.0, 10.0, 50.0, 50.0])
+    budget = gpu_step.Budget(1.0, clock=lambda: next(times))
+    # ten seconds for what came before the first, forty for the first: the others would end at 90
+    assert [budget.allows(name) for name in ("first", "second", "third")] == [True, False, False]
+    assert budget.describe() == "Skipped, to end within 1 minutes: second; third.\n\n"
+
+
 def test_a_difference_of_the_two_sides_ends_the_program(
     gpu: FakeCUDA, gpu_step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from run_parts import grpo_trainer_of, load_model_of
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
 from virft.errors import ConfigError
+from virft.generation import slow_sampler
 from virft.models.attention.layout import pack_row
 from virft.models.policy import make_policy
 from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import FitOption, Planner, RowShape
+from virft.planning.text import format_warnings
 from virft.types import ImageSize
 
 IMAGE = ImageSize(112, 112)
@@ -364,5 +367,50 @@ def test_a_number_of_processes_that_a_run_would_refuse_is_refused() -> None:
 
 def test_image_features_take_at_most_the_size_of_their_cache() -> None:
     small = replace(FULL, model=replace(FULL.model, feature_cache_gib=2**-20))
-    assert Planner(small, image=IMAGE, text_tokens=20).held["image features"] == 1024
-    assert Planner(FULL, image=IMAGE, text_tokens=20).held["image features"] > 1024
+    assert Planner(small, image=IMAGE, text_tokens=20, on_cpu=True).held["image features"] == 1024
+    assert Planner(FULL, image=IMAGE, text_tokens=20, on_cpu=True).held["image features"] > 1024
+
+
+def test_on_a_gpu_features_of_a_step_are_on_the_device_and_their_cache_is_on_the_host() -> None:
+    found = Planner(FULL, image=IMAGE, text_tokens=20)
+    a_step = found.prompts_per_step * found.prompt.image_tokens * 256 * 4  # hidden size, float32
+    memory = found.memory(found.configured)
+    assert memory.held["image features"] == a_step
+    assert memory.host == {"cache of image features": FULL.grpo.steps * a_step}
+    assert memory.peak < sum(memory.held.values()) + sum(memory.host.values()) + max(
+        sum(parts.values()) for parts in memory.stages.values()
+    )
+    assert Planner(FULL, image=IMAGE, text_tokens=20, on_cpu=True).host == {}
+    trained = replace(FULL, model=replace(FULL.model, freeze_vision=False))
+    assert Planner(trained, image=IMAGE, text_tokens=20).host == {}
+
+
+def test_a_cuda_graph_reserves_the_temporary_tensors_of_a_decode_step() -> None:
+    graphs = replace(FULL, sampling=replace(FULL.sampling, cuda_graph=True))
+    found, eager = (Planner(one, image=IMAGE, text_tokens=20)._sampling(2) for one in (graphs, FULL))
+    # 2 prompts of 4 completions over a vocabulary of 896: the largest of logits, scores and MLP
+    assert found["graph pool"] == found["next-token logits"]
+    assert found == eager | {"graph pool": found["graph pool"]}
+    assert "graph pool" not in Planner(graphs, image=IMAGE, text_tokens=20, on_cpu=True)._sampling(2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "on_cpu", "processes", "expected"),
+    [
+        ({}, False, 1, ["engine", "cuda_graph"]),
+        ({}, False, 3, ["cuda_graph"]),
+        ({"cuda_graph": True}, False, 1, []),
+        ({"engine": "vllm"}, False, 1, []),
+        ({}, True, 1, []),
+    ],
+)
+def test_the_text_of_a_plan_warns_of_a_slow_sampler(
+    changes: dict[str, Any], on_cpu: bool, processes: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = replace(FULL, sampling=replace(FULL.sampling, **changes))
+    planner = Planner(planned, image=IMAGE, text_tokens=20, on_cpu=on_cpu, num_processes=processes)
+    assert format_warnings(planner) == "", "a model of this size samples fast enough"
+    monkeypatch.setattr(slow_sampler, "MIN_PARAMETERS", 1000)
+    warning = format_warnings(planner)
+    assert re.findall(r"sampling\.(\w+) =", warning) == expected
+    assert warning == "" or warning.startswith("\n\nwarning: the built-in sampler launches")

@@ -67,8 +67,14 @@ def test_data_are_named_by_hash_and_where_they_are_from(
 ) -> None:
     made = store(tmp_path, source)
     facts = card_facts(
-        model="virft-tiny", box_space=BoxSpace.RELATIVE_1000, template="short", stores={"": made}, dtype="bfloat16"
+        model="virft-tiny",
+        box_space=BoxSpace.RELATIVE_1000,
+        template="short",
+        stores={"": made},
+        dtype="bfloat16",
+        device="cpu",
     )
+    assert (facts["dtype"], facts["device"]) == ("bfloat16", "cpu")
     assert facts["data"] == [
         {
             "name": "foxes",

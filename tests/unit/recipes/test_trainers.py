@@ -22,7 +22,9 @@ from virft.config.schema import (
 )
 from virft.errors import ConfigError
 from virft.generation.hf_generator import HFGenerator
+from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel
+from virft.models.operations import group_segments, update_operations
 from virft.models.policy import Policy, TokenRules
 from virft.models.renderer import Renderer
 from virft.recipes import trainers
@@ -62,6 +64,20 @@ def test_the_trainer_follows_the_settings(tiny: LoadedModel) -> None:
     assert trainer.runner.feature_cache is not None
     sizes = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
     assert sizes == sum(p.numel() for p in tiny.model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_operations_are_counted_for_the_weights_that_are_trained(train: Literal["full", "lora"]) -> None:
+    settings = make_config(model=ModelConfig(train=train, lora_rank=3))
+    loaded = load_model_of(settings)
+    row = pack_row([[5] * 9], [torch.arange(9).expand(3, -1)], [[[6] * 4, [6] * 2]])
+    rank = 3 if train == "lora" else None
+    expected = update_operations(
+        loaded.model.config.text_config, group_segments(9, [4, 2]), num_logits=6, lora_rank=rank
+    )
+    for trainer in (grpo_trainer_of(settings, loaded), sft_trainer_of(settings, loaded)):
+        assert trainer.runner.count_update is not None
+        assert trainer.runner.count_update(row) == expected
 
 
 def test_an_engine_follows_the_settings(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

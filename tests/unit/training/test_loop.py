@@ -50,7 +50,7 @@ def run(
 ) -> list[str]:
     """The lines that a run logged; ``logged`` has them although the run ends with an exception."""
     logged = [] if logged is None else logged
-    others = {name: more.pop(name, None) for name in ("validate", "augment", "save_best", "trackers")}
+    others = {name: more.pop(name, None) for name in ("validate", "augment", "save_best", "trackers", "peak_flops")}
     TrainingLoop(
         trainer=trainer or toy_trainer(),
         batch=lambda step: [QUESTIONS[(2 * step + place) % len(QUESTIONS)] for place in range(2)],
@@ -60,6 +60,17 @@ def run(
         **others,
     ).run()
     return logged
+
+
+def test_the_line_of_a_step_has_the_mfu_of_the_update_if_the_peak_rate_is_known(tmp_path: Path) -> None:
+    trainer = toy_trainer()
+    trainer.runner.count_update = lambda row: len(row.token_ids)
+    step: Callable[..., Any] = trainer.step
+    trainer.step = lambda *given: replace(step(*given), timings={"update": 2.0})  # type: ignore[method-assign]
+    # 14 operations in 2 s of 20 a second; 2 prompts of 3 tokens and 8 completions of 1 token
+    (first, *_) = run(tmp_path / "known", trainer=trainer, peak_flops=20.0)
+    assert "  2.0 s (7 tokens/s, update MFU 35%)  " in first
+    assert all("MFU" not in line for line in run(tmp_path / "not_known"))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

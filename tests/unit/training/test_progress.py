@@ -58,5 +58,7 @@ def test_weights_other_than_1_are_shown_before_their_part() -> None:
 def test_throughput_is_that_of_the_whole_step() -> None:
     line = step_line({**METRICS, "num_tokens": 9876}, num_steps=200, seconds=8.0, time_left="1:00 left")
     assert line.endswith("8.0 s (1,234 tokens/s)  1:00 left")  # 9876 / 8 = 1234.5
+    known = step_line({**METRICS, "num_tokens": 9876}, num_steps=200, seconds=8.0, time_left="1:00 left", mfu=0.349)
+    assert known.endswith("8.0 s (1,234 tokens/s, update MFU 35%)  1:00 left")
     supervised = step_line({"step": 0, "loss": 0.5, "num_tokens": 300}, num_steps=2, seconds=2.0, time_left="")
     assert supervised == "step 1/2  loss 0.5000  2.0 s (150 tokens/s)  "

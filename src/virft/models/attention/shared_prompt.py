@@ -285,10 +285,14 @@ def _decode(
     #
     # There is one new token per row, so query heads of a KV head take the axis of query tokens: no mask is needed
     # among them, and K and V are not copied for each head as SDPA does it with grouped heads.
-    folded = (query.reshape(rows * kv, repeat * dim) * scaling).index_select(0, cache.fold)  # [P * kv * W, repeat * d]
+    is_wide = _has_wide_products(key)
+    folded = query.reshape(rows * kv, repeat * dim)
+    # Wide scores are scaled below, as the kernel of the update does it: the query is then rounded as there.
+    folded = (folded if is_wide else folded * scaling).index_select(0, cache.fold)  # [P * kv * W, repeat * d]
     folded = folded.to(key.dtype)  # once, where autocast would cast it for both products
-    to_prompt = folded.view(prompts, kv, -1, dim) @ prompt_key.transpose(-1, -2)  # [P, kv, W * repeat, L]
-    to_own = folded.view(-1, repeat, dim) @ key.transpose(-1, -2)  # [P * kv * W, repeat, t]
+    to_prompt = _scores(folded.view(prompts * kv, -1, dim), prompt_key.flatten(0, 1))
+    to_prompt = to_prompt.view(prompts, kv, -1, length)  # [P, kv, W * repeat, L]
+    to_own = _scores(folded.view(-1, repeat, dim), key)  # [P * kv * W, repeat, t]
     if cache.newest is None:
         if (bias := cache.prompt_bias(window, own, to_prompt.dtype)) is not None:
             to_prompt += bias
@@ -297,11 +301,28 @@ def _decode(
     scores = torch.cat([to_prompt.view(-1, repeat, length), to_own], -1)  # [P * kv * W, repeat, L + t]
     if cache.newest is not None:
         scores.view(prompts, -1, length + own).add_(cache.static_bias(window, scores.dtype))
+    if is_wide:
+        scores *= scaling  # hidden scores stay far below all others
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
     mixed = weights.view(prompts, kv, -1, length + own)[..., :length] @ prompt_value  # [P, kv, W * repeat, d]
     mixed = mixed.view(-1, repeat, dim) + weights[..., length:] @ value  # [P * kv * W, repeat, d]
     # Unfold, which drops spare places: [P * kv * W, repeat * d] -> [R * kv, repeat * d] -> [R, 1, heads, d].
     return mixed.view(-1, repeat * dim).index_select(0, cache.unfold).view(rows, 1, heads, dim)
+
+
+def _has_wide_products(keys: Tensor) -> bool:
+    """True where a product of half precision can have a result in float32: with CUDA."""
+    return keys.device.type == "cuda" and keys.dtype in (torch.bfloat16, torch.float16) and torch.version.hip is None
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """Products of queries [N, Q, d] and keys [N, K, d]: [N, Q, K], in float32 where ``_has_wide_products``.
+
+    Rounded to bfloat16, large scores would move log-probs, see docs/design.md.
+    """
+    if _has_wide_products(keys):
+        return torch.bmm(queries, keys.transpose(-1, -2), out_dtype=torch.float32)
+    return queries @ keys.transpose(-1, -2)
 
 
 def vision_attention(

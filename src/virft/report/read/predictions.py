@@ -18,7 +18,7 @@ from virft.evaluation.comparison import ScoreDifference, SystemValue
 from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.joined import JoinedPredictions, join_predictions
 from virft.evaluation.prediction_folders import find_data
-from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_predictions
+from virft.evaluation.predictions import DTYPE, IN_4BIT, PREDICTIONS, PredictionsCard, read_predictions
 from virft.evaluation.score import RULES, score_joined
 from virft.evaluation.score_cache import read_scores
 from virft.metrics.bootstrap import Resampled, difference_intervals, resample
@@ -141,7 +141,9 @@ def _find_training_data(store: Store, card: PredictionsCard, folder: Path, run: 
 
 def _prompt_settings(card: PredictionsCard) -> dict[str, Any]:
     names = ("template", "max_completion_tokens", "temperature")
-    return {"thinking": card.thinking} | {name: card.settings[name] for name in names if name in card.settings}
+    precision = {DTYPE: card.dtype, IN_4BIT: card.in_4bit}  # also of older predictions, which do not say it
+    own = {name: card.settings[name] for name in names if name in card.settings}
+    return {"thinking": card.thinking} | own | precision
 
 
 def _resample(task: str, joined: Sequence[JoinedPrediction]) -> Resampled:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from virft.metrics.labels import label_of
 from virft.report.render.reported import ReportedRun, ReportedSystem
+from virft.report.render.throughput import MFU, NO_CHART, TOKENS_PER_S, throughput
 from virft.tasks import TASKS
 from virft.tasks.task import UNREADABLE_FRAC
 from virft.text.records import is_json_number
@@ -102,6 +103,8 @@ _DESCRIPTIONS = {
     "it is a bug, unless another engine samples",
     "sampler_gap_mean": "mean difference of vLLM and policy log-probs of sampled tokens, nats",
     "capped_frac": "fraction of tokens sampled by vLLM or merged weights whose importance weight was capped",
+    TOKENS_PER_S: "throughput: tokens of prompts and completions per second of the whole step",
+    MFU: "model FLOPs utilization of the update: operations that its rows need per second and peak rate of the devices",
     "validation_score": "mean headline metric, such as F1 or accuracy, of the tasks in the validation set",
 }
 _COMPLETIONS = (
@@ -156,7 +159,7 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
     runs = [(place, system, run) for place, system in enumerate(systems) for run in system.runs]
     several = len({run.trainer for _, _, run in runs}) > 1
     tables = [(place, _line_name(system, run), _of_run(run, several=several)) for place, system, run in runs]
-    names = list(dict.fromkeys(name for _, _, table in tables for name in table))
+    names = list(dict.fromkeys(name for _, _, table in tables for name in table if name not in NO_CHART))
     # the same for all charts: rewards begin after a warm start, its loss ends with it
     steps = [step for _, _, table in tables for points in table.values() for step in points.steps]
     x_range = (min(steps), max(steps)) if steps else None
@@ -183,7 +186,11 @@ def chart_groups(systems: Sequence[ReportedSystem]) -> list[ChartGroup]:
         for heading, members in headings.items()
         if members
     ]
-    times = [chart for _, system, run in runs for chart in _time_charts(system, run, alone=len(runs) == 1)]
+    rates = [(place, _line_name(system, run), _by_name(throughput(run))) for place, system, run in runs]
+    times = [
+        *(_chart(name, rates, x_range) for name in (TOKENS_PER_S, MFU) if any(name in table for _, _, table in rates)),
+        *(chart for _, system, run in runs for chart in _time_charts(system, run, alone=len(runs) == 1)),
+    ]
     return [*groups, ChartGroup(heading="Time", charts=tuple(times))] if times else groups
 
 
@@ -360,4 +367,4 @@ def _highest(lines: Sequence[Line]) -> float:
 
 
 def _is_fraction(name: str, lines: Sequence[Line]) -> bool:
-    return name.endswith("_frac") and all(0 <= value <= 1 for line in lines for value in line.points.values)
+    return name.endswith(("_frac", MFU)) and all(0 <= value <= 1 for line in lines for value in line.points.values)

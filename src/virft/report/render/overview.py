@@ -29,6 +29,7 @@ EVENT_LABELS = {
     "prompt_length": "prompts leave too little room for completions",
     "image_tokens": "images have very many tokens",
     "sampler": "sampler and policy differ",
+    "slow_sampler": "slow sampler",
     "test_data": "validation set is a test set",
     "truncated": "truncated completions",
     "unreadable": "unreadable completions",

@@ -74,7 +74,7 @@ class ReportedPredictions:
     scores: tuple[Scores, ...] = ()
     """Metrics, one ``Scores`` per task."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Prompt and sampling settings: thinking, template, max_completion_tokens, temperature."""
+    """Prompt, sampling and precision: thinking, template, max_completion_tokens, temperature, dtype, load_in_4bit."""
     scored: str = ""
     """Origin of the scores: computed for this page or read from ``scores.json``, with the version of the rules."""
     samples: Iterable[Sample] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from virft.config.wording import counted
 from virft.report.render.reported import ReportedRun, ReportedSystem
+from virft.report.render.throughput import describe_devices, describe_precision, describe_throughput
 from virft.training.progress import duration
 
 NOT_SET = "–"
@@ -111,6 +112,9 @@ def _view(run: ReportedRun) -> RunCardView:
         "method": card.get("trainer"),
         "steps": f"{num_steps_done(run)}" + (f" of {planned}" if planned is not None else "") + warm_start_of(run),
         "training time": _training_time(run),
+        "throughput": describe_throughput(run),
+        "precision": describe_precision(run),
+        "device": describe_devices(run),
         "model": card.get("model") or run.settings.get("model.path"),
         "command": shlex.join(str(word) for word in card.get("argv", ())),
         "commit": card.get("commit"),

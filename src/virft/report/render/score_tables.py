@@ -11,8 +11,10 @@ from statistics import fmean
 from typing import NamedTuple
 
 from virft.config.wording import counted
+from virft.evaluation.predictions import DTYPE, IN_4BIT
 from virft.metrics.bootstrap import difference_intervals
 from virft.metrics.labels import label_of
+from virft.models.precision import Precision
 from virft.report.render.reported import ReportedPredictions, ReportedSystem
 from virft.tasks import TASKS
 from virft.tasks.task import Metric
@@ -100,7 +102,7 @@ class ScoreTable:
     systems: tuple[tuple[str, int], ...]
     """Name of each system and its index on the page."""
     facts: tuple[str, ...]
-    """Task, protocol, number of questions and dataset hash."""
+    """Task, protocol, number of questions, dataset hash and precision of the models."""
     warnings: tuple[str, ...]
     """Reasons why the columns must not be compared."""
     rows: tuple[Row, ...]
@@ -160,8 +162,8 @@ def disagreements(
 ) -> list[str]:
     """Return the reasons why the scores of systems (name, predictions of its seeds) are not comparable.
 
-    Compared are the dataset's content, the protocol, the number of questions, the scoring rules and the prompt
-    settings. ``task``: compare the scores of this task only.
+    Compared are the dataset's content, the protocol, the number of questions, the scoring rules, the prompt settings
+    and the precision. ``task``: compare the scores of this task only.
     """
     facts: dict[str, dict[str, list[str]]] = {}
     for name, seeds in systems:
@@ -319,7 +321,9 @@ def _facts(columns: Sequence[_Column]) -> tuple[str, ...]:
     protocols = dict.fromkeys(f"protocol {one.protocol}" for one in scores if TASKS[one.task].absent is not None)
     questions = dict.fromkeys(counted(one.num_samples, "question") for one in scores)
     hashes = dict.fromkeys(f"data {one.data_hash[:12]}" for one in scores)
-    return (scores[0].task, *protocols, *questions, *hashes)
+    settings = [one.settings for column in columns for one in column.predictions]
+    precisions = dict.fromkeys(str(Precision(one[DTYPE], one[IN_4BIT])) for one in settings if DTYPE in one)
+    return (scores[0].task, *protocols, *questions, *hashes, *precisions)
 
 
 def _by_name(columns: Sequence[_Column]) -> list[ByName]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,6 +66,8 @@ class _Packed(NamedTuple):
 
     batches: list[Microbatch]
     largest_count: int
+    flops: Mapping[str, float]
+    """Operations of one update on all ranks, see ``PolicyRunner.update_flops``."""
 
 
 class _Update(NamedTuple):
@@ -307,11 +309,13 @@ class GRPOTrainer:
         drop_equal = not self.config.has_reference or self.config.refill_rounds > 0
         batches = self._pack_groups(number, rollout, drop_equal=drop_equal)
         largest_count = int(self.ranks.max(len(batches)))
+        # before the padding, from which nothing is learnt
+        flops = self.runner.update_flops(batch.row for batch in batches)
         if self.runner.runtime.is_sharded:
             padding = zero_weight_microbatch(rollout.own.groups, rollout.own.encoded)
             batches += [padding] * (largest_count - len(batches))
         timer.lap("pack")
-        return _Packed(batches, largest_count)
+        return _Packed(batches, largest_count, flops)
 
     def _pack_groups(self, number: int, rollout: Rollout, *, drop_equal: bool) -> list[Microbatch]:
         own = rollout.own
@@ -370,7 +374,8 @@ class GRPOTrainer:
             self._publish_weights(timer)
             raise
         self._publish_weights(timer)
-        return merge_updates([one.metrics for one in updates])
+        flops = {name: round(value * len(updates)) for name, value in packed.flops.items() if updates}
+        return merge_updates([one.metrics for one in updates]) | flops
 
     def _publish_weights(self, timer: StageTimer) -> None:
         """Give the generator the current weights, once a step: to an engine they are copied."""

@@ -76,6 +76,7 @@ class SFTTrainer:
         totals = self.ranks.sum(
             {"target_tokens": sum(map(len, targets)), "num_tokens": sum(len(one.row.token_ids) for one in rows)}
         )
+        flops = self.runner.update_flops(one.row for one in rows)
         nonfinite: NonFinite | None = None
         set_learning_rate(self.optimizer, self.learning_rate_at(number))
         try:
@@ -89,6 +90,7 @@ class SFTTrainer:
                 **found,
                 "target_tokens": totals["target_tokens"] / len(samples),
                 "num_tokens": int(totals["num_tokens"]),
+                **({} if nonfinite else {name: round(value) for name, value in flops.items()}),
                 "learning_rate": self.learning_rate_at(number),
             },
             timings=timer.seconds,

@@ -133,6 +133,33 @@ def test_values_that_are_not_finite_are_skipped() -> None:
     assert chart_groups([system("a"), ReportedSystem(name="base")]) == []
 
 
+def test_throughput_and_mfu_of_each_step_are_charts_and_the_counted_operations_are_not() -> None:
+    metrics = [{"step": number, "num_tokens": 4000, "update_flops": 10**15} for number in range(2)]
+    timings = [{"step": 0, "sampling": 6.0, "update": 2.0}, {"step": 1, "sampling": 6.0, "update": 4.0}]
+    card = {"dtype": "bfloat16", "device": "NVIDIA H100 80GB HBM3", "num_processes": 2}
+    run = ReportedRun(name="a", folder="a", metrics=metrics, timings=timings, card=card)
+    groups = chart_groups([ReportedSystem(name="a", runs=(run,))])
+    assert titles(groups) == {
+        "Update": ["tokens per step"],
+        "Time": ["tokens/s", "MFU of the update", "seconds per step"],
+    }
+    rates, mfu, _ = groups[-1].charts
+    assert rates.lines[0].points == Points((1, 2), (500.0, 400.0))
+    # 1e15 operations / (2 s x 2 x 989e12 operations/s), and in 4 s half of that
+    assert mfu.lines[0].points.values == pytest.approx((0.25278, 0.12639), rel=1e-4)
+    assert mfu.is_fraction
+
+
+@pytest.mark.parametrize(
+    "card", [{"dtype": "float32", "device": "NVIDIA H100"}, {"dtype": "bfloat16", "device": "cpu"}]
+)
+def test_no_mfu_is_shown_in_float32_or_on_a_device_of_unknown_rate(card: dict[str, str]) -> None:
+    metrics, timings = [{"step": 0, "num_tokens": 1, "update_flops": 9}], [{"step": 0, "update": 1.0}]
+    run = ReportedRun(name="a", folder="a", metrics=metrics, timings=timings, card=card)
+    (_, time) = chart_groups([ReportedSystem(name="a", runs=(run,))])
+    assert [chart.title for chart in time.charts] == ["tokens/s", "seconds per step"]
+
+
 def test_the_time_of_each_stage_is_a_line_with_its_fraction() -> None:
     timings = ({"step": 0, "sampling": 3.0, "update": 1.0, "pack": 0.0002}, {"step": 1, "sampling": 3.0, "update": 1.0})
     (group,) = chart_groups([system("a", timings=timings)])

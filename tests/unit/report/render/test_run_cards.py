@@ -52,6 +52,25 @@ def test_a_card_has_command_versions_machine_and_progress() -> None:
     }
 
 
+def test_a_card_has_throughput_precision_and_devices() -> None:
+    card = {"dtype": "bfloat16", "device": "NVIDIA H200", "num_processes": 4}
+    metrics = [{"step": step, "num_tokens": 30_000, "update_flops": 2 * 10**15} for step in range(2)]
+    timings = [{"step": step, "sampling": 9.0, "update": 1.0 + step} for step in range(2)]
+    settings = {"model.train": "lora", "model.load_in_4bit": True}
+    found = facts(run(card=card, metrics=metrics, timings=timings, settings=settings))
+    # 60,000 tokens in 21 s; 4e15 operations in 3 s of 4 x 989e12
+    assert found["throughput"] == "2,857 tokens/s, update MFU 34%"
+    assert found["precision"] == "bfloat16, language model in 4 bits, LoRA adapters in float32"
+    assert found["device"] == "4 x NVIDIA H200"
+
+
+def test_a_card_in_float32_says_whether_products_are_in_tf32() -> None:
+    card = {"dtype": "float32", "device": "NVIDIA H200"}
+    assert facts(run(card=card, settings={"model.tf32": True}))["precision"] == "float32, products in TF32"
+    assert facts(run(card=card, settings={"model.tf32": False}))["precision"] == "float32"
+    assert facts(run(card={"dtype": "float32", "device": "cpu"}))["precision"] == "float32"
+
+
 def test_a_run_without_card_or_logs_shows_what_is_known() -> None:
     assert facts(run()) == {"folder": "runs/a", "steps": "0"}
     damaged = [{"step": 0, "update": "x"}, {"step": 1, "update": float("inf"), "sampling": 3}]

@@ -128,6 +128,20 @@ def test_systems_with_other_data_or_settings_are_reported() -> None:
     assert disagreements([("base", [base]), ("same", [base, base])]) == []
 
 
+def test_a_table_names_the_precision_of_the_models_and_warns_if_it_differs() -> None:
+    full, half = (
+        replace(predictions(scores({"f1": 0.5})), settings={"dtype": dtype, "load_in_4bit": in_4bit})
+        for dtype, in_4bit in (("float32", False), ("bfloat16", True))
+    )
+    assert table(system("base", full), system("rft", full)).facts[-1] == "float32"
+    found = table(system("base", full), system("rft", half))
+    assert found.facts[-2:] == ("float32", "bfloat16, language model in 4 bits")
+    assert found.warnings == (
+        "the setting dtype differs: float32 (base); bfloat16 (rft)",
+        "the setting load_in_4bit differs: False (base); True (rft)",
+    )
+
+
 def test_predictions_on_other_data_have_no_difference() -> None:
     other = predictions(scores({"f1": 0.75}, data_hash="bbbb"), data_hash="bbbb")
     found = table(system("base", predictions(scores({"f1": 0.5}))), system("rft", other))

@@ -70,6 +70,17 @@ def test_the_gap_to_the_sampler_is_that_before_the_first_update() -> None:
     assert metrics["clip_frac"] == 0.5
 
 
+def test_operations_of_all_updates_of_a_step_are_counted_unless_none_was_made() -> None:
+    counted = toy_trainer(updates_per_batch=3, microbatch_tokens=7)
+    counted.runner.count_update = lambda row: len(row.token_ids)
+    # two prompts of 3 tokens, each once, and 4 completions of 1 token
+    assert counted.step(0, SAMPLES).metrics["update_flops"] == 3 * 2 * (3 + 4)
+    assert "update_flops" not in toy_trainer().step(0, SAMPLES).metrics
+    equal = toy_trainer(equal=True)
+    equal.runner.count_update = lambda row: 1
+    assert "update_flops" not in equal.step(0, SAMPLES).metrics
+
+
 def test_the_learning_rate_follows_the_schedule() -> None:
     trainer = toy_trainer(num_steps=4)
     assert [trainer.step(number, SAMPLES).metrics["learning_rate"] for number in range(4)] == pytest.approx(

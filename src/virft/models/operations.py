@@ -1,0 +1,148 @@
+"""Counted operations (FLOPs) of a packed row in the language model, peak rates of GPUs, and MFU.
+
+MFU (model FLOPs utilization) of the update: operations that the forward and backward pass over the packed rows need,
+per second of the update and per peak rate of the devices. Needed is what prefix sharing leaves: each prompt once, and
+nothing twice that gradient checkpointing recomputes. Source: PaLM (arXiv 2204.02311), appendix B.
+
+Counted: two operations for each multiply-add of every matrix product of the language model, including attention scores
+and their product with the values for the pairs of tokens that attend to each other, and the logits of the tokens to
+predict. Not counted: images, norms, rotary embeddings, activations, softmax, embedding lookups, the optimizer. With a
+trained vision tower the MFU is therefore a lower limit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from virft.models.families.family import head_dim_of
+
+if TYPE_CHECKING:
+    from virft.models.attention.layout import PackedRow
+
+PEAK_RATES = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
+"""Words of a GPU's name -> dense bfloat16 operations per second of its tensor cores. Source: NVIDIA's data sheets."""
+
+
+class Segment(NamedTuple):
+    """Consecutive tokens of a row that attend causally to the same sequence, of which they are the end."""
+
+    queries: int
+    """Tokens of the segment: of a prompt, or of a completion."""
+    keys: int
+    """Tokens of the sequence: of the prompt, or of prompt and completion."""
+
+
+class ForwardOperations(NamedTuple):
+    """Operations of a forward pass through the language model."""
+
+    weights: int
+    """Products with the weights of the layers."""
+    attention: int
+    """Scores, and their products with the values."""
+    logits: int
+    """Products with the output embeddings."""
+
+
+def group_segments(prompt: int, completions: Iterable[int]) -> list[Segment]:
+    """Return the segments of a prompt and of its completions, from their numbers of tokens.
+
+    >>> group_segments(5, [2, 3])
+    [Segment(queries=5, keys=5), Segment(queries=2, keys=7), Segment(queries=3, keys=8)]
+    """
+    return [Segment(prompt, prompt), *(Segment(tokens, prompt + tokens) for tokens in completions)]
+
+
+def row_segments(row: PackedRow) -> list[Segment]:
+    """Return the segments of a packed row, in its order."""
+    segments = row.layout.segments
+    return [
+        Segment(queries, keys)
+        for queries, keys in zip(
+            segments.query_starts.diff().tolist(), segments.key_starts.diff().tolist(), strict=True
+        )
+    ]
+
+
+def forward_operations(text: Any, segments: Sequence[Segment], *, num_logits: int) -> ForwardOperations:
+    """Count the forward pass over segments; ``num_logits``: tokens whose logits are computed.
+
+    ``text``: config of the language model, with gated MLPs in its layers, as all supported families have them. Image
+    tokens of a prompt count as attending causally.
+    """
+    hidden, layers, width = text.hidden_size, text.num_hidden_layers, text.num_attention_heads * head_dim_of(text)
+    kv_width = text.num_key_value_heads * head_dim_of(text)
+    weights = 2 * hidden * width + 2 * hidden * kv_width + 3 * hidden * text.intermediate_size
+    pairs = sum(
+        count * attended_pairs(segment, window=window)
+        for window, count in Counter(_windows(text)).items()
+        for segment in segments
+    )
+    tokens = sum(one.queries for one in segments)
+    return ForwardOperations(
+        weights=2 * tokens * layers * weights,
+        attention=4 * pairs * width,
+        logits=2 * num_logits * hidden * text.vocab_size,
+    )
+
+
+def update_operations(text: Any, segments: Sequence[Segment], *, num_logits: int, lora_rank: int | None = None) -> int:
+    """Count the forward and backward pass over segments, without the images; arguments as ``forward_operations``.
+
+    In the backward pass a product costs the same again for each of its two gradients; a product with a frozen weight
+    has only that of its input. ``lora_rank``: rank of adapters in every linear layer, whose weights are frozen; None:
+    all weights are trained.
+    """
+    forward = forward_operations(text, segments, num_logits=num_logits)
+    if lora_rank is None:
+        return 3 * sum(forward)
+    hidden, width = text.hidden_size, text.num_attention_heads * head_dim_of(text)
+    kv_width = text.num_key_value_heads * head_dim_of(text)
+    # inputs and outputs of query and output projection, of keys and values, and of the three matrices of the MLP
+    widths = 2 * (hidden + width) + 2 * (hidden + kv_width) + 3 * (hidden + text.intermediate_size)
+    tokens = sum(one.queries for one in segments)
+    adapters: int = 2 * tokens * text.num_hidden_layers * lora_rank * widths
+    return 2 * (forward.weights + forward.logits) + 3 * (forward.attention + adapters)
+
+
+def attended_pairs(segment: Segment, *, window: int | None = None) -> int:
+    """Return the number of pairs of a query and a key that it attends to: itself and earlier ones, ``window`` at most.
+
+    >>> attended_pairs(Segment(2, 7)), attended_pairs(Segment(2, 7), window=3)  # 6 + 7, 3 + 3
+    (13, 6)
+    """
+    queries, keys = segment
+    return _causal_pairs(keys, window) - _causal_pairs(keys - queries, window)
+
+
+def peak_rate(name: str) -> float | None:
+    """Return the peak rate of a GPU in bfloat16 operations per second by its name; None if it is not known.
+
+    >>> peak_rate("NVIDIA H100 80GB HBM3"), peak_rate("NVIDIA L40S"), peak_rate("NVIDIA GeForce RTX 4090")
+    (989000000000000.0, 362000000000000.0, None)
+    """
+    words = set(re.findall(r"\w+", name))
+    return next((rate for key, rate in PEAK_RATES.items() if words.issuperset(key.split())), None)
+
+
+def _causal_pairs(tokens: int, window: int | None) -> int:
+    """Number of pairs in a sequence of its own."""
+    seen = tokens if window is None else min(tokens, window)
+    return seen * (seen + 1) // 2 + (tokens - seen) * seen
+
+
+def _windows(text: Any) -> list[int | None]:
+    """Sliding window of each layer; None: none."""
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    return [text.sliding_window if kind == "sliding_attention" else None for kind in kinds]
