@@ -50,7 +50,7 @@ PHOTO_NAME = "virft-photo"
 SHOTS = 4
 STEPS = 80
 PHOTO_STEPS = 60
-LEARNING_RATE = 3e-4
+_LEARNING_RATE = 3e-4
 """Of all methods. The best of three for SFT and RFT with four images per class (docs/reproducing.md)."""
 TEST_QUESTIONS = 200
 TESTS = {
@@ -121,7 +121,7 @@ def _common_config(out: Path, *, seed: int, steps: int, tests: Iterable[str]) ->
             steps=steps,
             prompts_per_step=16,
             group_size=8,
-            learning_rate=LEARNING_RATE,
+            learning_rate=_LEARNING_RATE,
             name_lr_scale=10.0,
             schedule="cosine",
             warmup_steps=warmup_steps,
@@ -130,7 +130,7 @@ def _common_config(out: Path, *, seed: int, steps: int, tests: Iterable[str]) ->
             demonstration_coef=0.5,
             demonstration_coef_end=0.0,
         ),
-        sft=SFTConfig(learning_rate=LEARNING_RATE, name_lr_scale=10.0, warmup_steps=warmup_steps),
+        sft=SFTConfig(learning_rate=_LEARNING_RATE, name_lr_scale=10.0, warmup_steps=warmup_steps),
         compare=CompareConfig(
             systems=("sft", "rft", "mix"), seeds=1, tests=tuple(str(out / "data" / test) for test in tests)
         ),
