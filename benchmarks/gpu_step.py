@@ -49,7 +49,7 @@ from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, Run
 from virft.inference.prompting import inspect_prompts
 from virft.models.attention.layout import PackedRow, pack_row
 from virft.models.load import LoadedModel, wrap_model
-from virft.models.operations import peak_rate
+from virft.models.peak_rates import peak_rate
 from virft.models.policy import Policy, make_policy
 from virft.models.tiny import tiny_folder
 from virft.planning.memory import Planner

@@ -90,7 +90,7 @@ def test_the_program_for_a_gpu_is_rehearsed_on_a_cpu(run: Run, tmp_path: Path) -
     assert len(re.findall(r"^\| rehearsal \|", text, re.MULTILINE)) == 4
 
 
-def test_the_program_for_a_gpu_names_what_it_had_no_time_for(tmp_path: Path) -> None:
+def test_the_program_for_a_gpu_names_what_it_had_no_time_for(run: Run, tmp_path: Path) -> None:
     text = run("gpu_step.py", tmp_path, "--try-on-cpu", "--minutes", "0")
     assert "Skipped, to end within 0 minutes: model rehearsal.\n" in text
 
@@ -171,7 +171,7 @@ def test_the_engines_train_the_rft_of_the_quickstart(monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     config_of = importlib.import_module("vllm_quickstart").config_of
     quickstart = quickstart_config(tmp_path, seed=3, steps=40)
-    rft = grpo_config(quickstart, "rft", Steps(40, 16), rates=(1e-4,), seed=3, folder=tmp_path / "run")
+    rft = grpo_config(quickstart, "rft", Steps(40, 16), rates=(3e-4,), seed=3, folder=tmp_path / "run")
     for engine in ("builtin", "vllm"):
         found = config_of(tmp_path / "data" / "train", tmp_path / "run", engine=engine, seed=3, steps=40)
         assert found.sampling.engine == engine

@@ -63,12 +63,12 @@ def whole(small: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def test_it_scores_trains_scores_again_and_makes_a_page(whole: Whole, capsys: pytest.CaptureFixture[str]) -> None:
     out, printed = whole
     for test in ("same_sprites", "other_style", "never_trained"):
-        for run in ("base", *(f"{name}/lr_0.0001_seed_1" for name in ("sft", "rft", "mix"))):
+        for run in ("base", *(f"{name}/lr_0.0003_seed_1" for name in ("sft", "rft", "mix"))):
             assert f"\n{run} on {test}: f1 " in printed
         assert re.search(
             rf"^{test} \(detection, f1, \d images\)\n  base +0\.\d+\n  SFT +\d.*\n  RFT +\d.*\n  mix +\d", printed, re.M
         )
-    begin = printed.index("RFT, learning rate 0.0001, seed 1\nmodel  virft-tiny, ")
+    begin = printed.index("RFT, learning rate 0.0003, seed 1\nmodel  virft-tiny, ")
     assert begin < printed.index("\nstep 1/4") < printed.index("\nbase on"), "training comes first"
     assert "step 4/4  loss" in printed
     assert "RFT is not distinguishable from base on these images: ap " in printed
@@ -88,7 +88,7 @@ def test_it_scores_trains_scores_again_and_makes_a_page(whole: Whole, capsys: py
         assert text in page
     assert "No step has been logged" not in page
     assert "and on both (mix)" in page
-    taught = {name: log(out / "compare" / name / "lr_0.0001_seed_1") for name in ("rft", "mix")}
+    taught = {name: log(out / "compare" / name / "lr_0.0003_seed_1") for name in ("rft", "mix")}
     assert [len(records) for records in taught.values()] == [4, 4]
     assert not any("demonstration_loss" in one for one in taught["rft"])
     assert all("demonstration_loss" in one for one in taught["mix"][:-1]), "the coefficient is 0 in the last step"
@@ -120,7 +120,7 @@ def test_a_resumed_quickstart_equals_an_uninterrupted_one(whole: Whole, tmp_path
     expected, cut = files(whole.out), files(tmp_path / "cut")
     for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors", "eval/other_style/predictions.jsonl"):
         for system in ("rft", "mix"):
-            of_run = f"compare/{system}/lr_0.0001_seed_1/{name}"
+            of_run = f"compare/{system}/lr_0.0003_seed_1/{name}"
             assert cut[of_run] == expected[of_run], of_run
     assert cut["before_after.png"] == expected["before_after.png"]
 

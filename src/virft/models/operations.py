@@ -1,4 +1,4 @@
-"""Counted operations (FLOPs) of a packed row in the language model, peak rates of GPUs, and MFU.
+"""Counted operations (FLOPs) of a packed row in the language model, for its MFU.
 
 MFU (model FLOPs utilization) of the update: operations that the forward and backward pass over the packed rows need,
 per second of the update and per peak rate of the devices. Needed is what prefix sharing leaves: each prompt once, and
@@ -12,7 +12,6 @@ trained vision tower the MFU is therefore a lower limit.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,18 +20,6 @@ from virft.models.families.family import head_dim_of
 
 if TYPE_CHECKING:
     from virft.models.attention.layout import PackedRow
-
-PEAK_RATES = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-}
-"""Words of a GPU's name -> dense bfloat16 operations per second of its tensor cores. Source: NVIDIA's data sheets."""
 
 
 class Segment(NamedTuple):
@@ -124,16 +111,6 @@ def attended_pairs(segment: Segment, *, window: int | None = None) -> int:
     """
     queries, keys = segment
     return _causal_pairs(keys, window) - _causal_pairs(keys - queries, window)
-
-
-def peak_rate(name: str) -> float | None:
-    """Return the peak rate of a GPU in bfloat16 operations per second by its name; None if it is not known.
-
-    >>> peak_rate("NVIDIA H100 80GB HBM3"), peak_rate("NVIDIA L40S"), peak_rate("NVIDIA GeForce RTX 4090")
-    (989000000000000.0, 362000000000000.0, None)
-    """
-    words = set(re.findall(r"\w+", name))
-    return next((rate for key, rate in PEAK_RATES.items() if words.issuperset(key.split())), None)
 
 
 def _causal_pairs(tokens: int, window: int | None) -> int:

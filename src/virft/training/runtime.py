@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from virft.config.schema import DtypeName, Strategy
-from virft.models.operations import peak_rate
+from virft.models.peak_rates import peak_rate
 from virft.training.distributed import Ranks, ranks
 
 

@@ -164,7 +164,8 @@ def test_a_step_in_bfloat16(name: str, store: Store, tmp_path: Path, gpu: FakeCU
     vision = [key for key, one in found.after.items() if "visual" in key and not torch.equal(one, found.before[key])]
     assert bool(vision) is (name == "tower")
     # sampler and policy are the same weights: the first update is on-policy but for rounding
-    assert abs(metrics.get("sampler_gap", 0.0)) < 0.05
+    assert abs(metrics.get("sampler_gap_mean", 0.0)) < 0.005
+    assert abs(metrics.get("sampler_gap", 0.0)) < 0.1  # the largest of all tokens
 
 
 def test_predictions_equal_those_on_a_cpu(store: Store, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from virft.models.operations import (
     attended_pairs,
     forward_operations,
     group_segments,
-    peak_rate,
     row_segments,
     update_operations,
 )
+from virft.models.peak_rates import peak_rate
 
 
 @pytest.mark.parametrize("model_type", MAKERS)

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from virft.config.schema import DtypeName
-from virft.models.operations import peak_rate
+from virft.models.peak_rates import peak_rate
 from virft.report.render.reported import ReportedRun
 from virft.text.records import is_json_number
 from virft.training.step import UPDATE_FLOPS, update_mfu
