@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +40,6 @@ LAUNCHER = (
 def one_thread() -> dict[str, str]:
     """Of a process that is to compute as others do: sums are taken in another order with more threads."""
     return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def launch(*argv: object) -> subprocess.CompletedProcess[str]:
-    """A verb in two processes."""
-    command = [sys.executable, *LAUNCHER, "-m", "virft", *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, env=one_thread(), check=False)
 
 
 def write_config(folder: Path, data: Path, *, extra: str = "") -> Path:

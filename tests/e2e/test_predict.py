@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from factories import save_coco
-from runs import launch, one_thread, virft
+from launched import launch
+from runs import one_thread, virft
 from virft.evaluation.predictions import PREDICTIONS
 
 NUM_QUESTIONS = 70  # three batches

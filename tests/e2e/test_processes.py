@@ -1,4 +1,4 @@
-"""Whole runs by ``accelerate launch``: two processes train, log, save, stop and go on as one does."""
+"""Whole runs of two processes train, log, save, stop and go on as one does; by a launcher where signals matter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import psutil
 import pytest
 import torch
 
-from runs import LAUNCHER, files, launch, log, one_thread, saved_weights, virft, write_config
+from launched import launch
+from runs import LAUNCHER, files, log, one_thread, saved_weights, virft, write_config
 
 THREE = ("grpo.prompts_per_step=3", "grpo.refill_rounds=1", "grpo.max_base_score=0.95")
 """Two of three groups are the first process's; what is drawn in place of others, and what is left out, is the same."""
