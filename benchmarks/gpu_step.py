@@ -116,7 +116,7 @@ class Budget:
         except SideEnded as ended:
             print(ended, file=sys.stderr)
             self.failed[name] = ended.reason
-        except Exception as error:  # noqa: BLE001 - memory, a driver or a package: the other measurements go on
+        except Exception as error:  # noqa: BLE001 - memory, a driver or a package
             self.failed[name] = f"{type(error).__name__}: {error}"
         # After the handler, which holds the tensors of the failed measurement.
         free_memory()
