@@ -348,7 +348,8 @@ class Planner:
         """A sampling batch of P prompts with G completions each, all of the largest number of tokens.
 
         KV cache: 2 * layers * KV heads * head dim numbers for each of P (L + G C) tokens, as each prompt is stored
-        once. Logits: P G rows of the vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one
+        once. Admitted prompts (continuous batching): L tokens of each, until they are copied to the places of others. If
+        all completions end at the same time, as many prompts as fit are admitted together. Logits: P G rows of the vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one
         layer. Copies of weights: see ``_sampling_copies``. Graph pool: see ``_graph_pool``. If weights are sharded, the
         copy of the model that samples has all of them. vLLM: its fraction of the device, while it is awake.
         """
@@ -362,6 +363,8 @@ class Planner:
             "prefill": prompts * self._prefill,
             "next-token logits": prompts * self.group_size * head.shape[0] * _LOGIT_BYTES,
         }
+        if (admitted := min(prompts, self.prompts_per_step - prompts)) > 0:
+            parts["KV cache of admitted prompts"] = admitted * self.prompt.prompt_tokens * a_token
         if self.processes.shards_weights:
             replicated = {id(one) for one in self._replicated}
             linear = {id(one) for one in self._token_weights()}
