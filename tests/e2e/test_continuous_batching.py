@@ -11,10 +11,10 @@ from runs import files, log, virft, write_config
 from virft.generation.static_decoding import StaticDecoding
 
 STEPS = (
-    "grpo.steps=4",
+    "grpo.steps=3",
     "grpo.prompts_per_step=4",
     "grpo.group_size=2",
-    "grpo.refill_rounds=2",
+    "grpo.refill_rounds=1",
     "grpo.kl_coef=0",
     "sampling.max_completion_tokens=24",
     "run.save_every=2",
@@ -42,15 +42,14 @@ def test_waiting_prompts_and_replaced_groups_give_the_same_run_also_after_a_resu
     whole, found = (files(run) for run in runs.values())
     assert sum(line["num_refilled"] for line in log(runs["all"])) > 0, "groups must be replaced"
     assert found["rollouts.jsonl"] == whole["rollouts.jsonl"]
-    # The log-probs of the sampler differ in their last bits, and nothing is computed from them but their gap.
+    # The sampler's log-probs differ in their last bits; metrics depend on them, and the update does not.
     for own, other in zip(log(runs["all"]), log(runs["waiting"]), strict=True):
-        assert max(own.pop("sampler_gap", 0), other.pop("sampler_gap", 0)) < 1e-4
-        assert own == other
+        assert other == pytest.approx(own, abs=1e-5)
     assert found["model/model.safetensors"] == whole["model/model.safetensors"]
 
-    # resumed after two of four steps, with another number of concurrent prompts
+    # resumed after two of three steps, with another number of concurrent prompts
     run = runs["waiting"]
-    shutil.rmtree(run / "checkpoints" / "step_000004")
+    shutil.rmtree(run / "checkpoints" / "step_000003")
     config = tmp_path / "waiting" / "config.toml"
     assert virft("grpo", config, *STEPS, "sampling.prompts_per_batch=3", "--resume") == 0
     for name in ("rollouts.jsonl", "model/model.safetensors"):
