@@ -32,7 +32,8 @@ def saved_bytes() -> Iterator[list[int]]:
     sizes: list[int] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
+        # a tensor of the simulated device has its storage in another one
+        storage = getattr(tensor, "held", tensor).untyped_storage()
         if not isinstance(tensor, nn.Parameter) and storage.data_ptr() not in seen:
             seen[storage.data_ptr()] = storage
             sizes.append(storage.nbytes())
