@@ -505,6 +505,32 @@ STEP_HEAD += ["peak GiB", "planned GiB"]
 UPDATE_HEAD = ["shape", "C", "shared ms", "plain ms", "plain/shared", "MFU", "shared GiB", "plain GiB"]
 
 
+def measure_shape(
+    shape: str,
+    trl: TRL,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    rate: float,
+    budget: Budget,
+    steps: list[list[str]],
+    updates: list[list[str]],
+) -> None:
+    """Measure everything on a model, and add its rows to the tables."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        loaded = make_model(device, shape, torch.bfloat16, checkpointing=arguments.checkpointing)
+        make_folder(folder, shape, loaded)
+        sample = make_sample(folder, loaded, arguments.prompt, arguments.image)
+        updates += update_rows(shape, loaded, arguments, device, rate, budget)
+        steps += step_rows(shape, loaded, sample, folder, arguments, device, rate, budget)
+        task = trl_task(loaded, sample, arguments, device)
+        # TRL's process needs the memory of the GPU.
+        del loaded
+        free_memory()
+        if not trl.missing:
+            steps += trl_rows(shape, trl, task, folder, arguments, budget)
+
+
 def measure_all(arguments: argparse.Namespace, device: torch.device) -> str:
     """Check and measure everything on a device; the tables of the result file."""
     name = torch.cuda.get_device_name() if is_measured(device) else "no GPU: a rehearsal, whose numbers mean nothing"
@@ -517,21 +543,10 @@ def measure_all(arguments: argparse.Namespace, device: torch.device) -> str:
     steps: list[list[str]] = []
     updates: list[list[str]] = []
     for shape in arguments.shapes:
-        if not budget.allows(f"model {shape}"):
-            continue
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            loaded = make_model(device, shape, torch.bfloat16, checkpointing=arguments.checkpointing)
-            make_folder(folder, shape, loaded)
-            sample = make_sample(folder, loaded, arguments.prompt, arguments.image)
-            updates += update_rows(shape, loaded, arguments, device, rate, budget)
-            steps += step_rows(shape, loaded, sample, folder, arguments, device, rate, budget)
-            task = trl_task(loaded, sample, arguments, device)
-            # TRL's process needs the memory of the GPU.
-            del loaded
-            free_memory()
-            if not trl.missing:
-                steps += trl_rows(shape, trl, task, folder, arguments, budget)
+        budget.measure(
+            f"model {shape}",
+            lambda shape=shape: measure_shape(shape, trl, arguments, device, rate, budget, steps, updates),
+        )
     return (
         f"{name}, peak {rate / 1e12:.0f} Top/s in bfloat16. G {arguments.group}, checkpointing "
         f"{arguments.checkpointing}; medians of {arguments.repeats}.\n\nIn float32, log-probs and gradients of prefix "

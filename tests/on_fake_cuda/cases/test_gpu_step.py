@@ -105,6 +105,15 @@ def test_a_measurement_out_of_memory_is_named_and_the_next_one_is_made(gpu_step:
     assert budget.describe() == "Failed: first: MemoryError: 12 GiB\n\n"
 
 
+def test_a_model_that_does_not_fit_is_named(gpu_step: Any) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise MemoryError("12 GiB")
+
+    gpu_step.check_equal, gpu_step.make_model = (lambda *_: 0.0), too_large
+    text = gpu_step.measure_all(gpu_step.parse(["--try-on-cpu"]), torch.device("cpu"))
+    assert "Failed: model rehearsal: MemoryError: 12 GiB\n" in text
+
+
 def test_a_step_without_an_update_fails(gpu: FakeCUDA, gpu_step: Any, tmp_path: Path) -> None:
     class Constant:
         def grade(self, text: str, *_: object, **__: object) -> RewardReport:
