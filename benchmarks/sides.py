@@ -10,6 +10,7 @@ import ctypes
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -58,22 +59,44 @@ class Server:
             time.sleep(_SAMPLE_EVERY_S)
 
 
-class Side:
-    """End of the protocol in the comparing process. ``facts``: the report of the side when it was ready."""
+class SideEnded(SystemExit):
+    """A side ended early; the end of its log is the message. ``reason``: one line. Not caught, it ends the program."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, log: str, reason: str | None = None) -> None:
+        super().__init__(f"a side ended early:\n{log[-3000:]}")
+        lines = log.strip().splitlines()
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        self.reason = reason or (errors or lines or ["it ended without a message"])[-1]
+
+
+class Side:
+    """End of the protocol in the comparing process. ``facts``: the report of the side when it was ready.
+
+    ``limit_s``: seconds after which the side is ended, all its steps together; None: no limit. Every function raises
+    ``SideEnded`` if the side has ended.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, *, limit_s: float | None = None) -> None:
         self._log = log
+        self._late: str | None = None
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
+        self._timer = threading.Timer(limit_s or 0, self._end, [limit_s])
+        self._timer.daemon = True
+        if limit_s is not None:
+            self._timer.start()
         self.facts = self._listen()
 
     def step(self) -> dict[str, Any]:
         """Let the side run one step and return its report."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
         return self._listen()
 
     def close(self) -> None:
@@ -81,13 +104,23 @@ class Side:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+        self._timer.cancel()
 
     def _listen(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            sys.exit(f"a side ended early:\n{self._log.read_text()[-3000:]}")
+            raise self._ended()
         return json.loads(line)  # type: ignore[no-any-return]
+
+    def _ended(self) -> SideEnded:
+        self._process.wait()
+        self._timer.cancel()
+        return SideEnded(self._log.read_text(), self._late)
+
+    def _end(self, limit_s: float) -> None:
+        self._late = f"it was ended after {limit_s:.0f} s"
+        self._process.kill()
 
 
 def resident_bytes() -> int:

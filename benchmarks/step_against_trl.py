@@ -104,8 +104,20 @@ class Task:
     """PyTorch threads."""
     dtype: str
     """Data type of the weights."""
-    compile: bool
+    compile: bool = False
     """Compile the layers of virft and of plain."""
+    device: str = "cpu"
+    """Device of TRL's side, as the following settings."""
+    vllm: bool = False
+    """Sample with vLLM in the same process."""
+    autocast: bool = False
+    """Compute in bfloat16 by autocast."""
+    checkpointing: bool = False
+    """Gradient checkpointing."""
+    lora_rank: int = 0
+    """Rank of the adapters; 0: all weights are trained."""
+    lora_target: str = ""
+    """Regular expression of the layers that get adapters."""
 
 
 class LetterGrader:
@@ -317,6 +329,7 @@ def make_folder(
     loaded.model = AutoModelForImageTextToText.from_config(shape_config(model), dtype=getattr(torch, dtype))
     loaded.save(folder)
     _set_pixels(folder, side * side)
+    add_video_processor(folder)
     loaded = load_model(str(folder))
     rng = random.Random(0)
     images = []
@@ -324,7 +337,7 @@ def make_folder(
         pixels = Image.frombytes("RGB", (8, 8), rng.randbytes(192))
         images.append(f"image_{i}.png")
         pixels.resize((side, side)).save(folder / images[-1])
-    questions = [_question(loaded, folder / image, shape.prompt, rng) for image in images]
+    questions = [make_question(loaded, folder / image, shape.prompt, rng) for image in images]
     task = Task(
         questions=questions,
         images=images,
@@ -347,17 +360,22 @@ def shape_config(model: str) -> Any:
 
 
 def _set_pixels(folder: Path, pixels: int) -> None:
-    """Set the number of pixels that images are resized to, and add the video processor file that TRL's side needs."""
+    """Set the number of pixels that images are resized to."""
     path = folder / "preprocessor_config.json"
     config = json.loads(path.read_text())
     config |= {"min_pixels": pixels, "max_pixels": pixels, "size": {"shortest_edge": pixels, "longest_edge": pixels}}
     path.write_text(json.dumps(config))
+
+
+def add_video_processor(folder: Path) -> None:
+    """Add the video processor file to a model folder that TRL's side needs."""
+    config = json.loads((folder / "preprocessor_config.json").read_text())
     video = {key: value for key, value in config.items() if key not in ("image_processor_type", "processor_class")}
     video["video_processor_type"] = "Qwen2VLVideoProcessor"
     (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
 
 
-def _question(loaded: LoadedModel, image: Path, length: int, rng: random.Random) -> str:
+def make_question(loaded: LoadedModel, image: Path, length: int, rng: random.Random) -> str:
     """Return random digits, one token each, that make a prompt of ``length`` tokens."""
     size = ImageSize(*load_image(str(image)).size)
     sample = Sample(id="", task="detection", images=(str(image),), image_sizes=(size,), query="", target=Detections())

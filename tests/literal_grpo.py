@@ -46,7 +46,7 @@ def literal_loss(
     """Return the loss of a step. ``logprobs`` and ``reference`` get groups of one completion."""
     num_completions = sum(len(completions) for _, _, completions in groups)
     num_tokens = sum(len(one) for _, _, completions in groups for one in completions)
-    total = torch.zeros(())
+    total: Any = 0.0  # then a tensor on the device of the log-probs
     for g, (prompt, vision, completions) in enumerate(groups):
         mean, std = statistics.mean(rewards[g]), statistics.stdev(rewards[g])
         for i, one in enumerate(completions):
@@ -70,7 +70,8 @@ def literal_loss(
                 total = total + tokens.sum() / num_tokens
             else:
                 total = total + tokens.sum() / MAX_COMPLETION_TOKENS / num_completions
-    return total
+    found: Tensor = total
+    return found
 
 
 def plain(model: nn.Module) -> Callable[[TinyGroup], Tensor]:

@@ -261,6 +261,8 @@ def outcome(case: Case, strategy: str, ranks: Ranks) -> dict[str, Any]:
         with torch.no_grad():
             for one in reference.parameters():
                 one += 0.02 * torch.randn(one.shape, generator=torch.Generator().manual_seed(one.numel()))
+        reference.to(ranks.device)
+    policy.to(ranks.device)
     gathered = shard_weights(loaded, policy, ranks, strategy)
     if reference is not None and gathered is not None:
         shard(reference, CPU, ranks.count, shard_size=group_of(strategy))

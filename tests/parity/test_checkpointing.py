@@ -32,7 +32,8 @@ def saved_bytes() -> Iterator[list[int]]:
     sizes: list[int] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
+        # a tensor of the simulated device has its storage in another one
+        storage = getattr(tensor, "held", tensor).untyped_storage()
         if not isinstance(tensor, nn.Parameter) and storage.data_ptr() not in seen:
             seen[storage.data_ptr()] = storage
             sizes.append(storage.nbytes())
@@ -45,19 +46,20 @@ def saved_bytes() -> Iterator[list[int]]:
 @pytest.mark.parametrize("trained", [full, frozen_vision, adapters])
 @pytest.mark.parametrize("model_type", MAKERS)
 def test_checkpointing_leaves_logprobs_and_gradients_and_saves_less(
-    model_type: str, trained: Callable[[LoadedModel], None]
+    model_type: str, trained: Callable[[LoadedModel], None], device: torch.device, tolerance: float
 ) -> None:
     autocast = trained is adapters  # in bfloat16, as adapters mostly are
     logprobs, policies, saved = [], [], []
     for checkpointing in (False, True):
-        _, policy = make_pair(model_type)
+        _, policy = make_pair(model_type, device)
         trained(loaded := loaded_of(policy))
+        policy.to(device)
         if checkpointing:
             loaded.checkpoint_gradients()
         policy.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), saved_bytes() as sizes:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast), saved_bytes() as sizes:
             found = shared_logprobs(policy, make_groups(policy.config))
-        weights = torch.randn(len(found), generator=torch.Generator().manual_seed(1)) / len(found)
+        weights = torch.randn(len(found), generator=torch.Generator().manual_seed(1)).to(device) / len(found)
         (found * weights).sum().backward()
         logprobs.append(found)
         policies.append(policy)
@@ -66,7 +68,8 @@ def test_checkpointing_leaves_logprobs_and_gradients_and_saves_less(
     assert torch.equal(logprobs[0], logprobs[1])
     assert saved[1] < 0.5 * saved[0]
     # 3 layers of 7 matrices; of adapters two halves each
-    assert_same_gradients(policies[0].model, policies[1].model, at_least=42 if trained is adapters else 15)
+    at_least = 42 if trained is adapters else 15
+    assert_same_gradients(policies[0].model, policies[1].model, at_least=at_least, tolerance=tolerance)
 
 
 def test_sampling_with_checkpointed_layers_is_refused() -> None:
@@ -85,8 +88,8 @@ def test_sampling_with_checkpointed_layers_is_refused() -> None:
     assert [layer.prompt_keys.shape[2] for layer in cache.layers] == [len(encoded.prompt.token_ids)] * 3
 
 
-def test_a_reference_without_gradient_saves_no_tensors() -> None:
-    _, policy = make_pair("qwen2_vl")
+def test_a_reference_without_gradient_saves_no_tensors(device: torch.device) -> None:
+    _, policy = make_pair("qwen2_vl", device)
     loaded_of(policy).checkpoint_gradients()
     policy.train()
     with torch.no_grad(), saved_bytes() as sizes:

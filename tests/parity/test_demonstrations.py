@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from plain_computation import make_groups, plain_logprobs
+from plain_computation import device_of, make_groups, plain_logprobs
 from process_cases import DEMONSTRATION_REWARD, DEMONSTRATIONS, EQUAL, VARIED, Case, load, outcome
 from tiny_models import MAKERS
 from virft.training.distributed import Ranks
 
+CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 COEF = 0.7
 LOSS: dict[str, Any] = {"demonstrations": "loss", "demonstration_coef": COEF, "kl_coef": 0.0}
@@ -38,9 +39,9 @@ def logprobs(model: Any, group: Any, tokens: Sequence[int]) -> Tensor:
     return plain_logprobs(model, [(prompt, vision, [list(tokens)])])
 
 
-def in_loss(tokens: Sequence[int]) -> Tensor:
+def in_loss(tokens: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """1 for tokens that are in the loss of a demonstration, 0 for its second token."""
-    return torch.tensor([float(i != 1) for i in range(len(tokens))])
+    return torch.tensor([float(i != 1) for i in range(len(tokens))], device=device)
 
 
 def member_advantages(rewards: Sequence[float], mode: str, in_mean: bool) -> tuple[list[float], float]:
@@ -60,14 +61,14 @@ def literal(case: Case, loaded: Any, reference: Any = None, *, off_policy: bool 
     groups = [*make_groups(model.config), *make_groups(model.config, 1)][: len(case.rewards)]
     num_completions = sum(len(group[2]) for group in groups)
     num_tokens = sum(len(one) for group in groups for one in group[2])
-    num_demonstrated = sum(in_loss(DEMONSTRATIONS[g]).sum() for g in range(len(groups)))
+    num_demonstrated = sum(float(in_loss(DEMONSTRATIONS[g]).sum()) for g in range(len(groups)))
 
     def weight(length: int) -> float:
         if kind == "sequence_mean":
             return 1 / (num_completions * length)
         return 1 / num_tokens if kind == "token_mean" else 1 / (num_completions * MAX_COMPLETION_TOKENS)
 
-    total = torch.zeros(())
+    total = torch.zeros((), device=device_of(model))
     for g, group in enumerate(groups):
         rewards = case.rewards[g][: len(group[2])]
         own, demonstrated = member_advantages(rewards, mode, settings["demonstration_in_mean"])
@@ -88,42 +89,50 @@ def literal(case: Case, loaded: Any, reference: Any = None, *, off_policy: bool 
         found = logprobs(model, group, tokens)
         if mode == "group":
             ratio = (found - found.detach()).exp()
-            total = total - weight(len(tokens)) * demonstrated * (in_loss(tokens) * ratio).sum()
+            total = total - weight(len(tokens)) * demonstrated * (in_loss(tokens, found.device) * ratio).sum()
         else:
-            total = total - settings.get("demonstration_coef", 0.2) * (in_loss(tokens) * found).sum() / num_demonstrated
+            coef = settings.get("demonstration_coef", 0.2) / num_demonstrated
+            total = total - coef * (in_loss(tokens, found.device) * found).sum()
     return total
 
 
-def assert_equals_literal(case: Case, *, at_least: int = 20, **more: Any) -> dict[str, Any]:
+def assert_equals_literal(
+    case: Case, device: torch.device = CPU, *, at_least: int = 20, tolerance: float = TOLERANCE, **more: Any
+) -> dict[str, Any]:
     """Assert that loss and gradients of the first update equal ``literal``; the outcome."""
-    found = outcome(case, "ddp", Ranks())
+    found = outcome(case, "ddp", Ranks(device=device))
     loaded = plain_model(case)
+    loaded.model.to(device)
     expected = literal(case, loaded, **more)
     expected.backward()
-    assert found["metrics"]["loss"] == pytest.approx(expected.item(), abs=TOLERANCE)
+    assert found["metrics"]["loss"] == pytest.approx(expected.item(), abs=tolerance)
     clear = 0
     parameters = [one for one in loaded.model.parameters() if one.requires_grad]
     for one, gradient in zip(parameters, found["gradients"][0], strict=True):
         if one.grad is None:
             assert gradient.abs().max() == 0
             continue
-        torch.testing.assert_close(gradient, one.grad, atol=TOLERANCE, rtol=0)
-        clear += bool(one.grad.abs().max() > 100 * TOLERANCE)
+        torch.testing.assert_close(gradient, one.grad, atol=tolerance, rtol=0)
+        clear += bool(one.grad.abs().max() > 100 * tolerance)
     assert clear >= at_least
     return found
 
 
 @pytest.mark.parametrize("settings", [LOSS, GROUP, IN_MEAN], ids=["loss", "group", "in mean"])
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_a_step_with_demonstrations_equals_the_formulas(model_type: str, settings: dict[str, Any]) -> None:
-    assert_equals_literal(Case(model_type=model_type, settings=settings))
+def test_a_step_with_demonstrations_equals_the_formulas(
+    model_type: str, settings: dict[str, Any], device: torch.device, tolerance: float
+) -> None:
+    assert_equals_literal(Case(model_type=model_type, settings=settings), device, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("settings", [LOSS, GROUP], ids=["loss", "group"])
 @pytest.mark.parametrize("model_type", MAKERS)
-def test_adapters_with_gradient_checkpointing_equal_the_formulas(model_type: str, settings: dict[str, Any]) -> None:
+def test_adapters_with_gradient_checkpointing_equal_the_formulas(
+    model_type: str, settings: dict[str, Any], device: torch.device, tolerance: float
+) -> None:
     case = Case(model_type=model_type, lora=True, frozen_vision=True, checkpointing=True, settings=settings)
-    assert_equals_literal(case, at_least=42)
+    assert_equals_literal(case, device, at_least=42, tolerance=tolerance)
 
 
 # Groups of 14 + 12 + 5 and 22 + 20 + 3 tokens; 1: each completion and each demonstration in a row of its own.

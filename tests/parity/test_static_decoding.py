@@ -5,16 +5,18 @@ So do completions that take the places of others (continuous batching).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from plain_computation import make_groups, make_pair, pair_of
+from plain_computation import device_of, make_groups, make_pair, pair_of
 from tiny_models import EOS, MAKERS, tiny_model_with_window
 from tiny_policies import Tokenizer, adapters, encode, loaded_of
 from virft.generation import hf_generator, static_decoding
@@ -85,8 +87,8 @@ class Captures:
         return run
 
 
-def policy_of(kind: str) -> Policy:
-    _, policy = pair_of(tiny_model_with_window()) if kind == "window" else make_pair(kind)
+def policy_of(kind: str, device: torch.device | str = "cpu") -> Policy:
+    _, policy = pair_of(tiny_model_with_window(), device) if kind == "window" else make_pair(kind, device)
     # so that rows end at different times, some of them late
     policy.model.generation_config.eos_token_id = [EOS, *range(4)]
     return policy
@@ -109,9 +111,10 @@ def sample_static(
     monkeypatch: pytest.MonkeyPatch, policy: Policy, *, replays: bool, **options: Any
 ) -> tuple[list[Completion], Captures]:
     captures = Captures(replays=replays)
+    kind = device_of(policy).type
     with monkeypatch.context() as patch:
-        patch.setattr(hf_generator, "_CAPTURES", {"cpu"})
-        patch.setattr(hf_generator, "_CHECK_EVERY", {"cpu": 4})
+        patch.setattr(hf_generator, "_CAPTURES", {kind})
+        patch.setattr(hf_generator, "_CHECK_EVERY", {kind: 4})
         patch.setattr(static_decoding, "FIRST_SPAN", 4)
         patch.setattr(static_decoding, "capture", captures)
         return sample(policy, **options), captures
@@ -124,10 +127,10 @@ def assert_same(found: list[Completion], expected: list[Completion]) -> None:
 
 
 @pytest.mark.parametrize("kind", [*MAKERS, "window"])
-def test_a_family_samples_the_same_tokens(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = policy_of(kind)
+def test_a_family_samples_the_same_tokens(kind: str, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    policy = policy_of(kind, device)
     assert static_obstacle(policy) == ""
-    expected = sample(policy)
+    expected = sample(policy, cuda_graph=False)
     found, captures = sample_static(monkeypatch, policy, replays=False)
     assert_same(found, expected)
     lengths = [len(one.token_ids) for one in expected]
@@ -135,6 +138,15 @@ def test_a_family_samples_the_same_tokens(kind: str, monkeypatch: pytest.MonkeyP
     # spans of 4, 8, 16 and 24 tokens, and at least once half of the rows had ended
     assert captures.num_captures > 4
     assert captures.num_replays > 8
+
+
+@pytest.mark.skipif(os.environ.get("VIRFT_TEST_DEVICE", "cpu") == "cpu", reason="steps are captured on a GPU")
+@pytest.mark.parametrize("kind", [*MAKERS, "window"])
+def test_captured_steps_sample_the_same_tokens(kind: str, device: torch.device) -> None:
+    policy = policy_of(kind, device)
+    assert_same(sample(policy), sample(policy, cuda_graph=False))
+    waiting = {"prompts": 7, "prompts_per_batch": 3}
+    assert_same(sample(policy, **waiting), sample(policy, cuda_graph=False, prompts=7))
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "gemma3", "window"])
@@ -196,11 +208,15 @@ class Admissions:
 
 
 @pytest.mark.parametrize("kind", [*MAKERS, "window"])
-def test_waiting_prompts_take_the_places_of_completions_that_ended(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = policy_of(kind)
-    expected = sample(policy, prompts=7)
+def test_waiting_prompts_take_the_places_of_completions_that_ended(
+    kind: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    policy = policy_of(kind, device)
+    expected = sample(policy, prompts=7, cuda_graph=False)
     admissions = Admissions(monkeypatch)
-    assert_same(sample(policy, prompts=7, prompts_per_batch=3), expected)
+    # read after every token, as on a CPU
+    monkeypatch.setattr(hf_generator, "_CHECK_EVERY", {device.type: 1})
+    assert_same(sample(policy, prompts=7, prompts_per_batch=3, cuda_graph=False), expected)
     assert admissions.num_replaced == 4
     assert admissions.num_running > 0, "rows must continue while others are replaced"
     groups = [expected[i : i + 2] for i in range(0, len(expected), 2)]

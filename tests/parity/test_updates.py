@@ -10,13 +10,15 @@ import torch
 
 from factories import reading, sample
 from literal_grpo import MAX_COMPLETION_TOKENS, REWARDS, literal_loss, plain
-from plain_computation import make_groups, make_pair, plain_logprobs
+from plain_computation import device_of, make_groups, make_pair, plain_logprobs
 from virft.config.schema import GRPOConfig
 from virft.generation.generator import GenerationParams
 from virft.models.renderer import RenderedPrompt
+from virft.training.distributed import Ranks
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.optim import learning_rate
 from virft.training.policy_runner import PolicyRunner
+from virft.training.runtime import Runtime
 from virft.types import (
     Completion,
     Detections,
@@ -35,7 +37,11 @@ def sampled(groups, model):
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         return [
-            [plain_logprobs(model, [(p, v, [c])]) + 0.1 * torch.randn(len(c), generator=generator) for c in completions]
+            [
+                plain_logprobs(model, [(p, v, [c])])
+                + (0.1 * torch.randn(len(c), generator=generator)).to(device_of(model))
+                for c in completions
+            ]
             for p, v, completions in groups
         ]
 
@@ -86,7 +92,7 @@ def render(policy, groups, one):
 
 def trainer_of(policy, groups, logprobs, updates):
     return GRPOTrainer(
-        runner=PolicyRunner(policy=policy),
+        runner=PolicyRunner(policy=policy, runtime=Runtime(ranks=Ranks(device=device_of(policy)))),
         generator=Replay(groups, logprobs),
         render=partial(render, policy, groups),
         grader=Table(),
@@ -111,8 +117,8 @@ def trainer_of(policy, groups, logprobs, updates):
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3])
-def test_weights_after_several_updates_equal_the_paper(updates):
-    model, policy = make_pair("qwen2_vl")
+def test_weights_after_several_updates_equal_the_paper(updates, device, tolerance):
+    model, policy = make_pair("qwen2_vl", device)
     groups = make_groups(model.config)
     logprobs = sampled(groups, model)
     reference, start = copy.deepcopy(model), copy.deepcopy(model)
@@ -148,10 +154,10 @@ def test_weights_after_several_updates_equal_the_paper(updates):
     for (name, a), b, before in zip(
         model.named_parameters(), policy.model.parameters(), start.parameters(), strict=True
     ):
-        torch.testing.assert_close(b, a, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(b, a, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
         moved = max(moved, (a - before).abs().max().item())
     assert moved > 1e-2
     # the gap is that to the sampler before the first update
     gap = max((plain_logprobs(start, [(p, v, [c])]) - logprobs[g][i]).abs().max().item()
               for g, (p, v, completions) in enumerate(groups) for i, c in enumerate(completions))  # fmt: skip
-    assert report.metrics["sampler_gap"] == pytest.approx(gap, abs=1e-5)
+    assert report.metrics["sampler_gap"] == pytest.approx(gap, abs=tolerance)

@@ -54,7 +54,9 @@ def test_logprobs_and_gradients_equal_transformers(name: str) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 14])
-def test_attention_equals_that_of_tables(window: int | None) -> None:
+def test_attention_equals_that_of_tables(window: int | None, device: torch.device) -> None:
+    # a GPU has the kernel in bfloat16 only; elsewhere it is written out, with log-sum-exps in float32
+    dtype, tolerance = (torch.float64, 1e-5) if device.type == "cpu" else (torch.bfloat16, 0.05)
     generator = torch.Generator().manual_seed(0)
     prompts, lengths = (9, 14), ([7, 4, 1], [3, 0, 6, 2])
     row = pack_row(
@@ -63,20 +65,20 @@ def test_attention_equals_that_of_tables(window: int | None) -> None:
         [[[0] * own for own in group] for group in lengths],
     )
     tokens = len(row.token_ids)
-    query, key, value = (
-        torch.randn(heads, tokens, 16, dtype=torch.float64, generator=generator, requires_grad=True)
-        for heads in (6, 2, 2)
-    )
+    inputs = [torch.randn(heads, tokens, 16, dtype=torch.float64, generator=generator).to(dtype) for heads in (6, 2, 2)]
     outer = torch.randn(1, tokens, 6, 16, dtype=torch.float64, generator=generator)
 
-    def compute(method: Any) -> list[Tensor]:
-        layout = replace(row.layout, method=method)
+    def compute(method: Any, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        on_device = row.to(device)
+        layout = replace(on_device.layout, method=method)
+        query, key, value = (one.to(device, dtype).requires_grad_() for one in inputs)
         output = shared_prompt._packed(query, key, value, 0.25, window, layout)
-        return [output.detach(), *torch.autograd.grad((output * outer).sum(), (query, key, value))]
+        gradients = torch.autograd.grad((output * outer.to(device, dtype)).sum(), (query, key, value))
+        return [one.detach().cpu().double() for one in (output, *gradients)]
 
-    for found, expected in zip(compute("varlen"), compute(None), strict=True):
-        # the kernel's log-sum-exps are float32
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    expected = compute(None, torch.device("cpu"), torch.float64)
+    for one, other in zip(compute("varlen", device, dtype), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance if dtype == torch.bfloat16 else 0)
 
 
 def test_keys_of_a_sibling_change_the_result() -> None:

@@ -158,7 +158,7 @@ class HFGenerator:
             return
         limit = params.max_completion_tokens
         first = self._prefilled(taken, group_size, limit, key, room=limit)
-        yield from StaticDecoding(
+        decoding = StaticDecoding(
             self._policy,
             first,
             queue=queue,
@@ -170,7 +170,9 @@ class HFGenerator:
             captures=captures,
             check_every=_CHECK_EVERY.get(device.type, CHECK_EVERY),
             compact_below=_GRAPH_COMPACT_BELOW if captures else _COMPACT_BELOW,
-        ).pieces()
+        )
+        del first, taken  # their log-probabilities [R, V] are not needed any more
+        yield from decoding.pieces()
 
     def _columns(
         self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey

@@ -348,9 +348,11 @@ class Planner:
         """A sampling batch of P prompts with G completions each, all of the largest number of tokens.
 
         KV cache: 2 * layers * KV heads * head dim numbers for each of P (L + G C) tokens, as each prompt is stored
-        once. Logits: P G rows of the vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one
-        layer. Copies of weights: see ``_sampling_copies``. Graph pool: see ``_graph_pool``. If weights are sharded, the
-        copy of the model that samples has all of them. vLLM: its fraction of the device, while it is awake.
+        once. Admitted prompts (continuous batching): L tokens of each, until they are copied to their places. If
+        all completions end at the same time, as many prompts as fit are admitted together. Logits: P G rows of the
+        vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one layer. Copies of weights: see
+        ``_sampling_copies``. Graph pool: see ``_graph_pool``. If weights are sharded, the copy of the model that
+        samples has all of them. vLLM: its fraction of the device, while it is awake.
         """
         if self._engine is not None:
             return {"vLLM": self._engine_bytes if self._engine == "colocated" else 0}
@@ -362,6 +364,8 @@ class Planner:
             "prefill": prompts * self._prefill,
             "next-token logits": prompts * self.group_size * head.shape[0] * _LOGIT_BYTES,
         }
+        if (admitted := min(prompts, self.prompts_per_step - prompts)) > 0:
+            parts["KV cache of admitted prompts"] = admitted * self.prompt.prompt_tokens * a_token
         if self.processes.shards_weights:
             replicated = {id(one) for one in self._replicated}
             linear = {id(one) for one in self._token_weights()}

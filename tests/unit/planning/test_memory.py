@@ -11,16 +11,22 @@ import pytest
 import torch
 
 from run_parts import grpo_trainer_of, load_model_of
+from tiny_policies import Tokenizer
 from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
 from virft.errors import ConfigError
 from virft.generation import slow_sampler
+from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.hf_generator import HFGenerator
+from virft.generation.random_streams import StepKey
+from virft.generation.static_decoding import StaticDecoding
 from virft.models.attention.layout import pack_row
 from virft.models.policy import make_policy
+from virft.models.vision import ImageFeatures
 from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import FitOption, Planner, RowShape
 from virft.planning.text import format_warnings
-from virft.types import ImageSize
+from virft.types import ImageSize, Prompt
 
 IMAGE = ImageSize(112, 112)
 
@@ -158,6 +164,60 @@ def test_the_kv_cache_holds_each_prompt_once() -> None:
     # 4 layers x 2 kv heads x 64 numbers, keys and values, 2 bytes; 3 prompts of 36 + 4 x 10 tokens
     memory = planner("lora").memory(FitOption(gradient_checkpointing=False, microbatch_tokens=76, prompts_per_batch=3))
     assert memory.stages["sampling"]["KV cache"] == 3 * 76 * 2 * 4 * 2 * 64 * 2
+
+
+@pytest.mark.parametrize(("concurrent", "admitted"), [(2, 2), (4, 1)])
+def test_prompts_that_take_the_places_of_others_have_a_cache_until_they_are_copied(
+    concurrent: int, admitted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in a batch of 5 prompts whose completions all have the largest number of tokens."""
+    settings = replace(FULL, grpo=replace(FULL.grpo, prompts_per_step=5))
+    planned = Planner(settings, image=IMAGE, text_tokens=20, on_cpu=True)._sampling(concurrent)
+    policy = make_policy(load_model_of(settings), temperature=1.0)
+    policy.model.generation_config.eos_token_id = 895
+    policy.rules = replace(policy.rules, forbidden_ids=(*policy.rules.forbidden_ids, 895))
+    positions = torch.arange(36).expand(3, -1)
+    prompts = [
+        EncodedPrompt(
+            prompt=Prompt(sample_id=str(i), text="", token_ids=(5,) * 36, images=()),
+            positions=positions,
+            features=ImageFeatures(tokens=()),
+            stream_id=str(i),
+        )
+        for i in range(5)
+    ]
+    before: list[int] = []
+    found: list[int] = []
+    step, change = StaticDecoding._step, StaticDecoding._replace
+
+    def counted_step(decoding: Any) -> None:
+        before.append(live.now)
+        step(decoding)
+
+    def counted_change(decoding: Any, places: Any, rows: Any, new: Any) -> bool:
+        given = sum(one.untyped_storage().nbytes() for one in (new.distribution, new.start, new.uniforms))
+        found.append(live.now - before[-1] - given)
+        return change(decoding, places, rows, new)
+
+    monkeypatch.setattr(StaticDecoding, "_step", counted_step)
+    monkeypatch.setattr(StaticDecoding, "_replace", counted_change)
+    generator = HFGenerator(policy, Tokenizer(), prompts_per_batch=concurrent)
+    known = [*policy.parameters(), *policy.buffers(), positions]
+    with LiveBytes(known) as live:
+        drawn = generator.generate(prompts, 4, GenerationParams(max_completion_tokens=10), StepKey(seed=0, step=0))
+    assert {len(one.token_ids) for group in drawn for one in group} == {10}
+    # 36 tokens x 4 layers x 2 kv heads x 64 numbers, keys and values, 4 bytes
+    expected = admitted * 36 * 4 * 2 * 64 * 2 * 4
+    assert planned["KV cache of admitted prompts"] == expected
+    assert max(found) == pytest.approx(expected, rel=0.02)
+    assert live.peak <= sum(planned.values())
+    # between two tokens, no log-probabilities of all rows over the vocabulary are held, float32
+    assert before[0] - planned["KV cache"] < concurrent * 4 * 896 * 4
+
+
+def test_no_prompt_is_admitted_if_none_waits() -> None:
+    assert "KV cache of admitted prompts" in planner("full")._sampling(2)
+    assert "KV cache of admitted prompts" not in planner("full")._sampling(3)
 
 
 def test_a_sampler_that_merges_adapters_has_a_copy_of_the_layers_with_adapters() -> None:
