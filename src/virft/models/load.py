@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     BitsAndBytesConfig,
+    PreTrainedModel,
 )
 from transformers.utils import logging as hf_logging
 
@@ -73,6 +74,7 @@ from virft.models.precision import FLOAT32, Precision, find_precision, read_virf
 from virft.models.saved_files import PREPROCESSOR, correct_files
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
+from virft.models.stored_dtypes import StoredDtype, convert_weights, own_dtype
 
 _OWN_FILES = "the files that were saved with the adapters"
 README = "README.md"
@@ -177,20 +179,28 @@ class LoadedModel:
         fuse_adapters(self.model)
 
     def add_gathered_copy(
-        self, device: torch.device, *, linear_dtype: torch.dtype | None, replicate_tower: bool = True
+        self,
+        device: torch.device,
+        *,
+        linear_dtype: torch.dtype | None,
+        replicate_tower: bool = True,
+        stored_dtype: StoredDtype = own_dtype,
     ) -> None:
         """Make the unsharded copy, before the weights are sharded.
 
-        ``linear_dtype``: see ``GatheredCopy``. ``replicate_tower``: a frozen vision tower is not sharded, and serves
-        model and copy.
+        ``linear_dtype``, ``stored_dtype``: see ``GatheredCopy``. ``replicate_tower``: a frozen vision tower is not
+        sharded, and serves model and copy; it is converted here.
         """
         frozen = []
         if replicate_tower:
+            frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
+            convert_weights(frozen, stored_dtype, device)
             for name, module in self.model.named_modules():
                 if f"{name}.".startswith(self.family.vision_names):
                     module.to(device)
-            frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
-        self.gathered_copy = GatheredCopy(self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype)
+        self.gathered_copy = GatheredCopy(
+            self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype, stored_dtype=stored_dtype
+        )
 
     def unsharded(self) -> LoadedModel:
         """Return the same model around the unsharded copy; itself if weights are not sharded.
@@ -280,6 +290,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     pixels: tuple[int | None, int | None] = (None, None),
     in_4bit: bool = False,
+    mapped: bool = False,
 ) -> LoadedModel:
     """Load a model: a built-in one, a folder (of a model or of PEFT adapters), or a hub id ``owner/name``.
 
@@ -287,7 +298,9 @@ def load_model(
 
     ``dtype``: of all weights but those of adapters, which are float32. ``pixels``: smallest and largest image area in
     pixels; None retains the model's own. ``in_4bit``: weights of the language model's linear layers in 4 bits (NF4,
-    scales in 8 bits); tower, embeddings and output layer have ``dtype``.
+    scales in 8 bits); tower, embeddings and output layer have ``dtype``. ``mapped``: each weight has the dtype of its
+    file and is mapped from it, so that the processes of a machine share one copy; the caller converts it to ``dtype``.
+    A folder of adapters is loaded in ``dtype`` nevertheless, because adapters are merged in it.
 
     Raises ``ModelError`` for a folder that is missing or incomplete, for files that do not fit together (weights,
     tokenizer, image processor, adapters and their base), for quantized weights, for adapters of adapters in 4 bits, and
@@ -295,7 +308,7 @@ def load_model(
     """
     path = model_of_run(path)
     name: Any = str(dtype).removeprefix("torch.")
-    return _load(path, _folder_of(path), Precision(name, in_4bit), pixels)
+    return _load(path, _folder_of(path), Precision(name, in_4bit), pixels, mapped=mapped)
 
 
 def load_as_trained(
@@ -336,11 +349,12 @@ def _load(
     pixels: tuple[int | None, int | None],
     *,
     dequantize: bool = False,
+    mapped: bool = False,
 ) -> LoadedModel:
     if (folder / ADAPTERS).exists():
         return _load_adapted(path, folder, precision, pixels, dequantize=dequantize)
     files = _read_description(path, folder, pixels)
-    model, unused = _read_weights(path, folder, files.family, precision)
+    model, unused = _read_weights(path, folder, files.family, precision, mapped=mapped)
     if precision.in_4bit and dequantize:
         model, precision = _dequantized(model), Precision(precision.dtype)
     loaded = _finish(
@@ -395,11 +409,14 @@ def _check_processor(path: str, processor: Any, family: Family, config: Any) -> 
         )
 
 
-def _read_weights(path: str, folder: Path, family: Family, precision: Precision) -> tuple[Any, list[str]]:
+def _read_weights(
+    path: str, folder: Path, family: Family, precision: Precision, *, mapped: bool
+) -> tuple[Any, list[str]]:
     """Return the model, and the names of weights in its files that are not part of it; ``ModelError`` if one lacks."""
     dtype: torch.dtype = getattr(torch, precision.dtype)
     options = {"quantization_config": _four_bits(family, dtype)} if precision.in_4bit else {}
-    with explained(path, expected=EXPECTED), _without_loading_report():
+    as_stored = _in_stored_dtypes() if mapped else contextlib.nullcontext()
+    with explained(path, expected=EXPECTED), _without_loading_report(), as_stored:
         require_float_weights(path, sorted(folder.glob("model*.safetensors")))
         read: Any = AutoModelForImageTextToText.from_pretrained(
             str(folder),
@@ -541,6 +558,21 @@ def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=[*(name.rstrip(".") for name in family.vision_names), "lm_head"],
     )
+
+
+@contextlib.contextmanager
+def _in_stored_dtypes() -> Iterator[None]:
+    """Inside the block, ``from_pretrained`` leaves each weight in the dtype of its file, mapped from it.
+
+    transformers makes a model in one dtype: with ``dtype="auto"`` weights of another dtype in the same files are
+    rounded, and so are numbers that are in no file, such as the scale of Gemma's embeddings.
+    """
+    plan = PreTrainedModel._get_dtype_plan
+    PreTrainedModel._get_dtype_plan = lambda self, dtype: {"*": None}  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        PreTrainedModel._get_dtype_plan = plan  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from virft.models.stored_dtypes import StoredDtype, convert_weights, own_dtype
+
 MAX_UNREDUCED_BYTES = 1 << 31
 """Largest size of a module's gradients, in float32, that each process holds unsharded until the last row of a step."""
 
@@ -29,15 +31,18 @@ def shard(
     shard_size: int | None = None,
     dtype: torch.dtype | None = None,
     replicated: Iterable[nn.Parameter] = (),
+    stored_dtype: StoredDtype = own_dtype,
 ) -> None:
     """Shard the weights of a module over the processes with FSDP2; ``replicated`` ones stay complete everywhere.
 
     Decoder layers and vision blocks are gathered one at a time, when they compute. What is in no block (embeddings,
     norm, head) is gathered for the whole forward and backward of ``module``. Gradients are summed over the processes.
 
-    ``dtype``: that in which weights are gathered, autocast's; None for their own. Stored weights, and sums of gradients
-    over processes and rows, are float32 in any case. ``shard_size``: number of processes that share one set of weights
-    (HSDP); it divides ``num_processes``, which is the default.
+    ``dtype``: that in which weights are gathered, autocast's; None for their own. Sums of gradients over processes and
+    rows are float32 in any case. ``stored_dtype``: of a weight's shards. The weights of a block are converted on
+    ``device`` right before they are sharded, so that a process never holds more than one converted block.
+    ``shard_size``: number of processes that share one set of weights (HSDP); it divides ``num_processes``, which is the
+    default.
     """
     mesh = _mesh(device, num_processes, shard_size or num_processes)
     # Autocast would cast gathered weights and retain the copies of all layers until the end of the forward pass.
@@ -47,11 +52,13 @@ def shard(
     ignored = set(replicated)
     for one in module.modules():
         # Autocast leaves embeddings, and with them the hidden states between layers, in float32.
-        if dtype is not None and isinstance(one, nn.Embedding) and one.weight.dtype == torch.float32:
+        if dtype is not None and isinstance(one, nn.Embedding) and stored_dtype(one.weight) == torch.float32:
             one.register_forward_hook(lambda _, __, output: output.float())
     blocks = [one for one in module.modules() if type(one).__name__ in _block_names(module)]
     # A block of replicated weights only (a frozen tower) has nothing to shard.
     for one in [*(block for block in blocks if not set(block.parameters()) <= ignored), module]:
+        whole = (weight for weight in one.parameters() if weight not in ignored and not isinstance(weight, DTensor))
+        convert_weights(whole, stored_dtype, device)
         fully_shard(one, mesh=mesh, mp_policy=policy, ignored_params=ignored)
     sharded = [one for one in module.modules() if isinstance(one, FSDPModule)]
     for one in sharded:
@@ -157,6 +164,7 @@ class GatheredCopy:
 
     ``shared``: weights that are not sharded; model and copy use the same tensors. ``linear_dtype``: dtype in which
     weights of linear layers are gathered, where autocast would cast them for every token; None retains theirs.
+    ``stored_dtype``: of the shards, as for ``shard``.
     """
 
     def __init__(
@@ -166,6 +174,7 @@ class GatheredCopy:
         *,
         shared: Iterable[nn.Parameter] = (),
         linear_dtype: torch.dtype | None = None,
+        stored_dtype: StoredDtype = own_dtype,
     ) -> None:
         self._model = model
         self.shared = tuple(shared)
@@ -173,7 +182,7 @@ class GatheredCopy:
         # that no second set of weights is ever in memory.
         self._copies: dict[int, Any] = {id(one): one for one in self.shared}
         for one in model.parameters():
-            self._copies.setdefault(id(one), nn.Parameter(one.data.new_empty(0), requires_grad=False))
+            self._copies.setdefault(id(one), nn.Parameter(one.data.new_empty(0, dtype=stored_dtype(one)), False))
         self.model = copy.deepcopy(model, self._copies).to(device).eval()
         self._dtypes: dict[int, torch.dtype] = {}
         for module in self.model.modules():

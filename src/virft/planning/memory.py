@@ -30,12 +30,12 @@ from virft.models.families.family import head_dim_of
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.sharding import MAX_UNREDUCED_BYTES
+from virft.models.stored_dtypes import linear_parameters
 from virft.planning.device import GIB
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.processes import ZERO3_LIVE_NUMBERS, Processes
 from virft.planning.skeleton import load_skeleton, num_bytes, unfilled
 from virft.planning.towers import Tiles, Tower
-from virft.training.trainable import linear_parameters
 from virft.training.zero import BUCKET_ELEMENTS
 from virft.types import ImageSize
 

@@ -22,6 +22,7 @@ from virft.models.hub_files import hub_source
 from virft.models.known_models import known_models, nearest_model_id
 from virft.models.load import LoadedModel, prepare_attention
 from virft.models.model_files import explained, find_base, model_type_of
+from virft.models.stored_dtypes import convert_weights, stored_dtypes
 from virft.training.trainable import prepare_for_training, weights_dtype
 
 _EXPECTED = f"{BUILT_IN_NAMES}, a folder with the model's config.json, or a hub id owner/name"
@@ -51,6 +52,7 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     prepare_attention(model, family)
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=processor, family=family, folder=None, card={})
     prepare_for_training(loaded, config.model, seed=config.seed, dtype=dtype)
+    convert_weights(model.parameters(), stored_dtypes(model, dtype))
     replace_tensors(model, lambda tensor: unfilled(tensor, mode))
     return loaded
 

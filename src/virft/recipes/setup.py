@@ -31,6 +31,7 @@ from virft.models.families.family import head_dim_of
 from virft.models.load import LoadedModel, load_model
 from virft.models.precision import Precision, precision_card, resolve_dtype
 from virft.models.segmenter import SamSegmenter, load_segmenter
+from virft.models.stored_dtypes import convert_weights, stored_dtypes
 from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import LARGE_IMAGES, PROMPT_LENGTH, SLOW_SAMPLER, CheckedRun, thinking_by_origin
 from virft.recipes.reward_rule import make_reward_rule
@@ -39,7 +40,7 @@ from virft.rewards.extra import name_of_extra
 from virft.rewards.options import Preset
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
-from virft.training.distributed import device
+from virft.training.distributed import device as this_device
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.loop import Augment, LoopSettings
 from virft.training.monitors import RewardParts
@@ -78,15 +79,19 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
         dtype=weights_dtype(model, runtime.dtype),
         pixels=(model.min_pixels, model.max_pixels),
         in_4bit=model.load_in_4bit,
+        mapped=not model.load_in_4bit,
     )
     if loaded.adapters is not None:
         loaded.merge_adapters()
     loaded.precision = Precision(runtime.dtype_name, model.load_in_4bit)
     loaded.card |= precision_card(loaded.precision)
     prepare_for_training(loaded, model, seed=seed, dtype=runtime.dtype)
-    # Weights that are to be sharded stay on the CPU: a GPU may not have the memory for all of them.
-    if not runtime.is_sharded:
-        loaded.model.to(runtime.device)
+    # Weights that are to be sharded stay on the CPU: a GPU may not have the memory for all of them. FSDP2 shards one
+    # block at a time, and converts it then: until then, the processes of a machine share the mapped files.
+    if runtime.strategy != "fsdp2":
+        device = torch.device("cpu") if runtime.is_sharded else runtime.device
+        convert_weights(loaded.model.parameters(), stored_dtypes(loaded.model, runtime.dtype), device)
+        loaded.model.to(device)
     if model.compile:
         loaded.compile_layers()
     if runtime.device.type == "cpu":
@@ -151,7 +156,7 @@ def check_run_prompts(loaded: LoadedModel, prompting: Prompting, run: CheckedRun
 
 def make_segmenter(path: str) -> SamSegmenter:
     """A promptable segmenter on this process's device."""
-    return load_segmenter(path, device=device())
+    return load_segmenter(path, device=this_device())
 
 
 def make_grader(

@@ -34,6 +34,7 @@ from virft.models.policy import Policy, make_policy
 from virft.models.renderer import RenderedPrompt
 from virft.models.sharding import shard
 from virft.models.stop_tokens import end_token_id
+from virft.models.stored_dtypes import convert_weights, stored_dtypes
 from virft.models.vision import FeatureCache
 from virft.recipes.setup import load_for_training, make_grader, make_prompting, make_runtime
 from virft.tasks import TASKS
@@ -46,7 +47,6 @@ from virft.training.policy_runner import PolicyRunner
 from virft.training.prompt_loader import default_num_workers
 from virft.training.runtime import Runtime
 from virft.training.sft.trainer import SFTTrainer
-from virft.training.trainable import cast_frozen
 from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed, start_zero
 from virft.types import Sample
 
@@ -93,11 +93,9 @@ def make_grpo_trainer(
     ``class_names`` are the queries of the training data, whose embeddings may learn faster (``grpo.name_lr_scale``).
     """
     policy = make_policy(loaded, temperature=config.sampling.temperature)
-    # The reference is a copy of the policy before sharding, which replaces its parameters. LoRA needs no copy.
+    # LoRA needs no copy.
     has_copy = config.grpo.has_reference and loaded.adapters is None
-    reference = copy.deepcopy(policy).requires_grad_(False).eval() if has_copy else None
-    if reference is not None:
-        cast_frozen(reference, runtime.dtype)
+    reference = _copy_reference(policy, runtime) if has_copy else None
     has_base = config.grpo.has_reference and loaded.adapters is not None
     sharded = _shard(config.grpo, loaded, policy, runtime, class_names, parallel=config.parallel)
     if reference is not None and runtime.shards_weights:
@@ -143,6 +141,19 @@ def make_grpo_trainer(
         warm_start=_make_warm_start(config, loaded, prompting, runner, sharded.optimizer),
         num_workers=_num_workers(config.data, runtime),
     )
+
+
+def _copy_reference(policy: Policy, runtime: Runtime) -> Policy:
+    """A frozen copy of a policy that is not sharded yet. With FSDP2 both still have the same weights in memory."""
+    # Sharding with FSDP2 replaces the weights of a policy, and does not change them.
+    shares = runtime.strategy == "fsdp2"
+    known: dict[int, Any] = (
+        {id(one): nn.Parameter(one.data, requires_grad=False) for one in policy.parameters()} if shares else {}
+    )
+    reference = copy.deepcopy(policy, known).requires_grad_(False).eval()
+    if not shares:
+        convert_weights(reference.parameters(), stored_dtypes(reference, runtime.dtype))
+    return reference
 
 
 def _make_warm_start(
@@ -319,8 +330,12 @@ def _shard(
     gathered = None
     # The order matters: the copy is made of the unsharded model, the optimizer of the sharded parameters.
     if runtime.shards_weights:
-        keep_tower = runtime.strategy == "fsdp2"
-        loaded.add_gathered_copy(runtime.device, linear_dtype=runtime.autocast_dtype, replicate_tower=keep_tower)
+        loaded.add_gathered_copy(
+            runtime.device,
+            linear_dtype=runtime.autocast_dtype,
+            replicate_tower=runtime.strategy == "fsdp2",
+            stored_dtype=stored_dtypes(policy, runtime.dtype),
+        )
         gathered = make_policy(loaded.unsharded(), temperature=policy.rules.temperature)
     if runtime.strategy == "fsdp2":
         assert loaded.gathered_copy is not None
@@ -356,6 +371,7 @@ def _shard_weights(
         shard_size=size,
         dtype=runtime.autocast_dtype,
         replicated=replicated,
+        stored_dtype=stored_dtypes(policy, runtime.dtype),
     )
 
 

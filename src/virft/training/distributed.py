@@ -121,7 +121,9 @@ class Ranks:
         """Raise ``RunError`` unless every rank starts with the same weights; no later check would notice it."""
         if self.count == 1:
             return
-        total = sum((one.double().abs().sum().item() for one in parameters), 0.0)
+        # in parts, as each is copied: a table of embeddings may have 4 GiB in float64
+        parts = (part for one in parameters for part in one.flatten().split(_BUCKET))
+        total = sum((part.double().abs().sum().item() for part in parts), 0.0)
         # the largest equals the smallest
         if self.max(total) != -self.max(-total):
             raise RunError(

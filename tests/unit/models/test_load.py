@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
-from tiny_folders import save_tiny_folder
+from tiny_folders import TILED, save_tiny_folder
 from tiny_models import MAKERS, QWEN, tiny_model
 from virft.errors import ModelError
 from virft.models.attention.shared_prompt import SHARED_PROMPT
@@ -342,3 +343,28 @@ def test_processes_share_weights_in_the_dtype_of_their_file() -> None:
     assert mapped_weights(loaded.model) == (num_bytes, 0)
     # The first number is not always that: a conversion makes a copy.
     assert mapped_weights(load_model(TINY_NAME).model) == (0, 0)
+    assert mapped_weights(load_model(TINY_NAME, mapped=True).model) == (num_bytes, 0)
+
+
+@pytest.mark.parametrize("model_type", [*TILED, "qwen2_vl"])
+def test_a_mapped_model_differs_in_the_dtypes_of_its_weights_only(
+    model_type: str, folder: Path, tmp_path: Path
+) -> None:
+    if model_type in TILED:
+        folder = save_tiny_folder(tmp_path / "m", model_type)
+    stored = load_file(folder / "model.safetensors")
+    # one weight in another dtype: each has that of its file, which a dtype for the whole model would round
+    stored = {name: one.float() if "norm" in name else one.bfloat16() for name, one in stored.items()}
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    expected, found = load_model(str(folder)), load_model(str(folder), mapped=True)
+    weights, others = dict(found.model.named_parameters()), dict(expected.model.named_parameters())
+    assert {one.dtype for one in weights.values()} == {torch.bfloat16, torch.float32}
+    assert {one.dtype for one in others.values()} == {torch.float32}
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(one.float(), others[name]) for name, one in weights.items())
+    # not in the files, and not rounded either: in bfloat16, the scale of Gemma's embeddings is
+    buffers, same = dict(found.model.named_buffers()), dict(expected.model.named_buffers())
+    assert buffers.keys() == same.keys()
+    assert all(one.dtype == same[name].dtype and torch.equal(one, same[name]) for name, one in buffers.items())
+    assert found.model.config.to_dict() == expected.model.config.to_dict()
+    assert found.precision == expected.precision

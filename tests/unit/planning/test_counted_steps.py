@@ -19,6 +19,7 @@ from virft.models.built_in import local_folder
 from virft.models.families import family_of
 from virft.models.load import LoadedModel, prepare_attention
 from virft.models.policy import GPU_BLOCK_LOGITS, Policy, TokenRules
+from virft.models.stored_dtypes import convert_weights, stored_dtypes
 from virft.planning.live_bytes import LiveBytes
 from virft.planning.memory import Planner, RowShape
 from virft.planning.skeleton import num_bytes
@@ -73,7 +74,9 @@ def counted(settings: Config, *, cache: bool = False) -> int:
     family = family_of("qwen2_vl")
     prepare_attention(model, family)
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=None, family=family, folder=None, card={})
-    prepare_for_training(loaded, settings.model, seed=0, dtype=getattr(torch, settings.model.dtype))
+    dtype = getattr(torch, settings.model.dtype)
+    prepare_for_training(loaded, settings.model, seed=0, dtype=dtype)
+    convert_weights(model.parameters(), stored_dtypes(model, dtype))
     policy = Policy(loaded.model, family, TokenRules(forbidden_ids=(1,)), block_logits=GPU_BLOCK_LOGITS).train()
     is_half = settings.model.dtype == "bfloat16"
     row = pack_row([[5] * 36], [torch.arange(36).expand(3, -1)], [[[7] * 10] * SHAPE.completions])
