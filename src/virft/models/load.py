@@ -193,11 +193,11 @@ class LoadedModel:
         """
         frozen = []
         if replicate_tower:
-            frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
-            convert_weights(frozen, stored_dtype, device)
             for name, module in self.model.named_modules():
                 if f"{name}.".startswith(self.family.vision_names):
                     module.to(device)
+            frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
+            convert_weights(frozen, stored_dtype)
         self.gathered_copy = GatheredCopy(
             self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype, stored_dtype=stored_dtype
         )

@@ -40,7 +40,7 @@ from virft.rewards.extra import name_of_extra
 from virft.rewards.options import Preset
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
-from virft.training.distributed import device as this_device
+from virft.training.distributed import device
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.loop import Augment, LoopSettings
 from virft.training.monitors import RewardParts
@@ -86,12 +86,13 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
     loaded.precision = Precision(runtime.dtype_name, model.load_in_4bit)
     loaded.card |= precision_card(loaded.precision)
     prepare_for_training(loaded, model, seed=seed, dtype=runtime.dtype)
-    # Weights that are to be sharded stay on the CPU: a GPU may not have the memory for all of them. FSDP2 shards one
-    # block at a time, and converts it then: until then, the processes of a machine share the mapped files.
+    # Weights that are to be sharded stay on the CPU: a GPU may not have the memory for all of them.
+    if not runtime.is_sharded:
+        loaded.model.to(runtime.device)
+    # On a GPU, so that no converted weight is ever in main memory. FSDP2 shards one block at a time, and converts it
+    # then: until then, the processes of a machine share the mapped files.
     if runtime.strategy != "fsdp2":
-        device = torch.device("cpu") if runtime.is_sharded else runtime.device
-        convert_weights(loaded.model.parameters(), stored_dtypes(loaded.model, runtime.dtype), device)
-        loaded.model.to(device)
+        convert_weights(loaded.model.parameters(), stored_dtypes(loaded.model, runtime.dtype))
     if model.compile:
         loaded.compile_layers()
     if runtime.device.type == "cpu":
@@ -156,7 +157,7 @@ def check_run_prompts(loaded: LoadedModel, prompting: Prompting, run: CheckedRun
 
 def make_segmenter(path: str) -> SamSegmenter:
     """A promptable segmenter on this process's device."""
-    return load_segmenter(path, device=this_device())
+    return load_segmenter(path, device=device())
 
 
 def make_grader(
