@@ -74,7 +74,7 @@ from virft.models.precision import FLOAT32, Precision, find_precision, read_virf
 from virft.models.saved_files import PREPROCESSOR, correct_files
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
-from virft.models.stored_dtypes import StoredDtype, convert_weights, own_dtype
+from virft.models.stored_dtypes import StoredDtype, own_dtype
 
 _OWN_FILES = "the files that were saved with the adapters"
 README = "README.md"
@@ -197,7 +197,8 @@ class LoadedModel:
                 if f"{name}.".startswith(self.family.vision_names):
                     module.to(device)
             frozen = [one for one in self.family.vision_parameters(self.model) if not one.requires_grad]
-            convert_weights(frozen, stored_dtype)
+            for one in frozen:
+                one.data = one.data.to(stored_dtype(one))
         self.gathered_copy = GatheredCopy(
             self.adapters or self.model, device, shared=frozen, linear_dtype=linear_dtype, stored_dtype=stored_dtype
         )

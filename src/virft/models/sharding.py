@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from virft.models.stored_dtypes import StoredDtype, convert_weights, own_dtype
+from virft.models.stored_dtypes import StoredDtype, own_dtype
 
 MAX_UNREDUCED_BYTES = 1 << 31
 """Largest size of a module's gradients, in float32, that each process holds unsharded until the last row of a step."""
@@ -57,8 +57,10 @@ def shard(
     blocks = [one for one in module.modules() if type(one).__name__ in _block_names(module)]
     # A block of replicated weights only (a frozen tower) has nothing to shard.
     for one in [*(block for block in blocks if not set(block.parameters()) <= ignored), module]:
-        whole = (weight for weight in one.parameters() if weight not in ignored and not isinstance(weight, DTensor))
-        convert_weights(whole, stored_dtype, device)
+        for weight in one.parameters():
+            if weight not in ignored and not isinstance(weight, DTensor):
+                # Moved first: on a GPU, the converted weight is never in main memory.
+                weight.data = weight.data.to(device).to(stored_dtype(weight))
         fully_shard(one, mesh=mesh, mp_policy=policy, ignored_params=ignored)
     sharded = [one for one in module.modules() if isinstance(one, FSDPModule)]
     for one in sharded:

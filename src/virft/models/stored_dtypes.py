@@ -6,7 +6,7 @@ a copy for each process, so it is done weight by weight, on the device or right 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -53,17 +53,15 @@ def linear_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
             yield from (one for one in part.parameters(recurse=False) if id(one) not in others)
 
 
-def convert_weights(
-    weights: Iterable[nn.Parameter], stored_dtype: StoredDtype, device: torch.device | None = None
-) -> None:
-    """Convert weights of any shape to their stored dtypes, one at a time, on ``device``; None: where they are.
+def convert_weights(module: nn.Module, stored_dtype: StoredDtype) -> None:
+    """Convert the weights of a module to their stored dtypes, one at a time. Weights of 4 bits are not converted."""
 
-    Weights of 4 bits are left as they are.
-    """
-    for one in weights:
-        if one.is_floating_point():
-            # Moved first: then the converted weight is never in main memory if it is for a GPU.
-            one.data = one.data.to(device or one.device).to(stored_dtype(one))
+    def converted(tensor: Tensor) -> Tensor:
+        is_weight = isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
+        return tensor.to(stored_dtype(tensor)) if is_weight else tensor
+
+    # As ``Module.to``, which replaces the numbers inside of each parameter, so that tied weights remain tied.
+    module._apply(converted)
 
 
 @contextmanager

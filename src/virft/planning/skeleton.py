@@ -52,7 +52,7 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     prepare_attention(model, family)
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=processor, family=family, folder=None, card={})
     prepare_for_training(loaded, config.model, seed=config.seed, dtype=dtype)
-    convert_weights(model.parameters(), stored_dtypes(model, dtype))
+    convert_weights(model, stored_dtypes(model, dtype))
     replace_tensors(model, lambda tensor: unfilled(tensor, mode))
     return loaded
 

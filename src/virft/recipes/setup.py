@@ -92,7 +92,7 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
     # On a GPU, so that no converted weight is ever in main memory. FSDP2 shards one block at a time, and converts it
     # then: until then, the processes of a machine share the mapped files.
     if runtime.strategy != "fsdp2":
-        convert_weights(loaded.model.parameters(), stored_dtypes(loaded.model, runtime.dtype))
+        convert_weights(loaded.model, stored_dtypes(loaded.model, runtime.dtype))
     if model.compile:
         loaded.compile_layers()
     if runtime.device.type == "cpu":

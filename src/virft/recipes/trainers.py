@@ -152,7 +152,7 @@ def _copy_reference(policy: Policy, runtime: Runtime) -> Policy:
     )
     reference = copy.deepcopy(policy, known).requires_grad_(False).eval()
     if not shares:
-        convert_weights(reference.parameters(), stored_dtypes(reference, runtime.dtype))
+        convert_weights(reference, stored_dtypes(reference, runtime.dtype))
     return reference
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
 
-from fake_cuda import CUDA, FakeCUDA
+from fake_cuda import CUDA, FakeCUDA, to_cpu
 from virft.config.schema import ModelConfig
 from virft.models.tiny import TINY_NAME
 from virft.recipes import setup
@@ -20,13 +19,13 @@ from virft.training.runtime import Runtime
 def test_weights_are_converted_on_the_device(train: Any, gpu: FakeCUDA, monkeypatch: pytest.MonkeyPatch) -> None:
     convert, seen = setup.convert_weights, set()
 
-    def recorded(weights: Iterable[torch.nn.Parameter], *arguments: Any) -> None:
-        found = list(weights)
-        seen.update((one.device.type, one.dtype) for one in found if train == "full" or not one.requires_grad)
-        convert(found, *arguments)
+    def recorded(model: torch.nn.Module, *arguments: Any) -> None:
+        base = [one for one in model.parameters() if train == "full" or not one.requires_grad]
+        seen.update((one.device.type, one.dtype) for one in base)
+        convert(model, *arguments)
 
     monkeypatch.setattr(setup, "convert_weights", recorded)
     runtime = Runtime(ranks=Ranks(device=CUDA), dtype=torch.float32)
     loaded = setup.load_for_training(ModelConfig(path=TINY_NAME, train=train), runtime, seed=0)
     assert seen == {("cuda", torch.bfloat16)}
-    assert {(one.device.type, one.dtype) for one in loaded.model.parameters()} == {("cuda", torch.float32)}
+    assert {(one.device.type, to_cpu(one).dtype) for one in loaded.model.parameters()} == {("cuda", torch.float32)}

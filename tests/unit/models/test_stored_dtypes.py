@@ -31,7 +31,7 @@ def test_frozen_linear_layers_in_bfloat16_change_no_number_under_autocast(model_
     _, policy = make_pair(model_type)
     policy.eval()
     frozen = copy.deepcopy(policy).requires_grad_(False).eval()
-    convert_weights(frozen.parameters(), stored_dtypes(frozen, torch.bfloat16))
+    convert_weights(frozen, stored_dtypes(frozen, torch.bfloat16))
     cast = {name for name, one in frozen.named_parameters() if one.dtype == torch.bfloat16}
     assert len(cast) > 20
     assert not any("norm" in name for name in cast)
@@ -48,10 +48,10 @@ def test_trained_weights_and_embeddings_are_not_cast() -> None:
     model.lm_head.weight = model.get_input_embeddings().weight
     listed = {id(one) for one in linear_parameters(model)}
     assert id(model.lm_head.weight) not in listed
-    convert_weights(model.parameters(), stored_dtypes(model, torch.bfloat16))
+    convert_weights(model, stored_dtypes(model, torch.bfloat16))
     assert {one.dtype for one in model.parameters()} == {torch.float32}  # all are trained
     model.requires_grad_(False)
-    convert_weights(model.parameters(), stored_dtypes(model, torch.bfloat16))
+    convert_weights(model, stored_dtypes(model, torch.bfloat16))
     assert model.get_input_embeddings().weight.dtype == torch.float32
     assert {one.dtype for one in linear_parameters(model)} == {torch.bfloat16}
 

@@ -76,7 +76,7 @@ def counted(settings: Config, *, cache: bool = False) -> int:
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=None, family=family, folder=None, card={})
     dtype = getattr(torch, settings.model.dtype)
     prepare_for_training(loaded, settings.model, seed=0, dtype=dtype)
-    convert_weights(model.parameters(), stored_dtypes(model, dtype))
+    convert_weights(model, stored_dtypes(model, dtype))
     policy = Policy(loaded.model, family, TokenRules(forbidden_ids=(1,)), block_logits=GPU_BLOCK_LOGITS).train()
     is_half = settings.model.dtype == "bfloat16"
     row = pack_row([[5] * 36], [torch.arange(36).expand(3, -1)], [[[7] * 10] * SHAPE.completions])
