@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from process_cases import run_two
 from run_parts import make_config, prompting_of
 from virft.config.schema import Config, GRPOConfig, ModelConfig
-from virft.models.load import LoadedModel
+from virft.models.load import LoadedModel, load_model
 from virft.models.policy import Policy
 from virft.models.sharding import full_tensor, local_shard
 from virft.models.stored_dtypes import linear_parameters
@@ -178,6 +178,11 @@ def test_weights_are_those_of_a_single_process(name: str, folder: Path, both: An
         name.removeprefix("model."): one.to(dtype) if id(one) in linear else one
         for name, one in alone[0].named_parameters()
     }
+    of_file = dict(load_model(str(folder / "wide")).model.named_parameters())
+    base = {key: one for key, one in alone[0].named_parameters() if "lora_" not in key}
+    assert len(base) == len(of_file)
+    for key, one in base.items():
+        assert torch.equal(one.float(), of_file[key.removeprefix("model.").replace(".base_layer", "")])
     assert len(expected) == (1 if "adapters" in name else 2)
     for found in (one[name] for one in both):
         assert found["weights"] == expected
