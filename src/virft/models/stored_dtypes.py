@@ -54,11 +54,10 @@ def linear_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def convert_weights(module: nn.Module, stored_dtype: StoredDtype) -> None:
-    """Convert the weights of a module to their stored dtypes, one at a time. Weights of 4 bits are not converted."""
+    """Convert the weights of a module to their stored dtypes, one at a time."""
 
     def converted(tensor: Tensor) -> Tensor:
-        is_weight = isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
-        return tensor.to(stored_dtype(tensor)) if is_weight else tensor
+        return tensor.to(stored_dtype(tensor)) if isinstance(tensor, nn.Parameter) else tensor  # else a buffer
 
     # As ``Module.to``, which replaces the numbers inside of each parameter, so that tied weights remain tied.
     module._apply(converted)

@@ -74,12 +74,13 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
     Adapters in a model folder are merged first: training starts from them, and under LoRA they belong to the reference.
     The precision is recorded in the card of the model, and so in what the run saves.
     """
+    is_mapped = not model.load_in_4bit
     loaded = load_model(
         model.path,
         dtype=weights_dtype(model, runtime.dtype),
         pixels=(model.min_pixels, model.max_pixels),
         in_4bit=model.load_in_4bit,
-        mapped=not model.load_in_4bit,
+        mapped=is_mapped,
     )
     if loaded.adapters is not None:
         loaded.merge_adapters()
@@ -91,7 +92,7 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
         loaded.model.to(runtime.device)
     # On a GPU, so that no converted weight is ever in main memory. FSDP2 shards one block at a time, and converts it
     # then: until then, the processes of a machine share the mapped files.
-    if runtime.strategy != "fsdp2":
+    if is_mapped and runtime.strategy != "fsdp2":
         convert_weights(loaded.model, stored_dtypes(loaded.model, runtime.dtype))
     if model.compile:
         loaded.compile_layers()
