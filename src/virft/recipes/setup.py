@@ -87,13 +87,13 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
     loaded.precision = Precision(runtime.dtype_name, model.load_in_4bit)
     loaded.card |= precision_card(loaded.precision)
     prepare_for_training(loaded, model, seed=seed, dtype=runtime.dtype)
-    # Weights that are to be sharded stay on the CPU: a GPU may not have the memory for all of them.
-    if not runtime.is_sharded:
+    # FSDP2 moves, converts and shards one block at a time: a GPU may not have the memory for all of them. Until then the
+    # processes of a machine share the mapped files. DeepSpeed moves the whole model to the device before it shards.
+    if runtime.strategy != "fsdp2":
         loaded.model.to(runtime.device)
-    # On a GPU, so that no converted weight is ever in main memory. FSDP2 shards one block at a time, and converts it
-    # then: until then, the processes of a machine share the mapped files.
-    if is_mapped and runtime.strategy != "fsdp2":
-        convert_weights(loaded.model, stored_dtypes(loaded.model, runtime.dtype))
+        # On a GPU, so that no converted weight is ever in main memory.
+        if is_mapped:
+            convert_weights(loaded.model, stored_dtypes(loaded.model, runtime.dtype))
     if model.compile:
         loaded.compile_layers()
     if runtime.device.type == "cpu":

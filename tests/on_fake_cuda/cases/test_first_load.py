@@ -15,8 +15,11 @@ from virft.training.distributed import Ranks
 from virft.training.runtime import Runtime
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
 @pytest.mark.parametrize("train", ["full", "lora"])
-def test_weights_are_converted_on_the_device(train: Any, gpu: FakeCUDA, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_converted_on_the_device(
+    train: Any, strategy: Any, gpu: FakeCUDA, monkeypatch: pytest.MonkeyPatch
+) -> None:
     convert, seen = setup.convert_weights, set()
 
     def recorded(model: torch.nn.Module, *arguments: Any) -> None:
@@ -25,7 +28,7 @@ def test_weights_are_converted_on_the_device(train: Any, gpu: FakeCUDA, monkeypa
         convert(model, *arguments)
 
     monkeypatch.setattr(setup, "convert_weights", recorded)
-    runtime = Runtime(ranks=Ranks(device=CUDA), dtype=torch.float32)
+    runtime = Runtime(ranks=Ranks(device=CUDA), dtype=torch.float32, strategy=strategy)
     loaded = setup.load_for_training(ModelConfig(path=TINY_NAME, train=train), runtime, seed=0)
     assert seen == {("cuda", torch.bfloat16)}
     assert {(one.device.type, to_cpu(one).dtype) for one in loaded.model.parameters()} == {("cuda", torch.float32)}
