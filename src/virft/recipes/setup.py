@@ -87,8 +87,8 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
     loaded.precision = Precision(runtime.dtype_name, model.load_in_4bit)
     loaded.card |= precision_card(loaded.precision)
     prepare_for_training(loaded, model, seed=seed, dtype=runtime.dtype)
-    # FSDP2 moves, converts and shards one block at a time: a GPU may not have the memory for all of them. Until then the
-    # processes of a machine share the mapped files. DeepSpeed moves the whole model to the device before it shards.
+    # FSDP2 moves, converts and shards one block at a time: a GPU may not have the memory for all of them. Until then
+    # the processes of a machine share the mapped files. DeepSpeed moves the whole model to the device before it shards.
     if runtime.strategy != "fsdp2":
         loaded.model.to(runtime.device)
         # On a GPU, so that no converted weight is ever in main memory.
