@@ -23,7 +23,8 @@ from process_cases import (
     run_two,
     run_zero,
 )
-from runs import files, launch, log, one_thread, virft, write_config
+from launched import launch
+from runs import files, log, one_thread, virft, write_config
 from virft.training.distributed import Ranks
 
 pytestmark = pytest.mark.deepspeed
