@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launched import launch
 from process_cases import (
     CASES_OF_ZERO,
     ZERO,
@@ -23,7 +24,6 @@ from process_cases import (
     run_two,
     run_zero,
 )
-from launched import launch
 from runs import files, log, one_thread, virft, write_config
 from virft.training.distributed import Ranks
 
