@@ -330,6 +330,8 @@ class Prediction:
     """Log-probability of each token in nats; empty if the file does not store them."""
     token_ends: tuple[int, ...] = ()
     """For each token, the number of characters of ``text`` up to its end; empty if the file does not store them."""
+    yes_probs: tuple[float, ...] = ()
+    """P(yes) to the question about each predicted box, in [0, 1]; empty if there is no box or it was not computed."""
 
 
 class JoinedPrediction(NamedTuple):

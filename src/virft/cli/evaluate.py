@@ -58,6 +58,12 @@ def add_predict(verbs: Verbs) -> None:
     verb.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
     )
+    verb.add_argument(
+        "--yes-no",
+        action="store_true",
+        help="compute P(yes) to a question about each predicted box, for AP ranked by it (ap_yes): one more forward "
+        "pass of the model for each answer with boxes",
+    )
     add_skip_refused(verb)
     add_resume(verb, "predictions")
     add_blind_data(verb)
@@ -78,6 +84,7 @@ def predict(
     load_in_4bit: bool | None = None,
     max_completion_tokens: int = 256,
     limit: int | None = None,
+    yes_no: bool = False,
     skip_refused: bool = False,
     resume: bool = False,
     train: Path | None = None,
@@ -86,9 +93,9 @@ def predict(
 ) -> None:
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
 
-    ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``skip_refused``: predict without the samples whose prompt the
-    model refuses; ``DataError`` names all otherwise. ``train``: training data of the blind baselines. ``show_all``:
-    print all scores, not only the headlines.
+    ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``yes_no``: also compute P(yes) of each box. ``skip_refused``:
+    predict without the samples whose prompt the model refuses; ``DataError`` names all otherwise. ``train``: training
+    data of the blind baselines. ``show_all``: print all scores, not only the headlines.
     """
     from virft.data.store import Store
     from virft.evaluation.blind_data import find_blind_data, open_blind_data
@@ -116,6 +123,7 @@ def predict(
             model_name=model,
             resume=resume,
             progress=show,
+            yes_no=yes_no,
             skip_refused=skip_refused,
             log=say,
             reports_stop=True,

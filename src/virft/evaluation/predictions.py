@@ -21,6 +21,8 @@ PARTS = "predictions.part-{}.jsonl"
 PREDICTIONS_SCHEMA_VERSION = 1
 DTYPE, IN_4BIT = "dtype", "load_in_4bit"
 """Keys of ``settings``: the precision of the model."""
+YES_NO = "yes_no_question"
+"""Key of ``settings``: the question whose P(yes) the boxes have, if they have one."""
 SKIPPED_SAMPLES = "skipped"
 """Key of ``settings``: ids of the samples that were not predicted, as the model refuses their prompts."""
 
@@ -89,6 +91,8 @@ def line_of(sized: SizedPrediction) -> str:
         "token_logprobs": list(prediction.token_logprobs),
         "token_ends": list(prediction.token_ends),
     }
+    if prediction.yes_probs:
+        record["yes_probs"] = list(prediction.yes_probs)
     return json.dumps(record) + "\n"
 
 
@@ -198,9 +202,17 @@ def _from_line(line: str, *, where: str) -> SizedPrediction:
             finish_reason=FinishReason(finish),
             token_logprobs=token_logprobs,
             token_ends=token_ends,
+            yes_probs=_probabilities(record, where=where),
         ),
         ImageSize(*resized),
     )
+
+
+def _probabilities(record: Mapping[str, Any], *, where: str) -> tuple[float, ...]:
+    values = record.get("yes_probs") or []
+    if not isinstance(values, list) or not all(type(one) in (int, float) and 0 <= one <= 1 for one in values):
+        raise DataError(f"{where}: yes_probs is {values!r:.80}; expected a list of numbers from 0 to 1")
+    return tuple(map(float, values))
 
 
 def _tokens(record: Mapping[str, Any], text: str, *, where: str) -> tuple[tuple[float, ...], tuple[int, ...]]:

@@ -25,14 +25,16 @@ from virft.evaluation.predictions import (
     IN_4BIT,
     PREDICTIONS,
     SKIPPED_SAMPLES,
+    YES_NO,
     PredictionsCard,
     read_predictions_card,
 )
 from virft.evaluation.score import named_values, score_predictions
+from virft.evaluation.yes_no import YES_NO_QUESTION, YesNoConfidence
 from virft.generation.hf_generator import HFGenerator
 from virft.inference.prompting import Prompting, inspect_prompts, make_renderer, resolve_prompting
 from virft.models.load import LoadedModel, load_as_trained
-from virft.models.policy import make_policy
+from virft.models.policy import Policy, make_policy
 from virft.models.precision import Precision, resolve_dtype
 from virft.models.vision import ImageFeatures, VisionInputs
 from virft.origin import source_commit
@@ -63,6 +65,8 @@ class PredictionSettings:
     """Called with warnings about the questions, before the first prediction."""
     batch_seed: int | None = None
     """Draw the questions of each batch with this seed; None: questions of similar length share a batch."""
+    yes_no: bool = False
+    """Compute ``yes_probs`` of the predictions, by a question about each predicted box."""
     reports_stop: bool = False
     """Ctrl-C raises ``RunStopped`` with the number of saved predictions; False: the caller handles the interrupt."""
 
@@ -84,6 +88,7 @@ class PredictionSettings:
                 DTYPE: loaded.precision.dtype,
                 IN_4BIT: loaded.precision.in_4bit,
                 "commit": source_commit(),
+                **({YES_NO: YES_NO_QUESTION} if self.yes_no else {}),
                 **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
             },
         )
@@ -249,11 +254,14 @@ def run_predictions(
         generator=HFGenerator(policy, loaded.tokenizer, prompts_per_batch=CONCURRENT),
         max_completion_tokens=settings.max_completion_tokens,
     )
+    yes_no = _make_yes_no(loaded, policy, settings, runtime.device) if settings.yes_no else None
     num_done, num_missing = 0, sum(map(len, missing))
     stopping = _reporting_stop(run, folder, number) if settings.reports_stop else nullcontext()
     # The context of training, so that validation and predictions compute as the trainer does.
     with stopping, runtime.autocast():
-        for batch in predictions:
+        for indices, batch in zip(missing, predictions, strict=True):
+            if yes_no is not None:
+                batch = yes_no.score([sample_at(i) for i in indices], batch)
             run.append(batch, process=ranks.index)
             num_done += len(batch)
             if settings.progress is not None:
@@ -263,6 +271,20 @@ def run_predictions(
         run.finish()
     ranks.barrier()
     return folder / PREDICTIONS
+
+
+def _make_yes_no(
+    loaded: LoadedModel, policy: Policy, settings: PredictionSettings, device: torch.device
+) -> YesNoConfidence:
+    return YesNoConfidence(
+        policy,
+        loaded.tokenizer,
+        # the question is the sample's own, so the template does not matter
+        render=make_renderer(loaded, replace(settings.prompting, thinking=False, thinking_by_origin={})),
+        thinking=settings.prompting.thinking,
+        space=loaded.family.box_space,
+        device=device,
+    )
 
 
 def _reporting_stop(run: PredictionRun, folder: Path, number: int) -> AbstractContextManager[None]:

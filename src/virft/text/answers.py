@@ -526,6 +526,16 @@ def render_detection(
     return _wrap(f"[{','.join(elements)}]" if elements else "No Objects", thinking_text)
 
 
+def render_corners(box: Box, *, space: BoxSpace, original: ImageSize, resized: ImageSize) -> str:
+    """Write a box in pixels of the original image as integers of ``space``, for a question about it.
+
+    >>> size = ImageSize(500, 500)
+    >>> render_corners(Box(x1=6, y1=17, x2=28, y2=39), space=BoxSpace.RELATIVE_1000, original=size, resized=size)
+    '[12, 34, 56, 78]'
+    """
+    return str(list(_grid(box.xyxy, _frame_of(space, original, resized))))
+
+
 def confidence_spans(text: str) -> list[tuple[int, int]]:
     """Return start and end (exclusive) of the characters of each confidence in a canonical completion.
 

@@ -259,6 +259,60 @@ def test_log_probabilities_without_ends_give_no_ap_logprob(tmp_path: Path) -> No
     assert "ap_logprob" not in values
 
 
+TWO_BOXES = (
+    "<answer>[{'Position':[0,0,500,500],'Confidence':0.5},{'Position':[500,500,900,900],'Confidence':0.9}]</answer>"
+)
+
+
+def with_yes_probs(store: Store, folder: Path, **yes_probs: object) -> Path:
+    path = predict(store, folder)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for one in records:
+        if one["sample_id"] == "fox":
+            one["text"] = TWO_BOXES
+        if one["sample_id"] in yes_probs:
+            one["yes_probs"] = yes_probs[one["sample_id"]]
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+def test_boxes_are_also_ranked_by_the_probability_of_yes(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "d")
+    path = with_yes_probs(store, tmp_path / "p", fox=[0.75, 0.25])
+    values = score_predictions(path, store)[0].values
+    # The text ranks the false positive first: precision is 1/2 at every recall.
+    assert values["ap50"] == pytest.approx(0.5)
+    assert values["ap50_yes"] == pytest.approx(1.0)
+    assert values["calibration_error"] == pytest.approx((0.5 + 0.9) / 2)
+    assert values["calibration_error_yes"] == pytest.approx(0.25)
+    # From 0.75 on only the hit is left, of one target.
+    assert (values["best_f1_yes"], values["best_threshold_yes"]) == (1.0, 0.75)
+
+
+@pytest.mark.parametrize("yes_probs", [{}, {"fox": [0.75]}])
+def test_without_a_probability_of_every_box_there_is_no_ap_yes(
+    tmp_path: Path, yes_probs: dict[str, list[float]]
+) -> None:
+    store = make_store(tmp_path / "d")
+    values = score_predictions(with_yes_probs(store, tmp_path / "p", **yes_probs), store)[0].values
+    assert "ap50" in values
+    assert not [name for name in values if name.endswith("_yes")]
+
+
+@pytest.mark.parametrize("value", [0.5, [1.5], [-0.1, 0.5], ["yes"], [float("nan")]])
+def test_the_probability_of_yes_has_to_be_one(tmp_path: Path, value: object) -> None:
+    path = with_yes_probs(make_store(tmp_path / "d"), tmp_path / "p", fox=value)
+    with pytest.raises(DataError, match=r"jsonl:1: yes_probs is .*; expected a list of numbers from 0 to 1"):
+        read_predictions(path)
+
+
+def test_probabilities_of_yes_are_saved(tmp_path: Path) -> None:
+    path = with_yes_probs(make_store(tmp_path / "d"), tmp_path / "p", fox=[0.75, 0.25])
+    found = read_predictions(path)
+    write_predictions(tmp_path / "again", read_predictions_card(path), found.values())
+    assert read_predictions(tmp_path / "again" / "predictions.jsonl") == found
+
+
 def test_a_byte_order_mark_and_blank_lines_have_no_meaning(tmp_path: Path) -> None:
     path = predict(make_store(tmp_path / "d"), tmp_path / "p")
     expected = read_predictions(path)
