@@ -48,8 +48,7 @@ from virft.types import Answer, Sample
 
 PHOTO_NAME = "virft-photo"
 SHOTS = 4
-STEPS = 80
-PHOTO_STEPS = 60
+STEPS = 60
 _LEARNING_RATE = 3e-4
 """Of all methods. The best of three for SFT and RFT with four images per class (docs/reproducing.md)."""
 TEST_QUESTIONS = 200
@@ -72,10 +71,8 @@ WHITE_CELLS = "test"
 
 
 class QuickstartKind(NamedTuple):
-    """Texts, tests and steps of one kind of quickstart."""
+    """Texts and tests of one kind of quickstart."""
 
-    steps: int
-    """Optimizer steps of each method."""
     title: str
     intro: str
     """First sentences of the page."""
@@ -86,7 +83,6 @@ class QuickstartKind(NamedTuple):
 
 
 ICONS = QuickstartKind(
-    steps=STEPS,
     title="virft quickstart",
     intro=(
         f"The built-in model was trained on {SHOTS} labelled images of each of {len(class_names('novel'))} new "
@@ -97,7 +93,6 @@ ICONS = QuickstartKind(
     shown="rft",
 )
 PHOTOGRAPHS = QuickstartKind(
-    steps=PHOTO_STEPS,
     title="virft quickstart on photographs",
     intro=(
         "The built-in model for photographs was trained to find white blood cells on 32 labelled micrographs: on the "
@@ -115,6 +110,7 @@ def _common_config(out: Path, *, seed: int, steps: int, tests: Iterable[str]) ->
         seed=seed,
         model=ModelConfig(dtype="float32"),
         data=DataConfig(train=str(out / "data" / "train")),
+        augment=AugmentConfig(resized_crop=0.35, horizontal_flip=True, colour_jitter=0.3),
         sampling=SamplingConfig(max_completion_tokens=128),
         reward=RewardConfig(weights={"confidence": 0.1}, iou_threshold=0.0, iou_threshold_end=0.5),
         grpo=GRPOConfig(
@@ -140,8 +136,7 @@ def _common_config(out: Path, *, seed: int, steps: int, tests: Iterable[str]) ->
 
 def quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
     """Settings of the comparison, equal to ``configs/quickstart.toml``."""
-    common = _common_config(out, seed=seed, steps=steps, tests=TESTS)
-    return replace(common, augment=AugmentConfig(resized_crop=0.35, horizontal_flip=True, colour_jitter=0.3))
+    return _common_config(out, seed=seed, steps=steps, tests=TESTS)
 
 
 def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None) -> None:
@@ -157,7 +152,7 @@ def write_data(out: Path, *, seed: int, renamed: Mapping[str, str] | None = None
             write_test_scenes(out / name, classes=class_names(split), num_questions=TEST_QUESTIONS, kind=kind, **common)
 
 
-def photo_quickstart_config(out: Path, *, seed: int, steps: int = PHOTO_STEPS) -> Config:
+def photo_quickstart_config(out: Path, *, seed: int, steps: int = STEPS) -> Config:
     """Settings of the comparison on photographs, equal to ``configs/quickstart_photo.toml``."""
     common = _common_config(out, seed=seed, steps=steps, tests=(WHITE_CELLS,))
     return replace(common, model=replace(common.model, path=PHOTO_NAME))
@@ -197,7 +192,7 @@ def run_quickstart(
     """
     kind = PHOTOGRAPHS if photographs else ICONS
     make_config = photo_quickstart_config if photographs else quickstart_config
-    config = make_config(out, seed=seed, steps=steps or kind.steps)
+    config = make_config(out, seed=seed, steps=steps or STEPS)
     _require_new_quickstart(out, kind, seed=seed, resume=resume)
     if photographs:
         log("writing 32 labelled micrographs, and 108 others as test set")
