@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -228,33 +229,45 @@ def add_export(verbs: Verbs) -> None:
     add_data(verb)
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder; must not exist or be empty")
     verb.add_argument(
-        "--format", choices=("coco", "yolo", "trl", "llama-factory"), required=True, help="format to write"
+        "--format",
+        choices=("coco", "yolo", "trl", "llama-factory", "lmms-eval"),
+        required=True,
+        help="format to write",
     )
     verb.add_argument(
         "--template",
         default="paper",
-        help="prompt template: paper, short, or a text file with {query}; trl and llama-factory",
+        help="prompt template: paper, short, or a text file with {query}; all but coco and yolo",
     )
-    verb.add_argument("--thinking", action="store_true", help="prompt for a <think> block before the answer (trl)")
+    verb.add_argument(
+        "--thinking", action="store_true", help="prompt for a <think> block before the answer (trl, lmms-eval)"
+    )
     verb.add_argument(
         "--space",
         type=arguments.one_of(BoxSpace),
         choices=list(BoxSpace),
         default=BoxSpace.RELATIVE_1000,
-        help="coordinates of boxes in texts: relative_1000 is 0 to 1000 of width and height; trl and llama-factory",
+        help="coordinates of boxes in texts: relative_1000 is 0 to 1000 of width and height; all but coco and yolo",
     )
+    verb.add_argument("--name", help="name of the lmms-eval task (default: virft_ and that of the dataset folder)")
+    add_max_completion_tokens(verb, 256)
 
 
 def export(
     *,
     data: Path,
     out: Path,
-    format: Literal["coco", "yolo", "trl", "llama-factory"],
+    format: Literal["coco", "yolo", "trl", "llama-factory", "lmms-eval"],
     template: str = "paper",
     thinking: bool = False,
     space: str = BoxSpace.RELATIVE_1000,
+    name: str | None = None,
+    max_completion_tokens: int = 256,
 ) -> Path:
-    """Write a dataset in the format of another tool into the folder ``out``; return the path of the file."""
+    """Write a dataset in the format of another tool into the folder ``out``; return the path of the file.
+
+    ``name``: of the lmms-eval task; ``max_completion_tokens``: its token limit.
+    """
     from virft.data.store import Store
     from virft.integrations.export import export_coco, export_llama_factory, export_trl, export_yolo
     from virft.text.prompts import read_template
@@ -272,5 +285,17 @@ def export(
             path = export_trl(store, out, template=text, thinking=thinking, space=BoxSpace(space))
         case "llama-factory":
             path = export_llama_factory(store, out, template=text, space=BoxSpace(space))
+        case "lmms-eval":
+            from virft.integrations.lmms_eval import export_lmms_eval
+
+            path = export_lmms_eval(
+                store,
+                out,
+                name=name or f"virft_{re.sub(r'[^a-zA-Z0-9_]', '_', store.folder.absolute().name)}",
+                template=text,
+                thinking=thinking,
+                space=BoxSpace(space),
+                max_completion_tokens=max_completion_tokens,
+            )
     say(f"{path}: {counted(len(store), 'question')}")
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -54,7 +54,7 @@ def export_coco(store: Store, out: Path) -> Path:
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
-    return _write(_new_folder(out) / COCO_FILE, [json.dumps(tree)])
+    return write_pieces(new_folder(out) / COCO_FILE, [json.dumps(tree)])
 
 
 def export_yolo(store: Store, out: Path) -> Path:
@@ -82,15 +82,15 @@ def export_yolo(store: Store, out: Path) -> Path:
     for name, label in labels.items():
         if (other := used.setdefault(label, name)) != name:
             raise DataError(f"{store.folder}: {other} and {name} have the same label file {label}; rename one of them")
-    folder = _new_folder(out)
+    folder = new_folder(out)
     for name, label in labels.items():
         for path in (folder / name, folder / label):
             path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(sources[name], folder / name)
-        _write(folder / label, lines[name])
+        write_pieces(folder / label, lines[name])
     # A JSON text is a valid YAML scalar, whatever the class name holds.
     names = [f"  {number}: {json.dumps(label, ensure_ascii=False)}\n" for label, number in classes.items()]
-    return _write(folder / YOLO_FILE, ["train: images\n", "val: images\n", "names:\n", *names])
+    return write_pieces(folder / YOLO_FILE, ["train: images\n", "val: images\n", "names:\n", *names])
 
 
 def _boxes_of(store: Store, sample: Sample, format: str) -> list[Box]:
@@ -112,7 +112,7 @@ def export_trl(store: Store, out: Path, *, template: str, thinking: bool, space:
     ``box_space`` and ``thinking``.
     """
     rows = (json.dumps(row) + "\n" for row in _trl_rows(store, template=template, thinking=thinking, space=space))
-    return _write(_new_folder(out) / TRL_FILE, rows)
+    return write_pieces(new_folder(out) / TRL_FILE, rows)
 
 
 def trl_dataset(data: Store | Path | str, *, template: str = "paper", thinking: bool, space: BoxSpace | str) -> Any:
@@ -156,7 +156,7 @@ def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSp
     Targets have no think block: a dataset holds no reasoning. Raises ``ConfigError`` for pixels of the resized image.
     """
 
-    _require_known(space)
+    require_known_space(space)
 
     def conversation(sample: Sample) -> dict[str, Any]:
         task = TASKS[sample.task]
@@ -175,7 +175,7 @@ def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSp
             yield ("[\n" if number == 0 else ",\n") + json.dumps(conversation(sample))
         yield "\n]\n"
 
-    folder = _new_folder(out)
+    folder = new_folder(out)
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     info = {
         "virft": {
@@ -185,11 +185,11 @@ def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSp
             "tags": tags,
         }
     }
-    _write(folder / "dataset_info.json", [json.dumps(info, indent=2) + "\n"])
-    return _write(folder / LLAMA_FACTORY_FILE, pieces())
+    write_pieces(folder / "dataset_info.json", [json.dumps(info, indent=2) + "\n"])
+    return write_pieces(folder / LLAMA_FACTORY_FILE, pieces())
 
 
-def _require_known(space: BoxSpace) -> None:
+def require_known_space(space: BoxSpace) -> None:
     """Raise ``ConfigError`` for a box space that depends on a model's image processor."""
     if space is BoxSpace.RESIZED_PIXELS:
         raise ConfigError(
@@ -198,14 +198,16 @@ def _require_known(space: BoxSpace) -> None:
         )
 
 
-def _new_folder(out: Path) -> Path:
+def new_folder(out: Path) -> Path:
+    """Make an output folder; ``DataError`` if it exists and is not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists and is not empty; expected a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
     return out
 
 
-def _write(path: Path, pieces: Any) -> Path:
+def write_pieces(path: Path, pieces: Iterable[str]) -> Path:
+    """Write texts one after the other into a file; return its path."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(pieces)
     return path
