@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,14 @@ def add_eval(verbs: Verbs) -> None:
     verb.add_argument(
         "--no-base", dest="base", action="store_false", help="do not predict with the model that the run started from"
     )
+    verb.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="also evaluate another form of the trained model, and compare it with the trained model: a model folder, "
+        "such as a merged one, or `4bit` for the trained model in 4 bits (NF4; needs the extra quant); repeat for more",
+    )
     add_intervals(verb)
     add_precision(verb)
 
@@ -54,6 +63,7 @@ def eval_run(
     resume: bool = False,
     train: Path | None = None,
     base: bool = True,
+    also: Sequence[str] = (),
     intervals: bool = True,
     dtype: Dtype = "auto",
     load_in_4bit: bool | None = None,
@@ -61,8 +71,8 @@ def eval_run(
     """Predict with the base and the trained model of a run, score both, compare them and write the report.
 
     Complete predictions with the same settings are used again. ``skip_refused``: as for ``predict``. ``train``:
-    training data of the blind baselines. ``dtype`` and ``load_in_4bit``: precision of both models, as for
-    ``virft.load``.
+    training data of the blind baselines. ``also``: other forms of the trained model. ``dtype`` and ``load_in_4bit``:
+    precision of base and trained model, as for ``virft.load``.
     """
     from virft.recipes.run_evaluation import evaluate_run, run_evaluation_lines
 
@@ -77,6 +87,7 @@ def eval_run(
         with_base=base,
         dtype=dtype,
         load_in_4bit=load_in_4bit,
+        also=also,
         log=say,
         progress=progress_bar,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,21 @@ ShowProgress = Callable[[int, int], None] | None
 """Called with the number of finished predictions and their total."""
 
 
+FOUR_BITS = "4bit"
+"""The trained model with the weights of its language model in 4 bits (NF4), among the names of ``also``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherForm:
+    """Another form of the trained model, such as a merged or quantized one."""
+
+    name: str
+    """Its folder, or that of the trained model with its precision."""
+    evaluated: EvaluatedPredictions
+    comparisons: tuple[Comparison, ...]
+    """The trained model (first) against this form (second), one for each task."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEvaluation:
     """The models of a run on one dataset."""
@@ -56,6 +71,8 @@ class RunEvaluation:
     """Its name or path."""
     comparisons: tuple[Comparison, ...]
     """Base (first) against trained (second), one for each task; none without the base."""
+    also: tuple[OtherForm, ...]
+    """Other forms of the trained model."""
     leakage: tuple[str, ...]
     """Warnings that the dataset, or some of its images, are training or validation data of the run."""
     report: Path
@@ -69,6 +86,7 @@ class _Planned:
     """Predictions of one model that an evaluation needs."""
 
     model: str
+    precision: Precision
     folder: Path
     is_complete: bool
 
@@ -85,6 +103,7 @@ def evaluate_run(
     with_base: bool = True,
     dtype: Dtype = "auto",
     load_in_4bit: bool | None = None,
+    also: Sequence[str] = (),
     log: Callable[[str], None],
     progress: Callable[[], AbstractContextManager[ShowProgress]] = nullcontext,
 ) -> RunEvaluation:
@@ -95,8 +114,8 @@ def evaluate_run(
     ``RUN/eval``, and those of the base model also in the runs next to it. The folder of new ones has the name of the
     dataset's folder, with its hash if another dataset of that name was evaluated before. ``train``: training data of
     the blind baselines; default: that of the run. ``skip_refused``: predict without the samples whose prompt a model
-    refuses. ``dtype`` and ``load_in_4bit``: precision of both models; default: that of the run. ``progress``: a new
-    progress bar for each model.
+    refuses. ``dtype`` and ``load_in_4bit``: precision of both models; default: that of the run. ``also``: other forms
+    of the trained model, compared with it: model folders, or "4bit". ``progress``: a new progress bar for each model.
 
     Everything that can be refused is refused before a model is loaded. Raises ``RunError`` for a folder that is no
     finished run or holds other predictions, ``DataError`` for a dataset that cannot be used.
@@ -108,18 +127,85 @@ def evaluate_run(
     store.check(decode=True)
     leakage = tuple(leakage_warnings(run, store))
     blind_data = open_blind_data(train, store) if train else _blind_data(config, store, run)
+    planned = _plan_models(
+        run, model, config, store, limit=limit, precision=precision, also=also, with_base=with_base, resume=resume
+    )
+    options: dict[str, Any] = {"resume": resume, "limit": limit, "skip_refused": skip_refused}
+    _predict_missing(planned, config, store, options, log=log, progress=progress)
+    evaluated = [
+        evaluate_predictions(one.folder / PREDICTIONS, store, blind_data, with_intervals=with_intervals)
+        for one in planned
+    ]
+    trained, *others = evaluated
+    base_found = others[-1] if with_base else None
+    comparisons = () if base_found is None else _compare(base_found, trained, store)
+    trained.write(comparisons=comparisons)
+    for one, scored in zip(planned[1:], others, strict=True):
+        if one.folder.is_relative_to(run):
+            scored.write()
+    outside = [one.folder for one in planned if not one.folder.is_relative_to(run)]
+    page = report_folders([run, *outside], with_intervals=with_intervals)
+    write_text(run / REPORT, page.encode(errors="backslashreplace").decode())
+    return RunEvaluation(
+        trained=trained,
+        trained_name=str(model),
+        base=base_found,
+        base_name=config.model.path,
+        comparisons=comparisons,
+        also=tuple(
+            OtherForm(
+                name=f"{one.model} in 4 bits" if form == FOUR_BITS else one.model,
+                evaluated=scored,
+                comparisons=_compare(trained, scored, store),
+            )
+            for form, one, scored in zip(also, planned[1:], others, strict=False)
+        ),
+        leakage=leakage,
+        report=run / REPORT,
+        scores=trained.scores_path,
+    )
+
+
+def _plan_models(
+    run: Path,
+    model: Path,
+    config: Config,
+    store: Store,
+    *,
+    limit: int | None,
+    precision: Precision,
+    also: Sequence[str],
+    with_base: bool,
+    resume: bool,
+) -> list[_Planned]:
+    """Return the predictions that are needed: of the trained model, its other forms, and the base, in this order."""
     name = store.folder.absolute().name + (f"_first_{limit}" if limit is not None and limit < len(store) else "")
     number = len(store) if limit is None else min(limit, len(store))
-    plan = partial(_plan, config=config, store=store, number=number, precision=precision, resume=resume)
-    planned = [plan(str(model), _folder_for(store, run / "eval" / name))]
+    plan = partial(_plan, config=config, store=store, number=number, resume=resume)
+    planned = [plan(str(model), precision, _folder_for(store, run / "eval" / name))]
+    for form in also:
+        folder = _folder_for(store, run / "eval" / f"{name}_{Path(form).name}")
+        planned.append(plan(*_form(form, model, precision), folder))
     if with_base:
         base = _find_base_predictions(run, config, store, number, precision)
         folder = base or _folder_for(store, run / "eval" / f"base_{name}")
-        planned.append(plan(config.model.path, folder))
+        planned.append(plan(config.model.path, precision, folder))
     for one in planned:
         if not one.is_complete:
             find_model_folder(one.model)
-    options: dict[str, Any] = {"resume": resume, "limit": limit, "skip_refused": skip_refused, "precision": precision}
+    return planned
+
+
+def _predict_missing(
+    planned: Sequence[_Planned],
+    config: Config,
+    store: Store,
+    options: Mapping[str, Any],
+    *,
+    log: Callable[[str], None],
+    progress: Callable[[], AbstractContextManager[ShowProgress]],
+) -> None:
+    """Write the predictions that do not exist yet."""
     for one in planned:
         if one.is_complete:
             _log_existing(one, store, log)
@@ -129,30 +215,23 @@ def evaluate_run(
 
             log(f"predictions of {one.model} on {store.folder} -> {one.folder}")
             with progress() as show:
-                predict_as_trained(config, one.model, store, one.folder, progress=show, log=log, **options)
-    evaluated = [
-        evaluate_predictions(one.folder / PREDICTIONS, store, blind_data, with_intervals=with_intervals)
-        for one in planned
-    ]
-    trained, *others = evaluated
-    comparisons = compare_systems([measure(others[0].path, store)], [measure(trained.path, store)]) if others else ()
-    trained.write(comparisons=comparisons)
-    for other, one in zip(others, planned[1:], strict=True):
-        if one.folder.is_relative_to(run):
-            other.write()
-    outside = [one.folder for one in planned if not one.folder.is_relative_to(run)]
-    page = report_folders([run, *outside], with_intervals=with_intervals)
-    write_text(run / REPORT, page.encode(errors="backslashreplace").decode())
-    return RunEvaluation(
-        trained=trained,
-        trained_name=str(model),
-        base=others[0] if others else None,
-        base_name=config.model.path,
-        comparisons=tuple(comparisons),
-        leakage=leakage,
-        report=run / REPORT,
-        scores=trained.scores_path,
-    )
+                predict_as_trained(
+                    config, one.model, store, one.folder, precision=one.precision, progress=show, log=log, **options
+                )
+
+
+def _compare(first: EvaluatedPredictions, second: EvaluatedPredictions, store: Store) -> tuple[Comparison, ...]:
+    return tuple(compare_systems([measure(first.path, store)], [measure(second.path, store)]))
+
+
+def _form(name: str, trained: Path, precision: Precision) -> tuple[str, Precision]:
+    """Return path and precision of another form of the trained model; ``ConfigError`` if it is none."""
+    if name != FOUR_BITS:
+        folder = find_model_folder(name)
+        return name, find_precision(folder)
+    if precision.in_4bit:
+        raise ConfigError(f"--also {FOUR_BITS}: {trained} has 4 bits already; expected another form of the model")
+    return str(trained), Precision(precision.dtype, in_4bit=True)
 
 
 def _log_existing(planned: _Planned, store: Store, log: Callable[[str], None]) -> None:
@@ -211,12 +290,12 @@ def _folder_for(store: Store, folder: Path) -> Path:
 
 
 def _plan(
-    model: str, folder: Path, *, config: Config, store: Store, number: int, precision: Precision, resume: bool
+    model: str, precision: Precision, folder: Path, *, config: Config, store: Store, number: int, resume: bool
 ) -> _Planned:
     """Return what a folder needs; ``RunError`` if it holds other predictions, or unfinished ones without ``resume``."""
     if not (folder / PREDICTIONS).is_file():
         require_new_predictions(folder, resume=resume)
-        return _Planned(model=model, folder=folder, is_complete=False)
+        return _Planned(model=model, precision=precision, folder=folder, is_complete=False)
     card = read_predictions_card(folder / PREDICTIONS)
     differences = _differences(card, model, config, store, number, precision)
     if differences:
@@ -225,7 +304,7 @@ def _plan(
             f"{folder}: holds predictions made with other settings: {what} is {saved!r} (saved) and {now!r} (now); "
             "expected none, or the same; delete the folder to predict again"
         )
-    return _Planned(model=model, folder=folder, is_complete=True)
+    return _Planned(model=model, precision=precision, folder=folder, is_complete=True)
 
 
 def _differences(
@@ -307,10 +386,22 @@ def run_evaluation_lines(found: RunEvaluation) -> Iterator[str]:
             yield f"trained - base: {name} {format_difference(difference)}: {_verdict(difference)}"
         if scores.task in blind:
             yield describe_blind(blind[scores.task], "the trained model")
+        for other in found.also:
+            yield from _lines_of_form(other, scores.task)
     yield from warning_lines(found.trained)
     for warning in dict.fromkeys([*found.leakage, *(text for one in found.comparisons for text in one.warnings)]):
         yield f"warning: {warning}"
     yield f"report: {found.report}; all scores: {found.scores}"
+
+
+def _lines_of_form(other: OtherForm, task: str) -> Iterator[str]:
+    """Yield the scores of another form of the trained model, and their differences from it."""
+    scores = next(one for one in other.evaluated.scores if one.task == task)
+    yield f"also ({other.name}): {headline(scores)}"
+    differences = next(one.differences for one in other.comparisons if one.task == task)
+    for metric in TASKS[task].metrics:
+        if metric.in_comparison and (difference := differences.get(metric.name)) is not None:
+            yield f"  minus trained: {label_of(metric.name)} {format_difference(difference)}: {_verdict(difference)}"
 
 
 def _verdict(difference: ScoreDifference) -> str:

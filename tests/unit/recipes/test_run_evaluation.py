@@ -18,7 +18,7 @@ from virft.config.schema import Config, DataConfig, ModelConfig, RunConfig, Samp
 from virft.config.toml_file import dump
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.errors import DataError, RunError
+from virft.errors import ConfigError, DataError, ModelError, RunError
 from virft.evaluation.leakage import leakage_warnings
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace
@@ -118,6 +118,39 @@ def test_base_and_trained_model_are_compared_and_reported(tmp_path: Path, capsys
     tree = json.loads((run / "eval" / "test" / "scores.json").read_text())
     assert tree["against"]["detection"]["differences"]["f1"]["value"] == 1.0
     assert tree["blind"]["tasks"]["detection"]["best"] == "mean box"
+
+
+def test_other_forms_of_the_trained_model_are_compared_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    settings = {"template": "paper", "max_completion_tokens": 64, "dtype": "float32", "load_in_4bit": True}
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (merged / name).write_bytes((run / "model" / name).read_bytes())
+    predict(run / "eval" / "test", run / "model", data, RIGHT_ANSWERS)
+    predict(run / "eval" / "test_4bit", run / "model", data, [*RIGHT_ANSWERS[:6], *[NOTHING] * 6], settings=settings)
+    predict(run / "eval" / "test_merged", merged, data, RIGHT_ANSWERS)
+    assert main(["eval", str(run), str(data), "--no-base", "--also", "4bit", "--also", str(merged)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("also ("))
+    # 6 hits of 12 targets, no other box: 12 / 18
+    assert lines[at].startswith(f"also ({run}/model in 4 bits): F1 0.667 (")
+    assert lines[at + 1].startswith("  minus trained: F1 -0.333 (-")
+    assert lines[at + 1].endswith(": worse")
+    assert lines[at + 2].startswith("  minus trained: AP -0.")
+    assert lines[at + 3].startswith(f"also ({merged}): F1 1.000")
+    assert lines[at + 4] == "  minus trained: F1 +0.000 (+0.000 to +0.000): not distinguishable"
+    assert (run / "eval" / "test_4bit" / "scores.json").exists()
+
+
+def test_the_trained_model_cannot_be_compared_with_itself_in_4_bits(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    with pytest.raises(ConfigError, match=r"--also 4bit: .*model has 4 bits already"):
+        evaluate_run(run, data, also=["4bit"], load_in_4bit=True, with_base=False, log=print)
+    with pytest.raises(ModelError, match="nowhere: there is no such folder"):
+        evaluate_run(run, data, also=[str(tmp_path / "nowhere")], with_base=False, log=print)
 
 
 def test_a_collapsed_model_is_marked(tmp_path: Path) -> None:
