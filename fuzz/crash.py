@@ -37,6 +37,7 @@ data.validate_every = 3
 run.dir = "run"
 run.save_every = 2
 sampling.max_completion_tokens = 6
+sampling.max_staleness = {max_staleness}
 reward.extra = ["{data}/variety.py:variety"]
 
 [grpo]
@@ -110,9 +111,10 @@ def contents(run: Path) -> dict[str, bytes]:
     }
 
 
-def begin(folder: Path, data: Path) -> Path:
+def begin(folder: Path, data: Path, *, max_staleness: int) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(SETTINGS.format(data=data), encoding="utf-8")
+    text = SETTINGS.format(data=data, max_staleness=max_staleness)
+    (folder / "config.toml").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -121,6 +123,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("number", type=int, help="number of kills")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--staleness", type=int, default=0, help="sampling.max_staleness of the runs")
     given = parser.parse_args()
     rng, began = random.Random(given.seed), time.monotonic()
     torch.set_num_threads(1)
@@ -129,7 +132,7 @@ def main() -> int:
         for name, questions in (("train", 4), ("test", 2)):
             virft(["build", "scenes", str(data / name), "--classes", "novel", "--questions", str(questions)])
         (data / "variety.py").write_text(VARIETY, encoding="utf-8")
-        whole = begin(Path(place) / "whole", data)
+        whole = begin(Path(place) / "whole", data, max_staleness=given.staleness)
         config = load_config(whole / "config.toml").config
         loaded = load_for_training(config.model, make_runtime(config.model, config.parallel), seed=config.seed)
         # every process has a copy of it from the fork
@@ -148,7 +151,7 @@ def main() -> int:
         killed: Counter[str] = Counter()
         num_runs = 0
         while killed.total() < given.number:
-            folder = begin(Path(place) / f"{num_runs}", data)
+            folder = begin(Path(place) / f"{num_runs}", data, max_staleness=given.staleness)
             how = ""
             while killed.total() < given.number and how != "ended":
                 how = kill(start(folder), rng, 0.7 * span_s)

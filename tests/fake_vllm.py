@@ -6,6 +6,7 @@ Its outputs are fixed tokens. ``calls`` of an engine lists the calls of its meth
 from __future__ import annotations
 
 import os
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,7 @@ class LLM:
         """Return tokens 7, 8, .. and a stop token 3; of several outputs the last one comes first."""
         if os.environ.get("FAKE_VLLM_DIES"):
             os._exit(9)
+        time.sleep(float(os.environ.get("FAKE_VLLM_SLEEPS", "0")))
         self.calls.append(("generate", prompts, params))
         return [self._output(prompt, one.settings) for prompt, one in zip(prompts, params, strict=True)]
 

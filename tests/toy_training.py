@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from factories import detections, sample
 from group_factories import completion, prompt
 from virft.config.schema import GRPOConfig
-from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.generator import EncodedPrompt, GenerationParams, Sampling
 from virft.generation.random_streams import StepKey
 from virft.geometry.boxes import BoxSpace
 from virft.models.renderer import RenderedPrompt
@@ -85,6 +85,12 @@ class ToyGenerator:
     def _is_equal(self, prompt: EncodedPrompt) -> bool:
         return self._equal if isinstance(self._equal, bool) else prompt.stream_id.partition("/")[2] in self._equal
 
+    def begin(
+        self, prompts: Iterable[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
+    ) -> Sampling:
+        found = self.generate(prompts, group_size, params, key)
+        return lambda: found
+
     def update(self) -> None:
         self.num_updates += 1
 
@@ -112,6 +118,7 @@ def toy_trainer(
     importance_cap: float | None = None,
     max_gap: float = math.inf,
     feature_cache: Any = None,
+    max_staleness: int = 0,
     **settings: Any,
 ) -> GRPOTrainer:
     """A trainer of a toy policy in groups of 4; ``settings`` override the paper's with kl_coef 0."""
@@ -143,4 +150,5 @@ def toy_trainer(
         params=GenerationParams(max_completion_tokens=8),
         seed=3,
         correction=correction,
+        max_staleness=max_staleness,
     )

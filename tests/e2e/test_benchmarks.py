@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import random
 import re
 import runpy
 import subprocess
@@ -18,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from virft.config.toml_file import dump, first_difference, parse
 from virft.data.store import Store
 from virft.geometry.boxes import intersection_over_union
+from virft.planning.cluster import StepCosts
 from virft.recipes.compare.systems import Steps, grpo_config
 from virft.recipes.quickstart import quickstart_config
 
@@ -178,3 +181,38 @@ def test_the_engines_train_the_rft_of_the_quickstart(monkeypatch: pytest.MonkeyP
         assert parse(dump(found), origin="dump").config == found
         alike = replace(rft, sampling=found.sampling, run=found.run)
         assert first_difference(found, alike) is None
+
+
+def test_clusters_are_simulated_with_the_lengths_of_a_run(run: Run, tmp_path: Path) -> None:
+    lengths = tmp_path / "groups_in_flight.jsonl"
+    group = {"completions": [{"token_ids": [1] * length} for length in (10, 30)]}
+    lengths.write_text(json.dumps(group) + "\n")
+    text = run("cluster_model.py", tmp_path / "out", "simulate", "--gpus", "2", "--lengths", str(lengths))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    replayed = [row for row in rows if row[1] == "replayed, mean 20"]
+    assert len(replayed) == 6
+    for row in replayed:
+        shared, apart, off = (float(cell) for cell in row[5:8])
+        assert off <= apart
+        assert row[8] == "1 + 1"
+        # the ratios are those of the unrounded seconds
+        for ratio, other in ((row[-2], shared), (row[-1], apart)):
+            assert abs(float(ratio) * off - other) <= 0.05 * (1 + float(ratio)) + 0.005 * off
+
+
+def test_costs_are_fitted_to_steps_that_follow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    cluster_model = importlib.import_module("cluster_model")
+    costs = StepCosts(
+        decode_step=0.02, decode_row=1e-4, context_token=1e-7, prompt_token=1e-3, update_token=2e-3, update=0.1
+    )
+    rng = random.Random(0)
+    steps = []
+    for number in range(12):
+        lengths = [[rng.randint(1, 60) for _ in range(4)] for _ in range(2 + number)]
+        step = cluster_model.Step(lengths, 90 + number, 0.0, 0.0)
+        found = cluster_model.predict(step, 1, costs)
+        steps.append(step._replace(sampling_s=found.sampling_s, update_s=found.update_s))
+    fitted = cluster_model.fit_costs(steps)
+    for name in StepCosts.__slots__:
+        assert getattr(fitted, name) == pytest.approx(getattr(costs, name), rel=1e-3, abs=1e-12), name

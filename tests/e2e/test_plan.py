@@ -121,3 +121,41 @@ def test_a_model_with_dynamic_rotary_positions_is_planned(capsys: pytest.Capture
     assert plan("--model", "OpenGVLab/InternVL3-1B-hf", *SMALL) == 0
     # 320 x 240 are 4 x 3 tiles of 448 pixels and a thumbnail, of 256 tokens each
     assert "3328 of an image of 320 x 240" in capsys.readouterr().out
+
+
+def test_samplers_are_planned_by_memory_throughput_and_idle_time(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("sampling.engine=vllm", "sampling.vllm_gpu_memory=0.3", "sampling.max_completion_tokens=512")
+    model = ("--model", "Qwen/Qwen2-VL-2B-Instruct", *settings)
+    alone = (plan(*model, "--processes", "1"), capsys.readouterr().out)[1]
+    assert plan(*model, "--processes", "1", "--samplers", "2", "--gpu", "L4", "--completion-tokens", "200") == 0
+    output = capsys.readouterr().out
+    assert "# 1 trainers and 2 samplers, each a L4. Estimated by rates of its data sheet, not measured." in output
+    # the trainers have no vLLM
+    assert [line.split()[1] for text in (alone, output) for line in text.splitlines() if line.startswith("  vLLM")] == [
+        "7.20",
+        "0.00",
+    ]
+    rows = {line[:34].strip(): line[34:].split() for line in output.splitlines() if line.endswith("%")}
+    off, strict, shared = (
+        float(rows[name][0])
+        for name in ("sampling.max_staleness = 1", "sampling.max_staleness = 0", "3 that sample and update in turn")
+    )
+    assert off < strict
+    assert shared < strict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), '--samplers with sampling.engine = "builtin", which samples in the trainers; expected "vllm"'),
+        (("sampling.engine=vllm", "--method", "sft"), "--samplers with --method sft, which does not sample"),
+        (("sampling.engine=vllm", "--samplers", "3"), "grpo.prompts_per_step is 2 with 3 samplers; expected at least"),
+        (("sampling.engine=vllm", "--memory", "3"), "a sampler of 3 GiB has no room for a completion next to its"),
+    ],
+)
+def test_samplers_that_a_run_cannot_have_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    model = ("--model", "Qwen/Qwen2-VL-2B-Instruct", *SMALL)
+    assert virft("plan", *model, "--memory", "24", "--image", "320x240", "--samplers", "2", *arguments) == 2
+    assert message in capsys.readouterr().err

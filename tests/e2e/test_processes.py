@@ -93,6 +93,26 @@ def test_ctrl_c_reaches_all_and_one_process_may_resume(scenes: Path, tmp_path: P
     assert_near(run, tmp_path / "whole" / "run", atol=1e-3)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_sample_ahead_and_one_may_resume(scenes: Path, tmp_path: Path, strategy: str) -> None:
+    steps = ("grpo.steps=4", "grpo.prompts_per_step=3", "grpo.refill_rounds=1", "grpo.learning_rate=1e-4")
+    ahead = (*steps, "sampling.max_staleness=1", "run.save_every=2", f"parallel.strategy={strategy}")
+    whole, cut = (begin(tmp_path / name, scenes / "train") for name in ("whole", "cut"))
+    assert virft("grpo", whole, *ahead) == 0
+    done = launch("grpo", cut, *ahead)
+    assert done.returncode == 0, done.stderr
+    run, expected = tmp_path / "cut" / "run", tmp_path / "whole" / "run"
+    flight = "checkpoints/step_000002/groups_in_flight.jsonl"
+    assert len((run / flight).read_text().splitlines()) == 3
+    assert_near(run, expected, atol=1e-3)
+    shutil.rmtree(run / "checkpoints" / "step_000004")
+    assert virft("grpo", cut, *ahead, "--resume") == 0
+    assert_near(run, expected, atol=1e-3)
+    first, *others = (one["staleness"] for one in log(run))
+    assert first == 0
+    assert all(0 < one <= 1 for one in others)
+
+
 def test_if_one_process_is_killed_the_other_ends_and_the_run_resumes(scenes: Path, tmp_path: Path) -> None:
     settings = ("grpo.steps=12", "run.save_every=1", "grpo.prompts_per_step=2")
     config = begin(tmp_path / "cut", scenes / "train")

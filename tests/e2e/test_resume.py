@@ -28,11 +28,11 @@ CHECKPOINT = ("checkpoints/step_000004/trained.safetensors", "checkpoints/step_0
 SAME = ("metrics.jsonl", "rollouts.jsonl", "checkpoints/step_000008/trained.safetensors", "model/model.safetensors")
 
 
-def interrupted(config: Path) -> tuple[int, str]:
+def interrupted(config: Path, *more: str) -> tuple[int, str]:
     """Exit status and last line of a run that gets Ctrl-C after its first step, which is in the warm start."""
     code = "import sys; from virft.cli.main import main; sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", code, "train", str(config), *STEPS],
+        [sys.executable, "-c", code, "train", str(config), *STEPS, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,12 +54,16 @@ def num_threads() -> int:
     return torch.get_num_threads()
 
 
-def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(
+    scenes: Path, tmp_path: Path, max_staleness: int
+) -> None:
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    assert virft("grpo", write_config(tmp_path / "whole", scenes / "train"), *STEPS) == 0
+    more = f"sampling.max_staleness={max_staleness}"
+    assert virft("grpo", write_config(tmp_path / "whole", scenes / "train"), *STEPS, more) == 0
     config = write_config(tmp_path / "cut", scenes / "train")
-    status, printed = interrupted(config)
+    status, printed = interrupted(config, more)
     assert status == EXIT_INTERRUPTED
     run = tmp_path / "cut" / "run"
     # how far the run has come when the signal arrives is left to the machine
@@ -68,11 +72,53 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_one_that_was_not(scenes: Pat
     assert not (run / "model").exists()
 
     # all that `virft train` chooses is set: it is the same run
-    assert virft("train", config, *STEPS, "--resume") == 0
+    assert virft("train", config, *STEPS, more, "--resume") == 0
     whole = files(tmp_path / "whole" / "run")
     for name in SAME:
         assert files(run)[name] == whole[name], name
     assert len(log(run, "timings.jsonl")) == 8
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_groups_in_flight_are_resumed_to_the_last_bit(scenes: Path, tmp_path: Path, frozen: bool) -> None:
+    """With augmented images, replaced groups, several updates of a batch, validation and threads that read images."""
+    steps = (
+        *("grpo.steps=6", "grpo.prompts_per_step=3", "grpo.refill_rounds=1", "grpo.updates_per_batch=2"),
+        *(
+            "sampling.max_staleness=1",
+            f"data.validation={scenes / 'test'}",
+            "data.validate_every=3",
+            "run.save_every=2",
+        ),
+        *(f"model.freeze_vision={str(frozen).lower()}", "augment.resized_crop=0.2", "run.keep_checkpoints=3"),
+    )
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        assert virft("grpo", write_config(tmp_path / name, scenes / "train"), *steps) == 0
+    run, config = tmp_path / "cut" / "run", tmp_path / "cut" / "config.toml"
+    flights = sorted(path.parent.name for path in run.glob("checkpoints/*/groups_in_flight.jsonl"))
+    assert flights == ["step_000002", "step_000004"]
+    for last in ("step_000006", "step_000004"):
+        shutil.rmtree(run / "checkpoints" / last)
+        assert virft("grpo", config, *steps, "data.num_workers=2", "--resume") == 0
+    whole = files(tmp_path / "whole" / "run")
+    for name in ("metrics.jsonl", "rollouts.jsonl", "model/model.safetensors", "checkpoints/step_000006/state.json"):
+        assert files(run)[name] == whole[name], name
+    first, *others = (one["staleness"] for one in log(run) if "loss" in one)
+    assert first == 0
+    assert all(0 < one <= 1 for one in others)
+
+
+def test_a_run_with_groups_in_flight_cannot_be_extended(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    constant = ("grpo.schedule=constant", "reward.iou_threshold=0.5", "sampling.max_staleness=1")
+    config = write_config(tmp_path, scenes / "train")
+    assert virft("grpo", config, *constant, "grpo.steps=1") == 0
+    assert virft("grpo", config, *constant, "grpo.steps=2", "--resume") == 2
+    assert "sampling.max_staleness samples the groups of the next step, of which the last step has none" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("frozen", [True, False])

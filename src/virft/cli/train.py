@@ -18,6 +18,7 @@ from virft.cli import arguments
 from virft.cli.output import say
 from virft.cli.parsers import Verbs, add_config, add_resume, add_verb
 from virft.models.built_in import BUILT_IN_NAMES
+from virft.models.peak_rates import PEAK_RATES
 from virft.types import ImageSize
 
 if TYPE_CHECKING:
@@ -203,6 +204,27 @@ def add_plan(verbs: Verbs) -> None:
         "that of one of them",
     )
     verb.add_argument(
+        "--samplers",
+        dest="num_samplers",
+        type=arguments.positive,
+        metavar="M",
+        help="GPUs that only sample with vLLM, in addition to the processes; prints their memory, and estimates of "
+        "throughput and idle time",
+    )
+    verb.add_argument(
+        "--gpu",
+        choices=sorted(PEAK_RATES),
+        default="H100",
+        help="kind of all GPUs, for the estimates of --samplers (default: H100)",
+    )
+    verb.add_argument(
+        "--completion-tokens",
+        type=arguments.positive,
+        metavar="N",
+        help="median length of a completion in tokens, for the estimates of --samplers (default: half of "
+        "sampling.max_completion_tokens)",
+    )
+    verb.add_argument(
         "--no-cache",
         dest="use_cache",
         action="store_false",
@@ -220,12 +242,16 @@ def plan(
     text_tokens: int = 150,
     method: Method = "grpo",
     num_processes: int = 1,
+    num_samplers: int | None = None,
+    gpu: str = "H100",
+    completion_tokens: int | None = None,
     use_cache: bool = True,
 ) -> None:
     """Print the memory of a config's run, part by part, and the settings with which it fits into ``memory`` GiB.
 
     Without ``config`` the run trains LoRA adapters of ``model`` in bfloat16 with the default settings; ``overrides``
-    may change both. Progress goes to standard error. Raises ``ConfigError`` as ``load_config`` does.
+    may change both. With ``num_samplers``, GPUs that only sample, it prints estimates of throughput and idle time, too.
+    Progress goes to standard error. Raises ``ConfigError`` as ``load_config`` does.
     """
     from virft.config.toml_file import load_config, parse
 
@@ -237,6 +263,7 @@ def plan(
         adapters = 'data.train = "none"\nrun.dir = "none"\nmodel.train = "lora"\nmodel.dtype = "bfloat16"\n'
         loaded = parse(adapters, origin="virft plan", overrides=[*overrides, *chosen])
     from virft.planning.plan import PlanRequest, make_plan
+    from virft.planning.samplers import SamplerRequest
     from virft.recipes.fitting import fit
 
     size, on_cpu = (int(memory * 2**30), False) if memory is not None else _this_device()
@@ -253,6 +280,13 @@ def plan(
         method=method,
         on_cpu=on_cpu,
         num_processes=num_processes,
+        samplers=None
+        if num_samplers is None
+        else SamplerRequest(
+            count=num_samplers,
+            gpu=gpu,
+            completion_tokens=completion_tokens or max(1, fitted.sampling.max_completion_tokens // 2),
+        ),
     )
     say(make_plan(request, report=partial(print, file=sys.stderr, flush=True), use_cache=use_cache))
 

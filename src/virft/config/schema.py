@@ -278,10 +278,20 @@ class SamplingConfig(_Section):
         above=0,
         at_most=0.95,
     )
+    max_staleness: int = setting_field(
+        0,
+        help="Largest number of training steps between the weights that sample a group and those that are trained on "
+        "it. 0: on-policy. 1: one step off-policy: a step's groups are sampled with the weights before the update of "
+        "the step before, while vLLM in a process of its own can sample during that update; importance weights "
+        "correct the loss.",
+        unit="steps",
+        at_least=0,
+        at_most=1,
+    )
     importance_cap: float = setting_field(
         2.0,
-        help="Maximum importance weight of a token that vLLM or merged weights sampled: exp(log-prob of the policy - "
-        "log-prob of the sampler).",
+        help="Maximum importance weight of a token that vLLM, merged weights or older weights sampled: exp(log-prob of "
+        "the policy - log-prob of the sampler).",
         source="truncated importance sampling (Yao et al., 2025)",
         at_least=1,
         at_most=100,
@@ -974,10 +984,11 @@ _CONDITIONS: tuple[_Condition, ...] = (
         ("sampling.vllm_mode", "sampling.vllm_gpu_memory"),
     ),
     _Condition(
-        'sampling.engine = "vllm", or LoRA adapters are merged for sampling',
+        'sampling.engine = "vllm", LoRA adapters are merged for sampling, or sampling.max_staleness is above 0',
         _Rule(
-            lambda c: c.sampling.engine == "builtin" and not _may_merge(c),
-            'it needs sampling.engine = "vllm", or adapters that are merged for sampling (sampling.weights)',
+            lambda c: c.sampling.engine == "builtin" and not _may_merge(c) and not c.sampling.max_staleness,
+            'it needs sampling.engine = "vllm", adapters that are merged for sampling (sampling.weights), or '
+            "sampling.max_staleness above 0",
         ),
         ("sampling.importance_cap",),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,11 @@ class EncodedPrompt:
     would be the same."""
 
 
+Sampling = Callable[[], list[list[Completion]]]
+"""Waits for completions that are being sampled, and returns those of each prompt, in order; may be called again. Raises
+the error that sampling ended with."""
+
+
 class Generator(Protocol):
     """Samples completions of a policy. Top-k and top-p are off, whatever a model's own generation config says."""
 
@@ -55,6 +60,20 @@ class Generator(Protocol):
         """Sample ``group_size`` completions of each prompt, in the order of the prompts.
 
         Equal weights, prompts and keys give equal completions.
+        """
+        ...
+
+    def begin(
+        self,
+        prompts: Iterable[EncodedPrompt],
+        group_size: int,
+        params: GenerationParams,
+        key: StepKey,
+    ) -> Sampling:
+        """Begin to sample what ``generate`` returns, with the current weights, which may change from now on.
+
+        An engine in another process samples while this one continues; a generator that shares the memory of the policy
+        samples before it returns. At most one call at a time: later ones wait for it.
         """
         ...
 

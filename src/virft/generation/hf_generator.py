@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.generator import EncodedPrompt, GenerationParams, Sampling
 from virft.generation.random_streams import StepKey
 from virft.generation.sampling_weights import ready_for_sampling
 from virft.generation.static_decoding import (
@@ -119,6 +119,17 @@ class HFGenerator:
         drawn = self._by_completion(pieces, len(opened) * group_size)
         completions = [self._decoder.completion(*one, opened=opened[i // group_size]) for i, one in enumerate(drawn)]
         return [completions[i * group_size : (i + 1) * group_size] for i in range(len(opened))]
+
+    def begin(
+        self,
+        prompts: Iterable[EncodedPrompt],
+        group_size: int,
+        params: GenerationParams,
+        key: StepKey,
+    ) -> Sampling:
+        """Sample as ``generate`` does, before this returns: the weights are the policy's, which may change later."""
+        found = self.generate(prompts, group_size, params, key)
+        return lambda: found
 
     @torch.inference_mode()
     def stream(self, prompt: EncodedPrompt, params: GenerationParams, key: StepKey) -> Generator[str, None, Completion]:

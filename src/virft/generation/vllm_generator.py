@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from virft.errors import ConfigError, ModelError
 from virft.generation.engine_weights import engine_weights
-from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.generator import EncodedPrompt, GenerationParams, Sampling
 from virft.generation.hf_generator import TextDecoder
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import Engine, EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
@@ -66,6 +67,9 @@ class VLLMGenerator:
         # The engine starts with dummy weights. Later only those that training changes are outdated.
         self._outdated: Literal["all", "trained", "none"] = "all"
         self._is_asleep = False
+        # An engine that sleeps is in this process, which it would share with the update.
+        self._pool = None if sleeps else ThreadPoolExecutor(1, thread_name_prefix="vllm")
+        self._running: Future[list[list[EngineOutput]]] | None = None
 
     @torch.no_grad()
     def generate(
@@ -79,6 +83,42 @@ class VLLMGenerator:
 
         With greedy decoding (``temperature`` 0), log-probs are those at temperature 1.
         """
+        prompts = list(prompts)
+        outputs = self._engine.generate(*self._prepare(prompts, group_size, params, key))
+        if self._sleeps:
+            # The update needs the memory.
+            self._engine.sleep()
+            self._is_asleep = True
+        return self._completions(prompts, outputs)
+
+    @torch.no_grad()
+    def begin(
+        self,
+        prompts: Iterable[EncodedPrompt],
+        group_size: int,
+        params: GenerationParams,
+        key: StepKey,
+    ) -> Sampling:
+        """Send weights and prompts, and return while an engine in another process samples.
+
+        An engine in this process samples before this returns.
+        """
+        prompts = list(prompts)
+        if self._pool is None:
+            found = self.generate(prompts, group_size, params, key)
+            return lambda: found
+        running = self._pool.submit(self._engine.generate, *self._prepare(prompts, group_size, params, key))
+        self._running = running
+        return lambda: self._completions(prompts, running.result())
+
+    def _prepare(
+        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
+    ) -> tuple[list[EngineRequest], EngineSampling]:
+        """Give the engine the current weights; the arguments of its ``generate``."""
+        if self._running is not None:
+            # The engine takes one call at a time, and must not change its weights within one.
+            wait([self._running])
+            self._running = None
         if self._is_asleep:
             self._engine.wake_up()
             self._is_asleep = False
@@ -87,20 +127,17 @@ class VLLMGenerator:
                 engine_weights(self._loaded, self._dtype, only_trained=self._outdated == "trained")
             )
             self._outdated = "none"
-        prompts = list(prompts)
-        outputs = self._engine.generate(
-            [self._request(one, group_size, key) for one in prompts],
-            EngineSampling(
-                max_tokens=params.max_completion_tokens,
-                temperature=params.temperature,
-                stop_ids=tuple(sorted(self._stop_ids)),
-                forbidden=self._forbidden,
-            ),
+        sampling = EngineSampling(
+            max_tokens=params.max_completion_tokens,
+            temperature=params.temperature,
+            stop_ids=tuple(sorted(self._stop_ids)),
+            forbidden=self._forbidden,
         )
-        if self._sleeps:
-            # The update needs the memory.
-            self._engine.sleep()
-            self._is_asleep = True
+        return [self._request(one, group_size, key) for one in prompts], sampling
+
+    def _completions(
+        self, prompts: Sequence[EncodedPrompt], outputs: Sequence[Sequence[EngineOutput]]
+    ) -> list[list[Completion]]:
         return [
             [self._completion(output, one.prompt.opened) for output in of_prompt]
             for one, of_prompt in zip(prompts, outputs, strict=True)
@@ -114,6 +151,8 @@ class VLLMGenerator:
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def _request(self, one: EncodedPrompt, group_size: int, key: StepKey) -> EngineRequest:
         unit = self._loaded.image_processor.patch_size

@@ -41,6 +41,7 @@ class ServedEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="virft-vllm-")
         self._log = Path(self._folder.name) / "engine.log"
         self._pipe, theirs = Pipe()
+        self._is_busy = False
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "virft.generation.vllm_server", str(theirs.fileno())],
@@ -80,6 +81,10 @@ class ServedEngine:
 
     def close(self) -> None:
         """End the server process, if it has not ended."""
+        if self._is_busy:
+            # A call was interrupted, or is running in another thread, and its result is not needed. The engine would
+            # notice a closed pipe only at its end.
+            self._process.kill()
         self._pipe.close()  # the engine ends by itself when its pipe is closed
         try:
             self._process.wait(timeout=10)
@@ -90,9 +95,11 @@ class ServedEngine:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
+            self._is_busy = True
             # Not Connection.send: PyTorch would share the memory of tensors with the other process.
             self._pipe.send_bytes(pickle.dumps((name, arguments)))
             failure, result = pickle.loads(self._pipe.recv_bytes())
+            self._is_busy = False
         except (EOFError, OSError) as error:
             status = self._process.wait()
             raise ModelError(

@@ -1,4 +1,4 @@
-"""Peak rates of GPUs, by which the MFU of ``virft.models.operations`` is computed. Imports no PyTorch: for reports."""
+"""Peak rates of GPUs, for the MFU (``virft.models.operations``) and for plans. Imports no PyTorch: for reports."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ PEAK_RATES = {
     "L4": 121e12,
 }
 """Words of a GPU's name -> dense bfloat16 operations per second of its tensor cores. Source: NVIDIA's data sheets."""
+
+MEMORY_RATES = {
+    "B200": 8.0e12,
+    "H200": 4.8e12,
+    "H100 NVL": 3.9e12,
+    "H100 PCIe": 2.0e12,
+    "H100": 3.35e12,
+    "A100": 2.0e12,
+    "L40S": 0.864e12,
+    "L4": 0.3e12,
+}
+"""The same words -> bytes per second of its memory; A100: the one of 80 GB. Source: NVIDIA's data sheets."""
 
 
 def peak_rate(name: str) -> float | None:

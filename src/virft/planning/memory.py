@@ -130,6 +130,7 @@ class Planner:
     """Memory of one process of a config's run with different options, on a GPU unless ``on_cpu``.
 
     ``num_processes``: world size of the run. ``device_memory``: bytes of the device, of which vLLM gets a fraction.
+    ``has_samplers``: vLLM has devices of its own, and takes nothing of this one.
     ``report`` gets a line for each row that is counted, which takes seconds.
 
     Raises ``ConfigError`` for a number of processes that the config cannot have.
@@ -145,11 +146,13 @@ class Planner:
         on_cpu: bool = False,
         num_processes: int = 1,
         device_memory: int | None = None,
+        has_samplers: bool = False,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config = config = _with_dtype(config, on_cpu=on_cpu)
         self.processes = Processes.of(config.parallel, num_processes)
         self.device_memory = device_memory
+        self.has_samplers = has_samplers
         self.report = report
         self.on_cpu = on_cpu
         self.method = method
@@ -300,6 +303,8 @@ class Planner:
 
     @property
     def _engine_bytes(self) -> int:
+        if self.has_samplers:
+            return 0
         return int(self.config.sampling.vllm_gpu_memory * (self.device_memory or 0))
 
     @property

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from virft import __version__
 from virft.config.schema import Config, Method
-from virft.errors import RunError
+from virft.errors import ConfigError, RunError
 from virft.files import write_text
 from virft.models.built_in import local_folder
 from virft.models.known_models import known_models
+from virft.planning.samplers import SamplerRequest
 from virft.types import ImageSize
 
 _SECTIONS = ("model", "sampling", "grpo", "sft", "parallel", "seed")
@@ -47,6 +48,9 @@ class PlanRequest:
     num_processes: int = 1
     """World size of the run."""
 
+    samplers: SamplerRequest | None = None
+    """GPUs that only sample; None: the processes sample."""
+
 
 def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache: bool = True) -> str:
     """Return the memory of the run, part by part, and the settings with which it fits.
@@ -55,14 +59,16 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
     same version is read from ``cache_folder``, and a new one is written there. Plans of models whose files are on the
     hub are not cached.
 
-    Raises ``ConfigError`` for a number of processes that the config cannot have.
+    Raises ``ConfigError`` for a number of processes or samplers that the config cannot have.
     """
+    _require_vllm(request)
     key = _key(request) if use_cache else None
     cached = None if key is None else cache_folder() / f"{key}.txt"
     if cached is not None and cached.exists():
         report(f"cached: {cached} (--no-cache computes the plan again)")
         return cached.read_text(encoding="utf-8")
     # Imported here: a cached plan needs no torch.
+    from virft.planning.cluster_text import format_cluster
     from virft.planning.fit import find_fit
     from virft.planning.memory import Planner
     from virft.planning.text import format_fit, format_plan, format_verdict, format_warnings
@@ -76,11 +82,14 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
         on_cpu=request.on_cpu,
         num_processes=request.num_processes,
         device_memory=request.memory,
+        has_samplers=request.samplers is not None,
         report=report,
     )
     fit = find_fit(request.config, planner, memory=request.memory, image=request.image, text_tokens=request.text_tokens)
     verdict = format_verdict(planner, fit, memory=request.memory)
     text = f"{verdict}\n\n{format_plan(planner)}\n\n{format_fit(planner, fit, memory=request.memory)}"
+    if request.samplers is not None:
+        text += f"\n\n{format_cluster(planner, request.samplers, memory=request.memory)}"
     text += format_warnings(planner)
     if cached is not None:
         try:
@@ -94,6 +103,18 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
 def cache_folder() -> Path:
     """Return the folder of cached plans: ``virft/plans`` in ``XDG_CACHE_HOME``, by default ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "virft" / "plans"
+
+
+def _require_vllm(request: PlanRequest) -> None:
+    """Raise ``ConfigError`` for samplers that nothing could run on."""
+    if request.samplers is None:
+        return
+    if request.method != "grpo":
+        raise ConfigError(f"--samplers with --method {request.method}, which does not sample; expected grpo")
+    if (engine := request.config.sampling.engine) != "vllm":
+        raise ConfigError(
+            f'--samplers with sampling.engine = "{engine}", which samples in the trainers; expected "vllm"'
+        )
 
 
 def _key(request: PlanRequest) -> str | None:
@@ -112,6 +133,7 @@ def _key(request: PlanRequest) -> str | None:
     parts = [
         {name: settings[name] for name in _SECTIONS},
         [request.memory, request.image, request.text_tokens, request.method, request.on_cpu, request.num_processes],
+        None if request.samplers is None else asdict(request.samplers),
         model,
         [__version__, _code_state(), version("torch"), version("transformers")],
     ]

@@ -133,13 +133,14 @@ def make_grpo_trainer(
             max_completion_tokens=config.sampling.max_completion_tokens, temperature=config.sampling.temperature
         ),
         seed=config.seed,
-        # the policy's own log-probs need no correction
-        correction=correction if merges or config.sampling.engine == "vllm" else None,
+        # the policy's own current log-probs need no correction
+        correction=correction if merges or config.sampling.engine == "vllm" or config.sampling.max_staleness else None,
         reference=reference,
         reference_mode=loaded.adapters_disabled if has_base else None,
         write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
         warm_start=_make_warm_start(config, loaded, prompting, runner, sharded.optimizer),
         num_workers=_num_workers(config.data, runtime),
+        max_staleness=config.sampling.max_staleness,
     )
 
 

@@ -1,7 +1,8 @@
 """Checkpoints: an explicit list. What is not on it may not influence the run.
 
-The list: trained weights, optimizer state, number of steps done. Learning rate, order of samples and random streams are
-pure functions of seed and step, and need no place here.
+The list: trained weights, optimizer state, number of steps done, and the completions that are sampled ahead, by weights
+that are gone later (``sampling.max_staleness``). Learning rate, order of samples and random streams are pure functions
+of seed and step, and need no place here.
 
 One process, and ZeRO, write whole tensors: ``trained.safetensors`` and ``optimizer.safetensors``. Several processes
 write a part each, in folders of those names, in the safetensors format of ``torch.distributed.checkpoint``. Any world
@@ -49,6 +50,8 @@ WEIGHTS, OPTIMIZER, STATE, MANIFEST = (
     "state.json",
     "manifest.json",
 )
+IN_FLIGHT = "groups_in_flight.jsonl"
+"""Completions that are sampled ahead; a checkpoint without any has no such file."""
 TRAINED_PARTS, OPTIMIZER_PARTS = "trained", "optimizer"
 """Folders with the parts of several processes."""
 CHECKPOINT_SCHEMA_VERSION = 1
@@ -67,6 +70,8 @@ class TrainingState:
 
     num_steps: int
     """Optimizer steps done."""
+    in_flight: str = ""
+    """Content of ``IN_FLIGHT``: what the trainer has begun of later steps. Empty: nothing."""
 
 
 class CheckpointWriter:
@@ -104,8 +109,8 @@ class CheckpointWriter:
         weights = {name: _copied(one) for name, one in trained_parameters(module).items()}
         optimizer_state = optimizer.state_dict()
         tensors, values = _split(optimizer_state["state"], _copied)
-        text = _state_text(state, optimizer_state["param_groups"], values)
-        self._pending = self._pool.submit(self._save_parts, path, weights, tensors, text)
+        texts = _texts(state, optimizer_state["param_groups"], values)
+        self._pending = self._pool.submit(self._save_parts, path, weights, tensors, texts)
 
     @property
     def has_failed(self) -> bool:
@@ -141,20 +146,22 @@ class CheckpointWriter:
         }
         if writes:
             tensors, values = _split(optimizer_state["state"], _without_alias())
-            text = _state_text(state, optimizer_state["param_groups"], values)
+            texts = _texts(state, optimizer_state["param_groups"], values)
             new = _begin(path)
             try:
                 save_file({name: tensor.contiguous() for name, tensor in weights.items()}, new / WEIGHTS)
                 save_file(tensors, new / OPTIMIZER)
                 for name in (WEIGHTS, OPTIMIZER):
                     sync(new / name)
-                self._complete(new, path, text, {name: _facts(new / name) for name in (WEIGHTS, OPTIMIZER)})
+                self._complete(new, path, texts, {name: _facts(new / name) for name in (WEIGHTS, OPTIMIZER)})
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)  # the disk may be full: free the space again
                 raise
         self._ranks.barrier()
 
-    def _save_parts(self, path: Path, weights: dict[str, Tensor], optimizer: dict[str, Tensor], text: str) -> None:
+    def _save_parts(
+        self, path: Path, weights: dict[str, Tensor], optimizer: dict[str, Tensor], texts: Mapping[str, str]
+    ) -> None:
         """Write the parts of all processes; runs in the thread of each."""
         new = _unfinished(path)
         is_first = self._ranks.is_first
@@ -165,7 +172,7 @@ class CheckpointWriter:
             # Each process hashes what it has written, and what is then still in its memory.
             parts = self._together(lambda: _facts_of_part(new, self._ranks.index))
             facts = {name: fact for part in parts for name, fact in part.items()}
-            self._together(lambda: self._complete(new, path, text, facts) if is_first else None)
+            self._together(lambda: self._complete(new, path, texts, facts) if is_first else None)
         except BaseException:
             if is_first:
                 shutil.rmtree(new, ignore_errors=True)
@@ -199,14 +206,15 @@ class CheckpointWriter:
         dist.all_gather_object(found, mine, group=self._group)
         return found
 
-    def _complete(self, new: Path, path: Path, text: str, facts: Mapping[str, Any]) -> None:
-        """Write state and manifest, give the checkpoint its name, and delete the oldest ones."""
-        (new / STATE).write_text(text, encoding="utf-8")
-        # On disk before the manifest is, as all other files are: after a power cut, a manifest implies complete files.
-        sync(new / STATE)
+    def _complete(self, new: Path, path: Path, texts: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+        """Write text files and manifest, give the checkpoint its name, and delete the oldest ones."""
+        for name, text in texts.items():
+            (new / name).write_text(text, encoding="utf-8")
+            # On disk before the manifest is, as all other files: after a power cut, a manifest implies complete files.
+            sync(new / name)
         manifest = {
             "schema_version": CHECKPOINT_SCHEMA_VERSION,
-            "files": {**facts, STATE: _facts(new / STATE)},
+            "files": {**facts, **{name: _facts(new / name) for name in texts}},
         }
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         replace_folder(new, path)
@@ -264,9 +272,10 @@ def _begin(path: Path) -> Path:
     return new
 
 
-def _state_text(state: TrainingState, groups: list[Any], values: Mapping[str, Any]) -> str:
-    """Content of ``state.json``: everything that is no tensor."""
-    return json.dumps({"num_steps": state.num_steps, "optimizer": {"groups": groups, "values": values}}) + "\n"
+def _texts(state: TrainingState, groups: list[Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """Files with everything that is no tensor: name -> content."""
+    tree = {"num_steps": state.num_steps, "optimizer": {"groups": groups, "values": values}}
+    return {STATE: json.dumps(tree) + "\n"} | ({IN_FLIGHT: state.in_flight} if state.in_flight else {})
 
 
 def _split(
@@ -368,7 +377,9 @@ def load_checkpoint(path: Path, *, module: nn.Module, optimizer: AnyOptimizer) -
     else:
         of_optimizer = _joined(_load_whole(path, module, optimizer), values)
     optimizer.load_state_dict({"state": of_optimizer, "param_groups": state["optimizer"]["groups"]})
-    return TrainingState(num_steps=state["num_steps"])
+    flight = path / IN_FLIGHT
+    in_flight = flight.read_text(encoding="utf-8") if flight.exists() else ""
+    return TrainingState(num_steps=state["num_steps"], in_flight=in_flight)
 
 
 def _load_whole(path: Path, module: nn.Module, optimizer: AnyOptimizer) -> dict[str, Tensor]:

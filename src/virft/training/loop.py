@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, Protocol
 
 from torch import nn
@@ -85,7 +84,15 @@ class Trainer(Protocol):
     def optimizer(self) -> AnyOptimizer: ...
 
     def step(self, number: int, samples: Sequence[Sample], following: Following = no_samples) -> StepReport:
-        """Take one optimizer step on a batch. ``following`` returns the batch of the next step."""
+        """Take one optimizer step on a batch. ``following`` returns the batch of a later step."""
+        ...
+
+    def in_flight(self) -> str:
+        """Return what a checkpoint holds of later steps that have begun; empty if none has. A collective operation."""
+        ...
+
+    def restore_in_flight(self, saved: str) -> None:
+        """Forget what has begun of later steps, and take what a checkpoint holds instead."""
         ...
 
     def close(self) -> None:
@@ -253,8 +260,7 @@ class TrainingLoop:
         self._stops_after = done
         # Before a step and before a save: a NaN must neither be trained on nor saved.
         self._require_finite_weights()
-        following = partial(self._samples, done) if done < self.settings.num_steps else no_samples
-        report = self.trainer.step(number, self._samples(number), following)
+        report = self.trainer.step(number, self._samples(number), lambda ahead: self._following(number + ahead))
         alarms = self._record(number, report)
         if self._monitors.num_skipped >= self.settings.monitors.nonfinite_steps:
             raise _Rollback(_describe_skipped(self._monitors.num_skipped, report))
@@ -272,9 +278,10 @@ class TrainingLoop:
         stopping = [one for one in alarms if one.monitor in self.settings.monitors.stop_on]
         if is_last or is_stopped or stopping or self._is_due(done, self.settings.save_every):
             self._require_finite_weights()
+            in_flight = self.trainer.in_flight()  # may take as long as sampling, which a second signal may cut
             # a second signal must not cut the file
             with signals.held():
-                self._save(done)
+                self._save(done, in_flight)
                 if is_last or is_stopped or stopping:
                     self._writer.wait()
         if stopping and not is_last:
@@ -296,6 +303,10 @@ class TrainingLoop:
         if self.augment is None:
             return samples
         return [self.augment(sample, number, place) for place, sample in enumerate(samples)]
+
+    def _following(self, number: int) -> Sequence[Sample]:
+        """The samples of a later step; none after the last one."""
+        return self._samples(number) if number < self.settings.num_steps else ()
 
     def _record(self, number: int, report: StepReport) -> list[Alarm]:
         """Write the report of a step to the logs and trackers; the alarms that begin with it.
@@ -376,10 +387,11 @@ class TrainingLoop:
         self.log(f"validation {_describe_steps(num_done)}: {_validation_text(scores, self._early_stopping, num_done)}")
         return _Validated(is_best, alarms)
 
-    def _save(self, num_steps: int) -> None:
+    def _save(self, num_steps: int, in_flight: str) -> None:
         # Logs first: after a power cut, a checkpoint must not be ahead of them, as a resume cuts the logs to its step.
         self.run_folder.sync_logs()
-        self._writer.save(self.trainer.policy, self.trainer.optimizer, TrainingState(num_steps=num_steps))
+        state = TrainingState(num_steps=num_steps, in_flight=in_flight)
+        self._writer.save(self.trainer.policy, self.trainer.optimizer, state)
 
     def _restore(self) -> int:
         """Load the latest valid checkpoint and the state of logs and monitors; the number of steps done, or 0."""
@@ -389,7 +401,8 @@ class TrainingLoop:
         done = int(self.ranks.max(num_steps_of(found) if found is not None else 0))
         if done:
             place = checkpoint_path(self._checkpoints, done)
-            load_checkpoint(place, module=self.trainer.policy, optimizer=self.trainer.optimizer)
+            state = load_checkpoint(place, module=self.trainer.policy, optimizer=self.trainer.optimizer)
+            self.trainer.restore_in_flight(state.in_flight)
         self.run_folder.cut_logs(done)
         # No rank reads the metrics before they are cut.
         self.ranks.barrier()

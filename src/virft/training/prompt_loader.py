@@ -17,11 +17,11 @@ from virft.types import Sample
 DEFAULT_GPU_WORKERS = 4
 """Most threads by default. One decodes and resizes some 4 photographs of 12 megapixels per second."""
 
-Following = Callable[[], Sequence[Sample]]
-"""Returns the samples of the next step. Called only if they can be prefetched."""
+Following = Callable[[int], Sequence[Sample]]
+"""Returns the samples of a later step: 1 is the next step. Empty after the last step."""
 
 
-def no_samples() -> Sequence[Sample]:
+def no_samples(ahead: int) -> Sequence[Sample]:
     """The samples that follow the last step."""
     return ()
 
@@ -72,7 +72,7 @@ class PromptLoader:
             one.result()
         return found.prompts
 
-    def prefetch(self, following: Following) -> None:
+    def prefetch(self, following: Callable[[], Sequence[Sample]]) -> None:
         """Begin to read the images of the next step; what an earlier call began is dropped unless ``load`` took it."""
         if self._pool is None:
             return

@@ -306,6 +306,8 @@ def _needs_number_of_steps(config: Config, trainer: str) -> str | None:
     for key, value in scheduled.items():
         if value is not None:
             return f"{key} is reached in the last step"
+    if config.sampling.max_staleness:
+        return "sampling.max_staleness samples the groups of the next step, of which the last step has none"
     if config.grpo.refill_rounds:
         return "grpo.refill_rounds draws samples that depend on the number of steps"
     if config.reward.extra:

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,20 @@ def test_an_engine_that_dies_raises_with_its_status(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ModelError, match="the vLLM engine ended with status 9"):
         served.generate([request()], SAMPLING)
     served.close()
+
+
+@pytest.mark.usefixtures("server_path")
+def test_an_engine_that_samples_in_a_thread_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_VLLM_SLEEPS", "300")
+    engine = ServedEngine(settings())
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(engine.generate, [request()], SAMPLING)
+        while not engine._is_busy:
+            time.sleep(0.01)
+        began = time.monotonic()
+        engine.close()
+        assert time.monotonic() - began < 9, "the engine was not waited for"
+        assert running.exception() is not None
 
 
 def test_the_engine_gets_no_variables_of_the_launcher() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -223,6 +224,52 @@ def test_a_sleeping_engine_wakes_up_before_it_gets_weights(loaded: LoadedModel, 
         "load_weights", "generate", "sleep",
         "wake_up", "load_weights", "generate", "sleep",
     ]  # fmt: skip
+
+
+class SlowEngine(RecordingEngine):
+    """Samples until it may continue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_continue = threading.Event()
+
+    def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
+        assert self.may_continue.wait(timeout=60)
+        return super().generate(requests, sampling)
+
+
+def test_an_engine_in_another_process_samples_while_the_policy_changes(
+    loaded: LoadedModel, encoded: EncodedPrompt
+) -> None:
+    engine = SlowEngine()
+    made = generator(loaded, engine)
+    sampling = made.begin([encoded], 2, PARAMS, KEY)
+    made.update()
+    assert engine.calls == ["load_weights"]
+    engine.may_continue.set()
+    assert [len(one) for one in sampling()] == [2]
+    assert sampling() == sampling()
+    assert engine.calls == ["load_weights", "generate"]
+    made.close()
+
+
+def test_another_call_waits_for_the_one_that_began(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = SlowEngine()
+    made = generator(loaded, engine)
+    sampling = made.begin([encoded], 2, PARAMS, KEY)
+    made.update()
+    threading.Timer(0.2, engine.may_continue.set).start()
+    made.generate([encoded], 1, PARAMS, KEY)
+    assert engine.calls == ["load_weights", "generate", "load_weights", "generate"]
+    assert [len(one) for one in sampling()] == [2]
+    made.close()
+
+
+def test_an_engine_that_sleeps_samples_before_the_update(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    engine = RecordingEngine()
+    sampling = generator(loaded, engine, sleeps=True).begin([encoded], 2, PARAMS, KEY)
+    assert engine.calls == ["load_weights", "generate", "sleep"]
+    assert [len(one) for one in sampling()] == [2]
 
 
 def test_a_forbidden_token_without_a_text_of_its_own_is_refused(loaded: LoadedModel) -> None:

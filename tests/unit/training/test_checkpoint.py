@@ -79,6 +79,17 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert module.head.weight is module.embedding.weight
 
 
+def test_groups_in_flight_are_a_file_of_the_checkpoint_if_there_are_any(tmp_path: Path) -> None:
+    module, optimizer = trained()
+    state = TrainingState(num_steps=2, in_flight='{"sample":"ä\u2028"}\n')
+    path = save_checkpoint(tmp_path, module=module, optimizer=optimizer, state=state, keep=2)
+    assert load_checkpoint(path, module=module, optimizer=optimizer) == state
+    (path / "groups_in_flight.jsonl").write_text("{}\n")
+    logged: list[str] = []
+    assert latest_checkpoint(tmp_path, logged.append) is None
+    assert "groups_in_flight.jsonl has 3 bytes; expected" in logged[0]
+
+
 def test_older_checkpoints_are_deleted(tmp_path: Path) -> None:
     module, optimizer = trained()
     for num_steps in (5, 10, 15):

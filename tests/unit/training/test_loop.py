@@ -366,6 +366,28 @@ def test_nonfinite_weights_roll_the_run_back_to_the_last_checkpoint(tmp_path: Pa
     ]
 
 
+def stale() -> GRPOTrainer:
+    """A trainer that samples one step ahead."""
+    return toy_trainer(max_staleness=1, importance_cap=2.0)
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 2])
+def test_a_run_with_groups_in_flight_resumes_to_the_same_end(tmp_path: Path, stop_at: int) -> None:
+    run(tmp_path / "whole", trainer=stale())
+    with pytest.raises(RunStopped):
+        run(tmp_path / "r", trainer=interrupting(stale(), stop_at))
+    run(tmp_path / "r", resume=True, trainer=stale())
+    assert same(tmp_path / "r", tmp_path / "whole")
+    assert [line["staleness"] for line in lines(tmp_path / "r" / METRICS)] == [0, 1, 1, 1]
+
+
+def test_a_rollback_brings_back_the_groups_in_flight_of_the_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "whole", trainer=stale())
+    logged = run(tmp_path / "r", trainer=corrupting(stale(), 3), save_every=2)
+    assert logged[3].endswith("rolling back to the checkpoint after step 2")
+    assert same(tmp_path / "r", tmp_path / "whole")
+
+
 def test_nonfinite_weights_are_not_saved(tmp_path: Path) -> None:
     run(tmp_path / "whole")
     run(tmp_path / "r", trainer=corrupting(toy_trainer(), 4), save_every=2)

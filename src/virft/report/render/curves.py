@@ -100,9 +100,11 @@ _DESCRIPTIONS = {
     "demonstration_tokens": "tokens of the demonstrations in a step",
     "learning_rate": "AdamW learning rate after the schedule",
     "sampler_gap": "largest difference of sampler and policy log-probs of a sampled token, nats; above 1e-4 in float32 "
-    "it is a bug, unless another engine samples",
-    "sampler_gap_mean": "mean difference of vLLM and policy log-probs of sampled tokens, nats",
-    "capped_frac": "fraction of tokens sampled by vLLM or merged weights whose importance weight was capped",
+    "it is a bug, unless another engine or older weights sample",
+    "sampler_gap_mean": "mean difference of sampler and policy log-probs of tokens sampled by vLLM, merged weights or "
+    "older weights, nats",
+    "capped_frac": "fraction of these tokens whose importance weight was capped",
+    "staleness": "steps between the weights that sampled and those that are trained, mean over the groups of a step",
     TOKENS_PER_S: "throughput: tokens of prompts and completions per second of the whole step",
     MFU: "model FLOPs utilization of the update: operations that its rows need per second and peak rate of the devices",
     "validation_score": "mean headline metric, such as F1 or accuracy, of the tasks in the validation set",
@@ -131,6 +133,7 @@ _UPDATE = (
     "sampler_gap",
     "sampler_gap_mean",
     "capped_frac",
+    "staleness",
     "num_tokens",
     "skipped",
 )

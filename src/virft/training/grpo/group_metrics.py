@@ -96,10 +96,12 @@ def rollout_record(
     *,
     scale_by_std: bool,
     advantages: Sequence[Sequence[float]] | None = None,
+    has_staleness: bool = False,
 ) -> dict[str, Any]:
     """A record of ``rollouts.jsonl``: best and worst completion of the group with the widest reward range.
 
-    ``advantages``: of the completions of each group; None: ``group_advantages``.
+    ``advantages``: of the completions of each group; None: ``group_advantages``. ``has_staleness``: record the
+    number of steps since the weights that sampled the group.
     ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw.
     """
     group = widest_reward_range(groups)
@@ -124,6 +126,7 @@ def rollout_record(
         "sample": group.sample.id,
         **({"augmentation": asdict(group.sample.augmentation)} if group.sample.augmentation is not None else {}),
         "prompt": group.prompt.text,
+        **({"staleness": number - group.policy_step} if has_staleness else {}),
         "rewards": list(group.rewards),
         "best": completion_record(order[-1]),
         "worst": completion_record(order[0]),

@@ -1,15 +1,14 @@
-"""From samples to rewarded groups: render, sample, parse, reward."""
+"""From completions to rewarded groups: parse, reward."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from virft.errors import NonFiniteReward
-from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
-from virft.generation.random_streams import StepKey
+from virft.generation.generator import EncodedPrompt
 from virft.models.renderer import RenderedPrompt
 from virft.tasks.grader import Grader
 from virft.training.grpo.advantages import GroupAdvantages
@@ -95,31 +94,20 @@ class Rollout(NamedTuple):
         return max(0, self.num_first - sum(one.has_signal for one in self.advantages))
 
 
-def roll_out(
+def reward_groups(
     samples: Sequence[Sample],
     rendered: Sequence[RenderedPrompt],
-    encoded: Sequence[EncodedPrompt],
+    completions: Sequence[Sequence[Completion]],
     *,
-    generator: Generator,
     grader: Grader,
-    group_size: int,
-    params: GenerationParams,
-    key: StepKey,
+    policy_step: int,
     context: RewardContext,
-    lap: Callable[[str], None],
 ) -> list[RolloutGroup]:
-    """One rewarded group of ``group_size`` completions for each sample; an empty batch gives no groups.
-
-    ``lap`` is called with the name of each finished stage.
-    """
-    drawn = generator.generate(encoded, group_size, params, key) if encoded else []
-    lap("sampling")
-    groups = [
-        _group(sample, one.prompt, completions, grader, key.step, context)
-        for sample, one, completions in zip(samples, rendered, drawn, strict=True)
+    """One rewarded group for each sample and its completions. ``policy_step``: step whose weights sampled them."""
+    return [
+        _group(sample, one.prompt, of_prompt, grader, policy_step, context)
+        for sample, one, of_prompt in zip(samples, rendered, completions, strict=True)
     ]
-    lap("reward")
-    return groups
 
 
 def _group(
@@ -127,7 +115,7 @@ def _group(
     prompt: Prompt,
     completions: Sequence[Completion],
     grader: Grader,
-    step: int,
+    policy_step: int,
     context: RewardContext,
 ) -> RolloutGroup:
     # Boxes of Qwen2.5-VL and others are in pixels of the resized image, so the parser needs its size.
@@ -141,7 +129,7 @@ def _group(
             grade_text(one.text, sample, resized, grader, replace(context, num_tokens=len(one.token_ids)))
             for one in completions
         ),
-        policy_step=step,
+        policy_step=policy_step,
     )
 
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from virft.config.schema import GRPOConfig
-from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
+from virft.errors import DataError, ModelError
+from virft.generation.generator import EncodedPrompt, GenerationParams, Generator, Sampling
 from virft.generation.random_streams import StepKey
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
@@ -29,10 +31,11 @@ from virft.training.grpo.demonstration_weights import (
 )
 from virft.training.grpo.demonstrations import WriteTarget, demonstrate
 from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout_record, widest_reward_range
+from virft.training.grpo.in_flight import InFlight, SavedFlight, format_flight, parse_flight
 from virft.training.grpo.loss import demonstration_loss, importance_weights, policy_loss
 from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
-from virft.training.grpo.rollout import Drawn, Rollout, grade_text, roll_out
-from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merge_updates
+from virft.training.grpo.rollout import Drawn, Rollout, grade_text, reward_groups
+from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merge_updates, off_policy_metrics
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
@@ -45,12 +48,13 @@ from virft.types import RewardContext, RewardReport, RolloutGroup, Sample, Unrea
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerCorrection:
-    """Off-policy correction for completions that another engine samples, or the policy with merged weights."""
+    """Off-policy correction for completions that another engine, merged weights or older weights sample."""
 
     importance_cap: float
     """Largest importance weight of a token, see ``importance_weights``."""
     max_gap: float
-    """Warn if the log-probs of engine and policy differ by more than this on average, in nats per token."""
+    """Warn if the log-probs of engine and policy differ by more than this on average, in nats per token. Not checked if
+    the policy has changed since: then the difference is no error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,9 +120,13 @@ class GRPOTrainer:
     """From a sample to its ground-truth completion. Required if ``demonstrations`` is not "off"."""
     num_workers: int = 0
     """Background threads that read the images of the next step; 0: none."""
+    max_staleness: int = 0
+    """1: the groups of the next step are sampled with the weights before the update of this one; 0: after it."""
 
     def __post_init__(self) -> None:
         self._loader = PromptLoader(self.render, self.runner.needs_pixels, num_workers=self.num_workers)
+        self._in_flight: InFlight | None = None
+        self._saved_flight: SavedFlight | None = None
 
     @property
     def policy(self) -> Policy:
@@ -133,7 +141,8 @@ class GRPOTrainer:
     def step(self, number: int, samples: Sequence[Sample], following: Following = no_samples) -> StepReport:
         """One training step on a batch of samples; a supervised one in the warm start.
 
-        ``following`` returns the batch of the next step, whose images are read while this one is sampled.
+        ``following`` returns the batch of a later step. The images of the next one are read while this one is sampled;
+        with ``max_staleness`` 1, its completions are sampled from before the update of this one on.
 
         Source: GRPO (arXiv 2402.03300, algorithm 1) with the rule-based rewards of Visual-RFT.
         """
@@ -145,8 +154,13 @@ class GRPOTrainer:
                 assert isinstance(self.optimizer, Optimizer), "the config refuses a warm start with ZeRO"
                 self.optimizer.state.clear()
         timer = StageTimer()
-        # Sample a group of G completions per prompt from the current policy; reward each completion.
+        # Sample a group of G completions per prompt from the current policy, unless that began in the step before;
+        # reward each completion.
         rollout = self._roll_out(number, samples, following, timer)
+        if self.max_staleness:
+            # Not earlier: replacements of groups need the sampler first. In skipped steps too, so that every rank, and
+            # a repeated step, has the same groups in flight.
+            self._sample_ahead(number, following, timer)
         try:
             _require_finite_rewards(rollout)
             # Advantages inside each group, A_i = (r_i - mean(r)) / std(r), packed into rows with their tokens.
@@ -163,6 +177,22 @@ class GRPOTrainer:
     def sample(self, number: int, samples: Sequence[Sample]) -> list[RolloutGroup]:
         """This rank's rewarded groups, as step ``number`` samples them for a batch; nothing is learnt."""
         return self._sample(number, samples, StageTimer()).groups
+
+    def in_flight(self) -> str:
+        """The completions that are sampled ahead, for a checkpoint; waits for them. A collective operation."""
+        if (flight := self._in_flight) is None:
+            return ""
+        # In the order of the batch: another number of ranks may resume.
+        found = self.ranks.gather(
+            [(sample.id, of_prompt) for sample, of_prompt in zip(flight.samples, flight.completions(), strict=True)]
+        )
+        ids, completions = [name for name, _ in found], [of_prompt for _, of_prompt in found]
+        return format_flight(SavedFlight(flight.step, flight.policy_step, ids, completions))
+
+    def restore_in_flight(self, saved: str) -> None:
+        """Forget what is sampled ahead, and take the completions of a checkpoint instead, which may have none."""
+        self._in_flight = None
+        self._saved_flight = parse_flight(saved)
 
     def _warm_up(self, trainer: SFTTrainer, number: int, samples: Sequence[Sample], following: Following) -> StepReport:
         """A step of the warm start. Its loss is the metric ``demonstration_loss``, as it is no loss of GRPO."""
@@ -186,9 +216,53 @@ class GRPOTrainer:
 
     def _roll_out(self, number: int, samples: Sequence[Sample], following: Following, timer: StageTimer) -> Rollout:
         """Sample and reward the groups of a step, on all ranks."""
-        drawn = self._sample(number, samples, timer, following=following)
+        drawn = self._draw(number, samples, following, timer)
         own = self._demonstrate(number, drawn, first_place=0)
         return self._refill(number, self._gather(own, timer), timer)
+
+    def _draw(self, number: int, samples: Sequence[Sample], following: Following, timer: StageTimer) -> Drawn:
+        """This rank's rewarded groups of a batch: those that are in flight, else sampled with the current weights."""
+        flight, self._in_flight = self._in_flight, None
+        saved, self._saved_flight = self._saved_flight, None
+        if saved is not None and saved.step == number:
+            # Images are encoded again: a checkpoint has no features.
+            saved.require_samples(samples)
+            completions = self.ranks.shard(saved.completions)
+            flight = self._begin(
+                number,
+                samples,
+                self._loader.load(self.ranks.shard(samples)),
+                timer,
+                start=lambda encoded: lambda: completions,
+                policy_step=saved.policy_step,
+            )
+        if flight is None or flight.step != number:
+            return self._sample(number, samples, timer, following=following)
+        assert number - flight.policy_step <= self.max_staleness
+        return self._reward(flight, timer)
+
+    def _sample_ahead(self, number: int, following: Following, timer: StageTimer) -> None:
+        """Begin to sample the groups of the next step, with the weights that this step is about to change."""
+        samples: Sequence[Sample] = ()
+        rendered: list[RenderedPrompt] | None = None
+        try:
+            samples = following(1)
+            rendered = self._loader.load(self.ranks.shard(samples))
+        except (DataError, ModelError):
+            pass  # Raised again by the next step: this one can still be trained and saved.
+        # All ranks begin, or none.
+        if self.ranks.max(rendered is None) > 0 or not samples or rendered is None:
+            return
+        self._in_flight = self._begin(
+            number + 1,
+            samples,
+            rendered,
+            timer,
+            start=partial(self._start, self.generator.begin, number + 1),
+            policy_step=number,
+            prefetch=lambda: self.ranks.shard(following(2)),
+        )
+        timer.lap("sampling")
 
     def _refill(self, number: int, rollout: Rollout, timer: StageTimer) -> Rollout:
         """Add groups of other samples, round by round as many as still have zero reward variance.
@@ -221,29 +295,65 @@ class GRPOTrainer:
 
         With ``following``, the images of the next step are read meanwhile.
         """
-        own = self.ranks.shard(samples)
+
+        def sample_now(*arguments: Any) -> Sampling:
+            found = self.generator.generate(*arguments)
+            return lambda: found
+
+        flight = self._begin(
+            number,
+            samples,
+            self._loader.load(self.ranks.shard(samples)),
+            timer,
+            start=partial(self._start, sample_now, number),
+            policy_step=number,
+            first_place=first_place,
+            prefetch=None if following is None else lambda: self.ranks.shard(following(1)),
+        )
+        return self._reward(flight, timer)
+
+    def _begin(
+        self,
+        number: int,
+        samples: Sequence[Sample],
+        rendered: list[RenderedPrompt],
+        timer: StageTimer,
+        *,
+        start: Callable[[list[EncodedPrompt]], Sampling],
+        policy_step: int,
+        first_place: int = 0,
+        prefetch: Callable[[], Sequence[Sample]] | None = None,
+    ) -> InFlight:
+        """Encode the images of this rank's prompts of a batch, and ``start`` to sample their completions."""
         places = [first_place + place for place in self.ranks.shard(range(len(samples)))]
-        rendered = self._loader.load(own)
         # Encoding and sampling differ in length between ranks, so they need a copy of the policy with all its weights.
         with self.runner.gather():
             encoded = self._encode(rendered, places)
             timer.lap("images")
-            if following is not None:
-                self._loader.prefetch(lambda: self.ranks.shard(following()))
+            if prefetch is not None:
+                self._loader.prefetch(prefetch)
             with self.runner.runtime.autocast():
-                groups = roll_out(
-                    own,
-                    rendered,
-                    encoded,
-                    generator=self.generator,
-                    grader=self.grader,
-                    group_size=self.config.group_size,
-                    params=self.params,
-                    key=StepKey(seed=self.seed, step=number),
-                    context=self._context(number),
-                    lap=timer.lap,
-                )
-        return Drawn(rendered, encoded, groups, [()] * len(groups))
+                completions = start(encoded)
+        return InFlight(number, policy_step, self.ranks.shard(samples), rendered, encoded, completions)
+
+    def _start(self, sample: Callable[..., Sampling], number: int, encoded: list[EncodedPrompt]) -> Sampling:
+        """Sample for a step, now or meanwhile."""
+        return sample(encoded, self.config.group_size, self.params, StepKey(seed=self.seed, step=number))
+
+    def _reward(self, flight: InFlight, timer: StageTimer) -> Drawn:
+        """Wait for completions and reward them, as of the step that trains on them."""
+        completions = flight.completions()
+        timer.lap("sampling")
+        groups = reward_groups(
+            flight.samples,
+            flight.rendered,
+            completions,
+            grader=self.grader,
+            policy_step=flight.policy_step,
+            context=self._context(flight.step),
+        )
+        timer.lap("reward")
+        return Drawn(flight.rendered, flight.encoded, groups, [()] * len(groups))
 
     def _demonstrate(self, number: int, drawn: Drawn, *, first_place: int) -> Drawn:
         """This rank's groups with their demonstrations; ``first_place`` as in ``_sample``."""
@@ -397,7 +507,9 @@ class GRPOTrainer:
         """
         # Sampling runs in eval(); gradient checkpointing works in train() only. No family has dropout.
         self.policy.train()
-        totals = UpdateTotals(has_demonstrations=self.config.demonstrations != "off")
+        totals = UpdateTotals(
+            has_demonstrations=self.config.demonstrations != "off", has_importance=self.correction is not None
+        )
         logprobs: list[Tensor] = []
         for i, (batch, reference) in enumerate(zip(batches, references, strict=True)):
             first = None if first_logprobs is None else first_logprobs[i]
@@ -405,7 +517,7 @@ class GRPOTrainer:
             logprobs.append(self._backward(number, own, batch, reference, first, totals))
         # Summed before it is tested: all ranks have to skip the update, or none.
         metrics = self.ranks.sum(totals.sums)
-        taught = demonstration_metrics(metrics)
+        taught, off_policy = demonstration_metrics(metrics), off_policy_metrics(metrics)
         if not math.isfinite(metrics["loss"]):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteStep("loss", self.ranks.union(totals.nonfinite_samples))
@@ -416,7 +528,7 @@ class GRPOTrainer:
             raise NonFiniteStep("gradient norm", list(dict.fromkeys(learnt)))
         unused = {"kl": not self.config.has_reference, "clip_frac": self.config.updates_per_batch == 1}
         metrics = {name: value for name, value in metrics.items() if not unused.get(name, False)}
-        return _Update({**metrics, **taught, **totals.off_policy_metrics()}, logprobs)
+        return _Update({**metrics, **taught, **off_policy}, logprobs)
 
     def _backward(
         self,
@@ -481,10 +593,12 @@ class GRPOTrainer:
         kl_coef = {} if self.config.kl_coef_end is None else {"kl_coef": self._kl_coef_at(number)}
         taught = demonstration_step_metrics(self.config, rollout, step_frac=self._step_frac(number))
         own = self._group_metrics(rollout)
+        staleness = self._staleness(number, rollout)
         return GRPOReport(
             metrics={
                 "step": number,
                 **own,
+                **staleness,
                 "num_tokens": own["num_tokens"] + taught.get("demonstration_tokens", 0),
                 **updates,
                 **kl_coef,
@@ -497,9 +611,10 @@ class GRPOTrainer:
                 number,
                 scale_by_std=self.config.scale_by_std,
                 advantages=[one.completions for one in rollout.advantages],
+                has_staleness=self.max_staleness > 0,
             ),
             widest_group=widest_reward_range(rollout.groups),
-            warning=self._gap_warning(number, updates.get("sampler_gap_mean")),
+            warning=self._gap_warning(number, None if any(staleness.values()) else updates.get("sampler_gap_mean")),
             groups=rollout.groups,
         )
 
@@ -510,11 +625,19 @@ class GRPOTrainer:
             metrics={
                 "step": number,
                 **self._group_metrics(rollout),
+                **self._staleness(number, rollout),
                 SKIPPED: 1,
                 "learning_rate": self.learning_rate_at(number),
             },
             timings=timer.seconds,
-            rollout_record=rollout_record(finite, number, scale_by_std=self.config.scale_by_std) if finite else None,
+            rollout_record=rollout_record(
+                finite,
+                number,
+                scale_by_std=self.config.scale_by_std,
+                has_staleness=self.max_staleness > 0,
+            )
+            if finite
+            else None,
             nonfinite=nonfinite,
             groups=rollout.groups,
         )
@@ -533,6 +656,12 @@ class GRPOTrainer:
             metrics["num_refilled"] = sum(has_nonzero_std(group.rewards) for group in rollout.refilled)
             metrics["num_tokens"] = num_tokens(rollout.groups)
         return metrics
+
+    def _staleness(self, number: int, rollout: Rollout) -> dict[str, float]:
+        """Mean over the groups of a step of the steps since the weights that sampled them; empty if it is always 0."""
+        if not self.max_staleness:
+            return {}
+        return {"staleness": fmean(number - group.policy_step for group in rollout.groups)}
 
     def _gap_warning(self, number: int, gap: float | None) -> str | None:
         """Warning that the log-probs of engine and policy differ too much; None if they do not."""

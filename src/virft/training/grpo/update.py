@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from virft.training.grpo.loss import PolicyLoss
 
 _NATS, _TOKENS = "demonstration_nats", "demonstration_tokens"
 """Keys of sums: negative log-prob of the targets' tokens in nats, and number of these tokens."""
+_GAPS, _CAPPED, _CORRECTED = "sampler_gaps", "capped_tokens", "corrected_tokens"
+"""Keys of sums: absolute gaps to the sampler in nats, tokens with a capped importance weight, tokens with a weight."""
 
 
 class UpdateTotals:
@@ -19,16 +20,18 @@ class UpdateTotals:
 
     ``sums`` have the denominator of the whole step and are to be summed over ranks; ``largest_gap`` is the largest
     absolute difference, in nats, of a token's log-prob between policy and sampler. ``nonfinite_samples`` are the ids of
-    samples in microbatches whose loss is not finite. ``has_demonstrations``: the sums count those too.
+    samples in microbatches whose loss is not finite. ``has_demonstrations``, ``has_importance``: the sums count
+    demonstrations, and importance weights.
     """
 
-    def __init__(self, *, has_demonstrations: bool = False) -> None:
+    def __init__(self, *, has_demonstrations: bool = False, has_importance: bool = False) -> None:
         self.sums = {"loss": 0.0, "kl": 0.0, "clip_frac": 0.0}
+        if has_importance:
+            self.sums |= {_GAPS: 0.0, _CAPPED: 0.0, _CORRECTED: 0.0}
         if has_demonstrations:
             self.sums |= {_NATS: 0.0, _TOKENS: 0.0}
         self.largest_gap = 0.0
         self.nonfinite_samples: list[str] = []
-        self._off_policy: list[Tensor] = []
 
     def add(self, result: PolicyLoss, *, gaps: Tensor, sample_ids: Sequence[str]) -> None:
         """Add a microbatch: its loss, and ``gaps`` of shape (N,), policy minus sampler log-probs in nats."""
@@ -52,21 +55,25 @@ class UpdateTotals:
         self.sums[_TOKENS] += len(cross_entropy)
 
     def add_importance(self, importance: Tensor, *, gaps: Tensor, cap: float) -> None:
-        """Add a microbatch that another engine sampled: importance weights and ``gaps``, both of shape (N,)."""
-        self._off_policy.append(torch.stack([gaps.abs(), importance.ge(cap).float()]))  # (2, N)
-
-    def off_policy_metrics(self) -> Mapping[str, float]:
-        """Mean gap to the engine that samples, and fraction of capped weights; empty if the policy samples."""
-        if not self._off_policy:
-            return {}
-        gap, capped = torch.cat(self._off_policy, dim=1).mean(1).tolist()
-        return {"sampler_gap_mean": gap, "capped_frac": capped}
+        """Add a microbatch with off-policy correction: importance weights and ``gaps``, both of shape (N,)."""
+        self.sums[_GAPS] += gaps.abs().sum().item()
+        self.sums[_CAPPED] += importance.ge(cap).sum().item()
+        self.sums[_CORRECTED] += len(gaps)
 
 
 def demonstration_metrics(sums: dict[str, float]) -> dict[str, float]:
     """Remove the sums of demonstrations; their mean cross-entropy in nats per token, if there were any."""
     nats, tokens = sums.pop(_NATS, 0.0), sums.pop(_TOKENS, 0.0)
     return {"demonstration_loss": nats / tokens} if tokens else {}
+
+
+def off_policy_metrics(sums: dict[str, float]) -> dict[str, float]:
+    """Remove the sums of importance weights; the mean gap to the sampler and the fraction of capped weights.
+
+    Empty if no token was corrected.
+    """
+    gaps, capped, tokens = (sums.pop(name, 0.0) for name in (_GAPS, _CAPPED, _CORRECTED))
+    return {"sampler_gap_mean": gaps / tokens, "capped_frac": capped / tokens} if tokens else {}
 
 
 def merge_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:

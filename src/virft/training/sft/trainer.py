@@ -62,14 +62,14 @@ class SFTTrainer:
     def step(self, number: int, samples: Sequence[Sample], following: Following = no_samples) -> StepReport:
         """One optimizer step on the mean cross-entropy of all target tokens of a batch.
 
-        ``following`` returns the batch of the next step, whose images are read meanwhile.
+        ``following`` returns the batch of a later step; the images of the next one are read meanwhile.
         """
         timer = StageTimer()
         own = self.ranks.shard(samples)
         rendered = self._loader.load(own)
         features = self._encode(rendered)
         timer.lap("images")
-        self._loader.prefetch(lambda: self.ranks.shard(following()))
+        self._loader.prefetch(lambda: self.ranks.shard(following(1)))
         targets = [self.target_ids(sample, one) for sample, one in zip(own, rendered, strict=True)]
         rows = pack_targets(rendered, targets, microbatch_tokens=self.microbatch_tokens)
         timer.lap("pack")
@@ -96,6 +96,13 @@ class SFTTrainer:
             timings=timer.seconds,
             nonfinite=nonfinite,
         )
+
+    def in_flight(self) -> str:
+        """Nothing: no later step has begun."""
+        return ""
+
+    def restore_in_flight(self, saved: str) -> None:
+        """Nothing to restore."""
 
     def close(self) -> None:
         """End the threads that read images. No step follows."""
