@@ -60,7 +60,8 @@ class Detection:
     confidence: float = 1.0
     """Confidence in [0, 1]; 1 for a target and for a prediction that states none."""
     label: str | None = None
-    """Class name that the completion gives this box; None if it gives none, and in a target: the query is its class."""
+    """Class name that the completion gives this box; None if it gives none. In a target: its class if the question is
+    about several, None if the query is its class."""
     span: tuple[int, int] | None = None
     """Start and end (exclusive) of the characters of the completion that this box was read from; None for a target."""
 
@@ -89,6 +90,34 @@ class Detections:
     """Number of boxes that reached outside the image by at most 1 % of its extent and were clipped."""
     crowd: tuple[Box, ...] = ()
     """Regions of a target, COCO's crowds, in which a predicted box is neither right nor wrong; empty for an answer."""
+
+    @property
+    def num_predicted(self) -> int:
+        """Number of predictions N in the reward formulas: valid boxes and invalid elements."""
+        return len(self.items) + len(self.invalid)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledDetections:
+    """Answer or target of multiclass detection: boxes with a label each.
+
+    No items and no invalid elements means "no objects".
+    """
+
+    items: tuple[Detection, ...] = ()
+    """Boxes with a label, of an answer in the order of the text. Labels of a target are among ``classes``; those of an
+    answer may be any text."""
+    invalid: tuple[InvalidElement, ...] = ()
+    """Elements of an answer that are not boxes, or have no label; empty for a target."""
+    num_clipped: int = 0
+    """Number of boxes that were clipped to the image, as in ``Detections``."""
+    classes: tuple[str, ...] = ()
+    """Class names of the question, those of absent classes too; empty for an answer."""
+    crowd: tuple[Detection, ...] = ()
+    """Crowd regions of a target with their class, as in ``Detections``; empty for an answer."""
+    incomplete: tuple[str, ...] = ()
+    """Classes of a target with objects that are not annotated (LVIS), as ``Sample.exhaustive`` states it for a question
+    about one class. For metrics only."""
 
     @property
     def num_predicted(self) -> int:
@@ -171,7 +200,8 @@ class Sample:
     image_sizes: tuple[ImageSize, ...]
     """Size of each image in pixels, after the EXIF orientation is applied."""
     query: str
-    """Class name (detection, counting), domain such as "animal" (classification), or an expression (grounding)."""
+    """Class name (detection, counting), class names (multiclass detection), domain such as "animal" (classification),
+    or an expression (grounding)."""
     target: Target
     """Ground truth; boxes are in pixels of the target image, and if ``augmentation`` is set, of the augmented image."""
     target_image: int = 0
@@ -188,7 +218,7 @@ class Sample:
     ignored: tuple[Polygon, ...] = ()
     """Outlines of pixels that count neither as correct nor as wrong in a mask metric. For metrics only."""
     areas: tuple[float, ...] = ()
-    """Area in square pixels of each object of a detection target, from its outline if the source has one; empty: the
+    """Area in square pixels of each object of a target of detection, from its outline if the source has one; empty: the
     areas of the boxes are used. For metrics only."""
     exhaustive: bool = True
     """False if some objects of the class are not annotated, so that an unmatched prediction is not counted as a false
@@ -202,7 +232,9 @@ class Sample:
 
     @property
     def crowd(self) -> tuple[Box, ...]:
-        """Crowd regions of a detection target (``Detections.crowd``); empty for other tasks."""
+        """Crowd regions of a target of detection; empty for other tasks."""
+        if isinstance(self.target, LabelledDetections):
+            return tuple(region.box for region in self.target.crowd)
         return self.target.crowd if isinstance(self.target, Detections) else ()
 
     @property

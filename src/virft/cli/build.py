@@ -97,8 +97,21 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
     )
     add_task(
         verb,
-        choices=[task.name for task in TASKS.values() if task.from_annotation is not None],
-        help="task of the questions, one for each class of an image",
+        choices=[task.name for task in TASKS.values() if task.is_from_boxes],
+        help="task of the questions, one for each class of an image; multiclass_detection: one for each image",
+    )
+    verb.add_argument(
+        "--per-image",
+        dest="task",
+        action="store_const",
+        const="multiclass_detection",
+        help="one question about all classes of an image, like --task multiclass_detection",
+    )
+    verb.add_argument(
+        "--max-classes-per-question",
+        type=arguments.positive,
+        metavar="K",
+        help="with --per-image: list at most K classes, those of the image and drawn absent ones (default: all classes)",
     )
     verb.add_argument(
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K questions per class (default: all)"
@@ -160,6 +173,7 @@ def build_coco_or_lvis(
     federated: bool = False,
     protocol: str | None = None,
     task: str = "detection",
+    max_classes_per_question: int | None = None,
     exif: ExifReading = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
@@ -183,6 +197,7 @@ def build_coco_or_lvis(
         federated=federated,
         protocol=protocol,
         task=task,
+        max_classes_per_question=max_classes_per_question,
         exif=exif,
         options=options,
     )
@@ -223,6 +238,7 @@ def build_files(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     task: str = "detection",
+    max_classes_per_question: int | None = None,
     first_pixel: Literal[0, 1] | None = None,
     exif: ExifReading = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
@@ -245,7 +261,9 @@ def build_files(
         more["exif"] = exif
     annotated = read(root, classes=expand_class_sets(classes), skipped=skipped, **more)
     split = options.split(annotated.published)
-    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
+    plan = QuestionPlan(
+        task=task, shots=shots, negatives_frac=negatives_frac, max_classes=max_classes_per_question, split=split
+    )
     source = source_of(kind, name=root.absolute().name, **_exif_fact(exif))
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
@@ -344,6 +362,7 @@ def build_csv_boxes(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     task: str = "detection",
+    max_classes_per_question: int | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a CSV file of boxes; return their cards by folder.
@@ -369,7 +388,13 @@ def build_csv_boxes(
         exif=exif,
         skipped=skipped,
     )
-    plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=options.split())
+    plan = QuestionPlan(
+        task=task,
+        shots=shots,
+        negatives_frac=negatives_frac,
+        max_classes=max_classes_per_question,
+        split=options.split(),
+    )
     source = source_of("csv-boxes", table, **_exif_fact(exif))
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
 
@@ -402,6 +427,7 @@ def build_hf(
     shots: int | None = None,
     negatives_frac: float = 0.0,
     task: str = "detection",
+    max_classes_per_question: int | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a Hugging Face dataset with ``objects`` or ``label``; return their cards by folder.
@@ -438,7 +464,9 @@ def build_hf(
                 skipped=skipped,
             )
             split = options.split(annotated.published)
-            plan = QuestionPlan(task=task, shots=shots, negatives_frac=negatives_frac, split=split)
+            plan = QuestionPlan(
+                task=task, shots=shots, negatives_frac=negatives_frac, max_classes=max_classes_per_question, split=split
+            )
             return options.write(write_detection_stores, annotated, out, plan=plan, source=origin, skipped=skipped)
         if domain is None:
             raise ConfigError(f"{name}: has labels; expected --domain, what they name, such as --domain aircraft")

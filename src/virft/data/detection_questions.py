@@ -1,20 +1,29 @@
-"""Samples of a labelled dataset with boxes: one question per (image, class), few-shot, with absent classes."""
+"""Samples of a labelled dataset with boxes: one question per (image, class) or image, few-shot, with absent classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
 from virft.data.class_variants import doubt_variants
-from virft.data.sampling import Pair, SplitPlan, choose_absent, choose_shots, is_trained_on, split_fractions
+from virft.data.sampling import (
+    Pair,
+    SplitPlan,
+    choose_absent,
+    choose_shots,
+    is_trained_on,
+    shuffled,
+    split_fractions,
+)
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
 from virft.errors import ConfigError
 from virft.geometry.boxes import XYXY, box_of, clip_xyxy
 from virft.tasks import TASKS
+from virft.tasks.multiclass_detection import join_classes
 from virft.tasks.task import ClassAnnotation, ParsedTarget
 from virft.text.records import is_inside
 from virft.types import Box, Sample
@@ -25,7 +34,8 @@ class QuestionPlan:
     """Selection of questions. ``every_class`` and ``query_map`` are evaluation protocols, used alone."""
 
     task: str = "detection"
-    """Task of the samples; its targets must follow from the boxes of a class (``Task.from_annotation``)."""
+    """Task of the samples; its targets must follow from the boxes of a class (``Task.from_annotation``), or of several
+    (``Task.from_annotations``): then a question is about several classes of an image."""
     shots: int | None = None
     """Number of images per class in the training set; None: all images that show the class."""
     negatives_frac: float = 0.0
@@ -36,10 +46,13 @@ class QuestionPlan:
     """Protocol "map": the classes that are queried on each image; a present class outside the map counts as missed."""
     split: SplitPlan = field(default_factory=SplitPlan)
     """Split of the images; validation and test sets have every question about their images."""
+    max_classes: int | None = None
+    """Largest number of classes of a question about several; None: all classes are in one question."""
 
     def __post_init__(self) -> None:
-        if self.task not in (known := [task.name for task in TASKS.values() if task.from_annotation is not None]):
+        if self.task not in (known := [task.name for task in TASKS.values() if task.is_from_boxes]):
             raise ConfigError(f"--task {self.task}: cannot be built from boxes; expected {' or '.join(known)}")
+        self._check_classes()
         if self.shots is not None and self.shots < 1:
             raise ConfigError(f"shots is {self.shots}; expected an integer of at least 1")
         if not 0.0 <= self.negatives_frac < 1.0:
@@ -49,6 +62,26 @@ class QuestionPlan:
             raise ConfigError(
                 "--protocol cannot be combined with --shots or --negatives-frac; expected only one of them"
             )
+
+    def _check_classes(self) -> None:
+        """Raise ``ConfigError`` for settings that questions about one class, or several, do not have."""
+        if not self.per_image:
+            if self.max_classes is not None:
+                raise ConfigError("--max-classes-per-question has no effect without --per-image; remove it")
+            return
+        if self.max_classes is not None and self.max_classes < 1:
+            raise ConfigError(f"max_classes is {self.max_classes}; expected an integer of at least 1")
+        if self.negatives_frac or self.query_map is not None:
+            name = "--negatives-frac" if self.negatives_frac else "--protocol map"
+            raise ConfigError(
+                f"{name} cannot be combined with --per-image, whose questions list absent classes too; remove it, or "
+                "limit the list with --max-classes-per-question"
+            )
+
+    @property
+    def per_image(self) -> bool:
+        """True if a question is about several classes of an image."""
+        return TASKS[self.task].from_annotations is not None
 
     @property
     def protocol(self) -> str | None:
@@ -80,23 +113,25 @@ def write_detection_stores(
     annotated, num_repeated = _without_repeats(doubt_variants(annotated))
     files = UprightImages(annotated.images, skipped)
     unknown = _undetermined(annotated, plan.task)
+    choose: Callable[..., list[ImageQuestion]] = list_classes if plan.per_image else _single_classes
     chosen = {
-        part: sample_questions(annotated, names, files, part=part, plan=plan, undetermined=unknown)
+        part: choose(annotated, names, files, part=part, plan=plan, undetermined=unknown)
         for part, names in parts.items()
     }
     duplicates = files.find_duplicates(
-        {part: dict.fromkeys(name for name, _ in pairs) for part, pairs in chosen.items()}
+        {part: dict.fromkeys(question.image for question in questions) for part, questions in chosen.items()}
     )
     cards = {}
-    for part, pairs in chosen.items():
+    for part, questions in chosen.items():
+        pairs = [(question.image, label) for question in questions for label in question.classes]
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
-            for name, label in pairs:
-                path = writer.add_image_file(name, annotated.images[name].file)
-                sample = _sample(path, annotated.images[name], label, files, plan.task)
-                writer.add(replace(sample, queried=plan.is_queried(name, label)))
+            for question in questions:
+                path = writer.add_image_file(question.image, annotated.images[question.image].file)
+                writer.add(_sample(path, annotated.images[question.image], question, files, plan))
             cards[str(out / part)] = writer.finish(
                 source=source
                 | _card_facts(annotated, files, plan, part)
+                | ({"num_class_questions": len(pairs)} if plan.per_image else {})
                 | duplicates
                 | ({"num_undetermined": len(unknown)} if unknown else {})
                 | ({"num_repeated_boxes": num_repeated} if num_repeated else {})
@@ -105,6 +140,66 @@ def write_detection_stores(
                 skipped=skipped.records,
             )
     return cards
+
+
+class ImageQuestion(NamedTuple):
+    """A question about one or several classes of an image."""
+
+    image: str
+    """Name of the image."""
+    classes: tuple[str, ...]
+    """The classes, in the order of the question."""
+    name: str
+    """Id of the question, unique in the dataset."""
+
+
+def _single_classes(
+    annotated: AnnotatedSet, names: Sequence[str], files: UprightImages, **plan: Any
+) -> list[ImageQuestion]:
+    """Return the questions of ``sample_questions``."""
+    pairs = sample_questions(annotated, names, files, **plan)
+    return [ImageQuestion(name, (label,), f"{name}:{label}") for name, label in pairs]
+
+
+def list_classes(
+    annotated: AnnotatedSet,
+    names: Sequence[str],
+    files: UprightImages,
+    *,
+    part: str,
+    plan: QuestionPlan,
+    undetermined: Collection[Pair] = (),
+) -> list[ImageQuestion]:
+    """Return the questions of one part of a split: one about each image, sorted, with classes in the order of the set.
+
+    A question lists the classes that the image shows and those that it certainly does not show. With ``max_classes`` it
+    lists at most so many: present ones first, and drawn absent ones. Protocol "all" then has several questions about
+    an image, which list every class once. With shots, the images are those of ``sample_questions``. A class is omitted
+    if it may be present, or has a target that is unknown; an image without any other class has no question.
+    """
+    is_present, present, usable = _present_pairs(annotated, names, files, part, plan, undetermined)
+    questions = []
+    for name in usable:
+        shown = [label for label in annotated.classes if is_present(name, label)]
+        absent = [label for label in annotated.classes if annotated.images[name].is_absent(label)]
+        lists = _class_lists(name, shown, absent, plan)
+        for number, labels in enumerate(lists, start=1):
+            ordered = tuple(label for label in annotated.classes if label in labels)
+            questions.append(ImageQuestion(name, ordered, name if len(lists) == 1 else f"{name}:{number}"))
+    return questions
+
+
+def _class_lists(name: str, shown: Sequence[str], absent: Sequence[str], plan: QuestionPlan) -> list[set[str]]:
+    """Return the classes of each question about an image that shows some classes and lacks others."""
+    most, seed = plan.max_classes or max(1, len(shown) + len(absent)), plan.split.seed
+    order = [
+        *shuffled(shown, seed=seed, purpose=f"present {name}"),
+        *shuffled(absent, seed=seed, purpose=f"absent {name}"),
+    ]
+    if plan.every_class:
+        order = shuffled(order, seed=seed, purpose=f"lists {name}")
+        return [set(order[start : start + most]) for start in range(0, len(order), most)]
+    return [set(order[:most])] if order else []
 
 
 def sample_questions(
@@ -121,22 +216,8 @@ def sample_questions(
     With shots, absent classes are queried on the sampled images only: no other image is used. Incomplete classes are
     queried in validation and test sets only. ``undetermined``: pairs without a target.
     """
-    images = annotated.images
-    classes = annotated.classes
-    for_test = plan.protocol is not None or not is_trained_on(part)
-    shots = None if for_test else plan.shots
-
-    def is_present(name: str, label: str) -> bool:
-        has_target = (for_test or label not in images[name].incomplete) and (name, label) not in undetermined
-        return bool(images[name].boxes.get(label)) and has_target
-
-    if shots is None:
-        usable = [name for name in names if files.is_usable(name)]
-        present = [(name, label) for name in usable for label in classes if is_present(name, label)]
-    else:
-        images_of = {label: [name for name in names if is_present(name, label)] for label in classes}
-        present = choose_shots(images_of, shots=shots, seed=plan.split.seed, is_usable=files.is_usable)
-        usable = sorted({name for name, _ in present})
+    _, present, usable = _present_pairs(annotated, names, files, part, plan, undetermined)
+    images, classes = annotated.images, annotated.classes
     candidates = [(name, label) for name in usable for label in classes if images[name].is_absent(label)]
     if plan.protocol is not None:
         return sorted(present + [pair for pair in candidates if plan.is_queried(*pair)])
@@ -144,6 +225,42 @@ def sample_questions(
         candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.split.seed
     )
     return sorted(present + absent)
+
+
+class _Present(NamedTuple):
+    """Pairs of an image and a class that it shows."""
+
+    is_present: Callable[[str, str], bool]
+    """Whether a pair has a target with boxes."""
+    pairs: list[Pair]
+    """The pairs of a part, or with shots the drawn ones."""
+    usable: list[str]
+    """The images that questions may be about, with shots those of the drawn pairs."""
+
+
+def _present_pairs(
+    annotated: AnnotatedSet,
+    names: Sequence[str],
+    files: UprightImages,
+    part: str,
+    plan: QuestionPlan,
+    undetermined: Collection[Pair],
+) -> _Present:
+    images, classes = annotated.images, annotated.classes
+    for_test = plan.protocol is not None or not is_trained_on(part)
+
+    def is_present(name: str, label: str) -> bool:
+        has_target = (for_test or label not in images[name].incomplete) and (name, label) not in undetermined
+        return bool(images[name].boxes.get(label)) and has_target
+
+    if for_test or plan.shots is None:
+        usable = [name for name in names if files.is_usable(name)]
+        return _Present(
+            is_present, [(name, label) for name in usable for label in classes if is_present(name, label)], usable
+        )
+    images_of = {label: [name for name in names if is_present(name, label)] for label in classes}
+    drawn = choose_shots(images_of, shots=plan.shots, seed=plan.split.seed, is_usable=files.is_usable)
+    return _Present(is_present, drawn, sorted({name for name, _ in drawn}))
 
 
 def _without_repeats(annotated: AnnotatedSet) -> tuple[AnnotatedSet, int]:
@@ -186,41 +303,54 @@ def _undetermined(annotated: AnnotatedSet, task: str) -> set[Pair]:
         for name, image in annotated.images.items()
         for label in image.boxes.keys() & classes
         if image.boxes[label]
-        and (image.is_doubtful or label in image.doubtful or _target(task, image, label, box_of) is None)
+        and (
+            image.is_doubtful
+            or label in image.doubtful
+            or _make_target(task, {label: _annotation(image, label, box_of)}) is None
+        )
     }
 
 
-def _target(task: str, image: AnnotatedImage, label: str, place: Callable[[XYXY], Box]) -> ParsedTarget | None:
-    """Return the target for a class on an image. ``place``: from an annotated box to one of the upright image."""
-    make = TASKS[task].from_annotation
-    assert make is not None  # checked by ``QuestionPlan``
-    return make(
-        ClassAnnotation(
-            boxes=tuple(map(place, image.boxes.get(label, ()))),
-            areas=image.areas.get(label, ()),
-            crowd=tuple(map(place, image.crowd.get(label, ()))),
-            is_exhaustive=label not in image.incomplete,
-            is_doubtful=image.is_doubtful or label in image.doubtful,
-        )
+def _make_target(task: str, found: Mapping[str, ClassAnnotation]) -> ParsedTarget | None:
+    """Return the target of a question about these classes of an image; one class, unless the task has several."""
+    row = TASKS[task]
+    if row.from_annotations is not None:
+        return row.from_annotations(found)
+    assert row.from_annotation is not None  # checked by ``QuestionPlan``
+    (one,) = found.values()
+    return row.from_annotation(one)
+
+
+def _annotation(image: AnnotatedImage, label: str, place: Callable[[XYXY], Box]) -> ClassAnnotation:
+    """Return the labels of a class. ``place``: from an annotated box to one of the upright image."""
+    return ClassAnnotation(
+        boxes=tuple(map(place, image.boxes.get(label, ()))),
+        areas=image.areas.get(label, ()),
+        crowd=tuple(map(place, image.crowd.get(label, ()))),
+        is_exhaustive=label not in image.incomplete,
+        is_doubtful=image.is_doubtful or label in image.doubtful,
     )
 
 
-def _sample(path: str, image: AnnotatedImage, label: str, files: UprightImages, task: str) -> Sample:
+def _sample(
+    path: str, image: AnnotatedImage, question: ImageQuestion, files: UprightImages, plan: QuestionPlan
+) -> Sample:
     size = files.size(image.name)
 
     def place(box: XYXY) -> Box:
         a, b, c, d = clip_xyxy(files.upright(image.name, box), size.width, size.height)
         return box_of((round(a, 3), round(b, 3), round(c, 3), round(d, 3)))
 
-    parsed = _target(task, image, label, place)
-    assert parsed is not None, f"{image.name}: {label} is undetermined"
+    parsed = _make_target(plan.task, {label: _annotation(image, label, place) for label in question.classes})
+    assert parsed is not None, f"{question.name} is undetermined"
     return Sample(
-        id=f"{image.name}:{label}",
-        task=task,
+        id=question.name,
+        task=plan.task,
         images=(path,),
         image_sizes=(size,),
-        query=label,
+        query=join_classes(question.classes),
         target=parsed.target,
+        queried=all(plan.is_queried(image.name, label) for label in question.classes),
         **parsed.fields,
     )
 
@@ -232,6 +362,7 @@ def _card_facts(annotated: AnnotatedSet, files: UprightImages, plan: QuestionPla
         "classes": list(annotated.classes),
         "shots": plan.shots if is_trained_on(part) else None,
         "negatives_frac_requested": plan.negatives_frac,
+        **({"max_classes_per_question": plan.max_classes} if plan.max_classes else {}),
         **({"protocol": plan.protocol} if plan.protocol else {}),
         **split_fractions(plan.split),
         "num_crowd_boxes_skipped": annotated.num_crowd,

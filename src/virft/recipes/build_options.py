@@ -126,6 +126,9 @@ def count_lines(cards: Cards) -> list[str]:
     lines = []
     for folder, card in cards.items():
         line = f"{folder}: {counted(card['num_samples'], 'question')} on {counted(card['num_images'], 'image')}"
+        if number := card["source"].get("num_class_questions"):
+            per_image = card["num_samples"] / card["num_images"]
+            line += f" ({per_image:.3g} per image, in place of {number / card['num_images']:.3g} about one class each)"
         if card["negatives_frac"] is not None:
             line += f", {card['negatives_frac']:.0%} about an absent class"
         lines.append(f"{line}, hash {card['hash'][:12]}")

@@ -81,6 +81,7 @@ def build_from_coco(
     federated: bool = False,
     protocol: str | None = None,
     task: str = "detection",
+    max_classes_per_question: int | None = None,
     exif: ExifReading = "auto",
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
@@ -112,6 +113,7 @@ def build_from_coco(
         negatives_frac=negatives_frac,
         every_class=protocol == "all",
         query_map=read_query_map(map_file) if map_file else None,
+        max_classes=max_classes_per_question,
         split=options.split(),
     )
     source = source_of("lvis" if federated else "coco", annotations)

@@ -19,7 +19,7 @@ from virft.geometry.boxes import (
     reaches,
     undisputed_pairs,
 )
-from virft.types import Detections, Reading, RewardContext
+from virft.types import Detections, LabelledDetections, Reading, RewardContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +136,14 @@ def detection_rewards(
         iou_weight=iou_weight,
         confidence_weight=confidence_weight,
     )
-    num = max(answer.num_predicted - len(matching.dropped), len(target.items))
+    return reward_matching(matching, answer, num_targets=len(target.items))
+
+
+def reward_matching(
+    matching: Matching, answer: Detections | LabelledDetections, *, num_targets: int
+) -> dict[str, float]:
+    """Return ``iou`` and ``confidence`` of ``detection_rewards`` for an answer whose boxes are matched already."""
+    num = max(answer.num_predicted - len(matching.dropped), num_targets)
     if num == 0:
         return {"iou": 1.0, "confidence": 0.0}
     scores = [
@@ -201,6 +208,16 @@ def paper_detection_rewards(
         return {"iou": 0.0, "confidence": 0.0}
     threshold = iou_threshold_at(iou_threshold, iou_threshold_end, context)
     matching = match_like_paper(answer, target, iou_threshold=threshold)
+    return reward_matching_like_paper(matching, answer, num_targets=len(target.items))
+
+
+def reward_matching_like_paper(
+    matching: Matching, answer: Detections | LabelledDetections, *, num_targets: int
+) -> dict[str, float]:
+    """Return ``iou`` and ``confidence`` of ``paper_detection_rewards`` for boxes that are matched already.
+
+    The answer has boxes and no invalid element, and there are targets.
+    """
     scores = [
         1.0 - item.confidence if matching.targets[index] is None else item.confidence
         for index, item in enumerate(answer.items)
@@ -209,6 +226,6 @@ def paper_detection_rewards(
     if not scores:
         return {"iou": 0.0, "confidence": 0.0}
     return {
-        "iou": math.fsum(matching.ious) / max(len(scores), len(target.items)),
+        "iou": math.fsum(matching.ious) / max(len(scores), num_targets),
         "confidence": math.fsum(scores) / len(scores),
     }

@@ -8,8 +8,11 @@ from virft.tasks.classification import CLASSIFICATION
 from virft.tasks.counting import COUNTING
 from virft.tasks.detection import DETECTION
 from virft.tasks.grounding import GROUNDING
+from virft.tasks.multiclass_detection import MULTICLASS_DETECTION
 from virft.tasks.task import Task
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING)}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING, MULTICLASS_DETECTION)
+}
 
 __all__ = ["TASKS", "Task"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from virft.errors import DataError
 from virft.geometry.boxes import size_of
 from virft.tasks.task import BlindAnswer, BlindAnswers, fit_blind
+from virft.text.records import is_json_number, list_of
 from virft.types import Answer, Box, ImageSize, Sample
 
 WHOLE_IMAGE = (0, 0, 1000, 1000)
@@ -22,6 +24,23 @@ RelativeBox = tuple[float, ...]
 
 BOX_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
 """JSON Schema of a box, [x1, y1, x2, y2] in pixels."""
+
+AREAS_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number", "minimum": 0}}
+"""JSON Schema of the areas of a target's objects, in square pixels."""
+
+
+def parse_areas(record: Mapping[str, Any], number: int, *, where: str) -> tuple[float, ...]:
+    """Return the areas of a target with ``number`` boxes, in square pixels; empty if the record has none.
+
+    ``DataError`` for another number of areas, or values that are no areas.
+    """
+    areas = list_of(record.get("areas", []), "target.areas", where=where)
+    if areas and len(areas) != number:
+        raise DataError(f"{where}: {len(areas)} areas of {number} boxes; expected one for each, or none")
+    for area in areas:
+        if not is_json_number(area) or not 0 <= area < math.inf:
+            raise DataError(f"{where}: area {area!r:.60} is not a number of pixels")
+    return tuple(map(float, areas))
 
 
 def format_corners(box: Box) -> str:

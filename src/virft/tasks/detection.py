@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from virft.errors import DataError
 from virft.geometry.boxes import CROWD_FRAC, covered_frac, intersection_over_union, reaches
 from virft.metrics.calibration import calibration_metrics
 from virft.metrics.detection import answer_metrics, detection_metrics, find_hits
@@ -21,6 +19,7 @@ from virft.rewards.detection import (
 )
 from virft.rewards.options import RewardOptions
 from virft.tasks.box_answers import (
+    AREAS_SCHEMA,
     BOX_SCHEMA,
     HUGE,
     WHOLE_IMAGE,
@@ -32,6 +31,7 @@ from virft.tasks.box_answers import (
     format_corners,
     grid,
     mean_box,
+    parse_areas,
     shifted,
     shrink_box,
     size_counts,
@@ -62,7 +62,7 @@ from virft.tasks.task import (
 from virft.text.answers import read_detection, render_detection
 from virft.text.labels import names_another
 from virft.text.prompts import PromptTexts
-from virft.text.records import bool_of, is_json_number, list_of, parse_box
+from virft.text.records import bool_of, list_of, parse_box
 from virft.types import (
     Answer,
     Box,
@@ -84,7 +84,6 @@ if TYPE_CHECKING:
 # --- data ---
 
 _BOXES = {"type": "array", "items": BOX_SCHEMA}
-_AREAS = {"type": "array", "items": {"type": "number", "minimum": 0}}
 
 
 def _to_record(sample: Sample) -> dict[str, Any]:
@@ -108,20 +107,10 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
     return ParsedTarget(
         replace(target, crowd=tuple(parse_box(box, size, where=where) for box in crowd)),
         {
-            "areas": _areas(record, where=where),
+            "areas": parse_areas(record, len(boxes), where=where),
             "exhaustive": bool_of(record.get("exhaustive", True), "target.exhaustive", where=where),
         },
     )
-
-
-def _areas(record: dict[str, Any], *, where: str) -> tuple[float, ...]:
-    areas = list_of(record.get("areas", []), "target.areas", where=where)
-    if areas and len(areas) != len(record["boxes"]):
-        raise DataError(f"{where}: {len(areas)} areas of {len(record['boxes'])} boxes; expected one for each, or none")
-    for area in areas:
-        if not is_json_number(area) or not 0 <= area < math.inf:
-            raise DataError(f"{where}: area {area!r:.60} is not a number of pixels")
-    return tuple(map(float, areas))
 
 
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget:
@@ -501,7 +490,7 @@ DETECTION = Task(
         required=frozenset({"boxes"}),
         optional=frozenset({"crowd"}),
         for_metrics=frozenset({"areas", "exhaustive"}),
-        properties={"boxes": _BOXES, "areas": _AREAS, "crowd": _BOXES},
+        properties={"boxes": _BOXES, "areas": AREAS_SCHEMA, "crowd": _BOXES},
         to_record=_to_record,
         from_record=_from_record,
     ),

@@ -183,7 +183,8 @@ Form = Literal["full", "short", "caption"]
 class MarkedBox(NamedTuple):
     """A box of an answer as a page draws it: ``text`` next to it, ``is_hit`` if it matches a target box.
 
-    ``is_ignored``: it lies in a crowd region, so it is neither a hit nor a false positive.
+    ``is_ignored``: it lies in a crowd region, so it is neither a hit nor a false positive. ``label``: its class, if
+    the answer names it.
     """
 
     box: Box
@@ -191,6 +192,7 @@ class MarkedBox(NamedTuple):
     text: str = ""
     is_hit: bool = False
     is_ignored: bool = False
+    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +207,8 @@ class TaskBoxes:
     """The answer that has these boxes, as ``rollouts.jsonl`` stores them."""
     move: Callable[[Any, Callable[[Box], Box]], Any]
     """A target with each of its boxes moved, for augmentation."""
+    labels_of_target: Callable[[Any], tuple[str, ...]] | None = None
+    """Class of each box of a target, if a target has boxes of several classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -321,7 +325,10 @@ class Task:
     """The target, and answer, of a class that is not in the image. None if the query is not a class."""
     from_annotation: Callable[[ClassAnnotation], ParsedTarget | None] | None = None
     """The target for one class on one image of a labelled dataset, None if the labels do not determine it: the
-    question is then skipped. Without this function ``virft build coco`` and its kind cannot build the task."""
+    question is then skipped. Without one of these two functions ``virft build coco`` and its kind cannot build the
+    task."""
+    from_annotations: Callable[[Mapping[str, ClassAnnotation]], ParsedTarget] | None = None
+    """The target of a question about several classes on one image, given the labels of each class of the question."""
     allows_crop: bool = False
     """Whether a random resized crop that cuts no target box leaves question and target correct."""
     allows_flip: bool = False
@@ -412,6 +419,11 @@ class Task:
 
     # --- data ---
 
+    @property
+    def is_from_boxes(self) -> bool:
+        """True if ``virft build coco`` and its kind can build the task: its targets follow from boxes of classes."""
+        return self.from_annotation is not None or self.from_annotations is not None
+
     def parse_target(self, record: Any, size: ImageSize, *, where: str) -> ParsedTarget:
         """Return the target of a JSON record on an image of ``size`` pixels; ``DataError`` if it is no target."""
         keys = self.target_format
@@ -494,6 +506,13 @@ class Task:
     def target_boxes(self, target: Target | None) -> tuple[Box, ...]:
         """Return the boxes of a target, if it has any."""
         return () if self.boxes is None or target is None else self.boxes.of_target(target)
+
+    def target_labels(self, sample: Sample) -> tuple[str, ...]:
+        """Return the class of each box of a sample's target; "" if the task has no classes."""
+        boxes = self.target_boxes(sample.target)
+        if self.boxes is not None and self.boxes.labels_of_target is not None:
+            return self.boxes.labels_of_target(sample.target)
+        return (self.class_of(sample) if self.class_of is not None else "",) * len(boxes)
 
     def answer_boxes(self, answer: Answer, target: Target | None = None) -> tuple[MarkedBox, ...]:
         """Return the boxes of an answer, if it has any, compared with its target."""

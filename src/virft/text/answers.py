@@ -6,6 +6,7 @@ model's text and pixels of the original image. It never raises, whatever the tex
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +14,18 @@ from typing import NamedTuple
 
 from virft.geometry.boxes import XYXY, BoxSpace, clip_xyxy
 from virft.text.literals import Element, TooComplex, Value, Word, read_elements
-from virft.types import Answer, Box, Detection, Detections, ImageSize, InvalidElement, Label, Reading, Unreadable
+from virft.types import (
+    Answer,
+    Box,
+    Detection,
+    Detections,
+    ImageSize,
+    InvalidElement,
+    Label,
+    LabelledDetections,
+    Reading,
+    Unreadable,
+)
 
 MAX_TEXT_BYTES = 32 * 1024
 """Largest length of a completion in bytes of UTF-8; longer ones are unreadable."""
@@ -30,6 +42,7 @@ _PIECE_CHARACTERS = 80
 _N = r"\s*([+-]?[0-9]{1,9}(?:\.[0-9]{1,9})?)\s*"
 _USUAL_ELEMENT = re.compile(
     rf"""\s*(\{{\s*(?:'Position'|"Position"|"bbox_2d")\s*:\s*\[{_N},{_N},{_N},{_N}\]\s*"""
+    r"""(?:,\s*(?:'Label'|"Label"|"label")\s*:\s*('[^'\\]*'|"[^"\\]*")\s*)?"""
     rf"""(?:,\s*(?:'Confidence'|"Confidence")\s*:{_N})?\}})\s*([,\]])"""
 )
 _FENCE = re.compile(r"```(?:[A-Za-z]*[ \t]*\r?\n|json\b|python\b)?")
@@ -38,6 +51,7 @@ _BOX_TAG = re.compile(
 )
 _BOX_TAG_END = {"<box>": "</box>", "<|box_start|>": "<|box_end|>"}
 _BETWEEN_BOXES = re.compile(r"[\s,;]*")
+_NO_LABEL = "a box without a label"
 _AT_MOST_1 = "all numbers at most 1"
 _WRITTEN_CONFIDENCE = re.compile(r"'Confidence':([0-9.]+)")
 """As ``render_detection`` writes it."""
@@ -103,6 +117,37 @@ def read_detection(text: str, *, thinking: bool, space: BoxSpace, original: Imag
         return Reading(text=text, well_formed=well_formed, answer=block)
     answer = _read_boxes(text, *block, _frame_of(space, original, resized))
     return Reading(text=text, well_formed=well_formed, answer=answer)
+
+
+def read_labelled_boxes(
+    text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize
+) -> Reading:
+    """Parse a completion about several classes to ``LabelledDetections`` in pixels of the original image.
+
+    Arguments, accepted formats and faults are those of ``read_detection``; Qwen's ``{"bbox_2d": [..], "label": ".."}``
+    is among the formats. A box without a label is an ``InvalidElement``. Labels may be any text.
+
+    >>> size = ImageSize(1000, 1000)
+    >>> text = '<answer>[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8]}]</answer>'
+    >>> read = read_labelled_boxes(text, thinking=False, space=BoxSpace.RELATIVE_1000, original=size, resized=size)
+    >>> read.answer.items[0].label, read.answer.invalid[0].reason
+    ('cat', 'a box without a label')
+    """
+    reading = read_detection(text, thinking=thinking, space=space, original=original, resized=resized)
+    answer = reading.answer
+    if not isinstance(answer, Detections):
+        return reading
+    unlabelled = [item for item in answer.items if not (item.label and _is_visible(item.label))]
+    invalid = [
+        InvalidElement(reason=_NO_LABEL, piece=_piece(text[slice(*item.span)] if item.span else ""), span=item.span)
+        for item in unlabelled
+    ]
+    labelled = LabelledDetections(
+        items=tuple(item for item in answer.items if item.label and _is_visible(item.label)),
+        invalid=(*answer.invalid, *invalid),
+        num_clipped=answer.num_clipped,
+    )
+    return Reading(text=reading.text, well_formed=reading.well_formed, answer=labelled)
 
 
 def read_classification(text: str, *, thinking: bool) -> Reading:
@@ -410,7 +455,7 @@ def _read_usual_list(text: str, start: int, end: int, frame: _Frame) -> Detectio
         match = _USUAL_ELEMENT.match(text, start + 1 if not items else start, end)
         if match is None:
             return None
-        _, x1, y1, x2, y2, confidence, mark = match.groups()
+        _, x1, y1, x2, y2, label, confidence, mark = match.groups()
         score = 1.0 if confidence is None else float(confidence)
         largest = max(largest, float(x1), float(y1), float(x2), float(y2))
         try:
@@ -420,7 +465,7 @@ def _read_usual_list(text: str, start: int, end: int, frame: _Frame) -> Detectio
         if not 0.0 <= score <= 1.0:
             return None
         span = match.span(1)
-        items.append(Detection(box=box, confidence=score, span=span))
+        items.append(Detection(box=box, confidence=score, label=label and label[1:-1], span=span))
         num_clipped += clipped
         start = match.end()
         if mark == "]":
@@ -519,11 +564,48 @@ def render_detection(
     '<think>None.</think><answer>No Objects</answer>'
     """
     frame = _frame_of(space, original, resized)
+    return _wrap(_write_boxes([(item, "") for item in detections.items], frame), thinking_text)
+
+
+def render_labelled_boxes(
+    detections: LabelledDetections,
+    *,
+    space: BoxSpace,
+    original: ImageSize,
+    resized: ImageSize,
+    thinking_text: str | None = None,
+) -> str:
+    """Write the canonical completion for boxes with labels; arguments, rounding and errors as in ``render_detection``.
+
+    The confidence follows the label: it is that of a box of this class.
+
+    >>> size = ImageSize(500, 500)
+    >>> detections = LabelledDetections(items=(Detection(box=Box(x1=6, y1=17, x2=28, y2=39), label="cat"),))
+    >>> render_labelled_boxes(detections, space=BoxSpace.RELATIVE_1000, original=size, resized=size)
+    "<answer>[{'Position':[12,34,56,78],'Label':'cat','Confidence':1.0}]</answer>"
+    """
+    frame = _frame_of(space, original, resized)
+    labelled = [(item, f"'Label':{quote_label(item.label or '')},") for item in detections.items]
+    return _wrap(_write_boxes(labelled, frame), thinking_text)
+
+
+def quote_label(label: str) -> str:
+    """Return a label in quotes: single ones, or double ones if it has single ones or backslashes.
+
+    >>> print(quote_label("cat"), quote_label("driver's licence"))
+    'cat' "driver's licence"
+    """
+    return json.dumps(label, ensure_ascii=False) if "'" in label or "\\" in label else f"'{label}'"
+
+
+def _write_boxes(items: Sequence[tuple[Detection, str]], frame: _Frame) -> str:
+    """Write boxes, each with the text between its position and its confidence."""
     elements = []
-    for item in detections.items:
+    for item, between in items:
         x1, y1, x2, y2 = _grid(item.box.xyxy, frame)
-        elements.append(f"{{'Position':[{x1},{y1},{x2},{y2}],'Confidence':{round(float(item.confidence), 2)}}}")
-    return _wrap(f"[{','.join(elements)}]" if elements else "No Objects", thinking_text)
+        confidence = round(float(item.confidence), 2)
+        elements.append(f"{{'Position':[{x1},{y1},{x2},{y2}],{between}'Confidence':{confidence}}}")
+    return f"[{','.join(elements)}]" if elements else "No Objects"
 
 
 def render_corners(box: Box, *, space: BoxSpace, original: ImageSize, resized: ImageSize) -> str:

@@ -64,7 +64,8 @@ def _without_punctuation(text: str) -> str:
     return "".join(character for character, category in categories if category[0] in "LMNS" and category != "Sk")
 
 
-_normalize_known = lru_cache(maxsize=8192)(normalize_label)  # only for names of the dataset, not for model output
+normalize_name = lru_cache(maxsize=8192)(normalize_label)
+"""``normalize_label`` with a cache: only for names of the dataset, not for model output."""
 
 
 def is_same_label(answer: str, target: Label) -> bool:
@@ -77,7 +78,7 @@ def is_same_label(answer: str, target: Label) -> bool:
     (True, False)
     """
     name = normalize_label(answer)
-    return bool(name) and any(_normalize_known(known) == name for known in (target.text, *target.aliases))
+    return bool(name) and any(normalize_name(known) == name for known in (target.text, *target.aliases))
 
 
 def is_substring_match(answer: str, target: Label) -> bool:
