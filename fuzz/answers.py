@@ -17,7 +17,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
 from virft.tasks.reward import RewardRule, compute_reward
-from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target
+from virft.types import Box, Detection, Detections, ImageSize, Label, LabelledDetections, Reading, Target
 
 SLOW_S = 0.05
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(644, 476)
@@ -28,6 +28,13 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     "classification": (Label(text="tabby cat", aliases=("tabby",)),),
     "grounding": (_BOXES[1],),
     "counting": (Count(0), Count(3)),
+    "multiclass_detection": tuple(
+        LabelledDetections(
+            items=tuple(Detection(box=box, label=label) for box, label in zip(_BOXES, labels, strict=False)),
+            classes=("tabby cat", "x", "C#"),
+        )
+        for labels in ((), ("x", "tabby cat"))
+    ),
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
@@ -38,11 +45,13 @@ SEEDS = (
     "<answer>tabby cat</answer>",
     "<answer>There are three, not 12-13 or 1000000.</answer>",
     '<answer>```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "x"}]\n```</answer>',
+    "<answer>[{'Position':[0,0,500,500],'Label':'x','Confidence':0.9},{'Position':[1,2,3,4],'Label':'C#'}]</answer>",
 )
 PIECES = (
     "<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", "(", ")", ",", ":", "'", '"', "\\", " ", "\n",
     "NaN", "-5.5", "1e999", "Infinity", "١٢", "２５０", "No Objects", "```", "<box>", "</box>", "'Position'", "0.5",
     "7" * 400, "[" * 2000, "{'a':" * 500, "\ud800", "\x00", "\u200b", "e" * 3000, "-", "+", "0x10", "1_000", "None",
+    "'Label'", "tabby cat",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from virft.types import Box, Detection, Detections, ImageSize, Reading, Sample, Target
+from virft.types import Box, Detection, Detections, ImageSize, LabelledDetections, Reading, Sample, Target
 
 
 def box(x1: float, y1: float, x2: float, y2: float) -> Box:
@@ -21,6 +21,14 @@ def box(x1: float, y1: float, x2: float, y2: float) -> Box:
 def detections(*corners: tuple[float, float, float, float], confidence: float = 1.0) -> Detections:
     """Boxes of equal confidence; none for "no objects"."""
     return Detections(items=tuple(Detection(box=box(*xyxy), confidence=confidence) for xyxy in corners))
+
+
+def labelled(
+    *boxes: tuple[str, tuple[float, float, float, float]], classes: Sequence[str] = (), confidence: float = 1.0
+) -> LabelledDetections:
+    """Boxes with labels; with ``classes`` a target of a question about these classes."""
+    items = tuple(Detection(box=box(*xyxy), confidence=confidence, label=label) for label, xyxy in boxes)
+    return LabelledDetections(items=items, classes=tuple(classes))
 
 
 def reading(answer: Any, *, well_formed: bool = True) -> Reading:

@@ -111,7 +111,7 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         "--max-classes-per-question",
         type=arguments.positive,
         metavar="K",
-        help="with --per-image: list at most K classes, those of the image and drawn absent ones (default: all classes)",
+        help="with --per-image: list at most K classes, present ones first, then drawn absent ones (default: all)",
     )
     verb.add_argument(
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K questions per class (default: all)"

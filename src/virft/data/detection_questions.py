@@ -177,10 +177,10 @@ def list_classes(
     an image, which list every class once. With shots, the images are those of ``sample_questions``. A class is omitted
     if it may be present, or has a target that is unknown; an image without any other class has no question.
     """
-    is_present, present, usable = _present_pairs(annotated, names, files, part, plan, undetermined)
+    found = _present_pairs(annotated, names, files, part, plan, undetermined)
     questions = []
-    for name in usable:
-        shown = [label for label in annotated.classes if is_present(name, label)]
+    for name in found.usable:
+        shown = [label for label in annotated.classes if found.is_present(name, label)]
         absent = [label for label in annotated.classes if annotated.images[name].is_absent(label)]
         lists = _class_lists(name, shown, absent, plan)
         for number, labels in enumerate(lists, start=1):

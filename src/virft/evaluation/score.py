@@ -206,7 +206,7 @@ def _scores(
     incomplete = f" ({len(joined)} of {num_questions})" if len(joined) < num_questions else ""
     return Scores(
         task=name,
-        protocol=_protocol(store) if task.absent is not None else "all",
+        protocol=_protocol(store) if task.absent is not None else _listed_protocol(store),
         data_hash=store.hash,
         num_samples=len(joined),
         values={value_name + incomplete: value for value_name, value in values.items()},
@@ -281,3 +281,10 @@ def _protocol(store: Store) -> str:
         return f"map:{source['map']['file']}" if named == "map" else str(named)
     absent = store.card.get("negatives_frac") or 0.0
     return f"positives+negatives ({absent:.3f} absent, seed {store.card.get('seed')})" if absent else "positives"
+
+
+def _listed_protocol(store: Store) -> str:
+    """Describe a dataset whose questions are not about one class each: some list only a part of the classes."""
+    source = store.card.get("source", {})
+    most = source.get("max_classes_per_question")
+    return "all" if most is None or source.get("protocol") == "all" else f"at most {most} classes a question"

@@ -1,4 +1,4 @@
-"""Questions about a scene with their ground truth: detection, classification and grounding."""
+"""Questions about a scene with their ground truth: detection of one class or several, classification, grounding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from virft.scenes.assets import scene_classes
 from virft.scenes.patches import REFERENCE_SIZE
 from virft.scenes.render import Scene, SceneObject
-from virft.types import Box, Detection, Detections, Label, Target
+from virft.types import Box, Detection, Detections, Label, LabelledDetections, Target
 
 MIN_AREA_RATIO = 1.4
 """Smallest ratio of the box areas of the largest (smallest) object and the next one, for "largest" and "smallest"."""
@@ -34,8 +34,8 @@ class SceneQuestion:
     class_name: str | None
     """Class that the question is about; None for an expression that names only a group."""
     kind: str
-    """"present" or "absent" (detection), "lookalikes" (classification), or "name", "only", "size", "extreme", "order",
-    "relation" (grounding)."""
+    """"present" or "absent" (detection of one class or several), "lookalikes" (classification), or "name", "only",
+    "size", "extreme", "order", "relation" (grounding)."""
 
 
 def detection_question(scene: Scene, class_name: str) -> SceneQuestion:
@@ -53,6 +53,27 @@ def detection_of(query: str, boxes: Sequence[Box]) -> SceneQuestion:
         class_name=query,
         kind="present" if boxes else "absent",
     )
+
+
+def multiclass_question(scene: Scene, classes: Sequence[str]) -> SceneQuestion:
+    """Return the question about all objects of these classes, by class in their order, then by x1 and y1."""
+    items = tuple(
+        Detection(box=item.box, label=name)
+        for name in classes
+        for item in _items_of(detection_question(scene, name).target)
+    )
+    return SceneQuestion(
+        task="multiclass_detection",
+        query=", ".join(classes),
+        target=LabelledDetections(items=items, classes=tuple(classes)),
+        class_name=None,
+        kind="present" if items else "absent",
+    )
+
+
+def _items_of(target: Target) -> tuple[Detection, ...]:
+    assert isinstance(target, Detections)
+    return target.items
 
 
 def classification_question(scene: Scene, class_name: str) -> SceneQuestion:

@@ -19,6 +19,7 @@ from virft.scenes.questions import (
     classification_question,
     detection_question,
     grounding_questions,
+    multiclass_question,
     questions_for,
     sample_by_kind,
 )
@@ -29,6 +30,9 @@ ABSENT_FRAC = 0.3
 _SCENE_KINDS = ("mixed", "grounding", "classification")
 _SCENE_KIND_WEIGHTS = (0.6, 0.2, 0.2)
 _GROUNDING_TRIES = 20
+_DETECTION = ("detection", "multiclass_detection")
+CLASSES_PER_QUESTION = 6
+"""Number of classes that a question of multiclass detection lists, if the set has as many."""
 
 
 class SceneKind(StrEnum):
@@ -153,7 +157,7 @@ def evaluation_set(
 
 
 def _num_absent(task: str, num_questions: float, absent_frac: float) -> int:
-    return round(num_questions * absent_frac) if task == "detection" else 0
+    return round(num_questions * absent_frac) if task in _DETECTION else 0
 
 
 def _samples(
@@ -176,13 +180,29 @@ def _samples(
         rng = stream_generator(seed, key, index)
         queried = classes[index % len(classes)]
         absent = (index + 1) * num_absent // num_scenes - index * num_absent // num_scenes
-        scene, question = _scene_about(rng, kind, task, queried, _distractors(queried, classes), size)
-        missing = absent_classes(scene, rng, classes, absent)
-        if len(missing) < absent:
-            others = [other for other in class_names("base") if other not in classes]
-            missing += absent_classes(scene, rng, others, absent - len(missing))
+        scene, question = _scene_about(rng, kind, task, queried, classes, size)
         name = f"{kind}_{task}_{index:06d}_{queried.replace(' ', '_')}"
-        yield SceneSample(name, scene, (question, *(detection_question(scene, other) for other in missing)))
+        if task == "multiclass_detection":
+            lists = [_absent(scene, rng, classes, CLASSES_PER_QUESTION) for _ in range(absent)]
+            others = [multiclass_question(scene, sorted(listed)) for listed in lists]
+        else:
+            others = [detection_question(scene, other) for other in _absent(scene, rng, classes, absent)]
+        yield SceneSample(name, scene, (question, *others))
+
+
+def _absent(scene: Scene, rng: np.random.Generator, classes: Sequence[str], number: int) -> list[str]:
+    """Return ``number`` classes that the scene does not show, of ``classes``, then of the base classes."""
+    missing = absent_classes(scene, rng, classes, number)
+    if len(missing) < number:
+        others = [other for other in class_names("base") if other not in classes]
+        missing += absent_classes(scene, rng, others, number - len(missing))
+    return missing
+
+
+def _listed(scene: Scene, rng: np.random.Generator, classes: Sequence[str]) -> list[str]:
+    """Return the classes of a question: those of ``classes`` that the scene shows, and absent ones, by name."""
+    shown = [name for name in dict.fromkeys(o.class_name for o in scene.objects) if name in classes]
+    return sorted(shown + absent_classes(scene, rng, classes, CLASSES_PER_QUESTION - len(shown)))
 
 
 class _SceneAbout(NamedTuple):
@@ -202,12 +222,15 @@ def _distractors(queried: str, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _scene_about(
-    rng: np.random.Generator, kind: SceneKind, task: str, queried: str, distractors: Sequence[str], size: int
+    rng: np.random.Generator, kind: SceneKind, task: str, queried: str, classes: Sequence[str], size: int
 ) -> _SceneAbout:
-    """Return a scene and a question whose answer is of the class ``queried``."""
-    if task == "detection":
+    """Return a scene and a question of a set about ``classes``, whose answer is (also) of the class ``queried``."""
+    distractors = _distractors(queried, classes)
+    if task in _DETECTION:
         plan = detection_plan(rng, queried, distractors, max_count=3 if kind.is_training else 4)
         scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
+        if task == "multiclass_detection":
+            return _SceneAbout(scene, multiclass_question(scene, _listed(scene, rng, classes)))
         return _SceneAbout(scene, detection_question(scene, queried))
     if task == "classification":
         plan = classification_plan(rng, queried, distractors)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from factories import box, detections, sample
+from factories import box, detections, labelled, sample
 from virft.tasks import TASKS
 from virft.tasks.constant_box import find_best_box
 from virft.tasks.counting import Count
@@ -84,6 +84,11 @@ def test_the_target_of_a_test_sample_does_not_change_its_blind_answers(name: str
         "grounding": [box(0, 0, 30, 30), box(20, 5, 60, 40), box(5, 5, 9, 9)],
         "classification": [Label(text="a"), Label(text="b"), Label(text="b")],
         "counting": [Count(1), Count(2), Count(2)],
+        "multiclass_detection": [
+            labelled(("x", (0, 0, 30, 30)), classes="xyz"),
+            labelled(("y", (20, 5, 60, 40)), ("x", (0, 0, 30, 30)), classes="xyz"),
+            labelled(classes="xyz"),
+        ],
     }[name]
     train = [sample(target, task=name, query=query) for target, query in zip(targets, "xyz", strict=True)]
     answers = TASKS[name].blind_answers(train)

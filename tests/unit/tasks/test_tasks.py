@@ -11,19 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factories import box, detections, reading, sample
+from factories import box, detections, labelled, reading, sample
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
 from virft.tasks.task import COMMON_METRICS, CORRECT, HALF_RIGHT
-from virft.types import Box, Detections, ImageSize, InvalidElement, Label, Sample, Unreadable
+from virft.types import Box, Detections, ImageSize, InvalidElement, Label, LabelledDetections, Sample, Unreadable
 
 TARGETS = {
     "detection": detections((10, 10, 30, 40), (0, 0, 64, 48)),
     "classification": Label(text="red fox"),
     "grounding": box(10, 10, 30, 40),
     "counting": Count(3),
+    "multiclass_detection": labelled(
+        ("fox", (10, 10, 30, 40)), ("driver's hat", (0, 0, 64, 48)), classes=("fox", "hen", "driver's hat")
+    ),
 }
 EVERY_TASK = pytest.mark.parametrize("name", list(TASKS))
 
@@ -73,8 +76,11 @@ def test_a_rendered_target_is_read_back(name: str, thinking_text: str | None) ->
     text = task.render_for(one, thinking_text=thinking_text, **frame)
     read = task.read_for(text, one, thinking=thinking_text is not None, **frame)
     assert read.well_formed
-    if isinstance(read.answer, Detections) and isinstance(one.target, Detections):
-        assert [item.box for item in read.answer.items] == [item.box for item in one.target.items]
+    boxes = (Detections, LabelledDetections)
+    if isinstance(read.answer, boxes) and isinstance(one.target, boxes):
+        assert [(item.box, item.label) for item in read.answer.items] == [
+            (item.box, item.label) for item in one.target.items
+        ]
     else:
         assert read.answer == one.target
     assert task.score(read, one.target) == 1.0
@@ -106,7 +112,7 @@ def test_metrics_count_correct_and_unreadable_answers(name: str) -> None:
     measured = TASKS[name].measure(pairs)
     assert measured.values["unreadable_frac"] == 0.5
     assert measured.values["well_formed_frac"] == 0.5
-    half = {"detection": "recall"}.get(name, TASKS[name].headline)
+    half = {"detection": "recall", "multiclass_detection": "recall"}.get(name, TASKS[name].headline)
     assert measured.values[half] == 0.5
 
 
@@ -201,6 +207,15 @@ def test_the_datasets_own_question_replaces_the_template() -> None:
         ("grounding", box(1, 2, 30, 40.4), "1 box: 1, 2 to 30, 40", "1 box", ""),
         ("classification", Label(text="tabby"), "tabby", "tabby", "tabby"),
         ("counting", Count(3), *["3"] * 3),
+        (
+            "multiclass_detection",
+            labelled(("fox", (1, 2, 30, 40.4)), ("fox", (1, 2, 5, 6)), ("hen", (3, 4, 5, 6)), confidence=0.9),
+            "3 boxes: fox 1, 2 to 30, 40 (confidence 0.90); fox 1, 2 to 5, 6 (confidence 0.90); "
+            "hen 3, 4 to 5, 6 (confidence 0.90)",
+            "3 boxes (2 fox, 1 hen)",
+            "",
+        ),
+        ("multiclass_detection", LabelledDetections(), *["no objects"] * 3),
         ("grounding", Unreadable(reason="no answer block"), *["unreadable: no answer block"] * 3),
     ],
 )
@@ -224,6 +239,14 @@ def test_descriptions_of_answers(task: str, answer: object, full: str, short: st
             "2 boxes",
         ),
         ("grounding", box(1, 2, 3, 4), "1 box: 1, 2 to 3, 4", "1 box", "1 box"),
+        (
+            "multiclass_detection",
+            labelled(("fox", (1, 2, 3, 4)), classes=("fox", "hen")),
+            "1 box: fox 1, 2 to 3, 4",
+            "1 box (1 fox)",
+            "1 box (1 fox)",
+        ),
+        ("multiclass_detection", labelled(classes=("fox",)), *["no objects"] * 3),
         ("classification", Label(text="fox", aliases=("vulpes",)), *["fox or vulpes"] * 3),
     ],
 )
@@ -248,8 +271,11 @@ def test_boxes_survive_the_log_of_rollouts(name: str) -> None:
         return
     from virft.types import Detection
 
-    found = [Detection(box=one.box, confidence=one.confidence) for one in task.answer_boxes(TARGETS[name])]
-    assert task.boxes.to_answer(found) == TARGETS[name]
+    found = [
+        Detection(box=one.box, confidence=one.confidence, label=one.label) for one in task.answer_boxes(TARGETS[name])
+    ]
+    answer = task.boxes.to_answer(found)
+    assert answer == (replace(TARGETS[name], classes=()) if name == "multiclass_detection" else TARGETS[name])
 
 
 @EVERY_TASK

@@ -29,7 +29,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN, fill_template
 from virft.text.question_texts import without_placeholders
-from virft.types import Detections, ImageSize, Sample
+from virft.types import Detections, ImageSize, LabelledDetections, Sample
 
 _TEXT = {"type": "string", "pattern": r"\S"}
 
@@ -223,7 +223,7 @@ def _question_digest(row: dict[str, Any]) -> str:
     """Return a digest of image, question and task of a row, equal for rows with the same question about an image."""
     keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt")
     target = row["target"] if isinstance(row["target"], dict) else {}
-    kind = [key for key in ("boxes", "label", "box", "count") if key in target]
+    kind = sorted({key for task in TASKS.values() for key in task.target_format.required}.intersection(target))
     return _digest([kind, {key: row[key] for key in keys if key in row}])
 
 
@@ -232,11 +232,11 @@ def _digest(value: Any) -> str:
 
 
 def _without_repeats(sample: Sample) -> tuple[Sample, int]:
-    """Return the sample with each box of a detection target once, and the number of removed boxes."""
-    if not isinstance(sample.target, Detections):
+    """Return the sample with each box of a class of a detection target once, and the number of removed boxes."""
+    if not isinstance(sample.target, Detections | LabelledDetections):
         return sample, 0
     items = sample.target.items
-    first = {item.box: place for place, item in reversed(list(enumerate(items)))}
+    first = {(item.box, item.label): place for place, item in reversed(list(enumerate(items)))}
     places = sorted(first.values())
     areas = tuple(sample.areas[place] for place in places) if sample.areas else sample.areas
     target = replace(sample.target, items=tuple(items[place] for place in places))
