@@ -20,11 +20,12 @@ from virft.data.sampling import (
 )
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
-from virft.errors import ConfigError
+from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import XYXY, box_of, clip_xyxy
 from virft.tasks import TASKS
-from virft.tasks.multiclass_detection import join_classes
+from virft.tasks.multiclass_detection import is_label, join_classes
 from virft.tasks.task import ClassAnnotation, ParsedTarget
+from virft.text.labels import normalize_name
 from virft.text.records import is_inside
 from virft.types import Box, Sample
 
@@ -175,8 +176,13 @@ def list_classes(
     A question lists the classes that the image shows and those that it certainly does not show. With ``max_classes`` it
     lists at most so many: present ones first, and drawn absent ones. Protocol "all" then has several questions about
     an image, which list every class once. With shots, the images are those of ``sample_questions``. A class is omitted
-    if it may be present, or has a target that is unknown; an image without any other class has no question.
+    if it may be present, or has a target that is unknown; an image without any other class has no question. Of absent
+    classes that differ in spelling alone, one is listed. Raises ``DataError`` for a class name that is no label.
     """
+    for label in annotated.classes:
+        if not is_label(label):
+            where = f"class name {label!r:.60} cannot be a label of --per-image"
+            raise DataError(f"{where}; expected letters or digits on one line")
     found = _present_pairs(annotated, names, files, part, plan, undetermined)
     questions = []
     for name in found.usable:
@@ -196,6 +202,7 @@ def _class_lists(name: str, shown: Sequence[str], absent: Sequence[str], plan: Q
         *shuffled(shown, seed=seed, purpose=f"present {name}"),
         *shuffled(absent, seed=seed, purpose=f"absent {name}"),
     ]
+    order = list({normalize_name(label): label for label in reversed(order)}.values())[::-1]
     if plan.every_class:
         order = shuffled(order, seed=seed, purpose=f"lists {name}")
         return [set(order[start : start + most]) for start in range(0, len(order), most)]

@@ -49,7 +49,9 @@ class Result:
         if isinstance(self.answer, Detections):
             return self.answer
         marked = TASKS[self.query.task].answer_boxes(self.answer)
-        return Detections(items=tuple(Detection(box=one.box, confidence=one.confidence) for one in marked))
+        return Detections(
+            items=tuple(Detection(box=one.box, confidence=one.confidence, label=one.label) for one in marked)
+        )
 
     @property
     def text(self) -> str:
@@ -83,31 +85,43 @@ class Result:
         return Path(path)
 
     def to_supervision(self) -> Any:
-        """Return the predicted boxes as ``supervision.Detections`` with confidences and the query as ``class_name``.
+        """Return the predicted boxes as ``supervision.Detections`` with confidences and ``class_name``.
 
-        Raises ``ConfigError`` if the package supervision is not installed.
+        The class name is the query, or the label of a box if the query names several classes; ``class_id`` numbers the
+        names in their order in the answer. Raises ``ConfigError`` if the package supervision is not installed.
         """
         supervision = import_optional("supervision", needed_by="to_supervision()")
         items = self.detections.items
+        names = [self._class_name(item) for item in items]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return supervision.Detections(
             xyxy=np.array([item.box.xyxy for item in items], dtype=np.float32).reshape(-1, 4),
             confidence=np.array([item.confidence for item in items], dtype=np.float32),
-            class_id=np.zeros(len(items), dtype=int),
-            data={"class_name": np.array([self.query.query] * len(items), dtype=str)},
+            class_id=np.array([numbers[name] for name in names], dtype=int),
+            data={"class_name": np.array(names, dtype=str)},
         )
+
+    def _class_name(self, item: Detection) -> str:
+        """Return the label of a box if the task has boxes of several classes, else the query."""
+        boxes = TASKS[self.query.task].boxes
+        has_labels = boxes is not None and boxes.labels_of_target is not None
+        return item.label if has_labels and item.label is not None else self.query.query
 
     def to_pandas(self) -> Any:
         """Return a ``pandas.DataFrame`` with one row for each predicted box; an answer without boxes is one row.
 
         Columns: ``image``, ``query``, ``answer`` (of an answer without boxes), ``x1``, ``y1``, ``x2``, ``y2`` (pixels
-        of the original image) and ``confidence``. Raises ``ConfigError`` if pandas is not installed.
+        of the original image), ``confidence`` and ``label`` (class name of the box). Raises ``ConfigError`` if pandas
+        is not installed.
         """
         pandas = import_optional("pandas", needed_by="to_pandas()")
-        columns = ["image", "query", "answer", "x1", "y1", "x2", "y2", "confidence"]
+        columns = ["image", "query", "answer", "x1", "y1", "x2", "y2", "confidence", "label"]
         facts = (self.query.image_name, self.query.query)
         rows: list[tuple[object, ...]]
-        rows = [(*facts, None, *item.box.xyxy, item.confidence) for item in self.detections.items]
-        return pandas.DataFrame(rows or [(*facts, self._summary(), *[float("nan")] * 5)], columns=columns)
+        rows = [
+            (*facts, None, *item.box.xyxy, item.confidence, self._class_name(item)) for item in self.detections.items
+        ]
+        return pandas.DataFrame(rows or [(*facts, self._summary(), *[float("nan")] * 5, None)], columns=columns)
 
     def __repr__(self) -> str:
         query = self.query

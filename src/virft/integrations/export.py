@@ -14,7 +14,7 @@ from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.text.prompts import read_template
-from virft.types import Box, Detections, Sample
+from virft.types import Box, Detection, Detections, ImageSize, LabelledDetections, Sample
 
 COCO_FILE, YOLO_FILE, TRL_FILE, LLAMA_FACTORY_FILE = "annotations.json", "data.yaml", "rows.jsonl", "virft.json"
 
@@ -34,20 +34,21 @@ def export_coco(store: Store, out: Path) -> Path:
         image = images.setdefault(
             name, {"id": len(images) + 1, "file_name": name, "width": size.width, "height": size.height}
         )
-        category = categories.setdefault(sample.query, len(categories) + 1)
-        areas = sample.areas or [round(box.area, 3) for box in boxes]
-        regions = [(box, area, 0) for box, area in zip(boxes, areas, strict=True)]
-        regions += [(box, round(box.area, 3), 1) for box in sample.crowd]
+        for label in _classes_of(sample):
+            categories.setdefault(label, len(categories) + 1)
+        areas = sample.areas or [round(item.box.area, 3) for item in boxes]
+        regions = [(item, area, 0) for item, area in zip(boxes, areas, strict=True)]
+        regions += [(item, round(item.box.area, 3), 1) for item in _crowd_of(sample)]
         annotations += [
             {
                 "id": number,
                 "image_id": image["id"],
-                "category_id": category,
-                "bbox": [box.x1, box.y1, round(box.x2 - box.x1, 3), round(box.y2 - box.y1, 3)],
+                "category_id": categories[item.label or sample.query],
+                "bbox": _xywh(item.box),
                 "area": area,
                 "iscrowd": is_crowd,
             }
-            for number, (box, area, is_crowd) in enumerate(regions, start=len(annotations) + 1)
+            for number, (item, area, is_crowd) in enumerate(regions, start=len(annotations) + 1)
         ]
     tree = {
         "images": list(images.values()),
@@ -66,16 +67,14 @@ def export_yolo(store: Store, out: Path) -> Path:
     """
     lines: dict[str, list[str]] = {}
     sources: dict[str, Path] = {}
-    classes = {label: number for number, label in enumerate(sorted({sample.query for sample in store}))}
+    queried = {label for sample in store for label in _classes_of(sample)}
+    classes = {label: number for number, label in enumerate(sorted(queried))}
     for sample in store:
         boxes = _boxes_of(store, sample, "YOLO")
         name, size = _image_name(store, sample), sample.target_size
         sources[name] = Path(sample.images[sample.target_image])
         lines.setdefault(name, []).extend(
-            f"{classes[sample.query]} {(box.x1 + box.x2) / 2 / size.width:.9f} "
-            f"{(box.y1 + box.y2) / 2 / size.height:.9f} {(box.x2 - box.x1) / size.width:.9f} "
-            f"{(box.y2 - box.y1) / size.height:.9f}\n"
-            for box in boxes
+            f"{classes[item.label or sample.query]} {_centre_and_size(item.box, size)}\n" for item in boxes
         )
     labels = {name: PurePosixPath("labels", *PurePosixPath(name).parts[1:]).with_suffix(".txt") for name in lines}
     used: dict[PurePosixPath, str] = {}
@@ -93,11 +92,34 @@ def export_yolo(store: Store, out: Path) -> Path:
     return write_pieces(folder / YOLO_FILE, ["train: images\n", "val: images\n", "names:\n", *names])
 
 
-def _boxes_of(store: Store, sample: Sample, format: str) -> list[Box]:
+def _xywh(box: Box) -> list[float]:
+    return [box.x1, box.y1, round(box.x2 - box.x1, 3), round(box.y2 - box.y1, 3)]
+
+
+def _centre_and_size(box: Box, size: ImageSize) -> str:
+    """Return YOLO's four numbers of a box: its centre, width and height as fractions of the image."""
+    width, height = size
+    x, y = (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
+    return f"{x / width:.9f} {y / height:.9f} {(box.x2 - box.x1) / width:.9f} {(box.y2 - box.y1) / height:.9f}"
+
+
+def _boxes_of(store: Store, sample: Sample, format: str) -> tuple[Detection, ...]:
     """Return the boxes of a detection sample; ``ConfigError`` for a sample of another task."""
-    if not isinstance(sample.target, Detections):
+    if not isinstance(sample.target, Detections | LabelledDetections):
         raise ConfigError(f"{store.folder}: sample {sample.id} is of {sample.task}; {format} holds detection only")
-    return [item.box for item in sample.target.items]
+    return sample.target.items
+
+
+def _classes_of(sample: Sample) -> tuple[str, ...]:
+    """Return the classes that a detection sample queries."""
+    return sample.target.classes if isinstance(sample.target, LabelledDetections) else (sample.query,)
+
+
+def _crowd_of(sample: Sample) -> tuple[Detection, ...]:
+    """Return the crowd regions of a sample; those of several classes have labels."""
+    if isinstance(sample.target, LabelledDetections):
+        return sample.target.crowd
+    return tuple(Detection(box=box) for box in sample.crowd)
 
 
 def _image_name(store: Store, sample: Sample) -> str:

@@ -142,14 +142,22 @@ def _parse_classes(value: Any, *, where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: target.classes is empty; expected the class names of the question")
     known: dict[str, str] = {}
     for name in classes:
-        normalized = normalize_name(name)
-        if not normalized or not name.isprintable():
+        if not is_label(name):
             raise DataError(
                 f"{where}: class name {name!r:.60} cannot be a label; expected letters or digits on one line"
             )
-        if (other := known.setdefault(normalized, name)) is not name:
+        if (other := known.setdefault(normalize_name(name), name)) is not name:
             raise DataError(f"{where}: target.classes has {other!r:.60} and {name!r:.60}, which are the same label")
     return classes
+
+
+def is_label(name: str) -> bool:
+    r"""Return whether an answer can name this class: one line of text with letters or digits.
+
+    >>> is_label("C#"), is_label("?"), is_label("a\nb")
+    (True, False, False)
+    """
+    return bool(normalize_name(name)) and name.isprintable()
 
 
 def _parse_objects(
@@ -252,8 +260,13 @@ def _match(
     threshold = iou_threshold_at(options.iou_threshold, options.iou_threshold_end, context)
     if options.preset == "paper":
         return match_by_class(answer, target, partial(match_like_paper, iou_threshold=threshold))
-    weights = {"iou_weight": options.weight("iou"), "confidence_weight": options.weight("confidence")}
-    return match_by_class(answer, target, partial(match_best, iou_threshold=threshold, **weights))
+    match = partial(
+        match_best,
+        iou_threshold=threshold,
+        iou_weight=options.weight("iou"),
+        confidence_weight=options.weight("confidence"),
+    )
+    return match_by_class(answer, target, match)
 
 
 def _explain(
@@ -540,7 +553,7 @@ def _probes(samples: Sequence[Sample]) -> Probes:
     constant = {
         "always No Objects": "No Objects",
         "always []": "[]",
-        "box without a label": f"[{{'Position': {[*usual]}, 'Confidence': 1.0}}]",
+        "a box without a label": f"[{{'Position': {[*usual]}, 'Confidence': 1.0}}]",
     }
     texts |= {name: partial(_same, text) for name, text in constant.items()}
     texts["a list of labels"] = lambda sample: (

@@ -507,12 +507,11 @@ class Task:
         """Return the boxes of a target, if it has any."""
         return () if self.boxes is None or target is None else self.boxes.of_target(target)
 
-    def target_labels(self, sample: Sample) -> tuple[str, ...]:
-        """Return the class of each box of a sample's target; "" if the task has no classes."""
-        boxes = self.target_boxes(sample.target)
-        if self.boxes is not None and self.boxes.labels_of_target is not None:
-            return self.boxes.labels_of_target(sample.target)
-        return (self.class_of(sample) if self.class_of is not None else "",) * len(boxes)
+    def target_labels(self, target: Target | None) -> tuple[str, ...]:
+        """Return the class of each box of a target with boxes of several classes; "" for each box of others."""
+        if self.boxes is None or self.boxes.labels_of_target is None or target is None:
+            return ("",) * len(self.target_boxes(target))
+        return self.boxes.labels_of_target(target)
 
     def answer_boxes(self, answer: Answer, target: Target | None = None) -> tuple[MarkedBox, ...]:
         """Return the boxes of an answer, if it has any, compared with its target."""

@@ -26,7 +26,8 @@ class ClassBoxes(NamedTuple):
 def split_by_class(answer: LabelledDetections, target: LabelledDetections) -> list[ClassBoxes]:
     """Split answer and target by class: one entry for each class of the question, then one for all other predictions.
 
-    Labels are compared after ``normalize_label``. The last entry has the label None and no target; it is omitted if
+    Labels are compared after ``normalize_label``. A target without class names, such as one that is written like an
+    answer, is about those of its boxes. The last entry has the label None and no target; it is omitted if
     every prediction is a box of a class of the question.
 
     >>> from virft.types import Box, Detection
@@ -35,13 +36,14 @@ def split_by_class(answer: LabelledDetections, target: LabelledDetections) -> li
     >>> [(part.label, part.places) for part in parts]
     [('cat', (0,)), ('dog', ()), (None, (1,))]
     """
-    names = {normalize_name(label): label for label in target.classes}
+    classes = target.classes or tuple(dict.fromkeys(item.label or "" for item in target.items))
+    names = {normalize_name(label): label for label in classes}
     # Model output is not cached, but an answer repeats its labels.
     found = {label: names.get(normalize_label(label)) for label in {item.label or "" for item in answer.items}}
-    places: dict[str | None, list[int]] = {label: [] for label in (*target.classes, None)}
+    places: dict[str | None, list[int]] = {label: [] for label in (*classes, None)}
     for place, item in enumerate(answer.items):
         places[found[item.label or ""]].append(place)
-    target_places: dict[str | None, list[int]] = {label: [] for label in (*target.classes, None)}
+    target_places: dict[str | None, list[int]] = {label: [] for label in (*classes, None)}
     for place, item in enumerate(target.items):
         target_places[item.label].append(place)
     return [

@@ -16,6 +16,7 @@ from virft.cli.main import main
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.evaluation.score import score_predictions
+from virft.types import LabelledDetections
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "05_score_another_engine.py"
 SIZE = (64, 48)
@@ -46,7 +47,14 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("differ", [False, True], ids=["as published", "confidences that differ"])
 @pytest.mark.parametrize("crowds", [True, False], ids=["COCO", "Padilla"])
-def test_text_answers_give_the_published_numbers(shared_data: Path, tmp_path: Path, crowds: bool, differ: bool) -> None:
+@pytest.mark.parametrize(
+    "per_image",
+    [[], ["--per-image"], ["--per-image", "--max-classes-per-question", "20"]],
+    ids=["a class", "an image", "20 classes"],
+)
+def test_text_answers_give_the_published_numbers(
+    shared_data: Path, tmp_path: Path, per_image: list[str], crowds: bool, differ: bool
+) -> None:
     folder = shared_data / "coco_val100"
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
@@ -56,7 +64,8 @@ def test_text_answers_give_the_published_numbers(shared_data: Path, tmp_path: Pa
             one["area"] = one["bbox"][2] * one["bbox"][3]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     data = tmp_path / "data"
-    assert main(["build", "coco", str(tmp_path / "truth.json"), "-", str(data), "--protocol", "all"]) == 0
+    command = ["build", "coco", str(tmp_path / "truth.json"), "-", str(data), "--protocol", "all"]
+    assert main([*command, *per_image]) == 0
     path = write_answers(Store(data), truth, results, tmp_path / "answers", differ=differ)
     (scores,) = score_predictions(path, Store(data))
     names = {name: value for name, value in scores.values.items() if name in PUBLISHED}
@@ -73,18 +82,25 @@ def write_answers(
     """Write the results as text answers, in pixels; ``differ``: with equal confidences in the order of the images."""
     image_of = {one["file_name"]: one["id"] for one in truth["images"]}
     label_of = {one["id"]: one["name"] for one in truth["categories"]}
-    boxes: dict[tuple[int, str], list[str]] = defaultdict(list)
+    boxes: dict[tuple[int, str], list[tuple[list[float], float]]] = defaultdict(list)
     for number, one in enumerate(sorted(results, key=lambda one: one["image_id"])):
         x, y, width, height = one["bbox"]
         corners = [round(value, 6) for value in (x, y, x + width, y + height)]
         confidence = one["score"] - (1e-9 * number if differ else 0.0)
-        boxes[one["image_id"], label_of[one["category_id"]]].append(
-            f"{{'Position': {corners}, 'Confidence': {confidence:.12f}}}"
-        )
+        boxes[one["image_id"], label_of[one["category_id"]]].append((corners, confidence))
     out.mkdir()
     with (out / "predictions.jsonl").open("w") as file:
         for one in store:
-            found = boxes[image_of[Path(one.images[0]).name], one.query]
+            image = image_of[Path(one.images[0]).name]
+            if isinstance(one.target, LabelledDetections):
+                labels = {label: f", 'Label': '{label}'" for label in one.target.classes}
+            else:
+                labels = {one.query: ""}
+            found = [
+                f"{{'Position': {corners}{written}, 'Confidence': {confidence:.12f}}}"
+                for label, written in labels.items()
+                for corners, confidence in boxes[image, label]
+            ]
             text = f"<answer>{'[' + ', '.join(found) + ']' if found else 'No Objects'}</answer>"
             record = {"sample_id": one.id, "text": text, "finish_reason": "stop", "resized": [1, 1]}
             file.write(json.dumps(record) + "\n")

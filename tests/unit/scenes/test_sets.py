@@ -7,6 +7,7 @@ import pytest
 from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import TEST_STYLES, TRAIN_STYLES, Split, class_names, scene_classes
 from virft.scenes.sets import (
+    CLASSES_PER_QUESTION,
     SceneKind,
     SceneSample,
     evaluation_set,
@@ -14,7 +15,7 @@ from virft.scenes.sets import (
     stream_generator,
     training_sample,
 )
-from virft.types import Box, Detections, Label
+from virft.types import Box, Detections, Label, LabelledDetections
 
 NOVEL = class_names("novel")
 
@@ -79,6 +80,15 @@ def test_a_few_shot_set_has_exactly_k_positive_questions_per_class(task: str) ->
             assert 1 <= shown[name] <= 3
         elif task == "classification":
             assert positive[0].target == Label(text=name)
+        elif task == "multiclass_detection":
+            target = positive[0].target
+            assert isinstance(target, LabelledDetections)
+            assert len(target.classes) == CLASSES_PER_QUESTION
+            assert set(target.classes) <= set(NOVEL)
+            listed = {label: number for label, number in shown.items() if label in NOVEL}
+            assert Counter(item.label for item in target.items) == listed
+            assert listed.keys() <= set(target.classes)
+            assert name in listed
         else:
             assert positive[0].target in [o.box for o in sample.scene.objects if o.class_name == name]
         counts[name] += 1

@@ -17,7 +17,7 @@ def diagnose_boxes(task: str, joined: Sequence[JoinedPrediction], *, num_invalid
     ``num_invalid``: elements of the answers that are no boxes. None for a task that has no classes with boxes.
     """
     row = TASKS[task]
-    if row.boxes is None or row.class_of is None:
+    if row.boxes is None or (row.class_of is None and row.boxes.labels_of_target is None):
         return None
     confidences: list[float] = []
     hits: list[bool] = []
@@ -32,9 +32,11 @@ def diagnose_boxes(task: str, joined: Sequence[JoinedPrediction], *, num_invalid
         confidences += [found.confidence for found in marked]
         hits += [found.is_hit for found in marked]
         targets, predicted = images.setdefault(one.image, ([], []))
-        label = row.class_of(one.sample)
-        targets += [LabelledBox(label, box.xyxy) for box in boxes]
-        predicted += [LabelledBox(label, found.box.xyxy, found.confidence) for found in marked]
+        # Boxes without a label of their own are of the class of their question.
+        label = row.class_of(one.sample) if row.class_of is not None else ""
+        labels = row.target_labels(one.sample.target)
+        targets += [LabelledBox(own or label, box.xyxy) for box, own in zip(boxes, labels, strict=True)]
+        predicted += [LabelledBox(found.label or label, found.box.xyxy, found.confidence) for found in marked]
     return BoxDiagnostics(
         curves=box_curves(confidences, hits, num_targets=num_targets, num_invalid=num_invalid),
         confusion=confusion_matrix(images.values()),

@@ -65,7 +65,9 @@ def draw_answer(
             draw.rectangle([scale * value for value in box.xyxy], outline=colour, width=width)
     if label is not None:
         for one in marked:
-            _draw_tag(draw, canvas.size, scale * one.box.x1, scale * one.box.y1, f"{label[:_TAG]} {one.text}".strip())
+            # A box with a label of its own has it in its text.
+            text = f"{label[:_TAG]} {one.text}".strip() if one.label is None else one.text
+            _draw_tag(draw, canvas.size, scale * one.box.x1, scale * one.box.y1, text)
     if text := row.describe_answer(answer, "caption"):
         draw.rectangle([0, canvas.height - _CAPTION, canvas.width, canvas.height], fill=_INK)
         draw.text((4, canvas.height - _CAPTION + 2), text[:48], fill=_BACKGROUND)

@@ -80,8 +80,10 @@ def make_panel(
     ``target`` None: the ground truth is not known. ``label``: class of the boxes, written at the predicted ones.
     ``polygons``: outlines of the target's mask.
     """
-    shapes = [make_shape("target", box, image.size) for box in TASKS[task].target_boxes(target)]
-    marked = TASKS[task].answer_boxes(answer, target)
+    row = TASKS[task]
+    targets = zip(row.target_boxes(target), row.target_labels(target), strict=True)
+    shapes = [make_shape("target", box, image.size, text=name[:MOST_LETTERS]) for box, name in targets]
+    marked = row.answer_boxes(answer, target)
     shapes += [
         make_shape(
             "hit" if one.is_hit else "miss", one.box, image.size, text=f"{label[:MOST_LETTERS]} {one.text}".strip()

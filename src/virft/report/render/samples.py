@@ -97,18 +97,21 @@ def summarize(samples: Iterable[Sample], *, splits: Iterable[str] = ()) -> Datas
     by_image: Counter[str] = Counter()
     found: list[tuple[float, float, str]] = []
     for one in samples:
-        label, boxes = _label(one), TASKS[one.task].target_boxes(one.target)
-        questions[label] += 1
-        boxes_of[label] += len(boxes)
-        absent[label] += _is_absent(one)
+        boxes, labels = TASKS[one.task].target_boxes(one.target), _box_labels(one)
+        questions.update(set(labels) or {_label(one)})
+        boxes_of.update(labels)
+        absent[_label(one)] += _is_absent(one)
         tasks[one.task] += 1
         by_image[one.images[one.target_image]] += len(boxes)
         width, height = one.target_size
-        found += [((box.x2 - box.x1) / width, (box.y2 - box.y1) / height, label) for box in boxes]
+        found += [
+            ((box.x2 - box.x1) / width, (box.y2 - box.y1) / height, label)
+            for box, label in zip(boxes, labels, strict=True)
+        ]
     order = sorted(questions, key=lambda label: (-boxes_of[label], -questions[label], label))
     tones = {label: place for place, label in enumerate(order, start=1)}
     step = max(1, -(-len(found) // MOST_DOTS))
-    total, num_absent = questions.total(), absent.total()
+    total, num_absent = tasks.total(), absent.total()
     facts = [counted(len(by_image), "image"), counted(total, "question")]
     facts += [count_boxes(len(found))] if found else []
     facts += [f"{num_absent} about an absent class ({num_absent / total:.0%})"] if num_absent else []
@@ -150,23 +153,28 @@ def image_card(samples: Sequence[Sample], summary: DatasetSummary, *, split: str
     image = PageImage(id="", size=size, uri=data_uri(shade_masks(shrink_image(picked, CARD_SIDE), samples)))
     shapes, questions = [], []
     for one in samples:
-        label, tone = _label(one), summary.tone_of(_label(one))
-        text = label[:MOST_LETTERS] if TASKS[one.task].class_of is not None else ""
-        boxes = TASKS[one.task].target_boxes(one.target)
-        labelled = len(boxes) if len(boxes) <= MOST_LABELS else 1  # the colour is that of the class
+        boxes, labels = TASKS[one.task].target_boxes(one.target), _box_labels(one)
+        # The colour is that of the class.
+        labelled = range(len(boxes)) if len(boxes) <= MOST_LABELS else {labels.index(name) for name in labels}
         shapes += [
-            make_shape("class", box, size, text=text if place < labelled else "", tone=tone)
+            make_shape(
+                "class",
+                box,
+                size,
+                text=labels[place][:MOST_LETTERS] if place in labelled and labels[place] != one.task else "",
+                tone=summary.tone_of(labels[place]),
+            )
             for place, box in enumerate(boxes)
         ]
         target = TASKS[one.task].describe_target(one.target, "caption")
-        questions.append(Question(one.query, one.question or "", target, one.id, tone))
+        questions.append(Question(one.query, one.question or "", target, one.id, summary.tone_of(_label(one))))
     alt_text = "; ".join(f"{one.query}: {one.target}" for one in questions)
     return ImageCard(
         panel=Panel(image=image, shapes=tuple(shapes), outlines=(), alt_text=alt_text, is_alone=True),
         caption=alt_text,
         size=f"{size.width} x {size.height}" + f" · {split}" * bool(split),
         questions=tuple(questions),
-        labels=tuple(dict.fromkeys(map(_label, samples))),
+        labels=tuple(dict.fromkeys(label for one in samples for label in _box_labels(one) or (_label(one),))),
         kinds=(
             *filter(None, [split]),
             *dict.fromkeys([*(one.task for one in samples), *(ABSENT for one in samples if _is_absent(one))]),
@@ -187,6 +195,11 @@ def _label(sample: Sample) -> str:
     """Return the class of a sample; for a task without classes, the name of the task."""
     class_of = TASKS[sample.task].class_of
     return class_of(sample) if class_of is not None else sample.task
+
+
+def _box_labels(sample: Sample) -> tuple[str, ...]:
+    """Return the class of each box of a target: that of the sample, unless each box has its own."""
+    return tuple(label or _label(sample) for label in TASKS[sample.task].target_labels(sample.target))
 
 
 def _is_absent(sample: Sample) -> bool:

@@ -148,8 +148,12 @@ def _answer(record: Mapping[str, Any], task: str) -> Answer:
     boxes = TASKS[task].boxes
     if boxes is None:
         return Unreadable(reason="no box")
-    found = [(Box(x1=x1, y1=y1, x2=x2, y2=y2), score) for x1, y1, x2, y2, score in record.get("boxes", ())]
-    return boxes.to_answer([Detection(box=box, confidence=score) for box, score in found])
+    return boxes.to_answer(
+        [
+            Detection(box=Box(x1=x1, y1=y1, x2=x2, y2=y2), confidence=score, label=label[0] if label else None)
+            for x1, y1, x2, y2, score, *label in record.get("boxes", ())
+        ]
+    )
 
 
 def _view(record: Mapping[str, Any]) -> Augmentation | None:

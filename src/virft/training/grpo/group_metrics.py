@@ -102,7 +102,8 @@ def rollout_record(
 
     ``advantages``: of the completions of each group; None: ``group_advantages``. ``has_staleness``: record the
     number of steps since the weights that sampled the group.
-    ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw.
+    ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw; boxes of
+    several classes have their label as a sixth element.
     """
     group = widest_reward_range(groups)
     order = from_worst_to_best(group)
@@ -133,6 +134,9 @@ def rollout_record(
     }
 
 
-def _boxes(task: str, answer: Answer) -> list[list[float]]:
+def _boxes(task: str, answer: Answer) -> list[list[float | str]]:
     found = TASKS[task].answer_boxes(answer)
-    return [[round(value, 2) for value in (*one.box.xyxy, one.confidence)] for one in found]
+    return [
+        [*(round(value, 2) for value in (*one.box.xyxy, one.confidence)), *([] if one.label is None else [one.label])]
+        for one in found
+    ]
