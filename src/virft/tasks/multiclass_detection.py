@@ -207,7 +207,7 @@ def _count(target: LabelledDetections) -> dict[str, int]:
     return {
         **size_counts(_boxes(target)),
         "classes": len(target.classes),
-        "absent classes": len(target.classes) - num_present,
+        "absent_classes": len(target.classes) - num_present,
     }
 
 

@@ -144,7 +144,7 @@ def test_a_table_has_a_row_for_each_box_or_one_for_an_answer_without_boxes() -> 
     pandas = pytest.importorskip("pandas")
     boxes = result(f"<answer>[{ONE}, [0, 0, 500, 500]]</answer>").to_pandas()
     none = result("<answer>No Objects</answer>").to_pandas()
-    assert list(boxes.columns) == ["image", "query", "answer", "x1", "y1", "x2", "y2", "confidence"]
+    assert list(boxes.columns) == ["image", "query", "answer", "x1", "y1", "x2", "y2", "confidence", "label"]
     assert boxes[["x1", "y1", "x2", "y2", "confidence"]].to_numpy().tolist() == [
         [20.0, 20.0, 100.0, 60.0, 0.9],
         [0.0, 0.0, 100.0, 50.0, 1.0],

@@ -15,7 +15,7 @@ from virft.generation.random_streams import StepKey
 from virft.models.renderer import RenderedPrompt
 from virft.tasks import TASKS
 from virft.training.grpo.near_right import near_right_boxes
-from virft.types import Answer, Box, Detection, RewardReport, RolloutGroup, Sample, Target
+from virft.types import Answer, Detection, RewardReport, RolloutGroup, Sample, Target
 
 TARGET_CONFIDENCE = 1.0
 """Confidence of the boxes of a demonstration if no completion of its group has a box."""
@@ -128,22 +128,21 @@ def _targets(
         yield sample.target
         return
     to_answer, of_target = task.boxes.to_answer, task.boxes.of_target
-    boxes = _shuffled(of_target(sample.target), key.uniforms(stream, 0, len(of_target(sample.target))))
-    yield to_answer(_detections(boxes, confidence))
+    boxes = [
+        Detection(box=box, confidence=confidence, label=label or None)
+        for box, label in zip(of_target(sample.target), task.target_labels(sample.target), strict=True)
+    ]
+    boxes = _shuffled(boxes, key.uniforms(stream, 0, len(boxes)))
+    yield to_answer(boxes)
     if not near_right:
         return
     for number, rung in enumerate(near_right_boxes(boxes, sample.target_size, lambda n: key.uniforms(stream, 1, n))):
-        order = key.uniforms(stream, 2 + number, len(rung))
-        answer = to_answer(_detections(_shuffled(rung, order), confidence))
+        answer = to_answer(_shuffled(rung, key.uniforms(stream, 2 + number, len(rung))))
         # Grounding has exactly one box: an answer with another number of them does not exist.
         if isinstance(answer, task.target_type) and len(of_target(answer)) == len(rung):
             yield answer
 
 
-def _shuffled(boxes: Sequence[Box], numbers: Iterable[float]) -> list[Box]:
+def _shuffled(boxes: Sequence[Detection], numbers: Iterable[float]) -> list[Detection]:
     """The boxes in the order of one random number for each."""
     return [boxes[i] for i in np.argsort(np.asarray(numbers), kind="stable")]
-
-
-def _detections(boxes: Iterable[Box], confidence: float) -> list[Detection]:
-    return [Detection(box=box, confidence=confidence) for box in boxes]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virft.types import Box, ImageSize
+from virft.types import Box, Detection, ImageSize
 
 IOUS = (0.95, 0.8, 0.6)
 """IoU of every box with its target in the first near-right answers."""
@@ -15,22 +16,22 @@ _NUMBERS_PER_BOX = 5
 
 
 def near_right_boxes(
-    boxes: Sequence[Box], size: ImageSize, uniforms: Callable[[int], NDArray[np.float64]]
-) -> list[list[Box]]:
+    boxes: Sequence[Detection], size: ImageSize, uniforms: Callable[[int], NDArray[np.float64]]
+) -> list[list[Detection]]:
     """Boxes of each near-right answer: all at IoU 0.95, at 0.8, at 0.6, then with one missing, then with one twice.
 
-    ``boxes``: those of the target, in pixels of an image of ``size``. ``uniforms``: number of random numbers in [0, 1)
-    -> array of that shape. Empty for a target without boxes.
+    ``boxes``: those of the target, in pixels of an image of ``size``; their labels do not change. ``uniforms``: number
+    of random numbers in [0, 1) -> array of that shape. Empty for a target without boxes.
     """
     if not boxes:
         return []
     numbers = uniforms(len(IOUS) * len(boxes) * _NUMBERS_PER_BOX + 2)
     rungs = [
-        [box_at_iou(box, iou, size, row) for box, row in zip(boxes, rows, strict=True)]
+        [replace(one, box=box_at_iou(one.box, iou, size, row)) for one, row in zip(boxes, rows, strict=True)]
         for iou, rows in zip(IOUS, numbers[2:].reshape(len(IOUS), len(boxes), _NUMBERS_PER_BOX), strict=True)
     ]
     missing, twice = (int(number * len(boxes)) for number in numbers[:2])
-    return [*rungs, [box for i, box in enumerate(boxes) if i != missing], [*boxes, boxes[twice]]]
+    return [*rungs, [one for i, one in enumerate(boxes) if i != missing], [*boxes, boxes[twice]]]
 
 
 def box_at_iou(box: Box, iou: float, size: ImageSize, numbers: Sequence[float] | NDArray[np.float64]) -> Box:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from factories import box, detections, reading, sample
+from factories import box, detections, labelled, reading, sample
 from group_factories import group, report
 from process_cases import EQUAL, VARIED, Case, outcome
 from toy_training import RIGHT, question, render, toy_trainer
@@ -115,6 +115,17 @@ def test_near_right_answers_follow_the_target_for_tasks_with_boxes() -> None:
     label = sample(Label(text="fox"), task="classification")
     assert texts(label, near_right=True) == ["<answer>fox</answer>"]
     assert texts(sample(detections()), near_right=True) == ["<answer>No Objects</answer>"]
+
+
+def test_the_boxes_of_several_classes_have_their_labels() -> None:
+    target = labelled(("fox", (10, 10, 40, 40)), ("hen", (50, 50, 90, 90)), classes=("fox", "hen", "owl"))
+    one = sample(target, task="multiclass_detection", size=(100, 100))
+    for text in texts(one, near_right=True):
+        reading = TASKS[one.task].read_for(
+            text, one, thinking=False, space=BoxSpace.RELATIVE_1000, resized=one.target_size
+        )
+        found = TASKS[one.task].answer_boxes(reading.answer, one.target)
+        assert sum(hit.is_hit for hit in found) == min(len(found), 2)  # one is missing, or there twice
 
 
 def test_success_is_the_mean_score_of_the_completions() -> None:

@@ -16,6 +16,7 @@ from virft.types import Detection, Detections, ImageSize
 
 SIZE = ImageSize(200, 100)
 BOXES = [box(10, 10, 60, 50), box(100, 20, 190, 90)]
+ITEMS = [Detection(box=one, label=label) for one, label in zip(BOXES, ("fox", "hen"), strict=True)]
 unit = st.floats(0, 1, exclude_max=True)
 
 
@@ -47,20 +48,20 @@ def test_boxes_are_shifted_in_all_directions_and_shrunk_where_there_is_no_room()
 
 
 def test_five_answers_one_box_missing_and_one_twice() -> None:
-    *jittered, missing, twice = near_right_boxes(BOXES, SIZE, uniforms)
+    *jittered, missing, twice = near_right_boxes(ITEMS, SIZE, uniforms)
     for iou, answer in zip(IOUS, jittered, strict=True):
-        assert [intersection_over_union(a.xyxy, b.xyxy) for a, b in zip(answer, BOXES, strict=True)] == pytest.approx(
-            [iou, iou]
-        )
-    assert len(missing) == 1 and missing[0] in BOXES
-    assert twice[:2] == BOXES and twice[2] in BOXES
+        ious = [intersection_over_union(a.box.xyxy, b.xyxy) for a, b in zip(answer, BOXES, strict=True)]
+        assert ious == pytest.approx([iou, iou])
+        assert [one.label for one in answer] == ["fox", "hen"]
+    assert len(missing) == 1 and missing[0] in ITEMS
+    assert twice[:2] == ITEMS and twice[2] in ITEMS
     assert near_right_boxes([], SIZE, uniforms) == []
 
 
 def test_every_box_is_sometimes_the_missing_one() -> None:
-    answers = [near_right_boxes(BOXES, SIZE, lambda n, s=seed: uniforms(n, s)) for seed in range(20)]  # type: ignore[misc]
-    assert {one[3][0].x1 for one in answers} == {10, 100}
-    assert {one[4][2].x1 for one in answers} == {10, 100}
+    answers = [near_right_boxes(ITEMS, SIZE, lambda n, s=seed: uniforms(n, s)) for seed in range(20)]  # type: ignore[misc]
+    assert {one[3][0].box.x1 for one in answers} == {10, 100}
+    assert {one[4][2].box.x1 for one in answers} == {10, 100}
 
 
 @pytest.mark.parametrize("iou", IOUS)
