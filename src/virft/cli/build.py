@@ -105,6 +105,7 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         dest="task",
         action="store_const",
         const="multiclass_detection",
+        default="detection",
         help="one question about all classes of an image, like --task multiclass_detection",
     )
     verb.add_argument(
@@ -179,7 +180,7 @@ def build_coco_or_lvis(
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
 
-    ``task``: one whose targets follow from the boxes of a class, as those of detection and counting do.
+    ``task``: one whose targets follow from boxes of classes. ``max_classes_per_question``: see ``QuestionPlan``.
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.

@@ -50,8 +50,7 @@ def split_question(reading: Reading, target: LabelledDetections) -> list[ClassQu
 def split_predictions(joined: Sequence[JoinedPrediction]) -> list[JoinedPrediction]:
     """Return a prediction for each class of each question, with the class as its query: input of average precision.
 
-    Predictions that name no class of their question have no place in it: whether such an object is there is not
-    annotated.
+    Predictions that name no class of their question are omitted: the annotations do not state their class.
     """
     return [
         one._replace(sample=replace(one.sample, **_fields(one, part)), reading=part.reading)
