@@ -31,6 +31,8 @@ def method_of(verb: TrainingVerb) -> Method:
 
 _DETECTION = "detection"
 """Task that the settings of detection are fitted to."""
+_WITH_CLASSES_AND_BOXES = frozenset({_DETECTION, "multiclass_detection"})
+"""Tasks whose few images are augmented."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,7 +306,12 @@ def _steps(
 def _of_data(config: Config, explicit: frozenset[str], facts: Facts) -> dict[str, FittedValue]:
     """Data augmentation for few images of a detection dataset, unless the config has an opinion about it."""
     is_set = any(key.startswith("augment.") for key in explicit)
-    if is_set or facts.num_images is None or facts.num_images >= FEW_IMAGES or _DETECTION not in facts.tasks:
+    if (
+        is_set
+        or facts.num_images is None
+        or facts.num_images >= FEW_IMAGES
+        or not _WITH_CLASSES_AND_BOXES & facts.tasks
+    ):
         return {}
     reason = f"{counted(facts.num_images, 'image')}: against overfitting"
     return {

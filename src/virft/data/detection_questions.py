@@ -174,10 +174,10 @@ def list_classes(
     """Return the questions of one part of a split: one about each image, sorted, with classes in the order of the set.
 
     A question lists the classes that the image shows and those that it certainly does not show. With ``max_classes`` it
-    lists at most this number: present ones first, and drawn absent ones. Protocol "all" then has several questions about
-    an image, which list every class once. With shots, the images are those of ``sample_questions``. A class is omitted
-    if it may be present, or has a target that is unknown; an image without any other class has no question. Of absent
-    classes that differ in spelling alone, one is listed. Raises ``DataError`` for a class name that is no label.
+    lists at most this number: present ones first, then drawn absent ones. Protocol "all" then has several questions
+    about an image, which list every class once. With shots, the images are those of ``sample_questions``. A class is
+    omitted if it may be present, or has a target that is unknown; an image without any other class has no question. Of
+    absent classes that differ in spelling alone, one is listed. Raises ``DataError`` for a class name that is no label.
     """
     for label in annotated.classes:
         if not is_label(label):

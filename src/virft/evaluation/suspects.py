@@ -18,6 +18,7 @@ from virft.errors import DataError
 from virft.files import write_text
 from virft.geometry.boxes import intersection_over_union, match_greedily
 from virft.tasks import TASKS
+from virft.text.labels import normalize_label
 from virft.types import Box, ImageSize, Label, Reading, Sample, Target
 
 SUSPECTS = "suspects.jsonl"
@@ -195,7 +196,10 @@ def kind_of(sample: Sample, consensus: Target) -> Kind:
         return Kind.BOX if overlap or task.absent is None else Kind.EXTRA
     if new:
         return Kind.MISSING
-    return Kind.EXTRA if lost else Kind.BOX
+    if lost:
+        return Kind.EXTRA
+    names, others = ([normalize_label(name) for name in task.target_labels(one)] for one in (sample.target, consensus))
+    return Kind.BOX if all(names[row] == others[column] for row, column in matched) else Kind.CLASS
 
 
 def _match(labelled: Sequence[Box], found: Sequence[Box]) -> list[tuple[int, int]]:

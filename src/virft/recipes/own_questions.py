@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
+from virft.tasks import TASKS
 from virft.text.question_texts import demanded_spaces, demands_thinking
-from virft.types import Box, Detections, Sample
+from virft.types import Sample
 
 
 def require_thinking(samples: Iterable[Sample], *, default: bool, by_origin: Mapping[str, bool]) -> None:
@@ -63,7 +64,7 @@ def _demand_thinking(own: list[Sample]) -> str | None:
 
 def _demand_other_space(own: list[Sample], space: BoxSpace) -> str | None:
     """Return the begin of a message if half of the questions about boxes demand other coordinates; else None."""
-    about_boxes = [sample for sample in own if isinstance(sample.target, Detections | Box)]
+    about_boxes = [sample for sample in own if TASKS[sample.task].boxes is not None]
     spaces = {sample.id: demanded_spaces(sample.question or "") for sample in about_boxes}
     wrong = [name for name, fitting in spaces.items() if fitting is not None and space not in fitting]
     if not wrong or len(wrong) * 2 < len(about_boxes):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factories import detections, reading, sample
+from factories import detections, labelled, reading, sample
 from virft.errors import DataError
 from virft.evaluation.suspects import (
     Kind,
@@ -128,6 +128,14 @@ def test_types_of_tasks_without_a_list_of_boxes() -> None:
     one = sample(Box(x1=0, y1=0, x2=9, y2=9), task="grounding")
     assert kind_of(one, Box(x1=20, y1=20, x2=29, y2=29)) is Kind.BOX
     assert kind_of(sample(Count(2), task="counting"), Count(3)) is Kind.ANSWER
+
+
+def test_another_label_at_the_same_box_is_a_wrong_class() -> None:
+    a, b = (0, 0, 20, 20), (30, 0, 50, 20)
+    one = sample(labelled(("fox", a), ("hen", b), classes=("fox", "hen")), task="multiclass_detection")
+    assert kind_of(one, labelled(("hen", b), ("hen", a))) is Kind.CLASS
+    assert kind_of(one, labelled(("Hen", b), ("fox", a))) is Kind.BOX
+    assert kind_of(one, labelled(("fox", a))) is Kind.EXTRA
 
 
 def suspect_fox(*corners: tuple[float, float, float, float]) -> Suspect:
