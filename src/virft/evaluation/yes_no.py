@@ -21,7 +21,7 @@ from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
 from virft.tasks import TASKS
 from virft.text.answers import render_corners
-from virft.types import Box, Detections, ImageSize, Sample
+from virft.types import Box, Detections, ImageSize, LabelledDetections, Sample
 
 YES_NO_QUESTION = "Is the object in the box {box} a {query}? Answer yes or no."
 _YES = ("yes", "Yes", "YES", " yes", " Yes")
@@ -66,18 +66,26 @@ class YesNoConfidence:
         reading = TASKS[sample.task].read_for(
             prediction.text, sample, thinking=self._thinking, space=self._space, resized=resized
         )
-        if not isinstance(reading.answer, Detections) or not reading.answer.items:
+        answer = reading.answer
+        if not isinstance(answer, Detections | LabelledDetections) or not answer.items:
             return sized
-        found = self.probabilities(sample, [item.box for item in reading.answer.items], resized=resized)
+        labels = [item.label or sample.query for item in answer.items] if isinstance(answer, LabelledDetections) else ()
+        found = self.probabilities(sample, [item.box for item in answer.items], resized=resized, labels=labels)
         return SizedPrediction(replace(prediction, yes_probs=tuple(found)), resized)
 
-    def probabilities(self, sample: Sample, boxes: Sequence[Box], *, resized: ImageSize) -> list[float]:
+    def probabilities(
+        self, sample: Sample, boxes: Sequence[Box], *, resized: ImageSize, labels: Sequence[str] = ()
+    ) -> list[float]:
         """Return P(yes) / (P(yes) + P(no)), in [0, 1], for each box in pixels of the original image.
 
-        ``resized``: size of the image in the prompt. P(yes) is the probability that the answer begins with the first
-        token of "yes", in any case and with or without a space before it.
+        ``resized``: size of the image in the prompt. ``labels``: class of each box; empty: it is the query. P(yes) is
+        the probability that the answer begins with the first token of "yes", in any case and with or without a space
+        before it.
         """
-        prompts = [self._render(self._about(sample, box, resized)) for box in boxes]
+        names = labels or [sample.query] * len(boxes)
+        prompts = [
+            self._render(self._about(sample, box, resized, name)) for box, name in zip(boxes, names, strict=True)
+        ]
         ids = [one.prompt.token_ids for one in prompts]
         # At least one token of each prompt is its own, because the last hidden state of each is needed.
         length = min(_shared_length(ids), min(map(len, ids)) - 1)
@@ -91,9 +99,9 @@ class YesNoConfidence:
         found: list[float] = torch.sigmoid((yes - no).double()).tolist()
         return found
 
-    def _about(self, sample: Sample, box: Box, resized: ImageSize) -> Sample:
+    def _about(self, sample: Sample, box: Box, resized: ImageSize, label: str) -> Sample:
         corners = render_corners(box, space=self._space, original=sample.target_size, resized=resized)
-        return replace(sample, question=YES_NO_QUESTION.replace("{box}", corners).replace("{query}", sample.query))
+        return replace(sample, question=YES_NO_QUESTION.replace("{box}", corners).replace("{query}", label))
 
 
 def _first_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:

@@ -13,7 +13,7 @@ from virft.metrics.detection import detection_metrics
 from virft.metrics.measurement import Measurement, ratio
 from virft.text.answers import is_at_most_1
 from virft.text.labelled_boxes import split_by_class
-from virft.types import Detection, Detections, JoinedPrediction, LabelledDetections, Reading, Unreadable
+from virft.types import Detection, Detections, JoinedPrediction, LabelledDetections, Prediction, Reading, Unreadable
 
 
 class ClassQuestion(NamedTuple):
@@ -25,6 +25,8 @@ class ClassQuestion(NamedTuple):
     """The predicted boxes of the class as ``Detections``, or ``Unreadable``."""
     target: Detections
     """The target boxes and crowd regions of the class."""
+    places: tuple[int, ...]
+    """Index of each predicted box in the items of the whole answer."""
     target_places: tuple[int, ...]
     """Index of each target box in the items of the whole target."""
 
@@ -41,6 +43,7 @@ def split_question(reading: Reading, target: LabelledDetections) -> list[ClassQu
             label=part.label,
             reading=replace(reading, answer=part.answer) if is_readable else reading,
             target=part.target,
+            places=part.places,
             target_places=part.target_places,
         )
         for part in split_by_class(answer, target)
@@ -53,7 +56,9 @@ def split_predictions(joined: Sequence[JoinedPrediction]) -> list[JoinedPredicti
     Predictions that name no class of their question are omitted: the annotations do not state their class.
     """
     return [
-        one._replace(sample=replace(one.sample, **_fields(one, part)), reading=part.reading)
+        JoinedPrediction(
+            replace(one.sample, **_fields(one, part)), _with_boxes(one.prediction, part.places), part.reading
+        )
         for one in joined
         for part in split_question(one.reading, target_of(one))
         if part.label is not None
@@ -64,6 +69,12 @@ def target_of(one: JoinedPrediction) -> LabelledDetections:
     """Return the target of the sample."""
     assert isinstance(one.sample.target, LabelledDetections)
     return one.sample.target
+
+
+def _with_boxes(prediction: Prediction, places: Sequence[int]) -> Prediction:
+    """The prediction with the P(yes) of these of its boxes, if it has any."""
+    probs = prediction.yes_probs
+    return replace(prediction, yes_probs=tuple(probs[place] for place in places)) if probs else prediction
 
 
 def _fields(one: JoinedPrediction, part: ClassQuestion) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from factories import labelled
 from virft.cli.build import build_scenes
 from virft.data.store import Store
 from virft.errors import ModelError
@@ -92,6 +93,18 @@ def test_each_box_of_a_prediction_gets_a_probability(parts, sample: Sample) -> N
     assert len(found[0].prediction.yes_probs) == 2
     assert all(0 < one < 1 for one in found[0].prediction.yes_probs)
     assert found[1:] == others
+
+
+def test_a_box_with_a_label_is_confirmed_as_its_label(parts, sample: Sample) -> None:
+    content = "[{'Position':[45,71,357,536],'Label':'cat'},{'Position':[45,71,357,536],'Label':'fox'}]"
+    several = replace(sample, task="multiclass_detection", query="cat, fox", target=labelled(classes=("cat", "fox")))
+    prediction = Prediction(sample_id=sample.id, text=f"<answer>{content}</answer>", finish_reason=FinishReason.STOP)
+    (found,) = parts.scorer.score([several], [SizedPrediction(prediction, SIZE)])
+    (cat,), (fox,) = (
+        parts.scorer.probabilities(replace(sample, query=name), BOXES[:1], resized=SIZE) for name in ("cat", "fox")
+    )
+    assert list(found.prediction.yes_probs) == pytest.approx([cat, fox], abs=1e-6)
+    assert cat != fox
 
 
 def test_a_tokenizer_that_cannot_distinguish_yes_from_no_is_refused(parts) -> None:

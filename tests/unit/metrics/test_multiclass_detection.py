@@ -126,6 +126,16 @@ def test_labels_outside_the_question_are_false_positives() -> None:
     assert [one.sample.query for one in split_predictions([join(answer.answer, target)])] == ["cat", "dog"]
 
 
+def test_p_yes_belongs_to_its_box_in_every_class() -> None:
+    target = labelled(("cat", A), ("dog", B), classes=("cat", "dog"))
+    one = join(labelled(("dog", B), ("cow", C), ("cat", A)), target)
+    one = one._replace(prediction=replace(one.prediction, yes_probs=(0.1, 0.2, 0.3)))
+    found = {part.sample.query: part.prediction.yes_probs for part in split_predictions([one])}
+    assert found == {"cat": (0.3,), "dog": (0.1,)}
+    assert TASK.measure_dataset is not None
+    assert TASK.measure_dataset([one], {}).values["ap_yes"] == 1.0
+
+
 def test_an_unreadable_answer_misses_every_target() -> None:
     target = labelled(("cat", A), ("dog", B), classes=("cat", "dog"))
     measured = multiclass_metrics([(reading(Unreadable(reason="?")), target), (reading(target), target)])
