@@ -471,8 +471,9 @@ def build_hf(
             return options.write(write_detection_stores, annotated, out, plan=plan, source=origin, skipped=skipped)
         if domain is None:
             raise ConfigError(f"{name}: has labels; expected --domain, what they name, such as --domain aircraft")
-        if box_format is not None or negatives_frac or task != "detection":
-            raise ConfigError("--box-format, --negatives-frac and --task have no effect: the source has labels")
+        if box_format is not None or negatives_frac or task != "detection" or max_classes_per_question is not None:
+            options_of_boxes = "--box-format, --negatives-frac, --task, --per-image and --max-classes-per-question"
+            raise ConfigError(f"{options_of_boxes} have no effect: the source has labels")
         labelled = read_hf_labels(splits, folder, classes=classes, where=name, skipped=skipped)
         label_plan = LabelPlan(domain=domain, shots=shots, split=options.split(labelled.published))
         return options.write(write_label_stores, labelled, out, plan=label_plan, source=origin, skipped=skipped)

@@ -135,7 +135,7 @@ def read_target(
     reading = row.read(f"<answer>{text}</answer>", thinking=False, space=space, original=image_size, resized=resized)
     if fault := row.target_fault(reading.answer):
         raise ConfigError(f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.example}")
-    return reading.answer
+    return row.to_target(reading.answer)
 
 
 def _sample(target: Any, task: Task, size: ImageSize) -> Sample:

@@ -58,7 +58,7 @@ from virft.tasks.task import (
 )
 from virft.text.answers import quote_label, read_labelled_boxes, render_labelled_boxes
 from virft.text.labelled_boxes import split_by_class
-from virft.text.labels import normalize_name
+from virft.text.labels import normalize_label, normalize_name
 from virft.text.prompts import PromptTexts
 from virft.text.records import check_keys, list_of, parse_box, text_of
 from virft.types import (
@@ -216,6 +216,15 @@ def _move(target: LabelledDetections, move: Callable[[Box], Box]) -> LabelledDet
         tuple(replace(item, box=move(item.box)) for item in found) for found in (target.items, target.crowd)
     )
     return replace(target, items=items, crowd=crowd)
+
+
+def _to_target(answer: LabelledDetections) -> LabelledDetections:
+    """Return the target of a question about the classes that the answer names; of several spellings the first."""
+    names: dict[str, str] = {}
+    for item in answer.items:
+        names.setdefault(normalize_label(item.label or ""), item.label or "")
+    items = tuple(Detection(box=item.box, label=names[normalize_label(item.label or "")]) for item in answer.items)
+    return LabelledDetections(items=items, classes=tuple(names.values()))
 
 
 def _fault(answer: LabelledDetections) -> str | None:
@@ -683,6 +692,7 @@ MULTICLASS_DETECTION = Task(
     example="[{'Position': [100, 200, 300, 400], 'Label': 'fox', 'Confidence': 0.9}] or No Objects",
     read=read_labelled_boxes,
     render=render_labelled_boxes,
+    to_target=_to_target,
     fault_of=_fault,
     target_format=TargetFormat(
         required=frozenset({"classes", "objects"}),

@@ -291,6 +291,10 @@ def no_fault(answer: Any) -> str | None:
     return None
 
 
+def _itself(answer: Any) -> Target:
+    return answer
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One row of ``virft.tasks.TASKS``. Fields without a default are required of every task."""
@@ -311,6 +315,8 @@ class Task:
     """Parser of a completion."""
     render: RenderTarget
     """Writer of the canonical completion for a target."""
+    to_target: Callable[[Any], Target] = _itself
+    """The target that a readable answer states, for ground truth that is written like an answer."""
     fault_of: Callable[[Any], str | None] = no_fault
     """Reason why a readable answer may not be a target, for targets that are written like an answer."""
 

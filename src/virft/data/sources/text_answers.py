@@ -50,7 +50,7 @@ def sample_of_texts(
     target = _read(body, row.name, sizes[0], _space(space, plain, row.name, body), shown=text, column=column)
     category = None if _SEVERAL.search(plain) else _CATEGORY.search(plain)
     thought = _THOUGHT.search(text)
-    return Sample(
+    sample = Sample(
         id=name,
         task=row.name,
         images=tuple(images),
@@ -60,6 +60,9 @@ def sample_of_texts(
         question=plain,
         rationale=(thought[1].strip() or None) if thought else None,
     )
+    # Not every answer is a target: "no objects" does not say of which classes, if there may be several.
+    row.parse_target(row.target_format.to_record(sample), sizes[0], where=f"{column} {text!r:.60}")
+    return sample
 
 
 def _space(space: BoxSpace | None, question: str, task: str, answer: str) -> BoxSpace:
@@ -85,7 +88,7 @@ def _read(text: str, task: str, size: ImageSize, space: BoxSpace, *, shown: str,
             f"{column} {shown!r:.60} is not an answer of {row.name} ({fault}); expected one such as {row.example}"
         )
     # Of an answer, a data set holds what its target has: boxes without confidences.
-    return row.move_boxes(reading.answer, _rounded)
+    return row.move_boxes(row.to_target(reading.answer), _rounded)
 
 
 def _task_of_text(text: str) -> str:

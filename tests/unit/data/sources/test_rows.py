@@ -9,20 +9,23 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from factories import box, detections, save_image
+from factories import box, detections, labelled, save_image
 from virft.cli.main import main
 from virft.data.annotations import Skipped
 from virft.data.sampling import SplitPlan
 from virft.data.sources.rows import row_schema, write_row_stores
 from virft.data.store import Store
 from virft.errors import DataError
+from virft.geometry.boxes import BoxSpace
 from virft.types import Label, Sample
 
 ROOT = Path(__file__).parents[4]
 BOXES = {"boxes": [[10, 10, 30, 40]]}
 
 
-def build(folder: Path, *rows: Any, split: SplitPlan | None = None, ending: str = "jsonl") -> tuple[list[Sample], Any]:
+def build(
+    folder: Path, *rows: Any, split: SplitPlan | None = None, ending: str = "jsonl", **texts: Any
+) -> tuple[list[Sample], Any]:
     """The samples of the rows about a.png and b.png (64 x 48), and the card."""
     for name in ("a.png", "b.png"):
         save_image(folder / "images" / name)
@@ -37,6 +40,7 @@ def build(folder: Path, *rows: Any, split: SplitPlan | None = None, ending: str 
         source={},
         skipped=Skipped(),
         overwrite=True,
+        **texts,
     )
     return [sample for part in cards for sample in Store(part)], cards
 
@@ -199,6 +203,22 @@ def test_the_schema_refuses_faults_that_are_visible_in_the_row() -> None:
 def test_the_schema_in_the_documentation_is_the_one_of_the_code() -> None:
     page = (ROOT / "docs" / "rows.schema.json").read_text(encoding="utf-8")
     assert page == json.dumps(row_schema(), indent=2) + "\n"
+
+
+def test_conversations_about_several_classes_are_read_with_their_labels(tmp_path: Path) -> None:
+    def turn(answer: str) -> dict[str, Any]:
+        question = "<image>Locate every cat and dog in pixels, report bbox coordinates in JSON format."
+        return {
+            "image": "a.png",
+            "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+        }
+
+    boxes = '[{"bbox_2d": [1, 2, 30, 40], "label": "cat"}, {"bbox_2d": [5, 6, 9, 9], "label": "Dog"}]'
+    options = {"task": "multiclass_detection", "space": BoxSpace.ORIGINAL_PIXELS}
+    (sample,), cards = build(tmp_path, turn(boxes), turn("[]"), **options)
+    assert sample.target == labelled(("cat", (1, 2, 30, 40)), ("Dog", (5, 6, 9, 9)), classes=("cat", "Dog"))
+    (skipped,) = card(cards)["skipped"]
+    assert "target.classes is empty; expected the class names of the question" in skipped["reason"]
 
 
 def test_a_repeated_box_is_one_object(tmp_path: Path) -> None:
