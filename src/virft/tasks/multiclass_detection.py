@@ -617,7 +617,9 @@ def _blind_answers(samples: Sequence[Sample]) -> BlindAnswers:
     if not boxes:
         return none
     return {
-        "best box of the best classes": always(lambda sample: chosen.intersection(_target_of(sample).classes)),
+        "best box of the best classes": always(
+            lambda sample: [label for label in _target_of(sample).classes if label in chosen]
+        ),
         "best box of every class": always(lambda sample: _target_of(sample).classes),
         "best box of the most frequent class": always(lambda sample: [_most_frequent(sample, by_class)]),
         **none,
